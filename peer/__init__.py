@@ -1,0 +1,1 @@
+"""A host's part: the piece store, the origin client, and the downloads that join them."""

@@ -1,0 +1,70 @@
+"""What can go wrong in a host's part, split by who is to blame.
+
+Every library's exceptions are translated into these at one seam (the module that calls the library), so that no caller
+ever catches an `OSError` or an `http.client` exception of somebody else's doing. The text of each error is written for
+the operator: it names the thing and says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class P2pdError(Exception):
+    """The base of all errors that p2pd raises on purpose."""
+
+
+class InvalidNameError(P2pdError):
+    """A digest, repository, tag or namespace is not of the form that the OCI specification gives it."""
+
+
+class OriginError(P2pdError):
+    """The base of what an origin does to us."""
+
+
+class OriginRefusedError(OriginError):
+    """The origin answered, and the answer is no: a 4xx that is for the client to see.
+
+    `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
+    unchanged; `body` is the origin's own error body, at most 64 KiB.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.body = body
+
+
+class OriginUnreachableError(OriginError):
+    """No useful answer from any endpoint within the bounds: refused, timed out, TLS that does not verify, 5xx to the last try."""
+
+
+class OriginBrokenError(OriginError):
+    """The body ended early, or stalled, and could not be resumed. What had landed is kept."""
+
+
+class OriginCorruptError(OriginError):
+    """The origin's bytes are not what their digest or their length says. Nothing of it was served as complete."""
+
+
+class StoreError(P2pdError):
+    """The base of what the local piece store does to us."""
+
+
+class StoreFullError(StoreError):
+    """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted."""
+
+
+class StoreInUseError(StoreError):
+    """Another process holds the store directory."""
+
+
+class ForeignDirectoryError(StoreError):
+    """The directory exists, is not empty, and is not a store of p2pd's."""
+
+
+class StoreBrokenError(StoreError):
+    """The disk failed under us: reading or writing a blob's file gave an error that is not for lack of room."""
