@@ -18,6 +18,10 @@ class InvalidNameError(P2pdError):
     """A digest, repository, tag or namespace is not of the form that the OCI specification gives it."""
 
 
+class ManifestError(P2pdError):
+    """Bytes that should be a manifest or an index are not one, or one of a kind that p2pd does not support."""
+
+
 class OriginError(P2pdError):
     """The base of what an origin does to us."""
 
@@ -39,7 +43,7 @@ class OriginRefusedError(OriginError):
 
 
 class OriginUnreachableError(OriginError):
-    """No useful answer from any endpoint within the bounds: refused, timed out, TLS that does not verify, 5xx to the last try."""
+    """No useful answer from any endpoint: refused, timed out, TLS that does not verify, 5xx to the last try."""
 
 
 class OriginBrokenError(OriginError):
@@ -56,6 +60,10 @@ class StoreError(P2pdError):
 
 class StoreFullError(StoreError):
     """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted."""
+
+
+class BlobInUseError(StoreError):
+    """Somebody reads or writes the blob that was to be removed."""
 
 
 class StoreInUseError(StoreError):

@@ -1,0 +1,76 @@
+"""The command `p2pd`: finds the subcommand, and ends every error of ours as one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly (flags or configuration), 130 interrupted with Ctrl-C.
+A subcommand's module is imported only when it runs, so that `p2pd run` does not wait for what `p2pd pull` needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+COMMANDS: Final = {
+    "run": "Run one node: the mirror and its cache.",
+    "status": "Show how the daemon on this node is.",
+    "doctor": "Check this node's set-up and say what to change.",
+    "configure": "Make a container runtime use the mirror, or undo that.",
+    "pull": "Pull an image through the mirror into its cache.",
+    "cache": "List, verify and remove what is cached.",
+    "demo": "Show p2pd at work on this machine, with a registry of its own.",
+}
+"""Each is `p2pd.cli.<name>.<name>`. The text is what `p2pd --help` shows, without importing it."""
+
+
+class Failure(click.ClickException):
+    """An error of ours on its way out, with click's exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        for line in self.message.splitlines():
+            click.echo(f"p2pd: {line}", file=file, err=True)
+
+
+class Misuse(Failure):
+    """A configuration that is wrong."""
+
+    exit_code = 2
+
+
+class App(click.Group):
+    """A group whose commands are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"p2pd.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from p2pd.notation import ConfigError
+        from peer.errors import P2pdError
+
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            raise Misuse(str(error)) from None
+        except P2pdError as error:
+            raise Failure(str(error)) from None
+        except KeyboardInterrupt:
+            ctx.exit(130)  # 128 + SIGINT, as a shell reports it
+
+
+@click.command(cls=App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="p2pd", message="%(prog)s %(version)s")
+def app() -> None:
+    """A registry mirror for every node of a cluster.
+
+    Each byte leaves the registry once; the rest is exchanged between nodes, verified by digest.
+    """

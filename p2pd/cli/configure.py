@@ -1,0 +1,127 @@
+"""`p2pd configure RUNTIME`: point a container runtime at the mirror, or undo that."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from p2pd.config import load
+from p2pd.configure import dockerd
+from p2pd.configure.docker import DAEMON_JSON
+from p2pd.configure.plan import STATE, Outcome
+from p2pd.configure.plan import configure as carry_out
+from p2pd.configure.request import request_of
+from p2pd.configure.runtime import Request, Runtime
+from p2pd.configure.runtimes import RUNTIMES
+from p2pd.configure.tree import Disk
+
+
+@click.command("configure")
+@click.argument("runtime", type=click.Choice(list(RUNTIMES)))
+@click.option("--undo", is_flag=True, help="Put back every file as it was before p2pd changed it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be changed, and change nothing.")
+@click.option("--mirror", metavar="HOST:PORT", help="Where the runtime reaches the mirror.  [default: as configured]")
+@click.option(
+    "--upstream",
+    "upstreams",
+    multiple=True,
+    metavar="NAME|NAMESPACE=URL",
+    help="A registry to mirror; repeatable.  [default: all that are configured]",
+)
+@click.option("--all", "wildcard", is_flag=True, help="Ask the mirror for every other registry as well.")
+@click.option(
+    "--accept-changes", is_flag=True, help="Files that somebody changed after p2pd did are the operator's from now on."
+)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="p2pd's own configuration.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default="/",
+    metavar="DIR",
+    help="Change the machine whose files are below DIR, such as an image that is being built.",
+)
+@click.option("--state", default=STATE, show_default=True, metavar="DIR", help="Where it is kept what to put back.")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
+def configure(
+    runtime: str,
+    *,
+    undo: bool,
+    dry_run: bool,
+    mirror: str | None,
+    upstreams: tuple[str, ...],
+    wildcard: bool,
+    accept_changes: bool,
+    config: Path | None,
+    root: Path,
+    state: str,
+    as_json: bool,
+) -> None:
+    """Point a container runtime at the mirror, or undo that.
+
+    A file is replaced as a whole or not at all, and so are several. What was there is kept, so that --undo gives back
+    the same bytes. No runtime is restarted; if one has to be, this says so. Run it as root.
+    """
+    chosen = RUNTIMES[runtime]
+    if undo and (mirror or upstreams or wildcard):
+        raise click.UsageError("--undo puts back what was there: it takes no --mirror, --upstream or --all")
+    if wildcard and not chosen.has_wildcard:
+        raise click.UsageError(f"{runtime} has no way to mirror every registry: name each with --upstream")
+    request = None
+    if not undo:  # which has to work whatever the configuration says
+        settings = load({}, os.environ, file=config)
+        request = request_of(settings, mirror=mirror, upstreams=upstreams, wildcard=wildcard)
+    outcome, steps = _carry_out(chosen, request, root, state, accept=accept_changes, dry_run=dry_run)
+    show = _as_json if as_json else _as_text
+    click.echo(show(runtime, outcome, steps, undo=undo, dry_run=dry_run))
+
+
+def _carry_out(
+    runtime: Runtime, request: Request | None, root: Path, state: str, *, accept: bool, dry_run: bool
+) -> tuple[Outcome, list[str]]:
+    """The outcome, and the steps that are left to the operator. Only this machine's own dockerd is signalled."""
+    disk = Disk(root)
+    daemon = dockerd.running(disk) if runtime.name == "docker" and root.resolve() == Path("/") else None
+    if request is not None:
+        dockerd.refuse_flags(daemon)
+    outcome = carry_out(runtime, request, disk, state, accept=accept, dry_run=dry_run)
+    changed = [change.path for change in outcome.changes if change.path in runtime.activation]
+    if DAEMON_JSON in changed and daemon is not None and not dry_run and dockerd.reload(daemon):
+        return outcome, [
+            f"dockerd (pid {daemon.pid}) was told to read {DAEMON_JSON} again; docker info shows its mirrors."
+        ]
+    return outcome, [f"{path}: {runtime.activation[path]}" for path in changed]
+
+
+def _as_text(runtime: str, outcome: Outcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
+    lines: list[str] = []
+    if dry_run:
+        lines += [change.diff.rstrip("\n") for change in outcome.changes]
+    lines += [f"{'would be ' if dry_run else ''}{change.action} {change.path}" for change in outcome.changes]
+    lines += [f"left {path} as it is: somebody changed it" for path in outcome.accepted]
+    if not outcome.changes:
+        lines.append(f"{runtime}: nothing to undo" if undo else f"{runtime} is configured already; nothing was changed")
+    lines += [f"note: {remark}" for remark in outcome.remarks]
+    lines += [f"next: {step}" for step in steps]
+    if outcome.changes and not undo and not dry_run:
+        lines.append(f"next: p2pd doctor checks it; p2pd configure {runtime} --undo takes it back")
+    return "\n".join(lines)
+
+
+def _as_json(runtime: str, outcome: Outcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
+    return json.dumps(
+        {
+            "runtime": runtime,
+            "undo": undo,
+            "dry_run": dry_run,
+            "changes": [
+                {"path": change.path, "action": change.action, "diff": change.diff} for change in outcome.changes
+            ],
+            "accepted": outcome.accepted,
+            "remarks": outcome.remarks,
+            "next": steps,
+        },
+        indent=2,
+    )

@@ -1,0 +1,60 @@
+"""Flags made from the keys of `Settings`, so that a key that is added there is a flag at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
+
+import click
+
+from p2pd.config import DEFAULT_FILE, FILE_VARIABLE, PREFIX, Metavar, Settings, load
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
+    """Give a command `--config`, the flags of `keys` (none named: of all) and, as first argument, the merged settings.
+
+    Whatever flags a command has, the settings are whole: the file and the variables tell the rest.
+    """
+    names = keys or tuple(Settings.model_fields)
+
+    def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
+        def with_flags(config: Path | None, **given: Any) -> R:
+            flags = {name: given.pop(name) for name in names}
+            flags = {name: value for name, value in flags.items() if value not in (None, ())}
+            settings = load(flags, os.environ, file=config)
+            return command(settings, **given)  # type: ignore[call-arg] # click gives the rest by name
+
+        with_flags.__doc__ = command.__doc__
+        for name in reversed(names):
+            with_flags = _option(name, Settings.model_fields[name])(with_flags)
+        return click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help=f"The configuration file.  [default: ${FILE_VARIABLE}, else {DEFAULT_FILE} if there is one]",
+        )(with_flags)
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """A flag that is None if it is not given. Its text goes to `load` as it is: all sources are parsed there."""
+    flag = f"--{name.replace('_', '-')}"
+    text = f"{field.description}  [{PREFIX}{name.upper()}; default: {field.default}]"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
+    metavar = next((each.name for each in field.metadata if isinstance(each, Metavar)), None)
+    return click.option(
+        flag,
+        multiple=get_origin(field.annotation) is tuple,
+        metavar=metavar or "|".join(get_args(field.annotation)),
+        help=text,
+    )

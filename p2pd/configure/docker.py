@@ -1,0 +1,128 @@
+"""dockerd: `registry-mirrors` in daemon.json, and a hosts.toml for each upstream.
+
+Two stores, two ways:
+
+- The classic store mirrors docker.io only, by `registry-mirrors`, and names no registry in its requests: the mirror
+  serves it from its default upstream. So that key is written only where docker.io is the default upstream.
+- The containerd image store (default of new installations since Docker 29) reads, for each pull and for any registry,
+  /etc/docker/certs.d/<registry>/hosts.toml; where that gives two hosts, `registry-mirrors` is not asked in addition.
+
+Both are written, for which store is in use can change with the next start of dockerd. daemon.json is changed as text:
+one member or one element is put in at the front, and all else stays as it is, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from json.decoder import JSONDecoder
+from typing import Any, Final
+
+from p2pd.configure import hosts_toml
+from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, text_of
+
+DAEMON_JSON: Final = "/etc/docker/daemon.json"
+CERTS_D: Final = "/etc/docker/certs.d"
+KEY: Final = "registry-mirrors"
+HUB: Final = "docker.io"
+
+
+def plan(request: Request, files: Reader) -> Plan:
+    """Raises ConfigureError for a daemon.json that is not a JSON object, or a hosts.toml that cannot be changed."""
+    hosts = hosts_toml.plan(request, files, CERTS_D, "docker")
+    content = files.read(DAEMON_JSON) or b""
+    values = daemon_values(content)
+    remarks = [*hosts.remarks, *_insecure(request, values)]
+    wanted = dict(hosts.files)
+    if HUB not in request.namespaces:
+        remarks.append(f"{KEY} was left alone: it is for {HUB} only, and that is not among the upstreams.")
+    elif request.default_namespace != HUB:
+        remarks.append(
+            f"{KEY} was left alone: dockerd's classic store names no registry in its requests, so it needs {HUB} "
+            f"to be the first upstream of p2pd (that is {request.default_namespace})."
+        )
+    else:
+        wanted[DAEMON_JSON] = _with_mirror(content, values, request.mirror_url)
+    return Plan(wanted, tuple(remarks))
+
+
+def daemon_values(content: bytes) -> dict[str, Any]:
+    """What daemon.json says (nothing, if it is empty, as to dockerd). Raises ConfigureError if it is no JSON object."""
+    try:
+        values = json.loads(text_of(DAEMON_JSON, content)) if content.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise ConfigureError(f"{DAEMON_JSON} is not JSON ({error}): mend it first; nothing was changed") from None
+    if not isinstance(values, dict) or not isinstance(values.get(KEY, []), list):
+        raise ConfigureError(f"{DAEMON_JSON} is not what dockerd takes: mend it first; nothing was changed")
+    return values
+
+
+def _with_mirror(content: bytes, values: dict[str, Any], mirror_url: str) -> bytes:
+    """`content` with the mirror before all others; unchanged if it is one of them already."""
+    mirrors = values.get(KEY, [])
+    if any(str(mirror).rstrip("/") == mirror_url for mirror in mirrors):
+        return content
+    if not values:
+        return f"{json.dumps({KEY: [mirror_url]}, indent=2)}\n".encode()
+    text = content.decode()
+    if KEY in values:
+        after = _put_first(text, _value_of(text, KEY), json.dumps(mirror_url), is_empty=not mirrors)
+    else:
+        after = _put_first(text, text.index("{"), f"{json.dumps(KEY)}: {json.dumps([mirror_url])}", is_empty=False)
+    if json.loads(after) != {**values, KEY: [mirror_url, *mirrors]}:
+        raise ConfigureError(
+            f"{DAEMON_JSON} is written in a way that p2pd cannot change safely; nothing was changed. "
+            f'Add "{mirror_url}" to its "{KEY}" by hand.'
+        )
+    return after.encode()
+
+
+def _put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
+    """`item` put in behind the bracket at `bracket`, laid out as what was first until now."""
+    rest = text[bracket + 1 :]
+    space = rest[: len(rest) - len(rest.lstrip())]
+    if is_empty:
+        return text[: bracket + 1] + item + rest[len(space) :]
+    return f"{text[: bracket + 1]}{space}{item},{rest if space else ' ' + rest}"
+
+
+def _value_of(text: str, wanted: str) -> int:
+    """Where the value of the member `wanted` begins in the JSON object `text`."""
+    decoder = JSONDecoder()
+    space = re.compile(r"[ \t\r\n]*")
+
+    def skip(at: int) -> int:
+        match = space.match(text, at)
+        return match.end() if match else at
+
+    at = skip(skip(0) + 1)
+    while True:
+        key, at = decoder.raw_decode(text, at)
+        start = skip(skip(at) + 1)
+        if key == wanted:
+            return start
+        _, at = decoder.raw_decode(text, start)
+        at = skip(skip(at) + 1)
+
+
+def _insecure(request: Request, values: dict[str, Any]) -> list[str]:
+    insecure = values.get("insecure-registries", [])
+    return [
+        f"insecure-registries no longer counts for {upstream.namespace} in the containerd image store, which then has "
+        "the address and its TLS from hosts.toml: give p2pd its http:// address, or its CA."
+        for upstream in request.upstreams
+        if isinstance(insecure, list)
+        and upstream.namespace in insecure
+        and not any(url.startswith("http://") for url in upstream.urls)
+    ]
+
+
+RUNTIME: Final = Runtime(
+    name="docker",
+    journal="docker",
+    plan=plan,
+    programs=("dockerd",),
+    families=("docker",),
+    activation={DAEMON_JSON: "dockerd reads it again on SIGHUP: systemctl reload docker"},
+    has_wildcard=True,
+)

@@ -1,0 +1,80 @@
+"""The running dockerd: it reads `registry-mirrors` again on SIGHUP, and will not start if a flag gives them as well."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from p2pd.configure.docker import DAEMON_JSON, KEY, daemon_values
+from p2pd.configure.runtime import ConfigureError, Reader
+
+PIDFILE: Final = "/var/run/docker.pid"
+PROC: Final = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerd:
+    """A process that is dockerd, with its arguments."""
+
+    pid: int
+    arguments: tuple[str, ...]
+
+
+def running(files: Reader, proc: Path = PROC) -> Dockerd | None:
+    """The dockerd that the pidfile of daemon.json, or else the usual one, names; None if it does not run."""
+    try:
+        pidfile = str(daemon_values(files.read(DAEMON_JSON) or b"").get("pidfile", PIDFILE))
+    except ConfigureError:  # to be told of where that file matters
+        pidfile = PIDFILE
+    content = files.read(pidfile)
+    if content is None or not content.strip().isdigit():
+        return None
+    pid = int(content)
+    if not _is_dockerd(pid, proc):
+        return None
+    try:
+        arguments = (proc / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    return Dockerd(pid, tuple(arguments))
+
+
+def refuse_flags(dockerd: Dockerd | None) -> None:
+    """Raises ConfigureError if dockerd has mirrors as flags: with the key as well, it would not start again."""
+    if dockerd is not None and any(argument.startswith("--registry-mirror") for argument in dockerd.arguments):
+        raise ConfigureError(
+            f"dockerd was started with --registry-mirror, and does not start if {DAEMON_JSON} has {KEY} as well: "
+            "move the flag into that file first; nothing was changed"
+        )
+
+
+def reload(dockerd: Dockerd, proc: Path = PROC) -> bool:
+    """Have dockerd read daemon.json again; False if it has ended by now. Raises ConfigureError if we may not."""
+    try:
+        process = os.pidfd_open(dockerd.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # Looked at once more while the pid cannot be given to another process unnoticed.
+        if not _is_dockerd(dockerd.pid, proc):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        raise ConfigureError(
+            f"{DAEMON_JSON} is changed, but dockerd could not be told: run systemctl reload docker as root"
+        ) from None
+    finally:
+        os.close(process)
+    return True
+
+
+def _is_dockerd(pid: int, proc: Path) -> bool:
+    try:
+        return (proc / str(pid) / "comm").read_bytes() == b"dockerd\n"
+    except OSError:
+        return False

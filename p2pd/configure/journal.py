@@ -1,0 +1,132 @@
+"""What was there before us: the journal that makes `--undo` exact.
+
+For each file that p2pd changed, the journal has the bytes that were there (None: no file), the bytes that p2pd may have
+put there, and the directories that it made. It is written before the first file is changed and again after the last, so
+that whatever a crash leaves, each file is either as it was or one of ours.
+
+`Entry.base` is the centre of it: the file as it would be if p2pd had never been here. To configure is to plan from the
+bases; to undo is to write them.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from p2pd.configure.runtime import ConfigureError
+
+FORMAT = 1
+
+
+class ChangedError(ConfigureError):
+    """Somebody changed a file after p2pd did, in a place that p2pd had changed too. `difference` shows how."""
+
+    def __init__(self, path: str, difference: str) -> None:
+        super().__init__(f"{path} was changed by somebody else after p2pd changed it:\n{difference}")
+        self.path = path
+        self.difference = difference
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file. `ours` are the bytes that p2pd may have left there: one, or two while a change is under way.
+
+    `directories` are those that p2pd made for it, outermost first.
+    """
+
+    original: bytes | None
+    ours: tuple[bytes, ...]
+    directories: tuple[str, ...] = ()
+
+    def base(self, path: str, present: bytes | None) -> bytes | None:
+        """The file without our change. Raises ChangedError where it cannot be taken out of `present` exactly."""
+        if present == self.original or present in self.ours:
+            return self.original
+        if present is not None and self.original is not None:
+            for ours in self.ours:
+                without = take_out(ours, self.original, present)
+                if without is not None:
+                    return without
+        raise ChangedError(path, difference(path, self.ours[-1], present))
+
+
+Journal = Mapping[str, Entry]
+"""The entries by path."""
+
+
+def encode(journal: Journal) -> bytes:
+    files = {
+        path: {
+            "original": None if entry.original is None else base64.b64encode(entry.original).decode(),
+            "ours": [base64.b64encode(one).decode() for one in entry.ours],
+            "directories": entry.directories,
+        }
+        for path, entry in sorted(journal.items())
+    }
+    return json.dumps({"format": FORMAT, "files": files}, indent=1).encode()
+
+
+def decode(where: str, content: bytes) -> Journal:
+    """Raises ConfigureError if it is not a journal of this form."""
+    try:
+        document = json.loads(content)
+        if document["format"] != FORMAT:
+            raise ConfigureError(f"{where} is of a newer p2pd: use that one to undo")
+        return {path: _entry(fields) for path, fields in document["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigureError(f"{where} is damaged: restore the files by hand, then remove it") from None
+
+
+def _entry(fields: Mapping[str, Any]) -> Entry:
+    original = fields["original"]
+    first, *others = fields["ours"]
+    return Entry(
+        original=None if original is None else base64.b64decode(original, validate=True),
+        ours=tuple(base64.b64decode(one, validate=True) for one in (first, *others)),
+        directories=tuple(map(str, fields["directories"])),
+    )
+
+
+def difference(path: str, before: bytes | None, after: bytes | None) -> str:
+    """A unified diff, as `diff -u` has it; /dev/null stands for no file."""
+    lines = difflib.unified_diff(
+        (before or b"").decode(errors="replace").splitlines(),
+        (after or b"").decode(errors="replace").splitlines(),
+        "/dev/null" if before is None else path,
+        "/dev/null" if after is None else path,
+        lineterm="",
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def take_out(ours: bytes, original: bytes, present: bytes) -> bytes | None:
+    """`present` with our change, which made `ours` of `original`, taken out; None where that is not exact.
+
+    A change of ours is taken out if it stands in `present` as we wrote it, between the same two lines (or ends of the
+    file) as then. So a line that somebody put into our midst, or right beside it, makes it inexact: it could have been
+    meant to belong to what would go.
+    """
+    ours_lines, original_lines, lines = _lines(ours), _lines(original), _lines(present)
+    place = {
+        start + offset: now + offset
+        for start, now, size in difflib.SequenceMatcher(None, ours_lines, lines, autojunk=False).get_matching_blocks()
+        for offset in range(size)
+    }
+    changes = difflib.SequenceMatcher(None, ours_lines, original_lines, autojunk=False).get_opcodes()
+    for tag, start, stop, first, last in reversed(changes):
+        if tag == "equal":
+            continue
+        around = [place.get(index) for index in range(start - 1, stop + 1)]
+        if around[0] is None or around != [around[0] + offset for offset in range(len(around))]:
+            return None
+        lines[around[0] + 1 : around[0] + 1 + stop - start] = original_lines[first:last]
+    return b"".join(lines[1:-1])
+
+
+def _lines(content: bytes) -> list[bytes]:
+    """The lines, between two that stand for the ends of the file. Without a line feed, these are like no other line."""
+    return [b"\0start", *content.splitlines(keepends=True), b"\0end"]

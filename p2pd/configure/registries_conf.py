@@ -1,0 +1,76 @@
+"""podman, Buildah, skopeo and CRI-O: a drop-in for registries.conf, one file for all of them.
+
+Their requests do not say which registry an image is from, so each mirror's location has it as its first part:
+`127.0.0.1:65001/docker.io`. They strip credentials for mirrors, and go on to the registry itself without p2pd.
+
+A [[registry]] of the same prefix in a later file replaces the earlier one whole (containers-registries.conf.d(5)). So
+where the operator has one already, nothing is written: the lines to add to it are said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, marked
+from p2pd.configure.toml_text import parse
+
+MAIN: Final = "/etc/containers/registries.conf"
+DROP_INS: Final = "/etc/containers/registries.conf.d"
+OURS: Final = f"{DROP_INS}/90-p2pd.conf"
+"""90: after what distributions ship. systemd's convention for names (60 to 90 are the operator's)."""
+
+
+def plan(request: Request, files: Reader) -> Plan:
+    """Raises ConfigureError if a registry is configured elsewhere without the mirror, or if a file is no TOML."""
+    elsewhere = _configured(files)
+    tables = []
+    for namespace in request.namespaces:
+        location = f"{request.mirror_host}/{namespace}"
+        # `insecure` is for plain HTTP, which does not leave this machine.
+        mirror = f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n'
+        path, locations = elsewhere.get(namespace, ("", frozenset()))
+        if path and location not in locations:
+            raise ConfigureError(
+                f"{path} says already how {namespace} is pulled, and a second [[registry]] would take its place; "
+                f"nothing was changed. Add this below that one by hand:\n{mirror}"
+            )
+        if not path:
+            tables.append(
+                f'\n[[registry]]\nprefix = "{namespace}"\nlocation = "{namespace}"\n{mirror}',
+            )
+    return Plan({OURS: marked("podman", "".join(tables))} if tables else {})
+
+
+def _configured(files: Reader) -> dict[str, tuple[str, frozenset[str]]]:
+    """By prefix, each [[registry]] in a file that is not ours: that file, and the locations of the mirrors in it."""
+    drop_ins = sorted(f"{DROP_INS}/{name}" for name in files.names(DROP_INS) or () if name.endswith(".conf"))
+    found = {}
+    for path in [MAIN, *(path for path in drop_ins if path != OURS)]:
+        content = files.read(path)
+        for registry in _tables(parse(path, content).get("registry")) if content is not None else ():
+            prefix = str(registry.get("prefix") or registry.get("location", ""))
+            locations = frozenset(str(mirror.get("location")) for mirror in _tables(registry.get("mirror")))
+            found[prefix] = (path, locations)
+    return found
+
+
+def _tables(value: object) -> tuple[dict[str, Any], ...]:
+    return tuple(one for one in value if isinstance(one, dict)) if isinstance(value, list) else ()
+
+
+PODMAN: Final = Runtime(
+    name="podman",
+    journal="containers",
+    plan=plan,
+    programs=("podman",),
+    families=("podman", "containers", "libpod"),
+    activation={OURS: "podman reads it for each command; CRI-O, which has the same file, on systemctl reload crio"},
+)
+
+CRIO: Final = replace(
+    PODMAN,
+    name="crio",
+    programs=("crio",),
+    families=("crio", "cri-o"),
+)

@@ -1,0 +1,42 @@
+"""From p2pd's settings and the flags of a command to what a runtime shall be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from p2pd.config import Settings
+from p2pd.configure.docker import HUB
+from p2pd.configure.runtime import Request
+from p2pd.notation import ConfigError, parse_address, parse_upstream
+
+_HUB_URL: Final = "https://registry-1.docker.io"
+
+
+def request_of(
+    settings: Settings, *, mirror: str | None = None, upstreams: Sequence[str] = (), wildcard: bool = False
+) -> Request:
+    """What to tell a runtime: the mirror and all upstreams of `settings`, but for what the arguments say.
+
+    `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAMESPACE=URL as `p2pd run`
+    takes them. Raises ConfigError.
+    """
+    address = parse_address(mirror) if mirror is not None else settings.mirror
+    if address.port == 0:
+        raise ConfigError("the mirror's port is not known before it runs: give --mirror HOST:PORT")
+    known = {upstream.namespace: upstream for upstream in settings.upstream}
+    chosen = tuple(
+        known.get(text.lower()) or parse_upstream(text if "=" in text else f"{text}={_url_of(text)}")
+        for text in upstreams
+    )
+    given_whole = any("=" in text for text in upstreams)
+    return Request(
+        mirror=address,
+        upstreams=chosen or settings.upstream,
+        default_namespace=(chosen if given_whole else settings.upstream)[0].namespace,
+        wildcard=wildcard,
+    )
+
+
+def _url_of(namespace: str) -> str:
+    return _HUB_URL if namespace.lower() == HUB else f"https://{namespace}"

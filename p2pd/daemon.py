@@ -1,0 +1,171 @@
+"""The daemon's life: what is made in which order, what runs while it lives, and how it ends.
+
+It starts without the network: nothing is asked of an origin until a client comes. SIGTERM and SIGINT end it: no new
+connections, what clients are receiving is finished within `shutdown_grace_s`, a second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+import aiofastnet
+import uvloop
+from aiohttp import web
+
+from p2pd import logs
+from p2pd.admin import Admin
+from p2pd.config import Settings
+from p2pd.notation import Address
+from p2pd.sdnotify import Notifier
+from p2pd.telemetry import Telemetry
+from p2pd.upstreams import make_upstreams
+from peer.background import Background
+from peer.downloads import Downloads, Limits
+from peer.errors import P2pdError
+from peer.store import Store
+from proxy.access import Access
+from proxy.catalog import Catalog
+from proxy.mirror import Mirror
+from proxy.origins import Origins
+from proxy.server import Server
+from proxy.tags import Tags
+
+log = logs.get("p2pd.daemon")
+
+COLLECT_EVERY_S = 60.0
+TELL_PULLS_EVERY_S = 1.0
+QUESTIONS_SHARE = 4
+"""One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
+
+
+class ListenError(P2pdError):
+    """An address cannot be listened on."""
+
+
+def run(settings: Settings) -> int:
+    """Run one node until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    factory = aiofastnet.loop_factory(uvloop.new_event_loop)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_main(settings))
+
+
+async def _main(settings: Settings) -> int:
+    stop = asyncio.Event()
+    notifier = Notifier(os.environ)
+    async with serve(settings, lambda: ["p2pd is stopping"] if stop.is_set() else []) as addresses:
+        _on_signals(stop)
+        notifier.ready()
+        notifier.status(f"mirror at {addresses['mirror']}")
+        log.info("ready", **addresses, upstreams=[each.namespace for each in settings.upstream])
+        await _until(stop, notifier)
+        notifier.stopping()
+        log.info("stopping", grace_s=settings.shutdown_grace_s)
+    log.info("stopped")
+    return 0
+
+
+@asynccontextmanager
+async def serve(settings: Settings, not_ready: Callable[[], list[str]]) -> AsyncIterator[dict[str, str]]:
+    """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
+
+    `not_ready` says, for `/readyz`, what stands in the way. Raises P2pdError when the node cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        store = await asyncio.to_thread(
+            Store.open,
+            settings.data,
+            max_bytes=settings.max_bytes,
+            min_free_bytes=settings.min_free_bytes,
+            ttl_s=settings.ttl_s,
+        )
+        stack.callback(store.close)
+        catalog = Catalog.open(settings.data / "catalog.db")
+        stack.callback(catalog.close)
+        background = await stack.enter_async_context(Background())
+        downloads = Downloads(store, _limits(settings), background)
+        stack.callback(downloads.close)
+        origins = Origins(make_upstreams(settings))
+        stack.callback(origins.close)
+        telemetry = Telemetry(origins, downloads)
+        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
+        tags = Tags(
+            origins, access, catalog, background, ttl_s=settings.tag_ttl_s, serve_stale=settings.serve_stale_tags
+        )
+        mirror = Mirror(
+            origins, downloads, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+        )
+        addresses: dict[str, str] = {}
+        admin = Admin(origins, downloads, telemetry, addresses=addresses, not_ready=not_ready)
+        admin_runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
+        addresses["admin"] = await stack.enter_async_context(_listening(admin_runner, settings.admin))
+        mirror_runner = web.ServerRunner(
+            Server(mirror.handle, stall_s=settings.client_stall_s), shutdown_timeout=settings.shutdown_grace_s
+        )
+        addresses["mirror"] = await stack.enter_async_context(_listening(mirror_runner, settings.mirror))
+        background.start(_every(COLLECT_EVERY_S, lambda: _collect(store)))
+        background.start(_every(TELL_PULLS_EVERY_S, lambda: _tell_pulls(mirror)))
+        yield addresses
+
+
+def _limits(settings: Settings) -> Limits:
+    for_data = settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE
+    return Limits(max(1, for_data), settings.connections_per_blob)
+
+
+@asynccontextmanager
+async def _listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[str]:
+    """The server at `address`, for the length of the block; yields where it really listens. Raises ListenError."""
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, address.host, address.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+        host, port = runner.addresses[0][:2]
+        yield str(Address(host, port))
+    finally:
+        await runner.cleanup()
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await work()
+
+
+async def _collect(store: Store) -> None:
+    for blob in await asyncio.to_thread(store.collect, time.time()):
+        log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
+
+
+async def _tell_pulls(mirror: Mirror) -> None:
+    for pull in mirror.ended_pulls():
+        log.info("pulled", **dataclasses.asdict(pull))
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """The first signal ends the daemon in order, the second at once."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+async def _until(stop: asyncio.Event, notifier: Notifier) -> None:
+    """Wait for `stop`, and tell the service manager meanwhile that the loop turns."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(notifier.watchdog_interval_s):
+                await stop.wait()
+        notifier.alive()

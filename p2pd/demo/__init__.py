@@ -1,0 +1,1 @@
+"""What `p2pd demo` shows p2pd with."""

@@ -1,0 +1,236 @@
+"""A real image, made out of the files that the machine has: for demonstrations and benchmarks without a registry.
+
+It has what images have: many small files that compress well, libraries that compress less, a layer that does not
+compress at all (a model's weights), and a tiny one on top. Nothing of it is run.
+
+Rules:
+1. The same files and size give the same bytes: names in order, no times, no owners, one compression level.
+2. A layer is streamed: tar, its hash, gzip, its hash, the file. Memory does not grow with it.
+3. The sum is near `size_bytes` and never above it: a file goes into a layer if it fits even uncompressed, and the
+   layer of noise is as large as what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sysconfig
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, Self, cast
+
+from blake3 import blake3
+
+from p2pd.layout_writer import REF_NAME, BlobFile, LayoutWriter
+from p2pd.platforms import local_platform
+from peer.core.manifest import OCI_IMAGE, Descriptor
+from peer.core.names import Digest, parse_image_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from _typeshed import WriteableBuffer
+
+DEFAULT_SIZE_BYTES: Final = 256 * 1024 * 1024
+DEFAULT_REFERENCE: Final = "docker.io/library/demo:1"
+
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_FAST = 1
+_STORED = 0
+"""Levels of gzip: noise is not worth an attempt."""
+
+_GZIP_WINDOW = 31
+"""15 bits of window, and 16 for a gzip header (zlib's manual, deflateInit2): one without a name and a time."""
+
+_NOISE_BYTES = 1024 * 1024
+_OVERHEAD_BYTES = 64 * 1024
+"""For manifest, config, the tiny layer and what tar and gzip put around the noise (1 KiB, and 5 bytes per 64 KiB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer: `descriptor` is of the compressed blob, `diff_id` of the archive in it."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """The image that a layout has under the tag of `reference`."""
+
+    reference: str
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Layer, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """All blobs together."""
+        blobs = [self.manifest, self.config, *(layer.descriptor for layer in self.layers)]
+        return sum(blob.size_bytes for blob in blobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Files for a layer: those below `folder`, at `place` in the image, with this part of the whole size."""
+
+    comment: str
+    folder: Path
+    place: str
+    share: float
+
+
+def _sources() -> tuple[_Source, ...]:
+    paths = sysconfig.get_paths()
+    return (
+        _Source("documentation", Path("/usr/share/doc"), "usr/share/doc", 0.1),
+        _Source("Python's standard library", Path(paths["stdlib"]), "usr/lib/python3", 0.2),
+        _Source("Python packages", Path(paths["purelib"]), "usr/lib/python3/site-packages", 0.3),
+    )
+
+
+def build_image(
+    directory: Path, *, size_bytes: int = DEFAULT_SIZE_BYTES, reference: str = DEFAULT_REFERENCE
+) -> BuiltImage:
+    """Write an image of about `size_bytes` into the layout `directory`, under the tag of `reference`.
+
+    Raises InvalidNameError, ForeignDirectoryError, and OSError where the directory cannot be written.
+    """
+    tag = parse_image_reference(reference).tag
+    layout = LayoutWriter(directory)
+    layers: list[Layer] = []
+    for source in _sources():
+        with _LayerFile(layout, _FAST) as layer:
+            layer.add_folder(source, int(size_bytes * source.share))
+            layers.append(layer.keep(source.comment))
+    left_bytes = size_bytes - _OVERHEAD_BYTES - sum(layer.descriptor.size_bytes for layer in layers)
+    with _LayerFile(layout, _STORED) as layer:
+        layer.add("srv/model/weights.bin", max(0, left_bytes), io.BufferedReader(_Noise(), _NOISE_BYTES))
+        layers.append(layer.keep("a model's weights (noise)"))
+    with _LayerFile(layout, _FAST) as layer:
+        settings = f"image = {reference}\n".encode()
+        layer.add("etc/demo.toml", len(settings), io.BytesIO(settings))
+        layers.append(layer.keep("configuration"))
+    config = _write_json(layout, _CONFIG_TYPE, _config(layers))
+    manifest = _write_json(layout, OCI_IMAGE, _manifest(config, layers))
+    layout.name(manifest, {REF_NAME: tag} if tag else {})
+    return BuiltImage(reference, manifest, config, tuple(layers))
+
+
+class _LayerFile:
+    """A layer on its way into the layout (rule 2)."""
+
+    def __init__(self, layout: LayoutWriter, level: int) -> None:
+        self._blob = BlobFile(layout.blobs)
+        self._diff = hashlib.sha256()
+        self._gzip = zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
+        self._written_bytes = 0
+        self._tar = tarfile.TarFile(fileobj=cast("IO[bytes]", self), mode="w", format=tarfile.PAX_FORMAT)
+
+    def write(self, data: bytes) -> int:
+        """What the archive calls, with `tell` and no other method of a file."""
+        self._diff.update(data)
+        self._blob.write(self._gzip.compress(data))
+        self._written_bytes += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        """How much of the archive there is."""
+        return self._written_bytes
+
+    def add(self, name: str, size_bytes: int, content: IO[bytes], mode: int = 0o644) -> None:
+        """Add a file, with `size_bytes` of `content`."""
+        entry = tarfile.TarInfo(name)
+        entry.size = size_bytes
+        entry.mode = mode
+        self._tar.addfile(entry, content)
+
+    def add_folder(self, source: _Source, budget_bytes: int) -> None:
+        """Add files of a folder, in the order of their names, as long as they fit (rule 3)."""
+        for path in _files(source.folder):
+            try:
+                with path.open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    if self._blob.size_bytes + status.st_size <= budget_bytes:
+                        name = f"{source.place}/{path.relative_to(source.folder)}"
+                        self.add(name, status.st_size, file, status.st_mode & 0o755)
+            except (PermissionError, FileNotFoundError):
+                continue  # not for us to read, or gone again
+
+    def keep(self, comment: str) -> Layer:
+        """End the archive and give the blob its name."""
+        self._tar.close()
+        self._blob.write(self._gzip.flush())
+        descriptor = Descriptor(_LAYER_TYPE, self._blob.keep(), self._blob.size_bytes)
+        return Layer(descriptor, Digest(f"sha256:{self._diff.hexdigest()}"), comment)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._blob.__exit__(*exc_info)
+
+
+class _Noise(io.RawIOBase):
+    """Bytes that do not compress, the same every time: BLAKE3's output can be extended without end."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        view[:] = blake3(b"p2pd demo").digest(length=len(view), seek=self._position)
+        self._position += len(view)
+        return len(view)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The regular files below `folder`, in the order of their names, without what Python makes by itself."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in {"__pycache__", "site-packages"})
+        for name in sorted(names):
+            path = Path(parent) / name
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _config(layers: list[Layer]) -> dict[str, object]:
+    platform = local_platform()
+    variant = {"variant": platform.variant} if platform.variant else {}
+    return {
+        "created": "1970-01-01T00:00:00Z",
+        "os": platform.os,
+        "architecture": platform.architecture,
+        **variant,
+        "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["python3"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": f"p2pd: {layer.comment}"} for layer in layers],
+    }
+
+
+def _manifest(config: Descriptor, layers: list[Layer]) -> dict[str, object]:
+    return {
+        "schemaVersion": 2,
+        "mediaType": OCI_IMAGE,
+        "config": _as_json(config),
+        "layers": [_as_json(layer.descriptor) for layer in layers],
+    }
+
+
+def _as_json(descriptor: Descriptor) -> dict[str, object]:
+    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size_bytes}
+
+
+def _write_json(layout: LayoutWriter, media_type: str, content: object) -> Descriptor:
+    body = json.dumps(content).encode()
+    return Descriptor(media_type, layout.write(body), len(body))

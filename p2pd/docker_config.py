@@ -1,0 +1,46 @@
+"""The credentials that `docker login` has left in docker's config.json, under `auths`.
+
+Credential helpers (`credsStore`, `credHelpers`) are programs of others, and are not run. A file that is not there, or
+not of docker's form, has no credentials: the pull is then anonymous, and the registry says what it thinks of that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MAX_BYTES = 1024 * 1024
+_HUB_KEY = "https://index.docker.io/v1/"
+"""What docker has always called Docker Hub here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user of a registry, and how it knows that user."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+def docker_login(namespace: str, environ: Mapping[str, str]) -> Login | None:
+    """The login for the registry `namespace`, from `$DOCKER_CONFIG` or `~/.docker`."""
+    folder = environ.get("DOCKER_CONFIG")
+    path = (Path(folder) if folder else Path(environ.get("HOME", "/")) / ".docker") / "config.json"
+    try:
+        with path.open("rb") as file:
+            auths = json.loads(file.read(_MAX_BYTES))["auths"]
+        keys = [namespace, f"https://{namespace}", f"https://{namespace}/v1/", f"https://{namespace}/v2/"]
+        if namespace == "docker.io":
+            keys.append(_HUB_KEY)
+        entry = next(auths[key] for key in keys if key in auths)
+        username, colon, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError, binascii.Error):
+        return None
+    return Login(username, password) if username and colon else None

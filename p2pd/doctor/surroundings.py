@@ -1,0 +1,197 @@
+"""What the doctor can see: the daemon and the upstreams over the network, the files, the disk, the clock.
+
+Rules:
+1. Every request ends within a bound.
+2. No answer is an UnreachableError, whose text says why in the operator's words. Any answer, a refusal too, is a Reply.
+3. This machine is asked straight, upstreams through the proxies of the environment, as by the daemon.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from p2pd.configure.runtime import Reader
+from p2pd.configure.tree import Disk
+from peer.errors import P2pdError
+
+LOCAL_TIMEOUT_S: Final = 3.0
+UPSTREAM_TIMEOUT_S: Final = 10.0
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""The metrics of a daemon, and dockerd's /info, are some ten KiB."""
+
+_CERTIFICATE: Final = {
+    9: "its certificate is not valid yet: is this machine's clock right?",
+    10: "its certificate has expired: renew it there",
+    18: "its certificate is self-signed: give the upstream ;ca=FILE with that certificate",
+    19: "it is signed by an authority that this machine does not know: give the upstream ;ca=FILE",
+    20: "it is signed by an authority that this machine does not know: give the upstream ;ca=FILE",
+    62: "its certificate is for another name: write the URL with the name in the certificate",
+    64: "its certificate is for another address: write the URL with the name in the certificate",
+}
+"""By OpenSSL's number of the error (X509_V_ERR_*, openssl-verification-options(1))."""
+
+
+class UnreachableError(P2pdError):
+    """Nobody answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Somebody answered."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A file system's size, and what of it is free."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """To whom a directory belongs, and its permissions."""
+
+    uid: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All that the checks look at.
+
+    `get`, `get_upstream` (URL, CA file) and `ask_socket` (path of a Unix socket, target of the request) raise
+    UnreachableError; `files` raises ConfigureError; `space` and `owner` return None where there is nothing.
+    """
+
+    files: Reader
+    get: Callable[[str], Reply]
+    get_upstream: Callable[[str, Path | None], Reply]
+    ask_socket: Callable[[str, str], Reply]
+    space: Callable[[Path], Space | None]
+    owner: Callable[[Path], Owner | None]
+    now_s: Callable[[], float]
+
+
+def real(root: Path) -> Surroundings:
+    """This machine. With another `root`, the files below it; the sockets there belong to no running daemon."""
+
+    def below(path: Path) -> Path:
+        return root / str(path).lstrip("/")
+
+    return Surroundings(
+        files=Disk(root),
+        get=get,
+        get_upstream=get_upstream,
+        ask_socket=lambda path, target: ask_socket(str(below(Path(path))), target),
+        space=lambda path: space(below(path)),
+        owner=lambda path: owner(below(path)),
+        now_s=time.time,
+    )
+
+
+def get(url: str) -> Reply:
+    """GET, straight, whatever proxies the environment has."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return _open(opener, url, LOCAL_TIMEOUT_S)
+
+
+def get_upstream(url: str, ca: Path | None) -> Reply:
+    """GET, with TLS verified against the machine's authorities and `ca`."""
+    context = ssl.create_default_context()
+    if ca is not None:
+        try:
+            context.load_verify_locations(ca)
+        except (OSError, ssl.SSLError) as error:
+            raise UnreachableError(f"its ca file {ca} cannot be used: {error.strerror or error}") from None
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    return _open(opener, url, UPSTREAM_TIMEOUT_S)
+
+
+def _open(opener: urllib.request.OpenerDirector, url: str, timeout_s: float) -> Reply:
+    try:
+        with opener.open(url, timeout=timeout_s) as response:
+            return Reply(response.status, response.read(MAX_BODY_BYTES))
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, error.read(MAX_BODY_BYTES))
+    except urllib.error.URLError as error:
+        raise UnreachableError(explain(error.reason)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(explain(error)) from None
+
+
+def ask_socket(path: str, target: str) -> Reply:
+    """GET `target` from who listens on the Unix socket `path`."""
+    connection = http.client.HTTPConnection("localhost", timeout=LOCAL_TIMEOUT_S)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.settimeout(LOCAL_TIMEOUT_S)
+        connection.sock.connect(path)
+        connection.request("GET", target)
+        response = connection.getresponse()
+        return Reply(response.status, response.read(MAX_BODY_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(explain(error)) from None
+    finally:
+        connection.close()
+
+
+def explain(reason: object) -> str:
+    """Why nobody answered, and what to do where that is known."""
+    match reason:
+        case ssl.SSLCertVerificationError():
+            return _CERTIFICATE.get(reason.verify_code, f"its certificate does not verify: {reason.verify_message}")
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "HTTP_REQUEST" | "RECORD_LAYER_FAILURE"):
+            return "it does not speak TLS: write http:// if that is meant"
+        case TimeoutError():
+            return "no answer in time: is there a firewall, or a proxy to go through?"
+        case socket.gaierror():
+            return "its name cannot be resolved"
+        case ConnectionRefusedError():
+            return "connection refused: nothing listens there"
+        case PermissionError():
+            return "permission denied: run p2pd doctor as root"
+        case FileNotFoundError():
+            return "there is no such socket"
+        case http.client.HTTPException():
+            return "it does not speak HTTP"
+        case OSError(strerror=str(text)):
+            return text
+        case _:
+            return str(reason)
+
+
+def space(path: Path) -> Space | None:
+    """Of the file system that `path` is on, or would be on if it were made."""
+    for place in (path, *path.parents):
+        try:
+            usage = shutil.disk_usage(place)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        return Space(usage.total, usage.free)
+    return None
+
+
+def owner(path: Path) -> Owner | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return Owner(status.st_uid, status.st_mode & 0o7777)

@@ -1,0 +1,43 @@
+"""Can this machine reach each upstream, with the daemon's CA?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from p2pd.config import Settings
+from p2pd.doctor.finding import Finding, Level
+from p2pd.doctor.surroundings import Surroundings, UnreachableError
+
+_LAYOUT = "oci-layout://"
+
+
+def check_upstreams(settings: Settings, around: Surroundings) -> Iterator[Finding]:
+    """The API's ping at each URL. 401 is as good as 200: the registry is there, and wants a token."""
+    for upstream in settings.upstream:
+        for url in upstream.urls:
+            check = f"upstream {upstream.namespace}"
+            yield _layout(check, url, around) if url.startswith(_LAYOUT) else _registry(check, url, upstream.ca, around)
+
+
+def _registry(check: str, url: str, ca: Path | None, around: Surroundings) -> Finding:
+    try:
+        reply = around.get_upstream(f"{url}/v2/", ca)
+    except UnreachableError as error:
+        advice = "what is cached is still served; nothing new can be pulled from there"
+        return Finding(Level.FAIL, check, f"{url} cannot be reached: {error}", advice)
+    if reply.status in (200, 401):
+        return Finding(Level.OK, check, f"{url} answers")
+    if reply.status in (429, 503):
+        return Finding(Level.WARN, check, f"{url} answers with status {reply.status}: it is too busy, or limits us")
+    title = f"{url} answers with status {reply.status} to /v2/, as no registry does"
+    return Finding(Level.FAIL, check, title, "correct the upstream's URL: it is what stands before /v2/")
+
+
+def _layout(check: str, url: str, around: Surroundings) -> Finding:
+    directory = url.removeprefix(_LAYOUT)
+    if "oci-layout" in (around.files.names(directory) or ()):
+        return Finding(Level.OK, check, f"{directory} is an OCI layout")
+    return Finding(
+        Level.FAIL, check, f"{directory} is no OCI layout", "it has to hold the files oci-layout and index.json"
+    )

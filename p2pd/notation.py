@@ -1,0 +1,254 @@
+"""How sizes, durations, addresses and upstreams are written in the configuration, and what they mean.
+
+Rules:
+1. A parser takes whatever a file, a variable or a flag can hold. It returns a value or raises ConfigError;
+   there is no third way out, whatever the text (property tests hold it to that).
+2. An error says what is expected. It never repeats what was given, for that may hold a secret.
+3. A value that was parsed already passes unchanged, so that settings can be made from values too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from peer.errors import P2pdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class ConfigError(P2pdError, ValueError):
+    """The configuration is wrong: a line of text per problem. As a ValueError, pydantic collects it."""
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,18}) ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE)
+_MAX_SIZE_BYTES: Final = 2**63 - 1  # what a file's offset, and SQLite's integer, can hold
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([smhd]?)")
+_UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SWITCH: Final = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+_LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
+_NAME: Final = re.compile(rf"(?!.{{254}}){_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)  # RFC 1035: at most 253
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen or connect: an IP address or a host name, and a TCP port (0: any free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it. Of all names only `localhost` is trusted to mean that."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSetting:
+    """An origin that may be asked for the images of `namespace` (`docker.io`, `registry.example:5000`).
+
+    `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
+    `origin_rate` for this origin. `repr` does not show what belongs to credentials.
+    """
+
+    namespace: str
+    urls: tuple[str, ...]
+    ca: Path | None = None
+    username: str | None = field(default=None, repr=False)
+    password_file: Path | None = field(default=None, repr=False)
+    connections: int | None = None
+    rate: int | None = None
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `50GiB`, `500MB`, `64k` or a plain number: powers of 1000, or of 1024 with an i."""
+    match = _SIZE.fullmatch(_text(value))
+    if match is not None:
+        number, prefix, binary = match.groups()
+        power = " kmgt".index(prefix.lower()) if prefix else 0
+        size_bytes: int = int(number) * (1024 if binary else 1000) ** power
+        if size_bytes <= _MAX_SIZE_BYTES:
+            return size_bytes
+    raise ConfigError("expected a size such as 50GiB, 500MB or a whole number of bytes")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `30d`, `12h`, `5m`, `90s` or a plain number."""
+    match = _DURATION.fullmatch(_text(value))
+    if match is None:
+        raise ConfigError("expected a duration such as 30d, 12h, 5m, 90s or a number of seconds")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def parse_count(value: object) -> int:
+    """A whole number from 1 to 9999: more connections than that is a slip of the pen."""
+    text = _text(value)
+    if re.fullmatch(r"[0-9]{1,4}", text) is None or int(text) == 0:
+        raise ConfigError("expected a whole number from 1 to 9999")
+    return int(text)
+
+
+def parse_depth(value: object) -> int:
+    """A whole number from 0 to 99."""
+    text = _text(value)
+    if re.fullmatch(r"[0-9]{1,2}", text) is None:
+        raise ConfigError("expected a whole number from 0 to 99")
+    return int(text)
+
+
+def parse_switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    try:
+        return _SWITCH[_text(value).lower()]
+    except KeyError:
+        raise ConfigError("expected true or false") from None
+
+
+def parse_path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ConfigError("expected a path")
+    return Path(value)
+
+
+def parse_address(value: object) -> Address:
+    """`HOST:PORT` or `[IPV6]:PORT`. A port alone is refused: it would not say who can connect."""
+    if isinstance(value, Address):
+        return value
+    address = _address(_text(value))
+    if address is None:
+        raise ConfigError("expected an address such as 127.0.0.1:65001 or [::1]:65001")
+    return address
+
+
+def parse_upstream(value: object) -> UpstreamSetting:
+    """`NAMESPACE=URL[,URL...][;option=value...]`, with the options of `UpstreamSetting`."""
+    if isinstance(value, UpstreamSetting):
+        return value
+    namespace, equals, rest = _text(value).partition("=")
+    if not equals:
+        raise ConfigError("expected NAMESPACE=URL, such as docker.io=https://registry-1.docker.io")
+    urls, *options = rest.split(";")
+    upstream = UpstreamSetting(
+        namespace=_namespace(namespace),
+        urls=tuple(_url(url) for url in urls.split(",")),
+        **_options(options),  # type: ignore[arg-type] # each has the type that its parser returns
+    )
+    if (upstream.username is None) != (upstream.password_file is None):
+        raise ConfigError("username and password_file are given together or not at all")
+    if any(url.startswith("oci-layout:") for url in upstream.urls) and (len(upstream.urls) > 1 or options):
+        raise ConfigError("an oci-layout stands alone: without other URLs, and without options")
+    return upstream
+
+
+def show_size(size_bytes: int) -> str:
+    """A size for people, such as `1.5GiB`."""
+    amount, units = float(size_bytes), iter(("B", "KiB", "MiB", "GiB"))
+    for unit in units:
+        if amount < 1024:
+            return f"{amount:.1f}{unit}" if unit != "B" else f"{size_bytes}B"
+        amount /= 1024
+    return f"{amount:.1f}TiB"
+
+
+def show_duration(duration_s: float) -> str:
+    """A duration for people, in the largest unit of which there is one, such as `3d`."""
+    for unit in "dhm":
+        if duration_s >= _UNIT_S[unit]:
+            return f"{duration_s / _UNIT_S[unit]:.0f}{unit}"
+    return f"{duration_s:.0f}s"
+
+
+def _text(value: object) -> str:
+    """Text as it is, a number as it is written (`-1` and `inf` match no pattern), all else as no text."""
+    if isinstance(value, str):
+        return value.strip()
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a host name, an IPv4 address, or an IPv6 address in brackets."""
+    if not text.startswith("["):
+        return _NAME.fullmatch(text) is not None
+    try:
+        return text.endswith("]") and ipaddress.IPv6Address(text[1:-1]).scope_id is None
+    except ValueError:
+        return False
+
+
+def _address(text: str) -> Address | None:
+    host, _, port = text.rpartition(":")
+    if not _is_host(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        return None
+    return Address(host.strip("[]"), int(port))
+
+
+def _namespace(text: str) -> str:
+    """Lower case, as registries' names are compared. Its form is `host[:port]`."""
+    if not _is_host(text) and _address(text) is None:
+        raise ConfigError("expected a registry's name before the =, such as docker.io or registry.example:5000")
+    return text.lower()
+
+
+def _url(text: str) -> str:
+    if re.fullmatch(r"[!-~]+", text) is None or "?" in text or "#" in text:
+        raise ConfigError("expected a URL after the =, without spaces, ? and #")
+    if re.match(r"oci-layout:///[^/]", text):
+        return text
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port
+    except ValueError:
+        raise ConfigError("the URL has a host or a port that cannot be") from None
+    if "@" in url.netloc:
+        raise ConfigError("credentials do not belong into a URL: give ;username=NAME;password_file=FILE")
+    if not text.startswith(("https://", "http://")) or not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
+        raise ConfigError("expected a URL that starts with https://HOST, http://HOST or oci-layout:///PATH")
+    return text.rstrip("/")
+
+
+_OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
+    "ca": parse_path,
+    "username": str,
+    "password_file": parse_path,
+    "connections": parse_count,
+    "rate": parse_size,
+}
+
+
+def _options(options: list[str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        parse = _OPTIONS.get(name)
+        if parse is None:
+            raise ConfigError(f"expected after each ; one of the options {', '.join(_OPTIONS)}")
+        if name in found or not text:
+            raise ConfigError(f"expected the option {name} once, and with a value")
+        try:
+            found[name] = parse(text)
+        except ConfigError as error:
+            raise ConfigError(f"option {name}: {error}") from None
+    return found

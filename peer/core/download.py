@@ -1,0 +1,408 @@
+"""One blob on its way to this host: which pieces to ask of whom next, and when it has come or failed.
+
+Rules:
+1. No I/O and no clock here. `handle(event, now)` is the only mutator; it returns instructions for the shell.
+2. Every `WantSlot` is answered by one `SlotGranted`, every `StartTransfer` by exactly one `TransferEnded`.
+3. What to fetch is decided when a slot is granted, not when it was asked for: by then a client may have come that
+   needs other pieces first.
+4. Pieces that a waiting client needs go first, each client's from where it stands; then the rest in order, so that
+   the blob becomes whole and later clients are served from the store.
+5. A source that refuses (its credentials, an unknown blob) is dropped and the others go on. With no source left the
+   download has failed; the pieces that landed stay in the store.
+
+States:
+
+    FETCHING --all pieces verified--> COMPLETE
+    FETCHING --no source left, wrong digest, store fault--> FAILED
+    FETCHING --nobody wanted it for `linger_s`--> ABANDONED
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from peer.core.pieces import PieceSet
+from scheduler.protocol.geometry import piece_count
+
+SPAN_PIECES = 4
+"""Pieces that one origin request asks for. More makes fewer requests (one costs docker-registry 2 ms of CPU), fewer
+lets the prefix that clients are served grow evenly. Four pieces of 4 MiB: 64 requests per GiB."""
+
+MAX_STRIKES = 3
+"""Transfers without one landed piece after which a source is given up; the origin client has retried within each."""
+
+STORY_LENGTH = 64
+
+
+class Phase(Enum):
+    FETCHING = "fetching"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+
+
+class Outcome(Enum):
+    """How a transfer ended.
+
+    DONE: all it was asked for landed. BROKEN: it may be tried again. REFUSED: never again from this source. FATAL: from
+    nowhere (the store failed, the bytes are wrong).
+    """
+
+    DONE = "done"
+    BROKEN = "broken"
+    REFUSED = "refused"
+    FATAL = "fatal"
+
+
+# -- events --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAdded:
+    """A client brought a way to ask the origin for this blob (its repository and credential)."""
+
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderMoved:
+    """Reader `reader` stands at byte `position` and wants all up to `stop` (None: to the end). Also its arrival."""
+
+    reader: int
+    position: int
+    stop: int | None
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderLeft:
+    reader: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGranted:
+    """The origin of `source` has a connection for this download now."""
+
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOpened:
+    """The source answered: the blob's geometry, and the pieces `[first, stop)` that will really come."""
+
+    transfer: int
+    size_bytes: int
+    piece_length: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PieceLanded:
+    """A piece is in the store, verified as far as a piece can be. `transfer` None: it was there already."""
+
+    transfer: int | None
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEnded:
+    transfer: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class BlobVerified:
+    """The SHA-256 over all pieces is the digest (`ok`), or is not."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; `next_deadline` said when to send this."""
+
+
+Event = (
+    SourceAdded
+    | ReaderMoved
+    | ReaderLeft
+    | SlotGranted
+    | TransferOpened
+    | PieceLanded
+    | TransferEnded
+    | BlobVerified
+    | Tick
+)
+
+# -- instructions --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WantSlot:
+    """Ask for a connection to the origin of `source`. While `Download.background` holds, others go first."""
+
+    source: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnSlot:
+    """The slot that was just granted is not needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTransfer:
+    """Fetch pieces `[first, stop)` from `source` (`stop` None: the geometry is not known yet, take the first span)."""
+
+    transfer: int
+    source: int
+    first: int
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StopTransfer:
+    transfer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The download is over; `phase` says how."""
+
+    phase: Phase
+
+
+Instruction = WantSlot | ReturnSlot | StartTransfer | StopTransfer | Ended
+
+
+@dataclass(slots=True)
+class _Transfer:
+    source: int
+    first: int
+    stop: int | None
+    landed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    position: int
+    stop: int | None
+    background: bool
+
+
+class IllegalTransitionError(Exception):
+    """An event that cannot happen in this state: a bug of ours. Carries the story so far."""
+
+
+@dataclass(slots=True)
+class Download:
+    """One download. `max_transfers` bounds what runs at once; for `linger_s` it goes on though nobody wants it."""
+
+    max_transfers: int
+    linger_s: float
+    phase: Phase = Phase.FETCHING
+    held: PieceSet | None = None
+    size_bytes: int = 0
+    piece_length: int = 0
+    _sources: dict[int, int] = field(default_factory=dict)  # source -> strikes
+    _wants: dict[int, _Want] = field(default_factory=dict)
+    _transfers: dict[int, _Transfer] = field(default_factory=dict)
+    _slots_asked: int = 0
+    _next_transfer: int = 0
+    _unwanted_since: float | None = None
+    _story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take in one event at monotonic time `now` (seconds) and say what is to be done."""
+        self._story.append(f"{now:.3f} {event}")
+        if self.phase is not Phase.FETCHING:
+            return self._after_the_end(event)
+        match event:
+            case SourceAdded(source):
+                self._sources.setdefault(source, 0)
+            case ReaderMoved(reader, position, stop, background):
+                self._wants[reader] = _Want(position, stop, background)
+            case ReaderLeft(reader):
+                self._wants.pop(reader, None)
+            case SlotGranted(source):
+                return self._take_slot(source)
+            case TransferOpened():
+                self._opened(event)
+            case PieceLanded(transfer, index):
+                self._landed(transfer, index)
+                return []
+            case TransferEnded(transfer, outcome):
+                if self._transfer_ended(transfer, outcome):
+                    return self._end(Phase.FAILED)
+            case BlobVerified(ok):
+                return self._end(Phase.COMPLETE if ok else Phase.FAILED)
+        if self._forsaken(now):
+            return self._end(Phase.ABANDONED)
+        return self._ask_for_slots()
+
+    @property
+    def background(self) -> bool:
+        """No client waits for this blob now: it is fetched ahead, or for completeness."""
+        return all(want.background for want in self._wants.values())
+
+    def next_deadline(self) -> float | None:
+        """When `Tick` is due."""
+        return None if self._unwanted_since is None else self._unwanted_since + self.linger_s
+
+    def learn_geometry(self, size_bytes: int, piece_length: int) -> None:
+        """The blob's length and pieces are known (from the store, or from the first answer)."""
+        if self.held is None:
+            self.size_bytes, self.piece_length, self.held = (
+                size_bytes,
+                piece_length,
+                PieceSet(piece_count(size_bytes, piece_length)),
+            )
+        elif (self.size_bytes, self.piece_length) != (size_bytes, piece_length):
+            raise self._illegal(f"the blob's length changed from {self.size_bytes} to {size_bytes}")
+
+    def story(self) -> list[str]:
+        """The last events, oldest first: what to log beside an error."""
+        return list(self._story)
+
+    # -- transitions -----------------------------------------------------------------------------------------------
+
+    def _opened(self, event: TransferOpened) -> None:
+        self.learn_geometry(event.size_bytes, event.piece_length)
+        transfer = self._transfer(event.transfer)
+        transfer.first, transfer.stop = event.first, event.stop
+
+    def _landed(self, transfer: int | None, index: int) -> None:
+        if self.held is None:
+            raise self._illegal("a piece landed before the geometry was known")
+        self.held.add(index)
+        if transfer is not None:
+            current = self._transfer(transfer)
+            current.landed += 1
+            self._sources[current.source] = 0
+
+    def _transfer_ended(self, transfer: int, outcome: Outcome) -> bool:
+        """Take the transfer off the books; True if the download cannot go on."""
+        ended = self._transfer(transfer)
+        del self._transfers[transfer]
+        source = ended.source
+        if outcome is Outcome.FATAL:
+            return True
+        if outcome is Outcome.BROKEN and not ended.landed and source in self._sources:
+            self._sources[source] += 1
+        if outcome is Outcome.REFUSED or self._sources.get(source, 0) >= MAX_STRIKES:
+            self._sources.pop(source, None)
+        return not self._sources
+
+    def _end(self, phase: Phase) -> list[Instruction]:
+        self.phase = phase
+        stops: list[Instruction] = [StopTransfer(transfer) for transfer in self._transfers]
+        return [*stops, Ended(phase)]
+
+    def _after_the_end(self, event: Event) -> list[Instruction]:
+        match event:
+            case SlotGranted(_):
+                self._slots_asked -= 1
+                return [ReturnSlot()]
+            case TransferEnded(transfer, _):
+                self._transfers.pop(transfer, None)
+            case _:
+                pass
+        return []
+
+    def _forsaken(self, now: float) -> bool:
+        if self._wants:
+            self._unwanted_since = None
+            return False
+        if self._unwanted_since is None:
+            self._unwanted_since = now
+        return now >= self._unwanted_since + self.linger_s
+
+    # -- what next -------------------------------------------------------------------------------------------------
+
+    def _ask_for_slots(self) -> list[Instruction]:
+        if not self._sources:
+            return []
+        busy = len(self._transfers) + self._slots_asked
+        if self.held is None:
+            wanted = 0 if busy else 1  # the first answer tells the length; a second request could only guess
+        else:
+            wanted = min(self.max_transfers - busy, self._open_spans() - self._slots_asked)
+        self._slots_asked += max(0, wanted)
+        source = min(self._sources, key=lambda known: (self._sources[known], known))
+        return [WantSlot(source)] * wanted
+
+    def _take_slot(self, source: int) -> list[Instruction]:
+        self._slots_asked -= 1
+        span = self._next_span() if source in self._sources else None
+        if span is None:
+            return [ReturnSlot(), *self._ask_for_slots()]
+        first, stop = span
+        transfer = self._next_transfer
+        self._next_transfer += 1
+        self._transfers[transfer] = _Transfer(source, first, stop)
+        return [StartTransfer(transfer, source, first, stop), *self._ask_for_slots()]
+
+    def _next_span(self) -> tuple[int, int | None] | None:
+        if self.held is None:
+            return None if self._transfers else (0, None)
+        taken = self._in_flight()
+        for start, stop in self._ranges_by_need():
+            for index in range(self.held.run_from(start, stop), stop):
+                if index not in self.held and index not in taken:
+                    return index, self._span_stop(index, taken)
+        return None
+
+    def _ranges_by_need(self) -> Iterator[tuple[int, int]]:
+        assert self.held is not None
+        for want in sorted(self._wants.values(), key=lambda want: (want.background, want.position)):
+            first = min(want.position // self.piece_length, self.held.count)
+            last = self.held.count if want.stop is None else -(-want.stop // self.piece_length)
+            yield first, min(last, self.held.count)
+        yield 0, self.held.count
+
+    def _span_stop(self, first: int, taken: set[int]) -> int:
+        assert self.held is not None
+        stop = first + 1
+        while stop < min(first + SPAN_PIECES, self.held.count) and stop not in self.held and stop not in taken:
+            stop += 1
+        return stop
+
+    def _in_flight(self) -> set[int]:
+        return {
+            index
+            for transfer in self._transfers.values()
+            if transfer.stop is not None
+            for index in range(transfer.first, transfer.stop)
+        }
+
+    def _open_spans(self) -> int:
+        """How many more spans are worth a connection now (never an exact count, never more than is missing)."""
+        assert self.held is not None
+        outstanding = self.held.count - self.held.held - sum(1 for index in self._in_flight() if index not in self.held)
+        return -(-outstanding // SPAN_PIECES)
+
+    # -- checks ----------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant does not hold."""
+        assert 0 <= self._slots_asked <= self.max_transfers
+        assert len(self._transfers) <= self.max_transfers
+        seen: set[int] = set()
+        for transfer in self._transfers.values():
+            if transfer.stop is not None and self.held is not None:
+                pieces = set(range(transfer.first, transfer.stop)) - set(self.held)
+                whole = transfer.stop - transfer.first == self.held.count
+                assert whole or not pieces & seen, "a piece is asked for twice"
+                seen |= pieces
+
+    def _transfer(self, transfer: int) -> _Transfer:
+        try:
+            return self._transfers[transfer]
+        except KeyError:
+            raise self._illegal(f"transfer {transfer} is not under way") from None
+
+    def _illegal(self, what: str) -> IllegalTransitionError:
+        return IllegalTransitionError("\n  ".join([what, *self._story]))

@@ -1,0 +1,149 @@
+"""The body of a blob on its way: received into the caller's buffer, and resumed where it breaks.
+
+Rules:
+1. `_position` moves with each receive, so a resume asks for exactly the bytes that have not arrived.
+2. A resume counts as progress only if it brought _PROGRESS_BYTES; `max_attempts` of them without progress end it.
+3. The whole length never changes. An origin that ignores Range is read from its start, into a buffer that nobody sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from peer.errors import OriginBrokenError, OriginCorruptError, OriginUnreachableError
+from peer.origin.traffic import SLICE_BYTES, Traffic
+from peer.origin.wire import ExchangeFailedError, Reply
+
+if TYPE_CHECKING:
+    from peer.origin.attempts import Attempts
+    from peer.origin.calls import Call
+    from peer.origin.upstream import Endpoint
+
+_PROGRESS_BYTES = 64 * 1024
+"""Enough that resuming a blob cannot take more requests than fetching it in small pieces would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A reply whose body starts at byte `start` of something `size_bytes` long, and is read until byte `stop`."""
+
+    reply: Reply
+    endpoint: Endpoint
+    start: int
+    stop: int
+    size_bytes: int
+    media_type: str
+
+
+class HttpBody:
+    """`peer.origin.api.Body` over HTTP. `start`, `stop`, `size_bytes` and `media_type` are said there."""
+
+    def __init__(
+        self,
+        name: str,
+        opened: Opened,
+        call: Call,
+        attempts: Attempts,
+        traffic: Traffic,
+        max_fruitless: int,
+        reopen: Callable[[int, int], Opened],
+        finish: Callable[[Call], None],
+    ) -> None:
+        """`name` is for messages; `reopen` gets the range that is missing; `finish` gets `call` when all is over."""
+        self.start = opened.start
+        self.stop = opened.stop
+        self.size_bytes = opened.size_bytes
+        self.media_type = opened.media_type
+        self._name = name
+        self._opened = opened
+        self._call = call
+        self._attempts = attempts
+        self._traffic = traffic
+        self._max_fruitless = max_fruitless
+        self._reopen = reopen
+        self._finish: Callable[[Call], None] | None = finish
+        self._position = opened.start
+        self._resumed_at = opened.start
+        self._fruitless = 0
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view`; see `peer.origin.api.Body.readinto`."""
+        wanted = min(len(view), self.stop - self._position)
+        filled = 0
+        try:
+            while filled < wanted:
+                try:
+                    received = self._receive(view[filled:wanted])
+                except ExchangeFailedError as error:
+                    self._resume(error)
+                else:
+                    self._position += received
+                    filled += received
+        except OriginUnreachableError as error:
+            raise OriginBrokenError(
+                f"{self._name} broke at byte {self._position} of {self.size_bytes} and could not be resumed: {error}"
+            ) from error
+        return filled
+
+    def abort(self) -> None:
+        """End a `readinto` that another thread is in."""
+        self._call.end()
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it. For the thread that reads."""
+        finish, self._finish = self._finish, None
+        if finish is not None:
+            self._opened.reply.close()
+            self._call.end()
+            finish(self._call)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _receive(self, view: memoryview) -> int:
+        """Receive once, as fast as the rate allows."""
+        self._call.check()
+        received = self._opened.reply.readinto(view[: self._traffic.most_at_once(len(view))])
+        self._call.wait(self._traffic.received(received))
+        return received
+
+    def _resume(self, trouble: ExchangeFailedError) -> None:
+        """Have a reply again whose next byte is the one at `_position`."""
+        while True:
+            self._opened.reply.close()
+            self._attempts.failed(self._opened.endpoint)
+            if self._position - self._resumed_at >= _PROGRESS_BYTES:
+                self._fruitless = 0
+            if self._fruitless == self._max_fruitless:
+                raise OriginBrokenError(
+                    f"{self._name} broke at byte {self._position} of {self.size_bytes}, and {self._fruitless} resumes"
+                    f" in a row brought next to nothing: {trouble}"
+                )
+            if self._fruitless:
+                self._call.wait(self._attempts.backoff_s(self._fruitless))
+            self._fruitless += 1
+            self._resumed_at = self._position
+            self._traffic.retried()
+            self._opened = self._reopen(self._position, self.stop)
+            if self._opened.size_bytes != self.size_bytes:
+                raise OriginCorruptError(
+                    f"{self._name} was {self.size_bytes} bytes long and is {self._opened.size_bytes} on resuming at"
+                    f" {self._opened.endpoint}: its endpoints do not have the same content"
+                )
+            try:
+                self._skip(self._position - self._opened.start)
+            except ExchangeFailedError as error:
+                trouble = error
+            else:
+                return
+
+    def _skip(self, amount_bytes: int) -> None:
+        """Read what has arrived already once more, and throw it away."""
+        scratch = memoryview(bytearray(min(amount_bytes, SLICE_BYTES)))
+        while amount_bytes:
+            amount_bytes -= self._receive(scratch[:amount_bytes])

@@ -1,0 +1,55 @@
+"""`WWW-Authenticate`: what a registry asks for before it answers (RFC 9110 sections 11.2 to 11.6.1).
+
+Rules: pure, and total. Any text gives a list: what could be understood, up to the first place that could not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_SEPARATORS = re.compile(r"[ \t,]*")
+_SCHEME = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+|(?=,)|\Z)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|\Z)")
+_PARAMETER = re.compile(
+    r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*
+        (?: "((?:[^"\\]|\\.)*)" | ([!#$%&'*+.^_`|~0-9A-Za-z-]+) )[ \t]*(?=,|\Z)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One scheme that would be accepted. `scheme` and the parameters' names are lower case."""
+
+    scheme: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_challenges(text: str) -> list[Challenge]:
+    """The challenges of a `WWW-Authenticate` header; several such headers are joined with commas before.
+
+    A comma separates both challenges and the parameters of one, so what follows it is a parameter when it has the
+    form of one, and else the next scheme. Of a parameter that is given twice the first counts.
+    """
+    challenges: list[Challenge] = []
+    at = _past_separators(text, 0)
+    while scheme := _SCHEME.match(text, at):
+        parameters: dict[str, str] = {}
+        challenges.append(Challenge(scheme[1].lower(), parameters))
+        # "Negotiate abc=": a token68 instead of parameters. It follows its scheme without a comma.
+        opaque = _TOKEN68.match(text, scheme.end()) if scheme[0][-1] in " \t" else None
+        at = _past_separators(text, opaque.end() if opaque else scheme.end())
+        while parameter := _PARAMETER.match(text, at):
+            name, quoted, plain = parameter.groups()
+            value = plain if quoted is None else _ESCAPED.sub(r"\1", quoted)
+            parameters.setdefault(name.lower(), value)
+            at = _past_separators(text, parameter.end())
+    return challenges
+
+
+def _past_separators(text: str, at: int) -> int:
+    found = _SEPARATORS.match(text, at)
+    return found.end() if found else at

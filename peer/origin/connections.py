@@ -1,0 +1,183 @@
+"""Connections to the hosts that an upstream leads to: opened, kept alive and used again.
+
+Rules:
+1. Of idle connections the one used last is used next; one that is too old or turned readable (the other side closed
+   it, or speaks unasked) is dropped. One that proves dead in use is replaced at once: that is no failed attempt.
+2. TLS is verified. There is no switch.
+3. Whatever goes wrong is an ExchangeFailedError that names the host, and never a path or a query.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from peer.errors import OriginUnreachableError
+from peer.origin.wire import Connection, ExchangeFailedError, Reply, reason
+
+if TYPE_CHECKING:
+    from peer.origin.calls import Call
+    from peer.origin.clock import Clock
+    from peer.origin.proxies import Proxies, Proxy
+    from peer.origin.traffic import Traffic
+    from peer.origin.upstream import Target, Upstream
+
+
+class Connections:
+    """The connections of one upstream, busy and idle, to all the hosts it leads to.
+
+    Idle ones are closed, the oldest first, so that never more than `max_connections` are open: calls see to it that
+    no more are busy.
+    """
+
+    def __init__(self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock) -> None:
+        self._upstream = upstream
+        self._proxies = proxies
+        self._traffic = traffic
+        self._clock = clock
+        self._tls = _tls_context(upstream)
+        self._lock = threading.Lock()
+        self._idle: list[Connection] = []  # the one used last is the last
+        self._open = 0
+        self._closed = False
+
+    def exchange(
+        self, call: Call, target: Target, method: str, path: str, headers: Mapping[str, str], deadline: float
+    ) -> Reply:
+        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError."""
+        call.check()
+        idle = self._take_idle(target)
+        if idle is not None:
+            try:
+                return self._exchange_on(idle, call, method, path, headers, deadline)
+            except ConnectionError:
+                call.check()
+        fresh = self._connect(target, deadline)
+        try:
+            return self._exchange_on(fresh, call, method, path, headers, deadline)
+        except ConnectionError as error:
+            raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
+
+    def close(self) -> None:
+        """Close idle connections, now and from now on."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            self._drop(connection)
+
+    @property
+    def open_count(self) -> int:
+        """Busy and idle ones."""
+        with self._lock:
+            return self._open
+
+    def _exchange_on(
+        self,
+        connection: Connection,
+        call: Call,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> Reply:
+        """Raises ConnectionError where the other side was gone, else ExchangeFailedError."""
+        self._traffic.asked()
+        try:
+            reply = connection.ask(call, method, path, headers, deadline, self._done)
+        except (OSError, OriginUnreachableError):
+            call.let_go()
+            self._drop(connection)
+            raise
+        self._traffic.answered(reply.status)
+        return reply
+
+    def _done(self, connection: Connection, reusable: bool) -> None:
+        if reusable:
+            connection.idle_since = self._clock.monotonic()
+            with self._lock:
+                if not self._closed:
+                    self._idle.append(connection)
+                    return
+        self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        with self._lock:
+            self._open -= 1
+
+    def _take_idle(self, target: Target) -> Connection | None:
+        oldest = self._clock.monotonic() - self._upstream.idle_s
+        with self._lock:
+            expired = [connection for connection in self._idle if connection.idle_since < oldest]
+            self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
+            found = next((idle for idle in reversed(self._idle) if idle.target == target), None)
+            if found is not None:
+                self._idle.remove(found)
+        for connection in expired:
+            self._drop(connection)
+        if found is not None and found.is_dead():
+            self._drop(found)
+            return self._take_idle(target)
+        return found
+
+    def _connect(self, target: Target, deadline: float) -> Connection:
+        timeout_s = min(self._upstream.connect_s, deadline - self._clock.monotonic())
+        if timeout_s <= 0:
+            raise ExchangeFailedError(f"{target} was not tried: no time was left")
+        with self._lock:
+            surplus = self._idle.pop(0) if self._open >= self._upstream.max_connections and self._idle else None
+            self._open += 1
+        if surplus is not None:
+            self._drop(surplus)
+        proxy = self._proxies.leading_to(target)
+        try:
+            wire = _dial(target, proxy, self._tls, timeout_s)
+        except BaseException as error:
+            with self._lock:
+                self._open -= 1
+            if isinstance(error, ssl.SSLCertVerificationError):
+                raise ExchangeFailedError(
+                    f"the certificate of {target} does not verify ({error.verify_message});"
+                    " if an authority of your own issued it, name that with ca=FILE",
+                    lasting=True,
+                ) from error
+            if isinstance(error, OSError | ValueError | http.client.HTTPException):
+                through = f" through the proxy {proxy.host}:{proxy.port}" if proxy else ""
+                raise ExchangeFailedError(f"{target} could not be connected to{through} ({reason(error)})") from error
+            raise
+        to_proxy = proxy.headers if proxy and target.scheme == "http" else None
+        return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+
+
+def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
+    """A connected `HTTPConnection`, through a proxy's tunnel where the target is an https one."""
+    host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
+    if target.scheme == "http":
+        wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    else:
+        wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
+        if proxy:
+            wire.set_tunnel(target.host, target.port, proxy.headers)
+    try:
+        wire.connect()
+    except BaseException:
+        wire.close()
+        raise
+    return wire
+
+
+def _tls_context(upstream: Upstream) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if upstream.ca_file is not None:
+        try:
+            context.load_verify_locations(upstream.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(
+                f"upstream {upstream.namespace}: no CA could be read from {upstream.ca_file}: {error}"
+            ) from error
+    return context

@@ -1,0 +1,313 @@
+"""An origin that is a directory: one OCI image layout, or a tree of them (`oci-layout:///path`).
+
+It serves air-gapped sites, demonstrations and tests: a registry's answers, from files that skopeo, podman,
+buildah, docker or `p2pd pull` wrote.
+
+Rules:
+1. With `DIRECTORY/oci-layout` there, the directory is one layout, and it answers for every repository.
+   Otherwise `DIRECTORY/library/app` is the layout of the repository `library/app`.
+2. index.json is read again when it has changed. Which names it gives to manifests: `layout_index`.
+3. A layout is readable by whoever may ask p2pd for it: it has no credentials, and those that come are
+   ignored.
+4. Nothing is hashed here. Whoever asks an origin verifies what comes, from this one as from any.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
+from urllib.parse import parse_qs, urlencode
+
+from peer.core.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
+from peer.core.names import Digest, is_digest, parse_digest, parse_reference, parse_repository
+from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, OriginUnreachableError
+from peer.origin.api import MAX_ANSWER_BYTES, Answer, ContentRef, Credential, Kind
+from peer.origin.layout_file import LayoutBody, open_below
+from peer.origin.layout_index import Listing, parse_listing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from peer.core.names import Repository, Tag
+
+_PATH = re.compile(r"(?P<repository>.+)/(?:(?P<endpoint>manifests|blobs|referrers)/(?P<last>[^/]+)|tags/list)")
+_BLOB_TYPE = "application/octet-stream"
+_JSON_TYPE = "application/json"
+_DIGEST_HEADER = "docker-content-digest"
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system says of a name that is not there, or of one with a symbolic link in it."""
+
+
+@dataclass(slots=True)
+class _Index:
+    """An index.json as it was when the file had `identity`, and what was worked out from it since."""
+
+    identity: tuple[int, int, int]
+    listing: Listing
+    referrers: Mapping[Digest, list[dict[str, object]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    digest: Digest
+    body: bytes
+    parsed: Manifest
+
+    def as_referrer(self) -> dict[str, object]:
+        """Its descriptor in a list of referrers (distribution specification, "Listing Referrers")."""
+        return {
+            "mediaType": self.parsed.media_type,
+            "digest": self.digest,
+            "size": len(self.body),
+            "artifactType": self.parsed.artifact_type,
+            "annotations": self.parsed.annotations,
+        }
+
+
+class LayoutOrigin:
+    """The `Origin` of `directory`, which clients know as `namespace` (`docker.io`)."""
+
+    def __init__(self, directory: Path, *, namespace: str) -> None:
+        self._directory = directory
+        self._namespace = namespace
+        self._closed = False
+        self._indexes: dict[tuple[str, ...], _Index] = {}  # by the folders below the directory
+
+    def request(
+        self,
+        method: Literal["GET", "HEAD"],
+        path: str,
+        *,
+        credential: Credential,  # noqa: ARG002 (rule 3)
+        headers: Mapping[str, str] | None = None,  # noqa: ARG002 (a layout has one form of everything)
+    ) -> Answer:
+        """As `Origin.request`. A directory, or an index.json, of no use raises OriginUnreachableError."""
+        self._check_usable()
+        path, _, query = path.partition("?")
+        try:
+            answer = self._answer(path, query, with_body=method == "GET")
+        except OriginRefusedError as refusal:
+            answer = _answer(_JSON_TYPE, refusal.body, status=refusal.status)
+        return Answer(answer.status, answer.headers, answer.body if method == "GET" else b"")
+
+    def open(
+        self,
+        ref: ContentRef,
+        start: int,
+        stop: int | None,
+        *,
+        credential: Credential,  # noqa: ARG002 (rule 3)
+    ) -> LayoutBody:
+        """As `Origin.open`."""
+        self._check_usable()
+        repository = _repository(ref.repository)
+        digest = _digest(ref.digest)
+        media_type = _BLOB_TYPE
+        if ref.kind is Kind.MANIFEST:
+            media_type = self._manifest(repository, digest).parsed.media_type
+        file = self._open_blob(repository, digest)
+        size_bytes = os.fstat(file).st_size
+        if start and start >= size_bytes:
+            os.close(file)
+            _refuse(416, "SIZE_INVALID", f"{digest} has {size_bytes} bytes, and {start} is beyond its end")
+        stop = size_bytes if stop is None else min(stop, size_bytes)
+        return LayoutBody(file, start=start, stop=stop, size_bytes=size_bytes, media_type=media_type, digest=digest)
+
+    def close(self) -> None:
+        """As `Origin.close`. Bodies that are open can be read to their end: they depend on nothing here."""
+        self._closed = True
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise OriginUnreachableError(f"the layout {self._directory} was closed")
+        try:
+            usable = self._directory.is_dir()
+        except OSError:
+            usable = False
+        if not usable:
+            raise OriginUnreachableError(
+                f"the layout {self._directory} is not a directory that p2pd can read: check --upstream"
+            )
+
+    def _answer(self, path: str, query: str, *, with_body: bool) -> Answer:
+        if not path:
+            return _answer(_JSON_TYPE, b"{}")
+        parts = _PATH.fullmatch(path)
+        if parts is None:
+            _refuse(404, "UNSUPPORTED", f"no such endpoint: {path[:80]!a}")
+        repository, last = _repository(parts["repository"]), parts["last"]
+        match parts["endpoint"]:
+            case "manifests":
+                return self._manifest_answer(repository, last)
+            case "blobs":
+                return self._blob_answer(repository, _digest(last), with_body=with_body)
+            case "referrers":
+                return self._referrers_answer(repository, _digest(last), query)
+        return self._tags_answer(repository, query)
+
+    def _manifest_answer(self, repository: Repository, text: str) -> Answer:
+        try:
+            reference = parse_reference(text)
+        except InvalidNameError as error:
+            _refuse(404, "MANIFEST_UNKNOWN", str(error))
+        manifest = self._manifest(repository, reference)
+        return _answer(manifest.parsed.media_type, manifest.body, {_DIGEST_HEADER: manifest.digest})
+
+    def _blob_answer(self, repository: Repository, digest: Digest, *, with_body: bool) -> Answer:
+        with os.fdopen(self._open_blob(repository, digest), "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if with_body and size_bytes > MAX_ANSWER_BYTES:
+                raise OriginUnreachableError(f"{digest} has {size_bytes} bytes, too many for one small answer")
+            body = _read(file, MAX_ANSWER_BYTES) if with_body else b""
+        return _answer(_BLOB_TYPE, body, {"content-length": str(size_bytes), _DIGEST_HEADER: digest})
+
+    def _tags_answer(self, repository: Repository, query: str) -> Answer:
+        tags = sorted(self._index(repository).listing.tags(self._namespace, repository))
+        if not tags:
+            _refuse(404, "NAME_UNKNOWN", f"no manifest of the layout {self._directory} is named after {repository}")
+        fields = parse_qs(query)
+        after = fields.get("last", [""])[0]
+        limit = fields.get("n", [str(len(tags))])[0]
+        if not _NUMBER.fullmatch(limit):
+            _refuse(400, "PAGINATION_NUMBER_INVALID", "n is not a whole number")
+        rest = [tag for tag in tags if tag > after]
+        page = rest[: int(limit)]
+        more = {}
+        if page and len(page) < len(rest):
+            following = urlencode({"n": limit, "last": page[-1]})
+            more["link"] = f'</v2/{repository}/tags/list?{following}>; rel="next"'
+        return _answer(_JSON_TYPE, _json({"name": repository, "tags": page}), more)
+
+    def _referrers_answer(self, repository: Repository, subject: Digest, query: str) -> Answer:
+        referrers = self._referrers(repository).get(subject, [])
+        wanted = parse_qs(query).get("artifactType", [None])[0]
+        more = {}
+        if wanted:
+            referrers = [referrer for referrer in referrers if referrer["artifactType"] == wanted]
+            more["oci-filters-applied"] = "artifactType"
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": referrers}
+        return _answer(OCI_INDEX, _json(index), more)
+
+    def _referrers(self, repository: Repository) -> Mapping[Digest, list[dict[str, object]]]:
+        """The descriptors of the listed manifests that have a subject, by that subject."""
+        index = self._index(repository)
+        if index.referrers is None:
+            referrers: defaultdict[Digest, list[dict[str, object]]] = defaultdict(list)
+            for listed in index.listing.manifests:
+                try:
+                    manifest = self._manifest(repository, listed.digest)
+                except OriginRefusedError:
+                    continue  # it is listed and not there: it refers to nothing
+                if manifest.parsed.subject is not None:
+                    referrers[manifest.parsed.subject.digest].append(manifest.as_referrer())
+            index.referrers = referrers
+        return index.referrers
+
+    def _manifest(self, repository: Repository, reference: Tag | Digest) -> _Manifest:
+        """The manifest `reference`; its type is what its descriptor says, or what it says itself."""
+        listing = self._index(repository).listing
+        if is_digest(reference):
+            digest, media_type = Digest(reference), listing.media_type(reference)
+        else:
+            descriptor = listing.tags(self._namespace, repository).get(reference)
+            if descriptor is None:
+                _refuse(404, "MANIFEST_UNKNOWN", f"no manifest of the layout is named {repository}:{reference}")
+            digest, media_type = descriptor.digest, descriptor.media_type
+        with os.fdopen(self._open_blob(repository, digest, code="MANIFEST_UNKNOWN"), "rb") as file:
+            body = _read(file, MAX_MANIFEST_BYTES + 1)
+        try:
+            return _Manifest(digest, body, parse_manifest(body, media_type))
+        except ManifestError as error:
+            _refuse(404, "MANIFEST_UNKNOWN", f"{digest} is in the layout, but as a manifest it is of no use: {error}")
+
+    def _index(self, repository: Repository) -> _Index:
+        """The index.json that has the manifests of `repository`, read anew if it has changed."""
+        folders = self._folders(repository)
+        descriptor = self._open_file((*folders, "index.json"))
+        if descriptor is None:
+            if folders:
+                _refuse(404, "NAME_UNKNOWN", f"{self._directory} has no layout for {repository}")
+            raise OriginUnreachableError(f"the layout {self._directory} has no index.json: write it again")
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            identity = (status.st_mtime_ns, status.st_size, status.st_ino)
+            known = self._indexes.get(folders)
+            if known is not None and known.identity == identity:
+                return known
+            body = _read(file, MAX_MANIFEST_BYTES + 1)
+        try:
+            index = _Index(identity, parse_listing(body))
+        except ManifestError as error:
+            where = "/".join((str(self._directory), *folders, "index.json"))
+            raise OriginUnreachableError(f"{where} is not an image index, write the layout again: {error}") from None
+        self._indexes[folders] = index
+        return index
+
+    def _open_blob(self, repository: Repository, digest: Digest, *, code: str = "BLOB_UNKNOWN") -> int:
+        algorithm, _, hexadecimal = digest.partition(":")
+        file = self._open_file((*self._folders(repository), "blobs", algorithm, hexadecimal))
+        if file is None:
+            _refuse(404, code, f"{digest} is not in the layout of {repository} (symbolic links are not followed)")
+        return file
+
+    def _folders(self, repository: Repository) -> tuple[str, ...]:
+        """Where the layout of `repository` is, below the directory (rule 1)."""
+        marker = self._open_file(("oci-layout",))
+        if marker is None:
+            return tuple(repository.split("/"))
+        os.close(marker)
+        return ()
+
+    def _open_file(self, names: tuple[str, ...]) -> int | None:
+        """Open a file below the directory; None if there is none that rule 1 of `layout_file` allows."""
+        try:
+            return open_below(self._directory, names)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise OriginUnreachableError(
+                f"{'/'.join(names)} in {self._directory} cannot be opened: {error.strerror}"
+            ) from None
+
+
+def _read(file: BinaryIO, limit: int) -> bytes:
+    """At most `limit` bytes of `file`."""
+    try:
+        return file.read(limit)
+    except OSError as error:
+        raise OriginUnreachableError(f"the layout cannot be read: {error.strerror}") from None
+
+
+def _repository(text: str) -> Repository:
+    try:
+        return parse_repository(text)
+    except InvalidNameError as error:
+        _refuse(400, "NAME_INVALID", str(error))
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return parse_digest(text)
+    except InvalidNameError as error:
+        _refuse(400, "DIGEST_INVALID", str(error))
+
+
+def _refuse(status: int, code: str, message: str) -> NoReturn:
+    body = _json({"errors": [{"code": code, "message": message}]})
+    raise OriginRefusedError(message, status=status, headers={"content-type": _JSON_TYPE}, body=body)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _answer(media_type: str, body: bytes, more: Mapping[str, str] | None = None, *, status: int = 200) -> Answer:
+    headers = {"content-type": media_type, "content-length": str(len(body)), **(more or {})}
+    return Answer(status, headers, body)

@@ -1,0 +1,283 @@
+"""One blob in the store: its data file, its record, and the SHA-256 that grows with its prefix.
+
+Rules:
+1. `land` and `recover` run in worker threads; everything else may run anywhere. One short lock guards the state.
+2. A piece is in `pieces` only after its bytes are in the file and its digest is in the record: what is in `pieces`
+   may be served. Pieces that an earlier process left are in `pieces` only after `recover` has hashed them again.
+3. The blob is `whole` once the SHA-256 over all its pieces is its name; until then the last piece is not to be served.
+4. The file is open while somebody has it pinned, and what is pinned is never evicted.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from peer.core.pieces import PieceSet
+from peer.errors import StoreBrokenError, StoreError, StoreFullError
+from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
+from scheduler.protocol.geometry import piece_count, piece_span
+
+EMPTY_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""The blob of no bytes: whole from the start."""
+
+HASH_CHUNK_BYTES = 256 * 1024
+"""Small enough to stay in a core's second-level cache, large enough for hashlib to release the interpreter lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A piece is in the store. `whole`: None while pieces are missing, else whether the SHA-256 is the blob's name."""
+
+    index: int
+    digest: bytes
+    whole: bool | None
+
+
+class Blob:
+    """A blob that the store holds, in whole or in part."""
+
+    def __init__(self, header: Header, data_path: Path, record_path: Path, *, whole: bool, held_bytes: int) -> None:
+        self.header = header
+        self.data_path = data_path
+        self.record_path = record_path
+        self.whole = whole or header.digest == EMPTY_DIGEST
+        self.count = piece_count(header.size_bytes, header.piece_length)
+        self.pieces = PieceSet(self.count)
+        self.piece_digests: dict[int, bytes] = {}
+        self.last_used = 0.0
+        self._held_bytes = held_bytes
+        self._pins = 0
+        self._file = -1
+        self._record_file = -1
+        self._recovered = not held_bytes and not whole
+        self._lock = threading.Lock()
+        self._sha256 = hashlib.sha256()
+        self._hashed = 0  # pieces that are in _sha256
+        self._hashing = False
+
+    @property
+    def digest(self) -> str:
+        return self.header.digest
+
+    @property
+    def size_bytes(self) -> int:
+        return self.header.size_bytes
+
+    @property
+    def pinned(self) -> bool:
+        return self._pins > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Verified bytes on disk, those included that an earlier process left."""
+        return self.size_bytes if self.whole else self._held_bytes
+
+    def acquire(self) -> None:
+        """Pin the blob: its file is open, and it is not evicted, until `release`. Raises StoreBrokenError."""
+        with self._lock:
+            if not self._pins:
+                self._open()
+            self._pins += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._pins -= 1
+            if not self._pins:
+                self._close()
+
+    @contextmanager
+    def pin(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def fileno(self) -> int:
+        """The data file, of a pinned blob; so that a Blob can be given to whatever sends files."""
+        return self._file
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `[start, stop)` of a pinned blob, for what is small, such as a manifest. Raises StoreBrokenError."""
+        with _disk_errors(self.data_path):
+            return os.pread(self._file, stop - start, start)
+
+    def servable_until(self, start: int) -> int:
+        """The end of the bytes that may be sent from byte `start` on, which is `start` itself when none may."""
+        if self.whole:
+            return self.size_bytes
+        first = start // self.header.piece_length
+        end = self.pieces.run_from(first, self.count - 1)  # the last piece waits for the blob's SHA-256
+        return max(start, end * self.header.piece_length) if end > first else start
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Bytes `[start, stop)` of piece `index`."""
+        return piece_span(index, self.size_bytes, self.header.piece_length)
+
+    # -- worker threads --------------------------------------------------------------------------------------------
+
+    def land(self, index: int, view: memoryview) -> Landed:
+        """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
+
+        Raises StoreFullError (the disk), StoreBrokenError.
+        """
+        start, stop = self.span(index)
+        if len(view) != stop - start:
+            raise ValueError(f"piece {index} has {stop - start} bytes, not {len(view)}")
+        digest = blake3(view).digest()
+        with _disk_errors(self.data_path):
+            _write_at(self._file, view, start)
+            _append(self._record_file, encode_entry(index, digest))
+        self._hold(index, digest)
+        with self._lock:
+            mine = index == self._hashed and not self._hashing
+            self._hashing = self._hashing or mine
+        if mine:
+            self._extend_hash(view)
+        return Landed(index, digest, self.whole if self._hashed == self.count else None)
+
+    def recover(self) -> Landed | None:
+        """Hash the pieces that an earlier process left, and hold those whose bytes are still what was recorded.
+
+        Returns the last piece's landing if the blob turned out to be all there, else None. The blob is pinned by the
+        caller. Nothing to do, and cheap, when it is not the first call.
+        """
+        if self._recovered:
+            return None
+        self._recovered = True
+        record = self._read_record()
+        with _disk_errors(self.record_path):
+            os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
+        self._held_bytes = 0
+        for index, digest in sorted(record.pieces.items()):
+            if self._hash_file_piece(index) == digest:
+                self._hold(index, digest)
+        if 0 not in self.pieces:
+            return None
+        with self._lock:
+            self._hashing = True
+        self._extend_hash(None)
+        if self._hashed < self.count:
+            return None
+        last = self.count - 1
+        return Landed(last, self.piece_digests[last], self.whole)
+
+    def seal(self) -> None:
+        """Make `whole` durable: flush the data, then say so in the record. Slow; after the clients were served."""
+        with self.pin(), _disk_errors(self.data_path):
+            os.fdatasync(self._file)
+            _append(self._record_file, encode_entry(COMPLETE))
+        self.piece_digests = {}
+
+    def verify(self) -> bool:
+        """Read everything that is recorded again and compare; for `p2pd cache verify`. Slow."""
+        with self.pin():
+            record = self._read_record()
+            if any(self._hash_file_piece(index) != digest for index, digest in record.pieces.items()):
+                return False
+            if not record.complete:
+                return True
+            sha256 = hashlib.sha256()
+            for index in range(self.count):
+                for chunk in self._chunks(index):
+                    sha256.update(chunk)
+            return f"sha256:{sha256.hexdigest()}" == self.digest
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _hold(self, index: int, digest: bytes) -> None:
+        start, stop = self.span(index)
+        with self._lock:
+            if self.pieces.add(index):
+                self._held_bytes += stop - start
+            self.piece_digests[index] = digest
+
+    def _extend_hash(self, view: memoryview | None) -> None:
+        """Carry the SHA-256 over the contiguous prefix. `view` has the first piece's bytes if they are at hand."""
+        while True:
+            if view is None:
+                for chunk in self._chunks(self._hashed):
+                    self._sha256.update(chunk)
+            else:
+                self._sha256.update(view)
+                view = None
+            with self._lock:
+                self._hashed += 1
+                if self._hashed == self.count:
+                    self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
+                if self._hashed == self.count or self._hashed not in self.pieces:
+                    self._hashing = False
+                    return
+
+    def _hash_file_piece(self, index: int) -> bytes:
+        piece = blake3()
+        for chunk in self._chunks(index):
+            piece.update(chunk)
+        return piece.digest()
+
+    def _chunks(self, index: int) -> Iterator[memoryview]:
+        at, stop = self.span(index)
+        scratch = memoryview(bytearray(min(HASH_CHUNK_BYTES, max(1, stop - at))))
+        while at < stop:
+            with _disk_errors(self.data_path):
+                got = os.preadv(self._file, [scratch[: stop - at]], at)
+            if not got:
+                raise StoreBrokenError(f"{self.data_path} is shorter than its record says; remove the blob")
+            yield scratch[:got]
+            at += got
+
+    def _open(self) -> None:
+        with _disk_errors(self.data_path):
+            self._file = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+            self._record_file = os.open(self.record_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def _close(self) -> None:
+        for file in (self._file, self._record_file):
+            with suppress(OSError):
+                os.close(file)
+        self._file = self._record_file = -1
+
+    def _read_record(self) -> Record:
+        with _disk_errors(self.record_path):
+            return decode(self.record_path.read_bytes())
+
+
+def _write_at(file: int, view: memoryview, offset: int) -> None:
+    written = 0
+    while written < len(view):
+        written += os.pwrite(file, view[written:], offset + written)
+
+
+def _append(file: int, entry: bytes) -> None:
+    if os.write(file, entry) < len(entry):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """The one seam at which the disk's errors become ours."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise translate_disk_error(error, path) from error
+
+
+def translate_disk_error(error: OSError, path: Path) -> StoreError:
+    """`error` in our words: the lack of room apart from a disk that fails."""
+    if error.errno in NO_ROOM:
+        return StoreFullError(f"no room left for {path.parent}: free disk space or lower max_bytes")
+    return StoreBrokenError(f"{path}: {error.strerror or error}; check the disk")

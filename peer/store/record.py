@@ -1,0 +1,136 @@
+"""The durable record of one blob: its header, and the BLAKE3 digest of every piece that has landed.
+
+The file is append-only, so that `kill -9` at any moment leaves a valid prefix of it:
+
+    magic "p2pd rec", format (u32), header length (u32), header (JSON), crc32 of the header (u32)
+    entry: index (u32), BLAKE3 of the piece (32 bytes), crc32 of these 36 bytes (u32)
+    …
+    entry with index COMPLETE: the data file was flushed to the disk and its SHA-256 was right
+
+An entry is written after the piece's bytes, by one `write` of 40 bytes. What follows the first entry that is not valid
+is cut off. A file whose header is not valid is no record: the blob is fetched again.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from peer.errors import StoreBrokenError
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, piece_count
+
+MAGIC = b"p2pd rec"
+FORMAT = 1
+COMPLETE = 0xFFFF_FFFF
+MAX_HEADER_BYTES = 64 * 1024
+
+_PREAMBLE = struct.Struct("<8sII")
+_CRC = struct.Struct("<I")
+_ENTRY = struct.Struct("<I32sI")
+ENTRY_BYTES = _ENTRY.size
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is known of a blob from its first byte on."""
+
+    digest: str
+    size_bytes: int
+    piece_length: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as read: `pieces` maps index to BLAKE3 digest; `valid_bytes` is how much of the file is good."""
+
+    header: Header
+    pieces: dict[int, bytes]
+    complete: bool
+    valid_bytes: int
+
+
+def encode_header(header: Header) -> bytes:
+    text = json.dumps(
+        {
+            "digest": header.digest,
+            "size_bytes": header.size_bytes,
+            "piece_length": header.piece_length,
+            "media_type": header.media_type,
+        }
+    ).encode()
+    return _PREAMBLE.pack(MAGIC, FORMAT, len(text)) + text + _CRC.pack(zlib.crc32(text))
+
+
+def encode_entry(index: int, digest: bytes = bytes(32)) -> bytes:
+    body = struct.pack("<I32s", index, digest)
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def decode(data: bytes) -> Record:
+    """Read a record's file. Raises StoreBrokenError when the header is not valid."""
+    header, at = _decode_header(data)
+    count = piece_count(header.size_bytes, header.piece_length)
+    pieces: dict[int, bytes] = {}
+    for index, digest in _entries(data, at):
+        if index == COMPLETE:
+            whole = len(pieces) == count
+            return Record(header, pieces, whole, at + ENTRY_BYTES if whole else at)
+        if index >= count:
+            break
+        pieces[index] = digest
+        at += ENTRY_BYTES
+    return Record(header, pieces, complete=False, valid_bytes=at)
+
+
+def peek(path: Path) -> tuple[Header, int, bool]:
+    """The header, how many entries follow it, and whether the last says COMPLETE; without reading all of them.
+
+    What an opening store needs of thousands of records. Raises StoreBrokenError, OSError.
+    """
+    with path.open("rb") as file:
+        header, at = _decode_header(file.read(_PREAMBLE.size + MAX_HEADER_BYTES + _CRC.size))
+        entries, torn = divmod(path.stat().st_size - at, ENTRY_BYTES)
+        count = piece_count(header.size_bytes, header.piece_length)
+        if torn or entries <= count:
+            return header, min(entries, count), False
+        file.seek(-ENTRY_BYTES, 2)
+        last = list(_entries(file.read(ENTRY_BYTES), 0))
+        return header, count, bool(last) and last[0][0] == COMPLETE
+
+
+def _decode_header(data: bytes) -> tuple[Header, int]:
+    try:
+        magic, form, length = _PREAMBLE.unpack_from(data)
+        text = data[_PREAMBLE.size : _PREAMBLE.size + length]
+        (crc,) = _CRC.unpack_from(data, _PREAMBLE.size + length)
+    except struct.error:
+        raise StoreBrokenError("the record ends within its header") from None
+    if magic != MAGIC or form != FORMAT or length > MAX_HEADER_BYTES or zlib.crc32(text) != crc:
+        raise StoreBrokenError("the record's header is damaged, or of a format that this version does not know")
+    try:
+        fields = json.loads(text)
+        header = Header(
+            digest=str(fields["digest"]),
+            size_bytes=int(fields["size_bytes"]),
+            piece_length=int(fields["piece_length"]),
+            media_type=str(fields["media_type"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        raise StoreBrokenError("the record's header lacks a field") from None
+    if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length <= 0:
+        raise StoreBrokenError("the record's header has an impossible length")
+    return header, _PREAMBLE.size + len(text) + _CRC.size
+
+
+def _entries(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    while at + ENTRY_BYTES <= len(data):
+        index, digest, crc = _ENTRY.unpack_from(data, at)
+        if zlib.crc32(data[at : at + ENTRY_BYTES - _CRC.size]) != crc:
+            return
+        yield index, digest
+        at += ENTRY_BYTES

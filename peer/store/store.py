@@ -1,0 +1,344 @@
+"""The store directory: what is in it, who owns it, and what makes room.
+
+    DIR/p2pd-store            marks the directory as ours, with the format's number
+    DIR/lock                  held (flock) by the one process that uses the store
+    DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
+    DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
+
+Rules:
+1. Never touch a directory that is not ours: an existing directory is taken over only if it is empty.
+2. A blob without a valid record, or a file without a record, is not served: it is removed when the store opens.
+3. The disk's room is taken when a blob is created, so that running out is known before a client waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from peer.core.eviction import Candidate, Room, expired, victims
+from peer.errors import BlobInUseError, ForeignDirectoryError, StoreError, StoreFullError, StoreInUseError
+from peer.store.blob import Blob, translate_disk_error
+from peer.store.record import Header, encode_header, peek
+from scheduler.protocol.geometry import piece_length
+
+log = structlog.get_logger("peer.store")
+
+MARKER = "p2pd-store"
+MARK = "store format 1\n"
+TOUCH_EVERY_S = 60.0
+"""How exact `last_used` is across a restart; each touch is a write to the disk's metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
+
+    digest: str
+    size_bytes: int
+    held_bytes: int
+    complete: bool
+    media_type: str
+    last_used: float
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """`bad` are the digests whose bytes were not what they should be; they were removed unless in use."""
+
+    checked: int
+    bad: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    blobs: int
+    used_bytes: int
+    max_bytes: int
+    evicted: int
+
+
+def _free_bytes(directory: Path) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+class Store:
+    """The blobs of one directory. Every method may be called from any thread."""
+
+    def __init__(self, directory: Path, room: Room, lock_file: int, free_bytes: Callable[[Path], int]) -> None:
+        self.directory = directory
+        self.room = room
+        self._lock_file = lock_file
+        self._free_bytes = free_bytes
+        self._blobs: dict[str, Blob] = {}
+        self._used_bytes = 0
+        self._evicted = 0
+        self._touched: dict[str, float] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        *,
+        max_bytes: int,
+        min_free_bytes: int,
+        ttl_s: float,
+        free_bytes: Callable[[Path], int] = _free_bytes,
+    ) -> Store:
+        """Take the directory, and read what is in it.
+
+        Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError.
+        """
+        try:
+            lock_file = _take(directory)
+        except OSError as error:
+            raise translate_disk_error(error, directory / MARKER) from error
+        store = cls(directory, Room(max_bytes, min_free_bytes, ttl_s), lock_file, free_bytes)
+        try:
+            store._scan()
+        except OSError as error:
+            store.close()
+            raise translate_disk_error(error, directory / MARKER) from error
+        return store
+
+    def close(self) -> None:
+        """Give the directory up. Blobs that are pinned stay readable for whoever has them."""
+        with self._lock:
+            if self._lock_file >= 0:
+                os.close(self._lock_file)
+                self._lock_file = -1
+
+    # -- blobs -----------------------------------------------------------------------------------------------------
+
+    def peek(self, digest: str) -> BlobInfo | None:
+        """What is known of a blob, whole or not."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            return None if blob is None else _info(blob)
+
+    def acquire(self, digest: str) -> Blob | None:
+        """The blob, whole or not, pinned for the caller, who releases it. Counts as a use."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            if blob is not None:
+                blob.acquire()
+                self._touch(blob)
+            return blob
+
+    def create(self, digest: str, size_bytes: int, media_type: str) -> Blob:
+        """The blob, pinned for the caller: the one that is there, or a new one with its room taken.
+
+        Raises StoreFullError, StoreBrokenError. A blob that is there with another length was somebody's lie, and goes.
+        """
+        with self._lock:
+            blob = self.acquire(digest)
+            if blob is not None and blob.size_bytes == size_bytes:
+                return blob
+            if blob is not None:
+                blob.release()
+                self.discard(digest)
+            self._make_room(size_bytes)
+            header = Header(digest, size_bytes, piece_length(size_bytes), media_type)
+            data, record = self._paths(digest)
+            try:
+                _write_files(data, record, header)
+            except OSError as error:
+                _unlink(data, record)
+                raise translate_disk_error(error, data) from error
+            blob = Blob(header, data, record, whole=False, held_bytes=0)
+            self._blobs[digest] = blob
+            self._used_bytes += size_bytes
+            blob.acquire()
+            self._touch(blob)
+            return blob
+
+    def remove(self, digest: str) -> bool:
+        """Remove a blob; False if there is none. Raises BlobInUseError while somebody reads or writes it."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            if blob is None:
+                return False
+            if blob.pinned:
+                raise BlobInUseError(f"{digest} is being read or written; try again when that has ended")
+            self.discard(digest)
+            return True
+
+    def discard(self, digest: str) -> None:
+        """Forget a blob at once, whoever has it open (they keep their file): for bytes that proved wrong."""
+        with self._lock:
+            blob = self._blobs.pop(digest, None)
+            if blob is None:
+                return
+            self._used_bytes -= blob.size_bytes
+            self._touched.pop(digest, None)
+            _unlink(blob.data_path, blob.record_path)
+
+    # -- upkeep ----------------------------------------------------------------------------------------------------
+
+    def blobs(self) -> list[BlobInfo]:
+        """All blobs, most recently used first."""
+        with self._lock:
+            return [_info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
+
+    def collect(self, now: float) -> list[BlobInfo]:
+        """Remove what has outlived `ttl_s`, and what is over the limits; returns what was removed."""
+        with self._lock:
+            chosen = expired(self._candidates(), self.room, now)
+            removed = [self._evict(digest) for digest in chosen]
+            over = victims(
+                self._candidates(),
+                self.room,
+                used_bytes=self._used_bytes,
+                free_bytes=self._free_bytes(self.directory),
+                wanted_bytes=0,
+            )
+            return removed + [self._evict(digest) for digest in over or ()]
+
+    def verify(self) -> VerifyReport:
+        """Read every blob again and remove those whose bytes are wrong. Takes as long as hashing all of them does."""
+        checked, bad = 0, []
+        for digest in list(self._blobs):
+            blob = self._blobs.get(digest)
+            if blob is None:
+                continue
+            checked += 1
+            try:
+                good = blob.verify()
+            except StoreError:
+                good = False
+            if not good:
+                bad.append(digest)
+                self.discard(digest)
+        return VerifyReport(checked, tuple(bad))
+
+    def statistics(self) -> StoreStatistics:
+        with self._lock:
+            return StoreStatistics(len(self._blobs), self._used_bytes, self.room.max_bytes, self._evicted)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        chosen = victims(
+            self._candidates(),
+            self.room,
+            used_bytes=self._used_bytes,
+            free_bytes=self._free_bytes(self.directory),
+            wanted_bytes=wanted_bytes,
+        )
+        if chosen is None:
+            raise StoreFullError(
+                f"no room for {wanted_bytes} bytes in {self.directory}: raise max_bytes (now {self.room.max_bytes}), "
+                f"lower min_free_bytes (now {self.room.min_free_bytes}) or free disk space"
+            )
+        for digest in chosen:
+            self._evict(digest)
+
+    def _evict(self, digest: str) -> BlobInfo:
+        info = _info(self._blobs[digest])
+        self.discard(digest)
+        self._evicted += 1
+        return info
+
+    def _candidates(self) -> Iterator[Candidate]:
+        return (Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.pinned) for blob in self._blobs.values())
+
+    def _touch(self, blob: Blob) -> None:
+        blob.last_used = now = time.time()
+        if now - self._touched.get(blob.digest, 0.0) > TOUCH_EVERY_S:
+            self._touched[blob.digest] = now
+            with suppress(OSError):
+                os.utime(blob.record_path, (now, now))
+
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        name = digest.removeprefix("sha256:")
+        data = self.directory / "blobs" / name[:2] / name
+        return data, data.with_name(f"{name}.record")
+
+    def _scan(self) -> None:
+        for folder in sorted((self.directory / "blobs").iterdir()):
+            names = {entry.name for entry in os.scandir(folder)}
+            for name in sorted(names):
+                if name.endswith(".record"):
+                    self._load(folder / name.removesuffix(".record"), folder / name)
+                elif f"{name}.record" not in names:
+                    _unlink(folder / name)
+
+    def _load(self, data: Path, record: Path) -> None:
+        try:
+            header, held_pieces, complete = peek(record)
+            belongs = self._paths(header.digest)[0] == data and data.stat().st_size == header.size_bytes
+        except (StoreError, OSError):
+            belongs = False
+        if not belongs:
+            log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))
+            _unlink(data, record)
+            return
+        held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
+        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes)
+        blob.last_used = record.stat().st_mtime
+        self._blobs[header.digest] = blob
+        self._used_bytes += header.size_bytes
+
+
+def _take(directory: Path) -> int:
+    """Make or check the directory, and lock it; returns the lock's file descriptor."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    marker = directory / MARKER
+    if not marker.exists():
+        if any(directory.iterdir()):
+            raise ForeignDirectoryError(
+                f"{directory} has files in it and is not a store of p2pd's: name an empty or new directory as data"
+            )
+        marker.write_text(MARK)
+    if marker.read_text() != MARK:
+        raise ForeignDirectoryError(
+            f"{marker} is damaged, or of a version that this p2pd does not know: name another directory as data"
+        )
+    lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock_file)
+        raise StoreInUseError(f"another p2pd uses {directory}: stop it, or name another directory as data") from None
+    (directory / "blobs").mkdir(exist_ok=True)
+    return lock_file
+
+
+def _write_files(data: Path, record: Path, header: Header) -> None:
+    data.parent.mkdir(exist_ok=True)
+    file = os.open(data, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if header.size_bytes:
+            os.posix_fallocate(file, 0, header.size_bytes)
+    finally:
+        os.close(file)
+    record.write_bytes(encode_header(header))
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _info(blob: Blob) -> BlobInfo:
+    return BlobInfo(
+        digest=blob.digest,
+        size_bytes=blob.size_bytes,
+        held_bytes=blob.held_bytes,
+        complete=blob.whole,
+        media_type=blob.header.media_type,
+        last_used=blob.last_used,
+        in_use=blob.pinned,
+    )

@@ -1,0 +1,122 @@
+"""One transfer: a range of one blob, from a source into the store, piece by piece, in a worker thread.
+
+The data path: the socket fills a pooled buffer of one piece, the piece is hashed there while it is in the cache, and is
+then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release the interpreter lock. What the event
+loop must know is told by `Report`, once for the opening and once a piece.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Protocol
+
+from peer.core.download import SPAN_PIECES
+from peer.errors import OriginBrokenError, OriginCorruptError
+from peer.origin.api import Body, ContentRef, Credential, Origin
+from peer.store import Blob, Landed, Store
+from peer.store.buffers import BufferPool
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES
+
+FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
+"""What the first request asks for, while the blob's length is not known: a whole number of pieces of any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A way to get a blob: which origin, where and as what it is there, and with whose authorisation."""
+
+    origin: Origin
+    ref: ContentRef
+    credential: Credential
+
+
+class Report(Protocol):
+    """Whom a transfer tells of its progress, from its own thread."""
+
+    def opened(self, transfer: Transfer, blob: Blob, first: int, stop: int) -> None:
+        """The source answered with pieces `[first, stop)` of `blob`, which is pinned once more, for who is told."""
+        ...
+
+    def landed(self, transfer: Transfer, landed: Landed) -> None: ...
+
+
+class Transfer:
+    """Fetches pieces `[first, stop)` of `known`, or the first span of a blob that is not known yet."""
+
+    def __init__(self, number: int, source: Source, known: Blob | None, first: int, stop: int | None) -> None:
+        self.number = number
+        self.source = source
+        self._known = known
+        self._first = first
+        self._stop = stop
+        self._body: Body | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, store: Store, buffers: BufferPool, report: Report) -> None:
+        """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
+        start, stop = self._byte_range()
+        ref = self.source.ref
+        with self.source.origin.open(ref, start, stop, credential=self.source.credential) as body:
+            self._hold(body)
+            self._check_size(body.size_bytes)
+            blob = store.create(ref.digest, body.size_bytes, body.media_type)
+            try:
+                first, end = _whole_pieces(body, blob)
+                blob.acquire()
+                report.opened(self, blob, first, end)
+                self._receive(body, blob, range(first, end), buffers, report)
+            finally:
+                blob.release()
+
+    def stop(self) -> None:
+        """End it soon, from any thread: `run` raises OriginBrokenError."""
+        with self._lock:
+            self._stopped = True
+            if self._body is not None:
+                self._body.abort()
+
+    def _receive(self, body: Body, blob: Blob, indices: range, buffers: BufferPool, report: Report) -> None:
+        with buffers.buffer(min(blob.header.piece_length, blob.size_bytes)) as buffer:
+            for index in indices:
+                if self._stopped:
+                    raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
+                start, stop = blob.span(index)
+                with buffer[: stop - start] as piece:
+                    if body.readinto(piece) < len(piece):
+                        raise OriginCorruptError(f"the origin's {blob.digest} ends before the length that it announced")
+                    if index not in blob.pieces:
+                        report.landed(self, blob.land(index, piece))
+
+    def _check_size(self, size_bytes: int) -> None:
+        digest = self.source.ref.digest
+        if self._known is not None and size_bytes != self._known.size_bytes:
+            raise OriginCorruptError(
+                f"the origin says that {digest} has {size_bytes} bytes; before, it had {self._known.size_bytes}"
+            )
+        if not 0 < size_bytes <= MAX_BLOB_BYTES:
+            raise OriginCorruptError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")
+
+    def _byte_range(self) -> tuple[int, int | None]:
+        if self._known is None:
+            return 0, FIRST_SPAN_BYTES
+        last = self._known.count if self._stop is None else self._stop
+        return self._known.span(self._first)[0], self._known.span(last - 1)[1]
+
+    def _hold(self, body: Body) -> None:
+        with self._lock:
+            self._body = body
+            if self._stopped:
+                body.abort()
+
+
+def _whole_pieces(body: Body, blob: Blob) -> tuple[int, int]:
+    """Which pieces the body has in whole; an origin that ignores Range has them all."""
+    length = blob.header.piece_length
+    stop = blob.count if body.stop >= blob.size_bytes else body.stop // length
+    if body.start % length or body.start // length >= stop:
+        raise OriginCorruptError(
+            f"the origin sent bytes {body.start} to {body.stop} of {blob.digest}, which nobody asked for"
+        )
+    return body.start // length, stop

@@ -1,0 +1,75 @@
+"""Errors as registries' clients understand them: status, code and body of the OCI distribution specification.
+
+Which status makes which runtime do the right thing (read in moby, containerd and container-libs):
+
+    dockerd      a blob's 401, 403, 404 or 429: on to the next endpoint at once; 5xx: up to 5 tries here over 50 s
+    containerd   any refusal of a manifest or a blob: on to the next host at once; 408 and 429: up to 5 tries here
+    podman       the manifest's source has to have every blob; 429: waits for Retry-After
+
+So what this mirror cannot do is 404, with the reason in the message, and not 5xx: the client goes to the registry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from peer.errors import OriginCorruptError, OriginRefusedError, P2pdError, StoreFullError
+
+
+class Code(StrEnum):
+    """The specification's codes that a mirror needs (section "Error Codes"); TOOMANYREQUESTS comes with 429."""
+
+    BLOB_UNKNOWN = "BLOB_UNKNOWN"
+    DENIED = "DENIED"
+    DIGEST_INVALID = "DIGEST_INVALID"
+    MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
+    NAME_INVALID = "NAME_INVALID"
+    NAME_UNKNOWN = "NAME_UNKNOWN"
+    SIZE_INVALID = "SIZE_INVALID"
+    TOOMANYREQUESTS = "TOOMANYREQUESTS"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a client gets instead of what it asked for."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS}
+RELAYED_HEADERS = ("www-authenticate", "retry-after", "docker-ratelimit-source")
+
+
+def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | None = None) -> Refusal:
+    """An error body with one error."""
+    body = {"errors": [{"code": code.value, "message": message, "detail": None}]}
+    return Refusal(status, json.dumps(body).encode(), dict(headers or {}))
+
+
+def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
+    """How to tell a client of `error`; `unknown` says what is unknown then: the name, the manifest or the blob."""
+    if not isinstance(error, OriginRefusedError):
+        reason = (
+            "OriginCorrupt" if isinstance(error, OriginCorruptError) else type(error).__name__.removesuffix("Error")
+        )
+        return refusal(404, unknown, f"{error} ({reason})" if isinstance(error, StoreFullError) else str(error))
+    headers = {name: value for name, value in error.headers.items() if name in RELAYED_HEADERS}
+    if is_error_body(error.body):
+        return Refusal(error.status, error.body, headers)
+    return refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error), headers)
+
+
+def is_error_body(body: bytes) -> bool:
+    """Whether an origin's body is one of the specification's, which clients read: then it is relayed as it is."""
+    try:
+        errors = json.loads(body)["errors"]
+        return isinstance(errors, list) and all(isinstance(one["code"], str) for one in errors)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False

@@ -1,0 +1,158 @@
+"""What a client asks for: the path, the query and the headers of a request, as an endpoint of one upstream.
+
+Rules:
+1. Only what the OCI distribution specification calls pull is an endpoint; push is refused by name.
+2. The upstream comes from `ns` (containerd, BuildKit), else from the `OCI-Namespace` header (stargz), else from a first
+   path component that names one (podman, CRI-O, crane), else it is the default. It is always one of the operator's.
+3. A path is decoded once. An encoded slash, backslash, NUL or per cent sign has no honest use in a name: refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+from urllib.parse import unquote
+
+from peer.core.names import (
+    Digest,
+    Namespace,
+    Repository,
+    Tag,
+    parse_digest,
+    parse_namespace,
+    parse_reference,
+    parse_repository,
+)
+from peer.errors import InvalidNameError, P2pdError
+from proxy.core.oci_errors import Code
+
+T = TypeVar("T")
+
+DOCKER_HUB = Namespace("docker.io")
+DOCKER_HUB_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
+"""What clients call Docker Hub besides `docker.io` (containerd exempts them from each other)."""
+
+
+class Endpoint(Enum):
+    PING = "ping"
+    MANIFEST = "manifests"
+    BLOB = "blobs"
+    TAGS = "tags"
+    REFERRERS = "referrers"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request. `prefix` is the path component that named the upstream, with its slash, or empty."""
+
+    endpoint: Endpoint
+    namespace: Namespace
+    repository: Repository = Repository("")
+    reference: Tag | Digest = Tag("")
+    prefix: str = ""
+
+    @property
+    def origin_path(self) -> str:
+        """The path below `/v2/` at the origin."""
+        match self.endpoint:
+            case Endpoint.PING:
+                return ""
+            case Endpoint.TAGS:
+                return f"{self.repository}/tags/list"
+            case _:
+                return f"{self.repository}/{self.endpoint.value}/{self.reference}"
+
+
+class RouteError(P2pdError):
+    """The request is none that a mirror answers. `status` and `code` are what the client gets."""
+
+    def __init__(self, status: int, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+_DISHONEST = re.compile(r"%(?:2f|5c|00|25)", re.IGNORECASE)
+_PATH = re.compile(
+    r"/v2/(?P<name>.+)/(?:(?P<endpoint>manifests|blobs|referrers)/(?P<reference>[^/]*)|(?P<tags>tags/list))"
+)
+_PUSH = re.compile(r"/v2/.+/blobs/uploads/?.*")
+
+
+def parse_route(
+    method: str,
+    path: str,
+    ns: str | None,
+    oci_namespace: str | None,
+    upstreams: Collection[Namespace],
+    default: Namespace,
+) -> Route:
+    """Understand a request; `path` is as it was sent, without the query. Raises RouteError."""
+    if _DISHONEST.search(path):
+        raise RouteError(400, Code.NAME_INVALID, "a name has an encoded slash, backslash, NUL or per cent sign")
+    decoded = unquote(path)
+    if method not in ("GET", "HEAD") or _PUSH.fullmatch(decoded):
+        raise RouteError(405, Code.UNSUPPORTED, "this is a mirror, from which images can only be pulled")
+    named = _named_upstream(ns or oci_namespace, upstreams)
+    if decoded in ("/v2", "/v2/"):
+        return Route(Endpoint.PING, named or default)
+    match = _PATH.fullmatch(decoded)
+    if match is None:
+        raise RouteError(404, Code.UNSUPPORTED, "this mirror has /v2/<name>/{manifests,blobs,referrers,tags}/… only")
+    namespace, name, prefix = named or default, match["name"], ""
+    if named is None:
+        namespace, name, prefix = _split_prefix(name, upstreams, default)
+    repository = _checked(400, Code.NAME_INVALID, parse_repository, name)
+    if match["tags"]:
+        return Route(Endpoint.TAGS, namespace, repository, prefix=prefix)
+    endpoint = Endpoint(match["endpoint"])
+    reference: Tag | Digest
+    if endpoint is Endpoint.MANIFEST:
+        # 404 and not 400: the conformance suite asks for a name that no tag can have, and wants MANIFEST_UNKNOWN.
+        reference = _checked(404, Code.MANIFEST_UNKNOWN, parse_reference, match["reference"])
+    else:
+        reference = _checked(400, Code.DIGEST_INVALID, parse_digest, match["reference"])
+    return Route(endpoint, namespace, repository, reference, prefix)
+
+
+def _named_upstream(text: str | None, upstreams: Collection[Namespace]) -> Namespace | None:
+    if not text:
+        return None
+    namespace = _checked(400, Code.NAME_INVALID, parse_namespace, text)
+    if namespace in DOCKER_HUB_NAMES:
+        namespace = DOCKER_HUB
+    if namespace not in upstreams:
+        raise _unknown(namespace)
+    return namespace
+
+
+def _split_prefix(name: str, upstreams: Collection[Namespace], default: Namespace) -> tuple[Namespace, str, str]:
+    first, slash, rest = name.partition("/")
+    if not slash:
+        return default, name, ""
+    host = DOCKER_HUB if first in DOCKER_HUB_NAMES else first
+    if host in upstreams:
+        return Namespace(host), rest, f"{first}/"
+    if "." in first or ":" in first:
+        # A repository's first component may have a dot, yet it is far more likely a registry that was not configured,
+        # whose name is then not to be told to the default one.
+        raise _unknown(first)
+    return default, name, ""
+
+
+def _unknown(namespace: str) -> RouteError:
+    return RouteError(
+        404,
+        Code.NAME_UNKNOWN,
+        f"{namespace[:80]!a} is not one of this mirror's upstreams; it could be added with --upstream",
+    )
+
+
+def _checked(status: int, code: Code, parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except InvalidNameError as error:
+        raise RouteError(status, code, str(error)) from None

@@ -1,0 +1,374 @@
+"""The mirror: what container runtimes talk to, the pull half of the OCI distribution API.
+
+    GET|HEAD /v2/                            the origin's own answer, challenge included
+    GET|HEAD /v2/<name>/manifests/<tag>      the origin says what the tag means; the manifest is a blob
+    GET|HEAD /v2/<name>/manifests/<digest>   a blob, with its own media type
+    GET|HEAD /v2/<name>/blobs/<digest>       a blob, from the store or while it arrives
+    GET      /v2/<name>/tags/list, /v2/<name>/referrers/<digest>   passed on to the origin
+    anything that pushes                     405 UNSUPPORTED
+
+Every answer is made in one of the methods below; every error becomes an OCI error in `handle`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Literal, cast
+
+import structlog
+from aiohttp import web
+
+from peer.background import Background
+from peer.core.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
+from peer.core.names import Digest, is_digest
+from peer.downloads import BlobReader, Downloads
+from peer.errors import ManifestError, OriginCorruptError, OriginUnreachableError, P2pdError
+from peer.origin.api import Answer, ContentRef, Credential, Kind
+from peer.transfer import Source
+from proxy.access import Access, Permit
+from proxy.core.grants import Place
+from proxy.core.oci_errors import Code, refusal, refusal_for
+from proxy.core.pulls import Pulls, PullSummary
+from proxy.core.routing import Endpoint, Route, RouteError, parse_route
+from proxy.origins import ANSWER_WITHIN_S, Origins, refused
+from proxy.sending import Sent, send_blob
+from proxy.server import as_response
+from proxy.tags import Tags
+
+log = structlog.get_logger("proxy.mirror")
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+"""containerd reads no larger one (remotes/docker/fetcher.go), and registries take none."""
+
+MAX_KNOWN_MANIFESTS = 1024
+PASSED_ON = ("content-type", "link", "oci-filters-applied", "warning", "retry-after", "www-authenticate")
+API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One request and its answer, for the metrics. `cache` is how it was served."""
+
+    namespace: str
+    endpoint: str
+    status: int
+    cache: Literal["hit", "miss", "none"]
+    body_bytes: int
+    seconds: float
+    user_agent: str
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is found out about one request while it is answered."""
+
+    request: web.BaseRequest
+    route: Route
+    authorization: str | None
+    cache: Literal["hit", "miss", "none"] = "none"
+    sent: Sent = field(default_factory=Sent)
+
+    @property
+    def place(self) -> Place:
+        return Place(self.route.namespace, self.route.repository)
+
+    @property
+    def head(self) -> bool:
+        return self.request.method == "HEAD"
+
+    @property
+    def user_agent(self) -> str:
+        return self.request.headers.get("User-Agent", "")[:200]
+
+
+class Mirror:
+    """Answers requests. `observe` is told of each answer, `depth` is how many layers are fetched ahead of a client."""
+
+    def __init__(
+        self,
+        origins: Origins,
+        downloads: Downloads,
+        access: Access,
+        tags: Tags,
+        background: Background,
+        *,
+        depth: int,
+        observe: Callable[[Served], None],
+    ) -> None:
+        self._origins = origins
+        self._downloads = downloads
+        self._access = access
+        self._tags = tags
+        self._background = background
+        self._observe = observe
+        self._pulls = Pulls(depth)
+        self._ahead: set[str] = set()
+        self._manifests: dict[str, Manifest | None] = {}
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; the server's handler."""
+        started = time.monotonic()
+        exchange: _Exchange | None = None
+        try:
+            exchange = self._understand(request)
+            response = await self._answer(exchange)
+        except RouteError as error:
+            response = as_response(refusal(error.status, error.code, str(error)))
+        except P2pdError as error:
+            assert exchange is not None
+            unknown = Code.BLOB_UNKNOWN if exchange.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+            response = as_response(refusal_for(error, unknown))
+            log.info("refused", path=request.path, status=response.status, error=str(error))
+        self._observe(
+            Served(
+                namespace=exchange.route.namespace if exchange else "",
+                endpoint=exchange.route.endpoint.value if exchange else "none",
+                status=response.status,
+                cache=exchange.cache if exchange else "none",
+                body_bytes=exchange.sent.body_bytes if exchange else 0,
+                seconds=time.monotonic() - started,
+                user_agent=exchange.user_agent if exchange else "",
+            )
+        )
+        return response
+
+    def ended_pulls(self) -> list[PullSummary]:
+        """The pulls that have ended since the last call."""
+        return self._pulls.ended(time.monotonic())
+
+    def _understand(self, request: web.BaseRequest) -> _Exchange:
+        route = parse_route(
+            request.method,
+            request.raw_path.partition("?")[0],
+            request.query.get("ns"),
+            request.headers.get("OCI-Namespace"),
+            self._origins.upstreams.keys(),
+            self._origins.default,
+        )
+        return _Exchange(request, route, request.headers.get("Authorization"))
+
+    async def _answer(self, exchange: _Exchange) -> web.StreamResponse:
+        match exchange.route.endpoint:
+            case Endpoint.PING:
+                return await self._ping(exchange)
+            case Endpoint.MANIFEST:
+                return await self._manifest(exchange)
+            case Endpoint.BLOB:
+                return await self._blob(exchange)
+            case Endpoint.TAGS | Endpoint.REFERRERS:
+                return await self._pass_on(exchange)
+
+    # -- questions -------------------------------------------------------------------------------------------------
+
+    async def _ping(self, exchange: _Exchange) -> web.Response:
+        """Relay the origin's answer. With the origin gone say yes, so that what is held can be had."""
+        try:
+            asked = await self._origins.ask(exchange.route, "GET", "", exchange.authorization)
+        except OriginUnreachableError as error:
+            log.info(
+                "origin unreachable, the mirror answers for it", namespace=exchange.route.namespace, error=str(error)
+            )
+            return web.json_response({}, headers=API_VERSION)
+        if asked.answer.status < 400:
+            return web.json_response({}, headers=API_VERSION)
+        raise refused(asked.answer, "/v2/")
+
+    async def _pass_on(self, exchange: _Exchange) -> web.Response:
+        route = exchange.route
+        query = [(name, value) for name, value in exchange.request.query.items() if name != "ns"]
+        path = str(exchange.request.rel_url.with_path(route.origin_path).with_query(query))
+        asked = await self._origins.ask(route, "GET", path, exchange.authorization)
+        if asked.answer.status >= 400:
+            raise refused(asked.answer, route.origin_path)
+        headers = {name: asked.answer.headers[name] for name in PASSED_ON if name in asked.answer.headers}
+        if "link" in headers:
+            headers["link"] = _link_here(headers["link"], route)
+        exchange.sent.body_bytes = len(asked.answer.body)
+        return web.Response(body=asked.answer.body, headers={**self._headers(exchange), **headers})
+
+    # -- manifests -------------------------------------------------------------------------------------------------
+
+    async def _manifest(self, exchange: _Exchange) -> web.StreamResponse:
+        route = exchange.route
+        if is_digest(route.reference):
+            permit = await self._access.check(route, exchange.authorization)
+        else:
+            accept = ", ".join(exchange.request.headers.getall("Accept", []))
+            answer = await self._tags.resolve(route, exchange.authorization, accept)
+            permit = answer.permit
+            exchange.route = replace(route, reference=Digest(answer.resolved.digest))
+            if exchange.head:
+                resolved = answer.resolved
+                return self._head(exchange, resolved.digest, resolved.size_bytes, resolved.media_type)
+        if exchange.head:
+            return await self._head_of(exchange, permit)
+        return await self._send_manifest(exchange, permit, asked_for=route.reference)
+
+    async def _send_manifest(self, exchange: _Exchange, permit: Permit, asked_for: str) -> web.StreamResponse:
+        digest = exchange.route.reference
+        async with AsyncExitStack() as stack:
+            reader = await self._open(stack, exchange, permit, Kind.MANIFEST)
+            size_bytes = reader.blob.size_bytes
+            if size_bytes > MAX_MANIFEST_BYTES:
+                raise OriginCorruptError(f"{digest} has {size_bytes} bytes, too many for a manifest")
+            await reader.readable(size_bytes - 1, size_bytes)
+            body = reader.blob.read(0, size_bytes)
+            media_type = reader.blob.header.media_type
+        manifest = self._parsed(digest, body, media_type)
+        if manifest is not None:
+            children = tuple(child.digest for child in manifest.children)
+            self._access.grant_image(exchange.place, permit, digest, children)
+            media_type = manifest.media_type
+            if manifest.kind is ManifestKind.IMAGE:
+                self._pulls.manifest_served(
+                    permit.client,
+                    digest,
+                    place=exchange.place,
+                    image=_image_name(exchange.route, asked_for),
+                    user_agent=exchange.user_agent,
+                    children=children,
+                    now=time.monotonic(),
+                )
+        exchange.sent.body_bytes = len(body)
+        return web.Response(body=body, headers=self._blob_headers(exchange, digest, media_type))
+
+    def _parsed(self, digest: str, body: bytes, media_type: str) -> Manifest | None:
+        """What the manifest says; None for one that we do not understand, which is served all the same."""
+        if digest not in self._manifests:
+            if len(self._manifests) >= MAX_KNOWN_MANIFESTS:
+                self._manifests.clear()
+            try:
+                known_type = media_type if media_type in KIND_BY_MEDIA_TYPE else None
+                self._manifests[digest] = parse_manifest(body, known_type)
+            except ManifestError as error:
+                log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
+                self._manifests[digest] = None
+        return self._manifests[digest]
+
+    # -- blobs -----------------------------------------------------------------------------------------------------
+
+    async def _blob(self, exchange: _Exchange) -> web.StreamResponse:
+        permit = await self._access.check(exchange.route, exchange.authorization)
+        if exchange.head:
+            return await self._head_of(exchange, permit)
+        digest, place = exchange.route.reference, exchange.place
+        for layer in self._pulls.blob_asked(permit.client, place, digest, time.monotonic()):
+            self._fetch_ahead(exchange.route, permit.credential, layer)
+        ok = False
+        try:
+            async with AsyncExitStack() as stack:
+                reader = await self._open(stack, exchange, permit, Kind.BLOB)
+                headers = self._blob_headers(exchange, digest, "application/octet-stream")
+                response = await send_blob(exchange.request, reader, headers, exchange.sent)
+            ok = exchange.sent.error is None
+        finally:
+            self._pulls.blob_ended(
+                permit.client,
+                place,
+                digest,
+                sent_bytes=exchange.sent.body_bytes,
+                from_store=exchange.cache == "hit",
+                ok=ok,
+                now=time.monotonic(),
+            )
+        if exchange.sent.error is not None:
+            log.warning("cut a client's blob short", digest=digest, error=str(exchange.sent.error))
+        return response
+
+    async def _open(self, stack: AsyncExitStack, exchange: _Exchange, permit: Permit, kind: Kind) -> BlobReader:
+        """A reader of the exchange's digest, within the time that a client waits for headers."""
+        route = exchange.route
+        ref = ContentRef(route.repository, route.reference, kind)
+        source = Source(self._origins.origin(route.namespace), ref, permit.credential)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                reader = await stack.enter_async_context(self._downloads.open(route.reference, source))
+        except TimeoutError:
+            raise OriginUnreachableError(
+                f"{route.namespace} did not begin to send {route.reference} within {ANSWER_WITHIN_S:.0f} s"
+            ) from None
+        exchange.cache = "hit" if reader.from_store else "miss"
+        return reader
+
+    def _fetch_ahead(self, route: Route, credential: Credential, digest: str) -> None:
+        held = self._downloads.store.peek(digest)
+        if digest not in self._ahead and not (held and held.complete):
+            self._ahead.add(digest)
+            ref = ContentRef(route.repository, digest)
+            self._background.start(self._fetch(digest, Source(self._origins.origin(route.namespace), ref, credential)))
+
+    async def _fetch(self, digest: str, source: Source) -> None:
+        try:
+            async with self._downloads.open(digest, source, background=True) as reader:
+                size_bytes = reader.blob.size_bytes
+                await reader.readable(max(0, size_bytes - 1), size_bytes)
+        except P2pdError as error:
+            log.info("could not fetch a layer ahead", digest=digest, error=str(error))
+        finally:
+            self._ahead.discard(digest)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    async def _head_of(self, exchange: _Exchange, permit: Permit) -> web.Response:
+        """HEAD by digest: from the store, else as the origin answers."""
+        route = exchange.route
+        held = self._downloads.store.peek(route.reference)
+        if held is not None and held.complete:
+            exchange.cache = "hit"
+            return self._head(exchange, route.reference, held.size_bytes, self._held_type(route, held.media_type))
+        answer = permit.answer
+        if answer is None:
+            asked = await self._origins.ask(route, "HEAD", route.origin_path, exchange.authorization)
+            answer = asked.answer
+            if answer.status >= 400:
+                raise refused(answer, route.origin_path)
+        exchange.cache = "miss"
+        return self._head(exchange, route.reference, _length_of(answer), answer.headers.get("content-type", ""))
+
+    def _held_type(self, route: Route, media_type: str) -> str:
+        manifest = self._manifests.get(route.reference)
+        if route.endpoint is Endpoint.BLOB:
+            return "application/octet-stream"
+        return manifest.media_type if manifest is not None else media_type
+
+    def _head(self, exchange: _Exchange, digest: str, size_bytes: int, media_type: str) -> web.Response:
+        headers = self._blob_headers(exchange, digest, media_type or "application/octet-stream")
+        return web.Response(headers={**headers, "Content-Length": str(size_bytes)})
+
+    def _blob_headers(self, exchange: _Exchange, digest: str, media_type: str) -> dict[str, str]:
+        return {
+            **self._headers(exchange),
+            "Content-Type": media_type,
+            "Docker-Content-Digest": digest,
+            "ETag": f'"{digest}"',
+            "Accept-Ranges": "bytes",
+        }
+
+    def _headers(self, exchange: _Exchange) -> dict[str, str]:
+        named = exchange.request.query.get("ns") or exchange.request.headers.get("OCI-Namespace")
+        return {**API_VERSION, "OCI-Namespace": exchange.route.namespace} if named else dict(API_VERSION)
+
+
+def _image_name(route: Route, asked_for: str) -> str:
+    separator = "@" if is_digest(cast("Digest", asked_for)) else ":"
+    return f"{route.namespace}/{route.repository}{separator}{asked_for}"
+
+
+def _length_of(answer: Answer) -> int:
+    try:
+        return int(answer.headers["content-length"])
+    except (KeyError, ValueError):
+        raise OriginCorruptError("the origin's answer to HEAD has no length") from None
+
+
+_LINK_PATH = re.compile(r"<(?:https?://[^/>]*)?/v2/")
+
+
+def _link_here(link: str, route: Route) -> str:
+    """The next page's address, at this mirror and with the prefix that the client uses."""
+    return _LINK_PATH.sub(f"</v2/{route.prefix}", link, count=1)

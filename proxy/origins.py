@@ -1,0 +1,109 @@
+"""The mirror's way to the origins: small questions, asked in threads, within the time that clients wait for headers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from peer.core.names import Namespace
+from peer.errors import OriginRefusedError, OriginUnreachableError
+from peer.origin.api import Answer, Credential, Origin
+from proxy.core.routing import Route
+
+ANSWER_WITHIN_S = 10.0
+"""containerd waits 30 s for headers since 2.3, dockerd for ever; an answer in time lets them go on to the registry."""
+
+MAX_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none."""
+
+    origin: Origin
+    has_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An origin's answer, with the credential that it was given to."""
+
+    answer: Answer
+    credential: Credential
+
+
+class Origins:
+    """All upstreams by namespace; the first is the default one."""
+
+    def __init__(self, upstreams: Mapping[Namespace, Upstream]) -> None:
+        self.upstreams = upstreams
+        self.default = next(iter(upstreams))
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question")
+
+    def origin(self, namespace: Namespace) -> Origin:
+        return self.upstreams[namespace].origin
+
+    def credential(self, namespace: Namespace, authorization: str | None) -> Credential:
+        """A client's own credential if it sent one, else the operator's, else none at all."""
+        if authorization is not None:
+            return Credential(authorization)
+        return Credential(own=self.upstreams[namespace].has_credentials)
+
+    async def ask(
+        self,
+        route: Route,
+        method: Literal["GET", "HEAD"],
+        path: str,
+        authorization: str | None,
+        accept: str | None = None,
+    ) -> Asked:
+        """Ask the route's origin for `path` below `/v2/` with the client's credential.
+
+        A client that named the upstream by a path prefix got its token for a repository of the wrong name (the prefix
+        is in it), so when that token is refused, what p2pd may have by itself is tried. Raises OriginUnreachableError.
+        """
+        credential = self.credential(route.namespace, authorization)
+        answer = await self._request(route.namespace, method, path, credential, accept)
+        if answer.status in (401, 403) and authorization is not None and route.prefix:
+            own = Credential(own=True)
+            second = await self._request(route.namespace, method, path, own, accept)
+            if second.status < 400:
+                return Asked(second, own)
+        return Asked(answer, credential)
+
+    async def ask_as_anyone(self, namespace: Namespace, path: str) -> Answer:
+        """HEAD `path` with what p2pd may use for every client: the operator's credentials, or none."""
+        return await self._request(namespace, "HEAD", path, Credential(own=True), None)
+
+    def close(self) -> None:
+        for upstream in self.upstreams.values():
+            upstream.origin.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _request(
+        self,
+        namespace: Namespace,
+        method: Literal["GET", "HEAD"],
+        path: str,
+        credential: Credential,
+        accept: str | None,
+    ) -> Answer:
+        headers = {"Accept": accept} if accept else {}
+        call = partial(self.origin(namespace).request, method, path, credential=credential, headers=headers)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except TimeoutError:
+            raise OriginUnreachableError(f"{namespace} did not answer within {ANSWER_WITHIN_S:.0f} s") from None
+
+
+def refused(answer: Answer, what: str) -> OriginRefusedError:
+    """An answer that is a no, as the error that carries it to the client."""
+    headers = {name: value for name, value in answer.headers.items() if name in ("www-authenticate", "retry-after")}
+    return OriginRefusedError(
+        f"the origin answered {answer.status} for {what}", status=answer.status, headers=headers, body=answer.body
+    )

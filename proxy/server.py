@@ -1,0 +1,85 @@
+"""The HTTP server under the mirror: aiohttp's, with the bounds and the manners that container runtimes need.
+
+1. Headers up to 64 KiB (registry tokens are large: aiohttp's own 8 KiB answers 400), not more.
+2. What is no HTTP, or beyond the bounds, is answered with an OCI error body, and logged without a traceback.
+3. A client that takes nothing for `stall_s` is given up by the kernel (TCP_USER_TIMEOUT, which also counts while the
+   window is closed), whatever the server is doing then. A handler ends when its client goes away.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from proxy.core.oci_errors import Code, Refusal, refusal
+
+log = structlog.get_logger("proxy.server")
+
+MAX_HEADER_BYTES = 64 * 1024
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class _Connection(RequestHandler):
+    """One client's connection."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("a request failed", path=request.path, exc_info=exc)
+        else:
+            log.info("refused what is no request", peer=request.remote, reason=message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        return as_response(
+            refusal(status, Code.UNSUPPORTED, message if message and status < 500 else "p2pd failed; its log says why"),
+            close=True,
+        )
+
+
+class Server(web.Server):
+    """aiohttp's low-level server: no routes of its own, no access log (p2pd logs pulls)."""
+
+    def __init__(self, handler: Handler, *, stall_s: float) -> None:
+        super().__init__(
+            handler,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=75.0,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            auto_decompress=False,
+        )
+        self._stall_ms = int(stall_s * 1000)
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: Any) -> None:
+        super().connection_made(handler, transport)
+        connection = transport.get_extra_info("socket")
+        if self._stall_ms and connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._stall_ms)
+
+
+def as_response(refused: Refusal, *, close: bool = False) -> web.Response:
+    """A refusal as an answer."""
+    response = web.Response(
+        status=refused.status,
+        body=refused.body,
+        headers={"Docker-Distribution-API-Version": "registry/2.0", **refused.headers},
+        content_type="application/json",
+    )
+    if close:
+        response.force_close()
+    return response
