@@ -1,0 +1,80 @@
+"""A daemon's admin port for tests: real HTTP over a real store, without the daemon."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from peer.errors import BlobInUseError
+from peer.store import Store
+
+
+@dataclass
+class Admin:
+    """What is served, and where. `now` is the time by which blobs are old; `answers` go before all else, by path."""
+
+    store: Store
+    address: str = ""
+    now: float = 0.0
+    status: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+
+    def answer(self, method: str, path: str, requested_by_p2pd: bool) -> tuple[int, object]:
+        if method != "GET" and not requested_by_p2pd:
+            return 403, {"error": "send X-P2PD-Request: 1"}
+        match method, path.strip("/").split("/"):
+            case "GET", ["status"]:
+                return 200, self.status
+            case "GET", ["cache"]:
+                return 200, [asdict(blob) for blob in self.store.blobs()]
+            case "DELETE", ["cache", digest]:
+                try:
+                    found = self.store.remove(digest)
+                except BlobInUseError as error:
+                    return 409, {"error": str(error)}
+                return (200, {}) if found else (404, {"error": "no such blob"})
+            case "POST", ["cache", "gc"]:
+                removed = self.store.collect(self.now)
+                freed_bytes = sum(blob.size_bytes for blob in removed)
+                return 200, {"removed": [blob.digest for blob in removed], "freed_bytes": freed_bytes}
+            case "POST", ["cache", "verify"]:
+                return 200, asdict(self.store.verify())
+        return 404, {"error": "no such page"}
+
+
+@contextmanager
+def serve(admin: Admin) -> Iterator[Admin]:
+    """Serve it on loopback while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # http.server's name
+            if self.path in admin.answers:
+                status, body = admin.answers[self.path]
+            else:
+                asked = self.headers.get("X-P2PD-Request") == "1"
+                status, answer = admin.answer(self.command, self.path, asked)
+                body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815 # http.server's names
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # http.server's name
+            """Tests print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        admin.address = f"127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield admin
+        finally:
+            server.shutdown()
+            thread.join()

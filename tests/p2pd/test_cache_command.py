@@ -1,0 +1,189 @@
+"""`p2pd cache`, the same through a daemon's admin port and in a directory that no daemon uses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from p2pd.cli.app import app
+from peer.store import Store
+from tests.p2pd.admin import Admin, serve
+
+TTL_S = 1000.0
+CONTENTS = (b"first blob", b"second blob")
+DIGESTS = tuple(f"sha256:{hashlib.sha256(content).hexdigest()}" for content in CONTENTS)
+
+
+def opened(directory: Path) -> Store:
+    return Store.open(directory, max_bytes=2**20, min_free_bytes=0, ttl_s=TTL_S)
+
+
+def fill(store: Store) -> None:
+    for digest, content in zip(DIGESTS, CONTENTS, strict=True):
+        blob = store.create(digest, len(content), "text/plain")
+        blob.land(0, memoryview(content))
+        blob.seal()
+        blob.release()
+
+
+def p2pd(*args: str) -> Result:
+    return CliRunner().invoke(app, args)
+
+
+@pytest.fixture
+def unused_address() -> Iterator[str]:
+    """An address where nothing listens: it is bound, so that nobody else comes to listen there."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@dataclass
+class Place:
+    """Where the commands find the cache, and the directory that it is in."""
+
+    directory: Path
+    flags: tuple[str, ...]
+
+    def run(self, command: str, *args: str) -> Result:
+        return p2pd("cache", command, *self.flags, *args)
+
+    def digests(self) -> list[str]:
+        return sorted(blob["digest"] for blob in json.loads(self.run("ls", "--json").stdout))
+
+    def damage(self) -> None:
+        """Change a byte of the first blob."""
+        name = DIGESTS[0].removeprefix("sha256:")
+        (self.directory / "blobs" / name[:2] / name).write_bytes(b"First blob")
+
+
+@pytest.fixture(params=["daemon", "directory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, unused_address: str) -> Iterator[Place]:
+    directory = tmp_path / "store"
+    store = opened(directory)
+    try:
+        fill(store)
+        if request.param == "daemon":
+            with serve(Admin(store, now=time.time() + TTL_S + 1)) as admin:
+                yield Place(directory, ("--admin", admin.address))
+        else:
+            store.close()
+            yield Place(directory, ("--admin", unused_address, "--data", str(directory)))
+    finally:
+        store.close()
+
+
+def test_ls_has_a_line_for_each_blob(place: Place) -> None:
+    result = place.run("ls")
+    assert result.exit_code == 0, result.output
+    head, *lines = result.stdout.splitlines()
+    assert head.split() == ["DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE"]
+    assert sorted(line.split()[0] for line in lines) == sorted(digest[:19] for digest in DIGESTS)
+    assert all(line.split()[2] == "100%" and line.split()[4:] == ["whole", "text/plain"] for line in lines)
+
+
+def test_ls_as_json(place: Place) -> None:
+    blobs: list[dict[str, Any]] = json.loads(place.run("ls", "--json").stdout)
+    assert {blob["digest"]: blob["size_bytes"] for blob in blobs} == dict(zip(DIGESTS, map(len, CONTENTS), strict=True))
+
+
+def test_rm_takes_a_digest_and_the_beginning_of_one(place: Place) -> None:
+    result = place.run("rm", DIGESTS[0], DIGESTS[1].removeprefix("sha256:")[:8], "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"removed": list(DIGESTS), "failed": {}}
+    assert place.digests() == []
+
+
+def test_rm_of_what_is_not_there_fails_and_removes_the_rest(place: Place) -> None:
+    result = place.run("rm", "0123456789abcdef", DIGESTS[0])
+    assert result.exit_code == 1
+    assert result.stdout == f"removed {DIGESTS[0]}\n"
+    assert result.stderr == "p2pd: sha256:0123456789abcdef is not in the cache\n"
+    assert place.digests() == [DIGESTS[1]]
+
+
+@pytest.mark.parametrize("digest", ["0123456", "sha256:", "sha512:0123456789", "../../etc/passwd", "ABCDEF0123"])
+def test_rm_of_what_is_no_digest_is_misuse(place: Place, digest: str) -> None:
+    assert place.run("rm", digest).exit_code == 2
+
+
+def test_gc_removes_what_is_old(place: Place) -> None:
+    """The blobs are new in the directory, and old by the clock of this test's daemon."""
+    result = place.run("gc", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    old = set() if "--data" in place.flags else set(DIGESTS)
+    assert set(found["removed"]) == old
+    assert found["freed_bytes"] == (sum(map(len, CONTENTS)) if old else 0)
+    assert set(place.digests()) == set(DIGESTS) - old
+
+
+def test_verify_of_a_cache_that_is_good(place: Place) -> None:
+    result = place.run("verify")
+    assert (result.exit_code, result.stdout) == (0, "checked 2 blobs, 0 bad\n")
+
+
+def test_verify_removes_what_is_damaged_and_fails(place: Place) -> None:
+    place.damage()
+    result = place.run("verify", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"checked": 2, "bad": [DIGESTS[0]]}
+    assert result.stderr == f"p2pd: {DIGESTS[0]} was damaged\n"
+    assert place.digests() == [DIGESTS[1]]
+
+
+def test_a_beginning_that_two_digests_have_removes_neither(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    try:
+        for last in "01":
+            store.create(f"sha256:{'ab' * 31}a{last}", 4, "").release()
+        with serve(Admin(store)) as admin:
+            result = p2pd("cache", "rm", "--admin", admin.address, "ab" * 5)
+    finally:
+        store.close()
+    assert result.exit_code == 1
+    assert result.stderr == "p2pd: sha256:ababababab is the beginning of 2 digests: give more of it\n"
+
+
+def test_a_blob_in_use_is_not_removed(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    try:
+        fill(store)
+        blob = store.acquire(DIGESTS[0])
+        assert blob is not None
+        with serve(Admin(store)) as admin:
+            listed = p2pd("cache", "ls", "--admin", admin.address)
+            result = p2pd("cache", "rm", "--admin", admin.address, DIGESTS[0])
+        blob.release()
+    finally:
+        store.close()
+    assert "in use" in listed.stdout
+    assert result.exit_code == 1
+    assert "is being read or written" in result.stderr
+
+
+def test_a_directory_that_a_daemon_elsewhere_uses(tmp_path: Path, unused_address: str) -> None:
+    store = opened(tmp_path / "store")
+    try:
+        result = p2pd("cache", "ls", "--admin", unused_address, "--data", str(tmp_path / "store"))
+    finally:
+        store.close()
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"p2pd: no daemon answers at {unused_address}")
+    assert result.stderr.endswith(f"a p2pd uses {tmp_path / 'store'} now\n")
+
+
+def test_a_directory_that_is_no_cache_is_left_as_it_is(tmp_path: Path, unused_address: str) -> None:
+    result = p2pd("cache", "gc", "--admin", unused_address, "--data", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.endswith(f"nor is there a cache in {tmp_path}\n")
+    assert list(tmp_path.iterdir()) == []

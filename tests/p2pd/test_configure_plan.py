@@ -1,0 +1,294 @@
+"""All changes or none, and the way back: on files of any content, in any order, with failures and deaths in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pd.configure.plan import STATE, configure, pending
+from p2pd.configure.runtime import ConfigureError, Request
+from p2pd.configure.runtimes import RUNTIMES
+from p2pd.notation import Address, parse_upstream
+from tests.p2pd.memory_tree import Death, MemoryTree
+
+HUB = parse_upstream("docker.io=https://registry-1.docker.io")
+PRIVATE = parse_upstream("registry.example:5000=https://registry.example:5000")
+
+CONTAINERD = b"""\
+# ours since 2019
+version = 2
+
+[plugins."io.containerd.grpc.v1.cri"] # of the cluster
+  sandbox_image = "pause:3.9"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d:/etc/docker/certs.d" # the default
+
+[metrics]
+  address = "127.0.0.1:1338"
+"""
+HOSTS = b'server = "https://registry-1.docker.io"\n\n[host."https://cache.example"]\n  capabilities = ["pull"]\n'
+DAEMON = b'{\n\t"debug": true,\n\t"registry-mirrors": [\n\t\t"https://cache.example"\n\t]\n}\n'
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+daemon_files = st.one_of(
+    st.just(DAEMON),
+    st.binary(max_size=40),
+    st.builds(
+        lambda values, mirrors, indent: json.dumps(values | mirrors, indent=indent).encode(),
+        st.dictionaries(st.text(max_size=8), json_values, max_size=4),
+        st.fixed_dictionaries({}, optional={"registry-mirrors": st.lists(st.sampled_from(["https://a", "https://b"]))}),
+        st.sampled_from([None, 0, 1, 4, "\t"]),
+    ),
+)
+toml_files = st.one_of(
+    st.just(CONTAINERD),
+    st.just(HOSTS),
+    st.binary(max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "version = 2",
+                "version = 3",
+                'server = "https://a"',
+                '[host."https://a"]',
+                'registry = { config_path = "/x" }',
+                '[plugins."io.containerd.grpc.v1.cri".registry]',
+                "[plugins.'io.containerd.cri.v1.images'.registry]",
+                'config_path = "/etc/containerd/certs.d"',
+                '[registry."docker.io"]',
+                'mirrors = ["b"]',
+                "[[registry]]",
+                'location = "docker.io"',
+                "# a comment",
+                "",
+            ]
+        ),
+        max_size=6,
+    ).map(lambda lines: "\n".join(lines).encode()),
+)
+FILES = {
+    "/etc/docker/daemon.json": daemon_files,
+    "/etc/docker/certs.d/docker.io/hosts.toml": toml_files,
+    "/etc/docker/certs.d/docker.io/ca.crt": st.just(b"certificate"),
+    "/etc/containerd/config.toml": toml_files,
+    "/etc/containerd/certs.d/registry.example_5000_/hosts.toml": toml_files,
+    "/etc/containers/registries.conf": toml_files,
+    "/etc/buildkit/buildkitd.toml": toml_files,
+    "/etc/rancher/k3s/registries.yaml": st.just(b"mirrors: {}\n"),
+}
+nodes = st.fixed_dictionaries({"/etc/hostname": st.just(b"node")}, optional=FILES)
+requests = st.builds(
+    lambda port, upstreams, wildcard: Request(Address("127.0.0.1", port), upstreams, "docker.io", wildcard),
+    st.sampled_from([65001, 7000]),
+    st.sampled_from([(HUB,), (HUB, PRIVATE), (PRIVATE,)]),
+    st.booleans(),
+)
+steps = st.lists(st.tuples(st.sampled_from(list(RUNTIMES)), st.none() | requests), max_size=6)
+
+REQUEST = Request(Address("127.0.0.1", 65001), (HUB, PRIVATE), "docker.io")
+DOCKER_NODE = {"/etc/docker/daemon.json": DAEMON, "/etc/docker/certs.d/docker.io/hosts.toml": HOSTS}
+CONTAINERD_NODE = {"/etc/containerd/config.toml": CONTAINERD}
+
+
+def operators(tree: MemoryTree) -> tuple[dict[str, bytes], set[str]]:
+    """All files and directories but the journals."""
+    files = {path: content for path, content in tree.files.items() if not path.startswith(STATE)}
+    above = {STATE, "/var/lib", "/var"}
+    return files, {directory for directory in tree.directories if directory not in above}
+
+
+@settings(max_examples=150, deadline=None)
+@given(nodes, steps)
+def test_whatever_was_done_undoing_gives_back_every_byte(
+    files: Mapping[str, bytes], taken: list[tuple[str, Request | None]]
+) -> None:
+    tree = MemoryTree(files)
+    before = operators(tree)
+    for name, request in taken:
+        was = operators(tree)
+        try:
+            configure(RUNTIMES[name], request, tree)
+        except ConfigureError:
+            assert operators(tree) == was
+        else:
+            assert configure(RUNTIMES[name], request, tree).changes == ()
+    for runtime in RUNTIMES.values():
+        configure(runtime, None, tree)
+    assert operators(tree) == before
+    assert not [path for path in tree.files if path.startswith(STATE)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(nodes, steps, st.sampled_from(list(RUNTIMES)), requests)
+def test_a_dry_run_changes_nothing_and_tells_what_the_run_then_does(
+    files: Mapping[str, bytes], taken: list[tuple[str, Request | None]], name: str, request: Request
+) -> None:
+    tree = MemoryTree(files)
+    for earlier, wanted in taken:
+        try:
+            configure(RUNTIMES[earlier], wanted, tree)
+        except ConfigureError:
+            continue
+    was, changes = dict(tree.files), tree.changes
+    try:
+        told = configure(RUNTIMES[name], request, tree, dry_run=True)
+    except ConfigureError:
+        return
+    assert (tree.files, tree.changes) == (was, changes)
+    assert configure(RUNTIMES[name], request, tree) == told
+
+
+def count_of_changes(name: str, node: Mapping[str, bytes], earlier: Request | None, request: Request | None) -> int:
+    tree = MemoryTree(node)
+    configure(RUNTIMES[name], earlier, tree)
+    tree.revive()
+    configure(RUNTIMES[name], request, tree)
+    return tree.changes
+
+
+OTHER = Request(Address("127.0.0.1", 7000), (HUB,), "docker.io", wildcard=True)
+TRANSITIONS = [
+    pytest.param(name, node, earlier, request, id=f"{name}-{what}")
+    for name, node in [("docker", DOCKER_NODE), ("containerd", CONTAINERD_NODE), ("docker", {}), ("containerd", {})]
+    for what, earlier, request in [("first", None, REQUEST), ("again", OTHER, REQUEST), ("undo", REQUEST, None)]
+]
+
+
+@pytest.mark.parametrize(("name", "node", "earlier", "request_"), TRANSITIONS)
+def test_a_failure_at_any_change_leaves_all_as_it_was(
+    name: str, node: Mapping[str, bytes], earlier: Request | None, request_: Request | None
+) -> None:
+    for number in range(1, count_of_changes(name, node, earlier, request_) + 1):
+        tree = MemoryTree(node)
+        configure(RUNTIMES[name], earlier, tree)
+        was = dict(tree.files), operators(tree)
+        tree.revive()
+        tree.fail_at = number
+        with pytest.raises(ConfigureError, match="No space left on device; everything was put back as it was"):
+            configure(RUNTIMES[name], request_, tree)
+        assert (tree.files, operators(tree)) == was
+
+
+@pytest.mark.parametrize(("name", "node", "earlier", "request_"), TRANSITIONS)
+def test_after_death_at_any_change_the_next_run_and_undo_come_out_right(
+    name: str, node: Mapping[str, bytes], earlier: Request | None, request_: Request | None
+) -> None:
+    wanted = MemoryTree(node)
+    configure(RUNTIMES[name], request_, wanted)
+    for number in range(1, count_of_changes(name, node, earlier, request_) + 1):
+        for afterwards, then in ((request_, wanted), (None, MemoryTree(node))):
+            tree = MemoryTree(node)
+            configure(RUNTIMES[name], earlier, tree)
+            tree.revive()
+            tree.die_at = number
+            with pytest.raises(Death):
+                configure(RUNTIMES[name], request_, tree)
+            tree.revive()
+            configure(RUNTIMES[name], afterwards, tree)
+            assert operators(tree) == operators(then)
+            configure(RUNTIMES[name], None, tree)
+            assert operators(tree) == operators(MemoryTree(node))
+
+
+def test_a_failure_that_cannot_be_put_back_is_covered_by_the_journal() -> None:
+    class Breaking(MemoryTree):
+        """A disk that goes read-only after the journal and one file."""
+
+        def write(self, path: str, content: bytes, *, private: bool = False) -> None:
+            if not self.is_mended and self.changes >= 2:
+                raise ConfigureError(f"cannot write {path}: Read-only file system")
+            super().write(path, content, private=private)
+
+        is_mended = False
+
+    tree = Breaking(DOCKER_NODE)
+    with pytest.raises(ConfigureError, match="and then it could not be put back"):
+        configure(RUNTIMES["docker"], REQUEST, tree)
+    tree.is_mended = True
+    configure(RUNTIMES["docker"], None, tree)
+    assert operators(tree) == operators(MemoryTree(DOCKER_NODE))
+
+
+def test_what_somebody_else_changed_elsewhere_in_a_file_survives_another_configure_and_the_undo() -> None:
+    tree = MemoryTree(CONTAINERD_NODE)
+    path = "/etc/containerd/config.toml"
+    configure(RUNTIMES["containerd"], REQUEST, tree)
+    tree.files[path] += b"  grpc_histogram = false\n"
+    assert path not in [change.path for change in configure(RUNTIMES["containerd"], OTHER, tree).changes]
+    configure(RUNTIMES["containerd"], None, tree)
+    assert tree.files[path] == CONTAINERD + b"  grpc_histogram = false\n"
+
+
+def test_undo_refuses_what_somebody_changed_in_our_midst_and_shows_it() -> None:
+    tree = MemoryTree(DOCKER_NODE)
+    path = "/etc/docker/daemon.json"
+    configure(RUNTIMES["docker"], REQUEST, tree)
+    tree.files[path] = tree.files[path].replace(b"https://cache.example", b"https://new.example")
+    was = dict(tree.files)
+    with pytest.raises(
+        ConfigureError, match=r"(?s)daemon.json was changed by somebody else.*\+\t+\"https://new.example"
+    ):
+        configure(RUNTIMES["docker"], None, tree)
+    assert tree.files == was
+
+    outcome = configure(RUNTIMES["docker"], None, tree, accept=True)
+    assert outcome.accepted == (path,)
+    assert tree.files == {**DOCKER_NODE, path: was[path]}
+
+
+def test_undo_refuses_a_file_that_somebody_removed() -> None:
+    tree = MemoryTree(DOCKER_NODE)
+    configure(RUNTIMES["docker"], REQUEST, tree)
+    del tree.files["/etc/docker/daemon.json"]
+    with pytest.raises(ConfigureError, match="was changed by somebody else"):
+        configure(RUNTIMES["docker"], None, tree)
+
+
+def test_accepted_changes_are_where_the_next_configure_starts_from() -> None:
+    tree = MemoryTree({})
+    path = "/etc/containerd/config.toml"
+    configure(RUNTIMES["containerd"], REQUEST, tree)
+    tree.files[path] += b'\n[debug]\n  level = "debug"\n'
+    with pytest.raises(ConfigureError, match="--accept-changes"):
+        configure(RUNTIMES["containerd"], OTHER, tree)
+    edited = tree.files[path]
+    assert configure(RUNTIMES["containerd"], OTHER, tree, accept=True).accepted == (path,)
+    configure(RUNTIMES["containerd"], None, tree)
+    assert operators(tree)[0] == {path: edited}
+
+
+def test_files_that_are_wholly_ours_are_ours_without_a_journal_too() -> None:
+    tree = MemoryTree({})
+    configure(RUNTIMES["k3s"], REQUEST, tree)
+    del tree.files[f"{STATE}/k3s.json"]
+    assert configure(RUNTIMES["k3s"], OTHER, tree).changes[0].action == "changed"
+    configure(RUNTIMES["k3s"], None, tree)
+    assert operators(tree)[0] == {}
+
+
+def test_podman_and_crio_share_their_file_and_its_journal() -> None:
+    tree = MemoryTree({})
+    configure(RUNTIMES["podman"], REQUEST, tree)
+    assert configure(RUNTIMES["crio"], REQUEST, tree).changes == ()
+    configure(RUNTIMES["crio"], None, tree)
+    assert operators(tree)[0] == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(nodes, st.sampled_from(list(RUNTIMES)), requests)
+def test_nothing_is_pending_once_it_is_configured(files: Mapping[str, bytes], name: str, request: Request) -> None:
+    tree = MemoryTree(files)
+    try:
+        outcome = configure(RUNTIMES[name], request, tree)
+    except ConfigureError:
+        return
+    assert bool(outcome.changes) == bool(pending(RUNTIMES[name], request, MemoryTree(files)))
+    assert pending(RUNTIMES[name], request, tree) == ()
