@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -209,7 +209,9 @@ class _Pull:
     def _fetch_all(self, blobs: list[Descriptor]) -> list[Verdict]:
         with ThreadPoolExecutor(PARALLEL_BLOBS, thread_name_prefix="pull") as threads:
             try:
-                return list(threads.map(self._judge, blobs))
+                judged = [threads.submit(self._judge, blob) for blob in blobs]
+                wait(judged, return_when=FIRST_EXCEPTION)
+                return [verdict.result() for verdict in judged]
             except BaseException:  # Ctrl-C, or a full disk: the others need not go on
                 self._interrupted.set()
                 self._client.close()

@@ -52,11 +52,15 @@ def pull(
     from p2pd.notation import parse_address
     from p2pd.platforms import local_platform, parse_platform
     from peer.core.names import parse_image_reference
+    from peer.errors import InvalidNameError
 
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")
-    wanted = parse_platform(platform) if platform else local_platform()
-    reference = parse_image_reference(image)
+    try:
+        reference = parse_image_reference(image)
+        wanted = parse_platform(platform) if platform else local_platform()
+    except InvalidNameError as error:
+        raise click.UsageError(str(error)) from None
     request = engine.PullRequest(
         image=reference,
         mirror=parse_address(mirror),

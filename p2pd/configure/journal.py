@@ -128,5 +128,5 @@ def take_out(ours: bytes, original: bytes, present: bytes) -> bytes | None:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The lines, between two that stand for the ends of the file. Without a line feed, these are like no other line."""
-    return [b"\0start", *content.splitlines(keepends=True), b"\0end"]
+    """The lines, between two that stand for the ends of the file. No line is like these: it would end at the line feed."""
+    return [b"\nstart", *content.splitlines(keepends=True), b"\nend"]

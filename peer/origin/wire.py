@@ -2,7 +2,8 @@
 
 Rules:
 1. This file and `connections.py` are the seam where the errors of sockets, TLS and http.client become ours.
-2. Data goes from the kernel into the caller's buffer: `Reply.readinto` is one `recv_into`.
+2. Data goes from the kernel into the caller's buffer: `Reply.readinto` is one `recv_into`. http.client reads the
+   headers; its buffer holds at most the first 8 KiB of a body.
 3. Headers, and small answers whole, have a deadline; a body has only a bound on how long nothing arrives.
 """
 
@@ -54,7 +55,9 @@ class _Incoming(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        if self._owner.streams:
+            return None  # as a socket that would block: a reader gets what came along with the headers, no more
         self._owner.limit(self._socket)
         return self._socket.recv_into(buffer)
 
@@ -79,11 +82,13 @@ class Connection:
     ) -> None:
         self.target = target
         self.idle_since = 0.0
+        self.streams = False
+        """Whether a long body is being received: then http.client is not what reads from the socket."""
         self._wire = wire
         self._to_proxy = to_proxy
         self._stall_s = stall_s
         self._clock = clock
-        self._deadline: float | None = None
+        self._deadline = 0.0
         wire.auto_open = 0
         wire.response_class = functools.partial(_response, self)  # type: ignore[assignment]  # any callable does
 
@@ -103,6 +108,7 @@ class Connection:
         busy = self._wire.sock  # http.client forgets it once it knows that the answer is the last
         call.hold(busy)
         self._deadline = deadline
+        self.streams = False
         if self._to_proxy is not None:
             path, headers = f"{self.target}{path}", {**headers, **self._to_proxy}
         try:
@@ -119,15 +125,14 @@ class Connection:
 
     def limit(self, busy: socket.socket) -> None:
         """Let `busy` wait as long as is left; TimeoutError when nothing is."""
-        if self._deadline is not None:
-            left_s = self._deadline - self._clock.monotonic()
-            if left_s <= 0:
-                raise TimeoutError
-            busy.settimeout(min(left_s, self._stall_s))
+        left_s = self._deadline - self._clock.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        busy.settimeout(min(left_s, self._stall_s))
 
     def stream(self, busy: socket.socket) -> None:
         """Only stalls count from now on: a body may take as long as it keeps coming."""
-        self._deadline = None
+        self.streams = True
         busy.settimeout(self._stall_s)
 
     def is_dead(self) -> bool:
@@ -188,16 +193,16 @@ class Reply:
         self._connection.stream(self._socket)
 
     def readinto(self, view: memoryview) -> int:
-        """Receive once, into `view`. Raises ExchangeFailedError when the body breaks off, or no bytes are `left`.
+        """Receive once, into `view`; `stream` was called before. What came along with the headers comes first.
 
-        Not `HTTPResponse.readinto`, which fills the whole view: when the connection breaks within, that does not tell
-        how much of it has arrived.
+        Raises ExchangeFailedError when the body breaks off, or no bytes are `left`. Not `HTTPResponse.readinto`, which
+        fills the whole view: when the connection breaks within, that does not tell how much of it has arrived.
         """
         left = self.left
         if self._done is None or left == 0:
             raise ExchangeFailedError(f"{self.target} has no more to send for this request")
         try:
-            received = self._response.fp.readinto1(view[:left])
+            received = self._response.fp.readinto1(view[:left]) or self._socket.recv_into(view[:left])
         except (OSError, ValueError) as error:
             raise self._broken(error) from error
         if received == 0:
