@@ -129,11 +129,13 @@ class MirrorClient:
         authorization = self._tokens.remembered(self._registry, repository)
         reply = self._exchange(self._mirror, path, headers, authorization, where)
         if reply.status == _UNAUTHORIZED and "www-authenticate" in reply.headers:
+            with reply:
+                refusal = _refusal(reply, where)
             challenge = reply.headers["www-authenticate"]
             answer = self._tokens.answer(self._registry, repository, challenge, authorization, self._fetch)
-            if answer is not None:
-                reply.close()
-                reply = self._exchange(self._mirror, path, headers, answer, where)
+            if answer is None:
+                raise refusal
+            reply = self._exchange(self._mirror, path, headers, answer, where)
         if reply.status == http.client.PARTIAL_CONTENT:
             _take_range(reply, start, where)
         elif reply.status != http.client.OK:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class ConfigError(P2pdError, ValueError):
-    """The configuration is wrong: a line of text per problem. As a ValueError, pydantic collects it."""
+class ConfigError(P2pdError):
+    """The configuration is wrong: a line of text per problem."""
 
 
 _SIZE: Final = re.compile(r"([0-9]{1,18}) ?(?:([kmgt])(i?))?b?", re.ASCII | re.IGNORECASE)
@@ -161,6 +161,38 @@ def parse_upstream(value: object) -> UpstreamSetting:
     if any(url.startswith("oci-layout:") for url in upstream.urls) and (len(upstream.urls) > 1 or options):
         raise ConfigError("an oci-layout stands alone: without other URLs, and without options")
     return upstream
+
+
+def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
+    """A list of upstreams, or one text that has them separated by white space, as a variable does."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError('expected a list such as ["docker.io=https://registry-1.docker.io"]')
+    upstreams: list[UpstreamSetting] = []
+    problems: list[str] = []
+    for text in texts:
+        try:
+            upstreams.append(parse_upstream(text))
+        except ConfigError as error:
+            name = text.partition("=")[0] if isinstance(text, str) else repr(text)
+            problems.append(f"{name[:80]!a}: {error}")
+    names = [upstream.namespace for upstream in upstreams]
+    repeated = {name for name in names if names.count(name) > 1}
+    problems += [f"{name} is given twice: put all its URLs into one, separated by commas" for name in sorted(repeated)]
+    if problems or not upstreams:
+        raise ConfigError("\n".join(problems) or "expected at least one upstream")
+    return tuple(upstreams)
+
+
+def one_of(*words: str) -> Callable[[object], str]:
+    """A parser that takes these words alone."""
+
+    def parse(value: object) -> str:
+        if isinstance(value, str) and value in words:
+            return value
+        raise ConfigError(f"expected one of {', '.join(words)}")
+
+    return parse
 
 
 def show_size(size_bytes: int) -> str:

@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -210,7 +210,8 @@ class _Pull:
         with ThreadPoolExecutor(PARALLEL_BLOBS, thread_name_prefix="pull") as threads:
             try:
                 judged = [threads.submit(self._judge, blob) for blob in blobs]
-                wait(judged, return_when=FIRST_EXCEPTION)
+                for verdict in as_completed(judged):
+                    verdict.result()
                 return [verdict.result() for verdict in judged]
             except BaseException:  # Ctrl-C, or a full disk: the others need not go on
                 self._interrupted.set()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from p2pd.config import DEFAULT_FILE, FILE_VARIABLE, PREFIX, Metavar, Settings, load
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+from p2pd.config import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, load
+from p2pd.notation import parse_switch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +21,7 @@ def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]
 
     Whatever flags a command has, the settings are whole: the file and the variables tell the rest.
     """
-    names = keys or tuple(Settings.model_fields)
+    names = keys or tuple(KEYS)
 
     def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
         def with_flags(config: Path | None, **given: Any) -> R:
@@ -34,7 +32,7 @@ def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]
 
         with_flags.__doc__ = command.__doc__
         for name in reversed(names):
-            with_flags = _option(name, Settings.model_fields[name])(with_flags)
+            with_flags = _option(name, KEYS[name])(with_flags)
         return click.option(
             "--config",
             type=click.Path(path_type=Path),
@@ -45,16 +43,10 @@ def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]
     return decorate
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def _option(name: str, key: Key) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """A flag that is None if it is not given. Its text goes to `load` as it is: all sources are parsed there."""
     flag = f"--{name.replace('_', '-')}"
-    text = f"{field.description}  [{PREFIX}{name.upper()}; default: {field.default}]"
-    if field.annotation is bool:
+    text = f"{key.description}  [{PREFIX}{name.upper()}; default: {key.default}]"
+    if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
-    metavar = next((each.name for each in field.metadata if isinstance(each, Metavar)), None)
-    return click.option(
-        flag,
-        multiple=get_origin(field.annotation) is tuple,
-        metavar=metavar or "|".join(get_args(field.annotation)),
-        help=text,
-    )
+    return click.option(flag, multiple=name == "upstream", metavar=key.metavar, help=text)

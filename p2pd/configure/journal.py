@@ -128,5 +128,5 @@ def take_out(ours: bytes, original: bytes, present: bytes) -> bytes | None:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The lines, between two that stand for the ends of the file. No line is like these: it would end at the line feed."""
+    """The lines, between two that stand for the ends of the file. No line is like these: a line feed ends it."""
     return [b"\nstart", *content.splitlines(keepends=True), b"\nend"]

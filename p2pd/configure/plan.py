@@ -69,7 +69,7 @@ def configure(
     work = _work_out(runtime, request, tree, state, accept=accept)
     if dry_run or (not work.outcome.changes and work.new == work.old):
         return work.outcome
-    with tree.lock(state):
+    with tree.lock(state):  # worked out again: another process may have been at work until now
         return _apply(_work_out(runtime, request, tree, state, accept=accept), tree)
 
 

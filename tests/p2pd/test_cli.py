@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from p2pd.admin_client import AdminClient, DaemonRefusedError
 from p2pd.cli.app import COMMANDS, App, app
 from p2pd.cli.options import with_settings
-from p2pd.config import Settings
+from p2pd.config import KEYS, Settings
 from p2pd.notation import ConfigError, parse_address
 from peer.errors import P2pdError
 from peer.store import Store
@@ -44,7 +44,7 @@ def test_every_command_has_a_module() -> None:
 def test_run_has_a_flag_for_every_key() -> None:
     result = p2pd("run", "--help")
     assert result.exit_code == 0
-    for key in Settings.model_fields:
+    for key in KEYS:
         assert f"--{key.replace('_', '-')}" in result.stdout
         assert f"P2PD_{key.upper()}" in result.stdout
 

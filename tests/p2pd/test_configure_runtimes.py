@@ -1,0 +1,398 @@
+"""What each runtime's files have to say, from what they said before."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import replace
+
+import pytest
+
+from p2pd.configure.runtime import ConfigureError, Plan, Request
+from p2pd.configure.runtimes import RUNTIMES
+from p2pd.notation import Address, parse_upstream
+from tests.p2pd.memory_tree import MemoryTree
+
+HUB = parse_upstream("docker.io=https://registry-1.docker.io")
+PRIVATE = parse_upstream("registry.example:5000=http://10.0.0.7:5000;ca=/etc/p2pd/ca.pem")
+REQUEST = Request(Address("127.0.0.1", 65001), (HUB, PRIVATE), "docker.io")
+
+DAEMON = "/etc/docker/daemon.json"
+CONFIG = "/etc/containerd/config.toml"
+HOSTS = "/etc/containerd/certs.d/docker.io/hosts.toml"
+MIRROR = "http://127.0.0.1:65001"
+
+
+def plan(name: str, files: dict[str, str], request: Request = REQUEST) -> Plan:
+    return RUNTIMES[name].plan(request, MemoryTree({path: text.encode() for path, text in files.items()}))
+
+
+def body(content: bytes) -> str:
+    """A file of ours without its first line."""
+    first, _, rest = content.decode().partition("\n")
+    assert first.startswith("# Written by `p2pd configure ")
+    return rest
+
+
+# docker
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '{\n  "registry-mirrors": [\n    "http://127.0.0.1:65001"\n  ]\n}\n'),
+        (" \n", '{\n  "registry-mirrors": [\n    "http://127.0.0.1:65001"\n  ]\n}\n'),
+        ("{}", '{\n  "registry-mirrors": [\n    "http://127.0.0.1:65001"\n  ]\n}\n'),
+        ('{"debug":true}', '{"registry-mirrors": ["http://127.0.0.1:65001"], "debug":true}'),
+        (
+            '{\n\t"a": 1.50,\n\t"b": []\n}\n',
+            '{\n\t"registry-mirrors": ["http://127.0.0.1:65001"],\n\t"a": 1.50,\n\t"b": []\n}\n',
+        ),
+        (
+            '{\r\n    "x": "{",\r\n    "registry-mirrors" : [ "https://a" ]\r\n}',
+            '{\r\n    "x": "{",\r\n    "registry-mirrors" : [ "http://127.0.0.1:65001", "https://a" ]\r\n}',
+        ),
+        (
+            '{"registry-mirrors": [\n  "https://a",\n  "https://b"\n], "x": {}}',
+            '{"registry-mirrors": [\n  "http://127.0.0.1:65001",\n  "https://a",\n  "https://b"\n], "x": {}}',
+        ),
+        ('{"registry-mirrors": [  ]}', '{"registry-mirrors": ["http://127.0.0.1:65001"]}'),
+        ('{"registry-mirrors": ["http://127.0.0.1:65001/"]}', '{"registry-mirrors": ["http://127.0.0.1:65001/"]}'),
+    ],
+)
+def test_daemon_json_gets_the_mirror_first_and_keeps_its_layout(before: str, after: str) -> None:
+    assert plan("docker", {DAEMON: before}).files[DAEMON].decode() == after
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not what dockerd takes"),
+        ('{"registry-mirrors": "https://a"}', "is not what dockerd takes"),
+        ('{"registry-mirrors": [], "registry-mirrors": []} trailing', "is not JSON"),
+        ('{"registry-mirrors": ["https://a"], "registry-mirrors": ["https://b"]}', "cannot change safely"),
+    ],
+)
+def test_a_daemon_json_that_cannot_be_changed_is_told(text: str, reason: str) -> None:
+    with pytest.raises(ConfigureError, match=reason):
+        plan("docker", {DAEMON: text})
+
+
+def test_daemon_json_that_is_not_text_is_told() -> None:
+    with pytest.raises(ConfigureError, match="is not UTF-8"):
+        RUNTIMES["docker"].plan(REQUEST, MemoryTree({DAEMON: b"\xff\xfe{}"}))
+
+
+def test_registry_mirrors_is_for_docker_hub_as_the_default_upstream_only() -> None:
+    second = plan("docker", {}, replace(REQUEST, default_namespace="registry.example:5000"))
+    without = plan("docker", {}, replace(REQUEST, upstreams=(PRIVATE,)))
+    assert DAEMON not in second.files
+    assert "first upstream" in " ".join(second.remarks)
+    assert DAEMON not in without.files
+    assert "not among the upstreams" in " ".join(without.remarks)
+
+
+def test_docker_is_told_where_insecure_registries_no_longer_counts() -> None:
+    secure = parse_upstream("registry.example=https://registry.example")
+    text = json.dumps({"insecure-registries": ["registry.example", "registry.example:5000"]})
+    remarks = plan("docker", {DAEMON: text}, replace(REQUEST, upstreams=(HUB, secure, PRIVATE))).remarks
+    assert len(remarks) == 1
+    assert "registry.example in the containerd image store" in remarks[0]
+
+
+# hosts.toml, for docker and containerd alike
+
+
+def test_hosts_toml_names_the_mirror_and_the_upstream() -> None:
+    files = plan("docker", {}).files
+    assert (
+        body(files["/etc/docker/certs.d/registry.example:5000/hosts.toml"])
+        == """\
+server = "http://10.0.0.7:5000"
+
+[host."http://127.0.0.1:65001"]
+  capabilities = ["pull", "resolve"]
+  dial_timeout = "1s"
+"""
+    )
+
+
+def test_a_layout_on_disk_is_no_server() -> None:
+    layout = parse_upstream("docker.io=oci-layout:///srv/images")
+    files = plan("containerd", {}, replace(REQUEST, upstreams=(layout,))).files
+    assert list(tomllib.loads(files[HOSTS].decode())) == ["host"]
+
+
+def test_the_directory_is_the_one_that_containerd_finds_first_with_its_certificates() -> None:
+    directory = "/etc/docker/certs.d/registry.example_5000_"
+    certificates = dict.fromkeys([f"{directory}/{name}" for name in ("ca.crt", "a.cert", "a.key", "b.cert")], "")
+    files = plan("docker", {**certificates, "/etc/p2pd/ca.pem": ""}).files
+    values = tomllib.loads(files[f"{directory}/hosts.toml"].decode())
+    assert values["ca"] == ["ca.crt", "/etc/p2pd/ca.pem"]
+    assert values["client"] == [["a.cert", "a.key"], ["b.cert", "b.cert"]]
+
+
+def test_the_wildcard_has_no_server() -> None:
+    files = plan("containerd", {}, replace(REQUEST, wildcard=True)).files
+    values = tomllib.loads(files["/etc/containerd/certs.d/_default/hosts.toml"].decode())
+    assert list(values) == ["host"]
+
+
+ADDED = """\
+# Added by `p2pd configure`.
+[host."http://127.0.0.1:65001"]
+  capabilities = ["pull", "resolve"]
+  dial_timeout = "1s"
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            '# mine\nserver = "https://a"\n\n# first\n[host."https://b"]\n  capabilities = ["pull"]\n',
+            f'# mine\nserver = "https://a"\n\n# first\n{ADDED}[host."https://b"]\n  capabilities = ["pull"]\n',
+        ),
+        ('server = "https://a"', f'server = "https://a"\n{ADDED}'),
+        (f'[host."https://b"]\n[host."{MIRROR}"]\n', f'[host."https://b"]\n[host."{MIRROR}"]\n'),
+    ],
+)
+def test_an_operators_hosts_toml_gets_our_host_before_its_own(before: str, after: str) -> None:
+    result = plan("containerd", {HOSTS: before})
+    assert result.files[HOSTS].decode() == after
+    assert "is the operator's" in " ".join(result.remarks)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('host = { "https://b" = {} }\n', r"(?s)cannot change safely.*\[host.\"http://127.0.0.1:65001\"\]"),
+        ("host = 3\n", "cannot change safely"),
+        ("server = \n", "is not TOML"),
+    ],
+)
+def test_a_hosts_toml_that_cannot_be_changed_is_told(text: str, reason: str) -> None:
+    with pytest.raises(ConfigureError, match=reason):
+        plan("containerd", {HOSTS: text})
+
+
+def test_a_default_directory_that_is_hidden_by_ours_is_told() -> None:
+    remarks = plan("containerd", {"/etc/containerd/certs.d/_default/hosts.toml": 'server = "https://a"\n'}).remarks
+    assert "no longer counts for docker.io, registry.example:5000" in remarks[0]
+
+
+# containerd's config.toml
+
+CRI_V2 = '[plugins."io.containerd.grpc.v1.cri".registry]'
+CRI_V3 = "[plugins.'io.containerd.cri.v1.images'.registry]"
+PATH = 'config_path = "/etc/containerd/certs.d"'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            "version = 2\n[plugins]\n",
+            f"version = 2\n[plugins]\n\n{CRI_V2}\n  {PATH}\n",
+            id="no table",
+        ),
+        pytest.param("version = 2", f"version = 2\n\n{CRI_V2}\n  {PATH}\n", id="no line feed at the end"),
+        pytest.param(
+            f"version = 2\n  {CRI_V2} # of the cluster\n[metrics]\n",
+            f"version = 2\n  {CRI_V2} # of the cluster\n    {PATH}\n[metrics]\n",
+            id="an empty table",
+        ),
+        pytest.param(f"version = 2\n{CRI_V2}", f"version = 2\n{CRI_V2}\n  {PATH}\n", id="a table at the very end"),
+        pytest.param(
+            f"version = 2\r\n{CRI_V2}\r\nconfig_path = ''\r\n",
+            f"version = 2\r\n{CRI_V2}\r\n{PATH}\r\n",
+            id="carriage returns",
+        ),
+        pytest.param(
+            f'version = 3\n{CRI_V3}\n\tconfig_path = "/etc/containerd/certs.d:/etc/docker/certs.d" # default\n',
+            f"version = 3\n{CRI_V3}\n\t{PATH} # default\n",
+            id="the list that is taken for one directory",
+        ),
+        pytest.param(f"version = 4\n{CRI_V3}\n", f"version = 4\n{CRI_V3}\n  {PATH}\n", id="version 4"),
+        pytest.param("root = '/x'\n", f"root = '/x'\n\n[plugins.cri.registry]\n  {PATH}\n", id="version 1"),
+        pytest.param(
+            f'version = 2\n{CRI_V2}\nconfig_path = "/srv/hosts"\n',
+            f'version = 2\n{CRI_V2}\nconfig_path = "/srv/hosts"\n',
+            id="a directory of the operator's",
+        ),
+        pytest.param(
+            f'version = 2\n{CRI_V2}\n[x]\ntitle = """\n{CRI_V2}\n"""\n',
+            None,
+            id="a header within a string",
+        ),
+        pytest.param(
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = { config_path = "" }\n',
+            None,
+            id="an inline table",
+        ),
+        pytest.param(
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry.config_path = ""\n', None, id="a dotted key"
+        ),
+        pytest.param(f'version = 2\n{CRI_V2}\nconfig_path = """"""\n', None, id="a string of many lines"),
+    ],
+)
+def test_config_toml_gets_one_directory_and_keeps_all_else(before: str, after: str | None) -> None:
+    if after is None:
+        with pytest.raises(
+            ConfigureError, match=r"(?s)cannot change safely.*config_path = \"/etc/containerd/certs.d\""
+        ):
+            plan("containerd", {CONFIG: before})
+    else:
+        assert plan("containerd", {CONFIG: before}).files[CONFIG].decode() == after
+
+
+def test_without_a_config_toml_one_is_written_that_every_containerd_reads() -> None:
+    assert body(plan("containerd", {}).files[CONFIG]) == f"version = 2\n\n{CRI_V2}\n  {PATH}\n"
+
+
+def test_the_hosts_are_written_where_config_toml_looks_for_them() -> None:
+    result = plan("containerd", {CONFIG: f'version = 2\n{CRI_V2}\nconfig_path = "/srv/hosts:/etc/more"\n'})
+    assert "/srv/hosts/docker.io/hosts.toml" in result.files
+    assert "/etc/more counts for containerd only if it is moved to /srv/hosts" in result.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"version = 2\n{CRI_V2}\n[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.a]\n", "registry.mirrors"),
+        (f"version = 2\n{CRI_V2}\n[plugins.'io.containerd.grpc.v1.cri'.registry.configs.a.tls]\n", "registry.configs"),
+        ("version = 9\n", "version 9"),
+        ("version = ", "is not TOML"),
+    ],
+)
+def test_a_config_toml_with_which_containerd_would_not_work_is_told(text: str, reason: str) -> None:
+    with pytest.raises(ConfigureError, match=reason):
+        plan("containerd", {CONFIG: text})
+
+
+def test_the_empty_mirrors_of_a_default_configuration_are_no_obstacle() -> None:
+    text = f'version = 2\n{CRI_V2}\nconfig_path = ""\n[plugins."io.containerd.grpc.v1.cri".registry.mirrors]\n'
+    assert PATH in plan("containerd", {CONFIG: text}).files[CONFIG].decode()
+
+
+def test_config_toml_is_left_alone_where_the_cri_plugin_is_off() -> None:
+    result = plan("containerd", {CONFIG: 'disabled_plugins = ["cri"]\n'})
+    assert CONFIG not in result.files
+    assert HOSTS in result.files
+    assert "disables the CRI plugin" in result.remarks[-1]
+
+
+def test_drop_ins_without_a_config_toml_are_told() -> None:
+    with pytest.raises(ConfigureError, match="but there is no /etc/containerd/config"):
+        plan("containerd", {"/etc/containerd/conf.d/nvidia.toml": "version = 3\n"})
+
+
+def test_imports_are_told() -> None:
+    assert "imports other files" in plan("containerd", {CONFIG: 'version = 2\nimports = ["/a/*.toml"]\n'}).remarks[0]
+
+
+# podman and CRI-O
+
+OURS = "/etc/containers/registries.conf.d/90-p2pd.conf"
+REGISTRIES = "/etc/containers/registries.conf"
+
+
+def test_podman_finds_the_registry_in_the_mirrors_location() -> None:
+    assert tomllib.loads(plan("podman", {REGISTRIES: 'short-name-mode = "enforcing"\n'}).files[OURS].decode()) == {
+        "registry": [
+            {
+                "prefix": name,
+                "location": name,
+                "mirror": [{"location": f"127.0.0.1:65001/{name}", "insecure": True}],
+            }
+            for name in ("docker.io", "registry.example:5000")
+        ]
+    }
+
+
+def test_a_registry_that_is_configured_elsewhere_is_not_replaced() -> None:
+    text = '[[registry]]\nlocation = "docker.io"\nblocked = true\n'
+    with pytest.raises(ConfigureError, match=r"(?s)50-mine.conf says already.*127.0.0.1:65001/docker.io"):
+        plan("crio", {"/etc/containers/registries.conf.d/50-mine.conf": text})
+
+
+def test_a_registry_that_has_the_mirror_elsewhere_is_left_out() -> None:
+    text = '[[registry]]\nprefix = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:65001/docker.io"\n'
+    assert b'"docker.io"' not in plan("podman", {REGISTRIES: text}).files[OURS]
+    assert plan("podman", {REGISTRIES: text}, replace(REQUEST, upstreams=(HUB,))).files == {}
+
+
+# BuildKit
+
+BUILDKIT = "/etc/buildkit/buildkitd.toml"
+
+
+def test_buildkit_gets_the_mirror_before_others() -> None:
+    text = '# mine\n[registry."docker.io"]\n  mirrors = ["cache.example"] # near\n  insecure = true\n'
+    assert plan("buildkit", {BUILDKIT: text}, replace(REQUEST, upstreams=(HUB,))).files[BUILDKIT].decode() == (
+        '# mine\n[registry."docker.io"]\n  mirrors = ["127.0.0.1:65001", "cache.example"] # near\n  insecure = true\n'
+        '\n[registry."127.0.0.1:65001"]\n  http = true\n'
+    )
+
+
+def test_a_new_buildkitd_toml_is_ours() -> None:
+    assert tomllib.loads(plan("buildkit", {}).files[BUILDKIT].decode()) == {
+        "registry": {
+            "docker.io": {"mirrors": ["127.0.0.1:65001"]},
+            "registry.example:5000": {"mirrors": ["127.0.0.1:65001"]},
+            "127.0.0.1:65001": {"http": True},
+        }
+    }
+
+
+def test_mirrors_that_are_no_list_are_told() -> None:
+    with pytest.raises(ConfigureError, match="are no list"):
+        plan("buildkit", {BUILDKIT: '[registry."docker.io"]\nmirrors = "a"\n'})
+
+
+# k3s
+
+K3S = "/etc/rancher/k3s/registries.yaml"
+
+
+def test_k3s_gets_an_endpoint_for_each_registry() -> None:
+    assert (
+        body(plan("k3s", {}, replace(REQUEST, wildcard=True)).files[K3S])
+        == """\
+mirrors:
+  "docker.io":
+    endpoint:
+      - "http://127.0.0.1:65001"
+  "registry.example:5000":
+    endpoint:
+      - "http://127.0.0.1:65001"
+  "*":
+    endpoint:
+      - "http://127.0.0.1:65001"
+"""
+    )
+
+
+def test_an_operators_registries_yaml_is_left_alone() -> None:
+    with pytest.raises(ConfigureError, match=r"(?s)does not change YAML.*\"docker.io\":\n    endpoint:"):
+        plan("k3s", {K3S: "mirrors: {}\n"})
+    done = plan("k3s", {K3S: f"mirrors: {{docker.io: {{endpoint: [{MIRROR}]}}, 'registry.example:5000': ...}}\n"})
+    assert done.files == {}
+
+
+# the mirror's address
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        (Address("127.0.0.1", 1), "127.0.0.1:1"),
+        (Address("0.0.0.0", 1), "127.0.0.1:1"),
+        (Address("::", 1), "[::1]:1"),
+        (Address("node.example", 1), "node.example:1"),
+    ],
+)
+def test_the_mirror_is_named_as_a_client_reaches_it(address: Address, host: str) -> None:
+    assert replace(REQUEST, mirror=address).mirror_url == f"http://{host}"

@@ -1,0 +1,540 @@
+"""Pulls through a real server on loopback: what is right, what is wrong, and what breaks on the way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from p2pd.cli.app import app
+from p2pd.docker_config import Login
+from p2pd.layout_writer import LayoutWriter
+from p2pd.mirror_client import MirrorError
+from p2pd.pull import NoProgress, PullError, PullProgress, PullReport, PullRequest, pull
+from peer.core.manifest import OCI_IMAGE, OCI_INDEX, Descriptor, Platform
+from peer.core.names import Digest, parse_image_reference
+from peer.errors import ForeignDirectoryError, ManifestError
+from peer.origin.api import Credential
+from peer.origin.layout import LayoutOrigin
+from tests.p2pd.mirror_server import TOKEN, MirrorServer, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+NAMESPACE = "127.0.0.1:5000"
+IMAGE = f"{NAMESPACE}/library/app:1"
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64", "v8")
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+LOGIN = Login("user", "secret")
+LAYERS = [Random(seed).randbytes(300_000) for seed in range(5)]
+
+
+class InstantClock:
+    """Waits at once for as long as it is asked to."""
+
+    def __init__(self) -> None:
+        self.waited_s: list[float] = []
+
+    def monotonic(self) -> float:
+        return sum(self.waited_s)
+
+    def unix(self) -> float:
+        return self.monotonic()
+
+    def wait(self, ended: threading.Event, seconds: float) -> bool:
+        self.waited_s.append(seconds)
+        return ended.is_set()
+
+
+class Recorder:
+    """A `PullProgress` that remembers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.layers: dict[str, tuple[int, str]] = {}
+        self.counts: dict[str, int] = {}
+        self.verdicts: dict[str, bool] = {}
+
+    def on_layer(self, digest: str, size_bytes: int, media_type: str) -> None:
+        with self._lock:
+            self.layers[digest] = (size_bytes, media_type)
+            self.counts[digest] = 0
+
+    def on_bytes(self, digest: str, count: int) -> None:
+        with self._lock:
+            self.counts[digest] += count
+
+    def on_verdict(self, digest: str, ok: bool, seconds: float) -> None:
+        assert seconds >= 0
+        with self._lock:
+            self.verdicts[digest] = ok
+
+
+def as_json(descriptor: Descriptor, **more: object) -> dict[str, object]:
+    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size_bytes, **more}
+
+
+class ImageMaker:
+    """Puts images into a layout."""
+
+    def __init__(self, directory: Path) -> None:
+        self.layout = LayoutWriter(directory)
+
+    def blob(self, content: bytes, media_type: str) -> Descriptor:
+        return Descriptor(media_type, self.layout.write(content), len(content))
+
+    def image(self, layers: list[bytes], *, more_layers: tuple[dict[str, object], ...] = ()) -> Descriptor:
+        config = self.blob(json.dumps({"layers": len(layers)}).encode(), CONFIG_TYPE)
+        listed = [*(as_json(self.blob(layer, LAYER_TYPE)) for layer in layers), *more_layers]
+        manifest = {"schemaVersion": 2, "mediaType": OCI_IMAGE, "config": as_json(config), "layers": listed}
+        return self.blob(json.dumps(manifest).encode(), OCI_IMAGE)
+
+    def index(self, images: Mapping[Platform | None, Descriptor] | Mapping[Platform, Descriptor]) -> Descriptor:
+        listed = []
+        for platform, image in images.items():
+            words = {"os": platform.os, "architecture": platform.architecture} if platform else None
+            listed.append(as_json(image, platform=words))
+        return self.blob(
+            json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}).encode(), OCI_INDEX
+        )
+
+    def tag(self, descriptor: Descriptor, tag: str = "1") -> Digest:
+        self.layout.name(descriptor, {"org.opencontainers.image.ref.name": tag})
+        return descriptor.digest
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> ImageMaker:
+    return ImageMaker(tmp_path / "origin")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MirrorServer]:
+    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", namespace=NAMESPACE))) as server:
+        yield server
+
+
+def pull_from(
+    server: MirrorServer,
+    *,
+    image: str = IMAGE,
+    to: Path | None = None,
+    platform: Platform | None = AMD64,
+    login: Login | None = None,
+    progress: PullProgress | None = None,
+    clock: InstantClock | None = None,
+) -> PullReport:
+    request = PullRequest(parse_image_reference(image), server.address, to, platform, login)
+    return pull(request, progress or NoProgress(), clock=clock or InstantClock())
+
+
+def layer_digest(maker: ImageMaker, number: int) -> Digest:
+    return maker.layout.write(LAYERS[number])
+
+
+def bad_ones(report: PullReport) -> dict[str, str]:
+    return {verdict.digest: verdict.error or "" for verdict in report.verdicts if not verdict.ok}
+
+
+def blobs_of(directory: Path) -> set[str]:
+    return {path.name for path in (directory / "blobs" / "sha256").iterdir()}
+
+
+def test_a_pull_judges_the_config_the_layers_and_the_manifest(server: MirrorServer, maker: ImageMaker) -> None:
+    digest = maker.tag(maker.image(LAYERS))
+    progress = Recorder()
+
+    report = pull_from(server, progress=progress)
+
+    assert report.ok
+    assert (report.image, report.digest) == (IMAGE, digest)
+    assert len(report.verdicts) == 7
+    assert report.fetched_bytes == sum(verdict.size_bytes for verdict in report.verdicts)
+    assert len(progress.layers) == 6
+    assert progress.counts == {name: size for name, (size, _) in progress.layers.items()}
+    assert progress.verdicts == dict.fromkeys(progress.layers, True)
+
+
+def test_every_request_names_the_registry(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    pull_from(server)
+
+    assert all(target.endswith("?ns=127.0.0.1%3A5000") for target, _, _ in server.requests)
+
+
+def test_a_pull_into_a_directory_leaves_a_layout_that_serves_the_image(
+    server: MirrorServer, maker: ImageMaker, tmp_path: Path
+) -> None:
+    digest = maker.tag(maker.image(LAYERS))
+
+    assert pull_from(server, to=tmp_path / "copy").ok
+
+    copy = LayoutOrigin(tmp_path / "copy", namespace=NAMESPACE)
+    answer = copy.request("HEAD", "library/app/manifests/1", credential=Credential())
+    assert answer.headers["docker-content-digest"] == digest
+    assert copy.request("HEAD", "library/other/manifests/1", credential=Credential()).status == 404
+    assert blobs_of(tmp_path / "copy") == blobs_of(tmp_path / "origin")
+
+
+def test_what_the_layout_has_is_not_fetched_again_unless_it_is_wrong(
+    server: MirrorServer, maker: ImageMaker, tmp_path: Path
+) -> None:
+    maker.tag(maker.image(LAYERS))
+    pull_from(server, to=tmp_path / "copy")
+    damaged = tmp_path / "copy" / "blobs" / "sha256" / layer_digest(maker, 2).removeprefix("sha256:")
+    damaged.write_bytes(bytes(300_000))
+    server.requests.clear()
+
+    report = pull_from(server, to=tmp_path / "copy")
+
+    assert report.ok
+    assert [target.partition("?")[0] for target, _, _ in server.requests if "/blobs/" in target] == [
+        f"/v2/library/app/blobs/{layer_digest(maker, 2)}"
+    ]
+    assert damaged.read_bytes() == LAYERS[2]
+
+
+def test_images_that_a_layout_has_keep_their_names(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    maker.tag(maker.image(LAYERS[:1]), "1")
+    maker.tag(maker.image(LAYERS[1:2]), "2")
+    for tag in ("1", "2", "1"):
+        pull_from(server, image=f"{NAMESPACE}/library/app:{tag}", to=tmp_path / "copy")
+
+    copy = LayoutOrigin(tmp_path / "copy", namespace=NAMESPACE)
+    tags = copy.request("GET", "library/app/tags/list", credential=Credential())
+    assert json.loads(tags.body)["tags"] == ["1", "2"]
+    assert len(json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]) == 2
+
+
+@pytest.mark.parametrize(("platform", "number"), [(AMD64, 0), (ARM64, 1)])
+def test_of_an_index_the_image_for_the_platform_is_pulled(
+    server: MirrorServer, maker: ImageMaker, tmp_path: Path, platform: Platform, number: int
+) -> None:
+    images = {AMD64: maker.image(LAYERS[:1]), ARM64: maker.image(LAYERS[1:2]), None: maker.image(LAYERS[2:3])}
+    digest = maker.tag(maker.index(images))
+
+    report = pull_from(server, platform=platform, to=tmp_path / "copy")
+
+    assert report.ok
+    assert report.digest == digest
+    listed = json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]
+    assert [entry["digest"] for entry in listed] == [images[platform].digest]
+    assert layer_digest(maker, number) in {verdict.digest for verdict in report.verdicts}
+    assert len(report.verdicts) == 3
+
+
+def test_all_platforms_are_pulled_with_the_index(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    images = {AMD64: maker.image(LAYERS[:2]), ARM64: maker.image(LAYERS[1:3])}
+    digest = maker.tag(maker.index({AMD64: maker.index(images)}))
+
+    report = pull_from(server, platform=None, to=tmp_path / "copy")
+
+    assert report.ok
+    assert blobs_of(tmp_path / "copy") == blobs_of(tmp_path / "origin")
+    listed = json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]
+    assert [entry["digest"] for entry in listed] == [digest]
+
+
+def test_a_platform_that_is_not_there_is_told_with_those_that_are(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.index({AMD64: maker.image(LAYERS[:1])}))
+    with pytest.raises(PullError, match="is not there for linux/arm64/v8; it is for: linux/amd64"):
+        pull_from(server, platform=ARM64)
+
+
+def test_indexes_within_indexes_have_an_end(server: MirrorServer, maker: ImageMaker) -> None:
+    inner = maker.image(LAYERS[:1])
+    for _ in range(6):
+        inner = maker.index({AMD64: inner})
+    maker.tag(inner)
+    for platform in (AMD64, None):
+        with pytest.raises(PullError, match="more than 4 deep"):
+            pull_from(server, platform=platform)
+
+
+def test_a_body_that_is_cut_short_goes_on_from_there(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest, clock, progress = layer_digest(maker, 0), InstantClock(), Recorder()
+    server.faults.cuts[digest] = [100_000, 50_000]
+
+    report = pull_from(server, clock=clock, progress=progress)
+
+    assert report.ok
+    assert server.asked_for(digest) == [None, "bytes=100000-", "bytes=150000-"]
+    assert progress.counts[digest] == 300_000
+    assert clock.waited_s == []
+
+
+def test_a_mirror_that_ignores_the_range_is_read_from_the_start(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest, progress = layer_digest(maker, 0), Recorder()
+    server.faults.cuts[digest] = [100_000]
+    server.faults.ignores_range = True
+
+    report = pull_from(server, progress=progress)
+
+    assert report.ok
+    assert progress.counts[digest] == 300_000
+
+
+def test_a_range_that_was_not_asked_for_is_refused(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest = layer_digest(maker, 0)
+    server.faults.cuts[digest] = [100_000]
+    server.faults.headers = {"content-range": "bytes 5-299999/300000"}
+
+    assert "another range came" in bad_ones(pull_from(server))[digest]
+
+
+def test_a_body_that_always_ends_at_once_is_given_up(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest, clock = layer_digest(maker, 0), InstantClock()
+    server.faults.cuts[digest] = [1000] + [0] * 5
+
+    report = pull_from(server, clock=clock)
+
+    assert "only 1000 of 300000 bytes came" in bad_ones(report)[digest]
+    assert len(server.asked_for(digest)) == 6
+    assert clock.waited_s == sorted(clock.waited_s)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_mirror_that_is_busy_is_asked_again(server: MirrorServer, maker: ImageMaker, status: int) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.statuses[layer_digest(maker, 0)] = [status] * 4
+
+    assert pull_from(server).ok
+
+
+def test_a_blob_that_cannot_be_had_leaves_the_others_and_no_name(
+    server: MirrorServer, maker: ImageMaker, tmp_path: Path
+) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest = layer_digest(maker, 3)
+    (tmp_path / "origin" / "blobs" / "sha256" / digest.removeprefix("sha256:")).unlink()
+
+    report = pull_from(server, to=tmp_path / "copy")
+
+    assert list(bad_ones(report)) == [digest]
+    assert "404 " in bad_ones(report)[digest]
+    assert not (tmp_path / "copy" / "index.json").exists()
+    assert len(server.asked_for(digest)) == 1
+
+
+def test_wrong_bytes_are_found_and_not_kept(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest, progress = layer_digest(maker, 1), Recorder()
+    server.faults.wrong.add(digest)
+
+    report = pull_from(server, to=tmp_path / "copy", progress=progress)
+
+    assert not report.ok
+    assert bad_ones(report)[digest].startswith("its bytes are sha256:")
+    assert progress.verdicts[digest] is False
+    assert len(blobs_of(tmp_path / "copy")) == 5
+
+
+def test_a_length_that_is_not_the_manifests_is_refused_unread(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    digest = layer_digest(maker, 1)
+    server.faults.short.add(digest)
+
+    assert "299999 bytes, and 300000 in the manifest" in bad_ones(pull_from(server))[digest]
+
+
+def test_a_manifest_of_other_bytes_ends_the_pull(server: MirrorServer, maker: ImageMaker) -> None:
+    digest = maker.tag(maker.image(LAYERS))
+    server.faults.wrong |= {digest, "1"}
+
+    for image in (IMAGE, f"{NAMESPACE}/library/app@{digest}"):
+        with pytest.raises(PullError, match="its bytes are sha256:"):
+            pull_from(server, image=image)
+
+
+def test_what_is_no_manifest_ends_the_pull(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.headers = {"content-type": OCI_INDEX}
+    with pytest.raises(ManifestError, match="manifest 1: the manifest says"):
+        pull_from(server)
+
+
+def test_a_tag_that_is_not_there_is_told_in_the_mirrors_words(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image(LAYERS), "other")
+    with pytest.raises(MirrorError, match="library/app/manifests/1: 404 no manifest of the layout is named"):
+        pull_from(server)
+
+
+def test_an_image_by_digest_has_no_name_in_the_layout(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    digest = maker.tag(maker.image(LAYERS[:1]))
+    for _ in range(2):
+        pull_from(server, image=f"{NAMESPACE}/library/app@{digest}", to=tmp_path / "copy")
+
+    listed = json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]
+    assert [(entry["digest"], entry.get("annotations")) for entry in listed] == [(digest, None)]
+
+
+def test_foreign_layers_are_skipped(server: MirrorServer, maker: ImageMaker) -> None:
+    foreign = Descriptor(LAYER_TYPE, Digest("sha256:" + "0" * 64), 5)
+    maker.tag(maker.image(LAYERS[:1], more_layers=(as_json(foreign, urls=["https://elsewhere.example/"]),)))
+
+    report = pull_from(server)
+
+    assert report.ok
+    assert report.skipped == (foreign.digest,)
+
+
+def test_an_empty_layer_is_right_without_a_request(server: MirrorServer, maker: ImageMaker) -> None:
+    maker.tag(maker.image([b""]))
+    assert pull_from(server).ok
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
+def test_a_challenge_is_answered(server: MirrorServer, maker: ImageMaker, scheme: str) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.challenge = scheme
+
+    assert pull_from(server, login=LOGIN).ok
+    unauthorised = [target for target, _, authorization in server.requests if authorization is None]
+    assert len(unauthorised) == 1, "the answer is remembered"
+    if scheme == "Bearer":
+        assert {shown for target, _, shown in server.requests if "/blobs/" in target} == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Bearer"])
+@pytest.mark.parametrize("login", [None, Login("user", "wrong")])
+def test_a_challenge_without_the_right_answer_is_told(
+    server: MirrorServer, maker: ImageMaker, scheme: str, login: Login | None
+) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.challenge = scheme
+    with pytest.raises(MirrorError, match="401 authentication required"):
+        pull_from(server, login=login)
+
+
+def test_no_credentials_go_to_a_token_server_outside_the_registrys_domain(
+    server: MirrorServer, maker: ImageMaker
+) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.challenge = "Bearer"
+    server.faults.realm = "https://elsewhere.example/token"
+    with pytest.raises(Exception, match=r"elsewhere\.example.* not in its domain"):
+        pull_from(server, login=LOGIN)
+    assert all(authorization is None for _, _, authorization in server.requests)
+
+
+def test_a_mirror_that_is_not_there_is_told_at_once(server: MirrorServer) -> None:
+    server.port = 1
+    with pytest.raises(MirrorError, match="could not be connected to"):
+        pull_from(server)
+
+
+def test_an_interrupted_pull_ends_though_a_body_is_awaited(
+    server: MirrorServer, maker: ImageMaker, tmp_path: Path
+) -> None:
+    maker.tag(maker.image(LAYERS))
+    held, other = layer_digest(maker, 0), layer_digest(maker, 1)
+    server.faults.held = {held: threading.Event()}
+
+    class Interrupter(Recorder):
+        def on_verdict(self, digest: str, ok: bool, seconds: float) -> None:
+            super().on_verdict(digest, ok, seconds)
+            if digest == other:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pull_from(server, progress=Interrupter(), to=tmp_path / "copy")
+    assert not any(name.startswith(".") for name in blobs_of(tmp_path / "copy"))
+    assert not server.faults.held[held].is_set()
+
+
+def test_a_directory_of_something_else_is_left_alone(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    maker.tag(maker.image(LAYERS))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter").write_text("dear")
+    with pytest.raises(ForeignDirectoryError, match="name another directory"):
+        pull_from(server, to=tmp_path / "home")
+
+
+def test_a_directory_that_cannot_be_written_is_told(server: MirrorServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PullError, match="cannot be written: Not a directory"):
+        pull_from(server, to=tmp_path / "file" / "copy")
+
+
+class TestCommand:
+    """`p2pd pull`."""
+
+    def run(self, server: MirrorServer, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        command = ["pull", "--mirror", str(server.address), *arguments]
+        result = CliRunner(env={"DOCKER_CONFIG": "/nonexistent"}).invoke(app, command, input=stdin)
+        return result.exit_code, result.stdout, result.stderr
+
+    def test_it_gives_a_verdict_on_each_digest(self, server: MirrorServer, maker: ImageMaker) -> None:
+        digest = maker.tag(maker.image(LAYERS))
+        code, out, _ = self.run(server, IMAGE)
+
+        assert code == 0
+        assert out.count("ok   sha256:") == 7
+        assert f"{IMAGE} is {digest}: 1.4MiB in " in out
+
+    def test_it_fails_when_a_verdict_is_bad(self, server: MirrorServer, maker: ImageMaker) -> None:
+        maker.tag(maker.image(LAYERS))
+        server.faults.wrong.add(layer_digest(maker, 1))
+        code, out, err = self.run(server, IMAGE, "--quiet")
+
+        assert (code, out) == (1, "")
+        assert err.startswith(f"bad  {layer_digest(maker, 1)}  its bytes are ")
+        assert len(err.splitlines()) == 1
+
+    def test_it_prints_json(self, server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+        digest = maker.tag(maker.image(LAYERS))
+        code, out, _ = self.run(server, IMAGE, "--json", "--to", str(tmp_path / "copy"))
+
+        report = json.loads(out)
+        assert (code, report["ok"], report["digest"]) == (0, True, digest)
+        assert sorted(blob["size_bytes"] for blob in report["blobs"])[-5:] == [300_000] * 5
+
+    def test_it_reads_the_password_from_standard_input(self, server: MirrorServer, maker: ImageMaker) -> None:
+        maker.tag(maker.image(LAYERS))
+        server.faults.challenge = "Basic"
+
+        assert self.run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="secret\n")[0] == 0
+        assert self.run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="other\n")[0] == 1
+
+    def test_it_chooses_the_platform(self, server: MirrorServer, maker: ImageMaker) -> None:
+        maker.tag(maker.index({AMD64: maker.image(LAYERS[:1]), ARM64: maker.image(LAYERS[1:2])}))
+
+        _, out, _ = self.run(server, IMAGE, "--platform", "linux/arm64")
+        assert layer_digest(maker, 1) in out
+        assert layer_digest(maker, 0) not in out
+        _, out, _ = self.run(server, IMAGE, "--all-platforms")
+        assert out.count("ok   ") == 6, "an index, two manifests, the config of both, two layers"
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["NOT AN IMAGE"],
+            [IMAGE, "--username", "user"],
+            [IMAGE, "--password-stdin"],
+            [IMAGE, "--platform", "linux"],
+            [IMAGE, "--platform", "linux/arm64", "--all-platforms"],
+            [IMAGE, "--mirror", "65001"],
+        ],
+    )
+    def test_it_says_when_it_is_used_wrongly(self, server: MirrorServer, arguments: list[str]) -> None:
+        code, _, err = self.run(server, *arguments)
+        assert code == 2
+        assert "Traceback" not in err
+
+    def test_an_error_is_one_line(self, server: MirrorServer, maker: ImageMaker) -> None:
+        maker.tag(maker.image(LAYERS), "other")
+        code, out, err = self.run(server, IMAGE)
+
+        assert (code, out) == (1, "")
+        assert len(err.splitlines()) == 1
+        assert err.startswith("p2pd: ")
