@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-from p2pd.cli.app import app
+from p2pd.cli.pull_bars import PullBars
 from p2pd.docker_config import Login
-from p2pd.layout_writer import LayoutWriter
 from p2pd.mirror_client import MirrorError
 from p2pd.pull import NoProgress, PullError, PullProgress, PullReport, PullRequest, pull
 from peer.core.manifest import OCI_IMAGE, OCI_INDEX, Descriptor, Platform
@@ -21,18 +18,13 @@ from peer.core.names import Digest, parse_image_reference
 from peer.errors import ForeignDirectoryError, ManifestError
 from peer.origin.api import Credential
 from peer.origin.layout import LayoutOrigin
+from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYER_TYPE, LAYERS, NAMESPACE, ImageMaker, as_json, layer_digest
 from tests.p2pd.mirror_server import TOKEN, MirrorServer, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-NAMESPACE = "127.0.0.1:5000"
-IMAGE = f"{NAMESPACE}/library/app:1"
-AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64", "v8")
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 LOGIN = Login("user", "secret")
-LAYERS = [Random(seed).randbytes(300_000) for seed in range(5)]
 
 
 class InstantClock:
@@ -76,39 +68,6 @@ class Recorder:
             self.verdicts[digest] = ok
 
 
-def as_json(descriptor: Descriptor, **more: object) -> dict[str, object]:
-    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size_bytes, **more}
-
-
-class ImageMaker:
-    """Puts images into a layout."""
-
-    def __init__(self, directory: Path) -> None:
-        self.layout = LayoutWriter(directory)
-
-    def blob(self, content: bytes, media_type: str) -> Descriptor:
-        return Descriptor(media_type, self.layout.write(content), len(content))
-
-    def image(self, layers: list[bytes], *, more_layers: tuple[dict[str, object], ...] = ()) -> Descriptor:
-        config = self.blob(json.dumps({"layers": len(layers)}).encode(), CONFIG_TYPE)
-        listed = [*(as_json(self.blob(layer, LAYER_TYPE)) for layer in layers), *more_layers]
-        manifest = {"schemaVersion": 2, "mediaType": OCI_IMAGE, "config": as_json(config), "layers": listed}
-        return self.blob(json.dumps(manifest).encode(), OCI_IMAGE)
-
-    def index(self, images: Mapping[Platform | None, Descriptor] | Mapping[Platform, Descriptor]) -> Descriptor:
-        listed = []
-        for platform, image in images.items():
-            words = {"os": platform.os, "architecture": platform.architecture} if platform else None
-            listed.append(as_json(image, platform=words))
-        return self.blob(
-            json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}).encode(), OCI_INDEX
-        )
-
-    def tag(self, descriptor: Descriptor, tag: str = "1") -> Digest:
-        self.layout.name(descriptor, {"org.opencontainers.image.ref.name": tag})
-        return descriptor.digest
-
-
 @pytest.fixture
 def maker(tmp_path: Path) -> ImageMaker:
     return ImageMaker(tmp_path / "origin")
@@ -132,10 +91,6 @@ def pull_from(
 ) -> PullReport:
     request = PullRequest(parse_image_reference(image), server.address, to, platform, login)
     return pull(request, progress or NoProgress(), clock=clock or InstantClock())
-
-
-def layer_digest(maker: ImageMaker, number: int) -> Digest:
-    return maker.layout.write(LAYERS[number])
 
 
 def bad_ones(report: PullReport) -> dict[str, str]:
@@ -466,75 +421,21 @@ def test_a_directory_that_cannot_be_written_is_told(server: MirrorServer, tmp_pa
         pull_from(server, to=tmp_path / "file" / "copy")
 
 
-class TestCommand:
-    """`p2pd pull`."""
+def test_a_layout_with_a_broken_index_is_left_alone(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
+    maker.tag(maker.image(LAYERS))
+    pull_from(server, to=tmp_path / "copy")
+    for content in ("{", json.dumps(as_json(Descriptor(OCI_IMAGE, Digest("sha256:" + "0" * 64), 1)))):
+        (tmp_path / "copy" / "index.json").write_text(content)
+        with pytest.raises(ManifestError, match=r"index\.json is broken, name another directory"):
+            pull_from(server, to=tmp_path / "copy")
 
-    def run(self, server: MirrorServer, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        command = ["pull", "--mirror", str(server.address), *arguments]
-        result = CliRunner(env={"DOCKER_CONFIG": "/nonexistent"}).invoke(app, command, input=stdin)
-        return result.exit_code, result.stdout, result.stderr
 
-    def test_it_gives_a_verdict_on_each_digest(self, server: MirrorServer, maker: ImageMaker) -> None:
-        digest = maker.tag(maker.image(LAYERS))
-        code, out, _ = self.run(server, IMAGE)
+def test_the_bars_follow_a_pull(server: MirrorServer, maker: ImageMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    maker.tag(maker.image(LAYERS))
+    server.faults.wrong.add(layer_digest(maker, 1))
+    with PullBars() as bars:
+        pull_from(server, progress=bars)
 
-        assert code == 0
-        assert out.count("ok   sha256:") == 7
-        assert f"{IMAGE} is {digest}: 1.4MiB in " in out
-
-    def test_it_fails_when_a_verdict_is_bad(self, server: MirrorServer, maker: ImageMaker) -> None:
-        maker.tag(maker.image(LAYERS))
-        server.faults.wrong.add(layer_digest(maker, 1))
-        code, out, err = self.run(server, IMAGE, "--quiet")
-
-        assert (code, out) == (1, "")
-        assert err.startswith(f"bad  {layer_digest(maker, 1)}  its bytes are ")
-        assert len(err.splitlines()) == 1
-
-    def test_it_prints_json(self, server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
-        digest = maker.tag(maker.image(LAYERS))
-        code, out, _ = self.run(server, IMAGE, "--json", "--to", str(tmp_path / "copy"))
-
-        report = json.loads(out)
-        assert (code, report["ok"], report["digest"]) == (0, True, digest)
-        assert sorted(blob["size_bytes"] for blob in report["blobs"])[-5:] == [300_000] * 5
-
-    def test_it_reads_the_password_from_standard_input(self, server: MirrorServer, maker: ImageMaker) -> None:
-        maker.tag(maker.image(LAYERS))
-        server.faults.challenge = "Basic"
-
-        assert self.run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="secret\n")[0] == 0
-        assert self.run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="other\n")[0] == 1
-
-    def test_it_chooses_the_platform(self, server: MirrorServer, maker: ImageMaker) -> None:
-        maker.tag(maker.index({AMD64: maker.image(LAYERS[:1]), ARM64: maker.image(LAYERS[1:2])}))
-
-        _, out, _ = self.run(server, IMAGE, "--platform", "linux/arm64")
-        assert layer_digest(maker, 1) in out
-        assert layer_digest(maker, 0) not in out
-        _, out, _ = self.run(server, IMAGE, "--all-platforms")
-        assert out.count("ok   ") == 6, "an index, two manifests, the config of both, two layers"
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            ["NOT AN IMAGE"],
-            [IMAGE, "--username", "user"],
-            [IMAGE, "--password-stdin"],
-            [IMAGE, "--platform", "linux"],
-            [IMAGE, "--platform", "linux/arm64", "--all-platforms"],
-            [IMAGE, "--mirror", "65001"],
-        ],
-    )
-    def test_it_says_when_it_is_used_wrongly(self, server: MirrorServer, arguments: list[str]) -> None:
-        code, _, err = self.run(server, *arguments)
-        assert code == 2
-        assert "Traceback" not in err
-
-    def test_an_error_is_one_line(self, server: MirrorServer, maker: ImageMaker) -> None:
-        maker.tag(maker.image(LAYERS), "other")
-        code, out, err = self.run(server, IMAGE)
-
-        assert (code, out) == (1, "")
-        assert len(err.splitlines()) == 1
-        assert err.startswith("p2pd: ")
+    shown = capsys.readouterr().err
+    assert (shown.count(" ok"), shown.count(" bad")) == (5, 1)
+    assert layer_digest(maker, 1)[7:19] in shown
