@@ -79,7 +79,8 @@ class Settings:
         parse_upstreams,
         "docker.io=https://registry-1.docker.io",
         "A registry that may be asked, and where it is reached; the first is the default one. "
-        "Options: ca=FILE, username=NAME, password_file=FILE, connections=NUMBER, rate=SIZE per second. "
+        "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
+        "rate=SIZE per second. "
         "URL may be oci-layout:///PATH, a directory on this machine.",
         "NAMESPACE=URL[,URL...][;option=value...]",
     )

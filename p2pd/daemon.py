@@ -32,7 +32,7 @@ from peer.store import Store
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
-from proxy.origins import Origins
+from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
 from proxy.tags import Tags
 
@@ -71,10 +71,13 @@ async def _main(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def serve(settings: Settings, not_ready: Callable[[], list[str]]) -> AsyncIterator[dict[str, str]]:
+async def serve(
+    settings: Settings, not_ready: Callable[[], list[str]], *, answer_within_s: float = ANSWER_WITHIN_S
+) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
-    `not_ready` says, for `/readyz`, what stands in the way. Raises P2pdError when the node cannot start.
+    `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
+    headers. Raises P2pdError when the node cannot start.
     """
     async with AsyncExitStack() as stack:
         store = await asyncio.to_thread(
@@ -90,7 +93,7 @@ async def serve(settings: Settings, not_ready: Callable[[], list[str]]) -> Async
         background = await stack.enter_async_context(Background())
         downloads = Downloads(store, _limits(settings), background)
         stack.callback(downloads.close)
-        origins = Origins(make_upstreams(settings))
+        origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
         telemetry = Telemetry(origins, downloads)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)

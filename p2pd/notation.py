@@ -68,7 +68,7 @@ class UpstreamSetting:
     """An origin that may be asked for the images of `namespace` (`docker.io`, `registry.example:5000`).
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
-    `origin_rate` for this origin. `repr` does not show what belongs to credentials.
+    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr` does not show what belongs to credentials.
     """
 
     namespace: str
@@ -78,6 +78,7 @@ class UpstreamSetting:
     password_file: Path | None = field(default=None, repr=False)
     connections: int | None = None
     rate: int | None = None
+    token_hosts: tuple[str, ...] = ()
 
 
 def parse_size(value: object) -> int:
@@ -261,12 +262,20 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(text.split(","))
+    if not all(_is_host(host) for host in hosts):
+        raise ConfigError("expected host names, separated by commas")
+    return hosts
+
+
 _OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
     "ca": parse_path,
     "username": str,
     "password_file": parse_path,
     "connections": parse_count,
     "rate": parse_size,
+    "token_hosts": _hosts,
 }
 
 

@@ -112,7 +112,7 @@ class _Statistics(Collector):
                 continue
             statistics = upstream.origin.statistics()
             for status_class, count in sorted(statistics.answers.items()):
-                answers.add_metric([namespace, f"{status_class}xx"], count)
+                answers.add_metric([namespace, status_class], count)
             retries.add_metric([namespace], statistics.retries)
             connections.add_metric([namespace], statistics.open_connections)
         yield from (answers, retries, connections)

@@ -35,6 +35,7 @@ def _make(setting: UpstreamSetting, settings: Settings) -> Upstream:
             ca_file=setting.ca,
             username=setting.username,
             password=_password(setting),
+            token_hosts=setting.token_hosts,
             max_connections=setting.connections or settings.connections_per_origin,
             rate_bytes_per_s=settings.origin_rate if setting.rate is None else setting.rate,
             metadata_s=ANSWER_WITHIN_S - 2.0,

@@ -153,9 +153,7 @@ def _media_type_of(fields: Mapping[str, object], content_type: str | None) -> st
     given = content_type.partition(";")[0].strip().lower() if content_type else None
     own = _optional_media_type(fields, "mediaType")
     if fields.get("schemaVersion") == 1 or _SCHEMA_1.fullmatch(own or given or ""):
-        raise ManifestError(
-            "an image of Docker's schema 1 is not supported: push it again with a current client"
-        )
+        raise ManifestError("an image of Docker's schema 1 is not supported: push it again with a current client")
     if fields.get("schemaVersion") != 2:
         raise ManifestError("`schemaVersion` is not 2")
     if own and given and own != given:

@@ -66,9 +66,7 @@ def parse_digest(text: str) -> Digest:
         return Digest(text)
     if _SHA512.fullmatch(text):
         raise InvalidNameError(f"digest {_shown(text)} is a sha512, and p2pd supports sha256 only")
-    raise InvalidNameError(
-        f"digest {_shown(text)} is not `sha256:` followed by 64 lower-case hexadecimal digits"
-    )
+    raise InvalidNameError(f"digest {_shown(text)} is not `sha256:` followed by 64 lower-case hexadecimal digits")
 
 
 def parse_repository(text: str) -> Repository:
@@ -89,8 +87,7 @@ def parse_tag(text: str) -> Tag:
     """Return `text` as a tag; raises InvalidNameError."""
     if not _TAG.fullmatch(text):
         raise InvalidNameError(
-            f"tag {_shown(text)} is not 1 to 128 letters, digits, `_`, `.` and `-`, beginning with none of"
-            " `.` and `-`"
+            f"tag {_shown(text)} is not 1 to 128 letters, digits, `_`, `.` and `-`, beginning with none of `.` and `-`"
         )
     return Tag(text)
 
@@ -115,9 +112,7 @@ def parse_namespace(text: str) -> Namespace:
         port_is_valid = bool(_PORT.fullmatch(port)) and int(port) <= _MAX_PORT if colon else True
         if port_is_valid and all(_LABEL.fullmatch(label) for label in host.split(".")):
             return Namespace(text.lower())
-    raise InvalidNameError(
-        f"namespace {_shown(text)} is not a registry's host name, or host:port, as in `docker.io`"
-    )
+    raise InvalidNameError(f"namespace {_shown(text)} is not a registry's host name, or host:port, as in `docker.io`")
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class Body(Protocol):
         """Fill `view` from the body; returns how many bytes (less than `len(view)` only at the body's end, 0 after it).
 
         Resumes by itself, from the byte where it broke, a body that was cut short. Raises OriginBrokenError when that
-        fails too, OriginRefusedError if the origin refuses to go on.
+        fails too, OriginRefusedError if the origin refuses to go on, OriginCorruptError if the length changed.
         """
         ...
 
@@ -104,7 +104,7 @@ class Origin(Protocol):
         """Ask for something small below `/v2/` (`library/alpine/manifests/latest`, `` for the ping itself).
 
         Any status below 500 is an answer, not an error (429 and 5xx are first tried again, within bounds).
-        Raises OriginUnreachableError.
+        Raises OriginUnreachableError, OriginCorruptError (too large, or content-encoded).
         """
         ...
 

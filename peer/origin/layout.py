@@ -106,6 +106,8 @@ class LayoutOrigin:
         credential: Credential,  # noqa: ARG002 (rule 3)
     ) -> LayoutBody:
         """As `Origin.open`."""
+        if start < 0 or (stop is not None and stop <= start):
+            raise ValueError(f"[{start}, {stop}) is not a range of bytes")
         self._check_usable()
         repository = _repository(ref.repository)
         digest = _digest(ref.digest)
@@ -171,7 +173,7 @@ class LayoutOrigin:
     def _tags_answer(self, repository: Repository, query: str) -> Answer:
         tags = sorted(self._index(repository).listing.tags(self._namespace, repository))
         if not tags:
-            _refuse(404, "NAME_UNKNOWN", f"no manifest of the layout {self._directory} is named after {repository}")
+            _refuse(404, "NAME_UNKNOWN", f"no manifest of the layout is named after {repository}")
         fields = parse_qs(query)
         after = fields.get("last", [""])[0]
         limit = fields.get("n", [str(len(tags))])[0]
@@ -233,7 +235,7 @@ class LayoutOrigin:
         descriptor = self._open_file((*folders, "index.json"))
         if descriptor is None:
             if folders:
-                _refuse(404, "NAME_UNKNOWN", f"{self._directory} has no layout for {repository}")
+                _refuse(404, "NAME_UNKNOWN", f"there is no layout for {repository}")
             raise OriginUnreachableError(f"the layout {self._directory} has no index.json: write it again")
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)

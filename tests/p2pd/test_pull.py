@@ -20,52 +20,12 @@ from peer.origin.api import Credential
 from peer.origin.layout import LayoutOrigin
 from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYER_TYPE, LAYERS, NAMESPACE, ImageMaker, as_json, layer_digest
 from tests.p2pd.mirror_server import TOKEN, MirrorServer, running
+from tests.p2pd.pull_fakes import InstantClock, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOGIN = Login("user", "secret")
-
-
-class InstantClock:
-    """Waits at once for as long as it is asked to."""
-
-    def __init__(self) -> None:
-        self.waited_s: list[float] = []
-
-    def monotonic(self) -> float:
-        return sum(self.waited_s)
-
-    def unix(self) -> float:
-        return self.monotonic()
-
-    def wait(self, ended: threading.Event, seconds: float) -> bool:
-        self.waited_s.append(seconds)
-        return ended.is_set()
-
-
-class Recorder:
-    """A `PullProgress` that remembers."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.layers: dict[str, tuple[int, str]] = {}
-        self.counts: dict[str, int] = {}
-        self.verdicts: dict[str, bool] = {}
-
-    def on_layer(self, digest: str, size_bytes: int, media_type: str) -> None:
-        with self._lock:
-            self.layers[digest] = (size_bytes, media_type)
-            self.counts[digest] = 0
-
-    def on_bytes(self, digest: str, count: int) -> None:
-        with self._lock:
-            self.counts[digest] += count
-
-    def on_verdict(self, digest: str, ok: bool, seconds: float) -> None:
-        assert seconds >= 0
-        with self._lock:
-            self.verdicts[digest] = ok
 
 
 @pytest.fixture
@@ -119,7 +79,6 @@ def test_a_pull_judges_the_config_the_layers_and_the_manifest(server: MirrorServ
 def test_every_request_names_the_registry(server: MirrorServer, maker: ImageMaker) -> None:
     maker.tag(maker.image(LAYERS))
     pull_from(server)
-
     assert all(target.endswith("?ns=127.0.0.1%3A5000") for target, _, _ in server.requests)
 
 

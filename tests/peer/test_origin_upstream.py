@@ -1,0 +1,63 @@
+"""What an operator may write about an upstream, and what an error says when it is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from peer.origin.upstream import Endpoint, Upstream
+from tests.peer.origin_setting import origin_at
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "path"),
+    [
+        ("https://registry-1.docker.io", "https://registry-1.docker.io", "/v2/x"),
+        ("https://HOST:443/", "https://host", "/v2/x"),
+        ("http://host:5000/a/b/", "http://host:5000/a/b", "/a/b/v2/x"),
+        ("http://[::1]:5000", "http://[::1]:5000", "/v2/x"),
+    ],
+)
+def test_endpoints(text: str, shown: str, path: str) -> None:
+    endpoint = Endpoint.parse(text)
+    assert (str(endpoint), endpoint.path("x")) == (shown, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "ftp://host",
+        "https://",
+        "https://host:port",
+        "https://host:99999",
+        "https://[::1",
+        "https://user:secret@host",
+        "https://host?secret",
+        "https://host#secret",
+    ],
+)
+def test_what_is_no_endpoint_is_an_error_at_once(text: str) -> None:
+    with pytest.raises(ValueError, match="endpoint") as caught, origin_at(text):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"endpoints": ()}, "at least one endpoint"),
+        ({"username": "user"}, "go together"),
+        ({"password": "secret"}, "go together"),
+        ({"username": "a:b", "password": "secret"}, "colon"),
+        ({"max_connections": 0}, "at least 1"),
+        ({"max_attempts": 0}, "at least 1"),
+        ({"rate_bytes_per_s": -1}, "at least 0"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_at_once(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"upstream reg\.test: .*{said}") as caught:
+        Upstream(**{"namespace": "reg.test", "endpoints": ("https://host",), **options})
+    assert "secret" not in str(caught.value)
