@@ -1,0 +1,174 @@
+"""What the tests with real programs share: one registry with the image, one dockerd, one containerd for the session.
+
+On a machine that is not suitable the tests are skipped and say why; where CI=true is set, they fail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.real import packages
+from tests.real.containerd import Containerd
+from tests.real.dockerd import Dockerd
+from tests.real.image import Image, real_image
+from tests.real.node import Node, StartNode
+from tests.real.origin import Origin, StartOrigin
+from tests.real.places import new_directory, remove
+from tests.real.programs import free_port, tail
+from tests.real.registry import Registry
+from tests.real.skopeo import Skopeo
+
+_HERE: Final = Path(__file__).parent
+_WORKPLACE: Final = pytest.StashKey[Path]()
+
+_TIMEOUT_S: Final = 900
+"""For one test with its fixtures: the first of a machine installs the programs and makes the image."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.real)
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Add the ends of all programs' logs to the report of a test that failed."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]  # pytest sends the report into the wrapper
+    workplace = item.config.stash.get(_WORKPLACE, None)
+    if report.failed and workplace is not None:
+        for log in sorted([*workplace.glob("*/*.log"), *workplace.glob("*/*/*.log")]):  # deeper, images are unpacked
+            report.sections.append((str(log.relative_to(workplace)), tail(log)))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """The programs are installed, or the tests do not run."""
+    reason = packages.unsuitable()
+    if reason is not None and os.environ.get("CI") == "true":
+        pytest.fail(f"CI runs these tests, and this machine cannot: {reason}")
+    if reason is not None:
+        pytest.skip(reason)
+    packages.install()
+
+
+@pytest.fixture(scope="session")
+def workplace(programs: None, pytestconfig: pytest.Config) -> Iterator[Path]:
+    """The directory that everything is below."""
+    directory = new_directory()
+    pytestconfig.stash[_WORKPLACE] = directory
+    yield directory
+    remove(directory)
+
+
+@pytest.fixture
+def place(workplace: Path) -> Iterator[Path]:
+    """A directory for one test."""
+    directory = new_directory(workplace)
+    yield directory
+    remove(directory)
+
+
+@pytest.fixture(scope="session")
+def image(programs: None) -> Image:
+    return real_image()
+
+
+@pytest.fixture(scope="session")
+def storage(workplace: Path) -> Path:
+    """What the registries of the session store their content in."""
+    return new_directory(workplace)
+
+
+@pytest.fixture(scope="session")
+def registry(workplace: Path, storage: Path, image: Image) -> Iterator[Registry]:
+    """An open registry that has the image."""
+    started = Registry(new_directory(workplace), storage)
+    try:
+        started.push(image)
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def start_origin(place: Path, registry: Registry) -> Iterator[StartOrigin]:
+    with ExitStack() as started:
+
+        def start(registry_url: str = registry.url, *, rate_bytes_s: int = 0) -> Origin:
+            origin = Origin(new_directory(place), registry_url, rate_bytes_s)
+            started.callback(origin.stop)
+            return origin
+
+        yield start
+
+
+@pytest.fixture
+def origin(start_origin: StartOrigin) -> Origin:
+    return start_origin()
+
+
+@pytest.fixture(scope="session")
+def mirror_port() -> int:
+    """Every p2pd of the session has its mirror here, one at a time: dockerd's mirrors are set when it starts."""
+    return free_port()
+
+
+@pytest.fixture
+def start_node(place: Path, mirror_port: int) -> Iterator[StartNode]:
+    with ExitStack() as started:
+
+        def start(*upstreams: str, **settings: str) -> Node:
+            node = Node(new_directory(place), upstreams, mirror_port, settings)
+            started.callback(node.stop)
+            return node
+
+        yield start
+
+
+@pytest.fixture
+def node(start_node: StartNode, origin: Origin) -> Node:
+    return start_node(f"docker.io={origin.url}")
+
+
+@pytest.fixture(scope="session")
+def session_dockerd(workplace: Path, mirror_port: int) -> Iterator[Dockerd]:
+    started = Dockerd(new_directory(workplace), f"http://127.0.0.1:{mirror_port}")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def dockerd(session_dockerd: Dockerd) -> Iterator[Dockerd]:
+    """dockerd without any image."""
+    yield session_dockerd
+    session_dockerd.remove_images()
+
+
+@pytest.fixture(scope="session")
+def session_containerd(workplace: Path, mirror_port: int) -> Iterator[Containerd]:
+    started = Containerd(new_directory(workplace))
+    started.use_mirror("docker.io", f"http://127.0.0.1:{mirror_port}")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def containerd(session_containerd: Containerd) -> Iterator[Containerd]:
+    """containerd without any image."""
+    yield session_containerd
+    session_containerd.remove_images()
+
+
+@pytest.fixture
+def skopeo(place: Path) -> Skopeo:
+    return Skopeo(new_directory(place))

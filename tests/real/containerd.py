@@ -1,0 +1,77 @@
+"""A containerd of our own, driven by `ctr`, which is told of the mirror by a directory of hosts.toml files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tests.real.filesystems import has_overlay
+from tests.real.programs import Program, ProgramError, environment, run
+
+_CONFIG: Final = """
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[debug]
+level = "warn"
+[grpc]
+address = "{directory}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{directory}/opt"
+"""
+
+_HOSTS: Final = """
+server = "{mirror_url}"
+[host."{mirror_url}"]
+capabilities = ["pull", "resolve"]
+"""
+"""With p2pd as `server`, too, there is no other host for containerd to turn to."""
+
+
+class Containerd:
+    """containerd without the Kubernetes part (CRI), which needs a network for its pods."""
+
+    def __init__(self, directory: Path) -> None:
+        self._env = environment(directory)
+        self._hosts = directory / "hosts"
+        self._snapshotter = "overlayfs" if has_overlay(directory) else "native"
+        config = directory / "config.toml"
+        config.write_text(_CONFIG.format(directory=directory), encoding="utf-8")
+        self._ctr = ["ctr", "--address", f"{directory}/containerd.sock"]
+        log = directory / "containerd.log"
+        self._program = Program(["containerd", "--config", str(config)], self._env, log)
+        self._program.wait_ready(self._answers)
+
+    def use_mirror(self, namespace: str, mirror_url: str) -> None:
+        """From the next pull on, ask `mirror_url` for images of the registry `namespace` (`docker.io`)."""
+        hosts = self._hosts / namespace / "hosts.toml"
+        hosts.parent.mkdir(parents=True, exist_ok=True)
+        hosts.write_text(_HOSTS.format(mirror_url=mirror_url), encoding="utf-8")
+
+    def pull(self, image: str) -> None:
+        """Pull and unpack (`docker.io/library/app:1`). Raises ProgramError."""
+        how = ["--hosts-dir", str(self._hosts), "--snapshotter", self._snapshotter]
+        self._run("images", "pull", *how, image)
+
+    def digests(self) -> set[str]:
+        """Every blob in the content store; containerd has checked each against its digest."""
+        return set(self._run("content", "ls", "--quiet").split())
+
+    def remove_images(self) -> None:
+        """Remove every image, and wait until its content is gone."""
+        if images := self._run("images", "ls", "--quiet").split():
+            self._run("images", "rm", "--sync", *images)
+
+    def stop(self) -> None:
+        self._program.terminate()
+
+    def _run(self, *args: str) -> str:
+        return run([*self._ctr, *args], self._env)
+
+    def _answers(self) -> bool:
+        try:
+            self._run("version")
+        except ProgramError:
+            return False
+        return True

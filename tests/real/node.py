@@ -1,0 +1,77 @@
+"""p2pd itself, as an operator runs it: `p2pd run`, with its flags and its environment variables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.real.programs import Program, ProgramError, environment, free_port, tail
+from tests.real.web import get
+
+
+class Node:
+    """One p2pd over `directory`, at addresses that stay the same over `start()` and `kill()`.
+
+    `settings` are keys of p2pd.toml (`tag_ttl_s="0"`), handed over as environment variables.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        upstreams: Sequence[str],
+        mirror_port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.mirror = f"127.0.0.1:{mirror_port or free_port()}"
+        self.admin = f"127.0.0.1:{free_port()}"
+        addresses = ["--data", str(directory / "data"), "--mirror", self.mirror, "--admin", self.admin]
+        chosen = [arg for upstream in upstreams for arg in ("--upstream", upstream)]
+        self._args = [sys.executable, "-m", "p2pd", "run", *addresses, *chosen]
+        variables = {f"P2PD_{key.upper()}": value for key, value in (settings or {}).items()}
+        self._env = environment(directory, variables)
+        self._log = directory / "p2pd.log"
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The mirror, as clients are configured with it."""
+        return f"http://{self.mirror}"
+
+    def start(self) -> None:
+        """Start p2pd (again) and wait until /readyz says so."""
+        self._program = Program(self._args, self._env, self._log)
+        self._program.wait_ready(self.ready)
+
+    def ready(self) -> bool:
+        try:
+            return get(f"http://{self.admin}/readyz").status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, as when the machine runs out of memory."""
+        self._program.kill()
+
+    def stop(self) -> None:
+        """SIGTERM, as an init system does it. Raises ProgramError when p2pd does not end with 0."""
+        code = self._program.terminate()
+        if code != 0:
+            raise ProgramError(f"p2pd ended with {code}\n{tail(self._log)}")
+
+    def cached(self, digest: str) -> dict[str, Any] | None:
+        """What /cache says of the blob (`held_bytes`, `complete`), or None when it says nothing of it."""
+        rows: list[dict[str, Any]] = get(f"http://{self.admin}/cache").json()
+        return next((row for row in rows if row["digest"] == digest), None)
+
+    def held_bytes(self, digest: str) -> int:
+        """How many verified bytes of the blob are recorded."""
+        row = self.cached(digest)
+        return 0 if row is None else int(row["held_bytes"])
+
+
+class StartNode(Protocol):
+    """Starts p2pd with these `--upstream`s, and `settings` in its environment."""
+
+    def __call__(self, *upstreams: str, **settings: str) -> Node: ...

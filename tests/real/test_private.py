@@ -1,0 +1,116 @@
+"""A private image is for those whom its registry lets have it, cached or not, by HTTP Basic and by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.real.containerd import Containerd
+from tests.real.dockerd import Dockerd
+from tests.real.image import REPOSITORY, Image
+from tests.real.node import Node, StartNode
+from tests.real.origin import Origin, StartOrigin
+from tests.real.places import new_directory
+from tests.real.programs import ProgramError
+from tests.real.registry import Registry, basic_auth, token_auth
+from tests.real.skopeo import Skopeo, digests
+from tests.real.tokens import TokenServer
+from tests.real.web import Credentials, Reply, get
+
+OWNER: Final = Credentials("owner", "correct horse")
+STRANGER: Final = Credentials("stranger", "battery staple")
+
+
+@pytest.fixture(params=["basic", "token"])
+def origin(request: pytest.FixtureRequest, place: Path, storage: Path, start_origin: StartOrigin) -> Iterator[Origin]:
+    """The session's image in a registry that is for OWNER only."""
+    directory = new_directory(place)
+    with ExitStack() as started:
+        if request.param == "basic":
+            settings = basic_auth(directory, OWNER)
+        else:
+            tokens = TokenServer(directory, OWNER)
+            started.callback(tokens.stop)
+            settings = token_auth(tokens)
+        registry = Registry(directory, storage, settings)
+        started.callback(registry.stop)
+        yield start_origin(registry.url)
+
+
+def test_private_image_is_for_its_owner_only(
+    dockerd: Dockerd, skopeo: Skopeo, node: Node, origin: Origin, image: Image
+) -> None:
+    reference = f"{node.mirror}/docker.io/library/app:1"
+
+    assert_closed_to_strangers(dockerd, skopeo, node, image)
+    dockerd.pull("app:1", OWNER)
+    assert dockerd.inspect("app:1")["Id"] == image.config.digest
+    dockerd.remove_images()
+
+    origin.forget()
+    dockerd.pull("app:1", OWNER)
+    assert digests(skopeo.copy(reference, OWNER)) == image.digests
+    assert origin.blob_requests() == []
+    dockerd.remove_images()
+
+    assert all(node.cached(blob.digest) for blob in image.blobs)
+    assert_closed_to_strangers(dockerd, skopeo, node, image)
+
+
+def test_private_image_stays_closed_while_its_registry_is_gone(
+    skopeo: Skopeo, node: Node, origin: Origin, image: Image
+) -> None:
+    skopeo.copy(f"{node.mirror}/docker.io/library/app:1", OWNER)
+    origin.stop()
+    for who in (None, STRANGER):
+        for content in (f"manifests/{image.index.digest}", "manifests/1", f"blobs/{image.weights.digest}"):
+            assert_refused(ask(node, f"{REPOSITORY}/{content}", who))
+
+
+def test_credentials_of_the_operator_serve_clients_that_have_none(
+    place: Path, containerd: Containerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, image: Image
+) -> None:
+    password_file = place / "password"
+    password_file.write_text(OWNER.password, encoding="utf-8")
+    password_file.chmod(0o600)
+    node = start_node(f"docker.io={origin.url};username={OWNER.username};password_file={password_file}")
+    containerd.pull("docker.io/library/app:1")
+    assert containerd.digests() == {image.index.digest, *image.digests}
+    assert digests(skopeo.copy(f"{node.mirror}/docker.io/library/app:1")) == image.digests
+
+
+def assert_closed_to_strangers(dockerd: Dockerd, skopeo: Skopeo, node: Node, image: Image) -> None:
+    """Nobody gets any of it without credentials or with wrong ones, nor its owner from another repository."""
+    for who in (None, STRANGER):
+        with pytest.raises(ProgramError):
+            dockerd.pull("app:1", who)
+        with pytest.raises(ProgramError):
+            skopeo.copy(f"{node.mirror}/docker.io/library/app:1", who)
+        for content in contents(image):
+            assert_refused(ask(node, f"{REPOSITORY}/{content}", who))
+            assert_refused(ask(node, f"{REPOSITORY}/{content}?ns=docker.io", who))
+            assert_refused(ask(node, f"docker.io/{REPOSITORY}/{content}", who))
+    for content in contents(image):
+        assert_refused(ask(node, f"library/other/{content}", OWNER))
+
+
+def contents(image: Image) -> list[str]:
+    """Everything of the image, as it is asked for below its repository."""
+    manifests = (f"manifests/{image.index.digest}", f"manifests/{image.manifest.digest}", "manifests/1")
+    return [*manifests, *(f"blobs/{blob.digest}" for blob in image.blobs)]
+
+
+def ask(node: Node, path: str, who: Credentials | None) -> Reply:
+    """GET from the mirror by hand."""
+    authorization = {} if who is None else {"Authorization": f"Basic {who.basic}"}
+    return get(f"{node.url}/v2/{path}", {"Accept": "*/*", **authorization})
+
+
+def assert_refused(reply: Reply) -> None:
+    """No, in the form that the OCI specification gives to errors."""
+    assert reply.status in (401, 403, 404), reply
+    assert all(error["code"] for error in reply.json()["errors"]), reply

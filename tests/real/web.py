@@ -1,0 +1,52 @@
+"""Plain HTTP requests, for what no container client does: asking without a token, or an admin port."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any, Final, NamedTuple
+
+_TIMEOUT_S: Final = 30
+
+_DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Ignores the proxies of the developer's environment: everything asked here is on loopback."""
+
+
+class Credentials(NamedTuple):
+    """A user of a private registry."""
+
+    username: str
+    password: str
+
+    @property
+    def basic(self) -> str:
+        """The value after `Basic ` in an Authorization header, and of `auth` in Docker's config.json."""
+        return base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer; `headers` finds names in any case."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def get(url: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """GET `url`; any status is a reply. Raises OSError when nobody answers."""
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    try:
+        with _DIRECT.open(request, timeout=_TIMEOUT_S) as answer:
+            return Reply(answer.status, answer.headers, answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, error.headers, error.read())
