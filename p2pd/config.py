@@ -31,10 +31,13 @@ from p2pd.notation import (
     parse_count,
     parse_depth,
     parse_duration,
+    parse_label,
+    parse_optional_address,
     parse_path,
     parse_size,
     parse_switch,
     parse_upstreams,
+    parse_urls,
 )
 
 if TYPE_CHECKING:
@@ -72,9 +75,22 @@ class Settings:
     admin: Address = _key(
         parse_address, "127.0.0.1:65004", "Where metrics, health, status and the cache commands are.", "HOST:PORT"
     )
-    allow_open: bool = _key(
-        parse_switch, "false", "Let mirror and admin listen on addresses that other machines can reach."
+    peer: Address = _key(
+        parse_address,
+        "127.0.0.1:0",
+        "Where other hosts get pieces. Port 0 takes a free one.",
+        "HOST:PORT",
     )
+    advertise: Address | None = _key(
+        parse_optional_address, "", "The address at which other hosts reach peer, if it is another.", "HOST:PORT"
+    )
+    scheduler: tuple[str, ...] = _key(
+        parse_urls, "", "A scheduler to join, as http://HOST:65003; several are tried in turn. None: one inside.", "URL"
+    )
+    listen: Address = _key(
+        parse_address, "127.0.0.1:0", "Where the scheduler takes hosts, if it is inside this node.", "HOST:PORT"
+    )
+    allow_open: bool = _key(parse_switch, "false", "Let this node listen on addresses that other machines can reach.")
     upstream: tuple[UpstreamSetting, ...] = _key(
         parse_upstreams,
         "docker.io=https://registry-1.docker.io",
@@ -108,6 +124,15 @@ class Settings:
     prefetch_layers: int = _key(
         parse_depth, "3", "Layers to fetch ahead of the one that a client asks for; 0 is none.", "NUMBER"
     )
+    scheduler_wait_s: float = _key(
+        parse_duration, "3s", "How long to do without a scheduler before the origin is asked without one.", "DURATION"
+    )
+    upload_slots: int = _key(parse_count, "4", "Pieces sent to other hosts at a time.", "NUMBER")
+    upload_rate: int = _key(parse_size, "0", "Bytes per second to send to other hosts; 0 is no limit.", "SIZE")
+    download_rate: int = _key(parse_size, "0", "Bytes per second to take from other hosts; 0 is no limit.", "SIZE")
+    site: str = _key(parse_label, "", "Where this host is; hosts of a site share its way to the others.", "NAME")
+    zone: str = _key(parse_label, "", "Where in the site this host is.", "NAME")
+    rack: str = _key(parse_label, "", "Where in the zone this host is; hosts of a rack are preferred.", "NAME")
     client_stall_s: float = _key(
         parse_duration, "300s", "How long a client may take no bytes before its connection is closed.", "DURATION"
     )
@@ -126,6 +151,8 @@ KEYS: Final[Mapping[str, Key]] = {each.name: each.metadata["key"] for each in fi
 """Every key by name."""
 
 _AT_STAKE: Final = {
+    "peer": "get every blob that this node holds, private ones too",
+    "listen": "join as a host, get every blob that other hosts hold, and tell them what pieces are",
     "mirror": "pull what this node caches and use the credentials of its upstreams",
     "admin": "read this node's status and empty its cache",
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiofastnet
@@ -21,14 +22,16 @@ from aiohttp import web
 from p2pd import logs
 from p2pd.admin import Admin
 from p2pd.config import Settings
-from p2pd.notation import Address
+from p2pd.notation import Address, parse_address
 from p2pd.sdnotify import Notifier
+from p2pd.swarm import ListenError, advertised, identity, schedulers
 from p2pd.telemetry import Telemetry
 from p2pd.upstreams import make_upstreams
 from peer.background import Background
 from peer.downloads import Downloads, Limits
-from peer.errors import P2pdError
 from peer.store import Store
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -40,12 +43,11 @@ log = logs.get("p2pd.daemon")
 
 COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
+PEERS_WITHIN_S = 5.0
+"""How long other hosts may take to finish the pieces that they are receiving when this one stops."""
+
 QUESTIONS_SHARE = 4
 """One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
-
-
-class ListenError(P2pdError):
-    """An address cannot be listened on."""
 
 
 def run(settings: Settings) -> int:
@@ -91,7 +93,9 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(Background())
-        downloads = Downloads(store, _limits(settings), background)
+        swarm = Swarm(identity(settings), await stack.enter_async_context(schedulers(settings)), store, background)
+        stack.push_async_callback(swarm.close)
+        downloads = Downloads(store, _limits(settings), background, swarm)
         stack.callback(downloads.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
@@ -107,18 +111,29 @@ async def serve(
         admin = Admin(origins, downloads, telemetry, addresses=addresses, not_ready=not_ready)
         admin_runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
         addresses["admin"] = await stack.enter_async_context(_listening(admin_runner, settings.admin))
-        mirror_runner = web.ServerRunner(
-            Server(mirror.handle, stall_s=settings.client_stall_s), shutdown_timeout=settings.shutdown_grace_s
+        peer_server = PeerServer(
+            swarm.servable,
+            swarm.links.accept,
+            upload_slots=settings.upload_slots,
+            rate_bytes_per_s=settings.upload_rate,
         )
+        peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
+        addresses["peer"] = await stack.enter_async_context(_listening(peer_runner, settings.peer))
+        swarm.start(downloads, advertised(settings, parse_address(addresses["peer"])))
+        mirror_runner = web.ServerRunner(
+            Server(mirror.handle, stall_s=settings.client_stall_s),
+            shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
+        )
+        stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = await stack.enter_async_context(_listening(mirror_runner, settings.mirror))
-        background.start(_every(COLLECT_EVERY_S, lambda: _collect(store)))
-        background.start(_every(TELL_PULLS_EVERY_S, lambda: _tell_pulls(mirror)))
+        background.start(_collect_now_and_then(store))
+        background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
 
 
 def _limits(settings: Settings) -> Limits:
     for_data = settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE
-    return Limits(max(1, for_data), settings.connections_per_blob)
+    return Limits(max(1, for_data), settings.connections_per_blob, download_rate_bytes_per_s=settings.download_rate)
 
 
 @asynccontextmanager
@@ -130,26 +145,29 @@ async def _listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[
         try:
             await site.start()
         except OSError as error:
-            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from None
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise ListenError(f"cannot listen on {address}: {reason}") from None
         host, port = runner.addresses[0][:2]
         yield str(Address(host, port))
     finally:
         await runner.cleanup()
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _collect_now_and_then(store: Store) -> None:
     while True:
-        await asyncio.sleep(seconds)
-        await work()
+        await asyncio.sleep(COLLECT_EVERY_S)
+        for blob in await asyncio.to_thread(store.collect, time.time()):
+            log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
 
 
-async def _collect(store: Store) -> None:
-    for blob in await asyncio.to_thread(store.collect, time.time()):
-        log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
+async def _tell_pulls_now_and_then(mirror: Mirror) -> None:
+    while True:
+        await asyncio.sleep(TELL_PULLS_EVERY_S)
+        _tell_pulls(mirror, time.monotonic())
 
 
-async def _tell_pulls(mirror: Mirror) -> None:
-    for pull in mirror.ended_pulls():
+def _tell_pulls(mirror: Mirror, now: float) -> None:
+    for pull in mirror.ended_pulls(now):
         log.info("pulled", **dataclasses.asdict(pull))
 
 

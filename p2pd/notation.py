@@ -68,7 +68,8 @@ class UpstreamSetting:
     """An origin that may be asked for the images of `namespace` (`docker.io`, `registry.example:5000`).
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
-    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr` does not show what belongs to credentials.
+    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
+    does not show what belongs to credentials.
     """
 
     namespace: str
@@ -142,6 +143,30 @@ def parse_address(value: object) -> Address:
     if address is None:
         raise ConfigError("expected an address such as 127.0.0.1:65001 or [::1]:65001")
     return address
+
+
+def parse_optional_address(value: object) -> Address | None:
+    """An address, or nothing."""
+    return None if value is None or value == "" else parse_address(value)
+
+
+def parse_urls(value: object) -> tuple[str, ...]:
+    """A list of http:// addresses, or one text that has them separated by white space."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError('expected a list such as ["http://10.0.0.1:65003"]')
+    for text in texts:
+        if not isinstance(text, str) or not text.startswith("http://") or _address(text[7:].rstrip("/")) is None:
+            raise ConfigError("expected addresses such as http://10.0.0.1:65003")
+    return tuple(text.rstrip("/") for text in texts)
+
+
+def parse_label(value: object) -> str:
+    """A name of at most 64 letters, digits, `.`, `_`, `/` and `-`, or none."""
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9._/-]{0,64}", text) is None:
+        raise ConfigError("expected at most 64 letters, digits, dots, slashes and dashes")
+    return text
 
 
 def parse_upstream(value: object) -> UpstreamSetting:

@@ -29,20 +29,27 @@ class Background:
     def __init__(self) -> None:
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: Any) -> None:
+    async def __aexit__(self, *_exc_info: Any) -> None:
+        self._ending = True
         for task in self._tasks:
             task.cancel()
-        await self._group.__aexit__(*exc_info)
+        await self._group.__aexit__(None, None, None)  # what the block raised goes on as it is, not in a group
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Start it, unless the block is ending: what a task that is being cancelled starts would outlive it."""
+        if self._ending:
+            coroutine.close()
+            return
         task = self._group.create_task(self._guard(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: coroutine.close())  # if it was cancelled before its first step
 
     async def _guard(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:

@@ -76,3 +76,23 @@ class ForeignDirectoryError(StoreError):
 
 class StoreBrokenError(StoreError):
     """The disk failed under us: reading or writing a blob's file gave an error that is not for lack of room."""
+
+
+class PeerError(P2pdError):
+    """The base of what a neighbour does to us."""
+
+
+class PeerBusyError(PeerError):
+    """All its upload slots are taken; it said so at once."""
+
+
+class PeerGoneError(PeerError):
+    """It does not answer, breaks off, or lacks the piece that it claimed."""
+
+
+class PeerCorruptError(PeerError):
+    """It sent other bytes than the piece's digest says. They never reached the store."""
+
+
+class FetchStoppedError(PeerError):
+    """We no longer wanted the piece."""

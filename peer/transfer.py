@@ -13,7 +13,7 @@ from typing import Protocol
 
 from peer.core.download import SPAN_PIECES
 from peer.errors import OriginBrokenError, OriginCorruptError
-from peer.origin.api import Body, ContentRef, Credential, Origin
+from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
 from peer.store import Blob, Landed, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES
@@ -24,11 +24,15 @@ FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A way to get a blob: which origin, where and as what it is there, and with whose authorisation."""
+    """A way to get a blob: which origin, where and as what it is there, and with whose authorisation.
+
+    `namespace` is the upstream's name among hosts.
+    """
 
     origin: Origin
     ref: ContentRef
     credential: Credential
+    namespace: str = ""
 
 
 class Report(Protocol):
@@ -38,7 +42,8 @@ class Report(Protocol):
         """The source answered with pieces `[first, stop)` of `blob`, which is pinned once more, for who is told."""
         ...
 
-    def landed(self, transfer: Transfer, landed: Landed) -> None: ...
+    def landed(self, transfer: Transfer, blob: Blob, landed: Landed) -> None:
+        """A piece of `blob` is in the store, by this transfer or by another that was quicker."""
 
 
 class Transfer:
@@ -61,7 +66,7 @@ class Transfer:
         with self.source.origin.open(ref, start, stop, credential=self.source.credential) as body:
             self._hold(body)
             self._check_size(body.size_bytes)
-            blob = store.create(ref.digest, body.size_bytes, body.media_type)
+            blob = self._pinned_blob(store, body)
             try:
                 first, end = _whole_pieces(body, blob)
                 blob.acquire()
@@ -86,8 +91,14 @@ class Transfer:
                 with buffer[: stop - start] as piece:
                     if body.readinto(piece) < len(piece):
                         raise OriginCorruptError(f"the origin's {blob.digest} ends before the length that it announced")
-                    if index not in blob.pieces:
-                        report.landed(self, blob.land(index, piece))
+                    report.landed(self, blob, blob.land(index, piece))
+
+    def _pinned_blob(self, store: Store, body: Body) -> Blob:
+        """The blob that the download is about, even if the store has removed it meanwhile; else a new one."""
+        if self._known is None:
+            return store.create(self.source.ref.digest, body.size_bytes, body.media_type)
+        self._known.acquire()
+        return self._known
 
     def _check_size(self, size_bytes: int) -> None:
         digest = self.source.ref.digest
@@ -100,15 +111,15 @@ class Transfer:
 
     def _byte_range(self) -> tuple[int, int | None]:
         if self._known is None:
-            return 0, FIRST_SPAN_BYTES
+            return 0, None if self.source.ref.kind is Kind.MANIFEST else FIRST_SPAN_BYTES
         last = self._known.count if self._stop is None else self._stop
         return self._known.span(self._first)[0], self._known.span(last - 1)[1]
 
     def _hold(self, body: Body) -> None:
         with self._lock:
-            self._body = body
             if self._stopped:
-                body.abort()
+                raise OriginBrokenError(f"the transfer of {self.source.ref.digest} was stopped")
+            self._body = body
 
 
 def _whole_pieces(body: Body, blob: Blob) -> tuple[int, int]:

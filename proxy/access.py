@@ -72,11 +72,11 @@ class Access:
     async def check(self, route: Route, authorization: str | None) -> Permit:
         """Let the client have `route.reference`, a digest. Raises OriginRefusedError, OriginUnreachableError."""
         client, place = self.client(authorization), Place(route.namespace, route.repository)
-        now = self._clock()
-        if self._grants.holds(client, place, route.reference, now):
-            return Permit(client, self._origins.credential(route.namespace, authorization))
-        if self._grants.holds(ANYONE, place, route.reference, now):
+        holder = self._grants.holder(client, place, route.reference, self._clock())
+        if holder == ANYONE:
             return Permit(ANYONE, Credential(own=True))
+        if holder is not None:
+            return Permit(client, Credential(authorization))
         return await self._checks.get((client, route), lambda: self._ask(route, place, authorization))
 
     def grant(self, place: Place, permit: Permit, digests: Sequence[str]) -> None:
@@ -121,7 +121,8 @@ class Access:
 
     async def _probe(self, place: Place, manifest: str, children: Sequence[str]) -> None:
         try:
-            answer = await self._origins.ask_as_anyone(place.namespace, f"{place.repository}/manifests/{manifest}")
+            path = f"{place.repository}/manifests/{manifest}"
+            answer = await self._origins.head(place.namespace, path, Credential(own=True))
         except P2pdError as error:
             log.debug(
                 "could not find out whether a repository is public", repository=place.repository, error=str(error)

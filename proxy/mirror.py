@@ -35,7 +35,7 @@ from proxy.core.grants import Place
 from proxy.core.oci_errors import Code, refusal, refusal_for
 from proxy.core.pulls import Pulls, PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
-from proxy.origins import ANSWER_WITHIN_S, Origins, refused
+from proxy.origins import Origins, refused
 from proxy.sending import Sent, send_blob
 from proxy.server import as_response
 from proxy.tags import Tags
@@ -46,6 +46,9 @@ MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 """containerd reads no larger one (remotes/docker/fetcher.go), and registries take none."""
 
 MAX_KNOWN_MANIFESTS = 1024
+CLIENT_GONE = 499
+"""What counts as the status when the client goes away before the answer begins, as nginx has it."""
+
 PASSED_ON = ("content-type", "link", "oci-filters-applied", "warning", "retry-after", "www-authenticate")
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
@@ -71,6 +74,7 @@ class _Exchange:
     route: Route
     authorization: str | None
     cache: Literal["hit", "miss", "none"] = "none"
+    size_bytes: int | None = None
     sent: Sent = field(default_factory=Sent)
 
     @property
@@ -109,37 +113,45 @@ class Mirror:
         self._pulls = Pulls(depth)
         self._ahead: set[str] = set()
         self._manifests: dict[str, Manifest | None] = {}
+        self._sizes: dict[str, int] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the server's handler."""
         started = time.monotonic()
         exchange: _Exchange | None = None
+        status = 500  # a defect of ours, unless it is set below
         try:
-            exchange = self._understand(request)
-            response = await self._answer(exchange)
-        except RouteError as error:
-            response = as_response(refusal(error.status, error.code, str(error)))
-        except P2pdError as error:
-            assert exchange is not None
-            unknown = Code.BLOB_UNKNOWN if exchange.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
-            response = as_response(refusal_for(error, unknown))
-            log.info("refused", path=request.path, status=response.status, error=str(error))
-        self._observe(
-            Served(
-                namespace=exchange.route.namespace if exchange else "",
-                endpoint=exchange.route.endpoint.value if exchange else "none",
-                status=response.status,
-                cache=exchange.cache if exchange else "none",
-                body_bytes=exchange.sent.body_bytes if exchange else 0,
-                seconds=time.monotonic() - started,
-                user_agent=exchange.user_agent if exchange else "",
+            try:
+                exchange = self._understand(request)
+                response = await self._answer(exchange)
+            except RouteError as error:
+                response = as_response(refusal(error.status, error.code, str(error)))
+            except P2pdError as error:
+                assert exchange is not None
+                unknown = Code.BLOB_UNKNOWN if exchange.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+                response = as_response(refusal_for(error, unknown))
+                log.info("refused", path=request.path, status=response.status, error=str(error))
+            status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            status = (exchange.sent.status if exchange else None) or CLIENT_GONE
+            raise
+        finally:
+            self._observe(
+                Served(
+                    namespace=exchange.route.namespace if exchange else "",
+                    endpoint=exchange.route.endpoint.value if exchange else "none",
+                    status=status,
+                    cache=exchange.cache if exchange else "none",
+                    body_bytes=exchange.sent.body_bytes if exchange else 0,
+                    seconds=time.monotonic() - started,
+                    user_agent=exchange.user_agent if exchange else "",
+                )
             )
-        )
         return response
 
-    def ended_pulls(self) -> list[PullSummary]:
-        """The pulls that have ended since the last call."""
-        return self._pulls.ended(time.monotonic())
+    def ended_pulls(self, now: float) -> list[PullSummary]:
+        """The pulls that have ended by monotonic time `now`, each told once."""
+        return self._pulls.ended(now)
 
     def _understand(self, request: web.BaseRequest) -> _Exchange:
         route = parse_route(
@@ -180,14 +192,15 @@ class Mirror:
 
     async def _pass_on(self, exchange: _Exchange) -> web.Response:
         route = exchange.route
-        query = [(name, value) for name, value in exchange.request.query.items() if name != "ns"]
-        path = str(exchange.request.rel_url.with_path(route.origin_path).with_query(query))
+        fields = exchange.request.rel_url.raw_query_string.split("&")
+        query = "&".join(field for field in fields if field.partition("=")[0] != "ns")
+        path = f"{route.origin_path}?{query}" if query else route.origin_path
         asked = await self._origins.ask(route, "GET", path, exchange.authorization)
         if asked.answer.status >= 400:
             raise refused(asked.answer, route.origin_path)
         headers = {name: asked.answer.headers[name] for name in PASSED_ON if name in asked.answer.headers}
         if "link" in headers:
-            headers["link"] = _link_here(headers["link"], route)
+            headers["link"] = _link_here(headers["link"], route, named="ns" in exchange.request.query)
         exchange.sent.body_bytes = len(asked.answer.body)
         return web.Response(body=asked.answer.body, headers={**self._headers(exchange), **headers})
 
@@ -202,6 +215,7 @@ class Mirror:
             answer = await self._tags.resolve(route, exchange.authorization, accept)
             permit = answer.permit
             exchange.route = replace(route, reference=Digest(answer.resolved.digest))
+            exchange.size_bytes = answer.resolved.size_bytes
             if exchange.head:
                 resolved = answer.resolved
                 return self._head(exchange, resolved.digest, resolved.size_bytes, resolved.media_type)
@@ -213,11 +227,7 @@ class Mirror:
         digest = exchange.route.reference
         async with AsyncExitStack() as stack:
             reader = await self._open(stack, exchange, permit, Kind.MANIFEST)
-            size_bytes = reader.blob.size_bytes
-            if size_bytes > MAX_MANIFEST_BYTES:
-                raise OriginCorruptError(f"{digest} has {size_bytes} bytes, too many for a manifest")
-            await reader.readable(size_bytes - 1, size_bytes)
-            body = reader.blob.read(0, size_bytes)
+            body = reader.blob.read(0, reader.blob.size_bytes)
             media_type = reader.blob.header.media_type
         manifest = self._parsed(digest, body, media_type)
         if manifest is not None:
@@ -242,9 +252,11 @@ class Mirror:
         if digest not in self._manifests:
             if len(self._manifests) >= MAX_KNOWN_MANIFESTS:
                 self._manifests.clear()
+                self._sizes.clear()
             try:
                 known_type = media_type if media_type in KIND_BY_MEDIA_TYPE else None
-                self._manifests[digest] = parse_manifest(body, known_type)
+                manifest = self._manifests[digest] = parse_manifest(body, known_type)
+                self._sizes.update((child.digest, child.size_bytes) for child in manifest.children)
             except ManifestError as error:
                 log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
                 self._manifests[digest] = None
@@ -259,13 +271,14 @@ class Mirror:
         digest, place = exchange.route.reference, exchange.place
         for layer in self._pulls.blob_asked(permit.client, place, digest, time.monotonic()):
             self._fetch_ahead(exchange.route, permit.credential, layer)
-        ok = False
         try:
             async with AsyncExitStack() as stack:
                 reader = await self._open(stack, exchange, permit, Kind.BLOB)
                 headers = self._blob_headers(exchange, digest, "application/octet-stream")
                 response = await send_blob(exchange.request, reader, headers, exchange.sent)
-            ok = exchange.sent.error is None
+        except P2pdError as error:
+            exchange.sent.error = error
+            raise
         finally:
             self._pulls.blob_ended(
                 permit.client,
@@ -273,7 +286,7 @@ class Mirror:
                 digest,
                 sent_bytes=exchange.sent.body_bytes,
                 from_store=exchange.cache == "hit",
-                ok=ok,
+                failed=exchange.sent.error is not None,
                 now=time.monotonic(),
             )
         if exchange.sent.error is not None:
@@ -281,16 +294,21 @@ class Mirror:
         return response
 
     async def _open(self, stack: AsyncExitStack, exchange: _Exchange, permit: Permit, kind: Kind) -> BlobReader:
-        """A reader of the exchange's digest, within the time that a client waits for headers."""
+        """A reader of the exchange's digest, within the time that a client waits for headers; a manifest as a whole."""
         route = exchange.route
         ref = ContentRef(route.repository, route.reference, kind)
-        source = Source(self._origins.origin(route.namespace), ref, permit.credential)
+        source = Source(self._origins.origin(route.namespace), ref, permit.credential, route.namespace)
+        size_bytes = exchange.size_bytes or self._sizes.get(route.reference)
+        within_s = self._origins.answer_within_s
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                reader = await stack.enter_async_context(self._downloads.open(route.reference, source))
+            async with asyncio.timeout(within_s):
+                opened = self._downloads.open(route.reference, source, size_bytes=size_bytes)
+                reader = await stack.enter_async_context(opened)
+                if kind is Kind.MANIFEST:
+                    await _all_of_manifest(reader)
         except TimeoutError:
             raise OriginUnreachableError(
-                f"{route.namespace} did not begin to send {route.reference} within {ANSWER_WITHIN_S:.0f} s"
+                f"{route.namespace} did not send {route.reference} within {within_s:g} s"
             ) from None
         exchange.cache = "hit" if reader.from_store else "miss"
         return reader
@@ -300,11 +318,13 @@ class Mirror:
         if digest not in self._ahead and not (held and held.complete):
             self._ahead.add(digest)
             ref = ContentRef(route.repository, digest)
-            self._background.start(self._fetch(digest, Source(self._origins.origin(route.namespace), ref, credential)))
+            source = Source(self._origins.origin(route.namespace), ref, credential, route.namespace)
+            self._background.start(self._fetch(digest, source))
 
     async def _fetch(self, digest: str, source: Source) -> None:
         try:
-            async with self._downloads.open(digest, source, background=True) as reader:
+            opened = self._downloads.open(digest, source, size_bytes=self._sizes.get(digest), background=True)
+            async with opened as reader:
                 size_bytes = reader.blob.size_bytes
                 await reader.readable(max(0, size_bytes - 1), size_bytes)
         except P2pdError as error:
@@ -323,8 +343,7 @@ class Mirror:
             return self._head(exchange, route.reference, held.size_bytes, self._held_type(route, held.media_type))
         answer = permit.answer
         if answer is None:
-            asked = await self._origins.ask(route, "HEAD", route.origin_path, exchange.authorization)
-            answer = asked.answer
+            answer = await self._origins.head(route.namespace, route.origin_path, permit.credential)
             if answer.status >= 400:
                 raise refused(answer, route.origin_path)
         exchange.cache = "miss"
@@ -354,6 +373,13 @@ class Mirror:
         return {**API_VERSION, "OCI-Namespace": exchange.route.namespace} if named else dict(API_VERSION)
 
 
+async def _all_of_manifest(reader: BlobReader) -> None:
+    size_bytes = reader.blob.size_bytes
+    if size_bytes > MAX_MANIFEST_BYTES:
+        raise OriginCorruptError(f"{reader.blob.digest} has {size_bytes} bytes, too many for a manifest")
+    await reader.readable(max(0, size_bytes - 1), size_bytes)
+
+
 def _image_name(route: Route, asked_for: str) -> str:
     separator = "@" if is_digest(cast("Digest", asked_for)) else ":"
     return f"{route.namespace}/{route.repository}{separator}{asked_for}"
@@ -366,9 +392,15 @@ def _length_of(answer: Answer) -> int:
         raise OriginCorruptError("the origin's answer to HEAD has no length") from None
 
 
-_LINK_PATH = re.compile(r"<(?:https?://[^/>]*)?/v2/")
+_LINK = re.compile(r"<(?:https?://[^/>]*)?/v2/(?P<below>[^>]*)>")
 
 
-def _link_here(link: str, route: Route) -> str:
-    """The next page's address, at this mirror and with the prefix that the client uses."""
-    return _LINK_PATH.sub(f"</v2/{route.prefix}", link, count=1)
+def _link_here(link: str, route: Route, *, named: bool) -> str:
+    """The next page's address at this mirror, with the upstream named (by prefix or `ns`) as the client named it."""
+
+    def here(found: re.Match[str]) -> str:
+        below = found["below"]
+        ns = f"{'&' if '?' in below else '?'}ns={route.namespace}" if named else ""
+        return f"</v2/{route.prefix}{below}{ns}>"
+
+    return _LINK.sub(here, link, count=1)

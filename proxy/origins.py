@@ -17,7 +17,8 @@ from proxy.core.routing import Route
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever; an answer in time lets them go on to the registry."""
 
-MAX_THREADS = 32
+MAX_THREADS = 16
+"""For the questions to one origin, so that one that hangs does not keep the others from being asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,15 @@ class Asked:
 
 
 class Origins:
-    """All upstreams by namespace; the first is the default one."""
+    """All upstreams by namespace; the first is the default one. `answer_within_s` is how long clients wait for us."""
 
-    def __init__(self, upstreams: Mapping[Namespace, Upstream]) -> None:
+    def __init__(self, upstreams: Mapping[Namespace, Upstream], *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self.upstreams = upstreams
         self.default = next(iter(upstreams))
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question")
+        self.answer_within_s = answer_within_s
+        self._threads = {
+            namespace: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for namespace in upstreams
+        }
 
     def origin(self, namespace: Namespace) -> Origin:
         return self.upstreams[namespace].origin
@@ -75,14 +79,15 @@ class Origins:
                 return Asked(second, own)
         return Asked(answer, credential)
 
-    async def ask_as_anyone(self, namespace: Namespace, path: str) -> Answer:
-        """HEAD `path` with what p2pd may use for every client: the operator's credentials, or none."""
-        return await self._request(namespace, "HEAD", path, Credential(own=True), None)
+    async def head(self, namespace: Namespace, path: str, credential: Credential) -> Answer:
+        """HEAD `path` with just this credential. Raises OriginUnreachableError."""
+        return await self._request(namespace, "HEAD", path, credential, None)
 
     def close(self) -> None:
         for upstream in self.upstreams.values():
             upstream.origin.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _request(
         self,
@@ -95,10 +100,10 @@ class Origins:
         headers = {"Accept": accept} if accept else {}
         call = partial(self.origin(namespace).request, method, path, credential=credential, headers=headers)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            async with asyncio.timeout(self.answer_within_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads[namespace], call)
         except TimeoutError:
-            raise OriginUnreachableError(f"{namespace} did not answer within {ANSWER_WITHIN_S:.0f} s") from None
+            raise OriginUnreachableError(f"{namespace} did not answer within {self.answer_within_s:g} s") from None
 
 
 def refused(answer: Answer, what: str) -> OriginRefusedError:

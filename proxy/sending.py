@@ -20,10 +20,15 @@ INLINE_BYTES = 64 * 1024
 """Up to here one `read` and one `write` with the headers cost less than headers, sendfile and its set-up."""
 
 
+SEND_BYTES = 16 * 1024 * 1024
+"""At most so much for one sendfile, so that what went to a client that goes away in the middle is known about."""
+
+
 @dataclass(slots=True)
 class Sent:
-    """What became of an answer's body; `error` is why it was cut short."""
+    """What became of an answer: its status once it has begun, the body's bytes; `error` is why it was cut short."""
 
+    status: int | None = None
     body_bytes: int = 0
     error: P2pdError | None = None
 
@@ -47,7 +52,7 @@ async def send_blob(
         body = reader.blob.read(span.start, span.stop)
         sent.body_bytes = len(body)
         return web.Response(status=status, headers=headers, body=body)
-    response = await _begin(request, status, headers, span.size_bytes)
+    response = await _begin(request, status, headers, span.size_bytes, sent)
     await _send_span(request, response, reader, span, sent)
     return response
 
@@ -66,7 +71,7 @@ async def _send_parts(
     end = f"\r\n--{boundary}--\r\n".encode()
     length = sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end)
     headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-    response = await _begin(request, 206, headers, length)
+    response = await _begin(request, 206, headers, length, sent)
     for head, span in zip(heads, spans, strict=True):
         await response.write(head)
         await _send_span(request, response, reader, span, sent)
@@ -76,7 +81,10 @@ async def _send_parts(
     return response
 
 
-async def _begin(request: web.BaseRequest, status: int, headers: dict[str, str], length: int) -> web.StreamResponse:
+async def _begin(
+    request: web.BaseRequest, status: int, headers: dict[str, str], length: int, sent: Sent
+) -> web.StreamResponse:
+    sent.status = status
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = length
     await response.prepare(request)
@@ -90,7 +98,7 @@ async def _send_span(
     position = span.start
     try:
         while position < span.stop:
-            end = await reader.readable(position, span.stop)
+            end = min(await reader.readable(position, span.stop), position + SEND_BYTES)
             transport = request.transport
             if transport is None:
                 raise ConnectionResetError("the client went away")
@@ -100,3 +108,5 @@ async def _send_span(
     except P2pdError as error:
         sent.error = error
         response.force_close()
+    except TimeoutError as error:  # TCP_USER_TIMEOUT
+        raise ConnectionAbortedError("the client took nothing for too long") from error

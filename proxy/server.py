@@ -35,16 +35,18 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client went away; aiohttp closes what is left
         if status >= 500:
             log.error("a request failed", path=request.path, exc_info=exc)
+            text = "p2pd failed; its log says why"
         else:
-            log.info("refused what is no request", peer=request.remote, reason=message)
+            # What follows the colon quotes the request, and so may have a credential in it.
+            text = (message or "this is no request").partition(":")[0]
+            log.info("refused what is no request", peer=request.remote, reason=text)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
-        return as_response(
-            refusal(status, Code.UNSUPPORTED, message if message and status < 500 else "p2pd failed; its log says why"),
-            close=True,
-        )
+        return as_response(refusal(status, Code.UNSUPPORTED, text), close=True)
 
 
 class Server(web.Server):

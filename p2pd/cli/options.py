@@ -49,4 +49,4 @@ def _option(name: str, key: Key) -> Callable[[Callable[..., R]], Callable[..., R
     text = f"{key.description}  [{PREFIX}{name.upper()}; default: {key.default}]"
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
-    return click.option(flag, multiple=name == "upstream", metavar=key.metavar, help=text)
+    return click.option(flag, multiple=name in ("upstream", "scheduler"), metavar=key.metavar, help=text)

@@ -14,7 +14,7 @@ States:
 
     FETCHING --all pieces verified--> COMPLETE
     FETCHING --no source left, wrong digest, store fault--> FAILED
-    FETCHING --nobody wanted it for `linger_s`--> ABANDONED
+    FETCHING --nobody wanted it for `linger_s`, or p2pd stops--> ABANDONED
 """
 
 from __future__ import annotations
@@ -102,16 +102,23 @@ class TransferOpened:
 
 @dataclass(frozen=True, slots=True)
 class PieceLanded:
-    """A piece is in the store, verified as far as a piece can be. `transfer` None: it was there already."""
+    """A piece is in the store, verified as far as a piece can be. `digest` is its BLAKE3.
+
+    `transfer` None: it did not come from the origin now; it was there already, or a neighbour sent it.
+    """
 
     transfer: int | None
     index: int
+    digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
+    """`status` is the origin's answer where that was the reason, else 0."""
+
     transfer: int
     outcome: Outcome
+    status: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,11 @@ class Tick:
     """Time passed; `next_deadline` said when to send this."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """p2pd is stopping: nothing new is to be asked for."""
+
+
 Event = (
     SourceAdded
     | ReaderMoved
@@ -136,6 +148,7 @@ Event = (
     | TransferEnded
     | BlobVerified
     | Tick
+    | Stopped
 )
 
 # -- instructions --------------------------------------------------------------------------------------------------
@@ -203,6 +216,8 @@ class Download:
 
     max_transfers: int
     linger_s: float
+    allowed: tuple[tuple[int, int], ...] | None = None
+    """The ranges of pieces that may be asked of the origin; None: all of them."""
     phase: Phase = Phase.FETCHING
     held: PieceSet | None = None
     size_bytes: int = 0
@@ -213,6 +228,8 @@ class Download:
     _slots_asked: int = 0
     _next_transfer: int = 0
     _unwanted_since: float | None = None
+    _elsewhere: int = 0
+    _had_source: bool = False
     _story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -223,6 +240,7 @@ class Download:
         match event:
             case SourceAdded(source):
                 self._sources.setdefault(source, 0)
+                self._had_source = True
             case ReaderMoved(reader, position, stop, background):
                 self._wants[reader] = _Want(position, stop, background)
             case ReaderLeft(reader):
@@ -231,17 +249,32 @@ class Download:
                 return self._take_slot(source)
             case TransferOpened():
                 self._opened(event)
-            case PieceLanded(transfer, index):
+            case PieceLanded(transfer, index, _):
                 self._landed(transfer, index)
                 return []
-            case TransferEnded(transfer, outcome):
-                if self._transfer_ended(transfer, outcome):
+            case TransferEnded(transfer, outcome, _):
+                self._transfer_ended(transfer, outcome)
+                if outcome is Outcome.FATAL or self._hopeless():
                     return self._end(Phase.FAILED)
             case BlobVerified(ok):
                 return self._end(Phase.COMPLETE if ok else Phase.FAILED)
-        if self._forsaken(now):
-            return self._end(Phase.ABANDONED)
-        return self._ask_for_slots()
+            case Stopped():
+                return self._end(Phase.ABANDONED)
+        return self._end(Phase.ABANDONED) if self._forsaken(now) else self._ask_for_slots()
+
+    def go_on(self, allowed: tuple[tuple[int, int], ...] | None, elsewhere: int) -> list[Instruction]:
+        """What may be asked of the origin now, and which pieces (a set) come from elsewhere: what follows from that."""
+        self.allowed, self._elsewhere = allowed, elsewhere
+        return self._end(Phase.FAILED) if self._hopeless() else self._ask_for_slots()
+
+    def is_over(self) -> bool:
+        """It has ended, in one of three ways."""
+        return self.phase is not Phase.FETCHING
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the origin can be asked at all."""
+        return bool(self._sources)
 
     @property
     def background(self) -> bool:
@@ -263,6 +296,32 @@ class Download:
         elif (self.size_bytes, self.piece_length) != (size_bytes, piece_length):
             raise self._illegal(f"the blob's length changed from {self.size_bytes} to {size_bytes}")
 
+    def spans(self) -> list[tuple[int, int | None]]:
+        """The ranges of pieces that the origin is asked for now (None: to an end that is not known yet)."""
+        return [(transfer.first, transfer.stop) for transfer in self._transfers.values()]
+
+    def span_of(self, transfer: int) -> tuple[int, int | None]:
+        """The range of pieces of a transfer that is under way."""
+        return self._transfer(transfer).first, self._transfer(transfer).stop
+
+    def transfers_within(self, first: int, stop: int) -> list[int]:
+        """The transfers that bring pieces of `[first, stop)`."""
+        return [
+            number
+            for number, transfer in self._transfers.items()
+            if transfer.first < stop and (transfer.stop is None or first < transfer.stop)
+        ]
+
+    def urgent_ranges(self) -> list[tuple[int, int]]:
+        """The pieces that clients wait for who asked for a range that ends before the blob does."""
+        if self.held is None:
+            return []
+        return [
+            (want.position // self.piece_length, -(-want.stop // self.piece_length))
+            for want in self._wants.values()
+            if want.stop is not None and want.stop < self.size_bytes and not want.background
+        ]
+
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
         return list(self._story)
@@ -281,20 +340,22 @@ class Download:
         if transfer is not None:
             current = self._transfer(transfer)
             current.landed += 1
-            self._sources[current.source] = 0
+            if current.source in self._sources:  # one that was dropped meanwhile stays dropped
+                self._sources[current.source] = 0
 
-    def _transfer_ended(self, transfer: int, outcome: Outcome) -> bool:
-        """Take the transfer off the books; True if the download cannot go on."""
+    def _transfer_ended(self, transfer: int, outcome: Outcome) -> None:
+        """Take the transfer off the books, and note what it says of its source."""
         ended = self._transfer(transfer)
         del self._transfers[transfer]
         source = ended.source
-        if outcome is Outcome.FATAL:
-            return True
         if outcome is Outcome.BROKEN and not ended.landed and source in self._sources:
             self._sources[source] += 1
         if outcome is Outcome.REFUSED or self._sources.get(source, 0) >= MAX_STRIKES:
             self._sources.pop(source, None)
-        return not self._sources
+
+    def _hopeless(self) -> bool:
+        """The origin is the only one to ask, and no way to ask it is left."""
+        return self.allowed is None and self._had_source and not self._sources
 
     def _end(self, phase: Phase) -> list[Instruction]:
         self.phase = phase
@@ -327,7 +388,8 @@ class Download:
             return []
         busy = len(self._transfers) + self._slots_asked
         if self.held is None:
-            wanted = 0 if busy else 1  # the first answer tells the length; a second request could only guess
+            # The first answer tells the length; a second request could only guess.
+            wanted = 0 if busy or not self._may_ask(0) else 1
         else:
             wanted = min(self.max_transfers - busy, self._open_spans() - self._slots_asked)
         self._slots_asked += max(0, wanted)
@@ -335,6 +397,8 @@ class Download:
         return [WantSlot(source)] * wanted
 
     def _take_slot(self, source: int) -> list[Instruction]:
+        if not self._slots_asked:
+            raise self._illegal("a slot was granted that nobody asked for")
         self._slots_asked -= 1
         span = self._next_span() if source in self._sources else None
         if span is None:
@@ -347,13 +411,18 @@ class Download:
 
     def _next_span(self) -> tuple[int, int | None] | None:
         if self.held is None:
-            return None if self._transfers else (0, None)
+            return None if self._transfers or not self._may_ask(0) else (0, None)
         taken = self._in_flight()
-        for start, stop in self._ranges_by_need():
+        ranges = self._ranges_by_need() if self.allowed is None else iter(self.allowed)
+        for start, stop in ranges:
+            stop = min(stop, self.held.count)
             for index in range(self.held.run_from(start, stop), stop):
                 if index not in self.held and index not in taken:
-                    return index, self._span_stop(index, taken)
+                    return index, self._span_stop(index, taken, stop if self.allowed is not None else self.held.count)
         return None
+
+    def _may_ask(self, index: int) -> bool:
+        return self.allowed is None or any(first <= index < stop for first, stop in self.allowed)
 
     def _ranges_by_need(self) -> Iterator[tuple[int, int]]:
         assert self.held is not None
@@ -363,26 +432,39 @@ class Download:
             yield first, min(last, self.held.count)
         yield 0, self.held.count
 
-    def _span_stop(self, first: int, taken: set[int]) -> int:
+    def _span_stop(self, first: int, taken: set[int], end: int) -> int:
         assert self.held is not None
         stop = first + 1
-        while stop < min(first + SPAN_PIECES, self.held.count) and stop not in self.held and stop not in taken:
+        while stop < min(first + SPAN_PIECES, end) and stop not in self.held and stop not in taken:
             stop += 1
         return stop
 
     def _in_flight(self) -> set[int]:
-        return {
+        """The pieces that the origin is asked for, and those that come from elsewhere."""
+        taken = {
             index
             for transfer in self._transfers.values()
             if transfer.stop is not None
             for index in range(transfer.first, transfer.stop)
         }
+        elsewhere = self._elsewhere
+        while elsewhere:
+            lowest = elsewhere & -elsewhere
+            taken.add(lowest.bit_length() - 1)
+            elsewhere ^= lowest
+        return taken
 
     def _open_spans(self) -> int:
         """How many more spans are worth a connection now (never an exact count, never more than is missing)."""
         assert self.held is not None
-        outstanding = self.held.count - self.held.held - sum(1 for index in self._in_flight() if index not in self.held)
-        return -(-outstanding // SPAN_PIECES)
+        taken = self._in_flight()
+        if self.allowed is None:
+            outstanding = self.held.count - self.held.held - sum(1 for index in taken if index not in self.held)
+            return -(-outstanding // SPAN_PIECES)
+        return sum(
+            -(-sum(index not in self.held and index not in taken for index in range(first, stop)) // SPAN_PIECES)
+            for first, stop in ((first, min(stop, self.held.count)) for first, stop in self.allowed)
+        )
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
@@ -393,9 +475,10 @@ class Download:
         seen: set[int] = set()
         for transfer in self._transfers.values():
             if transfer.stop is not None and self.held is not None:
+                if transfer.stop - transfer.first == self.held.count:
+                    continue  # its origin may have ignored Range
                 pieces = set(range(transfer.first, transfer.stop)) - set(self.held)
-                whole = transfer.stop - transfer.first == self.held.count
-                assert whole or not pieces & seen, "a piece is asked for twice"
+                assert not pieces & seen, "a piece is asked for twice"
                 seen |= pieces
 
     def _transfer(self, transfer: int) -> _Transfer:

@@ -53,7 +53,7 @@ class Answer:
 
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-"""containerd refuses manifests over 4 MiB and registries accept up to 4 MiB; lists of tags and referrers may be larger."""
+"""containerd refuses manifests over 4 MiB and registries accept up to that; lists of tags may be larger."""
 
 
 class Body(Protocol):

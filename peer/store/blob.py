@@ -22,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from peer.core.pieces import PieceSet
-from peer.errors import StoreBrokenError, StoreError, StoreFullError
+from peer.errors import PeerCorruptError, StoreBrokenError, StoreError, StoreFullError
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
 from scheduler.protocol.geometry import piece_count, piece_span
 
@@ -45,7 +45,10 @@ class Landed:
 class Blob:
     """A blob that the store holds, in whole or in part."""
 
-    def __init__(self, header: Header, data_path: Path, record_path: Path, *, whole: bool, held_bytes: int) -> None:
+    def __init__(
+        self, header: Header, data_path: Path, record_path: Path, *, whole: bool, held_bytes: int, recovered: bool
+    ) -> None:
+        """`recovered`: no earlier process left anything of it, so that there is nothing for `recover` to do."""
         self.header = header
         self.data_path = data_path
         self.record_path = record_path
@@ -54,12 +57,16 @@ class Blob:
         self.pieces = PieceSet(self.count)
         self.piece_digests: dict[int, bytes] = {}
         self.last_used = 0.0
+        self.discarded = False
         self._held_bytes = held_bytes
         self._pins = 0
         self._file = -1
         self._record_file = -1
-        self._recovered = not held_bytes and not whole
-        self._lock = threading.Lock()
+        self._recovered = recovered
+        self._recovering = threading.Lock()
+        self._appending = threading.Lock()
+        self._lock = threading.Condition()  # notified when a piece is not being landed any more
+        self._landing: set[int] = set()
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
@@ -80,6 +87,12 @@ class Blob:
     def held_bytes(self) -> int:
         """Verified bytes on disk, those included that an earlier process left."""
         return self.size_bytes if self.whole else self._held_bytes
+
+    @property
+    def verdict(self) -> bool | None:
+        """Whether the SHA-256 over all pieces is the blob's name; None while it is not known."""
+        with self._lock:
+            return self.whole if self.whole or self._hashed == self.count else None
 
     def acquire(self) -> None:
         """Pin the blob: its file is open, and it is not evicted, until `release`. Raises StoreBrokenError."""
@@ -125,58 +138,72 @@ class Blob:
 
     # -- worker threads --------------------------------------------------------------------------------------------
 
-    def land(self, index: int, view: memoryview) -> Landed:
+    def land(self, index: int, view: memoryview, expected: bytes | None = None) -> Landed:
         """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
 
-        Raises StoreFullError (the disk), StoreBrokenError.
+        With an `expected` BLAKE3 other bytes raise PeerCorruptError, and never reach the file.
+
+        A piece that is held already, or that another thread lands at this moment, stays as that thread had it: what
+        was hashed, and perhaps served, is never written over. Raises StoreFullError (the disk), StoreBrokenError.
         """
         start, stop = self.span(index)
         if len(view) != stop - start:
             raise ValueError(f"piece {index} has {stop - start} bytes, not {len(view)}")
-        digest = blake3(view).digest()
-        with _disk_errors(self.data_path):
-            _write_at(self._file, view, start)
-            _append(self._record_file, encode_entry(index, digest))
-        self._hold(index, digest)
+        with self._lock:
+            self._lock.wait_for(lambda: index not in self._landing)
+            if index in self.pieces:
+                return Landed(index, self.piece_digests.get(index) or blake3(view).digest(), self.verdict)
+            self._landing.add(index)
+        try:
+            digest = blake3(view).digest()
+            if expected is not None and digest != expected:
+                raise PeerCorruptError(f"piece {index} of {self.digest} has another BLAKE3 than the map says")
+            with _disk_errors(self.data_path):
+                _write_at(self._file, view, start)
+                self._append(encode_entry(index, digest))
+            self._hold(index, digest)
+        finally:
+            with self._lock:
+                self._landing.remove(index)
+                self._lock.notify_all()
         with self._lock:
             mine = index == self._hashed and not self._hashing
             self._hashing = self._hashing or mine
         if mine:
             self._extend_hash(view)
-        return Landed(index, digest, self.whole if self._hashed == self.count else None)
+        return Landed(index, digest, self.verdict)
 
-    def recover(self) -> Landed | None:
+    def recover(self) -> None:
         """Hash the pieces that an earlier process left, and hold those whose bytes are still what was recorded.
 
-        Returns the last piece's landing if the blob turned out to be all there, else None. The blob is pinned by the
-        caller. Nothing to do, and cheap, when it is not the first call.
+        `pieces` and `verdict` tell what came of it. The blob is pinned by the caller. Nothing to do, and cheap, when it
+        is not the first call; who calls while another thread is at it waits. Raises StoreBrokenError.
         """
-        if self._recovered:
-            return None
-        self._recovered = True
-        record = self._read_record()
-        with _disk_errors(self.record_path):
-            os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
-        self._held_bytes = 0
-        for index, digest in sorted(record.pieces.items()):
-            if self._hash_file_piece(index) == digest:
-                self._hold(index, digest)
-        if 0 not in self.pieces:
-            return None
-        with self._lock:
-            self._hashing = True
-        self._extend_hash(None)
-        if self._hashed < self.count:
-            return None
-        last = self.count - 1
-        return Landed(last, self.piece_digests[last], self.whole)
+        with self._recovering:
+            if self._recovered or self.whole:
+                return
+            record = self._read_record()
+            with _disk_errors(self.record_path):
+                os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
+            self._held_bytes = 0
+            for index, digest in sorted(record.pieces.items()):
+                if self._hash_file_piece(index) == digest:
+                    self._hold(index, digest)
+            self._recovered = True
+            if 0 in self.pieces:
+                self._hashing = True
+                self._extend_hash(None)
 
     def seal(self) -> None:
         """Make `whole` durable: flush the data, then say so in the record. Slow; after the clients were served."""
         with self.pin(), _disk_errors(self.data_path):
             os.fdatasync(self._file)
-            _append(self._record_file, encode_entry(COMPLETE))
+            self._append(encode_entry(COMPLETE))
         self.piece_digests = {}
+
+    def recorded_digests(self) -> dict[int, bytes]:
+        """The BLAKE3 of every piece that is recorded, by index. Raises StoreBrokenError."""
+        return self._read_record().pieces
 
     def verify(self) -> bool:
         """Read everything that is recorded again and compare; for `p2pd cache verify`. Slow."""
@@ -184,7 +211,7 @@ class Blob:
             record = self._read_record()
             if any(self._hash_file_piece(index) != digest for index, digest in record.pieces.items()):
                 return False
-            if not record.complete:
+            if not self.whole:
                 return True
             sha256 = hashlib.sha256()
             for index in range(self.count):
@@ -200,6 +227,13 @@ class Blob:
             if self.pieces.add(index):
                 self._held_bytes += stop - start
             self.piece_digests[index] = digest
+
+    def _append(self, entry: bytes) -> None:
+        with self._appending:
+            valid_bytes = os.fstat(self._record_file).st_size
+            if os.write(self._record_file, entry) < len(entry):
+                os.ftruncate(self._record_file, valid_bytes)  # a torn entry would hide those to come
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _extend_hash(self, view: memoryview | None) -> None:
         """Carry the SHA-256 over the contiguous prefix. `view` has the first piece's bytes if they are at hand."""
@@ -236,6 +270,8 @@ class Blob:
             at += got
 
     def _open(self) -> None:
+        if self.discarded:
+            raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
         with _disk_errors(self.data_path):
             self._file = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
             self._record_file = os.open(self.record_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -255,11 +291,6 @@ def _write_at(file: int, view: memoryview, offset: int) -> None:
     written = 0
     while written < len(view):
         written += os.pwrite(file, view[written:], offset + written)
-
-
-def _append(file: int, entry: bytes) -> None:
-    if os.write(file, entry) < len(entry):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -10,7 +10,7 @@ import mmap
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 class BufferPool:
@@ -60,6 +60,7 @@ class BufferPool:
 
     def _forget_free(self) -> None:
         for memory in (memory for sized in self._free.values() for memory in sized):
-            memory.close()
+            with suppress(BufferError):  # an error on its way up still has a view of it: it is freed with that
+                memory.close()
         self._free.clear()
         self._free_bytes = 0

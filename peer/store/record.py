@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peer.errors import StoreBrokenError
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, piece_count
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count
 
 MAGIC = b"p2pd rec"
 FORMAT = 1
@@ -120,9 +120,9 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
             piece_length=int(fields["piece_length"]),
             media_type=str(fields["media_type"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None
-    if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length <= 0:
+    if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length * MAX_PIECES < max(1, header.size_bytes):
         raise StoreBrokenError("the record's header has an impossible length")
     return header, _PREAMBLE.size + len(text) + _CRC.size
 

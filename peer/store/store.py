@@ -33,7 +33,7 @@ from scheduler.protocol.geometry import piece_length
 log = structlog.get_logger("peer.store")
 
 MARKER = "p2pd-store"
-MARK = "store format 1\n"
+MARK = b"store format 1\n"
 TOUCH_EVERY_S = 60.0
 """How exact `last_used` is across a restart; each touch is a write to the disk's metadata."""
 
@@ -156,7 +156,7 @@ class Store:
             except OSError as error:
                 _unlink(data, record)
                 raise translate_disk_error(error, data) from error
-            blob = Blob(header, data, record, whole=False, held_bytes=0)
+            blob = Blob(header, data, record, whole=False, held_bytes=0, recovered=True)
             self._blobs[digest] = blob
             self._used_bytes += size_bytes
             blob.acquire()
@@ -182,6 +182,7 @@ class Store:
                 return
             self._used_bytes -= blob.size_bytes
             self._touched.pop(digest, None)
+            blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
@@ -277,7 +278,11 @@ class Store:
     def _load(self, data: Path, record: Path) -> None:
         try:
             header, held_pieces, complete = peek(record)
-            belongs = self._paths(header.digest)[0] == data and data.stat().st_size == header.size_bytes
+            belongs = (
+                header.digest == f"sha256:{data.name}"
+                and self._paths(header.digest)[0] == data
+                and data.stat().st_size == header.size_bytes
+            )
         except (StoreError, OSError):
             belongs = False
         if not belongs:
@@ -285,7 +290,7 @@ class Store:
             _unlink(data, record)
             return
         held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
-        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes)
+        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False)
         blob.last_used = record.stat().st_mtime
         self._blobs[header.digest] = blob
         self._used_bytes += header.size_bytes
@@ -293,15 +298,19 @@ class Store:
 
 def _take(directory: Path) -> int:
     """Make or check the directory, and lock it; returns the lock's file descriptor."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (FileExistsError, NotADirectoryError):
+        raise ForeignDirectoryError(f"{directory} is, or is below, a file: name a directory as data") from None
     marker = directory / MARKER
-    if not marker.exists():
-        if any(directory.iterdir()):
+    mark = marker.read_bytes() if marker.exists() else b""
+    if not mark:  # new, or killed before the mark was written
+        if any(entry.name != MARKER for entry in directory.iterdir()):
             raise ForeignDirectoryError(
                 f"{directory} has files in it and is not a store of p2pd's: name an empty or new directory as data"
             )
-        marker.write_text(MARK)
-    if marker.read_text() != MARK:
+        marker.write_bytes(MARK)
+    elif mark != MARK:
         raise ForeignDirectoryError(
             f"{marker} is damaged, or of a version that this p2pd does not know: name another directory as data"
         )

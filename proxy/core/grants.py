@@ -44,9 +44,12 @@ class Grants:
         while len(self._until) > self.limit:
             self._until.popitem(last=False)
 
-    def holds(self, client: str, place: Place, digest: str, now: float) -> bool:
-        """Whether `client`, or anyone, may have `digest` there now."""
-        return any(self._until.get((who, place, digest), now) > now for who in (client, ANYONE))
+    def holder(self, client: str, place: Place, digest: str, now: float) -> str | None:
+        """Whose grant lets `client` have `digest` there now: its own, else ANYONE's, else None."""
+        for who in (client, ANYONE):
+            if self._until.get((who, place, digest), now) > now:
+                return who
+        return None
 
     def __len__(self) -> int:
         return len(self._until)

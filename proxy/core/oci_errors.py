@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from peer.errors import OriginCorruptError, OriginRefusedError, P2pdError, StoreFullError
+from peer.errors import OriginRefusedError, P2pdError
 
 
 class Code(StrEnum):
@@ -44,7 +44,10 @@ class Refusal:
 
 
 _BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS}
-RELAYED_HEADERS = ("www-authenticate", "retry-after", "docker-ratelimit-source")
+_FOR_CLIENTS = frozenset(range(400, 500)) - {416}
+"""What of an origin's says something to a client: 416 answers a range that p2pd asked for."""
+
+RELAYED_HEADERS = ("www-authenticate", "retry-after")
 
 
 def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | None = None) -> Refusal:
@@ -55,12 +58,9 @@ def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | 
 
 def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
     """How to tell a client of `error`; `unknown` says what is unknown then: the name, the manifest or the blob."""
-    if not isinstance(error, OriginRefusedError):
-        reason = (
-            "OriginCorrupt" if isinstance(error, OriginCorruptError) else type(error).__name__.removesuffix("Error")
-        )
-        return refusal(404, unknown, f"{error} ({reason})" if isinstance(error, StoreFullError) else str(error))
-    headers = {name: value for name, value in error.headers.items() if name in RELAYED_HEADERS}
+    if not isinstance(error, OriginRefusedError) or error.status not in _FOR_CLIENTS:
+        return refusal(404, unknown, str(error))
+    headers = {name: value for name, value in error.headers.items() if name.lower() in RELAYED_HEADERS}
     if is_error_body(error.body):
         return Refusal(error.status, error.body, headers)
     return refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error), headers)
@@ -70,6 +70,6 @@ def is_error_body(body: bytes) -> bool:
     """Whether an origin's body is one of the specification's, which clients read: then it is relayed as it is."""
     try:
         errors = json.loads(body)["errors"]
-        return isinstance(errors, list) and all(isinstance(one["code"], str) for one in errors)
+        return isinstance(errors, list) and bool(errors) and all(isinstance(one["code"], str) for one in errors)
     except (ValueError, KeyError, TypeError, RecursionError):
         return False

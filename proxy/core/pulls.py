@@ -5,7 +5,8 @@ them in that order more slowly than they come. So when it asks for a layer, thos
 before the highest that it asked for, and did not ask for, it has already. Therefore what is fetched ahead are the next
 few layers above the highest that was asked for, and never one that was passed over.
 
-A pull has ended when all that was asked for has been sent, and nothing has been asked for since `idle_s`.
+A pull has ended when all that was asked for has been sent, and nothing has been asked for since `idle_s`. If it goes on
+after that, it is told of again, with what came since, and is fetched ahead for as before.
 """
 
 from __future__ import annotations
@@ -42,10 +43,17 @@ class _Pull:
     user_agent: str
     layers: tuple[str, ...]
     children: frozenset[str]
-    started: float
     active_until: float
     highest: int = -1
     sending: int = 0
+    untold: _Untold | None = None
+
+
+@dataclass(slots=True)
+class _Untold:
+    """What happened since the log was told last."""
+
+    started: float
     blobs: int = 0
     failed: int = 0
     store_bytes: int = 0
@@ -74,8 +82,11 @@ class Pulls:
         """`client` was given an image's manifest; `children` are its config and then its layers in order."""
         key = (client, manifest)
         if key not in self._pulls:
-            self._pulls[key] = _Pull(place, image, user_agent, children[1:], frozenset(children), now, now)
-        self._pulls[key].active_until = now
+            self._pulls[key] = _Pull(place, image, user_agent, children[1:], frozenset(children), now)
+        pull = self._pulls[key]
+        if pull.untold is None:
+            pull.untold, pull.highest = _Untold(now), -1
+        pull.active_until = now
         self._pulls.move_to_end(key)
         while len(self._pulls) > MAX_PULLS:
             self._pulls.popitem(last=False)
@@ -86,42 +97,49 @@ class Pulls:
         for pull in self._of(client, place, digest):
             pull.sending += 1
             pull.active_until = now
+            pull.untold = pull.untold or _Untold(now)
             if digest in pull.layers:
                 pull.highest = max(pull.highest, pull.layers.index(digest))
-                following = pull.layers[pull.highest + 1 :][: self.depth]
-                ahead += [layer for layer in following if layer not in ahead]
+                passed, above = pull.layers[: pull.highest + 1], pull.layers[pull.highest + 1 :]
+                # An image may have a layer twice, such as the empty one.
+                ahead += [layer for layer in above[: self.depth] if layer not in passed and layer not in ahead]
         return ahead
 
     def blob_ended(
-        self, client: str, place: Place, digest: str, *, sent_bytes: int, from_store: bool, ok: bool, now: float
+        self, client: str, place: Place, digest: str, *, sent_bytes: int, from_store: bool, failed: bool, now: float
     ) -> None:
         """What `blob_asked` began is over. A client that goes away before the end is no failure of ours."""
         for pull in self._of(client, place, digest):
             pull.sending = max(0, pull.sending - 1)
             pull.active_until = now
-            pull.blobs += 1
-            pull.failed += not ok
+            untold = pull.untold = pull.untold or _Untold(now)
+            untold.blobs += 1
+            untold.failed += failed
             if from_store:
-                pull.store_bytes += sent_bytes
+                untold.store_bytes += sent_bytes
             else:
-                pull.origin_bytes += sent_bytes
+                untold.origin_bytes += sent_bytes
 
     def ended(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by `now`, each told once."""
-        over = [key for key, pull in self._pulls.items() if not pull.sending and now - pull.active_until >= self.idle_s]
-        pulls = [self._pulls.pop(key) for key in over]
-        return [
-            PullSummary(
-                image=pull.image,
-                user_agent=pull.user_agent,
-                seconds=pull.active_until - pull.started,
-                blobs=pull.blobs,
-                failed=pull.failed,
-                store_bytes=pull.store_bytes,
-                origin_bytes=pull.origin_bytes,
+        summaries = []
+        for pull in self._pulls.values():
+            untold = pull.untold
+            if untold is None or pull.sending or now - pull.active_until < self.idle_s:
+                continue
+            pull.untold = None
+            summaries.append(
+                PullSummary(
+                    image=pull.image,
+                    user_agent=pull.user_agent,
+                    seconds=pull.active_until - untold.started,
+                    blobs=untold.blobs,
+                    failed=untold.failed,
+                    store_bytes=untold.store_bytes,
+                    origin_bytes=untold.origin_bytes,
+                )
             )
-            for pull in pulls
-        ]
+        return summaries
 
     def _of(self, client: str, place: Place, digest: str) -> list[_Pull]:
         return [

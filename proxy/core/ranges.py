@@ -12,7 +12,7 @@ from dataclasses import dataclass
 MAX_RANGES = 1024
 """containers/storage merges the chunks that it misses into at most 1,024 ranges."""
 
-_RANGE = re.compile(r"(?P<first>\d{0,19})-(?P<last>\d{0,19})")
+_RANGE = re.compile(r"(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})")
 
 
 @dataclass(frozen=True, slots=True)

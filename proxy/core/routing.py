@@ -79,7 +79,7 @@ _DISHONEST = re.compile(r"%(?:2f|5c|00|25)", re.IGNORECASE)
 _PATH = re.compile(
     r"/v2/(?P<name>.+)/(?:(?P<endpoint>manifests|blobs|referrers)/(?P<reference>[^/]*)|(?P<tags>tags/list))"
 )
-_PUSH = re.compile(r"/v2/.+/blobs/uploads/?.*")
+_PUSH = re.compile(r"/v2/.+/blobs/uploads(?:/[^/]*)?")
 
 
 def parse_route(

@@ -4,7 +4,7 @@ A host keeps one WebSocket to the scheduler; each binary frame is one message (`
 
     host                                    scheduler
      | Hello(versions, address, labels)  -->  |   the first frame, within seconds
-     | <-- Welcome(version, progress_s)       |   or the connection is closed (`closing`)
+     | <-- Welcome(version, progress_s)       |   or the connection is closed (`connection`)
      | Announce(what its store holds)    -->  |   so that a scheduler which restarted knows everything again
      |                                        |
      | Join(blob, repository, size)      -->  |   only after its own client was authorised there

@@ -1,0 +1,1 @@
+"""Measurements of p2pd on this machine, beside what people use today (`python -m benchmarks`)."""

@@ -1,0 +1,84 @@
+"""`python -m benchmarks COMMAND`: measure, and print the report.
+
+Exit codes: 0 everything asked for was measured, bars missed or not; 1 something could not be measured;
+2 used wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import datapath
+from benchmarks.measure import Command, run_measures
+from benchmarks.report import Report, machine
+
+COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND,)
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        one = commands.add_parser(command.name, help=command.summary, description=command.summary)
+        one.set_defaults(command=command)
+        one.add_argument("--json", action="store_true", help="print the report as JSON")
+        one.add_argument("--runs", type=positive, default=5, metavar="N", help="samples of each figure (default 5)")
+        one.add_argument(
+            "--only",
+            action="append",
+            default=[],
+            choices=command.figures,
+            metavar="NAME",
+            help=f"measure this figure only; repeatable: {', '.join(command.figures)}",
+        )
+        one.add_argument(
+            "--workdir",
+            type=Path,
+            metavar="DIR",
+            help="make the temporary directory below DIR, which decides the disk that is measured",
+        )
+        command.add_arguments(one)
+    return root
+
+
+def exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Leave through every `with` block, so that whatever was started is ended."""
+    sys.exit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    command: Command[Any] = options.command
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    errors = partial(print, file=sys.stderr, flush=True)
+    report = Report(command.name, machine(), command.versions())
+    with command.testbed(options) as testbed:
+        run_measures(command, testbed, options.only, report, errors)
+    if options.json:
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        report.print(Console(markup=False, highlight=False))
+    for name, why in report.failures.items():
+        errors(f"not measured: {name}: {why}")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""How a command of the benchmarks is put together and run.
+
+A command is a number of measures over one testbed. To add one, write a module with a `Command` and name it in
+`benchmarks.__main__.COMMANDS`: options, selection, progress, failures and the report are the same for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Generic, TypeVar
+
+from benchmarks.report import Figure, Report
+
+Testbed = TypeVar("Testbed")
+
+
+class UnmeasurableError(Exception):
+    """Something that a measure needs is missing or did not work; the text says what, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Generic[Testbed]):
+    """One experiment, and the names of the figures that come out of it."""
+
+    figures: tuple[str, ...]
+    run: Callable[[Testbed], Sequence[Figure]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[Testbed]):
+    """`testbed` makes what the measures share and ends it; it starts nothing before a measure asks for it."""
+
+    name: str
+    summary: str
+    measures: tuple[Measure[Testbed], ...]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    testbed: Callable[[argparse.Namespace], AbstractContextManager[Testbed]]
+    versions: Callable[[], Mapping[str, str]]
+
+    @property
+    def figures(self) -> list[str]:
+        return [name for measure in self.measures for name in measure.figures]
+
+
+def run_measures(
+    command: Command[Testbed],
+    testbed: Testbed,
+    only: Sequence[str],
+    report: Report,
+    progress: Callable[[str], None],
+) -> None:
+    """Run the measures that have a figure in `only` (all, if it is empty), and fill in the report.
+
+    A measure that cannot be had does not end the others.
+    """
+    for measure in command.measures:
+        wanted = [name for name in measure.figures if not only or name in only]
+        if not wanted:
+            continue
+        progress(f"measuring {', '.join(wanted)}")
+        try:
+            report.figures += [figure for figure in measure.run(testbed) if figure.name in wanted]
+        except (UnmeasurableError, OSError, HTTPException) as error:
+            report.failures |= dict.fromkeys(wanted, str(error))

@@ -1,0 +1,192 @@
+"""Start and stop the real programs: docker-registry, nginx and p2pd.
+
+Rules:
+1. Everything listens on loopback, on a port that was free a moment before, and keeps its files in the
+   directory given.
+2. A program is ended by its own process id, and waited for, however the measure ends.
+3. A program that does not come up is an error with the last lines of its log.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import UnmeasurableError
+
+PACKAGES = {"nginx": "nginx-light", "docker-registry": "docker-registry", "curl": "curl"}
+REPOSITORY = "bench"
+ROOT = Path(__file__).parents[1]
+"""Where `python -m p2pd` and `python -m benchmarks.receive` are found also when nothing is installed."""
+
+START_BOUND_S = 30.0
+STOP_BOUND_S = 40.0  # p2pd's shutdown_grace_s is 30
+POLL_INTERVAL_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A running program. It listens on `address` (HOST:PORT); `started` is `perf_counter()` at its exec."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+    started: float
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def blob_url(self, digest: str) -> str:
+        return f"http://{self.address}/v2/{REPOSITORY}/blobs/{digest}"
+
+
+def _which(name: str) -> str | None:
+    """Also in /usr/sbin, where Debian has nginx and which is not on every user's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
+def find(name: str) -> str:
+    """The path of an installed program; raises UnmeasurableError with the Debian package to install."""
+    path = _which(name)
+    if path is None:
+        raise UnmeasurableError(f"{name} is not installed: apt-get install {PACKAGES[name]}")
+    return path
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def wait_until_served(program: Program, path: str, statuses: Sequence[int]) -> float:
+    """Ask for `path` every 5 ms until one of `statuses` comes back; returns the seconds since exec."""
+    while program.process.poll() is None:
+        connection = http.client.HTTPConnection(program.address, timeout=START_BOUND_S)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status in statuses:
+                return time.perf_counter() - program.started
+        except (OSError, http.client.HTTPException):
+            pass  # not up yet
+        finally:
+            connection.close()
+        if time.perf_counter() - program.started > START_BOUND_S:
+            break
+        time.sleep(POLL_INTERVAL_S)
+    state = "ended" if program.process.poll() is not None else f"did not answer within {START_BOUND_S:g} s"
+    last_lines = " / ".join(program.log.read_text(errors="replace").splitlines()[-5:])
+    raise UnmeasurableError(f"{program.name} {state}: {last_lines}")
+
+
+@contextmanager
+def running(
+    name: str, command: Sequence[str], address: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, env=environment
+        )
+    try:
+        yield Program(name, process, address, log, started)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_BOUND_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def docker_registry(directory: Path, pull_through_from: Program | None = None) -> Iterator[Program]:
+    """docker-registry with its storage in `directory`; with `pull_through_from`, a cache of that one."""
+    directory.mkdir(parents=True, exist_ok=True)
+    address = free_address()
+    config: dict[str, object] = {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(directory / "storage")}},
+        "http": {"addr": address, "secret": "of no value"},
+    }
+    if pull_through_from is not None:
+        config["proxy"] = {"remoteurl": f"http://{pull_through_from.address}"}
+    config_file = directory / "config.yml"
+    config_file.write_text(json.dumps(config))  # JSON is YAML
+    command = [find("docker-registry"), "serve", str(config_file)]
+    with running("docker-registry", command, address, directory / "log") as program:
+        wait_until_served(program, "/v2/", [200])
+        yield program
+
+
+@contextmanager
+def nginx(directory: Path, served: Path) -> Iterator[Program]:
+    """nginx with Debian's settings (sendfile, tcp_nopush, a worker a core), over the files in `served`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    address = free_address()
+    user = "user root;" if os.geteuid() == 0 else ""  # the temporary directory is for its owner only
+    spools = " ".join(
+        f"{name}_temp_path {directory / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config_file = directory / "nginx.conf"
+    config_file.write_text(f"""
+        {user} worker_processes auto; daemon off; pid {directory}/pid; error_log stderr error;
+        events {{ worker_connections 768; }}
+        http {{
+            sendfile on; tcp_nopush on; access_log off; types {{ }} {spools}
+            server {{ listen {address}; root {served}; }}
+        }}
+    """)
+    command = [find("nginx"), "-e", "stderr", "-p", str(directory), "-c", str(config_file)]
+    with running("nginx", command, address, directory / "log") as program:
+        wait_until_served(program, "/", [403, 404])
+        yield program
+
+
+@contextmanager
+def p2pd(directory: Path, origin: Program) -> Iterator[tuple[Program, str]]:
+    """`p2pd run` with its defaults and one upstream, and its admin address.
+
+    It was just started and may not answer yet (`wait_until_served`).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    mirror, admin = free_address(), free_address()
+    flags = {
+        "--data": str(directory / "data"),
+        "--mirror": mirror,
+        "--admin": admin,
+        "--upstream": f"docker.io=http://{origin.address}",
+    }
+    command = [sys.executable, "-m", "p2pd", "run", *(word for flag in flags.items() for word in flag)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}
+    with running("p2pd", command, mirror, directory / "log", environment) as program:
+        yield program, admin
+
+
+def versions() -> dict[str, str]:
+    """Of the programs that are installed: the first thing like a version in what each prints of itself."""
+    found = {}
+    for name, flag in (
+        ("nginx", "-v"),
+        ("docker-registry", "--version"),
+        ("curl", "--version"),
+        ("ab", "-V"),
+    ):
+        if path := _which(name):
+            done = subprocess.run([path, flag], capture_output=True, text=True, check=False)
+            match = re.search(r"\d+(\.\d+)+[^\s,]*", done.stdout + done.stderr)
+            found[name] = match[0] if match else "unknown"
+    return found

@@ -1,0 +1,173 @@
+"""What measures share: a directory, an origin with random blobs in it, and p2pd in front of that origin.
+
+Rules:
+1. Nothing is started or written before a measure asks for it; all of it is gone when the testbed ends.
+2. The origin is docker-registry. Blobs are pushed over its API and stay; a measure takes as many as it needs.
+3. p2pd starts with an empty store for each measure, so a blob that the measure has not pulled is cold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks import programs
+from benchmarks.load import Blob
+from benchmarks.measure import UnmeasurableError
+
+CHUNK_BYTES = 2**20
+FORGET_BOUND_S = 60.0
+SPARE_BYTES = 3 * 2**30
+"""Beside the blobs: two transfers' output, and the 1 GiB that p2pd leaves free (`min_free_bytes`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """p2pd under measurement."""
+
+    program: programs.Program
+    admin: str
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def blob_url(self, blob: Blob) -> str:
+        return self.program.blob_url(blob.digest)
+
+    def wait_until_serving(self) -> float:
+        """Until the mirror answers /v2/; returns the seconds since p2pd's exec."""
+        return programs.wait_until_served(self.program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
+
+    def forget(self, blob: Blob) -> None:
+        """Remove it from p2pd's store. It may still be in use for a moment after a client has all of it."""
+        deadline = time.monotonic() + FORGET_BOUND_S
+        while True:
+            with closing(http.client.HTTPConnection(self.admin)) as connection:
+                connection.request("DELETE", f"/cache/{blob.digest}", headers={"X-P2PD-Request": "1"})
+                status = connection.getresponse().status
+            if status == http.HTTPStatus.OK:
+                return
+            if status != http.HTTPStatus.CONFLICT or time.monotonic() > deadline:
+                raise UnmeasurableError(f"p2pd did not remove {blob.digest}: status {status}")
+            time.sleep(0.05)
+
+
+class Testbed:
+    """`size_bytes` is that of the large blobs; `runs` is how often each figure is to be sampled."""
+
+    def __init__(self, directory: Path, size_bytes: int, runs: int, stack: ExitStack) -> None:
+        self.directory = directory
+        self.size_bytes = size_bytes
+        self.runs = runs
+        self.output = directory / "output"
+        self._stack = stack
+        self._blobs: dict[int, list[Blob]] = {}
+
+    @cached_property
+    def origin(self) -> programs.Program:
+        return self._stack.enter_context(programs.docker_registry(self.directory / "origin"))
+
+    def blobs(self, count: int, size_bytes: int) -> list[Blob]:
+        """`count` different blobs at the origin, made when first asked for, and on the disk afterwards."""
+        made = self._blobs.setdefault(size_bytes, [])
+        missing = count - len(made)
+        needed_bytes = (max(missing, 0) + count) * size_bytes + SPARE_BYTES  # at the origin and in p2pd's store
+        free_bytes = shutil.disk_usage(self.directory).free
+        if free_bytes < needed_bytes:
+            raise UnmeasurableError(
+                f"{self.directory} has {free_bytes / 2**30:.1f} GiB free, and {needed_bytes / 2**30:.1f} GiB"
+                " are needed: give another --workdir or a smaller --size"
+            )
+        made += [push_random(self.origin, size_bytes) for _ in range(missing)]
+        if missing > 0:
+            os.sync()
+        return made[:count]
+
+    @contextmanager
+    def p2pd_starting(self) -> Iterator[Subject]:
+        """p2pd with an empty store, just started: it may not answer yet."""
+        directory = self.directory / "p2pd"
+        try:
+            with programs.p2pd(directory, self.origin) as (program, admin):
+                yield Subject(program, admin)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def p2pd(self) -> Iterator[Subject]:
+        """p2pd with an empty store, serving."""
+        with self.p2pd_starting() as subject:
+            subject.wait_until_serving()
+            yield subject
+
+    @contextmanager
+    def pull_through(self) -> Iterator[programs.Program]:
+        """docker-registry as an empty pull-through cache of the origin."""
+        directory = self.directory / "pull-through"
+        try:
+            with programs.docker_registry(directory, pull_through_from=self.origin) as program:
+                yield program
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def nginx_url(self, blob: Blob) -> Iterator[str]:
+        """nginx over the origin's own files (docker-registry's storage layout, version 2): the blob's URL."""
+        with programs.nginx(self.directory / "nginx", self.directory / "origin/storage/docker") as program:
+            hexadecimal = blob.digest.removeprefix("sha256:")
+            path = f"registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
+            yield f"http://{program.address}/{path}"
+
+
+@contextmanager
+def testbed(size_bytes: int, runs: int, below: Path | None) -> Iterator[Testbed]:
+    """A testbed in a temporary directory below `below` (where temporary files go, if it is None)."""
+    with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory, ExitStack() as stack:
+        yield Testbed(Path(directory), size_bytes, runs, stack)
+
+
+def push_random(origin: programs.Program, size_bytes: int) -> Blob:
+    """Push random bytes in three requests: POST opens an upload, PATCH sends them, PUT names the digest."""
+    sha256 = hashlib.sha256()
+
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, size_bytes, CHUNK_BYTES):
+            chunk = os.urandom(min(CHUNK_BYTES, size_bytes - start))
+            sha256.update(chunk)
+            yield chunk
+
+    with closing(http.client.HTTPConnection(origin.address)) as connection:
+        location = _pushed(connection, "POST", f"/v2/{programs.REPOSITORY}/blobs/uploads/", b"", 0)
+        location = _pushed(connection, "PATCH", location, chunks(), size_bytes)
+        digest = f"sha256:{sha256.hexdigest()}"
+        _pushed(connection, "PUT", f"{location}&digest={digest}", b"", 0)
+    return Blob(digest, size_bytes)
+
+
+def _pushed(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    body: bytes | Iterator[bytes],
+    size_bytes: int,
+) -> str:
+    """Send one request of an upload; returns the Location for the next one (path and query)."""
+    headers = {"Content-Length": str(size_bytes), "Content-Type": "application/octet-stream"}
+    connection.request(method, path, body=body, headers=headers)
+    answer = connection.getresponse()
+    text = answer.read(500).decode(errors="replace")
+    if answer.status not in (http.HTTPStatus.CREATED, http.HTTPStatus.ACCEPTED):
+        raise UnmeasurableError(f"the origin answered {answer.status} to {method} {path}: {text}")
+    location = urlsplit(answer.getheader("Location", ""))
+    return f"{location.path}?{location.query}"

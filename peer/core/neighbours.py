@@ -1,0 +1,150 @@
+"""A download's neighbours: what each holds, how it has been doing, and which piece to ask of which of them next.
+
+Rules:
+1. Sets of pieces are integers, a bit for each piece: the questions asked here (who holds what nobody else does?) are
+   then a few operations on long integers, whatever the number of pieces.
+2. Rarest first among the neighbours; where pieces are equally rare, the lowest index, so that a warm swarm streams.
+3. Of the neighbours that hold it, in this order: the fewest requests of ours; the nearest; the fastest; by name.
+4. A neighbour that answers *busy* is left alone for a while that doubles each time, and others are asked meanwhile.
+
+A full host answers at once, and a short queue hides the round trip: two requests to a neighbour at a time (in a
+simulation of 1,000 hosts and 256 pieces a queue of 2 comes to 1.05 times the bound, one of 4 to 1.07).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+PER_NEIGHBOUR = 2
+BUSY_FIRST_S = 0.01
+BUSY_MOST_S = 1.0
+BUSY_LIMIT = 12
+"""Refusals in a row, some five seconds of them, after which a neighbour counts as full and another is asked for."""
+
+
+@dataclass(slots=True)
+class _Neighbour:
+    distance: int
+    held: int = 0
+    asked: int = 0
+    refusals: int = 0
+    busy_until: float = 0.0
+    piece_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Neighbours:
+    """The neighbours of one download, by host id. `held` of each is a set of pieces as an integer."""
+
+    _known: dict[str, _Neighbour] = field(default_factory=dict)
+
+    def __contains__(self, host: str) -> bool:
+        return host in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def add(self, host: str, distance: int) -> None:
+        self._known.setdefault(host, _Neighbour(distance)).distance = distance
+
+    def remove(self, host: str) -> None:
+        self._known.pop(host, None)
+
+    def holds(self, host: str, pieces: int) -> None:
+        """All that `host` holds now."""
+        if host in self._known:
+            self._known[host].held = pieces
+
+    def gains(self, host: str, pieces: int) -> None:
+        if host in self._known:
+            self._known[host].held |= pieces
+
+    def forget_holdings(self) -> None:
+        """What they hold is to be told anew: the map of the pieces is another."""
+        for neighbour in self._known.values():
+            neighbour.held = 0
+
+    def held_by_any(self) -> int:
+        pieces = 0
+        for neighbour in self._known.values():
+            pieces |= neighbour.held
+        return pieces
+
+    # -- how they are doing ----------------------------------------------------------------------------------------
+
+    def asked(self, host: str) -> None:
+        if host in self._known:
+            self._known[host].asked += 1
+
+    def answered(self, host: str, seconds: float) -> None:
+        """It sent a piece, within `seconds`."""
+        neighbour = self._known.get(host)
+        if neighbour is not None:
+            neighbour.asked -= 1
+            neighbour.refusals = 0
+            neighbour.piece_s = seconds if not neighbour.piece_s else 0.75 * neighbour.piece_s + 0.25 * seconds
+
+    def let_go(self, host: str) -> None:
+        """A request to it ended without an answer that says anything of it."""
+        if host in self._known:
+            self._known[host].asked -= 1
+
+    def refused(self, host: str, now: float) -> bool:
+        """It is busy; True if it has been so for long enough to be replaced."""
+        neighbour = self._known.get(host)
+        if neighbour is None:
+            return False
+        neighbour.asked -= 1
+        neighbour.busy_until = now + min(BUSY_MOST_S, BUSY_FIRST_S * 2**neighbour.refusals)
+        neighbour.refusals += 1
+        return neighbour.refusals >= BUSY_LIMIT
+
+    def next_free(self, wanted: int) -> float | None:
+        """When the first of the busy neighbours that hold some of `wanted` may be asked again."""
+        return min(
+            (each.busy_until for each in self._known.values() if each.refusals and each.held & wanted),
+            default=None,
+        )
+
+    # -- the choice ------------------------------------------------------------------------------------------------
+
+    def choose(self, wanted: int, first: int, now: float, *, besides: str | None = None) -> tuple[str, int] | None:
+        """Whom to ask for which of the pieces `wanted`, and of `first` of them before all others.
+
+        `besides` is a neighbour not to ask (it has been asked already). None if nobody can be asked now.
+        """
+        able = {
+            host: each
+            for host, each in self._known.items()
+            if host != besides and each.asked < PER_NEIGHBOUR and each.busy_until <= now and each.held & wanted
+        }
+        obtainable = 0
+        for each in able.values():
+            obtainable |= each.held
+        candidates = wanted & obtainable
+        if not candidates:
+            return None
+        rarest = self._rarest(candidates & first or candidates)
+        index = (rarest & -rarest).bit_length() - 1
+        holders = [host for host, each in able.items() if each.held >> index & 1]
+        return min(holders, key=lambda host: (able[host].asked, able[host].distance, able[host].piece_s, host)), index
+
+    def _rarest(self, candidates: int) -> int:
+        """Those of `candidates` that the fewest neighbours hold.
+
+        The neighbours are counted for all pieces at once: bit k of a piece's count is its bit in `digits[k]`.
+        """
+        digits: list[int] = []
+        for each in self._known.values():
+            carry = each.held & candidates
+            for k, digit in enumerate(digits):
+                digits[k], carry = digit ^ carry, digit & carry
+            if carry:
+                digits.append(carry)
+        for digit in reversed(digits):  # from the highest bit down: keep those without it, if there are any
+            candidates = candidates & ~digit or candidates
+        return candidates

@@ -1,0 +1,43 @@
+"""Sets of pieces as integers, a bit for each piece, and how the protocol writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE
+
+
+def mask(first: int, stop: int) -> int:
+    """Pieces `[first, stop)` as a set."""
+    return (1 << stop) - (1 << first) if stop > first else 0
+
+
+def bitfield(pieces: int) -> bytes:
+    """A set of pieces as the protocol writes it: little-endian, as long as it needs to be."""
+    return pieces.to_bytes((pieces.bit_length() + 7) // 8, "little")
+
+
+def spans(pieces: int) -> Iterator[tuple[int, int]]:
+    """The runs of consecutive pieces in a set."""
+    first = 0
+    while pieces:
+        gap = (pieces & -pieces).bit_length() - 1
+        first, pieces = first + gap, pieces >> gap
+        length = (~pieces & (pieces + 1)).bit_length() - 1
+        yield first, first + length
+        first, pieces = first + length, pieces >> length
+
+
+def digest_runs(digests: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Digests of consecutive pieces, joined, with the index of the first; each run fits into one message."""
+    run: list[bytes] = []
+    first = 0
+    for index in sorted(digests):
+        if run and (index != first + len(run) or len(run) == MAX_DIGESTS_PER_MESSAGE):
+            yield first, b"".join(run)
+            run = []
+        if not run:
+            first = index
+        run.append(digests[index])
+    if run:
+        yield first, b"".join(run)

@@ -1,0 +1,86 @@
+"""One blob on its way to this host, and what belongs to it outside of its core: readers and transfers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from peer.core.member import Member
+from peer.errors import P2pdError
+from peer.store import Blob
+from peer.swarm.fetching import PieceFetch
+from peer.transfer import Source, Transfer
+
+
+class Job:
+    """A download's place on the event loop. `member` decides, `Downloads` carries out."""
+
+    def __init__(self, digest: str, member: Member) -> None:
+        self.digest = digest
+        self.member = member
+        self.blob: Blob | None = None
+        self.sources: list[Source] = []
+        self.transfers: dict[int, Transfer] = {}
+        self.fetches: dict[int, PieceFetch] = {}
+        self.recovered = False
+        self.last_error: P2pdError | None = None
+        self._error: P2pdError | None = None
+        self._changed = asyncio.Event()
+        self._readers = 0
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+
+    def new_reader(self) -> int:
+        self._readers += 1
+        return self._readers
+
+    def adopt(self, blob: Blob) -> bool:
+        """Take over the pin on `blob`; False if it is not needed (any more)."""
+        if self.blob is not None or self._ended:
+            return False
+        self.blob = blob
+        return True
+
+    async def known_blob(self) -> Blob:
+        """The blob, once its length is known. Raises the error that ended the download before that."""
+        while self.blob is None:
+            self.raise_if_failed()
+            await self.change()
+        self.raise_if_failed()
+        return self.blob
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def raise_if_failed(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def arm(self, loop: asyncio.AbstractEventLoop, tick: Callable[[], None]) -> None:
+        """Have `tick` called when the core's next deadline has come."""
+        deadline = None if self._ended else self.member.next_deadline()
+        if deadline == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = None if deadline is None else loop.call_at(deadline, self._due, tick)
+
+    def _due(self, tick: Callable[[], None]) -> None:
+        self._timer_at = None  # a loop may call a little early; the tick then changes nothing, and is armed again
+        tick()
+
+    def end(self, error: P2pdError | None) -> None:
+        """The download is over: readers go on with what is there, or get the error."""
+        if self._ended:
+            return
+        self._ended = True
+        self._error = error
+        if self.blob is not None:
+            self.blob.release()
+        self.wake()

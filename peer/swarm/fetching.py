@@ -1,0 +1,143 @@
+"""Fetching one piece from a neighbour, in a worker thread.
+
+A neighbour is one more origin, at which nothing is tried twice: the same client that talks to registries asks it for a
+range of the blob, and the same data path takes it in. What differs is what is known before: the piece's digest. A piece
+that does not match it never reaches the store.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from peer.core.bucket import Bucket
+from peer.errors import (
+    FetchStoppedError,
+    OriginBrokenError,
+    OriginCorruptError,
+    OriginRefusedError,
+    OriginUnreachableError,
+    PeerBusyError,
+    PeerGoneError,
+)
+from peer.origin.api import Body, ContentRef, Credential
+from peer.origin.clock import Clock, SystemClock
+from peer.origin.http import HttpOrigin
+from peer.origin.upstream import Upstream
+from peer.store import Blob, Landed
+from peer.store.buffers import BufferPool
+
+REPOSITORY = "swarm"
+"""Under this name the peer port serves blobs (`peer.swarm.server`)."""
+
+CONNECTIONS = 8
+CONNECT_S = 2.0
+STALL_S = 5.0
+PACED_BYTES = 256 * 1024
+
+
+def neighbour_origin(host: str, address: str) -> HttpOrigin:
+    """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short patience."""
+    upstream = Upstream(
+        namespace=host,
+        endpoints=(f"http://{address}",),
+        max_connections=CONNECTIONS,
+        connect_s=CONNECT_S,
+        stall_s=STALL_S,
+        slot_wait_s=STALL_S,
+        max_attempts=1,
+        max_retry_after_s=0.0,
+        cooldown_s=0.0,
+    )
+    return HttpOrigin(upstream, environ={})
+
+
+class Pace:
+    """A limit on the bytes per second that all fetches together take; 0 is none. For threads."""
+
+    def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        self._lock = threading.Lock()
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """What to take between two waits; None: all at once."""
+        return None if self._bucket is None else PACED_BYTES
+
+    def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
+        """Wait as long as it takes to have been allowed `taken_bytes`, or until `stopped`."""
+        if self._bucket is None:
+            return
+        with self._lock:
+            seconds = self._bucket.take(taken_bytes, self._clock.monotonic())
+        if seconds:
+            self._clock.wait(stopped, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A piece of a blob, and what it must be."""
+
+    blob: Blob
+    index: int
+    expected: bytes
+
+
+class PieceFetch:
+    """One request to a neighbour. `run` in a worker thread, `stop` from anywhere."""
+
+    def __init__(self, number: int, origin: HttpOrigin, wanted: Wanted) -> None:
+        self.number = number
+        self.wanted = wanted
+        self._origin = origin
+        self._stopped = threading.Event()
+        self._body: Body | None = None
+        self._lock = threading.Lock()
+
+    def run(self, buffers: BufferPool, pace: Pace) -> Landed:
+        """The piece, verified and in the store.
+
+        Raises PeerBusyError, PeerGoneError, PeerCorruptError, FetchStoppedError, StoreError.
+        """
+        blob = self.wanted.blob
+        start, stop = blob.span(self.wanted.index)
+        # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
+        with buffers.buffer(stop - start) as buffer, blob.pin():
+            try:
+                self._receive(buffer[: stop - start], start, stop, pace)
+            except OriginRefusedError as error:
+                if error.status == 429:
+                    raise PeerBusyError(str(error)) from None
+                raise PeerGoneError(str(error)) from None
+            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError) as error:
+                if self._stopped.is_set():
+                    raise FetchStoppedError("stopped") from None
+                raise PeerGoneError(str(error)) from None
+            with buffer[: stop - start] as piece:
+                return blob.land(self.wanted.index, piece, self.wanted.expected)
+
+    def stop(self) -> None:
+        """End it soon."""
+        self._stopped.set()
+        with self._lock:
+            if self._body is not None:
+                self._body.abort()
+
+    def _receive(self, piece: memoryview, start: int, stop: int, pace: Pace) -> None:
+        if self._stopped.is_set():
+            raise OriginBrokenError("stopped before it began")
+        ref = ContentRef(REPOSITORY, self.wanted.blob.digest)
+        with piece, self._origin.open(ref, start, stop, credential=Credential()) as body:
+            with self._lock:
+                self._body = body
+                if self._stopped.is_set():
+                    body.abort()
+            if (body.start, body.stop, body.size_bytes) != (start, stop, self.wanted.blob.size_bytes):
+                raise OriginCorruptError("the neighbour has another blob, or ignores Range")
+            step = pace.slice_bytes or len(piece)
+            for at in range(0, len(piece), step):
+                with piece[at : at + step] as part:
+                    if body.readinto(part) < len(part):
+                        raise OriginBrokenError("the neighbour's answer ended early")
+                    pace.wait(len(part), self._stopped)

@@ -1,0 +1,238 @@
+"""Links: one WebSocket for each pair of hosts that are neighbours in at least one swarm, for news of who holds what.
+
+1. Of two hosts, the one with the lesser id dials; so there is one link and no race between two.
+2. News are gathered for `GATHER_S` and sent as one message a blob: half the time of a piece of 4 MiB at 1 Gbit/s.
+3. A link is kept while a blob wants it, and dialled again when it breaks, a few times; then the neighbour is lost.
+4. Frames are bounded and decoded strictly. What is wrong ends the link, and harms nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from peer.background import Background
+from scheduler.protocol.codec import LINK, OnLink, Unknown
+from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
+from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
+from scheduler.protocol.link import Gained, LinkHello
+
+log = structlog.get_logger("peer.swarm.links")
+
+GATHER_S = 0.015
+DIAL_WITHIN_S = 3.0
+DIAL_AGAIN_S = (0.1, 0.3, 1.0, 3.0)
+WAITED_FOR_S = 6.0
+"""How long the host that does not dial waits for the one that does."""
+
+HEARTBEAT_S = 3.0
+UNWANTED_S = 60.0
+"""How long a link stays that no blob wants: the next blob of an image is likely to want it again."""
+
+MAX_WAITING = 4096
+"""Messages that wait for one neighbour; one that does not read them is lost."""
+
+_Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+
+
+@dataclass(slots=True)
+class _Link:
+    address: str
+    wanted_by: set[bytes] = field(default_factory=set)
+    waiting: list[OnLink] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    socket: _Socket | None = None
+    kept: bool = False
+
+
+class Links:
+    """The links of this host, by the other's id. Callbacks are called on the event loop."""
+
+    def __init__(
+        self,
+        host: str,
+        background: Background,
+        *,
+        on_message: Callable[[str, OnLink], None],
+        on_up: Callable[[str, set[bytes]], None],
+        on_lost: Callable[[str, set[bytes]], None],
+    ) -> None:
+        self._host = host
+        self._background = background
+        self._on_message = on_message
+        self._on_up = on_up
+        self._on_lost = on_lost
+        self._links: dict[str, _Link] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def want(self, host: str, address: str, digest: bytes) -> bool:
+        """Keep a link to `host` for the sake of this blob; whether there is one that works already."""
+        link = self._links.get(host)
+        if link is None:
+            link = self._links[host] = _Link(address)
+        link.address = address
+        link.wanted_by.add(digest)
+        if link.socket is not None:
+            return True
+        if not link.kept:
+            link.kept = True
+            self._background.start(self._keep(host, link))
+        return False
+
+    def unwant(self, host: str, digest: bytes) -> None:
+        """This blob needs no link to `host` any more."""
+        link = self._links.get(host)
+        if link is not None:
+            link.wanted_by.discard(digest)
+            if not link.wanted_by and link.socket is not None:
+                asyncio.get_running_loop().call_later(UNWANTED_S, self._end_unwanted, host, link)
+
+    def _end_unwanted(self, host: str, link: _Link) -> None:
+        if not link.wanted_by and link.socket is not None and self._links.get(host) is link:
+            self._background.start(_hang_up(link.socket))
+
+    def send(self, host: str, message: OnLink) -> None:
+        """Send a message, soon and in order. Nothing if there is no link: a new one begins with all that is held."""
+        link = self._links.get(host)
+        if link is None or link.socket is None:
+            return
+        link.waiting.append(message)
+        link.ready.set()
+
+    async def accept(self, request: web.Request) -> web.WebSocketResponse:
+        """The server's handler for a neighbour that dials."""
+        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False)
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(DIAL_WITHIN_S):
+                hello = _decoded(await socket.receive())
+            if not isinstance(hello, LinkHello):
+                raise ProtocolError("the first message is not LinkHello")
+            await socket.send_bytes(LINK.encode(self._hello()))
+        except (ProtocolError, TimeoutError, aiohttp.ClientError, OSError) as error:
+            log.info("refused a link", peer=request.remote, reason=str(error))
+            await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR, message=b"LinkHello is wanted first")
+            return socket
+        link = self._links.setdefault(hello.host, _Link(""))
+        if link.socket is None:
+            await self._talk(hello.host, link, socket)
+        return socket
+
+    async def close(self) -> None:
+        """End all links."""
+        for link in list(self._links.values()):
+            if link.socket is not None:
+                await link.socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+        if self._session is not None:
+            await self._session.close()
+
+    def _hello(self) -> LinkHello:
+        return LinkHello(self._host, VERSION_OLDEST, VERSION_NEWEST)
+
+    async def _keep(self, host: str, link: _Link) -> None:
+        """Have a working link to `host` while anybody wants one, or say that it is lost."""
+        try:
+            if self._host < host:
+                for pause_s in DIAL_AGAIN_S:
+                    if await self._dial(host, link) and not link.wanted_by:
+                        return
+                    await asyncio.sleep(pause_s)
+            else:
+                await asyncio.sleep(WAITED_FOR_S)
+        finally:
+            link.kept = False
+            if link.socket is None and link.wanted_by:
+                self._lose(host, link)
+
+    async def _dial(self, host: str, link: _Link) -> bool:
+        """One link, from LinkHello to its end; whether it came to be."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(DIAL_WITHIN_S):
+                socket = await self._session.ws_connect(
+                    f"http://{link.address}/v1/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=0
+                )
+                await socket.send_bytes(LINK.encode(self._hello()))
+                hello = _decoded(await socket.receive())
+            if not isinstance(hello, LinkHello) or hello.host != host:
+                raise ProtocolError(f"another host than {host} is at {link.address}")
+        except (ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.info("could not reach a neighbour", host=host, address=link.address, reason=str(error))
+            return False
+        if link.socket is None:
+            await self._talk(host, link, socket)
+        await socket.close()
+        return True
+
+    async def _talk(self, host: str, link: _Link, socket: _Socket) -> None:
+        """Exchange news until the link ends."""
+        link.socket = socket
+        link.waiting.clear()
+        self._on_up(host, set(link.wanted_by))
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(_send(link, socket))
+                async for frame in socket:
+                    message = _decoded(frame)
+                    if not isinstance(message, Unknown | LinkHello):
+                        self._on_message(host, message)
+                sending.cancel()
+        except* (ProtocolError, aiohttp.ClientError, OSError) as errors:
+            log.info("a link broke", host=host, reason=str(errors.exceptions[0]))
+        finally:
+            link.socket = None
+            if link.wanted_by and not link.kept:
+                link.kept = True
+                self._background.start(self._keep(host, link))
+            elif not link.wanted_by and self._links.get(host) is link:
+                del self._links[host]
+
+    def _lose(self, host: str, link: _Link) -> None:
+        wanted_by, link.wanted_by = link.wanted_by, set()
+        if self._links.get(host) is link:
+            del self._links[host]
+        self._on_lost(host, wanted_by)
+
+
+async def _hang_up(socket: _Socket) -> None:
+    await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+
+
+async def _send(link: _Link, socket: _Socket) -> None:
+    while True:
+        await link.ready.wait()
+        await asyncio.sleep(GATHER_S)
+        link.ready.clear()
+        waiting, link.waiting = link.waiting, []
+        if len(waiting) > MAX_WAITING:
+            raise ProtocolError("the neighbour does not read what it is sent")
+        for message in _gathered(waiting):
+            await socket.send_bytes(LINK.encode(message))
+
+
+def _gathered(messages: list[OnLink]) -> list[OnLink]:
+    """The same news in fewer messages: what one blob gained, in one."""
+    gathered: list[OnLink] = []
+    for message in messages:
+        last = gathered[-1] if gathered else None
+        if (
+            isinstance(message, Gained)
+            and isinstance(last, Gained)
+            and (message.digest, message.generation) == (last.digest, last.generation)
+        ):
+            gathered[-1] = Gained(last.digest, last.generation, last.spans + message.spans)
+        else:
+            gathered.append(message)
+    return gathered
+
+
+def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:
+    if frame.type is not aiohttp.WSMsgType.BINARY:
+        raise ProtocolError("a frame that is not binary, or the end of the link")
+    return LINK.decode(frame.data)

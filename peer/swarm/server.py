@@ -1,0 +1,108 @@
+"""The peer port: pieces for other hosts, and the links that neighbours dial.
+
+    GET /v2/swarm/blobs/<digest>   with a Range: 206 from the store, as any registry would answer (curl works)
+    GET /v1/link                   the WebSocket of a neighbour
+
+1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
+2. At most `upload_slots` pieces go out at a time, each at full speed; who comes when they are taken is told *busy*
+   (429) at once, and asks another neighbour. All uploads together keep to `rate_bytes_per_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+
+import structlog
+from aiohttp import web
+
+from peer.core.bucket import Bucket
+from peer.core.names import parse_digest
+from peer.errors import InvalidNameError, StoreError
+from peer.store import Blob
+
+log = structlog.get_logger("peer.swarm.server")
+
+PACED_BYTES = 256 * 1024
+"""What goes out between two looks at the rate limit."""
+
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
+
+Servable = Callable[[str, int, int], AbstractContextManager[Blob | None]]
+"""Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None."""
+
+
+class PeerServer:
+    """Serves other hosts. `accept_link` handles a neighbour's WebSocket."""
+
+    def __init__(
+        self,
+        servable: Servable,
+        accept_link: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        *,
+        upload_slots: int,
+        rate_bytes_per_s: int,
+    ) -> None:
+        self._servable = servable
+        self._accept_link = accept_link
+        self._free = upload_slots
+        self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        self.sent_bytes = 0
+        self.busy_answers = 0
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.add_routes([web.get("/v1/link", self._accept_link), web.get("/v2/swarm/blobs/{digest}", self._blob)])
+        return app
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        try:
+            digest = parse_digest(request.match_info["digest"])
+        except InvalidNameError as error:
+            return _refusal(400, str(error))
+        asked = _RANGE.fullmatch(request.headers.get("Range", ""))
+        if asked is None or int(asked[2]) < int(asked[1]):
+            return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
+        start, stop = int(asked[1]), int(asked[2]) + 1
+        if self._free <= 0:
+            self.busy_answers += 1
+            return _refusal(429, "busy: all upload slots are taken", {"Retry-After": "0"})
+        self._free -= 1
+        try:
+            with self._servable(digest, start, stop) as blob:
+                if blob is None:
+                    return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
+                return await self._send(request, blob, start, stop)
+        except StoreError as error:
+            return _refusal(404, str(error))
+        finally:
+            self._free += 1
+
+    async def _send(self, request: web.Request, blob: Blob, start: int, stop: int) -> web.StreamResponse:
+        response = web.StreamResponse(
+            status=206,
+            headers={
+                "Content-Type": blob.header.media_type or "application/octet-stream",
+                "Content-Range": f"bytes {start}-{stop - 1}/{blob.size_bytes}",
+                "Content-Length": str(stop - start),
+            },
+        )
+        await response.prepare(request)
+        loop = asyncio.get_running_loop()
+        while start < stop:
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the other host went away")
+            count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
+            if self._bucket is not None:
+                await asyncio.sleep(self._bucket.take(count, loop.time()))
+            await loop.sendfile(transport, blob, start, count)  # type: ignore[arg-type] # has fileno()
+            start += count
+            self.sent_bytes += count
+        return response
+
+
+def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": message}, status=status, headers=headers)

@@ -1,0 +1,181 @@
+"""Hosts, their memberships in swarms, and the bags that members are drawn from.
+
+Rules:
+1. A member is one host in one swarm. There are many: they have slots, and share what they can.
+2. A bag gives any of its members at random, and loses any, in constant time: nothing here looks at all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from scheduler.core.leases import Lease
+    from scheduler.core.swarm import Swarm
+
+
+class Place(NamedTuple):
+    """Where a host is. A zone's name is only told apart within its site, a rack's within its zone."""
+
+    site: str
+    zone: str
+    rack: str
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A host that is connected."""
+
+    connection: int
+    id: str
+    address: str
+    place: Place
+    connected_at: float
+    members: dict[bytes, Member] = field(default_factory=dict)
+    leases: dict[int, Lease] = field(default_factory=dict)
+    refused: dict[Source, float] = field(default_factory=dict)
+    """Until when it gets no lease for a repository."""
+
+
+class Source(NamedTuple):
+    """Where a member's client was authorised to have the blob."""
+
+    upstream: str
+    repository: str
+
+
+class MemberState(Enum):
+    """What a member is to its swarm."""
+
+    IDLE = auto()
+    """Holds some pieces, perhaps, and wants none now."""
+    JOINING = auto()
+    """Wants the blob, and does not know its pieces yet."""
+    ACTIVE = auto()
+    COMPLETE = auto()
+    GONE = auto()
+
+
+class MemberCause(Enum):
+    """What moves a member from one state to another."""
+
+    WANTS = auto()
+    SIZED = auto()
+    UNSIZED = auto()
+    """The blob's length was disputed, and is not known any more."""
+    HOLDS_ALL = auto()
+    LEAVES = auto()
+
+
+MEMBER_TRANSITIONS: Final[Mapping[MemberState, Mapping[MemberCause, MemberState]]] = {
+    MemberState.IDLE: {
+        MemberCause.WANTS: MemberState.JOINING,
+        MemberCause.HOLDS_ALL: MemberState.COMPLETE,
+        MemberCause.LEAVES: MemberState.GONE,
+    },
+    MemberState.JOINING: {
+        MemberCause.SIZED: MemberState.ACTIVE,
+        MemberCause.HOLDS_ALL: MemberState.COMPLETE,
+        MemberCause.LEAVES: MemberState.GONE,
+    },
+    MemberState.ACTIVE: {
+        MemberCause.UNSIZED: MemberState.JOINING,
+        MemberCause.HOLDS_ALL: MemberState.COMPLETE,
+        MemberCause.LEAVES: MemberState.GONE,
+    },
+    MemberState.COMPLETE: {
+        MemberCause.WANTS: MemberState.JOINING,
+        MemberCause.LEAVES: MemberState.GONE,
+    },
+    MemberState.GONE: {},
+}
+
+
+class Seat(IntEnum):
+    """The kinds of bag that a member can be in, each at most once."""
+
+    SWARM = 0
+    SITE = 1
+    ZONE = 2
+    RACK = 3
+    WANTING = 4
+    """Members that still want pieces: they are given leases and told digests."""
+    SOURCES = 5
+    """Members that hold pieces or have a lease."""
+
+
+NOWHERE: Final = -1
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A host in a swarm."""
+
+    host: Host
+    swarm: Swarm
+    state: MemberState = MemberState.IDLE
+    source: Source | None = None
+    """None as long as it has not wanted the blob."""
+    have: int = 0
+    """The pieces that it is known to hold; not kept up once it holds everything."""
+    links: dict[Member, None] = field(default_factory=dict)
+    avoids: tuple[str, ...] = ()
+    """Hosts that it is not linked to again: they failed it, or it failed them."""
+    seats: list[int] = field(default_factory=lambda: [NOWHERE] * len(Seat))
+    leased: int = 0
+    """Pieces that it was given leases for."""
+    failures: int = 0
+    heard: int = 0
+    """How much of the swarm's log of digests it was sent."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether it is still to get pieces."""
+        return self.state in (MemberState.JOINING, MemberState.ACTIVE)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether pieces can be had from it, now or soon."""
+        return self.seats[Seat.SOURCES] != NOWHERE
+
+
+def distance(a: Place, b: Place) -> int:
+    """0 in the same rack, 1 in the same zone, 2 in the same site, 3 elsewhere."""
+    if a.site != b.site:
+        return 3
+    if a.zone != b.zone:
+        return 2
+    return 0 if a.rack == b.rack else 1
+
+
+class Bag:
+    """Members in no order, for one kind of seat."""
+
+    __slots__ = ("_seat", "items")
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat: Final = seat
+        self.items: list[Member] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def add(self, member: Member) -> None:
+        """Put a member in; nothing happens if it is in a bag of this kind already."""
+        if member.seats[self._seat] == NOWHERE:
+            member.seats[self._seat] = len(self.items)
+            self.items.append(member)
+
+    def discard(self, member: Member) -> None:
+        """Take a member out, if it is in; the last one gets its place."""
+        at = member.seats[self._seat]
+        if at == NOWHERE:
+            return
+        last = self.items.pop()
+        if last is not member:
+            self.items[at] = last
+            last.seats[self._seat] = at
+        member.seats[self._seat] = NOWHERE

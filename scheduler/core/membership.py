@@ -1,0 +1,170 @@
+"""Hosts that come and go, what they are members of, and whom they are linked to.
+
+Two hosts with one id: the host that is connected keeps the id. A newer connection takes its place only if it says the
+same address, which is what a host does that lost its connection and is back before the scheduler noticed; even then
+no oftener than every `takeover_s`, so that two processes which were given the same id and address by mistake do not
+throw each other out all the time. Any other is turned away with ID_IN_USE and tries again; a host that has really
+moved gets in as soon as the silence of its old connection is noticed, within seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from scheduler.core.cluster import Cluster, Due, Timer
+from scheduler.core.events import Close
+from scheduler.core.leases import LeaseCause
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Place, distance
+from scheduler.core.swarm import Swarm
+from scheduler.protocol.connection import Closing, agree
+from scheduler.protocol.fields import ProtocolError
+from scheduler.protocol.from_host import Hello
+from scheduler.protocol.to_host import Failed, Neighbour, Neighbours, OriginRefused, Welcome
+
+FEATURES: Final = ()
+"""The features of this version that not every host of the same version has. There are none yet."""
+
+
+PLACES: Final = 4096
+"""Places that are kept to be shared between hosts. More would be a mistake in labelling."""
+
+
+class Membership:
+    """Lets hosts and members in and out."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster: Final = cluster
+        self._places: Final[dict[Place, Place]] = {}
+
+    def arrive(self, connection: int, hello: Hello) -> None:
+        """A host has connected: let it in, or turn it away."""
+        cluster = self._cluster
+        version = agree(hello)
+        if version is None:
+            reason = f"this scheduler does not speak versions {hello.oldest} to {hello.newest} of the protocol"
+            cluster.close(Close(connection, Closing.INCOMPATIBLE, reason))
+            return
+        before = cluster.hosts_by_id.get(hello.host)
+        if before is not None:
+            young = cluster.now - before.connected_at < cluster.settings.takeover_s
+            if young or before.address != hello.address:
+                reason = f"a host with this id is connected from {before.address}; give this one another id"
+                cluster.close(Close(connection, Closing.ID_IN_USE, reason))
+                return
+            self.dismiss(before, Closing.REPLACED, "a newer connection of this host has taken its place")
+        place = Place(hello.site, hello.zone, hello.rack)
+        if len(self._places) >= PLACES:
+            self._places.clear()
+        place = self._places.setdefault(place, place)
+        host = Host(connection, hello.host, hello.address, place, cluster.now)
+        cluster.hosts[connection] = host
+        cluster.hosts_by_id[host.id] = host
+        features = tuple(feature for feature in hello.features if feature in FEATURES)
+        cluster.send((host,), Welcome(version, features, cluster.settings.progress_s))
+
+    def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
+        """Take a host out, and end its connection."""
+        self._cluster.close(Close(host.connection, closing, reason))
+        self.depart(host)
+
+    def depart(self, host: Host) -> None:
+        """Take out a host that has left, or vanished: all that it was to do is for others now."""
+        for member in list(host.members.values()):
+            self.expel(member)
+        del self._cluster.hosts[host.connection]
+        del self._cluster.hosts_by_id[host.id]
+
+    def enter(self, host: Host, digest: bytes) -> Member:
+        """Make a host a member of a blob's swarm, idle, if it is none. Raises ProtocolError if it is of too many."""
+        cluster = self._cluster
+        member = host.members.get(digest)
+        if member is not None:
+            return member
+        if len(host.members) >= cluster.settings.blobs_per_host:
+            raise ProtocolError(f"more than {cluster.settings.blobs_per_host} blobs")
+        swarm = cluster.swarms.get(digest)
+        if swarm is None:
+            swarm = cluster.swarms[digest] = Swarm(digest, cluster.settings, cluster.chance)
+            size_bytes = cluster.contents.size_of(digest)
+            if size_bytes is not None:
+                swarm.set_size(size_bytes)
+        swarm.story.now = cluster.now
+        swarm.story.tell(f"{host.id} enters")
+        member = Member(host, swarm)
+        host.members[digest] = member
+        swarm.members[host] = member
+        swarm.graph.add(member)
+        return member
+
+    def expel(self, member: Member) -> None:
+        """Take a member out of its swarm; a swarm that is left without any ends."""
+        cluster, swarm = self._cluster, member.swarm
+        swarm.story.now = cluster.now
+        for lease in [lease for lease in swarm.leases.values() if lease.member is member]:
+            cluster.end_lease(lease, LeaseCause.GIVE_BACK)
+        held = member.have or member.state is MemberState.COMPLETE
+        swarm.hold(member, 0)
+        swarm.step(member, MemberCause.LEAVES)
+        del swarm.members[member.host]
+        del member.host.members[swarm.digest]
+        swarm.graph.remove(member)
+        cluster.relinked[swarm] = None
+        if swarm.recalled is member.host:
+            swarm.recalled = None
+            cluster.deadlines.cancel(Timer(Due.RECALL, swarm.digest))
+        cluster.to_lease[swarm] = None
+        if not swarm.members:
+            self._end(swarm)
+        elif held:
+            cluster.note_lost(swarm)
+
+    def refuse(self, member: Member, status: int) -> None:
+        """The origin does not give this blob to this host: its client is to have the origin's own answer."""
+        self._cluster.send((member.host,), OriginRefused(member.swarm.digest, status))
+        self.expel(member)
+
+    def give_up(self, swarm: Swarm, reason: str) -> None:
+        """Tell everybody who still wants the blob that the swarm cannot get it."""
+        swarm.story.tell(f"gives up: {reason}")
+        waiting = list(swarm.wanting.items)
+        message = Failed(swarm.digest, swarm.last_status, reason)
+        self._cluster.send([member.host for member in waiting], message)
+        for member in waiting:
+            self.expel(member)
+        swarm.attempts = 0
+
+    def link(self, member: Member) -> None:
+        """Give a member its neighbours, unless the blob travels without them."""
+        if not member.swarm.is_tiny:
+            member.swarm.graph.fill(member)
+            self._cluster.relinked[member.swarm] = None
+
+    def neighbours(self, member: Member) -> tuple[Neighbour, ...]:
+        """A member's neighbours, in the words of the protocol. Changes up to here are taken as told."""
+        member.swarm.graph.changes.pop(member, None)
+        return tuple(_as_seen(member, other) for other in member.links)
+
+    def tell_links(self) -> None:
+        """Tell every member whose links have changed."""
+        for swarm in self._cluster.relinked:
+            swarm.graph.mend()
+            for member, changes in swarm.graph.changes.items():
+                if changes:
+                    add = tuple(_as_seen(member, other) for other, made in changes.items() if made)
+                    remove = tuple(other.host.id for other, made in changes.items() if not made)
+                    self._cluster.send((member.host,), Neighbours(swarm.digest, add, remove))
+            swarm.graph.changes.clear()
+        self._cluster.relinked.clear()
+
+    def _end(self, swarm: Swarm) -> None:
+        cluster = self._cluster
+        del cluster.swarms[swarm.digest]
+        cluster.to_lease.pop(swarm, None)
+        cluster.held_up.pop(swarm, None)
+        for due in (Due.RECALL, Due.FANOUT, Due.ORPHANS, Due.PATIENCE):
+            cluster.deadlines.cancel(Timer(due, swarm.digest))
+
+
+def _as_seen(member: Member, other: Member) -> Neighbour:
+    host = other.host
+    return Neighbour(host.id, host.address, distance(member.host.place, host.place))

@@ -1,0 +1,185 @@
+"""The piece map of one blob: which digest each piece is believed to have, on whose word, and who was wrong.
+
+How blame is found. A host that fetched a piece from the origin publishes its BLAKE3, and is believed. Once a member
+has verified every piece against the map and finds the blob's SHA-256 wrong, the map is *contested*: somebody's word was
+wrong, and nobody can tell whose, for all bytes match. So each piece is leased once more, to a host that has not yet
+given its word on that piece (`scheduler.core.leasing`), until two hosts say the same (`scheduler.core.witnesses`):
+one further copy of the blob leaves the origin, and a third one of the pieces on which two disagree. Once every piece
+has two witnesses the map is *proven*, and
+
+1. a host whose word on a piece differs from the proven digest is to blame;
+2. if the accused map was right in every piece, its accuser is.
+
+Rejected: to blame the publishers of all pieces (honest ones nearly all), or to believe the second word against the
+first (a liar would get the second lease and have an honest host quarantined). An accusation against a map that two
+other hosts have sealed, or that is proven, costs nothing: the accuser is to blame. Where no third host is there to
+decide, the swarm fails, every host asks the origin itself, and nobody is blamed. A host behind a proxy that breaks
+bytes is treated as one that lies: its pieces are of no use either way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum, auto
+from typing import Final
+
+from scheduler.core.settings import WITNESSES
+from scheduler.core.story import Story
+from scheduler.core.witnesses import Fact
+from scheduler.protocol.fields import DIGEST_BYTES
+
+
+class MapState(Enum):
+    """How far a piece map is, and how much it is trusted."""
+
+    GROWING = auto()
+    KNOWN = auto()
+    SEALED = auto()
+    CONTESTED = auto()
+    PROVEN = auto()
+
+
+class MapCause(Enum):
+    """What moves a piece map from one state to another."""
+
+    LAST_PIECE = auto()
+    SHA256_RIGHT = auto()
+    DISPUTE = auto()
+
+
+MAP_TRANSITIONS: Final[Mapping[MapState, Mapping[MapCause, MapState]]] = {
+    MapState.GROWING: {MapCause.LAST_PIECE: MapState.KNOWN, MapCause.DISPUTE: MapState.CONTESTED},
+    MapState.KNOWN: {MapCause.SHA256_RIGHT: MapState.SEALED, MapCause.DISPUTE: MapState.CONTESTED},
+    MapState.SEALED: {MapCause.DISPUTE: MapState.CONTESTED},
+    MapState.CONTESTED: {MapCause.LAST_PIECE: MapState.PROVEN},
+    MapState.PROVEN: {},
+}
+
+
+_WITNESSED: Final = (MapState.CONTESTED, MapState.PROVEN)
+"""The states in which a piece's digest is believed only on the word of several hosts."""
+
+
+class Word(Enum):
+    """What became of a host's word on a piece."""
+
+    NEWS = auto()
+    """The piece's digest is believed now, and was not before."""
+    NOTHING_NEW = auto()
+    UNDECIDED = auto()
+    """The map is contested, and this piece needs another witness."""
+    CONTRADICTION = auto()
+    """It differs from what was believed: the map must be contested."""
+    DISPROVED = auto()
+    """It differs from what is proven."""
+
+
+class PieceMap:
+    """The map of a blob of `count` pieces, one or more."""
+
+    __slots__ = ("_accused", "_digests", "_facts", "_sealers", "_story", "count", "known", "state")
+
+    def __init__(self, count: int, story: Story) -> None:
+        self.count: Final = count
+        self.state = MapState.GROWING
+        self.known = 0
+        """The pieces whose digest is believed, as a set of bits."""
+        self._story = story
+        self._digests = bytearray(DIGEST_BYTES * count)
+        self._facts: dict[int, Fact[bytes]] = {}
+        self._sealers: tuple[str, ...] = ()
+        self._accused: tuple[str, bytes] | None = None
+
+    @property
+    def everything(self) -> int:
+        """All pieces, as a set of bits."""
+        return (1 << self.count) - 1
+
+    def digest(self, piece: int) -> bytes:
+        """The believed digest of a piece in `known`."""
+        return bytes(self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES])
+
+    def voters(self, piece: int) -> tuple[str, ...]:
+        """The hosts that have given their word on a piece."""
+        fact = self._facts.get(piece)
+        return fact.voters() if fact else ()
+
+    def hear(self, voter: str, piece: int, digest: bytes) -> Word:
+        """Take a host's word on the digest of a piece."""
+        fact = self._facts.setdefault(piece, Fact())
+        fact.hear(voter, digest)
+        if self.known >> piece & 1:
+            if self.digest(piece) == digest:
+                return Word.NOTHING_NEW
+            return Word.DISPROVED if self.state in _WITNESSED else Word.CONTRADICTION
+        believed = fact.confirmed() if self.state is MapState.CONTESTED else fact.first()
+        if believed is None:
+            return Word.UNDECIDED
+        self._believe(piece, believed)
+        if self.known == self.everything:
+            self._step(MapCause.LAST_PIECE)
+        return Word.NEWS
+
+    def seal(self, host: str) -> None:
+        """A host has found the SHA-256 right over this map."""
+        if self.state is MapState.KNOWN:
+            self._step(MapCause.SHA256_RIGHT)
+        if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= WITNESSES:
+            self._sealers += (host,)
+
+    def is_settled_against(self, accuser: str) -> bool:
+        """Whether the map is right whatever this host says."""
+        others = sum(sealer != accuser for sealer in self._sealers)
+        return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= WITNESSES)
+
+    def contest(self, accuser: str | None) -> None:
+        """Believe only what has two witnesses from now on. `accuser` says that a SHA-256 is wrong over the full map."""
+        self._step(MapCause.DISPUTE)
+        if accuser is not None:
+            self._accused = (accuser, bytes(self._digests))
+        self._sealers = ()
+        self.known = 0
+        for piece, fact in self._facts.items():
+            confirmed = fact.confirmed()
+            if confirmed is not None:
+                self._believe(piece, confirmed)
+        if self.known == self.everything:
+            self._step(MapCause.LAST_PIECE)
+
+    def liars(self) -> tuple[str, ...]:
+        """Who is to blame, once the map is proven; nobody before."""
+        if self.state is not MapState.PROVEN:
+            return ()
+        wrong = {
+            voter: None for piece, fact in sorted(self._facts.items()) for voter in fact.dissenters(self.digest(piece))
+        }
+        if self._accused is not None and self._accused[1] == self._digests:
+            wrong[self._accused[0]] = None
+        return tuple(wrong)
+
+    def has_word_of(self, host: str) -> bool:
+        """Whether anything of the map is known from this host."""
+        return any(host in fact.voters() for fact in self._facts.values())
+
+    def runs(self, pieces: int) -> Iterator[tuple[int, bytes]]:
+        """The believed digests of `pieces`: the first piece of each run of neighbouring ones, and their digests."""
+        for run in re.finditer("1+", bin(pieces)[:1:-1]):
+            yield run.start(), bytes(self._digests[run.start() * DIGEST_BYTES : run.end() * DIGEST_BYTES])
+
+    def validate(self) -> None:
+        """Raise AssertionError if the map contradicts itself."""
+        full = self.known == self.everything
+        assert self.known <= self.everything
+        assert full == (self.state in (MapState.KNOWN, MapState.SEALED, MapState.PROVEN)), self._story.lines()
+        for piece, fact in self._facts.items():
+            if self.known >> piece & 1:
+                believed = fact.confirmed() if self.state in _WITNESSED else fact.first()
+                assert believed == self.digest(piece), self._story.lines()
+
+    def _believe(self, piece: int, digest: bytes) -> None:
+        self.known |= 1 << piece
+        self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES] = digest
+
+    def _step(self, cause: MapCause) -> None:
+        self.state = self._story.step("map", MAP_TRANSITIONS, self.state, cause)

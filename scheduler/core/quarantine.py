@@ -1,0 +1,99 @@
+"""Hosts that take no part because what they sent or said was wrong.
+
+Rules:
+1. Proof quarantines at once: a digest or a length that two other hosts disprove, an accusation that they disprove
+   (`piece_map`), content that does not have its digest (`maps`). Such hosts are in `Cluster.guilty`.
+2. A report of corrupt bytes proves nothing, for the reporter may lie. The link between the two ends, which harms
+   neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within `corrupt_s`.
+3. The sentence is by host id and ends after `quarantine_s`.
+4. What a quarantined host said about pieces is contested wherever nobody has sealed it yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from scheduler.core.cluster import Due, Timer
+from scheduler.core.events import Close
+from scheduler.protocol.connection import Closing
+from scheduler.protocol.to_host import Quarantined
+
+if TYPE_CHECKING:
+    from scheduler.core.cluster import Cluster
+    from scheduler.core.maps import Maps
+    from scheduler.core.members import Member
+    from scheduler.core.membership import Membership
+    from scheduler.protocol.from_host import Corrupt
+
+
+class Quarantine:
+    """Judges reports and carries out sentences."""
+
+    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps) -> None:
+        self._cluster: Final = cluster
+        self._membership: Final = membership
+        self._maps: Final = maps
+        self._until: Final[dict[str, float]] = {}
+        self._reports: Final[dict[str, dict[str, float]]] = {}
+        """When each host was last reported, by whom."""
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def turns_away(self, connection: int, host_id: str) -> bool:
+        """Whether a host that connects is in quarantine; if so, its connection is closed."""
+        until = self._until.get(host_id, 0.0)
+        if until <= self._cluster.now:
+            return False
+        reason = f"in quarantine for another {until - self._cluster.now:.0f} s"
+        self._cluster.close(Close(connection, Closing.QUARANTINED, reason))
+        return True
+
+    def corrupt(self, member: Member, message: Corrupt) -> None:
+        """A member was sent bytes that do not match the piece map."""
+        cluster, swarm = self._cluster, member.swarm
+        sender = cluster.hosts_by_id.get(message.sender)
+        other = swarm.members.get(sender) if sender else None
+        if message.generation != swarm.generation or other is None or other not in member.links:
+            return
+        swarm.story.tell(f"{member.host.id}: piece {message.piece} from {message.sender} is corrupt")
+        swarm.graph.replace(member, other)
+        cluster.relinked[swarm] = None
+        reports = self._reports.setdefault(message.sender, {})
+        reports.pop(member.host.id, None)  # so that the oldest stays first
+        reports[member.host.id] = cluster.now
+        self.let_age(message.sender)
+        if len(reports) >= cluster.settings.corrupt_reports:
+            cluster.guilty[message.sender] = f"{len(reports)} hosts were sent corrupt pieces by it"
+
+    def sentence(self, host_id: str, reason: str) -> None:
+        """Take a host out of everything, for a time."""
+        cluster = self._cluster
+        self._until[host_id] = cluster.now + cluster.settings.quarantine_s
+        cluster.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
+        self._reports.pop(host_id, None)
+        host = cluster.hosts_by_id.get(host_id)
+        if host is None:
+            return
+        swarms = [member.swarm for member in host.members.values()]
+        cluster.send((host,), Quarantined(reason, cluster.settings.quarantine_s))
+        self._membership.dismiss(host, Closing.QUARANTINED, reason)
+        for swarm in swarms:
+            if swarm.members:
+                self._maps.distrust(swarm, host_id)
+
+    def release(self, host_id: str) -> None:
+        """The time is over."""
+        self._until.pop(host_id, None)
+
+    def let_age(self, host_id: str) -> None:
+        """Forget the reports about a host that are too old to count."""
+        reports = self._reports.get(host_id, {})
+        oldest = self._cluster.now - self._cluster.settings.corrupt_s
+        while reports and reports[next(iter(reports))] <= oldest:
+            del reports[next(iter(reports))]
+        if reports:
+            due = reports[next(iter(reports))] + self._cluster.settings.corrupt_s
+            self._cluster.deadlines.set(Timer(Due.REPORTS, host_id), due)
+        else:
+            self._reports.pop(host_id, None)

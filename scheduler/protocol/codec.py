@@ -1,0 +1,176 @@
+"""Messages to frames and back: MessagePack arrays, `[type, field, field, …]`.
+
+Rules:
+1. A field has its place for good. A newer minor version adds fields at the end, with defaults, and new types;
+   an older reader ignores both, and an older writer's missing fields take their defaults.
+2. `decode` raises ProtocolError and nothing else, whatever bytes it is given, and makes nothing that is larger than
+   the frame. Anything that a frame alone can show to be wrong is found here; the rest is the core's.
+3. A type's number is never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+
+from scheduler.protocol import from_host, link, to_host
+from scheduler.protocol.content import Content
+from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError, read
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A message of a type that this version does not know. To be ignored."""
+
+    type: int
+
+
+_GETTERS: Final[dict[type[Any], Callable[[Any], tuple[object, ...]]]] = {}
+
+
+def _values_of(value: Any) -> tuple[object, ...]:
+    """The fields of a message or a record, in order. MessagePack calls it for each record within a message."""
+    kind = type(value)
+    getter = _GETTERS.get(kind)
+    if getter is None:
+        getter = _GETTERS[kind] = _getter([field.name for field in fields(kind)])
+    return getter(value)
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[object, ...]]:
+    if len(names) < 2:  # attrgetter makes no tuple of a single value
+        return lambda value: tuple(getattr(value, name) for name in names)
+    return attrgetter(*names)
+
+
+FromHost: TypeAlias = (
+    from_host.Hello
+    | from_host.Announce
+    | from_host.Join
+    | from_host.Progress
+    | from_host.Length
+    | from_host.LeasePieces
+    | from_host.LeaseEnded
+    | from_host.Recalled
+    | from_host.Sealed
+    | from_host.Disproved
+    | from_host.Corrupt
+    | from_host.NeighbourFailed
+    | from_host.Leave
+    | from_host.Bye
+    | from_host.TagLookup
+    | from_host.TagAnswer
+    | Content
+)
+ToHost: TypeAlias = (
+    to_host.Welcome
+    | to_host.Joined
+    | to_host.Sized
+    | to_host.Neighbours
+    | to_host.Lease
+    | to_host.LeaseRevoked
+    | to_host.PieceDigests
+    | to_host.Recall
+    | to_host.Reset
+    | to_host.OriginRefused
+    | to_host.Failed
+    | to_host.Quarantined
+    | to_host.TagResolve
+    | to_host.TagResult
+    | Content
+)
+OnLink: TypeAlias = link.LinkHello | link.Holds | link.Gained | link.Dropped
+
+Message = TypeVar("Message")
+
+
+class Codec(Generic[Message]):
+    """Encodes and decodes what travels in one direction."""
+
+    def __init__(self, types: Mapping[int, type[Any]]) -> None:
+        self.types: Final = types
+        self._numbers: Final = {kind: number for number, kind in types.items()}
+
+    def encode(self, message: Message) -> bytes:
+        """The frame of a message. Raises ProtocolError if it would be longer than a frame may be."""
+        kind = type(message)
+        frame: bytes = msgpack.packb((self._numbers[kind], *_values_of(message)), default=_values_of)
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ProtocolError(f"{kind.__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+        return frame
+
+    def decode(self, frame: bytes) -> Message | Unknown:
+        """The message of a frame. Raises ProtocolError."""
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ProtocolError(f"a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+        try:
+            values = msgpack.unpackb(
+                frame,
+                use_list=False,
+                max_str_len=4096,
+                max_bin_len=MAX_FRAME_BYTES,
+                max_array_len=4096,
+                max_map_len=64,
+                max_ext_len=0,
+            )
+        except Exception as error:  # msgpack's own errors have no common base, and a frame may provoke any of them
+            raise ProtocolError(f"not MessagePack within bounds ({type(error).__name__})") from None
+        if type(values) is not tuple or not values or type(values[0]) is not int:
+            raise ProtocolError("not an array that starts with a message type")
+        kind = self.types.get(values[0])
+        if kind is None:
+            return Unknown(values[0])
+        message: Message = read(kind, values[1:])
+        return message
+
+
+FROM_HOST: Final[Codec[FromHost]] = Codec(
+    {
+        1: from_host.Hello,
+        2: from_host.Announce,
+        3: from_host.Join,
+        4: from_host.Progress,
+        5: from_host.Length,
+        6: from_host.LeasePieces,
+        7: from_host.LeaseEnded,
+        8: from_host.Recalled,
+        9: from_host.Sealed,
+        10: from_host.Disproved,
+        11: from_host.Corrupt,
+        12: from_host.NeighbourFailed,
+        13: from_host.Leave,
+        14: from_host.Bye,
+        15: from_host.TagLookup,
+        16: from_host.TagAnswer,
+        17: Content,
+    }
+)
+"""Host to scheduler."""
+
+TO_HOST: Final[Codec[ToHost]] = Codec(
+    {
+        33: to_host.Welcome,
+        34: to_host.Joined,
+        35: to_host.Sized,
+        36: to_host.Neighbours,
+        37: to_host.Lease,
+        38: to_host.LeaseRevoked,
+        39: to_host.PieceDigests,
+        40: to_host.Recall,
+        41: to_host.Reset,
+        42: to_host.OriginRefused,
+        43: to_host.Failed,
+        44: to_host.Quarantined,
+        45: to_host.TagResolve,
+        46: to_host.TagResult,
+        47: Content,
+    }
+)
+"""Scheduler to host."""
+
+LINK: Final[Codec[OnLink]] = Codec({65: link.LinkHello, 66: link.Holds, 67: link.Gained, 68: link.Dropped})
+"""Neighbour to neighbour."""

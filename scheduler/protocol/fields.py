@@ -1,0 +1,237 @@
+"""What a field of a message may hold: the bounds of the wire, and the checks that a decoder runs.
+
+Rules:
+1. A message declares each field as `Annotated[type, Check]`; the decoder and the tests read the checks from there,
+   so that a bound is written once.
+2. A check takes what MessagePack gave and returns the field's value, or raises ProtocolError that says what is wrong
+   without repeating the value: it may be large, or secret.
+3. Every length is bounded: a frame costs its receiver no more than its own size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from enum import IntEnum
+from typing import Annotated, Any, get_type_hints
+
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
+
+DIGEST_BYTES = 32
+"""SHA-256 of a blob and BLAKE3 of a piece are both 32 bytes, and travel raw."""
+
+MAX_FRAME_BYTES = 256 * 1024
+"""Twice the longest message that we send (MAX_DIGESTS_PER_MESSAGE digests), so that a newer version has room."""
+
+MAX_DIGESTS_PER_MESSAGE = 4096
+"""128 KiB: the map of a blob of 16 GiB in one message; longer ones take several."""
+
+MAX_CONTENT_BYTES = 64 * 1024
+"""A blob of this size or less travels inside a message. Manifests and configs nearly always do."""
+
+MAX_RUNS_PER_MESSAGE = 512
+MAX_HOLDINGS_PER_MESSAGE = 512
+MAX_NEIGHBOURS_PER_MESSAGE = 64
+MAX_FEATURES = 32
+
+
+class ProtocolError(ValueError):
+    """The other end sent what the protocol does not allow. The connection ends; its text may be sent back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Octets:
+    """Bytes whose length is within bounds and a multiple of `step`."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def __call__(self, value: object) -> bytes:
+        if type(value) is not bytes:
+            raise ProtocolError(f"expected bytes, not {type(value).__name__}")
+        if not self.low <= len(value) <= self.high or len(value) % self.step:
+            raise ProtocolError(f"{len(value)} bytes are not {self.low}..{self.high} in steps of {self.step}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that matches `pattern` as a whole; the pattern bounds its length."""
+
+    pattern: re.Pattern[str]
+
+    def __call__(self, value: object) -> str:
+        if type(value) is not str or self.pattern.fullmatch(value) is None:
+            raise ProtocolError(f"expected text of the form {self.pattern.pattern}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An integer within `low..high`, both included."""
+
+    low: int
+    high: int
+
+    def __call__(self, value: object) -> int:
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise ProtocolError(f"expected an integer within {self.low}..{self.high}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """A duration. Durations travel and points in time never do: the clocks of two hosts differ."""
+
+    high: float
+
+    def __call__(self, value: object) -> float:
+        if type(value) not in (int, float) or not 0 <= value <= self.high:  # type: ignore[operator]
+            raise ProtocolError(f"expected seconds within 0..{self.high}")
+        return float(value)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def __call__(self, value: object) -> bool:
+        if type(value) is not bool:
+            raise ProtocolError("expected a boolean")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of an enumeration. A value that a newer version has added is read as `unknown`."""
+
+    kind: type[IntEnum]
+    unknown: IntEnum
+
+    def __call__(self, value: object) -> IntEnum:
+        if type(value) is not int:
+            raise ProtocolError("expected an integer")
+        try:
+            return self.kind(value)
+        except ValueError:
+            return self.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """Nothing, or what `check` takes."""
+
+    check: Callable[[object], Any]
+
+    def __call__(self, value: object) -> Any:
+        return None if value is None else self.check(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """At most `most` of what `check` takes."""
+
+    check: Callable[[object], Any]
+    most: int
+
+    def __call__(self, value: object) -> tuple[Any, ...]:
+        if type(value) is not tuple or len(value) > self.most:
+            raise ProtocolError(f"expected an array of at most {self.most} items")
+        return tuple(map(self.check, value))
+
+
+_HOST = Text(re.compile(r"[A-Za-z0-9._-]{1,64}"))
+
+
+_CHECKS: dict[type[Any], tuple[tuple[Callable[[object], Any], ...], int]] = {}
+
+
+def checks_of(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
+    """The checks of a message's fields in order, and how many of the fields have no default."""
+    if kind not in _CHECKS:
+        _CHECKS[kind] = _read_checks(kind)
+    return _CHECKS[kind]
+
+
+def _read_checks(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
+    hints = get_type_hints(kind, include_extras=True)
+    checks = tuple(hints[field.name].__metadata__[0] for field in fields(kind))
+    return checks, sum(field.default is MISSING for field in fields(kind))
+
+
+def read(kind: type[Any], values: tuple[object, ...]) -> Any:
+    """Make a message or a record of what came over the wire.
+
+    Fields that a newer version added come at the end and are ignored; those that an older version does not send
+    take their defaults. Raises ProtocolError.
+    """
+    checks, required = checks_of(kind)
+    if len(values) < required:
+        raise ProtocolError(f"{kind.__name__} has {len(values)} fields, and needs {required}")
+    try:
+        return kind(*[check(value) for check, value in zip(checks, values, strict=False)])
+    except ProtocolError as error:
+        raise ProtocolError(f"{kind.__name__}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A dataclass within a message."""
+
+    kind: type[Any]
+
+    def __call__(self, value: object) -> Any:
+        if type(value) is not tuple:
+            raise ProtocolError(f"expected an array for {self.kind.__name__}")
+        return read(self.kind, value)
+
+
+Digest = Annotated[bytes, Octets(DIGEST_BYTES, DIGEST_BYTES)]
+"""The SHA-256 of a blob, raw."""
+
+MaybeDigest = Annotated[bytes | None, Maybe(Octets(DIGEST_BYTES, DIGEST_BYTES))]
+
+PieceDigestList = Annotated[bytes, Octets(0, DIGEST_BYTES * MAX_DIGESTS_PER_MESSAGE, DIGEST_BYTES)]
+"""The BLAKE3 digests of consecutive pieces, one after the other."""
+
+Bitfield = Annotated[bytes, Octets(0, MAX_PIECES // 8)]
+"""A set of pieces: piece `i` is bit `i % 8`, least significant first, of byte `i // 8`. Zeros at the end may be left
+out, so it is `int.to_bytes(…, "little")` of the set as an integer, and the empty set may be no bytes at all."""
+
+SizeBytes = Annotated[int, Whole(0, MAX_BLOB_BYTES)]
+MaybeSizeBytes = Annotated[int | None, Maybe(Whole(0, MAX_BLOB_BYTES))]
+PieceIndex = Annotated[int, Whole(0, MAX_PIECES - 1)]
+PieceStop = Annotated[int, Whole(1, MAX_PIECES)]
+Generation = Annotated[int, Whole(1, 2**31 - 1)]
+LeaseId = Annotated[int, Whole(1, 2**63 - 1)]
+Status = Annotated[int, Whole(0, 599)]
+"""An HTTP status of the origin, or 0 where it gave none."""
+
+Content64K = Annotated[bytes, Octets(0, MAX_CONTENT_BYTES)]
+Duration = Annotated[float, Seconds(86_400.0)]
+
+HostId = Annotated[str, _HOST]
+HostIds = Annotated[tuple[str, ...], Items(_HOST, MAX_NEIGHBOURS_PER_MESSAGE)]
+Address = Annotated[str, Text(re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}"))]
+"""Where a host's neighbours reach it: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`."""
+
+Label = Annotated[str, Text(re.compile(r"[A-Za-z0-9._/-]{0,64}"))]
+Feature = Text(re.compile(r"[a-z0-9-]{1,32}"))
+Features = Annotated[tuple[str, ...], Items(Feature, MAX_FEATURES)]
+Token = Annotated[str, Text(re.compile(r"[\x21-\x7e]{0,4096}"))]
+Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,253}"))]
+Repository = Annotated[str, Text(re.compile(r"[a-z0-9._/-]{1,255}"))]
+"""The OCI specification's characters and length; its finer grammar is the mirror's to hold."""
+
+Tag = Annotated[str, Text(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"))]
+MediaType = Annotated[str, Text(re.compile(r"[\x20-\x7e]{0,255}"))]
+Explanation = Annotated[str, Text(re.compile(r"[^\x00-\x1f\x7f]{0,500}"))]
+"""One line for an operator to read."""
+
+
+def check_run(first: int, digests: bytes) -> None:
+    """Raise ProtocolError unless the pieces from `first` on that `digests` names are such as a blob can have."""
+    if first + len(digests) // DIGEST_BYTES > MAX_PIECES:
+        raise ProtocolError("digests run beyond the last piece that a blob can have")

@@ -1,0 +1,78 @@
+"""What two neighbours tell each other: who they are, and which pieces they hold.
+
+Rules:
+1. Pieces themselves travel over HTTP ranges; a link carries only news about them.
+2. No digest of a piece travels here: the one that sends a piece is never the one that says what it should be.
+3. News go out in batches, no later than half a piece's time on the link after the first of them.
+4. What is said here holds for one generation of the piece map. News of another generation are ignored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from scheduler.protocol.fields import (
+    Bitfield,
+    Digest,
+    Features,
+    Flag,
+    Generation,
+    HostId,
+    Items,
+    PieceIndex,
+    PieceStop,
+    ProtocolError,
+    Record,
+    Whole,
+)
+
+MAX_SPANS_PER_MESSAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHello:
+    """The first message, from each side."""
+
+    host: HostId
+    oldest: Annotated[int, Whole(1, 2**16)]
+    newest: Annotated[int, Whole(1, 2**16)]
+    features: Features = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """All that the sender holds of a blob: on connecting, and after a reset. Replaces what was said before."""
+
+    digest: Digest
+    generation: Generation
+    complete: Annotated[bool, Flag()]
+    have: Bitfield = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Pieces `first` to `stop - 1`."""
+
+    first: PieceIndex
+    stop: PieceStop
+
+    def __post_init__(self) -> None:
+        if self.first >= self.stop:
+            raise ProtocolError("a span of no pieces")
+
+
+@dataclass(frozen=True, slots=True)
+class Gained:
+    """Pieces that the sender holds since its last message."""
+
+    digest: Digest
+    generation: Generation
+    spans: Annotated[tuple[Span, ...], Items(Record(Span), MAX_SPANS_PER_MESSAGE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The sender serves nothing of this blob any more."""
+
+    digest: Digest

@@ -1,0 +1,218 @@
+"""What the scheduler tells a host. The order of a conversation is in `scheduler.protocol`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from scheduler.protocol.fields import (
+    DIGEST_BYTES,
+    MAX_DIGESTS_PER_MESSAGE,
+    MAX_NEIGHBOURS_PER_MESSAGE,
+    MAX_RUNS_PER_MESSAGE,
+    Address,
+    Digest,
+    Duration,
+    Explanation,
+    Features,
+    Flag,
+    Generation,
+    HostId,
+    HostIds,
+    Items,
+    LeaseId,
+    MaybeDigest,
+    MaybeSizeBytes,
+    MediaType,
+    PieceDigestList,
+    PieceIndex,
+    PieceStop,
+    ProtocolError,
+    Record,
+    Repository,
+    SizeBytes,
+    Status,
+    Tag,
+    Upstream,
+    Whole,
+    check_run,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The connection stands. `version` is the one that both speak; `features` are those that both have."""
+
+    version: Annotated[int, Whole(1, 2**16)]
+    features: Features = ()
+    progress_s: Duration = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A host to exchange pieces with. `distance`: 0 same rack, 1 same zone, 2 same site, 3 elsewhere."""
+
+    host: HostId
+    address: Address
+    distance: Annotated[int, Whole(0, 3)]
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The answer to Join. Without a size, the host waits for Sized, for its own lease, or for Content.
+
+    `neighbours` are all that the host has in this swarm: they replace those that an earlier scheduler gave it.
+    The digests that are known follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
+    """
+
+    digest: Digest
+    generation: Generation
+    size_bytes: MaybeSizeBytes
+    sealed: Annotated[bool, Flag()]
+    neighbours: Annotated[tuple[Neighbour, ...], Items(Record(Neighbour), MAX_NEIGHBOURS_PER_MESSAGE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The blob's length, which gives its pieces (`scheduler.protocol.geometry`)."""
+
+    digest: Digest
+    generation: Generation
+    size_bytes: SizeBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Links that were made and links that were ended. A host that is in both has moved to another address."""
+
+    digest: Digest
+    add: Annotated[tuple[Neighbour, ...], Items(Record(Neighbour), MAX_NEIGHBOURS_PER_MESSAGE)]
+    remove: HostIds
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Permission to fetch pieces `first` to `stop - 1` from the origin, and to publish their digests.
+
+    Where the length is not known yet, the host opens the blob, sends Length at once, and fetches as many of these
+    pieces as there are. `within_s` runs anew with each piece that is published.
+    """
+
+    lease: LeaseId
+    digest: Digest
+    generation: Generation
+    first: PieceIndex
+    stop: PieceStop
+    within_s: Duration
+
+    def __post_init__(self) -> None:
+        if self.first >= self.stop:
+            raise ProtocolError("a lease of no pieces")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    """The lease is no longer this host's: it stops fetching, and publishes nothing more of it."""
+
+    lease: LeaseId
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The BLAKE3 digests of consecutive pieces from `first` on."""
+
+    first: PieceIndex
+    digests: PieceDigestList
+
+    def __post_init__(self) -> None:
+        check_run(self.first, self.digests)
+
+
+@dataclass(frozen=True, slots=True)
+class PieceDigests:
+    """Expected digests of pieces. A host believes a piece only against these, whoever sent it."""
+
+    digest: Digest
+    generation: Generation
+    runs: Annotated[tuple[Run, ...], Items(Record(Run), MAX_RUNS_PER_MESSAGE)]
+
+    def __post_init__(self) -> None:
+        if sum(len(run.digests) for run in self.runs) > MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES:
+            raise ProtocolError("too many digests in one message")
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Tell the digests of the pieces that you hold: the scheduler has restarted, and nobody else has told it.
+
+    Answered by Recalled, or, for a blob that travels inside messages, by Content.
+    """
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The map up to here is in doubt. Every digest of it is forgotten; those that are confirmed follow.
+
+    The host keeps its bytes, but holds, serves and counts a piece again only when a digest of this generation
+    matches it, unless it holds the whole blob and has found its SHA-256 right. A lease of an older generation is over.
+    """
+
+    digest: Digest
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class OriginRefused:
+    """No lease for this host: its client must ask the origin itself, and gets the origin's answer.
+
+    The host has left the swarm.
+    """
+
+    digest: Digest
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The swarm cannot get this blob. `status` is the origin's last, or 0. The host has left the swarm."""
+
+    digest: Digest
+    status: Status
+    reason: Explanation
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """The scheduler does not let this host take part for so long: what it told was proved wrong."""
+
+    reason: Explanation
+    for_s: Duration
+
+
+@dataclass(frozen=True, slots=True)
+class TagResolve:
+    """Ask the origin for this tag and send TagAnswer within so long."""
+
+    upstream: Upstream
+    repository: Repository
+    tag: Tag
+    within_s: Duration
+
+
+@dataclass(frozen=True, slots=True)
+class TagResult:
+    """The answer to TagLookup. A tag is only as good as the host that resolved it: no digest can prove it.
+
+    Status 0 says that no host could reach the origin.
+    """
+
+    upstream: Upstream
+    repository: Repository
+    tag: Tag
+    status: Status
+    digest: MaybeDigest = None
+    size_bytes: MaybeSizeBytes = None
+    media_type: MediaType = ""

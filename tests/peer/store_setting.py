@@ -1,0 +1,78 @@
+"""What the tests of the store share: a store with room for all, and pieces that land in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peer.store import Blob, Landed, Store
+from tests.peer.origin_conformance import digest_of
+
+PLENTY = 1 << 40
+MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+
+def open_store(
+    directory: Path,
+    *,
+    max_bytes: int = PLENTY,
+    min_free_bytes: int = 0,
+    ttl_s: float = 0,
+    free_bytes: Callable[[Path], int] = lambda _: PLENTY,
+) -> Store:
+    """A store that has room for everything, but for what the test says."""
+    return Store.open(directory, max_bytes=max_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s, free_bytes=free_bytes)
+
+
+@contextmanager
+def a_store(directory: Path) -> Iterator[Store]:
+    """A store that is given up again, as by a process that ends."""
+    store = open_store(directory)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def create(store: Store, content: bytes) -> Blob:
+    """The blob for `content`, pinned."""
+    return store.create(digest_of(content), len(content), MEDIA_TYPE)
+
+
+def land(blob: Blob, content: bytes, indices: Iterable[int] | None = None) -> list[Landed]:
+    """Land these pieces of `content`, or all, in this order."""
+    landed = []
+    for index in range(blob.count) if indices is None else indices:
+        start, stop = blob.span(index)
+        landed.append(blob.land(index, memoryview(content)[start:stop]))
+    return landed
+
+
+def hold(store: Store, content: bytes) -> None:
+    """Have the whole blob in the store."""
+    blob = create(store, content)
+    land(blob, content)
+    blob.seal()
+    blob.release()
+
+
+def hold_part(store: Store, content: bytes, indices: Iterable[int]) -> None:
+    """Have these pieces of the blob in the store."""
+    blob = create(store, content)
+    land(blob, content, indices)
+    blob.release()
+
+
+def flip(path: Path, offset: int) -> None:
+    """Damage one byte of a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def files_in(directory: Path) -> list[str]:
+    """The names of all files below a directory."""
+    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,356 @@
+"""One blob: what may be served while it arrives, from whatever threads, and what an earlier process left of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.errors import StoreBrokenError
+from peer.store import Blob, Store
+from peer.store.blob import EMPTY_DIGEST
+from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
+from scheduler.protocol.geometry import MIN_PIECE_BYTES
+from tests.peer.fakes import PATIENCE_S, content_of
+from tests.peer.store_setting import a_store, create, flip, hold, hold_part, land, open_store
+
+PIECE = MIN_PIECE_BYTES
+CONTENT = content_of(7 * PIECE + 1000)
+"""Eight pieces, the last of 1000 bytes."""
+
+WRONG = bytes([CONTENT[3 * PIECE] ^ 1]).join([CONTENT[: 3 * PIECE], CONTENT[3 * PIECE + 1 :]])
+"""The same but for one byte of piece 3."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with a_store(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def blob(store: Store) -> Iterator[Blob]:
+    blob = create(store, CONTENT)
+    with blob.pin():
+        blob.release()
+        yield blob
+
+
+def _left(directory: Path, content: bytes = CONTENT) -> Blob:
+    """The blob as the next process finds it, pinned."""
+    store = open_store(directory)
+    store.close()
+    return create(store, content)
+
+
+class TestLanding:
+    def test_pieces_in_order_make_it_whole_with_the_last(self, blob: Blob) -> None:
+        landed = land(blob, CONTENT)
+        assert [one.index for one in landed] == list(range(8))
+        assert [one.whole for one in landed] == [None] * 7 + [True]
+        assert (blob.whole, blob.verdict, blob.held_bytes) == (True, True, len(CONTENT))
+        assert blob.read(0, len(CONTENT)) == CONTENT
+
+    def test_pieces_in_any_order_make_it_whole_with_the_last(self, blob: Blob) -> None:
+        landed = land(blob, CONTENT, [7, 3, 0, 2, 1, 6, 5, 4])
+        assert [one.whole for one in landed] == [None] * 7 + [True]
+
+    @pytest.mark.parametrize("order", [range(8), range(7, -1, -1)])
+    def test_wrong_bytes_are_never_whole(self, blob: Blob, order: range) -> None:
+        landed = land(blob, WRONG, order)
+        assert [one.whole for one in landed] == [None] * 7 + [False]
+        assert (blob.whole, blob.verdict) == (False, False)
+        assert blob.servable_until(0) == 7 * PIECE
+
+    def test_a_piece_has_its_length(self, blob: Blob) -> None:
+        for index, size in ((0, PIECE - 1), (0, PIECE + 1), (7, PIECE), (7, 0)):
+            with pytest.raises(ValueError, match=f"not {size}"):
+                blob.land(index, memoryview(bytes(size)))
+        with pytest.raises(IndexError):
+            blob.land(8, memoryview(b""))
+        assert list(blob.pieces) == []
+
+    def test_held_bytes_are_what_has_landed(self, blob: Blob) -> None:
+        land(blob, CONTENT, [1, 7])
+        assert blob.held_bytes == PIECE + 1000
+
+    def test_a_held_piece_is_never_written_over(self, blob: Blob) -> None:
+        first = land(blob, CONTENT, [3])
+        again = land(blob, WRONG, [3])
+        assert again == first
+        assert land(blob, CONTENT)[-1].whole
+        assert blob.read(0, len(CONTENT)) == CONTENT
+
+    def test_nor_is_one_of_a_whole_blob(self, blob: Blob) -> None:
+        land(blob, CONTENT)
+        blob.seal()
+        assert land(blob, WRONG, [3])[0].whole
+        assert blob.read(0, len(CONTENT)) == CONTENT
+        assert decode(blob.record_path.read_bytes()).complete
+
+
+class TestThreads:
+    @pytest.fixture(autouse=True)
+    def _often_switched(self) -> Iterator[None]:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        yield
+        sys.setswitchinterval(before)
+
+    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize("content", [CONTENT, WRONG], ids=["right", "wrong"])
+    def test_from_several_threads_in_any_order(self, blob: Blob, content: bytes, seed: int) -> None:
+        order = list(range(8))
+        Random(seed).shuffle(order)
+        with ThreadPoolExecutor(4) as threads:
+            parts = [threads.submit(land, blob, content, order[first::4]) for first in range(4)]
+            landed = [one for part in parts for one in part.result(PATIENCE_S)]
+        assert blob.verdict is (content is CONTENT)
+        assert {one.whole for one in landed} == {None, content is CONTENT}
+        assert blob.read(0, len(content)) == content
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_the_same_pieces_from_several_threads_and_one_of_them_lies(self, blob: Blob, seed: int) -> None:
+        orders = [Random(seed + thread).sample(range(8), 8) for thread in range(3)]
+        with ThreadPoolExecutor(3) as threads:
+            parts = [threads.submit(land, blob, *one) for one in zip((CONTENT, WRONG, CONTENT), orders, strict=True)]
+            for part in parts:
+                assert len(part.result(PATIENCE_S)) == 8
+        held = blob.read(0, len(CONTENT))
+        assert held in (CONTENT, WRONG)
+        assert blob.verdict is (held == CONTENT)
+        assert len(decode(blob.record_path.read_bytes()).pieces) == 8
+
+    def test_what_is_servable_has_landed_at_every_moment(self, blob: Blob) -> None:
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.is_set():
+                whole_before = blob.whole
+                for index in range(8):
+                    start = index * PIECE
+                    stop = blob.servable_until(start)
+                    assert blob.read(start, stop) == CONTENT[start:stop]
+                    assert stop <= 7 * PIECE or blob.whole
+                assert blob.whole >= whole_before
+
+        with ThreadPoolExecutor(3) as threads:
+            watcher = threads.submit(watch)
+            landers = [
+                threads.submit(land, blob, CONTENT, [5, 1, 7, 3]),
+                threads.submit(land, blob, CONTENT, [2, 0, 6, 4]),
+            ]
+            for lander in landers:
+                lander.result(PATIENCE_S)
+            ended.set()
+            watcher.result(PATIENCE_S)
+        assert blob.servable_until(0) == len(CONTENT)
+
+
+class TestServable:
+    @given(st.sets(st.integers(0, 7)), st.integers(0, len(CONTENT) - 1))
+    def test_only_the_run_of_held_pieces_and_never_the_last_before_it_is_whole(
+        self, held: set[int], start: int
+    ) -> None:
+        header = Header("sha256:" + "0" * 64, len(CONTENT), PIECE, "")
+        blob = Blob(header, Path("data"), Path("record"), whole=False, held_bytes=0, recovered=True)
+        for index in held:
+            blob.pieces.add(index)
+        end = blob.servable_until(start)
+        expected = start
+        while expected // PIECE in held - {7}:
+            expected = (expected // PIECE + 1) * PIECE
+        assert end == expected
+
+    def test_a_blob_of_one_piece_comes_all_at_once(self, store: Store) -> None:
+        blob = create(store, b"small")
+        assert blob.servable_until(0) == 0
+        assert land(blob, b"small")[0].whole
+        assert blob.servable_until(0) == 5
+        blob.release()
+
+    def test_the_empty_blob_is_whole_from_the_start(self, store: Store) -> None:
+        blob = create(store, b"")
+        assert blob.digest == EMPTY_DIGEST
+        assert (blob.whole, blob.verdict, blob.count, blob.servable_until(0)) == (True, True, 0, 0)
+        blob.seal()
+        blob.release()
+
+
+class TestPins:
+    def test_the_file_is_open_as_long_as_anybody_has_it(self, store: Store) -> None:
+        blob = create(store, CONTENT)
+        with blob.pin():
+            blob.release()
+            assert (blob.pinned, blob.fileno() >= 0) == (True, True)
+        assert (blob.pinned, blob.fileno()) == (False, -1)
+
+    def test_a_blob_whose_file_is_gone_cannot_be_pinned(self, store: Store) -> None:
+        blob = create(store, CONTENT)
+        blob.release()
+        blob.data_path.unlink()
+        with pytest.raises(StoreBrokenError, match="check the disk"):
+            blob.acquire()
+        assert not blob.pinned
+
+    def test_a_blob_that_was_removed_never_opens_its_successors_files(self, store: Store) -> None:
+        old = create(store, CONTENT)
+        old.release()
+        store.discard(old.digest)
+        new = create(store, CONTENT)
+        assert new is not old
+        with pytest.raises(StoreBrokenError, match="was removed"):
+            old.acquire()
+        new.release()
+
+
+class TestRecovery:
+    def test_nothing_is_held_before_it_was_hashed_again(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, [0, 1, 4])
+        blob = _left(tmp_path)
+        assert (list(blob.pieces), blob.servable_until(0), blob.held_bytes) == ([], 0, 3 * PIECE)
+        blob.recover()
+        assert (list(blob.pieces), blob.servable_until(0), blob.held_bytes) == ([0, 1, 4], 2 * PIECE, 3 * PIECE)
+        assert blob.verdict is None
+        assert [one.whole for one in land(blob, CONTENT, [2, 3, 5, 6, 7])] == [None] * 4 + [True]
+        blob.release()
+
+    def test_only_the_first_call_hashes(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, [0])
+        blob = _left(tmp_path)
+        blob.recover()
+        flip(blob.data_path, 0)
+        blob.recover()
+        assert list(blob.pieces) == [0]
+        blob.release()
+
+    def test_who_asks_while_it_is_being_recovered_waits(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, range(8))
+        blob = _left(tmp_path)
+        together = threading.Barrier(4)
+
+        def recover() -> bool | None:
+            together.wait(PATIENCE_S)
+            blob.recover()
+            return blob.verdict
+
+        with ThreadPoolExecutor(4) as threads:
+            verdicts = [threads.submit(recover) for _ in range(4)]
+            assert [verdict.result(PATIENCE_S) for verdict in verdicts] == [True] * 4
+        blob.release()
+
+    @pytest.mark.parametrize("index", [0, 3, 7])
+    def test_a_piece_whose_bytes_changed_is_not_held(self, tmp_path: Path, index: int) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, range(8))
+        blob = _left(tmp_path)
+        flip(blob.data_path, index * PIECE + 500)
+        blob.recover()
+        assert sorted(set(range(8)) - set(blob.pieces)) == [index]
+        assert blob.held_bytes == len(CONTENT) - (1000 if index == 7 else PIECE)
+        assert land(blob, CONTENT, [index])[0].whole
+        blob.release()
+        again = _left(tmp_path)  # the record has two entries for the piece now, and the later one counts
+        again.recover()
+        assert again.verdict
+        again.release()
+
+    def test_all_pieces_there_and_not_sealed(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, range(8))
+        blob = _left(tmp_path)
+        assert not blob.whole
+        blob.recover()
+        assert (blob.whole, blob.verdict) == (True, True)
+        blob.release()
+
+    def test_all_pieces_there_and_their_digest_wrong(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            blob = create(store, CONTENT)
+            land(blob, WRONG)
+            blob.release()
+        blob = _left(tmp_path)
+        blob.recover()
+        assert (blob.whole, blob.verdict) == (False, False)
+        blob.release()
+
+    @pytest.mark.parametrize("kept_entries", [0, 2])
+    def test_a_torn_entry_does_not_hide_those_that_come_after_it(self, tmp_path: Path, kept_entries: int) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, range(kept_entries))
+        blob = _left(tmp_path)
+        with blob.record_path.open("ab") as record:
+            record.write(encode_entry(kept_entries, bytes(32))[: ENTRY_BYTES // 2])
+        blob.release()
+        blob = _left(tmp_path)
+        blob.recover()
+        land(blob, CONTENT, range(4))
+        blob.release()
+        blob = _left(tmp_path)
+        blob.recover()
+        assert list(blob.pieces) == [0, 1, 2, 3]
+        blob.release()
+
+    def test_a_blob_that_is_whole_needs_none(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold(store, CONTENT)
+        blob = _left(tmp_path)
+        blob.recover()
+        assert (blob.whole, blob.verdict, blob.servable_until(0)) == (True, True, len(CONTENT))
+        blob.release()
+
+    def test_a_record_that_is_damaged_meanwhile_is_an_error(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, [0])
+        blob = _left(tmp_path)
+        blob.record_path.write_bytes(encode_header(blob.header)[:-1])
+        with pytest.raises(StoreBrokenError):
+            blob.recover()
+        blob.release()
+
+    def test_a_data_file_that_is_shorter_meanwhile_is_an_error(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold_part(store, CONTENT, [5])
+        blob = _left(tmp_path)
+        with blob.data_path.open("r+b") as data:
+            data.truncate(5 * PIECE + 1)
+        with pytest.raises(StoreBrokenError, match="shorter than its record says"):
+            blob.recover()
+        blob.release()
+
+
+class TestVerify:
+    def test_what_is_right_is_right(self, blob: Blob) -> None:
+        assert blob.verify()
+        land(blob, CONTENT, [2, 0])
+        assert blob.verify()
+        land(blob, CONTENT)
+        assert blob.verify()
+        blob.seal()
+        assert blob.verify()
+
+    @pytest.mark.parametrize("damage_record", [False, True])
+    def test_a_flipped_byte_is_found(self, blob: Blob, damage_record: bool) -> None:
+        land(blob, CONTENT)
+        blob.seal()
+        flip(blob.data_path, 5 * PIECE)
+        if damage_record:
+            flip(blob.record_path, len(encode_header(blob.header)))
+        assert not blob.verify()
+
+    def test_a_flipped_byte_of_a_part_is_found_where_something_was_held(self, blob: Blob) -> None:
+        land(blob, CONTENT, [2])
+        flip(blob.data_path, 0)
+        assert blob.verify()
+        flip(blob.data_path, 2 * PIECE)
+        assert not blob.verify()

@@ -1,0 +1,100 @@
+"""The buffers: a budget that holds whatever threads do, and nothing kept when nothing is received."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from peer.store.buffers import BufferPool
+from tests.peer.fakes import PATIENCE_S
+
+
+def test_a_buffer_has_the_size_that_was_asked_for_and_is_writable() -> None:
+    with BufferPool(100).buffer(10) as view:
+        view[:] = b"0123456789"
+        assert len(view) == 10
+
+
+def test_a_buffer_of_nothing_is_one_all_the_same() -> None:
+    with BufferPool(100).buffer(0) as view:
+        assert len(view) == 1
+
+
+def test_a_buffer_is_used_again_while_another_is_out() -> None:
+    pool = BufferPool(100)
+    with pool.buffer(10):
+        with pool.buffer(10) as view:
+            view[:] = b"0123456789"
+        with pool.buffer(10) as again:
+            assert bytes(again) == b"0123456789"
+
+
+def test_nothing_is_kept_when_nothing_is_out() -> None:
+    pool = BufferPool(100)
+    with pool.buffer(10) as view:
+        view[:] = b"0123456789"
+    with pool.buffer(10) as fresh:
+        assert bytes(fresh) == bytes(10)
+
+
+def test_what_is_kept_makes_room_for_another_size() -> None:
+    pool = BufferPool(100)
+    with pool.buffer(10):
+        with pool.buffer(60):
+            pass
+        with pool.buffer(50), pool.buffer(40):  # the 60 would not fit beside them
+            assert pool._free_bytes == 0
+
+
+def test_a_buffer_larger_than_the_budget_is_given_alone() -> None:
+    with BufferPool(10).buffer(11) as view:
+        assert len(view) == 11
+
+
+def test_a_buffer_comes_back_when_its_block_fails() -> None:
+    pool = BufferPool(10)
+    with pytest.raises(RuntimeError), pool.buffer(10):
+        raise RuntimeError
+    with pool.buffer(10):
+        pass
+
+
+def test_who_comes_when_the_budget_is_out_waits_for_it() -> None:
+    pool = BufferPool(10)
+    got = threading.Event()
+
+    def second() -> None:
+        with pool.buffer(10):
+            got.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        with pool.buffer(1):
+            waiting = threads.submit(second)
+            assert not got.is_set()
+        waiting.result(PATIENCE_S)
+    assert got.is_set()
+
+
+def test_the_budget_holds_and_no_two_share_a_buffer() -> None:
+    pool = BufferPool(4_096 * 3)
+    lock = threading.Lock()
+    out, most = 0, 0
+
+    def use(seed: int) -> None:
+        nonlocal out, most
+        size = 4_096 * (1 + seed % 2)
+        with pool.buffer(size) as view:
+            with lock:
+                out += size
+                most = max(most, out)
+            view[:] = bytes([seed % 256]) * size
+            assert set(view) == {seed % 256}
+            with lock:
+                out -= size
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(use, seed) for seed in range(200)]:
+            done.result(PATIENCE_S)
+    assert most <= pool.budget_bytes

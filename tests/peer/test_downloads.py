@@ -1,0 +1,342 @@
+"""Downloads on a real event loop, from an origin in memory into a real store: one fetch for all, and in order.
+
+What the threads do is told by the origin: no test waits for time, and all of them end within `PATIENCE_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from peer.errors import (
+    OriginUnreachableError,
+)
+from peer.store import Store
+from scheduler.protocol.geometry import piece_length
+from tests.peer.download_setting import (
+    CONTENT,
+    DIGEST,
+    LARGE,
+    PIECE,
+    covers_once,
+    eventually,
+    fetch_ahead,
+    outcome_of,
+    read,
+    run,
+    source,
+    started,
+    until,
+)
+from tests.peer.fakes import PATIENCE_S, FakeOrigin, content_of
+from tests.peer.origin_conformance import digest_of
+from tests.peer.store_setting import hold, hold_part
+
+
+class TestOneFetchForAll:
+    @pytest.mark.parametrize(
+        ("content", "count"),
+        [(CONTENT, 50), (b"small", 50), (LARGE, 5)],
+        ids=["one span", "one piece", "several spans"],
+    )
+    def test_many_readers_at_once(self, store: Store, content: bytes, count: int) -> None:
+        origin = FakeOrigin([content])
+
+        async def scene() -> None:
+            async with started(store) as downloads:
+                async with asyncio.TaskGroup() as readers:
+                    tasks = [
+                        readers.create_task(read(downloads, source(origin, content), content)) for _ in range(count)
+                    ]
+                assert all(task.result() == content for task in tasks)
+                assert downloads.statistics().origin_bytes == len(content)
+            assert covers_once(origin.ranges(digest_of(content)), len(content))
+
+        run(scene)
+        assert store.blobs()[0].complete
+
+    def test_who_comes_later_is_served_from_the_store(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            async with started(store) as downloads:
+                assert await read(downloads, source(origin)) == CONTENT
+                await eventually(lambda: not downloads.statistics().active)
+                asked = len(origin.requests)
+                async with downloads.open(DIGEST, None) as reader:
+                    assert reader.from_store
+                    assert await reader.readable(5, 100) == 100
+                assert await read(downloads, None) == CONTENT
+                assert len(origin.requests) == asked
+
+        run(scene)
+
+    def test_the_empty_blob_needs_no_origin(self, store: Store) -> None:
+        async def scene() -> None:
+            async with started(store) as downloads, downloads.open(digest_of(b""), None) as reader:
+                assert (reader.blob.size_bytes, await reader.readable(0, 0)) == (0, 0)
+
+        run(scene)
+
+    def test_without_an_origin_only_what_is_there_or_on_its_way(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            async with started(store) as downloads:
+                with pytest.raises(OriginUnreachableError, match="not held here"):
+                    await read(downloads, None)
+                origin.hold_at(0)
+                async with asyncio.TaskGroup() as readers:
+                    first = readers.create_task(read(downloads, source(origin)))
+                    await until(origin, lambda: origin.waiting == 1)
+                    second = readers.create_task(read(downloads, None))
+                    origin.release()
+                assert first.result() == second.result() == CONTENT
+
+        run(scene)
+
+    def test_readers_that_wait_do_not_wake_each_other(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.hold_at(2 * PIECE)
+            async with started(store) as downloads, asyncio.TaskGroup() as readers:
+                for _ in range(3):
+                    readers.create_task(read(downloads, source(origin)))
+                await until(origin, lambda: origin.waiting == 1)
+                stories = []
+                for _ in range(2):
+                    for _ in range(200):
+                        await asyncio.sleep(0)
+                    stories.append(downloads._jobs[DIGEST].member.download.story())
+                assert stories[0] == stories[1]
+                origin.release()
+
+        run(scene)
+
+    def test_a_large_blob_is_fetched_over_several_connections_within_the_limit(
+        self, store: Store, origin: FakeOrigin
+    ) -> None:
+        async def scene() -> None:
+            async with started(store, transfers_per_blob=3) as downloads:
+                origin.hold_at(piece_length(len(LARGE)))
+                async with asyncio.TaskGroup() as readers:
+                    task = readers.create_task(read(downloads, source(origin, LARGE), LARGE))
+                    await until(origin, lambda: origin.waiting == 3)
+                    origin.release()
+                assert task.result() == LARGE
+            assert origin.most_open == 3
+            assert covers_once(origin.ranges(digest_of(LARGE)), len(LARGE))
+
+        run(scene)
+
+
+class TestInOrder:
+    def test_the_prefix_is_readable_as_it_lands_and_the_last_piece_when_all_is_right(
+        self, store: Store, origin: FakeOrigin
+    ) -> None:
+        async def scene() -> None:
+            origin.hold_at(PIECE)
+            async with started(store) as downloads, downloads.open(DIGEST, source(origin)) as reader:
+                assert not reader.from_store
+                assert await reader.readable(0, len(CONTENT)) == PIECE
+                assert await reader.readable(10, 20) == 20
+                origin.hold_at(9 * PIECE)
+                end = PIECE
+                while end < 9 * PIECE:
+                    end = await reader.readable(end, len(CONTENT))
+                assert end == 9 * PIECE
+                assert not reader.blob.whole
+                origin.release()
+                assert await reader.readable(end, len(CONTENT)) == len(CONTENT)
+                assert reader.blob.whole
+
+        run(scene)
+
+    def test_what_a_reader_waits_for_comes_first(self, store: Store, origin: FakeOrigin) -> None:
+        hold_part(store, CONTENT, [0])
+        hold_part(store, LARGE, [0])
+        far = len(LARGE) - 100
+
+        async def scene() -> None:
+            async with started(store, transfers_per_blob=1) as downloads:
+                origin.hold_at(0)
+                async with downloads.open(digest_of(LARGE), source(origin, LARGE)) as reader:
+                    await until(origin, lambda: origin.waiting == 1)
+                    async with asyncio.TaskGroup() as readers:
+                        readers.create_task(reader.readable(far, far + 1))
+                        await asyncio.sleep(0)
+                        origin.release()
+            length = piece_length(len(LARGE))
+            assert [request.start for request in origin.requests[:2]] == [length, far // length * length]
+
+        run(scene)
+
+    def test_a_reader_that_leaves_does_not_disturb_the_others(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.hold_at(PIECE)
+            async with started(store) as downloads:
+                async with asyncio.TaskGroup() as readers:
+                    stays = readers.create_task(read(downloads, source(origin)))
+                    leaves = readers.create_task(read(downloads, source(origin)))
+                    await until(origin, lambda: origin.waiting == 1)
+                    leaves.cancel()
+                    await asyncio.wait([leaves])
+                    origin.release()
+                assert stays.result() == CONTENT
+
+        run(scene)
+
+    def test_after_the_last_one_left_it_goes_on_for_a_while(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            async with started(store, linger_s=PATIENCE_S) as downloads:
+                origin.hold_at(PIECE)
+                async with downloads.open(DIGEST, source(origin)):
+                    pass
+                origin.release()
+                await eventually(lambda: not downloads.statistics().active)
+
+        run(scene)
+        assert store.blobs()[0].complete
+
+    @pytest.mark.parametrize("early_s", [0.0, 1.0])
+    def test_and_is_then_abandoned_with_what_it_has(self, store: Store, origin: FakeOrigin, early_s: float) -> None:
+        class EarlyLoop(asyncio.SelectorEventLoop):
+            """Calls timers before their time, as uvloop may by less than a millisecond."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self._clock_resolution = early_s
+
+        async def scene() -> None:
+            async with asyncio.timeout(PATIENCE_S), started(store, linger_s=0.02) as downloads:
+                origin.hold_at(2 * PIECE)
+                async with downloads.open(DIGEST, source(origin)) as reader:
+                    assert await reader.readable(PIECE, len(CONTENT)) == 2 * PIECE
+                await eventually(lambda: not downloads.statistics().active)
+                await until(origin, lambda: origin.open_bodies == 0)
+
+        with asyncio.Runner(loop_factory=EarlyLoop) as runner:
+            runner.run(scene())
+        assert store.blobs()[0].held_bytes == 2 * PIECE
+        assert not store.blobs()[0].in_use
+
+
+class TestBetweenDownloads:
+    def test_never_more_transfers_at_one_origin_than_the_limit(self, store: Store) -> None:
+        contents = [content_of(PIECE * 2, seed) for seed in range(10)]
+        origin = FakeOrigin(contents)
+
+        async def scene() -> None:
+            origin.hold_at(0)
+            async with started(store, transfers_per_origin=3) as downloads:
+                async with asyncio.TaskGroup() as readers:
+                    tasks = [readers.create_task(read(downloads, source(origin, one), one)) for one in contents]
+                    await until(origin, lambda: origin.waiting == 3)
+                    origin.release()
+                assert [task.result() for task in tasks] == contents
+
+        run(scene)
+        assert origin.most_open == 3
+
+    def test_an_origin_that_hangs_does_not_keep_another(self, store: Store, origin: FakeOrigin) -> None:
+        content = content_of(PIECE, 5)
+        other = FakeOrigin([content])
+
+        async def scene() -> None:
+            origin.hold_at(0)
+            async with started(store, transfers_per_origin=1) as downloads, asyncio.TaskGroup() as readers:
+                hanging = readers.create_task(read(downloads, source(origin)))
+                await until(origin, lambda: origin.waiting == 1)
+                assert await read(downloads, source(other, content), content) == content
+                origin.release()
+                assert await hanging == CONTENT
+
+        run(scene)
+
+    def test_clients_come_before_what_is_fetched_ahead(self, store: Store) -> None:
+        contents = [content_of(PIECE, seed) for seed in range(4)]
+        first, ahead, joined, client = contents
+        origin = FakeOrigin(contents)
+
+        async def scene() -> None:
+            origin.hold_at(0)
+            async with started(store, transfers_per_origin=1) as downloads, asyncio.TaskGroup() as readers:
+                readers.create_task(read(downloads, source(origin, first), first))
+                await until(origin, lambda: origin.waiting == 1)
+                for content in (ahead, joined):
+                    readers.create_task(fetch_ahead(downloads, source(origin, content), content))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                readers.create_task(read(downloads, source(origin, joined), joined))
+                readers.create_task(read(downloads, source(origin, client), client))
+                for _ in range(10):
+                    await asyncio.sleep(0)
+                origin.release()
+
+        run(scene)
+        assert [request.digest for request in origin.requests] == [
+            digest_of(content) for content in (first, joined, client, ahead)
+        ]
+
+    def test_what_is_fetched_ahead_is_fetched_once_with_a_client(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.hold_at(PIECE)
+            async with started(store) as downloads, asyncio.TaskGroup() as readers:
+                ahead = readers.create_task(fetch_ahead(downloads, source(origin), CONTENT))
+                await until(origin, lambda: origin.waiting == 1)
+                client = readers.create_task(read(downloads, source(origin)))
+                origin.release()
+                assert await client == CONTENT
+                await ahead
+
+        run(scene)
+        assert len(origin.requests) == 1
+
+
+class TestClosing:
+    def test_readers_that_wait_get_an_error_and_all_ends(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.hold_at(piece_length(len(LARGE)))
+            async with started(store) as downloads, asyncio.TaskGroup() as readers:
+                tasks = [
+                    readers.create_task(outcome_of(read(downloads, source(origin, content), content)))
+                    for content in (CONTENT, LARGE)
+                ]
+                await until(origin, lambda: origin.waiting >= 2)
+                downloads.close()
+                outcomes = [await task for task in tasks]
+                assert [type(outcome) for outcome in outcomes] == [OriginUnreachableError] * 2
+                assert all("stopping" in str(outcome) for outcome in outcomes)
+                assert downloads.statistics().active == 0
+                await until(origin, lambda: origin.open_bodies == 0)
+                for _ in range(100):
+                    await asyncio.sleep(0)  # nothing new is begun
+
+        with capture_logs() as logs:
+            run(scene)
+        assert logs == []
+
+    def test_afterwards_only_what_is_held_can_be_read(self, store: Store, origin: FakeOrigin) -> None:
+        hold(store, CONTENT)
+
+        async def scene() -> None:
+            async with started(store) as downloads:
+                downloads.close()
+                assert await read(downloads, source(origin)) == CONTENT
+                with pytest.raises(OriginUnreachableError, match="stopping"):
+                    await read(downloads, source(origin, LARGE), LARGE)
+
+        run(scene)
+        assert origin.requests == []
+
+    def test_what_had_landed_is_kept(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.hold_at(3 * PIECE)
+            async with started(store) as downloads, downloads.open(DIGEST, source(origin)) as reader:
+                await reader.readable(2 * PIECE, len(CONTENT))
+                downloads.close()
+                with pytest.raises(OriginUnreachableError):
+                    await reader.readable(3 * PIECE, len(CONTENT))
+            await until(origin, lambda: origin.open_bodies == 0)
+
+        run(scene)
+        info = store.peek(DIGEST)
+        assert info is not None
+        assert (info.held_bytes, info.complete, info.in_use) == (3 * PIECE, False, False)

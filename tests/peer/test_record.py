@@ -1,0 +1,169 @@
+"""The record: what comes back is what was written, and damage only ever takes away."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from peer.errors import StoreBrokenError
+from peer.store.record import COMPLETE, ENTRY_BYTES, Header, decode, encode_entry, encode_header, peek
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES, piece_count
+
+HEADER = Header("sha256:" + "a" * 64, 1000, 100, "application/vnd.oci.image.layer.v1.tar+gzip")
+DIGESTS = [bytes([index]) * 32 for index in range(10)]
+ENTRIES = b"".join(encode_entry(index, digest) for index, digest in enumerate(DIGESTS))
+WHOLE = encode_header(HEADER) + ENTRIES + encode_entry(COMPLETE)
+
+HEADERS = st.builds(
+    Header,
+    digest=st.text(max_size=80),
+    size_bytes=st.integers(0, MAX_BLOB_BYTES),
+    piece_length=st.just(MAX_PIECE_BYTES),
+    media_type=st.text(max_size=80),
+)
+
+
+def _signed_header(text: bytes) -> bytes:
+    """A header that is what it says, whatever that is."""
+    return struct.pack("<8sII", b"p2pd rec", 1, len(text)) + text + struct.pack("<I", zlib.crc32(text))
+
+
+def _peek(data: bytes) -> tuple[Header, int, bool]:
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "record"
+        path.write_bytes(data)
+        return peek(path)
+
+
+@given(HEADERS, st.lists(st.tuples(st.integers(0, 40), st.binary(min_size=32, max_size=32)), max_size=20))
+def test_what_was_written_comes_back(header: Header, entries: list[tuple[int, bytes]]) -> None:
+    count = piece_count(header.size_bytes, header.piece_length)
+    entries = [(index, digest) for index, digest in entries if index < count]
+    data = encode_header(header) + b"".join(encode_entry(index, digest) for index, digest in entries)
+    record = decode(data)
+    assert record.header == header
+    assert record.pieces == dict(entries)  # a piece that was recorded again has its last digest
+    assert record.valid_bytes == len(data)
+    assert not record.complete
+
+
+def test_complete_counts_only_after_all_pieces() -> None:
+    assert decode(WHOLE).complete
+    early = encode_header(HEADER) + ENTRIES[: 9 * ENTRY_BYTES] + encode_entry(COMPLETE)
+    record = decode(early)
+    assert not record.complete
+    assert record.valid_bytes == len(early) - ENTRY_BYTES
+
+
+def test_a_blob_of_no_pieces_can_be_complete() -> None:
+    header = Header(HEADER.digest, 0, 100, "")
+    assert decode(encode_header(header) + encode_entry(COMPLETE)).complete
+
+
+def test_a_piece_that_the_blob_does_not_have_ends_the_record() -> None:
+    start = encode_header(HEADER) + ENTRIES[:ENTRY_BYTES]
+    record = decode(start + encode_entry(10, DIGESTS[0]) + ENTRIES[ENTRY_BYTES:])
+    assert (record.pieces, record.valid_bytes) == ({0: DIGESTS[0]}, len(start))
+
+
+@given(st.integers(0, len(WHOLE) - 1))
+def test_any_truncation_leaves_a_prefix(length: int) -> None:
+    header_bytes = len(encode_header(HEADER))
+    if length < header_bytes:
+        with pytest.raises(StoreBrokenError):
+            decode(WHOLE[:length])
+        return
+    record = decode(WHOLE[:length])
+    held = min(10, (length - header_bytes) // ENTRY_BYTES)
+    assert record.pieces == dict(enumerate(DIGESTS[:held]))
+    assert record.valid_bytes == header_bytes + held * ENTRY_BYTES
+    assert not record.complete
+
+
+@given(st.integers(0, len(WHOLE) * 8 - 1))
+def test_any_flipped_bit_takes_away_and_adds_nothing(bit: int) -> None:
+    damaged = bytearray(WHOLE)
+    damaged[bit // 8] ^= 1 << (bit % 8)
+    try:
+        record = decode(bytes(damaged))
+    except StoreBrokenError:
+        assert bit // 8 < len(encode_header(HEADER))
+        return
+    assert record.header == HEADER
+    assert record.pieces == dict(enumerate(DIGESTS[: len(record.pieces)]))
+    assert not record.complete
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=200))
+def test_any_bytes_written_over_it_add_nothing(at: int, junk: bytes) -> None:
+    try:
+        record = decode(WHOLE[:at] + junk + WHOLE[at + len(junk) :])
+    except StoreBrokenError:
+        return
+    assert record.header == HEADER
+    assert record.pieces.items() <= dict(enumerate(DIGESTS)).items()
+
+
+@given(st.binary(max_size=300))
+def test_what_is_no_record_is_broken_and_nothing_worse(data: bytes) -> None:
+    with pytest.raises(StoreBrokenError):
+        decode(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["digest", "size_bytes", "piece_length", "media_type"]), JSON).map(json.dumps)
+    | JSON.map(json.dumps)
+    | st.text()
+)
+@example('{"digest": "", "media_type": "", "piece_length": 1, "size_bytes": Infinity}')
+@example('{"digest": "", "media_type": "", "piece_length": 1, "size_bytes": 1000000000}')  # as many pieces as bytes
+@example('{"digest": "", "media_type": "", "piece_length": -1, "size_bytes": 0}')
+@example("[" * 50_000)
+def test_a_header_with_a_right_checksum_is_not_trusted_either(text: str) -> None:
+    try:
+        header = decode(_signed_header(text.encode(errors="surrogatepass"))).header
+    except StoreBrokenError:
+        return
+    assert 0 <= header.size_bytes <= MAX_BLOB_BYTES
+    assert piece_count(header.size_bytes, header.piece_length) <= 1 << 16
+
+
+@given(st.integers(0, 10), st.booleans(), st.integers(0, ENTRY_BYTES - 1))
+def test_peek_agrees_with_decode(held: int, flushed: bool, torn_bytes: int) -> None:
+    data = encode_header(HEADER) + ENTRIES[: held * ENTRY_BYTES]
+    data += encode_entry(COMPLETE) if flushed and held == 10 else b""
+    record = decode(data)
+    assert _peek(data) == (record.header, len(record.pieces), record.complete)
+    torn = data + encode_entry(0, DIGESTS[0])[:torn_bytes]
+    assert _peek(torn) == (record.header, len(record.pieces), record.complete and not torn_bytes)
+
+
+@given(st.integers(0, len(WHOLE) * 8 - 1))
+def test_peek_never_takes_what_is_not_complete_for_complete(bit: int) -> None:
+    damaged = bytearray(WHOLE[:-ENTRY_BYTES] + encode_entry(3, DIGESTS[3]))  # a piece that was recorded twice
+    damaged[bit // 8] ^= 1 << (bit % 8)
+    try:
+        header, held_pieces, complete = _peek(bytes(damaged))
+    except StoreBrokenError:
+        return
+    assert (header, complete) == (HEADER, False)
+    assert held_pieces <= 10
+
+
+def test_a_file_that_is_not_there_is_the_callers_affair(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        peek(tmp_path / "absent")

@@ -1,0 +1,108 @@
+"""The catalog: what is remembered across restarts, and that a damaged file stops nobody."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from peer.core.names import Namespace
+from peer.errors import StoreBrokenError
+from proxy.catalog import Catalog, Resolved
+from proxy.core.grants import Place
+
+HERE = Place(Namespace("docker.io"), "library/app")
+ELSEWHERE = [Place(Namespace("docker.io"), "library/other"), Place(Namespace("ghcr.io"), "library/app")]
+MEANING = Resolved("sha256:" + "a" * 64, "application/vnd.oci.image.index.v1+json", 1234)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.db"
+
+
+def test_tags_are_remembered(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.last_known(HERE, "latest") is None
+        catalog.remember_tag(HERE, "latest", Resolved("sha256:" + "b" * 64, "other", 1))
+        catalog.remember_tag(HERE, "latest", MEANING)
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.last_known(HERE, "latest") == MEANING
+        assert catalog.last_known(HERE, "other") is None
+        assert [catalog.last_known(place, "latest") for place in ELSEWHERE] == [None, None]
+
+
+def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_public(HERE, ["a", "b", "a"])
+        catalog.remember_public(HERE, [])
+        catalog.remember_public(HERE, ["a"])
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_public(HERE, "a")
+        assert not any(catalog.is_public(place, "a") for place in ELSEWHERE)
+        catalog.forget_public(HERE, "a")
+        catalog.forget_public(HERE, "never known")
+        assert not catalog.is_public(HERE, "a")
+        assert catalog.is_public(HERE, "b")
+
+
+def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
+    with closing(Catalog.open(path, max_public=2)) as catalog:
+        catalog.remember_public(HERE, "abcd")
+    with closing(Catalog.open(path, max_public=2)) as catalog:
+        assert [digest for digest in "abcd" if catalog.is_public(HERE, digest)] == ["c", "d"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"no database at all" * 100, b"SQLite format 3\x00" + bytes(1000)], ids=["text", "a header alone"]
+)
+def test_a_damaged_file_is_put_aside(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_tag(HERE, "latest", MEANING)
+        assert catalog.last_known(HERE, "latest") == MEANING
+    assert path.with_suffix(".damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize("table", ["tags", "public"])
+def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"CREATE TABLE {table} (something TEXT)")
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_tag(HERE, "latest", MEANING)
+        catalog.remember_public(HERE, ["a"])
+        assert catalog.last_known(HERE, "latest") == MEANING
+        assert catalog.is_public(HERE, "a")
+
+
+def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -> None:
+    """Pages in the middle: the file opens, and then cannot be read."""
+    with closing(Catalog.open(path)) as catalog:
+        for number in range(300):
+            catalog.remember_tag(HERE, f"tag-{number}", MEANING)
+    content = bytearray(path.read_bytes())
+    page = int.from_bytes(content[16:18], "big")
+    content[-8 * page :] = b"\xff" * (8 * page)
+    path.write_bytes(content)
+    with closing(Catalog.open(path)) as catalog:
+        known = [catalog.last_known(HERE, f"tag-{number}") for number in range(300)]
+        assert set(known) == {None, MEANING}
+        assert not path.with_suffix(".damaged").exists()
+
+
+def test_a_directory_in_its_place_is_an_error_for_the_operator(path: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+    path.with_suffix(".damaged").mkdir()
+    (path.with_suffix(".damaged") / "file").touch()
+    with pytest.raises(StoreBrokenError, match="remove it"):
+        Catalog.open(path)
+
+
+def test_a_disk_without_room_is_no_error(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog._database.execute("PRAGMA max_page_count = 1")  # the least that it can be is what there is
+        catalog.remember_public(HERE, [f"digest {number}" for number in range(5000)])
+        assert not catalog.is_public(HERE, "digest 1")

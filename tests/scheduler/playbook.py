@@ -1,0 +1,109 @@
+"""A conversation with the scheduler as one assertion.
+
+`Playbook("a") >> ("a", Join(…)) << ("a", Joined(…))` reads: host a, which is connected, says Join, and the scheduler
+says Joined to it and nothing else to anybody. A playbook is true if each host is told what is written, in that order;
+if not, it says which conversation took place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from scheduler.core.events import Close, Connected, Disconnected, Event, Received, Tick
+from scheduler.core.scheduler import Scheduler
+from scheduler.core.settings import Settings
+from scheduler.protocol.connection import Closing
+from scheduler.protocol.from_host import Hello
+from scheduler.protocol.to_host import Welcome
+
+SETTINGS = Settings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Time passes, in which nobody says anything."""
+
+    seconds: float
+
+
+VANISHES = Disconnected(0)
+"""The host's connection breaks."""
+
+
+def hello(host: str, **fields: Any) -> Hello:
+    """What a host says first."""
+    return replace(Hello(host, 1, 1, f"{host}:1"), **fields)
+
+
+class Playbook:
+    """Plays a conversation as it is written down, and compares."""
+
+    def __init__(self, *hosts: str, settings: Settings = SETTINGS) -> None:
+        self.scheduler = Scheduler(settings)
+        self.now = 1000.0
+        self._names: dict[int, str] = {}
+        self._expected: list[tuple[str, object]] = []
+        self._got: list[tuple[str, object]] = []
+        self._transcript: list[str] = []
+        self._mistakes = 0
+        for host in hosts:
+            _ = self >> (host, hello(host)) << (host, Welcome(1))
+
+    def __rshift__(self, step: tuple[str, Any] | Passes) -> Self:
+        self._compare()
+        self._transcript.append(f">> {step}")
+        if isinstance(step, Passes):
+            until = self.now + step.seconds
+            while (due := self.scheduler.next_deadline()) is not None and due <= until:
+                self.now = due
+                self._play(Tick())
+            self.now = until
+            self._play(Tick())
+            return self
+        host, message = step
+        connection = next((number for number, name in reversed(self._names.items()) if name == host), 0)
+        if isinstance(message, Hello):
+            connection = len(self._names) + 1
+            self._names[connection] = host
+            self._play(Connected(connection, message))
+        elif message is VANISHES:
+            self._play(Disconnected(connection))
+        else:
+            self._play(Received(connection, message))
+        return self
+
+    def __lshift__(self, reply: tuple[str, object]) -> Self:
+        self._expected.append(reply)
+        return self
+
+    def __bool__(self) -> bool:
+        self._compare()
+        assert not self._mistakes, "\n" + "\n".join(self._transcript)
+        return True
+
+    def _play(self, event: Event) -> None:
+        for instruction in self.scheduler.handle(event, self.now):
+            if isinstance(instruction, Close):
+                self._got.append((self._names[instruction.connection], instruction.closing))
+            else:
+                self._got += [(self._names[number], instruction.message) for number in instruction.connections]
+        self.scheduler.validate()
+
+    def _compare(self) -> None:
+        """What each host was told since the last step must be what was written."""
+        rest = list(self._expected)
+        for reply in self._got:
+            if reply == next((expected for expected in rest if expected[0] == reply[0]), None):
+                rest.remove(reply)
+                self._transcript.append(f"   << {reply}")
+            else:
+                self._mistakes += 1
+                self._transcript.append(f" ! << {reply}   is not in the playbook")
+        for reply in rest:
+            self._mistakes += 1
+            self._transcript.append(f" ! << {reply}   was not said")
+        self._expected, self._got = [], []
+
+
+__all__ = ["SETTINGS", "VANISHES", "Closing", "Passes", "Playbook", "hello"]

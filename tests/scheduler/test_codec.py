@@ -1,0 +1,157 @@
+"""Frames from anybody: what is right comes through unchanged, and anything else is a ProtocolError."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, Codec, Unknown
+from scheduler.protocol.content import Content
+from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, ProtocolError
+from scheduler.protocol.from_host import Fault, Hello, Join, NeighbourFailed
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
+from scheduler.protocol.to_host import PieceDigests, Run
+from tests.scheduler.messages import messages
+
+DIGEST = b"d" * 32
+CODECS: list[Codec[Any]] = [FROM_HOST, TO_HOST, LINK]
+KINDS = [(codec, kind) for codec in CODECS for kind in codec.types.values()]
+JOIN = Join(DIGEST, "docker.io", "library/app", 1 << 30)
+
+
+@pytest.mark.parametrize(("codec", "kind"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
+def test_round_trip(codec: Codec[Any], kind: type[Any]) -> None:
+    @settings(max_examples=15, deadline=None, derandomize=True)
+    @given(messages(kind))
+    def round_trip(message: Any) -> None:
+        assert codec.decode(codec.encode(message)) == message
+
+    round_trip()
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_a_protocol_error(frame: bytes) -> None:
+    for codec in CODECS:
+        decode_safely(codec, frame)
+
+
+things = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from(KINDS), st.lists(things, max_size=8))
+def test_any_fields_are_a_message_or_a_protocol_error(known: tuple[Codec[Any], type[Any]], fields: list[Any]) -> None:
+    codec, kind = known
+    number = next(number for number, other in codec.types.items() if other is kind)
+    decode_safely(codec, msgpack.packb([number, *fields]))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from(KINDS), st.data())
+def test_any_change_to_a_frame_is_a_message_or_a_protocol_error(
+    known: tuple[Codec[Any], type[Any]], data: st.DataObject
+) -> None:
+    codec, kind = known
+    frame = bytearray(codec.encode(data.draw(messages(kind))))
+    at = data.draw(st.integers(0, len(frame)))
+    frame[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    decode_safely(codec, bytes(frame))
+
+
+def decode_safely(codec: Codec[Any], frame: bytes) -> None:
+    try:
+        message = codec.decode(frame)
+    except ProtocolError:
+        return
+    if not isinstance(message, Unknown):
+        assert codec.decode(codec.encode(message)) == message
+
+
+def fields_of(message: Any) -> list[Any]:
+    return list(msgpack.unpackb(FROM_HOST.encode(message)))
+
+
+def test_fields_of_a_newer_version_are_ignored() -> None:
+    assert FROM_HOST.decode(msgpack.packb([*fields_of(JOIN), {"new": [1, 2]}, "newer"])) == JOIN
+
+
+def test_fields_that_an_older_version_lacks_take_their_defaults() -> None:
+    hello = Hello("a", 1, 1, "a:1")
+    assert FROM_HOST.decode(msgpack.packb(fields_of(hello)[:5])) == hello
+
+
+def test_types_of_a_newer_version_are_told_apart_and_ignored() -> None:
+    assert FROM_HOST.decode(msgpack.packb([32, "new"])) == Unknown(32)
+
+
+def test_reasons_of_a_newer_version_are_read_as_the_nearest() -> None:
+    failed = NeighbourFailed(DIGEST, "b", Fault.GONE)
+    frame = msgpack.packb([*fields_of(failed)[:-1], 99])
+    assert FROM_HOST.decode(frame) == NeighbourFailed(DIGEST, "b", Fault.SLOW)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ([], "starts with a message type"),
+        (["1"], "starts with a message type"),
+        ([True], "starts with a message type"),
+        ([3], "has 0 fields, and needs 3"),
+        ([3, DIGEST[1:], "docker.io", "app"], "31 bytes"),
+        ([3, "d" * 32, "docker.io", "app"], "expected bytes"),
+        ([3, DIGEST, "docker.io", "app with spaces"], "of the form"),
+        ([3, DIGEST, "docker.io", "a" * 256], "of the form"),
+        ([3, DIGEST, "docker.io", "app", -1], "integer within"),
+        ([3, DIGEST, "docker.io", "app", True], "integer within"),
+        ([3, DIGEST, "docker.io", "app", MAX_BLOB_BYTES + 1], "integer within"),
+        ([2, [[DIGEST, 1, True]] * 513], "at most 512"),
+        ([2, [[DIGEST, 1, False, b"\x02"]]], "beyond the 1"),
+        ([2, [DIGEST]], "expected an array for Holding"),
+        ([4, DIGEST, 0, b""], "integer within"),
+        ([4, DIGEST, 1, b"\xff" * (MAX_PIECES // 8 + 1)], "8193 bytes"),
+        ([6, 1, DIGEST, 0, b"x" * 33], "in steps of 32"),
+        ([6, 1, DIGEST, MAX_PIECES - 1, b"x" * 64], "beyond the last piece"),
+        ([6, 1, DIGEST, MAX_PIECES, b"x" * 32], "integer within"),
+        ([16, "docker.io", "app", "v1", 200], "a tag has a digest"),
+        ([17, DIGEST, b"x" * (MAX_CONTENT_BYTES + 1)], "65537 bytes"),
+    ],
+)
+def test_what_a_frame_alone_shows_to_be_wrong(fields: list[Any], says: str) -> None:
+    with pytest.raises(ProtocolError, match=says):
+        FROM_HOST.decode(msgpack.packb(fields))
+
+
+def test_errors_repeat_no_secrets() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        FROM_HOST.decode(msgpack.packb([1, "a", 1, 1, "a:1", "", "", "", 4, [], "secret\n"]))
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(Hello("a", 1, 1, "a:1", token="secret"))
+
+
+def test_frames_are_bounded_both_ways() -> None:
+    with pytest.raises(ProtocolError, match="a frame of"):
+        FROM_HOST.decode(b"\x91" * (MAX_FRAME_BYTES + 1))
+    with pytest.raises(ProtocolError, match="too many digests"):
+        PieceDigests(DIGEST, 1, (Run(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE), Run(1, b"x" * 32)))
+    longest = PieceDigests(DIGEST, 1, (Run(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE),))
+    assert len(TO_HOST.encode(longest)) < MAX_FRAME_BYTES
+    assert len(FROM_HOST.encode(Content(DIGEST, bytes(MAX_CONTENT_BYTES)))) < MAX_FRAME_BYTES
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(ProtocolError):
+        FROM_HOST.decode(b"\x91" * 5000 + b"\x01")
+
+
+def test_numbers_of_types_are_used_once() -> None:
+    numbers = [number for codec in CODECS for number in codec.types]
+    assert len(numbers) == len(set(numbers))

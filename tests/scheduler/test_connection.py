@@ -1,0 +1,178 @@
+"""A WebSocket from any way of cutting its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
+
+from scheduler.protocol.connection import PATH, Closing
+from scheduler.protocol.fields import MAX_FRAME_BYTES
+from scheduler.shell.connection import Connection
+
+
+class FakeTransport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
+
+class FakeOwner:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.failures: list[tuple[Closing, str]] = []
+
+    def now(self) -> float:
+        return 1.0
+
+    def opened(self, connection: Connection) -> None:
+        pass
+
+    def lost(self, connection: Connection) -> None:
+        pass
+
+    def received(self, connection: Connection, frame: bytes) -> None:
+        assert connection.ended_at is None
+        self.frames.append(frame)
+
+    def failed(self, connection: Connection, closing: Closing, reason: str) -> None:
+        self.failures.append((closing, reason))
+        connection.close(closing, reason)
+
+
+class Client:
+    """The other end, by wsproto."""
+
+    def __init__(self, path: str = PATH) -> None:
+        self.owner, self.transport, self.socket = FakeOwner(), FakeTransport(), WSConnection(ConnectionType.CLIENT)
+        self.connection = Connection(self.owner, 1, 10)
+        self.connection.connection_made(self.transport)
+        self.request = self.socket.send(Request(host="scheduler", target=path))
+
+    def opens(self) -> None:
+        self.connection.data_received(self.request)
+        assert isinstance(self.hears()[0], AcceptConnection)
+
+    def says(self, event: Any) -> None:
+        self.connection.data_received(self.socket.send(event))
+
+    def hears(self) -> list[Any]:
+        data, self.transport.written = self.transport.written, b""
+        self.socket.receive_data(data)
+        return list(self.socket.events())
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.binary(max_size=300), max_size=5), st.data())
+def test_any_way_of_cutting_the_bytes_gives_the_same_messages(messages: list[bytes], data: st.DataObject) -> None:
+    client = Client()
+    client.opens()
+    stream = b"".join(client.socket.send(BytesMessage(message)) for message in messages)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        client.connection.data_received(stream[start:stop])
+    assert client.owner.frames == messages
+    assert not client.owner.failures
+
+
+def test_a_handshake_in_single_bytes() -> None:
+    client = Client()
+    for byte in client.request:
+        client.connection.data_received(bytes([byte]))
+    assert isinstance(client.hears()[0], AcceptConnection)
+
+
+def test_a_message_in_several_frames() -> None:
+    client = Client()
+    client.opens()
+    client.says(BytesMessage(b"in ", message_finished=False))
+    client.says(Ping(b"now"))
+    client.says(BytesMessage(b"parts"))
+    assert client.owner.frames == [b"in parts"]
+    assert client.hears() == [Pong(b"now")]
+
+
+@pytest.mark.parametrize(
+    ("event", "closing"),
+    [
+        (TextMessage("hello"), Closing.MALFORMED),
+        (BytesMessage(bytes(MAX_FRAME_BYTES + 1)), Closing.OVERSIZED),
+    ],
+)
+def test_what_is_refused_is_told_in_the_close_frame(event: Any, closing: Closing) -> None:
+    client = Client()
+    client.opens()
+    client.says(event)
+    (told,) = client.hears()
+    assert isinstance(told, CloseConnection)
+    assert told.code == closing
+    assert told.reason
+    client.says(told.response())
+    assert client.transport.closed
+
+
+def test_a_long_reason_is_cut_between_characters() -> None:
+    client = Client()
+    client.opens()
+    client.connection.close(Closing.FLOODING, "ü" * 100)
+    (told,) = client.hears()
+    assert told.reason == "ü" * 61
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00" * 50, b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 300 + b"\r\n\r\n", b"x" * 70_000]
+)
+def test_garbage_instead_of_a_handshake(garbage: bytes) -> None:
+    client = Client()
+    client.connection.data_received(garbage)
+    assert client.owner.failures
+    assert client.transport.closed
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\x83\x80\x00\x00\x00\x00", b"\xf2\x80\x00\x00\x00\x00", b"\x89\xfe\x00\xff\x00\x00\x00\x00"]
+)
+def test_frames_that_the_rfc_does_not_allow_are_refused(frame: bytes) -> None:
+    client = Client()
+    client.opens()
+    client.connection.data_received(frame)
+    assert client.owner.failures[0][0] is Closing.MALFORMED
+    assert not client.owner.frames
+
+
+def test_another_path_is_not_found() -> None:
+    client = Client("/other")
+    client.connection.data_received(client.request)
+    assert client.transport.written.startswith(b"HTTP/1.1 404")
+    assert client.transport.closed
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_raise_nothing(garbage: bytes, is_open: bool) -> None:
+    client = Client()
+    if is_open:
+        client.opens()
+    client.connection.data_received(garbage)
+    client.connection.data_received(garbage)

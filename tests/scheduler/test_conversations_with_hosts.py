@@ -1,0 +1,157 @@
+"""What the scheduler says of tags, ids, versions, and of hosts that others complain of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scheduler.core.settings import Settings
+from scheduler.protocol.connection import Closing
+from scheduler.protocol.from_host import (
+    Bye,
+    Corrupt,
+    Fault,
+    NeighbourFailed,
+    TagAnswer,
+    TagLookup,
+)
+from scheduler.protocol.to_host import (
+    TagResolve,
+    TagResult,
+    Welcome,
+)
+from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
+from tests.scheduler.pulls import (
+    JOIN,
+    D,
+    add,
+    joined,
+)
+
+
+def test_many_hosts_ask_for_a_tag_and_the_origin_is_asked_once() -> None:
+    lookup = TagLookup("docker.io", "library/app", "v1")
+    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
+    result = TagResult("docker.io", "library/app", "v1", 200, D, 7, "application/json")
+    assert (
+        Playbook("a", "b", "c")
+        >> ("a", lookup)
+        << ("a", resolve)
+        >> ("b", lookup)
+        >> ("b", TagAnswer("docker.io", "library/app", "v1", 200, b"x" * 32))  # it was not asked
+        >> ("a", TagAnswer("docker.io", "library/app", "v1", 200, D, 7, "application/json"))
+        << ("a", result)
+        << ("b", result)
+        >> ("c", lookup)
+        << ("c", result)
+        >> Passes(SETTINGS.tag_ttl_s)
+        >> ("c", lookup)
+        << ("c", resolve)
+    )
+
+
+def test_a_tag_goes_to_the_next_host_if_the_first_is_refused_late_or_gone() -> None:
+    lookup = TagLookup("docker.io", "library/app", "v1")
+    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
+    assert (
+        Playbook("a", "b", "c", "d")
+        >> ("a", lookup)
+        << ("a", resolve)
+        >> ("b", lookup)
+        >> ("c", lookup)
+        >> ("d", lookup)
+        >> ("a", TagAnswer("docker.io", "library/app", "v1", 401))
+        << ("a", TagResult("docker.io", "library/app", "v1", 401))
+        << ("b", resolve)
+        >> ("b", VANISHES)
+        << ("c", resolve)
+        >> Passes(SETTINGS.tag_resolve_s)
+        << ("c", TagResult("docker.io", "library/app", "v1", 0))
+        << ("d", resolve)
+        >> ("d", Bye())
+    )
+
+
+def test_a_tag_of_an_origin_that_is_down_fails_for_all_after_three_tries() -> None:
+    lookup = TagLookup("docker.io", "library/app", "v1")
+    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
+    down = TagAnswer("docker.io", "library/app", "v1", 503)
+    result = TagResult("docker.io", "library/app", "v1", 503)
+    play = Playbook("a", "b", "c", "d", "e") >> ("a", lookup) << ("a", resolve)
+    play = play >> ("b", lookup) >> ("c", lookup) >> ("d", lookup) >> ("e", lookup)
+    play = play >> ("a", down) << ("a", result) << ("b", resolve)
+    play = play >> ("b", down) << ("b", result) << ("c", resolve)
+    assert play >> ("c", down) << ("c", result) << ("d", result) << ("e", result)
+
+
+def test_a_connection_is_replaced_by_a_newer_one_from_the_same_address_and_not_too_often() -> None:
+    assert (
+        Playbook("a")
+        >> Passes(SETTINGS.takeover_s)
+        >> ("a", hello("a"))
+        << ("a", Closing.REPLACED)
+        << ("a", Welcome(1))
+        >> ("a", hello("a"))
+        << ("a", Closing.ID_IN_USE)
+    )
+
+
+def test_a_second_host_with_the_same_id_is_turned_away() -> None:
+    assert (
+        Playbook("a")
+        >> Passes(60)
+        >> ("a", hello("a", address="other:1"))
+        << ("a", Closing.ID_IN_USE)
+        >> ("a", VANISHES)
+    )
+
+
+def test_versions() -> None:
+    assert (
+        Playbook()
+        >> ("new", hello("new", oldest=1, newest=9))
+        << ("new", Welcome(1))
+        >> ("newer", hello("newer", oldest=2, newest=9))
+        << ("newer", Closing.INCOMPATIBLE)
+    )
+
+
+def test_a_neighbour_that_fails_is_replaced_by_another() -> None:
+    settings = Settings(degree=2, degree_low=2, degree_high=3, leases_per_blob=0)
+    play = Playbook("a", "b", "c", "d", settings=settings)
+    for host, there in (("a", ""), ("b", "a"), ("c", "ab")):
+        play = play >> (host, JOIN) << (host, joined(*there))
+        for other in there:
+            play = play << (other, add(host))
+    play = play >> ("d", JOIN)
+    assert play.scheduler.statistics().members == 4
+    swarm = play.scheduler._cluster.swarms[D]
+    linked = {member.host.id: {other.host.id for other in member.links} for member in swarm.members.values()}
+    failing = min(linked["a"])
+    connection = next(host.connection for host in play.scheduler._cluster.hosts.values() if host.id == "a")
+    assert connection == 1
+    _ = play >> ("a", NeighbourFailed(D, failing, Fault.GONE))
+    linked = {member.host.id: {other.host.id for other in member.links} for member in swarm.members.values()}
+    assert failing not in linked["a"]
+    assert len(linked["a"]) == 2
+
+
+def test_one_host_cannot_have_another_quarantined_with_reports_and_three_can() -> None:
+    play = Playbook("liar", "b", "c", "victim", settings=replace(SETTINGS, leases_per_blob=0))
+    for host in ("liar", "b", "c", "victim"):
+        _ = play >> (host, JOIN)
+    report = Corrupt(D, 1, 0, "victim")
+    for _ in range(10):
+        _ = play >> ("liar", report)
+    _ = play >> ("b", report)
+    assert play.scheduler.statistics().quarantined == 0
+    _ = play >> ("c", report)
+    assert play.scheduler.statistics().quarantined == 1
+
+
+def test_reports_grow_old() -> None:
+    play = Playbook("a", "b", "c", "victim", settings=replace(SETTINGS, leases_per_blob=0))
+    for host in ("a", "b", "c", "victim"):
+        _ = play >> (host, JOIN)
+    for host in ("a", "b", "c"):
+        _ = play >> (host, Corrupt(D, 1, 0, "victim")) >> Passes(SETTINGS.corrupt_s / 2)
+    assert play.scheduler.statistics().quarantined == 0

@@ -1,0 +1,189 @@
+"""What the scheduler says when it need not ask the origin: tiny blobs, and what hosts know after a restart."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from scheduler.protocol.connection import Closing
+from scheduler.protocol.content import Content
+from scheduler.protocol.from_host import (
+    Announce,
+    Holding,
+    LeasePieces,
+    Leave,
+    Recalled,
+)
+from scheduler.protocol.to_host import (
+    Joined,
+    Lease,
+    Quarantined,
+    Recall,
+    Welcome,
+)
+from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
+from tests.scheduler.pulls import (
+    JOIN,
+    MIB,
+    P0,
+    P1,
+    P2,
+    P3,
+    WITHIN,
+    D,
+    add,
+    all_landed,
+    digests,
+    joined,
+    remove,
+)
+
+TINY = b"tiny"
+T = hashlib.sha256(TINY).digest()
+JOIN_TINY = replace(JOIN, digest=T, size_bytes=len(TINY))
+
+
+def test_a_tiny_blob_leaves_the_origin_once_and_travels_in_replies() -> None:
+    assert (
+        Playbook("a", "b", "c")
+        >> ("a", JOIN_TINY)
+        << ("a", Joined(T, 1, 4, False, ()))
+        << ("a", Lease(1, T, 1, 0, 2, WITHIN))
+        >> ("b", JOIN_TINY)
+        << ("b", Joined(T, 1, 4, False, ()))
+        >> ("a", Content(T, TINY))
+        << ("b", Content(T, TINY))
+        >> ("c", replace(JOIN_TINY, size_bytes=None))
+        << ("c", Content(T, TINY))
+    )
+
+
+def test_a_tiny_blob_that_was_forgotten_is_recalled_from_a_holder() -> None:
+    assert (
+        Playbook("a", "b", settings=replace(SETTINGS, content_cache_bytes=3))
+        >> ("a", JOIN_TINY)
+        << ("a", Joined(T, 1, 4, False, ()))
+        << ("a", Lease(1, T, 1, 0, 2, WITHIN))
+        >> ("a", Content(T, TINY))
+        >> ("b", JOIN_TINY)
+        << ("b", Joined(T, 1, 4, False, ()))
+        << ("a", Recall(T))
+        >> ("a", Content(T, TINY))
+        << ("b", Content(T, TINY))
+    )
+
+
+def test_content_that_does_not_have_its_digest_proves_its_sender_guilty() -> None:
+    play = (
+        Playbook("a")
+        >> ("a", JOIN_TINY)
+        << ("a", Joined(T, 1, 4, False, ()))
+        << ("a", Lease(1, T, 1, 0, 2, WITHIN))
+        >> ("a", Content(T, b"tony"))
+    )
+    reason = f"sent other bytes under a blob's digest (blob sha256:{T.hex()})"
+    assert (
+        play
+        << ("a", Quarantined(reason, SETTINGS.quarantine_s))
+        << ("a", Closing.QUARANTINED)
+        >> ("a", hello("a"))
+        << ("a", Closing.QUARANTINED)
+        >> Passes(SETTINGS.quarantine_s)
+        >> ("a", hello("a"))
+        << ("a", Welcome(1))
+    )
+
+
+def test_a_tiny_blob_that_its_holder_has_lost_is_fetched_again() -> None:
+    assert (
+        Playbook("a", "b")
+        >> ("a", Announce((Holding(T, 4, True),)))
+        >> ("b", JOIN_TINY)
+        << ("b", Joined(T, 1, 4, False, ()))
+        << ("a", Recall(T))
+        >> ("a", Recalled(T, 0, b"", last=True))
+        << ("b", Lease(1, T, 1, 0, 2, WITHIN))
+    )
+
+
+def test_content_that_nobody_asked_for_is_not_taken() -> None:
+    assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", Content(T, b"tony"))
+
+
+def test_a_scheduler_that_has_restarted_asks_those_who_know() -> None:
+    assert (
+        Playbook("a", "b", "c")
+        >> ("a", Announce((Holding(D, MIB, True),)))
+        >> ("b", Announce((Holding(D, MIB, False, b"\x01"),)))
+        >> ("c", JOIN)
+        << ("c", joined("a", "b"))
+        << ("a", Recall(D))
+        << ("a", add("c"))
+        << ("b", add("c"))
+        >> ("a", Recalled(D, 0, P0 + P1 + P2 + P3, last=True))
+        << ("c", digests(0, P0 + P1 + P2 + P3))
+    )
+
+
+def test_a_long_piece_map_travels_in_several_messages() -> None:
+    size, part = 40 << 30, 4096
+    join = replace(JOIN, size_bytes=size)
+    play = Playbook("a", "b", settings=replace(SETTINGS, lease_pieces=3 * part))
+    play = play >> ("a", join) << ("a", joined(size=size)) << ("a", Lease(1, D, 1, 0, 10_240, WITHIN))
+    for first in range(0, 10_240, part):
+        run = P0 * min(part, 10_240 - first)
+        play = play >> Passes(1) >> ("a", LeasePieces(1, D, first, run)) << ("a", digests(first, run))
+    play = play >> ("b", join) << ("b", joined("a", size=size)) << ("a", add("b"))
+    assert (
+        play << ("b", digests(0, P0 * part)) << ("b", digests(part, P0 * part)) << ("b", digests(2 * part, P0 * 2048))
+    )
+
+
+def test_the_story_and_the_statistics() -> None:
+    play = all_landed()
+    assert any("lease 1 to a: pieces 0 to 1" in line for line in play.scheduler.story(D))
+    assert play.scheduler.story(b"e" * 32) == ()
+    statistics = play.scheduler.statistics()
+    assert (statistics.hosts, statistics.swarms, statistics.members, statistics.leases_given) == (2, 1, 2, 2)
+    assert statistics.leases == 0
+
+
+def test_the_last_member_takes_the_swarm_with_it() -> None:
+    play = all_landed() >> ("a", Leave(D)) << ("b", remove("a")) >> ("b", Leave(D))
+    assert play
+    assert play.scheduler.statistics().swarms == 0
+    assert play.scheduler.next_deadline() is None
+
+
+def test_what_nobody_tells_in_time_is_fetched() -> None:
+    assert (
+        Playbook("a", "c")
+        >> ("a", Announce((Holding(D, MIB, False, b"\x01"),)))
+        >> ("c", JOIN)
+        << ("c", joined("a"))
+        << ("a", Recall(D))
+        << ("a", add("c"))
+        >> Passes(SETTINGS.recall_s)
+        << ("c", Lease(1, D, 1, 0, 2, WITHIN))
+    )
+
+
+def test_after_a_restart_hosts_have_time_to_come_back_before_anything_is_fetched() -> None:
+    assert (
+        Playbook("a", "b", settings=replace(SETTINGS, settle_s=2.0))
+        >> ("a", Announce((Holding(D, MIB, False, b"\x03"),)))
+        >> ("a", JOIN)
+        << ("a", joined())
+        << ("a", Recall(D))
+        >> ("a", Recalled(D, 0, P0 + P1, last=True))
+        << ("a", digests(0, P0 + P1))
+        >> Passes(1)
+        >> ("b", Announce((Holding(D, MIB, False, b"\x06"),)))
+        << ("a", add("b"))
+        << ("b", Recall(D))
+        << ("b", add("a"))
+        >> ("b", Recalled(D, 2, P2, last=True))
+        << ("a", digests(2, P2))
+        >> Passes(1)
+        << ("a", Lease(1, D, 1, 3, 4, WITHIN))
+    )

@@ -1,0 +1,137 @@
+"""The neighbour graph: regular, connected, near, and as cheap in a large swarm as in a small one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from scheduler.core.chance import Chance
+from scheduler.core.members import Host, Member, MemberCause, Place, distance
+from scheduler.core.settings import Settings
+from scheduler.core.swarm import Swarm
+
+SETTINGS = Settings()
+
+
+def join(swarm: Swarm, number: int, place: Place) -> Member:
+    host = Host(number, f"h{number}", f"h{number}:1", place, 0.0)
+    member = Member(host, swarm)
+    swarm.members[host] = member
+    swarm.graph.add(member)
+    swarm.step(member, MemberCause.WANTS)
+    swarm.graph.fill(member)
+    swarm.graph.mend()
+    return member
+
+
+def leave(member: Member) -> None:
+    member.swarm.step(member, MemberCause.LEAVES)
+    del member.swarm.members[member.host]
+    member.swarm.graph.remove(member)
+    member.swarm.graph.mend()
+
+
+def swarm_of(count: int, *, racks: int = 1, sites: int = 1) -> tuple[Swarm, list[Member]]:
+    swarm = Swarm(b"d" * 32, SETTINGS, Chance(7))
+    places = [Place(f"s{number % sites}", "z", f"r{number % (sites * racks)}") for number in range(count)]
+    return swarm, [join(swarm, number, place) for number, place in enumerate(places)]
+
+
+def reached(start: Member) -> int:
+    seen, todo = {start}, [start]
+    while todo:
+        for other in todo.pop().links:
+            if other not in seen:
+                seen.add(other)
+                todo.append(other)
+    return len(seen)
+
+
+def degrees(swarm: Swarm) -> list[int]:
+    return [len(member.links) for member in swarm.graph.everyone.items]
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_small_swarm_is_a_full_mesh(count: int) -> None:
+    swarm, _ = swarm_of(count, racks=3)
+    assert degrees(swarm) == [count - 1] * count
+
+
+@pytest.mark.parametrize("count", [12, 30, 100, 1000])
+@pytest.mark.parametrize(("racks", "sites"), [(1, 1), (8, 1), (4, 3)])
+def test_joins_leave_everybody_with_8_to_16_links(count: int, racks: int, sites: int) -> None:
+    swarm, members = swarm_of(count, racks=racks, sites=sites)
+    swarm.graph.validate()
+    assert SETTINGS.degree_low <= min(degrees(swarm))
+    assert max(degrees(swarm)) <= SETTINGS.degree_high
+    assert reached(members[0]) == count
+
+
+@pytest.mark.parametrize(("racks", "sites"), [(1, 1), (8, 1), (4, 3)])
+def test_churn_leaves_everybody_with_8_to_16_links(racks: int, sites: int) -> None:
+    swarm, members = swarm_of(300, racks=racks, sites=sites)
+    chance = Chance(3)
+    for number in range(300, 1500):
+        leave(members.pop(chance.below(len(members))))
+        members.append(join(swarm, number, chance.one_of(members).host.place))
+    while len(members) > 60:
+        leave(members.pop(chance.below(len(members))))
+    swarm.graph.validate()
+    assert SETTINGS.degree_low <= min(degrees(swarm))
+    assert max(degrees(swarm)) <= SETTINGS.degree_high
+    assert reached(members[0]) == len(members)
+
+
+def test_neighbours_are_near_with_some_further_away() -> None:
+    _, members = swarm_of(600, racks=10, sites=2)
+    near = Counter(distance(a.host.place, b.host.place) for a in members for b in a.links)
+    total = sum(near.values())
+    assert near[0] > 0.6 * total
+    assert near[1] > 0.05 * total
+    assert 0 < near[3] < 0.05 * total
+
+
+def test_few_links_cross_between_sites_however_large_they_are() -> None:
+    crossings = []
+    for count in (400, 1600):
+        _, members = swarm_of(count, racks=4, sites=2)
+        crossings.append(sum(a.host.place.site != b.host.place.site for a in members for b in a.links) // 2)
+    assert all(SETTINGS.site_links <= crossing < 80 for crossing in crossings)
+
+
+def test_a_join_looks_at_as_many_members_in_a_large_swarm_as_in_a_small_one() -> None:
+    costs = []
+    for count in (100, 10_000):
+        swarm, _ = swarm_of(count, racks=count // 50)
+        before = swarm.graph.looked_at
+        for number in range(50):
+            join(swarm, count + number, Place("s0", "z", "r1"))
+        costs.append((swarm.graph.looked_at - before) / 50)
+    assert costs[1] < 1.5 * costs[0]
+
+
+def test_a_newcomer_is_linked_to_a_source() -> None:
+    swarm, members = swarm_of(500)
+    swarm.hold(members[17], 1)
+    newcomers = [join(swarm, 500 + number, Place("s0", "z", "r0")) for number in range(6)]
+    assert all(any(other.is_source for other in newcomer.links) for newcomer in newcomers)
+
+
+def test_a_useless_neighbour_is_replaced_for_good() -> None:
+    swarm, members = swarm_of(100)
+    useless = next(iter(members[0].links))
+    swarm.graph.replace(members[0], useless)
+    swarm.graph.mend()
+    for _ in range(50):
+        swarm.graph.fill(members[0])
+    assert useless not in members[0].links
+    assert len(members[0].links) >= SETTINGS.degree
+
+
+def test_changes_that_undo_each_other_are_not_told() -> None:
+    swarm, members = swarm_of(3)
+    swarm.graph.changes.clear()
+    newcomer = join(swarm, 3, Place("s0", "z", "r0"))
+    leave(newcomer)
+    assert not any(swarm.graph.changes.get(member) for member in members)

@@ -1,0 +1,129 @@
+"""The piece map's states, and whose word is believed in each."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.leases import LEASE_TRANSITIONS, LeaseState
+from scheduler.core.members import MEMBER_TRANSITIONS, MemberState
+from scheduler.core.piece_map import MAP_TRANSITIONS, MapCause, MapState, PieceMap, Word
+from scheduler.core.story import STORY_LINES, IllegalTransitionError, Story
+from scheduler.core.witnesses import HEARSAY
+
+X, Y = b"x" * 32, b"y" * 32
+
+
+def piece_map(*words: tuple[str, int, bytes], count: int = 2) -> PieceMap:
+    made = PieceMap(count, Story())
+    for word in words:
+        made.hear(*word)
+    made.validate()
+    return made
+
+
+def known() -> PieceMap:
+    return piece_map(("a", 0, X), ("b", 1, X))
+
+
+def test_one_word_is_believed_as_long_as_nobody_doubts_it() -> None:
+    growing = piece_map(("a", 0, X))
+    assert growing.state is MapState.GROWING
+    assert growing.known == 0b01
+    assert growing.digest(0) == X
+    assert known().state is MapState.KNOWN
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([("a", 0, X)], [Word.NEWS]),
+        ([("a", 0, X), ("a", 0, Y)], [Word.NEWS, Word.CONTRADICTION]),
+        ([("a", 0, X), ("b", 0, X)], [Word.NEWS, Word.NOTHING_NEW]),
+        ([("a", 0, X), ("b", 0, Y)], [Word.NEWS, Word.CONTRADICTION]),
+    ],
+)
+def test_words_on_a_growing_map(words: list[tuple[str, int, bytes]], expected: list[Word]) -> None:
+    made = PieceMap(3, Story())
+    assert [made.hear(*word) for word in words] == expected
+
+
+def test_a_contested_map_believes_two_hosts_that_agree() -> None:
+    contested = known()
+    contested.contest("b")
+    assert contested.state is MapState.CONTESTED
+    assert contested.known == 0
+    assert contested.hear("a", 0, X) is Word.UNDECIDED  # it has said so already
+    assert contested.hear("b", 0, X) is Word.NEWS
+    assert contested.hear("a", 1, Y) is Word.UNDECIDED
+    assert contested.hear("c", 1, Y) is Word.NEWS
+    assert contested.liars() == ("b",)
+    assert contested.is_settled_against("a")
+    contested.validate()
+
+
+def test_hearsay_is_believed_but_is_no_witness_and_not_to_blame() -> None:
+    contested = piece_map((HEARSAY, 0, Y), count=1)
+    assert contested.digest(0) == Y
+    contested.contest("a")
+    assert contested.hear("b", 0, X) is Word.UNDECIDED
+    assert contested.hear("c", 0, X) is Word.NEWS
+    assert contested.liars() == ()
+
+
+def test_who_accuses_a_map_that_proves_right_is_to_blame() -> None:
+    contested = known()
+    contested.contest("liar")
+    contested.hear("b", 0, X)
+    contested.hear("a", 1, X)
+    assert contested.state is MapState.PROVEN
+    assert contested.liars() == ("liar",)
+
+
+def test_a_map_that_two_others_have_sealed_is_settled() -> None:
+    sealed = known()
+    sealed.seal("c")
+    assert sealed.state is MapState.SEALED
+    assert not sealed.is_settled_against("a")
+    sealed.seal("c")
+    assert not sealed.is_settled_against("a")
+    sealed.seal("d")
+    assert sealed.is_settled_against("a")
+    assert not sealed.is_settled_against("d")
+
+
+def test_a_later_word_against_a_proven_map_is_disproved() -> None:
+    proven = known()
+    proven.hear("b", 0, X)
+    proven.hear("a", 1, X)
+    proven.contest(None)
+    assert proven.state is MapState.PROVEN
+    assert proven.hear("c", 1, Y) is Word.DISPROVED
+
+
+def test_runs_of_neighbouring_pieces() -> None:
+    made = piece_map(("a", 0, X), ("a", 2, Y), ("a", 3, X), count=5)
+    assert list(made.runs(made.known)) == [(0, X), (2, Y + X)]
+    assert list(made.runs(0)) == []
+
+
+def test_an_illegal_step_carries_the_story() -> None:
+    story = Story()
+    for number in range(STORY_LINES + 1):
+        story.tell(f"line {number}")
+    with pytest.raises(IllegalTransitionError, match="SHA256_RIGHT while GROWING") as caught:
+        story.step("map", MAP_TRANSITIONS, MapState.GROWING, MapCause.SHA256_RIGHT)
+    assert "line 1\n" in str(caught.value)
+    assert "line 0\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("states", "table", "final"),
+    [
+        (MapState, MAP_TRANSITIONS, {MapState.PROVEN}),
+        (MemberState, MEMBER_TRANSITIONS, {MemberState.GONE}),
+        (LeaseState, LEASE_TRANSITIONS, set(LeaseState) - {LeaseState.OFFERED, LeaseState.ACTIVE}),
+    ],
+)
+def test_tables_name_every_state_and_only_the_final_ones_have_no_way_out(states: type, table: dict, final: set) -> None:  # type: ignore[type-arg]  # three tables of different types
+    assert set(table) == set(states)  # type: ignore[call-overload]  # an Enum class is iterable
+    assert {state for state, steps in table.items() if not steps} == final

@@ -1,0 +1,323 @@
+"""The scheduler's server on a real socket: what one host does ends its own connection, and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from scheduler.core.events import Event, Instruction, Received
+from scheduler.core.scheduler import Scheduler
+from scheduler.core.settings import Settings
+from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
+from scheduler.protocol.connection import PATH, Closing
+from scheduler.protocol.content import Content
+from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
+from scheduler.protocol.from_host import Hello, Join, LeasePieces
+from scheduler.protocol.to_host import Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
+from scheduler.shell.server import Bounds, Core, SchedulerServer
+
+D = b"d" * 32
+JOIN = Join(D, "docker.io", "library/app", 1 << 20)
+PATIENCE_S = 10.0
+"""How long a test waits for what must come: far longer than it ever takes."""
+
+Test = Callable[[int], Awaitable[None]]
+
+
+def run(test: Test, *, core: Core | None = None, bounds: Bounds | None = None) -> None:
+    async def main() -> None:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            SchedulerServer(core or Scheduler(), bounds).serving("127.0.0.1", 0) as port,
+        ):
+            await test(port)
+
+    asyncio.run(main())
+
+
+class Host:
+    """A host by aiohttp's client."""
+
+    def __init__(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+        self.websocket = websocket
+
+    async def says(self, message: FromHost) -> None:
+        await self.websocket.send_bytes(FROM_HOST.encode(message))
+
+    async def hears(self) -> Any:
+        """The next message, or why the connection was closed."""
+        received = await self.websocket.receive()
+        if received.type is aiohttp.WSMsgType.BINARY:
+            return TO_HOST.decode(received.data)
+        assert received.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED), received
+        return Closing(self.websocket.close_code or 0)
+
+    async def hears_of(self, kind: type[Any]) -> Any:
+        while not isinstance(message := await self.hears(), kind):
+            assert not isinstance(message, Closing), message
+        return message
+
+
+@asynccontextmanager
+async def connected(port: int, name: str | None, **options: Any) -> AsyncIterator[Host]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{port}{PATH}", **options) as websocket,
+    ):
+        host = Host(websocket)
+        if name is not None:
+            await host.says(Hello(name, 1, 1, f"{name}:1"))
+            assert isinstance(await host.hears(), Welcome)
+        yield host
+
+
+async def raw(port: int, name: str) -> socket.socket:
+    """A host that says Hello, and from then on neither reads nor answers."""
+    loop = asyncio.get_running_loop()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await loop.sock_connect(client, ("127.0.0.1", port))
+    await loop.sock_sendall(
+        client,
+        f"GET {PATH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode(),
+    )
+    assert (await loop.sock_recv(client, 4096)).startswith(b"HTTP/1.1 101")
+    await loop.sock_sendall(client, masked(FROM_HOST.encode(Hello(name, 1, 1, f"{name}:1"))))
+    return client
+
+
+def masked(frame: bytes) -> bytes:
+    assert len(frame) < 126
+    return bytes([0x82, 0x80 | len(frame), 0, 0, 0, 0]) + frame
+
+
+def test_two_hosts_pull() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a, connected(port, "b") as b:
+            await a.says(JOIN)
+            assert await a.hears() == Joined(D, 1, 1 << 20, False, ())
+            lease = await a.hears()
+            assert isinstance(lease, Lease)
+            await b.says(JOIN)
+            assert [neighbour.host for neighbour in (await b.hears_of(Joined)).neighbours] == ["a"]
+            await a.says(LeasePieces(lease.lease, D, 0, b"x" * 32))
+            assert (await b.hears_of(PieceDigests)).runs[0].digests == b"x" * 32
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("frame", "closing"),
+    [
+        (b"\xc1", Closing.MALFORMED),
+        (b"", Closing.MALFORMED),
+        (FROM_HOST.encode(Hello("a", 1, 1, "a:1")), Closing.MALFORMED),
+        (bytes(MAX_FRAME_BYTES + 1), Closing.OVERSIZED),
+        ("text", Closing.MALFORMED),
+    ],
+    ids=["garbage", "empty", "second hello", "oversized", "text"],
+)
+def test_a_bad_frame_ends_its_own_connection_only(frame: bytes | str, closing: Closing) -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as bad, connected(port, "b") as good:
+            if isinstance(frame, str):
+                await bad.websocket.send_str(frame)
+            else:
+                await bad.websocket.send_bytes(frame)
+            assert await bad.hears() is closing
+            await good.says(JOIN)
+            assert (await good.hears_of(Joined)).neighbours == ()
+
+    run(test)
+
+
+def test_who_says_something_else_before_hello_is_cut_off() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, None) as host:
+            await host.says(JOIN)
+            assert await host.hears() is Closing.MALFORMED
+
+    run(test)
+
+
+def test_who_says_nothing_is_cut_off() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, None) as host:
+            assert await host.hears() is Closing.LATE_HELLO
+
+    run(test, bounds=Bounds(hello_s=0.05))
+
+
+def test_a_flood_is_cut_off() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as host:
+            for _ in range(20):
+                await host.says(Join(D, "docker.io", "library/app"))
+            while not isinstance(told := await host.hears(), Closing):
+                pass
+            assert told is Closing.FLOODING
+
+    run(test, bounds=Bounds(burst=10, messages_per_s=1))
+
+
+def test_a_host_that_is_silent_is_noticed_and_its_lease_goes_to_another() -> None:
+    async def test(port: int) -> None:
+        client = await raw(port, "silent")
+        await asyncio.get_running_loop().sock_sendall(client, masked(FROM_HOST.encode(JOIN)))
+        async with connected(port, "b") as b:
+            await b.says(JOIN)
+            assert [neighbour.host for neighbour in (await b.hears_of(Joined)).neighbours] == ["silent"]
+            assert (await b.hears_of(Neighbours)).remove == ("silent",)
+        client.close()
+
+    run(test, bounds=Bounds(heartbeat_s=0.2), core=Scheduler(Settings(leases_per_blob=1)))
+
+
+def test_a_host_that_answers_pings_stays() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            await a.says(JOIN)
+            await a.hears_of(LeaseRevoked)  # after many heartbeats
+
+    run(test, bounds=Bounds(heartbeat_s=0.1), core=Scheduler(Settings(lease_s=0.5)))
+
+
+def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
+    data = bytes(MAX_CONTENT_BYTES)
+    tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
+
+    async def test(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(port, "a") as a:
+            await a.says(tiny)
+            await a.hears_of(Lease)
+            await a.says(Content(tiny.digest, data))
+            client = await raw(port, "slow")
+            cut_off = False
+            while not cut_off:
+                try:
+                    await loop.sock_sendall(client, masked(FROM_HOST.encode(tiny)))
+                except ConnectionError:
+                    cut_off = True
+                await a.says(tiny)
+                assert isinstance(await a.hears(), Content)
+            client.close()
+
+    run(test, bounds=Bounds(waiting_bytes=256 * 1024))
+
+
+def test_a_host_that_vanishes_is_noticed_at_once() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "b") as b:
+            client = await raw(port, "a")
+            await asyncio.get_running_loop().sock_sendall(client, masked(FROM_HOST.encode(JOIN)))
+            await b.says(JOIN)
+            await b.hears_of(Joined)
+            client.close()
+            while "a" not in (await b.hears_of(Neighbours)).remove:
+                pass
+
+    run(test)
+
+
+def test_two_hosts_with_one_id() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as first, connected(port, None) as second:
+            await second.says(Hello("a", 1, 1, "elsewhere:1"))
+            assert await second.hears() is Closing.ID_IN_USE
+            await first.says(JOIN)
+            await first.hears_of(Joined)
+
+    run(test)
+
+
+def test_a_newer_connection_of_the_same_host_takes_over() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as first, connected(port, "a") as second:
+            assert await first.hears() is Closing.REPLACED
+            await second.says(JOIN)
+            await second.hears_of(Joined)
+
+    run(test, core=Scheduler(Settings(takeover_s=0)))
+
+
+def test_what_is_due_happens_without_anybody_saying_anything() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            await a.says(JOIN)
+            await a.hears_of(LeaseRevoked)
+
+    run(test, core=Scheduler(Settings(lease_s=0.05)))
+
+
+def test_hosts_are_told_that_the_scheduler_stops() -> None:
+    async def main() -> None:
+        told: list[Closing] = []
+
+        async def listen(port: int, listening: asyncio.Event) -> None:
+            async with connected(port, "a") as host:
+                listening.set()
+                told.append(await host.hears())
+
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            asyncio.TaskGroup() as tasks,
+            SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port,
+        ):
+            listening = asyncio.Event()
+            tasks.create_task(listen(port, listening))
+            await listening.wait()
+        assert told == [Closing.STOPPING]
+
+    asyncio.run(main())
+
+
+def test_serve_ends_when_it_is_cancelled() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await SchedulerServer(Scheduler()).serve("127.0.0.1", 0)
+
+    asyncio.run(main())
+
+
+class BrokenCore(Scheduler):
+    """A core with a mistake in it."""
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        assert not isinstance(event, Received), "a mistake"
+        return super().handle(event, now)
+
+
+def test_a_mistake_of_ours_ends_the_connection_that_met_it_only() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a, connected(port, "b") as b:
+            await a.says(JOIN)
+            assert await a.hears() is Closing.BROKEN
+            assert not b.websocket.closed
+            async with connected(port, "c"):
+                pass
+
+    run(test, core=BrokenCore())
+
+
+def test_more_connections_than_are_taken() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            with pytest.raises(aiohttp.ClientError):
+                async with connected(port, "b"):
+                    pass
+            await a.says(JOIN)
+            await a.hears_of(Joined)
+
+    run(test, bounds=Bounds(connections=1))

@@ -1,0 +1,248 @@
+"""The benchmarks' own arithmetic, report and command line. What they measure is not tested here."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks import __main__, datapath, load, measure, procfs, programs, report
+
+AB_REPORT = """\
+Complete requests:      100
+Failed requests:        0
+Keep-Alive requests:    100
+Requests per second:    1754.39 [#/sec] (mean)
+"""
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    # The machine was twice as slow in the second pair: the medians' ratio would be 1.5 / 2.25.
+    assert report.ratios([1.0, 2.0], [1.5, 3.0]) == [pytest.approx(2 / 3), pytest.approx(2 / 3)]
+
+
+def test_ratios_refuse_sides_of_different_lengths() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        report.ratios([1.0, 2.0], [1.0])
+
+
+def test_a_figure_is_the_median_between_its_extremes() -> None:
+    figure = report.Figure("x_s", [3.0, 1.0, 2.00006], report.Bar("<=", 2.0), {"ours_s": 1.23456})
+    assert figure.as_json() == {
+        "value": 2.0,
+        "min": 1.0,
+        "max": 3.0,
+        "runs": 3,
+        "bar": "<= 2",
+        "met": False,  # by the value itself, not by the one that is rounded for the eye
+        "sides": {"ours_s": 1.235},
+    }
+
+
+@pytest.mark.parametrize(
+    ("bar", "value", "met"),
+    [
+        (report.Bar(">=", 0.9), 0.9, True),
+        (report.Bar(">=", 0.9), 0.89, False),
+        (report.Bar("<=", 1.1), 1.1, True),
+        (report.Bar("<=", 1.1), 1.11, False),
+    ],
+)
+def test_a_bar_includes_its_limit(bar: report.Bar, value: float, met: bool) -> None:
+    assert report.Figure("x", [value], bar).met is met
+
+
+def test_a_figure_without_a_bar_is_neither_met_nor_missed() -> None:
+    assert report.Figure("x", [1.0]).met is None
+
+
+def fails(why: Exception) -> list[report.Figure]:
+    raise why
+
+
+def command(*measures: measure.Measure[None]) -> measure.Command[None]:
+    return measure.Command("trial", "", measures, lambda _: None, lambda _: pytest.fail("not opened"), dict)
+
+
+def run(*measures: measure.Measure[None], only: tuple[str, ...] = ()) -> report.Report:
+    result = report.Report("trial", {"cores": 2}, {"p2pd": "1"})
+    measure.run_measures(command(*measures), None, only, result, lambda _: None)
+    return result
+
+
+def gives(*names: str) -> measure.Measure[None]:
+    return measure.Measure(names, lambda _: [report.Figure(name, [1.0]) for name in names])
+
+
+def test_a_measure_that_fails_does_not_end_the_others() -> None:
+    broken: measure.Measure[None] = measure.Measure(("a", "b"), lambda _: fails(measure.UnmeasurableError("no nginx")))
+    result = run(broken, gives("c"))
+    assert result.failures == {"a": "no nginx", "b": "no nginx"}
+    assert [figure.name for figure in result.figures] == ["c"]
+
+
+def test_our_own_mistakes_are_not_failures_of_a_measure() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(measure.Measure(("a",), lambda _: fails(ZeroDivisionError())))
+
+
+def test_only_the_figures_asked_for_are_measured_and_reported() -> None:
+    never: measure.Measure[None] = measure.Measure(("a",), lambda _: pytest.fail("not asked for"))
+    assert [figure.name for figure in run(never, gives("b", "c"), only=("c",)).figures] == ["c"]
+
+
+def test_the_report_as_json_and_as_a_table() -> None:
+    result = run(gives("a"))
+    result.failures["b"] = "why"
+    shown = result.as_json()
+    assert json.loads(json.dumps(shown)) == shown
+    assert set(shown) == {"command", "machine", "versions", "figures", "failures"}
+    assert shown["figures"]["a"]["value"] == 1.0
+    text = io.StringIO()
+    result.print(Console(file=text, width=80))
+    assert "benchmarks trial" in text.getvalue()
+    assert "machine: cores 2" in text.getvalue()
+
+
+def test_the_machine_can_be_written_as_json() -> None:
+    assert {"cores", "kernel", "python"} <= set(json.loads(json.dumps(report.machine())))
+
+
+def test_every_bar_is_for_a_figure_that_is_measured_once() -> None:
+    figures = datapath.COMMAND.figures
+    assert set(datapath.BARS) <= set(figures)
+    assert len(set(figures)) == len(figures)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["datapath", "--runs", "0"],
+        ["datapath", "--runs", "five"],
+        ["datapath", "--only", "nothing"],
+        ["datapath", "--size", "0MiB"],
+        ["datapath", "--size", "1GB"],
+    ],
+)
+def test_wrong_use_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        __main__.main(arguments)
+    assert exit_info.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_the_defaults_are_those_of_the_bars() -> None:
+    options = __main__.parser().parse_args(["datapath"])
+    assert (options.runs, options.size, options.only) == (5, 2**30, [])
+
+
+def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(measure.UnmeasurableError, match="apt-get install docker-registry"):
+        programs.find("docker-registry")
+
+
+def test_a_program_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> None:
+    dies = [sys.executable, "-c", "raise SystemExit('no such thing')"]
+    with (
+        programs.running("it", dies, programs.free_address(), tmp_path / "log") as program,
+        pytest.raises(measure.UnmeasurableError, match=r"it ended: no such thing"),
+    ):
+        programs.wait_until_served(program, "/", [200])
+
+
+def test_a_program_is_ended_with_its_block(tmp_path: Path) -> None:
+    with programs.running("it", ["sleep", "60"], "", tmp_path / "log") as program:
+        assert program.process.poll() is None
+    assert program.process.poll() is not None
+
+
+def test_ab_s_rate_is_read_only_when_all_requests_succeeded() -> None:
+    assert load.ab_rate(AB_REPORT, 100) == 1754.39
+    for broken in (
+        AB_REPORT.replace("Failed requests:        0", "Failed requests:        1"),
+        AB_REPORT + "Non-2xx responses:      100\n",
+        AB_REPORT.replace("Keep-Alive requests:    100", "Keep-Alive requests:    0"),
+        AB_REPORT.replace("Complete requests:      100", "Complete requests:      99"),
+    ):
+        with pytest.raises(measure.UnmeasurableError):
+            load.ab_rate(broken, 100)
+
+
+def test_cpu_time_and_memory_of_this_process() -> None:
+    assert procfs.cpu_s(os.getpid()) > 0
+    assert 1 < procfs.memory_mib(os.getpid(), "VmRSS") <= procfs.memory_mib(os.getpid(), "VmHWM")
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class names it so)
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[str, load.Blob]]:
+    """The URL of a file, and the blob that it is."""
+    content = bytes(range(256)) * 8192
+    (tmp_path / "blob").write_bytes(content)
+    server = HTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="served")
+    thread.start()
+    try:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        yield f"http://127.0.0.1:{server.server_port}/blob", load.Blob(digest, len(content))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_the_clients_receive_and_check(served: tuple[str, load.Blob], tmp_path: Path) -> None:
+    url, blob = served
+    assert load.first_byte_s(url, blob) > 0
+    assert load.runtime_s(url, blob, tmp_path / "output") > 0
+    assert (tmp_path / "output").stat().st_size == blob.size_bytes
+
+
+def test_wrong_bytes_are_no_result(served: tuple[str, load.Blob], tmp_path: Path) -> None:
+    url, blob = served
+    with pytest.raises(measure.UnmeasurableError, match="digest"):
+        load.runtime_s(url, load.Blob("sha256:0", blob.size_bytes), tmp_path / "output")
+    with pytest.raises(measure.UnmeasurableError, match="bytes"):
+        load.first_byte_s(url, load.Blob(blob.digest, blob.size_bytes + 1))
+    with pytest.raises(measure.UnmeasurableError, match="status 404"):
+        load.first_byte_s(f"{url}-not", blob)
+
+
+@pytest.mark.real
+def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Against the real programs, with blobs too small for the figures to mean anything."""
+    names = ["ready_s", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
+    only = [word for name in names for word in ("--only", name)]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", "datapath", "--json", "--runs", "1", "--size", "4MiB"),
+            *("--workdir", str(tmp_path), *only),
+        ],
+        cwd=programs.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert set(shown["figures"]) == set(names)
+    assert list(tmp_path.iterdir()) == []
