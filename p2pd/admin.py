@@ -1,92 +1,70 @@
-"""The admin port: health, metrics, status, and the cache commands.
-
-What changes something needs the header `X-P2PD-Request`, which a web page cannot have a browser send to another origin.
-Errors are `{"error": "what happened and what to do"}`.
-"""
+"""A node's admin port: its status, and the cache commands."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin_port import admin_runner
+from p2pd.life import NotReady
 from p2pd.telemetry import Telemetry
 from peer.core.names import parse_digest
 from peer.downloads import Downloads
-from peer.errors import BlobInUseError, InvalidNameError, P2pdError
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
 from proxy.origins import Origins
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    """The routes of the admin port. `not_ready` says why the daemon is not ready; nothing: it is."""
+    """What a node tells of itself, and lets be done with its cache."""
 
     def __init__(
-        self,
-        origins: Origins,
-        downloads: Downloads,
-        telemetry: Telemetry,
-        *,
-        addresses: Mapping[str, str],
-        not_ready: Callable[[], list[str]],
+        self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer, telemetry: Telemetry
     ) -> None:
         self._origins = origins
         self._downloads = downloads
         self._store = downloads.store
+        self._swarm = swarm
+        self._peer_server = peer_server
         self._telemetry = telemetry
-        self._addresses = addresses
-        self._not_ready = not_ready
-        self._started = time.time()
 
-    def application(self) -> web.Application:
-        app = web.Application(middlewares=[_errors_as_json, _no_cross_origin_changes])
-        app.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-                web.get("/status", self._status),
+    def runner(self, addresses: Mapping[str, str], not_ready: NotReady) -> web.AppRunner:
+        """The server of the port; for the arguments see `admin_runner`."""
+        return admin_runner(
+            addresses=addresses,
+            status=self._status,
+            scrape=self._telemetry.scrape,
+            not_ready=not_ready,
+            more=[
                 web.get("/cache", self._blobs),
                 web.delete("/cache/{digest}", self._remove),
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
-            ]
+            ],
         )
-        return app
 
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.json_response({"healthy": True})
-
-    async def _readyz(self, _: web.Request) -> web.Response:
-        reasons = self._not_ready()
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._telemetry.scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-    async def _status(self, _: web.Request) -> web.Response:
+    def _status(self) -> dict[str, Any]:
         now = time.time()
-        store, downloads = self._store.statistics(), self._downloads.statistics()
-        return web.json_response(
-            {
-                "version": metadata.version("p2pd"),
-                "uptime_s": round(now - self._started, 1),
-                "ready": not self._not_ready(),
-                **self._addresses,
-                "data": str(self._store.directory),
-                "upstreams": list(self._origins.upstreams),
-                "cache": dataclasses.asdict(store),
-                "downloads": dataclasses.asdict(downloads),
-                "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
-            }
-        )
+        return {
+            "data": str(self._store.directory),
+            "upstreams": list(self._origins.upstreams),
+            "cache": dataclasses.asdict(self._store.statistics()),
+            "downloads": dataclasses.asdict(self._downloads.statistics()),
+            "swarm": {
+                "host": self._swarm.identity.host,
+                "scheduler_connected": self._swarm.connected,
+                "alone": self._swarm.alone,
+                "sent_bytes": self._peer_server.sent_bytes,
+                "busy_answers": self._peer_server.busy_answers,
+            },
+            "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
+        }
 
     async def _blobs(self, _: web.Request) -> web.Response:
         return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
@@ -110,26 +88,3 @@ class Admin:
 
 async def _in_thread(work: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, work)
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except BlobInUseError as error:
-        return web.json_response({"error": str(error)}, status=409)
-    except InvalidNameError as error:
-        return web.json_response({"error": str(error)}, status=400)
-    except P2pdError as error:
-        return web.json_response({"error": str(error)}, status=500)
-    except web.HTTPException as error:
-        return web.json_response(
-            {"error": f"{error.status} {error.reason}: see /status and /cache"}, status=error.status
-        )
-
-
-@web.middleware
-async def _no_cross_origin_changes(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method not in ("GET", "HEAD") and "X-P2PD-Request" not in request.headers:
-        return web.json_response({"error": "add the header X-P2PD-Request: 1"}, status=403)
-    return await handler(request)

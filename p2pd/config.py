@@ -88,7 +88,10 @@ class Settings:
         parse_urls, "", "A scheduler to join, as http://HOST:65003; several are tried in turn. None: one inside.", "URL"
     )
     listen: Address = _key(
-        parse_address, "127.0.0.1:0", "Where the scheduler takes hosts, if it is inside this node.", "HOST:PORT"
+        parse_address,
+        "127.0.0.1:0",
+        "Where a scheduler takes hosts: the one inside this node, or one alone.",
+        "HOST:PORT",
     )
     allow_open: bool = _key(parse_switch, "false", "Let this node listen on addresses that other machines can reach.")
     upstream: tuple[UpstreamSetting, ...] = _key(
@@ -164,8 +167,11 @@ def load(
     *,
     file: Path | None = None,
     default_file: Path = DEFAULT_FILE,
+    defaults: Mapping[str, str] | None = None,
 ) -> Settings:
     """Merge the sources into settings. `flags` has values by key; `file` is the one that a flag names.
+
+    `defaults` are a command's own, for keys that mean something else to it than to `p2pd run`.
 
     Raises ConfigError, with a line for each problem.
     """
@@ -176,7 +182,7 @@ def load(
             given[one.key] = one
         else:
             problems.append(f"{one.source}: no such key{_nearest(one)}")
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {key: KEYS[key].parse(text) for key, text in (defaults or {}).items()}
     for one in given.values():
         try:
             values[one.key] = KEYS[one.key].parse(one.value)

@@ -1,7 +1,7 @@
 """The daemon's life: what is made in which order, what runs while it lives, and how it ends.
 
-It starts without the network: nothing is asked of an origin until a client comes. SIGTERM and SIGINT end it: no new
-connections, what clients are receiving is finished within `shutdown_grace_s`, a second signal ends it at once.
+It starts without the network: nothing is asked of an origin until a client comes. When it ends (`p2pd.life`), it takes
+no new connections, and what clients are receiving is finished within `shutdown_grace_s`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiofastnet
 import uvloop
@@ -22,9 +21,9 @@ from aiohttp import web
 from p2pd import logs
 from p2pd.admin import Admin
 from p2pd.config import Settings
-from p2pd.notation import Address, parse_address
-from p2pd.sdnotify import Notifier
-from p2pd.swarm import ListenError, advertised, identity, schedulers
+from p2pd.life import Daemon, NotReady, live
+from p2pd.listening import listening
+from p2pd.swarm import advertised, identity, schedulers
 from p2pd.telemetry import Telemetry
 from p2pd.upstreams import make_upstreams
 from peer.background import Background
@@ -52,29 +51,19 @@ QUESTIONS_SHARE = 4
 
 def run(settings: Settings) -> int:
     """Run one node until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
-    factory = aiofastnet.loop_factory(uvloop.new_event_loop)
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_main(settings))
-
-
-async def _main(settings: Settings) -> int:
-    stop = asyncio.Event()
-    notifier = Notifier(os.environ)
-    async with serve(settings, lambda: ["p2pd is stopping"] if stop.is_set() else []) as addresses:
-        _on_signals(stop)
-        notifier.ready()
-        notifier.status(f"mirror at {addresses['mirror']}")
-        log.info("ready", **addresses, upstreams=[each.namespace for each in settings.upstream])
-        await _until(stop, notifier)
-        notifier.stopping()
-        log.info("stopping", grace_s=settings.shutdown_grace_s)
-    log.info("stopped")
-    return 0
+    node = Daemon(
+        "p2pd.daemon",
+        partial(serve, settings),
+        headline="mirror",
+        facts={"upstreams": [each.namespace for each in settings.upstream]},
+        end_facts={"grace_s": settings.shutdown_grace_s},
+    )
+    return live(node, aiofastnet.loop_factory(uvloop.new_event_loop))
 
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, not_ready: Callable[[], list[str]], *, answer_within_s: float = ANSWER_WITHIN_S
+    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S
 ) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
@@ -93,13 +82,20 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(Background())
-        swarm = Swarm(identity(settings), await stack.enter_async_context(schedulers(settings)), store, background)
+        urls = await stack.enter_async_context(schedulers(settings))
+        swarm = Swarm(identity(settings), urls, store, background)
         stack.push_async_callback(swarm.close)
         downloads = Downloads(store, _limits(settings), background, swarm)
         stack.callback(downloads.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
-        telemetry = Telemetry(origins, downloads)
+        peer_server = PeerServer(
+            swarm.servable,
+            swarm.links.accept,
+            upload_slots=settings.upload_slots,
+            rate_bytes_per_s=settings.upload_rate,
+        )
+        telemetry = Telemetry(origins, downloads, swarm, peer_server)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
         tags = Tags(
             origins, access, catalog, background, ttl_s=settings.tag_ttl_s, serve_stale=settings.serve_stale_tags
@@ -107,25 +103,20 @@ async def serve(
         mirror = Mirror(
             origins, downloads, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
-        addresses: dict[str, str] = {}
-        admin = Admin(origins, downloads, telemetry, addresses=addresses, not_ready=not_ready)
-        admin_runner = web.AppRunner(admin.application(), access_log=None, shutdown_timeout=1.0)
-        addresses["admin"] = await stack.enter_async_context(_listening(admin_runner, settings.admin))
-        peer_server = PeerServer(
-            swarm.servable,
-            swarm.links.accept,
-            upload_slots=settings.upload_slots,
-            rate_bytes_per_s=settings.upload_rate,
-        )
+        addresses = {"scheduler": ",".join(urls)}
+        admin_runner = Admin(origins, downloads, swarm, peer_server, telemetry).runner(addresses, not_ready)
+        addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        addresses["peer"] = await stack.enter_async_context(_listening(peer_runner, settings.peer))
-        swarm.start(downloads, advertised(settings, parse_address(addresses["peer"])))
+        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        addresses["peer"] = str(peer_at)
+        addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
             Server(mirror.handle, stall_s=settings.client_stall_s),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
-        addresses["mirror"] = await stack.enter_async_context(_listening(mirror_runner, settings.mirror))
+        addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        swarm.start(downloads, addresses["advertise"])
         background.start(_collect_now_and_then(store))
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
@@ -134,23 +125,6 @@ async def serve(
 def _limits(settings: Settings) -> Limits:
     for_data = settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE
     return Limits(max(1, for_data), settings.connections_per_blob, download_rate_bytes_per_s=settings.download_rate)
-
-
-@asynccontextmanager
-async def _listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[str]:
-    """The server at `address`, for the length of the block; yields where it really listens. Raises ListenError."""
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, address.host, address.port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise ListenError(f"cannot listen on {address}: {reason}") from None
-        host, port = runner.addresses[0][:2]
-        yield str(Address(host, port))
-    finally:
-        await runner.cleanup()
 
 
 async def _collect_now_and_then(store: Store) -> None:
@@ -169,24 +143,3 @@ async def _tell_pulls_now_and_then(mirror: Mirror) -> None:
 def _tell_pulls(mirror: Mirror, now: float) -> None:
     for pull in mirror.ended_pulls(now):
         log.info("pulled", **dataclasses.asdict(pull))
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    """The first signal ends the daemon in order, the second at once."""
-
-    def on_signal() -> None:
-        if stop.is_set():
-            os._exit(1)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
-
-
-async def _until(stop: asyncio.Event, notifier: Notifier) -> None:
-    """Wait for `stop`, and tell the service manager meanwhile that the loop turns."""
-    while not stop.is_set():
-        with suppress(TimeoutError):
-            async with asyncio.timeout(notifier.watchdog_interval_s):
-                await stop.wait()
-        notifier.alive()

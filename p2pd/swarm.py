@@ -9,18 +9,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from p2pd.config import Settings
+from p2pd.listening import scheduling
 from p2pd.notation import Address, ConfigError
-from peer.errors import P2pdError, StoreBrokenError
+from peer.errors import StoreBrokenError
 from peer.swarm.swarm import Identity
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer
 
 ANYWHERE = ("0.0.0.0", "::")
 """Addresses that other hosts cannot be told."""
-
-
-class ListenError(P2pdError):
-    """An address cannot be listened on."""
 
 
 def identity(settings: Settings) -> Identity:
@@ -46,16 +43,15 @@ def advertised(settings: Settings, listening: Address) -> str:
 
 @asynccontextmanager
 async def schedulers(settings: Settings) -> AsyncIterator[tuple[str, ...]]:
-    """The URLs of the schedulers to join: those configured, or the one that runs inside for as long as the block."""
+    """The URLs of the schedulers to join: those configured, or the one that runs inside for as long as the block.
+
+    Raises ListenError.
+    """
     if settings.scheduler:
         yield settings.scheduler
         return
-    try:
-        async with SchedulerServer(Scheduler()).serving(settings.listen.host, settings.listen.port) as port:
-            host = "127.0.0.1" if settings.listen.host in ANYWHERE else settings.listen.host
-            yield (f"http://{Address(host, port)}",)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {settings.listen}: {error.strerror or error}") from None
+    async with scheduling(SchedulerServer(Scheduler()), settings.listen) as at:
+        yield (f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",)
 
 
 def _host_id(file: Path) -> str:

@@ -6,17 +6,18 @@ packages are read when somebody scrapes; only answers are counted as they happen
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator
-from importlib import metadata
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from p2pd.metrics import metrics_of
 from peer.downloads import Downloads
 from peer.origin.http import HttpOrigin
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
 from proxy.mirror import Served
 from proxy.origins import Origins
 
@@ -26,10 +27,10 @@ MAX_CLIENTS = 32
 
 
 class Telemetry:
-    """All metrics of one daemon, and when each kind of client was last served."""
+    """All metrics of one node, and when each kind of client was last served."""
 
-    def __init__(self, origins: Origins, downloads: Downloads) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer) -> None:
+        self.registry = metrics_of(_Statistics(origins, downloads, swarm, peer_server))
         self.last_seen: dict[str, float] = {}
         self._requests = Counter(
             "p2pd_proxy_requests",
@@ -55,8 +56,6 @@ class Telemetry:
             "When the mirror last served a manifest or a blob.",
             registry=self.registry,
         )
-        self.registry.register(_Statistics(origins, downloads))
-        ProcessCollector(registry=self.registry)
 
     def observe(self, served: Served) -> None:
         """Count one answer of the mirror's."""
@@ -81,17 +80,17 @@ class Telemetry:
 class _Statistics(Collector):
     """Turns the frozen statistics of the lower packages into metrics at each scrape."""
 
-    def __init__(self, origins: Origins, downloads: Downloads) -> None:
+    def __init__(self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer) -> None:
         self._origins = origins
         self._downloads = downloads
+        self._swarm = swarm
+        self._peer_server = peer_server
 
     def collect(self) -> Iterator[Metric]:
-        build = GaugeMetricFamily("p2pd_build_info", "What is running.", labels=("version", "python"))
-        build.add_metric([metadata.version("p2pd"), platform.python_version()], 1)
-        yield build
         downloads, store = self._downloads.statistics(), self._downloads.store.statistics()
         fetched = CounterMetricFamily("p2pd_download_bytes", "Verified bytes that came in.", labels=("source",))
         fetched.add_metric(["origin"], downloads.origin_bytes)
+        fetched.add_metric(["peer"], downloads.peer_bytes)
         yield fetched
         yield CounterMetricFamily(
             "p2pd_verify_failures", "Blobs whose bytes were not what their digest says.", value=downloads.corrupt
@@ -102,6 +101,7 @@ class _Statistics(Collector):
         yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
         yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
         yield from self._of_origins()
+        yield from self._of_swarm()
 
     def _of_origins(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("registry", "class"))
@@ -116,3 +116,11 @@ class _Statistics(Collector):
             retries.add_metric([namespace], statistics.retries)
             connections.add_metric([namespace], statistics.open_connections)
         yield from (answers, retries, connections)
+
+    def _of_swarm(self) -> Iterator[Metric]:
+        sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
+        yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
+        yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
+        yield GaugeMetricFamily(
+            "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._swarm.connected
+        )

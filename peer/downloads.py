@@ -72,6 +72,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of a blob before its first byte; none of it is believed against the bytes."""
+
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadStatistics:
     active: int
     origin_bytes: int
@@ -121,12 +129,12 @@ class Downloads:
 
     @asynccontextmanager
     async def open(
-        self, digest: str, source: Source | None, *, size_bytes: int | None = None, background: bool = False
+        self, digest: str, source: Source | None, *, expected: Expected | None = None, background: bool = False
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
-        `size_bytes` is what a manifest said. Raises OriginError, StoreError. With `source` None only what is held, or
-        on its way already, can be read.
+        `expected` is what a manifest, or the origin's answer to HEAD, said. Raises OriginError, StoreError. With
+        `source` None only what is held, or on its way already, can be read.
         """
         blob = self._acquire_whole(digest)
         if blob is not None:
@@ -135,7 +143,7 @@ class Downloads:
             finally:
                 blob.release()
             return
-        job = self._join(digest, source, size_bytes)
+        job = self._join(digest, source, expected)
         reader = job.new_reader()
         self._feed(job, core.ReaderMoved(reader, 0, None, background))
         try:
@@ -200,7 +208,7 @@ class Downloads:
             return None
         return blob
 
-    def _join(self, digest: str, source: Source | None, size_bytes: int | None) -> Job:
+    def _join(self, digest: str, source: Source | None, expected: Expected | None) -> Job:
         if self._closed:
             raise OriginUnreachableError("p2pd is stopping")
         job = self._jobs.get(digest)
@@ -217,12 +225,12 @@ class Downloads:
             source.ref.repository,
             patience_s=self._swarm.identity.patience_s if self._swarm else 0.0,
         )
-        job = self._jobs[digest] = Job(digest, member)
+        job = self._jobs[digest] = Job(digest, member, expected.media_type if expected else "")
         self._add_source(job, source)
-        self._background.start(self._begin(job, size_bytes))
+        self._background.start(self._begin(job, expected))
         return job
 
-    async def _begin(self, job: Job, size_bytes: int | None) -> None:
+    async def _begin(self, job: Job, expected: Expected | None) -> None:
         """Take in what an earlier download left of this blob, and only then ask anybody for what is missing."""
         try:
             blob = self.store.acquire(job.digest)
@@ -234,6 +242,7 @@ class Downloads:
         job.recovered = True
         for number in range(len(job.sources)):
             self._feed(job, core.SourceAdded(number))
+        size_bytes = None if expected is None else expected.size_bytes
         if job.blob is not None:
             self._feed(job, swarming.Prepared())
             size_bytes = job.blob.size_bytes
@@ -251,6 +260,7 @@ class Downloads:
                 pin.pop_all()
         job.member.download.learn_geometry(blob.size_bytes, blob.header.piece_length)
         for index in blob.pieces:
+            job.answered = True
             self._feed(job, core.PieceLanded(None, index, blob.piece_digests.get(index, b"")))
         job.wake()
         if blob.verdict is not None:
@@ -313,7 +323,7 @@ class Downloads:
     async def _prepare(self, job: Job, size_bytes: int) -> None:
         """Give the blob its place in the store before its first piece comes."""
         try:
-            blob = await self._in_thread(self.store.create, job.digest, size_bytes, "")
+            blob = await self._in_thread(self.store.create, job.digest, size_bytes, job.media_type)
         except StoreError as error:
             job.last_error = error
             self._feed(job, core.Stopped())
@@ -329,6 +339,7 @@ class Downloads:
         else:
             job.last_error = OriginUnreachableError(reason)
         if tainted:
+            self._corrupt += 1
             self.store.discard(job.digest)
         self._feed(job, core.Stopped())
 
@@ -338,12 +349,13 @@ class Downloads:
             log.warning("the scheduler sent other bytes under a digest", digest=job.digest)
             return
         try:
-            blob = await self._in_thread(self._put, job.digest, data)
+            blob = await self._in_thread(self._put, job, data)
         except StoreError as error:
             job.last_error = error
             self._feed(job, core.Stopped())
             return
         self._peer_bytes += len(data)
+        job.answered = True
         if not job.adopt(blob):
             blob.release()
         job.member.download.learn_geometry(blob.size_bytes, blob.header.piece_length)
@@ -351,8 +363,8 @@ class Downloads:
             self._feed(job, core.PieceLanded(None, index, blob.piece_digests.get(index, b"")))
         self._verified(job, blob.whole)
 
-    def _put(self, digest: str, data: bytes) -> Blob:
-        blob = self.store.create(digest, len(data), "")
+    def _put(self, job: Job, data: bytes) -> Blob:
+        blob = self.store.create(job.digest, len(data), job.media_type)
         for index in range(blob.count):
             start, stop = blob.span(index)
             blob.land(index, memoryview(data)[start:stop])
@@ -378,6 +390,7 @@ class Downloads:
     def _opened(self, job: Job, transfer: Transfer, blob: Blob, first: int, stop: int) -> None:
         if not job.adopt(blob):
             blob.release()
+        job.answered = True
         if transfer.number in job.transfers:
             self._feed(
                 job,
@@ -395,6 +408,7 @@ class Downloads:
         self._has_landed(job, number, landed)
 
     def _has_landed(self, job: Job, transfer: int | None, landed: Landed) -> None:
+        job.answered = True
         self._feed(job, core.PieceLanded(transfer, landed.index, landed.digest))
         job.wake()
         if landed.whole is not None:

@@ -15,14 +15,17 @@ from peer.transfer import Source, Transfer
 class Job:
     """A download's place on the event loop. `member` decides, `Downloads` carries out."""
 
-    def __init__(self, digest: str, member: Member) -> None:
+    def __init__(self, digest: str, member: Member, media_type: str) -> None:
         self.digest = digest
+        self.media_type = media_type
         self.member = member
         self.blob: Blob | None = None
         self.sources: list[Source] = []
         self.transfers: dict[int, Transfer] = {}
         self.fetches: dict[int, PieceFetch] = {}
         self.recovered = False
+        self.answered = False
+        """Something of the blob has come, from anybody: it is worth telling a client that it will."""
         self.last_error: P2pdError | None = None
         self._error: P2pdError | None = None
         self._changed = asyncio.Event()
@@ -43,8 +46,8 @@ class Job:
         return True
 
     async def known_blob(self) -> Blob:
-        """The blob, once its length is known. Raises the error that ended the download before that."""
-        while self.blob is None:
+        """The blob, once somebody has begun to send it. Raises the error that ended the download before that."""
+        while self.blob is None or not self.answered:
             self.raise_if_failed()
             await self.change()
         self.raise_if_failed()

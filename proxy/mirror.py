@@ -26,7 +26,7 @@ from aiohttp import web
 from peer.background import Background
 from peer.core.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
 from peer.core.names import Digest, is_digest
-from peer.downloads import BlobReader, Downloads
+from peer.downloads import BlobReader, Downloads, Expected
 from peer.errors import ManifestError, OriginCorruptError, OriginUnreachableError, P2pdError
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.transfer import Source
@@ -74,7 +74,7 @@ class _Exchange:
     route: Route
     authorization: str | None
     cache: Literal["hit", "miss", "none"] = "none"
-    size_bytes: int | None = None
+    expected: Expected | None = None
     sent: Sent = field(default_factory=Sent)
 
     @property
@@ -113,7 +113,7 @@ class Mirror:
         self._pulls = Pulls(depth)
         self._ahead: set[str] = set()
         self._manifests: dict[str, Manifest | None] = {}
-        self._sizes: dict[str, int] = {}
+        self._expected: dict[str, Expected] = {}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the server's handler."""
@@ -215,7 +215,7 @@ class Mirror:
             answer = await self._tags.resolve(route, exchange.authorization, accept)
             permit = answer.permit
             exchange.route = replace(route, reference=Digest(answer.resolved.digest))
-            exchange.size_bytes = answer.resolved.size_bytes
+            exchange.expected = Expected(answer.resolved.size_bytes, answer.resolved.media_type)
             if exchange.head:
                 resolved = answer.resolved
                 return self._head(exchange, resolved.digest, resolved.size_bytes, resolved.media_type)
@@ -252,11 +252,13 @@ class Mirror:
         if digest not in self._manifests:
             if len(self._manifests) >= MAX_KNOWN_MANIFESTS:
                 self._manifests.clear()
-                self._sizes.clear()
+                self._expected.clear()
             try:
                 known_type = media_type if media_type in KIND_BY_MEDIA_TYPE else None
                 manifest = self._manifests[digest] = parse_manifest(body, known_type)
-                self._sizes.update((child.digest, child.size_bytes) for child in manifest.children)
+                self._expected.update(
+                    (child.digest, Expected(child.size_bytes, child.media_type)) for child in manifest.children
+                )
             except ManifestError as error:
                 log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
                 self._manifests[digest] = None
@@ -298,11 +300,11 @@ class Mirror:
         route = exchange.route
         ref = ContentRef(route.repository, route.reference, kind)
         source = Source(self._origins.origin(route.namespace), ref, permit.credential, route.namespace)
-        size_bytes = exchange.size_bytes or self._sizes.get(route.reference)
+        expected = exchange.expected or _expected(permit.answer) or self._expected.get(route.reference)
         within_s = self._origins.answer_within_s
         try:
             async with asyncio.timeout(within_s):
-                opened = self._downloads.open(route.reference, source, size_bytes=size_bytes)
+                opened = self._downloads.open(route.reference, source, expected=expected)
                 reader = await stack.enter_async_context(opened)
                 if kind is Kind.MANIFEST:
                     await _all_of_manifest(reader)
@@ -323,7 +325,7 @@ class Mirror:
 
     async def _fetch(self, digest: str, source: Source) -> None:
         try:
-            opened = self._downloads.open(digest, source, size_bytes=self._sizes.get(digest), background=True)
+            opened = self._downloads.open(digest, source, expected=self._expected.get(digest), background=True)
             async with opened as reader:
                 size_bytes = reader.blob.size_bytes
                 await reader.readable(max(0, size_bytes - 1), size_bytes)
@@ -383,6 +385,13 @@ async def _all_of_manifest(reader: BlobReader) -> None:
 def _image_name(route: Route, asked_for: str) -> str:
     separator = "@" if is_digest(cast("Digest", asked_for)) else ":"
     return f"{route.namespace}/{route.repository}{separator}{asked_for}"
+
+
+def _expected(answer: Answer | None) -> Expected | None:
+    """What the origin's answer to HEAD says of the blob."""
+    if answer is None or not answer.headers.get("content-length", "").isdecimal():
+        return None
+    return Expected(int(answer.headers["content-length"]), answer.headers.get("content-type", ""))
 
 
 def _length_of(answer: Answer) -> int:

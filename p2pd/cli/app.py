@@ -13,6 +13,7 @@ import click
 
 COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
+    "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
     "doctor": "Check this node's set-up and say what to change.",
     "configure": "Make a container runtime use the mirror, or undo that.",

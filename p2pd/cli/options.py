@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,23 +16,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
+def with_settings(
+    *keys: str, defaults: Mapping[str, str] | None = None
+) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
     """Give a command `--config`, the flags of `keys` (none named: of all) and, as first argument, the merged settings.
 
-    Whatever flags a command has, the settings are whole: the file and the variables tell the rest.
+    Whatever flags a command has, the settings are whole: the file and the variables tell the rest. `defaults` are the
+    command's own, as an operator would write them.
     """
     names = keys or tuple(KEYS)
+    own = dict(defaults or {})
 
     def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
         def with_flags(config: Path | None, **given: Any) -> R:
             flags = {name: given.pop(name) for name in names}
             flags = {name: value for name, value in flags.items() if value not in (None, ())}
-            settings = load(flags, os.environ, file=config)
+            settings = load(flags, os.environ, file=config, defaults=own)
             return command(settings, **given)  # type: ignore[call-arg] # click gives the rest by name
 
         with_flags.__doc__ = command.__doc__
         for name in reversed(names):
-            with_flags = _option(name, KEYS[name])(with_flags)
+            with_flags = _option(name, KEYS[name], own.get(name, KEYS[name].default))(with_flags)
         return click.option(
             "--config",
             type=click.Path(path_type=Path),
@@ -43,10 +47,10 @@ def with_settings(*keys: str) -> Callable[[Callable[Concatenate[Settings, P], R]
     return decorate
 
 
-def _option(name: str, key: Key) -> Callable[[Callable[..., R]], Callable[..., R]]:
+def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """A flag that is None if it is not given. Its text goes to `load` as it is: all sources are parsed there."""
     flag = f"--{name.replace('_', '-')}"
-    text = f"{key.description}  [{PREFIX}{name.upper()}; default: {key.default}]"
+    text = f"{key.description}  [{PREFIX}{name.upper()}; default: {default}]"
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(flag, multiple=name in ("upstream", "scheduler"), metavar=key.metavar, help=text)

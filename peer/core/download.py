@@ -319,8 +319,15 @@ class Download:
         return [
             (want.position // self.piece_length, -(-want.stop // self.piece_length))
             for want in self._wants.values()
-            if want.stop is not None and want.stop < self.size_bytes and not want.background
+            if want.stop is not None and self._is_urgent(want)
         ]
+
+    def _need(self, want: _Want) -> tuple[bool, bool, int]:
+        return want.background, not self._is_urgent(want), want.position
+
+    def _is_urgent(self, want: _Want) -> bool:
+        """Whether a client waits for a range that ends before the blob does: it has no use for what comes before."""
+        return want.stop is not None and want.stop < self.size_bytes and not want.background
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
@@ -426,7 +433,7 @@ class Download:
 
     def _ranges_by_need(self) -> Iterator[tuple[int, int]]:
         assert self.held is not None
-        for want in sorted(self._wants.values(), key=lambda want: (want.background, want.position)):
+        for want in sorted(self._wants.values(), key=self._need):
             first = min(want.position // self.piece_length, self.held.count)
             last = self.held.count if want.stop is None else -(-want.stop // self.piece_length)
             yield first, min(last, self.held.count)

@@ -90,11 +90,12 @@ class Member:
     generation: int = 0
     neighbours: Neighbours = field(default_factory=Neighbours)
     offered: int = 0
-    """Pieces that neighbours may have, as a set; so are `_known` and `_held`."""
+    """Pieces that neighbours may have, as a set; so are `_known`, `_held` and `_published`."""
     _expected: dict[int, bytes] = field(default_factory=dict)
     _known: int = 0
     _own: dict[int, bytes] = field(default_factory=dict)
     _held: int = 0
+    _published: int = 0
     _leases: dict[int, _Lease] = field(default_factory=dict)
     _fetches: Fetches = field(init=False)
     _prepared: bool = False
@@ -359,6 +360,7 @@ class Member:
         if transfer is not None and lease is not None:
             self._expected.setdefault(index, digest)
             self._known |= 1 << index
+            self._published |= 1 << index
             if not self._is_tiny():
                 out.append(Tell(from_host.LeasePieces(lease, self.digest, index, digest)))
             if not mask(self._leases[lease].first, self._leases[lease].stop) & self._everything() & ~self._held:
@@ -386,11 +388,17 @@ class Member:
         ]
 
     def _disproved(self, event: origin_side.BlobVerified, now: float) -> list[Instruction]:
-        """The SHA-256 is wrong. If every piece is as the map says, the map is wrong; else what we had ourselves is."""
+        """The SHA-256 is wrong. If every piece is as the map says, the map is wrong; else what we had ourselves is.
+
+        Where all of it came from the origin to this host, the map is what the origin sent, and the client is told so.
+        """
         by_the_map = all(self._expected.get(index) == digest for index, digest in self._own.items())
-        if self.standing is Standing.JOINED and by_the_map:
-            return [Tell(from_host.Disproved(self.digest, self.generation)), GiveUp(DISPROVED, tainted=True)]
-        return list(self.download.handle(event, now))
+        if self.standing is not Standing.JOINED or not by_the_map:
+            return list(self.download.handle(event, now))
+        told = Tell(from_host.Disproved(self.digest, self.generation))
+        if self._published == self._everything():
+            return [told, *self.download.handle(event, now)]
+        return [told, GiveUp(DISPROVED, tainted=True)]
 
     # -- what next -------------------------------------------------------------------------------------------------
 

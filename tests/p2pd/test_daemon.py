@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 from scheduler.protocol.geometry import piece_length
+from tests.p2pd.daemon_process import Daemon, assert_fails
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.images import content_of, digest_of, make_image
 from tests.proxy.registry import ImageRegistry
@@ -29,83 +25,6 @@ LAYER = content_of("layer", 8 * 1024 * 1024)
 LAYER_DIGEST = digest_of(LAYER)
 IMAGE = make_image(LAYER, content_of("small", 1000))
 PIECE = piece_length(len(LAYER))
-
-
-@dataclass
-class Daemon:
-    """`p2pd run` as systemd would start it. What it logs is in `events`; `said` is what it told the service manager."""
-
-    process: subprocess.Popen[str]
-    notified: socket.socket
-    events: list[dict[str, Any]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    _logged: threading.Condition = field(default_factory=threading.Condition)
-    _reading: threading.Thread = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._reading = threading.Thread(target=self._read)
-        self._reading.start()
-
-    @classmethod
-    def start(cls, tmp_path: Path, registry: ImageRegistry, **options: object) -> Self:
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        path = tmp_path / f"notify-{len(list(tmp_path.iterdir()))}"
-        manager.bind(str(path))
-        manager.settimeout(PATIENCE_S)
-        process = subprocess.Popen(
-            command(tmp_path / "store", registry, **options),
-            env={**os.environ, "NOTIFY_SOCKET": str(path)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return cls(process, manager)
-
-    def wait_for(self, message: str) -> None:
-        """Wait until the service manager is told `message`."""
-        while message not in self.said:
-            self.said.append(self.notified.recv(4096).decode())
-
-    def wait_for_event(self, name: str) -> dict[str, Any]:
-        """Wait until it logs an event of this name, and return that."""
-        with self._logged:
-            assert self._logged.wait_for(lambda: any(each["event"] == name for each in self.events), PATIENCE_S)
-        return next(each for each in self.events if each["event"] == name)
-
-    def wait(self) -> int:
-        """Its exit code."""
-        code = self.process.wait(PATIENCE_S)
-        self._reading.join(PATIENCE_S)
-        return code
-
-    def address(self, name: str) -> tuple[str, int]:
-        host, _, port = self.wait_for_event("ready")[name].rpartition(":")
-        return host, int(port)
-
-    def get(self, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        """An answer of the mirror's, whose body is still to be read."""
-        return self._get("mirror", path, headers)
-
-    def get_admin(self, path: str) -> http.client.HTTPResponse:
-        return self._get("admin", path)
-
-    def _get(self, name: str, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(*self.address(name), timeout=PATIENCE_S)
-        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
-        return connection.getresponse()
-
-    def close(self) -> None:
-        self.process.kill()
-        self.wait()
-        self.notified.close()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._logged:
-                self.events.append(json.loads(line))
-                self._logged.notify_all()
 
 
 def command(data: Path, registry: ImageRegistry, **options: object) -> list[str]:
@@ -124,7 +43,7 @@ def command(data: Path, registry: ImageRegistry, **options: object) -> list[str]
 @contextlib.contextmanager
 def daemon_of(tmp_path: Path, registry: ImageRegistry, **options: object) -> Iterator[Daemon]:
     """A daemon that is ready."""
-    daemon = Daemon.start(tmp_path, registry, **options)
+    daemon = Daemon.start(tmp_path, command(tmp_path / "store", registry, **options))
     try:
         daemon.wait_for("READY=1")
         daemon.wait_for(f"STATUS=mirror at {daemon.wait_for_event('ready')['mirror']}")
@@ -215,20 +134,14 @@ def refused_soon(daemon: Daemon) -> None:
 class TestCannotStart:
     """One line that says what is wrong, and code 1: no traceback."""
 
-    def assert_fails(self, argv: list[str], pattern: str) -> None:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-        (line,) = done.stderr.splitlines()
-        assert re.fullmatch(pattern, line), line
-        assert (done.returncode, done.stdout) == (1, "")
-
     def test_another_has_the_directory(self, tmp_path: Path, registry: ImageRegistry) -> None:
         data = tmp_path / "store"
         with daemon_of(tmp_path, registry):
-            self.assert_fails(command(data, registry), f"p2pd: another p2pd uses {re.escape(str(data))}: stop it, .*")
+            assert_fails(command(data, registry), f"p2pd: another p2pd uses {re.escape(str(data))}: stop it, .*")
 
     def test_the_directory_is_somebody_elses(self, tmp_path: Path, registry: ImageRegistry) -> None:
         (tmp_path / "thesis.tex").touch()
-        self.assert_fails(command(tmp_path, registry), r"p2pd: .* has files in it and is not a store of p2pd's: .*")
+        assert_fails(command(tmp_path, registry), r"p2pd: .* has files in it and is not a store of p2pd's: .*")
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     @pytest.mark.parametrize("name", ["mirror", "admin"])
@@ -236,4 +149,4 @@ class TestCannotStart:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             argv = command(tmp_path / "store", registry, **{name: address})
-            self.assert_fails(argv, f"p2pd: cannot listen on {address}: Address already in use")
+            assert_fails(argv, f"p2pd: cannot listen on {address}: Address already in use")

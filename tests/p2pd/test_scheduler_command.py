@@ -1,0 +1,119 @@
+"""`p2pd scheduler` as a process: hosts join it, the admin port tells of it, and it ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
+
+from p2pd.cli.app import app
+from scheduler.protocol.codec import FROM_HOST, TO_HOST
+from scheduler.protocol.connection import PATH, Closing
+from scheduler.protocol.from_host import Hello, Join
+from scheduler.protocol.to_host import Welcome
+from tests.p2pd.daemon_process import Daemon, assert_fails
+from tests.peer.registry_server import PATIENCE_S
+
+HELLO = Hello("host-1", 1, 1, "127.0.0.1:1")
+JOIN = Join(b"d" * 32, "docker.io", "library/app", 1 << 20)
+
+
+def command(**options: object) -> list[str]:
+    flags = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "log-format": "json", **options}
+    return [sys.executable, "-m", "p2pd", "scheduler", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+@contextmanager
+def scheduler_in(tmp_path: Path) -> Iterator[Daemon]:
+    """A scheduler that is ready."""
+    daemon = Daemon.start(tmp_path, command())
+    try:
+        daemon.wait_for("READY=1")
+        daemon.wait_for(f"STATUS=listen at {daemon.wait_for_event('ready')['listen']}")
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def answer(daemon: Daemon, path: str) -> tuple[int, Any]:
+    with daemon.get_admin(path) as response:
+        return response.status, json.load(response)
+
+
+def metrics(daemon: Daemon) -> dict[str, float]:
+    with daemon.get_admin("/metrics") as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_it_is_healthy_and_ready(tmp_path: Path) -> None:
+    with scheduler_in(tmp_path) as daemon:
+        assert answer(daemon, "/healthz") == (200, {"healthy": True})
+        assert answer(daemon, "/readyz") == (200, {"ready": True, "reasons": []})
+        assert answer(daemon, "/cache")[0] == 404
+        ready = daemon.wait_for_event("ready")
+        status = answer(daemon, "/status")[1]
+        assert (status["listen"], status["admin"], status["ready"]) == (ready["listen"], ready["admin"], True)
+        assert status["scheduler"]["hosts"] == 0
+
+
+def test_a_host_is_let_in_and_told_when_the_scheduler_stops(tmp_path: Path) -> None:
+    async def pull(daemon: Daemon) -> None:
+        host, port = daemon.address("listen")
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"http://{host}:{port}{PATH}") as link,
+        ):
+            await link.send_bytes(FROM_HOST.encode(HELLO))
+            assert isinstance(TO_HOST.decode(await link.receive_bytes()), Welcome)
+            await link.send_bytes(FROM_HOST.encode(JOIN))
+            await link.receive_bytes()  # it has joined: what is told of it from now on has it
+            now = await asyncio.to_thread(metrics, daemon)
+            assert now["p2pd_build_info"] == 1
+            assert now["process_resident_memory_bytes"] > 0
+            names = ("hosts", "swarms", "members", "leases_active", "leases_total", "quarantined")
+            assert [now[f"p2pd_scheduler_{name}"] for name in names] == [1, 1, 1, 1, 1, 0]
+            status = (await asyncio.to_thread(answer, daemon, "/status"))[1]["scheduler"]
+            assert (status["hosts"], status["members"], status["leases_given"]) == (1, 1, 1)
+            daemon.process.send_signal(signal.SIGTERM)
+            async for _ in link:
+                pass
+            assert link.close_code == Closing.STOPPING
+
+    with scheduler_in(tmp_path) as daemon:
+        asyncio.run(pull(daemon))
+        assert daemon.wait() == 0
+        daemon.wait_for("STOPPING=1")
+        assert [event["event"] for event in daemon.events] == ["ready", "stopping", "stopped"]
+
+
+@pytest.mark.parametrize("name", ["listen", "admin"])
+def test_the_port_is_taken(name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_fails(command(**{name: address}), f"p2pd: cannot listen on {address}: Address already in use")
+
+
+def test_it_has_its_own_defaults() -> None:
+    shown = " ".join(CliRunner().invoke(app, ["scheduler", "--help"], env={"P2PD_CONFIG": None}).stdout.split())
+    assert "[P2PD_LISTEN; default: 127.0.0.1:65003]" in shown
+    assert "[P2PD_ADMIN; default: 127.0.0.1:65005]" in shown
+
+
+def test_others_reach_it_only_if_that_was_said(tmp_path: Path) -> None:
+    (file := tmp_path / "p2pd.toml").touch()
+    result = CliRunner().invoke(app, ["scheduler", "--config", str(file), "--listen", "0.0.0.0:65003"])
+    assert result.exit_code == 2
+    assert "allow_open = true" in result.stderr
