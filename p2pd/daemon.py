@@ -84,7 +84,6 @@ async def serve(
         background = await stack.enter_async_context(Background())
         urls = await stack.enter_async_context(schedulers(settings))
         swarm = Swarm(identity(settings), urls, store, background)
-        stack.push_async_callback(swarm.close)
         downloads = Downloads(store, _limits(settings), background, swarm)
         stack.callback(downloads.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
@@ -108,6 +107,7 @@ async def serve(
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        stack.push_async_callback(swarm.close)  # before the peer port, which waits for the links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
@@ -117,6 +117,7 @@ async def serve(
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         swarm.start(downloads, addresses["advertise"])
+        store.on_removed = swarm.removed
         background.start(_collect_now_and_then(store))
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses

@@ -129,12 +129,18 @@ class Downloads:
 
     @asynccontextmanager
     async def open(
-        self, digest: str, source: Source | None, *, expected: Expected | None = None, background: bool = False
+        self,
+        digest: str,
+        source: Source | None,
+        *,
+        expected: Expected | None = None,
+        at: tuple[int, int | None] = (0, None),
+        background: bool = False,
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
-        `expected` is what a manifest, or the origin's answer to HEAD, said. Raises OriginError, StoreError. With
-        `source` None only what is held, or on its way already, can be read.
+        `expected` is what a manifest, or the origin's answer to HEAD, said; `at` are the bytes that will be read first.
+        Raises OriginError, StoreError. With `source` None only what is held, or on its way already, can be read.
         """
         blob = self._acquire_whole(digest)
         if blob is not None:
@@ -145,7 +151,7 @@ class Downloads:
             return
         job = self._join(digest, source, expected)
         reader = job.new_reader()
-        self._feed(job, core.ReaderMoved(reader, 0, None, background))
+        self._feed(job, core.ReaderMoved(reader, *at, background))
         try:
             blob = await job.known_blob()
             blob.acquire()

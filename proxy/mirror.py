@@ -36,7 +36,7 @@ from proxy.core.oci_errors import Code, refusal, refusal_for
 from proxy.core.pulls import Pulls, PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.origins import Origins, refused
-from proxy.sending import Sent, send_blob
+from proxy.sending import Sent, first_bytes, send_blob
 from proxy.server import as_response
 from proxy.tags import Tags
 
@@ -304,7 +304,8 @@ class Mirror:
         within_s = self._origins.answer_within_s
         try:
             async with asyncio.timeout(within_s):
-                opened = self._downloads.open(route.reference, source, expected=expected)
+                at = first_bytes(exchange.request, expected.size_bytes) if expected else (0, None)
+                opened = self._downloads.open(route.reference, source, expected=expected, at=at)
                 reader = await stack.enter_async_context(opened)
                 if kind is Kind.MANIFEST:
                     await _all_of_manifest(reader)

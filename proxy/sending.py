@@ -33,6 +33,17 @@ class Sent:
     error: P2pdError | None = None
 
 
+def first_bytes(request: web.BaseRequest, size_bytes: int) -> tuple[int, int | None]:
+    """The bytes that will be sent first of a blob that is thought to have `size_bytes`; no stop: all from there on."""
+    try:
+        spans = parse_ranges(request.headers.get("Range"), size_bytes)
+    except UnsatisfiableRangeError:
+        spans = None
+    if not spans:
+        return 0, None
+    return spans[0].start, None if spans[0].stop == size_bytes else spans[0].stop
+
+
 async def send_blob(
     request: web.BaseRequest, reader: BlobReader, headers: dict[str, str], sent: Sent
 ) -> web.StreamResponse:

@@ -19,7 +19,7 @@ COMMANDS: Final = {
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
     "cache": "List, verify and remove what is cached.",
-    "demo": "Show p2pd at work on this machine, with a registry of its own.",
+    "demo": "Show a swarm at work on this machine, with a registry of its own.",
 }
 """Each is `p2pd.cli.<name>.<name>`. The text is what `p2pd --help` shows, without importing it."""
 

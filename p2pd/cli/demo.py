@@ -1,20 +1,42 @@
-"""`p2pd demo`: p2pd at work on this machine, without root and without a network."""
+"""`p2pd demo`: a swarm on this machine, without root and without a network."""
 
 from __future__ import annotations
+
+import json
+import signal
 
 import click
 
 
 @click.command()
-@click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="How large the image is to be.")
-def demo(size: str) -> None:
-    """Show p2pd at work on this machine, with a registry of its own.
+@click.option("--nodes", default=5, show_default=True, type=click.IntRange(2, 50), help="How many nodes pull at once.")
+@click.option("--size", default="64MiB", show_default=True, metavar="SIZE", help="How large the image is to be.")
+@click.option(
+    "--rate",
+    default="40MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Bytes per second that the registry gives, and that a node sends and takes; 0 is no limit.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON, and nothing else.")
+def demo(nodes: int, size: str, rate: str, *, as_json: bool) -> None:
+    """Show a swarm at work on this machine, with a registry of its own.
 
-    An image is made out of this machine's files, and pulled through a real daemon. Nothing is left behind.
+    An image is made out of this machine's files, and pulled through real daemons: by one node alone, by nodes that do
+    not know each other, and by a swarm. Nothing is left behind.
     """
     from rich.console import Console
 
-    from p2pd.demo.show import show
+    from p2pd.demo.show import Plan, show
     from p2pd.notation import parse_size
 
-    show(parse_size(size), Console())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    figures = show(Plan(nodes, parse_size(size), parse_size(rate)), Console(quiet=as_json))
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+
+
+def _end(number: int, _frame: object) -> None:
+    """End as after Ctrl-C: what was started is stopped on the way out."""
+    raise SystemExit(128 + number)

@@ -2,6 +2,9 @@
 
 A piece that takes several times the median is asked of a second neighbour once nothing else is left to ask for (the
 tail is what a pull waits for); one that takes much longer marks its neighbour as slow. The first answer counts.
+
+Where nothing has landed since the last neighbour was found slow, it may be our own link that is: each time the next one
+is given twice as long. Else a host whose link takes longer for a piece than a neighbour is given would never get one.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from peer.core.neighbours import Neighbours
 from peer.core.swarm_events import Fetch, FetchOutcome, StopFetch
@@ -23,6 +27,9 @@ SLOW_AFTER = 12.0
 SLOW_LEAST_S = 5.0
 """Times the median, and never less than the seconds: a median of milliseconds says little about a loaded neighbour."""
 
+SLOW_MOST_S = 60.0
+"""At most, and for a neighbour that holds what no other does: 4 MiB within it are 0.6 Mbit/s."""
+
 
 @dataclass(slots=True)
 class _Fetch:
@@ -30,6 +37,7 @@ class _Fetch:
     index: int
     started: float
     hedged: bool = False
+    stopped: bool = False
 
 
 @dataclass(slots=True)
@@ -40,6 +48,8 @@ class Fetches:
     _running: dict[int, _Fetch] = field(default_factory=dict)
     _next: int = 0
     _piece_s: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    _median_s: float = 0.0
+    _slow_least_s: float = SLOW_LEAST_S
 
     def __len__(self) -> int:
         return len(self._running)
@@ -52,6 +62,10 @@ class Fetches:
             pieces |= 1 << fetch.index
         return pieces
 
+    def asked_of(self, host: str) -> int:
+        """How many requests to `host` are under way."""
+        return sum(fetch.host == host for fetch in self._running.values())
+
     def start(self, wanted: int, urgent: int, expected: dict[int, bytes], now: float) -> list[Fetch]:
         """Ask for as many of the pieces `wanted` as may be now, the `urgent` ones first."""
         started: list[Fetch] = []
@@ -63,12 +77,15 @@ class Fetches:
             wanted &= ~(1 << choice[1])
         return started
 
+    def is_late(self, now: float) -> bool:
+        """Whether a piece takes long that was asked of one neighbour only."""
+        return any(map(self._may_be_hedged, self._running.values(), repeat(now)))
+
     def hedge(self, expected: dict[int, bytes], now: float) -> list[Fetch]:
         """Ask a second neighbour for what takes long; for when nothing else is left to ask for."""
         started: list[Fetch] = []
         for fetch in list(self._running.values()):
-            late = now - fetch.started >= self._hedge_after_s()
-            if not late or fetch.hedged or len(self._running) >= 2 * MAX_FETCHES:
+            if not self._may_be_hedged(fetch, now) or len(self._running) >= 2 * MAX_FETCHES:
                 continue
             choice = self.neighbours.choose(1 << fetch.index, 0, now, besides=fetch.host)
             if choice is not None:
@@ -78,31 +95,60 @@ class Fetches:
                 started.append(second)
         return started
 
-    def slow_hosts(self, now: float) -> list[str]:
-        """Neighbours that have taken so long for a piece that another is wanted in their place."""
-        return [fetch.host for fetch in self._running.values() if now - fetch.started >= self._slow_after_s()]
+    def slow_hosts(self, wanted: int, now: float) -> list[str]:
+        """Neighbours that have taken so long for a piece that another is wanted in their place; each is named once.
+
+        One that holds pieces of those that are `wanted`, which no other neighbour holds, is given more time.
+        """
+        slow = {
+            fetch.host: None
+            for fetch in self._running.values()
+            if not fetch.stopped
+            and now >= fetch.started + self._slow_after_s()
+            and (now >= fetch.started + SLOW_MOST_S or not self.neighbours.held_by_none_but(fetch.host) & wanted)
+        }
+        if slow:
+            self._slow_least_s = min(SLOW_MOST_S, 2 * self._slow_least_s)
+        return list(slow)
 
     def ended(self, number: int, outcome: FetchOutcome, now: float) -> tuple[str, int, list[StopFetch]]:
         """Take a request off the books: its host, its piece, and what need not go on because of it."""
         fetch = self._running.pop(number)
-        stops: list[StopFetch] = []
+        others = {other: each for other, each in self._running.items() if each.index == fetch.index}
         if outcome is FetchOutcome.LANDED:
             self._piece_s.append(now - fetch.started)
+            self._median_s = statistics.median(self._piece_s)
+            self._slow_least_s = SLOW_LEAST_S
             self.neighbours.answered(fetch.host, now - fetch.started)
-            stops = [StopFetch(other) for other, each in self._running.items() if each.index == fetch.index]
-        elif outcome is not FetchOutcome.BUSY:
+            return fetch.host, fetch.index, self._stop(others)
+        for other in others.values():
+            other.hedged = False  # it may be asked of yet another neighbour
+        if outcome is not FetchOutcome.BUSY:
             self.neighbours.let_go(fetch.host)
-        return fetch.host, fetch.index, stops
+        return fetch.host, fetch.index, []
 
     def stop(self, host: str) -> list[StopFetch]:
         """End what is asked of `host`; each request is still answered by its end."""
-        return [StopFetch(number) for number, fetch in self._running.items() if fetch.host == host]
+        return self._stop({number: fetch for number, fetch in self._running.items() if fetch.host == host})
 
     def deadlines(self) -> Iterator[float]:
-        """When a request will have taken too long for one of the rules above."""
+        """When a request will have taken too long for one of the rules above; some may be past."""
         for fetch in self._running.values():
-            yield fetch.started + (self._slow_after_s() if fetch.hedged else self._hedge_after_s())
-            yield fetch.started + self._slow_after_s()
+            if not fetch.stopped:
+                yield fetch.started + self._hedge_after_s()
+                yield fetch.started + self._slow_after_s()
+                yield fetch.started + SLOW_MOST_S
+
+    def validate(self) -> None:
+        """Raise AssertionError if more is asked for than may be, or a piece of more than two."""
+        assert len(self._running) <= 2 * MAX_FETCHES
+        assert self.pieces.bit_count() <= MAX_FETCHES
+        going = [fetch for fetch in self._running.values() if not fetch.stopped]
+        for fetch in going:
+            same = [other.host for other in going if other.index == fetch.index]
+            assert len(same) == len(set(same)) <= 2, f"piece {fetch.index} is asked of {same}"
+        for host in self.neighbours:
+            assert self.neighbours.asked_of(host) == self.asked_of(host)
 
     def _ask(self, host: str, index: int, expected: dict[int, bytes], now: float) -> Fetch:
         number = self._next
@@ -111,11 +157,18 @@ class Fetches:
         self.neighbours.asked(host)
         return Fetch(number, host, index, expected[index])
 
+    def _stop(self, fetches: dict[int, _Fetch]) -> list[StopFetch]:
+        """Each is stopped once, however often it is no longer needed."""
+        stops = [StopFetch(number) for number, fetch in fetches.items() if not fetch.stopped]
+        for fetch in fetches.values():
+            fetch.stopped = True
+        return stops
+
+    def _may_be_hedged(self, fetch: _Fetch, now: float) -> bool:
+        return not fetch.hedged and not fetch.stopped and now >= fetch.started + self._hedge_after_s()
+
     def _hedge_after_s(self) -> float:
-        return max(HEDGE_LEAST_S, HEDGE_AFTER * self._median_s())
+        return max(HEDGE_LEAST_S, HEDGE_AFTER * self._median_s)
 
     def _slow_after_s(self) -> float:
-        return max(SLOW_LEAST_S, SLOW_AFTER * self._median_s())
-
-    def _median_s(self) -> float:
-        return statistics.median(self._piece_s) if self._piece_s else 0.0
+        return min(SLOW_MOST_S, max(self._slow_least_s, SLOW_AFTER * self._median_s))

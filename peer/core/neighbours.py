@@ -16,11 +16,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from peer.core.piece_sets import union
+from scheduler.protocol import link
+from scheduler.protocol.codec import OnLink
+
 PER_NEIGHBOUR = 2
 BUSY_FIRST_S = 0.01
 BUSY_MOST_S = 1.0
 BUSY_LIMIT = 12
 """Refusals in a row, some five seconds of them, after which a neighbour counts as full and another is asked for."""
+
+EVERYTHING = -1
+"""The set of all pieces, however many there are."""
 
 
 @dataclass(slots=True)
@@ -31,12 +38,15 @@ class _Neighbour:
     refusals: int = 0
     busy_until: float = 0.0
     piece_s: float = 0.0
+    early: tuple[int, int] = (0, 0)
+    """What it told of a generation that is not ours, and which: it may have heard of that before us."""
 
 
 @dataclass(slots=True)
 class Neighbours:
     """The neighbours of one download, by host id. `held` of each is a set of pieces as an integer."""
 
+    generation: int = 0
     _known: dict[str, _Neighbour] = field(default_factory=dict)
 
     def __contains__(self, host: str) -> bool:
@@ -48,31 +58,77 @@ class Neighbours:
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
 
-    def add(self, host: str, distance: int) -> None:
-        self._known.setdefault(host, _Neighbour(distance)).distance = distance
+    def add(self, host: str, distance: int, asked: int = 0) -> None:
+        """`host` is a neighbour; `asked` requests to it are under way from when it was one before."""
+        self._known.setdefault(host, _Neighbour(distance, asked=asked)).distance = distance
 
     def remove(self, host: str) -> None:
         self._known.pop(host, None)
 
-    def holds(self, host: str, pieces: int) -> None:
+    def holds(self, host: str, pieces: int, generation: int) -> None:
         """All that `host` holds now."""
-        if host in self._known:
-            self._known[host].held = pieces
+        neighbour = self._known.get(host)
+        if neighbour is None:
+            return
+        if generation == self.generation:
+            neighbour.held = pieces
+        else:
+            neighbour.early = generation, pieces
 
-    def gains(self, host: str, pieces: int) -> None:
+    def holds_all(self, host: str) -> None:
+        """`host` holds the whole blob, and has found its SHA-256 right: so it does in every generation."""
         if host in self._known:
-            self._known[host].held |= pieces
+            self._known[host].held = EVERYTHING
 
-    def forget_holdings(self) -> None:
-        """What they hold is to be told anew: the map of the pieces is another."""
+    def holds_nothing(self, host: str) -> None:
+        """`host` serves nothing of the blob any more."""
+        if host in self._known:
+            self._known[host].held, self._known[host].early = 0, (0, 0)
+
+    def hear(self, host: str, message: OnLink) -> None:
+        """News from a neighbour."""
+        match message:
+            case link.Holds(_, _, True):
+                self.holds_all(host)
+            case link.Holds(_, generation, False, have):
+                self.holds(host, int.from_bytes(have, "little"), generation)
+            case link.Gained(_, generation, gained):
+                self.gains(host, union((span.first, span.stop) for span in gained), generation)
+            case link.Dropped():
+                self.holds_nothing(host)
+            case _:
+                pass
+
+    def gains(self, host: str, pieces: int, generation: int) -> None:
+        """`host` holds these too."""
+        neighbour = self._known.get(host)
+        if neighbour is None:
+            return
+        if generation == self.generation:
+            neighbour.held |= pieces
+        else:
+            told, before = neighbour.early
+            neighbour.early = generation, pieces | (before if told == generation else 0)
+
+    def begin_generation(self, generation: int) -> None:
+        """The map is another: what they hold by it is what they have told of it so far."""
+        self.generation = generation
         for neighbour in self._known.values():
-            neighbour.held = 0
+            told, pieces = neighbour.early
+            if neighbour.held != EVERYTHING:
+                neighbour.held = pieces if told == generation else 0
 
-    def held_by_any(self) -> int:
+    def held_by_any(self, *, besides: str | None = None) -> int:
+        """The pieces that one of them holds, or one other than `besides`."""
         pieces = 0
-        for neighbour in self._known.values():
-            pieces |= neighbour.held
+        for host, neighbour in self._known.items():
+            if host != besides:
+                pieces |= neighbour.held
         return pieces
+
+    def held_by_none_but(self, host: str) -> int:
+        """The pieces that no other neighbour holds than `host`."""
+        return self._known[host].held & ~self.held_by_any(besides=host) if host in self._known else 0
 
     # -- how they are doing ----------------------------------------------------------------------------------------
 
@@ -99,16 +155,17 @@ class Neighbours:
         if neighbour is None:
             return False
         neighbour.asked -= 1
-        neighbour.busy_until = now + min(BUSY_MOST_S, BUSY_FIRST_S * 2**neighbour.refusals)
+        neighbour.busy_until = now + min(BUSY_MOST_S, BUSY_FIRST_S * 2 ** min(neighbour.refusals, BUSY_LIMIT))
         neighbour.refusals += 1
         return neighbour.refusals >= BUSY_LIMIT
 
-    def next_free(self, wanted: int) -> float | None:
-        """When the first of the busy neighbours that hold some of `wanted` may be asked again."""
-        return min(
-            (each.busy_until for each in self._known.values() if each.refusals and each.held & wanted),
-            default=None,
-        )
+    def busy_until(self, wanted: int) -> Iterator[float]:
+        """When each of the busy neighbours that hold some of `wanted` may be asked again; some may be past."""
+        return (each.busy_until for each in self._known.values() if each.refusals and each.held & wanted)
+
+    def asked_of(self, host: str) -> int:
+        """How many requests to `host` are under way."""
+        return self._known[host].asked
 
     # -- the choice ------------------------------------------------------------------------------------------------
 

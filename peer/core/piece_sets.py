@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE
 
@@ -10,6 +10,14 @@ from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE
 def mask(first: int, stop: int) -> int:
     """Pieces `[first, stop)` as a set."""
     return (1 << stop) - (1 << first) if stop > first else 0
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> int:
+    """The pieces of all the ranges `[first, stop)` as a set."""
+    pieces = 0
+    for first, stop in ranges:
+        pieces |= mask(first, stop)
+    return pieces
 
 
 def bitfield(pieces: int) -> bytes:
@@ -26,6 +34,12 @@ def spans(pieces: int) -> Iterator[tuple[int, int]]:
         length = (~pieces & (pieces + 1)).bit_length() - 1
         yield first, first + length
         first, pieces = first + length, pieces >> length
+
+
+def indices(pieces: int) -> Iterator[int]:
+    """The pieces of a set in order, one by one."""
+    for first, stop in spans(pieces):
+        yield from range(first, stop)
 
 
 def digest_runs(digests: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:

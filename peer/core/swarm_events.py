@@ -86,6 +86,16 @@ Event = (
     | FetchEnded
 )
 
+
+def in_short(event: Event) -> str:
+    """An event as one line of a story: of a message, which may be long, only the type."""
+    match event:
+        case FromScheduler(message) | FromNeighbour(_, message):
+            return f"{type(event).__name__}({type(message).__name__})"
+        case _:
+            return str(event)
+
+
 # -- instructions ------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ import io
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from peer.origin.calls import Call
     from peer.origin.clock import Clock
     from peer.origin.upstream import Target
+
+_TIMEVAL = struct.Struct("@ll")
 
 MAX_ERROR_BYTES = 64 * 1024
 """Of an error's body, for the client to see; the distribution API's JSON errors are below 1 KiB."""
@@ -133,7 +136,13 @@ class Connection:
     def stream(self, busy: socket.socket) -> None:
         """Only stalls count from now on: a body may take as long as it keeps coming."""
         self.streams = True
-        busy.settimeout(self._stall_s)
+        if isinstance(busy, ssl.SSLSocket):
+            busy.settimeout(self._stall_s)
+            return
+        # A timeout of Python's makes the socket non-blocking, and MSG_WAITALL then waits for nothing.
+        busy.settimeout(None)
+        seconds, rest = divmod(self._stall_s, 1)
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1e6)))
 
     def is_dead(self) -> bool:
         """Whether the other side closed it, or sent something that nobody asked for."""
@@ -202,13 +211,19 @@ class Reply:
         if self._done is None or left == 0:
             raise ExchangeFailedError(f"{self.target} has no more to send for this request")
         try:
-            received = self._response.fp.readinto1(view[:left]) or self._socket.recv_into(view[:left])
+            received = self._response.fp.readinto1(view[:left]) or self._receive(view[:left])
         except (OSError, ValueError) as error:
             raise self._broken(error) from error
         if received == 0:
             raise ExchangeFailedError(f"{self.target} ended the body {left} bytes early")
         self._response.length = left - received
         return received
+
+    def _receive(self, view: memoryview) -> int:
+        """By TLS as much as there is; else all that is wanted: one hand-over of the interpreter lock a piece."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            return self._socket.recv_into(view)
+        return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
         """All of it as a small answer, and the connection given back. An error's body is cut to MAX_ERROR_BYTES.
@@ -253,7 +268,7 @@ class Reply:
 
 def reason(error: Exception) -> str:
     """What happened, without what was asked: an http.client error may quote a URL, and that may be a signed one."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):  # BlockingIOError: SO_RCVTIMEO
         return "timed out"
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__

@@ -85,6 +85,8 @@ class Store:
         self._evicted = 0
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
+        self.on_removed: Callable[[str], None] = lambda _digest: None
+        """Told of each blob that is gone, for whatever reason: from any thread, so it must not wait for anything."""
 
     @classmethod
     def open(
@@ -184,6 +186,7 @@ class Store:
             self._touched.pop(digest, None)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
+            self.on_removed(digest)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 

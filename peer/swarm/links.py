@@ -3,7 +3,8 @@
 1. Of two hosts, the one with the lesser id dials; so there is one link and no race between two.
 2. News are gathered for `GATHER_S` and sent as one message a blob: half the time of a piece of 4 MiB at 1 Gbit/s.
 3. A link is kept while a blob wants it, and dialled again when it breaks, a few times; then the neighbour is lost.
-4. Frames are bounded and decoded strictly. What is wrong ends the link, and harms nobody else.
+4. Frames are bounded and decoded strictly, and so is how many come. What is wrong ends the link, and harms nobody
+   else; the neighbour that sent it is lost at once, and shunned for `SHUNNED_S`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from peer.background import Background
+from peer.core.bucket import Bucket
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
@@ -33,6 +35,20 @@ WAITED_FOR_S = 6.0
 HEARTBEAT_S = 3.0
 UNWANTED_S = 60.0
 """How long a link stays that no blob wants: the next blob of an image is likely to want it again."""
+
+MESSAGES_PER_S = 1000
+"""What a neighbour may send in the long run: news of 15 blobs at a time, each as often as `GATHER_S` lets it."""
+
+BURST = 16_384
+"""What it may send at once: on connecting, it tells of each of the 8,192 blobs that a host may hold, perhaps twice."""
+
+SHUNNED_S = 60.0
+MAX_SHUNNED = 1024
+MAX_LINKS = 1024
+"""Of hosts that dial; each neighbour of each blob is one, and most are neighbours in many."""
+
+CLOSE_WITHIN_S = 1.0
+"""How long a neighbour may take to hang up in its turn."""
 
 MAX_WAITING = 4096
 """Messages that wait for one neighbour; one that does not read them is lost."""
@@ -68,6 +84,7 @@ class Links:
         self._on_up = on_up
         self._on_lost = on_lost
         self._links: dict[str, _Link] = {}
+        self._shunned: dict[str, float] = {}
         self._session: aiohttp.ClientSession | None = None
 
     def want(self, host: str, address: str, digest: bytes) -> bool:
@@ -106,13 +123,17 @@ class Links:
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """The server's handler for a neighbour that dials."""
-        socket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False)
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_WITHIN_S, heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False
+        )
         await socket.prepare(request)
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
                 hello = _decoded(await socket.receive())
             if not isinstance(hello, LinkHello):
                 raise ProtocolError("the first message is not LinkHello")
+            if self._is_shunned(hello.host) or (hello.host not in self._links and len(self._links) >= MAX_LINKS):
+                raise ProtocolError(f"no link to {hello.host} is taken now")
             await socket.send_bytes(LINK.encode(self._hello()))
         except (ProtocolError, TimeoutError, aiohttp.ClientError, OSError) as error:
             log.info("refused a link", peer=request.remote, reason=str(error))
@@ -125,9 +146,8 @@ class Links:
 
     async def close(self) -> None:
         """End all links."""
-        for link in list(self._links.values()):
-            if link.socket is not None:
-                await link.socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+        sockets = [link.socket for link in self._links.values() if link.socket is not None]
+        await asyncio.gather(*map(_hang_up, sockets))
         if self._session is not None:
             await self._session.close()
 
@@ -139,14 +159,16 @@ class Links:
         try:
             if self._host < host:
                 for pause_s in DIAL_AGAIN_S:
+                    if self._is_shunned(host):
+                        return
                     if await self._dial(host, link) and not link.wanted_by:
                         return
                     await asyncio.sleep(pause_s)
             else:
-                await asyncio.sleep(WAITED_FOR_S)
+                await asyncio.sleep(0.0 if self._is_shunned(host) else WAITED_FOR_S)
         finally:
             link.kept = False
-            if link.socket is None and link.wanted_by:
+            if link.socket is None:
                 self._lose(host, link)
 
     async def _dial(self, host: str, link: _Link) -> bool:
@@ -156,7 +178,11 @@ class Links:
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
                 socket = await self._session.ws_connect(
-                    f"http://{link.address}/v1/link", heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=0
+                    f"http://{link.address}/v1/link",
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=MAX_FRAME_BYTES,
+                    compress=0,
                 )
                 await socket.send_bytes(LINK.encode(self._hello()))
                 hello = _decoded(await socket.receive())
@@ -175,16 +201,22 @@ class Links:
         link.socket = socket
         link.waiting.clear()
         self._on_up(host, set(link.wanted_by))
+        clock = asyncio.get_running_loop().time
+        allowed = Bucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(_send(link, socket))
                 async for frame in socket:
                     message = _decoded(frame)
+                    if allowed.take(1, clock()):
+                        raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
                     if not isinstance(message, Unknown | LinkHello):
                         self._on_message(host, message)
                 sending.cancel()
         except* (ProtocolError, aiohttp.ClientError, OSError) as errors:
             log.info("a link broke", host=host, reason=str(errors.exceptions[0]))
+            if errors.subgroup(ProtocolError) is not None:
+                self._shun(host)
         finally:
             link.socket = None
             if link.wanted_by and not link.kept:
@@ -192,6 +224,14 @@ class Links:
                 self._background.start(self._keep(host, link))
             elif not link.wanted_by and self._links.get(host) is link:
                 del self._links[host]
+
+    def _shun(self, host: str) -> None:
+        if len(self._shunned) >= MAX_SHUNNED:
+            del self._shunned[next(iter(self._shunned))]
+        self._shunned[host] = asyncio.get_running_loop().time() + SHUNNED_S
+
+    def _is_shunned(self, host: str) -> bool:
+        return self._shunned.get(host, 0.0) > asyncio.get_running_loop().time()
 
     def _lose(self, host: str, link: _Link) -> None:
         wanted_by, link.wanted_by = link.wanted_by, set()
@@ -233,6 +273,8 @@ def _gathered(messages: list[OnLink]) -> list[OnLink]:
 
 
 def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:
+    if frame.type is aiohttp.WSMsgType.ERROR and not isinstance(frame.data, aiohttp.WebSocketError):
+        raise ConnectionError(str(frame.data))  # the network's fault, and not the neighbour's
     if frame.type is not aiohttp.WSMsgType.BINARY:
         raise ProtocolError("a frame that is not binary, or the end of the link")
     return LINK.decode(frame.data)

@@ -24,6 +24,9 @@ from scheduler.protocol.to_host import Welcome
 log = structlog.get_logger("peer.swarm.scheduler")
 
 CONNECT_WITHIN_S = 3.0
+CLOSE_WITHIN_S = 1.0
+"""How long a scheduler may take to hang up in its turn."""
+
 HEARTBEAT_S = 2.0
 """Either end notices within some seconds that the other has vanished."""
 
@@ -53,6 +56,7 @@ class SchedulerClient:
         self._on_found = on_found
         self._on_lost = on_lost
         self._queue: asyncio.Queue[bytes] | None = None
+        self._exchanging = asyncio.timeout(None)
         self.progress_s = 2.0
 
     @property
@@ -66,8 +70,9 @@ class SchedulerClient:
         try:
             self._queue.put_nowait(FROM_HOST.encode(message))
         except asyncio.QueueFull:
-            log.warning("the scheduler does not read; its connection is given up")
-            self._queue = None
+            if not self._exchanging.expired():
+                log.warning("the scheduler does not read; its connection is given up")
+                self._exchanging.reschedule(0.0)
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled; then say goodbye."""
@@ -86,7 +91,11 @@ class SchedulerClient:
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 socket = await session.ws_connect(
-                    f"{url.rstrip('/')}{PATH}", heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=0
+                    f"{url.rstrip('/')}{PATH}",
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=MAX_FRAME_BYTES,
+                    compress=0,
                 )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             log.info("no scheduler", url=url, reason=str(error) or type(error).__name__)
@@ -126,17 +135,21 @@ class SchedulerClient:
         return True
 
     async def _exchange(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._queue = asyncio.Queue(MAX_QUEUED)
-        queue = self._queue
-        for announcement in self._announcements():
-            self.tell(announcement)
-        self._on_found()
-        async with asyncio.TaskGroup() as group:
-            sending = group.create_task(_send(socket, queue))
+        failure: Exception | None = None
+        async with asyncio.timeout(None) as self._exchanging, asyncio.TaskGroup() as group:
+            self._queue = asyncio.Queue(MAX_QUEUED)
+            for announcement in self._announcements():
+                self.tell(announcement)
+            self._on_found()
+            sending = group.create_task(_send(socket, self._queue))
             try:
                 await self._receive(socket)
+            except (ProtocolError, aiohttp.ClientError, OSError) as error:
+                failure = error  # raised here, it would come out within a group of exceptions
             finally:
                 sending.cancel()
+        if failure is not None:
+            raise failure
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for frame in socket:
@@ -145,8 +158,6 @@ class SchedulerClient:
             message = TO_HOST.decode(frame.data)
             if not isinstance(message, Unknown):
                 self._on_message(message)
-            if self._queue is None:
-                return
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, queue: asyncio.Queue[bytes]) -> None:

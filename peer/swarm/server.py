@@ -28,6 +28,10 @@ log = structlog.get_logger("peer.swarm.server")
 PACED_BYTES = 256 * 1024
 """What goes out between two looks at the rate limit."""
 
+STALL_S = 60.0
+"""How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.fetches`): a host that
+reads more slowly holds an upload slot for nothing."""
+
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
 
 Servable = Callable[[str, int, int], AbstractContextManager[Blob | None]]
@@ -44,10 +48,12 @@ class PeerServer:
         *,
         upload_slots: int,
         rate_bytes_per_s: int,
+        stall_s: float = STALL_S,
     ) -> None:
         self._servable = servable
         self._accept_link = accept_link
         self._free = upload_slots
+        self._stall_s = stall_s
         self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
         self.sent_bytes = 0
         self.busy_answers = 0
@@ -98,7 +104,12 @@ class PeerServer:
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:
                 await asyncio.sleep(self._bucket.take(count, loop.time()))
-            await loop.sendfile(transport, blob, start, count)  # type: ignore[arg-type] # has fileno()
+            try:
+                async with asyncio.timeout(self._stall_s):
+                    await loop.sendfile(transport, blob, start, count)  # type: ignore[arg-type] # has fileno()
+            except TimeoutError:
+                transport.abort()
+                raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
             start += count
             self.sent_bytes += count
         return response

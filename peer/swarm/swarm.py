@@ -88,6 +88,7 @@ class Swarm:
         self._met: dict[bytes, set[str]] = {}
         self._answered: set[tuple[str, bytes]] = set()
         self._address = ""
+        self._loop = asyncio.get_running_loop()
         self._alone = False
         self._patience: asyncio.TimerHandle | None = None
         self.links = Links(
@@ -147,6 +148,7 @@ class Swarm:
     def part(self, digest: bytes, host: str) -> None:
         """The blob's swarm has no link to `host` any more."""
         self._met.get(digest, set()).discard(host)
+        self._answered.discard((host, digest))
         self.links.unwant(host, digest)
 
     def forget(self, digest: bytes) -> None:
@@ -154,7 +156,18 @@ class Swarm:
         self.tell(from_host.Leave(digest))
         for host in self._met.pop(digest, set()):
             self.links.send(host, link.Dropped(digest))
+            self._answered.discard((host, digest))
             self.links.unwant(host, digest)
+
+    def removed(self, digest: str) -> None:
+        """The store has removed a blob: take back what was said of it. From any thread."""
+        self._loop.call_soon_threadsafe(self._removed, digest)
+
+    def _removed(self, name: str) -> None:
+        assert self._active is not None
+        digest = bytes.fromhex(name.removeprefix("sha256:"))
+        if self._store.peek(name) is None and self._active.active_holds(digest) is None:
+            self.forget(digest)
 
     def origin(self, host: str) -> HttpOrigin | None:
         """The client for a neighbour's peer port."""

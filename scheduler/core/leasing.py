@@ -21,7 +21,7 @@ from scheduler.core.members import Host, Member, Source
 from scheduler.core.piece_map import MapState
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
-from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length
+from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
 from scheduler.protocol.to_host import LeaseRevoked
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Leasing:
                 self._cluster.held_up[swarm] = None
                 return
             self._give(member, pieces)
+
+    def need(self, host: Host, message: Need) -> None:
+        """A client waits for some pieces before all others."""
+        swarm = self._membership.enter(host, message.digest).swarm
+        swarm.needed |= (1 << message.stop) - (1 << message.first)
+        self._cluster.to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:
         """The answer to a lease's first request has the blob's length."""
@@ -160,7 +166,8 @@ class Leasing:
             return (0 if swarm.leases else (1 << most) - 1), (swarm.length.voters() if swarm.size_disputed else ())
         if not swarm.to_lease:
             return 0, ()
-        first = (swarm.to_lease & -swarm.to_lease).bit_length() - 1
+        candidates = swarm.to_lease & swarm.needed or swarm.to_lease
+        first = (candidates & -candidates).bit_length() - 1
         contested = swarm.map.state is MapState.CONTESTED
         excluded = swarm.map.voters(first) if contested else ()
         stop = first + 1
@@ -195,8 +202,10 @@ class Leasing:
     def _has_room(self, member: Member) -> bool:
         settings = self._cluster.settings
         upstream = member.source.upstream if member.source else ""
+        share = -(-settings.leases_per_blob // len(member.swarm.wanting))
         return (
             len(member.host.leases) < settings.leases_per_host
+            and sum(lease.member is member for lease in member.swarm.leases.values()) < share
             and self._cluster.leases.of_upstream(upstream) < settings.leases_per_origin
         )
 
@@ -205,6 +214,7 @@ class Leasing:
         swarm = member.swarm
         lease = self._cluster.leases.open(member, member.source, pieces)
         swarm.to_lease &= ~pieces
+        swarm.needed &= ~pieces
         swarm.note_source(member)
         first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
         swarm.story.tell(f"lease {lease.id} to {member.host.id}: pieces {first} to {stop - 1}")

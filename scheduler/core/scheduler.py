@@ -63,6 +63,7 @@ class Scheduler:
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
+            from_host.Need: self._leasing.need,
             from_host.Length: self._leasing.learn_length,
             from_host.LeasePieces: self._leasing.landed,
             from_host.LeaseEnded: self._leasing.ended,

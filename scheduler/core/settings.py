@@ -28,8 +28,8 @@ class Settings:
 
     lease_pieces: int = 4
     """Pieces in a lease: 16 MiB of a large blob, so that a round trip to the origin is a small part of it."""
-    leases_per_host: int = 2
-    """One that is fetched, and one that follows it without a pause."""
+    leases_per_host: int = 12
+    """Of all blobs. Of one blob a host gets `leases_per_blob` over the hosts that want it, and one at least."""
     leases_per_blob: int = 4
     leases_per_origin: int = 16
     """As `connections_per_blob` and `connections_per_origin` of a single host, but for the whole cluster."""

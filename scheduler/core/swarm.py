@@ -30,8 +30,8 @@ class Swarm:
 
     __slots__ = (
         "attempts", "behind", "digest", "generation", "gives_up_at", "graph", "holdings", "informants", "last_status",
-        "leases", "length", "log", "map", "members", "orphans", "recalled", "size_bytes", "size_disputed", "sources",
-        "stale", "story", "to_lease", "wanting",
+        "leases", "length", "log", "map", "members", "needed", "orphans", "recalled", "size_bytes", "size_disputed",
+        "sources", "stale", "story", "to_lease", "wanting",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, settings: Settings, chance: Chance) -> None:
@@ -52,6 +52,8 @@ class Swarm:
 
         self.leases: Final[dict[int, Lease]] = {}
         self.to_lease = 0
+        self.needed = 0
+        """Pieces that clients wait for before all others."""
         """Pieces that must come from the origin and that nobody has a lease for, as a set of bits."""
         self.orphans = 0
         """Pieces that are known, but that nobody is known to hold."""

@@ -7,6 +7,7 @@ A host keeps one WebSocket to the scheduler; each binary frame is one message (`
      | <-- Welcome(version, progress_s)       |   or the connection is closed (`connection`)
      | Announce(what its store holds)    -->  |   so that a scheduler which restarted knows everything again
      |                                        |
+     | Need(pieces)                      -->  |   only if its client waits for some of them before all others
      | Join(blob, repository, size)      -->  |   only after its own client was authorised there
      | <-- Content                            |   a tiny blob that the scheduler has: that was all
      | <-- Joined(neighbours, size)           |   otherwise: whom to exchange pieces with

@@ -51,6 +51,7 @@ FromHost: TypeAlias = (
     from_host.Hello
     | from_host.Announce
     | from_host.Join
+    | from_host.Need
     | from_host.Progress
     | from_host.Length
     | from_host.LeasePieces
@@ -147,6 +148,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         15: from_host.TagLookup,
         16: from_host.TagAnswer,
         17: Content,
+        18: from_host.Need,
     }
 )
 """Host to scheduler."""

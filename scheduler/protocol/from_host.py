@@ -24,6 +24,7 @@ from scheduler.protocol.fields import (
     MediaType,
     PieceDigestList,
     PieceIndex,
+    PieceStop,
     ProtocolError,
     Record,
     Repository,
@@ -112,6 +113,22 @@ class Join:
     upstream: Upstream
     repository: Repository
     size_bytes: MaybeSizeBytes = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A client of this host waits for pieces `first` to `stop - 1`, and for none before them: they are leased first.
+
+    It may come before Join, for leases may follow that at once.
+    """
+
+    digest: Digest
+    first: PieceIndex
+    stop: PieceStop
+
+    def __post_init__(self) -> None:
+        if self.first >= self.stop:
+            raise ProtocolError("a need of no pieces")
 
 
 @dataclass(frozen=True, slots=True)

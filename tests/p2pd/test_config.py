@@ -52,6 +52,14 @@ def test_a_variable_has_several_upstreams_with_white_space_between() -> None:
     assert [upstream.namespace for upstream in settings.upstream] == ["a", "b"]
 
 
+def test_a_commands_own_defaults_go_before_the_keys_and_after_all_else(tmp_path: Path) -> None:
+    own = {"admin": "127.0.0.1:1", "listen": "127.0.0.1:2", "mirror": "127.0.0.1:3"}
+    file = written(tmp_path, 'listen = "127.0.0.1:4"')
+    settings = load({"mirror": "127.0.0.1:5"}, {}, file=file, defaults=own)
+    assert [each.port for each in (settings.admin, settings.listen, settings.mirror)] == [1, 4, 5]
+    assert settings.peer == load({}, {}, default_file=NOWHERE).peer
+
+
 def test_an_empty_variable_says_nothing() -> None:
     assert load({}, {"P2PD_MAX_BYTES": "", "P2PD_CONFIG": ""}, default_file=NOWHERE) == load(
         {}, {}, default_file=NOWHERE

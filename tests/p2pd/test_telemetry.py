@@ -140,3 +140,45 @@ async def test_nobody_makes_them_grow(registry: ImageRegistry, tmp_path: Path) -
         clients = (await node.ask_admin("GET", "/status")).json["clients"]
         assert len(clients) == MAX_CLIENTS
         assert max(map(len, clients)) < 50
+
+
+async def connected(node: Node) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await node.metric("p2pd_scheduler_connected"):
+            pass
+
+
+@asynchronous
+async def test_bytes_from_and_to_other_hosts(registry: ImageRegistry, tmp_path: Path) -> None:
+    blob = f"{APP}/blobs/{LAYER_DIGEST}"
+    async with node_at(tmp_path / "first", hub(registry)) as first:
+        scheduler = (await first.ask_admin("GET", "/status")).json["scheduler"]
+        async with node_at(tmp_path / "second", hub(registry), scheduler=[scheduler]) as second:
+            await connected(first)
+            await first.get(blob)
+            await connected(second)
+            assert (await second.get(blob)).body == LAYER
+            assert await first.metric("p2pd_download_bytes_total", source="origin") == len(LAYER)
+            assert await first.metric("p2pd_upload_bytes_total") == len(LAYER)
+            assert await first.metric("p2pd_upload_busy_total") == 0
+            assert await second.metric("p2pd_download_bytes_total", source="origin") == 0
+            assert await second.metric("p2pd_download_bytes_total", source="peer") == len(LAYER)
+            status = (await first.ask_admin("GET", "/status")).json
+    assert status["advertise"] == status["peer"]
+    assert status["swarm"].pop("host") == (tmp_path / "first" / "host-id").read_text().strip()
+    assert status["swarm"] == {
+        "scheduler_connected": True,
+        "alone": False,
+        "sent_bytes": len(LAYER),
+        "busy_answers": 0,
+    }
+
+
+@asynchronous
+async def test_without_a_scheduler(registry: ImageRegistry, tmp_path: Path) -> None:
+    nobody = ["http://127.0.0.1:1"]
+    async with node_at(tmp_path / "store", hub(registry), scheduler=nobody, scheduler_wait_s="0.01") as node:
+        assert await node.metric("p2pd_scheduler_connected") == 0
+        assert (await node.get(f"{APP}/blobs/{LAYER_DIGEST}")).body == LAYER
+        swarm = (await node.ask_admin("GET", "/status")).json["swarm"]
+    assert (swarm["scheduler_connected"], swarm["alone"]) == (False, True)

@@ -29,7 +29,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
     server {{
-        listen 127.0.0.1:{port};
+        listen {address}:{port};
         location / {{
             access_log {directory}/requests.log record;
             limit_rate {rate_bytes_s};
@@ -67,19 +67,27 @@ class Origin:
     `rate_bytes_s` is how fast each answer is sent, 0 for as fast as it can.
     """
 
-    def __init__(self, directory: Path, registry_url: str, rate_bytes_s: int = 0) -> None:
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+    def __init__(
+        self, directory: Path, registry_url: str, rate_bytes_s: int = 0, address: str = "127.0.0.1"
+    ) -> None:
+        port = free_port()
+        self.url = f"http://{address}:{port}"
         self._record = directory / "requests.log"
         self._forgotten = 0
         config = directory / "nginx.conf"
         config.write_text(
-            _CONFIG.format(directory=directory, port=self._port, registry_url=registry_url, rate_bytes_s=rate_bytes_s),
+            _CONFIG.format(
+                directory=directory,
+                address=address,
+                port=port,
+                registry_url=registry_url,
+                rate_bytes_s=rate_bytes_s,
+            ),
             encoding="utf-8",
         )
         log = directory / "nginx.log"
         self._program = Program(["nginx", "-e", str(log), "-c", str(config)], environment(directory), log)
-        self._program.wait_ready(lambda: listens(self._port))
+        self._program.wait_ready(lambda: listens(port, address))
 
     def requests(self) -> list[Request]:
         """Every request since the last `forget()`, once none is in progress any more."""

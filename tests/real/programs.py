@@ -18,6 +18,9 @@ from typing import Final, TypeVar
 
 from tests.real.packages import PATH
 
+NETWORK: Final = "10.77.0.0/24"
+"""The addresses of hosts in namespaces (`namespaces.py`). Nothing outside of these sees them."""
+
 _POLL_INTERVAL_S: Final = 0.02
 _TAIL_BYTES: Final = 8 * 1024
 
@@ -31,8 +34,8 @@ class ProgramError(Exception):
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The whole environment of a program: nothing of the developer's own, and no way out to the Internet.
 
-    Clients that turn away from p2pd to docker.io are sent to a proxy that nobody listens as; what is on loopback is
-    never asked of a proxy.
+    Clients that turn away from p2pd to docker.io are sent to a proxy that nobody listens as; what is on loopback or in
+    a namespace is never asked of a proxy.
     """
     return {
         "PATH": PATH,
@@ -41,7 +44,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
         "LANG": "C.UTF-8",
         "HTTP_PROXY": "http://127.0.0.1:1",
         "HTTPS_PROXY": "http://127.0.0.1:1",
-        "NO_PROXY": "127.0.0.1",
+        "NO_PROXY": f"127.0.0.1,{NETWORK}",
         **(extra or {}),
     }
 
@@ -84,10 +87,10 @@ def free_port() -> int:
             return port
 
 
-def listens(port: int) -> bool:
-    """Whether somebody accepts connections on the loopback port."""
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether somebody accepts connections on the port."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((address, port), timeout=1).close()
     except OSError:
         return False
     return True

@@ -1,0 +1,103 @@
+"""The clients of the demonstration: at each node one pulls the image, as a container runtime would, all at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Final
+
+from p2pd.pull import PullRequest, pull
+from peer.core.names import parse_image_reference
+from peer.errors import P2pdError
+from peer.origin.clock import SystemClock
+
+if TYPE_CHECKING:
+    from p2pd.demo.node import Node
+
+_LOOK_EVERY_S: Final = 0.25
+
+
+class DemoFailedError(P2pdError):
+    """A pull of the demonstration was not right."""
+
+
+class Client:
+    """A pull through one node: what the client got so far, and where the node had it from. Is a `PullProgress`."""
+
+    def __init__(self, node: Node) -> None:
+        self.name = node.name
+        self.received_bytes = 0
+        self.origin_bytes = 0
+        self.peer_bytes = 0
+        self.seconds: float | None = None
+        self._node = node
+        self._lock = threading.Lock()
+        self._before = node.admin.status()["downloads"]
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the node had before."""
+        return max(0, self.received_bytes - self.origin_bytes - self.peer_bytes)
+
+    def look(self) -> None:
+        """Ask the node what came from where since this client began."""
+        now = self._node.admin.status()["downloads"]
+        self.origin_bytes = now["origin_bytes"] - self._before["origin_bytes"]
+        self.peer_bytes = now["peer_bytes"] - self._before["peer_bytes"]
+
+    def pull(self, reference: str, started: float, interrupted: threading.Event) -> None:
+        """Pull the image and judge every digest. Raises P2pdError."""
+        request = PullRequest(parse_image_reference(reference), self._node.mirror)
+        report = pull(request, self, clock=_InterruptedClock(interrupted))
+        for verdict in report.verdicts:
+            if not verdict.ok:
+                raise DemoFailedError(f"{self.name}: {verdict.digest} did not come right: {verdict.error}")
+        self.received_bytes = report.fetched_bytes
+        self.seconds = time.monotonic() - started
+
+    def on_layer(self, digest: str, size_bytes: int, media_type: str) -> None: ...
+
+    def on_bytes(self, digest: str, count: int) -> None:  # noqa: ARG002 (all blobs are one bar)
+        with self._lock:
+            self.received_bytes += count
+
+    def on_verdict(self, digest: str, ok: bool, seconds: float) -> None: ...
+
+
+def pull_at_once(
+    nodes: Sequence[Node], reference: str, show: Callable[[Sequence[Client]], None]
+) -> tuple[Sequence[Client], float]:
+    """Pull the image at all nodes at the same moment. The clients, and the seconds until the last had it.
+
+    `show` is called now and then, and at the end. Raises P2pdError.
+    """
+    clients = [Client(node) for node in nodes]
+    interrupted = threading.Event()
+    threads = ThreadPoolExecutor(len(clients), thread_name_prefix="client")
+    started = time.monotonic()
+    try:
+        pulls = [threads.submit(client.pull, reference, started, interrupted) for client in clients]
+        working = True
+        while working:
+            working = bool(wait(pulls, timeout=_LOOK_EVERY_S).not_done)
+            for client in clients:
+                client.look()
+            show(clients)
+        for each in pulls:
+            each.result()
+    finally:  # after Ctrl-C the clients end when their nodes do, which is next: they are not waited for here
+        interrupted.set()
+        threads.shutdown(wait=False)
+    return clients, max(client.seconds or 0.0 for client in clients)
+
+
+class _InterruptedClock(SystemClock):
+    """A clock on which nobody waits once the demonstration was interrupted."""
+
+    def __init__(self, interrupted: threading.Event) -> None:
+        self._interrupted = interrupted
+
+    def wait(self, ended: threading.Event, seconds: float) -> bool:
+        return self._interrupted.wait(seconds) or ended.is_set()

@@ -1,0 +1,91 @@
+"""The leases that this host has of one blob: what the origin may be asked for, and what is to be published of it.
+
+A lease is done when the digests of all of its pieces were told. What the origin sent to this host before it had the
+lease is told at once; what others sent is not for this host to vouch for, and goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peer.core.piece_book import PieceBook
+from peer.core.piece_sets import digest_runs, indices, mask, spans
+from peer.core.swarm_events import Tell
+from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces
+from scheduler.protocol.to_host import Lease
+
+
+@dataclass(slots=True)
+class Leases:
+    """By number, as the scheduler gave them."""
+
+    digest: bytes
+    book: PieceBook
+    _left: dict[int, int] = field(default_factory=dict)
+    """What is still to be published of each: a set of pieces, also beyond the end of a blob of unknown length."""
+    _early: list[Lease] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The ranges of pieces that are leased."""
+        return tuple(span for pieces in self._left.values() for span in spans(pieces))
+
+    def clear(self) -> None:
+        """They are over: whoever gave them is gone, or has begun anew."""
+        self._left.clear()
+        self._early.clear()
+
+    def keep(self, lease: Lease) -> None:
+        """It came before Joined: this host was a member already, in a download that has ended."""
+        self._early.append(lease)
+
+    def kept(self) -> list[Lease]:
+        """Those that came before Joined, to be heard now."""
+        early, self._early = self._early, []
+        return early
+
+    def take(self, lease: Lease) -> int:
+        """This host will see to it. Returns its number."""
+        self._left[lease.lease] = mask(lease.first, lease.stop)
+        return lease.lease
+
+    def of_piece(self, index: int) -> int | None:
+        """The number of the lease that a piece belongs to."""
+        return next((number for number, pieces in self._left.items() if pieces >> index & 1), None)
+
+    def revoke(self, number: int) -> tuple[int, int]:
+        """The lease is another host's. Returns the range in which its pieces lie; an empty one if there was none."""
+        self._early = [lease for lease in self._early if lease.lease != number]
+        pieces = self._left.pop(number, 0)
+        return ((pieces & -pieces).bit_length() - 1, pieces.bit_length()) if pieces else (0, 0)
+
+    def end_within(self, pieces: int, outcome: LeaseOutcome, status: int) -> list[Tell]:
+        """The origin did not send these pieces: what is left of their leases is for other hosts."""
+        ended = [number for number, left in self._left.items() if left & pieces]
+        for number in ended:
+            del self._left[number]
+        return [Tell(LeaseEnded(number, self.digest, outcome, status)) for number in ended]
+
+    def take_landed(self, number: int, everything: int) -> int:
+        """What has landed of a lease and is not published yet. `everything` has the blob's pieces; 0: not known."""
+        ready = self._left[number] & self.book.vouched
+        self._left[number] &= ~ready
+        if everything and not self._left[number] & everything:
+            del self._left[number]
+        return ready
+
+    def is_stuck(self, number: int, everything: int) -> bool:
+        """Whether all that is left of a lease is here already, from others."""
+        left = self._left.get(number, 0) & everything
+        return bool(left) and not left & ~self.book.held
+
+    def published(self, number: int, pieces: int) -> list[Tell]:
+        """The digests of these pieces of a lease, for the scheduler."""
+        runs = digest_runs({index: self.book.own[index] for index in indices(pieces)})
+        return [Tell(LeasePieces(number, self.digest, first, digests)) for first, digests in runs]
+
+    def validate(self) -> None:
+        """Raise AssertionError if a lease is kept of which nothing is left."""
+        assert all(self._left.values())

@@ -1,0 +1,89 @@
+"""What the scheduler is told of this host's pieces, and when: coarsely, and at once when nobody has what it misses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peer.core.piece_book import PieceBook
+from peer.core.piece_sets import bitfield, digest_runs, spans
+from peer.core.swarm_events import Tell
+from scheduler.protocol.from_host import Holding, Need, Progress, Recalled
+
+STARVING_AFTER_S = 1.0
+"""How long nothing may be left to ask of anybody until the scheduler is told."""
+
+
+@dataclass(slots=True)
+class Reports:
+    """About the pieces in `book`, no oftener than every `progress_s`."""
+
+    digest: bytes
+    book: PieceBook
+    progress_s: float
+    _told: int = 0
+    _needs_told: int = 0
+    _due: float | None = None
+    _idle_since: float | None = None
+
+    def holding(self, size_bytes: int | None) -> Holding | None:
+        """What to announce to a scheduler that is new; None when there is nothing to tell.
+
+        All that is held, and not only what is offered: the scheduler then asks for the digests that it does not know.
+        """
+        if not self.book.held or size_bytes is None:
+            return None
+        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.book.held))
+
+    def begin(self, now: float) -> None:
+        """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""
+        self._told, self._needs_told, self._due = self.book.held, 0, now + self.progress_s
+
+    def gained(self, now: float) -> None:
+        """There is something to report, in time."""
+        if self._due is None:
+            self._due = now + self.progress_s
+
+    def hurry(self, now: float) -> None:
+        """What the scheduler was told is not so any more."""
+        self._due = now
+
+    def deadlines(self) -> Iterator[float]:
+        """When a report will be due; some may be past."""
+        if self._due is not None:
+            yield self._due
+        if self._idle_since is not None:
+            yield self._idle_since + STARVING_AFTER_S
+
+    def due(self, generation: int, *, busy: bool, now: float) -> list[Tell]:
+        """The report that is due, if one is. `busy`: something is under way, or nothing is missing."""
+        if busy:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        if self._idle_since is not None and now >= self._idle_since + STARVING_AFTER_S:
+            self._idle_since = now
+            return self.progress(generation, starving=True)
+        if self._due is None or now < self._due:
+            return []
+        self._due = None
+        return self.progress(generation) if self.book.offered != self._told else []
+
+    def progress(self, generation: int, *, starving: bool = False) -> list[Tell]:
+        """All that others may have from here."""
+        self._told, self._due = self.book.offered, None
+        return [Tell(Progress(self.digest, generation, bitfield(self.book.offered), starving))]
+
+    def needs(self, urgent: int) -> list[Tell]:
+        """The pieces that clients wait for before all others, if nobody is known to have them; each is told once."""
+        needs = urgent & ~self.book.held & ~self.book.known & ~self._needs_told
+        self._needs_told |= needs
+        return [Tell(Need(self.digest, first, stop)) for first, stop in spans(needs)]
+
+    def recalled(self) -> list[Tell]:
+        """The digests that we know: the scheduler has lost them."""
+        runs = list(digest_runs(self.book.digests())) or [(0, b"")]
+        return [
+            Tell(Recalled(self.digest, first, digests, last=number == len(runs)))
+            for number, (first, digests) in enumerate(runs, 1)
+        ]

@@ -1,0 +1,114 @@
+"""`p2pd demo` as a whole: what it shows, and that nothing is left of it however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from p2pd.demo.show import MEASURED_UP_TO_S
+
+NODES = 3
+SIZE = "6MiB"
+PATIENCE_S = 120.0
+"""How long the whole of it may take on a machine that does much else."""
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    """The demonstration, with its files in `folder`, in a process group of its own as in a terminal."""
+    command = [sys.executable, "-m", "p2pd", "demo", f"--nodes={NODES}", f"--size={SIZE}", *flags]
+    # A proxy, or settings of the machine's own daemon, must not get in its way.
+    environ = {**os.environ, "TMPDIR": str(folder), "P2PD_MAX_BYTES": "nonsense", "http_proxy": "http://127.0.0.1:1"}
+    return subprocess.Popen(
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of processes that work in `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has ended
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert list(folder.iterdir()) == []
+    assert processes_of(folder) == []
+
+
+def test_the_registry_gives_one_copy(tmp_path: Path) -> None:
+    with start(tmp_path, "--rate=1GiB", "--json") as demo:
+        stdout, stderr = demo.communicate(timeout=PATIENCE_S)
+    assert (demo.returncode, stderr) == (0, "")
+    figures = json.loads(stdout)
+    size_bytes = figures["image_bytes"]
+    assert 0.95 * 6 * 2**20 < size_bytes <= 6 * 2**20
+    assert figures["origin_copies"] == pytest.approx(1.0, abs=0.01)
+    assert figures["again_origin_bytes"] == 0
+    assert figures["strangers_measured"]
+    assert figures["alone_s"] > 0
+    assert figures["swarm_to_alone"] == pytest.approx(figures["swarm_s"] / figures["alone_s"], rel=0.1)
+    assert [each["node"] for each in figures["swarm"]] == ["node 1", "node 2", "node 3"]
+    assert [each["received_bytes"] for each in figures["swarm"]] == [size_bytes] * NODES
+    from_origin = sum(each["origin_bytes"] for each in figures["swarm"])
+    from_all = from_origin + sum(each["peer_bytes"] + each["cache_bytes"] for each in figures["swarm"])
+    assert from_origin == pytest.approx(figures["origin_bytes"], rel=0.01)  # what nodes say and what the registry saw
+    assert from_all == pytest.approx(NODES * size_bytes, rel=0.01)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_what_is_seen_without_a_terminal(tmp_path: Path) -> None:
+    """A rate at which nodes for themselves would take too long to be watched."""
+    rate_bytes_per_s = int(NODES * 6 * 2**20 / (1.1 * MEASURED_UP_TO_S))
+    with start(tmp_path, f"--rate={rate_bytes_per_s}") as demo:
+        stdout, stderr = demo.communicate(timeout=PATIENCE_S)
+    assert (demo.returncode, stderr) == (0, "")
+    assert "\x1b" not in stdout
+    lines = stdout.splitlines()
+    starts = ("The registry is a thread of", "one node alone", "(computed)", "3 nodes, a swarm", "node 1 again")
+    assert all(any(line.strip().startswith(start) for line in lines) for start in starts)
+    assert all(len(line) <= 80 for line in lines)
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        pytest.param(lambda demo: os.killpg(demo.pid, signal.SIGINT), 130, id="Ctrl-C"),
+        pytest.param(lambda demo: demo.send_signal(signal.SIGTERM), 128 + signal.SIGTERM, id="SIGTERM"),
+    ],
+)
+@pytest.mark.parametrize("after", ["The registry is", "one node alone"])
+def test_nothing_is_left_when_it_is_ended(
+    tmp_path: Path, end: Callable[[subprocess.Popen[str]], None], code: int, after: str
+) -> None:
+    with start(tmp_path, "--rate=4MiB") as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if line.startswith(after):
+                break
+        end(demo)
+        demo.communicate(timeout=PATIENCE_S)
+    assert demo.returncode == code
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--nodes=1", "--size=lots", "--rate=fast"])
+def test_wrong_flags(tmp_path: Path, flag: str) -> None:
+    with start(tmp_path, flag) as demo:
+        _, stderr = demo.communicate(timeout=PATIENCE_S)
+    assert demo.returncode == 2
+    assert stderr
+    assert_nothing_is_left(tmp_path)

@@ -1,0 +1,299 @@
+"""What a member does with neighbours, and how it ends, conversation by conversation."""
+
+from __future__ import annotations
+
+from peer.core.download import (
+    BlobVerified,
+    Ended,
+    Phase,
+    PieceLanded,
+    SlotGranted,
+    SourceAdded,
+    StartTransfer,
+    Stopped,
+    StopTransfer,
+    TransferOpened,
+    WantSlot,
+)
+from peer.core.fetches import HEDGE_LEAST_S
+from peer.core.member import DISPROVED
+from peer.core.neighbours import BUSY_FIRST_S
+from peer.core.reports import STARVING_AFTER_S
+from peer.core.standing import State
+from peer.core.swarm_events import (
+    Begun,
+    Deliver,
+    Fetch,
+    FetchEnded,
+    FetchOutcome,
+    GiveUp,
+    Meet,
+    NeighbourLost,
+    Part,
+    Prepare,
+    Prepared,
+    SchedulerFound,
+    StopFetch,
+    TellContent,
+    TellNeighbours,
+)
+from scheduler.protocol.content import Content
+from scheduler.protocol.from_host import (
+    Announce,
+    Corrupt,
+    Disproved,
+    Fault,
+    Holding,
+    Join,
+    LeasePieces,
+    NeighbourFailed,
+    Recalled,
+    Sealed,
+)
+from scheduler.protocol.link import Dropped
+from scheduler.protocol.to_host import (
+    Failed,
+    Neighbours,
+    PieceDigests,
+    Recall,
+    Reset,
+    Run,
+)
+from tests.peer.member_playbook import (
+    JOIN,
+    PIECE,
+    SIZE,
+    WHOLE,
+    D,
+    Passes,
+    Playbook,
+    digest,
+    digests,
+    fetching,
+    gained,
+    holds,
+    joined,
+    lease,
+    leased,
+    neighbour,
+    progress,
+    whole,
+    with_neighbours,
+)
+
+
+class TestFetching:
+    def test_a_piece_is_asked_for_once_its_digest_is_known_and_somebody_holds_it(self) -> None:
+        playbook = with_neighbours("b") >> ("b", holds(0, 1)) >> digests(1)
+        assert playbook << Fetch(0, "b", 1, digest(1))
+
+    def test_what_lands_is_offered_and_makes_room_for_the_next(self) -> None:
+        assert (
+            fetching()
+            >> digests(2)
+            >> ("b", holds(0, 1, 2))
+            >> PieceLanded(None, 0, digest(0))
+            << gained(("b",), 0, 1)
+            >> FetchEnded(0, FetchOutcome.LANDED)
+            << Fetch(2, "b", 2, digest(2))
+        )
+
+    def test_a_busy_neighbour_is_asked_again_a_little_later(self) -> None:
+        playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> Passes(BUSY_FIRST_S)
+        assert playbook << Fetch(2, "b", 0, digest(0))
+
+    def test_the_only_one_that_has_a_piece_is_asked_for_ever_however_full_it_is(self) -> None:
+        playbook = fetching()
+        for number in range(30):
+            playbook.member.handle(FetchEnded(2 * number, FetchOutcome.BUSY), playbook.now)
+            playbook.member.handle(FetchEnded(2 * number + 1, FetchOutcome.BUSY), playbook.now)
+            playbook.now += 1.0
+            assert len(playbook.member.handle(SourceAdded(0), playbook.now)) == 2
+        assert "b" in playbook.member.exchange.neighbours
+
+    def test_one_that_is_gone_is_replaced_at_once(self) -> None:
+        assert (
+            fetching()
+            >> FetchEnded(0, FetchOutcome.GONE)
+            << StopFetch(1)
+            << Part("b")
+            << NeighbourFailed(D, "b", Fault.GONE)
+            >> FetchEnded(1, FetchOutcome.STOPPED)
+            >> Neighbours(D, (neighbour("c"),), ())
+            << Meet(neighbour("c"))
+            >> ("c", WHOLE)
+            << Fetch(2, "c", 0, digest(0))
+            << Fetch(3, "c", 1, digest(1))
+        )
+
+    def test_one_whose_link_is_lost(self) -> None:
+        failed = NeighbourFailed(D, "b", Fault.GONE)
+        assert fetching() >> NeighbourLost("b") << StopFetch(0) << StopFetch(1) << Part("b") << failed
+
+    def test_one_that_sends_other_bytes_is_reported_and_dropped(self) -> None:
+        corrupt = Corrupt(D, 1, 0, "b")
+        assert fetching() >> FetchEnded(0, FetchOutcome.CORRUPT) << corrupt << StopFetch(1) << Part("b")
+
+    def test_one_that_the_scheduler_takes_away(self) -> None:
+        parted = fetching() >> Neighbours(D, (), ("b",)) << StopFetch(0) << StopFetch(1) << Part("b")
+        assert parted >> ("b", holds(2)) >> digests(2)
+
+    def test_one_that_has_moved_has_no_more_requests_than_before(self) -> None:
+        moved = fetching() >> Neighbours(D, (neighbour("b"),), ("b",))
+        moved = moved << StopFetch(0) << StopFetch(1) << Part("b") << Meet(neighbour("b"))
+        assert (
+            moved >> digests(2) >> ("b", holds(2)) >> FetchEnded(0, FetchOutcome.STOPPED) << Fetch(2, "b", 2, digest(2))
+        )
+
+    def test_one_that_serves_nothing_any_more(self) -> None:
+        assert with_neighbours("b") >> ("b", holds(0)) >> ("b", Dropped(D)) >> digests(0)
+
+    def test_the_tail_is_asked_of_two(self) -> None:
+        assert (
+            with_neighbours("b", "c")
+            >> digests(0)
+            >> ("b", holds(0))
+            << Fetch(0, "b", 0, digest(0))
+            >> ("c", holds(0))
+            >> Passes(HEDGE_LEAST_S)
+            << Fetch(1, "c", 0, digest(0))
+            >> PieceLanded(None, 0, digest(0))
+            << gained(("b", "c"), 0, 1)
+            >> FetchEnded(1, FetchOutcome.LANDED)
+            << StopFetch(0)
+        )
+
+    def test_nothing_is_hedged_while_there_is_something_else_to_ask_for(self) -> None:
+        playbook = fetching() >> Neighbours(D, (neighbour("c"),), ()) << Meet(neighbour("c"))
+        assert playbook >> digests(2) >> ("b", holds(0, 1, 2)) >> Passes(1.0)
+
+    def test_what_the_origin_brings_is_not_asked_of_neighbours(self) -> None:
+        assert leased() >> digests(0, 1) >> ("b", holds(0, 1))
+
+    def test_what_neighbours_bring_is_not_asked_of_the_origin(self) -> None:
+        playbook = fetching() >> lease(7, 0, 4) << WantSlot(0)
+        assert playbook >> SlotGranted(0) << StartTransfer(0, 0, 2, 4)
+
+
+class TestNewsAndReports:
+    def test_what_is_held_is_told_coarsely(self) -> None:
+        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.BUSY)
+        assert playbook >> Passes(BUSY_FIRST_S) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
+
+    def test_starving_is_told_again_and_again(self) -> None:
+        playbook = with_neighbours() >> Passes(STARVING_AFTER_S) << progress(starving=True)
+        assert playbook >> Passes(STARVING_AFTER_S) << progress(starving=True)
+
+    def test_news_of_a_generation_that_comes_before_the_scheduler_tells_of_it(self) -> None:
+        playbook = with_neighbours("b") >> ("b", holds(0, generation=2)) >> Reset(D, 2)
+        assert playbook >> digests(0, generation=2) << Fetch(0, "b", 0, digest(0))
+
+    def test_what_a_neighbour_is_told_that_was_just_met(self) -> None:
+        playbook = fetching() >> PieceLanded(None, 1, digest(1)) << gained(("b",), 1, 2)
+        assert playbook
+        assert playbook.member.holds() == holds(1)
+
+    def test_a_scheduler_that_has_restarted_learns_everything_again(self) -> None:
+        assert (
+            fetching()
+            >> PieceLanded(None, 0, digest(0))
+            << gained(("b",), 0, 1)
+            >> FetchEnded(0, FetchOutcome.LANDED)
+            >> SchedulerFound()
+            << Announce((Holding(D, SIZE, complete=False, have=b"\x01"),))
+            << JOIN
+            >> joined("b")
+            << Meet(neighbour("b"))
+            >> Recall(D)
+            << Recalled(D, 0, digest(0) + digest(1), last=True)
+        )
+
+    def test_a_recall_of_nothing(self) -> None:
+        assert with_neighbours() >> Recall(D) << Recalled(D, 0, b"", last=True)
+
+    def test_what_an_earlier_download_left_is_announced_told_and_offered(self) -> None:
+        """The scheduler has never heard of these pieces, and would lease them to be fetched once more."""
+        playbook = Playbook() >> SourceAdded(0)
+        playbook.member.download.learn_geometry(SIZE, PIECE)
+        assert (
+            playbook
+            >> PieceLanded(None, 2, digest(2))
+            >> Prepared()
+            >> Begun(connected=True, size_bytes=SIZE)
+            << Announce((Holding(D, SIZE, complete=False, have=b"\x04"),))
+            << JOIN
+            >> joined("b")
+            << Meet(neighbour("b"))
+            << progress()
+            >> Recall(D)
+            << Recalled(D, 2, digest(2), last=True)
+            >> digests(2)
+            << gained(("b",), 2, 3)
+        )
+
+
+class TestTheEnd:
+    def test_a_right_blob_is_sealed_and_neighbours_are_told(self) -> None:
+        ended = TellNeighbours(("b",), WHOLE)
+        assert whole() >> BlobVerified(ok=True) << Sealed(D, 1) << ended << StopTransfer(0) << Ended(Phase.COMPLETE)
+
+    def test_a_map_that_a_right_blob_contradicts_is_disproved(self) -> None:
+        other = PieceDigests(D, 1, (Run(0, b"x" * 32),))
+        playbook = whole() >> other >> BlobVerified(ok=True) << Disproved(D, 1) << Sealed(D, 1)
+        assert playbook << TellNeighbours(("b",), WHOLE) << StopTransfer(0) << Ended(Phase.COMPLETE)
+
+    def test_a_wrong_blob_that_all_came_from_the_origin_is_the_origins(self) -> None:
+        playbook = whole() >> BlobVerified(ok=False) << Disproved(D, 1)
+        assert playbook << StopTransfer(0) << Ended(Phase.FAILED)
+
+    def test_a_wrong_blob_by_the_map_is_thrown_away(self) -> None:
+        playbook = fetching() >> digests(2, 3)
+        for index in range(4):
+            landed = playbook >> PieceLanded(None, index, digest(index)) << gained(("b",), index, index + 1)
+        playbook = landed >> BlobVerified(ok=False) << Disproved(D, 1) << GiveUp(DISPROVED, tainted=True)
+        assert playbook >> Stopped() << Ended(Phase.ABANDONED)
+
+    def test_after_a_reset_what_was_fetched_by_the_map_is_thrown_away(self) -> None:
+        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> ("b", Dropped(D))
+        playbook = playbook >> FetchEnded(1, FetchOutcome.STOPPED)
+        assert playbook >> Reset(D, 2) << GiveUp(DISPROVED, tainted=True) >> Stopped() << Ended(Phase.ABANDONED)
+
+    def test_so_is_what_is_on_its_way(self) -> None:
+        assert fetching() >> Reset(D, 2) << GiveUp(DISPROVED, tainted=True)
+
+    def test_after_a_reset_what_came_from_the_origin_is_kept(self) -> None:
+        playbook = leased() >> PieceLanded(0, 0, digest(0)) << LeasePieces(7, D, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = playbook >> Reset(D, 2)
+        assert playbook >> digests(0, generation=2) << gained(("b",), 0, 1, generation=2)
+
+    def test_a_swarm_that_failed_in_order(self) -> None:
+        assert with_neighbours() >> Failed(D, 503, "no") << GiveUp("no", 503) >> Stopped() << Ended(Phase.ABANDONED)
+
+    def test_a_swarm_that_failed_in_doubt_leaves_it_to_the_origin(self) -> None:
+        playbook = with_neighbours() >> Reset(D, 2) >> Failed(D, 0, "nobody can tell")
+        assert playbook << WantSlot(0)
+        assert playbook.member.standing.state is State.EXPELLED
+
+    def test_nothing_comes_of_what_is_said_afterwards(self) -> None:
+        ended = with_neighbours("b") >> Stopped() << Ended(Phase.ABANDONED)
+        assert ended >> digests(0) >> ("b", holds(0)) >> lease(7, 0, 2) >> Passes(100.0)
+        assert ended.member.next_deadline() is None
+
+
+class TestTinyBlobs:
+    def test_the_whole_of_it_comes_from_the_scheduler_and_does_not_go_back(self) -> None:
+        tiny = Join(D, "docker.io", "library/app", 4)
+        playbook = Playbook() >> Begun(connected=True, size_bytes=4) << Prepare(4) << tiny >> Prepared()
+        playbook = playbook >> joined(size_bytes=4) >> Content(D, b"tiny") << Deliver(b"tiny")
+        playbook = playbook >> PieceLanded(None, 0, digest(0)) >> BlobVerified(ok=True) << Sealed(D, 1)
+        assert playbook << TellNeighbours((), WHOLE) << Ended(Phase.COMPLETE)
+
+    def test_who_fetched_it_sends_it_to_the_scheduler(self) -> None:
+        tiny = Join(D, "docker.io", "library/app", 4)
+        playbook = Playbook() >> SourceAdded(0) >> Begun(connected=True, size_bytes=4) << Prepare(4) << tiny
+        playbook = playbook >> Prepared() >> joined(size_bytes=4) >> lease(7, 0, 4) << WantSlot(0)
+        playbook = playbook >> SlotGranted(0) << StartTransfer(0, 0, 0, 1) >> TransferOpened(0, 4, PIECE, 0, 1)
+        playbook = playbook >> PieceLanded(0, 0, digest(0)) >> BlobVerified(ok=True) << TellContent()
+        assert playbook << TellNeighbours((), WHOLE) << StopTransfer(0) << Ended(Phase.COMPLETE)

@@ -1,0 +1,176 @@
+"""A swarm of eight hosts with links of 200 Mbit/s: all pull one image at once, and the registry sends each byte once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from scheduler.protocol.geometry import piece_count, piece_length
+from tests.real.containerd import Containerd
+from tests.real.dockerd import Dockerd
+from tests.real.image import Image
+from tests.real.namespaces import Host, network
+from tests.real.node import Node
+from tests.real.origin import Origin, Request
+from tests.real.places import new_directory
+from tests.real.programs import environment, free_port, run, wait_until
+from tests.real.registry import Registry
+from tests.real.skopeo import Skopeo, digests
+from tests.real.web import get
+
+HOSTS: Final = 8
+RATE: Final = "200mbit"
+PORT: Final = 65002
+SCHEDULER_PORT: Final = 65003
+
+Client = Callable[[str], set[str]]
+"""Pulls the image of a tag or digest (`:1`, `@sha256:…`); gives the digests of what it has then, as it checked them."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A host with its p2pd, and a client that pulls through that."""
+
+    host: Host
+    node: Node
+    client: Client
+
+
+@dataclass(frozen=True)
+class Swarm:
+    members: list[Member]
+    origin_host: Host
+    origin: Origin
+
+    def requests(self) -> list[Request]:
+        return self.origin_host.call(self.origin.requests)
+
+
+@pytest.fixture
+def swarm(place: Path, storage: Path, registry: Registry, image: Image) -> Iterator[Swarm]:
+    """The registry's content at one host, and the first of the others with the scheduler inside."""
+    with network(HOSTS + 1, RATE) as (origin_host, *hosts), ExitStack() as stack:
+        directory = new_directory(place)
+        behind = origin_host.call(Registry, directory, storage)
+        stack.callback(origin_host.call, behind.stop)
+        origin = origin_host.call(Origin, directory, behind.url, address=origin_host.address)
+        stack.callback(origin_host.call, origin.stop)
+        makers = 2 * [dockerd] + 2 * [containerd] + 2 * [skopeo] + 2 * [p2pd_pull]
+        nodes = [stack.enter_context(running_node(host, hosts[0], new_directory(place), origin)) for host in hosts]
+        clients = [
+            stack.enter_context(make(host, node, new_directory(place), image))
+            for make, host, node in zip(makers, hosts, nodes, strict=True)
+        ]
+        members = [Member(*each) for each in zip(hosts, nodes, clients, strict=True)]
+        for member in members:
+            wait_until(lambda member=member: status(member)["scheduler_connected"], "it has found the scheduler")
+        yield Swarm(members, origin_host, origin)
+
+
+def test_all_hosts_pull_at_once_and_the_registry_sends_each_byte_once(swarm: Swarm, image: Image) -> None:
+    pulls = [member.host.start(member.client, ":1") for member in swarm.members]
+    assert [pull.result() for pull in pulls] == HOSTS * [image.digests]
+
+    asked = [request for request in swarm.requests() if "/blobs/" in request.path]
+    assert {request.method for request in asked} == {"GET"}
+    for blob in image.blobs:
+        requests = [request for request in asked if request.path.endswith(blob.digest)]
+        spans = sorted(span(request, blob.size_bytes) for request in requests)
+        assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])], "a gap, or a byte asked twice"
+        assert sum(request.bytes_sent for request in requests) <= 1.01 * blob.size_bytes
+        assert len(requests) <= piece_count(blob.size_bytes, piece_length(blob.size_bytes))
+
+    swarm.origin_host.call(swarm.origin.stop)
+    *_, last = swarm.members
+    sent_bytes = sum(status(member)["sent_bytes"] for member in swarm.members)
+    for _ in range(2):  # from what the host holds; then from the others, for it holds nothing any more
+        assert last.host.call(last.client, f"@{image.index.digest}") == image.digests
+        remove = [sys.executable, "-m", "p2pd", "cache", "rm", "--admin", last.node.admin, *image.digests]
+        last.host.call(run, remove, environment(Path("/")))
+    now_sent_bytes = sum(status(member)["sent_bytes"] for member in swarm.members)
+    assert now_sent_bytes - sent_bytes >= image.weights.size_bytes
+
+
+def span(request: Request, size_bytes: int) -> tuple[int, int]:
+    """The bytes `[start, stop)` that a request asked for."""
+    if not request.range:
+        return 0, size_bytes
+    first, _, last = request.range.removeprefix("bytes=").partition("-")
+    return int(first), min(int(last or size_bytes - 1) + 1, size_bytes)
+
+
+def status(member: Member) -> dict[str, Any]:
+    """What p2pd says of its part in the swarm."""
+    answer: dict[str, Any] = member.host.call(get, f"http://{member.node.admin}/status").json()["swarm"]
+    return answer
+
+
+@contextmanager
+def running_node(host: Host, scheduler_host: Host, directory: Path, origin: Origin) -> Iterator[Node]:
+    scheduler = f"{scheduler_host.address}:{SCHEDULER_PORT}"
+    role = {"listen": scheduler} if host is scheduler_host else {"scheduler": f"http://{scheduler}"}
+    settings = {**role, "peer": f"{host.address}:{PORT}", "allow_open": "true"}
+    node = host.call(Node, directory, [f"docker.io={origin.url}"], host.call(free_port), settings)
+    try:
+        yield node
+    finally:
+        host.call(node.stop)
+
+
+@contextmanager
+def dockerd(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+    daemon = host.call(Dockerd, directory, node.url)
+
+    def pull(version: str) -> set[str]:
+        """dockerd unpacks, and keeps no layer as it came: that it has one shows in the digest of its content."""
+        daemon.pull(f"app{version}")
+        found = daemon.inspect(f"app{version}")
+        assert found["RepoDigests"] == [f"app@{image.index.digest}"]
+        assert found["RootFS"]["Layers"] == list(image.diff_ids)
+        return image.digests
+
+    try:
+        yield pull
+    finally:
+        host.call(daemon.remove_images)
+        host.call(daemon.stop)
+
+
+@contextmanager
+def containerd(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+    daemon = host.call(Containerd, directory)
+    daemon.use_mirror("docker.io", node.url)
+
+    def pull(version: str) -> set[str]:
+        daemon.pull(f"docker.io/library/app{version}")
+        return daemon.digests() - {image.index.digest}
+
+    try:
+        yield pull
+    finally:
+        host.call(daemon.stop)
+
+
+@contextmanager
+def skopeo(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+    program = Skopeo(directory)
+    yield lambda version: digests(program.copy(f"{node.mirror}/docker.io/library/app{version}"))
+
+
+@contextmanager
+def p2pd_pull(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+    """It hashes every blob, and keeps none."""
+
+    def pull(version: str) -> set[str]:
+        command = [sys.executable, "-m", "p2pd", "pull", "--json", "--mirror", node.mirror, f"app{version}"]
+        report = json.loads(run(command, environment(directory)))
+        return {blob["digest"] for blob in report["blobs"] if blob["ok"]} - {image.index.digest}
+
+    yield pull

@@ -1,0 +1,130 @@
+"""Neighbours that misbehave: the pull completes in bounded time, they are dropped, and liars are reported.
+
+The neighbour `bad` has published the right digests, so that it is asked for pieces first; `good` says that it holds
+the blob once `bad` has shown what it does. So a pull completes without a byte from the origin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from scheduler.core.settings import Settings
+from scheduler.protocol import from_host, link
+from tests.proxy.images import content_of
+from tests.proxy.node import asynchronous
+from tests.proxy.registry import ImageRegistry
+from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, together, until_true
+from tests.swarm.scripted import ScriptedHost, scripted
+
+CONTENT = content_of("layer", MIB + 7)
+REPORTED_ONCE = Settings(corrupt_reports=1)
+
+
+@dataclass
+class Scene:
+    swarm: Cluster
+    host: Host
+    bad: ScriptedHost
+    good: ScriptedHost
+
+    async def pull(self) -> None:
+        (reply,) = await together([self.host.blob(self.bad.digest)])
+        assert (reply.status, reply.body) == (200, CONTENT)
+
+
+@asynccontextmanager
+async def scene(directory: Path, registry: ImageRegistry) -> AsyncIterator[Scene]:
+    registry.put_blob(REPOSITORY, CONTENT)
+    async with (
+        cluster(directory, registry, REPORTED_ONCE) as swarm,
+        scripted(swarm, "z-bad", CONTENT) as bad,
+        scripted(swarm, "z-good", CONTENT) as good,
+    ):
+        await bad.publish()
+        await bad.tell(from_host.Sealed(bad.raw_digest, 1))
+        await good.tell(from_host.Announce((from_host.Holding(good.raw_digest, len(CONTENT), complete=True),)))
+
+        async def once_bad_has_been_asked(socket: web.WebSocketResponse) -> None:
+            await until_true(lambda: bad.asked > 0 or bad.ending.is_set())
+            await good.tell_that_all_is_held(socket)
+
+        good.talk = once_bad_has_been_asked
+        yield Scene(swarm, await swarm.add(), bad, good)
+
+
+@pytest.mark.parametrize("how", ["other bytes", "fewer bytes", "nothing", "one byte at a time", "refuses", "resets"])
+def test_a_neighbour_that_does_not_send_the_piece(tmp_path: Path, registry: ImageRegistry, how: str) -> None:
+    @asynchronous
+    async def test() -> None:
+        async with scene(tmp_path, registry) as it:
+            bad = it.bad
+
+            async def serve(request: web.Request, start: int, stop: int) -> web.StreamResponse:
+                if how == "other bytes":
+                    return bad.answer(start, stop, bad.lie_of(start, stop))
+                if how == "refuses":
+                    return web.Response(status=404)
+                headers = {**bad.range_headers(start, stop), "Content-Length": str(stop - start)}
+                response = web.StreamResponse(status=206, headers=headers)
+                await response.prepare(request)
+                assert request.transport is not None
+                if how == "nothing":
+                    await bad.ending.wait()
+                elif how == "one byte at a time":
+                    while not bad.ending.is_set() and request.transport is not None:
+                        await response.write(b"x")
+                        await asyncio.sleep(0.05)
+                elif how == "fewer bytes":
+                    await response.write(bad.content[start : start + 9])
+                if request.transport is not None:
+                    request.transport.abort() if how == "resets" else request.transport.close()
+                return response
+
+            bad.serve = serve
+            await it.pull()
+            assert bad.asked > 0
+            assert it.good.asked > 0
+            assert it.swarm.sent_bytes(bad.digest) == 0
+            if how == "other bytes":
+                await until_true(lambda: bad.sentenced)
+            if how in ("nothing", "one byte at a time"):
+                assert not bad.was_dropped, "another was asked before it was given up as slow"
+
+    test()
+
+
+@pytest.mark.parametrize("what", ["garbage", "text", "oversized", "flood"])
+def test_a_link_that_breaks_the_protocol_ends_and_is_not_made_again(
+    tmp_path: Path, registry: ImageRegistry, what: str
+) -> None:
+    @asynchronous
+    async def test() -> None:
+        async with scene(tmp_path, registry) as it:
+            bad = it.bad
+
+            async def talk(socket: web.WebSocketResponse) -> None:
+                if what == "text":
+                    await socket.send_str("hello")
+                elif what == "flood":
+                    for _ in range(40_000):
+                        await bad.say(socket, link.Gained(bad.raw_digest, 9, (link.Span(0, 1),)))
+                else:
+                    await socket.send_bytes(b"\xc1" * (9 if what == "garbage" else 300_000))
+                await bad.listen(socket)
+
+            async def once_bad_is_dropped(socket: web.WebSocketResponse) -> None:
+                await until_true(lambda: bad.was_dropped)
+                await it.good.tell_that_all_is_held(socket)
+
+            bad.talk, it.good.talk = talk, once_bad_is_dropped
+            await it.pull()
+            assert (bad.links, bad.open_links, bad.asked) == (1, 0, 0)
+
+    test()

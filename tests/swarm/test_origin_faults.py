@@ -1,0 +1,117 @@
+"""The origin dies in mid-pull, or refuses one host; and a host that tells wrong digests of what it fetched."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from aiohttp import web
+
+from peer.core.manifest import OCI_IMAGE
+from tests.peer.registry_server import Answering, Seen
+from tests.proxy.images import content_of, digest_of, make_image
+from tests.proxy.node import asynchronous
+from tests.proxy.registry import ImageRegistry
+from tests.swarm.cluster import MIB, REPOSITORY, cluster, held_bytes, together, until_true
+from tests.swarm.scripted import scripted
+
+CONTENT = content_of("layer", 2 * MIB)
+"""Eight pieces, which are two leases."""
+
+DENIED = b'{"errors":[{"code":"DENIED","message":"not you"}]}'
+
+IMAGE = make_image(CONTENT, media_type=OCI_IMAGE)
+
+
+@asynchronous
+async def test_what_all_of_the_swarm_lacks_when_the_origin_dies_is_a_clear_error_for_everybody(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    digest = registry.put_blob(REPOSITORY, CONTENT)
+    hold = registry.hold(REPOSITORY, digest, 1, start=MIB)
+    async with cluster(tmp_path, registry) as swarm:
+        hosts = await swarm.add_many(3)
+
+        async def die() -> None:
+            for host in hosts:
+                await held_bytes(host, digest, MIB)
+            await until_true(hold.reached.is_set)
+            registry.rules[f"/v2/{REPOSITORY}/blobs/{digest}"] = Answering(503)
+            registry.hang_up()
+            await asyncio.to_thread(registry.stop)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(die())
+            replies = await together([host.blob(digest) for host in hosts])
+        assert [reply.end for reply in replies] == ["fin"] * 3, "cut short, and so that a client sees it"
+        assert all(CONTENT.startswith(reply.body) and len(reply.body) < len(CONTENT) for reply in replies)
+
+
+@asynchronous
+async def test_what_the_swarm_holds_is_had_by_everybody_when_the_origin_is_dead(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    registry.push(REPOSITORY, "latest", IMAGE)
+    async with cluster(tmp_path, registry) as swarm:
+        first, *others = await swarm.add_many(4)
+        await together([host.manifest("latest") for host in (first, *others)])
+        assert (await first.blob(digest_of(CONTENT))).body == CONTENT
+        await asyncio.to_thread(registry.stop)
+        replies = await together([host.blob(digest_of(CONTENT)) for host in others])
+        assert [reply.body == CONTENT for reply in replies] == [True] * 3
+
+
+@asynchronous
+async def test_a_host_whose_credentials_are_refused_gets_that_answer_and_no_other_lease(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    content = CONTENT[:MIB]  # one lease
+    digest = registry.put_blob(REPOSITORY, content)
+    registry.members[REPOSITORY] = {"Bearer good", "Bearer bad"}
+    refused: list[Seen] = []
+
+    def only_questions(seen: Seen) -> Answering | None:
+        if seen.method == "GET" and seen.headers.get("authorization") == "Bearer bad":
+            refused.append(seen)
+            return Answering(403, DENIED)
+        return None
+
+    registry.rules[f"/v2/{REPOSITORY}/blobs/{digest}"] = only_questions
+    async with cluster(tmp_path, registry) as swarm:
+        bad, good = await swarm.add_many(2)
+        (reply,) = await together([bad.blob(digest, authorization="Bearer bad")])
+        assert reply.status == 403
+        asked = len(refused)
+        replies = await together(
+            [bad.blob(digest, authorization="Bearer bad"), good.blob(digest, authorization="Bearer good")]
+        )
+        assert replies[1].body == content
+        assert swarm.sent_bytes(digest) == len(content) + len(DENIED) * len(refused)
+        assert len(refused) == asked
+
+
+@asynchronous
+async def test_a_host_that_tells_wrong_digests_is_found_out_and_the_others_get_the_right_bytes(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    registry.push(REPOSITORY, "latest", IMAGE)
+    digest = digest_of(CONTENT)
+    async with cluster(tmp_path, registry) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
+        await liar.publish(lie=True)
+
+        async def serve(request: web.Request, start: int, stop: int) -> web.StreamResponse:
+            return liar.answer(start, stop, liar.lie_of(start, stop))
+
+        liar.serve = serve
+        hosts = await swarm.add_many(3)
+        await together([host.manifest("latest") for host in hosts])
+        wrong = 0
+        for _ in range(6):  # a client that was cut short asks again
+            replies = await together([host.blob(digest) for host in hosts])
+            wrong += sum(reply.end == "whole" and reply.status == 200 and reply.body != CONTENT for reply in replies)
+            if all(reply.body == CONTENT for reply in replies):
+                break
+        assert [reply.body == CONTENT for reply in replies] == [True] * 3
+        assert not wrong, "a client was given a complete wrong blob"
+        assert liar.asked > 0
+        await until_true(lambda: liar.sentenced)
