@@ -1,4 +1,4 @@
-"""What holds in every test: Hypothesis without deadlines, for machines differ, and the same examples in every run of CI."""
+"""What holds in every test: Hypothesis without deadlines, for machines differ, and the same examples in CI."""
 
 from __future__ import annotations
 

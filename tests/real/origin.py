@@ -67,9 +67,7 @@ class Origin:
     `rate_bytes_s` is how fast each answer is sent, 0 for as fast as it can.
     """
 
-    def __init__(
-        self, directory: Path, registry_url: str, rate_bytes_s: int = 0, address: str = "127.0.0.1"
-    ) -> None:
+    def __init__(self, directory: Path, registry_url: str, rate_bytes_s: int = 0, address: str = "127.0.0.1") -> None:
         port = free_port()
         self.url = f"http://{address}:{port}"
         self._record = directory / "requests.log"

@@ -1,4 +1,4 @@
-"""A swarm of eight hosts with links of 200 Mbit/s: all pull one image at once, and the registry sends each byte once."""
+"""Eight hosts with links of 200 Mbit/s pull one image at once, and the registry sends each byte once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +71,7 @@ def swarm(place: Path, storage: Path, registry: Registry, image: Image) -> Itera
         ]
         members = [Member(*each) for each in zip(hosts, nodes, clients, strict=True)]
         for member in members:
-            wait_until(lambda member=member: status(member)["scheduler_connected"], "it has found the scheduler")
+            wait_until(partial(_is_connected, member), "it has found the scheduler")
         yield Swarm(members, origin_host, origin)
 
 
@@ -104,6 +105,10 @@ def span(request: Request, size_bytes: int) -> tuple[int, int]:
         return 0, size_bytes
     first, _, last = request.range.removeprefix("bytes=").partition("-")
     return int(first), min(int(last or size_bytes - 1) + 1, size_bytes)
+
+
+def _is_connected(member: Member) -> bool:
+    return bool(status(member)["scheduler_connected"])
 
 
 def status(member: Member) -> dict[str, Any]:
