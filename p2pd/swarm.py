@@ -14,6 +14,7 @@ from p2pd.notation import Address, ConfigError
 from peer.errors import StoreBrokenError
 from peer.swarm.swarm import Identity
 from scheduler.core.scheduler import Scheduler
+from scheduler.core.settings import Settings as Scheduling
 from scheduler.shell.server import SchedulerServer
 
 ANYWHERE = ("0.0.0.0", "::")
@@ -50,7 +51,7 @@ async def schedulers(settings: Settings) -> AsyncIterator[tuple[str, ...]]:
     if settings.scheduler:
         yield settings.scheduler
         return
-    async with scheduling(SchedulerServer(Scheduler()), settings.listen) as at:
+    async with scheduling(SchedulerServer(Scheduler(_scheduling(settings))), settings.listen) as at:
         yield (f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",)
 
 
@@ -62,3 +63,12 @@ def _host_id(file: Path) -> str:
         return file.read_text().strip()
     except (OSError, ValueError) as error:
         raise StoreBrokenError(f"{file} cannot be used: {error}; remove it") from error
+
+
+def _scheduling(settings: Settings) -> Scheduling:
+    """The scheduler inside a node leases what the node's own limits allow."""
+    return Scheduling(
+        leases_per_blob=settings.connections_per_blob,
+        leases_per_host=settings.connections_per_origin,
+        leases_per_origin=settings.connections_per_origin,
+    )

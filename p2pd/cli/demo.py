@@ -10,7 +10,7 @@ import click
 
 @click.command()
 @click.option("--nodes", default=5, show_default=True, type=click.IntRange(2, 50), help="How many nodes pull at once.")
-@click.option("--size", default="64MiB", show_default=True, metavar="SIZE", help="How large the image is to be.")
+@click.option("--size", default="96MiB", show_default=True, metavar="SIZE", help="How large the image is to be.")
 @click.option(
     "--rate",
     default="40MiB",

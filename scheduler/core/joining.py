@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from scheduler.core.wholes import Wholes
 
 
+FEW_SOURCES: Final = 64
+"""Where more hosts hold pieces, a member that starves is linked to others of them in time."""
+
+
 class Joining:
     """Takes hosts' words about themselves, which are believed."""
 
@@ -73,8 +77,21 @@ class Joining:
             swarm.orphans &= ~missing
             swarm.to_lease |= swarm.holdings.without_copy(missing)
             swarm.graph.ensure_source(member)
+            swarm.to_lease |= self._out_of_reach(member, missing=swarm.map.known & ~have)
             self._cluster.relinked[swarm] = None
             self._cluster.to_lease[swarm] = None
+
+    def _out_of_reach(self, member: Member, missing: int) -> int:
+        """The pieces that a starving member can get from nobody, for those who hold them have failed it before."""
+        swarm = member.swarm
+        if not member.avoids or swarm.map is None or len(swarm.graph.sources) > FEW_SOURCES:
+            return 0
+        for other in swarm.graph.sources.items:
+            if other is not member and other.host.id not in member.avoids:
+                missing &= ~(swarm.map.everything if other.state is MemberState.COMPLETE else other.have)
+        for lease in swarm.leases.values():
+            missing &= ~lease.left
+        return missing
 
     def neighbour_failed(self, member: Member, message: NeighbourFailed) -> None:
         """A member needs another neighbour in the place of one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from p2pd.demo.show import MEASURED_UP_TO_S
+from p2pd.demo.show import Plan, show
 
 NODES = 3
 SIZE = "6MiB"
@@ -69,18 +71,19 @@ def test_the_registry_gives_one_copy(tmp_path: Path) -> None:
     assert_nothing_is_left(tmp_path)
 
 
-def test_what_is_seen_without_a_terminal(tmp_path: Path) -> None:
-    """A rate at which nodes for themselves would take too long to be watched."""
-    rate_bytes_per_s = int(NODES * 6 * 2**20 / (1.1 * MEASURED_UP_TO_S))
-    with start(tmp_path, f"--rate={rate_bytes_per_s}") as demo:
-        stdout, stderr = demo.communicate(timeout=PATIENCE_S)
-    assert (demo.returncode, stderr) == (0, "")
-    assert "\x1b" not in stdout
-    lines = stdout.splitlines()
+def test_what_is_seen_without_a_terminal() -> None:
+    """Here of nodes for themselves, which would take too long, the figures are computed; it says so."""
+    screen = io.StringIO()
+    plan = Plan(NODES, 6 * 2**20, rate_bytes_per_s=16 * 2**20, measured_up_to_s=0.1)
+    figures = show(plan, Console(file=screen, width=80))
+    lines = screen.getvalue().splitlines()
+    assert "\x1b" not in screen.getvalue()
     starts = ("The registry is a thread of", "one node alone", "(computed)", "3 nodes, a swarm", "node 1 again")
     assert all(any(line.strip().startswith(start) for line in lines) for start in starts)
     assert all(len(line) <= 80 for line in lines)
-    assert_nothing_is_left(tmp_path)
+    assert not figures["strangers_measured"]
+    least_s = NODES * figures["image_bytes"] / plan.rate_bytes_per_s
+    assert figures["strangers_s"] == pytest.approx(least_s, abs=0.001)
 
 
 @pytest.mark.parametrize(

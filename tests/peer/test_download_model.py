@@ -163,9 +163,14 @@ class AnyOrder(RuleBasedStateMachine):
             assert answers[0].first == missing_first
 
     def first_that_is_waited_for(self) -> int | None:
-        """The first open piece of the client that stands furthest ahead among those whose range has one."""
+        """The first open piece of the client that comes first: who waits for a range, then who stands first."""
         taken = self.held | self.in_flight()
-        for want in sorted(self.wants.values(), key=lambda want: (want.background, want.position)):
+
+        def place(want: ReaderMoved) -> tuple[bool, bool, int]:
+            to_the_end = want.stop is None or want.stop >= self.COUNT * LENGTH
+            return want.background, to_the_end or want.background, want.position
+
+        for want in sorted(self.wants.values(), key=place):
             last = self.COUNT * LENGTH if want.stop is None else min(want.stop, self.COUNT * LENGTH)
             for index in range(want.position // LENGTH, -(-last // LENGTH)):
                 if index not in taken:

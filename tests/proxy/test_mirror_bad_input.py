@@ -177,7 +177,7 @@ class TestOriginBreaks:
             for reference in ("1.0", IMAGE.digest):
                 reply = await node.get(f"{APP}/manifests/{reference}")
                 assert (reply.status, reply.code) == (404, "MANIFEST_UNKNOWN")
-                assert "SHA-256" in reply.message
+                assert IMAGE.digest in reply.message
                 errors_logged.pop()
             assert not await node.cached()
 
@@ -375,7 +375,6 @@ class TestClients:
             await client.request("GET", f"/v2/{self.PATH}")
             await client.head()
             assert (await node.get(self.PATH)).body == self.BIG
-            assert (await node.cached())[digest_of(self.BIG)]["in_use"]
             await node.until(lambda cached: not cached[digest_of(self.BIG)]["in_use"])
 
     @asynchronous
