@@ -29,7 +29,7 @@ import uvloop
 from benchmarks import programs
 from benchmarks.crowd import FIRST_HOSTS, PIECES, Crowd, allow_connections
 from benchmarks.measure import Command, Measure
-from benchmarks.procfs import cpu_s, settled_rss_mib
+from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 
 BARS = {
@@ -67,61 +67,57 @@ class Sample:
 
 
 @contextmanager
-def scheduler(bed: Testbed, hosts: int) -> Iterator[programs.Program]:
-    """`p2pd scheduler`, serving."""
+def scheduler(bed: Testbed, hosts: int) -> Iterator[tuple[int, Crowd]]:
+    """The process id of `p2pd scheduler`, and the hosts for it, which are not connected yet."""
     allow_connections(hosts)
     listen, admin = programs.free_address(), programs.free_address()
     flags = ("--config", os.devnull, "--listen", listen, "--admin", admin)
     command = [sys.executable, "-m", "p2pd", "scheduler", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}
-    with programs.running("p2pd scheduler", command, listen, bed.directory / "log", environment) as program:
-        programs.wait_until_served(program, "/", [404])
-        yield program
+    with programs.running("p2pd scheduler", command, admin, bed.directory / "log", environment) as program:
+        programs.wait_until_served(program, "/readyz", [200])
+        crowd = Crowd(listen, hosts)
+        try:
+            yield program.pid, crowd
+        finally:
+            crowd.leave()
 
 
 def blob(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-async def _many(program: programs.Program, hosts: int) -> Sample:
-    rss_mib = settled_rss_mib(program.pid)
-    crowd = Crowd(program.address, hosts)
-    try:
-        before_s = cpu_s(program.pid)
-        await crowd.connect()
-        connect_cpu_s = (cpu_s(program.pid) - before_s) / hosts
-        rest = await crowd.first_join(blob(1))
-        before_s, started = cpu_s(program.pid), time.perf_counter()
-        await crowd.join(rest, blob(1))
-        seconds = time.perf_counter() - started
-        await crowd.settle(crowd.hosts)
-        join_cpu_s = (cpu_s(program.pid) - before_s) / len(rest)
-        await asyncio.sleep(0)
-        member_kib = 1024 * (settled_rss_mib(program.pid) - rss_mib) / hosts
-        before_s = cpu_s(program.pid)
-        await crowd.progress(blob(1), reports())
-        progress_cpu_s = (cpu_s(program.pid) - before_s) / (hosts * REPORTS)
-        rest = await crowd.first_join(blob(2))
-        latencies_s = await crowd.join_at(rest, blob(2), LATENCY_LOAD / join_cpu_s)
-    finally:
-        crowd.leave()
+async def _many(pid: int, crowd: Crowd) -> Sample:
+    hosts = len(crowd.hosts)
+    rss_mib = settled_rss_mib(pid)
+    before_s = cpu_s(pid)
+    await crowd.connect()
+    connect_cpu_s = (cpu_s(pid) - before_s) / hosts
+    rest = await crowd.first_join(blob(1))
+    before_s, started = cpu_s(pid), time.perf_counter()
+    await crowd.join(rest, blob(1))
+    seconds = time.perf_counter() - started
+    await crowd.settle(crowd.hosts)
+    join_cpu_s = (cpu_s(pid) - before_s) / len(rest)
+    member_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
+    before_s = cpu_s(pid)
+    await crowd.progress(blob(1), reports())
+    progress_cpu_s = (cpu_s(pid) - before_s) / (hosts * REPORTS)
+    rest = await crowd.first_join(blob(2))
+    latencies_s = await crowd.join_at(rest, blob(2), LATENCY_LOAD / join_cpu_s)
     return Sample(connect_cpu_s, join_cpu_s, len(rest) / seconds, latencies_s, progress_cpu_s, member_kib)
 
 
-async def _few_join_cpu_s(program: programs.Program) -> float:
+async def _few_join_cpu_s(pid: int, crowd: Crowd) -> float:
     """CPU seconds for each of a hundred hosts that join."""
-    crowd = Crowd(program.address, FEW_HOSTS)
     total_s = 0.0
-    try:
-        await crowd.connect()
-        for number in range(1, FEW_HOSTS_BLOBS + 1):
-            rest = await crowd.first_join(blob(number))
-            before_s = cpu_s(program.pid)
-            await crowd.join(rest, blob(number))
-            await crowd.settle(crowd.hosts)
-            total_s += cpu_s(program.pid) - before_s
-    finally:
-        crowd.leave()
+    await crowd.connect()
+    for number in range(1, FEW_HOSTS_BLOBS + 1):
+        rest = await crowd.first_join(blob(number))
+        before_s = cpu_s(pid)
+        await crowd.join(rest, blob(number))
+        await crowd.settle(crowd.hosts)
+        total_s += cpu_s(pid) - before_s
     return total_s / (FEW_HOSTS_BLOBS * (FEW_HOSTS - FIRST_HOSTS))
 
 
@@ -137,10 +133,11 @@ def measure(bed: Testbed) -> list[Figure]:
     """All figures come from the same schedulers: making the hosts is most of the work."""
     samples, few = [], []
     for _ in range(bed.runs):
-        with scheduler(bed, FEW_HOSTS) as program, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            few.append(runner.run(_few_join_cpu_s(program)))
-        with scheduler(bed, bed.hosts) as program, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            samples.append(runner.run(_many(program, bed.hosts)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            with scheduler(bed, FEW_HOSTS) as (pid, crowd):
+                few.append(runner.run(_few_join_cpu_s(pid, crowd)))
+            with scheduler(bed, bed.hosts) as (pid, crowd):
+                samples.append(runner.run(_many(pid, crowd)))
     join_cpu_s = [sample.join_cpu_s for sample in samples]
     percentiles_ms = [
         [1000 * second for second in statistics.quantiles(sample.latencies_s, n=100)] for sample in samples
