@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import datapath, scheduler
+from benchmarks import datapath, scheduler, transfer
 from benchmarks.measure import Command, run_measures
 from benchmarks.report import Report, machine
 
-COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND, scheduler.COMMAND)
+COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND, transfer.COMMAND, scheduler.COMMAND)
 
 
 def positive(text: str) -> int:

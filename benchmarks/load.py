@@ -137,3 +137,17 @@ def first_byte_s(url: str, blob: Blob) -> float:
         rest = response.read()
     _checked(url, blob, response.status, len(first) + len(rest))
     return seconds
+
+
+def whole_s(url: str, blob: Blob) -> float:
+    """Seconds from before the connection to the last byte of the body."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)
+    with contextlib.closing(connection):
+        started = time.perf_counter()
+        connection.request("GET", parts.path)
+        response = connection.getresponse()
+        body = response.read()
+        seconds = time.perf_counter() - started
+    _checked(url, blob, response.status, len(body))
+    return seconds

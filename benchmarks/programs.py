@@ -157,8 +157,8 @@ def nginx(directory: Path, served: Path) -> Iterator[Program]:
 
 
 @contextmanager
-def p2pd(directory: Path, origin: Program) -> Iterator[tuple[Program, str]]:
-    """`p2pd run` with its defaults and one upstream, and its admin address.
+def p2pd(directory: Path, origin: Program, more: Mapping[str, str] | None = None) -> Iterator[tuple[Program, str]]:
+    """`p2pd run` with its defaults, one upstream and `more` flags, and its admin address.
 
     It was just started and may not answer yet (`wait_until_served`).
     """
@@ -169,6 +169,7 @@ def p2pd(directory: Path, origin: Program) -> Iterator[tuple[Program, str]]:
         "--mirror": mirror,
         "--admin": admin,
         "--upstream": f"docker.io=http://{origin.address}",
+        **(more or {}),
     }
     command = [sys.executable, "-m", "p2pd", "run", *(word for flag in flags.items() for word in flag)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}

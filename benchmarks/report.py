@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import statistics
@@ -25,11 +26,12 @@ from rich.table import Table
 class Bar:
     """The limit that a figure must keep to."""
 
-    sense: Literal["<=", ">="]
+    sense: Literal["<", "<=", ">="]
     limit: float
 
     def met(self, value: float) -> bool:
-        return value <= self.limit if self.sense == "<=" else value >= self.limit
+        compare = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}[self.sense]
+        return bool(compare(value, self.limit))
 
     def __str__(self) -> str:
         return f"{self.sense} {self.limit:g}"

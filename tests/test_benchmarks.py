@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import __main__, datapath, load, measure, procfs, programs, report
+from benchmarks import __main__, datapath, load, measure, procfs, programs, report, scheduler, transfer
 
 AB_REPORT = """\
 Complete requests:      100
@@ -58,9 +58,10 @@ def test_a_figure_is_the_median_between_its_extremes() -> None:
         (report.Bar(">=", 0.9), 0.89, False),
         (report.Bar("<=", 1.1), 1.1, True),
         (report.Bar("<=", 1.1), 1.11, False),
+        (report.Bar("<", 15), 15, False),
     ],
 )
-def test_a_bar_includes_its_limit(bar: report.Bar, value: float, met: bool) -> None:
+def test_a_bar_includes_its_limit_as_its_sign_says(bar: report.Bar, value: float, met: bool) -> None:
     assert report.Figure("x", [value], bar).met is met
 
 
@@ -120,9 +121,10 @@ def test_the_machine_can_be_written_as_json() -> None:
     assert {"cores", "kernel", "python"} <= set(json.loads(json.dumps(report.machine())))
 
 
-def test_every_bar_is_for_a_figure_that_is_measured_once() -> None:
-    figures = datapath.COMMAND.figures
-    assert set(datapath.BARS) <= set(figures)
+@pytest.mark.parametrize("module", [datapath, scheduler, transfer])
+def test_every_bar_is_for_a_figure_that_is_measured_once(module: Any) -> None:
+    figures = module.COMMAND.figures
+    assert set(module.BARS) <= set(figures)
     assert len(set(figures)) == len(figures)
 
 
