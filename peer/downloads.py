@@ -293,7 +293,7 @@ class Downloads:
                     transfer = Transfer(number, job.sources[source], job.blob, first, stop)
                     job.transfers[number] = transfer
                     self._background.start(self._run(job, transfer))
-                case core.StopTransfer(number):
+                case core.StopTransfer(number) if number in job.transfers:  # else its end is about to be told
                     job.transfers[number].stop()
                 case core.Ended(phase):
                     self._ended(job, phase)
@@ -307,7 +307,7 @@ class Downloads:
                 self._background.start(self._prepare(job, size_bytes))
             case swarming.Fetch():
                 self._fetch(job, instruction)
-            case swarming.StopFetch(number):
+            case swarming.StopFetch(number) if number in job.fetches:
                 job.fetches[number].stop()
             case swarming.Deliver(data):
                 self._background.start(self._deliver(job, data))
@@ -345,6 +345,7 @@ class Downloads:
         else:
             job.last_error = OriginUnreachableError(reason)
         if tainted:
+            job.tainted = True
             self._corrupt += 1
             self.store.discard(job.digest)
         self._feed(job, core.Stopped())
@@ -491,9 +492,18 @@ class Downloads:
         nothing = job.blob is not None and not job.blob.held_bytes
         if nothing or isinstance(job.last_error, OriginCorruptError | StoreBrokenError):
             self.store.discard(job.digest)  # what is wrong, or on a disk that fails, is not to be gone on with
-        if self._swarm is not None:
+        again = job.tainted and not self._closed
+        if self._swarm is not None and not again:
             self._swarm.forget(job.member.digest)
         self._end(job, job.last_error or OriginBrokenError(f"nobody waited for {job.digest} any longer"))
+        if again:
+            self._begin_anew(job)
+
+    def _begin_anew(self, job: Job) -> None:
+        """Get a blob again whose map proved wrong, for who asks again: a swarm that all leave forgets who lied."""
+        expected = Expected(job.member.download.size_bytes, job.media_type)
+        for source in job.sources:
+            self._join(job.digest, source, expected)
 
     def _end(self, job: Job, error: P2pdError | None) -> None:
         if self._jobs.get(job.digest) is job:

@@ -24,6 +24,8 @@ class Job:
         self.transfers: dict[int, Transfer] = {}
         self.fetches: dict[int, PieceFetch] = {}
         self.recovered = False
+        self.tainted = False
+        """What landed is not to be trusted: the swarm's map was wrong."""
         self.answered = False
         """Something of the blob has come, from anybody: it is worth telling a client that it will."""
         self.last_error: P2pdError | None = None

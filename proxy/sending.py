@@ -111,7 +111,7 @@ async def _send_span(
         while position < span.stop:
             end = min(await reader.readable(position, span.stop), position + SEND_BYTES)
             transport = request.transport
-            if transport is None:
+            if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
             await loop.sendfile(transport, reader.blob, position, end - position)  # type: ignore[arg-type] # has fileno()
             sent.body_bytes += end - position

@@ -44,7 +44,7 @@ class Registry:
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of manifests and blobs that were sent."""
+        """Bytes of manifests and blobs that were sent, or are being sent."""
         with self._lock:
             return self._sent_bytes
 
@@ -108,9 +108,9 @@ class Registry:
             while start < stop:
                 data = file.read(min(PACED_BYTES, stop - start))
                 self._pace.wait(len(data), self._stopped)
-                asked.wfile.write(data)
-                with self._lock:
+                with self._lock:  # before it is sent: who has received it finds it counted
                     self._sent_bytes += len(data)
+                asked.wfile.write(data)
                 start += len(data)
 
 

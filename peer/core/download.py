@@ -230,6 +230,7 @@ class Download:
     _unwanted_since: float | None = None
     _elsewhere: int = 0
     _had_source: bool = False
+    _answered: bool = True
     _story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -285,9 +286,10 @@ class Download:
         """When `Tick` is due."""
         return None if self._unwanted_since is None else self._unwanted_since + self.linger_s
 
-    def learn_geometry(self, size_bytes: int, piece_length: int) -> None:
-        """The blob's length and pieces are known (from the store, or from the first answer)."""
+    def learn_geometry(self, size_bytes: int, piece_length: int, *, hearsay: bool = False) -> None:
+        """The length and pieces are known: from the store, from the first answer, or by `hearsay` before that."""
         if self.held is None:
+            self._answered = not hearsay
             self.size_bytes, self.piece_length, self.held = (
                 size_bytes,
                 piece_length,
@@ -336,6 +338,7 @@ class Download:
     # -- transitions -----------------------------------------------------------------------------------------------
 
     def _opened(self, event: TransferOpened) -> None:
+        self._answered = True
         self.learn_geometry(event.size_bytes, event.piece_length)
         transfer = self._transfer(event.transfer)
         transfer.first, transfer.stop = event.first, event.stop
@@ -397,6 +400,9 @@ class Download:
         if self.held is None:
             # The first answer tells the length; a second request could only guess.
             wanted = 0 if busy or not self._may_ask(0) else 1
+        elif not self._answered:
+            # The first answer also tells whether the origin ignores Range, and then brings everything.
+            wanted = 0 if busy else min(1, self._open_spans())
         else:
             wanted = min(self.max_transfers - busy, self._open_spans() - self._slots_asked)
         self._slots_asked += max(0, wanted)

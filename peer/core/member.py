@@ -248,7 +248,7 @@ class Member:
             return self._give_up(GiveUp(RESIZED, tainted=True))
         self._size_bytes = size_bytes
         if self.download.held is None:
-            self.download.learn_geometry(size_bytes, piece_length(size_bytes))
+            self.download.learn_geometry(size_bytes, piece_length(size_bytes), hearsay=True)
         return [] if self._prepared else [Prepare(size_bytes)]
 
     def _new_map(self, generation: int) -> list[Instruction]:

@@ -99,7 +99,7 @@ class PeerServer:
         loop = asyncio.get_running_loop()
         while start < stop:
             transport = request.transport
-            if transport is None:
+            if transport is None or transport.is_closing():
                 raise ConnectionResetError("the other host went away")
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:

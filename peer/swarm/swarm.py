@@ -268,7 +268,11 @@ class Swarm:
                 for neighbour in add:
                     self.meet(digest, neighbour)
             case to_host.Lease(lease, _):
-                self.tell(from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))
+                held = self._store.peek(f"sha256:{digest.hex()}")
+                if held is not None and held.complete:
+                    self.tell(from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))
+                else:  # it was wanted here, and is no longer: the lease goes back with the membership
+                    self.tell(from_host.Leave(digest))
             case to_host.Recall():
                 self._background.start(self._recall(digest))
             case _:

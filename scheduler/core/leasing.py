@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from scheduler.core.cluster import Cluster, Due, Timer
 from scheduler.core.leases import Lease, LeaseCause
-from scheduler.core.members import Host, Member, Source
+from scheduler.core.members import Host, Member, Refusal, Source
 from scheduler.core.piece_map import MapState
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
@@ -110,10 +110,12 @@ class Leasing:
             self._cluster.end_lease(lease, LeaseCause.FAIL)
             member.swarm.last_status = message.status
             if message.status in (401, 403):
-                host.refused[lease.source] = self._cluster.now + self._cluster.settings.refusal_s
+                until = self._cluster.now + self._cluster.settings.refusal_s
+                host.refused[lease.source] = Refusal(until, message.status)
             self._membership.refuse(member, message.status)
-        elif message.outcome is LeaseOutcome.RETURNED:
-            self._failed(lease, LeaseCause.GIVE_BACK)
+        elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
+            member.failures += 1
+            self._cluster.end_lease(lease, LeaseCause.GIVE_BACK)
         else:
             member.swarm.last_status = message.status
             self._failed(lease, LeaseCause.FAIL)
@@ -197,7 +199,7 @@ class Leasing:
         self._membership.give_up(swarm, "no host is left that could get it from the origin")
 
     def _may_fetch(self, member: Member) -> bool:
-        return member.source is not None and member.host.refused.get(member.source, 0.0) <= self._cluster.now
+        return member.source is not None and member.refusal(self._cluster.now) is None
 
     def _has_room(self, member: Member) -> bool:
         settings = self._cluster.settings

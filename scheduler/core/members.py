@@ -36,8 +36,8 @@ class Host:
     connected_at: float
     members: dict[bytes, Member] = field(default_factory=dict)
     leases: dict[int, Lease] = field(default_factory=dict)
-    refused: dict[Source, float] = field(default_factory=dict)
-    """Until when it gets no lease for a repository."""
+    refused: dict[Source, Refusal] = field(default_factory=dict)
+    """The repositories for which it gets no lease."""
 
 
 class Source(NamedTuple):
@@ -45,6 +45,13 @@ class Source(NamedTuple):
 
     upstream: str
     repository: str
+
+
+class Refusal(NamedTuple):
+    """The origin refused a host: it gets no lease there until then, and `status` was the answer."""
+
+    until: float
+    status: int
 
 
 class MemberState(Enum):
@@ -135,6 +142,11 @@ class Member:
     def wants(self) -> bool:
         """Whether it is still to get pieces."""
         return self.state in (MemberState.JOINING, MemberState.ACTIVE)
+
+    def refusal(self, now: float) -> Refusal | None:
+        """What the origin said to its host where it would fetch the blob, if that holds still."""
+        found = None if self.source is None else self.host.refused.get(self.source)
+        return found if found is not None and found.until > now else None
 
     @property
     def is_source(self) -> bool:

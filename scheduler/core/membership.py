@@ -127,11 +127,18 @@ class Membership:
         """Tell everybody who still wants the blob that the swarm cannot get it."""
         swarm.story.tell(f"gives up: {reason}")
         waiting = list(swarm.wanting.items)
-        message = Failed(swarm.digest, swarm.last_status, reason)
-        self._cluster.send([member.host for member in waiting], message)
+        statuses = {member: self._status_for(member) for member in waiting}
+        for status in dict.fromkeys(statuses.values()):
+            told = [member.host for member in waiting if statuses[member] == status]
+            self._cluster.send(told, Failed(swarm.digest, status, reason))
         for member in waiting:
             self.expel(member)
         swarm.attempts = 0
+
+    def _status_for(self, member: Member) -> int:
+        """The origin's answer for this member: the one that its own host got, if it got one."""
+        refusal = member.refusal(self._cluster.now)
+        return member.swarm.last_status if refusal is None else refusal.status
 
     def link(self, member: Member) -> None:
         """Give a member its neighbours, unless the blob travels without them."""

@@ -142,7 +142,7 @@ def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_t
         << ("b", remove("a"))
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
-        << ("a", Failed(other.digest, 0, "no host is left that could get it from the origin"))
+        << ("a", Failed(other.digest, 401, "no host is left that could get it from the origin"))
         >> Passes(SETTINGS.refusal_s)
         << ("b", LeaseRevoked(2, D))
         << ("b", Lease(3, D, 1, 0, 2, WITHIN))
