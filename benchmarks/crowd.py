@@ -1,7 +1,7 @@
 """Hosts for the scheduler: as many as are wanted, in this process, each with a connection of its own.
 
-They must cost less than the scheduler, which does real work for each of their messages. So frames are made by hand, with
-a mask of zeros, and of what comes in only the type is read; a lease alone is decoded, for it must be answered.
+They must cost less than the scheduler, which does real work for each of their messages. So frames are made by hand,
+with a mask of zeros, and of what comes in only the type is read; a lease alone is decoded, for it must be answered.
 
 Rules:
 1. A host that is given a lease publishes its pieces at once: the scheduler never waits for an origin.
@@ -152,7 +152,7 @@ def _nothing(_: Host) -> None:
 
 
 class Crowd:
-    """All hosts. Each method returns when the last of them has its answer; it raises UnmeasurableError if one does not."""
+    """All hosts. Each method returns when the last has its answer; it raises UnmeasurableError if one does not."""
 
     def __init__(self, address: str, count: int) -> None:
         self._address, _, port = address.rpartition(":")

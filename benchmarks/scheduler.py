@@ -5,7 +5,7 @@ Rules:
    neighbours, the digests of all pieces, and what the hosts that became its neighbours are told. Hosts join a blob of
    1 GiB whose pieces are known already.
 2. Rates are what one core can do: joins over the CPU seconds that the scheduler's process took for them, whether the
-   machine had a core to spare or not. The rate by the clock, which the hosts on this machine take part in, stands beside.
+   machine had a core to spare or not. The rate by the clock, in which the hosts take part, stands beside.
 3. Each sample is of a scheduler that was just started.
 """
 

@@ -369,12 +369,13 @@ class TestClients:
         """It holds nobody up, and is given up after a while; until then the blob is in use."""
         registry.put_blob(APP, self.BIG)
         async with (
-            node_at(tmp_path / "store", hub(registry), client_stall_s=1) as node,
+            node_at(tmp_path / "store", hub(registry), client_stall_s=4) as node,
             node.client(receive_buffer_bytes=4096) as client,
         ):
             await client.request("GET", f"/v2/{self.PATH}")
             await client.head()
             assert (await node.get(self.PATH)).body == self.BIG
+            assert (await node.cached())[digest_of(self.BIG)]["in_use"]
             await node.until(lambda cached: not cached[digest_of(self.BIG)]["in_use"])
 
     @asynchronous
