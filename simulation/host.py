@@ -1,0 +1,197 @@
+"""A simulated host: its lines, its store, its downloads, and what it serves to others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from peer.core import swarm_events as swarming
+from peer.core.piece_sets import digest_runs
+from peer.core.uploads import Uploads
+from scheduler.protocol import from_host, link, to_host
+from scheduler.protocol.codec import ToHost
+from scheduler.protocol.content import Content
+from simulation.lines import Line
+from simulation.pull import Contents, Pull
+from simulation.scenario import Node, Vice
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+UPLOADS_AT_A_TIME: Final = 4
+UPLOADS_WAITING: Final = 0
+
+
+class Host:
+    """One p2pd. `store` has the digest of each piece that is held, by blob; `whole` the blobs found right."""
+
+    def __init__(self, node: Node, world: World) -> None:
+        self.node: Final = node
+        self.name: Final = node.name
+        self.vice = node.vice
+        self.world: Final = world
+        self.up: Final = Line(node.up_bytes_per_s)
+        self.down: Final = Line(node.down_bytes_per_s)
+        self.uploads: Final = Uploads(UPLOADS_AT_A_TIME, UPLOADS_WAITING)
+        self.alive = True
+        self.connection = 0
+        self.refused = 0
+        """The origin's status for it; 0: the origin gives."""
+        self.lies = False
+        """It believes in other bytes than the origin has."""
+        self.knows_sizes = True
+        self.store: Final[dict[bytes, dict[int, bytes]]] = defaultdict(dict)
+        self.whole: Final[set[bytes]] = set()
+        self.pulls: Final[dict[bytes, Pull]] = {}
+        self.met: Final[dict[bytes, dict[str, bool]]] = defaultdict(dict)
+        """Its neighbours by blob, and whether each has been answered."""
+        self.failures: Final[list[str]] = []
+        self.got_bytes = 0
+
+    # -- what its client does --------------------------------------------------------------------------------------
+
+    def pull(self, blob: Contents) -> None:
+        """A client asks for a blob."""
+        if not self.alive or blob.digest in self.whole or blob.digest in self.pulls:
+            return
+        if self.vice is Vice.CLAIMS:
+            self.whole.add(blob.digest)
+            self._announce_whole(blob)
+            return
+        pull = self.pulls[blob.digest] = Pull(self, blob)
+        pull.begin(connected=bool(self.connection), knows_size=self.knows_sizes)
+
+    def hold(self, blobs: Iterable[Contents]) -> None:
+        """It has these already, from before."""
+        for blob in blobs:
+            self.store[blob.digest].update(enumerate(blob.digests))
+            self.whole.add(blob.digest)
+            self.got_bytes += blob.size_bytes
+
+    def got(self, blob: Contents, index: int) -> None:
+        """A piece has come into the store."""
+        self.got_bytes += blob.bytes_of(index)
+        self.world.landed(self, blob, index)
+
+    def lost(self, blob: Contents) -> None:
+        """What is held of a blob is not to be trusted, and thrown away."""
+        held = self.store[blob.digest]
+        self.got_bytes -= sum(map(blob.bytes_of, held))
+        held.clear()
+
+    def completed(self, blob: Contents) -> None:
+        """A blob is whole, and its SHA-256 is right."""
+        del self.pulls[blob.digest]
+        self.whole.add(blob.digest)
+        self.world.completed(self, blob)
+
+    def failed(self, blob: Contents, *, stays: bool, again_s: float) -> None:
+        """A download has failed; the client comes back in a while. `stays`: in the swarm, meanwhile."""
+        del self.pulls[blob.digest]
+        if not stays:
+            self.world.tell(self, from_host.Leave(blob.digest))
+            self.world.say(self, tuple(self.met.pop(blob.digest, ())), link.Dropped(blob.digest))
+        self.world.timeline.after(again_s, self.pull, blob)
+
+    # -- what others say -------------------------------------------------------------------------------------------
+
+    def hears(self, event: swarming.FromNeighbour) -> None:
+        """A message from a neighbour. The first that says what that one holds is answered."""
+        if not self.alive:
+            return
+        message = event.message
+        digest = message.digest  # type: ignore[union-attr] # a LinkHello is not said here
+        pull = self.pulls.get(digest)
+        if pull is not None:
+            pull.feed(event)
+        if isinstance(message, link.Holds) and self.met[digest].get(event.host) is False:
+            self.met[digest][event.host] = True
+            self._introduce(digest, event.host)
+
+    def is_told(self, message: ToHost) -> None:
+        """A message from the scheduler: for the download that is under way, or about a blob that is held whole."""
+        if not self.alive or isinstance(message, to_host.Welcome | to_host.Quarantined):
+            return
+        digest = message.digest  # type: ignore[union-attr] # nobody here asks for tags
+        pull = self.pulls.get(digest)
+        if pull is not None:
+            if self.vice is Vice.HOARDS and isinstance(message, to_host.PieceDigests | to_host.Content):
+                return
+            pull.feed(swarming.FromScheduler(message))
+            return
+        match message:
+            case to_host.Neighbours(_, add, remove):
+                for name in remove:
+                    self.part(digest, name)
+                for neighbour in add:
+                    self.meet(digest, neighbour.host)
+            case to_host.Lease(lease):
+                self.world.tell(self, from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))
+            case to_host.Recall():
+                self._recalled(digest)
+            case _:
+                pass
+
+    def _recalled(self, digest: bytes) -> None:
+        blob = self.world.blobs[digest]
+        if blob.data:
+            self.world.tell(self, Content(digest, blob.data))
+            return
+        runs = list(digest_runs(self.store[digest])) or [(0, b"")]
+        for number, (first, digests) in enumerate(runs, 1):
+            self.world.tell(self, from_host.Recalled(digest, first, digests, last=number == len(runs)))
+
+    def neighbour_lost(self, name: str) -> None:
+        """The link to a host is gone."""
+        for digest, met in self.met.items():
+            if met.pop(name, None) is not None and digest in self.pulls:
+                self.pulls[digest].feed(swarming.NeighbourLost(name))
+
+    # -- what it says ----------------------------------------------------------------------------------------------
+
+    def meet(self, digest: bytes, name: str) -> None:
+        """Keep a link to a neighbour."""
+        self.met[digest][name] = False
+        self._introduce(digest, name)
+
+    def part(self, digest: bytes, name: str) -> None:
+        """Keep it no longer for this blob."""
+        self.met[digest].pop(name, None)
+
+    def _introduce(self, digest: bytes, name: str) -> None:
+        if digest in self.whole:
+            self.world.say(self, (name,), link.Holds(digest, 1, complete=True))
+        elif digest in self.pulls:
+            self.world.say(self, (name,), self.pulls[digest].holds())
+
+    def connected(self) -> None:
+        """There is a connection to a scheduler: it is told what is held, and what is wanted."""
+        holdings = [
+            from_host.Holding(digest, self.world.blobs[digest].size_bytes, complete=True) for digest in self.whole
+        ]
+        if holdings:
+            self.world.tell(self, from_host.Announce(tuple(holdings)))
+        for pull in list(self.pulls.values()):
+            pull.feed(swarming.SchedulerFound())
+
+    def alone(self) -> None:
+        """There has been no scheduler for too long."""
+        if not self.connection:
+            for pull in list(self.pulls.values()):
+                pull.feed(swarming.OriginOpened())
+
+    def _announce_whole(self, blob: Contents) -> None:
+        self.world.tell(self, from_host.Announce((from_host.Holding(blob.digest, blob.size_bytes, complete=True),)))
+
+    # -- what it serves --------------------------------------------------------------------------------------------
+
+    def serves(self, blob: Contents, index: int) -> bool:
+        """Whether others may have a piece."""
+        if self.vice is Vice.CLAIMS:
+            return False
+        if blob.digest in self.whole:
+            return True
+        pull = self.pulls.get(blob.digest)
+        start = index * blob.length
+        return pull is not None and pull.member.may_serve(start, start + blob.bytes_of(index))
