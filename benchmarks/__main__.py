@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import datapath, scheduler, transfer
+from benchmarks import cluster, datapath, scheduler, transfer
 from benchmarks.measure import Command, run_measures
 from benchmarks.report import Report, machine
 
-COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND, transfer.COMMAND, scheduler.COMMAND)
+COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND, transfer.COMMAND, scheduler.COMMAND, cluster.COMMAND)
 
 
 def positive(text: str) -> int:
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(command.name, help=command.summary, description=command.summary)
         one.set_defaults(command=command)
         one.add_argument("--json", action="store_true", help="print the report as JSON")
-        one.add_argument("--runs", type=positive, default=5, metavar="N", help="samples of each figure (default 5)")
+        one.add_argument(
+            "--runs", type=positive, default=5, metavar="N", help="samples of each figure (default %(default)s)"
+        )
         one.add_argument(
             "--only",
             action="append",

@@ -25,6 +25,14 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
+def machine_cpu_s() -> tuple[float, float]:
+    """Seconds that all cores together were busy, and idle, since the machine's start. The first line of proc(5)'s stat:
+    user, nice, system, idle, iowait, irq, softirq, steal; what comes after is in user already."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / TICKS_PER_S, idle / TICKS_PER_S
+
+
 def memory_mib(pid: int, key: str) -> float:
     """`VmRSS` or `VmHWM` (its highest value) of /proc/PID/status, which has them in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

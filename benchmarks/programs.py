@@ -1,9 +1,10 @@
 """Start and stop the real programs: docker-registry, nginx and p2pd.
 
 Rules:
-1. Everything listens on loopback, on a port that was free a moment before, and keeps its files in the
-   directory given.
-2. A program is ended by its own process id, and waited for, however the measure ends.
+1. Everything listens on loopback, on a port that was free a moment before, or at the address given, and keeps its
+   files in the directory given.
+2. A program is ended by its own process id, and waited for, however the measure ends. If that cannot be done, because
+   this process was killed, the kernel ends it (PDEATHSIG: when the thread that started it is gone).
 3. A program that does not come up is an error with the last lines of its log.
 """
 
@@ -19,13 +20,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measure import UnmeasurableError
 
-PACKAGES = {"nginx": "nginx-light", "docker-registry": "docker-registry", "curl": "curl"}
+PACKAGES = {
+    "nginx": "nginx-light",
+    "docker-registry": "docker-registry",
+    "curl": "curl",
+    "setpriv": "util-linux",
+    "ip": "iproute2",
+    "tc": "iproute2",
+}
 REPOSITORY = "bench"
 ROOT = Path(__file__).parents[1]
 """Where `python -m p2pd` and `python -m benchmarks.receive` are found also when nothing is installed."""
@@ -91,14 +100,30 @@ def wait_until_served(program: Program, path: str, statuses: Sequence[int]) -> f
     raise UnmeasurableError(f"{program.name} {state}: {last_lines}")
 
 
+def neutral_environment() -> dict[str, str]:
+    """This process' own, without what configures p2pd or sends requests through a proxy."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("P2PD_") and not name.lower().endswith("_proxy")
+    }
+
+
 @contextmanager
 def running(
     name: str, command: Sequence[str], address: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Program]:
-    with log.open("wb") as output:
+    """Run a program for as long as the block. What it writes goes to `log`, after what is there."""
+    with log.open("ab") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, env=environment
+            [find("setpriv"), "--pdeathsig", "TERM", "--", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is for this process, which then ends its programs in order
         )
     try:
         yield Program(name, process, address, log, started)
@@ -112,14 +137,24 @@ def running(
 
 
 @contextmanager
-def docker_registry(directory: Path, pull_through_from: Program | None = None) -> Iterator[Program]:
-    """docker-registry with its storage in `directory`; with `pull_through_from`, a cache of that one."""
+def docker_registry(
+    directory: Path,
+    pull_through_from: Program | None = None,
+    *,
+    address: str | None = None,
+    storage: Path | None = None,
+    access_log: bool = False,
+) -> Iterator[Program]:
+    """docker-registry with its storage in `directory`, or in `storage`, which several may serve if none is pushed to.
+
+    With `pull_through_from` it is a cache of that one. With `access_log` its log has a line for each answer.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    address = free_address()
+    address = address or free_address()
     config: dict[str, object] = {
         "version": "0.1",
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(directory / "storage")}},
+        "log": {"level": "error", "accesslog": {"disabled": not access_log}},
+        "storage": {"filesystem": {"rootdirectory": str(storage or directory / "storage")}},
         "http": {"addr": address, "secret": "of no value"},
     }
     if pull_through_from is not None:
@@ -157,24 +192,44 @@ def nginx(directory: Path, served: Path) -> Iterator[Program]:
 
 
 @contextmanager
-def p2pd(directory: Path, origin: Program, more: Mapping[str, str] | None = None) -> Iterator[tuple[Program, str]]:
-    """`p2pd run` with its defaults, one upstream and `more` flags, and its admin address.
+def p2pd(
+    directory: Path, origin: Program, more: Mapping[str, str | None] | None = None
+) -> Iterator[tuple[Program, str]]:
+    """`p2pd run` with its defaults, one upstream and `more` flags (a switch has no value), and its admin address.
 
     It was just started and may not answer yet (`wait_until_served`).
     """
     directory.mkdir(parents=True, exist_ok=True)
     mirror, admin = free_address(), free_address()
-    flags = {
+    flags: dict[str, str | None] = {
         "--data": str(directory / "data"),
         "--mirror": mirror,
         "--admin": admin,
         "--upstream": f"docker.io=http://{origin.address}",
         **(more or {}),
     }
-    command = [sys.executable, "-m", "p2pd", "run", *(word for flag in flags.items() for word in flag)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}
-    with running("p2pd", command, mirror, directory / "log", environment) as program:
+    words = (word for flag in flags.items() for word in flag if word is not None)
+    command = [sys.executable, "-m", "p2pd", "run", *words]
+    with running("p2pd", command, mirror, directory / "log", neutral_environment()) as program:
         yield program, admin
+
+
+@contextmanager
+def p2pd_scheduler(directory: Path, listen: str) -> Iterator[Program]:
+    """`p2pd scheduler`, where hosts on other machines reach it; it was just started. Its address is its admin port."""
+    directory.mkdir(parents=True, exist_ok=True)
+    admin = free_address()
+    flags = ("--config", os.devnull, "--listen", listen, "--admin", admin, "--allow-open")
+    command = [sys.executable, "-m", "p2pd", "scheduler", *flags]
+    with running("p2pd scheduler", command, admin, directory / "log", neutral_environment()) as program:
+        yield program
+
+
+def answer(address: str, path: str) -> Any:
+    """The JSON that an admin port (HOST:PORT) answers. Raises OSError or HTTPException."""
+    with closing(http.client.HTTPConnection(address, timeout=START_BOUND_S)) as connection:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,18 +138,23 @@ def testbed(size_bytes: int, runs: int, below: Path | None) -> Iterator[Testbed]
 
 
 def push_random(origin: programs.Program, size_bytes: int) -> Blob:
-    """Push random bytes in three requests: POST opens an upload, PATCH sends them, PUT names the digest."""
+    """Push so many random bytes."""
+    starts = range(0, size_bytes, CHUNK_BYTES)
+    return push(origin, (os.urandom(min(CHUNK_BYTES, size_bytes - start)) for start in starts), size_bytes)
+
+
+def push(origin: programs.Program, chunks: Iterable[bytes], size_bytes: int) -> Blob:
+    """Push a blob in three requests: POST opens an upload, PATCH sends the bytes, PUT names the digest."""
     sha256 = hashlib.sha256()
 
-    def chunks() -> Iterator[bytes]:
-        for start in range(0, size_bytes, CHUNK_BYTES):
-            chunk = os.urandom(min(CHUNK_BYTES, size_bytes - start))
+    def hashed() -> Iterator[bytes]:
+        for chunk in chunks:
             sha256.update(chunk)
             yield chunk
 
     with closing(http.client.HTTPConnection(origin.address)) as connection:
         location = _pushed(connection, "POST", f"/v2/{programs.REPOSITORY}/blobs/uploads/", b"", 0)
-        location = _pushed(connection, "PATCH", location, chunks(), size_bytes)
+        location = _pushed(connection, "PATCH", location, hashed(), size_bytes)
         digest = f"sha256:{sha256.hexdigest()}"
         _pushed(connection, "PUT", f"{location}&digest={digest}", b"", 0)
     return Blob(digest, size_bytes)

@@ -1,8 +1,8 @@
 """`transfer`: from host to host. Two p2pd on loopback, one of which holds the blob; the origin is not asked for it.
 
 Rules:
-1. What is timed is from a client's request to the whole blob verified and in the store. The client takes its bytes
-   afterwards: it is the swarm that is measured, and not the way to a client (`datapath`).
+1. What is measured, by the clock and in CPU, is from a client's request to the whole blob verified and in the store.
+   The client takes its bytes afterwards: it is the swarm that is measured, and not the way to a client (`datapath`).
 2. The same sender, file and pieces serve p2pd and the reference, in turns, and the samples are compared in pairs.
 3. That the origin sent nothing is checked by what the receiver says of where its bytes came from.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, programs
-from benchmarks.datapath import GIB, UNCOUNTED, add_arguments, open_testbed
+from benchmarks.datapath import GIB, UNCOUNTED, add_arguments, open_testbed, settle
 from benchmarks.load import Blob
 from benchmarks.measure import Command, Measure, UnmeasurableError
 from benchmarks.procfs import cpu_s
@@ -82,22 +81,36 @@ def status(subject: Subject) -> Any:
     return _admin(subject, "/status")
 
 
-def fetch_s(two: Pair, blob: Blob) -> float:
-    """Seconds until the receiver has all of a blob that the sender holds. Raises UnmeasurableError."""
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Seconds by the clock, and of CPU at both ends."""
+
+    seconds: float
+    sender_cpu_s: float
+    receiver_cpu_s: float
+
+
+def fetch(two: Pair, blob: Blob) -> Fetched:
+    """Have the receiver get all of a blob that the sender holds. Raises UnmeasurableError."""
     before = status(two.receiver)["downloads"]
     with closing(http.client.HTTPConnection(two.receiver.program.address, timeout=load.TRANSFER_BOUND_S)) as client:
+        cpu_before_s = cpu_s(two.sender.pid), cpu_s(two.receiver.pid)
         started = time.perf_counter()
         client.request("GET", f"/v2/{programs.REPOSITORY}/blobs/{blob.digest}")
         response = client.getresponse()
         _wait(lambda: _complete(two.receiver, blob), "has the whole blob")
-        seconds = time.perf_counter() - started
+        fetched = Fetched(
+            time.perf_counter() - started,
+            cpu_s(two.sender.pid) - cpu_before_s[0],
+            cpu_s(two.receiver.pid) - cpu_before_s[1],
+        )
         taken = sum(len(part) for part in iter(lambda: response.read(2**20), b""))
     after = status(two.receiver)["downloads"]
     if after["origin_bytes"] != before["origin_bytes"] or after["peer_bytes"] - before["peer_bytes"] < blob.size_bytes:
         raise UnmeasurableError(f"{blob.digest} did not come from the other host: {before} {after}")
     if (response.status, taken) != (http.HTTPStatus.OK, blob.size_bytes):
         raise UnmeasurableError(f"the client got {response.status} and {taken} of {blob.size_bytes} bytes")
-    return seconds
+    return fetched
 
 
 def limit_s(url: str, blob: Blob, output: Path) -> tuple[float, float]:
@@ -128,16 +141,16 @@ def transfer(bed: Testbed) -> list[Figure]:
     with pair(bed) as two:
         load.curl_s(two.sender.blob_url(blob), blob)  # now the sender holds it
         for _ in range(UNCOUNTED + bed.runs):
-            os.sync()
+            settle(2 * blob.size_bytes)
             seconds, cpu = limit_s(f"http://{two.peer}/v2/swarm/blobs/{blob.digest}", blob, bed.output)
             limits.append(size_gib / seconds)
             limit_cpu.append(cpu / size_gib)
             bed.output.unlink()
-            os.sync()
-            before = cpu_s(two.sender.pid), cpu_s(two.receiver.pid)
-            rates.append(size_gib / fetch_s(two, blob))
-            sent_cpu.append((cpu_s(two.sender.pid) - before[0]) / size_gib)
-            received_cpu.append((cpu_s(two.receiver.pid) - before[1]) / size_gib)
+            settle(2 * blob.size_bytes)
+            fetched = fetch(two, blob)
+            rates.append(size_gib / fetched.seconds)
+            sent_cpu.append(fetched.sender_cpu_s / size_gib)
+            received_cpu.append(fetched.receiver_cpu_s / size_gib)
             two.receiver.forget(blob)
     rates, limits = rates[UNCOUNTED:], limits[UNCOUNTED:]
     return [
@@ -161,13 +174,13 @@ def vs_libtorrent(bed: Testbed) -> list[Figure]:
     with pair(bed) as two, _seed(bed, two, blob) as (torrent, port):
         for _ in range(UNCOUNTED + bed.runs):
             fetched.mkdir()
-            os.sync()
+            settle(2 * blob.size_bytes)
             torrent_rates.append(
                 size_gib / run("benchmarks.torrent", "fetch", str(torrent), port, str(fetched))["seconds"]
             )
             shutil.rmtree(fetched)
-            os.sync()
-            rates.append(size_gib / fetch_s(two, blob))
+            settle(2 * blob.size_bytes)
+            rates.append(size_gib / fetch(two, blob).seconds)
             two.receiver.forget(blob)
     rates, torrent_rates = rates[UNCOUNTED:], torrent_rates[UNCOUNTED:]
     return [

@@ -34,13 +34,16 @@ class Admin:
         self._peer_server = peer_server
         self._telemetry = telemetry
 
-    def runner(self, addresses: Mapping[str, str], not_ready: NotReady) -> web.AppRunner:
+    def runner(
+        self, addresses: Mapping[str, str], not_ready: NotReady, names: frozenset[str] | None = None
+    ) -> web.AppRunner:
         """The server of the port; for the arguments see `admin_runner`."""
         return admin_runner(
             addresses=addresses,
             status=self._status,
             scrape=self._telemetry.scrape,
             not_ready=not_ready,
+            names=names,
             more=[
                 web.get("/cache", self._blobs),
                 web.delete("/cache/{digest}", self._remove),
@@ -62,6 +65,7 @@ class Admin:
                 "alone": self._swarm.alone,
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,
+                **dataclasses.asdict(self._swarm.statistics()),
             },
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
         }

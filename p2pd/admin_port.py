@@ -2,7 +2,9 @@
 
 1. What changes something needs the header `X-P2PD-Request`, which a web page cannot have a browser send to another
    origin.
-2. Errors are `{"error": "what happened and what to do"}`.
+2. A page whose name was bound anew to this machine is of the same origin to its browser, and may do all that: so on
+   loopback a request must come for an address, or for a name that is ours (`proxy.core.naming`).
+3. Errors are `{"error": "what happened and what to do"}`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from aiohttp import web
 
 from p2pd.life import NotReady
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
+from proxy.core.naming import NOT_FOR_US, is_for_us
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,12 +32,14 @@ def admin_runner(
     status: Callable[[], Mapping[str, Any]],
     scrape: Callable[[], bytes],
     not_ready: NotReady,
+    names: frozenset[str] | None = None,
     more: Sequence[web.RouteDef] = (),
 ) -> web.AppRunner:
     """The server of an admin port. `status` is what `/status` tells beside what is the same for all daemons.
 
     `scrape` gives the metrics in Prometheus' text format; `addresses` are those of the daemon, by the names of their
-    keys, and may be filled in later. `more` are further routes.
+    keys, and may be filled in later. `names` are those that the port may be called by; None: any. `more` are further
+    routes.
     """
     started = time.time()
 
@@ -57,7 +62,13 @@ def admin_runner(
         }
         return web.json_response({**common, **status()})
 
-    app = web.Application(middlewares=[_errors_as_json, _no_cross_origin_changes])
+    @web.middleware
+    async def only_for_us(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if names is None or is_for_us(request.headers.getall("Host", ()), names):
+            return await handler(request)
+        return web.json_response({"error": NOT_FOR_US}, status=421)
+
+    app = web.Application(middlewares=[_errors_as_json, only_for_us, _no_cross_origin_changes])
     app.add_routes(
         [
             web.get("/healthz", healthz),

@@ -112,8 +112,13 @@ class Settings:
     ttl_s: float = _key(
         parse_duration, "30d", "How long a blob that nobody asks for is kept; 0 is for ever.", "DURATION"
     )
-    connections_per_origin: int = _key(parse_count, "16", "Connections to one origin at a time.", "NUMBER")
-    connections_per_blob: int = _key(parse_count, "4", "Connections to the origin for one blob at a time.", "NUMBER")
+    connections_per_origin: int = _key(
+        parse_count,
+        "16",
+        "Connections to one origin at a time: of a node, and of all hosts of its scheduler.",
+        "NUMBER",
+    )
+    connections_per_blob: int = _key(parse_count, "4", "Of these, for one blob.", "NUMBER")
     origin_rate: int = _key(parse_size, "0", "Bytes per second to take from one origin; 0 is no limit.", "SIZE")
     tag_ttl_s: float = _key(
         parse_duration, "10s", "How long a tag's digest is remembered before the origin is asked again.", "DURATION"
@@ -123,6 +128,11 @@ class Settings:
     )
     access_ttl_s: float = _key(
         parse_duration, "300s", "How long it is remembered that an origin lets a client have a blob.", "DURATION"
+    )
+    trust_hosts: bool = _key(
+        parse_switch,
+        "false",
+        "Believe another host that says that anyone may have an image, and do not ask the origin for each client.",
     )
     prefetch_layers: int = _key(
         parse_depth, "3", "Layers to fetch ahead of the one that a client asks for; 0 is none.", "NUMBER"

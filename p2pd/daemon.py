@@ -23,7 +23,8 @@ from p2pd.admin import Admin
 from p2pd.config import Settings
 from p2pd.life import Daemon, NotReady, live
 from p2pd.listening import listening
-from p2pd.swarm import advertised, identity, schedulers
+from p2pd.rebinding import names_of
+from p2pd.swarm import advertised, connections_for_blobs, identity, schedulers
 from p2pd.telemetry import Telemetry
 from p2pd.upstreams import make_upstreams
 from peer.background import Background
@@ -44,9 +45,6 @@ COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
-
-QUESTIONS_SHARE = 4
-"""One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
 
 
 def run(settings: Settings) -> int:
@@ -82,8 +80,8 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(Background())
-        urls = await stack.enter_async_context(schedulers(settings))
-        swarm = Swarm(identity(settings), urls, store, background)
+        joined = await stack.enter_async_context(schedulers(settings))
+        swarm = Swarm(identity(settings), joined.urls, store, background)
         downloads = Downloads(store, _limits(settings), background, swarm)
         stack.callback(downloads.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
@@ -94,16 +92,25 @@ async def serve(
             upload_slots=settings.upload_slots,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, downloads, swarm, peer_server)
+        telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
         tags = Tags(
-            origins, access, catalog, background, ttl_s=settings.tag_ttl_s, serve_stale=settings.serve_stale_tags
+            origins,
+            access,
+            catalog,
+            background,
+            ttl_s=settings.tag_ttl_s,
+            serve_stale=settings.serve_stale_tags,
+            cluster=swarm.tags,
+            trust_hosts=settings.trust_hosts,
         )
         mirror = Mirror(
             origins, downloads, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
-        addresses = {"scheduler": ",".join(urls)}
-        admin_runner = Admin(origins, downloads, swarm, peer_server, telemetry).runner(addresses, not_ready)
+        addresses = {"scheduler": ",".join(joined.urls)}
+        admin_runner = Admin(origins, downloads, swarm, peer_server, telemetry).runner(
+            addresses, not_ready, names_of(settings, settings.admin)
+        )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
@@ -111,7 +118,7 @@ async def serve(
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
-            Server(mirror.handle, stall_s=settings.client_stall_s),
+            Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
@@ -124,8 +131,11 @@ async def serve(
 
 
 def _limits(settings: Settings) -> Limits:
-    for_data = settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE
-    return Limits(max(1, for_data), settings.connections_per_blob, download_rate_bytes_per_s=settings.download_rate)
+    return Limits(
+        connections_for_blobs(settings),
+        settings.connections_per_blob,
+        download_rate_bytes_per_s=settings.download_rate,
+    )
 
 
 async def _collect_now_and_then(store: Store) -> None:

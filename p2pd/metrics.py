@@ -1,12 +1,16 @@
-"""The metrics that every daemon has: what is running, and what it costs."""
+"""The metrics that daemons have in common: what is running and what it costs, and how a scheduler is."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from scheduler.core.scheduler import Scheduler
 
 
 def metrics_of(statistics: Collector) -> CollectorRegistry:
@@ -17,3 +21,19 @@ def metrics_of(statistics: Collector) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     registry.register(statistics)
     return registry
+
+
+class SchedulerMetrics(Collector):
+    """Turns a scheduler's statistics into metrics at each scrape, whether it is alone or inside a node."""
+
+    def __init__(self, core: Scheduler) -> None:
+        self._core = core
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._core.statistics()
+        yield GaugeMetricFamily("p2pd_scheduler_hosts", "Hosts that are connected.", value=now.hosts)
+        yield GaugeMetricFamily("p2pd_scheduler_swarms", "Blobs that a host wants or holds.", value=now.swarms)
+        yield GaugeMetricFamily("p2pd_scheduler_members", "Memberships of hosts in swarms.", value=now.members)
+        yield GaugeMetricFamily("p2pd_scheduler_leases_active", "Leases not fulfilled yet.", value=now.leases)
+        yield CounterMetricFamily("p2pd_scheduler_leases", "Leases that were given.", value=now.leases_given)
+        yield GaugeMetricFamily("p2pd_scheduler_quarantined", "Hosts in quarantine.", value=now.quarantined)

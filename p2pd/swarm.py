@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from p2pd.config import Settings
@@ -19,6 +20,9 @@ from scheduler.shell.server import SchedulerServer
 
 ANYWHERE = ("0.0.0.0", "::")
 """Addresses that other hosts cannot be told."""
+
+QUESTIONS_SHARE = 4
+"""One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
 
 
 def identity(settings: Settings) -> Identity:
@@ -42,17 +46,43 @@ def advertised(settings: Settings, listening: Address) -> str:
     return str(listening)
 
 
-@asynccontextmanager
-async def schedulers(settings: Settings) -> AsyncIterator[tuple[str, ...]]:
-    """The URLs of the schedulers to join: those configured, or the one that runs inside for as long as the block.
+@dataclass(frozen=True, slots=True)
+class Schedulers:
+    """The URLs of the schedulers to join, and the one that runs inside this node, if there is one."""
 
-    Raises ListenError.
-    """
+    urls: tuple[str, ...]
+    inside: Scheduler | None = None
+
+
+@asynccontextmanager
+async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
+    """The schedulers that are configured, or one that runs inside for as long as the block. Raises ListenError."""
     if settings.scheduler:
-        yield settings.scheduler
+        yield Schedulers(settings.scheduler)
         return
-    async with scheduling(SchedulerServer(Scheduler(_scheduling(settings))), settings.listen) as at:
-        yield (f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",)
+    inside = Scheduler(scheduling_of(settings))
+    async with scheduling(SchedulerServer(inside), settings.listen) as at:
+        yield Schedulers((f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",), inside)
+
+
+def scheduling_of(settings: Settings) -> Scheduling:
+    """What a scheduler goes by, inside a node or alone.
+
+    All hosts together keep to what the keys allow one at an origin, and each to its share for blobs. A host that waits
+    for a tag does so for `scheduler_wait_s`: two others have their turn to ask within that.
+    """
+    return Scheduling(
+        leases_per_blob=settings.connections_per_blob,
+        leases_per_host=connections_for_blobs(settings),
+        leases_per_origin=settings.connections_per_origin,
+        tag_resolve_s=settings.scheduler_wait_s / 2,
+        tag_ttl_s=settings.tag_ttl_s,
+    )
+
+
+def connections_for_blobs(settings: Settings) -> int:
+    """Of an origin's connections, those that are not kept for questions."""
+    return max(1, settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE)
 
 
 def _host_id(file: Path) -> str:
@@ -63,12 +93,3 @@ def _host_id(file: Path) -> str:
         return file.read_text().strip()
     except (OSError, ValueError) as error:
         raise StoreBrokenError(f"{file} cannot be used: {error}; remove it") from error
-
-
-def _scheduling(settings: Settings) -> Scheduling:
-    """The scheduler inside a node leases what the node's own limits allow."""
-    return Scheduling(
-        leases_per_blob=settings.connections_per_blob,
-        leases_per_host=settings.connections_per_origin,
-        leases_per_origin=settings.connections_per_origin,
-    )

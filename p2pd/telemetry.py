@@ -13,13 +13,14 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from p2pd.metrics import metrics_of
+from p2pd.metrics import SchedulerMetrics, metrics_of
 from peer.downloads import Downloads
 from peer.origin.http import HttpOrigin
 from peer.swarm.server import PeerServer
 from peer.swarm.swarm import Swarm
 from proxy.mirror import Served
 from proxy.origins import Origins
+from scheduler.core.scheduler import Scheduler
 
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 MAX_CLIENTS = 32
@@ -27,10 +28,19 @@ MAX_CLIENTS = 32
 
 
 class Telemetry:
-    """All metrics of one node, and when each kind of client was last served."""
+    """All metrics of one node, and when each kind of client was last served. `scheduler` is the one inside it."""
 
-    def __init__(self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer) -> None:
+    def __init__(
+        self,
+        origins: Origins,
+        downloads: Downloads,
+        swarm: Swarm,
+        peer_server: PeerServer,
+        scheduler: Scheduler | None = None,
+    ) -> None:
         self.registry = metrics_of(_Statistics(origins, downloads, swarm, peer_server))
+        if scheduler is not None:
+            self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
         self._requests = Counter(
             "p2pd_proxy_requests",
@@ -95,6 +105,11 @@ class _Statistics(Collector):
         yield CounterMetricFamily(
             "p2pd_verify_failures", "Blobs whose bytes were not what their digest says.", value=downloads.corrupt
         )
+        yield CounterMetricFamily(
+            "p2pd_corrupt_pieces",
+            "Pieces from other hosts that were not what their digest says.",
+            value=downloads.corrupt_pieces,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
@@ -121,6 +136,11 @@ class _Statistics(Collector):
         sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
         yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
         yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
+        messages = self._swarm.statistics()
+        yield CounterMetricFamily("p2pd_link_messages", "Messages to neighbours.", value=messages.link_messages)
+        yield CounterMetricFamily(
+            "p2pd_scheduler_messages", "Messages to and from the scheduler.", value=messages.scheduler_messages
+        )
         yield GaugeMetricFamily(
             "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._swarm.connected
         )

@@ -1,61 +1,47 @@
-"""Downloads: carries out what the cores decide, with threads for the bytes and the event loop for the rest.
+"""Downloads: each blob that this host is getting, from the first client that asks for it to its end.
 
-One download a blob, however many clients want it. Everything here runs on the event loop; transfers and fetches run in
-threads and tell the loop of each landed piece once, which wakes the readers that wait for it. The decisions are those
-of `peer.core.member` (the swarm) and, below it, of `peer.core.download` (the origin).
+One download a blob, however many clients want it. Everything here runs on the event loop. The decisions are those of
+`peer.core.member` (the swarm) and, below it, of `peer.core.download` (the origin); what they decide is carried out by
+`OriginSide` and `SwarmSide`, with threads for the bytes. Each landed piece wakes the readers that wait for it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
 from peer.background import Background
 from peer.core import download as core
 from peer.core import swarm_events as swarming
-from peer.core.download import Download, Outcome, Phase
+from peer.core.download import Download, Phase
 from peer.core.member import Member
-from peer.core.swarm_events import FetchOutcome
 from peer.errors import (
-    FetchStoppedError,
+    FileLimitError,
     OriginBrokenError,
     OriginCorruptError,
-    OriginRefusedError,
     OriginUnreachableError,
     P2pdError,
-    PeerBusyError,
-    PeerCorruptError,
-    PeerGoneError,
     StoreBrokenError,
     StoreError,
 )
 from peer.job import Job
-from peer.origin.api import Origin
-from peer.slots import Slots
-from peer.store import Blob, Landed, Store
+from peer.origin_side import OriginSide
+from peer.store import Blob, Store
 from peer.store.blob import EMPTY_DIGEST
-from peer.store.buffers import BufferPool
-from peer.swarm.fetching import Pace, PieceFetch, Wanted
 from peer.swarm.swarm import Swarm
-from peer.transfer import Source, Transfer
+from peer.swarm_side import SwarmSide
+from peer.transfer import Source
+from peer.workers import Workers
 from scheduler.protocol import from_host, link
-from scheduler.protocol.content import Content
-from scheduler.protocol.geometry import MAX_PIECE_BYTES
 
 log = structlog.get_logger("peer.downloads")
 
-T = TypeVar("T")
-
-MAX_THREADS = 64
-BUFFER_BUDGET_BYTES = 8 * MAX_PIECE_BYTES
+MAX_BEGINNINGS = 4
+"""Of one blob, while a client waits for its headers. Each that fails makes a liar known, or a map that was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +59,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known of a blob before its first byte; none of it is believed against the bytes."""
+    """What is known of a blob before its first byte; none of it is believed against the bytes. 0: not known."""
 
     size_bytes: int
     media_type: str
@@ -115,16 +101,13 @@ class Downloads:
         self._limits = limits
         self._background = background
         self._swarm = swarm
-        self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer")
-        self._buffers = BufferPool(BUFFER_BUDGET_BYTES)
-        self._pace = Pace(limits.download_rate_bytes_per_s)
+        self._workers = Workers()
         self._jobs: dict[str, Job] = {}
-        self._slots: dict[Origin, Slots] = {}
-        self._origin_bytes = 0
-        self._peer_bytes = 0
+        self._origin = OriginSide(
+            self._jobs, store, self._workers, background, transfers_per_origin=limits.transfers_per_origin
+        )
+        self._neighbours = SwarmSide(store, self._workers, background, swarm, limits.download_rate_bytes_per_s)
         self._corrupt = 0
-        self._corrupt_pieces = 0
         self._closed = False
 
     @asynccontextmanager
@@ -149,31 +132,56 @@ class Downloads:
             finally:
                 blob.release()
             return
-        job = self._join(digest, source, expected)
-        reader = job.new_reader()
-        self._feed(job, core.ReaderMoved(reader, *at, background))
+        job, reader, blob = await self._known(digest, source, expected, at, background=background)
         try:
-            blob = await job.known_blob()
             blob.acquire()
             try:
                 yield BlobReader(blob, partial(self._wait, job, reader, background))
             finally:
                 blob.release()
         finally:
-            self._feed(job, core.ReaderLeft(reader))
+            job.feed(core.ReaderLeft(reader))
+
+    async def _known(
+        self,
+        digest: str,
+        source: Source | None,
+        expected: Expected | None,
+        at: tuple[int, int | None],
+        *,
+        background: bool,
+    ) -> tuple[Job, int, Blob]:
+        """Join a blob's download as a reader, and wait until the length is known.
+
+        If the download finds before that that the swarm has lied to it, it is begun anew, and so is the wait for it.
+        """
+        for times_left in reversed(range(MAX_BEGINNINGS)):
+            job = self._join(digest, source, expected)
+            reader = job.new_reader()
+            job.feed(core.ReaderMoved(reader, *at, background))
+            try:
+                return job, reader, await job.known_blob()
+            except BaseException as error:
+                job.feed(core.ReaderLeft(reader))
+                if not isinstance(error, P2pdError) or not job.tainted or not times_left:
+                    raise
+        raise AssertionError("the last time returns or raises")
 
     def statistics(self) -> DownloadStatistics:
         return DownloadStatistics(
-            len(self._jobs), self._origin_bytes, self._peer_bytes, self._corrupt, self._corrupt_pieces
+            active=len(self._jobs),
+            origin_bytes=self._origin.received_bytes,
+            peer_bytes=self._neighbours.received_bytes,
+            corrupt=self._corrupt + self._neighbours.tainted,
+            corrupt_pieces=self._neighbours.corrupt_pieces,
         )
 
     def close(self) -> None:
         """End every download; readers that wait get an error."""
         self._closed = True
         for job in list(self._jobs.values()):
-            job.last_error = OriginUnreachableError("p2pd is stopping")
-            self._feed(job, core.Stopped())
-        self._threads.shutdown(wait=False, cancel_futures=True)
+            job.fail(OriginUnreachableError("p2pd is stopping"))
+        self._workers.close()
 
     # -- for the swarm (peer.swarm.swarm.Active) -------------------------------------------------------------------
 
@@ -181,13 +189,13 @@ class Downloads:
         job = self._jobs.get(_name(digest))
         if job is None or not job.recovered:
             return job is not None
-        self._feed(job, event)
+        job.feed(event)
         return True
 
     def feed_all(self, event: swarming.Event) -> None:
         for job in list(self._jobs.values()):
             if job.recovered:
-                self._feed(job, event)
+                job.feed(event)
 
     def active_holdings(self) -> Iterable[from_host.Holding]:
         return [holding for job in self._jobs.values() if (holding := job.member.holding()) is not None]
@@ -231,7 +239,7 @@ class Downloads:
             source.ref.repository,
             patience_s=self._swarm.identity.patience_s if self._swarm else 0.0,
         )
-        job = self._jobs[digest] = Job(digest, member, expected.media_type if expected else "")
+        job = self._jobs[digest] = Job(digest, member, expected.media_type if expected else "", self._feed)
         self._add_source(job, source)
         self._background.start(self._begin(job, expected))
         return job
@@ -242,239 +250,57 @@ class Downloads:
             blob = self.store.acquire(job.digest)
             if blob is not None:
                 await self._take_in(job, blob)
+        except FileLimitError as error:
+            job.fail(error)
+            return
         except StoreError as error:
             log.warning("a damaged blob was removed, it is fetched again", digest=job.digest, error=str(error))
             self.store.discard(job.digest)
         job.recovered = True
         for number in range(len(job.sources)):
-            self._feed(job, core.SourceAdded(number))
+            job.feed(core.SourceAdded(number))
         size_bytes = None if expected is None else expected.size_bytes
         if job.blob is not None:
-            self._feed(job, swarming.Prepared())
+            job.feed(swarming.Prepared())
             size_bytes = job.blob.size_bytes
-        self._feed(job, swarming.Begun(self._swarm is not None and self._swarm.connected, size_bytes))
+        job.feed(swarming.Begun(self._swarm is not None and self._swarm.connected, size_bytes))
         if self._swarm is None or self._swarm.alone:
-            self._feed(job, swarming.OriginOpened())
+            job.feed(swarming.OriginOpened())
 
     async def _take_in(self, job: Job, blob: Blob) -> None:
         with ExitStack() as pin:
             pin.callback(blob.release)
-            await self._in_thread(blob.recover)
+            await self._workers.run(blob.recover)
             if blob.verdict is False:
                 raise StoreBrokenError(f"the bytes that are held of {blob.digest} have another SHA-256")
             if job.adopt(blob):
                 pin.pop_all()
-        job.member.download.learn_geometry(blob.size_bytes, blob.header.piece_length)
-        for index in blob.pieces:
-            job.answered = True
-            self._feed(job, core.PieceLanded(None, index, blob.piece_digests.get(index, b"")))
-        job.wake()
-        if blob.verdict is not None:
-            self._verified(job, blob.verdict)
+        job.take_in(blob)
 
     def _add_source(self, job: Job, source: Source) -> None:
         if source not in job.sources:
             job.sources.append(source)
             if job.recovered:
-                self._feed(job, core.SourceAdded(len(job.sources) - 1))
-
-    # -- carrying out ----------------------------------------------------------------------------------------------
+                job.feed(core.SourceAdded(len(job.sources) - 1))
 
     def _feed(self, job: Job, event: swarming.Event) -> None:
-        for instruction in job.member.handle(event, self._loop.time()):
+        """Have the core decide what follows from `event`, and carry it out."""
+        for instruction in job.member.handle(event, self._workers.loop.time()):
             match instruction:
                 case core.WantSlot(source):
-                    granted = partial(self._grant, job, source)
-                    self._slots_of(job, source).want(lambda: job.member.download.background, granted)
+                    self._origin.want_slot(job, source)
                 case core.ReturnSlot():
                     assert isinstance(event, core.SlotGranted)
-                    self._slots_of(job, event.source).free()
-                case core.StartTransfer(number, source, first, stop):
-                    transfer = Transfer(number, job.sources[source], job.blob, first, stop)
-                    job.transfers[number] = transfer
-                    self._background.start(self._run(job, transfer))
+                    self._origin.return_slot(job, event.source)
+                case core.StartTransfer():
+                    self._origin.start(job, instruction)
                 case core.StopTransfer(number) if number in job.transfers:  # else its end is about to be told
                     job.transfers[number].stop()
                 case core.Ended(phase):
                     self._ended(job, phase)
                 case _:
-                    self._carry_out_for_swarm(job, instruction)
-        job.arm(self._loop, lambda: self._feed(job, core.Tick()))
-
-    def _carry_out_for_swarm(self, job: Job, instruction: swarming.Instruction) -> None:
-        match instruction:
-            case swarming.Prepare(size_bytes):
-                self._background.start(self._prepare(job, size_bytes))
-            case swarming.Fetch():
-                self._fetch(job, instruction)
-            case swarming.StopFetch(number) if number in job.fetches:
-                job.fetches[number].stop()
-            case swarming.Deliver(data):
-                self._background.start(self._deliver(job, data))
-            case swarming.GiveUp(reason, status, tainted):
-                self._give_up(job, reason, status, tainted=tainted)
-            case swarming.Tell(message) if self._swarm is not None:
-                self._swarm.tell(message)
-            case swarming.TellContent() if self._swarm is not None and job.blob is not None:
-                self._swarm.tell(Content(job.member.digest, job.blob.read(0, job.blob.size_bytes)))
-            case swarming.TellNeighbours(hosts, message) if self._swarm is not None:
-                self._swarm.tell_neighbours(hosts, message)
-            case swarming.Meet(neighbour) if self._swarm is not None:
-                self._swarm.meet(job.member.digest, neighbour)
-            case swarming.Part(host) if self._swarm is not None:
-                self._swarm.part(job.member.digest, host)
-            case _:
-                pass
-
-    async def _prepare(self, job: Job, size_bytes: int) -> None:
-        """Give the blob its place in the store before its first piece comes."""
-        try:
-            blob = await self._in_thread(self.store.create, job.digest, size_bytes, job.media_type)
-        except StoreError as error:
-            job.last_error = error
-            self._feed(job, core.Stopped())
-            return
-        if not job.adopt(blob):
-            blob.release()
-        self._feed(job, swarming.Prepared())
-        job.wake()
-
-    def _give_up(self, job: Job, reason: str, status: int, *, tainted: bool) -> None:
-        if 400 <= status < 500:
-            job.last_error = OriginRefusedError(reason, status=status)
-        else:
-            job.last_error = OriginUnreachableError(reason)
-        if tainted:
-            job.tainted = True
-            self._corrupt += 1
-            self.store.discard(job.digest)
-        self._feed(job, core.Stopped())
-
-    async def _deliver(self, job: Job, data: bytes) -> None:
-        """Take in a tiny blob that came whole from the scheduler, if it is the blob."""
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != job.digest:
-            log.warning("the scheduler sent other bytes under a digest", digest=job.digest)
-            return
-        try:
-            blob = await self._in_thread(self._put, job, data)
-        except StoreError as error:
-            job.last_error = error
-            self._feed(job, core.Stopped())
-            return
-        self._peer_bytes += len(data)
-        job.answered = True
-        if not job.adopt(blob):
-            blob.release()
-        job.member.download.learn_geometry(blob.size_bytes, blob.header.piece_length)
-        for index in range(blob.count):
-            self._feed(job, core.PieceLanded(None, index, blob.piece_digests.get(index, b"")))
-        self._verified(job, blob.whole)
-
-    def _put(self, job: Job, data: bytes) -> Blob:
-        blob = self.store.create(job.digest, len(data), job.media_type)
-        for index in range(blob.count):
-            start, stop = blob.span(index)
-            blob.land(index, memoryview(data)[start:stop])
-        return blob
-
-    # -- transfers from the origin ---------------------------------------------------------------------------------
-
-    async def _run(self, job: Job, transfer: Transfer) -> None:
-        outcome, status = Outcome.FATAL, 0  # if it ends by a defect of ours
-        try:
-            report = _Relay(self._loop, partial(self._opened, job), partial(self._landed, job))
-            await self._in_thread(transfer.run, self.store, self._buffers, report)
-            outcome = Outcome.DONE
-        except P2pdError as error:
-            job.last_error = error
-            outcome = _outcome(error)
-            status = error.status if isinstance(error, OriginRefusedError) else 0
-        finally:
-            self._slots[transfer.source.origin].free()
-            del job.transfers[transfer.number]
-            self._feed(job, core.TransferEnded(transfer.number, outcome, status))
-
-    def _opened(self, job: Job, transfer: Transfer, blob: Blob, first: int, stop: int) -> None:
-        if not job.adopt(blob):
-            blob.release()
-        job.answered = True
-        if transfer.number in job.transfers:
-            self._feed(
-                job,
-                core.TransferOpened(transfer.number, blob.size_bytes, blob.header.piece_length, first, stop),
-            )
-        job.wake()
-
-    def _landed(self, job: Job, transfer: Transfer, blob: Blob, landed: Landed) -> None:
-        start, stop = blob.span(landed.index)
-        self._origin_bytes += stop - start
-        number: int | None = transfer.number
-        successor = self._jobs.get(job.digest)
-        if successor is not None and successor is not job and successor.blob is blob:
-            job, number = successor, None  # its download had ended, and another has taken the blob over
-        self._has_landed(job, number, landed)
-
-    def _has_landed(self, job: Job, transfer: int | None, landed: Landed) -> None:
-        job.answered = True
-        self._feed(job, core.PieceLanded(transfer, landed.index, landed.digest))
-        job.wake()
-        if landed.whole is not None:
-            self._verified(job, landed.whole)
-
-    def _verified(self, job: Job, ok: bool) -> None:
-        if not ok:
-            job.last_error = OriginCorruptError(
-                f"the bytes that came for {job.digest} have another SHA-256; they were removed"
-            )
-        self._feed(job, core.BlobVerified(ok))
-
-    async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
-        if self._closed:
-            raise asyncio.CancelledError  # as is what waits for a thread when they are shut down
-        return await self._loop.run_in_executor(self._threads, partial(work, *args))
-
-    def _slots_of(self, job: Job, source: int) -> Slots:
-        origin = job.sources[source].origin
-        if origin not in self._slots:
-            self._slots[origin] = Slots(self._limits.transfers_per_origin)
-        return self._slots[origin]
-
-    def _grant(self, job: Job, source: int) -> None:
-        self._loop.call_soon(self._feed, job, core.SlotGranted(source))
-
-    # -- fetches from neighbours -----------------------------------------------------------------------------------
-
-    def _fetch(self, job: Job, instruction: swarming.Fetch) -> None:
-        origin = self._swarm.origin(instruction.host) if self._swarm else None
-        if origin is None or job.blob is None:
-            self._loop.call_soon(self._feed, job, swarming.FetchEnded(instruction.fetch, FetchOutcome.GONE))
-            return
-        wanted = Wanted(job.blob, instruction.index, instruction.expected)
-        fetch = job.fetches[instruction.fetch] = PieceFetch(instruction.fetch, origin, wanted)
-        self._background.start(self._run_fetch(job, fetch, instruction.host))
-
-    async def _run_fetch(self, job: Job, fetch: PieceFetch, host: str) -> None:
-        outcome = FetchOutcome.STOPPED
-        landed: Landed | None = None
-        try:
-            landed = await self._in_thread(fetch.run, self._buffers, self._pace)
-            start, stop = fetch.wanted.blob.span(landed.index)
-            self._peer_bytes += stop - start
-            outcome = FetchOutcome.LANDED
-        except StoreError as error:
-            job.last_error = error
-        except P2pdError as error:
-            outcome = _fetch_outcome(error)
-            if outcome is FetchOutcome.CORRUPT:
-                self._corrupt_pieces += 1
-                log.warning("a neighbour sent wrong bytes", host=host, digest=job.digest, piece=fetch.wanted.index)
-        finally:
-            del job.fetches[fetch.number]
-            if landed is not None:  # before the fetch has ended: else the piece is missing again for a moment
-                self._has_landed(job, None, landed)
-            self._feed(job, swarming.FetchEnded(fetch.number, outcome))
-            if isinstance(job.last_error, StoreError):
-                self._feed(job, core.Stopped())
+                    self._neighbours.carry_out(job, instruction)
+        job.arm(self._workers.loop, partial(job.feed, core.Tick()))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -501,7 +327,7 @@ class Downloads:
 
     def _begin_anew(self, job: Job) -> None:
         """Get a blob again whose map proved wrong, for who asks again: a swarm that all leave forgets who lied."""
-        expected = Expected(job.member.download.size_bytes, job.media_type)
+        expected = Expected(job.member.own_size_bytes or 0, job.media_type)
         for source in job.sources:
             self._join(job.digest, source, expected)
 
@@ -516,7 +342,7 @@ class Downloads:
 
     async def _seal(self, blob: Blob) -> None:
         try:
-            await self._in_thread(blob.seal)
+            await self._workers.run(blob.seal)
         except StoreError as error:
             log.warning("a blob could not be flushed; it is hashed again after a restart", error=str(error))
         finally:
@@ -524,50 +350,11 @@ class Downloads:
 
     async def _wait(self, job: Job, reader: int, background: bool, position: int, stop: int) -> None:
         job.raise_if_failed()
-        self._feed(job, core.ReaderMoved(reader, position, stop, background))
+        job.feed(core.ReaderMoved(reader, position, stop, background))
         assert job.blob is not None
         if job.blob.servable_until(position) <= position:
             await job.change()
 
 
-@dataclass(frozen=True, slots=True)
-class _Relay:
-    """Carries a transfer's reports from its thread to the event loop, in order."""
-
-    loop: asyncio.AbstractEventLoop
-    on_opened: Callable[[Transfer, Blob, int, int], None]
-    on_landed: Callable[[Transfer, Blob, Landed], None]
-
-    def opened(self, transfer: Transfer, blob: Blob, first: int, stop: int) -> None:
-        self.loop.call_soon_threadsafe(self.on_opened, transfer, blob, first, stop)
-
-    def landed(self, transfer: Transfer, blob: Blob, landed: Landed) -> None:
-        self.loop.call_soon_threadsafe(self.on_landed, transfer, blob, landed)
-
-
 def _name(digest: bytes) -> str:
     return f"sha256:{digest.hex()}"
-
-
-def _outcome(error: P2pdError) -> Outcome:
-    match error:
-        case OriginBrokenError():
-            return Outcome.BROKEN
-        case OriginRefusedError() | OriginUnreachableError():
-            return Outcome.REFUSED  # the origin client has tried again as often as is sensible
-        case _:
-            return Outcome.FATAL
-
-
-def _fetch_outcome(error: P2pdError) -> FetchOutcome:
-    match error:
-        case PeerBusyError():
-            return FetchOutcome.BUSY
-        case PeerCorruptError():
-            return FetchOutcome.CORRUPT
-        case FetchStoppedError():
-            return FetchOutcome.STOPPED
-        case PeerGoneError():
-            return FetchOutcome.GONE
-        case _:
-            return FetchOutcome.STOPPED

@@ -30,7 +30,7 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    unchanged; `body` is the origin's own error body, at most 64 KiB.
+    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
     """
 
     def __init__(
@@ -52,6 +52,14 @@ class OriginBrokenError(OriginError):
 
 class OriginCorruptError(OriginError):
     """The origin's bytes are not what their digest or their length says. Nothing of it was served as complete."""
+
+
+class OriginResizedError(OriginCorruptError):
+    """The origin's answer has another length, `size_bytes`, than the blob was said to have."""
+
+    def __init__(self, message: str, size_bytes: int) -> None:
+        super().__init__(message)
+        self.size_bytes = size_bytes
 
 
 class StoreError(P2pdError):
@@ -76,6 +84,10 @@ class ForeignDirectoryError(StoreError):
 
 class StoreBrokenError(StoreError):
     """The disk failed under us: reading or writing a blob's file gave an error that is not for lack of room."""
+
+
+class FileLimitError(StoreError):
+    """We may have no more files open: our own limit, or the machine's. The disk is well, and so is what it holds."""
 
 
 class PeerError(P2pdError):

@@ -1,24 +1,27 @@
-"""One blob on its way to this host, and what belongs to it outside of its core: readers and transfers."""
+"""One blob on its way to this host, and what belongs to it outside of its core: readers, transfers and fetches."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from peer.core import download as core
 from peer.core.member import Member
-from peer.errors import P2pdError
+from peer.core.swarm_events import Event
+from peer.errors import OriginCorruptError, P2pdError
 from peer.store import Blob
 from peer.swarm.fetching import PieceFetch
 from peer.transfer import Source, Transfer
 
 
 class Job:
-    """A download's place on the event loop. `member` decides, `Downloads` carries out."""
+    """A download's place on the event loop. `member` decides, and `handle` has it decide and carries that out."""
 
-    def __init__(self, digest: str, member: Member, media_type: str) -> None:
+    def __init__(self, digest: str, member: Member, media_type: str, handle: Callable[[Job, Event], None]) -> None:
         self.digest = digest
         self.media_type = media_type
         self.member = member
+        self._handle = handle
         self.blob: Blob | None = None
         self.sources: list[Source] = []
         self.transfers: dict[int, Transfer] = {}
@@ -39,6 +42,37 @@ class Job:
     def new_reader(self) -> int:
         self._readers += 1
         return self._readers
+
+    def feed(self, event: Event) -> None:
+        """Something happened."""
+        self._handle(self, event)
+
+    def landed(self, transfer: int | None, index: int, digest: bytes) -> None:
+        """A piece is in the store; `transfer` None: not by one from the origin."""
+        self.answered = True
+        self.feed(core.PieceLanded(transfer, index, digest))
+        self.wake()
+
+    def take_in(self, blob: Blob) -> None:
+        """What the store has of the blob is here, without a transfer or a fetch."""
+        self.member.download.learn_geometry(blob.size_bytes, blob.header.piece_length)
+        for index in blob.pieces:
+            self.landed(None, index, blob.piece_digests.get(index, b""))
+        if blob.verdict is not None:
+            self.verified(blob.verdict)
+
+    def verified(self, ok: bool) -> None:
+        """The SHA-256 over all pieces is the digest, or is not."""
+        if not ok:
+            self.last_error = OriginCorruptError(
+                f"the bytes that came for {self.digest} have another SHA-256; they were removed"
+            )
+        self.feed(core.BlobVerified(ok))
+
+    def fail(self, error: P2pdError) -> None:
+        """It cannot go on."""
+        self.last_error = error
+        self.feed(core.Stopped())
 
     def adopt(self, blob: Blob) -> bool:
         """Take over the pin on `blob`; False if it is not needed (any more)."""

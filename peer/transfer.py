@@ -2,19 +2,21 @@
 
 The data path: the socket fills a pooled buffer of one piece, the piece is hashed there while it is in the cache, and is
 then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release the interpreter lock. What the event
-loop must know is told by `Report`, once for the opening and once a piece.
+loop must know is told by `Report`: the opening, each piece, and what came of the SHA-256.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from peer.core.download import SPAN_PIECES
-from peer.errors import OriginBrokenError, OriginCorruptError
+from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginResizedError
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
-from peer.store import Blob, Landed, Store
+from peer.origin.fields import unsatisfied_range
+from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES
 
@@ -42,8 +44,12 @@ class Report(Protocol):
         """The source answered with pieces `[first, stop)` of `blob`, which is pinned once more, for who is told."""
         ...
 
-    def landed(self, transfer: Transfer, blob: Blob, landed: Landed) -> None:
-        """A piece of `blob` is in the store, by this transfer or by another that was quicker."""
+    def landed(self, transfer: Transfer, blob: Blob, index: int, digest: bytes) -> None:
+        """Piece `index` of `blob` is in the store, by this transfer or by another that was quicker."""
+        ...
+
+    def verified(self, blob: Blob, ok: bool) -> None:
+        """All pieces of `blob` are in the store, and their SHA-256 is its digest, or is not."""
 
 
 class Transfer:
@@ -63,7 +69,7 @@ class Transfer:
         """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
         start, stop = self._byte_range()
         ref = self.source.ref
-        with self.source.origin.open(ref, start, stop, credential=self.source.credential) as body:
+        with self._open(ref, start, stop) as body:
             self._hold(body)
             self._check_size(body.size_bytes)
             blob = self._pinned_blob(store, body)
@@ -82,7 +88,17 @@ class Transfer:
             if self._body is not None:
                 self._body.abort()
 
+    def _open(self, ref: ContentRef, start: int, stop: int | None) -> Body:
+        try:
+            return self.source.origin.open(ref, start, stop, credential=self.source.credential)
+        except OriginRefusedError as error:
+            size_bytes = unsatisfied_range(error.headers.get("Content-Range", ""))
+            if error.status == 416 and size_bytes is not None:
+                self._check_size(size_bytes)
+            raise
+
     def _receive(self, body: Body, blob: Blob, indices: range, buffers: BufferPool, report: Report) -> None:
+        landed = partial(report.landed, self, blob)
         with buffers.buffer(min(blob.header.piece_length, blob.size_bytes)) as buffer:
             for index in indices:
                 if self._stopped:
@@ -91,7 +107,9 @@ class Transfer:
                 with buffer[: stop - start] as piece:
                     if body.readinto(piece) < len(piece):
                         raise OriginCorruptError(f"the origin's {blob.digest} ends before the length that it announced")
-                    report.landed(self, blob, blob.land(index, piece))
+                    whole = blob.land(index, piece, on_held=landed).whole
+                if whole is not None:
+                    report.verified(blob, whole)
 
     def _pinned_blob(self, store: Store, body: Body) -> Blob:
         """The blob that the download is about, even if the store has removed it meanwhile; else a new one."""
@@ -103,8 +121,9 @@ class Transfer:
     def _check_size(self, size_bytes: int) -> None:
         digest = self.source.ref.digest
         if self._known is not None and size_bytes != self._known.size_bytes:
-            raise OriginCorruptError(
-                f"the origin says that {digest} has {size_bytes} bytes; before, it had {self._known.size_bytes}"
+            raise OriginResizedError(
+                f"the origin says that {digest} has {size_bytes} bytes; before, it had {self._known.size_bytes}",
+                size_bytes,
             )
         if not 0 < size_bytes <= MAX_BLOB_BYTES:
             raise OriginCorruptError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from peer.core.manifest import KIND_BY_MEDIA_TYPE
 from peer.core.names import Namespace
 from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Answer, Credential, Origin
@@ -16,6 +17,10 @@ from proxy.core.routing import Route
 
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever; an answer in time lets them go on to the registry."""
+
+ANY_MANIFEST = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
+"""What to accept of a manifest whose type is not known: registries answer 404 for one of a type that is not named, and
+give another in its place, or convert it."""
 
 MAX_THREADS = 16
 """For the questions to one origin, so that one that hangs does not keep the others from being asked."""
@@ -65,7 +70,8 @@ class Origins:
         authorization: str | None,
         accept: str | None = None,
     ) -> Asked:
-        """Ask the route's origin for `path` below `/v2/` with the client's credential.
+        """Ask the route's origin for `path` below `/v2/` with the client's credential. `accept` is the header; `""` is
+        none, and without one, any manifest will do.
 
         A client that named the upstream by a path prefix got its token for a repository of the wrong name (the prefix
         is in it), so when that token is refused, what p2pd may have by itself is tried. Raises OriginUnreachableError.
@@ -78,6 +84,15 @@ class Origins:
             if second.status < 400:
                 return Asked(second, own)
         return Asked(answer, credential)
+
+    async def ask_openly(
+        self, route: Route, method: Literal["GET", "HEAD"], path: str, accept: str | None = None
+    ) -> Asked:
+        """Ask as anybody may who has no credential, with the token that registries give to all. Only where the operator
+        gave none: p2pd's own would be shown. Raises OriginUnreachableError."""
+        assert not self.upstreams[route.namespace].has_credentials
+        credential = Credential(own=True)
+        return Asked(await self._request(route.namespace, method, path, credential, accept), credential)
 
     async def head(self, namespace: Namespace, path: str, credential: Credential) -> Answer:
         """HEAD `path` with just this credential. Raises OriginUnreachableError."""
@@ -97,6 +112,8 @@ class Origins:
         credential: Credential,
         accept: str | None,
     ) -> Answer:
+        if accept is None and "/manifests/" in path:
+            accept = ANY_MANIFEST
         headers = {"Accept": accept} if accept else {}
         call = partial(self.origin(namespace).request, method, path, credential=credential, headers=headers)
         try:

@@ -4,6 +4,8 @@
 2. What is no HTTP, or beyond the bounds, is answered with an OCI error body, and logged without a traceback.
 3. A client that takes nothing for `stall_s` is given up by the kernel (TCP_USER_TIMEOUT, which also counts while the
    window is closed), whatever the server is doing then. A handler ends when its client goes away.
+4. Where only this machine can connect, a request must come for an address or for a name that is ours: not for that of
+   a web page, whose owner has bound it anew to this machine (`proxy.core.naming`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from proxy.core.naming import NOT_FOR_US, is_for_us
 from proxy.core.oci_errors import Code, Refusal, refusal
 
 log = structlog.get_logger("proxy.server")
@@ -50,11 +53,14 @@ class _Connection(RequestHandler):
 
 
 class Server(web.Server):
-    """aiohttp's low-level server: no routes of its own, no access log (p2pd logs pulls)."""
+    """aiohttp's low-level server: no routes of its own, no access log (p2pd logs pulls).
 
-    def __init__(self, handler: Handler, *, stall_s: float) -> None:
+    `names` are those that the mirror may be called by; None: any.
+    """
+
+    def __init__(self, handler: Handler, *, stall_s: float, names: frozenset[str] | None = None) -> None:
         super().__init__(
-            handler,
+            handler if names is None else _only_for(names, handler),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=75.0,
@@ -72,6 +78,16 @@ class Server(web.Server):
         connection = transport.get_extra_info("socket")
         if self._stall_ms and connection is not None and connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._stall_ms)
+
+
+def _only_for(names: frozenset[str], handler: Handler) -> Handler:
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if is_for_us(request.headers.getall("Host", ()), names):
+            return await handler(request)
+        log.warning("refused a request for another host", peer=request.remote, path=request.path)
+        return as_response(refusal(421, Code.DENIED, NOT_FOR_US))
+
+    return handle
 
 
 def as_response(refused: Refusal, *, close: bool = False) -> web.Response:

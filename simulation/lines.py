@@ -64,15 +64,19 @@ class Lines:
         flow.since = self._timeline.now
         rate = math.inf
         for line in lines:
-            line.flows.append(flow)
-            fair, spare = line.rate / len(line.flows), line.rate - line.used
+            fair, spare = line.rate / (len(line.flows) + 1), line.rate - line.used
             rate = min(rate, max(fair, spare))
+        relieved: dict[Line, None] = {}
         for line in lines:
-            if rate > line.rate - line.used + _RATE:
-                self._squeeze(line, flow, rate)
-        for line in lines:
+            if rate > line.rate - line.used:
+                self._squeeze(line, rate, relieved)
             line.used += rate
+        for line in lines:
+            line.flows.append(flow)
         flow.rate = rate
+        for line in relieved:
+            if line not in lines:
+                self._fill(line)
         self._schedule(flow)
         return flow
 
@@ -93,18 +97,18 @@ class Lines:
             if line.flows:
                 self._fill(line)
 
-    def _squeeze(self, line: Line, new: Flow, wanted: float) -> None:
-        """Make room for `wanted` on a full line: who has more than an even share gives of it, in proportion."""
-        fair = line.rate / len(line.flows)
-        above = [(flow, flow.rate - fair) for flow in line.flows if flow is not new and flow.rate > fair]
+    def _squeeze(self, line: Line, wanted: float, relieved: dict[Line, None]) -> None:
+        """Make room for `wanted` on a full line: who has more than an even share gives of it, in proportion.
+
+        What else becomes free by that is on the lines `relieved`.
+        """
+        fair = line.rate / (len(line.flows) + 1)
+        above = [(flow, flow.rate - fair) for flow in line.flows if flow.rate > fair]
         missing = wanted - (line.rate - line.used)
         part = min(1.0, missing / sum(excess for _, excess in above)) if above else 0.0
         for flow, excess in above:
             self._change(flow, -part * excess)
-        for flow, _ in above:
-            for other in flow.lines:
-                if other is not line and len(other.flows) > 1:
-                    self._fill(other)
+            relieved.update(dict.fromkeys(flow.lines))
 
     def _fill(self, line: Line) -> None:
         """Give what is spare on a line to the flows on it, as far as their other lines have room."""

@@ -58,7 +58,8 @@ class Scenario:
     """`blobs` are the sizes of the image's layers, in the order in which clients ask for them.
 
     `site_bytes_per_s` is what a site's own line to the others and to the origin carries, each way; None: no limit.
-    `latency_s` is one way between hosts of a site, `far_latency_s` between sites and to the origin.
+    `latency_s` is one way between hosts of a site, `far_latency_s` between sites and to the origin, and
+    `scheduler_latency_s` to the scheduler.
     `scheduler_gone` is from when until when there is none.
     """
 
@@ -70,6 +71,7 @@ class Scenario:
     site_bytes_per_s: float | None = None
     latency_s: float = 0.00025
     far_latency_s: float = 0.005
+    scheduler_latency_s: float = 0.0005
     scheduler_gone: tuple[float, float] | None = None
     cut: Cut | None = None
     seed: int = 0

@@ -260,7 +260,7 @@ class World:
 
     def _to_scheduler(self, event: scheduling.Event, cost_s: float) -> None:
         """The scheduler takes one message after the other, each in the time that it costs."""
-        arrives = self.timeline.now + self.scenario.far_latency_s
+        arrives = self.timeline.now + self.scenario.scheduler_latency_s
         self._scheduler_free_s = max(self._scheduler_free_s, arrives) + cost_s
         self.timeline.at(self._scheduler_free_s, self._schedule, self.scheduler, event)
 
@@ -279,7 +279,7 @@ class World:
                 assert TO_HOST.decode(TO_HOST.encode(instruction.message)) == instruction.message
             self.scheduler_messages += len(instruction.connections)
             self._scheduler_free_s = max(self._scheduler_free_s, now) + SCHEDULER_SEND_S * len(instruction.connections)
-            self.timeline.after(self.scenario.far_latency_s, self._from_scheduler, instruction)
+            self.timeline.after(self.scenario.scheduler_latency_s, self._from_scheduler, instruction)
         due = scheduler.next_deadline()
         if due is not None and (self._scheduler_due is None or due < self._scheduler_due):
             self._scheduler_due = due

@@ -21,13 +21,10 @@ from typing import IO, Any, Final
 from p2pd.admin_client import AdminClient
 from p2pd.notation import Address, parse_address
 from peer.errors import P2pdError
-from scheduler.core.settings import Settings
 
 _STOP_WITHIN_S: Final = 10.0
 _JOIN_WITHIN_S: Final = 15.0
 _LOOK_EVERY_S: Final = 0.05
-_SETTLED_AFTER_S: Final = Settings().settle_s
-"""For so long a scheduler that has just started keeps back: hosts that held something before may still come."""
 
 
 class NodeFailedError(P2pdError):
@@ -60,7 +57,6 @@ def running_nodes(directory: Path, count: int, flags: Mapping[str, str]) -> Iter
         ]
         for node in nodes:
             _wait_for_scheduler(node)
-        time.sleep(_SETTLED_AFTER_S)  # a cluster's scheduler has not been started this very moment
         yield nodes
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from peer.core.piece_book import PieceBook
 from peer.core.piece_sets import digest_runs, indices, mask, spans
 from peer.core.swarm_events import Tell
-from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces
+from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length
 from scheduler.protocol.to_host import Lease
 
 
@@ -54,6 +54,11 @@ class Leases:
     def of_piece(self, index: int) -> int | None:
         """The number of the lease that a piece belongs to."""
         return next((number for number, pieces in self._left.items() if pieces >> index & 1), None)
+
+    def tell_length(self, index: int, size_bytes: int) -> list[Tell]:
+        """The origin's answer to the lease that a piece belongs to had the blob's length."""
+        lease = self.of_piece(index)
+        return [] if lease is None else [Tell(Length(lease, self.digest, size_bytes))]
 
     def revoke(self, number: int) -> tuple[int, int]:
         """The lease is another host's. Returns the range in which its pieces lie; an empty one if there was none."""

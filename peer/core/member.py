@@ -39,6 +39,7 @@ from peer.core.swarm_events import (
     OriginOpened,
     Prepare,
     Prepared,
+    Resized,
     SchedulerFound,
     Tell,
     TellContent,
@@ -71,6 +72,8 @@ class Member:
     _leases: Leases = field(init=False)
     _reports: Reports = field(init=False)
     _prepared: bool = False
+    own_size_bytes: int | None = None
+    """The blob's length, unless only the swarm has said it: what this host may tell others."""
     _size_bytes: int | None = None
     _owes_content: bool = False
     _given_up: bool = False
@@ -161,11 +164,14 @@ class Member:
     def _change_standing(self, event: Event, now: float) -> list[Instruction]:
         match event:
             case Begun(connected, size_bytes):
+                self.own_size_bytes = size_bytes
                 prepared = self._learn_size(size_bytes)
                 self.standing.wait(now)
                 return [*prepared, *self._join(now)] if connected else prepared
             case Prepared():
                 self._prepared = True
+            case Resized(transfer, size_bytes) if self.own_size_bytes is None:  # else the origin contradicts itself
+                return self._resized(self.download.span_of(transfer)[0], size_bytes)
             case SchedulerFound() if self.standing.state is not State.EXPELLED:
                 return self._join(now)
             case OriginOpened():
@@ -234,7 +240,8 @@ class Member:
             case to_host.OriginRefused():
                 self._do_alone(for_good=True)
             case to_host.Failed(_, status, reason):
-                if self.generation == 1 or not self.download.has_source:
+                settled = self.generation == 1 and status not in (401, 403)  # these are each client's own
+                if settled or not self.download.has_source:
                     return self._give_up(GiveUp(reason, status))
                 self._do_alone(for_good=True)
             case _:
@@ -272,10 +279,16 @@ class Member:
     def _opened(self, event: origin_side.TransferOpened) -> list[Instruction]:
         """The origin's first answer tells the length, if nobody knew it."""
         if self._size_bytes not in (None, event.size_bytes):
-            return self._give_up(GiveUp(RESIZED, tainted=True))
+            return self._resized(event.first, event.size_bytes)
         unknown, self._size_bytes, self._prepared = self._size_bytes is None, event.size_bytes, True
-        lease = self._leases.of_piece(event.first)
-        return [Tell(from_host.Length(lease, self.digest, event.size_bytes))] if unknown and lease is not None else []
+        self.own_size_bytes = event.size_bytes
+        return list(self._leases.tell_length(event.first, event.size_bytes)) if unknown else []
+
+    def _resized(self, first: int, size_bytes: int) -> list[Instruction]:
+        """The origin has another length than was said."""
+        told = self._leases.tell_length(first, size_bytes) if self.own_size_bytes is None else []
+        self.own_size_bytes = self.own_size_bytes or size_bytes
+        return [*told, *self._give_up(GiveUp(RESIZED, tainted=True))]
 
     def _lease_ended(self, transfer: int, outcome: Outcome, status: int) -> list[Instruction]:
         """What a transfer from the origin has left of its lease is for another host."""

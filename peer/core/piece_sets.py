@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE
 
@@ -42,7 +42,7 @@ def indices(pieces: int) -> Iterator[int]:
         yield from range(first, stop)
 
 
-def digest_runs(digests: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+def digest_runs(digests: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
     """Digests of consecutive pieces, joined, with the index of the first; each run fits into one message."""
     run: list[bytes] = []
     first = 0

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from peer.core.piece_book import PieceBook
-from peer.core.piece_sets import bitfield, digest_runs, spans
+from peer.core.piece_sets import bitfield, spans
+from peer.core.recalling import answers
 from peer.core.swarm_events import Tell
-from scheduler.protocol.from_host import Holding, Need, Progress, Recalled
+from scheduler.protocol.from_host import Holding, Need, Progress
 
 STARVING_AFTER_S = 1.0
 """How long nothing may be left to ask of anybody until the scheduler is told."""
@@ -82,8 +83,4 @@ class Reports:
 
     def recalled(self) -> list[Tell]:
         """The digests that we know: the scheduler has lost them."""
-        runs = list(digest_runs(self.book.digests())) or [(0, b"")]
-        return [
-            Tell(Recalled(self.digest, first, digests, last=number == len(runs)))
-            for number, (first, digests) in enumerate(runs, 1)
-        ]
+        return [Tell(answer) for answer in answers(self.digest, self.book.digests())]

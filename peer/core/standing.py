@@ -4,7 +4,7 @@ JOINING --Joined--> JOINED                         (JOINING: the origin is close
 JOINING --patience, OriginOpened--> ALONE <--OriginOpened-- JOINED
 ALONE, JOINED --SchedulerFound--> JOINING
 JOINED --OriginRefused--> EXPELLED                 (this host's client gets the origin's own answer)
-JOINED --Failed, in doubt--> EXPELLED              (nobody can tell who is right but the origin)
+JOINED --Failed, in doubt--> EXPELLED              (nobody can tell who is right, or authorised, but the origin)
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from enum import Enum
 from peer.core import download
 from scheduler.protocol import to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
+from scheduler.protocol.link import News
 
 # -- events ------------------------------------------------------------------------------------------------------
 
@@ -26,6 +27,14 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """The blob has its place in the store; pieces may land."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The origin's answer to a transfer has another length than the blob was said to have; the transfer ends."""
+
+    transfer: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,7 @@ Event = (
     download.Event
     | Begun
     | Prepared
+    | Resized
     | SchedulerFound
     | OriginOpened
     | FromScheduler
@@ -111,7 +121,7 @@ class TellNeighbours:
     """Send a message to these neighbours."""
 
     hosts: tuple[str, ...]
-    message: OnLink
+    message: News
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 # 18 digits hold every length that fits a signed 64-bit file offset, and int() of them is never refused.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,18})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ def content_range(text: str) -> ContentRange | None:
         return None
     first, last, size_bytes = map(int, found.groups())
     return ContentRange(first, last + 1, size_bytes) if first <= last < size_bytes else None
+
+
+def unsatisfied_range(text: str) -> int | None:
+    """`bytes */1000`: the whole length, from the Content-Range of a 416."""
+    found = _UNSATISFIED.fullmatch(text.strip())
+    return None if found is None else int(found[1])
 
 
 def content_length(text: str) -> int | None:

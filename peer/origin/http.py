@@ -35,7 +35,8 @@ _ALWAYS_SENT = {"accept-encoding": "identity", "user-agent": "p2pd"}
 # A registry answers 404 for, or converts, a manifest whose type is not accepted.
 _MANIFEST_TYPES = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
 
-_RELAYED = ("WWW-Authenticate", "Retry-After")
+_KEPT = ("WWW-Authenticate", "Retry-After", "Content-Range")
+"""Of a refusal: what is relayed to clients, and the length that a 416 tells."""
 
 
 class HttpOrigin:
@@ -136,7 +137,7 @@ class HttpOrigin:
         raise OriginRefusedError(
             f"{self._name(ref)} was refused with status {outcome.status}",
             status=outcome.status,
-            headers={name: outcome.headers[name.lower()] for name in _RELAYED if name.lower() in outcome.headers},
+            headers={name: outcome.headers[name.lower()] for name in _KEPT if name.lower() in outcome.headers},
             body=outcome.body,
         )
 

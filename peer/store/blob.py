@@ -6,6 +6,8 @@ Rules:
    may be served. Pieces that an earlier process left are in `pieces` only after `recover` has hashed them again.
 3. The blob is `whole` once the SHA-256 over all its pieces is its name; until then the last piece is not to be served.
 4. The file is open while somebody has it pinned, and what is pinned is never evicted.
+5. A thread that has landed a piece keeps it at hand for the SHA-256 while all that comes before it is at hand or held
+   too, so that it waits for hashing and never for a source. Else it leaves the piece, to be read back in its turn.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from peer.core.pieces import PieceSet
-from peer.errors import PeerCorruptError, StoreBrokenError, StoreError, StoreFullError
+from peer.errors import FileLimitError, PeerCorruptError, StoreBrokenError, StoreError, StoreFullError
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
 from scheduler.protocol.geometry import piece_count, piece_span
 
@@ -68,11 +70,12 @@ class Blob:
         self._recovered = recovered
         self._recovering = threading.Lock()
         self._appending = threading.Lock()
-        self._lock = threading.Condition()  # notified when a piece is not being landed any more
-        self._landing: set[int] = set()
+        self._lock = threading.Condition()  # notified when a piece is not at hand any more, and when hashing pauses
+        self._at_hand: set[int] = set()  # pieces that a thread is landing, or has landed and is to hash
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
+        self._unreadable = False
 
     @property
     def digest(self) -> str:
@@ -98,7 +101,10 @@ class Blob:
             return self.whole if self.whole or self._hashed == self.count else None
 
     def acquire(self) -> None:
-        """Pin the blob: its file is open, and it is not evicted, until `release`. Raises StoreBrokenError."""
+        """Pin the blob: its file is open, and it is not evicted, until `release`.
+
+        Raises StoreBrokenError, FileLimitError.
+        """
         with self._lock:
             if not self._pins:
                 self._open()
@@ -141,10 +147,17 @@ class Blob:
 
     # -- worker threads --------------------------------------------------------------------------------------------
 
-    def land(self, index: int, view: memoryview, expected: bytes | None = None) -> Landed:
+    def land(
+        self,
+        index: int,
+        view: memoryview,
+        expected: bytes | None = None,
+        on_held: Callable[[int, bytes], None] = lambda _index, _digest: None,
+    ) -> Landed:
         """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
 
-        With an `expected` BLAKE3 other bytes raise PeerCorruptError, and never reach the file.
+        With an `expected` BLAKE3 other bytes raise PeerCorruptError, and never reach the file. `on_held` is told the
+        piece and its BLAKE3 once it may be served; hashing may take as long again.
 
         A piece that is held already, or that another thread lands at this moment, stays as that thread had it: what
         was hashed, and perhaps served, is never written over. Raises StoreFullError (the disk), StoreBrokenError.
@@ -153,10 +166,14 @@ class Blob:
         if len(view) != stop - start:
             raise ValueError(f"piece {index} has {stop - start} bytes, not {len(view)}")
         with self._lock:
-            self._lock.wait_for(lambda: index not in self._landing)
-            if index in self.pieces:
-                return Landed(index, self.piece_digests.get(index) or blake3(view).digest(), self.verdict)
-            self._landing.add(index)
+            self._lock.wait_for(lambda: index not in self._at_hand)
+            held = index in self.pieces
+            if not held:
+                self._at_hand.add(index)
+        if held:
+            digest = self.piece_digests.get(index) or blake3(view).digest()
+            on_held(index, digest)
+            return Landed(index, digest, self.verdict)
         try:
             digest = blake3(view).digest()
             if expected is not None and digest != expected:
@@ -165,15 +182,11 @@ class Blob:
                 _write_at(self._file, view, start)
                 self._append(encode_entry(index, digest))
             self._hold(index, digest)
+            on_held(index, digest)
+            if self._has_turn(index):
+                self._extend_hash(view)
         finally:
-            with self._lock:
-                self._landing.remove(index)
-                self._lock.notify_all()
-        with self._lock:
-            mine = index == self._hashed and not self._hashing
-            self._hashing = self._hashing or mine
-        if mine:
-            self._extend_hash(view)
+            self._let_go(index)
         return Landed(index, digest, self.verdict)
 
     def recover(self) -> None:
@@ -238,22 +251,51 @@ class Blob:
                 os.ftruncate(self._record_file, valid_bytes)  # a torn entry would hide those to come
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def _has_turn(self, index: int) -> bool:
+        """Wait until the SHA-256 has come to piece `index`, which is at hand; False if it is left (rule 5)."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._is_next(index) or not self._comes_soon(index))
+            if self._is_next(index):
+                self._hashing = True
+                return True
+            self._at_hand.remove(index)
+            return False
+
+    def _is_next(self, index: int) -> bool:
+        return index == self._hashed and not self._hashing
+
+    def _comes_soon(self, index: int) -> bool:
+        before = range(self._hashed, index)
+        return not self._unreadable and all(each in self.pieces or each in self._at_hand for each in before)
+
+    def _let_go(self, index: int) -> None:
+        with self._lock:
+            self._at_hand.discard(index)
+            self._lock.notify_all()
+
     def _extend_hash(self, view: memoryview | None) -> None:
-        """Carry the SHA-256 over the contiguous prefix. `view` has the first piece's bytes if they are at hand."""
-        while True:
-            if view is None:
-                for chunk in self._chunks(self._hashed):
+        """Carry the SHA-256 over what is held without a gap. `view` has the first piece's bytes if they are at hand."""
+        try:
+            while True:
+                for chunk in self._chunks(self._hashed) if view is None else (view,):
                     self._sha256.update(chunk)
-            else:
-                self._sha256.update(view)
                 view = None
-            with self._lock:
-                self._hashed += 1
-                if self._hashed == self.count:
-                    self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
-                if self._hashed == self.count or self._hashed not in self.pieces:
-                    self._hashing = False
+                if not self._next_to_read():
                     return
+        except StoreError:
+            self._unreadable = True  # nobody can go on from here; who waits is woken by `_let_go`
+            raise
+
+    def _next_to_read(self) -> bool:
+        """One more piece is in the SHA-256: whether the next one is to be read back."""
+        with self._lock:
+            self._hashed += 1
+            if self._hashed == self.count:
+                self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
+            self._hashing = self._hashed in self.pieces and self._hashed not in self._at_hand
+            if not self._hashing:
+                self._lock.notify_all()
+            return self._hashing
 
     def _hash_file_piece(self, index: int) -> bytes:
         piece = blake3()
@@ -277,7 +319,11 @@ class Blob:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
         with _disk_errors(self.data_path):
             self._file = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
-            self._record_file = os.open(self.record_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                self._record_file = os.open(self.record_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            except OSError:
+                self._close()
+                raise
 
     def _close(self) -> None:
         for file in (self._file, self._record_file):
@@ -297,6 +343,11 @@ def _write_at(file: int, view: memoryview, offset: int) -> None:
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_FILES = {
+    errno.EMFILE: "p2pd has as many files and connections open as it may: raise LimitNOFILE in its unit, or ulimit -n",
+    errno.ENFILE: "the machine has as many files open as it may: raise fs.file-max",
+}
+"""Limits on open files. They say nothing of the disk, and what it holds is not to be thrown away because of them."""
 
 
 @contextmanager
@@ -311,7 +362,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def translate_disk_error(error: OSError, path: Path) -> StoreError:
-    """`error` in our words: the lack of room apart from a disk that fails."""
+    """`error` in our words: the lack of room, and our own limits, apart from a disk that fails."""
+    if error.errno in NO_FILES:
+        return FileLimitError(f"{path} could not be opened: {NO_FILES[error.errno]}")
     if error.errno in NO_ROOM:
         return StoreFullError(f"no room left for {path.parent}: free disk space or lower max_bytes")
     return StoreBrokenError(f"{path}: {error.strerror or error}; check the disk")

@@ -25,8 +25,15 @@ from pathlib import Path
 import structlog
 
 from peer.core.eviction import Candidate, Room, expired, victims
-from peer.errors import BlobInUseError, ForeignDirectoryError, StoreError, StoreFullError, StoreInUseError
-from peer.store.blob import Blob, translate_disk_error
+from peer.errors import (
+    BlobInUseError,
+    FileLimitError,
+    ForeignDirectoryError,
+    StoreError,
+    StoreFullError,
+    StoreInUseError,
+)
+from peer.store.blob import NO_FILES, Blob, translate_disk_error
 from peer.store.record import Header, encode_header, peek
 from scheduler.protocol.geometry import piece_length
 
@@ -100,7 +107,7 @@ class Store:
     ) -> Store:
         """Take the directory, and read what is in it.
 
-        Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError.
+        Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError, FileLimitError.
         """
         try:
             lock_file = _take(directory)
@@ -130,7 +137,10 @@ class Store:
             return None if blob is None else _info(blob)
 
     def acquire(self, digest: str) -> Blob | None:
-        """The blob, whole or not, pinned for the caller, who releases it. Counts as a use."""
+        """The blob, whole or not, pinned for the caller, who releases it. Counts as a use.
+
+        Raises StoreBrokenError, FileLimitError.
+        """
         with self._lock:
             blob = self._blobs.get(digest)
             if blob is not None:
@@ -141,7 +151,8 @@ class Store:
     def create(self, digest: str, size_bytes: int, media_type: str) -> Blob:
         """The blob, pinned for the caller: the one that is there, or a new one with its room taken.
 
-        Raises StoreFullError, StoreBrokenError. A blob that is there with another length was somebody's lie, and goes.
+        A blob that is there with another length was somebody's lie, and goes. Raises StoreFullError, StoreBrokenError,
+        FileLimitError.
         """
         with self._lock:
             blob = self.acquire(digest)
@@ -210,7 +221,10 @@ class Store:
             return removed + [self._evict(digest) for digest in over or ()]
 
     def verify(self) -> VerifyReport:
-        """Read every blob again and remove those whose bytes are wrong. Takes as long as hashing all of them does."""
+        """Read every blob again and remove those whose bytes are wrong. Takes as long as hashing all of them does.
+
+        Raises FileLimitError.
+        """
         checked, bad = 0, []
         for digest in list(self._blobs):
             blob = self._blobs.get(digest)
@@ -219,6 +233,8 @@ class Store:
             checked += 1
             try:
                 good = blob.verify()
+            except FileLimitError:
+                raise
             except StoreError:
                 good = False
             if not good:
@@ -286,7 +302,9 @@ class Store:
                 and self._paths(header.digest)[0] == data
                 and data.stat().st_size == header.size_bytes
             )
-        except (StoreError, OSError):
+        except (StoreError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in NO_FILES:
+                raise
             belongs = False
         if not belongs:
             log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))

@@ -8,6 +8,7 @@ that does not match it never reaches the store.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from peer.core.bucket import Bucket
@@ -95,8 +96,8 @@ class PieceFetch:
         self._body: Body | None = None
         self._lock = threading.Lock()
 
-    def run(self, buffers: BufferPool, pace: Pace) -> Landed:
-        """The piece, verified and in the store.
+    def run(self, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]) -> Landed:
+        """The piece, verified and in the store; `on_held` as for `Blob.land`: the neighbour has done its part then.
 
         Raises PeerBusyError, PeerGoneError, PeerCorruptError, FetchStoppedError, StoreError.
         """
@@ -115,7 +116,7 @@ class PieceFetch:
                     raise FetchStoppedError("stopped") from None
                 raise PeerGoneError(str(error)) from None
             with buffer[: stop - start] as piece:
-                return blob.land(self.wanted.index, piece, self.wanted.expected)
+                return blob.land(self.wanted.index, piece, self.wanted.expected, on_held)
 
     def stop(self) -> None:
         """End it soon."""

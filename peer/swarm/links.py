@@ -19,10 +19,11 @@ from aiohttp import web
 
 from peer.background import Background
 from peer.core.bucket import Bucket
+from peer.core.news import PendingNews
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
-from scheduler.protocol.link import Gained, LinkHello
+from scheduler.protocol.link import LinkHello, News
 
 log = structlog.get_logger("peer.swarm.links")
 
@@ -50,8 +51,8 @@ MAX_LINKS = 1024
 CLOSE_WITHIN_S = 1.0
 """How long a neighbour may take to hang up in its turn."""
 
-MAX_WAITING = 4096
-"""Messages that wait for one neighbour; one that does not read them is lost."""
+MAX_WAITING = 16_384
+"""Blobs of which news wait for one neighbour, twice as many as a host may hold; one that does not read is lost."""
 
 _Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 
@@ -60,7 +61,7 @@ _Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 class _Link:
     address: str
     wanted_by: set[bytes] = field(default_factory=set)
-    waiting: list[OnLink] = field(default_factory=list)
+    news: PendingNews = field(default_factory=PendingNews)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     socket: _Socket | None = None
     kept: bool = False
@@ -86,6 +87,7 @@ class Links:
         self._links: dict[str, _Link] = {}
         self._shunned: dict[str, float] = {}
         self._session: aiohttp.ClientSession | None = None
+        self.sent_messages = 0
 
     def want(self, host: str, address: str, digest: bytes) -> bool:
         """Keep a link to `host` for the sake of this blob; whether there is one that works already."""
@@ -113,12 +115,12 @@ class Links:
         if not link.wanted_by and link.socket is not None and self._links.get(host) is link:
             self._background.start(_hang_up(link.socket))
 
-    def send(self, host: str, message: OnLink) -> None:
+    def send(self, host: str, message: News) -> None:
         """Send a message, soon and in order. Nothing if there is no link: a new one begins with all that is held."""
         link = self._links.get(host)
         if link is None or link.socket is None:
             return
-        link.waiting.append(message)
+        link.news.add(message)
         link.ready.set()
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
@@ -199,13 +201,13 @@ class Links:
     async def _talk(self, host: str, link: _Link, socket: _Socket) -> None:
         """Exchange news until the link ends."""
         link.socket = socket
-        link.waiting.clear()
+        link.news = PendingNews()
         self._on_up(host, set(link.wanted_by))
         clock = asyncio.get_running_loop().time
         allowed = Bucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
-                sending = group.create_task(_send(link, socket))
+                sending = group.create_task(self._send(link, socket))
                 async for frame in socket:
                     message = _decoded(frame)
                     if allowed.take(1, clock()):
@@ -225,6 +227,17 @@ class Links:
             elif not link.wanted_by and self._links.get(host) is link:
                 del self._links[host]
 
+    async def _send(self, link: _Link, socket: _Socket) -> None:
+        while True:
+            await link.ready.wait()
+            await asyncio.sleep(GATHER_S)
+            link.ready.clear()
+            if len(link.news) > MAX_WAITING:
+                raise ProtocolError("the neighbour does not read what it is sent")
+            for message in link.news.take():
+                await socket.send_bytes(LINK.encode(message))
+                self.sent_messages += 1
+
     def _shun(self, host: str) -> None:
         if len(self._shunned) >= MAX_SHUNNED:
             del self._shunned[next(iter(self._shunned))]
@@ -242,34 +255,6 @@ class Links:
 
 async def _hang_up(socket: _Socket) -> None:
     await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
-
-
-async def _send(link: _Link, socket: _Socket) -> None:
-    while True:
-        await link.ready.wait()
-        await asyncio.sleep(GATHER_S)
-        link.ready.clear()
-        waiting, link.waiting = link.waiting, []
-        if len(waiting) > MAX_WAITING:
-            raise ProtocolError("the neighbour does not read what it is sent")
-        for message in _gathered(waiting):
-            await socket.send_bytes(LINK.encode(message))
-
-
-def _gathered(messages: list[OnLink]) -> list[OnLink]:
-    """The same news in fewer messages: what one blob gained, in one."""
-    gathered: list[OnLink] = []
-    for message in messages:
-        last = gathered[-1] if gathered else None
-        if (
-            isinstance(message, Gained)
-            and isinstance(last, Gained)
-            and (message.digest, message.generation) == (last.digest, last.generation)
-        ):
-            gathered[-1] = Gained(last.digest, last.generation, last.spans + message.spans)
-        else:
-            gathered.append(message)
-    return gathered
 
 
 def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:

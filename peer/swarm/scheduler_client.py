@@ -58,6 +58,8 @@ class SchedulerClient:
         self._queue: asyncio.Queue[bytes] | None = None
         self._exchanging = asyncio.timeout(None)
         self.progress_s = 2.0
+        self.messages = 0
+        """Sent and received, without those that begin a connection."""
 
     @property
     def connected(self) -> bool:
@@ -141,7 +143,7 @@ class SchedulerClient:
             for announcement in self._announcements():
                 self.tell(announcement)
             self._on_found()
-            sending = group.create_task(_send(socket, self._queue))
+            sending = group.create_task(self._send(socket, self._queue))
             try:
                 await self._receive(socket)
             except (ProtocolError, aiohttp.ClientError, OSError) as error:
@@ -155,15 +157,16 @@ class SchedulerClient:
         async for frame in socket:
             if frame.type is not aiohttp.WSMsgType.BINARY:
                 raise ProtocolError("a frame that is not binary")
+            self.messages += 1
             message = TO_HOST.decode(frame.data)
             if not isinstance(message, Unknown):
                 self._on_message(message)
 
-
-async def _send(socket: aiohttp.ClientWebSocketResponse, queue: asyncio.Queue[bytes]) -> None:
-    while True:
-        frame = await queue.get()
-        try:
-            await socket.send_bytes(frame)
-        except (aiohttp.ClientError, OSError):
-            return  # the receiving side notices, and ends the connection
+    async def _send(self, socket: aiohttp.ClientWebSocketResponse, queue: asyncio.Queue[bytes]) -> None:
+        while True:
+            frame = await queue.get()
+            try:
+                await socket.send_bytes(frame)
+            except (aiohttp.ClientError, OSError):
+                return  # the receiving side notices, and ends the connection
+            self.messages += 1

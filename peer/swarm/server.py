@@ -20,7 +20,7 @@ from aiohttp import web
 
 from peer.core.bucket import Bucket
 from peer.core.names import parse_digest
-from peer.errors import InvalidNameError, StoreError
+from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.store import Blob
 
 log = structlog.get_logger("peer.swarm.server")
@@ -81,6 +81,8 @@ class PeerServer:
                 if blob is None:
                     return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
                 return await self._send(request, blob, start, stop)
+        except FileLimitError as error:
+            return _refusal(429, str(error), {"Retry-After": "0"})
         except StoreError as error:
             return _refusal(404, str(error))
         finally:

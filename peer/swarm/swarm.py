@@ -16,7 +16,7 @@ from typing import Protocol
 import structlog
 
 from peer.background import Background
-from peer.core.piece_sets import digest_runs
+from peer.core.recalling import answers
 from peer.core.swarm_events import (
     Event,
     FromNeighbour,
@@ -31,6 +31,7 @@ from peer.store import Blob, Store
 from peer.swarm.fetching import neighbour_origin
 from peer.swarm.links import Links
 from peer.swarm.scheduler_client import SchedulerClient
+from peer.swarm.tags import TagLookups
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
 from scheduler.protocol.content import Content
@@ -75,6 +76,14 @@ class Identity:
     token: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Messages since the start: to neighbours, and to and from the scheduler."""
+
+    link_messages: int
+    scheduler_messages: int
+
+
 class Swarm:
     """Everything between the downloads and the other hosts. On the event loop."""
 
@@ -102,6 +111,7 @@ class Swarm:
             on_found=self._found,
             on_lost=self._lost,
         )
+        self.tags = TagLookups(self.tell, lambda: self.connected, patience_s=identity.patience_s)
 
     def start(self, active: Active, address: str) -> None:
         """Begin to look for a scheduler, on behalf of the downloads. Other hosts reach the peer port at `address`."""
@@ -130,11 +140,14 @@ class Swarm:
         """There has been no scheduler for so long that the origin is open."""
         return self._alone
 
+    def statistics(self) -> Statistics:
+        return Statistics(self.links.sent_messages, self._scheduler.messages)
+
     def tell(self, message: FromHost) -> None:
         """Send a message to the scheduler, if there is one."""
         self._scheduler.tell(message)
 
-    def tell_neighbours(self, hosts: Iterable[str], message: OnLink) -> None:
+    def tell_neighbours(self, hosts: Iterable[str], message: link.News) -> None:
         for host in hosts:
             self.links.send(host, message)
 
@@ -237,6 +250,7 @@ class Swarm:
         self._active.feed_all(SchedulerFound())
 
     def _lost(self) -> None:
+        self.tags.scheduler_lost()
         self._wait_for_scheduler()
 
     def _wait_for_scheduler(self) -> None:
@@ -252,7 +266,9 @@ class Swarm:
         match message:
             case to_host.Quarantined(reason, for_s):
                 log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
-            case to_host.Welcome() | to_host.TagResolve() | to_host.TagResult():
+            case to_host.TagResolve() | to_host.TagResult():
+                self.tags.hear(message)
+            case to_host.Welcome():
                 pass
             case _:
                 assert self._active is not None
@@ -283,8 +299,8 @@ class Swarm:
         for answer in await asyncio.to_thread(self._recalled, digest):
             self.tell(answer)
 
-    def _recalled(self, digest: bytes) -> list[FromHost]:
-        nothing: list[FromHost] = [from_host.Recalled(digest, 0, b"", last=True)]
+    def _recalled(self, digest: bytes) -> Sequence[FromHost]:
+        nothing = answers(digest, {})
         try:
             blob = self._store.acquire(f"sha256:{digest.hex()}")
             if blob is None:
@@ -294,16 +310,12 @@ class Swarm:
                     return nothing
                 if blob.size_bytes <= MAX_CONTENT_BYTES:
                     return [Content(digest, blob.read(0, blob.size_bytes))]
-                runs = list(digest_runs(blob.recorded_digests()))
+                return answers(digest, blob.recorded_digests())
             finally:
                 blob.release()
         except StoreError as error:
             log.warning("a blob could not be read", digest=digest.hex(), error=str(error))
             return nothing
-        return [
-            from_host.Recalled(digest, first, digests, last=number == len(runs))
-            for number, (first, digests) in enumerate(runs, 1)
-        ] or nothing
 
     # -- links -----------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,13 @@ class Timer(NamedTuple):
     key: int | bytes | str | TagKey
 
 
+class Charge(NamedTuple):
+    """Why a host is to be quarantined. `proved` says that it told something untrue, and not only that others say so."""
+
+    reason: str
+    proved: bool
+
+
 class Cluster:
     """The state of the whole scheduler."""
 
@@ -73,12 +80,12 @@ class Cluster:
         """Swarms that wait for a lease of another one to end: their origin or their hosts have as many as they may."""
         self.relinked: Final[dict[Swarm, None]] = {}
         """Swarms whose graph has changed."""
-        self.guilty: Final[dict[str, str]] = {}
+        self.guilty: Final[dict[str, Charge]] = {}
         """Hosts that are to be quarantined, and why."""
 
     def send(self, hosts: Iterable[Host], message: ToHost) -> None:
         """Have a message sent to hosts."""
-        connections = tuple(host.connection for host in hosts)
+        connections = tuple([host.connection for host in hosts])
         if connections:
             self.outbox.append(Send(connections, message))
 

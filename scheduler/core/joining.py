@@ -98,7 +98,7 @@ class Joining:
         failed = self._cluster.hosts_by_id.get(message.neighbour)
         other = member.swarm.members.get(failed) if failed else None
         if other is not None and other in member.links:
-            member.swarm.story.tell(f"{member.host.id}: {message.neighbour} is {message.fault.name}")
+            member.swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
             member.swarm.graph.replace(member, other)
             self._cluster.relinked[member.swarm] = None
 
@@ -109,6 +109,7 @@ class Joining:
             self._wholes.complete(member)
         elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:
             self._now_holds(member, int.from_bytes(holding.have, "little"))
+            swarm.begun_before = swarm.begun_before or member.have != 0
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
             swarm.informants.append(member.host)
         if len(swarm.wanting):

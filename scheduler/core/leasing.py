@@ -7,7 +7,8 @@ Rules:
 3. As long as nobody knows the blob's length there is one lease: it finds out. The same holds for a blob that travels
    inside messages.
 4. A lease that brings nothing in time goes to another host. After `lease_attempts` of them in a row, all that wait are
-   told that the swarm failed. A 4xx is between the origin and that host's client, and counts as no failure.
+   told that the swarm failed; hosts that take leases and are silent do not bring that about for those that have had
+   none. A 4xx is between the origin and that host's client, and counts as no failure.
 5. In a contested map, and for a disputed length, a host is not asked for its word twice.
 """
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from scheduler.core.membership import Membership
     from scheduler.core.swarm import Swarm
     from scheduler.core.wholes import Wholes
+
+SILENCES: Final = 8
+"""Times `lease_attempts`: leases that may expire in a row, as long as there are hosts that have had none."""
 
 DRAWN: Final = 16
 """Members that are considered for one lease, of a swarm that has more."""
@@ -109,10 +113,12 @@ class Leasing:
         if message.outcome is LeaseOutcome.REFUSED:
             self._cluster.end_lease(lease, LeaseCause.FAIL)
             member.swarm.last_status = message.status
-            if message.status in (401, 403):
+            unauthorised = message.status in (401, 403)
+            if unauthorised:
                 until = self._cluster.now + self._cluster.settings.refusal_s
                 host.refused[lease.source] = Refusal(until, message.status)
-            self._membership.refuse(member, message.status)
+            if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
+                self._membership.refuse(member, message.status)
         elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
             member.failures += 1
             self._cluster.end_lease(lease, LeaseCause.GIVE_BACK)
@@ -138,8 +144,14 @@ class Leasing:
         lease.member.failures += 1
         self._cluster.end_lease(lease, cause)
         swarm.attempts += 1
-        if swarm.attempts >= self._cluster.settings.lease_attempts:
+        if swarm.attempts >= self._cluster.settings.lease_attempts and not self._others_may_do_better(swarm, cause):
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
+
+    def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
+        """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
+        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._cluster.settings.lease_attempts:
+            return False
+        return any(not member.failures for member in self._fit(swarm, ()))
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> Lease | None:
         """A host's lease; None for one that has ended meanwhile: its message has crossed our own."""
@@ -156,7 +168,7 @@ class Leasing:
             return True
         cluster = self._cluster
         settled_at = (cluster.started_at or 0.0) + cluster.settings.settle_s
-        if cluster.now >= settled_at or not any(member.have for member in swarm.graph.sources.items[:DRAWN]):
+        if cluster.now >= settled_at or not swarm.begun_before:
             return False
         cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
         return True
@@ -219,7 +231,7 @@ class Leasing:
         swarm.needed &= ~pieces
         swarm.note_source(member)
         first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
-        swarm.story.tell(f"lease {lease.id} to {member.host.id}: pieces {first} to {stop - 1}")
+        swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
         self._set_deadline(lease)
         message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._cluster.settings.lease_s)
         self._cluster.send((member.host,), message)

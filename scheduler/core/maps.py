@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from scheduler.core.cluster import Cluster, Due, Timer
+from scheduler.core.cluster import Charge, Cluster, Due, Timer
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberState
 from scheduler.core.piece_map import MapState, PieceMap, Word
@@ -176,7 +176,7 @@ class Maps:
 
     def reset(self, swarm: Swarm, reason: str) -> None:
         """Start a new generation, in which no member holds anything yet, and no lease is out."""
-        swarm.story.tell(f"generation {swarm.generation + 1}: {reason}")
+        swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
         for lease in list(swarm.leases.values()):
             self._cluster.end_lease(lease, LeaseCause.REVOKE)
         self._cluster.to_lease[swarm] = None
@@ -200,8 +200,9 @@ class Maps:
     def blame(self, swarm: Swarm, host_ids: Iterable[str], why: str) -> None:
         """Have hosts quarantined."""
         for host_id in host_ids:
-            swarm.story.tell(f"{host_id} {why}")
-            self._cluster.guilty.setdefault(host_id, f"{why} (blob sha256:{swarm.digest.hex()})")
+            swarm.story.tell("%s %s", host_id, why)
+            charge = Charge(f"{why} (blob sha256:{swarm.digest.hex()})", proved=True)
+            self._cluster.guilty.setdefault(host_id, charge)
 
     @staticmethod
     def _map_with(swarm: Swarm, first: int, digests: bytes) -> PieceMap:

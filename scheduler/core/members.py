@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from scheduler.protocol.to_host import Neighbour
+
 if TYPE_CHECKING:
     from scheduler.core.leases import Lease
     from scheduler.core.swarm import Swarm
@@ -38,6 +40,11 @@ class Host:
     leases: dict[int, Lease] = field(default_factory=dict)
     refused: dict[Source, Refusal] = field(default_factory=dict)
     """The repositories for which it gets no lease."""
+    seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
+    """What others are told of it, by its distance from them: they are told often, and it never changes."""
+
+    def __post_init__(self) -> None:
+        self.seen_at = tuple(Neighbour(self.id, self.address, apart) for apart in range(4))
 
 
 class Source(NamedTuple):
@@ -156,6 +163,8 @@ class Member:
 
 def distance(a: Place, b: Place) -> int:
     """0 in the same rack, 1 in the same zone, 2 in the same site, 3 elsewhere."""
+    if a is b:  # as `Membership` gives it to hosts of one rack
+        return 0
     if a.site != b.site:
         return 3
     if a.zone != b.zone:

@@ -89,7 +89,7 @@ class Membership:
             if size_bytes is not None:
                 swarm.set_size(size_bytes)
         swarm.story.now = cluster.now
-        swarm.story.tell(f"{host.id} enters")
+        swarm.story.tell("%s enters", host.id)
         member = Member(host, swarm)
         host.members[digest] = member
         swarm.members[host] = member
@@ -125,7 +125,7 @@ class Membership:
 
     def give_up(self, swarm: Swarm, reason: str) -> None:
         """Tell everybody who still wants the blob that the swarm cannot get it."""
-        swarm.story.tell(f"gives up: {reason}")
+        swarm.story.tell("gives up: %s", reason)
         waiting = list(swarm.wanting.items)
         statuses = {member: self._status_for(member) for member in waiting}
         for status in dict.fromkeys(statuses.values()):
@@ -149,7 +149,7 @@ class Membership:
     def neighbours(self, member: Member) -> tuple[Neighbour, ...]:
         """A member's neighbours, in the words of the protocol. Changes up to here are taken as told."""
         member.swarm.graph.changes.pop(member, None)
-        return tuple(_as_seen(member, other) for other in member.links)
+        return tuple([_as_seen(member, other) for other in member.links])
 
     def tell_links(self) -> None:
         """Tell every member whose links have changed."""
@@ -157,8 +157,8 @@ class Membership:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
                 if changes:
-                    add = tuple(_as_seen(member, other) for other, made in changes.items() if made)
-                    remove = tuple(other.host.id for other, made in changes.items() if not made)
+                    add = tuple([_as_seen(member, other) for other, made in changes.items() if made])
+                    remove = tuple([other.host.id for other, made in changes.items() if not made])
                     self._cluster.send((member.host,), Neighbours(swarm.digest, add, remove))
             swarm.graph.changes.clear()
         self._cluster.relinked.clear()
@@ -173,5 +173,4 @@ class Membership:
 
 
 def _as_seen(member: Member, other: Member) -> Neighbour:
-    host = other.host
-    return Neighbour(host.id, host.address, distance(member.host.place, host.place))
+    return other.host.seen_at[distance(member.host.place, other.host.place)]

@@ -6,14 +6,18 @@ Rules:
 2. A report of corrupt bytes proves nothing, for the reporter may lie. The link between the two ends, which harms
    neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within `corrupt_s`.
 3. The sentence is by host id and ends after `quarantine_s`.
-4. What a quarantined host said about pieces is contested wherever nobody has sealed it yet.
+4. What a host that was proved wrong said about pieces is contested wherever nobody has sealed it yet.
+5. A report of corrupt bytes says nothing of what the sender told about pieces, and that stays believed. Pieces that it
+   alone held are leased again once it is gone: another host gives its word on them, and if that differs the map is
+   contested. Others that hold its pieces have bytes that match what it told, and the SHA-256 of the blob judges those.
+   (To contest all that it told would cost a second copy of each blob, on the reports of hosts that may lie.)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.cluster import Due, Timer
+from scheduler.core.cluster import Charge, Due, Timer
 from scheduler.core.events import Close
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.to_host import Quarantined
@@ -56,7 +60,7 @@ class Quarantine:
         other = swarm.members.get(sender) if sender else None
         if message.generation != swarm.generation or other is None or other not in member.links:
             return
-        swarm.story.tell(f"{member.host.id}: piece {message.piece} from {message.sender} is corrupt")
+        swarm.story.tell("%s: piece %s from %s is corrupt", member.host.id, message.piece, message.sender)
         swarm.graph.replace(member, other)
         cluster.relinked[swarm] = None
         reports = self._reports.setdefault(message.sender, {})
@@ -64,9 +68,10 @@ class Quarantine:
         reports[member.host.id] = cluster.now
         self.let_age(message.sender)
         if len(reports) >= cluster.settings.corrupt_reports:
-            cluster.guilty[message.sender] = f"{len(reports)} hosts were sent corrupt pieces by it"
+            reason = f"{len(reports)} hosts were sent corrupt pieces by it"
+            cluster.guilty.setdefault(message.sender, Charge(reason, proved=False))
 
-    def sentence(self, host_id: str, reason: str) -> None:
+    def sentence(self, host_id: str, charge: Charge) -> None:
         """Take a host out of everything, for a time."""
         cluster = self._cluster
         self._until[host_id] = cluster.now + cluster.settings.quarantine_s
@@ -76,10 +81,10 @@ class Quarantine:
         if host is None:
             return
         swarms = [member.swarm for member in host.members.values()]
-        cluster.send((host,), Quarantined(reason, cluster.settings.quarantine_s))
-        self._membership.dismiss(host, Closing.QUARANTINED, reason)
+        cluster.send((host,), Quarantined(charge.reason, cluster.settings.quarantine_s))
+        self._membership.dismiss(host, Closing.QUARANTINED, charge.reason)
         for swarm in swarms:
-            if swarm.members:
+            if charge.proved and swarm.members:
                 self._maps.distrust(swarm, host_id)
 
     def release(self, host_id: str) -> None:

@@ -213,9 +213,9 @@ class Scheduler:
         while cluster.guilty or cluster.to_lease:
             while cluster.guilty:
                 host_id = next(iter(cluster.guilty))
-                reason = cluster.guilty.pop(host_id)
+                charge = cluster.guilty.pop(host_id)
                 host = cluster.hosts_by_id.get(host_id)
-                self._quarantine.sentence(host_id, reason)
+                self._quarantine.sentence(host_id, charge)
                 if host is not None:
                     self._tags.depart(host)
             while cluster.to_lease and not cluster.guilty:

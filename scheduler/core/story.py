@@ -1,4 +1,7 @@
-"""What happened to one blob's swarm so far: a short log that every error about it carries."""
+"""What happened to one blob's swarm so far: a short log that every error about it carries.
+
+Nearly every line is forgotten unread. So a line is kept as it was told, and becomes text when somebody reads it.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,21 @@ class Story:
     __slots__ = ("_lines", "now")
 
     def __init__(self) -> None:
-        self._lines: deque[tuple[float, str]] = deque(maxlen=STORY_LINES)
+        self._lines: deque[tuple[float, str, tuple[object, ...]]] = deque(maxlen=STORY_LINES)
         self.now = 0.0
 
-    def tell(self, line: str) -> None:
-        """Add an entry at the current time."""
-        self._lines.append((self.now, line))
+    def tell(self, line: str, *details: object) -> None:
+        """Add an entry at the current time: `line` with a `%s` for each of `details`, which never change."""
+        self._lines.append((self.now, line, details))
 
     def lines(self) -> tuple[str, ...]:
         """The entries, oldest first, each with its time in seconds."""
-        return tuple(f"{at:.3f} {line}" for at, line in self._lines)
+        return tuple(f"{at:.3f} {line % details}" for at, line, details in self._lines)
 
     def step(self, what: str, table: Mapping[StateT, Mapping[CauseT, StateT]], state: StateT, cause: CauseT) -> StateT:
         """The state that follows `state` by `table`. Raises IllegalTransitionError if there is none."""
         following = table[state].get(cause)
         if following is None:
             raise IllegalTransitionError("\n".join([f"{what}: {cause.name} while {state.name}", *self.lines()]))
-        self.tell(f"{what}: {state.name} -> {following.name} ({cause.name})")
+        self.tell("%s: %s -> %s (%s)", what, state, following, cause)
         return following

@@ -29,9 +29,9 @@ class Swarm:
     """Invariants are in `validate`. A swarm without members does not exist."""
 
     __slots__ = (
-        "attempts", "behind", "digest", "generation", "gives_up_at", "graph", "holdings", "informants", "last_status",
-        "leases", "length", "log", "map", "members", "needed", "orphans", "recalled", "size_bytes", "size_disputed",
-        "sources", "stale", "story", "to_lease", "wanting",
+        "attempts", "begun_before", "behind", "digest", "generation", "gives_up_at", "graph", "holdings", "informants",
+        "last_status", "leases", "length", "log", "map", "members", "needed", "orphans", "recalled", "size_bytes",
+        "size_disputed", "sources", "stale", "story", "to_lease", "wanting",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, settings: Settings, chance: Chance) -> None:
@@ -52,9 +52,9 @@ class Swarm:
 
         self.leases: Final[dict[int, Lease]] = {}
         self.to_lease = 0
+        """Pieces that must come from the origin and that nobody has a lease for, as a set of bits."""
         self.needed = 0
         """Pieces that clients wait for before all others."""
-        """Pieces that must come from the origin and that nobody has a lease for, as a set of bits."""
         self.orphans = 0
         """Pieces that are known, but that nobody is known to hold."""
         self.attempts = 0
@@ -66,6 +66,8 @@ class Swarm:
         self.recalled: Host | None = None
         """The host that was asked for digests."""
         self.informants: Final[deque[Host]] = deque(maxlen=INFORMANTS)
+        self.begun_before = False
+        """Whether a host has connected with a part of it: another scheduler had it fetched, and more may come."""
 
         self.log: list[Run] = []
         """The digests of this generation in the order in which they were learned."""
@@ -115,9 +117,9 @@ class Swarm:
         """Cut the blob into pieces, now that its length is believed."""
         self.size_bytes = size_bytes
         self.size_disputed = False
-        self.story.tell(f"{size_bytes} bytes")
+        self.story.tell("%s bytes", size_bytes)
         count = piece_count(size_bytes, piece_length(size_bytes))
-        self.holdings = Holdings(count)
+        self.holdings = Holdings()
         self.holdings.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
         if not self.is_tiny:
             self.map = PieceMap(count, self.story)

@@ -3,8 +3,10 @@
 Rules:
 1. Whoever asks first is told to resolve; those that ask meanwhile wait for its answer, and get it when it comes.
 2. A 4xx is the origin's answer to that host's credentials: it alone gets it, and the next that waits is asked.
-3. A host that vanishes, is late, or cannot reach the origin makes way for the next, at most TRIES times in a row.
+3. A host that vanishes, is late, or cannot reach the origin makes way for the next, at most TRIES times in a row. One
+   that is late may still be the first to know: its answer counts as long as somebody waits for one.
 4. An answer is kept for `tag_ttl_s`, so that one rollout asks once. No digest proves it: it is as good as its resolver.
+   Nothing here says who may have that digest: each host asks the origin that, for its own clients.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ TRIES: Final = 3
 BUSY: Final = (408, 429)
 """The answers of a 4xx that say nothing of who asks."""
 
+LOOKUPS_PER_HOST: Final = 256
+"""Tags that one host may be waiting for, or late with; what is beyond it asks the origin itself. A node that starts a
+hundred containers at once asks for as many."""
+
 
 @dataclass(slots=True)
 class Lookup:
@@ -34,6 +40,8 @@ class Lookup:
 
     waiting: dict[Host, None] = field(default_factory=dict)
     """Who waits; the first was told to resolve."""
+    late: dict[Host, None] = field(default_factory=dict)
+    """Who was told to resolve, and was given up since."""
     tried: int = 0
     result: TagResult | None = None
 
@@ -44,39 +52,59 @@ class Tags:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster: Final = cluster
         self._lookups: Final[dict[TagKey, Lookup]] = {}
+        self._by_host: Final[dict[Host, dict[TagKey, None]]] = {}
+        """What each host waits for, or is late with."""
 
     def __len__(self) -> int:
         return len(self._lookups)
 
     def look_up(self, host: Host, message: TagLookup) -> None:
-        """A host asks for a tag."""
+        """A host asks for a tag. One that waits for it already is told once."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
-        lookup = self._lookups.setdefault(key, Lookup())
-        if lookup.result is not None:
+        lookup = self._lookups.get(key)
+        if lookup is not None and lookup.result is not None:
             self._cluster.send((host,), lookup.result)
             return
+        if lookup is not None and host in lookup.waiting:
+            return
+        own = self._by_host.setdefault(host, {})
+        if len(own) >= LOOKUPS_PER_HOST:
+            self._cluster.send((host,), TagResult(*key.source, key.tag, 0))
+            return
+        own[key] = None
+        if lookup is None:
+            lookup = self._lookups[key] = Lookup()
+        lookup.late.pop(host, None)
         lookup.waiting[host] = None
         if len(lookup.waiting) == 1:
             self._resolve(key, lookup)
 
     def answered(self, host: Host, message: TagAnswer) -> None:
-        """A host says what the origin said. One that was not asked, or no longer is, is not heard."""
+        """A host says what the origin said. One that was not asked is not heard, and of a late one only a digest."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
-        if lookup is None or lookup.result is not None or next(iter(lookup.waiting), None) is not host:
+        if lookup is None or lookup.result is not None:
             return
-        result = TagResult(*key.source, key.tag, message.status, message.digest, message.size_bytes, message.media_type)
-        if message.status == 200:
-            self._cluster.send(lookup.waiting, result)
-            lookup.waiting.clear()
+        asked = next(iter(lookup.waiting), None) is host
+        result = TagResult(
+            *key.source,
+            key.tag,
+            message.status,
+            message.digest,
+            message.size_bytes,
+            message.media_type,
+            message.public,
+        )
+        if message.status == 200 and (asked or host in lookup.late):
+            self._tell(key, lookup, tuple(lookup.waiting), result)
+            self._forget_late(key, lookup)
             lookup.result = result
             due = self._cluster.now + self._cluster.settings.tag_ttl_s
             self._cluster.deadlines.set(Timer(Due.TAG, key), due)
-        elif 400 <= message.status < 500 and message.status not in BUSY:
-            del lookup.waiting[host]
-            self._cluster.send((host,), result)
+        elif asked and 400 <= message.status < 500 and message.status not in BUSY:
+            self._tell(key, lookup, (host,), result)
             self._resolve(key, lookup)
-        else:
+        elif asked:
             self._next(key, lookup, result)
 
     def due(self, key: TagKey) -> None:
@@ -84,43 +112,73 @@ class Tags:
         lookup = self._lookups[key]
         if lookup.result is not None:
             del self._lookups[key]
-        else:
-            self._next(key, lookup, TagResult(*key.source, key.tag, 0))
+            return
+        late = next(iter(lookup.waiting))
+        self._next(key, lookup, TagResult(*key.source, key.tag, 0))
+        if key in self._lookups:
+            lookup.late[late] = None
+            self._by_host.setdefault(late, {})[key] = None
 
     def depart(self, host: Host) -> None:
         """A host has left."""
-        for key, lookup in list(self._lookups.items()):
-            if host in lookup.waiting:
-                was_asked = next(iter(lookup.waiting)) is host
-                del lookup.waiting[host]
-                if was_asked:
-                    self._resolve(key, lookup)
+        for key in tuple(self._by_host.get(host, ())):
+            lookup = self._lookups[key]
+            was_asked = next(iter(lookup.waiting), None) is host
+            lookup.waiting.pop(host, None)
+            lookup.late.pop(host, None)
+            self._release(host, key)
+            if was_asked:
+                self._resolve(key, lookup)
 
     def validate(self) -> None:
         """Raise AssertionError if anybody waits for nothing."""
         for key, lookup in self._lookups.items():
             assert (lookup.result is None) == bool(lookup.waiting)
+            assert lookup.result is None or not lookup.late
+            assert not lookup.late.keys() & lookup.waiting.keys()
             assert Timer(Due.TAG, key) in self._cluster.deadlines
-            assert all(host.connection in self._cluster.hosts for host in lookup.waiting)
+            for host in (*lookup.waiting, *lookup.late):
+                assert host.connection in self._cluster.hosts
+                assert key in self._by_host[host]
+        for host, keys in self._by_host.items():
+            assert 0 < len(keys) <= LOOKUPS_PER_HOST
+            for key in keys:
+                assert host in self._lookups[key].waiting or host in self._lookups[key].late
 
     def _next(self, key: TagKey, lookup: Lookup, result: TagResult) -> None:
         """The host that was asked could not reach the origin."""
         lookup.tried += 1
-        failed = next(iter(lookup.waiting))
-        told = tuple(lookup.waiting) if lookup.tried >= TRIES else (failed,)
-        self._cluster.send(told, result)
-        for host in told:
-            del lookup.waiting[host]
+        waiting = tuple(lookup.waiting)
+        self._tell(key, lookup, waiting if lookup.tried >= TRIES else waiting[:1], result)
         self._resolve(key, lookup)
+
+    def _tell(self, key: TagKey, lookup: Lookup, hosts: tuple[Host, ...], result: TagResult) -> None:
+        """Tell hosts what came of it: they wait no more."""
+        self._cluster.send(hosts, result)
+        for host in hosts:
+            del lookup.waiting[host]
+            self._release(host, key)
 
     def _resolve(self, key: TagKey, lookup: Lookup) -> None:
         """Tell the first that waits to resolve; without one, there is nothing to look up."""
         timer = Timer(Due.TAG, key)
         host = next(iter(lookup.waiting), None)
         if host is None:
+            self._forget_late(key, lookup)
             del self._lookups[key]
             self._cluster.deadlines.cancel(timer)
             return
         within_s = self._cluster.settings.tag_resolve_s
         self._cluster.send((host,), TagResolve(*key.source, key.tag, within_s))
         self._cluster.deadlines.set(timer, self._cluster.now + within_s)
+
+    def _forget_late(self, key: TagKey, lookup: Lookup) -> None:
+        for host in lookup.late:
+            self._release(host, key)
+        lookup.late.clear()
+
+    def _release(self, host: Host, key: TagKey) -> None:
+        own = self._by_host[host]
+        del own[key]
+        if not own:
+            del self._by_host[host]

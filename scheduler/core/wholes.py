@@ -18,7 +18,7 @@ from scheduler.core.members import Host, Member, MemberCause, MemberState
 from scheduler.core.piece_map import MapState
 from scheduler.core.witnesses import HEARSAY
 from scheduler.protocol.content import Content
-from scheduler.protocol.to_host import LeaseRevoked, Recall
+from scheduler.protocol.to_host import LeaseRevoked, Recall, Run
 
 if TYPE_CHECKING:
     from scheduler.core.maps import Maps
@@ -89,7 +89,7 @@ class Wholes:
         if host is None:
             return False
         swarm.recalled = host
-        swarm.story.tell(f"recalls from {host.id}")
+        swarm.story.tell("recalls from %s", host.id)
         self._cluster.send((host,), Recall(swarm.digest))
         due = self._cluster.now + self._cluster.settings.recall_s
         self._cluster.deadlines.set(Timer(Due.RECALL, swarm.digest), due)
@@ -98,13 +98,14 @@ class Wholes:
     def recalled(self, member: Member, message: Recalled) -> None:
         """A part of the answer to a recall."""
         swarm = member.swarm
-        if swarm.recalled is not member.host:
-            return
-        if message.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
-            voter = member.host.id if member.state is MemberState.COMPLETE else HEARSAY
-            self._maps.hear(member, voter, message.first, message.digests)
-            self._cluster.note_lost(swarm)
-        if message.last:
+        for run in (Run(message.first, message.digests), *message.more):
+            if swarm.recalled is not member.host:  # or not any more: what it has just told is contested
+                return
+            if run.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
+                voter = member.host.id if member.state is MemberState.COMPLETE else HEARSAY
+                self._maps.hear(member, voter, run.first, run.digests)
+                self._cluster.note_lost(swarm)
+        if message.last and swarm.recalled is member.host:
             if swarm.is_tiny:  # it was to send the content: it does not have it after all
                 member.failures += 1
             self._end_recall(swarm)

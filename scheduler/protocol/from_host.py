@@ -7,7 +7,10 @@ from enum import IntEnum
 from typing import Annotated
 
 from scheduler.protocol.fields import (
+    DIGEST_BYTES,
+    MAX_DIGESTS_PER_MESSAGE,
     MAX_HOLDINGS_PER_MESSAGE,
+    MAX_RUNS_PER_MESSAGE,
     Address,
     Bitfield,
     Choice,
@@ -37,6 +40,7 @@ from scheduler.protocol.fields import (
     check_run,
 )
 from scheduler.protocol.geometry import piece_count, piece_length
+from scheduler.protocol.to_host import Run
 
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
@@ -181,15 +185,22 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """An answer to Recall: digests of pieces that the host holds. `last` ends the answer (`digests` may be empty)."""
+    """An answer to Recall: digests of pieces that the host knows. `last` ends the answer (`digests` may be empty).
+
+    `more` are further runs: what a host knows of a map that is still growing may be scattered.
+    """
 
     digest: Digest
     first: PieceIndex
     digests: PieceDigestList
     last: Annotated[bool, Flag()]
+    more: Annotated[tuple[Run, ...], Items(Record(Run), MAX_RUNS_PER_MESSAGE)] = ()
 
     def __post_init__(self) -> None:
         check_run(self.first, self.digests)
+        told_bytes = len(self.digests) + sum(len(run.digests) for run in self.more)
+        if told_bytes > MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES:
+            raise ProtocolError("too many digests in one message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +261,11 @@ class TagLookup:
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """What the origin said to the host that was told to resolve a tag. `digest` is there if `status` is 200."""
+    """What the origin said to the host that was told to resolve a tag. `digest` is there if `status` is 200.
+
+    `public` says that the origin gave it to nobody in particular: no credential was shown, neither a client's nor an
+    operator's. It is the host's word, and each of the others decides whether that is enough.
+    """
 
     upstream: Upstream
     repository: Repository
@@ -259,6 +274,7 @@ class TagAnswer:
     digest: MaybeDigest = None
     size_bytes: MaybeSizeBytes = None
     media_type: MediaType = ""
+    public: Annotated[bool, Flag()] = False
 
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):

@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from scheduler.protocol.fields import (
     Bitfield,
@@ -76,3 +76,7 @@ class Dropped:
     """The sender serves nothing of this blob any more."""
 
     digest: Digest
+
+
+News: TypeAlias = Holds | Gained | Dropped
+"""What is said of a blob."""

@@ -206,7 +206,7 @@ class TagResolve:
 class TagResult:
     """The answer to TagLookup. A tag is only as good as the host that resolved it: no digest can prove it.
 
-    Status 0 says that no host could reach the origin.
+    Status 0 says that no host could reach the origin, or was asked. `public` is the resolver's word (`TagAnswer`).
     """
 
     upstream: Upstream
@@ -216,3 +216,4 @@ class TagResult:
     digest: MaybeDigest = None
     size_bytes: MaybeSizeBytes = None
     media_type: MediaType = ""
+    public: Annotated[bool, Flag()] = False

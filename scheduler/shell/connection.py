@@ -4,8 +4,11 @@ Rules:
 1. It has no task and no queue of its own: what a host has not read yet is in the transport's buffer, whose size is
    bounded by cutting off a host that lets it grow. 10,000 idle connections cost a few KiB each (a task, a queue and an
    HTTP request that stay for each of them cost 19; that is what aiohttp's server takes).
-2. RFC 6455 is wsproto's to know. What we refuse beyond it: messages over MAX_FRAME_BYTES, and text.
+2. RFC 6455 is wsproto's to know, but for the head of a message that we send (`framed`): the same message goes to many
+   hosts, and is framed once. What we refuse beyond the RFC: messages over MAX_FRAME_BYTES, and text.
 3. `Owner` hears of a connection once it is open, of each binary message, and once of its end.
+4. Who does not ask for a WebSocket at the right path is told so in plain HTTP: it is a person with a browser or curl, a
+   probe, or a host that was given the wrong port.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from wsproto.events import (
     BytesMessage,
     CloseConnection,
     Ping,
-    RejectConnection,
     Request,
     TextMessage,
 )
@@ -29,6 +31,11 @@ from wsproto.utilities import RemoteProtocolError
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
+
+_WHAT_THIS_IS: Final = (
+    f"This is the port of a p2pd scheduler. It serves hosts, by WebSocket at {PATH}, and nothing else: "
+    f"give its address to `p2pd run --scheduler`.\n"
+).encode()
 
 MAX_REASON_BYTES: Final = 123
 """What a WebSocket close frame has room for (RFC 6455, 5.5)."""
@@ -89,10 +96,10 @@ class Connection(asyncio.Protocol):
         """How much was sent that the host has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport else 0
 
-    def send(self, frame: bytes) -> None:
-        """Send a message."""
+    def send(self, message: bytes) -> None:
+        """Send a message, which was `framed`."""
         if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
-            self._transport.write(self._frames.send(BytesMessage(frame)))
+            self._transport.write(message)
 
     def ping(self) -> None:
         """Ask a silent host for a sign of life."""
@@ -129,13 +136,17 @@ class Connection(asyncio.Protocol):
         self.heard_at = self._owner.now()
         self.pinged = False
         try:
-            if self._frames is None:
+            if self._frames is not None:
+                if self._frames.state is not ConnectionState.CLOSED:
+                    self._frames.receive_data(data)
+            elif self.ended_at is None:
                 self._shake_hands(data)
-            elif self._frames.state is not ConnectionState.CLOSED:
-                self._frames.receive_data(data)
             self._take_frames()
-        except RemoteProtocolError as error:
-            self._owner.failed(self, Closing.MALFORMED, str(error))
+        except (RemoteProtocolError, UnicodeError) as error:  # the second is what wsproto lets out of odd headers
+            if self._frames is None:
+                self._refuse(b"426 Upgrade Required\r\nUpgrade: websocket", str(error))
+            else:
+                self._owner.failed(self, Closing.MALFORMED, str(error))
 
     def _shake_hands(self, data: bytes) -> None:
         assert self._handshake is not None
@@ -145,12 +156,18 @@ class Connection(asyncio.Protocol):
             if not isinstance(event, Request):
                 continue
             if event.target != PATH:
-                self._transport.write(self._handshake.send(RejectConnection(status_code=404)))
-                self._transport.close()
+                self._refuse(b"404 Not Found", "asks for another path")
                 return
             self._transport.write(self._handshake.send(AcceptConnection()))
             self._frames, self._handshake = self._handshake.connection, None
             return
+
+    def _refuse(self, status: bytes, reason: str) -> None:
+        """Answer a request that is not one for our WebSocket, and hang up."""
+        if self._transport is not None:
+            head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
+            self._transport.write(head % (status, len(_WHAT_THIS_IS)) + _WHAT_THIS_IS)
+            self._owner.failed(self, Closing.MALFORMED, reason)
 
     def _take_frames(self) -> None:
         if self._frames is None or self._transport is None:
@@ -181,6 +198,16 @@ class Connection(asyncio.Protocol):
         elif event.message_finished:
             frame, self._partial = self._partial, b""
             self._owner.received(self, frame)
+
+
+def framed(message: bytes) -> bytes:
+    """A message as one frame from server to client, which has no mask (RFC 6455, 5.2)."""
+    length = len(message)
+    if length < 126:
+        return b"\x82%c%b" % (length, message)
+    if length < 1 << 16:
+        return b"\x82\x7e%b%b" % (length.to_bytes(2, "big"), message)
+    return b"\x82\x7f%b%b" % (length.to_bytes(8, "big"), message)
 
 
 def _cut(reason: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import signal
 import socket
@@ -18,6 +19,9 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.cli.app import app
+from p2pd.config import Settings, load
+from p2pd.swarm import scheduling_of
+from scheduler.core.settings import Settings as Scheduling
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.from_host import Hello, Join
@@ -99,6 +103,26 @@ def test_a_host_is_let_in_and_told_when_the_scheduler_stops(tmp_path: Path) -> N
         assert [event["event"] for event in daemon.events] == ["ready", "stopping", "stopped"]
 
 
+def test_a_web_page_whose_name_was_bound_to_this_machine_reads_nothing(tmp_path: Path) -> None:
+    with scheduler_in(tmp_path) as daemon:
+        connection = http.client.HTTPConnection(*daemon.address("admin"), timeout=PATIENCE_S)
+        connection.request("GET", "/status", headers={"Host": "evil.example", "Connection": "close"})
+        with connection.getresponse() as response:
+            assert (response.status, list(json.load(response))) == (421, ["error"])
+
+
+def test_its_keys_are_what_it_goes_by() -> None:
+    settings = load(
+        {"connections_per_origin": 8, "connections_per_blob": 2, "tag_ttl_s": "3s", "scheduler_wait_s": "4s"},
+        {},
+        default_file=Path("/nonexistent/p2pd.toml"),
+    )
+    going = scheduling_of(settings)
+    assert (going.leases_per_origin, going.leases_per_host, going.leases_per_blob) == (8, 6, 2)
+    assert (going.tag_ttl_s, going.tag_resolve_s) == (3, 2)
+    assert scheduling_of(Settings()) == Scheduling(tag_resolve_s=1.5), "the defaults are the scheduler's own"
+
+
 @pytest.mark.parametrize("name", ["listen", "admin"])
 def test_the_port_is_taken(name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -110,6 +134,8 @@ def test_it_has_its_own_defaults() -> None:
     shown = " ".join(CliRunner().invoke(app, ["scheduler", "--help"], env={"P2PD_CONFIG": None}).stdout.split())
     assert "[P2PD_LISTEN; default: 127.0.0.1:65003]" in shown
     assert "[P2PD_ADMIN; default: 127.0.0.1:65005]" in shown
+    assert all(f"--{name} " in shown for name in ("connections-per-origin", "connections-per-blob", "tag-ttl-s"))
+    assert "--data" not in shown, "it keeps nothing"
 
 
 def test_others_reach_it_only_if_that_was_said(tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import StoreBrokenError
-from peer.store import Blob, Store
+from peer.store import Blob, Landed, Store
 from peer.store.blob import EMPTY_DIGEST
 from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
@@ -152,6 +153,98 @@ class TestThreads:
             ended.set()
             watcher.result(PATIENCE_S)
         assert blob.servable_until(0) == len(CONTENT)
+
+
+class TestAtHand:
+    """What waits for its turn in the SHA-256, and what is left to be read back."""
+
+    def test_a_piece_may_be_served_before_its_turn_comes(self, blob: Blob) -> None:
+        told: list[tuple[int, bool]] = []
+        for index in (1, 0):
+            start, stop = blob.span(index)
+            landed = blob.land(
+                index,
+                memoryview(CONTENT)[start:stop],
+                on_held=lambda held, _digest: told.append((held, held in blob.pieces)),
+            )
+            assert landed.whole is None
+        assert told == [(1, True), (0, True)]
+
+    def test_one_that_is_held_already_is_told_too(self, blob: Blob) -> None:
+        land(blob, CONTENT, [0])
+        told: list[int] = []
+        blob.land(0, memoryview(CONTENT)[:PIECE], on_held=lambda index, _digest: told.append(index))
+        assert told == [0]
+
+    def test_what_follows_a_piece_at_hand_is_hashed_from_memory(self, blob: Blob) -> None:
+        with ThreadPoolExecutor(2) as threads, _Paused(blob, 0) as first:
+            first.start(threads)
+            held = threading.Event()
+            second = threads.submit(
+                blob.land, 1, memoryview(CONTENT)[PIECE : 2 * PIECE], None, lambda _index, _digest: held.set()
+            )
+            assert held.wait(PATIENCE_S)
+            assert not second.done()
+            flip(blob.data_path, PIECE)  # so that reading it back would make the SHA-256 wrong
+            first.go_on()
+            assert second.result(PATIENCE_S).whole is None
+        assert land(blob, CONTENT, range(2, 8))[-1].whole
+
+    def test_nobody_waits_for_a_piece_that_no_thread_has(self, blob: Blob) -> None:
+        with ThreadPoolExecutor(1) as threads, _Paused(blob, 0) as first:
+            first.start(threads)
+            assert land(blob, CONTENT, [2])[0].whole is None  # piece 1 is still to come
+        assert land(blob, CONTENT, [1, 3, 4, 5, 6, 7])[-1].whole
+
+    def test_who_waits_is_let_go_when_a_piece_cannot_be_read_back(self, blob: Blob) -> None:
+        land(blob, CONTENT, [1])
+        with ThreadPoolExecutor(2) as threads, _Paused(blob, 0) as first:
+            first.start(threads)
+            held = threading.Event()
+            third = threads.submit(
+                blob.land, 2, memoryview(CONTENT)[2 * PIECE : 3 * PIECE], None, lambda _index, _digest: held.set()
+            )
+            assert held.wait(PATIENCE_S)
+            with blob.data_path.open("r+b") as data:
+                data.truncate(PIECE + 1)
+            first.go_on()
+            with pytest.raises(StoreBrokenError, match="shorter than its record says"):
+                first.result()
+            assert third.result(PATIENCE_S).whole is None
+
+
+class _Paused:
+    """A thread that has landed a piece of CONTENT, and has not gone on to hash it."""
+
+    def __init__(self, blob: Blob, index: int) -> None:
+        self._blob = blob
+        self._index = index
+        self._held = threading.Event()
+        self._going_on = threading.Event()
+        self._landing: Future[Landed] | None = None
+
+    def start(self, threads: ThreadPoolExecutor) -> None:
+        start, stop = self._blob.span(self._index)
+        view = memoryview(CONTENT)[start:stop]
+        self._landing = threads.submit(self._blob.land, self._index, view, None, self._pause)
+        assert self._held.wait(PATIENCE_S)
+
+    def go_on(self) -> None:
+        self._going_on.set()
+
+    def result(self) -> Landed:
+        assert self._landing is not None
+        return self._landing.result(PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.go_on()
+
+    def _pause(self, _index: int, _digest: bytes) -> None:
+        self._held.set()
+        assert self._going_on.wait(PATIENCE_S)
 
 
 class TestServable:

@@ -373,7 +373,7 @@ class TestAfterARestart:
             async with started(store, linger_s=0.0) as downloads, asyncio.TaskGroup() as readers:
                 with blob._appending:  # no piece can be recorded
                     leaves = readers.create_task(read(downloads, source(origin)))
-                    await eventually(lambda: blob._landing == {9})
+                    await eventually(lambda: blob._at_hand == {9})
                     leaves.cancel()
                     await asyncio.wait([leaves])
                     assert downloads.statistics().active == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from peer.core.download import (
     Ended,
     Outcome,
@@ -30,6 +32,7 @@ from peer.core.swarm_events import (
     Part,
     Prepare,
     Prepared,
+    Resized,
     SchedulerFound,
 )
 from scheduler.protocol.from_host import (
@@ -67,6 +70,13 @@ from tests.peer.member_playbook import (
     progress,
     with_neighbours,
 )
+
+
+def told_a_length(size_bytes: int) -> Playbook:
+    """A download that knows no length but the one that the scheduler has told."""
+    playbook = Playbook() >> SourceAdded(0) >> ReaderMoved(1, 0, None) >> Begun(connected=True)
+    playbook = playbook << replace(JOIN, size_bytes=None) >> joined(size_bytes=size_bytes) << Prepare(size_bytes)
+    return playbook >> Prepared()
 
 
 class TestJoining:
@@ -125,6 +135,25 @@ class TestJoining:
     def test_another_length_from_the_origin(self) -> None:
         playbook = leased() >> TransferOpened(0, SIZE - 1, PIECE, 0, 2) << GiveUp(RESIZED, tainted=True)
         assert playbook >> Stopped() << StopTransfer(0) << Ended(Phase.ABANDONED)
+
+    def test_a_length_of_the_swarms_that_the_origin_contradicts(self) -> None:
+        """The host begins anew with the origin's, which it tells in the answer to the lease: so the liar is found."""
+        playbook = Playbook() >> SourceAdded(0) >> ReaderMoved(1, 0, None) >> Begun(connected=True)
+        playbook = playbook << replace(JOIN, size_bytes=None) >> joined(size_bytes=2 * SIZE) << Prepare(2 * SIZE)
+        playbook = (
+            playbook >> Prepared() >> lease(7, 0, 4) << WantSlot(0) >> SlotGranted(0) << StartTransfer(0, 0, 0, 4)
+        )
+        playbook = playbook >> Resized(0, SIZE) << Length(7, D, SIZE) << GiveUp(RESIZED, tainted=True)
+        assert playbook >> Stopped() << StopTransfer(0) << Ended(Phase.ABANDONED)
+        assert playbook.member.own_size_bytes == SIZE
+
+    def test_a_length_of_our_own_that_the_origin_contradicts_is_the_origins_fault(self) -> None:
+        assert leased() >> Resized(0, SIZE - 1)
+
+    def test_what_the_swarm_alone_has_said_of_the_length_is_not_ours_to_tell(self) -> None:
+        playbook = told_a_length(2 * SIZE)
+        assert playbook >> Sized(D, 2, SIZE) << GiveUp(RESIZED, tainted=True)
+        assert playbook.member.own_size_bytes is None
 
     def test_neighbours_of_another_scheduler_are_parted_with(self) -> None:
         playbook = with_neighbours("b", "c") >> SchedulerFound() << JOIN

@@ -73,8 +73,8 @@ class Client:
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def request(self, method: str, target: str, headers: Mapping[str, str] | None = None) -> None:
-        lines = [f"{method} {target} HTTP/1.1", "Host: mirror"]
-        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        fields = {"Host": self._address, **(headers or {})}
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         await self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
 
     async def ask(self, method: str, target: str, headers: Mapping[str, str] | None = None) -> Reply:

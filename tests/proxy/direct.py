@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from peer.background import Background
 from peer.core.names import Namespace, parse_reference, parse_repository
 from peer.origin.http import HttpOrigin
 from peer.origin.upstream import Upstream as HttpUpstream
+from peer.swarm.tags import TagFound, TagName, Turn
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.grants import Place
@@ -20,6 +21,25 @@ from proxy.tags import Tags
 from tests.proxy.registry import ImageRegistry
 
 HUB = Namespace("docker.io")
+
+
+@dataclass
+class Others:
+    """The rest of the cluster, as `proxy.tags.Cluster`: it says what `turn` is, and keeps what it is told."""
+
+    turn: TagFound | Turn | None = None
+    looked_up: list[TagName] = field(default_factory=list)
+    told: list[tuple[TagName, int, TagFound | None]] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens before the answer comes."""
+
+    async def look_up(self, name: TagName) -> TagFound | Turn | None:
+        self.looked_up.append(name)
+        self.meanwhile()
+        return self.turn
+
+    def answer(self, name: TagName, status: int, found: TagFound | None = None) -> None:
+        self.told.append((name, status, found))
 
 
 @dataclass
@@ -50,10 +70,17 @@ async def parts_of(
     access_ttl_s: float = 100,
     tag_ttl_s: float = 10,
     serve_stale: bool = False,
+    others: Others | None = None,
+    trust_hosts: bool = False,
+    operators: tuple[str, str] | None = None,
 ) -> AsyncIterator[Parts]:
-    """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try."""
-    origin = HttpOrigin(HttpUpstream(HUB, (registry.url,), max_attempts=1))
-    origins = Origins({HUB: Upstream(origin)})
+    """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try.
+
+    `operators` are the operator's name and password there.
+    """
+    name, password = operators or (None, None)
+    origin = HttpOrigin(HttpUpstream(HUB, (registry.url,), max_attempts=1, username=name, password=password))
+    origins = Origins({HUB: Upstream(origin, has_credentials=operators is not None)})
     with closing(origins), closing(Catalog.open(directory / "catalog.db")) as catalog:
         async with Background() as background:
             parts = Parts(origins, catalog, background)
@@ -65,6 +92,8 @@ async def parts_of(
                 background,
                 ttl_s=tag_ttl_s,
                 serve_stale=serve_stale,
+                cluster=others,
+                trust_hosts=trust_hosts,
                 clock=lambda: parts.now,
             )
             yield parts

@@ -271,8 +271,8 @@ class TestWire:
     @pytest.mark.parametrize(
         "request_text",
         [
-            b"GET /v2/ HTTP/1.1\r\nHost: mirror\r\nAuthorization: " + b"t" * (MAX_HEADER_BYTES + 10) + b"\r\n\r\n",
-            b"GET /v2/" + b"a" * (MAX_HEADER_BYTES + 10) + b"/tags/list HTTP/1.1\r\nHost: mirror\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + b"t" * (MAX_HEADER_BYTES + 10) + b"\r\n\r\n",
+            b"GET /v2/" + b"a" * (MAX_HEADER_BYTES + 10) + b"/tags/list HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
             b"GET /v2/ HTTP/1.1\r\n" + b"".join(b"H%d: x\r\n" % number for number in range(1000)) + b"\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # TLS at a port without it
             b"GET\r\n\r\n",
@@ -299,7 +299,7 @@ class TestWire:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         async with node_at(tmp_path / "store", hub(registry)) as node, node.client() as client:
-            await client.send(b"GET /v2/ HTTP/1.1\r\nHost: mirror\r\nAuthorization: " + value + b"\r\n\r\n")
+            await client.send(b"GET /v2/ HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + value + b"\r\n\r\n")
             reply = await client.rest(await client.head())
         assert is_oci_refusal(reply)
         assert b"secret" not in reply.body
@@ -383,7 +383,7 @@ class TestClients:
         registry.push(APP, "1.0", IMAGE)
         async with node_at(tmp_path / "store", hub(registry)) as node, node.client() as client:
             client.set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for byte in f"GET /v2/{APP}/manifests/1.0 HTTP/1.1\r\nHost: mirror\r\n\r\n".encode():
+            for byte in f"GET /v2/{APP}/manifests/1.0 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode():
                 await client.send(bytes([byte]))
             assert (await client.rest(await client.head())).body == IMAGE.manifest
 

@@ -108,10 +108,13 @@ class TestOriginsThatSayLittle:
             Answering(200, OLD.manifest, {"Content-Type": OCI_IMAGE, "Docker-Content-Digest": "sha256:short"}),
             Answering(200, OLD.manifest, {"Docker-Content-Digest": OLD.digest}),
             Answering(200, b"", {"Content-Type": OCI_IMAGE, "Docker-Content-Digest": OLD.digest}),
+            Answering(
+                headers={"Content-Type": OCI_IMAGE, "Docker-Content-Digest": OLD.digest, "Content-Length": str(10**30)}
+            ),
             Answering(404),
             Answering(405),
         ],
-        ids=["no digest", "no such digest", "no type", "no length", "404", "405"],
+        ids=["no digest", "no such digest", "no type", "no length", "no such length", "404", "405"],
     )
     @asynchronous
     async def test_the_manifest_itself_is_asked_for(

@@ -16,10 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from benchmarks.namespaces import NETWORK
 from tests.real.packages import PATH
-
-NETWORK: Final = "10.77.0.0/24"
-"""The addresses of hosts in namespaces (`namespaces.py`). Nothing outside of these sees them."""
 
 _POLL_INTERVAL_S: Final = 0.02
 _TAIL_BYTES: Final = 8 * 1024

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pytest
 
+from benchmarks.namespaces import Host, network
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.real.containerd import Containerd
 from tests.real.dockerd import Dockerd
 from tests.real.image import Image
-from tests.real.namespaces import Host, network
 from tests.real.node import Node
 from tests.real.origin import Origin, Request
 from tests.real.places import new_directory
@@ -57,7 +57,8 @@ class Swarm:
 @pytest.fixture
 def swarm(place: Path, storage: Path, registry: Registry, image: Image) -> Iterator[Swarm]:
     """The registry's content at one host, and the first of the others with the scheduler inside."""
-    with network(HOSTS + 1, RATE) as (origin_host, *hosts), ExitStack() as stack:
+    with network() as switched, ExitStack() as stack:
+        origin_host, *hosts = (switched.host(RATE, RATE) for _ in range(HOSTS + 1))
         directory = new_directory(place)
         behind = origin_host.call(Registry, directory, storage)
         stack.callback(origin_host.call, behind.stop)

@@ -13,7 +13,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
-from scheduler.shell.connection import Connection
+from scheduler.shell.connection import Connection, framed
 
 
 class FakeTransport(asyncio.Transport):
@@ -161,11 +161,36 @@ def test_frames_that_the_rfc_does_not_allow_are_refused(frame: bytes) -> None:
     assert not client.owner.frames
 
 
-def test_another_path_is_not_found() -> None:
-    client = Client("/other")
-    client.connection.data_received(client.request)
-    assert client.transport.written.startswith(b"HTTP/1.1 404")
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (Client("/other").request, b"404 Not Found"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426 Upgrade Required"),
+        (f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), b"426 Upgrade Required"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b"426 Upgrade Required"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: \xff\r\n\r\n", b"426 Upgrade Required"),
+    ],
+)
+def test_who_asks_for_anything_else_is_told_what_the_port_is(request_: bytes, status: bytes) -> None:
+    client = Client()
+    client.connection.data_received(request_)
+    client.connection.data_received(client.request)  # comes too late
+    head, _, body = client.transport.written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status + b"\r\n")
+    assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+    assert b"p2pd scheduler" in body
     assert client.transport.closed
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, MAX_FRAME_BYTES])
+def test_a_message_is_framed_once_for_all(length: int) -> None:
+    client = Client()
+    client.opens()
+    client.connection.send(framed(bytes(length)))
+    client.connection.send(framed(b"next"))
+    heard = [event.data for event in client.hears()]
+    assert b"".join(heard) == bytes(length) + b"next"
+    assert heard[-1] == b"next"
 
 
 @settings(deadline=None, derandomize=True)

@@ -1,4 +1,4 @@
-"""What the scheduler says of tags, ids, versions, and of hosts that others complain of."""
+"""What the scheduler says of ids, versions, and of hosts that others complain of."""
 
 from __future__ import annotations
 
@@ -7,80 +7,24 @@ from dataclasses import replace
 from scheduler.core.settings import Settings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
-    Bye,
     Corrupt,
     Fault,
+    LeasePieces,
     NeighbourFailed,
-    TagAnswer,
-    TagLookup,
+    Progress,
 )
 from scheduler.protocol.to_host import (
-    TagResolve,
-    TagResult,
     Welcome,
 )
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 from tests.scheduler.pulls import (
     JOIN,
+    P0,
+    P1,
     D,
     add,
     joined,
 )
-
-
-def test_many_hosts_ask_for_a_tag_and_the_origin_is_asked_once() -> None:
-    lookup = TagLookup("docker.io", "library/app", "v1")
-    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
-    result = TagResult("docker.io", "library/app", "v1", 200, D, 7, "application/json")
-    assert (
-        Playbook("a", "b", "c")
-        >> ("a", lookup)
-        << ("a", resolve)
-        >> ("b", lookup)
-        >> ("b", TagAnswer("docker.io", "library/app", "v1", 200, b"x" * 32))  # it was not asked
-        >> ("a", TagAnswer("docker.io", "library/app", "v1", 200, D, 7, "application/json"))
-        << ("a", result)
-        << ("b", result)
-        >> ("c", lookup)
-        << ("c", result)
-        >> Passes(SETTINGS.tag_ttl_s)
-        >> ("c", lookup)
-        << ("c", resolve)
-    )
-
-
-def test_a_tag_goes_to_the_next_host_if_the_first_is_refused_late_or_gone() -> None:
-    lookup = TagLookup("docker.io", "library/app", "v1")
-    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
-    assert (
-        Playbook("a", "b", "c", "d")
-        >> ("a", lookup)
-        << ("a", resolve)
-        >> ("b", lookup)
-        >> ("c", lookup)
-        >> ("d", lookup)
-        >> ("a", TagAnswer("docker.io", "library/app", "v1", 401))
-        << ("a", TagResult("docker.io", "library/app", "v1", 401))
-        << ("b", resolve)
-        >> ("b", VANISHES)
-        << ("c", resolve)
-        >> Passes(SETTINGS.tag_resolve_s)
-        << ("c", TagResult("docker.io", "library/app", "v1", 0))
-        << ("d", resolve)
-        >> ("d", Bye())
-    )
-
-
-def test_a_tag_of_an_origin_that_is_down_fails_for_all_after_three_tries() -> None:
-    lookup = TagLookup("docker.io", "library/app", "v1")
-    resolve = TagResolve("docker.io", "library/app", "v1", SETTINGS.tag_resolve_s)
-    down = TagAnswer("docker.io", "library/app", "v1", 503)
-    result = TagResult("docker.io", "library/app", "v1", 503)
-    play = Playbook("a", "b", "c", "d", "e") >> ("a", lookup) << ("a", resolve)
-    play = play >> ("b", lookup) >> ("c", lookup) >> ("d", lookup) >> ("e", lookup)
-    play = play >> ("a", down) << ("a", result) << ("b", resolve)
-    play = play >> ("b", down) << ("b", result) << ("c", resolve)
-    assert play >> ("c", down) << ("c", result) << ("d", result) << ("e", result)
 
 
 def test_a_connection_is_replaced_by_a_newer_one_from_the_same_address_and_not_too_often() -> None:
@@ -146,6 +90,22 @@ def test_one_host_cannot_have_another_quarantined_with_reports_and_three_can() -
     assert play.scheduler.statistics().quarantined == 0
     _ = play >> ("c", report)
     assert play.scheduler.statistics().quarantined == 1
+
+
+def test_what_a_sender_of_corrupt_pieces_told_is_not_fetched_again_where_others_hold_it() -> None:
+    play = Playbook("a", "b", "c", "victim", settings=replace(SETTINGS, leases_per_blob=1))
+    _ = play >> ("victim", JOIN) >> ("victim", LeasePieces(1, D, 0, P0 + P1))
+    for host in "abc":
+        _ = play >> (host, JOIN)
+    _ = play >> ("a", Progress(D, 1, b"\x01"))
+    for host in "abc":
+        _ = play >> (host, Corrupt(D, 1, 1, "victim"))
+    assert play.scheduler.statistics().quarantined == 1
+    swarm = play.scheduler._cluster.swarms[D]
+    assert swarm.generation == 1
+    assert play.scheduler.statistics().leases_given == 3  # its second one went to another host
+    _ = play >> Passes(SETTINGS.orphan_s)
+    assert swarm.to_lease == 0b0010  # piece 1, which nobody else is known to hold
 
 
 def test_reports_grow_old() -> None:

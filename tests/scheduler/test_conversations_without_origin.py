@@ -168,6 +168,18 @@ def test_what_nobody_tells_in_time_is_fetched() -> None:
     )
 
 
+def test_a_scheduler_that_has_just_started_does_not_wait_for_holders_of_what_it_had_fetched_itself() -> None:
+    assert (
+        Playbook("a", settings=replace(SETTINGS, settle_s=2.0))
+        >> ("a", JOIN)
+        << ("a", joined())
+        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
+        >> ("a", LeasePieces(1, D, 0, P0 + P1))
+        << ("a", digests(0, P0 + P1))
+        << ("a", Lease(2, D, 1, 2, 4, WITHIN))
+    )
+
+
 def test_after_a_restart_hosts_have_time_to_come_back_before_anything_is_fetched() -> None:
     assert (
         Playbook("a", "b", settings=replace(SETTINGS, settle_s=2.0))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scheduler.core.chance import Chance
 from scheduler.core.contents import Contents
 from scheduler.core.deadlines import Deadlines
-from scheduler.core.holdings import Holdings, pieces_in
+from scheduler.core.holdings import Holdings
 from scheduler.core.members import Place, distance
 
 
@@ -64,14 +64,8 @@ def test_deadlines_do_not_come_early_and_old_ones_are_let_go() -> None:
     assert deadlines.next() is None
 
 
-@settings(deadline=None, derandomize=True)
-@given(st.integers(0, (1 << 200) - 1))
-def test_pieces_in_a_set(pieces: int) -> None:
-    assert sum(1 << piece for piece in pieces_in(pieces)) == pieces
-
-
 def test_holdings_count_copies() -> None:
-    holdings = Holdings(4)
+    holdings = Holdings()
     holdings.change(0, 0b0111)
     holdings.change(0, 0b0001)
     holdings.change(0b0111, 0b0101)
@@ -79,6 +73,19 @@ def test_holdings_count_copies() -> None:
     assert holdings.without_copy(0b1111) == 0b1010
     holdings.complete = 1
     assert holdings.without_copy(0b1111) == 0
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, (1 << 10) - 1))))
+def test_holdings_are_what_members_said_last(reports: list[tuple[int, int]]) -> None:
+    holdings = Holdings()
+    have = dict.fromkeys(range(9), 0)
+    for member, pieces in reports:
+        holdings.change(have[member], pieces)
+        have[member] = pieces
+    copies = [sum(pieces >> piece & 1 for pieces in have.values()) for piece in range(10)]
+    assert [holdings.copies(piece) for piece in range(10)] == copies
+    assert holdings.without_copy((1 << 10) - 1) == sum(1 << piece for piece, count in enumerate(copies) if not count)
 
 
 def test_contents_let_the_least_recently_used_go() -> None:

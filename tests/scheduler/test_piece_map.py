@@ -109,7 +109,7 @@ def test_runs_of_neighbouring_pieces() -> None:
 def test_an_illegal_step_carries_the_story() -> None:
     story = Story()
     for number in range(STORY_LINES + 1):
-        story.tell(f"line {number}")
+        story.tell("line %s", number)
     with pytest.raises(IllegalTransitionError, match="SHA256_RIGHT while GROWING") as caught:
         story.step("map", MAP_TRANSITIONS, MapState.GROWING, MapCause.SHA256_RIGHT)
     assert "line 1\n" in str(caught.value)

@@ -21,7 +21,8 @@ from scheduler.protocol.content import Content
 from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
 from scheduler.protocol.from_host import Hello, Join, LeasePieces
 from scheduler.protocol.to_host import Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
-from scheduler.shell.server import Bounds, Core, SchedulerServer
+from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
+from tests.scheduler.test_connection import FakeTransport
 
 D = b"d" * 32
 JOIN = Join(D, "docker.io", "library/app", 1 << 20)
@@ -155,6 +156,33 @@ def test_who_says_nothing_is_cut_off() -> None:
             assert await host.hears() is Closing.LATE_HELLO
 
     run(test, bounds=Bounds(hello_s=0.05))
+
+
+def test_of_many_connections_each_has_its_turn() -> None:
+    silent = 2 * SWEPT_AT_ONCE + 1
+
+    async def main() -> None:
+        left, all_closed = silent, asyncio.Event()
+
+        class Transport(FakeTransport):
+            def close(self) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    all_closed.set()
+
+            abort = close
+
+        server = SchedulerServer(Scheduler(), Bounds(hello_s=0.05, close_s=PATIENCE_S))
+        async with asyncio.timeout(PATIENCE_S), server.serving("127.0.0.1", 0):
+            connections = [server._connect() for _ in range(silent)]
+            for connection in connections:
+                connection.connection_made(Transport())
+            await all_closed.wait()
+            for connection in connections:
+                connection.connection_lost(None)
+
+    asyncio.run(main())
 
 
 def test_a_flood_is_cut_off() -> None:

@@ -13,7 +13,7 @@ from p2pd.daemon import serve
 from peer.store import Store
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings
-from scheduler.shell.server import SchedulerServer
+from scheduler.shell.server import Bounds, SchedulerServer
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import Reply, ask
 from tests.proxy.node import settings_for
@@ -27,8 +27,9 @@ MIB = 1 << 20
 class RunningScheduler:
     """A scheduler at a port that stays the same when it is started again."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, bounds: Bounds | None = None) -> None:
         self.settings = settings
+        self.bounds = bounds
         self.core = Scheduler(settings)
         self._port = 0
         self._stack = AsyncExitStack()
@@ -40,7 +41,8 @@ class RunningScheduler:
     async def start(self) -> None:
         """With nothing of what an earlier one knew."""
         self.core = Scheduler(self.settings)
-        self._port = await self._stack.enter_async_context(SchedulerServer(self.core).serving("127.0.0.1", self._port))
+        server = SchedulerServer(self.core, self.bounds)
+        self._port = await self._stack.enter_async_context(server.serving("127.0.0.1", self._port))
 
     async def stop(self) -> None:
         await self._stack.aclose()
@@ -120,9 +122,11 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(directory: Path, registry: ImageRegistry, settings: Settings | None = None) -> AsyncIterator[Cluster]:
+async def cluster(
+    directory: Path, registry: ImageRegistry, settings: Settings | None = None, bounds: Bounds | None = None
+) -> AsyncIterator[Cluster]:
     """A scheduler, and room for hosts."""
-    scheduler = RunningScheduler(settings)
+    scheduler = RunningScheduler(settings, bounds)
     await scheduler.start()
     made = Cluster(directory, registry, scheduler)
     try:

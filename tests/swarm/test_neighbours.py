@@ -17,6 +17,7 @@ from aiohttp import web
 
 from scheduler.core.settings import Settings
 from scheduler.protocol import from_host, link
+from tests.proxy.client import ask
 from tests.proxy.images import content_of
 from tests.proxy.node import asynchronous
 from tests.proxy.registry import ImageRegistry
@@ -94,6 +95,8 @@ def test_a_neighbour_that_does_not_send_the_piece(tmp_path: Path, registry: Imag
             assert it.swarm.sent_bytes(bad.digest) == 0
             if how == "other bytes":
                 await until_true(lambda: bad.sentenced)
+                metrics = (await ask(it.host.admin, "GET", "/metrics")).body.decode()
+                assert f"p2pd_corrupt_pieces_total {float(bad.asked)}" in metrics
             if how in ("nothing", "one byte at a time"):
                 assert not bad.was_dropped, "another was asked before it was given up as slow"
 

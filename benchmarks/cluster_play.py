@@ -1,0 +1,113 @@
+"""Plays scenarios by the clock: does what their scripts say, and writes down when each host had the image.
+
+Several can be played at the same time, in networks of their own, where it is the links that take the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from benchmarks.cluster_script import Action, Script, Step
+from benchmarks.measure import UnmeasurableError
+from simulation.report import Played
+from simulation.scenario import Scenario
+
+POLL_INTERVAL_S: Final = 0.01
+"""How late the end of a client may be noticed: well below a hundredth of what is timed."""
+
+SAMPLE_INTERVAL_S: Final = 1.0
+"""Each answer takes a node about two milliseconds, and all nodes share a few cores."""
+
+
+class Stage(Protocol):
+    """What a scenario is played on."""
+
+    def perform(self, step: Step) -> None: ...
+
+    def ended(self) -> list[str]:
+        """The hosts whose clients have got the image since the last call. Raises UnmeasurableError if one failed."""
+        ...
+
+    def ask_progress(self) -> None:
+        """Begin to find out how much of the image each host has."""
+        ...
+
+    def progress(self) -> Mapping[str, float]:
+        """What has been found out since the last call: the part of the image, 0 to 1, by host."""
+        ...
+
+
+class Playing:
+    """One scenario that is being played. It is an error if that takes longer than `bound_s`."""
+
+    def __init__(self, scenario: Scenario, stage: Stage, bound_s: float) -> None:
+        self._scenario = scenario
+        self._stage = stage
+        self._bound_s = bound_s
+        self._script = Script(scenario)
+        self._missing = {node.name for node in scenario.wanting()}
+        self._began_s: dict[str, float] = {}
+        self._done_s: dict[str, float] = {}
+        self._curves: dict[str, list[tuple[float, float]]] = {}
+        self._sampled_s = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return not self._missing
+
+    def advance(self, now_s: float) -> None:
+        """Do what is due. Raises UnmeasurableError when a client failed, or the time is up."""
+        for name in self._stage.ended():
+            self._missing.discard(name)
+            self._done_s[name] = now_s
+            self._curves.setdefault(name, []).append((now_s, 1.0))
+        for step in self._script.due(now_s, self._done_s):
+            if step.action is Action.BEGIN:
+                self._began_s[step.subject] = now_s
+                self._curves[step.subject] = [(now_s, 0.0)]
+            self._stage.perform(step)
+        for name, share in self._stage.progress().items():
+            if name in self._began_s and name not in self._done_s:
+                self._curves[name].append((now_s, share))
+        if now_s - self._sampled_s >= SAMPLE_INTERVAL_S:
+            self._sampled_s = now_s
+            self._stage.ask_progress()
+        if self._missing and now_s > self._bound_s:
+            raise UnmeasurableError(f"not within {self._bound_s:.0f} s: {', '.join(sorted(self._missing))} have it all")
+
+    def played(
+        self,
+        *,
+        origin_bytes: float,
+        site_bytes: Mapping[str, float] | None = None,
+        link_messages: int = 0,
+        scheduler_messages: int = 0,
+    ) -> Played:
+        """What came of it, with what had to be counted elsewhere."""
+        wanting = {node.name for node in self._scenario.wanting()}
+        return Played(
+            scenario=self._scenario,
+            began_s={name: at_s for name, at_s in self._began_s.items() if name in wanting},
+            done_s={name: at_s for name, at_s in self._done_s.items() if name in wanting},
+            origin_bytes=origin_bytes,
+            site_bytes=site_bytes or {},
+            link_messages=link_messages,
+            scheduler_messages=scheduler_messages,
+            curves=self._curves,
+        )
+
+
+def play(
+    *playings: Playing,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Play all of them at the same time, each to its end. Raises UnmeasurableError."""
+    started_s = clock()
+    while not all(playing.finished for playing in playings):
+        for playing in playings:
+            if not playing.finished:
+                playing.advance(clock() - started_s)
+        pause(POLL_INTERVAL_S)
