@@ -187,9 +187,12 @@ class Downloads:
 
     def feed_swarm(self, digest: bytes, event: swarming.Event) -> bool:
         job = self._jobs.get(_name(digest))
-        if job is None or not job.recovered:
-            return job is not None
-        job.feed(event)
+        if job is None:
+            return False
+        if job.recovered:
+            job.feed(event)
+        elif isinstance(event, swarming.FromScheduler):
+            job.early.append(event)
         return True
 
     def feed_all(self, event: swarming.Event) -> None:
@@ -264,6 +267,8 @@ class Downloads:
             job.feed(swarming.Prepared())
             size_bytes = job.blob.size_bytes
         job.feed(swarming.Begun(self._swarm is not None and self._swarm.connected, size_bytes))
+        for event in job.early:
+            job.feed(event)
         if self._swarm is None or self._swarm.alone:
             job.feed(swarming.OriginOpened())
 

@@ -27,6 +27,8 @@ class Job:
         self.transfers: dict[int, Transfer] = {}
         self.fetches: dict[int, PieceFetch] = {}
         self.recovered = False
+        self.early: list[Event] = []
+        """What the scheduler said before that, to a host that was a member already: a lease, perhaps."""
         self.tainted = False
         """What landed is not to be trusted: the swarm's map was wrong."""
         self.answered = False

@@ -338,7 +338,7 @@ class Mirror:
     # -- answers ---------------------------------------------------------------------------------------------------
 
     async def _head_of(self, exchange: _Exchange, permit: Permit) -> web.Response:
-        """HEAD by digest: from the store, else as the origin answers."""
+        """HEAD by digest: from the store, else as the origin answers, else of what other hosts have."""
         route = exchange.route
         held = self._downloads.store.peek(route.reference)
         if held is not None and held.complete:
@@ -346,11 +346,25 @@ class Mirror:
             return self._head(exchange, route.reference, held.size_bytes, self._held_type(route, held.media_type))
         answer = permit.answer
         if answer is None:
-            answer = await self._origins.head(route.namespace, route.origin_path, permit.credential)
+            try:
+                answer = await self._origins.head(route.namespace, route.origin_path, permit.credential)
+            except OriginUnreachableError:
+                return await self._head_of_swarms(exchange, permit)
             if answer.status >= 400:
                 raise refused(answer, route.origin_path)
         exchange.cache = "miss"
         return self._head(exchange, route.reference, _length_of(answer), answer.headers.get("content-type", ""))
+
+    async def _head_of_swarms(self, exchange: _Exchange, permit: Permit) -> web.Response:
+        """The GET that follows gets what is begun here."""
+        route = exchange.route
+        async with AsyncExitStack() as stack:
+            kind = Kind.MANIFEST if route.endpoint is Endpoint.MANIFEST else Kind.BLOB
+            blob = (await self._open(stack, exchange, permit, kind)).blob
+            if kind is Kind.MANIFEST:
+                self._parsed(route.reference, blob.read(0, blob.size_bytes), blob.header.media_type)
+            media_type = self._held_type(route, blob.header.media_type)
+            return self._head(exchange, route.reference, blob.size_bytes, media_type)
 
     def _held_type(self, route: Route, media_type: str) -> str:
         manifest = self._manifests.get(route.reference)

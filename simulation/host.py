@@ -19,8 +19,10 @@ from simulation.scenario import Node, Vice
 if TYPE_CHECKING:
     from simulation.world import World
 
-UPLOADS_AT_A_TIME: Final = 4
-UPLOADS_WAITING: Final = 0
+UPLOADS_AT_LEAST = 1
+UPLOADS_AT_MOST = 8
+ROOM = 0.1
+"""What part of the line counts as room for another piece."""
 
 
 class Host:
@@ -33,7 +35,7 @@ class Host:
         self.world: Final = world
         self.up: Final = Line(node.up_bytes_per_s)
         self.down: Final = Line(node.down_bytes_per_s)
-        self.uploads: Final = Uploads(UPLOADS_AT_A_TIME, UPLOADS_WAITING)
+        self.uploads: Final = Uploads(UPLOADS_AT_LEAST, UPLOADS_AT_MOST)
         self.alive = True
         self.connection = 0
         self.refused = 0
@@ -183,6 +185,10 @@ class Host:
 
     def _announce_whole(self, blob: Contents) -> None:
         self.world.tell(self, from_host.Announce((from_host.Holding(blob.digest, blob.size_bytes, complete=True),)))
+
+    def has_room(self) -> bool:
+        """Whether what it sends leaves a part of its line unused."""
+        return self.up.rate - self.up.used > ROOM * self.up.rate
 
     # -- what it serves --------------------------------------------------------------------------------------------
 

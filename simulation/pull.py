@@ -76,6 +76,7 @@ class Pull:
         self._ticks_at: float | None = None
         self._news = 0
         self._told: tuple[str, ...] = ()
+        self._told_s = 0.0
 
     def begin(self, *, connected: bool, knows_size: bool = True) -> None:
         """A client asks for the blob; what is held of it already is taken in first."""
@@ -129,11 +130,11 @@ class Pull:
             self._world.take_back(self, instruction.fetch)
             self._world.timeline.after(0, self.end_fetch, instruction.fetch, FetchOutcome.STOPPED)
 
-    def end_fetch(self, number: int, outcome: FetchOutcome) -> None:
+    def end_fetch(self, number: int, outcome: FetchOutcome, again_s: float = 0.0) -> None:
         """A request to a neighbour has ended."""
         if not self.over and number in self.fetches:
             del self.fetches[number]
-            self.feed(FetchEnded(number, outcome))
+            self.feed(FetchEnded(number, outcome, again_s))
 
     def fetched(self, number: int, index: int, digest: bytes) -> None:
         """A piece has come from a neighbour, with the digest that was expected."""
@@ -142,11 +143,11 @@ class Pull:
             self.end_fetch(number, FetchOutcome.LANDED)
 
     def _tell_neighbours(self, instruction: swarming.TellNeighbours) -> None:
-        """News of single pieces are gathered, as links do; anything else is said at once, after them."""
+        """News are gathered, as links do, if others were sent just before; what is not of pieces is said at once."""
         message = instruction.message
         if isinstance(message, link.Gained):
             if not self._news:
-                self._world.timeline.after(GATHER_S, self._say_news)
+                self._world.timeline.at(max(self._world.timeline.now, self._told_s + GATHER_S), self._say_news)
             for span in message.spans:
                 self._news |= (1 << span.stop) - (1 << span.first)
             self._told = instruction.hosts
@@ -155,7 +156,7 @@ class Pull:
             self._world.say(self.host, instruction.hosts, message)
 
     def _say_news(self) -> None:
-        news, self._news = self._news, 0
+        news, self._news, self._told_s = self._news, 0, self._world.timeline.now
         if news and not self.over:
             gained = tuple(link.Span(first, stop) for first, stop in spans(news))
             message = link.Gained(self.blob.digest, max(1, self.member.generation), gained)

@@ -115,12 +115,12 @@ class Shape:
 
 
 def blob_of(pieces: int) -> int:
-    """A size in bytes that makes so many pieces. Raises ValueError if none does."""
-    length = MIN_PIECE_BYTES
-    while length <= MAX_PIECE_BYTES:
+    """The largest size in bytes that makes so many pieces. Raises ValueError if none does."""
+    length = MAX_PIECE_BYTES
+    while length >= MIN_PIECE_BYTES:
         if piece_length(pieces * length) == length:
             return pieces * length
-        length *= 2
+        length //= 2
     raise ValueError(f"no blob has {pieces} pieces")
 
 

@@ -17,7 +17,6 @@ from typing import Final
 
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
-from peer.core.uploads import Turn
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings
@@ -89,7 +88,6 @@ class World:
         self._connections: dict[int, Host] = {}
         self._asked: dict[tuple[Pull, int], Asked] = {}
         self._requests = 0
-        self._by_request: dict[int, Asked] = {}
         self._scheduler_due: float | None = None
         self._scheduler_free_s = 0.0
 
@@ -167,13 +165,11 @@ class World:
         elif not sender.serves(pull.blob, asked.wanted.index):
             self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.GONE)
         else:
-            self._by_request[asked.number] = asked
-            match sender.uploads.ask(asked.number):
-                case Turn.NOW:
-                    self._send(asked)
-                case Turn.BUSY:
-                    del self._by_request[asked.number]
-                    self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.BUSY)
+            again_s = sender.uploads.ask(asked.number, self.timeline.now, room=sender.has_room())
+            if again_s:
+                self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.BUSY, again_s)
+            else:
+                self._send(asked)
 
     def _send(self, asked: Asked) -> None:
         sender, pull = asked.sender, asked.pull
@@ -183,8 +179,8 @@ class World:
     def _sent(self, asked: Asked) -> None:
         """The last byte has left the sender."""
         asked.flow = None
-        self._free_upload(asked)
         sender, pull = asked.sender, asked.pull
+        sender.uploads.done(asked.number, self.timeline.now)
         size = pull.blob.bytes_of(asked.wanted.index)
         if sender.node.site != pull.host.node.site:
             self.site_bytes[pull.host.node.site] += size
@@ -204,30 +200,30 @@ class World:
         del self._asked[pull, wanted.fetch]
         pull.fetched(wanted.fetch, wanted.index, digest)
 
-    def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome) -> None:
+    def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome, again_s: float = 0.0) -> None:
         """The request ends without a piece, after so long."""
-        self.timeline.after(seconds, self._answered, asked, outcome)
+        self.timeline.after(seconds, self._answered, asked, outcome, again_s)
 
-    def _answered(self, asked: Asked, outcome: FetchOutcome) -> None:
+    def _answered(self, asked: Asked, outcome: FetchOutcome, again_s: float) -> None:
         if asked.waits:
             asked.waits = False
             self._asked.pop((asked.pull, asked.wanted.fetch), None)
-            asked.pull.end_fetch(asked.wanted.fetch, outcome)
+            asked.pull.end_fetch(asked.wanted.fetch, outcome, again_s)
 
     def _end(self, asked: Asked) -> None:
         """Nobody waits for this piece any more: what it takes of the sender is for others."""
         asked.waits = False
         if asked.flow is not None:
-            passed = self.lines.stop(asked.flow)
-            asked.flow = None
+            passed = self._stop_sending(asked)
             if asked.sender.node.site != asked.pull.host.node.site:
                 self.site_bytes[asked.pull.host.node.site] += passed
-        self._free_upload(asked)
 
-    def _free_upload(self, asked: Asked) -> None:
-        if self._by_request.pop(asked.number, None) is not None:
-            for number in asked.sender.uploads.done(asked.number):
-                self._send(self._by_request[number])
+    def _stop_sending(self, asked: Asked) -> float:
+        assert asked.flow is not None
+        passed = self.lines.stop(asked.flow)
+        asked.flow = None
+        asked.sender.uploads.done(asked.number, self.timeline.now, whole=False)
+        return passed
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
 
@@ -358,9 +354,7 @@ class World:
     def _fall_silent(self, asked: Asked) -> None:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""
         if asked.flow is not None:
-            self.lines.stop(asked.flow)
-            asked.flow = None
-        self._free_upload(asked)
+            self._stop_sending(asked)
         self._answer(asked, SILENT_S, FetchOutcome.GONE)
 
     def _linked_to(self, host: Host) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 import click
 
@@ -27,16 +26,11 @@ def demo(nodes: int, size: str, rate: str, *, as_json: bool) -> None:
     """
     from rich.console import Console
 
+    from p2pd.demo.ending import until_ended
     from p2pd.demo.show import Plan, show
     from p2pd.notation import parse_size
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
-    figures = show(Plan(nodes, parse_size(size), parse_size(rate)), Console(quiet=as_json))
+    plan = Plan(nodes, parse_size(size), parse_size(rate))
+    figures = until_ended(lambda ending: show(plan, Console(quiet=as_json), ending))
     if as_json:
         click.echo(json.dumps(figures, indent=2))
-
-
-def _end(number: int, _frame: object) -> None:
-    """End as after Ctrl-C: what was started is stopped on the way out."""
-    raise SystemExit(128 + number)

@@ -14,6 +14,7 @@ from peer.errors import P2pdError
 from peer.origin.clock import SystemClock
 
 if TYPE_CHECKING:
+    from p2pd.demo.ending import Ending
     from p2pd.demo.node import Node
 
 _LOOK_EVERY_S: Final = 0.25
@@ -67,11 +68,11 @@ class Client:
 
 
 def pull_at_once(
-    nodes: Sequence[Node], reference: str, show: Callable[[Sequence[Client]], None]
+    nodes: Sequence[Node], reference: str, show: Callable[[Sequence[Client]], None], ending: Ending
 ) -> tuple[Sequence[Client], float]:
     """Pull the image at all nodes at the same moment. The clients, and the seconds until the last had it.
 
-    `show` is called now and then, and at the end. Raises P2pdError.
+    `show` is called now and then, and at the end. Raises P2pdError, and EndedError when the end is asked for.
     """
     clients = [Client(node) for node in nodes]
     interrupted = threading.Event()
@@ -82,12 +83,13 @@ def pull_at_once(
         working = True
         while working:
             working = bool(wait(pulls, timeout=_LOOK_EVERY_S).not_done)
+            ending.check()
             for client in clients:
                 client.look()
             show(clients)
         for each in pulls:
             each.result()
-    finally:  # after Ctrl-C the clients end when their nodes do, which is next: they are not waited for here
+    finally:  # clients that still pull end when their nodes do, which is next: they are not waited for here
         interrupted.set()
         threads.shutdown(wait=False)
     return clients, max(client.seconds or 0.0 for client in clients)

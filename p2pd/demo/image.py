@@ -31,7 +31,7 @@ from peer.core.manifest import OCI_IMAGE, Descriptor
 from peer.core.names import Digest, parse_image_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import WriteableBuffer
 
@@ -97,24 +97,29 @@ def _sources() -> tuple[_Source, ...]:
 
 
 def build_image(
-    directory: Path, *, size_bytes: int = DEFAULT_SIZE_BYTES, reference: str = DEFAULT_REFERENCE
+    directory: Path,
+    *,
+    size_bytes: int = DEFAULT_SIZE_BYTES,
+    reference: str = DEFAULT_REFERENCE,
+    on_write: Callable[[], None] = lambda: None,
 ) -> BuiltImage:
     """Write an image of about `size_bytes` into the layout `directory`, under the tag of `reference`.
 
-    Raises InvalidNameError, ForeignDirectoryError, and OSError where the directory cannot be written.
+    `on_write` is called before each write, and ends it all by raising an error. Raises InvalidNameError,
+    ForeignDirectoryError, and OSError where the directory cannot be written.
     """
     tag = parse_image_reference(reference).tag
     layout = LayoutWriter(directory)
     layers: list[Layer] = []
     for source in _sources():
-        with _LayerFile(layout, _FAST) as layer:
+        with _LayerFile(layout, _FAST, on_write) as layer:
             layer.add_folder(source, int(size_bytes * source.share))
             layers.append(layer.keep(source.comment))
     left_bytes = size_bytes - _OVERHEAD_BYTES - sum(layer.descriptor.size_bytes for layer in layers)
-    with _LayerFile(layout, _STORED) as layer:
+    with _LayerFile(layout, _STORED, on_write) as layer:
         layer.add("srv/model/weights.bin", max(0, left_bytes), io.BufferedReader(_Noise(), _NOISE_BYTES))
         layers.append(layer.keep("a model's weights (noise)"))
-    with _LayerFile(layout, _FAST) as layer:
+    with _LayerFile(layout, _FAST, on_write) as layer:
         settings = f"image = {reference}\n".encode()
         layer.add("etc/demo.toml", len(settings), io.BytesIO(settings))
         layers.append(layer.keep("configuration"))
@@ -127,8 +132,9 @@ def build_image(
 class _LayerFile:
     """A layer on its way into the layout (rule 2)."""
 
-    def __init__(self, layout: LayoutWriter, level: int) -> None:
+    def __init__(self, layout: LayoutWriter, level: int, on_write: Callable[[], None]) -> None:
         self._blob = BlobFile(layout.blobs)
+        self._on_write = on_write
         self._diff = hashlib.sha256()
         self._gzip = zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
         self._written_bytes = 0
@@ -136,6 +142,7 @@ class _LayerFile:
 
     def write(self, data: bytes) -> int:
         """What the archive calls, with `tell` and no other method of a file."""
+        self._on_write()
         self._diff.update(data)
         self._blob.write(self._gzip.compress(data))
         self._written_bytes += len(data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -16,11 +17,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pd.admin_client import AdminClient
 from p2pd.notation import Address, parse_address
 from peer.errors import P2pdError
+
+if TYPE_CHECKING:
+    from p2pd.demo.ending import Ending
 
 _STOP_WITHIN_S: Final = 10.0
 _JOIN_WITHIN_S: Final = 15.0
@@ -41,8 +45,8 @@ class Node:
 
 
 @contextmanager
-def running_nodes(directory: Path, count: int, flags: Mapping[str, str]) -> Iterator[list[Node]]:
-    """`count` times `p2pd run`, with the stores in `directory`. Raises NodeFailedError."""
+def running_nodes(directory: Path, count: int, flags: Mapping[str, str], ending: Ending) -> Iterator[list[Node]]:
+    """`count` times `p2pd run`, with the stores in `directory`. Raises NodeFailedError and EndedError."""
     commands = []
     for number in range(1, count + 1):
         (data := directory / f"node-{number}").mkdir()
@@ -50,20 +54,21 @@ def running_nodes(directory: Path, count: int, flags: Mapping[str, str]) -> Iter
         # What is left of a pull when a node is to stop is of no use to anybody.
         always = {"min-free-bytes": "0", "shutdown-grace-s": "0"}
         commands.append(_command("run", {**own, **always, **flags}))
-    with _running(commands) as ready:
+    with _running(commands, ending) as ready:
         nodes = [
             Node(f"node {number}", parse_address(each["mirror"]), AdminClient(parse_address(each["admin"])))
             for number, each in enumerate(ready, 1)
         ]
         for node in nodes:
-            _wait_for_scheduler(node)
+            _wait_for_scheduler(node, ending)
         yield nodes
 
 
 @contextmanager
-def running_scheduler() -> Iterator[str]:
-    """`p2pd scheduler`; yields its URL. Raises NodeFailedError."""
-    with _running([_command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})]) as (ready,):
+def running_scheduler(ending: Ending) -> Iterator[str]:
+    """`p2pd scheduler`; yields its URL. Raises NodeFailedError and EndedError."""
+    command = _command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})
+    with _running([command], ending) as (ready,):
         yield f"http://{ready['listen']}"
 
 
@@ -82,49 +87,76 @@ def _environ() -> dict[str, str]:
 
 
 @contextmanager
-def _running(commands: list[list[str]]) -> Iterator[list[dict[str, Any]]]:
+def _running(commands: list[list[str]], ending: Ending) -> Iterator[list[dict[str, Any]]]:
     """Start them all at once; yields the `ready` event of each, which has its addresses."""
-    processes: list[subprocess.Popen[bytes]] = []
+    daemons: list[_Daemon] = []
     try:
         for command in commands:
-            process = subprocess.Popen(command, env=_environ(), stderr=subprocess.PIPE)
-            processes.append(process)
-        yield [_ready(process.stderr) for process in processes if process.stderr is not None]
+            daemons.append(_Daemon(command))  # noqa: PERF401 # those that have started count, should one not start
+        yield [daemon.ready(ending) for daemon in daemons]
     finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
+        for daemon in daemons:
+            daemon.process.terminate()
+        for daemon in daemons:
+            daemon.wait()
+
+
+class _Daemon:
+    """A process, and what it logs: all of it is read, for a daemon waits when nobody does."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, env=_environ(), stderr=subprocess.PIPE)
+        self._said: deque[str] = deque(maxlen=3)
+        self._ready: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def ready(self, ending: Ending) -> dict[str, Any]:
+        """The `ready` event, when it has come. Raises NodeFailedError and EndedError."""
+        while True:
             try:
-                process.wait(_STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                event = self._ready.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                ending.check()
+                continue
+            if event is None:
+                raise NodeFailedError(f"a daemon of the demonstration did not start: {' / '.join(self._said)}")
+            return event
 
-
-def _ready(log: IO[bytes]) -> dict[str, Any]:
-    said: deque[str] = deque(maxlen=3)
-    for line in log:
-        said.append(line.decode(errors="replace").strip())
+    def wait(self) -> None:
+        """Wait until it has ended, and see to it that it does."""
         try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event.get("event") == "ready":
-            # The rest is read too, for a daemon waits when nobody does.
-            threading.Thread(target=_drain, args=(log,), daemon=True).start()
-            return dict(event)
-    raise NodeFailedError(f"a daemon of the demonstration did not start: {' / '.join(said)}")
+            self.process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(_STOP_WITHIN_S)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        try:
+            with self.process.stderr as log:
+                for line in log:
+                    self._said.append(line.decode(errors="replace").strip())
+                    event = _event(line)
+                    if event.get("event") == "ready":
+                        self._ready.put(event)
+        finally:
+            self._ready.put(None)
 
 
-def _drain(log: IO[bytes]) -> None:
-    with log:
-        for _ in log:
-            pass
+def _event(line: bytes) -> dict[str, Any]:
+    """What a line of the log has; nothing, where it is a traceback's."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _wait_for_scheduler(node: Node) -> None:
+def _wait_for_scheduler(node: Node, ending: Ending) -> None:
     give_up_at = time.monotonic() + _JOIN_WITHIN_S
     while not node.admin.status()["swarm"]["scheduler_connected"]:
         if time.monotonic() > give_up_at:
             raise NodeFailedError(f"{node.name} found no scheduler within {_JOIN_WITHIN_S:g} s")
-        time.sleep(_LOOK_EVERY_S)
+        ending.wait(_LOOK_EVERY_S)

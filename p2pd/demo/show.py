@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from p2pd.demo.clients import pull_at_once
+from p2pd.demo.ending import Ending
 from p2pd.demo.image import DEFAULT_REFERENCE, BuiltImage, build_image
 from p2pd.demo.node import Node, running_nodes, running_scheduler
 from p2pd.demo.registry import Registry
@@ -38,32 +39,35 @@ class Plan:
     measured_up_to_s: float = 20.0
 
 
-def show(plan: Plan, console: Console) -> dict[str, Any]:
-    """Show it all on `console`; returns the figures. Raises P2pdError."""
+def show(plan: Plan, console: Console, ending: Ending) -> dict[str, Any]:
+    """Show it all on `console`; returns the figures. Raises P2pdError, and EndedError when the end is asked for."""
     with tempfile.TemporaryDirectory(prefix="p2pd-demo-") as name:
         layout = Path(name) / "registry"
         with console.status("Building an image out of this machine's files"):
-            image = build_image(layout, size_bytes=plan.size_bytes)
+            image = build_image(layout, size_bytes=plan.size_bytes, on_write=ending.check)
         registry = Registry(layout, image, plan.rate_bytes_per_s)
         console.print(_setting(plan, image), highlight=False)
         with registry.serving():
-            return _Demonstration(plan, console, Path(name), image, registry).run()
+            return _Demonstration(plan, console, Path(name), image, registry, ending).run()
 
 
 class _Demonstration:
-    def __init__(self, plan: Plan, console: Console, directory: Path, image: BuiltImage, registry: Registry) -> None:
+    def __init__(
+        self, plan: Plan, console: Console, directory: Path, image: BuiltImage, registry: Registry, ending: Ending
+    ) -> None:
         self._plan = plan
         self._console = console
         self._directory = directory
         self._image = image
         self._registry = registry
+        self._ending = ending
 
     def run(self) -> dict[str, Any]:
         count = self._plan.nodes
         with self._nodes(1) as nodes:
             alone = self._pull("one node alone", nodes)
         strangers = self._strangers()
-        with running_scheduler() as url, self._nodes(count, {"scheduler": url}) as nodes:
+        with running_scheduler(self._ending) as url, self._nodes(count, {"scheduler": url}) as nodes:
             swarm = self._pull(f"{count} nodes, a swarm", nodes)
             again = self._pull(f"{nodes[0].name} again", nodes[:1])
         title = f"{count} nodes, {show_size(self._image.size_bytes)}, {_rate(self._plan)}"
@@ -86,13 +90,14 @@ class _Demonstration:
         with ExitStack() as stack:
             with self._console.status(f"Starting {count} node{'s' * (count > 1)}"):
                 stores = stack.enter_context(tempfile.TemporaryDirectory(dir=self._directory))
-                nodes = stack.enter_context(running_nodes(Path(stores), count, {**upstream, **rates, **(flags or {})}))
+                all_flags = {**upstream, **rates, **(flags or {})}
+                nodes = stack.enter_context(running_nodes(Path(stores), count, all_flags, self._ending))
             yield nodes
 
     def _pull(self, title: str, nodes: Sequence[Node]) -> Scene:
         before = self._registry.sent_bytes
         with LiveView(title, self._image.size_bytes, self._console) as view:
-            clients, seconds = pull_at_once(nodes, DEFAULT_REFERENCE, view.show)
+            clients, seconds = pull_at_once(nodes, DEFAULT_REFERENCE, view.show, self._ending)
         return Scene(title, seconds, self._registry.sent_bytes - before, clients)
 
     def _strangers(self) -> Scene:

@@ -231,11 +231,11 @@ class Download:
     _elsewhere: int = 0
     _had_source: bool = False
     _answered: bool = True
-    _story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+    _story: deque[tuple[float, Event]] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in one event at monotonic time `now` (seconds) and say what is to be done."""
-        self._story.append(f"{now:.3f} {event}")
+        self._story.append((now, event))
         if self.phase is not Phase.FETCHING:
             return self._after_the_end(event)
         match event:
@@ -300,7 +300,7 @@ class Download:
 
     def spans(self) -> list[tuple[int, int | None]]:
         """The ranges of pieces that the origin is asked for now (None: to an end that is not known yet)."""
-        return [(transfer.first, transfer.stop) for transfer in self._transfers.values()]
+        return [(transfer.first, transfer.stop) for transfer in self._transfers.values()] if self._transfers else []
 
     def span_of(self, transfer: int) -> tuple[int, int | None]:
         """The range of pieces of a transfer that is under way."""
@@ -333,7 +333,7 @@ class Download:
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
-        return list(self._story)
+        return [f"{now:.3f} {event}" for now, event in self._story]
 
     # -- transitions -----------------------------------------------------------------------------------------------
 
@@ -394,7 +394,7 @@ class Download:
     # -- what next -------------------------------------------------------------------------------------------------
 
     def _ask_for_slots(self) -> list[Instruction]:
-        if not self._sources:
+        if not self._sources or self.allowed == ():
             return []
         busy = len(self._transfers) + self._slots_asked
         if self.held is None:
@@ -501,4 +501,4 @@ class Download:
             raise self._illegal(f"transfer {transfer} is not under way") from None
 
     def _illegal(self, what: str) -> IllegalTransitionError:
-        return IllegalTransitionError("\n  ".join([what, *self._story]))
+        return IllegalTransitionError("\n  ".join([what, *self.story()]))

@@ -4,7 +4,7 @@ Rules:
 1. A piece is asked of a neighbour only when its digest is known, and nothing else brings it.
 2. A neighbour that is gone, slow, full or corrupt is dropped at once, and the scheduler is asked for another. One that
    is full or slow, and holds what no other neighbour does, is waited for.
-3. A piece is offered to all neighbours as soon as it matches the map.
+3. A piece is offered to all neighbours that do not hold it as soon as it matches the map.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from peer.core.fetches import MAX_FETCHES, Fetches
+from peer.core.fetches import Fetches
 from peer.core.neighbours import Neighbours
 from peer.core.piece_book import PieceBook
 from peer.core.piece_sets import bitfield, spans
@@ -48,20 +48,24 @@ class Exchange:
     def go_on(self, urgent: int, from_origin: int, now: float) -> list[Instruction]:
         """Ask for what can be asked for, the `urgent` pieces first, and give up who takes too long."""
         out: list[Instruction] = []
-        for host in self.fetches.slow_hosts(self.wanted(), now):
-            out += self.drop(host, Fault.SLOW)
-        out += self.fetches.start(self.missing(from_origin), urgent, self.book.expected, now)
-        if self.fetches.is_late(now) and not self.missing(from_origin) & self.neighbours.held_by_any():
+        late = self.fetches.is_late(now)
+        if late:
+            for host in self.fetches.slow_hosts(self.wanted(), now):
+                out += self.drop(host, Fault.SLOW)
+        if not self.fetches.is_full(from_origin):
+            out += self.fetches.start(self.missing(from_origin), urgent, self.book.expected, from_origin, now)
+        if late and not self.missing(from_origin) & self.neighbours.held_by_any():
             out += self.fetches.hedge(self.book.expected, now)
         return out
 
-    def deadlines(self, from_origin: int) -> Iterator[float]:
+    def deadlines(self, from_origin: int, now: float) -> Iterator[float]:
         """When something of `go_on` will be due; some may be past."""
-        yield from self.fetches.deadlines()
-        waits_for = self.fetches.pieces
-        if len(self.fetches) < MAX_FETCHES:
-            waits_for |= self.missing(from_origin)
-        yield from self.neighbours.busy_until(waits_for)
+        yield from self.fetches.deadlines(now)
+        late = self.fetches.is_late(now)
+        full = self.fetches.is_full(from_origin)
+        if late or not full:
+            waits_for = self.fetches.pieces if late else 0
+            yield from self.neighbours.busy_until(waits_for if full else waits_for | self.missing(from_origin))
 
     # -- neighbours ------------------------------------------------------------------------------------------------
 
@@ -85,12 +89,12 @@ class Exchange:
             out.append(Tell(NeighbourFailed(self.digest, host, fault)))
         return out
 
-    def fetch_ended(self, number: int, outcome: FetchOutcome, now: float) -> list[Instruction]:
+    def fetch_ended(self, number: int, outcome: FetchOutcome, again_s: float, now: float) -> list[Instruction]:
         """A request to a neighbour has ended; what it says of that neighbour."""
         host, index, stops = self.fetches.ended(number, outcome, now)
         match outcome:
             case FetchOutcome.BUSY:
-                is_full = self.neighbours.refused(host, now)
+                is_full = self.neighbours.refused(host, again_s, now)
                 needed = self.neighbours.held_by_none_but(host) & self.wanted() if is_full else 0
                 return self.drop(host, Fault.FULL) if is_full and not needed else []
             case FetchOutcome.GONE:
@@ -106,8 +110,11 @@ class Exchange:
         """They may have these pieces from now on."""
         if not fresh:
             return []
+        hosts = self.neighbours.without(fresh)
+        if not hosts:
+            return []
         gained = tuple(link.Span(first, stop) for first, stop in spans(fresh))
-        return [self._tell(link.Gained(self.digest, max(1, self.generation), gained))]
+        return [TellNeighbours(hosts, link.Gained(self.digest, max(1, self.generation), gained))]
 
     def holds(self) -> link.Holds:
         """What to tell a neighbour that was just met."""
@@ -115,7 +122,5 @@ class Exchange:
 
     def offer_all(self) -> list[Instruction]:
         """They may have the whole blob, for its SHA-256 is right."""
-        return [self._tell(link.Holds(self.digest, max(1, self.generation), complete=True))]
-
-    def _tell(self, message: link.Gained | link.Holds) -> TellNeighbours:
-        return TellNeighbours(tuple(self.neighbours), message)
+        everything = link.Holds(self.digest, max(1, self.generation), complete=True)
+        return [TellNeighbours(tuple(self.neighbours), everything)]

@@ -13,13 +13,16 @@ import statistics
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import repeat
 
 from peer.core.neighbours import Neighbours
 from peer.core.swarm_events import Fetch, FetchOutcome, StopFetch
 
-MAX_FETCHES = 6
-"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed."""
+MAX_FETCHES = 4
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
+sends at a time (`upload_slots`): with more, somebody is always refused."""
+
+BESIDE_ORIGIN = 1
+"""While the origin sends to this host: what it sends is scarce, and would have to share this host's line."""
 
 HEDGE_AFTER = 4.0
 HEDGE_LEAST_S = 0.25
@@ -66,10 +69,14 @@ class Fetches:
         """How many requests to `host` are under way."""
         return sum(fetch.host == host for fetch in self._running.values())
 
-    def start(self, wanted: int, urgent: int, expected: dict[int, bytes], now: float) -> list[Fetch]:
+    def is_full(self, from_origin: int) -> bool:
+        """Whether as much is being asked for as may be, while the origin sends the pieces `from_origin`."""
+        return len(self._running) >= (BESIDE_ORIGIN if from_origin else MAX_FETCHES)
+
+    def start(self, wanted: int, urgent: int, expected: dict[int, bytes], from_origin: int, now: float) -> list[Fetch]:
         """Ask for as many of the pieces `wanted` as may be now, the `urgent` ones first."""
         started: list[Fetch] = []
-        while len(self._running) < MAX_FETCHES and wanted:
+        while wanted and not self.is_full(from_origin):
             choice = self.neighbours.choose(wanted, urgent & wanted, now)
             if choice is None:
                 break
@@ -78,8 +85,14 @@ class Fetches:
         return started
 
     def is_late(self, now: float) -> bool:
-        """Whether a piece takes long that was asked of one neighbour only."""
-        return any(map(self._may_be_hedged, self._running.values(), repeat(now)))
+        """Whether a piece takes long. They stand in the order in which they were asked for."""
+        hedge_after_s = self._hedge_after_s()
+        for fetch in self._running.values():
+            if now < fetch.started + hedge_after_s:
+                return False
+            if not fetch.stopped:
+                return True
+        return False
 
     def hedge(self, expected: dict[int, bytes], now: float) -> list[Fetch]:
         """Ask a second neighbour for what takes long; for when nothing else is left to ask for."""
@@ -131,13 +144,17 @@ class Fetches:
         """End what is asked of `host`; each request is still answered by its end."""
         return self._stop({number: fetch for number, fetch in self._running.items() if fetch.host == host})
 
-    def deadlines(self) -> Iterator[float]:
+    def deadlines(self, now: float) -> Iterator[float]:
         """When a request will have taken too long for one of the rules above; some may be past."""
+        hedge_after_s = self._hedge_after_s()
         for fetch in self._running.values():
-            if not fetch.stopped:
-                yield fetch.started + self._hedge_after_s()
-                yield fetch.started + self._slow_after_s()
-                yield fetch.started + SLOW_MOST_S
+            if fetch.stopped:
+                continue
+            yield fetch.started + hedge_after_s
+            if now < fetch.started + hedge_after_s:
+                return  # those after it were asked for later
+            yield fetch.started + self._slow_after_s()
+            yield fetch.started + SLOW_MOST_S
 
     def validate(self) -> None:
         """Raise AssertionError if more is asked for than may be, or a piece of more than two."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import get_args
 
 from peer.core import download as origin_side
 from peer.core.download import Download, Outcome
@@ -56,6 +57,9 @@ DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it i
 RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
 
 
+_OF_DOWNLOAD = frozenset(get_args(origin_side.Event))
+
+
 @dataclass(slots=True)
 class Member:
     """One blob's swarm as this host sees it. `digest` is raw; the place is where its own client may have the blob."""
@@ -78,7 +82,9 @@ class Member:
     _owes_content: bool = False
     _given_up: bool = False
     _now: float = 0.0
-    _story: deque[str] = field(default_factory=lambda: deque(maxlen=origin_side.STORY_LENGTH))
+    _due: float | None = None
+    _due_is_known: bool = False
+    _story: deque[tuple[float, Event]] = field(default_factory=lambda: deque(maxlen=origin_side.STORY_LENGTH))
 
     def __post_init__(self) -> None:
         self.exchange = Exchange(self.digest, self.book)
@@ -90,15 +96,20 @@ class Member:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in one event at monotonic time `now` (seconds) and say what is to be done."""
         self._now = now
-        self._story.append(f"{now:.3f} {in_short(event)}")
+        self._story.append((now, event))
         if self.is_over():
-            return list(self.download.handle(event, now)) if isinstance(event, origin_side.Event) else []
+            return list(self.download.handle(event, now)) if type(event) in _OF_DOWNLOAD else []
+        if type(event) is FromNeighbour and self._changes_nothing(event, now):
+            return []
+        self._due_is_known = False
         out = self._take_in(event, now)
         if self._given_up:
             return out
-        if isinstance(event, origin_side.Event) and not isinstance(event, origin_side.BlobVerified):
+        if type(event) in _OF_DOWNLOAD and not isinstance(event, origin_side.BlobVerified):
             self.download.allowed = self._allowed()
             out += self.download.handle(event, now)
+            if isinstance(event, origin_side.PieceLanded) and event.transfer is None and self._is_fetched(event.index):
+                return out  # the end of its request follows at once: what is next is decided then
         return out if self.is_over() else [*out, *self._keep_going(now)]
 
     def is_over(self) -> bool:
@@ -107,10 +118,14 @@ class Member:
 
     def next_deadline(self) -> float | None:
         """When `Tick` is due. What was due by the last event has been seen to."""
-        due = [self.download.next_deadline(), self.standing.answer_due, *self.exchange.deadlines(self._from_origin())]
-        if self.standing.joined:
-            due += self._reports.deadlines()
-        return min((deadline for deadline in due if deadline is not None and deadline > self._now), default=None)
+        if not self._due_is_known:
+            due = [self.download.next_deadline(), self.standing.answer_due]
+            due += self.exchange.deadlines(self._from_origin(), self._now)
+            if self.standing.joined:
+                due += self._reports.deadlines()
+            self._due = min((when for when in due if when is not None and when > self._now), default=None)
+            self._due_is_known = True
+        return self._due
 
     @property
     def generation(self) -> int:
@@ -119,7 +134,7 @@ class Member:
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
-        return list(self._story)
+        return [f"{now:.3f} {in_short(event)}" for now, event in self._story]
 
     def may_serve(self, start: int, stop: int) -> bool:
         """Whether neighbours may have bytes `[start, stop)` of the blob now."""
@@ -137,14 +152,26 @@ class Member:
         """What to tell a neighbour that was just met."""
         return self.exchange.holds()
 
+    def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
+        """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
+        fresh = self.exchange.neighbours.hear(event.host, event.message)
+        if not self._due_is_known or (self._due is not None and self._due <= now) or self.exchange.fetches.is_late(now):
+            return False
+        return self.exchange.fetches.is_full(self._from_origin()) or not fresh & self.exchange.missing(
+            self._from_origin()
+        )
+
+    def _is_fetched(self, index: int) -> bool:
+        return bool(self.exchange.fetches.pieces >> index & 1)
+
     def _take_in(self, event: Event, now: float) -> list[Instruction]:
         match event:
             case FromScheduler(message):
                 return self._hear(message, now)
-            case FromNeighbour(host, news):
-                self.exchange.neighbours.hear(host, news)
-            case FetchEnded(number, outcome):
-                return self.exchange.fetch_ended(number, outcome, now)
+            case FromNeighbour():
+                pass  # it has been heard
+            case FetchEnded(number, outcome, again_s):
+                return self.exchange.fetch_ended(number, outcome, again_s, now)
             case NeighbourLost(host):
                 return self.exchange.drop(host, Fault.GONE)
             case origin_side.PieceLanded(transfer, index, digest):
@@ -357,12 +384,15 @@ class Member:
         if self.standing.is_overdue(now):
             self._do_alone()
         out: list[Instruction] = []
+        urgent = self._urgent()
         if self._prepared:
-            out += self.exchange.go_on(self._urgent(), self._from_origin(), now)
+            out += self.exchange.go_on(urgent, self._from_origin(), now)
         if self.standing.joined and self._size_bytes is not None:
-            under_way = len(self.exchange.fetches) + len(self._leases) + len(self.download.spans())
+            under_way = len(self.exchange.fetches) or len(self._leases) or self.download.spans()
             busy = bool(under_way) or self.book.held == self._everything()
-            out += [*self._reports.due(self.generation, busy=busy, now=now), *self._reports.needs(self._urgent())]
+            out += self._reports.due(self.generation, busy=busy, now=now)
+            if urgent:
+                out += self._reports.needs(urgent)
         return [*out, *self.download.go_on(self._allowed(), self.exchange.fetches.pieces)]
 
     def _allowed(self) -> tuple[tuple[int, int], ...] | None:
@@ -375,11 +405,13 @@ class Member:
 
     def _from_origin(self) -> int:
         """The pieces that the origin is asked for now."""
-        return union((first, stop or self._piece_count()) for first, stop in self.download.spans())
+        spans = self.download.spans()
+        return union((first, stop or self._piece_count()) for first, stop in spans) if spans else 0
 
     def _urgent(self) -> int:
         """What clients wait for that asked for a range, rather than for the blob from here to its end."""
-        return union(self.download.urgent_ranges()) & self._everything()
+        ranges = self.download.urgent_ranges()
+        return union(ranges) & self._everything() if ranges else 0
 
     def _is_tiny(self) -> bool:
         """Whether the blob travels whole in messages, and without neighbours."""
@@ -397,7 +429,7 @@ class Member:
         try:
             self._validate()
         except AssertionError as error:
-            raise AssertionError("\n  ".join([str(error), *self._story])) from error
+            raise AssertionError("\n  ".join([str(error), *self.story()])) from error
 
     def _validate(self) -> None:
         self.book.validate()

@@ -5,7 +5,7 @@ Rules:
    then a few operations on long integers, whatever the number of pieces.
 2. Rarest first among the neighbours; where pieces are equally rare, the lowest index, so that a warm swarm streams.
 3. Of the neighbours that hold it, in this order: the fewest requests of ours; the nearest; the fastest; by name.
-4. A neighbour that answers *busy* is left alone for a while that doubles each time, and others are asked meanwhile.
+4. A neighbour that answers *busy* says when it will have room. It is left alone until then, and others are asked.
 
 A full host answers at once, and a short queue hides the round trip: two requests to a neighbour at a time (in a
 simulation of 1,000 hosts and 256 pieces a queue of 2 comes to 1.05 times the bound, one of 4 to 1.07).
@@ -21,10 +21,12 @@ from scheduler.protocol import link
 from scheduler.protocol.codec import OnLink
 
 PER_NEIGHBOUR = 2
-BUSY_FIRST_S = 0.01
+BUSY_S = 0.05
 BUSY_MOST_S = 1.0
-BUSY_LIMIT = 12
-"""Refusals in a row, some five seconds of them, after which a neighbour counts as full and another is asked for."""
+"""How long a busy neighbour is left alone that does not say when to come again, and at most."""
+
+FULL_AFTER_S = 5.0
+"""How long a neighbour may be busy each time that it is asked; then it counts as full, and another is asked for."""
 
 EVERYTHING = -1
 """The set of all pieces, however many there are."""
@@ -36,6 +38,7 @@ class _Neighbour:
     held: int = 0
     asked: int = 0
     refusals: int = 0
+    refused_since: float = 0.0
     busy_until: float = 0.0
     piece_s: float = 0.0
     early: tuple[int, int] = (0, 0)
@@ -85,19 +88,22 @@ class Neighbours:
         if host in self._known:
             self._known[host].held, self._known[host].early = 0, (0, 0)
 
-    def hear(self, host: str, message: OnLink) -> None:
-        """News from a neighbour."""
+    def hear(self, host: str, message: OnLink) -> int:
+        """News from a neighbour: which pieces it may hold by them that it did not hold before."""
         match message:
+            case link.Gained(_, generation, gained):
+                pieces = union((span.first, span.stop) for span in gained)
+                self.gains(host, pieces, generation)
+                return pieces
             case link.Holds(_, _, True):
                 self.holds_all(host)
             case link.Holds(_, generation, False, have):
                 self.holds(host, int.from_bytes(have, "little"), generation)
-            case link.Gained(_, generation, gained):
-                self.gains(host, union((span.first, span.stop) for span in gained), generation)
             case link.Dropped():
                 self.holds_nothing(host)
             case _:
-                pass
+                return 0
+        return EVERYTHING
 
     def gains(self, host: str, pieces: int, generation: int) -> None:
         """`host` holds these too."""
@@ -117,6 +123,10 @@ class Neighbours:
             told, pieces = neighbour.early
             if neighbour.held != EVERYTHING:
                 neighbour.held = pieces if told == generation else 0
+
+    def without(self, pieces: int) -> tuple[str, ...]:
+        """Those that do not hold all of these."""
+        return tuple(host for host, each in self._known.items() if pieces & ~each.held)
 
     def held_by_any(self, *, besides: str | None = None) -> int:
         """The pieces that one of them holds, or one other than `besides`."""
@@ -149,15 +159,17 @@ class Neighbours:
         if host in self._known:
             self._known[host].asked -= 1
 
-    def refused(self, host: str, now: float) -> bool:
+    def refused(self, host: str, again_s: float, now: float) -> bool:
         """It is busy; True if it has been so for long enough to be replaced."""
         neighbour = self._known.get(host)
         if neighbour is None:
             return False
         neighbour.asked -= 1
-        neighbour.busy_until = now + min(BUSY_MOST_S, BUSY_FIRST_S * 2 ** min(neighbour.refusals, BUSY_LIMIT))
+        if not neighbour.refusals:
+            neighbour.refused_since = now
         neighbour.refusals += 1
-        return neighbour.refusals >= BUSY_LIMIT
+        neighbour.busy_until = now + min(BUSY_MOST_S, again_s or BUSY_S)
+        return now >= neighbour.refused_since + FULL_AFTER_S
 
     def busy_until(self, wanted: int) -> Iterator[float]:
         """When each of the busy neighbours that hold some of `wanted` may be asked again; some may be past."""
@@ -174,10 +186,12 @@ class Neighbours:
 
         `besides` is a neighbour not to ask (it has been asked already). None if nobody can be asked now.
         """
+        others = [each.asked for each in self._known.values() if each.asked]
+        most = PER_NEIGHBOUR if len(others) <= 1 else 1
         able = {
             host: each
             for host, each in self._known.items()
-            if host != besides and each.asked < PER_NEIGHBOUR and each.busy_until <= now and each.held & wanted
+            if host != besides and each.asked < most and each.busy_until <= now and each.held & wanted
         }
         obtainable = 0
         for each in able.values():

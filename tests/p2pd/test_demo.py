@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from p2pd.demo.ending import EndedError, Ending, until_ended
+from p2pd.demo.image import build_image
 from p2pd.demo.show import Plan, show
 
 NODES = 3
@@ -75,7 +77,7 @@ def test_what_is_seen_without_a_terminal() -> None:
     """Here of nodes for themselves, which would take too long, the figures are computed; it says so."""
     screen = io.StringIO()
     plan = Plan(NODES, 6 * 2**20, rate_bytes_per_s=16 * 2**20, measured_up_to_s=0.1)
-    figures = show(plan, Console(file=screen, width=80))
+    figures = show(plan, Console(file=screen, width=80), Ending())
     lines = screen.getvalue().splitlines()
     assert "\x1b" not in screen.getvalue()
     starts = ("The registry is a thread of", "one node alone", "(computed)", "3 nodes, a swarm", "node 1 again")
@@ -106,6 +108,34 @@ def test_nothing_is_left_when_it_is_ended(
         demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == code
     assert_nothing_is_left(tmp_path)
+
+
+def test_signals_do_not_come_in_between() -> None:
+    """Not even a second one: what ends the work is an error that it raises where it waits."""
+    steps: list[str] = []
+
+    def work(ending: Ending) -> None:
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+            ending.wait(PATIENCE_S)
+        finally:
+            steps.append("cleaned up")
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as ended:
+        until_ended(work)
+    assert ended.value.code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert steps == ["cleaned up"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_image_that_is_not_wanted_any_more(tmp_path: Path) -> None:
+    ending = Ending()
+    ending.ask(signal.SIGINT)
+    with pytest.raises(EndedError):
+        build_image(tmp_path, size_bytes=2**20, on_write=ending.check)
+    assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
 
 
 @pytest.mark.parametrize("flag", ["--nodes=1", "--size=lots", "--rate=fast"])

@@ -144,6 +144,8 @@ class RegistryServer:
                 with self._lock:
                     number = len(self._connections)
                     self._connections.append(connection)
+                if self._stopping.is_set():  # nobody ends a connection that came while the others were being ended
+                    return
                 while self._one(connection, number):
                     pass
             except OSError:

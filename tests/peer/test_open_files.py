@@ -79,14 +79,21 @@ def test_to_open_a_store_removes_nothing(tmp_path: Path, left: int) -> None:
         assert data.exists()
 
 
-def test_a_blob_that_is_held_in_part_is_kept_and_the_client_is_told(store: Store, origin: FakeOrigin) -> None:
-    hold_part(store, CONTENT, range(1, 10))
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_blob_that_is_held_in_part_is_kept_and_the_client_is_told(
+    tmp_path: Path, origin: FakeOrigin, left: int
+) -> None:
+    """Two are enough to open it, and not to read what an earlier process has recorded of it."""
+    with a_store(tmp_path / "kept") as before:
+        hold_part(before, CONTENT, range(1, 10))
+    store = open_store(tmp_path / "kept")
 
     async def scene() -> None:
         async with started(store) as downloads:
-            with files_left(0), pytest.raises(FileLimitError, match=WHAT_TO_DO):
+            with files_left(left), pytest.raises(FileLimitError, match=WHAT_TO_DO):
                 await read(downloads, source(origin))
             assert await read(downloads, source(origin)) == CONTENT
 
     run(scene)
     assert [stop for _, stop in origin.ranges(DIGEST)] == [PIECE], "what was held is not fetched again"
+    store.close()

@@ -9,7 +9,9 @@ from threading import Event
 from aiohttp import web
 
 from peer.core.manifest import OCI_IMAGE
+from scheduler.core.settings import Settings
 from tests.peer.registry_server import PATIENCE_S, Answering, Seen
+from tests.proxy.client import ask
 from tests.proxy.images import content_of, digest_of, make_image
 from tests.proxy.node import asynchronous
 from tests.proxy.registry import ImageRegistry
@@ -22,6 +24,9 @@ CONTENT = content_of("layer", 2 * MIB)
 DENIED = b'{"errors":[{"code":"DENIED","message":"not you"}]}'
 
 EXPIRED = b'{"errors":[{"code":"UNAUTHORIZED","message":"the token has expired"}]}'
+
+NO_EXPIRY = Settings(lease_s=3600.0)
+"""A lease that its holder has not heard of would be waited for in vain."""
 
 IMAGE = make_image(CONTENT, media_type=OCI_IMAGE)
 
@@ -62,6 +67,25 @@ async def test_what_the_swarm_holds_is_had_by_everybody_when_the_origin_is_dead(
         await asyncio.to_thread(registry.stop)
         replies = await together([host.blob(digest_of(CONTENT)) for host in others])
         assert [reply.body == CONTENT for reply in replies] == [True] * 3
+
+
+@asynchronous
+async def test_what_is_spread_over_the_swarm_when_the_origin_dies_is_had_by_everybody(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    """No host has it whole: each byte has left the origin, and what one lacks the others have."""
+    digest = registry.put_blob(REPOSITORY, CONTENT)
+    settings = Settings(lease_pieces=1)
+    async with cluster(tmp_path, registry, settings) as swarm, asyncio.TaskGroup() as group:
+        hosts = await swarm.add_many(4, upload_rate=MIB)
+        pulls = [group.create_task(host.blob(digest)) for host in hosts]
+        await until_true(lambda: swarm.sent_bytes(digest) == len(CONTENT))
+        await until_true(lambda: not swarm.scheduler.core.statistics().leases)
+        held = [sum(blob["held_bytes"] for blob in (await ask(host.admin, "GET", "/cache")).json) for host in hosts]
+        await asyncio.to_thread(registry.stop)
+        replies = await together(pulls)
+        assert max(held) < len(CONTENT)
+        assert [reply.body == CONTENT for reply in replies] == [True] * 4
 
 
 @asynchronous
@@ -160,7 +184,7 @@ async def test_a_host_that_tells_wrong_digests_is_found_out_and_the_others_get_t
 ) -> None:
     registry.push(REPOSITORY, "latest", IMAGE)
     digest = digest_of(CONTENT)
-    async with cluster(tmp_path, registry) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
+    async with cluster(tmp_path, registry, NO_EXPIRY) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
         await liar.publish(lie=True)
 
         async def serve(request: web.Request, start: int, stop: int) -> web.StreamResponse:

@@ -11,6 +11,7 @@ from threading import Event
 import pytest
 from aiohttp import web
 
+from peer.errors import FileLimitError, StoreBrokenError, StoreError
 from peer.store import Blob, Store
 from peer.swarm.fetching import PACED_BYTES, Pace
 from peer.swarm.server import PeerServer
@@ -24,8 +25,10 @@ PATH = f"/v2/swarm/blobs/{digest_of(CONTENT)}"
 
 
 @asynccontextmanager
-async def serving(directory: Path, **options: float) -> AsyncIterator[tuple[PeerServer, str]]:
-    """A peer port that has CONTENT, and its address."""
+async def serving(
+    directory: Path, *, fails: StoreError | None = None, **options: float
+) -> AsyncIterator[tuple[PeerServer, str]]:
+    """A peer port that has CONTENT, and its address. `fails` is what comes of each try to read it."""
     store = Store.open(directory / "data", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
     for index in range(blob.count):
@@ -37,6 +40,8 @@ async def serving(directory: Path, **options: float) -> AsyncIterator[tuple[Peer
 
     @contextmanager
     def all_of_it(_digest: str, _start: int, _stop: int) -> Iterator[Blob]:
+        if fails is not None:
+            raise fails
         with blob.pin():
             yield blob
 
@@ -66,6 +71,18 @@ async def test_who_comes_when_all_slots_are_taken_is_told_so_at_once(tmp_path: P
         assert (reply.status, server.busy_answers) == (429, 1)
         assert (await slow.rest(head)).body == CONTENT
         assert (await ask(address, "GET", PATH, a_range(9))).body == CONTENT[:9]  # the slot is free again
+
+
+@pytest.mark.parametrize(("error", "status"), [(FileLimitError("no files left"), 429), (StoreBrokenError("bad"), 404)])
+def test_who_cannot_send_now_is_asked_again_and_who_has_lost_it_is_not(
+    tmp_path: Path, error: StoreError, status: int
+) -> None:
+    @asynchronous
+    async def test() -> None:
+        async with serving(tmp_path, fails=error) as (_, address):
+            assert (await ask(address, "GET", PATH, a_range(9))).status == status
+
+    test()
 
 
 @asynchronous
