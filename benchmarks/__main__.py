@@ -18,11 +18,17 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import cluster, datapath, scheduler, transfer
+from benchmarks import cluster, datapath, scheduler, simulate, transfer
 from benchmarks.measure import Command, run_measures
 from benchmarks.report import Report, machine
 
-COMMANDS: tuple[Command[Any], ...] = (datapath.COMMAND, transfer.COMMAND, scheduler.COMMAND, cluster.COMMAND)
+COMMANDS: tuple[Command[Any], ...] = (
+    datapath.COMMAND,
+    transfer.COMMAND,
+    scheduler.COMMAND,
+    cluster.COMMAND,
+    simulate.COMMAND,
+)
 
 
 def positive(text: str) -> int:

@@ -32,6 +32,7 @@ from peer.downloads import Downloads, Limits
 from peer.store import Store
 from peer.swarm.server import PeerServer
 from peer.swarm.swarm import Swarm
+from peer.swarm.uploading import Uploading
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -89,7 +90,7 @@ async def serve(
         peer_server = PeerServer(
             swarm.servable,
             swarm.links.accept,
-            upload_slots=settings.upload_slots,
+            uploading=Uploading(settings.upload_slots, background, swarm.tell_room),
             rate_bytes_per_s=settings.upload_rate,
         )
         telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)

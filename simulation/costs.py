@@ -1,4 +1,4 @@
-"""What the machines around the network take: constants of the model, each from a measurement or from production's code."""
+"""What the machines around the network take: constants, each from a measurement or from production's code."""
 
 from __future__ import annotations
 

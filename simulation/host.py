@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.piece_sets import digest_runs
+from peer.core.throughput import ROOM
 from peer.core.uploads import Uploads
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
@@ -19,10 +20,12 @@ from simulation.scenario import Node, Vice
 if TYPE_CHECKING:
     from simulation.world import World
 
-UPLOADS_AT_LEAST = 1
-UPLOADS_AT_MOST = 8
-ROOM = 0.1
-"""What part of the line counts as room for another piece."""
+UPLOAD_SLOTS: Final = 3
+LOOKS_S: Final = 0.05
+"""How often a host looks whether its line has room for one that was refused: as `peer.swarm.server`."""
+
+
+_NOT_OF_A_BLOB = (to_host.Welcome, to_host.Quarantined, to_host.TagResolve, to_host.TagResult)
 
 
 class Host:
@@ -35,7 +38,7 @@ class Host:
         self.world: Final = world
         self.up: Final = Line(node.up_bytes_per_s)
         self.down: Final = Line(node.down_bytes_per_s)
-        self.uploads: Final = Uploads(UPLOADS_AT_LEAST, UPLOADS_AT_MOST)
+        self.uploads: Final = Uploads(UPLOAD_SLOTS)
         self.alive = True
         self.connection = 0
         self.refused = 0
@@ -50,6 +53,7 @@ class Host:
         """Its neighbours by blob, and whether each has been answered."""
         self.failures: Final[list[str]] = []
         self.got_bytes = 0
+        self._looks = False
 
     # -- what its client does --------------------------------------------------------------------------------------
 
@@ -103,7 +107,8 @@ class Host:
         if not self.alive:
             return
         message = event.message
-        digest = message.digest  # type: ignore[union-attr] # a LinkHello is not said here
+        assert not isinstance(message, link.LinkHello)
+        digest = message.digest
         pull = self.pulls.get(digest)
         if pull is not None:
             pull.feed(event)
@@ -113,12 +118,12 @@ class Host:
 
     def is_told(self, message: ToHost) -> None:
         """A message from the scheduler: for the download that is under way, or about a blob that is held whole."""
-        if not self.alive or isinstance(message, to_host.Welcome | to_host.Quarantined):
+        if not self.alive or isinstance(message, _NOT_OF_A_BLOB):
             return
-        digest = message.digest  # type: ignore[union-attr] # nobody here asks for tags
+        digest = message.digest
         pull = self.pulls.get(digest)
         if pull is not None:
-            if self.vice is Vice.HOARDS and isinstance(message, to_host.PieceDigests | to_host.Content):
+            if self.vice is Vice.HOARDS and isinstance(message, to_host.PieceDigests | Content):
                 return
             pull.feed(swarming.FromScheduler(message))
             return
@@ -186,9 +191,30 @@ class Host:
     def _announce_whole(self, blob: Contents) -> None:
         self.world.tell(self, from_host.Announce((from_host.Holding(blob.digest, blob.size_bytes, complete=True),)))
 
+    def upload_ended(self) -> None:
+        """A piece is out, or nobody waits for it any more."""
+        self.uploads.end()
+        self._tell_room()
+
     def has_room(self) -> bool:
-        """Whether what it sends leaves a part of its line unused."""
-        return self.up.rate - self.up.used > ROOM * self.up.rate
+        """Whether what goes out leaves a part of the line unused."""
+        return self.up.used < (1 - ROOM) * self.up.rate
+
+    def was_busy(self) -> None:
+        """It was too busy for somebody: it looks from time to time whether it still is."""
+        if not self._looks:
+            self._looks = True
+            self.world.timeline.after(LOOKS_S, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        self._tell_room()
+        if self.uploads.waited_for and self.alive:
+            self.was_busy()
+
+    def _tell_room(self) -> None:
+        for refused in self.uploads.tell(room=self.has_room()):
+            self.world.say(self, (refused.host,), link.Room(refused.digest))
 
     # -- what it serves --------------------------------------------------------------------------------------------
 

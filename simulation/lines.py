@@ -4,10 +4,10 @@ The problem: how fast a transfer is depends on all that share its sender's line,
 and on what shares theirs. An exact max-min fair share is a computation over the whole network at every change.
 
 Ours is local. A transfer that begins gets its even share of each line, or all that is spare if that is more; where the
-line is full, those with more than their even share give way. What a transfer leaves when it ends is given to the others
-on its lines, smallest first, as far as their other lines have room. So no line ever carries more than its rate, little is
-left unused, and a change costs a step for each transfer that it touches. Not modelled: slow start (connections are
-kept), loss, queues in switches.
+line is full, those with more than their even share give way. What a transfer leaves when it ends is given to the
+others on its lines, smallest first, as far as their other lines have room. So no line ever carries more than its rate,
+little is left unused, and a change costs a step for each transfer that it touches. Not modelled: slow start (the
+connections are kept), loss, queues in switches.
 """
 
 from __future__ import annotations

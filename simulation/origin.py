@@ -94,7 +94,7 @@ class Origin:
         elif index + 1 < stop:
             self._send(pull, number, index + 1, stop)
 
-    def _came(self, pull: Pull, number: int, index: int, last: bool) -> None:  # noqa: FBT001
+    def _came(self, pull: Pull, number: int, index: int, last: bool) -> None:
         if pull.over or number not in pull.transfers:
             return
         pull.has_landed(number, index, wrong(index) if pull.host.lies else right(index))

@@ -102,7 +102,7 @@ class Pull:
             if world.checks:
                 world.note(self.host.name, instruction)
             self._carry_out(instruction)
-        due = None if self.over or member.is_over() else member.next_deadline()
+        due = None if member.is_over() else member.next_deadline()
         if due is not None and (self._ticks_at is None or due < self._ticks_at):
             self._ticks_at = due
             world.timeline.at(due, self._tick, due)
@@ -121,20 +121,20 @@ class Pull:
 
     # -- neighbours ------------------------------------------------------------------------------------------------
 
-    def _fetch(self, instruction: swarming.Fetch) -> None:
+    def fetch(self, instruction: swarming.Fetch) -> None:
         self.fetches[instruction.fetch] = None
         self._world.ask(self, instruction)
 
-    def _stop_fetch(self, instruction: swarming.StopFetch) -> None:
+    def stop_fetch(self, instruction: swarming.StopFetch) -> None:
         if instruction.fetch in self.fetches:
             self._world.take_back(self, instruction.fetch)
             self._world.timeline.after(0, self.end_fetch, instruction.fetch, FetchOutcome.STOPPED)
 
-    def end_fetch(self, number: int, outcome: FetchOutcome, again_s: float = 0.0) -> None:
+    def end_fetch(self, number: int, outcome: FetchOutcome) -> None:
         """A request to a neighbour has ended."""
         if not self.over and number in self.fetches:
             del self.fetches[number]
-            self.feed(FetchEnded(number, outcome, again_s))
+            self.feed(FetchEnded(number, outcome))
 
     def fetched(self, number: int, index: int, digest: bytes) -> None:
         """A piece has come from a neighbour, with the digest that was expected."""
@@ -142,7 +142,7 @@ class Pull:
             self.has_landed(None, index, digest)
             self.end_fetch(number, FetchOutcome.LANDED)
 
-    def _tell_neighbours(self, instruction: swarming.TellNeighbours) -> None:
+    def tell_neighbours(self, instruction: swarming.TellNeighbours) -> None:
         """News are gathered, as links do, if others were sent just before; what is not of pieces is said at once."""
         message = instruction.message
         if isinstance(message, link.Gained):
@@ -168,14 +168,14 @@ class Pull:
 
     # -- the origin ------------------------------------------------------------------------------------------------
 
-    def _want_slot(self, instruction: origin_side.WantSlot) -> None:
+    def want_slot(self, instruction: origin_side.WantSlot) -> None:
         self.later(0, origin_side.SlotGranted(instruction.source))
 
-    def _start_transfer(self, instruction: origin_side.StartTransfer) -> None:
+    def start_transfer(self, instruction: origin_side.StartTransfer) -> None:
         self.transfers[instruction.transfer] = None
         self._world.origin.open(self, instruction.transfer, instruction.first, instruction.stop)
 
-    def _stop_transfer(self, instruction: origin_side.StopTransfer) -> None:
+    def stop_transfer(self, instruction: origin_side.StopTransfer) -> None:
         self.end_transfer(instruction.transfer, Outcome.BROKEN)
 
     def end_transfer(self, number: int, outcome: Outcome, status: int = 0) -> None:
@@ -200,36 +200,36 @@ class Pull:
                 self.host.lost(self.blob)
             self.feed(origin_side.BlobVerified(ok))
 
-    def _deliver(self, instruction: swarming.Deliver) -> None:
+    def deliver(self, instruction: swarming.Deliver) -> None:
         if instruction.data == self.blob.data:
             self._world.timeline.after(0, self.has_landed, None, 0, right(0))
 
-    def _prepare(self, _: swarming.Prepare) -> None:
+    def prepare(self, _: swarming.Prepare) -> None:
         self.later(0.001, swarming.Prepared())
 
     # -- words -----------------------------------------------------------------------------------------------------
 
-    def _tell(self, instruction: swarming.Tell) -> None:
+    def tell(self, instruction: swarming.Tell) -> None:
         self._world.tell(self.host, instruction.message)
 
-    def _tell_content(self, _: swarming.TellContent) -> None:
+    def tell_content(self, _: swarming.TellContent) -> None:
         self._world.tell(self.host, Content(self.blob.digest, self.blob.data))
 
-    def _meet(self, instruction: swarming.Meet) -> None:
+    def meet(self, instruction: swarming.Meet) -> None:
         self.host.meet(self.blob.digest, instruction.neighbour.host)
 
-    def _part(self, instruction: swarming.Part) -> None:
+    def part(self, instruction: swarming.Part) -> None:
         self.host.part(self.blob.digest, instruction.host)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _give_up(self, instruction: swarming.GiveUp) -> None:
+    def give_up(self, instruction: swarming.GiveUp) -> None:
         self.host.failures.append(instruction.reason)
         if instruction.tainted:
             self.host.lost(self.blob)
         self.feed(origin_side.Stopped())
 
-    def _ended(self, instruction: origin_side.Ended) -> None:
+    def ended(self, instruction: origin_side.Ended) -> None:
         self.over = True
         for number in list(self.fetches):
             self._world.take_back(self, number)
@@ -246,19 +246,19 @@ class Pull:
 
 
 _CARRY_OUT: Final[dict[type, Callable[[Pull, Any], None]]] = {
-    origin_side.WantSlot: Pull._want_slot,
+    origin_side.WantSlot: Pull.want_slot,
     origin_side.ReturnSlot: lambda _, __: None,
-    origin_side.StartTransfer: Pull._start_transfer,
-    origin_side.StopTransfer: Pull._stop_transfer,
-    origin_side.Ended: Pull._ended,
-    swarming.Prepare: Pull._prepare,
-    swarming.Fetch: Pull._fetch,
-    swarming.StopFetch: Pull._stop_fetch,
-    swarming.Tell: Pull._tell,
-    swarming.TellContent: Pull._tell_content,
-    swarming.TellNeighbours: Pull._tell_neighbours,
-    swarming.Meet: Pull._meet,
-    swarming.Part: Pull._part,
-    swarming.Deliver: Pull._deliver,
-    swarming.GiveUp: Pull._give_up,
+    origin_side.StartTransfer: Pull.start_transfer,
+    origin_side.StopTransfer: Pull.stop_transfer,
+    origin_side.Ended: Pull.ended,
+    swarming.Prepare: Pull.prepare,
+    swarming.Fetch: Pull.fetch,
+    swarming.StopFetch: Pull.stop_fetch,
+    swarming.Tell: Pull.tell,
+    swarming.TellContent: Pull.tell_content,
+    swarming.TellNeighbours: Pull.tell_neighbours,
+    swarming.Meet: Pull.meet,
+    swarming.Part: Pull.part,
+    swarming.Deliver: Pull.deliver,
+    swarming.GiveUp: Pull.give_up,
 }

@@ -2,7 +2,7 @@
 
 Tasks of trio, on its mock clock, say what the people and machines around the hosts do; what goes on inside of the
 network is too fine for a task each, so it is actions in a heap, and one task plays them. That task lets the clock move
-in slices of `SLICE_S`: within one, actions still happen each at its own time, but other tasks see the time of the slice.
+in slices of `SLICE_S`: within one, actions still happen each at its own time; other tasks see the time of the slice.
 """
 
 from __future__ import annotations

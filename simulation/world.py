@@ -17,6 +17,7 @@ from typing import Final
 
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
+from peer.core.uploads import Refused
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings
@@ -43,10 +44,9 @@ from simulation.timeline import Timeline
 class Asked:
     """A piece that was asked of a neighbour, from the request to its end."""
 
-    __slots__ = ("flow", "number", "pull", "sender", "waits", "wanted")
+    __slots__ = ("flow", "pull", "sender", "waits", "wanted")
 
-    def __init__(self, number: int, pull: Pull, wanted: swarming.Fetch, sender: Host) -> None:
-        self.number = number
+    def __init__(self, pull: Pull, wanted: swarming.Fetch, sender: Host) -> None:
         self.pull = pull
         self.wanted = wanted
         self.sender = sender
@@ -87,7 +87,6 @@ class World:
         self._cut_rack = ""
         self._connections: dict[int, Host] = {}
         self._asked: dict[tuple[Pull, int], Asked] = {}
-        self._requests = 0
         self._scheduler_due: float | None = None
         self._scheduler_free_s = 0.0
 
@@ -144,9 +143,8 @@ class World:
 
     def ask(self, pull: Pull, fetch: swarming.Fetch) -> None:
         """A host asks a neighbour for a piece."""
-        self._requests += 1
         sender = self.hosts[fetch.host]
-        asked = Asked(self._requests, pull, fetch, sender)
+        asked = Asked(pull, fetch, sender)
         self._asked[pull, fetch.fetch] = asked
         self.timeline.after(self.latency_s(pull.host, sender) + ANSWER_S, self._is_asked, asked)
 
@@ -165,11 +163,12 @@ class World:
         elif not sender.serves(pull.blob, asked.wanted.index):
             self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.GONE)
         else:
-            again_s = sender.uploads.ask(asked.number, self.timeline.now, room=sender.has_room())
-            if again_s:
-                self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.BUSY, again_s)
-            else:
+            asking = Refused(pull.host.name, pull.blob.digest)
+            if sender.uploads.begin(asking, room=sender.has_room()):
                 self._send(asked)
+            else:
+                sender.was_busy()
+                self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.BUSY)
 
     def _send(self, asked: Asked) -> None:
         sender, pull = asked.sender, asked.pull
@@ -180,7 +179,7 @@ class World:
         """The last byte has left the sender."""
         asked.flow = None
         sender, pull = asked.sender, asked.pull
-        sender.uploads.done(asked.number, self.timeline.now)
+        sender.upload_ended()
         size = pull.blob.bytes_of(asked.wanted.index)
         if sender.node.site != pull.host.node.site:
             self.site_bytes[pull.host.node.site] += size
@@ -200,15 +199,15 @@ class World:
         del self._asked[pull, wanted.fetch]
         pull.fetched(wanted.fetch, wanted.index, digest)
 
-    def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome, again_s: float = 0.0) -> None:
+    def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome) -> None:
         """The request ends without a piece, after so long."""
-        self.timeline.after(seconds, self._answered, asked, outcome, again_s)
+        self.timeline.after(seconds, self._answered, asked, outcome)
 
-    def _answered(self, asked: Asked, outcome: FetchOutcome, again_s: float) -> None:
+    def _answered(self, asked: Asked, outcome: FetchOutcome) -> None:
         if asked.waits:
             asked.waits = False
             self._asked.pop((asked.pull, asked.wanted.fetch), None)
-            asked.pull.end_fetch(asked.wanted.fetch, outcome, again_s)
+            asked.pull.end_fetch(asked.wanted.fetch, outcome)
 
     def _end(self, asked: Asked) -> None:
         """Nobody waits for this piece any more: what it takes of the sender is for others."""
@@ -222,7 +221,7 @@ class World:
         assert asked.flow is not None
         passed = self.lines.stop(asked.flow)
         asked.flow = None
-        asked.sender.uploads.done(asked.number, self.timeline.now, whole=False)
+        asked.sender.upload_ended()
         return passed
 
     # -- the scheduler ---------------------------------------------------------------------------------------------

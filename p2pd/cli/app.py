@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
     "cache": "List, verify and remove what is cached.",
+    "plan": "Say how long a rollout will take, and what to change first.",
     "demo": "Show a swarm at work on this machine, with a registry of its own.",
 }
 """Each is `p2pd.cli.<name>.<name>`. The text is what `p2pd --help` shows, without importing it."""

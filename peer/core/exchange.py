@@ -89,12 +89,12 @@ class Exchange:
             out.append(Tell(NeighbourFailed(self.digest, host, fault)))
         return out
 
-    def fetch_ended(self, number: int, outcome: FetchOutcome, again_s: float, now: float) -> list[Instruction]:
+    def fetch_ended(self, number: int, outcome: FetchOutcome, now: float) -> list[Instruction]:
         """A request to a neighbour has ended; what it says of that neighbour."""
         host, index, stops = self.fetches.ended(number, outcome, now)
         match outcome:
             case FetchOutcome.BUSY:
-                is_full = self.neighbours.refused(host, again_s, now)
+                is_full = self.neighbours.refused(host, now)
                 needed = self.neighbours.held_by_none_but(host) & self.wanted() if is_full else 0
                 return self.drop(host, Fault.FULL) if is_full and not needed else []
             case FetchOutcome.GONE:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from peer.core.neighbours import Neighbours
 from peer.core.swarm_events import Fetch, FetchOutcome, StopFetch
 
-MAX_FETCHES = 4
+MAX_FETCHES = 3
 """Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
 sends at a time (`upload_slots`): with more, somebody is always refused."""
 

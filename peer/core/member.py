@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import get_args
 
 from peer.core import download as origin_side
 from peer.core.download import Download, Outcome
@@ -55,9 +54,6 @@ from scheduler.protocol.geometry import piece_length
 
 DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
-
-
-_OF_DOWNLOAD = frozenset(get_args(origin_side.Event))
 
 
 @dataclass(slots=True)
@@ -98,14 +94,14 @@ class Member:
         self._now = now
         self._story.append((now, event))
         if self.is_over():
-            return list(self.download.handle(event, now)) if type(event) in _OF_DOWNLOAD else []
-        if type(event) is FromNeighbour and self._changes_nothing(event, now):
+            return list(self.download.handle(event, now)) if isinstance(event, origin_side.Event) else []
+        if isinstance(event, FromNeighbour) and self._changes_nothing(event, now):
             return []
         self._due_is_known = False
         out = self._take_in(event, now)
         if self._given_up:
             return out
-        if type(event) in _OF_DOWNLOAD and not isinstance(event, origin_side.BlobVerified):
+        if isinstance(event, origin_side.Event) and not isinstance(event, origin_side.BlobVerified):
             self.download.allowed = self._allowed()
             out += self.download.handle(event, now)
             if isinstance(event, origin_side.PieceLanded) and event.transfer is None and self._is_fetched(event.index):
@@ -170,8 +166,8 @@ class Member:
                 return self._hear(message, now)
             case FromNeighbour():
                 pass  # it has been heard
-            case FetchEnded(number, outcome, again_s):
-                return self.exchange.fetch_ended(number, outcome, again_s, now)
+            case FetchEnded(number, outcome):
+                return self.exchange.fetch_ended(number, outcome, now)
             case NeighbourLost(host):
                 return self.exchange.drop(host, Fault.GONE)
             case origin_side.PieceLanded(transfer, index, digest):

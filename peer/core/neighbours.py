@@ -5,7 +5,7 @@ Rules:
    then a few operations on long integers, whatever the number of pieces.
 2. Rarest first among the neighbours; where pieces are equally rare, the lowest index, so that a warm swarm streams.
 3. Of the neighbours that hold it, in this order: the fewest requests of ours; the nearest; the fastest; by name.
-4. A neighbour that answers *busy* says when it will have room. It is left alone until then, and others are asked.
+4. A neighbour that answers *busy* is left alone until it says that it has room; others are asked meanwhile.
 
 A full host answers at once, and a short queue hides the round trip: two requests to a neighbour at a time (in a
 simulation of 1,000 hosts and 256 pieces a queue of 2 comes to 1.05 times the bound, one of 4 to 1.07).
@@ -21,9 +21,8 @@ from scheduler.protocol import link
 from scheduler.protocol.codec import OnLink
 
 PER_NEIGHBOUR = 2
-BUSY_S = 0.05
-BUSY_MOST_S = 1.0
-"""How long a busy neighbour is left alone that does not say when to come again, and at most."""
+BUSY_S = 1.0
+"""How long a busy neighbour is left alone that does not say before that it has room again."""
 
 FULL_AFTER_S = 5.0
 """How long a neighbour may be busy each time that it is asked; then it counts as full, and another is asked for."""
@@ -101,6 +100,8 @@ class Neighbours:
                 self.holds(host, int.from_bytes(have, "little"), generation)
             case link.Dropped():
                 self.holds_nothing(host)
+            case link.Room():
+                self.has_room(host)
             case _:
                 return 0
         return EVERYTHING
@@ -159,7 +160,7 @@ class Neighbours:
         if host in self._known:
             self._known[host].asked -= 1
 
-    def refused(self, host: str, again_s: float, now: float) -> bool:
+    def refused(self, host: str, now: float) -> bool:
         """It is busy; True if it has been so for long enough to be replaced."""
         neighbour = self._known.get(host)
         if neighbour is None:
@@ -168,8 +169,13 @@ class Neighbours:
         if not neighbour.refusals:
             neighbour.refused_since = now
         neighbour.refusals += 1
-        neighbour.busy_until = now + min(BUSY_MOST_S, again_s or BUSY_S)
+        neighbour.busy_until = now + BUSY_S
         return now >= neighbour.refused_since + FULL_AFTER_S
+
+    def has_room(self, host: str) -> None:
+        """It may be asked again."""
+        if host in self._known:
+            self._known[host].busy_until = 0.0
 
     def busy_until(self, wanted: int) -> Iterator[float]:
         """When each of the busy neighbours that hold some of `wanted` may be asked again; some may be past."""

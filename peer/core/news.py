@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from peer.core.piece_sets import spans, union
-from scheduler.protocol.link import MAX_SPANS_PER_MESSAGE, Dropped, Gained, Holds, News, Span
+from scheduler.protocol.link import MAX_SPANS_PER_MESSAGE, Dropped, Gained, Holds, News, Room, Span
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class _OfBlob:
     generation: int = 0
     gained: int = 0
     """A set of pieces."""
+    room: bool = False
 
 
 @dataclass(slots=True)
@@ -35,10 +36,13 @@ class PendingNews:
 
     def add(self, message: News) -> None:
         """Something else to tell."""
-        if not isinstance(message, Gained):
+        if isinstance(message, Holds | Dropped):
             self._waiting[message.digest] = _OfBlob(message)
             return
         of_blob = self._waiting.setdefault(message.digest, _OfBlob())
+        if isinstance(message, Room):
+            of_blob.room = True
+            return
         if of_blob.generation != message.generation:
             of_blob.generation, of_blob.gained = message.generation, 0
         of_blob.gained |= union((span.first, span.stop) for span in message.spans)
@@ -52,3 +56,5 @@ class PendingNews:
             gained = [Span(first, stop) for first, stop in spans(of_blob.gained)]
             for at in range(0, len(gained), MAX_SPANS_PER_MESSAGE):
                 yield Gained(digest, of_blob.generation, tuple(gained[at : at + MAX_SPANS_PER_MESSAGE]))
+            if of_blob.room:
+                yield Room(digest)

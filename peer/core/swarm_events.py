@@ -77,14 +77,10 @@ class FetchOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FetchEnded:
-    """A piece came from a neighbour (its digest was right, it is in the store), or did not.
-
-    `again_s` is in how long a neighbour that is busy wants to be asked again; 0.0: it did not say.
-    """
+    """A piece came from a neighbour (its digest was right, it is in the store), or did not."""
 
     fetch: int
     outcome: FetchOutcome
-    again_s: float = 0.0
 
 
 Event = (

@@ -1,62 +1,68 @@
-"""Who is sent a piece now, and when who is not is to ask again.
+"""Who is sent a piece now, and who is told when there is room again.
 
-1. `at_a_time` pieces go out at once. More share the line, and every piece arrives later: sharing a line k ways costs a
-   cold swarm k / log2(1 + k) of its ramp (Mundinger, Weber and Weiss, 2008). Fewer leave the line unused whenever a
-   receiver is slow.
-2. Nobody waits in a queue: what a host needs most, and who has it, has changed by the time that a turn comes. Who finds
-   this host busy is told when a piece that goes out now will be out, each the next one, and chooses anew then. So few
-   come in vain, though nothing is promised: who comes first is served.
+1. One piece goes out at a time, at full speed, as long as it fills the line: sharing a line k ways costs a cold swarm
+   k / log2(1 + k) of its ramp (Mundinger, Weber and Weiss, 2008). Where a receiver is slow, or has others that send to
+   it, a part of the line is left over: there is *room*, and another piece goes out beside it; at most `slots` do.
+2. Nobody waits in a queue: what a host needs most, and who has it, has changed by the time that its turn comes. A host
+   that finds this one busy is remembered, and told when there is room; it chooses anew then, or has no need any more.
+3. So two are told for each piece that may go out: who comes first is served. One that is not told for long asks again.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-FIRST_S = 0.05
-"""What a piece is taken to need before one has gone out: 4 MiB at 670 Mbit/s."""
+TOLD = 2
+MAX_REFUSED = 64
+"""Hosts that are remembered; a host has at most 16 neighbours for each blob. The oldest is forgotten."""
 
-LEAST_S = 0.005
-MOST_S = 1.0
-"""Bounds of what is told. A host that is wrong about itself is asked again in time."""
 
-WEIGHT = 0.25
-"""Of the last piece in the mean of how long one takes."""
+class Refused(NamedTuple):
+    """A host that found this one busy, and the blob (raw digest) of which it wanted a piece."""
+
+    host: str
+    digest: bytes
 
 
 @dataclass(slots=True)
 class Uploads:
-    """A request is a number of the shell's; times are in seconds."""
+    """`going` pieces are going out now. `room` says, each time, whether they leave a part of the line unused."""
 
-    at_least: int
-    at_most: int
-    _going: dict[int, float] = field(default_factory=dict)
-    _told: list[float] = field(default_factory=list)
-    """When those that were refused will ask again, sorted."""
-    _piece_s: float = 0.0
+    slots: int
+    going: int = 0
+    _refused: dict[Refused, None] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self._going)
+    def begin(self, asking: Refused | None, *, room: bool) -> bool:
+        """Whether a piece may go out now, until `end`. Who is `asking`, if it is known, is remembered if not."""
+        if self._may_begin(room=room):
+            self.going += 1
+            if asking is not None:
+                self._refused.pop(asking, None)
+            return True
+        if asking is not None:
+            self._refused.setdefault(asking)
+            if len(self._refused) > MAX_REFUSED:
+                del self._refused[next(iter(self._refused))]
+        return False
 
-    def ask(self, request: int, now: float, *, room: bool) -> float:
-        """Somebody asks for a piece: 0.0 if it goes out now (`done` ends it), else in how long to ask again.
+    def end(self) -> None:
+        """A piece is out, or its receiver has gone."""
+        self.going -= 1
 
-        `room`: what goes out now leaves a part of the line unused.
-        """
-        if len(self._going) < (self.at_most if room else self.at_least):
-            self._going[request] = now
-            return 0.0
-        self._told = [when for when in self._told if when > now]
-        piece_s = self._piece_s or FIRST_S
-        ends = sorted(max(started + piece_s, now) for started in self._going.values())
-        rounds, place = divmod(len(self._told), max(1, len(ends)))
-        free = (ends[place] if ends else now) + rounds * piece_s
-        again_s = min(MOST_S, max(LEAST_S, free - now))
-        insort(self._told, now + again_s)
-        return again_s
+    def tell(self, *, room: bool) -> list[Refused]:
+        """Whom to tell that there is room, now that a piece is out or some time has passed; each is told once."""
+        if not self._may_begin(room=room):
+            return []
+        told = [asking for asking, _ in zip(self._refused, range(TOLD), strict=False)]
+        for asking in told:
+            del self._refused[asking]
+        return told
 
-    def done(self, request: int, now: float, *, whole: bool = True) -> None:
-        """A piece has gone out, or (not `whole`) its receiver has gone."""
-        took_s = now - self._going.pop(request)
-        if whole:
-            self._piece_s += (took_s - self._piece_s) * (WEIGHT if self._piece_s else 1.0)
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody is to be told as soon as there is room."""
+        return bool(self._refused)
+
+    def _may_begin(self, *, room: bool) -> bool:
+        return not self.going or (room and self.going < self.slots)

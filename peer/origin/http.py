@@ -42,8 +42,8 @@ _KEPT = ("WWW-Authenticate", "Retry-After", "Content-Range")
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` is where the proxies' variables are looked up. `random` gives numbers in [0, 1). Raises ValueError for
-    an upstream, a CA file or a proxy that cannot be used.
+    `environ` is where the proxies' variables are looked up, and `headers` go with every request. `random` gives numbers
+    in [0, 1). Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -51,10 +51,12 @@ class HttpOrigin:
         upstream: Upstream,
         *,
         environ: Mapping[str, str] = os.environ,
+        headers: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
     ) -> None:
         self._upstream = upstream
+        self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
         self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
@@ -73,7 +75,7 @@ class HttpOrigin:
         """See `peer.origin.api.Origin.request`. OriginCorruptError for an answer that is too large, or encoded."""
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         sent.pop("authorization", None)  # that is what `credential` is for
-        sent |= _ALWAYS_SENT
+        sent |= self._always_sent
         began = self._clock.monotonic()
         call = self._calls.begin(for_body=False, patience_s=self._upstream.metadata_s)
         try:
@@ -121,7 +123,7 @@ class HttpOrigin:
 
     def _open_range(self, call: Call, ref: ContentRef, start: int, stop: int | None, credential: Credential) -> Opened:
         path = f"{ref.repository}/{ref.kind.value}/{ref.digest}"
-        headers = dict(_ALWAYS_SENT)
+        headers = dict(self._always_sent)
         if ref.kind is Kind.MANIFEST:
             headers["accept"] = _MANIFEST_TYPES
         if start or stop is not None:

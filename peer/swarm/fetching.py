@@ -37,8 +37,15 @@ STALL_S = 5.0
 PACED_BYTES = 256 * 1024
 
 
-def neighbour_origin(host: str, address: str) -> HttpOrigin:
-    """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short patience."""
+HOST_HEADER = "P2PD-Host"
+"""Says which host asks for a piece, so that one that is busy can tell it later that it has room."""
+
+
+def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
+    """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short patience.
+
+    `asking` is the host that asks: this one.
+    """
     upstream = Upstream(
         namespace=host,
         endpoints=(f"http://{address}",),
@@ -50,7 +57,7 @@ def neighbour_origin(host: str, address: str) -> HttpOrigin:
         max_retry_after_s=0.0,
         cooldown_s=0.0,
     )
-    return HttpOrigin(upstream, environ={})
+    return HttpOrigin(upstream, environ={}, headers={HOST_HEADER: asking})
 
 
 class Pace:

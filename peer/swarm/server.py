@@ -4,8 +4,8 @@
     GET /v1/link                   the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. At most `upload_slots` pieces go out at a time, each at full speed; who comes when they are taken is told *busy*
-   (429) at once, and asks another neighbour. All uploads together keep to `rate_bytes_per_s`.
+2. A few pieces go out at a time; who comes when they fill the line is told *busy* (429) at once, asks another
+   neighbour, and is told when there is room (`peer.core.uploads`). All keep to `rate_bytes_per_s` together.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from aiohttp import web
 
 from peer.core.bucket import Bucket
 from peer.core.names import parse_digest
+from peer.core.uploads import Refused
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.store import Blob
+from peer.swarm.fetching import HOST_HEADER
+from peer.swarm.uploading import Connection, Uploading
 
 log = structlog.get_logger("peer.swarm.server")
 
@@ -46,13 +49,13 @@ class PeerServer:
         servable: Servable,
         accept_link: Callable[[web.Request], Awaitable[web.StreamResponse]],
         *,
-        upload_slots: int,
+        uploading: Uploading,
         rate_bytes_per_s: int,
         stall_s: float = STALL_S,
     ) -> None:
         self._servable = servable
         self._accept_link = accept_link
-        self._free = upload_slots
+        self._uploading = uploading
         self._stall_s = stall_s
         self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
         self.sent_bytes = 0
@@ -72,23 +75,27 @@ class PeerServer:
         if asked is None or int(asked[2]) < int(asked[1]):
             return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
         start, stop = int(asked[1]), int(asked[2]) + 1
-        if self._free <= 0:
-            self.busy_answers += 1
-            return _refusal(429, "busy: all upload slots are taken", {"Retry-After": "0"})
-        self._free -= 1
-        try:
-            with self._servable(digest, start, stop) as blob:
-                if blob is None:
-                    return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
-                return await self._send(request, blob, start, stop)
-        except FileLimitError as error:
-            return _refusal(429, str(error), {"Retry-After": "0"})
-        except StoreError as error:
-            return _refusal(404, str(error))
-        finally:
-            self._free += 1
+        host = request.headers.get(HOST_HEADER)
+        asking = Refused(host, bytes.fromhex(digest.removeprefix("sha256:"))) if host else None
+        assert request.transport is not None
+        connection: Connection = request.transport.get_extra_info("socket")
+        async with self._uploading.turn(asking, connection) as may_send:
+            if not may_send:
+                self.busy_answers += 1
+                return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
+            try:
+                with self._servable(digest, start, stop) as blob:
+                    if blob is None:
+                        return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
+                    return await self._send(request, blob, connection, start, stop)
+            except FileLimitError as error:
+                return _refusal(429, str(error), {"Retry-After": "0"})
+            except StoreError as error:
+                return _refusal(404, str(error))
 
-    async def _send(self, request: web.Request, blob: Blob, start: int, stop: int) -> web.StreamResponse:
+    async def _send(
+        self, request: web.Request, blob: Blob, connection: Connection, start: int, stop: int
+    ) -> web.StreamResponse:
         response = web.StreamResponse(
             status=206,
             headers={
@@ -99,6 +106,7 @@ class PeerServer:
         )
         await response.prepare(request)
         loop = asyncio.get_running_loop()
+        size_bytes = stop - start
         while start < stop:
             transport = request.transport
             if transport is None or transport.is_closing():
@@ -114,6 +122,8 @@ class PeerServer:
                 raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
             start += count
             self.sent_bytes += count
+        async with asyncio.timeout(self._stall_s):
+            await self._uploading.drained(connection, size_bytes)
         return response
 
 

@@ -25,6 +25,7 @@ from peer.core.swarm_events import (
     OriginOpened,
     SchedulerFound,
 )
+from peer.core.uploads import Refused
 from peer.errors import StoreError
 from peer.origin.http import HttpOrigin
 from peer.store import Blob, Store
@@ -71,7 +72,7 @@ class Identity:
     site: str = ""
     zone: str = ""
     rack: str = ""
-    upload_slots: int = 4
+    upload_slots: int = 3
     patience_s: float = 3.0
     token: str = ""
 
@@ -172,6 +173,10 @@ class Swarm:
             self._answered.discard((host, digest))
             self.links.unwant(host, digest)
 
+    def tell_room(self, refused: Refused) -> None:
+        """This host was too busy for a piece that another one wanted, and has room now."""
+        self.links.send(refused.host, link.Room(refused.digest))
+
     def removed(self, digest: str) -> None:
         """The store has removed a blob: take back what was said of it. From any thread."""
         self._loop.call_soon_threadsafe(self._removed, digest)
@@ -191,7 +196,7 @@ class Swarm:
         if known is not None and known[0] != address:
             known[1].close()
             known = None
-        self._origins[host] = known or (address, neighbour_origin(host, address))
+        self._origins[host] = known or (address, neighbour_origin(host, address, self.identity.host))
         while len(self._origins) > MAX_ORIGINS:
             self._origins.popitem(last=False)[1][1].close()
         return self._origins[host][1]

@@ -3,7 +3,9 @@
 Rules:
 1. A piece is under one lease at a time, and under none while a digest of it is believed and somebody holds it.
 2. A few short leases at a time, each to a host that has had few: pieces that all come from one host take 1.34 times as
-   long to reach the last one.
+   long to reach the last one. They begin with one piece for one host, for all that run at once share the origin's line,
+   and the first piece is the sooner in the swarm the fewer there are; each piece that lands makes room for one more.
+   Where many want the blob, a lease is of one piece; a host that is alone gets several, which are one request.
 3. As long as nobody knows the blob's length there is one lease: it finds out. The same holds for a blob that travels
    inside messages.
 4. A lease that brings nothing in time goes to another host. After `lease_attempts` of them in a row, all that wait are
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 SILENCES: Final = 8
 """Times `lease_attempts`: leases that may expire in a row, as long as there are hosts that have had none."""
 
+LEASES_EACH: Final = 4
+"""Leases that each host could have of what is left to lease: as many as make up for one that is late."""
+
 DRAWN: Final = 16
 """Members that are considered for one lease, of a swarm that has more."""
 
@@ -51,7 +56,7 @@ class Leasing:
         """Give all the leases of one blob that can be given now."""
         if not len(swarm.wanting) or self._waits(swarm):
             return
-        while len(swarm.leases) < self._cluster.settings.leases_per_blob:
+        while len(swarm.leases) < self._at_a_time(swarm):
             pieces, excluded = self._next(swarm)
             if not pieces:
                 return
@@ -173,9 +178,22 @@ class Leasing:
         cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
         return True
 
+    def _at_a_time(self, swarm: Swarm) -> int:
+        """How many leases there may be at a time (rule 2)."""
+        landed = 0 if swarm.map is None else swarm.map.known.bit_count()
+        return min(self._cluster.settings.leases_per_blob, 1 + landed)
+
+    def _length(self, swarm: Swarm) -> int:
+        """How many pieces a lease may have (rule 2)."""
+        most = self._cluster.settings.lease_pieces
+        if swarm.map is None:
+            return most
+        each = swarm.to_lease.bit_count() // (LEASES_EACH * len(swarm.wanting))
+        return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
+
     def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
         """The next pieces to lease, as a set of bits, and the hosts that may not get them."""
-        most = self._cluster.settings.lease_pieces
+        most = self._length(swarm)
         if swarm.map is None:
             return (0 if swarm.leases else (1 << most) - 1), (swarm.length.voters() if swarm.size_disputed else ())
         if not swarm.to_lease:

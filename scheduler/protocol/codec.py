@@ -84,7 +84,7 @@ ToHost: TypeAlias = (
     | to_host.TagResult
     | Content
 )
-OnLink: TypeAlias = link.LinkHello | link.Holds | link.Gained | link.Dropped
+OnLink: TypeAlias = link.LinkHello | link.News
 
 Message = TypeVar("Message")
 
@@ -174,5 +174,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
 )
 """Scheduler to host."""
 
-LINK: Final[Codec[OnLink]] = Codec({65: link.LinkHello, 66: link.Holds, 67: link.Gained, 68: link.Dropped})
+LINK: Final[Codec[OnLink]] = Codec(
+    {65: link.LinkHello, 66: link.Holds, 67: link.Gained, 68: link.Dropped, 69: link.Room}
+)
 """Neighbour to neighbour."""

@@ -78,5 +78,12 @@ class Dropped:
     digest: Digest
 
 
-News: TypeAlias = Holds | Gained | Dropped
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The sender was too busy for a piece of this blob, and has room again: who still wants one may ask."""
+
+    digest: Digest
+
+
+News: TypeAlias = Holds | Gained | Dropped | Room
 """What is said of a blob."""

@@ -18,7 +18,7 @@ from simulation.scenario import Scenario
 
 POLICIES: Final[dict[str, type[Policy]]] = {
     "registry": Registry,
-    "pull-through": PullThrough,
+    "pull_through": PullThrough,
     "tree": Tree,
     "dragonfly": Dragonfly,
     "kraken": Kraken,

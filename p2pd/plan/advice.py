@@ -1,0 +1,86 @@
+"""What limits a rollout, and what a change of the cluster would bring: each change is simulated like the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from p2pd.plan.cluster import Cluster
+from p2pd.plan.prediction import Budget, Prediction, predict
+
+START_UP: Final = "start-up"
+PIECES: Final = "work per piece"
+JOINS: Final = "scheduler"
+
+WORTH_WHILE: Final = 0.05
+"""Part of the time that a change must save to be advised: less is within what the prediction is good for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`limited_by` is the largest of `parts_s`. `changed_s` is the time of the last node after each change."""
+
+    cluster: Cluster
+    expected: Prediction
+    parts_s: Mapping[str, float]
+    changed_s: Mapping[str, float]
+
+    @property
+    def limited_by(self) -> str:
+        return max(self.parts_s, key=lambda part: self.parts_s[part])
+
+    @property
+    def best_change(self) -> str | None:
+        """What to change first; None where no change saves enough."""
+        best = min(self.changed_s, key=lambda change: self.changed_s[change])
+        return best if self.changed_s[best] < (1 - WORTH_WHILE) * self.expected.last_s else None
+
+
+def make_plan(
+    cluster: Cluster, budget: Budget | None = None, on_progress: Callable[[float], None] = lambda _: None
+) -> Plan:
+    """Simulate the cluster, and each change of it. `on_progress` is told what part of all was done just now.
+
+    Raises PlanError.
+    """
+    budget = budget or Budget()
+    others = changes(cluster)
+
+    def on_pull(part: float) -> None:
+        on_progress(part / (1 + len(others)))
+
+    expected = predict(cluster, budget, on_pull)
+    changed_s = {change: predict(other, budget, on_pull).last_s for change, other in others.items()}
+    return Plan(cluster, expected, _parts_s(cluster, expected), changed_s)
+
+
+def changes(cluster: Cluster) -> dict[str, Cluster]:
+    """What an operator could change, one thing at a time."""
+    found = {
+        "double the origin's bandwidth": replace(cluster, origin=2 * cluster.origin),
+        "double the nodes' links": replace(cluster, link=2 * cluster.link),
+    }
+    if cluster.site_uplink is not None:
+        found["double the sites' uplinks"] = replace(cluster, site_uplink=2 * cluster.site_uplink)
+    if cluster.upload is not None and cluster.upload < cluster.link:
+        found["lift the upload limit"] = replace(cluster, upload=None)
+    return found
+
+
+def _parts_s(cluster: Cluster, expected: Prediction) -> dict[str, float]:
+    """What each part of the cluster takes of the time, with the copies that it has to carry.
+
+    What none of the lines explains is work per piece as far as it slows the middle of the pull (questions, answers,
+    hashes), and start-up otherwise: the first copies have to be made before all nodes can send.
+    """
+    copies = {
+        "origin": expected.origin_bytes / cluster.image_bytes,
+        "site uplinks": max(1.0, expected.site_bytes / cluster.image_bytes),
+    }
+    parts = {name: min(expected.last_s, copies.get(name, 1.0) * least_s) for name, least_s in cluster.terms_s().items()}
+    flowing_s = max(parts.values())
+    parts[PIECES] = max(0.0, min(expected.steady_s, expected.last_s) - flowing_s)
+    parts[JOINS] = cluster.joins_s()
+    parts[START_UP] = max(0.0, expected.last_s - flowing_s - parts[PIECES] - parts[JOINS])
+    return parts

@@ -1,0 +1,174 @@
+"""What the simulator expects of a pull by all nodes of a cluster at the same moment, from none of them having anything.
+
+A large cluster and a large image are not simulated whole, but smaller ones with pieces of the same length, on the same
+links (`Budget`). What is left is extrapolated:
+
+1. More pieces take as long each as one does in the middle of the simulated pull, times what the limit changes by.
+2. Each doubling of the nodes adds as much as each of the last two has added, and at least the time of one piece, which
+   is the ramp of the limit T2. It is measured: pieces take more ways than the shortest.
+3. The scheduler takes hosts in one after the other; what of that the ramp does not hide is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import trio
+
+from p2pd.plan.cluster import Cluster
+from peer.errors import P2pdError
+from scheduler.protocol.geometry import piece_length
+from simulation.report import Played, limit_s, median
+from simulation.scenario import Scenario, Shape, flash_crowd
+from simulation.scene import play
+
+_FEW_DOUBLINGS: Final = 2
+"""By so many the smaller of the two simulations has fewer hosts."""
+
+_HOSTS_PER_SITE: Final = 16
+"""At least, in the larger one of them: a site of fewer is not much of one."""
+
+_MIDDLE: Final = (0.4, 0.9)
+"""Part of the pull in which all hosts get pieces, and nearly none is done."""
+
+
+class PlanError(P2pdError):
+    """The simulated pull does not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many hosts and pieces are simulated at most: 96 of each take two or three seconds."""
+
+    hosts: int = 96
+    pieces: int = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Times from the start until the last and the median node has the image. `site_bytes`: into the site with most."""
+
+    last_s: float
+    median_s: float
+    steady_s: float
+    """What the image takes as fast as it comes in the middle of the pull: the rest is for its beginning and its end."""
+    limit_s: float
+    origin_bytes: float
+    site_bytes: float
+    hosts: int
+    pieces: int
+    """How many were simulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    last_s: float
+    median_s: float
+    piece_s: float
+    """Time per piece in the middle of it."""
+    origin_copies: float
+    site_copies: float
+
+
+def predict(cluster: Cluster, budget: Budget, on_pull: Callable[[float], None] = lambda _: None) -> Prediction:
+    """Simulate, and extrapolate to the whole. `on_pull` is told of each simulation what part of all it was.
+
+    Raises PlanError.
+    """
+    small = shrunk(cluster, budget)
+    pull = _simulate(small)
+    per_doubling_s = doublings = more_copies = 0.0
+    if small.nodes < cluster.nodes:
+        few = replace(small, nodes=max(2, small.nodes >> _FEW_DOUBLINGS))
+        on_pull(small.nodes / (small.nodes + few.nodes))
+        fewer = _simulate(few)
+        on_pull(few.nodes / (small.nodes + few.nodes))
+        between = math.log2(small.nodes / few.nodes)
+        doublings = math.log2(cluster.nodes / small.nodes)
+        ramp_s = cluster.piece_bytes / cluster.send
+        per_doubling_s = max(ramp_s, (pull.last_s - fewer.last_s) / between)
+        more_copies = max(0.0, pull.site_copies - fewer.site_copies) / between * doublings
+    else:
+        on_pull(1.0)
+    # The limit of as large an image with the simulated nodes: what it changes by is due to their number alone.
+    slower = cluster.fluid_s() / replace(small, image_bytes=cluster.image_bytes).fluid_s()
+    steady_s = cluster.pieces * slower * pull.piece_s
+    more_pieces_s = steady_s - small.pieces * pull.piece_s
+    more_s = more_pieces_s + doublings * per_doubling_s + cluster.joins_s() - small.joins_s()
+    least_s = max(limit_s(scenario_of(cluster)), cluster.fluid_s())
+    at_site = math.ceil(cluster.nodes / cluster.sites)
+    return Prediction(
+        last_s=max(least_s, pull.last_s + more_s),
+        median_s=max(cluster.fluid_s(), pull.median_s + more_s),
+        steady_s=steady_s,
+        limit_s=least_s,
+        origin_bytes=pull.origin_copies * cluster.image_bytes,
+        site_bytes=min(at_site, pull.site_copies + more_copies) * cluster.image_bytes,
+        hosts=small.nodes,
+        pieces=small.pieces,
+    )
+
+
+def shrunk(cluster: Cluster, budget: Budget) -> Cluster:
+    """As much of the cluster, and of the image, as is simulated. The length of a piece stays."""
+    length, pieces = cluster.piece_bytes, budget.pieces
+    while pieces < cluster.pieces and piece_length(pieces * length) != length:
+        pieces += 1
+    size = pieces * length if pieces < cluster.pieces else cluster.image_bytes
+    if cluster.nodes <= budget.hosts:
+        return replace(cluster, image_bytes=size)
+    sites = min(cluster.sites, max(2, budget.hosts // _HOSTS_PER_SITE))
+    return replace(cluster, image_bytes=size, nodes=budget.hosts, sites=sites)
+
+
+def scenario_of(cluster: Cluster) -> Scenario:
+    """The pull, as the simulator plays it."""
+    scenario = flash_crowd(
+        Shape(
+            nodes=cluster.nodes,
+            blobs=(cluster.image_bytes,),
+            rate_bytes_per_s=cluster.link,
+            origin_bytes_per_s=cluster.origin,
+            sites=cluster.sites,
+            site_bytes_per_s=cluster.site_uplink,
+        )
+    )
+    return replace(scenario, nodes=tuple(replace(node, up_bytes_per_s=cluster.send) for node in scenario.nodes))
+
+
+def _simulate(cluster: Cluster) -> _Pull:
+    scenario = scenario_of(cluster)
+    try:
+        played = play(scenario, curves=True)
+    except trio.TooSlowError:
+        raise PlanError(
+            f"in the simulation, {cluster.nodes} nodes do not all get the image within a hundred times the limit: some "
+            "rate is far below the others"
+        ) from None
+    return _Pull(
+        last_s=played.whole_s(),
+        median_s=median(played.took_s()),
+        piece_s=_middle_s(played) / scenario.pieces,
+        origin_copies=played.origin_copies(),
+        site_copies=played.site_copies(),
+    )
+
+
+def _middle_s(played: Played) -> float:
+    """How long the whole image would take as fast as its middle part came, on the average of all hosts."""
+    curves = list(played.curves.values())
+    mean = [(samples[0][0], sum(share for _, share in samples) / len(curves)) for samples in zip(*curves, strict=True)]
+    begin, end = _MIDDLE
+    return (_reached_s(mean, end) - _reached_s(mean, begin)) / (end - begin)
+
+
+def _reached_s(curve: Sequence[tuple[float, float]], share: float) -> float:
+    """When a curve reaches `share`: between two points of it, on the line from one to the other."""
+    for (before_s, before), (after_s, after) in pairwise(curve):
+        if after >= share:
+            return before_s + (after_s - before_s) * max(0.0, share - before) / (after - before or 1.0)
+    return curve[-1][0]
