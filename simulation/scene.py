@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -30,9 +31,15 @@ TOO_SLOW: Final = 60.0
 
 def play(scenario: Scenario, *, settings: Settings | None = None, curves: bool = False, checks: bool = False) -> Played:
     """What comes of a scenario. Deterministic. Raises trio.TooSlowError if some host never gets its image."""
-    scene = Scene(World(scenario, settings, checks=checks), curves=curves)
-    trio.run(scene.run, clock=trio.testing.MockClock(autojump_threshold=0))
-    return scene.played()
+    collects = gc.isenabled()
+    gc.disable()  # nothing is garbage before the end, and each collection would look at millions of objects
+    try:
+        scene = Scene(World(scenario, settings, checks=checks), curves=curves)
+        trio.run(scene.run, clock=trio.testing.MockClock(autojump_threshold=0))
+        return scene.played()
+    finally:
+        if collects:
+            gc.enable()
 
 
 class Scene:

@@ -168,7 +168,7 @@ class World:
                 self._send(asked)
             else:
                 sender.was_busy()
-                self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.BUSY)
+                self._answered(asked, FetchOutcome.BUSY)  # the way back is in `ANSWER_S`
 
     def _send(self, asked: Asked) -> None:
         sender, pull = asked.sender, asked.pull

@@ -80,7 +80,8 @@ def plan(
     """Say how long a rollout will take, what limits it, and what to change first.
 
     The pull is simulated, with the same rules that real nodes follow: all nodes ask for the image at the same moment,
-    and none has any of it. Rates are such as 100mbit, 10gbit or 50MiB/s. It takes some seconds, or a few tens of them.
+    and none has any of it. Of a large cluster or image, 96 nodes and as many pieces are simulated, and the rest is
+    extrapolated. Rates are such as 100mbit, 10gbit or 50MiB/s. It takes some seconds, or a few tens of them.
 
     \b
     p2pd plan --nodes 500 --image-size 2GiB --link 1gbit --origin 10gbit

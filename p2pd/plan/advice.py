@@ -10,7 +10,7 @@ from p2pd.plan.cluster import Cluster
 from p2pd.plan.prediction import Budget, Prediction, predict
 
 START_UP: Final = "start-up"
-PIECES: Final = "work per piece"
+WAITING: Final = "waiting"
 JOINS: Final = "scheduler"
 
 WORTH_WHILE: Final = 0.05
@@ -71,8 +71,8 @@ def changes(cluster: Cluster) -> dict[str, Cluster]:
 def _parts_s(cluster: Cluster, expected: Prediction) -> dict[str, float]:
     """What each part of the cluster takes of the time, with the copies that it has to carry.
 
-    What none of the lines explains is work per piece as far as it slows the middle of the pull (questions, answers,
-    hashes), and start-up otherwise: the first copies have to be made before all nodes can send.
+    What none of the lines explains is waiting, as far as it slows the middle of the pull (for answers, and for pieces
+    that some neighbour has), and start-up otherwise: the first copies have to be made before all nodes can send.
     """
     copies = {
         "origin": expected.origin_bytes / cluster.image_bytes,
@@ -80,7 +80,7 @@ def _parts_s(cluster: Cluster, expected: Prediction) -> dict[str, float]:
     }
     parts = {name: min(expected.last_s, copies.get(name, 1.0) * least_s) for name, least_s in cluster.terms_s().items()}
     flowing_s = max(parts.values())
-    parts[PIECES] = max(0.0, min(expected.steady_s, expected.last_s) - flowing_s)
+    parts[WAITING] = max(0.0, min(expected.steady_s, expected.last_s) - flowing_s)
     parts[JOINS] = cluster.joins_s()
-    parts[START_UP] = max(0.0, expected.last_s - flowing_s - parts[PIECES] - parts[JOINS])
+    parts[START_UP] = max(0.0, expected.last_s - flowing_s - parts[WAITING] - parts[JOINS])
     return parts

@@ -7,6 +7,11 @@ links (`Budget`). What is left is extrapolated:
 2. Each doubling of the nodes adds as much as each of the last two has added, and at least the time of one piece, which
    is the ramp of the limit T2. It is measured: pieces take more ways than the shortest.
 3. The scheduler takes hosts in one after the other; what of that the ramp does not hide is added.
+
+How good that is, against the simulation of the whole: the last of 1,000 nodes with 1 Gbit/s and an origin of 10 Gbit/s
+3.5 % too early with 384 MiB (4.44 s for 4.60 s) and 2 % too late with 64 MiB; of 96 nodes with 2 GiB, in 512 pieces,
+0.1 % too early. With sites, where their uplinks carry many copies, it is a rougher guide: 23 % too early for 1,000
+nodes in 4 sites with 96 MiB, and 12 % too much through an uplink.
 """
 
 from __future__ import annotations
@@ -146,9 +151,13 @@ def _simulate(cluster: Cluster) -> _Pull:
         played = play(scenario, curves=True)
     except trio.TooSlowError:
         raise PlanError(
-            f"in the simulation, {cluster.nodes} nodes do not all get the image within a hundred times the limit: some "
-            "rate is far below the others"
+            f"in the simulation not all of {cluster.nodes} nodes get the image in a sensible time: some rate is far "
+            "below the others"
         ) from None
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:  # trio's nurseries wrap Ctrl-C too
+            raise KeyboardInterrupt from None
+        raise
     return _Pull(
         last_s=played.whole_s(),
         median_s=median(played.took_s()),

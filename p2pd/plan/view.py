@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from p2pd.notation import show_size
-from p2pd.plan.advice import JOINS, PIECES, START_UP, WORTH_WHILE, Plan
+from p2pd.plan.advice import JOINS, START_UP, WAITING, WORTH_WHILE, Plan
 from p2pd.plan.rates import show_rate
 
 _LIMITS: Final = {
@@ -18,7 +18,7 @@ _LIMITS: Final = {
     "node links": "the nodes' links",
     "node uploads": "what nodes may send",
     "site uplinks": "the sites' uplinks",
-    PIECES: "what p2pd does for each piece besides sending it",
+    WAITING: "what hosts wait for between pieces",
     JOINS: "how fast the scheduler takes hosts in",
     START_UP: "the start: pieces have to spread before all nodes can send",
 }
@@ -96,9 +96,10 @@ def _sentences(plan: Plan) -> Iterator[str]:
     if (expected.hosts, expected.pieces) == (cluster.nodes, cluster.pieces):
         yield "All of it was simulated."
     else:
+        good = "within some 5 %" if cluster.sites == 1 else "roughly"
         yield (
             f"{expected.hosts} nodes and {expected.pieces} of {cluster.pieces} pieces were simulated, the rest is "
-            "extrapolated."
+            f"extrapolated, {good}."
         )
 
 

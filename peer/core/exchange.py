@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from peer.core.fetches import Fetches
@@ -58,14 +58,13 @@ class Exchange:
             out += self.fetches.hedge(self.book.expected, now)
         return out
 
-    def deadlines(self, from_origin: int, now: float) -> Iterator[float]:
-        """When something of `go_on` will be due; some may be past."""
-        yield from self.fetches.deadlines(now)
-        late = self.fetches.is_late(now)
-        full = self.fetches.is_full(from_origin)
-        if late or not full:
-            waits_for = self.fetches.pieces if late else 0
-            yield from self.neighbours.busy_until(waits_for if full else waits_for | self.missing(from_origin))
+    def next_due(self, from_origin: int, now: float) -> float:
+        """When something of `go_on` will be due, after `now`; infinity if nothing will."""
+        waits_for = self.fetches.pieces if self.fetches.is_late(now) else 0
+        if not self.fetches.is_full(from_origin):
+            waits_for |= self.missing(from_origin)
+        due = self.fetches.next_due(now)
+        return min(due, self.neighbours.next_free(waits_for, now)) if waits_for else due
 
     # -- neighbours ------------------------------------------------------------------------------------------------
 

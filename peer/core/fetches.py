@@ -9,9 +9,9 @@ is given twice as long. Else a host whose link takes longer for a piece than a n
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from peer.core.neighbours import Neighbours
@@ -144,17 +144,19 @@ class Fetches:
         """End what is asked of `host`; each request is still answered by its end."""
         return self._stop({number: fetch for number, fetch in self._running.items() if fetch.host == host})
 
-    def deadlines(self, now: float) -> Iterator[float]:
-        """When a request will have taken too long for one of the rules above; some may be past."""
+    def next_due(self, now: float) -> float:
+        """When a request will have taken too long for one of the rules above, after `now`; infinity if none will."""
+        due = math.inf
         hedge_after_s = self._hedge_after_s()
         for fetch in self._running.values():
             if fetch.stopped:
                 continue
-            yield fetch.started + hedge_after_s
             if now < fetch.started + hedge_after_s:
-                return  # those after it were asked for later
-            yield fetch.started + self._slow_after_s()
-            yield fetch.started + SLOW_MOST_S
+                return min(due, fetch.started + hedge_after_s)  # those after it were asked for later
+            for after_s in (self._slow_after_s(), SLOW_MOST_S):
+                if now < fetch.started + after_s < due:
+                    due = fetch.started + after_s
+        return due
 
     def validate(self) -> None:
         """Raise AssertionError if more is asked for than may be, or a piece of more than two."""

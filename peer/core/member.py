@@ -15,11 +15,12 @@ brings in the others. Rules:
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 from peer.core import download as origin_side
-from peer.core.download import Download, Outcome
+from peer.core.download import Download, Outcome, Phase
 from peer.core.exchange import Exchange
 from peer.core.leases import Leases
 from peer.core.piece_book import PieceBook
@@ -110,16 +111,18 @@ class Member:
 
     def is_over(self) -> bool:
         """The download has ended, or is about to."""
-        return self._given_up or self.download.is_over()
+        return self._given_up or self.download.phase is not Phase.FETCHING
 
     def next_deadline(self) -> float | None:
         """When `Tick` is due. What was due by the last event has been seen to."""
         if not self._due_is_known:
-            due = [self.download.next_deadline(), self.standing.answer_due]
-            due += self.exchange.deadlines(self._from_origin(), self._now)
+            due = self.exchange.next_due(self._from_origin(), self._now)
             if self.standing.joined:
-                due += self._reports.deadlines()
-            self._due = min((when for when in due if when is not None and when > self._now), default=None)
+                due = min(due, self._reports.next_due(self._now))
+            for when in (self.download.next_deadline(), self.standing.answer_due):
+                if when is not None and self._now < when < due:
+                    due = when
+            self._due = None if due == math.inf else due
             self._due_is_known = True
         return self._due
 
@@ -151,11 +154,11 @@ class Member:
     def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
         """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
         fresh = self.exchange.neighbours.hear(event.host, event.message)
-        if not self._due_is_known or (self._due is not None and self._due <= now) or self.exchange.fetches.is_late(now):
+        fetches = self.exchange.fetches
+        if not self._due_is_known or (self._due is not None and self._due <= now) or fetches.is_late(now):
             return False
-        return self.exchange.fetches.is_full(self._from_origin()) or not fresh & self.exchange.missing(
-            self._from_origin()
-        )
+        from_origin = self._from_origin()
+        return fetches.is_full(from_origin) or not fresh & self.exchange.missing(from_origin)
 
     def _is_fetched(self, index: int) -> bool:
         return bool(self.exchange.fetches.pieces >> index & 1)
@@ -397,7 +400,7 @@ class Member:
             return ()
         if self.standing.origin_is_open:
             return None
-        return self._leases.spans()
+        return self._leases.spans() if self._leases else ()
 
     def _from_origin(self) -> int:
         """The pieces that the origin is asked for now."""

@@ -13,10 +13,10 @@ simulation of 1,000 hosts and 256 pieces a queue of 2 comes to 1.05 times the bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from peer.core.piece_sets import union
 from scheduler.protocol import link
 from scheduler.protocol.codec import OnLink
 
@@ -91,7 +91,9 @@ class Neighbours:
         """News from a neighbour: which pieces it may hold by them that it did not hold before."""
         match message:
             case link.Gained(_, generation, gained):
-                pieces = union((span.first, span.stop) for span in gained)
+                pieces = 0
+                for span in gained:
+                    pieces |= (1 << span.stop) - (1 << span.first)
                 self.gains(host, pieces, generation)
                 return pieces
             case link.Holds(_, _, True):
@@ -177,9 +179,13 @@ class Neighbours:
         if host in self._known:
             self._known[host].busy_until = 0.0
 
-    def busy_until(self, wanted: int) -> Iterator[float]:
-        """When each of the busy neighbours that hold some of `wanted` may be asked again; some may be past."""
-        return (each.busy_until for each in self._known.values() if each.refusals and each.held & wanted)
+    def next_free(self, wanted: int, now: float) -> float:
+        """When the next of the busy neighbours that hold some of `wanted` is to be asked again; infinity if none is."""
+        free = math.inf
+        for each in self._known.values():
+            if now < each.busy_until < free and each.held & wanted:
+                free = each.busy_until
+        return free
 
     def asked_of(self, host: str) -> int:
         """How many requests to `host` are under way."""
@@ -192,23 +198,23 @@ class Neighbours:
 
         `besides` is a neighbour not to ask (it has been asked already). None if nobody can be asked now.
         """
-        others = [each.asked for each in self._known.values() if each.asked]
-        most = PER_NEIGHBOUR if len(others) <= 1 else 1
-        able = {
-            host: each
-            for host, each in self._known.items()
-            if host != besides and each.asked < most and each.busy_until <= now and each.held & wanted
-        }
+        asked = 0
+        for each in self._known.values():
+            asked += each.asked > 0
+        most = PER_NEIGHBOUR if asked <= 1 else 1
+        able: list[tuple[str, _Neighbour]] = []
         obtainable = 0
-        for each in able.values():
-            obtainable |= each.held
-        candidates = wanted & obtainable
-        if not candidates:
+        for host, each in self._known.items():
+            if each.asked < most and each.busy_until <= now and each.held & wanted and host != besides:
+                able.append((host, each))
+                obtainable |= each.held
+        if not able:
             return None
+        candidates = wanted & obtainable
         rarest = self._rarest(candidates & first or candidates)
-        index = (rarest & -rarest).bit_length() - 1
-        holders = [host for host, each in able.items() if each.held >> index & 1]
-        return min(holders, key=lambda host: (able[host].asked, able[host].distance, able[host].piece_s, host)), index
+        bit = rarest & -rarest
+        _, host = min((each.asked, each.distance, each.piece_s, host) for host, each in able if each.held & bit)[2:]
+        return host, bit.bit_length() - 1
 
     def _rarest(self, candidates: int) -> int:
         """Those of `candidates` that the fewest neighbours hold.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 from peer.core.piece_book import PieceBook
@@ -49,12 +49,12 @@ class Reports:
         """What the scheduler was told is not so any more."""
         self._due = now
 
-    def deadlines(self) -> Iterator[float]:
-        """When a report will be due; some may be past."""
-        if self._due is not None:
-            yield self._due
-        if self._idle_since is not None:
-            yield self._idle_since + STARVING_AFTER_S
+    def next_due(self, now: float) -> float:
+        """When a report will be due, after `now`; infinity if none will."""
+        due = math.inf if self._due is None or self._due <= now else self._due
+        if self._idle_since is not None and now < self._idle_since + STARVING_AFTER_S < due:
+            due = self._idle_since + STARVING_AFTER_S
+        return due
 
     def due(self, generation: int, *, busy: bool, now: float) -> list[Tell]:
         """The report that is due, if one is. `busy`: something is under way, or nothing is missing."""

@@ -18,6 +18,9 @@ asking for new parents, which only failures bring about.
 What decides in a cold flash crowd: of N hosts that come at once, about 3 ln N have the first one as a parent, and each
 of them asks it for every piece, because it alone has the next ones.
 
+Checked against figures of a user (Volcano Engine, d7y.io/blog of 2023-04-13: an image of 3 GB to hosts at 6 Gbit/s, the
+registry at 10, until the pods run: 40 s for 50 and 55 s for 500): the model has 29 s and 69 s.
+
 Favourable: the source comes in one stream, so its pieces are there one after the other and not eight at the end; the
 score has the present load, where production's is up to 300 s old; news reach the children within a site's latency; a
 host need not wait (up to 100 ms) for all its parents' news before it chooses; the limit of 200, which is configured but

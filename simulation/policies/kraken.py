@@ -16,8 +16,11 @@ start, so does the origin server, and the tracker knows the hosts that do.
 
 What decides in a cold flash crowd: first the origin server's own download, and then that the first ten agents to come
 may fill all their connections with the origin server and each other, and have all before the others get anything
-(kraken#162; "agents form isolated networks", says its own `test/python/test_core.py`). Its authors' figures are with
-five origin servers that had the blob.
+(kraken#162; "agents form isolated networks", says its own `test/python/test_core.py`).
+
+Checked against its authors' figures (README: 3 GB in two layers to 2,600 hosts at 300 MB/s, from five origin servers
+that had the blobs: half of the hosts within 10 s, 99 % within 18 s, 99.9 % within 22 s): the model, with 1,000 hosts,
+has half within 15.6 s and all within 17.2 s.
 
 Favourable: the limits of 200 MB/s out and 300 MB/s in that agents have are left out; no request times out (after 16 s,
 which a fifth piece from a busy origin server can take); the bitfield that an agent knows of another is up to date

@@ -5,8 +5,8 @@ after about k (M + log_k N) piece times. Among many hosts 2 is best for that (a 
 pieces are very few. FaaSNet (Wang et al., ATC '21) distributes images down balanced binary trees.
 
 The first to ask is the root, and gets the layer from the origin. Who asks next hangs below the host that is highest up
-and has the fewest children; all that held the image before are roots. N = 2^(D+1) - 1 hosts
-take 2 (M + D) - 1 times what a piece takes on a line.
+and has the fewest children, whatever its site; all that held the image before are roots. N = 2^(D+1) - 1 hosts take
+2 (M + D) - 1 times what a piece takes on a line.
 
 Favourable: where a host hangs is known at once, at no cost; a piece is sent on without being asked for; both children
 are sent to at once, so an uplink is never idle while there is something to send.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peer.core.fetches import (
+    BESIDE_ORIGIN,
     HEDGE_AFTER,
     HEDGE_LEAST_S,
     MAX_FETCHES,
@@ -25,9 +26,9 @@ def fetches(**held: int) -> Fetches:
     return Fetches(neighbours(**held))
 
 
-def hosts_of(running: Fetches, wanted: int, now: float = 0.0) -> list[tuple[str, int]]:
+def hosts_of(running: Fetches, wanted: int, now: float = 0.0, *, from_origin: int = 0) -> list[tuple[str, int]]:
     """Whom it asks for which pieces now."""
-    started = running.start(wanted, 0, EXPECTED, now)
+    started = running.start(wanted, 0, EXPECTED, from_origin, now)
     running.validate()
     return [(fetch.host, fetch.index) for fetch in started]
 
@@ -40,16 +41,29 @@ def hedged(running: Fetches, now: float) -> list[tuple[str, int]]:
 
 
 class TestHowMany:
-    def test_a_few_at_a_time_of_each_neighbour(self) -> None:
-        assert hosts_of(fetches(a=0b1111), 0b1111) == [("a", 0), ("a", 1)][:PER_NEIGHBOUR]
+    def test_two_at_a_time_of_the_only_neighbour(self) -> None:
+        running = fetches(a=0b1111)
+        assert hosts_of(running, 0b1111) == [("a", index) for index in range(PER_NEIGHBOUR)]
+        assert not running.is_full(0)
+
+    def test_one_at_a_time_of_each_where_there_are_more(self) -> None:
+        assert hosts_of(fetches(a=0b1111, b=0b1111), 0b1111) == [("a", 0), ("b", 1)]
 
     def test_a_few_at_a_time_of_all_together(self) -> None:
-        held = {f"h{number}": (1 << 20) - 1 for number in range(MAX_FETCHES)}
-        assert len(hosts_of(fetches(**held), (1 << 20) - 1)) == MAX_FETCHES
+        running = fetches(**{f"h{number}": (1 << 20) - 1 for number in range(MAX_FETCHES + 1)})
+        assert len(hosts_of(running, (1 << 20) - 1)) == MAX_FETCHES
+        assert running.is_full(0)
+
+    def test_fewer_while_the_origin_sends_to_this_host(self) -> None:
+        running = fetches(a=0b0111, b=0b0111)
+        assert len(hosts_of(running, 0b0111, from_origin=0b1000)) == BESIDE_ORIGIN
+        assert running.is_full(0b1000)
+        assert not running.is_full(0)
+        assert hosts_of(running, 0b0110) == [("b", 1)]
 
     def test_each_piece_once_and_with_its_digest(self) -> None:
         running = fetches(a=0b1, b=0b1)
-        (fetch,) = running.start(0b1, 0, EXPECTED, 0.0)
+        (fetch,) = running.start(0b1, 0, EXPECTED, 0, 0.0)
         assert fetch.expected == EXPECTED[0]
         assert running.pieces == 0b1
 
@@ -103,6 +117,24 @@ class TestHedging:
         hosts_of(running, 0b1)
         assert hedged(running, 4.0) == []
 
+    def test_it_is_late_from_then_on_and_not_if_it_is_stopped(self) -> None:
+        running = fetches(a=0b11, b=0b10)
+        hosts_of(running, 0b01)
+        hosts_of(running, 0b10, now=HEDGE_LEAST_S / 2)
+        assert not running.is_late(HEDGE_LEAST_S - 0.001)
+        assert running.is_late(HEDGE_LEAST_S)
+        running.stop("a")
+        assert not running.is_late(HEDGE_LEAST_S), "the other has some time left"
+        assert running.is_late(1.5 * HEDGE_LEAST_S)
+
+    def test_the_first_deadline_is_that_of_what_was_asked_for_first(self) -> None:
+        running = fetches(a=0b11, b=0b10)
+        hosts_of(running, 0b01)
+        hosts_of(running, 0b10, now=0.1)
+        assert list(running.deadlines(0.1)) == [HEDGE_LEAST_S]
+        late = list(running.deadlines(HEDGE_LEAST_S))
+        assert late == [HEDGE_LEAST_S, SLOW_LEAST_S, SLOW_MOST_S, 0.1 + HEDGE_LEAST_S]
+
 
 class TestSlowness:
     def test_a_neighbour_that_takes_much_too_long(self) -> None:
@@ -117,7 +149,7 @@ class TestSlowness:
         assert running.stop("a") == [StopFetch(0)]
         assert running.stop("a") == []
         assert running.slow_hosts(0b1, 1000.0) == []
-        assert list(running.deadlines()) == []
+        assert list(running.deadlines(1000.0)) == []
 
     def test_the_only_one_that_has_what_is_wanted_gets_more_time(self) -> None:
         running = fetches(a=0b11, b=0b1)
@@ -141,7 +173,8 @@ class TestSlowness:
         while True:
             ((host, _),) = hosts_of(running, 0b1, now)
             number = running._next - 1
-            due = min(deadline for deadline in running.deadlines() if deadline >= now + SLOW_LEAST_S)
+            hedge_due = next(iter(running.deadlines(now)))
+            due = min(deadline for deadline in running.deadlines(hedge_due) if deadline >= now + SLOW_LEAST_S)
             if due - now >= 12.0:
                 break
             now, given_up = due, given_up + 1

@@ -17,7 +17,7 @@ from peer.core.download import (
 )
 from peer.core.fetches import HEDGE_LEAST_S
 from peer.core.member import DISPROVED
-from peer.core.neighbours import BUSY_FIRST_S
+from peer.core.neighbours import BUSY_S
 from peer.core.reports import STARVING_AFTER_S
 from peer.core.standing import State
 from peer.core.swarm_events import (
@@ -50,7 +50,7 @@ from scheduler.protocol.from_host import (
     Recalled,
     Sealed,
 )
-from scheduler.protocol.link import Dropped
+from scheduler.protocol.link import Dropped, Room
 from scheduler.protocol.to_host import (
     Failed,
     Neighbours,
@@ -99,7 +99,7 @@ class TestFetching:
         )
 
     def test_a_busy_neighbour_is_asked_again_a_little_later(self) -> None:
-        playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> Passes(BUSY_FIRST_S)
+        playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> Passes(BUSY_S)
         assert playbook << Fetch(2, "b", 0, digest(0))
 
     def test_the_only_one_that_has_a_piece_is_asked_for_ever_however_full_it_is(self) -> None:
@@ -179,7 +179,7 @@ class TestNewsAndReports:
     def test_what_is_held_is_told_coarsely(self) -> None:
         playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.BUSY)
-        assert playbook >> Passes(BUSY_FIRST_S) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
+        assert playbook >> Passes(BUSY_S) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
 
     def test_starving_is_told_again_and_again(self) -> None:
         playbook = with_neighbours() >> Passes(STARVING_AFTER_S) << progress(starving=True)

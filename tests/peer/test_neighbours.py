@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.neighbours import BUSY_LIMIT, BUSY_MOST_S, PER_NEIGHBOUR, Neighbours
+from peer.core.neighbours import BUSY_S, EVERYTHING, FULL_AFTER_S, PER_NEIGHBOUR, Neighbours
+from scheduler.protocol import link
 
 ALL = 0b1111_1111
 
@@ -78,6 +78,31 @@ class TestOfTheHolders:
         known.let_go("a")
         assert known.choose(1, 0, 0.0) == ("a", 0)
 
+    def test_one_request_of_each_as_soon_as_two_are_asked(self) -> None:
+        known = neighbours(a=0b111, b=0b010)
+        known.asked("a")
+        assert known.choose(0b101, 0, 0.0) == ("a", 0), "while it is the only one"
+        known.asked("b")
+        assert known.choose(0b101, 0, 0.0) is None
+        known.let_go("b")
+        assert known.choose(0b101, 0, 0.0) == ("a", 0)
+
+    def test_another_is_asked_before_the_only_one_that_is_asked_gets_a_second_request(self) -> None:
+        known = neighbours(a=0b11, b=0b11)
+        known.add("b", 3)
+        known.asked("a")
+        assert known.choose(0b11, 0, 0.0) == ("b", 0)
+
+    @given(st.lists(st.integers(0, ALL), min_size=1, max_size=5), st.integers(1, ALL))
+    def test_never_more_than_that_of_any(self, held: list[int], wanted: int) -> None:
+        known = neighbours(**{f"h{number}": pieces for number, pieces in enumerate(held)})
+        while (choice := known.choose(wanted, 0, 0.0)) is not None:
+            known.asked(choice[0])
+            wanted &= ~(1 << choice[1])
+        asked = [known.asked_of(host) for host in known if known.asked_of(host)]
+        assert max(asked, default=0) <= PER_NEIGHBOUR
+        assert sum(count > 1 for count in asked) <= 1, "but for one that was the only one at its time"
+
     def test_requests_from_when_it_was_a_neighbour_before_count(self) -> None:
         known = neighbours(a=1)
         known.remove("a")
@@ -95,15 +120,28 @@ class TestBusy:
         known.asked("a")
         return known.refused("a", now)
 
-    def test_it_is_left_alone_for_longer_each_time(self) -> None:
+    def test_it_is_left_alone_for_a_while_from_its_last_refusal(self) -> None:
         known = neighbours(a=1)
-        waits = []
-        for _ in range(BUSY_LIMIT + 3):
-            self.refuse(known, 100.0)
-            waits.append(next(known.busy_until(1)) - 100.0)
-        assert waits == sorted(waits)
-        assert waits[1] == pytest.approx(2 * waits[0])
-        assert waits[-1] == pytest.approx(BUSY_MOST_S)
+        for at in (100.0, 100.5, 107.0):
+            self.refuse(known, at)
+            assert list(known.busy_until(1)) == [at + BUSY_S]
+
+    def test_one_that_says_that_it_has_room_is_asked_at_once(self) -> None:
+        known = neighbours(a=1)
+        self.refuse(known, 100.0)
+        assert known.choose(1, 0, 100.1) is None
+        assert known.hear("a", link.Room(bytes(32))), "somebody may be asked for what is missing"
+        assert known.choose(1, 0, 100.1) == ("a", 0)
+
+    def test_room_is_not_an_answer(self) -> None:
+        """One that says that it has room, and refuses each time, is full in the end."""
+        known = neighbours(a=1)
+        now = 100.0
+        while not self.refuse(known, now):
+            known.has_room("a")
+            now += 0.1
+            assert now < 100.0 + 2 * FULL_AFTER_S
+        assert now >= 100.0 + FULL_AFTER_S
 
     def test_it_is_asked_again_when_the_time_has_come(self) -> None:
         known = neighbours(a=1)
@@ -126,18 +164,21 @@ class TestBusy:
 
     def test_in_the_end_it_counts_as_full(self) -> None:
         known = neighbours(a=1)
-        assert [self.refuse(known, 0.0) for _ in range(BUSY_LIMIT)] == [False] * (BUSY_LIMIT - 1) + [True]
+        times = (0.0, BUSY_S, FULL_AFTER_S - 0.1, FULL_AFTER_S)
+        assert [self.refuse(known, at) for at in times] == [False, False, False, True]
+
+    def test_it_is_full_only_by_refusals_in_a_row(self) -> None:
+        known = neighbours(a=1)
+        self.refuse(known, 0.0)
+        known.asked("a")
+        known.answered("a", 0.1)
+        assert not self.refuse(known, FULL_AFTER_S)
+        assert self.refuse(known, 2 * FULL_AFTER_S)
 
     def test_nobody_waits_for_one_that_has_nothing_of_use(self) -> None:
         known = neighbours(a=1)
         self.refuse(known, 0.0)
         assert list(known.busy_until(0b10)) == []
-
-    def test_one_that_never_stops_refusing_is_counted_without_end(self) -> None:
-        known = neighbours(a=1)
-        for _ in range(5000):
-            self.refuse(known, 0.0)
-        assert next(known.busy_until(1)) == BUSY_MOST_S
 
 
 class TestNews:
@@ -183,6 +224,22 @@ class TestNews:
         assert known.choose(0b100, 0, 0.0) == ("a", 2)
         known.holds_nothing("a")
         assert known.held_by_any() == 0
+
+    def test_what_they_may_hold_that_they_did_not(self) -> None:
+        known = neighbours(a=0b001)
+        assert known.hear("a", link.Gained(bytes(32), 1, (link.Span(1, 3),))) == 0b110
+        assert known.hear("a", link.Holds(bytes(32), 1, complete=False, have=b"\x08")) == EVERYTHING
+        assert known.held_by_any() == 0b1000
+        assert known.hear("a", link.Holds(bytes(32), 1, complete=True)) == EVERYTHING
+        assert known.hear("a", link.Dropped(bytes(32)))
+        assert known.held_by_any() == 0
+
+    def test_who_does_not_hold_all_of_some_pieces(self) -> None:
+        known = neighbours(a=0b011, b=0b010, c=0)
+        assert known.without(0b010) == ("c",)
+        assert known.without(0b011) == ("b", "c")
+        known.holds_all("c")
+        assert known.without(0b111) == ("a", "b")
 
     def test_what_only_one_of_them_holds(self) -> None:
         known = neighbours(a=0b011, b=0b010)

@@ -10,19 +10,25 @@ from simulation.report import Played
 from simulation.scenario import SCENARIOS, Scenario, Shape, Vice, blob_of
 from simulation.scene import play
 
+RATE = 12.5e6
 SLOW = 3e5
-"""Bytes per second at which one pull takes long enough that a scheduler that is gone for a quarter of it is missed."""
+"""Bytes per second. At the slow rate a quarter of one pull is longer than it takes to miss somebody."""
 
 
-def scenario(name: str, nodes: int, pieces: int, *, rate: float = 12.5e6, seed: int = 0, sites: int = 1) -> Scenario:
+def scenario(name: str, nodes: int, pieces: int, *, rate: float = RATE, seed: int = 0, sites: int = 1) -> Scenario:
     shape = Shape(
         nodes, (blob_of(pieces),), rate_bytes_per_s=rate, sites=sites, hosts_per_rack=max(2, nodes // 3), seed=seed
     )
     return SCENARIOS[name](shape)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize("rate", [SLOW, 12.5e6])
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        *((name, RATE) for name in SCENARIOS),
+        *((name, SLOW) for name in ("churn", "rack-cut-off", "scheduler-gone", "malicious")),
+    ],
+)
 def test_every_honest_host_that_stays_has_the_image_and_no_other_bytes(name: str, rate: float) -> None:
     played = play(scenario(name, 24, 16, rate=rate), checks=True)
     assert played.failed() == []
@@ -37,7 +43,7 @@ def crowd() -> Played:
 
 class TestAFlashCrowd:
     def test_comes_near_to_the_limit(self, crowd: Played) -> None:
-        assert 0.5 <= crowd.efficiency_last() <= crowd.efficiency_p50() <= 1.0
+        assert 0.7 <= crowd.efficiency_last() <= crowd.efficiency_p50() <= 1.0
 
     def test_takes_one_copy_from_the_origin(self, crowd: Played) -> None:
         assert crowd.origin_copies() == pytest.approx(1.0)
