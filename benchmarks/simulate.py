@@ -55,6 +55,9 @@ COST_BARS: Final = {
 """Of the time that the others take, over that of a flash crowd in which nothing breaks, by the scenario."""
 
 MAX_NODES: Final = 100_000
+DOWNLINKS: Final = 10
+"""The limits, and the bars taken from them, are for hosts that send no faster than they receive. How much it costs when
+they receive no faster than they send is told with `--down-rate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario", choices=SCENARIOS, default="flash-crowd", help="what happens (default %(default)s)"
     )
-    parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of every link (default %(default)s)")
+    parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of every uplink (default %(default)s)")
+    parser.add_argument(
+        "--down-rate",
+        type=bytes_per_s,
+        help=f"of every downlink (default: {DOWNLINKS} times --rate, so that uplinks alone are the limit)",
+    )
     parser.add_argument("--origin-rate", type=bytes_per_s, help="of the origin's line (default: that of a link)")
     parser.add_argument(
         "--sites", type=within(1, MAX_NODES), default=1, help="in which the hosts are (default %(default)s)"
@@ -222,6 +230,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
         nodes=options.nodes,
         blobs=(blob_of(options.pieces),),
         rate_bytes_per_s=options.rate,
+        down_bytes_per_s=options.down_rate or DOWNLINKS * options.rate,
         origin_bytes_per_s=options.origin_rate,
         sites=options.sites,
         seed=options.seed,

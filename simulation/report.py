@@ -71,25 +71,30 @@ class Played:
 
 
 def limit_s(scenario: Scenario, *, goodput: float = 1.0) -> float:
-    """The least time from start to end in which all that want the image can have it, whoever asks when.
+    """The least time from start to end in which all that want the image can have it.
 
-    `goodput` is what part of a link's rate carries the image's bytes, as one link was measured to have it.
+    A wave begins when those before it have ended, and none is faster than one pull. `goodput` is what part of a link's
+    rate carries the image's bytes, as one link was measured to have it.
     """
     wanting, size = scenario.wanting(), scenario.image_bytes
     if not wanting:
         return 0.0
     serving = [node for node in scenario.nodes if node.vice is None]
-    uplinks = sum(node.up_bytes_per_s for node in serving)
-    origin = scenario.origin_bytes_per_s
     cold = not any(node.holds_image for node in serving)
-    slowest = min(node.down_bytes_per_s for node in wanting)
-    fluid = max(size / origin if cold else 0.0, size / slowest, len(wanting) * size / (origin + uplinks))
-    ramp = math.floor(math.log2(len(wanting))) / max(1, scenario.pieces) if cold else 0.0
-    fastest = max(origin, *(node.up_bytes_per_s for node in serving))
-    per_wave = max(fluid, size / fastest * (1 + ramp)) / goodput
-    later_waves = len({node.wave for node in wanting}) - 1
-    warm = size / slowest / goodput
-    return per_wave + later_waves * warm
+    rate = scenario.origin_bytes_per_s + sum(node.up_bytes_per_s for node in serving)
+    pull_s = size / min(node.down_bytes_per_s for node in wanting)
+    if scenario.site_bytes_per_s is not None and cold:
+        pull_s = max(pull_s, size / scenario.site_bytes_per_s)
+    waves = sorted({node.wave for node in wanting})
+    first = [node for node in wanting if node.wave == waves[0]]
+    first_s = max(pull_s, len(first) * size / rate)
+    if cold:
+        fastest = max(scenario.origin_bytes_per_s, *(node.up_bytes_per_s for node in serving))
+        ramp = math.floor(math.log2(len(first))) / max(1, scenario.pieces)
+        first_s = max(first_s, size / scenario.origin_bytes_per_s, size / fastest * (1 + ramp))
+    last_start_s = max(node.starts_s for node in wanting)
+    whole_s = max(first_s + (len(waves) - 1) * pull_s, len(wanting) * size / rate, last_start_s + pull_s)
+    return whole_s / goodput
 
 
 def registry_s(scenario: Scenario) -> float:

@@ -95,12 +95,14 @@ class Scenario:
 class Shape:
     """The size of a cluster and of what it pulls, from which a scenario is made. Every host has the same link.
 
+    `rate_bytes_per_s` is what a host sends at most, and `down_bytes_per_s` what it receives; None: as much.
     `origin_bytes_per_s` None: the origin's line is as fast as a host's, which is what the limit is best known for.
     """
 
     nodes: int
     blobs: tuple[int, ...]
     rate_bytes_per_s: float = 125e6
+    down_bytes_per_s: float | None = None
     origin_bytes_per_s: float | None = None
     sites: int = 1
     site_bytes_per_s: float | None = None
@@ -257,7 +259,7 @@ def _nodes(shape: Shape) -> Iterator[Node]:
         yield Node(
             name=f"n{index:05}",
             up_bytes_per_s=shape.rate_bytes_per_s,
-            down_bytes_per_s=shape.rate_bytes_per_s,
+            down_bytes_per_s=shape.down_bytes_per_s or shape.rate_bytes_per_s,
             site=f"s{site}",
             rack=f"s{site}r{place // shape.hosts_per_rack}",
         )

@@ -1,9 +1,12 @@
-"""A scenario, played: what clients ask for and what breaks are tasks of trio, on a mock clock that jumps ahead."""
+"""A scenario, played: what clients ask for and what breaks, on a mock clock of trio that jumps ahead.
+
+Clients are actions of the timeline and no tasks: trio runs tasks that are due at the same time in an order of its own.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -15,7 +18,7 @@ from scheduler.core.settings import Settings
 from simulation.host import Host
 from simulation.pull import Contents
 from simulation.report import Played, limit_s
-from simulation.scenario import LAYERS_AT_A_TIME, Node, Scenario
+from simulation.scenario import LAYERS_AT_A_TIME, Scenario
 from simulation.world import World
 
 SETTLED_S: Final = 3.0
@@ -52,11 +55,12 @@ class Scene:
         self._began_s: Final[dict[str, float]] = {}
         self._done_s: Final[dict[str, float]] = {}
         self._curves: Final[dict[str, list[tuple[float, float]]]] = defaultdict(list)
-        self._whole: Final[dict[tuple[str, bytes], trio.Event]] = defaultdict(trio.Event)
+        self._waiting: Final[dict[str, deque[Contents]]] = {}
+        self._going: Final[dict[str, set[bytes]]] = defaultdict(set)
         self._expected: Final = {node.name: node.wave for node in self.scenario.wanting()}
         self._finished: Final[dict[int, trio.Event]] = {wave: trio.Event() for wave in self._expected.values()}
-        self._missing: Final = {wave: list(self._expected.values()).count(wave) for wave in self._finished}
-        world.on_completed = lambda host, blob: self._whole[host.name, blob.digest].set()
+        self._missing: Final = Counter(self._expected.values())
+        world.on_completed = self._completed
 
     async def run(self) -> None:
         """Until all that are to get the image have it."""
@@ -64,11 +68,6 @@ class Scene:
         with trio.fail_after(SETTLED_S + TOO_SLOW * (1 + limit_s(self.scenario))):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.world.timeline.drive)
-                for node in self.scenario.nodes:
-                    if not node.holds_image:
-                        nursery.start_soon(self._client, node)
-                for when_s, action in self._breakages():
-                    nursery.start_soon(self._at, SETTLED_S + when_s, action)
                 if self._draws:
                     nursery.start_soon(self._watch)
                 for finished in self._finished.values():
@@ -80,8 +79,8 @@ class Scene:
         world = self.world
         return Played(
             self.scenario,
-            began_s={name: began_s for name, began_s in self._began_s.items() if name in self._done_s},
-            done_s=self._done_s,
+            began_s={name: began_s - SETTLED_S for name, began_s in self._began_s.items() if name in self._done_s},
+            done_s={name: done_s - SETTLED_S for name, done_s in self._done_s.items()},
             origin_bytes=world.origin.sent_bytes,
             site_bytes=dict(world.site_bytes),
             link_messages=world.link_messages,
@@ -96,6 +95,9 @@ class Scene:
             if host.node.holds_image:
                 host.hold(world.blobs.values())
             world.timeline.after(world.chance.uniform(0, CONNECTED_S), world.connect, host)
+        for when_s, action in self._breakages():
+            world.timeline.at(SETTLED_S + when_s, action)
+        world.timeline.at(SETTLED_S, self._begin, min(self._finished, default=0))
 
     def _breakages(self) -> list[tuple[float, Callable[[], None]]]:
         """What breaks or is mended, and when."""
@@ -113,41 +115,47 @@ class Scene:
             breaks += [(cut.begins_s, partial(world.cut, cut.rack)), (cut.ends_s, world.mend)]
         return breaks
 
-    async def _at(self, when_s: float, action: Callable[[], None]) -> None:
-        await trio.sleep_until(when_s)
-        self.world.timeline.catch_up()
-        action()
+    def _begin(self, wave: int) -> None:
+        """The clients of a wave start, each at its own time."""
+        for node in self.scenario.nodes:
+            if node.wave == wave and not node.holds_image:
+                self.world.timeline.after(node.starts_s, self._client, self.world.hosts[node.name])
 
-    async def _client(self, node: Node) -> None:
+    def _client(self, host: Host) -> None:
         """Pulls the image, a few layers at a time."""
-        for wave, finished in self._finished.items():
-            if wave < node.wave:
-                await finished.wait()
-        await trio.sleep_until(max(SETTLED_S, trio.current_time()) + node.starts_s)
-        self.world.timeline.catch_up()
-        self._began_s[node.name] = self.world.timeline.now
-        slots = trio.Semaphore(LAYERS_AT_A_TIME)
-        async with trio.open_nursery() as layers:
-            for blob in self.world.blobs.values():
-                await slots.acquire()
-                layers.start_soon(self._layer, self.world.hosts[node.name], blob, slots)
-        if node.name in self._expected:
-            self._missing[node.wave] -= 1
-            if not self._missing[node.wave]:
-                self._finished[node.wave].set()
+        self._began_s[host.name] = self.world.timeline.now
+        self._waiting[host.name] = deque(self.world.blobs.values())
+        for _ in range(LAYERS_AT_A_TIME):
+            self._ask(host)
 
-    async def _layer(self, host: Host, blob: Contents, slots: trio.Semaphore) -> None:
-        self.world.timeline.catch_up()
-        whole = self._whole[host.name, blob.digest]
-        host.pull(blob)
-        await whole.wait()
-        slots.release()
-        if host.name in self._expected:
-            self._done_s[host.name] = self.world.timeline.now
+    def _ask(self, host: Host) -> None:
+        if self._waiting[host.name]:
+            blob = self._waiting[host.name].popleft()
+            self._going[host.name].add(blob.digest)
+            host.pull(blob)
+
+    def _completed(self, host: Host, blob: Contents) -> None:
+        going, now = self._going[host.name], self.world.timeline.now
+        if blob.digest not in going:
+            return
+        going.remove(blob.digest)
+        self.world.timeline.after(0, self._ask, host)
+        if host.name in self._expected and not going and not self._waiting[host.name]:
+            self._done_s[host.name] = now
+            self._finish(host.node.wave)
+
+    def _finish(self, wave: int) -> None:
+        self._missing[wave] -= 1
+        if not self._missing[wave]:
+            self._finished[wave].set()
+            later = [other for other in self._finished if other > wave]
+            if later:
+                self.world.timeline.after(0, self._begin, min(later))
 
     async def _watch(self) -> None:
         """Notes how much of the image each host has."""
         total = self.scenario.image_bytes
+        await trio.sleep_until(SETTLED_S)
         while True:
             for name in self._expected:
                 host = self.world.hosts[name]

@@ -13,7 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
@@ -85,6 +85,9 @@ class World:
         self.site_bytes: Final[dict[str, float]] = defaultdict(float)
         self.on_completed: Callable[[Host, Contents], None] = lambda _, __: None
         self._cut_rack = ""
+        self._cut_s = 0.0
+        self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        """What was said into the cut: it arrives if that is mended before the connection is given up."""
         self._connections: dict[int, Host] = {}
         self._asked: dict[tuple[Pull, int], Asked] = {}
         self._scheduler_due: float | None = None
@@ -134,6 +137,8 @@ class World:
             other = self.hosts[name]
             if self.reaches(host, other):
                 (near if other.node.site == host.node.site else far).append(other)
+            else:
+                self._held.append((_hear, ([other], swarming.FromNeighbour(host.name, message))))
         self.link_messages += len(near) + len(far)
         event = swarming.FromNeighbour(host.name, message)
         if near:
@@ -238,7 +243,10 @@ class World:
 
     def tell(self, host: Host, message: FromHost) -> None:
         """A host sends a message to the scheduler, if there is one."""
-        if not host.connection or not self.reaches_outside(host):
+        if not host.connection:
+            return
+        if not self.reaches_outside(host):
+            self._held.append((self.tell, (host, message)))
             return
         if self.checks:
             assert FROM_HOST.decode(FROM_HOST.encode(message)) == message
@@ -286,11 +294,16 @@ class World:
             self._schedule(scheduler, scheduling.Tick())
 
     def _from_scheduler(self, send: scheduling.Send) -> None:
-        message: ToHost = send.message
         for connection in send.connections:
-            host = self._connections[connection]
-            if host.connection == connection and self.reaches_outside(host):
-                host.is_told(message)
+            self._is_told(self._connections[connection], connection, send.message)
+
+    def _is_told(self, host: Host, connection: int, message: ToHost) -> None:
+        if host.connection != connection:
+            return
+        if self.reaches_outside(host):
+            host.is_told(message)
+        else:
+            self._held.append((self._is_told, (host, connection, message)))
 
     # -- what breaks -----------------------------------------------------------------------------------------------
 
@@ -311,7 +324,7 @@ class World:
 
     def cut(self, rack: str) -> None:
         """The hosts of a rack reach nothing outside of it from now on."""
-        self._cut_rack = rack
+        self._cut_rack, self._cut_s = rack, self.timeline.now
         inside = [host for host in self.hosts.values() if host.node.rack == rack and host.alive]
         for asked in list(self._asked.values()):
             if not self.reaches(asked.sender, asked.pull.host):
@@ -329,6 +342,10 @@ class World:
     def mend(self) -> None:
         """Everybody reaches everybody again."""
         rack, self._cut_rack = self._cut_rack, ""
+        held, self._held = self._held, []
+        if self.timeline.now < self._cut_s + SILENT_S:
+            for action, args in held:
+                self.timeline.after(0, action, *args)
         for host in self.hosts.values():
             if host.node.rack == rack:
                 self.timeline.after(self.chance.uniform(0, 1.0), self.connect, host)
