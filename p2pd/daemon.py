@@ -90,7 +90,7 @@ async def serve(
         peer_server = PeerServer(
             swarm.servable,
             swarm.links.accept,
-            uploading=Uploading(settings.upload_slots, background, swarm.tell_room),
+            uploading=Uploading(settings.upload_slots, background, swarm.tell_room, swarm.is_far),
             rate_bytes_per_s=settings.upload_rate,
         )
         telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 UPLOAD_SLOTS: Final = 3
-LOOKS_S: Final = 0.05
+LOOKS_S: Final = 0.1
 """How often a host looks whether its line has room for one that was refused: as `peer.swarm.server`."""
 
 

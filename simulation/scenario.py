@@ -20,6 +20,10 @@ LAYERS_AT_A_TIME: Final = 3
 """How many layers of an image a client pulls at a time: what dockerd and containerd do unless told otherwise."""
 
 
+LAYERS_AHEAD: Final = 3
+"""How many more p2pd fetches ahead of those: the default of `prefetch_layers`."""
+
+
 class Vice(Enum):
     """What a malicious host does."""
 

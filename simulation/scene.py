@@ -9,6 +9,7 @@ import gc
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import trio
@@ -18,7 +19,7 @@ from scheduler.core.settings import Settings
 from simulation.host import Host
 from simulation.pull import Contents
 from simulation.report import Played, limit_s
-from simulation.scenario import LAYERS_AT_A_TIME, Scenario
+from simulation.scenario import LAYERS_AHEAD, LAYERS_AT_A_TIME, Scenario
 from simulation.world import World
 
 SETTLED_S: Final = 3.0
@@ -129,10 +130,15 @@ class Scene:
             self._ask(host)
 
     def _ask(self, host: Host) -> None:
-        if self._waiting[host.name]:
-            blob = self._waiting[host.name].popleft()
+        """A client asks for the next layer, and p2pd fetches some more ahead."""
+        waiting = self._waiting[host.name]
+        if waiting:
+            blob = waiting.popleft()
             self._going[host.name].add(blob.digest)
-            host.pull(blob)
+            if blob.digest in host.whole:
+                self._completed(host, blob)
+            for ahead in (blob, *islice(waiting, LAYERS_AHEAD)):
+                host.pull(ahead)
 
     def _completed(self, host: Host, blob: Contents) -> None:
         going, now = self._going[host.name], self.world.timeline.now

@@ -168,7 +168,7 @@ class World:
         elif not sender.serves(pull.blob, asked.wanted.index):
             self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.GONE)
         else:
-            asking = Refused(pull.host.name, pull.blob.digest)
+            asking = Refused(pull.host.name, pull.blob.digest, sender.node.site != pull.host.node.site)
             if sender.uploads.begin(asking, room=sender.has_room()):
                 self._send(asked)
             else:
@@ -277,6 +277,8 @@ class World:
                 self.closed[host.name] = instruction.closing
                 if host.connection == instruction.connection:
                     self.disconnect(host)
+                if host.vice is not None:  # it has been found out, and has no client that wants the image
+                    self.vanish(host)
                 continue
             if self.checks:
                 assert TO_HOST.decode(TO_HOST.encode(instruction.message)) == instruction.message

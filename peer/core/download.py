@@ -197,6 +197,7 @@ class _Transfer:
     first: int
     stop: int | None
     landed: int = 0
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +307,14 @@ class Download:
         """The range of pieces of a transfer that is under way."""
         return self._transfer(transfer).first, self._transfer(transfer).stop
 
-    def transfers_within(self, first: int, stop: int) -> list[int]:
-        """The transfers that bring pieces of `[first, stop)`."""
-        return [
-            number
-            for number, transfer in self._transfers.items()
-            if transfer.first < stop and (transfer.stop is None or first < transfer.stop)
-        ]
+    def stop_within(self, first: int, stop: int) -> list[StopTransfer]:
+        """End the transfers that bring pieces of `[first, stop)`: others will. That is no fault of their source."""
+        stops = []
+        for number, transfer in self._transfers.items():
+            if transfer.first < stop and (transfer.stop is None or first < transfer.stop):
+                transfer.stopped = True
+                stops.append(StopTransfer(number))
+        return stops
 
     def urgent_ranges(self) -> list[tuple[int, int]]:
         """The pieces that clients wait for who asked for a range that ends before the blob does."""
@@ -358,7 +360,7 @@ class Download:
         ended = self._transfer(transfer)
         del self._transfers[transfer]
         source = ended.source
-        if outcome is Outcome.BROKEN and not ended.landed and source in self._sources:
+        if outcome is Outcome.BROKEN and not ended.landed and not ended.stopped and source in self._sources:
             self._sources[source] += 1
         if outcome is Outcome.REFUSED or self._sources.get(source, 0) >= MAX_STRIKES:
             self._sources.pop(source, None)

@@ -60,11 +60,10 @@ class Exchange:
 
     def next_due(self, from_origin: int, now: float) -> float:
         """When something of `go_on` will be due, after `now`; infinity if nothing will."""
-        waits_for = self.fetches.pieces if self.fetches.is_late(now) else 0
-        if not self.fetches.is_full(from_origin):
-            waits_for |= self.missing(from_origin)
         due = self.fetches.next_due(now)
-        return min(due, self.neighbours.next_free(waits_for, now)) if waits_for else due
+        if self.fetches.is_full(from_origin) and not self.fetches.is_late(now):
+            return due
+        return min(due, self.neighbours.next_free(now))
 
     # -- neighbours ------------------------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from peer.core import download as origin_side
 from peer.core.download import Download, Outcome, Phase
 from peer.core.exchange import Exchange
 from peer.core.leases import Leases
+from peer.core.neighbours import EVERYTHING
 from peer.core.piece_book import PieceBook
-from peer.core.piece_sets import mask, union
+from peer.core.piece_sets import mask, pieces_of, union
 from peer.core.reports import Reports
 from peer.core.standing import Standing, State
 from peer.core.swarm_events import (
@@ -51,7 +52,7 @@ from scheduler.protocol.codec import ToHost
 from scheduler.protocol.content import Content
 from scheduler.protocol.fields import MAX_CONTENT_BYTES
 from scheduler.protocol.from_host import Fault, LeaseOutcome
-from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.geometry import MAX_PIECES, piece_length
 
 DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
@@ -114,7 +115,9 @@ class Member:
         return self._given_up or self.download.phase is not Phase.FETCHING
 
     def next_deadline(self) -> float | None:
-        """When `Tick` is due. What was due by the last event has been seen to."""
+        """When `Tick` is due; None once it is over. What was due by the last event has been seen to."""
+        if self.is_over():
+            return None
         if not self._due_is_known:
             due = self.exchange.next_due(self._from_origin(), self._now)
             if self.standing.joined:
@@ -157,6 +160,8 @@ class Member:
         fetches = self.exchange.fetches
         if not self._due_is_known or (self._due is not None and self._due <= now) or fetches.is_late(now):
             return False
+        if self.exchange.neighbours.is_busy(event.host, now):
+            return True
         from_origin = self._from_origin()
         return fetches.is_full(from_origin) or not fresh & self.exchange.missing(from_origin)
 
@@ -217,6 +222,7 @@ class Member:
 
     def _do_alone(self, *, for_good: bool = False) -> None:
         self.standing.be_alone(for_good=for_good)
+        self.exchange.neighbours.open_far = EVERYTHING
         self._leases.clear()
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
@@ -233,6 +239,9 @@ class Member:
                 return [each for run in runs for each in self._offer(self.book.learn(run.first, run.digests), now)]
             case to_host.Reset(_, generation):
                 return self._new_map(generation)
+            case to_host.Gateway(_, shares):
+                self.exchange.neighbours.open_far = pieces_of(shares)
+                return []
             case Content(_, data):
                 return [Deliver(data)]
             case to_host.Recall():
@@ -242,6 +251,7 @@ class Member:
 
     def _joined(self, message: to_host.Joined, now: float) -> list[Instruction]:
         self.standing.join()
+        self.exchange.neighbours.open_far = EVERYTHING
         early = self._leases.kept()
         out = [*self._new_map(message.generation), *self._learn_size(message.size_bytes)]
         if self._given_up:
@@ -249,6 +259,8 @@ class Member:
         kept = {each.host for each in message.neighbours}
         out += self.exchange.part([host for host in self.exchange.neighbours if host not in kept])
         out += self.exchange.meet(message.neighbours)
+        if message.neighbours:  # what was asked of the origin without a lease comes from them, or under one
+            out += self.download.stop_within(0, MAX_PIECES)
         return out + [each for lease in early for each in self._hear_of_origin(lease, now)]
 
     def _hear_of_origin(self, message: ToHost, now: float) -> list[Instruction]:
@@ -261,8 +273,7 @@ class Member:
                     return self._give_back(message.lease)
                 return self._publish(self._leases.take(message), now)
             case to_host.LeaseRevoked(lease, _):
-                within = self.download.transfers_within(*self._leases.revoke(lease))
-                return [origin_side.StopTransfer(transfer) for transfer in within]
+                return list(self.download.stop_within(*self._leases.revoke(lease)))
             case to_host.OriginRefused():
                 self._do_alone(for_good=True)
             case to_host.Failed(_, status, reason):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE
+from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECES, SHARES
 
 
 def mask(first: int, stop: int) -> int:
@@ -18,6 +19,11 @@ def union(ranges: Iterable[tuple[int, int]]) -> int:
     for first, stop in ranges:
         pieces |= mask(first, stop)
     return pieces
+
+
+def pieces_of(shares: int) -> int:
+    """The pieces of some shares, however many pieces there are, as a set."""
+    return -1 if shares == ALL_SHARES else int.from_bytes(bytes([shares]) * (MAX_PIECES // SHARES), "little")
 
 
 def bitfield(pieces: int) -> bytes:

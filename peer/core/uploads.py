@@ -6,6 +6,7 @@
 2. Nobody waits in a queue: what a host needs most, and who has it, has changed by the time that its turn comes. A host
    that finds this one busy is remembered, and told when there is room; it chooses anew then, or has no need any more.
 3. So two are told for each piece that may go out: who comes first is served. One that is not told for long asks again.
+4. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ MAX_REFUSED = 64
 
 
 class Refused(NamedTuple):
-    """A host that found this one busy, and the blob (raw digest) of which it wanted a piece."""
+    """A host that found this one busy, and the blob (raw digest) of which it wanted a piece. `far`: in another site."""
 
     host: str
     digest: bytes
+    far: bool = False
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ class Uploads:
         """Whom to tell that there is room, now that a piece is out or some time has passed; each is told once."""
         if not self._may_begin(room=room):
             return []
-        told = [asking for asking, _ in zip(self._refused, range(TOLD), strict=False)]
+        told = ([asking for asking in self._refused if asking.far] or list(self._refused))[:TOLD]
         for asking in told:
             del self._refused[asking]
         return told

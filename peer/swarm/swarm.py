@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from peer.background import Background
+from peer.core.neighbours import FAR
 from peer.core.recalling import answers
 from peer.core.swarm_events import (
     Event,
@@ -95,6 +96,7 @@ class Swarm:
         self._active: Active | None = None
         self._origins: OrderedDict[str, tuple[str, HttpOrigin]] = OrderedDict()
         self._addresses: dict[str, str] = {}
+        self._distances: dict[str, int] = {}
         self._met: dict[bytes, set[str]] = {}
         self._answered: set[tuple[str, bytes]] = set()
         self._address = ""
@@ -155,6 +157,7 @@ class Swarm:
     def meet(self, digest: bytes, neighbour: to_host.Neighbour) -> None:
         """Have a link to a neighbour of this blob's swarm, and tell it what is held."""
         self._addresses[neighbour.host] = neighbour.address
+        self._distances[neighbour.host] = neighbour.distance
         self._met.setdefault(digest, set()).add(neighbour.host)
         if self.links.want(neighbour.host, neighbour.address, digest):
             self._introduce(neighbour.host, digest)
@@ -176,6 +179,10 @@ class Swarm:
     def tell_room(self, refused: Refused) -> None:
         """This host was too busy for a piece that another one wanted, and has room now."""
         self.links.send(refused.host, link.Room(refused.digest))
+
+    def is_far(self, host: str) -> bool:
+        """Whether a neighbour is in another site, as far as this host knows."""
+        return self._distances.get(host) == FAR
 
     def removed(self, digest: str) -> None:
         """The store has removed a blob: take back what was said of it. From any thread."""

@@ -34,13 +34,23 @@ Connection = asyncio.trsock.TransportSocket
 
 
 class Uploading:
-    """All uploads of this host. `tell_room` tells a host that was refused that there is room."""
+    """All uploads of this host. `tell_room` tells a host that was refused that there is room.
 
-    def __init__(self, slots: int, background: Background, tell_room: Callable[[Refused], None]) -> None:
+    `is_far` says of a host whether it is in another site.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        background: Background,
+        tell_room: Callable[[Refused], None],
+        is_far: Callable[[str], bool],
+    ) -> None:
         self._uploads: Final = Uploads(slots)
         self._throughput: Final = Throughput()
         self._background: Final = background
         self._tell_room: Final = tell_room
+        self._is_far: Final = is_far
         self._loop: Final = asyncio.get_running_loop()
         self._going: Final[dict[Connection, int]] = {}
         """Connections on which a piece goes out, and what was acknowledged on each before."""
@@ -51,6 +61,8 @@ class Uploading:
     async def turn(self, asking: Refused | None, connection: Connection) -> AsyncIterator[bool]:
         """Whether a piece may go out on `connection` for the length of the block, which ends when it is out."""
         now = self._loop.time()
+        if asking is not None:
+            asking = asking._replace(far=self._is_far(asking.host))
         if not self._uploads.begin(asking, room=self._throughput.has_room(self._acked(), now)):
             yield False
             return

@@ -1,20 +1,22 @@
 """Who exchanges with whom in one swarm: a graph that stays regular and connected while members come and go.
 
-The problem: every member needs 8 to 16 neighbours, nearly all of them near and a few far, at a cost that does not grow
+The problem: every member needs 8 to 16 neighbours, most in its rack and a few across, at a cost that does not grow
 with the swarm. Linking a newcomer to random members makes hubs of the early ones; linking it to those that have the
 fewest links makes neighbours of latecomers, who all hold nothing.
 
 Ours:
 1. A newcomer that wants `degree` links *splits* edges: it takes a random member `a` of its rack, and a random neighbour
-   `b` of that, ends a-b and links both to itself. Nobody else's degree changes, whatever was connected stays connected,
-   and an edge that crosses to another site still does. A member below the target is linked to directly instead.
-2. It looks in its rack first, then in its zone, its site, and everywhere; one link in `far_share` starts further out.
+   `b` of that, ends a-b and links both to itself. Nobody else's degree changes, and what was connected stays so.
+   A member below the target is linked to directly instead.
+2. It looks in its rack first, then in its zone and its site; one link in `far_share` starts further out.
 3. If nobody among its neighbours has pieces or a lease, it is linked to one that has, as long as one has room.
-4. Where a member leaves, its neighbours are linked in pairs, near with far, so that degrees and crossings stay.
+4. Where a member leaves, its neighbours of its site are linked in pairs, near with far, so that degrees stay.
+5. Links to other sites are made for gateways only (`gateways`), in the same way: by splitting a link between two
+   others of the same shares, or, where there are none, with whoever has pieces.
 
 In a cold swarm only a few hold anything, and they have no room for all: what the others have is a path to them (1),
 and a report of starvation gets them a source as soon as one has room. Up to `degree + 1` members, everybody is linked
-to everybody.
+to everybody of its site.
 """
 
 from __future__ import annotations
@@ -43,12 +45,12 @@ class Graph:
 
     __slots__ = (
         "_chance",
-        "_crossings",
         "_places",
         "_settings",
         "_thin",
         "changes",
         "everyone",
+        "gateways",
         "looked_at",
         "sources",
     )
@@ -57,13 +59,23 @@ class Graph:
         self._settings: Final = settings
         self._chance: Final = chance
         self._places: Final[dict[tuple[str, ...], Bag]] = {}
-        self._crossings: Final[dict[str, int]] = {}
         self.everyone: Final = Bag(Seat.SWARM)
         self.sources: Final = Bag(Seat.SOURCES)
+        self.gateways: Final = Bag(Seat.GATEWAYS)
         self._thin: Final[dict[Member, None]] = {}
         """Members that could not be given enough links yet."""
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
         self.looked_at = 0
+
+    def of_site(self, site: str) -> list[Member]:
+        """All members in a site, in no order."""
+        return self._places[(site,)].items if (site,) in self._places else []
+
+    @property
+    def is_of_sites(self) -> bool:
+        """Whether there are members in more than one site."""
+        some = self.everyone.items[:1]
+        return any(len(self.of_site(member.host.place.site)) < len(self.everyone) for member in some)
 
     def add(self, member: Member) -> None:
         """Let others be linked to a member. It gets no links of its own yet."""
@@ -83,14 +95,15 @@ class Graph:
                 del self._places[key]
         place = member.host.place
         left = sorted(member.links, key=lambda other: distance(place, other.host.place))
+        near = left[: len(left) - member.far]
         for other in left:
             self._unlink(member, other)
         self.changes.pop(member, None)
         self._thin.pop(member, None)
-        half = len(left) // 2
-        for near, far in zip(left[:half], reversed(left[half:]), strict=False):
-            if self._may_link(near, far):
-                self._link(near, far)
+        half = len(near) // 2
+        for one, further in zip(near[:half], reversed(near[half:]), strict=False):
+            if self._may_link(one, further):
+                self._link(one, further)
         self._thin.update(dict.fromkeys(left))
 
     def mend(self) -> None:
@@ -102,29 +115,51 @@ class Graph:
 
     def fill(self, member: Member) -> None:
         """Bring a member up to the number of links that it should have, as far as the swarm can."""
-        goal = min(self._settings.degree, len(self.everyone) - 1)
-        if len(self.everyone) <= self._settings.degree + 1:
-            self._mesh(member)
-        else:
-            bags = [self._places[key] for _, key in reversed(_levels(member.host.place))] + [self.everyone]
-            near = goal - goal // self._settings.far_share
-            for bag in bags:
-                self._attach(member, bag, near)
-            further = bags[1:] if self._may_cross(member) else bags[1:-1]
-            self._attach(member, self._chance.one_of(further), goal)
-            self._attach(member, self.everyone, goal)
-            if self._is_thin(member):
-                self._mesh(member)
+        self._fill_near(member)
+        if member.is_gateway:
+            self._reach_out(member)
         if self._is_thin(member):
             self._thin[member] = None
         self.ensure_source(member)
 
-    def ensure_source(self, member: Member) -> None:
-        """Link a member to one that has pieces, or a lease, if none of its neighbours has and one has room."""
-        if any(other.is_source for other in member.links):
+    def _fill_near(self, member: Member) -> None:
+        bags = [self._places[key] for _, key in reversed(_levels(member.host.place))]
+        site = bags[-1]
+        goal = min(self._settings.degree, len(site) - 1)
+        if len(site) <= self._settings.degree + 1:
+            self._mesh(member, site)
             return
-        for source in self._draw(self.sources):
-            if self._may_link(member, source) and self._has_room(member, source):
+        near = goal - goal // self._settings.far_share
+        for bag in bags:
+            self._attach(member, bag, near)
+        self._attach(member, self._chance.one_of(bags[1:]), goal)
+        self._attach(member, site, goal)
+        if self._lacks_near(member):
+            self._mesh(member, site)
+
+    def rewire(self, member: Member) -> None:
+        """Give a member the links to other sites that suit its shares, which have changed."""
+        for other in [other for other in member.links if _is_far(member, other)]:
+            if other.is_gateway and not other.shares & member.shares:
+                self._unlink(member, other)
+                self._thin[other] = None
+        self.fill(member)
+
+    def ensure_source(self, member: Member) -> None:
+        """Link a member to one that has pieces, or a lease, if none of its neighbours has and one has room.
+
+        A gateway needs one in another site, too.
+        """
+        if not any(other.is_source and not _is_far(member, other) for other in member.links):
+            site = self._places[member.host.place[:1]]
+            self._link_one(member, self.sources if len(site) == len(self.everyone) else site)
+        if member.is_gateway and not any(other.is_source and _is_far(member, other) for other in member.links):
+            self._link_one(member, self.sources, far=True)
+
+    def _link_one(self, member: Member, bag: Bag, *, far: bool = False) -> None:
+        for source in self._draw(bag):
+            fits = source.is_source and _is_far(member, source) is far
+            if fits and self._may_link(member, source) and self._has_room(member, source):
                 self._link(member, source)
                 return
 
@@ -137,35 +172,85 @@ class Graph:
         self._thin[other] = None
 
     def _is_thin(self, member: Member) -> bool:
-        return member.wants and len(member.links) < min(self._settings.degree_low, len(self.everyone) - 1)
+        return member.wants and (self._lacks_near(member) or self._lacks_far(member))
 
-    def _mesh(self, member: Member) -> None:
-        """Link to whoever is there and has room; draws from few if the swarm is large."""
-        for other in self._draw(self.everyone):
-            if len(member.links) >= self._settings.degree:
+    def _lacks_near(self, member: Member) -> bool:
+        others = len(self.of_site(member.host.place.site)) - 1
+        return len(member.links) - member.far < min(self._settings.degree_low, others)
+
+    def _lacks_far(self, member: Member) -> bool:
+        return member.is_gateway and member.far < self._far_goal(member)
+
+    def _far_goal(self, member: Member) -> int:
+        """How many links to other sites a gateway should have: more where its own site is small."""
+        site = len(self.of_site(member.host.place.site))
+        goal = max(self._settings.gateway_links, self._settings.degree - (site - 1))
+        return min(goal, len(self.everyone) - site)
+
+    def _far_most(self, member: Member) -> int:
+        """How many it may have, for the others in its site need room."""
+        site = len(self.of_site(member.host.place.site))
+        return self._settings.degree_high - min(self._settings.degree, site - 1)
+
+    def _mesh(self, member: Member, bag: Bag) -> None:
+        """Link to whoever is there and has room; draws from few if there are many."""
+        for other in self._draw(bag):
+            if len(member.links) - member.far >= self._settings.degree:
                 return
             if self._may_link(member, other) and self._has_room(member, other):
                 self._link(member, other)
 
     def _attach(self, member: Member, bag: Bag, goal: int) -> None:
-        """Give a member links to those in a bag until it has `goal`, by rule 1 above."""
-        tries = 3 * (goal - len(member.links))
-        while len(member.links) < goal and tries > 0 and len(bag) > 1:
+        """Give a member links to those in a bag, of its site, until it has `goal` there, by rule 1 above."""
+        tries = 3 * (goal - len(member.links) + member.far)
+        while (have := len(member.links) - member.far) < goal and tries > 0 and len(bag) > 1:
             tries -= 1
             self.looked_at += 1
             near = self._chance.one_of(bag.items)
             if not self._may_link(member, near):
                 continue
-            if len(near.links) < self._settings.degree:
+            if len(near.links) - near.far < self._settings.degree and self._has_room(member, near):
                 self._link(member, near)
-            elif len(member.links) + 2 <= goal:
-                far = self._chance.one_of(list(near.links))
-                if self._may_link(member, far):
-                    self._unlink(near, far)
-                    self._link(member, near)
-                    self._link(member, far)
+            elif have + 2 <= goal:
+                self._split(member, near, [other for other in near.links if not _is_far(near, other)])
             elif self._has_room(member, near):
                 self._link(member, near)
+
+    def _split(self, member: Member, near: Member, others: list[Member]) -> None:
+        """Put a member between two that are linked: `near`, and one of the `others`."""
+        far = self._chance.one_of(others)
+        if self._may_link(member, far):
+            self._unlink(near, far)
+            self._link(member, near)
+            self._link(member, far)
+
+    def _reach_out(self, member: Member) -> None:
+        """Give a gateway its links to other sites (rule 5)."""
+        goal = self._far_goal(member)
+        for peer in self._draw(self.gateways):
+            if member.far >= goal:
+                return
+            if not peer.shares & member.shares or not _is_far(member, peer) or not self._may_link(member, peer):
+                continue
+            if peer.far < self._far_goal(peer) and self._has_room(member, peer):
+                self._link(member, peer)
+                continue
+            others = [other for other in peer.links if _is_far(peer, other)]
+            useless = [other for other in others if not other.is_gateway or not other.shares & peer.shares]
+            if useless:
+                self._unlink(peer, useless[0])
+                self._thin[useless[0]] = None
+                self._link(member, peer)
+            elif others and member.far + 2 <= goal:
+                self._split(member, peer, [other for other in others if _is_far(member, other)] or others)
+            elif self._has_room(member, peer):
+                self._link(member, peer)
+        for bag in (self.sources, self.everyone):
+            for other in self._draw(bag):
+                if member.far >= goal:
+                    return
+                if _is_far(member, other) and self._may_link(member, other) and self._has_room(member, other):
+                    self._link(member, other)
 
     def _draw(self, bag: Bag) -> list[Member]:
         drawn = self._chance.some_of(bag.items, 2 * self._settings.degree_high)
@@ -176,10 +261,19 @@ class Graph:
         return a is not b and b not in a.links and b.host.id not in a.avoids and a.host.id not in b.avoids
 
     def _has_room(self, a: Member, b: Member) -> bool:
-        return max(len(a.links), len(b.links)) < self._settings.degree_high
+        most = self._settings.degree_high
+        if _is_far(a, b):
+            return all(len(each.links) < most and each.far < self._far_most(each) for each in (a, b))
+        return all(len(each.links) < most or self._sheds(each) for each in (a, b))
 
-    def _may_cross(self, member: Member) -> bool:
-        return self._crossings.get(member.host.place.site, 0) < self._settings.site_links
+    def _sheds(self, member: Member) -> bool:
+        """Make room for a link within the site, if more lead out of it than may: it was smaller when they were made."""
+        if member.far <= self._far_most(member):
+            return False
+        far = next(other for other in member.links if _is_far(member, other))
+        self._unlink(member, far)
+        self._thin[far] = None
+        return True
 
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
@@ -192,9 +286,9 @@ class Graph:
         self._note(a, b, made=False)
 
     def _note(self, a: Member, b: Member, *, made: bool) -> None:
-        if a.host.place.site != b.host.place.site:
-            for site in (a.host.place.site, b.host.place.site):
-                self._crossings[site] = self._crossings.get(site, 0) + (1 if made else -1)
+        if _is_far(a, b):
+            a.far += 1 if made else -1
+            b.far += 1 if made else -1
         for one, other in ((a, b), (b, a)):
             changes = self.changes.setdefault(one, {})
             if changes.get(other, made) != made:
@@ -208,6 +302,7 @@ class Graph:
             assert member.seats[Seat.SWARM] == at
             assert len(member.links) <= self._settings.degree_high
             assert member not in member.links
+            assert member.far == sum(_is_far(member, other) for other in member.links)
             for other in member.links:
                 assert member in other.links
                 assert other.seats[Seat.SWARM] >= 0
@@ -220,7 +315,12 @@ class Graph:
         if len(self.everyone) <= self._settings.degree_high:
             for member in filter(self._is_thin, self.everyone.items):
                 for other in self.everyone.items:
-                    assert not (self._may_link(member, other) and self._has_room(member, other))
+                    lacks = self._lacks_far(member) if _is_far(member, other) else self._lacks_near(member)
+                    assert not (lacks and self._may_link(member, other) and self._has_room(member, other))
+
+
+def _is_far(a: Member, b: Member) -> bool:
+    return a.host.place.site != b.host.place.site
 
 
 def _levels(place: Place) -> tuple[tuple[Seat, tuple[str, ...]], ...]:

@@ -8,7 +8,7 @@ from scheduler.core.members import Host, Member, MemberCause, MemberState, Sourc
 from scheduler.core.piece_map import MapState
 from scheduler.protocol.content import Content
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Holding, Join, NeighbourFailed, Progress
+from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
 from scheduler.protocol.to_host import Joined
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 FEW_SOURCES: Final = 64
 """Where more hosts hold pieces, a member that starves is linked to others of them in time."""
+
+
+GONE_REPORTS: Final = 3
+"""Neighbours that find a holder gone, until it counts as one that holds nothing: it may be cut off from some."""
 
 
 class Joining:
@@ -76,6 +80,7 @@ class Joining:
             missing = swarm.orphans & ~have
             swarm.orphans &= ~missing
             swarm.to_lease |= swarm.holdings.without_copy(missing)
+            swarm.gateways.starves(member, self._cluster.now)
             swarm.graph.ensure_source(member)
             swarm.to_lease |= self._out_of_reach(member, missing=swarm.map.known & ~have)
             self._cluster.relinked[swarm] = None
@@ -101,6 +106,15 @@ class Joining:
             member.swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
             member.swarm.graph.replace(member, other)
             self._cluster.relinked[member.swarm] = None
+            if message.fault is Fault.GONE:
+                self._found_gone(other)
+
+    def _found_gone(self, member: Member) -> None:
+        """What it says to hold is not to be had from it, whatever the reason: that must not keep it from being leased."""
+        member.missed += 1
+        if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
+            member.swarm.story.tell("%s serves nobody", member.host.id)
+            self._membership.expel(member)
 
     def _hold(self, member: Member, holding: Holding) -> None:
         swarm = member.swarm

@@ -12,6 +12,7 @@ Rules:
    told that the swarm failed; hosts that take leases and are silent do not bring that about for those that have had
    none. A 4xx is between the origin and that host's client, and counts as no failure.
 5. In a contested map, and for a disputed length, a host is not asked for its word twice.
+6. Where there are gateways (`gateways`), leases of their pieces are for them, as long as the origin gives them any.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
+from scheduler.protocol.geometry import SHARES
 from scheduler.protocol.to_host import LeaseRevoked
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class Leasing:
             pieces, excluded = self._next(swarm)
             if not pieces:
                 return
-            fit = self._fit(swarm, excluded)
+            fit = self._fit(swarm, excluded, pieces)
             if not fit:
                 self._wait_or_give_up(swarm)
                 return
@@ -70,7 +72,7 @@ class Leasing:
             if member is None:
                 self._cluster.held_up[swarm] = None
                 return
-            self._give(member, pieces)
+            self._give(member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
 
     def need(self, host: Host, message: Need) -> None:
         """A client waits for some pieces before all others."""
@@ -105,6 +107,7 @@ class Leasing:
         swarm.hold(member, member.have | pieces)
         if lease.left:
             self._extend(lease)
+            self._cluster.to_lease[swarm] = None
         else:
             self._cluster.end_lease(lease, LeaseCause.LAST_PIECE)
         self._maps.hear(member, host.id, message.first, message.digests)
@@ -156,7 +159,7 @@ class Leasing:
         """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
         if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._cluster.settings.lease_attempts:
             return False
-        return any(not member.failures for member in self._fit(swarm, ()))
+        return any(not member.failures for member in self._fit(swarm, (), swarm.to_lease))
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> Lease | None:
         """A host's lease; None for one that has ended meanwhile: its message has crossed our own."""
@@ -209,9 +212,17 @@ class Leasing:
             stop += 1
         return (1 << stop) - (1 << first), excluded
 
-    def _fit(self, swarm: Swarm, excluded: tuple[str, ...]) -> list[Member]:
-        """Some members that may have a lease, if there are any; all are looked at only if none of those drawn may."""
-        for members in (self._cluster.chance.some_of(swarm.wanting.items, DRAWN), swarm.wanting.items):
+    def _fit(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
+        """Some members that may have a lease of the first of `pieces`, or, if there are none, of any (rule 6).
+
+        All are looked at only if none of those drawn may.
+        """
+        draw = self._cluster.chance.some_of
+        for members in (
+            swarm.gateways.fitting(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
+            draw(swarm.wanting.items, DRAWN),
+            swarm.wanting.items,
+        ):
             fit = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
             if fit:
                 return fit
@@ -234,7 +245,7 @@ class Leasing:
     def _has_room(self, member: Member) -> bool:
         settings = self._cluster.settings
         upstream = member.source.upstream if member.source else ""
-        share = -(-settings.leases_per_blob // len(member.swarm.wanting))
+        share = -(-settings.leases_per_blob // (len(member.swarm.graph.gateways) or len(member.swarm.wanting)))
         return (
             len(member.host.leases) < settings.leases_per_host
             and sum(lease.member is member for lease in member.swarm.leases.values()) < share
@@ -262,3 +273,12 @@ class Leasing:
     def _set_deadline(self, lease: Lease) -> None:
         due = self._cluster.now + self._cluster.settings.lease_s
         self._cluster.deadlines.set(Timer(Due.LEASE, lease.id), due)
+
+
+def _of_shares(pieces: int, shares: int) -> int:
+    """The first of consecutive `pieces`, and those after it as far as they are in `shares`."""
+    first = (pieces & -pieces).bit_length() - 1
+    stop = first + 1
+    while pieces >> stop & 1 and shares >> stop % SHARES & 1:
+        stop += 1
+    return (1 << stop) - (1 << first)

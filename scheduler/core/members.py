@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Neighbour
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class Seat(IntEnum):
     """Members that still want pieces: they are given leases and told digests."""
     SOURCES = 5
     """Members that hold pieces or have a lease."""
+    GATEWAYS = 6
+    """Members through which pieces enter their site."""
 
 
 NOWHERE: Final = -1
@@ -144,6 +147,14 @@ class Member:
     failures: int = 0
     heard: int = 0
     """How much of the swarm's log of digests it was sent."""
+    missed: int = 0
+    """How many found it gone as a neighbour, while it is connected to us."""
+    far: int = 0
+    """How many of its links lead out of its site."""
+    shares: int = ALL_SHARES
+    """The shares of the blob's pieces that it may ask of other sites, a bit for each."""
+    fed_at: float = 0.0
+    """When it last had anything new, or was made a gateway."""
 
     @property
     def wants(self) -> bool:
@@ -154,6 +165,11 @@ class Member:
         """What the origin said to its host where it would fetch the blob, if that holds still."""
         found = None if self.source is None else self.host.refused.get(self.source)
         return found if found is not None and found.until > now else None
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether pieces enter its site through it."""
+        return self.seats[Seat.GATEWAYS] != NOWHERE
 
     @property
     def is_source(self) -> bool:

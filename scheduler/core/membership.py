@@ -19,7 +19,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Hello
-from scheduler.protocol.to_host import Failed, Neighbour, Neighbours, OriginRefused, Welcome
+from scheduler.protocol.to_host import Failed, Gateway, Neighbour, Neighbours, OriginRefused, Welcome
 
 FEATURES: Final = ()
 """The features of this version that not every host of the same version has. There are none yet."""
@@ -108,6 +108,7 @@ class Membership:
         del swarm.members[member.host]
         del member.host.members[swarm.digest]
         swarm.graph.remove(member)
+        swarm.gateways.leave(member)
         cluster.relinked[swarm] = None
         if swarm.recalled is member.host:
             swarm.recalled = None
@@ -143,6 +144,9 @@ class Membership:
     def link(self, member: Member) -> None:
         """Give a member its neighbours, unless the blob travels without them."""
         if not member.swarm.is_tiny:
+            member.swarm.gateways.begin(list(member.swarm.wanting.items))
+            if member.wants:
+                member.swarm.gateways.admit(member)
             member.swarm.graph.fill(member)
             self._cluster.relinked[member.swarm] = None
 
@@ -152,7 +156,7 @@ class Membership:
         return tuple([_as_seen(member, other) for other in member.links])
 
     def tell_links(self) -> None:
-        """Tell every member whose links have changed."""
+        """Tell every member whose links have changed, and of which pieces it is a gateway."""
         for swarm in self._cluster.relinked:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
@@ -161,6 +165,9 @@ class Membership:
                     remove = tuple([other.host.id for other, made in changes.items() if not made])
                     self._cluster.send((member.host,), Neighbours(swarm.digest, add, remove))
             swarm.graph.changes.clear()
+            for member in swarm.gateways.untold:
+                self._cluster.send((member.host,), Gateway(swarm.digest, member.shares))
+            swarm.gateways.untold.clear()
         self._cluster.relinked.clear()
 
     def _end(self, swarm: Swarm) -> None:

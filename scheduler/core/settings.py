@@ -23,8 +23,12 @@ class Settings:
     """No member ever has more."""
     far_share: int = 4
     """One link in so many leaves the rack where the near ones would do, so that no rack is an island."""
-    site_links: int = 16
-    """Links that leave a site, while those within can do: few copies then cross its uplink, and a few may fail."""
+    gateways: int = 8
+    """Members of a site through which pieces enter it, each its part of them: one alone would need its whole link."""
+    gateway_links: int = 6
+    """Links that each of them has to other sites; more where its site is too small for `degree`."""
+    gateway_s: float = 10.0
+    """How long a gateway may gain nothing while members of its site starve, until one of those takes its place."""
 
     lease_pieces: int = 4
     """Pieces in a lease: 16 MiB of a large blob, so that a round trip to the origin is a small part of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from scheduler.core.gateways import Gateways
 from scheduler.core.graph import Graph
 from scheduler.core.holdings import Holdings
 from scheduler.core.members import MEMBER_TRANSITIONS, Bag, Member, MemberCause, MemberState, Seat
@@ -29,15 +30,16 @@ class Swarm:
     """Invariants are in `validate`. A swarm without members does not exist."""
 
     __slots__ = (
-        "attempts", "begun_before", "behind", "digest", "generation", "gives_up_at", "graph", "holdings", "informants",
-        "last_status", "leases", "length", "log", "map", "members", "needed", "orphans", "recalled", "size_bytes",
-        "size_disputed", "sources", "stale", "story", "to_lease", "wanting",
+        "attempts", "begun_before", "behind", "digest", "gateways", "generation", "gives_up_at", "graph", "holdings",
+        "informants", "last_status", "leases", "length", "log", "map", "members", "needed", "orphans", "recalled",
+        "size_bytes", "size_disputed", "sources", "stale", "story", "to_lease", "wanting",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, settings: Settings, chance: Chance) -> None:
         self.digest: Final = digest
         self.story: Final = Story()
         self.graph: Final = Graph(settings, chance)
+        self.gateways: Final = Gateways(self.graph, settings, self.story)
         self.members: Final[dict[Host, Member]] = {}
         self.wanting: Final = Bag(Seat.WANTING)
         self.sources: Final[dict[Source, Source]] = {}
@@ -89,6 +91,7 @@ class Swarm:
             self.hold(member, 0)
             self.wanting.discard(member)
             self.graph.sources.add(member)
+            member.fed_at = self.story.now
         elif was_complete:
             self.graph.sources.discard(member)
         if self.holdings is not None:
@@ -102,6 +105,8 @@ class Swarm:
         """Note which pieces a member holds; one that holds everything is noted by its state."""
         if self.holdings is not None:
             self.holdings.change(member.have, have)
+        if have & ~member.have:
+            member.fed_at = self.story.now
         member.have = have
         self.note_source(member)
 
@@ -158,6 +163,7 @@ class Swarm:
         """Raise AssertionError, with the story, if anything contradicts anything else."""
         told = self.story.lines()
         self.graph.validate()
+        self.gateways.validate(self.wanting.items)
         if not self.is_tiny:
             self.graph.validate_degrees()
         assert self.members, told

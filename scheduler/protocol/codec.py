@@ -82,6 +82,7 @@ ToHost: TypeAlias = (
     | to_host.Quarantined
     | to_host.TagResolve
     | to_host.TagResult
+    | to_host.Gateway
     | Content
 )
 OnLink: TypeAlias = link.LinkHello | link.News
@@ -170,6 +171,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         45: to_host.TagResolve,
         46: to_host.TagResult,
         47: Content,
+        48: to_host.Gateway,
     }
 )
 """Scheduler to host."""

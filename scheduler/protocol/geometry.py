@@ -18,6 +18,12 @@ MAX_PIECES = 1 << 16
 
 MAX_BLOB_BYTES = MAX_PIECES * MAX_PIECE_BYTES
 
+SHARES = 8
+"""Piece `i` is in share `i % SHARES`: a site's gateways have some of the shares each (`to_host.Gateway`)."""
+
+ALL_SHARES = (1 << SHARES) - 1
+"""The set of all shares, a bit for each."""
+
 _BALANCE = 25_000
 """`u * tau / L` in bytes: u = 1 Gbit/s = 125e6 B/s, tau = 2 ms spent on each piece, L = 10 = log2 of 1000 hosts."""
 

@@ -37,6 +37,7 @@ from scheduler.protocol.fields import (
     Whole,
     check_run,
 )
+from scheduler.protocol.geometry import ALL_SHARES
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,17 @@ class Neighbours:
     digest: Digest
     add: Annotated[tuple[Neighbour, ...], Items(Record(Neighbour), MAX_NEIGHBOURS_PER_MESSAGE)]
     remove: HostIds
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The pieces that this host may ask of neighbours at distance 3: those of `shares`, a bit for each.
+
+    It holds until the next Joined. Who is told nothing may ask any neighbour for any piece.
+    """
+
+    digest: Digest
+    shares: Annotated[int, Whole(0, ALL_SHARES)]
 
 
 @dataclass(frozen=True, slots=True)

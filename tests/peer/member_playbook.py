@@ -164,9 +164,9 @@ def with_neighbours(*hosts: str) -> Playbook:
 
 
 def fetching() -> Playbook:
-    """Pieces 0 and 1 are asked of b."""
+    """Pieces 0 and 1 are asked of b; c holds nothing."""
     return (
-        with_neighbours("b")
+        with_neighbours("b", "c")
         >> digests(0, 1)
         >> ("b", holds(0, 1))
         << Fetch(0, "b", 0, digest(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from peer.core.fetches import (
@@ -127,13 +129,17 @@ class TestHedging:
         assert not running.is_late(HEDGE_LEAST_S), "the other has some time left"
         assert running.is_late(1.5 * HEDGE_LEAST_S)
 
-    def test_the_first_deadline_is_that_of_what_was_asked_for_first(self) -> None:
+    def test_what_is_due_next(self) -> None:
         running = fetches(a=0b11, b=0b10)
+        assert running.next_due(0.0) == math.inf
         hosts_of(running, 0b01)
         hosts_of(running, 0b10, now=0.1)
-        assert list(running.deadlines(0.1)) == [HEDGE_LEAST_S]
-        late = list(running.deadlines(HEDGE_LEAST_S))
-        assert late == [HEDGE_LEAST_S, SLOW_LEAST_S, SLOW_MOST_S, 0.1 + HEDGE_LEAST_S]
+        due = [0.1]
+        while due[-1] < math.inf:
+            due.append(running.next_due(due[-1]))
+        hedges = [HEDGE_LEAST_S, 0.1 + HEDGE_LEAST_S]
+        slow = [SLOW_LEAST_S, 0.1 + SLOW_LEAST_S, SLOW_MOST_S, 0.1 + SLOW_MOST_S]
+        assert due[1:-1] == [*hedges, *slow]
 
 
 class TestSlowness:
@@ -149,7 +155,7 @@ class TestSlowness:
         assert running.stop("a") == [StopFetch(0)]
         assert running.stop("a") == []
         assert running.slow_hosts(0b1, 1000.0) == []
-        assert list(running.deadlines(1000.0)) == []
+        assert running.next_due(0.0) == math.inf
 
     def test_the_only_one_that_has_what_is_wanted_gets_more_time(self) -> None:
         running = fetches(a=0b11, b=0b1)
@@ -173,8 +179,7 @@ class TestSlowness:
         while True:
             ((host, _),) = hosts_of(running, 0b1, now)
             number = running._next - 1
-            hedge_due = next(iter(running.deadlines(now)))
-            due = min(deadline for deadline in running.deadlines(hedge_due) if deadline >= now + SLOW_LEAST_S)
+            due = running.next_due(running.next_due(now))
             if due - now >= 12.0:
                 break
             now, given_up = due, given_up + 1

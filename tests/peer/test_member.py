@@ -87,13 +87,13 @@ class TestFetching:
         playbook = with_neighbours("b") >> ("b", holds(0, 1)) >> digests(1)
         assert playbook << Fetch(0, "b", 1, digest(1))
 
-    def test_what_lands_is_offered_and_makes_room_for_the_next(self) -> None:
+    def test_what_lands_is_offered_to_those_without_it_and_makes_room_for_the_next(self) -> None:
         assert (
             fetching()
             >> digests(2)
             >> ("b", holds(0, 1, 2))
             >> PieceLanded(None, 0, digest(0))
-            << gained(("b",), 0, 1)
+            << gained(("c",), 0, 1)
             >> FetchEnded(0, FetchOutcome.LANDED)
             << Fetch(2, "b", 2, digest(2))
         )
@@ -102,13 +102,41 @@ class TestFetching:
         playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> Passes(BUSY_S)
         assert playbook << Fetch(2, "b", 0, digest(0))
 
+    def test_a_busy_neighbour_that_says_that_it_has_room_is_asked_at_once(self) -> None:
+        playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> FetchEnded(1, FetchOutcome.BUSY) >> Passes(0.1)
+        playbook = playbook >> ("b", Room(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 1, digest(1))
+        assert playbook >> ("b", Room(D))
+
+    def test_who_has_room_is_asked_for_what_is_missing_by_then(self) -> None:
+        """It was refused for piece 0, which the origin brings since."""
+        playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> FetchEnded(1, FetchOutcome.BUSY)
+        playbook = playbook >> lease(7, 0, 1) << WantSlot(0) >> SlotGranted(0) << StartTransfer(0, 0, 0, 1)
+        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 1, digest(1))
+
+    def test_room_at_a_neighbour_that_has_nothing_of_use(self) -> None:
+        assert fetching() >> ("c", Room(D)) >> ("nobody", Room(D))
+
+    def test_news_of_a_busy_neighbour_change_nothing_until_it_has_room(self) -> None:
+        playbook = fetching() >> digests(2) >> FetchEnded(0, FetchOutcome.BUSY) >> ("b", holds(0, 1, 2))
+        playbook = playbook >> PieceLanded(None, 1, digest(1)) << gained(("c",), 1, 2)
+        playbook = playbook >> FetchEnded(1, FetchOutcome.LANDED)
+        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 2, digest(2))
+
+    def test_what_a_fetch_brings_is_followed_by_its_end_before_anything_is_asked(self) -> None:
+        """The neighbour is free only then; before, another would be asked for the next piece."""
+        playbook = fetching() >> digests(2) >> ("c", holds(2))
+        playbook = playbook << Fetch(2, "c", 2, digest(2)) >> digests(3) >> ("b", holds(0, 1, 3))
+        assert playbook >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
+        assert playbook >> FetchEnded(0, FetchOutcome.LANDED)
+
     def test_the_only_one_that_has_a_piece_is_asked_for_ever_however_full_it_is(self) -> None:
         playbook = fetching()
         for number in range(30):
             playbook.member.handle(FetchEnded(2 * number, FetchOutcome.BUSY), playbook.now)
             playbook.member.handle(FetchEnded(2 * number + 1, FetchOutcome.BUSY), playbook.now)
-            playbook.now += 1.0
-            assert len(playbook.member.handle(SourceAdded(0), playbook.now)) == 2
+            playbook.now += BUSY_S
+            out = playbook.member.handle(SourceAdded(0), playbook.now)
+            assert sum(isinstance(instruction, Fetch) for instruction in out) == 2
         assert "b" in playbook.member.exchange.neighbours
 
     def test_one_that_is_gone_is_replaced_at_once(self) -> None:
@@ -119,11 +147,11 @@ class TestFetching:
             << Part("b")
             << NeighbourFailed(D, "b", Fault.GONE)
             >> FetchEnded(1, FetchOutcome.STOPPED)
-            >> Neighbours(D, (neighbour("c"),), ())
-            << Meet(neighbour("c"))
-            >> ("c", WHOLE)
-            << Fetch(2, "c", 0, digest(0))
-            << Fetch(3, "c", 1, digest(1))
+            >> Neighbours(D, (neighbour("e"),), ())
+            << Meet(neighbour("e"))
+            >> ("e", WHOLE)
+            << Fetch(2, "e", 0, digest(0))
+            << Fetch(3, "e", 1, digest(1))
         )
 
     def test_one_whose_link_is_lost(self) -> None:
@@ -150,7 +178,7 @@ class TestFetching:
 
     def test_the_tail_is_asked_of_two(self) -> None:
         assert (
-            with_neighbours("b", "c")
+            with_neighbours("b", "c", "e")
             >> digests(0)
             >> ("b", holds(0))
             << Fetch(0, "b", 0, digest(0))
@@ -158,13 +186,13 @@ class TestFetching:
             >> Passes(HEDGE_LEAST_S)
             << Fetch(1, "c", 0, digest(0))
             >> PieceLanded(None, 0, digest(0))
-            << gained(("b", "c"), 0, 1)
+            << gained(("e",), 0, 1)
             >> FetchEnded(1, FetchOutcome.LANDED)
             << StopFetch(0)
         )
 
     def test_nothing_is_hedged_while_there_is_something_else_to_ask_for(self) -> None:
-        playbook = fetching() >> Neighbours(D, (neighbour("c"),), ()) << Meet(neighbour("c"))
+        playbook = fetching() >> Neighbours(D, (neighbour("e"),), ()) << Meet(neighbour("e"))
         assert playbook >> digests(2) >> ("b", holds(0, 1, 2)) >> Passes(1.0)
 
     def test_what_the_origin_brings_is_not_asked_of_neighbours(self) -> None:
@@ -177,9 +205,9 @@ class TestFetching:
 
 class TestNewsAndReports:
     def test_what_is_held_is_told_coarsely(self) -> None:
-        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.BUSY)
-        assert playbook >> Passes(BUSY_S) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
+        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
 
     def test_starving_is_told_again_and_again(self) -> None:
         playbook = with_neighbours() >> Passes(STARVING_AFTER_S) << progress(starving=True)
@@ -190,7 +218,7 @@ class TestNewsAndReports:
         assert playbook >> digests(0, generation=2) << Fetch(0, "b", 0, digest(0))
 
     def test_what_a_neighbour_is_told_that_was_just_met(self) -> None:
-        playbook = fetching() >> PieceLanded(None, 1, digest(1)) << gained(("b",), 1, 2)
+        playbook = fetching() >> PieceLanded(None, 1, digest(1)) << gained(("c",), 1, 2)
         assert playbook
         assert playbook.member.holds() == holds(1)
 
@@ -198,13 +226,14 @@ class TestNewsAndReports:
         assert (
             fetching()
             >> PieceLanded(None, 0, digest(0))
-            << gained(("b",), 0, 1)
+            << gained(("c",), 0, 1)
             >> FetchEnded(0, FetchOutcome.LANDED)
             >> SchedulerFound()
             << Announce((Holding(D, SIZE, complete=False, have=b"\x01"),))
             << JOIN
-            >> joined("b")
+            >> joined("b", "c")
             << Meet(neighbour("b"))
+            << Meet(neighbour("c"))
             >> Recall(D)
             << Recalled(D, 0, digest(0) + digest(1), last=True)
         )
@@ -250,12 +279,13 @@ class TestTheEnd:
     def test_a_wrong_blob_by_the_map_is_thrown_away(self) -> None:
         playbook = fetching() >> digests(2, 3)
         for index in range(4):
-            landed = playbook >> PieceLanded(None, index, digest(index)) << gained(("b",), index, index + 1)
-        playbook = landed >> BlobVerified(ok=False) << Disproved(D, 1) << GiveUp(DISPROVED, tainted=True)
+            told = ("c",) if index < 2 else ("b", "c")
+            playbook = playbook >> PieceLanded(None, index, digest(index)) << gained(told, index, index + 1)
+        playbook = playbook >> BlobVerified(ok=False) << Disproved(D, 1) << GiveUp(DISPROVED, tainted=True)
         assert playbook >> Stopped() << Ended(Phase.ABANDONED)
 
     def test_after_a_reset_what_was_fetched_by_the_map_is_thrown_away(self) -> None:
-        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> ("b", Dropped(D))
         playbook = playbook >> FetchEnded(1, FetchOutcome.STOPPED)
         assert playbook >> Reset(D, 2) << GiveUp(DISPROVED, tainted=True) >> Stopped() << Ended(Phase.ABANDONED)

@@ -110,7 +110,8 @@ class TestJoining:
             >> SourceAdded(0)
             >> Begun(connected=True)
             << Join(D, "docker.io", "library/app", None)
-            >> joined(size_bytes=None)
+            >> joined("b", size_bytes=None)
+            << Meet(neighbour("b"))
             >> lease(7, 0, 4)
             << WantSlot(0)
             >> SlotGranted(0)
@@ -120,7 +121,7 @@ class TestJoining:
             >> Sized(D, 1, SIZE)
             >> PieceLanded(0, 0, digest(0))
             << LeasePieces(7, D, 0, digest(0))
-            << gained((), 0, 1)
+            << gained(("b",), 0, 1)
         )
 
     def test_another_length_than_the_one_that_is_known(self) -> None:
@@ -230,17 +231,19 @@ class TestLeases:
             >> SchedulerFound()
             << Announce((Holding(D, SIZE, complete=False, have=b"\x03"),))
             << JOIN
-            >> joined()
+            >> joined("b")
+            << Meet(neighbour("b"))
+            << StopTransfer(0)
             << progress()
         )
         published = LeasePieces(7, D, 0, digest(0) + digest(1))
-        assert playbook >> lease(7, 0, 2) << published << gained((), 0, 2)
+        assert playbook >> lease(7, 0, 2) << published << gained(("b",), 0, 2)
 
     def test_a_lease_of_what_others_sent_goes_back_as_this_host_cannot_vouch_for_it(self) -> None:
         assert (
             fetching()
             >> PieceLanded(None, 0, digest(0))
-            << gained(("b",), 0, 1)
+            << gained(("c",), 0, 1)
             >> FetchEnded(0, FetchOutcome.LANDED)
             >> lease(7, 0, 1)
             << progress(0)
@@ -248,7 +251,7 @@ class TestLeases:
         )
 
     def test_the_rest_of_such_a_lease_is_seen_to(self) -> None:
-        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("b",), 0, 1)
+        playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.GONE)
         playbook = playbook << Part("b") << NeighbourFailed(D, "b", Fault.GONE)
         playbook = playbook >> lease(7, 0, 2) << WantSlot(0) >> SlotGranted(0) << StartTransfer(0, 0, 1, 2)
@@ -259,7 +262,7 @@ class TestLeases:
             << LeasePieces(7, D, 1, digest(1))
             << progress(0, 1)
             << LeaseEnded(7, D, LeaseOutcome.RETURNED)
-            << gained((), 1, 2)
+            << gained(("c",), 1, 2)
         )
 
     def test_so_does_one_of_what_others_are_sending(self) -> None:
@@ -267,9 +270,9 @@ class TestLeases:
             fetching()
             >> lease(7, 0, 2)
             >> PieceLanded(None, 0, digest(0))
-            << gained(("b",), 0, 1)
+            << gained(("c",), 0, 1)
             >> PieceLanded(None, 1, digest(1))
             << progress(0, 1)
             << LeaseEnded(7, D, LeaseOutcome.RETURNED)
-            << gained(("b",), 1, 2)
+            << gained(("c",), 1, 2)
         )

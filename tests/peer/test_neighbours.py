@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from hypothesis import given
@@ -89,7 +90,7 @@ class TestOfTheHolders:
 
     def test_another_is_asked_before_the_only_one_that_is_asked_gets_a_second_request(self) -> None:
         known = neighbours(a=0b11, b=0b11)
-        known.add("b", 3)
+        known.add("b", 1)
         known.asked("a")
         assert known.choose(0b11, 0, 0.0) == ("b", 0)
 
@@ -124,7 +125,7 @@ class TestBusy:
         known = neighbours(a=1)
         for at in (100.0, 100.5, 107.0):
             self.refuse(known, at)
-            assert list(known.busy_until(1)) == [at + BUSY_S]
+            assert known.next_free(at) == at + BUSY_S
 
     def test_one_that_says_that_it_has_room_is_asked_at_once(self) -> None:
         known = neighbours(a=1)
@@ -146,7 +147,7 @@ class TestBusy:
     def test_it_is_asked_again_when_the_time_has_come(self) -> None:
         known = neighbours(a=1)
         self.refuse(known, 0.0)
-        (until,) = known.busy_until(1)
+        until = known.next_free(0.0)
         assert known.choose(1, 0, until - 0.001) is None
         assert known.choose(1, 0, until) == ("a", 0)
 
@@ -160,11 +161,11 @@ class TestBusy:
         self.refuse(known, 0.0)
         known.asked("a")
         known.answered("a", 0.1)
-        assert list(known.busy_until(1)) == []
+        assert not known.refused("a", FULL_AFTER_S), "it has not been busy all the time"
 
     def test_in_the_end_it_counts_as_full(self) -> None:
         known = neighbours(a=1)
-        times = (0.0, BUSY_S, FULL_AFTER_S - 0.1, FULL_AFTER_S)
+        times = (0.0, FULL_AFTER_S / 2, FULL_AFTER_S - 0.1, FULL_AFTER_S)
         assert [self.refuse(known, at) for at in times] == [False, False, False, True]
 
     def test_it_is_full_only_by_refusals_in_a_row(self) -> None:
@@ -175,10 +176,17 @@ class TestBusy:
         assert not self.refuse(known, FULL_AFTER_S)
         assert self.refuse(known, 2 * FULL_AFTER_S)
 
-    def test_nobody_waits_for_one_that_has_nothing_of_use(self) -> None:
-        known = neighbours(a=1)
-        self.refuse(known, 0.0)
-        assert list(known.busy_until(0b10)) == []
+    def test_the_next_to_be_free_is_waited_for(self) -> None:
+        known = neighbours(a=1, b=1, c=1)
+        assert known.next_free(0.0) == math.inf
+        for host, at in (("a", 0.0), ("b", 0.5)):
+            known.asked(host)
+            known.refused(host, at)
+        assert [known.next_free(at) for at in (0.5, BUSY_S)] == [BUSY_S, 0.5 + BUSY_S]
+        assert known.next_free(0.5 + BUSY_S) == math.inf
+        assert known.is_busy("b", BUSY_S)
+        assert not known.is_busy("a", BUSY_S)
+        assert not known.is_busy("c", 0.0)
 
 
 class TestNews:

@@ -20,6 +20,7 @@ D = b"d" * 32
 MIB = 1 << 20
 """Four pieces."""
 P0, P1, P2, P3 = (bytes([piece]) * 32 for piece in range(4))
+PIECE = MIB // 4
 JOIN = Join(D, "docker.io", "library/app", MIB)
 WITHIN = SETTINGS.lease_s
 
@@ -44,23 +45,36 @@ def digests(first: int, run: bytes) -> PieceDigests:
     return PieceDigests(D, 1, (Run(first, run),))
 
 
-def two_with_leases() -> Playbook:
-    """Hosts a and b want the blob, and have a lease each."""
+def one_with_a_lease() -> Playbook:
+    """Hosts a and b want the blob, and a has the first lease, of one piece."""
     return (
         Playbook("a", "b")
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
+        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
         >> ("b", JOIN)
         << ("b", joined("a"))
         << ("a", add("b"))
-        << ("b", Lease(2, D, 1, 2, 4, WITHIN))
+    )
+
+
+def two_with_leases() -> Playbook:
+    """Hosts a and b want the blob. Piece 0 has come to a, and each has a lease: b of piece 1, and a of piece 2."""
+    return (
+        one_with_a_lease()
+        >> ("a", LeasePieces(1, D, 0, P0))
+        << ("a", digests(0, P0))
+        << ("b", digests(0, P0))
+        << ("b", Lease(2, D, 1, 1, 2, WITHIN))
+        << ("a", Lease(3, D, 1, 2, 3, WITHIN))
     )
 
 
 def all_landed() -> Playbook:
-    """The same when every piece has left the origin, once."""
-    play = two_with_leases() >> ("a", LeasePieces(1, D, 0, P0 + P1))
-    play = play << ("a", digests(0, P0 + P1)) << ("b", digests(0, P0 + P1))
-    play = play >> Passes(1) >> ("b", LeasePieces(2, D, 2, P2 + P3))
-    return play << ("a", digests(2, P2 + P3)) << ("b", digests(2, P2 + P3))
+    """The same when every piece has left the origin, once: 0 and 2 to a, 1 and 3 to b."""
+    play = two_with_leases() >> Passes(1) >> ("b", LeasePieces(2, D, 1, P1))
+    play = play << ("a", digests(1, P1)) << ("b", digests(1, P1)) << ("b", Lease(4, D, 1, 3, 4, WITHIN))
+    for host, lease, index, piece in (("a", 3, 2, P2), ("b", 4, 3, P3)):
+        play = play >> Passes(1) >> (host, LeasePieces(lease, D, index, piece))
+        play = play << ("a", digests(index, piece)) << ("b", digests(index, piece))
+    return play

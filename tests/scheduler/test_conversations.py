@@ -35,12 +35,14 @@ from tests.scheduler.pulls import (
     P1,
     P2,
     P3,
+    PIECE,
     WITHIN,
     D,
     add,
     all_landed,
     digests,
     joined,
+    one_with_a_lease,
     remove,
     two_with_leases,
 )
@@ -61,20 +63,45 @@ def test_two_hosts_pull_and_a_third_comes_late() -> None:
     )
 
 
-def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
-    assert (
-        two_with_leases()
-        >> ("a", LeasePieces(1, D, 1, P1))
-        << ("a", digests(1, P1))
-        << ("b", digests(1, P1))
-        >> Passes(WITHIN - 1)
-        >> ("a", LeasePieces(1, D, 0, P0))
-        << ("a", digests(0, P0))
-        << ("b", digests(0, P0))
-        >> Passes(1)
-        << ("b", LeaseRevoked(2, D))
-        << ("a", Lease(3, D, 1, 2, 4, WITHIN))
+def test_leases_begin_with_one_piece_for_one_host_and_each_piece_that_lands_makes_room_for_another() -> None:
+    play = Playbook("a", "b", "c", settings=replace(SETTINGS, leases_per_blob=3))
+    play = play >> ("a", JOIN) << ("a", joined()) << ("a", Lease(1, D, 1, 0, 1, WITHIN))
+    play = play >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    play = play >> ("c", JOIN) << ("c", joined("a", "b")) << ("a", add("c")) << ("b", add("c"))
+    play = play >> ("a", LeasePieces(1, D, 0, P0))
+    for host in "abc":
+        play = play << (host, digests(0, P0))
+    play = play << ("b", Lease(2, D, 1, 1, 2, WITHIN)) << ("c", Lease(3, D, 1, 2, 3, WITHIN))
+    play = play >> Passes(1) >> ("b", LeasePieces(2, D, 1, P1))
+    for host in "abc":
+        play = play << (host, digests(1, P1))
+    assert play << ("a", Lease(4, D, 1, 3, 4, WITHIN))
+
+
+def test_a_host_that_is_alone_gets_several_pieces_in_a_lease() -> None:
+    size = 16 * PIECE
+    play = Playbook("a", settings=replace(SETTINGS, lease_pieces=4, leases_per_host=2))
+    play = play >> ("a", replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN))
+    play = play >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
+    play = play << ("a", Lease(2, D, 1, 1, 3, WITHIN)) << ("a", Lease(3, D, 1, 3, 5, WITHIN))
+    assert play >> Passes(1) >> ("a", LeasePieces(2, D, 1, P1 + P2)) << ("a", digests(1, P1 + P2)) << (
+        "a",
+        Lease(4, D, 1, 5, 7, WITHIN),
     )
+
+
+def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
+    size = 16 * PIECE
+    play = Playbook("a", "b") >> ("a", replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
+    play = play << ("a", Lease(2, D, 1, 1, 3, WITHIN)) >> ("b", replace(JOIN, size_bytes=size)) << ("b", joined("a", size=size))
+    play = play << ("a", add("b")) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 3, 4, WITHIN))
+    play = play >> Passes(WITHIN - 1) >> ("a", LeasePieces(2, D, 2, P2))
+    play = play << ("a", digests(2, P2)) << ("b", digests(2, P2))
+    play = play >> Passes(1) << ("b", LeaseRevoked(3, D)) << ("b", Lease(4, D, 1, 3, 4, WITHIN))
+    play = play >> Passes(WITHIN - 2) >> ("a", LeasePieces(2, D, 1, P1))
+    assert play << ("a", digests(1, P1)) << ("b", digests(1, P1)) << ("a", Lease(5, D, 1, 4, 5, WITHIN))
 
 
 def test_the_first_lease_finds_out_the_length() -> None:
@@ -90,7 +117,10 @@ def test_the_first_lease_finds_out_the_length() -> None:
         >> ("a", Length(1, D, MIB))
         << ("a", Sized(D, 1, MIB))
         << ("b", Sized(D, 1, MIB))
-        << ("b", Lease(2, D, 1, 2, 4, WITHIN))
+        >> ("a", LeasePieces(1, D, 0, P0))
+        << ("a", digests(0, P0))
+        << ("b", digests(0, P0))
+        << ("b", Lease(2, D, 1, 2, 3, WITHIN))
     )
 
 
@@ -112,17 +142,18 @@ def test_a_lease_that_brings_nothing_goes_to_another_host() -> None:
         Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1))
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
+        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
         >> ("b", JOIN)
         << ("b", joined("a"))
         << ("a", add("b"))
         >> Passes(WITHIN)
         << ("a", LeaseRevoked(1, D))
-        << ("b", Lease(2, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(2, D, 1, 0, 1, WITHIN))
         >> ("a", LeasePieces(1, D, 0, P0))  # it was too late, and does not count
         >> ("b", LeasePieces(2, D, 0, P0))
         << ("a", digests(0, P0))
         << ("b", digests(0, P0))
+        << ("b", Lease(3, D, 1, 1, 2, WITHIN))
     )
 
 
@@ -132,43 +163,43 @@ def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_t
         Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1))
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
+        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
         >> ("b", JOIN)
         << ("b", joined("a"))
         << ("a", add("b"))
         >> ("a", LeaseEnded(1, D, LeaseOutcome.REFUSED, 401))
         << ("a", OriginRefused(D, 401))
-        << ("b", Lease(2, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(2, D, 1, 0, 1, WITHIN))
         << ("b", remove("a"))
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
         << ("a", Failed(other.digest, 401, "no host is left that could get it from the origin"))
         >> Passes(SETTINGS.refusal_s)
         << ("b", LeaseRevoked(2, D))
-        << ("b", Lease(3, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(3, D, 1, 0, 1, WITHIN))
         << ("b", LeaseRevoked(3, D))
-        << ("b", Lease(4, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(4, D, 1, 0, 1, WITHIN))
         << ("b", LeaseRevoked(4, D))
-        << ("b", Lease(5, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(5, D, 1, 0, 1, WITHIN))
         << ("b", LeaseRevoked(5, D))
-        << ("b", Lease(6, D, 1, 0, 2, WITHIN))
+        << ("b", Lease(6, D, 1, 0, 1, WITHIN))
         << ("b", LeaseRevoked(6, D))
         << ("b", Failed(D, 401, "5 hosts in a row got nothing from the origin"))
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
-        << ("a", Lease(7, other.digest, 1, 0, 2, WITHIN))
+        << ("a", Lease(7, other.digest, 1, 0, 1, WITHIN))
     )
 
 
 def test_an_origin_that_is_down_is_a_clear_failure_for_everybody() -> None:
-    play = two_with_leases() >> ("a", LeaseEnded(1, D, LeaseOutcome.FAILED, 503))
-    play = play << ("a", Lease(3, D, 1, 0, 2, WITHIN))
-    for lease in (3, 4, 5):
+    play = two_with_leases() >> ("a", LeaseEnded(3, D, LeaseOutcome.FAILED, 503))
+    play = play << ("a", Lease(4, D, 1, 2, 3, WITHIN))
+    for lease in (4, 5, 6):
         play = (
-            play >> ("a", LeaseEnded(lease, D, LeaseOutcome.FAILED, 503)) << ("a", Lease(lease + 1, D, 1, 0, 2, WITHIN))
+            play >> ("a", LeaseEnded(lease, D, LeaseOutcome.FAILED, 503)) << ("a", Lease(lease + 1, D, 1, 2, 3, WITHIN))
         )
     failed = Failed(D, 503, "5 hosts in a row got nothing from the origin")
-    assert play >> ("a", LeaseEnded(6, D, LeaseOutcome.FAILED, 503)) << ("a", failed) << ("b", failed)
+    assert play >> ("a", LeaseEnded(7, D, LeaseOutcome.FAILED, 503)) << ("a", failed) << ("b", failed)
 
 
 def test_an_origin_that_dies_once_all_has_left_it_harms_nobody() -> None:
@@ -177,9 +208,7 @@ def test_an_origin_that_dies_once_all_has_left_it_harms_nobody() -> None:
 
 def test_hosts_that_leave_or_vanish_hand_back_their_leases() -> None:
     for going in (Leave(D), Bye(), VANISHES, LeaseEnded(1, D, LeaseOutcome.RETURNED)):
-        play = two_with_leases() >> ("b", LeasePieces(2, D, 2, P2 + P3))
-        play = play << ("a", digests(2, P2 + P3)) << ("b", digests(2, P2 + P3)) >> Passes(1) >> ("a", going)
-        play = play << ("b", Lease(3, D, 1, 0, 2, WITHIN))
+        play = one_with_a_lease() >> ("a", going) << ("b", Lease(2, D, 1, 0, 1, WITHIN))
         if not isinstance(going, LeaseEnded):
             play = play << ("b", remove("a"))
         assert play
@@ -188,12 +217,12 @@ def test_hosts_that_leave_or_vanish_hand_back_their_leases() -> None:
 def test_a_piece_that_was_lost_with_its_holder_is_leased_again() -> None:
     assert (
         all_landed()
-        >> ("b", Progress(D, 1, bytes([0b1101])))
+        >> ("b", Progress(D, 1, bytes([0b1110])))
         >> ("a", VANISHES)
         << ("b", remove("a"))
         >> Passes(SETTINGS.orphan_s)
-        << ("b", Lease(3, D, 1, 1, 2, WITHIN))
-        >> ("b", LeasePieces(3, D, 1, P1))
+        << ("b", Lease(5, D, 1, 0, 1, WITHIN))
+        >> ("b", LeasePieces(5, D, 0, P0))
     )
 
 
@@ -206,8 +235,8 @@ def test_a_starving_member_does_not_wait_for_a_lost_piece() -> None:
         all_landed()
         >> ("a", VANISHES)
         << ("b", remove("a"))
-        >> ("b", Progress(D, 1, bytes([0b1100]), starving=True))
-        << ("b", Lease(3, D, 1, 0, 2, WITHIN))
+        >> ("b", Progress(D, 1, bytes([0b1010]), starving=True))
+        << ("b", Lease(5, D, 1, 0, 1, WITHIN))
     )
 
 
@@ -217,19 +246,19 @@ def test_leases_of_one_origin_are_limited_over_all_blobs() -> None:
         Playbook("a", "b", settings=replace(SETTINGS, leases_per_origin=1))
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
+        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
         >> ("b", replace(JOIN, digest=e))
         << ("b", Joined(e, 1, MIB, False, ()))
         >> ("a", Leave(D))
-        << ("b", Lease(2, e, 1, 0, 2, WITHIN))
+        << ("b", Lease(2, e, 1, 0, 1, WITHIN))
     )
 
 
 def test_what_contradicts_the_blob_ends_the_connection_of_its_sender_only() -> None:
     wrong = (
-        LeasePieces(1, D, 2, P2),  # of another's lease
-        LeasePieces(1, D, 1, P1 + P2),
-        LeasePieces(1, b"e" * 32, 0, P0),
+        LeasePieces(3, D, 1, P1),  # of another's lease
+        LeasePieces(3, D, 2, P2 + P3),
+        LeasePieces(3, b"e" * 32, 2, P2),
         Progress(D, 1, b"\x10"),
     )
     for message in wrong:
@@ -241,7 +270,7 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
     hosts = [f"h{number}" for number in range(40)]
     play = Playbook(*hosts, settings=replace(SETTINGS, fanout_slice=8, fanout_per_s=80.0))
     heard: dict[str, list[Run]] = {host: [] for host in hosts}
-    most = 0
+    most, pieces = 0, (P0, P1, P2, P3)
 
     def listen() -> None:
         nonlocal most
@@ -252,12 +281,15 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
 
     for host in hosts:
         _ = play >> (host, JOIN)
-    for lease in list(play.scheduler._cluster.leases.active.values()):
-        first = (lease.left & -lease.left).bit_length() - 1
-        _ = play >> (lease.member.host.id, LeasePieces(lease.id, D, first, P0 + P1))
+    while active := play.scheduler._cluster.leases.active:
+        lease = min(active.values(), key=lambda lease: lease.id)
+        index = (lease.left & -lease.left).bit_length() - 1
+        _ = play >> (lease.member.host.id, LeasePieces(lease.id, D, index, pieces[index]))
         listen()
-    for _ in range(20):
+    for _ in range(40):
         _ = play >> Passes(0.1)
         listen()
-    assert all(set(runs) == {Run(0, P0 + P1), Run(2, P0 + P1)} for runs in heard.values())
+    for runs in heard.values():
+        told = {run.first + at: run.digests[32 * at : 32 * at + 32] for run in runs for at in range(len(run.digests) // 32)}
+        assert told == dict(enumerate(pieces))
     assert most <= 8 + SETTINGS.degree_high

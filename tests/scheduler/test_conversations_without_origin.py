@@ -12,6 +12,7 @@ from scheduler.protocol.from_host import (
     Holding,
     LeasePieces,
     Leave,
+    Length,
     Recalled,
 )
 from scheduler.protocol.to_host import (
@@ -19,6 +20,7 @@ from scheduler.protocol.to_host import (
     Lease,
     Quarantined,
     Recall,
+    Sized,
     Welcome,
 )
 from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
@@ -129,7 +131,8 @@ def test_a_long_piece_map_travels_in_several_messages() -> None:
     size, part = 40 << 30, 4096
     join = replace(JOIN, size_bytes=size)
     play = Playbook("a", "b", settings=replace(SETTINGS, lease_pieces=3 * part))
-    play = play >> ("a", join) << ("a", joined(size=size)) << ("a", Lease(1, D, 1, 0, 10_240, WITHIN))
+    play = play >> ("a", replace(JOIN, size_bytes=None)) << ("a", joined(size=None))
+    play = play << ("a", Lease(1, D, 1, 0, 3 * part, WITHIN)) >> ("a", Length(1, D, size)) << ("a", Sized(D, 1, size))
     for first in range(0, 10_240, part):
         run = P0 * min(part, 10_240 - first)
         play = play >> Passes(1) >> ("a", LeasePieces(1, D, first, run)) << ("a", digests(first, run))
@@ -141,10 +144,10 @@ def test_a_long_piece_map_travels_in_several_messages() -> None:
 
 def test_the_story_and_the_statistics() -> None:
     play = all_landed()
-    assert any("lease 1 to a: pieces 0 to 1" in line for line in play.scheduler.story(D))
+    assert any("lease 1 to a: pieces 0 to 0" in line for line in play.scheduler.story(D))
     assert play.scheduler.story(b"e" * 32) == ()
     statistics = play.scheduler.statistics()
-    assert (statistics.hosts, statistics.swarms, statistics.members, statistics.leases_given) == (2, 1, 2, 2)
+    assert (statistics.hosts, statistics.swarms, statistics.members, statistics.leases_given) == (2, 1, 2, 4)
     assert statistics.leases == 0
 
 
@@ -164,7 +167,7 @@ def test_what_nobody_tells_in_time_is_fetched() -> None:
         << ("a", Recall(D))
         << ("a", add("c"))
         >> Passes(SETTINGS.recall_s)
-        << ("c", Lease(1, D, 1, 0, 2, WITHIN))
+        << ("c", Lease(1, D, 1, 0, 1, WITHIN))
     )
 
 
@@ -173,10 +176,10 @@ def test_a_scheduler_that_has_just_started_does_not_wait_for_holders_of_what_it_
         Playbook("a", settings=replace(SETTINGS, settle_s=2.0))
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 2, WITHIN))
-        >> ("a", LeasePieces(1, D, 0, P0 + P1))
-        << ("a", digests(0, P0 + P1))
-        << ("a", Lease(2, D, 1, 2, 4, WITHIN))
+        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
+        >> ("a", LeasePieces(1, D, 0, P0))
+        << ("a", digests(0, P0))
+        << ("a", Lease(2, D, 1, 1, 2, WITHIN))
     )
 
 

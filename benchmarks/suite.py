@@ -1,0 +1,253 @@
+"""`python -m benchmarks.suite`, or `make bench`: the figures on scale, as JSON, as a table in Markdown, and as plots.
+
+Rules:
+1. First the cluster of real processes, alone on the machine. While its comparisons wait for their links, the
+   simulations run, on as many cores as there are; the longest goes first.
+2. A figure is held to its bar where there is one; a bar that is missed is a result. What could not be measured is in
+   the report with its reason, and makes the exit code 1.
+3. Every row names the command that gives it by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.plots import draw
+from benchmarks.programs import ROOT
+from benchmarks.report import Bar, machine, rounded
+from benchmarks.simulate import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
+from simulation import policies
+from simulation.report import Played, limit_s
+from simulation.scenario import SCENARIOS, Shape, blob_of
+
+RATE_BYTES_PER_S: Final = 12.5e6
+GROWTH_BAR: Final = Bar("<=", 1.3)
+"""Of what a host costs, from 100 hosts to 10,000."""
+
+CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
+COMPARES: Final = "speedup_vs_registry"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One simulation. `down`: how many times as fast a downlink is as an uplink."""
+
+    nodes: int
+    pieces: int
+    scenario: str = "flash-crowd"
+    policy: str = "p2pd"
+    sites: int = 1
+    down: int = DOWNLINKS
+    curves: bool = False
+
+    def command(self) -> str:
+        """What gives the same on the command line."""
+        words = ["simulate", f"--nodes {self.nodes}", f"--pieces {self.pieces}"]
+        words += [f"--scenario {self.scenario}"] if self.scenario != "flash-crowd" else []
+        words += [f"--policy {self.policy}"] if self.policy != "p2pd" else []
+        words += [f"--sites {self.sites}"] if self.sites > 1 else []
+        words += [f"--down-rate {100 * self.down}mbit"] if self.down != DOWNLINKS else []
+        return " ".join(words)
+
+
+SIZES: Final = (10, 100, 1_000)
+LARGEST: Final = 10_000
+SCENARIO_NODES: Final = 200
+SCENARIO_PIECES: Final = 128
+
+
+def runs() -> Iterator[Run]:
+    """All of them, the longest first."""
+    yield Run(LARGEST, 256)
+    yield Run(1_000, 256, curves=True)
+    yield Run(1_000, 256, sites=10)
+    yield Run(1_000, 256, down=1)
+    yield Run(1_000, 64)
+    yield Run(1_000, 64, down=1)
+    yield from (Run(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
+    yield from (Run(SCENARIO_NODES, SCENARIO_PIECES, scenario, down=1) for scenario in SCENARIOS)
+    yield from (Run(nodes, 256) for nodes in SIZES if nodes < 1_000)
+
+
+def simulate(run: Run) -> dict[str, Any]:
+    """The figures of a run. In a process of its own."""
+    shape = Shape(
+        nodes=run.nodes,
+        blobs=(blob_of(run.pieces),),
+        rate_bytes_per_s=RATE_BYTES_PER_S,
+        down_bytes_per_s=run.down * RATE_BYTES_PER_S,
+        sites=run.sites,
+    )
+    began_s = time.perf_counter()
+    played: Played = PLAYERS[run.policy](SCENARIOS[run.scenario](shape), **({"curves": True} if run.curves else {}))
+    return {
+        "efficiency_p50": played.efficiency_p50(),
+        "efficiency_last": played.efficiency_last(),
+        "whole_s": played.whole_s(),
+        "limit_s": limit_s(played.scenario),
+        "origin_copies": played.origin_copies(),
+        "site_copies": played.site_copies(),
+        "messages_per_piece": played.progress_share(),
+        "scheduler_messages_per_host": played.scheduler_messages / max(1, len(played.done_s)),
+        "wrong_pieces": played.wrong_pieces,
+        "failed_hosts": len(played.failed()),
+        "wall_s": time.perf_counter() - began_s,
+        "curves": {name: list(curve) for name, curve in played.curves.items()},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure of the report."""
+
+    figure: str
+    value: float
+    bar: Bar | None
+    command: str
+
+    def as_json(self) -> dict[str, Any]:
+        met = None if self.bar is None else self.bar.met(self.value)
+        bar = None if self.bar is None else str(self.bar)
+        return {"figure": self.figure, "value": rounded(self.value), "bar": bar, "met": met, "command": self.command}
+
+
+def rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[Row]:
+    """What the simulations say."""
+    for run, result in results.items():
+        if run.policy != "p2pd":
+            yield Row(f"whole_s.{run.policy}", result["whole_s"], None, run.command())
+            continue
+        plain = run.scenario == "flash-crowd" and run.down == DOWNLINKS
+        bar = EFFICIENCY_BARS.get((run.nodes, run.pieces)) if plain and run.sites == 1 else None
+        yield Row("efficiency_last", result["efficiency_last"], bar, run.command())
+        yield Row("efficiency_p50", result["efficiency_p50"], None, run.command())
+        yield Row("origin_copies", result["origin_copies"], BARS["origin_copies"] if plain else None, run.command())
+        if run.sites > 1:
+            yield Row("site_copies", result["site_copies"], BARS["site_copies"], run.command())
+        if run.scenario in COST_BARS:
+            whole = results.get(replace(run, scenario="flash-crowd"))
+            if whole is not None:
+                yield Row("cost", result["whole_s"] / whole["whole_s"], COST_BARS[run.scenario], run.command())
+        yield Row("wrong_pieces", result["wrong_pieces"], Bar("<=", 0), run.command())
+    few, many = results.get(Run(100, 256)), results.get(Run(LARGEST, 256))
+    if few is not None and many is not None:
+        for name in ("scheduler_messages_per_host", "messages_per_piece"):
+            told = f"{Run(LARGEST, 256).command()}, over {Run(100, 256).command()}"
+            yield Row(f"{name}, growth", many[name] / few[name], GROWTH_BAR, told)
+
+
+class Cluster:
+    """The cluster of real processes, as another process; `alone` ends when it needs the machine for itself no more."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *CLUSTER, "--json"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def alone(self) -> None:
+        """Wait until it compares, or has ended."""
+        assert self._process.stderr is not None
+        with self._log.open("w") as log:
+            for line in self._process.stderr:
+                log.write(line)
+                print(f"cluster: {line.rstrip()}", file=sys.stderr, flush=True)
+                if line.startswith("measuring") and COMPARES in line:
+                    return
+
+    def report(self) -> dict[str, Any]:
+        """What it measured."""
+        out, errors = self._process.communicate()
+        with self._log.open("a") as log:
+            log.write(errors)
+        if not out:
+            return {"figures": {}, "failures": {"cluster": errors.strip()[-500:] or self._log.read_text()[-500:]}}
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    def stop(self) -> None:
+        """End it, wherever it is: it ends what it started."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    """All of it. What cannot be had is in `failures`."""
+    cluster = Cluster(directory / "cluster.log")
+    failures: dict[str, str] = {}
+    results: dict[Run, dict[str, Any]] = {}
+    try:
+        cluster.alone()
+        workers = min(2, len(os.sched_getaffinity(0)))
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            pending: dict[Run, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
+            for run, future in pending.items():
+                try:
+                    results[run] = future.result()
+                    print(f"{run.command()}: {results[run]['wall_s']:.0f} s", file=sys.stderr, flush=True)
+                except Exception as error:  # one that fails is told of, and ends no other
+                    failures[run.command()] = f"{type(error).__name__}: {error}"
+        real = cluster.report()
+    finally:
+        cluster.stop()
+    failures |= real["failures"]
+    command = " ".join(CLUSTER)
+    table = [
+        {"figure": name, "value": told["value"], "bar": told["bar"], "met": told["met"], "command": command}
+        for name, told in real["figures"].items()
+    ]
+    table += [row.as_json() for row in rows(results)]
+    return {
+        "machine": machine(),
+        "figures": table,
+        "failures": failures,
+        "cluster": real,
+        "runs": [{**asdict(run), "command": run.command(), **result} for run, result in results.items()],
+    }
+
+
+def markdown(report: Mapping[str, Any], took_s: float) -> str:
+    """The report as a table."""
+    facts = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    lines = [f"Measured by `make bench` in {took_s / 60:.0f} minutes, on a machine with {facts}.", ""]
+    lines += ["| figure | value | bar | `python -m benchmarks …` |", "|---|---|---|---|"]
+    for row in report["figures"]:
+        missed = {False: ", **missed**", True: "", None: ""}[row["met"]]
+        lines.append(f"| {row['figure']} | {row['value']:g} | {row['bar'] or ''}{missed} | `{row['command']}` |")
+    lines += [f"\nNot measured: {name}: {why}" for name, why in report["failures"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench", help="where to (default build/bench)")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    report = measure(options.out)
+    (options.out / "report.json").write_text(json.dumps(report, indent=1))
+    (options.out / "report.md").write_text(text := markdown(report, time.monotonic() - began_s))
+    draw(report["runs"], options.out)
+    print(text)
+    print(f"the report and the plots are in {options.out}", file=sys.stderr)
+    return 1 if report["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Through whom the pieces of one blob enter a site: each piece once, however many hosts there want it.
+
+Rules:
+1. In a swarm of one site there are no gateways, and its hosts are told nothing: they ask whom they are linked to.
+2. Where there are more, the pieces are in shares, and each share is of one member of each site that wants the blob: its
+   gateway alone asks other sites for these pieces, and leases of them go to gateways. The first in a site has all
+   shares; of those that come after it, a few take half of the most that one has. All sites cut alike, so that gateways
+   of the same pieces meet.
+3. A gateway that leaves is followed by another member of its site. One that has become complete stays: what it was to
+   bring is there.
+4. One that gains nothing for `gateway_s`, while a member of its site starves, is followed by that member. One that is
+   complete, and so gains nothing any more, only by a member that has gained nothing for so long itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from scheduler.protocol.geometry import ALL_SHARES, SHARES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from scheduler.core.graph import Graph
+    from scheduler.core.members import Member
+    from scheduler.core.settings import Settings
+    from scheduler.core.story import Story
+
+
+class Gateways:
+    """Those of one swarm. `untold` are the members that are to be told of their shares."""
+
+    __slots__ = ("_graph", "_of_site", "_settings", "_story", "are_needed", "untold")
+
+    def __init__(self, graph: Graph, settings: Settings, story: Story) -> None:
+        self._graph: Final = graph
+        self._settings: Final = settings
+        self._story: Final = story
+        self._of_site: Final[dict[str, list[Member]]] = {}
+        self.are_needed = False
+        """Whether there have been members in more than one site."""
+        self.untold: Final[dict[Member, None]] = {}
+
+    def begin(self, wanting: Iterable[Member]) -> None:
+        """Have gateways from now on, if there are several sites; `wanting` are those that want the blob."""
+        if not self.are_needed and self._graph.is_of_sites:
+            self.are_needed = True
+            for member in wanting:
+                self.admit(member)
+
+    def admit(self, member: Member) -> None:
+        """A member wants the blob, or has come back for it."""
+        if not self.are_needed:
+            return
+        self.untold[member] = None
+        if member.is_gateway:
+            return
+        gateways = self._of_site.setdefault(member.host.place.site, [])
+        member.shares = 0
+        if not gateways:
+            self._appoint(member, ALL_SHARES)
+        elif len(gateways) < self._settings.gateways:
+            giver = max(gateways, key=lambda gateway: gateway.shares.bit_count())
+            kept = _lower_half(giver.shares)
+            self._appoint(member, giver.shares & ~kept)
+            giver.shares = kept
+            self._told_anew(giver)
+
+    def leave(self, member: Member) -> None:
+        """A member has left the swarm."""
+        self.untold.pop(member, None)
+        if member.is_gateway:
+            shares = self._dismiss(member)
+            heir = self._heir(member)
+            if heir is not None:
+                self._appoint(heir, shares)
+
+    def starves(self, member: Member, now: float) -> None:
+        """A member lacks pieces, and has had nobody to ask for them for a while (rule 4)."""
+        late = now - self._settings.gateway_s
+        for gateway in list(self._of_site.get(member.host.place.site, ())):
+            if gateway.fed_at > late or not (gateway.wants or member.fed_at <= late):
+                continue
+            heir = self._heir(member) if gateway is member else member
+            if heir is not None and heir is not gateway:
+                self._appoint(heir, self._dismiss(gateway))
+                self.untold[gateway] = None
+
+    def fitting(self, pieces: int, members: Iterable[Member]) -> list[Member]:
+        """Those of some gateways that the first of `pieces` may be leased to."""
+        share = 1 << max(0, (pieces & -pieces).bit_length() - 1) % SHARES
+        return [member for member in members if member.wants and member.shares & share]
+
+    def _appoint(self, member: Member, shares: int) -> None:
+        gateways = self._of_site.setdefault(member.host.place.site, [])
+        if member not in gateways:
+            gateways.append(member)
+            self._graph.gateways.add(member)
+            member.shares = 0
+        member.shares |= shares
+        member.fed_at = self._story.now
+        self._told_anew(member)
+
+    def _told_anew(self, member: Member) -> None:
+        self._story.tell("%s: shares %s of its site", member.host.id, bin(member.shares))
+        self.untold[member] = None
+        self._graph.rewire(member)
+
+    def _dismiss(self, member: Member) -> int:
+        """Take a gateway's shares, which are for another now."""
+        site = member.host.place.site
+        self._of_site[site].remove(member)
+        if not self._of_site[site]:
+            del self._of_site[site]
+        self._graph.gateways.discard(member)
+        shares, member.shares = member.shares, 0
+        return shares
+
+    def _heir(self, leaving: Member) -> Member | None:
+        """Who follows a gateway: one that wants the blob, has not failed, and has little to bring yet."""
+        site = leaving.host.place.site
+        others = [member for member in self._graph.of_site(site) if member is not leaving]
+        able = [member for member in others if member.wants] or self._of_site.get(site, [])
+        return min(able, key=lambda member: (member.failures, member.shares.bit_count()), default=None)
+
+    def validate(self, wanting: Iterable[Member]) -> None:
+        """Raise AssertionError if a share of a site is of nobody there, or of two."""
+        for gateways in self._of_site.values():
+            assert gateways
+            assert sum(gateway.shares for gateway in gateways) == ALL_SHARES
+            assert all(gateway.is_gateway and gateway.shares for gateway in gateways)
+        for member in wanting:
+            assert member.is_gateway or member.shares == (0 if self.are_needed else ALL_SHARES)
+            assert not self.are_needed or member.host.place.site in self._of_site
+        assert len(self._graph.gateways) == sum(map(len, self._of_site.values()))
+
+
+def _lower_half(shares: int) -> int:
+    """The lower half of a set of shares; all of one."""
+    kept, left = 0, shares
+    for _ in range((shares.bit_count() + 1) // 2):
+        kept |= left & -left
+        left &= left - 1
+    return kept

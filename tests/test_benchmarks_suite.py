@@ -1,0 +1,112 @@
+"""The report on scale: what is in it, what its rows are held to, and that its plots are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.plots import PLOTS, draw
+from benchmarks.report import Bar
+from benchmarks.suite import LARGEST, SCENARIO_NODES, SCENARIO_PIECES, Row, Run, markdown, rows, runs, simulate
+from simulation import policies
+from simulation.scenario import SCENARIOS
+
+
+def result(**figures: Any) -> dict[str, Any]:
+    return {
+        "efficiency_p50": 0.95,
+        "efficiency_last": 0.9,
+        "whole_s": 10.0,
+        "limit_s": 9.0,
+        "origin_copies": 1.0,
+        "site_copies": 1.0,
+        "messages_per_piece": 8.0,
+        "scheduler_messages_per_host": 50.0,
+        "wrong_pieces": 0,
+        "failed_hosts": 0,
+        "wall_s": 1.0,
+        "curves": {},
+        **figures,
+    }
+
+
+def row(found: Iterator[Row], figure: str, command: str = "") -> Row:
+    [one] = [each for each in found if each.figure == figure and command in each.command]
+    return one
+
+
+class TestWhatIsRun:
+    def test_every_scenario_every_policy_and_every_size_that_has_a_bar(self) -> None:
+        planned = list(runs())
+        assert len(planned) == len(set(planned))
+        assert {run.scenario for run in planned if run.nodes == SCENARIO_NODES} == set(SCENARIOS)
+        assert {run.policy for run in planned} == {"p2pd", *policies.POLICIES}
+        assert {(LARGEST, 256), (1_000, 256), (1_000, 64), (100, 256)} <= {(run.nodes, run.pieces) for run in planned}
+        assert any(run.sites == 10 for run in planned)
+
+    def test_the_longest_goes_first(self) -> None:
+        assert next(runs()).nodes == LARGEST
+
+    @pytest.mark.parametrize("policy", ["p2pd", "tree"])
+    def test_a_run_gives_all_figures_of_a_row(self, policy: str) -> None:
+        run = Run(6, 8, policy=policy, curves=policy == "p2pd")
+        found = simulate(run)
+        assert set(found) == set(result())
+        assert found["failed_hosts"] == found["wrong_pieces"] == 0
+        assert 0 < found["efficiency_last"] <= 1
+        assert bool(found["curves"]) is (policy == "p2pd")
+
+
+class TestRows:
+    def test_an_efficiency_is_held_to_the_bar_of_its_size(self) -> None:
+        assert row(rows({Run(1_000, 256): result()}), "efficiency_last").bar == Bar(">=", 0.92)
+        assert row(rows({Run(1_000, 64): result()}), "efficiency_last").bar == Bar(">=", 0.85)
+        assert row(rows({Run(1_000, 256, down=1): result()}), "efficiency_last").bar is None
+        assert row(rows({Run(100, 256): result()}), "efficiency_last").bar is None
+
+    def test_a_missed_bar_shows(self) -> None:
+        told = row(rows({Run(1_000, 256): result(efficiency_last=0.5)}), "efficiency_last").as_json()
+        assert told["met"] is False
+        report = {"machine": {"cores": 2}, "figures": [told], "failures": {"cluster": "not root"}}
+        text = markdown(report, 90.0)
+        assert ">= 0.92, **missed**" in text
+        assert "Not measured: cluster: not root" in text
+
+    def test_what_breaks_is_compared_with_the_same_crowd_in_which_nothing_does(self) -> None:
+        crowd, churn = (Run(SCENARIO_NODES, SCENARIO_PIECES, name, down=1) for name in ("flash-crowd", "churn"))
+        cost = row(rows({crowd: result(), churn: result(whole_s=12.0)}), "cost")
+        assert (cost.value, cost.bar) == (1.2, Bar("<=", 1.15))
+
+    def test_what_a_host_costs_is_compared_between_sizes(self) -> None:
+        few, many = result(messages_per_piece=5.0), result(messages_per_piece=6.0)
+        growth = row(rows({Run(100, 256): few, Run(LARGEST, 256): many}), "messages_per_piece, growth")
+        assert (growth.value, growth.bar) == (1.2, Bar("<=", 1.3))
+
+    def test_the_command_of_a_run_gives_it_again(self) -> None:
+        assert Run(1_000, 64).command() == "simulate --nodes 1000 --pieces 64"
+        assert Run(9, 4, "churn", sites=3, down=1).command() == (
+            "simulate --nodes 9 --pieces 4 --scenario churn --sites 3 --down-rate 100mbit"
+        )
+
+
+class TestPlots:
+    def test_all_are_drawn(self, tmp_path: Path) -> None:
+        curve = {"n0": [(0.0, 0.0), (10.0, 1.0)], "n1": [(0.0, 0.0), (9.0, 1.0)]}
+        planned: dict[Run, dict[str, Any]] = {
+            Run(nodes, 256, policy=policy): result() for nodes in (10, 1_000) for policy in ("p2pd", *policies.POLICIES)
+        }
+        planned[Run(1_000, 256, curves=True)] = result(curves=curve)
+        planned |= {Run(SCENARIO_NODES, SCENARIO_PIECES, name, down=1): result() for name in SCENARIOS}
+        draw([{**asdict(run), **found} for run, found in planned.items()], tmp_path)
+        for name in PLOTS:
+            assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")  # noqa: S314 # our own file
+            assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+    def test_what_there_are_no_runs_for_is_left_out(self, tmp_path: Path) -> None:
+        draw([], tmp_path)
+        assert not list(tmp_path.iterdir())
