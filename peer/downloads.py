@@ -189,6 +189,8 @@ class Downloads:
         job = self._jobs.get(_name(digest))
         if job is None:
             return False
+        if isinstance(event, swarming.FromNeighbour) and isinstance(event.message, link.Room):
+            job.has_room(event.host)
         if job.recovered:
             job.feed(event)
         elif isinstance(event, swarming.FromScheduler):
@@ -305,7 +307,7 @@ class Downloads:
                     self._ended(job, phase)
                 case _:
                     self._neighbours.carry_out(job, instruction)
-        job.arm(self._workers.loop, partial(job.feed, core.Tick()))
+        job.arm(self._workers.loop)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,6 @@ class Job:
         self._readers = 0
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float | None = None
 
     def new_reader(self) -> int:
         self._readers += 1
@@ -70,6 +69,11 @@ class Job:
                 f"the bytes that came for {self.digest} have another SHA-256; they were removed"
             )
         self.feed(core.BlobVerified(ok))
+
+    def has_room(self, host: str) -> None:
+        """A neighbour says that it has room. A refusal of its may still be on the way, and be older than that."""
+        for fetch in self.fetches.values():
+            fetch.told_of_room = fetch.told_of_room or fetch.host == host
 
     def fail(self, error: P2pdError) -> None:
         """It cannot go on."""
@@ -102,19 +106,25 @@ class Job:
         if self._error is not None:
             raise self._error
 
-    def arm(self, loop: asyncio.AbstractEventLoop, tick: Callable[[], None]) -> None:
-        """Have `tick` called when the core's next deadline has come."""
+    def arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the core told when its next deadline has come.
+
+        Each event moves that, mostly to later: a timer that is early costs less than to set another each time.
+        """
         deadline = None if self._ended else self.member.next_deadline()
-        if deadline == self._timer_at:
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = None if deadline is None else loop.call_at(deadline, self._due, tick)
+        self._timer = loop.call_at(deadline, self._due, loop)
 
-    def _due(self, tick: Callable[[], None]) -> None:
-        self._timer_at = None  # a loop may call a little early; the tick then changes nothing, and is armed again
-        tick()
+    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        deadline = None if self._ended else self.member.next_deadline()
+        if deadline is not None and deadline <= loop.time():
+            self.feed(core.Tick())
+        else:
+            self.arm(loop)
 
     def end(self, error: P2pdError | None) -> None:
         """The download is over: readers go on with what is there, or get the error."""
@@ -122,6 +132,8 @@ class Job:
             return
         self._ended = True
         self._error = error
+        if self._timer is not None:
+            self._timer.cancel()
         if self.blob is not None:
             self.blob.release()
         self.wake()

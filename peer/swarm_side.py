@@ -24,11 +24,12 @@ from peer.errors import (
     StoreError,
 )
 from peer.job import Job
-from peer.store import Blob, Landed, Store
+from peer.store import Blob, Store
 from peer.swarm.fetching import Pace, PieceFetch, Wanted
 from peer.swarm.swarm import Swarm
 from peer.workers import Workers
 from scheduler.protocol.content import Content
+from scheduler.protocol.link import Room
 
 log = structlog.get_logger("peer.swarm_side")
 
@@ -117,33 +118,29 @@ class SwarmSide:
             self._workers.loop.call_soon(job.feed, swarming.FetchEnded(asked.fetch, FetchOutcome.GONE))
             return
         wanted = Wanted(job.blob, asked.index, asked.expected)
-        fetch = job.fetches[asked.fetch] = PieceFetch(asked.fetch, origin, wanted)
-        self._background.start(self._run(job, fetch, asked.host))
+        fetch = job.fetches[asked.fetch] = PieceFetch(asked.fetch, asked.host, origin, wanted)
+        self._workers.start(self._run, job, fetch)
 
-    async def _run(self, job: Job, fetch: PieceFetch, host: str) -> None:
-        outcome = FetchOutcome.STOPPED
-        landed: Landed | None = None
-        failure: StoreError | None = None
+    def _run(self, job: Job, fetch: PieceFetch) -> None:
+        """In a thread: get the piece, and tell the loop of what comes of it."""
+        tell = self._workers.loop.call_soon_threadsafe
 
         def on_held(index: int, digest: bytes) -> None:
-            self._workers.loop.call_soon_threadsafe(self._held, job, fetch, index, digest)
+            tell(self._held, job, fetch, index, digest)
 
         try:
-            landed = await self._workers.run(fetch.run, self._workers.buffers, self._pace, on_held)
+            landed = fetch.run(self._workers.buffers, self._pace, on_held)
         except StoreError as error:
-            failure = error
+            tell(self._ended, job, fetch, FetchOutcome.STOPPED)
+            tell(job.fail, error)
         except P2pdError as error:
-            outcome = _outcome(error)
-            if outcome is FetchOutcome.CORRUPT:
-                self.corrupt_pieces += 1
-                log.warning("a neighbour sent wrong bytes", host=host, digest=job.digest, piece=fetch.wanted.index)
-        finally:
-            if job.fetches.pop(fetch.number, None) is not None:
-                job.feed(swarming.FetchEnded(fetch.number, outcome))
-        if failure is not None:
-            job.fail(failure)
-        elif landed is not None and landed.whole is not None:
-            job.verified(landed.whole)
+            tell(self._ended, job, fetch, _outcome(error))
+        except Exception:  # a defect of ours
+            log.exception("a fetch failed", digest=job.digest, piece=fetch.wanted.index)
+            tell(self._ended, job, fetch, FetchOutcome.STOPPED)
+        else:
+            if landed.whole is not None:
+                tell(job.verified, landed.whole)
 
     def _held(self, job: Job, fetch: PieceFetch, index: int, digest: bytes) -> None:
         start, stop = fetch.wanted.blob.span(index)
@@ -151,6 +148,17 @@ class SwarmSide:
         del job.fetches[fetch.number]
         job.landed(None, index, digest)  # before the fetch has ended: else the piece is missing again for a moment
         job.feed(swarming.FetchEnded(fetch.number, FetchOutcome.LANDED))
+
+    def _ended(self, job: Job, fetch: PieceFetch, outcome: FetchOutcome) -> None:
+        """A fetch has ended without its piece, or with the piece but not with its part of the SHA-256."""
+        if job.fetches.pop(fetch.number, None) is None:
+            return
+        if outcome is FetchOutcome.CORRUPT:
+            self.corrupt_pieces += 1
+            log.warning("a neighbour sent wrong bytes", host=fetch.host, digest=job.digest, piece=fetch.wanted.index)
+        job.feed(swarming.FetchEnded(fetch.number, outcome))
+        if fetch.told_of_room:
+            job.feed(swarming.FromNeighbour(fetch.host, Room(job.member.digest)))
 
 
 def _tell(swarm: Swarm, job: Job, instruction: swarming.Instruction) -> None:

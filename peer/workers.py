@@ -32,6 +32,11 @@ class Workers:
             raise asyncio.CancelledError  # as is what waits for a thread when they are shut down
         return await self.loop.run_in_executor(self._threads, partial(work, *args))
 
+    def start(self, work: Callable[..., None], *args: object) -> None:
+        """Have `work` done in a thread, which tells of its end itself: half as costly as a task that waits for it."""
+        if not self.closed:
+            self._threads.submit(work, *args)
+
     def close(self) -> None:
         """Begin nothing new, nor what waits for a thread."""
         self.closed = True

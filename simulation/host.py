@@ -51,7 +51,10 @@ class Host:
         self.pulls: Final[dict[bytes, Pull]] = {}
         self.met: Final[dict[bytes, dict[str, bool]]] = defaultdict(dict)
         """Its neighbours by blob, and whether each has been answered."""
+        self.attempts = 0
+        """Downloads that it has begun."""
         self.failures: Final[list[str]] = []
+        """Why those that failed did."""
         self.got_bytes = 0
         self._looks = False
 
@@ -65,6 +68,7 @@ class Host:
             self.whole.add(blob.digest)
             self._announce_whole(blob)
             return
+        self.attempts += 1
         pull = self.pulls[blob.digest] = Pull(self, blob)
         pull.begin(connected=bool(self.connection), knows_size=self.knows_sizes)
 
@@ -92,8 +96,9 @@ class Host:
         self.whole.add(blob.digest)
         self.world.completed(self, blob)
 
-    def failed(self, blob: Contents, *, stays: bool, again_s: float) -> None:
+    def failed(self, blob: Contents, reason: str, *, stays: bool, again_s: float) -> None:
         """A download has failed; the client comes back in a while. `stays`: in the swarm, meanwhile."""
+        self.failures.append(reason)
         del self.pulls[blob.digest]
         if not stays:
             self.world.tell(self, from_host.Leave(blob.digest))

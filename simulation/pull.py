@@ -69,7 +69,9 @@ class Pull:
         self.member: Final = Member(
             Download(TRANSFERS_PER_BLOB, LINGER_S), blob.digest, "docker.io", "library/app", patience_s=PATIENCE_S
         )
+        self.number: Final = host.attempts
         self.over = False
+        self._given_up_for = ""
         self.fetches: dict[int, Flow | None] = {}
         self.transfers: dict[int, Flow | None] = {}
         self._world: Final[World] = host.world
@@ -122,6 +124,8 @@ class Pull:
     # -- neighbours ------------------------------------------------------------------------------------------------
 
     def fetch(self, instruction: swarming.Fetch) -> None:
+        if self._world.checks:
+            assert instruction.index not in self.host.store[self.blob.digest], "a piece is asked for that is held"
         self.fetches[instruction.fetch] = None
         self._world.ask(self, instruction)
 
@@ -224,7 +228,7 @@ class Pull:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def give_up(self, instruction: swarming.GiveUp) -> None:
-        self.host.failures.append(instruction.reason)
+        self._given_up_for = instruction.reason
         if instruction.tainted:
             self.host.lost(self.blob)
         self.feed(origin_side.Stopped())
@@ -240,9 +244,9 @@ class Pull:
         if instruction.phase is Phase.COMPLETE:
             self.host.completed(self.blob)
             return
-        reason = self.host.failures[-1] if self.host.failures else instruction.phase.value
+        reason = self._given_up_for or instruction.phase.value
         stays = reason == DISPROVED and not self.host.store[self.blob.digest]
-        self.host.failed(self.blob, stays=stays, again_s=0.0 if stays else RETRY_S)
+        self.host.failed(self.blob, reason, stays=stays, again_s=0.0 if stays else RETRY_S)
 
 
 _CARRY_OUT: Final[dict[type, Callable[[Pull, Any], None]]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
@@ -78,6 +78,8 @@ class World:
         self.closed: Final[dict[str, Closing]] = {}
         self.instructions: Final[list[str]] = []
         self.told: Final[list[tuple[str, FromHost]]] = []
+        self.fetched: Final[Counter[tuple[str, int, int]]] = Counter()
+        """How often each download of each host, by number, got each piece from a neighbour; only with `checks`."""
         self.wrong_pieces = 0
         """Pieces with other bytes than the origin's that an honest host marked as held."""
         self.link_messages = 0
@@ -202,6 +204,8 @@ class World:
             return
         asked.waits = False
         del self._asked[pull, wanted.fetch]
+        if self.checks:
+            self.fetched[pull.host.name, pull.number, wanted.index] += 1
         pull.fetched(wanted.fetch, wanted.index, digest)
 
     def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome) -> None:
@@ -271,7 +275,10 @@ class World:
         if scheduler is None or scheduler is not self.scheduler:
             return
         now = self.timeline.now
-        for instruction in scheduler.handle(event, now):
+        instructions = scheduler.handle(event, now)
+        if self.checks:
+            scheduler.validate()
+        for instruction in instructions:
             if isinstance(instruction, scheduling.Close):
                 host = self._connections[instruction.connection]
                 self.closed[host.name] = instruction.closing

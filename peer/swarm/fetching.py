@@ -93,11 +93,16 @@ class Wanted:
 
 
 class PieceFetch:
-    """One request to a neighbour. `run` in a worker thread, `stop` from anywhere."""
+    """One request to a neighbour. `run` in a worker thread, `stop` from anywhere.
 
-    def __init__(self, number: int, origin: HttpOrigin, wanted: Wanted) -> None:
+    `told_of_room`: since it was made, the neighbour has said that it has room.
+    """
+
+    def __init__(self, number: int, host: str, origin: HttpOrigin, wanted: Wanted) -> None:
         self.number = number
+        self.host = host
         self.wanted = wanted
+        self.told_of_room = False
         self._origin = origin
         self._stopped = threading.Event()
         self._body: Body | None = None

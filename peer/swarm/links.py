@@ -229,15 +229,19 @@ class Links:
                 del self._links[host]
 
     async def _send(self, link: _Link, socket: _Socket) -> None:
+        clock = asyncio.get_running_loop().time
+        sent_s = -GATHER_S
         while True:
             await link.ready.wait()
+            if (early_s := sent_s + GATHER_S - clock()) > 0:
+                await asyncio.sleep(early_s)
             link.ready.clear()
             if len(link.news) > MAX_WAITING:
                 raise ProtocolError("the neighbour does not read what it is sent")
             for message in link.news.take():
                 await socket.send_bytes(LINK.encode(message))
                 self.sent_messages += 1
-            await asyncio.sleep(GATHER_S)
+            sent_s = clock()
 
     def _shun(self, host: str) -> None:
         if len(self._shunned) >= MAX_SHUNNED:

@@ -4,8 +4,9 @@
     GET /v1/link                   the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. A few pieces go out at a time; who comes when they fill the line is told *busy* (429) at once, asks another
-   neighbour, and is told when there is room (`peer.core.uploads`). All keep to `rate_bytes_per_s` together.
+2. A few pieces go out at a time. When they fill the line, the next few wait for their turn (`peer.swarm.uploading`);
+   all others are told *busy* (429) at once, ask another neighbour, and are told when there is room
+   (`peer.core.uploads`). All keep to `rate_bytes_per_s` together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from peer.core.uploads import Refused
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.store import Blob
 from peer.swarm.fetching import HOST_HEADER
-from peer.swarm.uploading import Connection, Uploading
+from peer.swarm.uploading import Uploading
 
 log = structlog.get_logger("peer.swarm.server")
 
@@ -77,9 +78,10 @@ class PeerServer:
         start, stop = int(asked[1]), int(asked[2]) + 1
         host = request.headers.get(HOST_HEADER)
         asking = Refused(host, bytes.fromhex(digest.removeprefix("sha256:"))) if host else None
-        assert request.transport is not None
-        connection: Connection = request.transport.get_extra_info("socket")
-        async with self._uploading.turn(asking, connection) as may_send:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the other host went away")
+        async with self._uploading.turn(asking, transport) as may_send:
             if not may_send:
                 self.busy_answers += 1
                 return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
@@ -87,14 +89,14 @@ class PeerServer:
                 with self._servable(digest, start, stop) as blob:
                     if blob is None:
                         return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
-                    return await self._send(request, blob, connection, start, stop)
+                    return await self._send(request, transport, blob, start, stop)
             except FileLimitError as error:
                 return _refusal(429, str(error), {"Retry-After": "0"})
             except StoreError as error:
                 return _refusal(404, str(error))
 
     async def _send(
-        self, request: web.Request, blob: Blob, connection: Connection, start: int, stop: int
+        self, request: web.Request, transport: asyncio.Transport, blob: Blob, start: int, stop: int
     ) -> web.StreamResponse:
         response = web.StreamResponse(
             status=206,
@@ -108,8 +110,7 @@ class PeerServer:
         loop = asyncio.get_running_loop()
         size_bytes = stop - start
         while start < stop:
-            transport = request.transport
-            if transport is None or transport.is_closing():
+            if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:
@@ -123,7 +124,7 @@ class PeerServer:
             start += count
             self.sent_bytes += count
         async with asyncio.timeout(self._stall_s):
-            await self._uploading.drained(connection, size_bytes)
+            await self._uploading.drained(transport, size_bytes)
         return response
 
 

@@ -118,9 +118,8 @@ class Gateways:
 
     def _heir(self, leaving: Member) -> Member | None:
         """Who follows a gateway: one that wants the blob, has not failed, and has little to bring yet."""
-        site = leaving.host.place.site
-        others = [member for member in self._graph.of_site(site) if member is not leaving]
-        able = [member for member in others if member.wants] or self._of_site.get(site, [])
+        others = [member for member in self._graph.in_place(leaving.host.place[:1]) if member is not leaving]
+        able = [member for member in others if member.wants] or self._of_site.get(leaving.host.place.site, [])
         return min(able, key=lambda member: (member.failures, member.shares.bit_count()), default=None)
 
     def validate(self, wanting: Iterable[Member]) -> None:

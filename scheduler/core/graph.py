@@ -67,15 +67,18 @@ class Graph:
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
         self.looked_at = 0
 
-    def of_site(self, site: str) -> list[Member]:
-        """All members in a site, in no order."""
-        return self._places[(site,)].items if (site,) in self._places else []
-
     @property
     def is_of_sites(self) -> bool:
         """Whether there are members in more than one site."""
-        some = self.everyone.items[:1]
-        return any(len(self.of_site(member.host.place.site)) < len(self.everyone) for member in some)
+        return len(self.everyone) > 0 and len(self.of_site(self.everyone.items[0])) < len(self.everyone)
+
+    def of_site(self, member: Member) -> Bag:
+        """All members in the site of one that is in the swarm."""
+        return self._places[member.host.place[:1]]
+
+    def in_place(self, place: tuple[str, ...]) -> list[Member]:
+        """All members in a site, a zone or a rack, in no order."""
+        return self._places[place].items if place in self._places else []
 
     def add(self, member: Member) -> None:
         """Let others be linked to a member. It gets no links of its own yet."""
@@ -84,6 +87,11 @@ class Graph:
             if key not in self._places:
                 self._places[key] = Bag(seat)
             self._places[key].add(member)
+        site = self.of_site(member)
+        if len(site) <= self._settings.degree + 1:  # they need more of their room for each other, from now on
+            for other in site.items:
+                while other.far > self._far_most(other):
+                    self._drop(other, self._least_useful(other))
 
     def remove(self, member: Member) -> None:
         """Take a member out, and link those that it leaves behind."""
@@ -138,11 +146,13 @@ class Graph:
             self._mesh(member, site)
 
     def rewire(self, member: Member) -> None:
-        """Give a member the links to other sites that suit its shares, which have changed."""
-        for other in [other for other in member.links if _is_far(member, other)]:
+        """Give a gateway the links that suit its shares, which have changed."""
+        for other in _far_of(member):
             if other.is_gateway and not other.shares & member.shares:
-                self._unlink(member, other)
-                self._thin[other] = None
+                self._drop(member, other)
+        near = [other for other in member.links if not is_far(member, other)]
+        for other in near[self._settings.degree :]:
+            self._drop(member, other)
         self.fill(member)
 
     def ensure_source(self, member: Member) -> None:
@@ -150,15 +160,15 @@ class Graph:
 
         A gateway needs one in another site, too.
         """
-        if not any(other.is_source and not _is_far(member, other) for other in member.links):
-            site = self._places[member.host.place[:1]]
+        if not any(other.is_source and not is_far(member, other) for other in member.links):
+            site = self.of_site(member)
             self._link_one(member, self.sources if len(site) == len(self.everyone) else site)
-        if member.is_gateway and not any(other.is_source and _is_far(member, other) for other in member.links):
+        if member.is_gateway and not any(other.is_source and is_far(member, other) for other in member.links):
             self._link_one(member, self.sources, far=True)
 
     def _link_one(self, member: Member, bag: Bag, *, far: bool = False) -> None:
         for source in self._draw(bag):
-            fits = source.is_source and _is_far(member, source) is far
+            fits = source.is_source and is_far(member, source) is far
             if fits and self._may_link(member, source) and self._has_room(member, source):
                 self._link(member, source)
                 return
@@ -175,82 +185,85 @@ class Graph:
         return member.wants and (self._lacks_near(member) or self._lacks_far(member))
 
     def _lacks_near(self, member: Member) -> bool:
-        others = len(self.of_site(member.host.place.site)) - 1
-        return len(member.links) - member.far < min(self._settings.degree_low, others)
+        return member.near < min(self._settings.degree_low, len(self.of_site(member)) - 1)
 
     def _lacks_far(self, member: Member) -> bool:
-        return member.is_gateway and member.far < self._far_goal(member)
+        outside = len(self.everyone) - len(self.of_site(member))
+        return member.is_gateway and member.far < min(self._far_goal(member) // 2, outside)
 
     def _far_goal(self, member: Member) -> int:
-        """How many links to other sites a gateway should have: more where its own site is small."""
-        site = len(self.of_site(member.host.place.site))
-        goal = max(self._settings.gateway_links, self._settings.degree - (site - 1))
-        return min(goal, len(self.everyone) - site)
+        """How many links to other sites a gateway is given: what others in its site leave of its room."""
+        return min(self._settings.degree, self._far_most(member))
 
     def _far_most(self, member: Member) -> int:
-        """How many it may have, for the others in its site need room."""
-        site = len(self.of_site(member.host.place.site))
-        return self._settings.degree_high - min(self._settings.degree, site - 1)
+        """How many links to other sites a member may have."""
+        return self._settings.degree_high - min(self._settings.degree, len(self.of_site(member)) - 1)
 
     def _mesh(self, member: Member, bag: Bag) -> None:
         """Link to whoever is there and has room; draws from few if there are many."""
         for other in self._draw(bag):
-            if len(member.links) - member.far >= self._settings.degree:
+            if member.near >= self._settings.degree:
                 return
             if self._may_link(member, other) and self._has_room(member, other):
                 self._link(member, other)
 
     def _attach(self, member: Member, bag: Bag, goal: int) -> None:
-        """Give a member links to those in a bag, of its site, until it has `goal` there, by rule 1 above."""
-        tries = 3 * (goal - len(member.links) + member.far)
-        while (have := len(member.links) - member.far) < goal and tries > 0 and len(bag) > 1:
+        """Give a member links to those in a bag until it has `goal` within its site, by rule 1 above."""
+        tries = 3 * (goal - member.near)
+        while member.near < goal and tries > 0 and len(bag) > 1:
             tries -= 1
             self.looked_at += 1
             near = self._chance.one_of(bag.items)
             if not self._may_link(member, near):
                 continue
-            if len(near.links) - near.far < self._settings.degree and self._has_room(member, near):
+            if near.near < self._settings.degree and self._has_room(member, near):
                 self._link(member, near)
-            elif have + 2 <= goal:
-                self._split(member, near, [other for other in near.links if not _is_far(near, other)])
+            elif member.near + 2 <= goal and near.near:
+                self._split(member, near, [other for other in near.links if not is_far(near, other)])
             elif self._has_room(member, near):
                 self._link(member, near)
 
-    def _split(self, member: Member, near: Member, others: list[Member]) -> None:
-        """Put a member between two that are linked: `near`, and one of the `others`."""
-        far = self._chance.one_of(others)
-        if self._may_link(member, far):
-            self._unlink(near, far)
-            self._link(member, near)
-            self._link(member, far)
+    def _split(self, member: Member, one: Member, others: list[Member]) -> None:
+        """Put a member between `one` and one of the `others`, which it is linked to."""
+        other = self._chance.one_of(others)
+        if self._may_link(member, other) and len(member.links) + 2 <= self._settings.degree_high:
+            self._unlink(one, other)
+            self._link(member, one)
+            self._link(member, other)
 
     def _reach_out(self, member: Member) -> None:
         """Give a gateway its links to other sites (rule 5)."""
         goal = self._far_goal(member)
         for peer in self._draw(self.gateways):
-            if member.far >= goal:
-                return
-            if not peer.shares & member.shares or not _is_far(member, peer) or not self._may_link(member, peer):
-                continue
-            if peer.far < self._far_goal(peer) and self._has_room(member, peer):
-                self._link(member, peer)
-                continue
-            others = [other for other in peer.links if _is_far(peer, other)]
-            useless = [other for other in others if not other.is_gateway or not other.shares & peer.shares]
-            if useless:
-                self._unlink(peer, useless[0])
-                self._thin[useless[0]] = None
-                self._link(member, peer)
-            elif others and member.far + 2 <= goal:
-                self._split(member, peer, [other for other in others if _is_far(member, other)] or others)
-            elif self._has_room(member, peer):
-                self._link(member, peer)
+            if member.far < goal and _are_peers(member, peer) and self._may_link(member, peer):
+                self._link_peer(member, peer, goal)
         for bag in (self.sources, self.everyone):
-            for other in self._draw(bag):
-                if member.far >= goal:
-                    return
-                if _is_far(member, other) and self._may_link(member, other) and self._has_room(member, other):
+            for other in self._draw(bag) if member.far < goal else ():
+                fits = is_far(member, other) and member.far < goal
+                if fits and self._may_link(member, other) and self._has_room(member, other):
                     self._link(member, other)
+
+    def _link_peer(self, member: Member, peer: Member, goal: int) -> None:
+        """Link a gateway to one of the same shares, which may have to give up another link for it."""
+        if peer.far >= self._far_goal(peer):
+            useless = self._least_useful(peer)
+            if _are_peers(peer, useless):
+                others = [other for other in _far_of(peer) if is_far(member, other)]
+                if others and member.far + 2 <= goal:
+                    self._split(member, peer, others)
+                return
+            self._drop(peer, useless)
+        if self._has_room(member, peer):
+            self._link(member, peer)
+
+    def _least_useful(self, member: Member) -> Member:
+        """Whom a member in another site is linked to that it can best do without."""
+        return min(_far_of(member), key=lambda other: _are_peers(member, other))
+
+    def _drop(self, member: Member, other: Member) -> None:
+        """End a link in favour of others; both may need new ones."""
+        self._unlink(member, other)
+        self._thin.update({member: None, other: None})
 
     def _draw(self, bag: Bag) -> list[Member]:
         drawn = self._chance.some_of(bag.items, 2 * self._settings.degree_high)
@@ -261,19 +274,11 @@ class Graph:
         return a is not b and b not in a.links and b.host.id not in a.avoids and a.host.id not in b.avoids
 
     def _has_room(self, a: Member, b: Member) -> bool:
-        most = self._settings.degree_high
-        if _is_far(a, b):
-            return all(len(each.links) < most and each.far < self._far_most(each) for each in (a, b))
-        return all(len(each.links) < most or self._sheds(each) for each in (a, b))
-
-    def _sheds(self, member: Member) -> bool:
-        """Make room for a link within the site, if more lead out of it than may: it was smaller when they were made."""
-        if member.far <= self._far_most(member):
+        if max(len(a.links), len(b.links)) >= self._settings.degree_high:
             return False
-        far = next(other for other in member.links if _is_far(member, other))
-        self._unlink(member, far)
-        self._thin[far] = None
-        return True
+        if is_far(a, b):
+            return a.far < self._far_most(a) and b.far < self._far_most(b)
+        return not any(each.is_gateway and each.near >= self._settings.degree for each in (a, b))
 
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
@@ -286,7 +291,7 @@ class Graph:
         self._note(a, b, made=False)
 
     def _note(self, a: Member, b: Member, *, made: bool) -> None:
-        if _is_far(a, b):
+        if is_far(a, b):
             a.far += 1 if made else -1
             b.far += 1 if made else -1
         for one, other in ((a, b), (b, a)):
@@ -302,7 +307,7 @@ class Graph:
             assert member.seats[Seat.SWARM] == at
             assert len(member.links) <= self._settings.degree_high
             assert member not in member.links
-            assert member.far == sum(_is_far(member, other) for other in member.links)
+            assert member.far == len(_far_of(member)) <= self._far_most(member)
             for other in member.links:
                 assert member in other.links
                 assert other.seats[Seat.SWARM] >= 0
@@ -315,12 +320,22 @@ class Graph:
         if len(self.everyone) <= self._settings.degree_high:
             for member in filter(self._is_thin, self.everyone.items):
                 for other in self.everyone.items:
-                    lacks = self._lacks_far(member) if _is_far(member, other) else self._lacks_near(member)
+                    lacks = self._lacks_far(member) if is_far(member, other) else self._lacks_near(member)
                     assert not (lacks and self._may_link(member, other) and self._has_room(member, other))
 
 
-def _is_far(a: Member, b: Member) -> bool:
+def is_far(a: Member, b: Member) -> bool:
+    """Whether two members are in different sites."""
     return a.host.place.site != b.host.place.site
+
+
+def _far_of(member: Member) -> list[Member]:
+    return [other for other in member.links if is_far(member, other)] if member.far else []
+
+
+def _are_peers(a: Member, b: Member) -> bool:
+    """Whether two are gateways, of different sites, and of some of the same pieces."""
+    return a.is_gateway and b.is_gateway and a.shares & b.shares != 0 and is_far(a, b)
 
 
 def _levels(place: Place) -> tuple[tuple[Seat, tuple[str, ...]], ...]:

@@ -167,6 +167,11 @@ class Member:
         return found if found is not None and found.until > now else None
 
     @property
+    def near(self) -> int:
+        """How many of its links are within its site."""
+        return len(self.links) - self.far
+
+    @property
     def is_gateway(self) -> bool:
         """Whether pieces enter its site through it."""
         return self.seats[Seat.GATEWAYS] != NOWHERE

@@ -25,8 +25,6 @@ class Settings:
     """One link in so many leaves the rack where the near ones would do, so that no rack is an island."""
     gateways: int = 8
     """Members of a site through which pieces enter it, each its part of them: one alone would need its whole link."""
-    gateway_links: int = 6
-    """Links that each of them has to other sites; more where its site is too small for `degree`."""
     gateway_s: float = 10.0
     """How long a gateway may gain nothing while members of its site starve, until one of those takes its place."""
 

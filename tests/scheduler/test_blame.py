@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 
 from scheduler.protocol.codec import FromHost
@@ -21,11 +23,15 @@ class LiesAboutPieces(SimulatedHost):
         return bytes([0xFF - piece]) * DIGEST_BYTES
 
 
+@dataclass
 class LiesAboutEverySecondPiece(SimulatedHost):
-    """Publishes some wrong digests, and says that the blob is right nevertheless."""
+    """Publishes wrong digests of every second piece that it tells of, and says that the blob is right nevertheless."""
+
+    lies_about: dict[int, bool] = field(default_factory=dict)
 
     def digest(self, piece: int) -> bytes:
-        return b"\xff" * DIGEST_BYTES if piece % 2 == 0 else right(piece)
+        lies = self.lies_about.setdefault(piece, len(self.lies_about) % 2 == 0)
+        return b"\xff" * DIGEST_BYTES if lies else right(piece)
 
     def checks(self) -> list[FromHost]:
         if len(self.expected) < COUNT:

@@ -105,7 +105,7 @@ def test_what_a_sender_of_corrupt_pieces_told_is_not_fetched_again_where_others_
     assert swarm.generation == 1
     assert play.scheduler.statistics().leases_given == 4  # its third one went to another host
     _ = play >> Passes(SETTINGS.orphan_s)
-    assert swarm.to_lease == 0b0010  # piece 1, which nobody else is known to hold
+    assert swarm.to_lease == 0b1010  # piece 1, which nobody else is known to hold, and what nobody has fetched yet
 
 
 def test_reports_grow_old() -> None:
