@@ -39,6 +39,7 @@ class Throughput:
         self._began = now
         if first:
             self._samples.clear()
+        if first or self._is_to_probe(now):
             self._probed = now
 
     def sample(self, total_bytes: int, now: float) -> None:
@@ -58,7 +59,7 @@ class Throughput:
         before, bytes_before = self._samples[0]
         if now > before and (total_bytes - bytes_before) / (now - before) < (1 - ROOM) * self.best:
             return True
-        if now < self._probed + PROBES_S:
-            return False
-        self._probed = now
-        return True
+        return self._is_to_probe(now)
+
+    def _is_to_probe(self, now: float) -> bool:
+        return now >= self._probed + PROBES_S

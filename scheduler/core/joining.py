@@ -110,7 +110,7 @@ class Joining:
                 self._found_gone(other)
 
     def _found_gone(self, member: Member) -> None:
-        """What it says to hold is not to be had from it, whatever the reason: that must not keep it from being leased."""
+        """What it says to hold is not to be had from it: that must not keep it from being leased."""
         member.missed += 1
         if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
             member.swarm.story.tell("%s serves nobody", member.host.id)

@@ -85,9 +85,15 @@ def test_a_host_that_is_alone_gets_several_pieces_in_a_lease() -> None:
     play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN))
     play = play >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
     play = play << ("a", Lease(2, D, 1, 1, 3, WITHIN)) << ("a", Lease(3, D, 1, 3, 5, WITHIN))
-    assert play >> Passes(1) >> ("a", LeasePieces(2, D, 1, P1 + P2)) << ("a", digests(1, P1 + P2)) << (
-        "a",
-        Lease(4, D, 1, 5, 7, WITHIN),
+    assert (
+        play
+        >> Passes(1)
+        >> ("a", LeasePieces(2, D, 1, P1 + P2))
+        << ("a", digests(1, P1 + P2))
+        << (
+            "a",
+            Lease(4, D, 1, 5, 7, WITHIN),
+        )
     )
 
 
@@ -95,7 +101,12 @@ def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
     size = 16 * PIECE
     play = Playbook("a", "b") >> ("a", replace(JOIN, size_bytes=size)) << ("a", joined(size=size))
     play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("a", LeasePieces(1, D, 0, P0)) << ("a", digests(0, P0))
-    play = play << ("a", Lease(2, D, 1, 1, 3, WITHIN)) >> ("b", replace(JOIN, size_bytes=size)) << ("b", joined("a", size=size))
+    play = (
+        play
+        << ("a", Lease(2, D, 1, 1, 3, WITHIN))
+        >> ("b", replace(JOIN, size_bytes=size))
+        << ("b", joined("a", size=size))
+    )
     play = play << ("a", add("b")) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 3, 4, WITHIN))
     play = play >> Passes(WITHIN - 1) >> ("a", LeasePieces(2, D, 2, P2))
     play = play << ("a", digests(2, P2)) << ("b", digests(2, P2))
@@ -290,6 +301,8 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
         _ = play >> Passes(0.1)
         listen()
     for runs in heard.values():
-        told = {run.first + at: run.digests[32 * at : 32 * at + 32] for run in runs for at in range(len(run.digests) // 32)}
+        told = {
+            run.first + at: run.digests[32 * at : 32 * at + 32] for run in runs for at in range(len(run.digests) // 32)
+        }
         assert told == dict(enumerate(pieces))
     assert most <= 8 + SETTINGS.degree_high

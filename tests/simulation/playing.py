@@ -71,9 +71,9 @@ class Playing:
 
     def came_from_neighbours(self, host: Host) -> Counter[tuple[int, int]]:
         """How often each of its downloads, by number, got each piece from a neighbour."""
-        return Counter({
-            (number, index): count for (name, number, index), count in self.world.fetched.items() if name == host.name
-        })
+        return Counter(
+            {(number, index): count for (name, number, index), count in self.world.fetched.items() if name == host.name}
+        )
 
     def is_right(self, *hosts: Host) -> None:
         """Each of these has all of the blob, and no other bytes."""
@@ -90,7 +90,9 @@ class Playing:
         world, digest = self.world, self.blob.digest
         lines = [f"at {world.timeline.now:.3f} the origin had given {world.origin.gave.total()} of {self.blob.count}"]
         for host in self.hosts:
-            lines.append(f"{host.name}: {len(host.store[digest])} pieces, whole: {self.is_whole(host)}. {host.failures}")
+            lines.append(
+                f"{host.name}: {len(host.store[digest])} pieces, whole: {self.is_whole(host)}. {host.failures}"
+            )
             if digest in host.pulls:
                 lines += [f"    {line}" for line in host.pulls[digest].member.story()[-12:]]
         return "\n".join([*lines, *(world.scheduler.story(digest)[-20:] if world.scheduler else ())])

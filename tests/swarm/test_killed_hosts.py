@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -64,7 +65,11 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
             end(victim)
             replies = await together(pulls)
             assert [reply.body == CONTENT for reply in replies] == [True] * 3
-            assert sorted(starts(registry)) == [0, MIB, MIB], "more than the lease was fetched again, or more than once"
+            times = Counter(starts(registry))
+            again = {start for start, count in times.items() if count > 1}
+            assert again, "what it had a lease for was not fetched by another"
+            assert min(again) >= MIB, "more than its leases was fetched again"
+            assert max(times.values()) == 2, "more than once"
 
     test()
 

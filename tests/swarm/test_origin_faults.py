@@ -141,7 +141,7 @@ def starts_at(seen: Seen) -> int:
 async def test_a_host_whose_token_expires_in_mid_pull_gets_the_rest_from_others(
     tmp_path: Path, registry: ImageRegistry
 ) -> None:
-    """The lease goes to a host whose token is good; the origin refuses one request, and sends each byte once."""
+    """The lease goes to a host whose token is good; the origin refuses those that are out, and sends each byte once."""
     digest = registry.put_blob(REPOSITORY, CONTENT)
     expired = Event()
     refused = expires(registry, digest, "Bearer old", expired)
@@ -154,8 +154,8 @@ async def test_a_host_whose_token_expires_in_mid_pull_gets_the_rest_from_others(
         expired.set()
         replies = await together(pulls)
         assert [(reply.status, reply.body == CONTENT) for reply in replies] == [(200, True)] * 2
-        assert len(refused) == 1
-        assert swarm.sent_bytes(digest) == len(CONTENT) + len(EXPIRED)
+        assert 1 <= len(refused) <= Settings().leases_per_blob  # those that it had when its token expired
+        assert swarm.sent_bytes(digest) == len(CONTENT) + len(refused) * len(EXPIRED)
 
 
 @asynchronous

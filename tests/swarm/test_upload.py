@@ -11,10 +11,12 @@ from threading import Event
 import pytest
 from aiohttp import web
 
+from peer.background import Background
 from peer.errors import FileLimitError, StoreBrokenError, StoreError
 from peer.store import Blob, Store
 from peer.swarm.fetching import PACED_BYTES, Pace
 from peer.swarm.server import PeerServer
+from peer.swarm.uploading import Uploading
 from tests.proxy.client import Client, ask
 from tests.proxy.images import content_of, digest_of
 from tests.proxy.node import asynchronous
@@ -45,17 +47,19 @@ async def serving(
         with blob.pin():
             yield blob
 
-    limits: dict[str, object] = {"upload_slots": 1, "rate_bytes_per_s": 0, **options}
-    server = PeerServer(all_of_it, no_links, **limits)  # type: ignore[arg-type] # as the caller says
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield server, "{}:{}".format(*runner.addresses[0][:2])
-    finally:
-        await runner.cleanup()
-        blob.release()
-        store.close()
+    limits: dict[str, object] = {"rate_bytes_per_s": 0, **options}
+    async with Background() as background:
+        uploading = Uploading(1, background, lambda _: None, lambda _: False)
+        server = PeerServer(all_of_it, no_links, uploading=uploading, **limits)  # type: ignore[arg-type]
+        runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield server, "{}:{}".format(*runner.addresses[0][:2])
+        finally:
+            await runner.cleanup()
+            blob.release()
+            store.close()
 
 
 def a_range(size_bytes: int) -> dict[str, str]:
@@ -63,7 +67,7 @@ def a_range(size_bytes: int) -> dict[str, str]:
 
 
 @asynchronous
-async def test_who_comes_when_all_slots_are_taken_is_told_so_at_once(tmp_path: Path) -> None:
+async def test_who_comes_when_all_slots_are_taken_is_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, address), Client(address, receive_buffer_bytes=4096) as slow:
         await slow.request("GET", PATH, a_range(len(CONTENT)))
         head = await slow.head()
