@@ -37,7 +37,8 @@ class PendingNews:
     def add(self, message: News) -> None:
         """Something else to tell."""
         if isinstance(message, Holds | Dropped):
-            self._waiting[message.digest] = _OfBlob(message)
+            before = self._waiting.get(message.digest)
+            self._waiting[message.digest] = _OfBlob(message, room=before is not None and before.room)
             return
         of_blob = self._waiting.setdefault(message.digest, _OfBlob())
         if isinstance(message, Room):

@@ -23,11 +23,9 @@ def union(ranges: Iterable[tuple[int, int]]) -> int:
 
 def pieces_of(shares: int) -> int:
     """The pieces of some shares, however many pieces there are, as a set."""
-    return (
-        -1
-        if shares == ALL_SHARES
-        else int.from_bytes(shares.to_bytes(SHARES // 8, "little") * (MAX_PIECES // SHARES), "little")
-    )
+    if shares == ALL_SHARES:
+        return -1
+    return int.from_bytes(bytes([shares]) * (MAX_PIECES // SHARES), "little")
 
 
 def bitfield(pieces: int) -> bytes:

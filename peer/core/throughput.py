@@ -14,7 +14,7 @@ ROOM = 0.2
 """What part of the line must be unused for another piece."""
 
 WINDOW_S = 0.2
-"""What a rate is measured over: some pieces of 4 MiB at 1 Gbit/s, one at 100 Mbit/s."""
+"""What a rate is measured over, or more if it is looked at less often: some pieces of 4 MiB at 1 Gbit/s."""
 
 SETTLES_S = 0.05
 """How long after a piece has begun to go out nothing is said of what it leaves unused."""
@@ -44,7 +44,7 @@ class Throughput:
 
     def sample(self, total_bytes: int, now: float) -> None:
         """So many bytes have gone out since ever, by now."""
-        while self._samples and self._samples[0][0] < now - WINDOW_S:
+        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_S:
             self._samples.popleft()
         if self._samples and now > self._samples[0][0]:
             before, bytes_before = self._samples[0]

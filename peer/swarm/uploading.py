@@ -135,9 +135,9 @@ class Uploading:
             self._tell_room(refused)
 
     async def _watch(self) -> None:
-        """Measure, as long as anything goes out, and go on when a part of the line is unused."""
+        """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
         try:
-            while self._going:
+            while self._going or self._uploads.waited_for:
                 await asyncio.sleep(LOOKS_S)
                 self._throughput.sample(self._acked_bytes(), self._loop.time())
                 if (self._waiting or self._uploads.waited_for) and self._has_room():
@@ -147,7 +147,7 @@ class Uploading:
 
     def _has_room(self) -> bool:
         """Whether what goes out now leaves a part of the line unused."""
-        return self._throughput.has_room(self._acked_bytes(), self._loop.time())
+        return not self._going or self._throughput.has_room(self._acked_bytes(), self._loop.time())
 
     def _acked_bytes(self) -> int:
         """Of all pieces, since ever."""

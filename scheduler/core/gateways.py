@@ -59,7 +59,7 @@ class Gateways:
         member.shares = 0
         if not gateways:
             self._appoint(member, ALL_SHARES)
-        elif len(gateways) < self._settings.gateways:
+        elif len(gateways) < min(self._settings.gateways, SHARES):
             giver = max(gateways, key=lambda gateway: gateway.shares.bit_count())
             kept = _lower_half(giver.shares)
             self._appoint(member, giver.shares & ~kept)
@@ -85,6 +85,8 @@ class Gateways:
             if heir is not None and heir is not gateway:
                 self._appoint(heir, self._dismiss(gateway))
                 self.untold[gateway] = None
+        if member.is_gateway:
+            self._graph.fill(member)
 
     def fitting(self, pieces: int, members: Iterable[Member]) -> list[Member]:
         """Those of some gateways that the first of `pieces` may be leased to."""

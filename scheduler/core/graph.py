@@ -320,7 +320,8 @@ class Graph:
         if len(self.everyone) <= self._settings.degree_high:
             for member in filter(self._is_thin, self.everyone.items):
                 for other in self.everyone.items:
-                    lacks = self._lacks_far(member) if is_far(member, other) else self._lacks_near(member)
+                    cut_off = member.is_gateway and not member.far
+                    lacks = cut_off if is_far(member, other) else self._lacks_near(member)
                     assert not (lacks and self._may_link(member, other) and self._has_room(member, other))
 
 

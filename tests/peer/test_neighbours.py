@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.neighbours import BUSY_S, EVERYTHING, FULL_AFTER_S, PER_NEIGHBOUR, Neighbours
+from peer.core.neighbours import BUSY_S, EVERYTHING, FAR, FULL_AFTER_S, PER_NEIGHBOUR, Neighbours
 from scheduler.protocol import link
 
 ALL = 0b1111_1111
@@ -254,3 +254,36 @@ class TestNews:
         assert known.held_by_none_but("a") == 0b001
         assert known.held_by_none_but("b") == 0
         assert known.held_by_none_but("c") == 0
+
+
+class TestOtherSites:
+    def known(self, near: int, far: int, open_far: int = EVERYTHING) -> Neighbours:
+        known = neighbours(near=near)
+        known.open_far = open_far
+        known.add("far", FAR)
+        known.holds("far", far, 1)
+        return known
+
+    def test_only_what_is_open_is_asked_of_them(self) -> None:
+        known = self.known(0, 0b111, open_far=0b010)
+        assert known.choose(0b111, 0, 0.0) == ("far", 1)
+        assert known.choose(0b101, 0b101, 0.0) is None
+        assert known.held_by_any() == known.held_by_none_but("far") == 0b010
+
+    def test_what_a_neighbour_in_this_site_holds_is_not_asked_of_them_even_if_that_one_is_busy(self) -> None:
+        known = self.known(0b01, 0b11)
+        known.asked("near")
+        known.refused("near", 0.0)
+        assert known.choose(0b01, 0, 0.0) is None
+        assert known.choose(0b11, 0, 0.0) == ("far", 1)
+
+    def test_what_this_site_lacks_goes_first_and_what_is_urgent_before_that(self) -> None:
+        known = self.known(0b01, 0b10)
+        assert known.choose(0b11, 0, 0.0) == ("far", 1)
+        assert known.choose(0b11, 0b01, 0.0) == ("near", 0)
+
+    def test_news_of_pieces_that_are_not_open_are_none(self) -> None:
+        known = self.known(0, 0, open_far=0b10)
+        gained = link.Gained(b"d" * 32, 1, (link.Span(0, 2),))
+        assert known.hear("far", gained) == 0b10
+        assert known.hear("near", gained) == 0b11

@@ -10,7 +10,7 @@ from peer.core.news import PendingNews
 from peer.core.piece_sets import spans
 from scheduler.protocol.codec import LINK
 from scheduler.protocol.geometry import MAX_PIECES
-from scheduler.protocol.link import MAX_SPANS_PER_MESSAGE, Dropped, Gained, Holds, News, Span
+from scheduler.protocol.link import MAX_SPANS_PER_MESSAGE, Dropped, Gained, Holds, News, Room, Span
 
 BLOBS = (b"a" * 32, b"b" * 32)
 GENERATION = 1
@@ -30,6 +30,7 @@ messages = st.one_of(
     ),
     st.builds(Holds, digests, st.just(GENERATION), st.just(True)),
     st.builds(Dropped, digests),
+    st.builds(Room, digests),
 )
 
 
@@ -40,13 +41,16 @@ class Hearer:
         self._of = {digest: Neighbours(GENERATION) for digest in BLOBS}
         for known in self._of.values():
             known.add("us", 0)
+            known.asked("us")
+            known.refused("us", 0.0)
 
     def hear(self, message: News) -> None:
         self._of[message.digest].hear("us", message)
 
     @property
-    def known(self) -> list[int]:
-        return [each.held_by_any() for each in self._of.values()]
+    def known(self) -> list[tuple[int, bool]]:
+        """What we hold of each blob, and whether we are too busy for it."""
+        return [(each.held_by_any(), each.is_busy("us", 0.0)) for each in self._of.values()]
 
 
 @given(st.lists(st.one_of(messages, st.none())))

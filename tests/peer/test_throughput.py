@@ -66,6 +66,13 @@ def test_nothing_is_said_of_a_piece_that_has_just_begun() -> None:
     assert sender.has_room(), "nothing of it has gone out"
 
 
+def test_a_look_that_comes_late_measures_all_the_same() -> None:
+    sender = Sender().begins()
+    sender.now, sender.total = sender.now + 3 * WINDOW_S, 3 * WINDOW_S * LINE
+    sender.throughput.sample(int(sender.total), sender.now)
+    assert sender.throughput.best == pytest.approx(LINE, rel=0.01)
+
+
 def test_before_anything_was_sent() -> None:
     assert not Throughput().has_room(0, 100.0)
 

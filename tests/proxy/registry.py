@@ -24,9 +24,9 @@ ANONYMOUS = "Bearer anonymous"
 
 @dataclass
 class Hold:
-    """A body stops after `after_bytes`; `reached` is set when it has, and it goes on after `go`."""
+    """A body stops before the blob's byte `at`; `reached` is set when it has, and it goes on after `go`."""
 
-    after_bytes: int
+    at: int
     reached: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
 
@@ -51,7 +51,7 @@ class ImageRegistry(RegistryServer):
         self.sent: Counter[str] = Counter()
         """Bytes of bodies sent, by path."""
         self._manifests: dict[str, tuple[bytes, str]] = {}
-        self._holds: dict[tuple[str, int], Hold] = {}
+        self._holds: dict[str, Hold] = {}
         self._held: list[Hold] = []
         self.rule = self._answer
 
@@ -79,9 +79,9 @@ class ImageRegistry(RegistryServer):
         self.add_blob(repository, digest_of(content), content)
         return digest_of(content)
 
-    def hold(self, repository: str, digest: str, after_bytes: int, *, start: int = 0) -> Hold:
-        """Hold the next body of this blob that begins at byte `start`."""
-        hold = self._holds[f"/v2/{repository}/blobs/{digest}", start] = Hold(after_bytes)
+    def hold(self, repository: str, digest: str, at: int) -> Hold:
+        """Hold the next body that has byte `at` of this blob, whichever part of it that body is."""
+        hold = self._holds[f"/v2/{repository}/blobs/{digest}"] = Hold(at)
         return hold
 
     def stop(self) -> None:
@@ -129,11 +129,13 @@ class ImageRegistry(RegistryServer):
             return _error(404, "BLOB_UNKNOWN")
         answering = self._blob(seen)
         start = int(re.split("[=-]", seen.headers.get("range", "bytes=0-"))[1])
-        hold = self._holds.pop((seen.path, start), None) if seen.method == "GET" else None
-        if hold is None:
+        hold = self._holds.get(seen.path)
+        if hold is None or seen.method != "GET" or not start <= hold.at < start + len(answering.body):
             return answering
+        del self._holds[seen.path]
         self._held.append(hold)
-        return _Held(answering.status, answering.body, answering.headers, hold=hold)
+        held = _Held(answering.status, answering.body, answering.headers, hold=hold)
+        return dataclasses.replace(held, sent_bytes=hold.at - start)
 
     def _may(self, repository: str, authorization: str | None) -> bool:
         if repository in self.members:
@@ -141,15 +143,15 @@ class ImageRegistry(RegistryServer):
         return authorization == ANONYMOUS or not self.wants_token
 
     def _send(self, connection: socket.socket, seen: Seen, answering: Answering) -> bool:
-        if seen.method == "GET":
-            self.sent[seen.path] += len(answering.body[: answering.sent_bytes])
         hold = answering.hold if isinstance(answering, _Held) else None
+        if seen.method == "GET":
+            self.sent[seen.path] += len(answering.body if hold else answering.body[: answering.sent_bytes])
         if hold is None:
             return super()._send(connection, seen, answering)
-        super()._send(connection, seen, dataclasses.replace(answering, sent_bytes=hold.after_bytes))
+        super()._send(connection, seen, answering)
         hold.reached.set()
         hold.go.wait(PATIENCE_S)
-        connection.sendall(answering.body[hold.after_bytes :])
+        connection.sendall(answering.body[answering.sent_bytes :])
         return True
 
 

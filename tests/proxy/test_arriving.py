@@ -100,7 +100,7 @@ class TestSharing:
             hold.go.set()
             assert (await other.rest(head)).body == LAYER
             await node.until(lambda cached: not cached[LAYER_DIGEST]["in_use"])
-        assert registry.asked("GET", LAYER_DIGEST) == 1
+        assert registry.sent[f"/v2/{APP}/blobs/{LAYER_DIGEST}"] == len(LAYER)
 
 
 class TestWhileItArrives:

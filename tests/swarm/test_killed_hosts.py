@@ -50,7 +50,7 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
     @asynchronous
     async def test() -> None:
         digest = registry.put_blob(REPOSITORY, CONTENT)
-        hold = registry.hold(REPOSITORY, digest, 1, start=MIB)
+        hold = registry.hold(REPOSITORY, digest, MIB + 1)
         async with (
             cluster(tmp_path, registry, Settings(lease_s=NEVER_S), Bounds(heartbeat_s=1.0)) as swarm,
             asyncio.TaskGroup() as group,

@@ -36,7 +36,7 @@ async def test_what_all_of_the_swarm_lacks_when_the_origin_dies_is_a_clear_error
     tmp_path: Path, registry: ImageRegistry
 ) -> None:
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    hold = registry.hold(REPOSITORY, digest, 1, start=MIB)
+    hold = registry.hold(REPOSITORY, digest, MIB + 1)
     async with cluster(tmp_path, registry) as swarm:
         hosts = await swarm.add_many(3)
 

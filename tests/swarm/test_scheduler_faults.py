@@ -40,7 +40,7 @@ def test_a_scheduler_that_is_killed_in_mid_pull(tmp_path: Path, registry: ImageR
     @asynchronous
     async def test() -> None:
         digest = registry.put_blob(REPOSITORY, CONTENT)
-        hold = registry.hold(REPOSITORY, digest, 1, start=MIB)
+        hold = registry.hold(REPOSITORY, digest, MIB + 1)
         async with cluster(tmp_path, registry) as swarm:
             hosts = await swarm.add_many(3, scheduler_wait_s=20 if comes_back else 0.2)
 
