@@ -38,7 +38,9 @@ class Job:
         self._changed = asyncio.Event()
         self._readers = 0
         self._ended = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
 
     def new_reader(self) -> int:
         self._readers += 1
@@ -112,11 +114,11 @@ class Job:
         Each event moves that, mostly to later: a timer that is early costs less than to set another each time.
         """
         deadline = None if self._ended else self.member.next_deadline()
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = loop.call_at(deadline, self._due, loop)
+        self._timer, self._timer_at = loop.call_at(deadline, self._due, loop), deadline
 
     def _due(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
