@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 from blake3 import blake3
 
 THREADS = 4
-"""As many as a host of p2pd's defaults sends pieces at a time."""
 
 
 class Transfer:
@@ -35,10 +34,20 @@ class Transfer:
         self._next = 0
         self._turn = threading.Condition()
         self._hashed = 0
+        self._failed = False
         self.sha256 = hashlib.sha256()
 
     def run(self) -> None:
-        """One thread's part. Raises OSError."""
+        """One thread's part. Raises OSError; the others end then too."""
+        try:
+            self._run()
+        except BaseException:
+            with self._turn:
+                self._failed = True
+                self._turn.notify_all()
+            raise
+
+    def _run(self) -> None:
         buffer = memoryview(bytearray(self._piece_bytes))
         connection = http.client.HTTPConnection(self._address.netloc)
         while (start := self._take()) < self._size_bytes:
@@ -56,7 +65,9 @@ class Transfer:
             blake3(piece).digest()
             os.pwrite(self._file, piece, start)
             with self._turn:
-                self._turn.wait_for(lambda start=start: self._hashed == start)  # type: ignore[misc]
+                self._turn.wait_for(lambda start=start: self._failed or self._hashed == start)  # type: ignore[misc]
+                if self._failed:
+                    return
             self.sha256.update(piece)
             with self._turn:
                 self._hashed += len(piece)

@@ -3,7 +3,8 @@
 Rules:
 1. What is measured, by the clock and in CPU, is from a client's request to the whole blob verified and in the store.
    The client takes its bytes afterwards: it is the swarm that is measured, and not the way to a client (`datapath`).
-2. The same sender, file and pieces serve p2pd and the reference, in turns, and the samples are compared in pairs.
+2. The reference takes the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
+   the samples are compared in pairs.
 3. That the origin sent nothing is checked by what the receiver says of where its bytes came from.
 """
 
@@ -134,15 +135,15 @@ def run(module: str, *arguments: str) -> Any:
 
 
 def transfer(bed: Testbed) -> list[Figure]:
-    """p2pd and the bare reference, from the same sender."""
+    """p2pd and the bare reference, in turns."""
     [blob] = bed.blobs(1, bed.size_bytes)
     size_gib = blob.size_bytes / GIB
     rates, limits, limit_cpu, sent_cpu, received_cpu = [], [], [], [], []
-    with pair(bed) as two:
+    with pair(bed) as two, bed.nginx_url(blob) as nginx_url:
         load.curl_s(two.sender.blob_url(blob), blob)  # now the sender holds it
         for _ in range(UNCOUNTED + bed.runs):
             settle(2 * blob.size_bytes)
-            seconds, cpu = limit_s(f"http://{two.peer}/v2/swarm/blobs/{blob.digest}", blob, bed.output)
+            seconds, cpu = limit_s(nginx_url, blob, bed.output)
             limits.append(size_gib / seconds)
             limit_cpu.append(cpu / size_gib)
             bed.output.unlink()

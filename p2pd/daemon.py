@@ -90,7 +90,8 @@ async def serve(
         peer_server = PeerServer(
             swarm.servable,
             swarm.links.accept,
-            uploading=Uploading(settings.upload_slots, background, swarm.tell_room, swarm.is_far),
+            uploading=Uploading(settings.upload_slots, background, swarm.tell_room),
+            is_far=swarm.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
         telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)

@@ -189,8 +189,6 @@ class Downloads:
         job = self._jobs.get(_name(digest))
         if job is None:
             return False
-        if isinstance(event, swarming.FromNeighbour) and isinstance(event.message, link.Room):
-            job.has_room(event.host)
         if job.recovered:
             job.feed(event)
         elif isinstance(event, swarming.FromScheduler):

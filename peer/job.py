@@ -72,11 +72,6 @@ class Job:
             )
         self.feed(core.BlobVerified(ok))
 
-    def has_room(self, host: str) -> None:
-        """A neighbour says that it has room. A refusal of its may still be on the way, and be older than that."""
-        for fetch in self.fetches.values():
-            fetch.told_of_room = fetch.told_of_room or fetch.host == host
-
     def fail(self, error: P2pdError) -> None:
         """It cannot go on."""
         self.last_error = error

@@ -29,7 +29,6 @@ from peer.swarm.fetching import Pace, PieceFetch, Wanted
 from peer.swarm.swarm import Swarm
 from peer.workers import Workers
 from scheduler.protocol.content import Content
-from scheduler.protocol.link import Room
 
 log = structlog.get_logger("peer.swarm_side")
 
@@ -147,7 +146,7 @@ class SwarmSide:
         self.received_bytes += stop - start
         del job.fetches[fetch.number]
         job.landed(None, index, digest)  # before the fetch has ended: else the piece is missing again for a moment
-        job.feed(swarming.FetchEnded(fetch.number, FetchOutcome.LANDED))
+        job.feed(swarming.FetchEnded(fetch.number, FetchOutcome.LANDED, fetch.busy))
 
     def _ended(self, job: Job, fetch: PieceFetch, outcome: FetchOutcome) -> None:
         """A fetch has ended without its piece, or with the piece but not with its part of the SHA-256."""
@@ -157,8 +156,6 @@ class SwarmSide:
             self.corrupt_pieces += 1
             log.warning("a neighbour sent wrong bytes", host=fetch.host, digest=job.digest, piece=fetch.wanted.index)
         job.feed(swarming.FetchEnded(fetch.number, outcome))
-        if fetch.told_of_room:
-            job.feed(swarming.FromNeighbour(fetch.host, Room(job.member.digest)))
 
 
 def _tell(swarm: Swarm, job: Job, instruction: swarming.Instruction) -> None:

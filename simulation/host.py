@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from peer.core import swarm_events as swarming
 from peer.core.piece_sets import digest_runs
 from peer.core.throughput import ROOM
-from peer.core.uploads import Uploads
+from peer.core.uploads import SOON_S, Asking, Space, Uploads
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.content import Content
@@ -18,11 +18,11 @@ from simulation.pull import Contents, Pull
 from simulation.scenario import Node, Vice
 
 if TYPE_CHECKING:
-    from simulation.world import World
+    from simulation.world import Asked, World
 
 UPLOAD_SLOTS: Final = 3
 LOOKS_S: Final = 0.1
-"""How often a host looks whether its line has room for one that was refused: as `peer.swarm.server`."""
+"""How often a host looks whether a part of its line is unused, while others wait for that."""
 
 
 _NOT_OF_A_BLOB = (to_host.Welcome, to_host.Quarantined, to_host.TagResolve, to_host.TagResult)
@@ -38,7 +38,7 @@ class Host:
         self.world: Final = world
         self.up: Final = Line(node.up_bytes_per_s)
         self.down: Final = Line(node.down_bytes_per_s)
-        self.uploads: Final = Uploads(UPLOAD_SLOTS)
+        self.uploads: Final[Uploads[Asked]] = Uploads(UPLOAD_SLOTS)
         self.alive = True
         self.connection = 0
         self.refused = 0
@@ -196,30 +196,40 @@ class Host:
     def _announce_whole(self, blob: Contents) -> None:
         self.world.tell(self, from_host.Announce((from_host.Holding(blob.digest, blob.size_bytes, complete=True),)))
 
-    def upload_ended(self) -> None:
+    def upload_ended(self, again: Asking | None = None) -> None:
         """A piece is out, or nobody waits for it any more."""
-        self.uploads.end()
-        self._tell_room()
+        self.uploads.end(again)
+        self.go_on(self.space())
 
-    def has_room(self) -> bool:
-        """Whether what goes out leaves a part of the line unused."""
-        return self.up.used < (1 - ROOM) * self.up.rate
+    def space(self) -> Space:
+        """What there is on its uplink."""
+        if self.up.used < (1 - ROOM) * self.up.rate:
+            return Space.NOW
+        soon = self.world.timeline.now + SOON_S
+        return Space.SOON if any(flow.due <= soon for flow in self.up.flows) else Space.NONE
 
-    def was_busy(self) -> None:
-        """It was too busy for somebody: it looks from time to time whether it still is."""
+    def go_on(self, space: Space) -> None:
+        """Send to whom waits, and tell others that they can come."""
+        while (asked := self.uploads.next(space)) is not None:
+            self.world.send(asked)
+            space = self.space()
+        for asking in self.uploads.tell(space):
+            self.world.say(self, (asking.host,), link.Room(asking.digest))
+
+    def looks_on(self) -> None:
+        """Somebody is not served at once: it looks from time to time whether a part of its line is unused."""
         if not self._looks:
             self._looks = True
             self.world.timeline.after(LOOKS_S, self._look)
 
     def _look(self) -> None:
         self._looks = False
-        self._tell_room()
-        if self.uploads.waited_for and self.alive:
-            self.was_busy()
-
-    def _tell_room(self) -> None:
-        for refused in self.uploads.tell(room=self.has_room()):
-            self.world.say(self, (refused.host,), link.Room(refused.digest))
+        if not self.uploads.is_wanted or not self.alive:
+            return
+        space = self.space()
+        if space is Space.NOW:
+            self.go_on(space)
+        self.looks_on()
 
     # -- what it serves --------------------------------------------------------------------------------------------
 

@@ -134,17 +134,17 @@ class Pull:
             self._world.take_back(self, instruction.fetch)
             self._world.timeline.after(0, self.end_fetch, instruction.fetch, FetchOutcome.STOPPED)
 
-    def end_fetch(self, number: int, outcome: FetchOutcome) -> None:
+    def end_fetch(self, number: int, outcome: FetchOutcome, *, busy: bool = False) -> None:
         """A request to a neighbour has ended."""
         if not self.over and number in self.fetches:
             del self.fetches[number]
-            self.feed(FetchEnded(number, outcome))
+            self.feed(FetchEnded(number, outcome, busy))
 
-    def fetched(self, number: int, index: int, digest: bytes) -> None:
+    def fetched(self, number: int, index: int, digest: bytes, *, busy: bool) -> None:
         """A piece has come from a neighbour, with the digest that was expected."""
         if not self.over and number in self.fetches:
             self.has_landed(None, index, digest)
-            self.end_fetch(number, FetchOutcome.LANDED)
+            self.end_fetch(number, FetchOutcome.LANDED, busy=busy)
 
     def tell_neighbours(self, instruction: swarming.TellNeighbours) -> None:
         """News are gathered, as links do, if others were sent just before; what is not of pieces is said at once."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
-from peer.core.uploads import Refused
+from peer.core.uploads import SOON_S, Asking, Space, Turn
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings
@@ -44,13 +44,16 @@ from simulation.timeline import Timeline
 class Asked:
     """A piece that was asked of a neighbour, from the request to its end."""
 
-    __slots__ = ("flow", "pull", "sender", "waits", "wanted")
+    __slots__ = ("again", "asking", "flow", "pull", "sender", "waits", "wanted")
 
     def __init__(self, pull: Pull, wanted: swarming.Fetch, sender: Host) -> None:
         self.pull = pull
         self.wanted = wanted
         self.sender = sender
         self.flow: Flow | None = None
+        self.asking = Asking(pull.host.name, pull.blob.digest, sender.node.site != pull.host.node.site)
+        self.again = False
+        """The sender has others to serve then, and tells who asks when it can come again."""
         self.waits = True
         """It has not been answered, and nobody has taken it back."""
 
@@ -170,23 +173,31 @@ class World:
         elif not sender.serves(pull.blob, asked.wanted.index):
             self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.GONE)
         else:
-            asking = Refused(pull.host.name, pull.blob.digest, sender.node.site != pull.host.node.site)
-            if sender.uploads.begin(asking, room=sender.has_room()):
-                self._send(asked)
-            else:
-                sender.was_busy()
+            turn = sender.uploads.ask(asked, asked.asking, sender.space())
+            if turn is Turn.NOW:
+                self.send(asked)
+                return
+            sender.looks_on()
+            if turn is Turn.NEVER:
                 self._answered(asked, FetchOutcome.BUSY)  # the way back is in `ANSWER_S`
 
-    def _send(self, asked: Asked) -> None:
+    def send(self, asked: Asked) -> None:
+        """Its turn has come."""
         sender, pull = asked.sender, asked.pull
+        asked.again = sender.uploads.is_wanted
         size = pull.blob.bytes_of(asked.wanted.index)
-        asked.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, asked)
+        flow = asked.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, asked)
+        self.timeline.at(max(self.timeline.now, flow.due - SOON_S), self._soon_sent, asked, flow)
+
+    def _soon_sent(self, asked: Asked, flow: Flow) -> None:
+        if asked.flow is flow:
+            asked.sender.go_on(Space.SOON)
 
     def _sent(self, asked: Asked) -> None:
         """The last byte has left the sender."""
         asked.flow = None
         sender, pull = asked.sender, asked.pull
-        sender.upload_ended()
+        sender.upload_ended(asked.asking if asked.again else None)
         size = pull.blob.bytes_of(asked.wanted.index)
         if sender.node.site != pull.host.node.site:
             self.site_bytes[pull.host.node.site] += size
@@ -206,7 +217,7 @@ class World:
         del self._asked[pull, wanted.fetch]
         if self.checks:
             self.fetched[pull.host.name, pull.number, wanted.index] += 1
-        pull.fetched(wanted.fetch, wanted.index, digest)
+        pull.fetched(wanted.fetch, wanted.index, digest, busy=asked.again)
 
     def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome) -> None:
         """The request ends without a piece, after so long."""
@@ -225,6 +236,8 @@ class World:
             passed = self._stop_sending(asked)
             if asked.sender.node.site != asked.pull.host.node.site:
                 self.site_bytes[asked.pull.host.node.site] += passed
+        else:
+            asked.sender.uploads.take_back(asked)
 
     def _stop_sending(self, asked: Asked) -> float:
         assert asked.flow is not None
@@ -380,6 +393,8 @@ class World:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""
         if asked.flow is not None:
             self._stop_sending(asked)
+        else:
+            asked.sender.uploads.take_back(asked)
         self._answer(asked, SILENT_S, FetchOutcome.GONE)
 
     def _linked_to(self, host: Host) -> list[str]:

@@ -16,7 +16,7 @@ from peer.core.fetches import Fetches
 from peer.core.neighbours import Neighbours
 from peer.core.piece_book import PieceBook
 from peer.core.piece_sets import bitfield, spans
-from peer.core.swarm_events import FetchOutcome, Instruction, Meet, Part, Tell, TellNeighbours
+from peer.core.swarm_events import FetchEnded, FetchOutcome, Instruction, Meet, Part, Tell, TellNeighbours
 from scheduler.protocol import link, to_host
 from scheduler.protocol.from_host import Corrupt, Fault, NeighbourFailed
 
@@ -87,10 +87,10 @@ class Exchange:
             out.append(Tell(NeighbourFailed(self.digest, host, fault)))
         return out
 
-    def fetch_ended(self, number: int, outcome: FetchOutcome, now: float) -> list[Instruction]:
+    def fetch_ended(self, event: FetchEnded, now: float) -> list[Instruction]:
         """A request to a neighbour has ended; what it says of that neighbour."""
-        host, index, stops = self.fetches.ended(number, outcome, now)
-        match outcome:
+        host, index, stops = self.fetches.ended(event, now)
+        match event.outcome:
             case FetchOutcome.BUSY:
                 is_full = self.neighbours.refused(host, now)
                 needed = self.neighbours.held_by_none_but(host) & self.wanted() if is_full else 0

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from peer.core.neighbours import Neighbours
-from peer.core.swarm_events import Fetch, FetchOutcome, StopFetch
+from peer.core.swarm_events import Fetch, FetchEnded, FetchOutcome, StopFetch
 
 MAX_FETCHES = 3
 """Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
@@ -124,19 +124,21 @@ class Fetches:
             self._slow_least_s = min(SLOW_MOST_S, 2 * self._slow_least_s)
         return list(slow)
 
-    def ended(self, number: int, outcome: FetchOutcome, now: float) -> tuple[str, int, list[StopFetch]]:
+    def ended(self, event: FetchEnded, now: float) -> tuple[str, int, list[StopFetch]]:
         """Take a request off the books: its host, its piece, and what need not go on because of it."""
-        fetch = self._running.pop(number)
+        fetch = self._running.pop(event.fetch)
         others = {other: each for other, each in self._running.items() if each.index == fetch.index}
-        if outcome is FetchOutcome.LANDED:
+        if event.outcome is FetchOutcome.LANDED:
             self._piece_s.append(now - fetch.started)
             self._median_s = statistics.median(self._piece_s)
             self._slow_least_s = SLOW_LEAST_S
             self.neighbours.answered(fetch.host, now - fetch.started)
+            if event.busy:
+                self.neighbours.leave_alone(fetch.host, now)
             return fetch.host, fetch.index, self._stop(others)
         for other in others.values():
             other.hedged = False  # it may be asked of yet another neighbour
-        if outcome is not FetchOutcome.BUSY:
+        if event.outcome is not FetchOutcome.BUSY:
             self.neighbours.let_go(fetch.host)
         return fetch.host, fetch.index, []
 

@@ -174,8 +174,8 @@ class Member:
                 return self._hear(message, now)
             case FromNeighbour():
                 pass  # it has been heard
-            case FetchEnded(number, outcome):
-                return self.exchange.fetch_ended(number, outcome, now)
+            case FetchEnded():
+                return self.exchange.fetch_ended(event, now)
             case NeighbourLost(host):
                 return self.exchange.drop(host, Fault.GONE)
             case origin_side.PieceLanded(transfer, index, digest):

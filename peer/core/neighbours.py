@@ -7,10 +7,9 @@ Rules:
 3. Of the neighbours that hold it, in this order: the fewest requests of ours; the nearest; the fastest; by name.
 4. Of neighbours in other sites only the pieces are asked that `open_far` has, and only what no neighbour in this site
    holds; such pieces come first, for others here wait for them.
-5. A neighbour that answers *busy* is left alone until it says that it has room; others are asked meanwhile.
-
-A full host answers at once, and a short queue hides the round trip: two requests to a neighbour at a time (in a
-simulation of 1,000 hosts and 256 pieces a queue of 2 comes to 1.05 times the bound, one of 4 to 1.07).
+5. A neighbour that answers *busy*, or says so with a piece, is left alone until it says that it can be asked again;
+   others are asked meanwhile. That may overtake the answer, for it comes another way.
+6. One request to a neighbour at a time; more only where it is the one that is asked: they hide the round trips then.
 """
 
 from __future__ import annotations
@@ -44,6 +43,8 @@ class _Neighbour:
     refusals: int = 0
     refused_since: float = 0.0
     busy_until: float = 0.0
+    called: bool = False
+    """It has said that it can be asked again, while a request to it is under way."""
     piece_s: float = 0.0
     early: tuple[int, int] = (0, 0)
     """What it told of a generation that is not ours, and which: it may have heard of that before us."""
@@ -162,8 +163,10 @@ class Neighbours:
     # -- how they are doing ----------------------------------------------------------------------------------------
 
     def asked(self, host: str) -> None:
-        if host in self._known:
-            self._known[host].asked += 1
+        neighbour = self._known.get(host)
+        if neighbour is not None:
+            neighbour.asked += 1
+            neighbour.called = False
 
     def answered(self, host: str, seconds: float) -> None:
         """It sent a piece, within `seconds`."""
@@ -187,13 +190,21 @@ class Neighbours:
         if not neighbour.refusals:
             neighbour.refused_since = now
         neighbour.refusals += 1
-        neighbour.busy_until = now + BUSY_S
+        self.leave_alone(host, now)
         return now >= neighbour.refused_since + FULL_AFTER_S
+
+    def leave_alone(self, host: str, now: float) -> None:
+        """It will say when it can be asked again, unless it has done so already."""
+        neighbour = self._known.get(host)
+        if neighbour is not None and not neighbour.called:
+            neighbour.busy_until = now + BUSY_S
 
     def has_room(self, host: str) -> None:
         """It may be asked again."""
-        if host in self._known:
-            self._known[host].busy_until = 0.0
+        neighbour = self._known.get(host)
+        if neighbour is not None:
+            neighbour.busy_until = 0.0
+            neighbour.called = neighbour.asked > 0
 
     def is_busy(self, host: str, now: float) -> bool:
         """Whether it has refused, and is left alone for now."""

@@ -77,10 +77,14 @@ class FetchOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FetchEnded:
-    """A piece came from a neighbour (its digest was right, it is in the store), or did not."""
+    """A piece came from a neighbour (its digest was right, it is in the store), or did not.
+
+    `busy`: with the piece it said that others come first now; it tells when it can be asked again.
+    """
 
     fetch: int
     outcome: FetchOutcome
+    busy: bool = False
 
 
 Event = (

@@ -1,60 +1,104 @@
-"""Who is sent a piece now, and who is told when there is room again.
+"""Who is sent a piece now, who waits for its turn, and who is told when there is room.
 
 1. One piece goes out at a time, at full speed, as long as it fills the line: sharing a line k ways costs a cold swarm
    k / log2(1 + k) of its ramp (Mundinger, Weber and Weiss, 2008). Where a receiver is slow, or has others that send to
-   it, a part of the line is left over: there is *room*, and another piece goes out beside it; at most `slots` do.
-2. Nobody waits in a queue: what a host needs most, and who has it, has changed by the time that its turn comes. A host
-   that finds this one busy is remembered, and told when there is room; it chooses anew then, or has no need any more.
-3. So two are told for each piece that may go out: who comes first is served. One that is not told for long asks again.
-4. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
+   it, a part of the line is unused, and another piece goes out beside it; at most `slots` do.
+2. Nobody waits for long: what a host needs most, and who has it, has changed by the time that its turn comes. But one
+   may wait while the last of a piece goes out, so that the line is never idle between two pieces.
+3. A host that finds this one busy is remembered, and told when it can come; it chooses anew then, or has no need any
+   more. So two are told for each piece that may go out: who comes first is served.
+4. A host that is served while others are remembered takes its place behind them: it need not ask to be refused.
+5. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from enum import Enum, auto
+from typing import Generic, NamedTuple, TypeVar
 
+SOON_S = 0.03
+"""How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
+
+MAX_WAITING = 1
 TOLD = 2
 MAX_REFUSED = 64
 """Hosts that are remembered; a host has at most 16 neighbours for each blob. The oldest is forgotten."""
 
+Request = TypeVar("Request", bound=Hashable)
+"""Stands for one request: what the caller tells them apart by."""
 
-class Refused(NamedTuple):
-    """A host that found this one busy, and the blob (raw digest) of which it wanted a piece. `far`: in another site."""
+
+class Asking(NamedTuple):
+    """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site."""
 
     host: str
     digest: bytes
     far: bool = False
 
 
+class Space(Enum):
+    """What there is on the line: a part of it that is unused, or a piece that is out within `SOON_S`, or nothing."""
+
+    NOW = auto()
+    SOON = auto()
+    NONE = auto()
+
+
+class Turn(Enum):
+    """When a request is served."""
+
+    NOW = auto()
+    LATER = auto()
+    NEVER = auto()
+
+
 @dataclass(slots=True)
-class Uploads:
-    """`going` pieces are going out now. `room` says, each time, whether they leave a part of the line unused."""
+class Uploads(Generic[Request]):
+    """`going` pieces are going out now."""
 
     slots: int
     going: int = 0
-    _refused: dict[Refused, None] = field(default_factory=dict)
+    _waiting: dict[Request, Asking | None] = field(default_factory=dict)
+    _refused: dict[Asking, None] = field(default_factory=dict)
 
-    def begin(self, asking: Refused | None, *, room: bool) -> bool:
-        """Whether a piece may go out now, until `end`. Who is `asking`, if it is known, is remembered if not."""
-        if self._may_begin(room=room):
+    def ask(self, request: Request, asking: Asking | None, space: Space) -> Turn:
+        """A request comes in; `NOW`: its piece goes out until `end`. Who is `asking` is None if that is not known."""
+        if not self._waiting and self._may_begin(space):
             self.going += 1
-            if asking is not None:
-                self._refused.pop(asking, None)
-            return True
+            turn = Turn.NOW
+        elif space is Space.SOON and len(self._waiting) < MAX_WAITING:
+            self._waiting[request] = asking
+            turn = Turn.LATER
+        else:
+            self._remember(asking)
+            return Turn.NEVER
         if asking is not None:
-            self._refused.setdefault(asking)
-            if len(self._refused) > MAX_REFUSED:
-                del self._refused[next(iter(self._refused))]
-        return False
+            self._refused.pop(asking, None)
+        return turn
 
-    def end(self) -> None:
-        """A piece is out, or its receiver has gone."""
+    def take_back(self, request: Request) -> None:
+        """One that waits does not wait any longer."""
+        self._waiting.pop(request, None)
+
+    def end(self, again: Asking | None = None) -> None:
+        """A piece is out, or its receiver has gone. `again`: whom it went to, if others were remembered by then."""
         self.going -= 1
+        self._remember(again)
 
-    def tell(self, *, room: bool) -> list[Refused]:
-        """Whom to tell that there is room, now that a piece is out or some time has passed; each is told once."""
-        if not self._may_begin(room=room):
+    def next(self, space: Space) -> Request | None:
+        """Whose turn has come: its piece goes out until `end`. To be called when a piece is out, and now and then."""
+        if not self._waiting or not self._may_begin(space):
+            return None
+        request = next(iter(self._waiting))
+        del self._waiting[request]
+        self.going += 1
+        return request
+
+    def tell(self, space: Space) -> list[Asking]:
+        """Whom to tell that they can come; each is told once. To be called when `space` has changed."""
+        if not self._refused or self._waiting or not (space is Space.SOON or self._may_begin(space)):
             return []
         told = ([asking for asking in self._refused if asking.far] or list(self._refused))[:TOLD]
         for asking in told:
@@ -62,9 +106,16 @@ class Uploads:
         return told
 
     @property
-    def waited_for(self) -> bool:
-        """Whether somebody is to be told as soon as there is room."""
-        return bool(self._refused)
+    def is_wanted(self) -> bool:
+        """Whether somebody waits, or is to be told."""
+        return bool(self._waiting or self._refused)
 
-    def _may_begin(self, *, room: bool) -> bool:
-        return not self.going or (room and self.going < self.slots)
+    def _may_begin(self, space: Space) -> bool:
+        return not self.going or (space is Space.NOW and self.going < self.slots)
+
+    def _remember(self, asking: Asking | None) -> None:
+        if asking is None:
+            return
+        self._refused.setdefault(asking)
+        if len(self._refused) > MAX_REFUSED:
+            del self._refused[next(iter(self._refused))]

@@ -8,7 +8,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -86,6 +86,11 @@ class HttpBody:
                 f"{self._name} broke at byte {self._position} of {self.size_bytes} and could not be resumed: {error}"
             ) from error
         return filled
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Of the last answer, by lower-case name."""
+        return self._opened.reply.headers
 
     def abort(self) -> None:
         """End a `readinto` that another thread is in."""

@@ -40,6 +40,9 @@ PACED_BYTES = 256 * 1024
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that one that is busy can tell it later that it has room."""
 
+BUSY_HEADER = "P2PD-Busy"
+"""Comes with a piece from a host that has others to serve first now."""
+
 
 def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
     """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short patience.
@@ -95,14 +98,14 @@ class Wanted:
 class PieceFetch:
     """One request to a neighbour. `run` in a worker thread, `stop` from anywhere.
 
-    `told_of_room`: since it was made, the neighbour has said that it has room.
+    `busy`: with the piece the neighbour has said that others come first now.
     """
 
     def __init__(self, number: int, host: str, origin: HttpOrigin, wanted: Wanted) -> None:
         self.number = number
         self.host = host
         self.wanted = wanted
-        self.told_of_room = False
+        self.busy = False
         self._origin = origin
         self._stopped = threading.Event()
         self._body: Body | None = None
@@ -148,6 +151,7 @@ class PieceFetch:
                     body.abort()
             if (body.start, body.stop, body.size_bytes) != (start, stop, self.wanted.blob.size_bytes):
                 raise OriginCorruptError("the neighbour has another blob, or ignores Range")
+            self.busy = BUSY_HEADER.lower() in body.headers
             step = pace.slice_bytes or len(piece)
             for at in range(0, len(piece), step):
                 with piece[at : at + step] as part:

@@ -4,9 +4,9 @@
     GET /v1/link                   the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. A few pieces go out at a time. When they fill the line, the next few wait for their turn (`peer.swarm.uploading`);
-   all others are told *busy* (429) at once, ask another neighbour, and are told when there is room
-   (`peer.core.uploads`). All keep to `rate_bytes_per_s` together.
+2. A few pieces go out at a time, as `peer.core.uploads` decides; all keep to `rate_bytes_per_s` together. Who asks for
+   more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
+   while others come first is told so with the piece (`BUSY_HEADER`), which saves it a refusal.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from aiohttp import web
 
 from peer.core.bucket import Bucket
 from peer.core.names import parse_digest
-from peer.core.uploads import Refused
+from peer.core.uploads import Asking
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.store import Blob
-from peer.swarm.fetching import HOST_HEADER
-from peer.swarm.uploading import Uploading
+from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER
+from peer.swarm.uploading import Upload, Uploading
 
 log = structlog.get_logger("peer.swarm.server")
 
@@ -43,7 +43,7 @@ Servable = Callable[[str, int, int], AbstractContextManager[Blob | None]]
 
 
 class PeerServer:
-    """Serves other hosts. `accept_link` handles a neighbour's WebSocket."""
+    """Serves other hosts. `accept_link` handles a neighbour's WebSocket; `is_far`: a host is in another site."""
 
     def __init__(
         self,
@@ -51,12 +51,14 @@ class PeerServer:
         accept_link: Callable[[web.Request], Awaitable[web.StreamResponse]],
         *,
         uploading: Uploading,
+        is_far: Callable[[str], bool],
         rate_bytes_per_s: int,
         stall_s: float = STALL_S,
     ) -> None:
         self._servable = servable
         self._accept_link = accept_link
         self._uploading = uploading
+        self._is_far = is_far
         self._stall_s = stall_s
         self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
         self.sent_bytes = 0
@@ -77,11 +79,12 @@ class PeerServer:
             return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
         start, stop = int(asked[1]), int(asked[2]) + 1
         host = request.headers.get(HOST_HEADER)
-        asking = Refused(host, bytes.fromhex(digest.removeprefix("sha256:"))) if host else None
+        asking = Asking(host, bytes.fromhex(digest.removeprefix("sha256:")), self._is_far(host)) if host else None
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the other host went away")
-        async with self._uploading.turn(asking, transport) as may_send:
+        upload = Upload(asking, transport, stop - start)
+        async with self._uploading.turn(upload) as may_send:
             if not may_send:
                 self.busy_answers += 1
                 return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
@@ -89,26 +92,25 @@ class PeerServer:
                 with self._servable(digest, start, stop) as blob:
                     if blob is None:
                         return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
-                    return await self._send(request, transport, blob, start, stop)
+                    return await self._send(request, upload, blob, start)
             except FileLimitError as error:
                 return _refusal(429, str(error), {"Retry-After": "0"})
             except StoreError as error:
                 return _refusal(404, str(error))
 
-    async def _send(
-        self, request: web.Request, transport: asyncio.Transport, blob: Blob, start: int, stop: int
-    ) -> web.StreamResponse:
+    async def _send(self, request: web.Request, upload: Upload, blob: Blob, start: int) -> web.StreamResponse:
+        transport, stop = upload.transport, start + upload.size_bytes
         response = web.StreamResponse(
             status=206,
             headers={
                 "Content-Type": blob.header.media_type or "application/octet-stream",
                 "Content-Range": f"bytes {start}-{stop - 1}/{blob.size_bytes}",
-                "Content-Length": str(stop - start),
+                "Content-Length": str(upload.size_bytes),
+                **({BUSY_HEADER: "1"} if upload.again else {}),
             },
         )
         await response.prepare(request)
         loop = asyncio.get_running_loop()
-        size_bytes = stop - start
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
@@ -121,10 +123,12 @@ class PeerServer:
             except TimeoutError:
                 transport.abort()
                 raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
+            except BrokenPipeError as error:
+                raise ConnectionResetError("the other host went away") from error
             start += count
             self.sent_bytes += count
         async with asyncio.timeout(self._stall_s):
-            await self._uploading.drained(transport, size_bytes)
+            await self._uploading.drained(upload)
         return response
 
 

@@ -26,7 +26,7 @@ from peer.core.swarm_events import (
     OriginOpened,
     SchedulerFound,
 )
-from peer.core.uploads import Refused
+from peer.core.uploads import Asking
 from peer.errors import StoreError
 from peer.origin.http import HttpOrigin
 from peer.store import Blob, Store
@@ -176,9 +176,9 @@ class Swarm:
             self._answered.discard((host, digest))
             self.links.unwant(host, digest)
 
-    def tell_room(self, refused: Refused) -> None:
+    def tell_room(self, asking: Asking) -> None:
         """This host was too busy for a piece that another one wanted, and has room now."""
-        self.links.send(refused.host, link.Room(refused.digest))
+        self.links.send(asking.host, link.Room(asking.digest))
 
     def is_far(self, host: str) -> bool:
         """Whether a neighbour is in another site, as far as this host knows."""
