@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from benchmarks.cluster import bytes_per_s, within
+from benchmarks.compiling import simulating
 from benchmarks.measure import Command, Measure, UnmeasurableError
 from benchmarks.report import Bar, Figure, ratios
 from simulation import policies, scene
@@ -54,6 +55,9 @@ COST_BARS: Final = {
 }
 """Of the time that the others take, over that of a flash crowd in which nothing breaks, by the scenario."""
 
+WORTH_COMPILING: Final = 400_000
+"""From so many pieces on that hosts get, a simulation takes longer than to compile it."""
+
 MAX_NODES: Final = 100_000
 DOWNLINKS: Final = 10
 """The limits, and the bars taken from them, are for hosts that send no faster than they receive. How much it costs when
@@ -84,9 +88,12 @@ class Testbed:
         """
         name = scenario or self.name
         if (policy, name) not in self._kept:
-            self._kept[policy, name] = [
-                _run(policy, SCENARIOS[name](replace(self.shape, seed=seed))) for seed in self._seeds
-            ]
+            scenarios = [SCENARIOS[name](replace(self.shape, seed=seed)) for seed in self._seeds]
+            if len(scenarios) * self.shape.nodes * scenarios[0].pieces < WORTH_COMPILING:
+                self._kept[policy, name] = [_run(policy, scenario) for scenario in scenarios]
+            else:
+                with simulating(1) as process:
+                    self._kept[policy, name] = [process.submit(_run, policy, each).result() for each in scenarios]
         return self._kept[policy, name]
 
     def bar(self, figure: str) -> Bar | None:

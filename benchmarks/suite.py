@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.compiling import simulating
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
 from benchmarks.report import Bar, machine, rounded
@@ -76,7 +76,7 @@ def runs() -> Iterator[Run]:
     yield Run(1_000, 64)
     yield Run(1_000, 64, down=1)
     yield from (Run(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
-    yield from (Run(SCENARIO_NODES, SCENARIO_PIECES, scenario, down=1) for scenario in SCENARIOS)
+    yield from (Run(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
     yield from (Run(nodes, 256) for nodes in SIZES if nodes < 1_000)
 
 
@@ -194,8 +194,7 @@ def measure(directory: Path) -> dict[str, Any]:
     results: dict[Run, dict[str, Any]] = {}
     try:
         cluster.alone()
-        workers = min(2, len(os.sched_getaffinity(0)))
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
             pending: dict[Run, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
             for run, future in pending.items():
                 try:

@@ -203,7 +203,7 @@ class Host:
 
     def space(self) -> Space:
         """What there is on its uplink."""
-        if self.up.used < (1 - ROOM) * self.up.rate:
+        if self.uploads.going < UPLOAD_SLOTS and self.up.used < (1 - ROOM) * self.up.rate:
             return Space.NOW
         soon = self.world.timeline.now + SOON_S
         return Space.SOON if any(flow.due <= soon for flow in self.up.flows) else Space.NONE

@@ -78,7 +78,7 @@ class TestRows:
         assert "Not measured: cluster: not root" in text
 
     def test_what_breaks_is_compared_with_the_same_crowd_in_which_nothing_does(self) -> None:
-        crowd, churn = (Run(SCENARIO_NODES, SCENARIO_PIECES, name, down=1) for name in ("flash-crowd", "churn"))
+        crowd, churn = (Run(SCENARIO_NODES, SCENARIO_PIECES, name) for name in ("flash-crowd", "churn"))
         cost = row(rows({crowd: result(), churn: result(whole_s=12.0)}), "cost")
         assert (cost.value, cost.bar) == (1.2, Bar("<=", 1.15))
 
@@ -101,7 +101,7 @@ class TestPlots:
             Run(nodes, 256, policy=policy): result() for nodes in (10, 1_000) for policy in ("p2pd", *policies.POLICIES)
         }
         planned[Run(1_000, 256, curves=True)] = result(curves=curve)
-        planned |= {Run(SCENARIO_NODES, SCENARIO_PIECES, name, down=1): result() for name in SCENARIOS}
+        planned |= {Run(SCENARIO_NODES, SCENARIO_PIECES, name): result() for name in SCENARIOS}
         draw([{**asdict(run), **found} for run, found in planned.items()], tmp_path)
         for name in PLOTS:
             assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")  # noqa: S314 # our own file

@@ -156,14 +156,16 @@ class Member:
 
     def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
         """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
-        fresh = self.exchange.neighbours.hear(event.host, event.message)
-        fetches = self.exchange.fetches
-        if not self._due_is_known or (self._due is not None and self._due <= now) or fetches.is_late(now):
+        exchange = self.exchange
+        fresh = exchange.neighbours.hear(event.host, event.message)
+        if not self._due_is_known or (self._due is not None and self._due <= now):
             return False
-        if self.exchange.neighbours.is_busy(event.host, now):
+        if not exchange.neighbours.may_be_asked(event.host, now):
             return True
+        if exchange.fetches.is_late(now):
+            return False
         from_origin = self._from_origin()
-        return fetches.is_full(from_origin) or not fresh & self.exchange.missing(from_origin)
+        return exchange.fetches.is_full(from_origin) or not fresh & exchange.missing(from_origin)
 
     def _is_fetched(self, index: int) -> bool:
         return bool(self.exchange.fetches.pieces >> index & 1)

@@ -58,6 +58,10 @@ class Neighbours:
     open_far: int = EVERYTHING
     """The pieces that may be asked of neighbours in other sites."""
     _known: dict[str, _Neighbour] = field(default_factory=dict)
+    _asking: int = 0
+    """How many of them a request is under way to."""
+    _far: int = 0
+    """How many of them are in other sites."""
 
     def __contains__(self, host: str) -> bool:
         return host in self._known
@@ -70,10 +74,18 @@ class Neighbours:
 
     def add(self, host: str, distance: int, asked: int = 0) -> None:
         """`host` is a neighbour; `asked` requests to it are under way from when it was one before."""
-        self._known.setdefault(host, _Neighbour(distance, asked=asked)).distance = distance
+        before = self._known.get(host)
+        self.remove(host)
+        neighbour = self._known[host] = before or _Neighbour(distance, asked=asked)
+        neighbour.distance = distance
+        self._asking += neighbour.asked > 0
+        self._far += distance >= FAR
 
     def remove(self, host: str) -> None:
-        self._known.pop(host, None)
+        neighbour = self._known.pop(host, None)
+        if neighbour is not None:
+            self._asking -= neighbour.asked > 0
+            self._far -= neighbour.distance >= FAR
 
     def holds(self, host: str, pieces: int, generation: int) -> None:
         """All that `host` holds now."""
@@ -112,6 +124,7 @@ class Neighbours:
                 self.holds_nothing(host)
             case link.Room():
                 self.has_room(host)
+                return self._usable(self._known[host]) if host in self._known else 0
             case _:
                 return 0
         return self._open(host)
@@ -165,28 +178,30 @@ class Neighbours:
     def asked(self, host: str) -> None:
         neighbour = self._known.get(host)
         if neighbour is not None:
+            if not neighbour.asked:
+                self._asking += 1
+                neighbour.called = False
             neighbour.asked += 1
-            neighbour.called = False
 
     def answered(self, host: str, seconds: float) -> None:
         """It sent a piece, within `seconds`."""
         neighbour = self._known.get(host)
         if neighbour is not None:
-            neighbour.asked -= 1
+            self._has_answered(neighbour)
             neighbour.refusals = 0
             neighbour.piece_s = seconds if not neighbour.piece_s else 0.75 * neighbour.piece_s + 0.25 * seconds
 
     def let_go(self, host: str) -> None:
         """A request to it ended without an answer that says anything of it."""
         if host in self._known:
-            self._known[host].asked -= 1
+            self._has_answered(self._known[host])
 
     def refused(self, host: str, now: float) -> bool:
         """It is busy; True if it has been so for long enough to be replaced."""
         neighbour = self._known.get(host)
         if neighbour is None:
             return False
-        neighbour.asked -= 1
+        self._has_answered(neighbour)
         if not neighbour.refusals:
             neighbour.refused_since = now
         neighbour.refusals += 1
@@ -196,7 +211,11 @@ class Neighbours:
     def leave_alone(self, host: str, now: float) -> None:
         """It will say when it can be asked again, unless it has done so already."""
         neighbour = self._known.get(host)
-        if neighbour is not None and not neighbour.called:
+        if neighbour is None:
+            return
+        if neighbour.called:
+            neighbour.called = False
+        else:
             neighbour.busy_until = now + BUSY_S
 
     def has_room(self, host: str) -> None:
@@ -206,10 +225,18 @@ class Neighbours:
             neighbour.busy_until = 0.0
             neighbour.called = neighbour.asked > 0
 
-    def is_busy(self, host: str, now: float) -> bool:
-        """Whether it has refused, and is left alone for now."""
+    def _has_answered(self, neighbour: _Neighbour) -> None:
+        neighbour.asked -= 1
+        self._asking -= not neighbour.asked
+
+    def may_be_asked(self, host: str, now: float) -> bool:
+        """Whether it is not left alone for now, and has nothing to answer."""
         neighbour = self._known.get(host)
-        return neighbour is not None and neighbour.busy_until > now
+        return neighbour is not None and neighbour.busy_until <= now and neighbour.asked < self._most()
+
+    def _most(self) -> int:
+        """How many requests may be under way to each (rule 6)."""
+        return PER_NEIGHBOUR if self._asking <= 1 else 1
 
     def next_free(self, now: float) -> float:
         """When the next of the busy neighbours is to be asked again; infinity if none is busy."""
@@ -230,26 +257,30 @@ class Neighbours:
 
         `besides` is a neighbour not to ask (it has been asked already). None if nobody can be asked now.
         """
-        asked = 0
-        far_only = wanted & self.open_far
-        for each in self._known.values():
-            asked += each.asked > 0
-            if each.distance < FAR:
-                far_only &= ~each.held
-        most = PER_NEIGHBOUR if asked <= 1 else 1
+        most = self._most()
+        far_only = self._held_far_only(wanted) if self._far else 0
         able: list[tuple[str, _Neighbour]] = []
         obtainable = 0
         for host, each in self._known.items():
-            askable = each.held & (wanted if each.distance < FAR else far_only)
-            if askable and each.asked < most and each.busy_until <= now and host != besides:
-                able.append((host, each))
-                obtainable |= askable
+            if each.busy_until <= now and each.asked < most:
+                askable = each.held & (wanted if each.distance < FAR else far_only)
+                if askable and host != besides:
+                    able.append((host, each))
+                    obtainable |= askable
         if not able:
             return None
         rarest = self._rarest(obtainable & first or obtainable & far_only or obtainable)
         bit = rarest & -rarest
         _, host = min((each.asked, each.distance, each.piece_s, host) for host, each in able if each.held & bit)[2:]
         return host, bit.bit_length() - 1
+
+    def _held_far_only(self, wanted: int) -> int:
+        """Those of `wanted` that may be asked of other sites, and that no neighbour of this one holds."""
+        wanted &= self.open_far
+        for each in self._known.values():
+            if each.distance < FAR:
+                wanted &= ~each.held
+        return wanted
 
     def _rarest(self, candidates: int) -> int:
         """Those of `candidates` that the fewest neighbours hold.

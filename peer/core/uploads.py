@@ -78,9 +78,11 @@ class Uploads(Generic[Request]):
             self._refused.pop(asking, None)
         return turn
 
-    def take_back(self, request: Request) -> None:
-        """One that waits does not wait any longer."""
-        self._waiting.pop(request, None)
+    def take_back(self, request: Request, *, in_vain: bool = False) -> None:
+        """One that waits does not wait any longer; `in_vain`: it is refused, and its host remembered."""
+        asking = self._waiting.pop(request, None)
+        if in_vain:
+            self._remember(asking)
 
     def end(self, again: Asking | None = None) -> None:
         """A piece is out, or its receiver has gone. `again`: whom it went to, if others were remembered by then."""

@@ -117,19 +117,22 @@ class PeerServer:
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:
                 await asyncio.sleep(self._bucket.take(count, loop.time()))
-            try:
-                async with asyncio.timeout(self._stall_s):
-                    await loop.sendfile(transport, blob, start, count)  # type: ignore[arg-type] # has fileno()
-            except TimeoutError:
-                transport.abort()
-                raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
-            except BrokenPipeError as error:
-                raise ConnectionResetError("the other host went away") from error
+            await self._patiently(transport, loop.sendfile(transport, blob, start, count))  # type: ignore[arg-type] # has fileno()
             start += count
             self.sent_bytes += count
-        async with asyncio.timeout(self._stall_s):
-            await self._uploading.drained(upload)
+        await self._patiently(transport, self._uploading.drained(upload))
         return response
+
+    async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:
+        """Raises ConnectionResetError if the other host goes away, or takes too long: then the connection ends."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await sending
+        except TimeoutError:
+            transport.abort()
+            raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
+        except BrokenPipeError as error:
+            raise ConnectionResetError("the other host went away") from error
 
 
 def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

@@ -87,6 +87,7 @@ class Uploading:
     """All uploads of this host. `tell_room` tells a host that was refused that it can come."""
 
     def __init__(self, slots: int, background: Background, tell_room: Callable[[Asking], None]) -> None:
+        self._slots: Final = slots
         self._uploads: Final[Uploads[Upload]] = Uploads(slots)
         self._throughput: Final = Throughput()
         self._background: Final = background
@@ -129,11 +130,11 @@ class Uploading:
         try:
             await asyncio.wait([upload.turn], timeout=WAITS_S)
         except asyncio.CancelledError:
+            self._uploads.take_back(upload)
             if upload.turn.done():
                 self._end(upload)
             raise
-        finally:
-            self._uploads.take_back(upload)
+        self._uploads.take_back(upload, in_vain=True)
         return upload.turn.done()
 
     def _begin(self, upload: Upload) -> None:
@@ -158,13 +159,14 @@ class Uploading:
         while (upload := self._uploads.next(space)) is not None:
             self._begin(upload)
             space = self._space()
-        if space is Space.SOON and all(going.told for going in self._going):
-            return
+        if space is Space.SOON:
+            soon = [going for going in self._going if self._left_s(going) <= SOON_S and not going.told]
+            for going in soon:
+                going.told = True
+            if not soon:
+                return
         for asking in self._uploads.tell(space):
             self._tell_room(asking)
-        if space is Space.SOON:
-            for going in self._going:
-                going.told = True
 
     async def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
@@ -184,7 +186,9 @@ class Uploading:
 
     def _space(self) -> Space:
         """What there is on the line, as far as can be told."""
-        if not self._going or self._throughput.has_room(self._acked_bytes(), self._loop.time()):
+        if not self._going:
+            return Space.NOW
+        if len(self._going) < self._slots and self._throughput.has_room(self._acked_bytes(), self._loop.time()):
             return Space.NOW
         return Space.SOON if any(self._left_s(going) <= SOON_S for going in self._going) else Space.NONE
 

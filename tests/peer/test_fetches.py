@@ -16,8 +16,8 @@ from peer.core.fetches import (
     SLOW_MOST_S,
     Fetches,
 )
-from peer.core.neighbours import PER_NEIGHBOUR
-from peer.core.swarm_events import FetchOutcome, StopFetch
+from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
+from peer.core.swarm_events import FetchEnded, FetchOutcome, StopFetch
 from tests.peer.test_neighbours import neighbours
 
 EXPECTED = {index: bytes([index]) * 32 for index in range(20)}
@@ -72,8 +72,17 @@ class TestHowMany:
     def test_the_next_when_one_has_landed(self) -> None:
         running = fetches(a=0b1111)
         hosts_of(running, 0b1111)
-        running.ended(0, FetchOutcome.LANDED, 1.0)
+        running.ended(FetchEnded(0, FetchOutcome.LANDED), 1.0)
         assert hosts_of(running, 0b1100) == [("a", 2)]
+
+    def test_not_of_one_that_said_with_its_piece_that_others_come_first(self) -> None:
+        running = fetches(a=0b1111, b=0b1000)
+        hosts_of(running, 0b0011)
+        running.ended(FetchEnded(0, FetchOutcome.LANDED, busy=True), 1.0)
+        running.ended(FetchEnded(1, FetchOutcome.LANDED, busy=True), 2.0)
+        assert hosts_of(running, 0b1100, 3.0) == [("b", 3)]
+        assert hosts_of(running, 0b0100, 2.0 + BUSY_S - 0.1) == []
+        assert hosts_of(running, 0b0100, 2.0 + BUSY_S) == [("a", 2)]
 
 
 class TestHedging:
@@ -93,7 +102,7 @@ class TestHedging:
         running = fetches(a=0b1, b=0b1, c=0b1)
         hosts_of(running, 0b1)
         hedged(running, 1.0)
-        running.ended(1, FetchOutcome.GONE, 1.1)
+        running.ended(FetchEnded(1, FetchOutcome.GONE), 1.1)
         running.neighbours.remove("b")
         assert hedged(running, 1.1) == [("c", 0)]
 
@@ -101,14 +110,14 @@ class TestHedging:
         running = fetches(a=0b1, b=0b1)
         hosts_of(running, 0b1)
         hedged(running, 1.0)
-        assert running.ended(1, FetchOutcome.LANDED, 1.1) == ("b", 0, [StopFetch(0)])
-        assert running.ended(0, FetchOutcome.STOPPED, 1.2) == ("a", 0, [])
+        assert running.ended(FetchEnded(1, FetchOutcome.LANDED), 1.1) == ("b", 0, [StopFetch(0)])
+        assert running.ended(FetchEnded(0, FetchOutcome.STOPPED), 1.2) == ("a", 0, [])
         assert len(running) == 0
 
     def test_long_is_by_what_pieces_take_here(self) -> None:
         running = fetches(a=0b111, b=0b111)
         hosts_of(running, 0b1)
-        running.ended(0, FetchOutcome.LANDED, 2.0)
+        running.ended(FetchEnded(0, FetchOutcome.LANDED), 2.0)
         hosts_of(running, 0b10, now=2.0)
         late = 2.0 + HEDGE_AFTER * 2.0
         assert hedged(running, late - 0.1) == []
@@ -167,7 +176,7 @@ class TestSlowness:
     def test_by_what_pieces_take_here(self) -> None:
         running = fetches(a=0b11, b=0b11)
         hosts_of(running, 0b1)
-        running.ended(0, FetchOutcome.LANDED, 1.0)
+        running.ended(FetchEnded(0, FetchOutcome.LANDED), 1.0)
         hosts_of(running, 0b10, now=1.0)
         assert running.slow_hosts(0b10, 1.0 + SLOW_AFTER - 0.1) == []
         assert len(running.slow_hosts(0b10, 1.0 + SLOW_AFTER)) == 1
@@ -185,13 +194,13 @@ class TestSlowness:
             now, given_up = due, given_up + 1
             assert running.slow_hosts(0b1, now) == [host]
             running.stop(host)
-            running.ended(number, FetchOutcome.STOPPED, now)
+            running.ended(FetchEnded(number, FetchOutcome.STOPPED), now)
             running.neighbours.remove(host)
         assert given_up == 2
-        running.ended(number, FetchOutcome.LANDED, now + 12.0)
+        running.ended(FetchEnded(number, FetchOutcome.LANDED), now + 12.0)
         assert running._slow_least_s == SLOW_LEAST_S
 
 
 def test_the_end_of_a_request_that_never_was() -> None:
     with pytest.raises(KeyError):
-        fetches(a=0b1).ended(0, FetchOutcome.GONE, 0.0)
+        fetches(a=0b1).ended(FetchEnded(0, FetchOutcome.GONE), 0.0)

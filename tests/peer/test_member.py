@@ -82,6 +82,15 @@ from tests.peer.member_playbook import (
 )
 
 
+def served_last() -> Playbook:
+    """Pieces 0 and 1 have come from b, which has 2 and 3 too, and has said that others come first now."""
+    playbook = fetching() >> digests(2, 3) >> ("b", holds(0, 1, 2, 3))
+    for index in range(2):
+        playbook = playbook >> PieceLanded(None, index, digest(index)) << gained(("c",), index, index + 1)
+        playbook = playbook >> FetchEnded(index, FetchOutcome.LANDED, busy=True)
+    return playbook
+
+
 class TestFetching:
     def test_a_piece_is_asked_for_once_its_digest_is_known_and_somebody_holds_it(self) -> None:
         playbook = with_neighbours("b") >> ("b", holds(0, 1)) >> digests(1)
@@ -106,6 +115,28 @@ class TestFetching:
         playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> FetchEnded(1, FetchOutcome.BUSY) >> Passes(0.1)
         playbook = playbook >> ("b", Room(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 1, digest(1))
         assert playbook >> ("b", Room(D))
+
+    def test_a_neighbour_that_says_with_a_piece_that_others_come_first_is_left_alone_until_it_has_room(self) -> None:
+        playbook = served_last()
+        assert playbook >> Passes(0.1) >> ("b", Room(D)) << Fetch(2, "b", 2, digest(2)) << Fetch(3, "b", 3, digest(3))
+
+    def test_or_for_a_while_if_it_never_says_that(self) -> None:
+        playbook = fetching() >> digests(2) >> ("b", holds(0, 1, 2))
+        playbook = playbook >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
+        playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED, busy=True) >> Passes(BUSY_S - 0.1) << progress(0)
+        assert playbook >> Passes(0.1) << Fetch(2, "b", 2, digest(2))
+
+    def test_others_are_asked_meanwhile(self) -> None:
+        assert served_last() >> ("c", holds(2)) << Fetch(2, "c", 2, digest(2))
+
+    def test_room_that_overtakes_a_refusal(self) -> None:
+        playbook = fetching() >> ("b", Room(D)) >> FetchEnded(0, FetchOutcome.BUSY)
+        assert playbook << Fetch(2, "b", 0, digest(0))
+
+    def test_room_that_overtakes_a_piece(self) -> None:
+        playbook = fetching() >> digests(2) >> ("b", holds(0, 1, 2)) >> ("b", Room(D))
+        playbook = playbook >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
+        assert playbook >> FetchEnded(0, FetchOutcome.LANDED, busy=True) << Fetch(2, "b", 2, digest(2))
 
     def test_who_has_room_is_asked_for_what_is_missing_by_then(self) -> None:
         """It was refused for piece 0, which the origin brings since."""

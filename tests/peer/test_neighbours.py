@@ -184,9 +184,73 @@ class TestBusy:
             known.refused(host, at)
         assert [known.next_free(at) for at in (0.5, BUSY_S)] == [BUSY_S, 0.5 + BUSY_S]
         assert known.next_free(0.5 + BUSY_S) == math.inf
-        assert known.is_busy("b", BUSY_S)
-        assert not known.is_busy("a", BUSY_S)
-        assert not known.is_busy("c", 0.0)
+        assert not known.may_be_asked("b", BUSY_S)
+        assert known.may_be_asked("a", BUSY_S)
+        assert known.may_be_asked("c", 0.0)
+        assert not known.may_be_asked("nobody", 0.0)
+
+    def served(self, known: Neighbours, now: float) -> None:
+        """It sends a piece, and says with it that others come first now."""
+        known.asked("a")
+        known.answered("a", 0.1)
+        known.leave_alone("a", now)
+
+    def test_one_that_says_so_with_a_piece_is_left_alone_until_it_has_room(self) -> None:
+        known = neighbours(a=1)
+        self.served(known, 100.0)
+        assert known.choose(1, 0, 100.1) is None
+        known.has_room("a")
+        assert known.choose(1, 0, 100.1) == ("a", 0)
+
+    def test_or_for_a_while_if_it_never_says_that(self) -> None:
+        known = neighbours(a=1)
+        self.served(known, 100.0)
+        assert known.next_free(100.0) == 100.0 + BUSY_S
+        assert known.choose(1, 0, 100.0 + BUSY_S - 0.001) is None
+        assert known.choose(1, 0, 100.0 + BUSY_S) == ("a", 0)
+
+    def test_it_has_not_refused(self) -> None:
+        known = neighbours(a=1)
+        self.served(known, 0.0)
+        assert not self.refuse(known, FULL_AFTER_S), "that is the first time"
+
+    def test_room_may_overtake_a_refusal(self) -> None:
+        known = neighbours(a=1)
+        known.asked("a")
+        known.has_room("a")
+        known.refused("a", 100.0)
+        assert known.choose(1, 0, 100.0) == ("a", 0)
+
+    def test_room_may_overtake_a_piece(self) -> None:
+        known = neighbours(a=1)
+        known.asked("a")
+        known.has_room("a")
+        known.answered("a", 0.1)
+        known.leave_alone("a", 100.0)
+        assert known.choose(1, 0, 100.0) == ("a", 0)
+
+    def test_room_of_before_a_request_says_nothing_of_its_answer(self) -> None:
+        known = neighbours(a=1)
+        known.has_room("a")
+        self.refuse(known, 100.0)
+        assert known.choose(1, 0, 100.0) is None
+        known.has_room("a")
+        self.served(known, 100.1)
+        assert known.choose(1, 0, 100.1) is None
+
+    def test_room_that_came_with_an_earlier_request_says_nothing_of_the_next(self) -> None:
+        known = neighbours(a=1)
+        known.asked("a")
+        known.has_room("a")
+        known.answered("a", 0.1)
+        self.refuse(known, 100.0)
+        assert known.choose(1, 0, 100.0) is None
+
+    def test_nobody_is_left_alone_that_is_no_neighbour(self) -> None:
+        known = Neighbours()
+        known.leave_alone("a", 0.0)
+        known.has_room("a")
+        assert known.next_free(0.0) == math.inf
 
 
 class TestNews:

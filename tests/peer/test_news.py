@@ -50,7 +50,7 @@ class Hearer:
     @property
     def known(self) -> list[tuple[int, bool]]:
         """What we hold of each blob, and whether we are too busy for it."""
-        return [(each.held_by_any(), each.is_busy("us", 0.0)) for each in self._of.values()]
+        return [(each.held_by_any(), not each.may_be_asked("us", 0.0)) for each in self._of.values()]
 
 
 @given(st.lists(st.one_of(messages, st.none())))

@@ -1,4 +1,5 @@
-"""What a host sends to others is limited: pieces at a time, bytes per second, and the time for one."""
+"""What a host sends to others is limited: pieces at a time, bytes per second, and the time for one. Who cannot have a
+piece now hears so, with a refusal or with the piece before, and is told when it can come."""
 
 from __future__ import annotations
 
@@ -10,27 +11,45 @@ from threading import Event
 
 import pytest
 from aiohttp import web
+from blake3 import blake3
 
 from peer.background import Background
-from peer.errors import FileLimitError, StoreBrokenError, StoreError
+from peer.core.uploads import Asking
+from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
 from peer.store import Blob, Store
-from peer.swarm.fetching import PACED_BYTES, Pace
+from peer.store.buffers import BufferPool
+from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER, PACED_BYTES, Pace, PieceFetch, Wanted, neighbour_origin
 from peer.swarm.server import PeerServer
-from peer.swarm.uploading import Uploading
-from tests.proxy.client import Client, ask
+from peer.swarm.uploading import NEARLY_BYTES, Uploading
+from tests.peer.registry_server import PATIENCE_S
+from tests.proxy.client import Client, Reply, ask
 from tests.proxy.images import content_of, digest_of
 from tests.proxy.node import asynchronous
-from tests.swarm.cluster import MIB
+from tests.swarm.cluster import MIB, until_true
 
 CONTENT = content_of("layer", 8 * MIB)
 PATH = f"/v2/swarm/blobs/{digest_of(CONTENT)}"
+RAW_DIGEST = bytes.fromhex(digest_of(CONTENT).removeprefix("sha256:"))
+
+MANY = 24
+"""Hosts that were refused: to tell them all takes some looks, and somebody who comes then is served while they wait."""
+
+
+class Serving:
+    """A peer port that has CONTENT, its address, and whom it has told that there is room."""
+
+    def __init__(self, server: PeerServer, address: str, told: list[Asking]) -> None:
+        self.server = server
+        self.address = address
+        self.told = told
+
+    async def asked_by(self, host: str, size_bytes: int = 9) -> Reply:
+        return await ask(self.address, "GET", PATH, {**a_range(size_bytes), HOST_HEADER: host})
 
 
 @asynccontextmanager
-async def serving(
-    directory: Path, *, fails: StoreError | None = None, **options: float
-) -> AsyncIterator[tuple[PeerServer, str]]:
-    """A peer port that has CONTENT, and its address. `fails` is what comes of each try to read it."""
+async def serving(directory: Path, *, fails: StoreError | None = None, **options: float) -> AsyncIterator[Serving]:
+    """`fails` is what comes of each try to read CONTENT. Hosts whose name begins with `far` are in another site."""
     store = Store.open(directory / "data", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
     for index in range(blob.count):
@@ -48,33 +67,144 @@ async def serving(
             yield blob
 
     limits: dict[str, object] = {"rate_bytes_per_s": 0, **options}
+    told: list[Asking] = []
     async with Background() as background:
-        uploading = Uploading(1, background, lambda _: None, lambda _: False)
-        server = PeerServer(all_of_it, no_links, uploading=uploading, **limits)  # type: ignore[arg-type]
+        server = PeerServer(
+            all_of_it,
+            no_links,
+            uploading=Uploading(1, background, told.append),
+            is_far=lambda host: host.startswith("far"),
+            **limits,  # type: ignore[arg-type] # floats, of which one is an int
+        )
         runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield server, "{}:{}".format(*runner.addresses[0][:2])
+            yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
         finally:
             await runner.cleanup()
             blob.release()
             store.close()
 
 
+@asynccontextmanager
+async def filled(it: Serving) -> AsyncIterator[None]:
+    """The line is full, for the length of the block: a host that does not read has a piece before it is out."""
+    async with Client(it.address, receive_buffer_bytes=4096) as slow:
+        await slow.request("GET", PATH, a_range(len(CONTENT)))
+        head = await slow.head()
+        yield
+        assert (await slow.rest(head)).body == CONTENT
+
+
 def a_range(size_bytes: int) -> dict[str, str]:
     return {"Range": f"bytes=0-{size_bytes - 1}"}
 
 
+async def served(it: Serving, host: str) -> Reply:
+    """The piece, once there is room for it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (reply := await it.asked_by(host)).status == 429:
+            pass
+    assert reply.status == 206
+    return reply
+
+
+@contextmanager
+def receiving(directory: Path, address: str) -> Iterator[PieceFetch]:
+    """A request of host b for the first piece, which its store lacks."""
+    store = Store.open(directory / "b", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
+    blob = store.create(digest_of(CONTENT), len(CONTENT), "")
+    start, stop = blob.span(0)
+    origin = neighbour_origin("a", address, "b")
+    try:
+        yield PieceFetch(0, "a", origin, Wanted(blob, 0, blake3(CONTENT[start:stop]).digest()))
+    finally:
+        origin.close()
+        blob.release()
+        store.close()
+
+
+def has_landed(fetch: PieceFetch) -> bool:
+    """Whether the neighbour had room for it."""
+    try:
+        fetch.run(BufferPool(len(CONTENT)), Pace(0), lambda _index, _digest: None)
+    except PeerBusyError:
+        return False
+    return True
+
+
 @asynchronous
 async def test_who_comes_when_all_slots_are_taken_is_told_so(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (server, address), Client(address, receive_buffer_bytes=4096) as slow:
-        await slow.request("GET", PATH, a_range(len(CONTENT)))
-        head = await slow.head()
-        reply = await ask(address, "GET", PATH, a_range(9))
-        assert (reply.status, server.busy_answers) == (429, 1)
-        assert (await slow.rest(head)).body == CONTENT
-        assert (await ask(address, "GET", PATH, a_range(9))).body == CONTENT[:9]  # the slot is free again
+    async with serving(tmp_path) as it:
+        async with filled(it):
+            assert (await it.asked_by("b")).status == 429
+            assert it.server.busy_answers == 1
+        reply = await served(it, "b")
+        assert reply.body == CONTENT[:9], "the slot is free again"
+
+
+@asynchronous
+async def test_a_piece_that_is_in_the_kernels_buffer_still_has_its_slot(tmp_path: Path) -> None:
+    size_bytes = NEARLY_BYTES + 64 * 1024
+    async with serving(tmp_path) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
+        await slow.request("GET", PATH, a_range(size_bytes))
+        await until_true(lambda: it.server.sent_bytes == size_bytes)
+        assert (await it.asked_by("b")).status == 429
+        assert (await slow.rest(await slow.head())).body == CONTENT[:size_bytes]
+
+
+@asynchronous
+async def test_those_that_were_refused_are_told_when_there_is_room_and_those_of_other_sites_first(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path) as it:
+        async with filled(it):
+            await it.asked_by("near")
+            await it.asked_by("far")
+            assert (await ask(it.address, "GET", PATH, a_range(9))).status == 429, "nobody can tell who it is"
+        await until_true(lambda: len(it.told) == 2)
+        assert it.told == [Asking("far", RAW_DIGEST, far=True), Asking("near", RAW_DIGEST)]
+
+
+@asynchronous
+async def test_who_is_served_while_others_wait_is_told_so_with_the_piece(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        async with filled(it):
+            for number in range(MANY):
+                assert BUSY_HEADER.lower() not in (await it.asked_by(f"waits{number}")).headers
+        reply = await served(it, "b")
+        assert reply.headers[BUSY_HEADER.lower()] == "1"
+        assert reply.body == CONTENT[:9]
+        await until_true(lambda: Asking("b", RAW_DIGEST) in it.told)
+        assert it.told[-1].host == "b"
+
+
+@asynchronous
+async def test_who_is_served_while_nobody_waits_is_not_told_so(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        reply = await it.asked_by("b")
+        assert reply.status == 206
+        assert BUSY_HEADER.lower() not in reply.headers
+
+
+@pytest.mark.parametrize("others", [0, MANY])
+def test_who_fetches_a_piece_hears_with_it_whether_others_come_first(tmp_path: Path, others: int) -> None:
+    @asynchronous
+    async def test() -> None:
+        async with serving(tmp_path) as it:
+            async with filled(it):
+                for number in range(others):
+                    await it.asked_by(f"waits{number}")
+            with receiving(tmp_path, it.address) as fetch:
+                async with asyncio.timeout(PATIENCE_S):
+                    while not await asyncio.to_thread(has_landed, fetch):
+                        pass
+                assert fetch.busy == bool(others)
+                if others:
+                    await until_true(lambda: Asking("b", RAW_DIGEST) in it.told)
+
+    test()
 
 
 @pytest.mark.parametrize(("error", "status"), [(FileLimitError("no files left"), 429), (StoreBrokenError("bad"), 404)])
@@ -83,30 +213,28 @@ def test_who_cannot_send_now_is_asked_again_and_who_has_lost_it_is_not(
 ) -> None:
     @asynchronous
     async def test() -> None:
-        async with serving(tmp_path, fails=error) as (_, address):
-            assert (await ask(address, "GET", PATH, a_range(9))).status == status
+        async with serving(tmp_path, fails=error) as it:
+            assert (await it.asked_by("b")).status == status
 
     test()
 
 
 @asynchronous
 async def test_a_host_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
-    async with serving(tmp_path, stall_s=0.05) as (_, address), Client(address, receive_buffer_bytes=4096) as slow:
+    async with serving(tmp_path, stall_s=0.05) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
         await slow.request("GET", PATH, a_range(len(CONTENT)))
         head = await slow.head()
-        async with asyncio.timeout(10):
-            while (await ask(address, "GET", PATH, a_range(9))).status == 429:
-                pass
+        await served(it, "b")
         assert (await slow.rest(head)).end != "whole"
 
 
 @asynchronous
 async def test_uploads_keep_to_the_rate(tmp_path: Path) -> None:
     rate = 4 * MIB
-    async with serving(tmp_path, rate_bytes_per_s=rate) as (_, address):
+    async with serving(tmp_path, rate_bytes_per_s=rate) as it:
         loop = asyncio.get_running_loop()
         before = loop.time()
-        reply = await ask(address, "GET", PATH, a_range(2 * MIB))
+        reply = await it.asked_by("b", 2 * MIB)
         assert reply.body == CONTENT[: 2 * MIB]
         burst = rate // 10
         assert loop.time() - before >= (2 * MIB - burst - PACED_BYTES) / rate, "that is the least that it must take"

@@ -1,16 +1,17 @@
-"""What goes out to others, over real sockets: when a piece is out, who waits for a turn, and who is told of room."""
+"""What goes out to others, over real sockets: when a piece is out, who waits for its turn, and who is told of room."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from peer.background import Background
-from peer.core.uploads import Refused
-from peer.swarm.uploading import MAX_WAITING, NEARLY_BYTES, Uploading
+from peer.core.uploads import MAX_WAITING, TOLD, Asking
+from peer.swarm.uploading import NEARLY_BYTES, Upload, Uploading
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.node import asynchronous
 
@@ -20,6 +21,12 @@ PIECE_BYTES = 4 << 20
 BUFFER_BYTES = 16 << 20
 """The kernel takes a whole piece at once: only what is acknowledged says how far it is."""
 
+FIRST_BYTES = 1024
+"""What the other host takes without reading."""
+
+SHORT_BYTES = FIRST_BYTES + NEARLY_BYTES
+"""A piece that is nearly out once its first bytes are acknowledged, and far from it before."""
+
 
 class Line:
     """A connection of this host to another, and that other's end of it."""
@@ -27,6 +34,10 @@ class Line:
     def __init__(self, transport: asyncio.Transport, other: socket.socket) -> None:
         self.transport = transport
         self.other = other
+
+    def piece(self, host: str | None = None, size_bytes: int = PIECE_BYTES) -> Upload:
+        """A piece that `host` asks for on it."""
+        return Upload(None if host is None else asking(host), self.transport, size_bytes)
 
     async def reads(self, size_bytes: int) -> None:
         """The other host takes so many bytes."""
@@ -41,9 +52,13 @@ class Lines:
 
     def __init__(self, background: Background, group: asyncio.TaskGroup, slots: int) -> None:
         self._group = group
-        self.told: list[Refused] = []
-        self.uploading = Uploading(slots, background, self.told.append, lambda host: host.startswith("far"))
+        self._told: list[Asking] = []
+        self.uploading = Uploading(slots, background, self._told.append)
         self._all: list[Line] = []
+
+    @property
+    def told(self) -> list[str]:
+        return [each.host for each in self._told]
 
     def start(self, task: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self._group.create_task(task)
@@ -53,6 +68,23 @@ class Lines:
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
         self._all.append(Line(transport, other))
         return self._all[-1]
+
+    async def is_refused(self, host: str) -> bool:
+        async with self.uploading.turn((await self.connect()).piece(host)) as may_send:
+            return not may_send
+
+    async def shows_what_the_line_can(self) -> None:
+        """One piece after the other goes out as fast as it can."""
+        line = await self.connect()
+        async with self.uploading.turn(line.piece()):
+            while not self.uploading._throughput.best:
+                line.transport.write(bytes(PIECE_BYTES))
+                await line.reads(PIECE_BYTES)
+
+    async def looked(self) -> None:
+        """All that is going on has been looked at once more."""
+        before = self.uploading._throughput._samples[-1]
+        await until(lambda: self.uploading._throughput._samples[-1] != before)
 
     async def close(self) -> None:
         for line in self._all:
@@ -85,13 +117,16 @@ async def lines(slots: int = 1) -> AsyncIterator[Lines]:
             await all_lines.close()
 
 
-def asking(host: str) -> Refused:
-    return Refused(host, bytes(32))
+def asking(host: str) -> Asking:
+    return Asking(host, bytes(32), far=host.startswith("far"))
 
 
-async def is_refused(it: Lines, host: str) -> bool:
-    async with it.uploading.turn(asking(host), (await it.connect()).transport) as may_send:
-        return not may_send
+def nearly_out(piece: Upload) -> None:
+    """Send what there is to send of a short piece before it is nearly out; nobody looks before this returns."""
+    piece.transport.write(bytes(FIRST_BYTES))
+    until_s = time.monotonic() + PATIENCE_S
+    while piece.acked_bytes() < FIRST_BYTES:
+        assert time.monotonic() < until_s, "it is not acknowledged"
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -100,14 +135,18 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+# -- when a piece is out -------------------------------------------------------------------------------------------
+
+
 @asynchronous
 async def test_a_piece_is_out_when_it_is_acknowledged_and_not_when_the_kernel_has_taken_it() -> None:
     async with lines() as it:
         line = await it.connect()
-        async with it.uploading.turn(None, line.transport) as may_send:
+        piece = line.piece()
+        async with it.uploading.turn(piece) as may_send:
             assert may_send
             line.transport.write(bytes(PIECE_BYTES))
-            drained = it.start(it.uploading.drained(line.transport, PIECE_BYTES))
+            drained = it.start(it.uploading.drained(piece))
             await line.reads(PIECE_BYTES // 4)
             assert not drained.done(), "three quarters of it are in a buffer"
             await line.reads(PIECE_BYTES - PIECE_BYTES // 4 - NEARLY_BYTES)
@@ -118,90 +157,193 @@ async def test_a_piece_is_out_when_it_is_acknowledged_and_not_when_the_kernel_ha
 async def test_of_a_connection_that_was_used_before_only_what_is_new_counts() -> None:
     async with lines() as it:
         line = await it.connect()
-        for _ in range(2):
-            async with it.uploading.turn(None, line.transport):
+        for count in (1, 2):
+            piece = line.piece()
+            async with it.uploading.turn(piece):
+                assert piece.acked_bytes() == 0
                 line.transport.write(bytes(PIECE_BYTES))
-                drained = it.start(it.uploading.drained(line.transport, PIECE_BYTES))
-                await line.reads(PIECE_BYTES // 4)
-                assert not drained.done()
-                await line.reads(PIECE_BYTES - PIECE_BYTES // 4)
-                await asyncio.wait_for(drained, PATIENCE_S)
+                await line.reads(PIECE_BYTES)
+                await asyncio.wait_for(it.uploading.drained(piece), PATIENCE_S)
+                await until(lambda: piece.acked_bytes() == PIECE_BYTES)  # noqa: B023 # it waits for it here
+            assert it.uploading._acked_bytes() == count * PIECE_BYTES
+
+
+@asynchronous
+async def test_on_a_fast_line_a_piece_is_out_a_moment_before_it_is_acknowledged() -> None:
+    async with lines() as it:
+        await it.shows_what_the_line_can()
+        line = await it.connect()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            async with asyncio.timeout(PATIENCE_S):
+                await it.uploading.drained(piece)
+            assert piece.acked_bytes() == 0
 
 
 @asynchronous
 async def test_a_piece_whose_receiver_goes_away_is_out() -> None:
     async with lines() as it:
         line = await it.connect()
-        async with it.uploading.turn(None, line.transport):
+        piece = line.piece()
+        async with it.uploading.turn(piece):
             line.transport.write(bytes(PIECE_BYTES))
-            drained = it.start(it.uploading.drained(line.transport, PIECE_BYTES))
+            drained = it.start(it.uploading.drained(piece))
             line.other.close()
             await asyncio.wait_for(drained, PATIENCE_S)
-        assert not await is_refused(it, "next")
+        assert not await it.is_refused("next")
+
+
+# -- who waits -----------------------------------------------------------------------------------------------------
 
 
 @asynchronous
-async def test_the_next_waits_for_its_turn_and_begins_when_the_piece_is_out() -> None:
+async def test_who_comes_while_a_piece_is_not_nearly_out_is_refused_at_once() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        async with it.uploading.turn(line.piece(size_bytes=SHORT_BYTES)):
+            assert await it.is_refused("near")
+            assert await it.is_refused("far")
+            assert it.told == []
+        await until(lambda: len(it.told) == 2)
+        assert it.told == ["far", "near"], "though nobody that was told has come"
+
+
+@asynchronous
+async def test_one_waits_for_the_last_of_a_piece_and_begins_when_it_is_out() -> None:
     async with lines() as it:
         first, second = await it.connect(), await it.connect()
         begun = asyncio.Event()
 
         async def comes_second() -> None:
-            async with it.uploading.turn(asking("second"), second.transport) as may_send:
+            async with it.uploading.turn(second.piece("second")) as may_send:
                 assert may_send
                 begun.set()
 
-        async with it.uploading.turn(None, first.transport) as may_send:
-            assert may_send
+        piece = first.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
             second_comes = it.start(comes_second())
-            await asyncio.sleep(0)
+            await until(lambda: len(it.uploading._uploads._waiting) == MAX_WAITING)
+            assert await it.is_refused("third"), "one is enough"
             assert not begun.is_set()
         await asyncio.wait_for(second_comes, PATIENCE_S)
-        assert it.told == [], "it has had its piece"
-
-
-@asynchronous
-async def test_those_beyond_the_few_that_wait_are_refused_at_once_and_told_in_the_end() -> None:
-    async with lines() as it:
-        line = await it.connect()
-        waits: list[asyncio.Task[bool]] = []
-        async with it.uploading.turn(None, line.transport):
-            waits += [it.start(is_refused(it, f"waits{number}")) for number in range(MAX_WAITING)]
-            await until(lambda: len(it.uploading._waiting) == MAX_WAITING)
-            assert await is_refused(it, "near")
-            assert await is_refused(it, "far")
-            assert it.told == []
-        assert await asyncio.gather(*waits) == [False] * MAX_WAITING
         await until(lambda: len(it.told) == 2)
-        assert [refused.host for refused in it.told] == ["far", "near"], "though nobody that was told has come"
+        assert it.told == ["third", "second"], "who was served before the third comes behind it"
 
 
 @asynchronous
-async def test_one_that_gives_up_its_turn_leaves_it_to_the_next() -> None:
+async def test_one_that_goes_away_while_it_waits_leaves_its_place_to_another() -> None:
     async with lines() as it:
         line = await it.connect()
-        async with it.uploading.turn(None, line.transport):
-            gives_up = it.start(is_refused(it, "gives up"))
-            await until(lambda: len(it.uploading._waiting) == 1)
-            stays = it.start(is_refused(it, "stays"))
-            await until(lambda: len(it.uploading._waiting) == 2)
-            gives_up.cancel()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        waiting = it.uploading._uploads._waiting
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            goes = it.start(it.is_refused("goes"))
+            await until(lambda: len(waiting) == 1)
+            goes.cancel()
             with suppress(asyncio.CancelledError):
-                await gives_up
-            assert len(it.uploading._waiting) == 1
-        assert not await asyncio.wait_for(stays, PATIENCE_S)
+                await goes
+            assert not waiting
+        assert not await it.is_refused("next")
+
+
+@asynchronous
+async def test_one_that_goes_away_when_its_turn_has_just_come_leaves_it_to_the_next() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            goes = it.start(it.is_refused("goes"))
+            await until(lambda: len(it.uploading._uploads._waiting) == 1)
+        assert it.uploading._going, "its turn has come, and it does not know that yet"
+        goes.cancel()
+        with suppress(asyncio.CancelledError):
+            await goes
+        assert not await it.is_refused("next")
+
+
+@asynchronous
+async def test_one_that_has_waited_for_long_is_refused() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            assert await asyncio.wait_for(it.is_refused("waits"), PATIENCE_S)
+            assert not it.uploading._uploads._waiting
+
+
+# -- who is told ---------------------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_others_are_told_once_while_the_last_of_a_piece_goes_out() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        hosts = [f"h{number}" for number in range(4 * TOLD)]
+        async with it.uploading.turn(piece):
+            for host in hosts:
+                assert await it.is_refused(host)
+            nearly_out(piece)
+            await until(lambda: bool(it.told))
+            line.transport.write(bytes(FIRST_BYTES))  # it goes on as before
+            await it.looked()
+            assert it.told == hosts[:TOLD], "more than two need not come for one piece"
+        await until(lambda: it.told == hosts)
+
+
+@asynchronous
+async def test_so_they_are_after_a_time_in_which_nothing_went_out() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        async with it.uploading.turn(line.piece(size_bytes=SHORT_BYTES)):
+            pass
+        await until(lambda: not it.uploading._watched)
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            assert await it.is_refused("other")
+            nearly_out(piece)
+            await until(lambda: it.told == ["other"])
+
+
+@asynchronous
+async def test_one_that_is_served_while_others_wait_is_told_after_them() -> None:
+    async with lines() as it:
+        first, second = await it.connect(), await it.connect()
+        hosts = [f"h{number}" for number in range(TOLD + 1)]
+        async with it.uploading.turn(first.piece(size_bytes=SHORT_BYTES)):
+            for host in hosts:
+                assert await it.is_refused(host)
+        piece = second.piece("served", SHORT_BYTES)
+        async with it.uploading.turn(piece) as may_send:
+            assert may_send
+            assert piece.again
+        await until(lambda: len(it.told) > len(hosts))
+        assert it.told == [*hosts, "served"]
+
+
+@asynchronous
+async def test_one_that_is_served_while_nobody_waits_is_not_told() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        piece = line.piece("served", SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            assert not piece.again
+        assert it.told == []
+        assert not it.uploading._uploads.is_wanted
 
 
 @asynchronous
 async def test_a_slow_receiver_leaves_room_for_another_beside_it() -> None:
     """The first piece shows what the line can; the second goes to a host that does not read."""
     async with lines(slots=2) as it:
-        fast, slow = await it.connect(), await it.connect()
-        async with it.uploading.turn(None, fast.transport):
-            for _ in range(8):
-                fast.transport.write(bytes(PIECE_BYTES))
-                await fast.reads(PIECE_BYTES)
-            await until(lambda: it.uploading._throughput.best > 0)
-        async with it.uploading.turn(None, slow.transport):
-            slow.transport.write(bytes(PIECE_BYTES))
-            assert not await asyncio.wait_for(is_refused(it, "beside"), PATIENCE_S)
+        await it.shows_what_the_line_can()
+        line = await it.connect()
+        async with it.uploading.turn(line.piece()):
+            line.transport.write(bytes(PIECE_BYTES))
+            async with asyncio.timeout(PATIENCE_S):
+                while await it.is_refused("beside"):
+                    await it.looked()
