@@ -138,7 +138,11 @@ class Settings:
         parse_depth, "3", "Layers to fetch ahead of the one that a client asks for; 0 is none.", "NUMBER"
     )
     scheduler_wait_s: float = _key(
-        parse_duration, "3s", "How long to do without a scheduler before the origin is asked without one.", "DURATION"
+        parse_duration,
+        "3s",
+        "How long to do without a scheduler before the origin is asked without one. One that is there has three times"
+        " that to answer.",
+        "DURATION",
     )
     upload_slots: int = _key(parse_count, "3", "Pieces sent to other hosts at a time.", "NUMBER")
     upload_rate: int = _key(parse_size, "0", "Bytes per second to send to other hosts; 0 is no limit.", "SIZE")

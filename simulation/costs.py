@@ -21,8 +21,8 @@ SILENT_S: Final = 4.5
 RETRY_S: Final = 2.0
 """How soon a client comes back after a download has failed."""
 
-SCHEDULER_S: Final[dict[type, float]] = {Hello: 0.0001, Announce: 0.0001, Join: 0.0004}
-"""What a message costs the scheduler's core: 2,000 hosts connect and join in a second
+SCHEDULER_S: Final[dict[type, float]] = {Hello: 0.0001, Announce: 0.0001, Join: 0.0003}
+"""What a message costs the scheduler's core: 2,500 hosts connect and join in a second
 (`python -m benchmarks scheduler`)."""
 
 SCHEDULER_OTHER_S: Final = 0.00006

@@ -6,7 +6,7 @@ brings in the others. Rules:
 1. No I/O and no clock. `handle(event, now)` is the only mutator.
 2. A piece is asked of a neighbour only when its digest is known, and a digest is believed only from the scheduler.
 3. The origin is asked under a lease, unless there is no scheduler: it is gone for longer than `patience_s`, or has not
-   answered for so long. Then every piece may be asked there.
+   answered for some times that long. Then every piece may be asked there.
 4. What is held, known and offered to neighbours is in the `PieceBook`.
 5. When the swarm's map proves wrong, what was fetched by it is not to be trusted: the download ends, its bytes are
    thrown away, and the client that asks again finds the new map. No client got a complete wrong blob meanwhile, for the
@@ -199,7 +199,7 @@ class Member:
             case Begun(connected, size_bytes):
                 self.own_size_bytes = size_bytes
                 prepared = self._learn_size(size_bytes)
-                self.standing.wait(now)
+                self.standing.wait(now, asked=connected)
                 return [*prepared, *self._join(now)] if connected else prepared
             case Prepared():
                 self._prepared = True
@@ -214,7 +214,7 @@ class Member:
         return []
 
     def _join(self, now: float) -> list[Instruction]:
-        self.standing.wait(now)
+        self.standing.wait(now, asked=True)
         self._leases.clear()
         self._reports.begin(now)
         join = Tell(from_host.Join(self.digest, self.upstream, self.repository, self._size_bytes))

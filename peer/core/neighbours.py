@@ -259,12 +259,13 @@ class Neighbours:
         """
         most = self._most()
         far_only = self._held_far_only(wanted) if self._far else 0
+        left_out = None if besides is None else self._known.get(besides)
         able: list[tuple[str, _Neighbour]] = []
         obtainable = 0
         for host, each in self._known.items():
             if each.busy_until <= now and each.asked < most:
                 askable = each.held & (wanted if each.distance < FAR else far_only)
-                if askable and host != besides:
+                if askable and each is not left_out:
                     able.append((host, each))
                     obtainable |= askable
         if not able:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 
 class State(Enum):
@@ -20,6 +21,11 @@ class State(Enum):
     EXPELLED = "expelled"
 
 
+ASKED: Final = 3
+"""Times the patience, for a scheduler that is there and has been asked: 10,000 hosts that join at once take it 4 s, and
+are not to go to the origin for that. One that is gone is noticed by its heartbeats."""
+
+
 @dataclass(slots=True)
 class Standing:
     """`answer_due` is when the origin is open although no scheduler has answered."""
@@ -27,6 +33,7 @@ class Standing:
     patience_s: float
     state: State = State.JOINING
     answer_due: float | None = None
+    _waits_since: float | None = None
 
     @property
     def joined(self) -> bool:
@@ -38,19 +45,20 @@ class Standing:
         """Every piece may be asked of the origin: no scheduler leases it to this host."""
         return self.state in (State.ALONE, State.EXPELLED)
 
-    def wait(self, now: float) -> None:
-        """A scheduler is to answer. One that comes and goes, and never answers, does not put it off."""
+    def wait(self, now: float, *, asked: bool) -> None:
+        """A scheduler is to come, or (`asked`) to answer. One that comes and goes, and never answers, gains no time."""
         self.state = State.JOINING
-        if self.answer_due is None:
-            self.answer_due = now + self.patience_s
+        if self._waits_since is None:
+            self._waits_since = now
+        self.answer_due = self._waits_since + self.patience_s * (ASKED if asked else 1)
 
     def join(self) -> None:
         """The scheduler has answered."""
-        self.state, self.answer_due = State.JOINED, None
+        self.state, self.answer_due, self._waits_since = State.JOINED, None, None
 
     def be_alone(self, *, for_good: bool) -> None:
         """No scheduler answers, or (`for_good`) none is to be asked again: this download is the host's own."""
-        self.answer_due = None
+        self.answer_due = self._waits_since = None
         if for_good:
             self.state = State.EXPELLED
         elif self.state is not State.EXPELLED:

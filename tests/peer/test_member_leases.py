@@ -21,7 +21,7 @@ from peer.core.download import (
     WantSlot,
 )
 from peer.core.member import RESIZED
-from peer.core.standing import State
+from peer.core.standing import ASKED, State
 from peer.core.swarm_events import (
     Begun,
     FetchEnded,
@@ -86,8 +86,8 @@ class TestJoining:
     def test_the_origin_is_closed_until_the_scheduler_says_otherwise(self) -> None:
         assert beginning() >> joined() >> Passes(0.9)
 
-    def test_without_an_answer_the_origin_is_open_after_patience(self) -> None:
-        assert beginning() >> Passes(PATIENCE_S - 0.1) >> Passes(0.1) << WantSlot(0)
+    def test_without_an_answer_the_origin_is_open_after_some_patience(self) -> None:
+        assert beginning() >> Passes(ASKED * PATIENCE_S - 0.1) >> Passes(0.1) << WantSlot(0)
 
     def test_without_a_scheduler_the_origin_is_open_after_patience(self) -> None:
         begun = Begun(connected=False, size_bytes=SIZE)
@@ -97,7 +97,7 @@ class TestJoining:
     def test_a_scheduler_that_comes_and_goes_does_not_put_it_off(self) -> None:
         playbook = beginning()
         for _ in range(2):
-            playbook = playbook >> Passes(PATIENCE_S / 2 - 0.1) >> SchedulerFound() << JOIN
+            playbook = playbook >> Passes(ASKED * PATIENCE_S / 2 - 0.1) >> SchedulerFound() << JOIN
         assert playbook >> Passes(0.2) << WantSlot(0)
 
     def test_a_scheduler_that_is_found_closes_it_again(self) -> None:
