@@ -9,7 +9,8 @@ Rules:
    networks of their own: their links are what takes the time, and hardly the processors.
 3. All nodes share this machine (`cpu_share`, of all its cores and of whatever runs on them). If that comes near 1, it
    is the machine that was measured.
-4. Malicious hosts are for the simulator: no real process plays them.
+4. Files are in memory where it has room for them: a host of a real cluster does not share its disk with all others.
+5. Malicious hosts are for the simulator: no real process plays them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import re
 import resource
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +57,9 @@ BARS: Final = {
     "vs_simulated": Bar(">=", 0.85),
 }
 """For a flash crowd; other scenarios have none here."""
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 (what goes there is in a directory of its own)
+"""A directory in memory, on most machines."""
 
 MAX_NODES: Final = 200
 """Addresses are those of one /24, and some are for others."""
@@ -117,8 +122,7 @@ class Testbed:
 
     @cached_property
     def image(self) -> Image:
-        copies = 2 * len(self.scenario.nodes) + 2  # at each node and its client; at the registry and a cache
-        require_room(self._directory, copies * self.scenario.image_bytes)
+        require_room(self._directory, files_bytes(self.scenario))
         return make_image(self._directory, self.scenario.blobs, round(PROBE_S * self._base_rate))
 
     @cached_property
@@ -176,6 +180,18 @@ class Testbed:
         from simulation.scene import play as simulate
 
         return simulate(as_measured(self.scenario, self.goodput_share, self.link.latency_s))
+
+
+def files_bytes(scenario: Scenario) -> int:
+    """What is written: at each node and its client; at the registry and a cache."""
+    return (2 * len(scenario.nodes) + 2) * scenario.image_bytes
+
+
+def workdir(needed_bytes: int) -> Path | None:
+    """Where files go if nobody says: into memory, unless they would take more than half of what is free there."""
+    available_bytes = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    free_bytes = min(shutil.disk_usage(MEMORY).free, available_bytes) if MEMORY.is_dir() else 0
+    return MEMORY if needed_bytes < free_bytes // 2 else None
 
 
 def as_measured(scenario: Scenario, goodput_share: float, latency: float) -> Scenario:
@@ -311,8 +327,9 @@ def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
         hosts_per_rack=HOSTS_PER_RACK,
         seed=options.seed,
     )
-    with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=options.workdir) as directory:
-        scenario = SCENARIOS[options.scenario](shape)
+    scenario = SCENARIOS[options.scenario](shape)
+    below = options.workdir or workdir(files_bytes(scenario))
+    with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory:
         yield Testbed(Path(directory), scenario, options.rate, options.runs, options.only)
 
 

@@ -31,6 +31,13 @@ NETWORK: Final = "10.77.0.0/24"
 CORE: Final = "core"
 """The switch that everything is connected to, directly or by other switches."""
 
+LATENCY: Final = "10ms"
+"""How much of what a link sends may wait in front of it, as in a switch or behind a kernel that keeps queues short."""
+
+_CONGESTION_CONTROL: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+"""Of connections that begin in a namespace. Over such short ways reno does as cubic, the default of most kernels, does;
+bbr, the default of some, paces with timers that take a good part of the cores which all hosts share here."""
+
 _CLONE_NEWNET: Final = 0x40000000
 """<linux/sched.h>; `os.unshare` came with Python 3.12 only."""
 
@@ -65,7 +72,7 @@ class Namespace:
 
     def limit(self, link: str, rate: str) -> None:
         """Send no faster than `rate` (`200mbit`) on a link."""
-        shaping = ["root", "tbf", "rate", rate, "burst", "96k", "latency", "50ms"]
+        shaping = ["root", "tbf", "rate", rate, "burst", "96k", "latency", LATENCY]
         self.call(_run, "tc", "qdisc", "add", "dev", link, *shaping)
 
     def close(self) -> None:
@@ -146,6 +153,7 @@ def _leave_the_network() -> None:
     if _LIBC.unshare(_CLONE_NEWNET) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise UnmeasurableError(f"no network namespace can be made ({reason}): run this as root")
+    _CONGESTION_CONTROL.write_text("reno")
 
 
 def _let_bridges_be() -> None:

@@ -99,7 +99,7 @@ class PeerServer:
                 return _refusal(404, str(error))
 
     async def _send(self, request: web.Request, upload: Upload, blob: Blob, start: int) -> web.StreamResponse:
-        transport, stop = upload.transport, start + upload.size_bytes
+        stop = start + upload.size_bytes
         response = web.StreamResponse(
             status=206,
             headers={
@@ -109,7 +109,16 @@ class PeerServer:
                 **({BUSY_HEADER: "1"} if upload.again else {}),
             },
         )
-        await response.prepare(request)
+        try:
+            await response.prepare(request)
+            await self._send_span(upload, blob, start)
+        except ConnectionError:  # aiohttp would log it as our fault; it sees itself that the connection has ended
+            upload.transport.abort()
+        return response
+
+    async def _send_span(self, upload: Upload, blob: Blob, start: int) -> None:
+        """The bytes of `blob` from `start` on. Raises ConnectionError if the other host goes away, or takes long."""
+        transport, stop = upload.transport, start + upload.size_bytes
         loop = asyncio.get_running_loop()
         while start < stop:
             if transport.is_closing():
@@ -121,7 +130,6 @@ class PeerServer:
             start += count
             self.sent_bytes += count
         await self._patiently(transport, self._uploading.drained(upload))
-        return response
 
     async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:
         """Raises ConnectionResetError if the other host goes away, or takes too long: then the connection ends."""

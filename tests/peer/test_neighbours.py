@@ -229,6 +229,29 @@ class TestBusy:
         known.leave_alone("a", 100.0)
         assert known.choose(1, 0, 100.0) == ("a", 0)
 
+    def two_requests(self, *, room: bool) -> Neighbours:
+        """Two are under way, and the first lands, with word that others come first; `room`: it came between them."""
+        known = neighbours(a=1)
+        known.asked("a")
+        if room:
+            known.has_room("a")
+        known.asked("a")
+        known.answered("a", 0.1)
+        known.leave_alone("a", 100.0)
+        return known
+
+    def test_room_that_came_before_a_second_request_holds_for_the_answer_to_the_first(self) -> None:
+        assert self.two_requests(room=True).may_be_asked("a", 100.0)
+        assert not self.two_requests(room=False).may_be_asked("a", 100.0)
+
+    def test_room_holds_for_one_answer(self) -> None:
+        known = self.two_requests(room=True)
+        known.answered("a", 0.1)
+        known.leave_alone("a", 100.1)
+        assert known.next_free(100.1) == 100.1 + BUSY_S
+        known.has_room("a")
+        assert known.may_be_asked("a", 100.1)
+
     def test_room_of_before_a_request_says_nothing_of_its_answer(self) -> None:
         known = neighbours(a=1)
         known.has_room("a")

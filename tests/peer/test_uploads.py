@@ -97,6 +97,25 @@ class TestWhoWaits:
         uploads.take_back(2)
         assert uploads.going == 1, "what goes out is not taken back"
 
+    def test_one_that_has_waited_in_vain_is_told_later(self) -> None:
+        uploads = awaited(host(2))
+        uploads.take_back(1, in_vain=True)
+        uploads.end()
+        assert uploads.tell(Space.NONE) == [host(2), host(1)], "it comes behind who was refused before"
+
+    def test_one_that_goes_away_while_it_waits_is_not(self) -> None:
+        uploads = awaited()
+        uploads.take_back(1)
+        assert not uploads.is_wanted
+        assert uploads.tell(Space.SOON) == []
+
+    def test_one_that_has_begun_has_not_waited_in_vain(self) -> None:
+        uploads = awaited()
+        uploads.end()
+        assert uploads.next(Space.NONE) == 1
+        uploads.take_back(1, in_vain=True)
+        assert not uploads.is_wanted
+
     def test_nobody_knows_who_it_is(self) -> None:
         uploads = filled()
         assert uploads.ask(1, None, Space.NONE) is Turn.NEVER
@@ -220,16 +239,19 @@ class AnyOrder(RuleBasedStateMachine):
             self.asks(number, far=False, space=space)
 
     @precondition(lambda self: self.waiting)
-    @rule()
-    def takes_back(self) -> None:
+    @rule(in_vain=st.booleans())
+    def takes_back(self, in_vain: bool) -> None:
         request = next(iter(self.waiting))
-        self.uploads.take_back(request)
-        del self.waiting[request]
+        self.uploads.take_back(request, in_vain=in_vain)
+        asking = self.waiting.pop(request)
+        if in_vain:
+            self.owes(asking)
 
     @precondition(lambda self: self.requests)
-    @rule()
-    def takes_back_what_does_not_wait(self) -> None:
-        self.uploads.take_back(next(request for request in range(self.requests + 1) if request not in self.waiting))
+    @rule(in_vain=st.booleans())
+    def takes_back_what_does_not_wait(self, in_vain: bool) -> None:
+        request = next(request for request in range(self.requests + 1) if request not in self.waiting)
+        self.uploads.take_back(request, in_vain=in_vain)
 
     @precondition(lambda self: self.going)
     @rule(which=st.integers(0, SLOTS), again=st.booleans())

@@ -17,7 +17,7 @@ from tests.proxy.client import ask
 from tests.proxy.images import content_of
 from tests.proxy.node import asynchronous
 from tests.proxy.registry import ImageRegistry
-from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Host, cluster, together, until_true
+from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Host, cluster, held_bytes, together, until_true
 from tests.swarm.scripted import scripted
 
 CONTENT = content_of("layer", 2 * MIB)
@@ -80,15 +80,20 @@ async def test_the_rest_comes_from_elsewhere_when_a_neighbour_evicts_a_blob(
         await holder.publish()
         await holder.tell(from_host.Sealed(holder.raw_digest, 1))
 
+        async def until_one_has_landed() -> None:
+            """Before that the news would stop it too."""
+            await held_bytes(host, holder.digest, piece_length(len(CONTENT)))
+
         async def talk(socket: web.WebSocketResponse) -> None:
             await holder.say(socket, link.Holds(holder.raw_digest, 1, complete=True))
-            await until_true(lambda: holder.asked > 1 or holder.ending.is_set())
+            await until_one_has_landed()
             await holder.say(socket, link.Dropped(holder.raw_digest))
             await holder.tell(from_host.Leave(holder.raw_digest))
             await holder.listen(socket)
 
         async def serve(_request: web.Request, start: int, stop: int) -> web.StreamResponse:
             if start:
+                await until_one_has_landed()
                 return web.Response(status=404)
             return holder.answer(start, stop, CONTENT[start:stop])
 

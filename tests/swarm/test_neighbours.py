@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
+from peer.swarm.fetching import BUSY_HEADER
 from scheduler.core.settings import Settings
 from scheduler.protocol import from_host, link
+from scheduler.protocol.geometry import piece_count, piece_length
+from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import ask
 from tests.proxy.images import content_of
 from tests.proxy.node import asynchronous
@@ -133,3 +137,55 @@ def test_a_link_that_breaks_the_protocol_ends_and_is_not_made_again(
             assert (bad.links, bad.open_links, bad.asked) == (1, 0, 0)
 
     test()
+
+
+async def has_received(host: Host, size_bytes: int) -> None:
+    """Wait until a host has so many bytes from others, and has heard what they said with them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await host.status())["downloads"]["peer_bytes"] < size_bytes:
+            pass
+
+
+def test_a_neighbour_that_is_busy_is_not_asked_again_until_it_says_that_it_has_room(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    """With each piece it says that others come first; nobody else holds the blob."""
+    content = content_of("layer", 4 * MIB)
+    piece_bytes = piece_length(len(content))
+    pieces = piece_count(len(content), piece_bytes)
+    too_early: list[int] = []
+    assert pieces // PER_NEIGHBOUR * BUSY_S > PATIENCE_S, "the pull would not complete without Room"
+
+    @asynchronous
+    async def test() -> None:
+        registry.put_blob(REPOSITORY, content)
+        async with cluster(tmp_path, registry) as swarm, scripted(swarm, "z-busy", content) as busy:
+            await busy.publish()
+            await busy.tell(from_host.Sealed(busy.raw_digest, 1))
+            host = await swarm.add()
+            may_ask = PER_NEIGHBOUR
+
+            async def serve(_request: web.Request, start: int, stop: int) -> web.StreamResponse:
+                if busy.asked > may_ask:
+                    too_early.append(start)
+                answer = busy.answer(start, stop, content[start:stop])
+                answer.headers[BUSY_HEADER] = "1"
+                return answer
+
+            async def talk(socket: web.WebSocketResponse) -> None:
+                nonlocal may_ask
+                await busy.say(socket, link.Holds(busy.raw_digest, 1, complete=True))
+                for asked in range(PER_NEIGHBOUR, pieces, PER_NEIGHBOUR):
+                    await has_received(host, asked * piece_bytes)
+                    may_ask = asked + PER_NEIGHBOUR
+                    await busy.say(socket, link.Room(busy.raw_digest))
+                await busy.listen(socket)
+
+            busy.serve, busy.talk = serve, talk
+            (reply,) = await together([host.blob(busy.digest)])
+            assert (reply.status, reply.body) == (200, content)
+            assert busy.asked == pieces
+            assert swarm.sent_bytes(busy.digest) == 0
+
+    test()
+    assert not too_early

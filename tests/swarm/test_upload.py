@@ -97,6 +97,16 @@ async def filled(it: Serving) -> AsyncIterator[None]:
         assert (await slow.rest(head)).body == CONTENT
 
 
+@asynccontextmanager
+async def stalled(directory: Path) -> AsyncIterator[tuple[Serving, Client]]:
+    """A host has read nothing of a piece when the kernel has all of it, and that is not borne for long."""
+    size_bytes = NEARLY_BYTES + 64 * 1024
+    async with serving(directory, stall_s=0.2) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
+        await slow.request("GET", PATH, a_range(size_bytes))
+        await until_true(lambda: it.server.sent_bytes == size_bytes)
+        yield it, slow
+
+
 def a_range(size_bytes: int) -> dict[str, str]:
     return {"Range": f"bytes=0-{size_bytes - 1}"}
 
@@ -226,6 +236,25 @@ async def test_a_host_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
         head = await slow.head()
         await served(it, "b")
         assert (await slow.rest(head)).end != "whole"
+
+
+@asynchronous
+async def test_a_host_that_reads_no_more_once_the_kernel_has_all_of_a_piece_loses_its_connection(
+    tmp_path: Path,
+) -> None:
+    async with stalled(tmp_path) as (it, slow):
+        await served(it, "b")
+        assert await slow.wait_for_end(), "else it would be kept for the next request"
+
+
+def test_that_is_not_logged_as_a_fault_of_ours(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @asynchronous
+    async def test() -> None:
+        async with stalled(tmp_path) as (it, _):
+            await served(it, "b")
+
+    test()
+    assert not caplog.records
 
 
 @asynchronous

@@ -3,137 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import suppress
 
-from peer.background import Background
-from peer.core.uploads import MAX_WAITING, TOLD, Asking
-from peer.swarm.uploading import NEARLY_BYTES, Upload, Uploading
+from peer.core.uploads import MAX_WAITING, TOLD
+from peer.swarm.uploading import NEARLY_BYTES
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.node import asynchronous
-
-T = TypeVar("T")
-
-PIECE_BYTES = 4 << 20
-BUFFER_BYTES = 16 << 20
-"""The kernel takes a whole piece at once: only what is acknowledged says how far it is."""
-
-FIRST_BYTES = 1024
-"""What the other host takes without reading."""
-
-SHORT_BYTES = FIRST_BYTES + NEARLY_BYTES
-"""A piece that is nearly out once its first bytes are acknowledged, and far from it before."""
-
-
-class Line:
-    """A connection of this host to another, and that other's end of it."""
-
-    def __init__(self, transport: asyncio.Transport, other: socket.socket) -> None:
-        self.transport = transport
-        self.other = other
-
-    def piece(self, host: str | None = None, size_bytes: int = PIECE_BYTES) -> Upload:
-        """A piece that `host` asks for on it."""
-        return Upload(None if host is None else asking(host), self.transport, size_bytes)
-
-    async def reads(self, size_bytes: int) -> None:
-        """The other host takes so many bytes."""
-        while size_bytes:
-            async with asyncio.timeout(PATIENCE_S):
-                size_bytes -= len(await asyncio.get_running_loop().sock_recv(self.other, min(size_bytes, 1 << 16)))
-            await asyncio.sleep(0)  # what there is to read is read without a look at what else there is to do
-
-
-class Lines:
-    """Uploads of this host, whom it has told that there is room, and connections to others."""
-
-    def __init__(self, background: Background, group: asyncio.TaskGroup, slots: int) -> None:
-        self._group = group
-        self._told: list[Asking] = []
-        self.uploading = Uploading(slots, background, self._told.append)
-        self._all: list[Line] = []
-
-    @property
-    def told(self) -> list[str]:
-        return [each.host for each in self._told]
-
-    def start(self, task: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        return self._group.create_task(task)
-
-    async def connect(self) -> Line:
-        ours, other = _pair()
-        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-        self._all.append(Line(transport, other))
-        return self._all[-1]
-
-    async def is_refused(self, host: str) -> bool:
-        async with self.uploading.turn((await self.connect()).piece(host)) as may_send:
-            return not may_send
-
-    async def shows_what_the_line_can(self) -> None:
-        """One piece after the other goes out as fast as it can."""
-        line = await self.connect()
-        async with self.uploading.turn(line.piece()):
-            while not self.uploading._throughput.best:
-                line.transport.write(bytes(PIECE_BYTES))
-                await line.reads(PIECE_BYTES)
-
-    async def looked(self) -> None:
-        """All that is going on has been looked at once more."""
-        before = self.uploading._throughput._samples[-1]
-        await until(lambda: self.uploading._throughput._samples[-1] != before)
-
-    async def close(self) -> None:
-        for line in self._all:
-            line.transport.abort()
-            line.other.close()
-        await asyncio.sleep(0)  # an aborted transport closes its socket in the next round of the loop
-
-
-def _pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a TCP connection, of which the second takes little before it reads."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        ours = socket.create_connection(server.getsockname())
-        other, _ = server.accept()
-    for end in (ours, other):
-        end.setblocking(False)
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    return ours, other
-
-
-@asynccontextmanager
-async def lines(slots: int = 1) -> AsyncIterator[Lines]:
-    async with Background() as background, asyncio.TaskGroup() as group:
-        all_lines = Lines(background, group, slots)
-        try:
-            yield all_lines
-        finally:
-            await all_lines.close()
-
-
-def asking(host: str) -> Asking:
-    return Asking(host, bytes(32), far=host.startswith("far"))
-
-
-def nearly_out(piece: Upload) -> None:
-    """Send what there is to send of a short piece before it is nearly out; nobody looks before this returns."""
-    piece.transport.write(bytes(FIRST_BYTES))
-    until_s = time.monotonic() + PATIENCE_S
-    while piece.acked_bytes() < FIRST_BYTES:
-        assert time.monotonic() < until_s, "it is not acknowledged"
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110 # the kernel tells nobody
-            await asyncio.sleep(0.001)
-
+from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
 
 # -- when a piece is out -------------------------------------------------------------------------------------------
 
@@ -245,6 +121,7 @@ async def test_one_that_goes_away_while_it_waits_leaves_its_place_to_another() -
             with suppress(asyncio.CancelledError):
                 await goes
             assert not waiting
+            assert not it.uploading._uploads.is_wanted, "it is not remembered"
         assert not await it.is_refused("next")
 
 
@@ -265,7 +142,7 @@ async def test_one_that_goes_away_when_its_turn_has_just_come_leaves_it_to_the_n
 
 
 @asynchronous
-async def test_one_that_has_waited_for_long_is_refused() -> None:
+async def test_one_that_has_waited_for_long_is_refused_and_told_later() -> None:
     async with lines() as it:
         line = await it.connect()
         piece = line.piece(size_bytes=SHORT_BYTES)
@@ -273,6 +150,22 @@ async def test_one_that_has_waited_for_long_is_refused() -> None:
             nearly_out(piece)
             assert await asyncio.wait_for(it.is_refused("waits"), PATIENCE_S)
             assert not it.uploading._uploads._waiting
+        await until(lambda: it.told == ["waits"])
+
+
+@asynchronous
+async def test_one_waits_where_a_part_of_the_line_is_unused_but_all_slots_are_taken() -> None:
+    async with lines() as it:
+        await it.shows_what_the_line_can()
+        first, second = await it.connect(), await it.connect()
+        piece = first.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            await until(it.has_room)
+            second_comes = it.start(it.is_served(second.piece("second")))
+            await until(lambda: second_comes.done() or bool(it.uploading._uploads._waiting))
+            assert not second_comes.done(), "it is refused, though the piece before it is nearly out"
+        assert await asyncio.wait_for(second_comes, PATIENCE_S)
 
 
 # -- who is told ---------------------------------------------------------------------------------------------------
@@ -293,6 +186,28 @@ async def test_others_are_told_once_while_the_last_of_a_piece_goes_out() -> None
             await it.looked()
             assert it.told == hosts[:TOLD], "more than two need not come for one piece"
         await until(lambda: it.told == hosts)
+
+
+@asynchronous
+async def test_of_two_pieces_each_is_told_of_when_it_is_nearly_out() -> None:
+    async with lines(slots=2) as it:
+        await it.shows_what_the_line_can()
+        pieces = [(await it.connect()).piece(size_bytes=SHORT_BYTES) for _ in range(2)]
+        hosts = [f"h{number}" for number in range(2 * TOLD)]
+        async with it.uploading.turn(pieces[0]):
+            await until(it.has_room)
+            async with it.uploading.turn(pieces[1]) as may_send:
+                assert may_send
+                await until(lambda: all(map(it.is_far_from_out, pieces)))
+                for host in hosts:
+                    assert await it.is_refused(host)
+                assert it.told == []
+                nearly_out(pieces[0])
+                await until(lambda: it.told == hosts[:TOLD])
+                await it.looked()
+                assert it.told == hosts[:TOLD], "the other piece is far from out"
+                nearly_out(pieces[1])
+                await until(lambda: it.told == hosts)
 
 
 @asynchronous
