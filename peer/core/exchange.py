@@ -4,7 +4,9 @@ Rules:
 1. A piece is asked of a neighbour only when its digest is known, and nothing else brings it.
 2. A neighbour that is gone, slow, full or corrupt is dropped at once, and the scheduler is asked for another. One that
    is full or slow, and holds what no other neighbour does, is waited for.
-3. A piece is offered to all neighbours that do not hold it as soon as it matches the map.
+3. What is asked for first: what clients wait for, then the piece that keeps many others from being of use to a client,
+   then the rarest (`neighbours`).
+4. A piece is offered to all neighbours that do not hold it as soon as it matches the map.
 """
 
 from __future__ import annotations
@@ -15,10 +17,15 @@ from dataclasses import dataclass, field
 from peer.core.fetches import Fetches
 from peer.core.neighbours import Neighbours
 from peer.core.piece_book import PieceBook
-from peer.core.piece_sets import bitfield, spans
+from peer.core.piece_sets import bitfield, gap, spans
 from peer.core.swarm_events import FetchEnded, FetchOutcome, Instruction, Meet, Part, Tell, TellNeighbours
 from scheduler.protocol import link, to_host
 from scheduler.protocol.from_host import Corrupt, Fault, NeighbourFailed
+
+BEHIND_GAP = 8
+"""So many pieces that are here behind the first one that is missing make that one come first. Clients are sent what is
+contiguous, and the SHA-256 goes on over it; in a cold swarm new pieces are always rarer than an old one that is missing,
+so both would wait for the end. In simulations of 16 to 300 hosts it costs nothing."""
 
 
 @dataclass(slots=True)
@@ -53,7 +60,8 @@ class Exchange:
             for host in self.fetches.slow_hosts(self.wanted(), now):
                 out += self.drop(host, Fault.SLOW)
         if not self.fetches.is_full(from_origin):
-            out += self.fetches.start(self.missing(from_origin), urgent, self.book.expected, from_origin, now)
+            first = urgent or gap(self.book.held, BEHIND_GAP)
+            out += self.fetches.start(self.missing(from_origin), first, self.book.expected, from_origin, now)
         if late and not self.missing(from_origin) & self.neighbours.held_by_any():
             out += self.fetches.hedge(self.book.expected, now)
         return out

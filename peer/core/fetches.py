@@ -73,11 +73,11 @@ class Fetches:
         """Whether as much is being asked for as may be, while the origin sends the pieces `from_origin`."""
         return len(self._running) >= (BESIDE_ORIGIN if from_origin else MAX_FETCHES)
 
-    def start(self, wanted: int, urgent: int, expected: dict[int, bytes], from_origin: int, now: float) -> list[Fetch]:
-        """Ask for as many of the pieces `wanted` as may be now, the `urgent` ones first."""
+    def start(self, wanted: int, first: int, expected: dict[int, bytes], from_origin: int, now: float) -> list[Fetch]:
+        """Ask for as many of the pieces `wanted` as may be now, and for `first` of them before all others."""
         started: list[Fetch] = []
         while wanted and not self.is_full(from_origin):
-            choice = self.neighbours.choose(wanted, urgent & wanted, now)
+            choice = self.neighbours.choose(wanted, first & wanted, now)
             if choice is None:
                 break
             started.append(self._ask(*choice, expected, now))

@@ -63,3 +63,9 @@ def digest_runs(digests: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
         run.append(digests[index])
     if run:
         yield first, b"".join(run)
+
+
+def gap(held: int, behind: int) -> int:
+    """The first piece that is not in `held`, as a set, if at least so many are in it that come after; else none."""
+    first = ~held & (held + 1)
+    return first if (held // first).bit_count() >= behind else 0
