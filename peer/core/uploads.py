@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Generic, NamedTuple, TypeVar
 
-SOON_S = 0.03
+SOON_S = 0.05
 """How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
 
 MAX_WAITING = 1
