@@ -82,6 +82,7 @@ class Transfer:
 
 def main(url: str, size_bytes: str, piece_bytes: str, output: str) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.posix_fallocate(file, 0, int(size_bytes))
     transfer = Transfer(url, int(size_bytes), int(piece_bytes), file)
     started, cpu_started_s = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(THREADS) as threads:
