@@ -72,7 +72,7 @@ def time_by_nodes(axes: Axes, runs: Sequence[Run]) -> bool:
             axes.plot(*_xy(points, "whole_s"), marker="o", color=COLOURS[policy], label=name, linewidth=width)
     axes.plot(*_xy(ours, "limit_s"), color="black", linestyle="--", label="physical limit")
     axes.set(xscale="log", yscale="log", xlabel="hosts that pull at once", ylabel="time until the last has it (s)")
-    axes.set_title("1 GiB, links and origin of 100 Mbit/s, simulated", loc="left", fontsize=11)
+    axes.set_title("1 GiB, uplinks and origin of 100 Mbit/s, simulated", loc="left", fontsize=11)
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend(frameon=False)
     return True
@@ -96,7 +96,7 @@ def progress(axes: Axes, runs: Sequence[Run]) -> bool:
     axes.plot(times, middle, color="black", linewidth=1.5, label="median host")
     axes.axvline(run["limit_s"], color="black", linestyle="--", label="physical limit for the last one")
     axes.set(xlabel="time (s)", ylabel="part of the image that a host has", ylim=(0, 1.02), xlim=(0, None))
-    axes.set_title(f"{run['nodes']} hosts pull 1 GiB over links of 100 Mbit/s at once", loc="left", fontsize=11)
+    axes.set_title(f"{run['nodes']} hosts pull 1 GiB over uplinks of 100 Mbit/s at once, simulated", loc="left", fontsize=11)
     axes.legend(frameon=False, loc="upper left")
     return True
 
@@ -119,14 +119,14 @@ def origin_copies(axes: Axes, runs: Sequence[Run]) -> bool:
 def efficiency_by_scenario(axes: Axes, runs: Sequence[Run]) -> bool:
     """How near the last host comes to the limit, by what happens."""
     largest = max((run["nodes"] for run in runs if run["scenario"] != "flash-crowd"), default=0)
-    points = [run for run in runs if run["nodes"] == largest and run["policy"] == "p2pd" and run["down"] == 1]
+    points = [run for run in runs if run["nodes"] == largest and run["policy"] == "p2pd"]
     if not points:
         return False
     bars = axes.barh([run["scenario"] for run in points], [run["efficiency_last"] for run in points], color="#0072b2")
     axes.bar_label(bars, [f"{run['efficiency_last']:.2f}" for run in points], padding=4)
     axes.invert_yaxis()
     axes.set(xlabel="efficiency: physical limit over the time of the last host", xlim=(0, 1.1))
-    title = f"{largest} hosts, {points[0]['pieces']} pieces, links of 100 Mbit/s each way"
+    title = f"{largest} hosts, {points[0]['pieces']} pieces, uplinks of 100 Mbit/s"
     axes.set_title(title, loc="left", fontsize=11)
     return True
 

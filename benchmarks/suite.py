@@ -63,7 +63,7 @@ class Run:
 
 SIZES: Final = (10, 100, 1_000)
 LARGEST: Final = 10_000
-SCENARIO_NODES: Final = 200
+SCENARIO_NODES: Final = 100
 SCENARIO_PIECES: Final = 128
 
 
@@ -71,9 +71,8 @@ def runs() -> Iterator[Run]:
     """All of them, the longest first."""
     yield Run(LARGEST, 256)
     yield Run(1_000, 256, curves=True)
-    yield Run(1_000, 256, sites=10)
-    yield Run(1_000, 256, down=1)
     yield Run(1_000, 64)
+    yield Run(500, 128, sites=10)
     yield Run(1_000, 64, down=1)
     yield from (Run(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
     yield from (Run(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)

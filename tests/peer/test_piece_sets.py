@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.piece_sets import bitfield, digest_runs, indices, mask, spans
+from peer.core.piece_sets import bitfield, digest_runs, gap, indices, mask, spans
 from scheduler.protocol.fields import DIGEST_BYTES, MAX_DIGESTS_PER_MESSAGE
 
 pieces = st.sets(st.integers(0, 300))
@@ -49,6 +49,13 @@ def test_digest_runs_have_every_digest_at_its_piece(digests: dict[int, bytes]) -
         for at in range(0, len(run), DIGEST_BYTES)
     }
     assert found == digests
+
+
+@given(pieces, st.integers(1, 20))
+def test_the_gap_is_the_first_piece_that_is_missing_if_enough_come_after(numbers: set[int], behind: int) -> None:
+    first = next(number for number in range(302) if number not in numbers)
+    enough = sum(number > first for number in numbers) >= behind
+    assert gap(as_bits(numbers), behind) == (as_bits({first}) if enough else 0)
 
 
 def test_a_run_fits_into_one_message() -> None:

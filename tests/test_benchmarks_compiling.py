@@ -1,0 +1,29 @@
+"""Large simulations run compiled: by the same code, to the same figures."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from benchmarks.compiling import simulating
+from benchmarks.suite import Run, simulate
+from simulation import world
+
+RUN = Run(nodes=12, pieces=16)
+
+
+def where() -> str:
+    """The file that this process has the simulator from."""
+    return world.__file__
+
+
+def figures(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "wall_s"}
+
+
+def test_it_comes_to_the_same_figures() -> None:
+    with simulating(1) as processes:
+        compiled, file = processes.submit(simulate, RUN).result(), processes.submit(where).result()
+    assert figures(compiled) == figures(simulate(RUN))
+    if shutil.which("cc") or shutil.which("gcc"):
+        assert file != world.__file__, "it was interpreted"
