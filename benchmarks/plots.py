@@ -96,7 +96,8 @@ def progress(axes: Axes, runs: Sequence[Run]) -> bool:
     axes.plot(times, middle, color="black", linewidth=1.5, label="median host")
     axes.axvline(run["limit_s"], color="black", linestyle="--", label="physical limit for the last one")
     axes.set(xlabel="time (s)", ylabel="part of the image that a host has", ylim=(0, 1.02), xlim=(0, None))
-    axes.set_title(f"{run['nodes']} hosts pull 1 GiB over uplinks of 100 Mbit/s at once, simulated", loc="left", fontsize=11)
+    title = f"{run['nodes']} hosts pull 1 GiB over uplinks of 100 Mbit/s at once, simulated"
+    axes.set_title(title, loc="left", fontsize=11)
     axes.legend(frameon=False, loc="upper left")
     return True
 
