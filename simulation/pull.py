@@ -13,7 +13,7 @@ from peer.core import download as origin_side
 from peer.core import swarm_events as swarming
 from peer.core.download import Download, Outcome, Phase
 from peer.core.member import DISPROVED, Member
-from peer.core.piece_sets import spans
+from peer.core.piece_sets import spans, union
 from peer.core.swarm_events import FetchEnded, FetchOutcome
 from scheduler.protocol import link
 from scheduler.protocol.codec import OnLink
@@ -76,8 +76,8 @@ class Pull:
         self.transfers: dict[int, Flow | None] = {}
         self._world: Final[World] = host.world
         self._ticks_at: float | None = None
-        self._news = 0
-        self._told: tuple[str, ...] = ()
+        self._news: dict[tuple[str, ...], int] = {}
+        """What has not been said yet, and to whom."""
         self._told_s = 0.0
 
     def begin(self, *, connected: bool, knows_size: bool = True) -> None:
@@ -152,19 +152,19 @@ class Pull:
         if isinstance(message, link.Gained):
             if not self._news:
                 self._world.timeline.at(max(self._world.timeline.now, self._told_s + GATHER_S), self._say_news)
-            for span in message.spans:
-                self._news |= (1 << span.stop) - (1 << span.first)
-            self._told = instruction.hosts
+            pieces = union((span.first, span.stop) for span in message.spans)
+            self._news[instruction.hosts] = self._news.get(instruction.hosts, 0) | pieces
         else:
             self._say_news()
             self._world.say(self.host, instruction.hosts, message)
 
     def _say_news(self) -> None:
-        news, self._news, self._told_s = self._news, 0, self._world.timeline.now
-        if news and not self.over:
-            gained = tuple(link.Span(first, stop) for first, stop in spans(news))
-            message = link.Gained(self.blob.digest, max(1, self.member.generation), gained)
-            self._world.say(self.host, self._told, message)
+        news, self._news, self._told_s = self._news, {}, self._world.timeline.now
+        if self.over:
+            return
+        for hosts, pieces in news.items():
+            gained = tuple(link.Span(first, stop) for first, stop in spans(pieces))
+            self._world.say(self.host, hosts, link.Gained(self.blob.digest, max(1, self.member.generation), gained))
 
     def holds(self) -> OnLink:
         """What to tell a neighbour that was just met."""
