@@ -9,8 +9,8 @@ links (`Budget`). What is left is extrapolated:
 3. The scheduler takes hosts in one after the other; what of that the ramp does not hide is added.
 
 How good that is, against the simulation of the whole: the last of 1,000 nodes with 1 Gbit/s and an origin of 10 Gbit/s
-0.2 % too late with 384 MiB (4.60 s for 4.59 s) and 7 % too late with 64 MiB; of 96 nodes with 2 GiB, in 512 pieces, 0.2 %
-too early; of 1,000 nodes in 4 sites with uplinks of 2 Gbit/s and 96 MiB, 1 % too early.
+0.2 % too late with 384 MiB (4.60 s for 4.59 s) and 7 % too late with 64 MiB; of 96 nodes with 2 GiB, in 512 pieces,
+0.2 % too early; of 1,000 nodes in 4 sites with uplinks of 2 Gbit/s and 96 MiB, 1 % too early.
 """
 
 from __future__ import annotations
