@@ -42,6 +42,7 @@ def admin_runner(
     routes.
     """
     started = time.time()
+    version = metadata.version("p2pd")
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"healthy": True})
@@ -55,7 +56,7 @@ def admin_runner(
 
     async def whole_status(_: web.Request) -> web.Response:
         common = {
-            "version": metadata.version("p2pd"),
+            "version": version,
             "uptime_s": round(time.time() - started, 1),
             "ready": not not_ready(),
             **addresses,
