@@ -64,15 +64,19 @@ class Transfer:
                 raise OSError(f"{at} of {len(piece)} bytes")
             blake3(piece).digest()
             os.pwrite(self._file, piece, start)
-            with self._turn:
-                self._turn.wait_for(lambda start=start: self._failed or self._hashed == start)  # type: ignore[misc]
-                if self._failed:
-                    return
+            if not self._has_turn(start):
+                return
             self.sha256.update(piece)
             with self._turn:
                 self._hashed += len(piece)
                 self._turn.notify_all()
         connection.close()
+
+    def _has_turn(self, start: int) -> bool:
+        """Wait until the SHA-256 has come to byte `start`; False if it never will."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._failed or self._hashed == start)
+            return not self._failed
 
     def _take(self) -> int:
         with self._turn:

@@ -120,15 +120,15 @@ def origin_copies(axes: Axes, runs: Sequence[Run]) -> bool:
 
 def efficiency_by_scenario(axes: Axes, runs: Sequence[Run]) -> bool:
     """How near the last host comes to the limit, by what happens."""
-    largest = max((run["nodes"] for run in runs if run["scenario"] != "flash-crowd"), default=0)
-    points = [run for run in runs if run["nodes"] == largest and run["policy"] == "p2pd"]
+    shape = next(((run["nodes"], run["pieces"]) for run in runs if run["scenario"] != "flash-crowd"), None)
+    points = [run for run in runs if (run["nodes"], run["pieces"]) == shape and run["policy"] == "p2pd"]
     if not points:
         return False
     bars = axes.barh([run["scenario"] for run in points], [run["efficiency_last"] for run in points], color="#0072b2")
     axes.bar_label(bars, [f"{run['efficiency_last']:.2f}" for run in points], padding=4)
     axes.invert_yaxis()
     axes.set(xlabel="efficiency: physical limit over the time of the last host", xlim=(0, 1.1))
-    title = f"{largest} hosts, {points[0]['pieces']} pieces, uplinks of 100 Mbit/s"
+    title = f"{points[0]['nodes']} hosts, {points[0]['pieces']} pieces, uplinks of 100 Mbit/s"
     axes.set_title(title, loc="left", fontsize=11)
     return True
 

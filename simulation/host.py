@@ -14,11 +14,11 @@ from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.content import Content
 from simulation.lines import Line
-from simulation.pull import Contents, Pull
+from simulation.pull import Asked, Contents, Pull
 from simulation.scenario import Node, Vice
 
 if TYPE_CHECKING:
-    from simulation.world import Asked, World
+    from simulation.world import World
 
 UPLOAD_SLOTS: Final = 3
 LOOKS_S: Final = 0.1
@@ -203,7 +203,7 @@ class Host:
 
     def space(self) -> Space:
         """What there is on its uplink."""
-        if self.uploads.going < UPLOAD_SLOTS and self.up.used < (1 - ROOM) * self.up.rate:
+        if not self.uploads.is_full and self.up.used < (1 - ROOM) * self.up.rate:
             return Space.NOW
         soon = self.world.timeline.now + SOON_S
         return Space.SOON if any(flow.due <= soon for flow in self.up.flows) else Space.NONE

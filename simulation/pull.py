@@ -6,6 +6,8 @@ digest, which is the piece's index for the true ones.
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,10 +17,11 @@ from peer.core.download import Download, Outcome, Phase
 from peer.core.member import DISPROVED, Member
 from peer.core.piece_sets import spans, union
 from peer.core.swarm_events import FetchEnded, FetchOutcome
+from peer.core.uploads import Asking
 from scheduler.protocol import link
 from scheduler.protocol.codec import OnLink
 from scheduler.protocol.content import Content
-from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol.fields import DIGEST_BYTES, MAX_CONTENT_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length
 from simulation.costs import GATHER_S, RETRY_S
 from simulation.lines import Flow
@@ -55,9 +58,32 @@ def right(index: int) -> bytes:
     return index.to_bytes(DIGEST_BYTES, "big")
 
 
+def contents(number: int, size_bytes: int) -> Contents:
+    """The image's layer of this number."""
+    data = random.Random(number).randbytes(size_bytes) if size_bytes <= MAX_CONTENT_BYTES else b""
+    return Contents(hashlib.sha256(data or b"%d" % number).digest(), size_bytes, data)
+
+
 def wrong(index: int) -> bytes:
     """The digest of other bytes."""
     return b"\xff" * (DIGEST_BYTES - 4) + index.to_bytes(4, "big")
+
+
+class Asked:
+    """A piece that was asked of a neighbour, from the request to its end."""
+
+    __slots__ = ("again", "asking", "flow", "pull", "sender", "waits", "wanted")
+
+    def __init__(self, pull: Pull, wanted: swarming.Fetch, sender: Host) -> None:
+        self.pull = pull
+        self.wanted = wanted
+        self.sender = sender
+        self.flow: Flow | None = None
+        self.asking = Asking(pull.host.name, pull.blob.digest, sender.node.site != pull.host.node.site)
+        self.again = False
+        """The sender has others to serve then, and tells who asks when it can come again."""
+        self.waits = True
+        """It has not been answered, and nobody has taken it back."""
 
 
 class Pull:

@@ -8,7 +8,6 @@ members say is noted.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -17,14 +16,13 @@ from typing import Any, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
-from peer.core.uploads import SOON_S, Asking, Space, Turn
+from peer.core.uploads import SOON_S, Space, Turn
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink, ToHost
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.fields import MAX_CONTENT_BYTES
 from simulation.costs import (
     ANSWER_S,
     SCHEDULER_OTHER_S,
@@ -36,26 +34,9 @@ from simulation.costs import (
 from simulation.host import Host
 from simulation.lines import Flow, Line, Lines
 from simulation.origin import Origin
-from simulation.pull import PATIENCE_S, Contents, Pull, right, wrong
+from simulation.pull import PATIENCE_S, Asked, Contents, Pull, contents, right, wrong
 from simulation.scenario import Scenario, Vice
 from simulation.timeline import Timeline
-
-
-class Asked:
-    """A piece that was asked of a neighbour, from the request to its end."""
-
-    __slots__ = ("again", "asking", "flow", "pull", "sender", "waits", "wanted")
-
-    def __init__(self, pull: Pull, wanted: swarming.Fetch, sender: Host) -> None:
-        self.pull = pull
-        self.wanted = wanted
-        self.sender = sender
-        self.flow: Flow | None = None
-        self.asking = Asking(pull.host.name, pull.blob.digest, sender.node.site != pull.host.node.site)
-        self.again = False
-        """The sender has others to serve then, and tells who asks when it can come again."""
-        self.waits = True
-        """It has not been answered, and nobody has taken it back."""
 
 
 class World:
@@ -68,7 +49,7 @@ class World:
         self.timeline: Final = Timeline()
         self.lines: Final = Lines(self.timeline)
         self.chance: Final = random.Random(scenario.seed)
-        self.blobs: Final = {blob.digest: blob for blob in map(_contents, range(len(scenario.blobs)), scenario.blobs)}
+        self.blobs: Final = {blob.digest: blob for blob in map(contents, range(len(scenario.blobs)), scenario.blobs)}
         self.hosts: Final = {node.name: Host(node, self) for node in scenario.nodes}
         self.sites_in: Final[dict[str, Line]] = {}
         self.sites_out: Final[dict[str, Line]] = {}
@@ -232,15 +213,15 @@ class World:
     def _end(self, asked: Asked) -> None:
         """Nobody waits for this piece any more: what it takes of the sender is for others."""
         asked.waits = False
-        if asked.flow is not None:
-            passed = self._stop_sending(asked)
-            if asked.sender.node.site != asked.pull.host.node.site:
-                self.site_bytes[asked.pull.host.node.site] += passed
-        else:
-            asked.sender.uploads.take_back(asked)
+        passed = self._stop_sending(asked)
+        if asked.sender.node.site != asked.pull.host.node.site:
+            self.site_bytes[asked.pull.host.node.site] += passed
 
     def _stop_sending(self, asked: Asked) -> float:
-        assert asked.flow is not None
+        """Whether it goes out, or waits to. Returns the bytes that have passed."""
+        if asked.flow is None:
+            asked.sender.uploads.take_back(asked)
+            return 0.0
         passed = self.lines.stop(asked.flow)
         asked.flow = None
         asked.sender.upload_ended()
@@ -391,10 +372,7 @@ class World:
 
     def _fall_silent(self, asked: Asked) -> None:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""
-        if asked.flow is not None:
-            self._stop_sending(asked)
-        else:
-            asked.sender.uploads.take_back(asked)
+        self._stop_sending(asked)
         self._answer(asked, SILENT_S, FetchOutcome.GONE)
 
     def _linked_to(self, host: Host) -> list[str]:
@@ -404,8 +382,3 @@ class World:
 def _hear(hosts: list[Host], event: swarming.FromNeighbour) -> None:
     for host in hosts:
         host.hears(event)
-
-
-def _contents(number: int, size_bytes: int) -> Contents:
-    data = random.Random(number).randbytes(size_bytes) if size_bytes <= MAX_CONTENT_BYTES else b""
-    return Contents(hashlib.sha256(data or b"%d" % number).digest(), size_bytes, data)

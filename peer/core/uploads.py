@@ -108,12 +108,17 @@ class Uploads(Generic[Request]):
         return told
 
     @property
+    def is_full(self) -> bool:
+        """Whether no other piece goes out, however much of the line is unused."""
+        return self.going >= self.slots
+
+    @property
     def is_wanted(self) -> bool:
         """Whether somebody waits, or is to be told."""
         return bool(self._waiting or self._refused)
 
     def _may_begin(self, space: Space) -> bool:
-        return not self.going or (space is Space.NOW and self.going < self.slots)
+        return not self.going or (space is Space.NOW and not self.is_full)
 
     def _remember(self, asking: Asking | None) -> None:
         if asking is None:

@@ -87,7 +87,6 @@ class Uploading:
     """All uploads of this host. `tell_room` tells a host that was refused that it can come."""
 
     def __init__(self, slots: int, background: Background, tell_room: Callable[[Asking], None]) -> None:
-        self._slots: Final = slots
         self._uploads: Final[Uploads[Upload]] = Uploads(slots)
         self._throughput: Final = Throughput()
         self._background: Final = background
@@ -188,7 +187,7 @@ class Uploading:
         """What there is on the line, as far as can be told."""
         if not self._going:
             return Space.NOW
-        if len(self._going) < self._slots and self._throughput.has_room(self._acked_bytes(), self._loop.time()):
+        if not self._uploads.is_full and self._throughput.has_room(self._acked_bytes(), self._loop.time()):
             return Space.NOW
         return Space.SOON if any(self._left_s(going) <= SOON_S for going in self._going) else Space.NONE
 

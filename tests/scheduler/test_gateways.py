@@ -104,28 +104,25 @@ def test_leases_are_for_the_gateways_of_their_pieces() -> None:
     )
 
 
-def test_a_gateway_that_leaves_is_followed_by_another_of_its_site() -> None:
-    for goes in (VANISHES, Leave(D)):
-        assert (
-            two_sites()
-            >> ("a1", goes)
-            << ("a2", Lease(2, D, 1, 0, 1, WITHIN))
-            << ("a2", Neighbours(D, (), ("a1",)))
-            << ("b1", Neighbours(D, (), ("a1",)))
-            << ("a2", Gateway(D, ALL_SHARES))
-        )
-
-
-def test_a_gateway_that_the_origin_refuses_is_followed_by_another() -> None:
-    assert (
-        two_sites()
-        >> ("a1", LeaseEnded(1, D, LeaseOutcome.REFUSED, 403))
-        << ("a1", OriginRefused(D, 403))
+def followed(playbook: Playbook) -> Playbook:
+    """a2 is the gateway of its site instead of a1, and its neighbours part with that one."""
+    return (
+        playbook
         << ("a2", Lease(2, D, 1, 0, 1, WITHIN))
         << ("a2", Neighbours(D, (), ("a1",)))
         << ("b1", Neighbours(D, (), ("a1",)))
         << ("a2", Gateway(D, ALL_SHARES))
     )
+
+
+def test_a_gateway_that_leaves_is_followed_by_another_of_its_site() -> None:
+    for goes in (VANISHES, Leave(D)):
+        assert followed(two_sites() >> ("a1", goes))
+
+
+def test_a_gateway_that_the_origin_refuses_is_followed_by_another() -> None:
+    refused = ("a1", LeaseEnded(1, D, LeaseOutcome.REFUSED, 403))
+    assert followed(two_sites() >> refused << ("a1", OriginRefused(D, 403)))
 
 
 def test_the_last_of_a_site_takes_its_shares_along_and_the_next_one_gets_all() -> None:
