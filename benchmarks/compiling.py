@@ -40,11 +40,12 @@ MODULES: Final = (
             "standing",
             "swarm_events",
             "throughput",
+            "uploads",
         )
     ),
     *(f"simulation/{name}.py" for name in ("host", "lines", "origin", "pull", "timeline", "world")),
 )
-"""Where the time goes. mypyc does not take generic dataclasses with slots."""
+"""Where the time goes."""
 
 COMPILES_S: Final = 300.0
 

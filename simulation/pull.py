@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 TRANSFERS_PER_BLOB: Final = 4
 LINGER_S: Final = 600.0
 PATIENCE_S: Final = 3.0
+STORY_LENGTH: Final = 64
 
 
 class Contents:
@@ -92,8 +93,13 @@ class Pull:
     def __init__(self, host: Host, blob: Contents) -> None:
         self.host: Final = host
         self.blob: Final = blob
+        remembers = STORY_LENGTH if host.world.checks else 0  # else millions of events would stay in memory
         self.member: Final = Member(
-            Download(TRANSFERS_PER_BLOB, LINGER_S), blob.digest, "docker.io", "library/app", patience_s=PATIENCE_S
+            Download(TRANSFERS_PER_BLOB, LINGER_S, remembers=remembers),
+            blob.digest,
+            "docker.io",
+            "library/app",
+            patience_s=PATIENCE_S,
         )
         self.number: Final = host.attempts
         self.over = False

@@ -34,8 +34,6 @@ lets the prefix that clients are served grow evenly. Four pieces of 4 MiB: 64 re
 MAX_STRIKES = 3
 """Transfers without one landed piece after which a source is given up; the origin client has retried within each."""
 
-STORY_LENGTH = 64
-
 
 class Phase(Enum):
     FETCHING = "fetching"
@@ -213,10 +211,14 @@ class IllegalTransitionError(Exception):
 
 @dataclass(slots=True)
 class Download:
-    """One download. `max_transfers` bounds what runs at once; for `linger_s` it goes on though nobody wants it."""
+    """One download. `max_transfers` bounds what runs at once; for `linger_s` it goes on though nobody wants it.
+
+    `remembers`: so many of the last events are in the story.
+    """
 
     max_transfers: int
     linger_s: float
+    remembers: int = 64
     allowed: tuple[tuple[int, int], ...] | None = None
     """The ranges of pieces that may be asked of the origin; None: all of them."""
     phase: Phase = Phase.FETCHING
@@ -232,7 +234,10 @@ class Download:
     _elsewhere: int = 0
     _had_source: bool = False
     _answered: bool = True
-    _story: deque[tuple[float, Event]] = field(default_factory=lambda: deque(maxlen=STORY_LENGTH))
+    _story: deque[tuple[float, Event]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._story = deque(maxlen=self.remembers)
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in one event at monotonic time `now` (seconds) and say what is to be done."""

@@ -82,13 +82,14 @@ class Member:
     _now: float = 0.0
     _due: float | None = None
     _due_is_known: bool = False
-    _story: deque[tuple[float, Event]] = field(default_factory=lambda: deque(maxlen=origin_side.STORY_LENGTH))
+    _story: deque[tuple[float, Event]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.exchange = Exchange(self.digest, self.book)
         self._leases = Leases(self.digest, self.book)
         self._reports = Reports(self.digest, self.book, self.progress_s)
         self.standing = Standing(self.patience_s)
+        self._story = deque(maxlen=self.download.remembers)
         self.download.allowed = ()
 
     def handle(self, event: Event, now: float) -> list[Instruction]:

@@ -14,9 +14,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 SOON_S = 0.05
 """How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
@@ -54,14 +53,16 @@ class Turn(Enum):
     NEVER = auto()
 
 
-@dataclass(slots=True)
 class Uploads(Generic[Request]):
-    """`going` pieces are going out now."""
+    """`going` pieces are going out now, of at most `slots`."""
 
-    slots: int
-    going: int = 0
-    _waiting: dict[Request, Asking | None] = field(default_factory=dict)
-    _refused: dict[Asking, None] = field(default_factory=dict)
+    __slots__ = ("_refused", "_waiting", "going", "slots")
+
+    def __init__(self, slots: int) -> None:
+        self.slots: Final = slots
+        self.going = 0
+        self._waiting: Final[dict[Request, Asking | None]] = {}
+        self._refused: Final[dict[Asking, None]] = {}
 
     def ask(self, request: Request, asking: Asking | None, space: Space) -> Turn:
         """A request comes in; `NOW`: its piece goes out until `end`. Who is `asking` is None if that is not known."""
