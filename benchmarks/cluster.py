@@ -142,6 +142,7 @@ class Testbed:
         with setting(self.scenario, self.image, self._directory / "p2pd") as place:
             with ExitStack() as stack:
                 swarm = Swarm(place, stack)
+                swarm.prepare()
                 swarm.fill(bound_s)
                 sent_before, entered_before, before = place.origin_bytes(), place.site_bytes(), swarm.counts()
                 machine_before, clients_before = machine_cpu_s(), _clients_cpu_s()
@@ -149,7 +150,6 @@ class Testbed:
                 play(playing)
                 machine, clients_cpu_s = machine_cpu_s(), _clients_cpu_s() - clients_before
                 counts, entered = counted_since(before, swarm.counts()), place.site_bytes()
-                swarm.check()
             busy_s, idle_s = (now - then for now, then in zip(machine, machine_before, strict=True))
             played = playing.played(
                 origin_bytes=place.origin_bytes() - sent_before,
@@ -166,13 +166,11 @@ class Testbed:
             for name in names:
                 place = stack.enter_context(setting(self.scenario, self.image, self._directory / name))
                 crowd = Crowd(place, OTHERS[name](place, stack), stack)
-                playings[name] = (place, crowd, Playing(self.scenario, crowd, self.bound_s))
-            play(*(playing for _, _, playing in playings.values()))
-            for _, crowd, _ in playings.values():
-                crowd.check()
+                crowd.prepare()
+                playings[name] = (place, Playing(self.scenario, crowd, self.bound_s))
+            play(*(playing for _, playing in playings.values()))
             return {
-                name: playing.played(origin_bytes=place.origin_bytes())
-                for name, (place, _, playing) in playings.items()
+                name: playing.played(origin_bytes=place.origin_bytes()) for name, (place, playing) in playings.items()
             }
 
     def simulated(self) -> Played:
@@ -183,8 +181,8 @@ class Testbed:
 
 
 def files_bytes(scenario: Scenario) -> int:
-    """What is written: at each node and its client; at the registry and a cache."""
-    return (2 * len(scenario.nodes) + 2) * scenario.image_bytes
+    """What is written: at each node, at the registry and a cache."""
+    return (len(scenario.nodes) + 2) * scenario.image_bytes
 
 
 def workdir(needed_bytes: int) -> Path | None:
@@ -231,7 +229,7 @@ OTHERS: Final = {"speedup_vs_registry": _registry, "speedup_vs_pull_through": _p
 
 
 def _clients_cpu_s() -> float:
-    """Of all processes that were waited for. While a scenario is played those are clients, but for a few of `ip`."""
+    """Of all processes that were waited for. While a scenario is played those are clients, their start included."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

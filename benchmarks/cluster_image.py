@@ -19,11 +19,11 @@ from benchmarks import programs
 from benchmarks.load import Blob
 from benchmarks.measure import UnmeasurableError
 from benchmarks.namespaces import network
+from benchmarks.pull import MANIFEST
 from benchmarks.testbed import SPARE_BYTES, push, push_random
 
 TAG: Final = "1"
 
-MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 

@@ -17,9 +17,6 @@ from simulation.scenario import Scenario
 POLL_INTERVAL_S: Final = 0.01
 """How late the end of a client may be noticed: well below a hundredth of what is timed."""
 
-SAMPLE_INTERVAL_S: Final = 1.0
-"""Each answer takes a node about two milliseconds, and all nodes share a few cores."""
-
 
 class Stage(Protocol):
     """What a scenario is played on."""
@@ -28,14 +25,6 @@ class Stage(Protocol):
 
     def ended(self) -> list[str]:
         """The hosts whose clients have got the image since the last call. Raises UnmeasurableError if one failed."""
-        ...
-
-    def ask_progress(self) -> None:
-        """Begin to find out how much of the image each host has."""
-        ...
-
-    def progress(self) -> Mapping[str, float]:
-        """What has been found out since the last call: the part of the image, 0 to 1, by host."""
         ...
 
 
@@ -50,8 +39,6 @@ class Playing:
         self._missing = {node.name for node in scenario.wanting()}
         self._began_s: dict[str, float] = {}
         self._done_s: dict[str, float] = {}
-        self._curves: dict[str, list[tuple[float, float]]] = {}
-        self._sampled_s = 0.0
 
     @property
     def finished(self) -> bool:
@@ -62,18 +49,10 @@ class Playing:
         for name in self._stage.ended():
             self._missing.discard(name)
             self._done_s[name] = now_s
-            self._curves.setdefault(name, []).append((now_s, 1.0))
         for step in self._script.due(now_s, self._done_s):
             if step.action is Action.BEGIN:
                 self._began_s[step.subject] = now_s
-                self._curves[step.subject] = [(now_s, 0.0)]
             self._stage.perform(step)
-        for name, share in self._stage.progress().items():
-            if name in self._began_s and name not in self._done_s:
-                self._curves[name].append((now_s, share))
-        if now_s - self._sampled_s >= SAMPLE_INTERVAL_S:
-            self._sampled_s = now_s
-            self._stage.ask_progress()
         if self._missing and now_s > self._bound_s:
             raise UnmeasurableError(f"not within {self._bound_s:.0f} s: {', '.join(sorted(self._missing))} have it all")
 
@@ -95,7 +74,6 @@ class Playing:
             site_bytes=site_bytes or {},
             link_messages=link_messages,
             scheduler_messages=scheduler_messages,
-            curves=self._curves,
         )
 
 

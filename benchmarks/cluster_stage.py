@@ -1,37 +1,36 @@
 """What scenarios are played on: hosts in namespaces, a real docker-registry, real clients, and p2pd at each host.
 
 Rules:
-1. A client is curl, which gets the manifest and the layers into files, so many layers at a time as runtimes do. The
-   digests of the files are checked when the time has been taken: each host of a real cluster has cores of its own to
-   hash with, and here all share a few (skopeo, for one, costs 4 to 7 s of a core for each GiB that it copies, and p2pd
-   less than that). All clients of a comparison are the same; what differs is the address that they ask.
+1. A client is `benchmarks.pull`, which hashes what it gets, as runtimes do, and keeps nothing: a host of a real cluster
+   has a disk of its own, and here all share the memory of one machine (which a virtual one often gets only when it
+   touches it: writing each client's copy took a quarter of both cores). All clients of a comparison are the same; what
+   differs is the address that they ask. They are up before the time is taken, as a runtime is.
 2. The links of the registry and of each host have the scenario's rates. The scheduler's has none: it says so little.
 3. A host that vanishes is killed at once, its client with it, and says goodbye to nobody.
 """
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import shutil
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 
 from benchmarks import load, programs
-from benchmarks.cluster_image import MANIFEST, TAG, Image, sent_bytes
+from benchmarks.cluster_image import TAG, Image, sent_bytes
 from benchmarks.cluster_script import Action, Step
 from benchmarks.measure import UnmeasurableError
 from benchmarks.namespaces import CORE, Host, Network, network
 from benchmarks.procfs import cpu_s
-from simulation.scenario import LAYERS_AT_A_TIME, Node, Scenario
+from simulation.scenario import Node, Scenario
 
 REGISTRY_PORT: Final = 5000
 PEER_PORT: Final = 65002
@@ -131,11 +130,14 @@ class Crowd:
         self._place = place
         self._address = address
         self._stack = stack
-        self._directory = place.directory / "copies"
-        self._directory.mkdir()
-        self._clients: dict[str, Future[programs.Program]] = {}
-        self._progress: dict[str, float] = {}
-        self._done: set[str] = set()
+        self._ready: dict[str, tuple[programs.Program, BinaryIO]] = {}
+        """Clients that wait until they are told to pull, each with the FIFO by which it is."""
+        self._pulling: dict[str, programs.Program] = {}
+
+    def prepare(self) -> None:
+        """Have the clients of all hosts ready. Raises UnmeasurableError."""
+        starting = {name: host.start(self._client, name) for name, host in self._place.hosts.items()}
+        self._ready = {name: client.result() for name, client in starting.items()}
 
     def perform(self, step: Step) -> None:
         match step.action:
@@ -152,60 +154,39 @@ class Crowd:
 
     def ended(self) -> list[str]:
         ended = []
-        for name, client in self._clients.items():
-            if client.done() and (code := client.result().process.poll()) is not None:
+        for name, client in self._pulling.items():
+            if (code := client.process.poll()) is not None:
                 if code != 0:
-                    raise UnmeasurableError(f"the client of {name} failed: {client.result().log.read_text()[-500:]}")
+                    raise UnmeasurableError(f"the client of {name} failed: {client.log.read_text()[-500:]}")
                 ended.append(name)
         for name in ended:
-            del self._clients[name]
-        self._done.update(ended)
+            del self._pulling[name]
         return ended
-
-    def ask_progress(self) -> None:
-        """By the size of what the client has written."""
-        for name in self._clients:
-            size_bytes = sum(file.stat().st_size for file in os.scandir(self._directory / name))
-            self._progress[name] = min(1.0, size_bytes / self._place.scenario.image_bytes)
-
-    def progress(self) -> Mapping[str, float]:
-        progress, self._progress = self._progress, {}
-        return progress
-
-    def check(self) -> None:
-        """Raise UnmeasurableError if what a client has got is not the image, byte for byte."""
-        for host in sorted(self._done):
-            for layer in self._place.image.layers:
-                if (name := layer.digest.removeprefix("sha256:")) != _sha256(self._directory / host / name):
-                    raise UnmeasurableError(f"the client of {host} got other bytes than those of {layer.digest}")
 
     def _source(self, _name: str) -> str:
         """What the host's client asks for the image."""
         return self._address
 
-    def _begin(self, name: str) -> None:
-        copy = self._directory / name
-        copy.mkdir()
-        base = f"http://{self._source(name)}/v2/{programs.REPOSITORY}"
-        wanted = {"manifest": f"{base}/manifests/{TAG}"} | {
-            layer.digest.removeprefix("sha256:"): f"{base}/blobs/{layer.digest}" for layer in self._place.image.layers
-        }
-        options = ["--silent", "--show-error", "--fail", "--header", f"Accept: {MANIFEST}"]
-        parallel = ["--parallel", "--parallel-max", str(LAYERS_AT_A_TIME)]
-        outputs = [word for file, url in wanted.items() for word in ("--output", str(copy / file), url)]
-        running = programs.running(
-            "curl",
-            [programs.find("curl"), *options, *parallel, *outputs],
-            "",
-            self._place.directory / f"{name}.log",
-            programs.neutral_environment(),
+    def _client(self, name: str) -> tuple[programs.Program, BinaryIO]:
+        """Start a host's client, and wait until it reads what it is told."""
+        told = self._place.directory / f"{name}.pull"
+        os.mkfifo(told)
+        words = [sys.executable, "-m", "benchmarks.pull", self._source(name), TAG, str(told)]
+        log = self._place.directory / f"{name}.log"
+        client = self._stack.enter_context(
+            programs.running("the client", words, "", log, programs.neutral_environment())
         )
-        self._clients[name] = self._place.hosts[name].start(self._stack.enter_context, running)
+        return client, self._stack.enter_context(_fifo_to(client, told))
+
+    def _begin(self, name: str) -> None:
+        self._pulling[name], tell = self._ready.pop(name)
+        with tell:
+            tell.write(b"pull")
 
     def _kill(self, name: str) -> None:
-        client = self._clients.pop(name, None)
+        client = self._pulling.pop(name, None)
         if client is not None:
-            _kill(client.result())
+            _kill(client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +206,6 @@ class Swarm(Crowd):
         self._scheduler_host = place.network.host()
         self._scheduler = self._start_scheduler()
         self._nodes = {node.name: self._start_node(node) for node in place.scenario.nodes}
-        self._answers: dict[str, Future[Any]] = {}
         stack.callback(self._terminate)
         for serving in [place.hosts[name].start(_wait_until_connected, *node) for name, node in self._nodes.items()]:
             serving.result()
@@ -242,21 +222,6 @@ class Swarm(Crowd):
             case _:
                 pass
 
-    def ask_progress(self) -> None:
-        """By what the nodes say that they have had, verified."""
-        for name in self._clients:
-            if name in self._nodes and name not in self._answers:
-                self._answers[name] = self._place.hosts[name].start(programs.answer, self._nodes[name][1], "/status")
-
-    def progress(self) -> Mapping[str, float]:
-        progress = {}
-        for name in [name for name, answer in self._answers.items() if answer.done()]:
-            with suppress(OSError, http.client.HTTPException):  # it has vanished
-                downloads = self._answers.pop(name).result()["downloads"]
-                had_bytes = downloads["origin_bytes"] + downloads["peer_bytes"]
-                progress[name] = min(1.0, had_bytes / self._place.scenario.image_bytes)
-        return progress
-
     def fill(self, bound_s: float) -> None:
         """Have those pull the image which are to hold it. Raises UnmeasurableError."""
         holding = {node.name for node in self._place.scenario.nodes if node.holds_image}
@@ -268,10 +233,6 @@ class Swarm(Crowd):
             if time.monotonic() > deadline:
                 raise UnmeasurableError(f"not within {bound_s:.0f} s: {', '.join(sorted(holding))} hold the image")
             time.sleep(QUIET_S)
-        self.check()
-        for host in self._done:
-            shutil.rmtree(self._directory / host)
-        self._done.clear()
 
     def counts(self) -> dict[str, Counts]:
         """Of each node that runs."""
@@ -326,9 +287,14 @@ def _wait_until_connected(program: programs.Program, admin: str) -> None:
         time.sleep(programs.POLL_INTERVAL_S)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _fifo_to(program: programs.Program, path: Path) -> BinaryIO:
+    """Write what the program reads there, once it reads."""
+    deadline = time.monotonic() + programs.START_BOUND_S
+    while program.process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):  # ENXIO: it does not read yet
+            return os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)
+        time.sleep(programs.POLL_INTERVAL_S)
+    raise UnmeasurableError(f"{program.name} did not come up: {program.log.read_text()[-500:]}")
 
 
 def _kill(program: programs.Program) -> None:

@@ -12,30 +12,46 @@ import http.client
 import json
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 BUFFER_BYTES = 2**20
 
 
-def main(url: str, output: str) -> None:
-    parts = urlsplit(url)
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a registry answered."""
+
+    status: int
+    size_bytes: int
+    digest: str
+
+
+def receive(connection: http.client.HTTPConnection, path: str, write: Callable[[memoryview], object]) -> Received:
+    """GET a blob, hash it, and give its bytes to `write`."""
     sha256 = hashlib.sha256()
     buffer = memoryview(bytearray(BUFFER_BYTES))
     size_bytes = 0
+    connection.request("GET", path)
+    response = connection.getresponse()
+    while count := response.readinto(buffer):
+        sha256.update(buffer[:count])
+        write(buffer[:count])
+        size_bytes += count
+    return Received(response.status, size_bytes, f"sha256:{sha256.hexdigest()}")
+
+
+def main(url: str, output: str) -> None:
+    parts = urlsplit(url)
     started = time.perf_counter()
     connection = http.client.HTTPConnection(parts.netloc)
-    connection.request("GET", parts.path)
-    response = connection.getresponse()
     with Path(output).open("wb", buffering=0) as file:
-        while count := response.readinto(buffer):
-            sha256.update(buffer[:count])
-            file.write(buffer[:count])
-            size_bytes += count
+        received = receive(connection, parts.path, file.write)
     seconds = time.perf_counter() - started
     connection.close()
-    digest = f"sha256:{sha256.hexdigest()}"
-    print(json.dumps({"seconds": seconds, "size_bytes": size_bytes, "status": response.status, "digest": digest}))
+    print(json.dumps({"seconds": seconds, **asdict(received)}))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Uploads(Generic[Request]):
     __slots__ = ("_refused", "_waiting", "going", "slots")
 
     def __init__(self, slots: int) -> None:
-        self.slots: Final = slots
+        self.slots = slots
         self.going = 0
         self._waiting: Final[dict[Request, Asking | None]] = {}
         self._refused: Final[dict[Asking, None]] = {}

@@ -77,7 +77,7 @@ def test_whatever_ends_it_ends_its_programs(programs: None, place: Path, number:
     words = command(place, "--size", "64MiB", "--rate", "20mbit")
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
-            wait_until(lambda: any(place.glob("*/p2pd/copies/*/*")), "clients have begun", timeout_s=120)
+            wait_until(lambda: any(place.glob("*/p2pd/*/data/blobs/*/*")), "clients have begun", timeout_s=120)
             os.kill(running.pid, number)
             assert running.wait(60) != 0
         finally:
