@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _TIMEVAL = struct.Struct("@ll")
 
+LOW_WATER_BYTES = 128 * 1024
+"""What has to have come until a thread is woken that waits for more: else each packet wakes it, to sleep again."""
+
 MAX_ERROR_BYTES = 64 * 1024
 """Of an error's body, for the client to see; the distribution API's JSON errors are below 1 KiB."""
 
@@ -223,7 +226,10 @@ class Reply:
         """By TLS as much as there is; else all that is wanted: one hand-over of the interpreter lock a piece."""
         if isinstance(self._socket, ssl.SSLSocket):
             return self._socket.recv_into(view)
-        return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
+        first = len(view) - LOW_WATER_BYTES  # the rest has fewer bytes to come than would wake us
+        low_water = LOW_WATER_BYTES if first > 0 else 1
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+        return self._socket.recv_into(view[:first] if first > 0 else view, 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
         """All of it as a small answer, and the connection given back. An error's body is cut to MAX_ERROR_BYTES.

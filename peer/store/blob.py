@@ -75,6 +75,7 @@ class Blob:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
+        self._scratch: bytearray | None = None  # of the thread that hashes; mapping it anew costs as much as reading
         self._unreadable = False
 
     @property
@@ -229,9 +230,9 @@ class Blob:
                 return False
             if not self.whole:
                 return True
-            sha256 = hashlib.sha256()
+            sha256, scratch = hashlib.sha256(), self._new_scratch()
             for index in range(self.count):
-                for chunk in self._chunks(index):
+                for chunk in self._chunks(index, scratch):
                     sha256.update(chunk)
             return f"sha256:{sha256.hexdigest()}" == self.digest
 
@@ -277,7 +278,9 @@ class Blob:
         """Carry the SHA-256 over what is held without a gap. `view` has the first piece's bytes if they are at hand."""
         try:
             while True:
-                for chunk in self._chunks(self._hashed) if view is None else (view,):
+                if view is None and self._scratch is None:
+                    self._scratch = self._new_scratch()
+                for chunk in self._chunks(self._hashed, self._scratch) if view is None else (view,):
                     self._sha256.update(chunk)
                 view = None
                 if not self._next_to_read():
@@ -292,6 +295,7 @@ class Blob:
             self._hashed += 1
             if self._hashed == self.count:
                 self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
+                self._scratch = None
             self._hashing = self._hashed in self.pieces and self._hashed not in self._at_hand
             if not self._hashing:
                 self._lock.notify_all()
@@ -299,13 +303,17 @@ class Blob:
 
     def _hash_file_piece(self, index: int) -> bytes:
         piece = blake3()
-        for chunk in self._chunks(index):
+        for chunk in self._chunks(index, self._new_scratch()):
             piece.update(chunk)
         return piece.digest()
 
-    def _chunks(self, index: int) -> Iterator[memoryview]:
+    def _new_scratch(self) -> bytearray:
+        return bytearray(min(HASH_CHUNK_BYTES, self.header.piece_length))
+
+    def _chunks(self, index: int, scratch_bytes: bytearray) -> Iterator[memoryview]:
+        """The bytes of a piece, read into `scratch_bytes` part by part."""
         at, stop = self.span(index)
-        scratch = memoryview(bytearray(min(HASH_CHUNK_BYTES, max(1, stop - at))))
+        scratch = memoryview(scratch_bytes)
         while at < stop:
             with _disk_errors(self.data_path):
                 got = os.preadv(self._file, [scratch[: stop - at]], at)
