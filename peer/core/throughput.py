@@ -46,7 +46,7 @@ class Throughput:
         """So many bytes have gone out since ever, by now."""
         while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_S:
             self._samples.popleft()
-        if self._samples and now > self._samples[0][0]:
+        if self._samples and now >= self._samples[0][0] + SETTLES_S:  # in less time a few packets make any rate
             before, bytes_before = self._samples[0]
             faded = self.best * (1 - FADES * min(1.0, now - self._samples[-1][0]))
             self.best = max(faded, (total_bytes - bytes_before) / (now - before))

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from peer.background import Background
-from peer.core.throughput import Throughput
+from peer.core.throughput import SETTLES_S, Throughput
 from peer.core.uploads import SOON_S, Asking, Space, Turn, Uploads
 
 _BYTES_ACKED: Final = struct.Struct("=120xQ")
@@ -142,15 +142,19 @@ class Uploading:
         self._throughput.sample(self._acked_bytes(), now)
         upload.begin(now, again=self._uploads.is_wanted)
         self._going[upload] = None
+        self._loop.call_later(SETTLES_S, self._look)
         if not self._watched:
             self._watched = True
             self._background.start(self._watch())
 
     def _end(self, upload: Upload) -> None:
-        self._acked_before += upload.acked_bytes()
+        acked_bytes = upload.acked_bytes()
+        self._acked_before += acked_bytes
         del self._going[upload]
         self._uploads.end(upload.asking if upload.again else None)
         self._go_on()
+        if not upload.transport.is_closing():  # what is still on its way has the line before the piece that has begun
+            self._acked_before += upload.size_bytes - acked_bytes
 
     def _go_on(self) -> None:
         """Begin who waits, and tell others that they can come, if that is so."""
@@ -172,11 +176,14 @@ class Uploading:
         try:
             while self._going or self._uploads.is_wanted:
                 await asyncio.sleep(self._looks_s())
-                self._throughput.sample(self._acked_bytes(), self._loop.time())
-                if self._uploads.is_wanted:
-                    self._go_on()
+                self._look()
         finally:
             self._watched = False
+
+    def _look(self) -> None:
+        self._throughput.sample(self._acked_bytes(), self._loop.time())
+        if self._uploads.is_wanted:
+            self._go_on()
 
     def _looks_s(self) -> float:
         """How soon to look again: when a piece is nearly out, at the latest."""
