@@ -75,7 +75,7 @@ class Blob:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
-        self._scratch: bytearray | None = None  # of the thread that hashes; mapping it anew costs as much as reading
+        self._scratch: bytearray | None = None  # kept, for mapping it anew costs as much as reading into it
         self._unreadable = False
 
     @property
@@ -278,9 +278,7 @@ class Blob:
         """Carry the SHA-256 over what is held without a gap. `view` has the first piece's bytes if they are at hand."""
         try:
             while True:
-                if view is None and self._scratch is None:
-                    self._scratch = self._new_scratch()
-                for chunk in self._chunks(self._hashed, self._scratch) if view is None else (view,):
+                for chunk in self._chunks(self._hashed, self._kept_scratch()) if view is None else (view,):
                     self._sha256.update(chunk)
                 view = None
                 if not self._next_to_read():
@@ -306,6 +304,12 @@ class Blob:
         for chunk in self._chunks(index, self._new_scratch()):
             piece.update(chunk)
         return piece.digest()
+
+    def _kept_scratch(self) -> bytearray:
+        """That of the one thread that hashes, until the blob is whole."""
+        if self._scratch is None:
+            self._scratch = self._new_scratch()
+        return self._scratch
 
     def _new_scratch(self) -> bytearray:
         return bytearray(min(HASH_CHUNK_BYTES, self.header.piece_length))

@@ -66,6 +66,14 @@ def test_nothing_is_said_of_a_piece_that_has_just_begun() -> None:
     assert sender.has_room(), "nothing of it has gone out"
 
 
+def test_a_few_packets_in_a_short_time_are_no_rate() -> None:
+    sender = Sender().begins().sends(1.0, LINE)
+    sender.begins()
+    sender.now, sender.total = sender.now + SETTLES_S / 2, sender.total + 2 * SETTLES_S * LINE
+    sender.throughput.sample(int(sender.total), sender.now)
+    assert sender.throughput.best == pytest.approx(LINE, rel=0.05)
+
+
 def test_a_look_that_comes_late_measures_all_the_same() -> None:
     sender = Sender().begins()
     sender.now, sender.total = sender.now + 3 * WINDOW_S, 3 * WINDOW_S * LINE
