@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Body, ContentRef, Credential, Kind
 from peer.origin.traffic import SLICE_BYTES
+from peer.origin.wire import LOW_WATER_BYTES
 from tests.peer.origin_setting import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
 from tests.peer.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer, Rule, Seen, partial
 
@@ -198,11 +199,13 @@ class TestResuming:
             assert read_all(origin, 100, 900) == CONTENT[100:900]
         assert ranges(server) == ["bytes=100-899", "bytes=400-899"]
 
-    def test_after_a_stall(self, server: RegistryServer) -> None:
-        server.script(cut(Answering(200, CONTENT), 1000, "hang"))
+    @pytest.mark.parametrize("came", [1000, LOW_WATER_BYTES // 2])
+    def test_after_a_stall(self, server: RegistryServer, came: int) -> None:
+        """What came before it counts, though it is too little to wake who waits for it."""
+        server.script(cut(Answering(200, CONTENT), came, "hang"))
         with origin_at(server, stall_s=0.05) as origin:
             assert read_all(origin) == CONTENT
-        assert ranges(server) == [None, f"bytes=1000-{LAST}"]
+        assert ranges(server) == [None, f"bytes={came}-{LAST}"]
 
     def test_at_the_replica_first(self, server: RegistryServer, replica: RegistryServer) -> None:
         server.script(cut(Answering(200, CONTENT), 1000))

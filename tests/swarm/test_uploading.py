@@ -69,6 +69,24 @@ async def test_a_piece_whose_receiver_goes_away_is_out() -> None:
         assert not await it.is_refused("next")
 
 
+@asynchronous
+async def test_what_is_still_on_its_way_of_a_piece_counts_as_sent_after_the_next_has_begun() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        async with it.uploading.turn(line.piece()):
+            assert it.uploading._acked_bytes() == 0
+        assert it.uploading._acked_bytes() == PIECE_BYTES
+
+
+@asynchronous
+async def test_what_a_host_that_goes_away_has_not_got_does_not() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        async with it.uploading.turn(line.piece()):
+            line.transport.close()
+        assert it.uploading._acked_bytes() == 0
+
+
 # -- who waits -----------------------------------------------------------------------------------------------------
 
 
