@@ -148,7 +148,7 @@ class Testbed:
                 swarm = Swarm(place, stack)
                 swarm.prepare()
                 swarm.fill(bound_s)
-                touch_memory(self._directory / "touched", len(self.scenario.nodes) * self.scenario.image_bytes)
+                touch_memory(self._directory / "touched", len(self.scenario.wanting()) * self.scenario.image_bytes)
                 sent_before, entered_before, before = place.origin_bytes(), place.site_bytes(), swarm.counts()
                 machine_before, clients_before = machine_cpu_s(), _clients_cpu_s()
                 playing = Playing(self.scenario, swarm, bound_s)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TRANSFERS_PER_BLOB: Final = 4
 LINGER_S: Final = 600.0
 PATIENCE_S: Final = 3.0
-STORY_LENGTH: Final = 64
 
 
 class Contents:
@@ -93,14 +92,10 @@ class Pull:
     def __init__(self, host: Host, blob: Contents) -> None:
         self.host: Final = host
         self.blob: Final = blob
-        remembers = STORY_LENGTH if host.world.checks else 0  # else millions of events would stay in memory
-        self.member: Final = Member(
-            Download(TRANSFERS_PER_BLOB, LINGER_S, remembers=remembers),
-            blob.digest,
-            "docker.io",
-            "library/app",
-            patience_s=PATIENCE_S,
-        )
+        download = Download(TRANSFERS_PER_BLOB, LINGER_S)
+        if not host.world.checks:  # nobody reads the story then, and it would keep millions of events in memory
+            download = Download(TRANSFERS_PER_BLOB, LINGER_S, remembers=0)
+        self.member: Final = Member(download, blob.digest, "docker.io", "library/app", patience_s=PATIENCE_S)
         self.number: Final = host.attempts
         self.over = False
         self._given_up_for = ""

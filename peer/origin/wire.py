@@ -226,10 +226,9 @@ class Reply:
         """By TLS as much as there is; else all that is wanted: one hand-over of the interpreter lock a piece."""
         if isinstance(self._socket, ssl.SSLSocket):
             return self._socket.recv_into(view)
-        first = len(view) - LOW_WATER_BYTES  # the rest has fewer bytes to come than would wake us
-        low_water = LOW_WATER_BYTES if first > 0 else 1
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
-        return self._socket.recv_into(view[:first] if first > 0 else view, 0, socket.MSG_WAITALL)
+        before_last = max(0, len(view) - LOW_WATER_BYTES)  # the last bytes, by themselves, would never wake us
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LOW_WATER_BYTES if before_last else 1)
+        return self._socket.recv_into(view[: before_last or len(view)], 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
         """All of it as a small answer, and the connection given back. An error's body is cut to MAX_ERROR_BYTES.

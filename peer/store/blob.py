@@ -293,7 +293,6 @@ class Blob:
             self._hashed += 1
             if self._hashed == self.count:
                 self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
-                self._scratch = None
             self._hashing = self._hashed in self.pieces and self._hashed not in self._at_hand
             if not self._hashing:
                 self._lock.notify_all()
@@ -306,7 +305,7 @@ class Blob:
         return piece.digest()
 
     def _kept_scratch(self) -> bytearray:
-        """That of the one thread that hashes, until the blob is whole."""
+        """That of the one thread that hashes, as long as the blob is pinned."""
         if self._scratch is None:
             self._scratch = self._new_scratch()
         return self._scratch
@@ -342,6 +341,7 @@ class Blob:
             with suppress(OSError):
                 os.close(file)
         self._file = self._record_file = -1
+        self._scratch = None
 
     def _read_record(self) -> Record:
         with _disk_errors(self.record_path):
