@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from peer.background import Background
-from peer.core.throughput import SETTLES_S, Throughput
+from peer.core.throughput import Throughput
 from peer.core.uploads import SOON_S, Asking, Space, Turn, Uploads
 
 _BYTES_ACKED: Final = struct.Struct("=120xQ")
@@ -142,7 +142,6 @@ class Uploading:
         self._throughput.sample(self._acked_bytes(), now)
         upload.begin(now, again=self._uploads.is_wanted)
         self._going[upload] = None
-        self._loop.call_later(SETTLES_S, self._look)
         if not self._watched:
             self._watched = True
             self._background.start(self._watch())
@@ -176,14 +175,11 @@ class Uploading:
         try:
             while self._going or self._uploads.is_wanted:
                 await asyncio.sleep(self._looks_s())
-                self._look()
+                self._throughput.sample(self._acked_bytes(), self._loop.time())
+                if self._uploads.is_wanted:
+                    self._go_on()
         finally:
             self._watched = False
-
-    def _look(self) -> None:
-        self._throughput.sample(self._acked_bytes(), self._loop.time())
-        if self._uploads.is_wanted:
-            self._go_on()
 
     def _looks_s(self) -> float:
         """How soon to look again: when a piece is nearly out, at the latest."""
