@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -68,6 +69,13 @@ def simulating(count: int) -> Iterator[ProcessPoolExecutor]:
 
 def compiled_path() -> Path | None:
     """Where the compiled packages are, made if they are not there yet; None if they cannot be made."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with (ROOT / "build" / "compiling.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes meanwhile finds what was made
+        return _make_compiled()
+
+
+def _make_compiled() -> Path | None:
     sources = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     name = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + sys.version.encode()).hexdigest()[:16]
     directory = ROOT / "build" / "compiled" / name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.piece_sets import digest_runs
-from peer.core.throughput import ROOM
+from peer.core.throughput import ROOM, SETTLES_S, settles_s
 from peer.core.uploads import SOON_S, Asking, Space, Uploads
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 UPLOAD_SLOTS: Final = 3
-LOOKS_S: Final = 0.1
+LOOKS_S: Final = 0.05
 """How often a host looks whether a part of its line is unused, while others wait for that."""
 
 
@@ -57,6 +57,7 @@ class Host:
         """Why those that failed did."""
         self.got_bytes = 0
         self._looks = False
+        self._settles = 0.0
 
     # -- what its client does --------------------------------------------------------------------------------------
 
@@ -198,14 +199,20 @@ class Host:
 
     def upload_ended(self, again: Asking | None = None) -> None:
         """A piece is out, or nobody waits for it any more."""
+        self._settles = self.world.timeline.now + SETTLES_S
         self.uploads.end(again)
         self.go_on(self.space())
 
+    def upload_begun(self, latency_s: float) -> None:
+        """A piece begins to go out, to a host that is this far."""
+        self._settles = self.world.timeline.now + settles_s(2 * latency_s)
+
     def space(self) -> Space:
-        """What there is on its uplink."""
-        if not self.uploads.is_full and self.up.used < (1 - ROOM) * self.up.rate:
+        """What there is on its uplink, as far as a host can tell."""
+        now = self.world.timeline.now
+        if now >= self._settles and not self.uploads.is_full and self.up.used < (1 - ROOM) * self.up.rate:
             return Space.NOW
-        soon = self.world.timeline.now + SOON_S
+        soon = now + SOON_S
         return Space.SOON if any(flow.due <= soon for flow in self.up.flows) else Space.NONE
 
     def go_on(self, space: Space) -> None:
@@ -220,7 +227,8 @@ class Host:
         """Somebody is not served at once: it looks from time to time whether a part of its line is unused."""
         if not self._looks:
             self._looks = True
-            self.world.timeline.after(LOOKS_S, self._look)
+            now = self.world.timeline.now
+            self.world.timeline.at(self._settles if self._settles > now else now + LOOKS_S, self._look)
 
     def _look(self) -> None:
         self._looks = False

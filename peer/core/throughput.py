@@ -10,14 +10,20 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-ROOM = 0.2
+ROOM = 0.15
 """What part of the line must be unused for another piece."""
 
 WINDOW_S = 0.2
 """What a rate is measured over, or more if it is looked at less often: some pieces of 4 MiB at 1 Gbit/s."""
 
-SETTLES_S = 0.05
-"""How long after a piece has begun to go out nothing is said of what it leaves unused."""
+LEAST_S = 0.05
+"""In less time a few packets make any rate, and the highest would stand for the line."""
+
+SETTLES_S = 0.015
+SETTLES_MOST_S = 0.25
+ROUND_TRIPS = 4
+"""When a piece begins to go out, or is out, all that go out find new rates. What is unused is measured from then on, and
+for this long at least: a dozen packets at 10 Mbit/s, and what TCP needs to come to full speed."""
 
 FADES = 0.1
 """By how much the highest rate fades in a second."""
@@ -25,28 +31,41 @@ FADES = 0.1
 PROBES_S = 2.0
 
 
+def settles_s(round_trip_s: float) -> float:
+    """How long a piece has to go out before something can be said of the line."""
+    return min(SETTLES_MOST_S, max(SETTLES_S, ROUND_TRIPS * round_trip_s))
+
+
 @dataclass(slots=True)
 class Throughput:
-    """`best` is in bytes per second. Times are monotonic, in seconds."""
+    """`best` is in bytes per second; `total_bytes` is what has gone out since ever. Times are monotonic, in seconds."""
 
     best: float = 0.0
-    _began: float = 0.0
+    settles: float = 0.0
+    """From when on something can be said of what is unused."""
+    _changed: tuple[float, int] = (0.0, 0)
     _probed: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def begin(self, now: float, *, first: bool) -> None:
+    def begin(self, total_bytes: int, now: float, *, first: bool, round_trip_s: float = 0.0) -> None:
         """A piece begins to go out; `first`: nothing else does, so what is measured begins anew."""
-        self._began = now
         if first:
             self._samples.clear()
         if first or self._is_to_probe(now):
             self._probed = now
+        self.change(total_bytes, now, round_trip_s)
+
+    def change(self, total_bytes: int, now: float, round_trip_s: float = 0.0) -> None:
+        """From now on more pieces share the line, or fewer."""
+        self.sample(total_bytes, now)
+        self._changed = now, total_bytes
+        self.settles = now + settles_s(round_trip_s)
 
     def sample(self, total_bytes: int, now: float) -> None:
-        """So many bytes have gone out since ever, by now."""
+        """So many bytes have gone out by now."""
         while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_S:
             self._samples.popleft()
-        if self._samples and now >= self._samples[0][0] + SETTLES_S:  # in less time a few packets make any rate
+        if self._samples and now >= self._samples[0][0] + LEAST_S:
             before, bytes_before = self._samples[0]
             faded = self.best * (1 - FADES * min(1.0, now - self._samples[-1][0]))
             self.best = max(faded, (total_bytes - bytes_before) / (now - before))
@@ -54,9 +73,9 @@ class Throughput:
 
     def has_room(self, total_bytes: int, now: float) -> bool:
         """Whether a part of the line is unused, as far as can be told."""
-        if now < self._began + SETTLES_S or not self._samples:
+        if now < self.settles or not self._samples:
             return False
-        before, bytes_before = self._samples[0]
+        before, bytes_before = max(self._samples[0], self._changed)
         if now > before and (total_bytes - bytes_before) / (now - before) < (1 - ROOM) * self.best:
             return True
         return self._is_to_probe(now)

@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from peer.background import Background
-from peer.core.throughput import Throughput
+from peer.core.throughput import LEAST_S, Throughput
 from peer.core.uploads import SOON_S, Asking, Space, Turn, Uploads
 
-_BYTES_ACKED: Final = struct.Struct("=120xQ")
-"""`tcpi_bytes_acked` of `struct tcp_info` (linux/tcp.h), since Linux 4.1."""
+_TCP_INFO: Final = struct.Struct("=120xQ20xI")
+"""`tcpi_bytes_acked` and `tcpi_min_rtt` (microseconds) of `struct tcp_info` (linux/tcp.h), since Linux 4.6."""
 
-LOOKS_S: Final = 0.05
+LOOKS_S: Final = 0.025
 """How often a host that sends looks whether a part of its line is unused."""
 
 NEARLY_BYTES: Final = 256 * 1024
@@ -51,21 +51,23 @@ class Upload:
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
         self._began_s = 0.0
         self._before_bytes = 0
-        self._acked_bytes = 0
+        self._tcp_info = (0, 0)
 
     def begin(self, now: float, *, again: bool) -> None:
         """Its turn has come."""
         self.again = again
         self._began_s = now
-        self._before_bytes = self._all_acked_bytes()
+        self._before_bytes, _ = self._look()
         if not self.turn.done():
             self.turn.set_result(None)
 
     def acked_bytes(self) -> int:
-        """Until now, or until the connection was closed: its descriptor may be another connection's after that."""
-        if not self.transport.is_closing():
-            self._acked_bytes = self._all_acked_bytes() - self._before_bytes
-        return self._acked_bytes
+        """Until now, or until the connection was closed."""
+        return self._look()[0] - self._before_bytes
+
+    def round_trip_s(self) -> float:
+        """To the other host and back, while all queues are empty."""
+        return self._look()[1] / 1e6
 
     def left_s(self, now: float, best_bytes_per_s: float) -> float:
         """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
@@ -74,13 +76,15 @@ class Upload:
         if left_bytes <= 0:
             return 0.0
         went_s = now - self._began_s
-        rate = acked_bytes / went_s if went_s > LOOKS_S else best_bytes_per_s
+        rate = acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
         return left_bytes / max(1.0, rate)
 
-    def _all_acked_bytes(self) -> int:
-        """Of all that was sent on the connection."""
-        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-        return int(_BYTES_ACKED.unpack(info)[0])
+    def _look(self) -> tuple[int, int]:
+        """What the kernel knows. A closed connection's descriptor may be another connection's."""
+        if not self.transport.is_closing():
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            self._tcp_info = _TCP_INFO.unpack(info)
+        return self._tcp_info
 
 
 class Uploading:
@@ -138,8 +142,8 @@ class Uploading:
 
     def _begin(self, upload: Upload) -> None:
         now = self._loop.time()
-        self._throughput.begin(now, first=not self._going)
-        self._throughput.sample(self._acked_bytes(), now)
+        round_trip_s = upload.round_trip_s()
+        self._throughput.begin(self._acked_bytes(), now, first=not self._going, round_trip_s=round_trip_s)
         upload.begin(now, again=self._uploads.is_wanted)
         self._going[upload] = None
         if not self._watched:
@@ -154,6 +158,7 @@ class Uploading:
         self._go_on()
         if not upload.transport.is_closing():  # what is still on its way has the line before the piece that has begun
             self._acked_before += upload.size_bytes - acked_bytes
+        self._throughput.change(self._acked_bytes(), self._loop.time())
 
     def _go_on(self) -> None:
         """Begin who waits, and tell others that they can come, if that is so."""

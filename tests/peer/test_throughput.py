@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from peer.core.throughput import FADES, PROBES_S, ROOM, SETTLES_S, WINDOW_S, Throughput
+from peer.core.throughput import (
+    FADES,
+    LEAST_S,
+    PROBES_S,
+    ROOM,
+    ROUND_TRIPS,
+    SETTLES_MOST_S,
+    SETTLES_S,
+    WINDOW_S,
+    Throughput,
+)
 
 LINE = 10_000_000.0
 """Bytes per second."""
@@ -20,9 +30,13 @@ class Sender:
         self.now = 100.0
         self.total = 0.0
 
-    def begins(self, *, first: bool = True) -> Sender:
-        self.throughput.begin(self.now, first=first)
-        self.throughput.sample(int(self.total), self.now)
+    def begins(self, *, first: bool = True, round_trip_s: float = 0.0) -> Sender:
+        self.throughput.begin(int(self.total), self.now, first=first, round_trip_s=round_trip_s)
+        return self
+
+    def ends(self) -> Sender:
+        """One of several pieces is out."""
+        self.throughput.change(int(self.total), self.now)
         return self
 
     def sends(self, seconds: float, rate: float) -> Sender:
@@ -66,10 +80,36 @@ def test_nothing_is_said_of_a_piece_that_has_just_begun() -> None:
     assert sender.has_room(), "nothing of it has gone out"
 
 
+@pytest.mark.parametrize(
+    ("round_trip_s", "settles_s"),
+    [(0.02, ROUND_TRIPS * 0.02), (10.0, SETTLES_MOST_S)],
+    ids=["far", "nonsense"],
+)
+def test_nor_of_one_to_a_host_that_is_far_for_some_round_trips(round_trip_s: float, settles_s: float) -> None:
+    sender = Sender().begins().sends(1.0, LINE).begins(round_trip_s=round_trip_s)
+    sender.now += settles_s - 0.001
+    assert not sender.has_room()
+    sender.now += 0.002
+    assert sender.has_room()
+
+
+def test_when_a_piece_is_out_only_what_goes_out_from_then_on_says_what_is_unused() -> None:
+    sender = Sender().begins().begins(first=False).sends(1.0, LINE).ends()
+    sender.now, sender.total = sender.now + SETTLES_S - 0.001, sender.total + LINE * SETTLES_S / 2
+    assert not sender.has_room(), "the other has to find its rate"
+    sender.now += 0.002
+    assert sender.has_room(), "though most of the time that is measured over it was full"
+
+
+def test_and_what_remains_may_fill_the_line() -> None:
+    sender = Sender().begins().begins(first=False).sends(1.0, LINE).ends()
+    assert not sender.sends(WINDOW_S, LINE).has_room()
+
+
 def test_a_few_packets_in_a_short_time_are_no_rate() -> None:
     sender = Sender().begins().sends(1.0, LINE)
     sender.begins()
-    sender.now, sender.total = sender.now + SETTLES_S / 2, sender.total + 2 * SETTLES_S * LINE
+    sender.now, sender.total = sender.now + LEAST_S / 2, sender.total + 2 * LEAST_S * LINE
     sender.throughput.sample(int(sender.total), sender.now)
     assert sender.throughput.best == pytest.approx(LINE, rel=0.05)
 

@@ -87,6 +87,20 @@ async def test_what_a_host_that_goes_away_has_not_got_does_not() -> None:
         assert it.uploading._acked_bytes() == 0
 
 
+@asynchronous
+async def test_when_a_piece_is_out_what_the_others_leave_unused_is_measured_anew() -> None:
+    async with lines(slots=2) as it:
+        await it.shows_what_the_line_can()
+        stuck, other = await it.connect(), await it.connect()
+        async with it.uploading.turn(stuck.piece("stuck")):
+            await until(it.has_room)
+            async with it.uploading.turn(other.piece("other")) as may_send:
+                assert may_send
+                await until(it.has_room)
+            assert it.uploading._throughput.settles > asyncio.get_running_loop().time()
+            await until(it.has_room)
+
+
 # -- who waits -----------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +170,21 @@ async def test_one_that_goes_away_when_its_turn_has_just_come_leaves_it_to_the_n
         goes.cancel()
         with suppress(asyncio.CancelledError):
             await goes
+        assert not await it.is_refused("next")
+
+
+@asynchronous
+async def test_one_whose_connection_has_ended_while_it_waits_does_no_harm_when_its_turn_comes() -> None:
+    async with lines() as it:
+        first, second = await it.connect(), await it.connect()
+        piece = first.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            second_comes = it.start(it.is_served(second.piece("second")))
+            await until(lambda: len(it.uploading._uploads._waiting) == 1)
+            second.transport.abort()
+            await until(lambda: second.transport.get_extra_info("socket").fileno() == -1)
+        assert await asyncio.wait_for(second_comes, PATIENCE_S), "it finds out when it sends"
         assert not await it.is_refused("next")
 
 
