@@ -22,7 +22,7 @@ LEAST_S = 0.05
 SETTLES_S = 0.015
 SETTLES_MOST_S = 0.25
 ROUND_TRIPS = 4
-"""When a piece begins to go out, or is out, all that go out find new rates. What is unused is measured from then on, and
+"""When a piece begins to go out, or is out, all others find new rates. What is unused is measured from then on, and
 for this long at least: a dozen packets at 10 Mbit/s, and what TCP needs to come to full speed."""
 
 FADES = 0.1
