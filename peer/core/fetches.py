@@ -1,5 +1,9 @@
 """Pieces that are being asked of neighbours: how many at a time, how long each may take, and whom to ask a second time.
 
+A few at a time, for in a cold swarm everybody is busy, and each request more shares somebody's line with others. Where
+pieces come and nobody is busy, there is more to be had: each such piece allows one request more, each answer that
+somebody is busy takes back two.
+
 A piece that takes several times the median is asked of a second neighbour once nothing else is left to ask for (the
 tail is what a pull waits for); one that takes much longer marks its neighbour as slow. The first answer counts.
 
@@ -20,6 +24,11 @@ from peer.core.swarm_events import Fetch, FetchEnded, FetchOutcome, StopFetch
 MAX_FETCHES = 3
 """Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
 sends at a time (`upload_slots`): with more, somebody is always refused."""
+
+MOST_FETCHES = 2 * MAX_FETCHES
+"""Where nobody is busy, and with those that are asked of a second neighbour: each holds memory for its piece."""
+
+BUSY_COSTS = 2
 
 BESIDE_ORIGIN = 1
 """While the origin sends to this host: what it sends is scarce, and would have to share this host's line."""
@@ -50,6 +59,8 @@ class Fetches:
     neighbours: Neighbours
     _running: dict[int, _Fetch] = field(default_factory=dict)
     _next: int = 0
+    _free: int = 0
+    """How many pieces came of late of neighbours that were not busy, less what those cost that were."""
     _piece_s: deque[float] = field(default_factory=lambda: deque(maxlen=32))
     _median_s: float = 0.0
     _slow_least_s: float = SLOW_LEAST_S
@@ -71,7 +82,7 @@ class Fetches:
 
     def is_full(self, from_origin: int) -> bool:
         """Whether as much is being asked for as may be, while the origin sends the pieces `from_origin`."""
-        return len(self._running) >= (BESIDE_ORIGIN if from_origin else MAX_FETCHES)
+        return len(self._running) >= (BESIDE_ORIGIN if from_origin else max(MAX_FETCHES, self._free))
 
     def start(self, wanted: int, first: int, expected: dict[int, bytes], from_origin: int, now: float) -> list[Fetch]:
         """Ask for as many of the pieces `wanted` as may be now, and for `first` of them before all others."""
@@ -98,7 +109,7 @@ class Fetches:
         """Ask a second neighbour for what takes long; for when nothing else is left to ask for."""
         started: list[Fetch] = []
         for fetch in list(self._running.values()):
-            if not self._may_be_hedged(fetch, now) or len(self._running) >= 2 * MAX_FETCHES:
+            if not self._may_be_hedged(fetch, now) or len(self._running) >= MOST_FETCHES:
                 continue
             choice = self.neighbours.choose(1 << fetch.index, 0, now, besides=fetch.host)
             if choice is not None:
@@ -128,6 +139,10 @@ class Fetches:
         """Take a request off the books: its host, its piece, and what need not go on because of it."""
         fetch = self._running.pop(event.fetch)
         others = {other: each for other, each in self._running.items() if each.index == fetch.index}
+        if event.busy or event.outcome is FetchOutcome.BUSY:
+            self._free = max(0, self._free - BUSY_COSTS)
+        elif event.outcome is FetchOutcome.LANDED:
+            self._free = min(MOST_FETCHES, self._free + 1)
         if event.outcome is FetchOutcome.LANDED:
             self._piece_s.append(now - fetch.started)
             self._median_s = statistics.median(self._piece_s)
@@ -162,8 +177,8 @@ class Fetches:
 
     def validate(self) -> None:
         """Raise AssertionError if more is asked for than may be, or a piece of more than two."""
-        assert len(self._running) <= 2 * MAX_FETCHES
-        assert self.pieces.bit_count() <= MAX_FETCHES
+        assert 0 <= self._free <= MOST_FETCHES
+        assert len(self._running) <= MOST_FETCHES
         going = [fetch for fetch in self._running.values() if not fetch.stopped]
         for fetch in going:
             same = [other.host for other in going if other.index == fetch.index]

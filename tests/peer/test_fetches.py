@@ -8,9 +8,11 @@ import pytest
 
 from peer.core.fetches import (
     BESIDE_ORIGIN,
+    BUSY_COSTS,
     HEDGE_AFTER,
     HEDGE_LEAST_S,
     MAX_FETCHES,
+    MOST_FETCHES,
     SLOW_AFTER,
     SLOW_LEAST_S,
     SLOW_MOST_S,
@@ -54,6 +56,31 @@ class TestHowMany:
     def test_a_few_at_a_time_of_all_together(self) -> None:
         running = fetches(**{f"h{number}": (1 << 20) - 1 for number in range(MAX_FETCHES + 1)})
         assert len(hosts_of(running, (1 << 20) - 1)) == MAX_FETCHES
+        assert running.is_full(0)
+
+    def test_more_where_pieces_come_and_nobody_is_busy(self) -> None:
+        running, held = fetches(**{f"h{number}": (1 << 20) - 1 for number in range(MOST_FETCHES + 1)}), 0
+        for landed in range(1, MOST_FETCHES + 3):
+            hosts_of(running, (1 << 20) - 1 & ~held & ~running.pieces)
+            number, held = next(iter(running._running)), held | running.pieces & -running.pieces
+            running.ended(FetchEnded(number, FetchOutcome.LANDED), 1.0)
+            hosts_of(running, (1 << 20) - 1 & ~held & ~running.pieces)
+            assert len(running) == max(MAX_FETCHES, min(landed, MOST_FETCHES))
+
+    @pytest.mark.parametrize("refused", [True, False], ids=["refused", "others come first"])
+    def test_no_more_once_somebody_is(self, refused: bool) -> None:
+        running = fetches(**{f"h{number}": (1 << 20) - 1 for number in range(MOST_FETCHES + 1)})
+        running._free = MAX_FETCHES + BUSY_COSTS
+        for _ in range(2):
+            hosts_of(running, (1 << 20) - 1)
+            outcome = FetchOutcome.BUSY if refused else FetchOutcome.LANDED
+            host, *_ = running.ended(FetchEnded(next(iter(running._running)), outcome, not refused), 0.0)
+            if refused:
+                running.neighbours.refused(host, 0.0)
+        assert running._free == MAX_FETCHES - BUSY_COSTS
+        assert running.is_full(0), "as many go on as there were"
+        while len(running) > MAX_FETCHES:
+            running.ended(FetchEnded(next(iter(running._running)), FetchOutcome.GONE), 0.0)
         assert running.is_full(0)
 
     def test_fewer_while_the_origin_sends_to_this_host(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from peer.core import download as origin_side
 from peer.core import swarm_events as swarming
 from peer.core.download import Download, Ended, Outcome, Phase
-from peer.core.fetches import MAX_FETCHES
+from peer.core.fetches import MOST_FETCHES
 from peer.core.member import Member
 from peer.core.standing import State
 from peer.core.swarm_events import FetchOutcome
@@ -107,7 +107,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert fetch.host not in others
         assert fetch.index not in {index for each in self.transfers.values() for index in each}
         self.fetches[fetch.fetch] = fetch
-        assert len({each.index for each in self.fetches.values()}) <= MAX_FETCHES
+        assert len({each.index for each in self.fetches.values()}) <= MOST_FETCHES
         assert Counter(each.host for each in self.fetches.values())[fetch.host] <= 2
 
     def tells(self, message: object) -> None:
