@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Seen:
 class Answering:
     """One answer. Content-Length is the body's, unless `headers` has one (None: leave it out).
 
-    `sent_bytes` of the body are sent, all of it by default; then comes what `then` says: the next request, the end of
-    the connection (FIN or RST), or silence until the server stops. `before_byte` is called before each byte of the
+    `sent_bytes` of the body are sent, all of it by default; then comes what `then` says: the next request, the rest of
+    the body after a moment, the end of the connection (FIN or RST), or silence until the server stops. `before_byte` is called before each byte of the
     headers, which are then sent one by one.
     """
 
@@ -56,6 +57,9 @@ class Answering:
     then: str = "next"
     before_byte: Callable[[], None] | None = None
 
+
+MOMENT_S = 0.05
+"""In which a client comes to wait for the rest of a body."""
 
 SILENT_CLOSE = Answering(status=0, then="close")
 """Not a byte, and the connection ends."""
@@ -203,12 +207,15 @@ class RegistryServer:
                     connection.sendall(bytes([byte]))
                 head = b""
             connection.sendall(head + body)
+        if answering.then == "rest":
+            time.sleep(MOMENT_S)
+            connection.sendall(answering.body[answering.sent_bytes :])
         if answering.then == "hang":
             self.hanging.set()
             self._stopping.wait(PATIENCE_S)
         if answering.then == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return answering.then == "next"
+        return answering.then in ("next", "rest")
 
 
 def partial(content: bytes, first: int, last: int) -> Answering:

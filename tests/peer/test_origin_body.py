@@ -207,6 +207,15 @@ class TestResuming:
             assert read_all(origin) == CONTENT
         assert ranges(server) == [None, f"bytes={came}-{LAST}"]
 
+    def test_not_after_a_moment_without_bytes(self, server: RegistryServer) -> None:
+        """What is left is too little to wake who waits for much, as was done on this connection before."""
+        large, small = CONTENT[: 3 * LOW_WATER_BYTES], CONTENT[: LOW_WATER_BYTES // 2]
+        server.script(Answering(200, large), cut(Answering(200, small), len(small) - 1, "rest"))
+        with origin_at(server, stall_s=PATIENCE_S) as origin:
+            assert [read_all(origin, view_bytes=SIZE) for _ in range(2)] == [large, small]
+            assert origin.statistics().retries == 0
+        assert server.connections == 1
+
     def test_at_the_replica_first(self, server: RegistryServer, replica: RegistryServer) -> None:
         server.script(cut(Answering(200, CONTENT), 1000))
         with origin_at(server, replica) as origin:
