@@ -34,6 +34,7 @@ MODULES: Final = (
             "leases",
             "member",
             "neighbours",
+            "origin_events",
             "piece_book",
             "piece_sets",
             "pieces",

@@ -15,10 +15,11 @@ from functools import partial
 import structlog
 
 from peer.background import Background
-from peer.core import download as core
+from peer.core import origin_events as core
 from peer.core import swarm_events as swarming
-from peer.core.download import Download, Phase
+from peer.core.download import Download
 from peer.core.member import Member
+from peer.core.origin_events import Phase
 from peer.errors import (
     FileLimitError,
     OriginBrokenError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from peer.core import download as core
+from peer.core import origin_events as core
 from peer.core.member import Member
 from peer.core.swarm_events import Event
 from peer.errors import OriginCorruptError, P2pdError

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peer.background import Background
-from peer.core import download as core
+from peer.core import origin_events as core
 from peer.core import swarm_events as swarming
-from peer.core.download import Outcome
+from peer.core.origin_events import Outcome
 from peer.errors import (
     OriginBrokenError,
     OriginRefusedError,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
-from peer.core import download as origin_side
-from peer.core.download import SPAN_PIECES, Outcome
+from peer.core import origin_events as origin_side
+from peer.core.download import SPAN_PIECES
+from peer.core.origin_events import Outcome
 from simulation.costs import ANSWER_S, SILENT_S, VERIFY_BYTES_PER_S
 from simulation.lines import Flow, Line
 from simulation.pull import right, wrong

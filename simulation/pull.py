@@ -11,10 +11,11 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from peer.core import download as origin_side
+from peer.core import origin_events as origin_side
 from peer.core import swarm_events as swarming
-from peer.core.download import Download, Outcome, Phase
+from peer.core.download import Download
 from peer.core.member import DISPROVED, Member
+from peer.core.origin_events import Outcome, Phase
 from peer.core.piece_sets import spans, union
 from peer.core.swarm_events import FetchEnded, FetchOutcome
 from peer.core.uploads import Asking

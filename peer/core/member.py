@@ -19,11 +19,12 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-from peer.core import download as origin_side
-from peer.core.download import Download, Outcome, Phase
+from peer.core import origin_events as origin_side
+from peer.core.download import Download
 from peer.core.exchange import Exchange
 from peer.core.leases import Leases
 from peer.core.neighbours import EVERYTHING
+from peer.core.origin_events import Outcome, Phase
 from peer.core.piece_book import PieceBook
 from peer.core.piece_sets import mask, pieces_of, union
 from peer.core.reports import Reports

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from peer.core import download
+from peer.core import origin_events
 from scheduler.protocol import to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
 from scheduler.protocol.link import News
@@ -88,7 +88,7 @@ class FetchEnded:
 
 
 Event = (
-    download.Event
+    origin_events.Event
     | Begun
     | Prepared
     | Resized
@@ -189,7 +189,7 @@ class GiveUp:
 
 
 Instruction = (
-    download.Instruction
+    origin_events.Instruction
     | Tell
     | TellNeighbours
     | Prepare

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self, get_args
 
-from peer.core.download import (
-    Download,
+from peer.core.download import Download
+from peer.core.member import Member
+from peer.core.origin_events import (
     PieceLanded,
     ReaderMoved,
     SlotGranted,
@@ -21,7 +22,6 @@ from peer.core.download import (
     TransferOpened,
     WantSlot,
 )
-from peer.core.member import Member
 from peer.core.swarm_events import (
     Begun,
     Fetch,

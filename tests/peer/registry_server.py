@@ -46,8 +46,8 @@ class Answering:
     """One answer. Content-Length is the body's, unless `headers` has one (None: leave it out).
 
     `sent_bytes` of the body are sent, all of it by default; then comes what `then` says: the next request, the rest of
-    the body after a moment, the end of the connection (FIN or RST), or silence until the server stops. `before_byte` is called before each byte of the
-    headers, which are then sent one by one.
+    the body after a moment, the end of the connection (FIN or RST), or silence until the server stops. `before_byte` is
+    called before each byte of the headers, which are then sent one by one.
     """
 
     status: int = 200

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from peer.core.download import Download, ReaderMoved, SourceAdded, Tick
+from peer.core.download import Download
 from peer.core.member import Member
+from peer.core.origin_events import ReaderMoved, SourceAdded, Tick
 from peer.core.swarm_events import Begun, FromNeighbour, FromScheduler, Prepared
 from scheduler.core.events import Connected, Received
 from scheduler.core.events import Tick as SchedulerTick

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from peer.core.download import (
-    MAX_STRIKES,
+from peer.core.download import MAX_STRIKES, Download, IllegalTransitionError
+from peer.core.origin_events import (
     BlobVerified,
-    Download,
     Ended,
     Event,
-    IllegalTransitionError,
     Outcome,
     Phase,
     PieceLanded,

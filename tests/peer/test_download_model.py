@@ -8,11 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from peer.core.download import (
-    MAX_STRIKES,
-    SPAN_PIECES,
+from peer.core.download import MAX_STRIKES, SPAN_PIECES, Download
+from peer.core.origin_events import (
     BlobVerified,
-    Download,
     Ended,
     Event,
     Instruction,

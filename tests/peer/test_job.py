@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.core import download as core
+from peer.core import origin_events as core
 from peer.core.download import Download
 from peer.core.member import Member
 from peer.core.swarm_events import Begun, Event

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from peer.core.download import (
+from peer.core.fetches import HEDGE_LEAST_S
+from peer.core.member import DISPROVED
+from peer.core.neighbours import BUSY_S
+from peer.core.origin_events import (
     BlobVerified,
     Ended,
     Phase,
@@ -15,9 +18,6 @@ from peer.core.download import (
     TransferOpened,
     WantSlot,
 )
-from peer.core.fetches import HEDGE_LEAST_S
-from peer.core.member import DISPROVED
-from peer.core.neighbours import BUSY_S
 from peer.core.reports import STARVING_AFTER_S
 from peer.core.standing import State
 from peer.core.swarm_events import (

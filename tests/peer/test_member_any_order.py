@@ -8,11 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from peer.core import download as origin_side
+from peer.core import origin_events as origin_side
 from peer.core import swarm_events as swarming
-from peer.core.download import Download, Ended, Outcome, Phase
+from peer.core.download import Download
 from peer.core.fetches import MOST_FETCHES
 from peer.core.member import Member
+from peer.core.origin_events import Ended, Outcome, Phase
 from peer.core.standing import State
 from peer.core.swarm_events import FetchOutcome
 from scheduler.protocol import from_host, link, to_host

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from peer.core.download import (
+from peer.core.member import RESIZED
+from peer.core.origin_events import (
     Ended,
     Outcome,
     Phase,
@@ -20,7 +21,6 @@ from peer.core.download import (
     TransferOpened,
     WantSlot,
 )
-from peer.core.member import RESIZED
 from peer.core.standing import ASKED, State
 from peer.core.swarm_events import (
     Begun,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peer.core.download import Ended, Phase, Stopped, WantSlot
 from peer.core.fetches import SLOW_MOST_S
+from peer.core.origin_events import Ended, Phase, Stopped, WantSlot
 from peer.core.reports import STARVING_AFTER_S
 from peer.core.swarm_events import Fetch, FetchEnded, FetchOutcome, GiveUp, Meet, Part, StopFetch
 from scheduler.protocol.from_host import Fault, NeighbourFailed
