@@ -22,7 +22,7 @@ from peer.core.swarm_events import FetchEnded, FetchOutcome, Instruction, Meet, 
 from scheduler.protocol import link, to_host
 from scheduler.protocol.from_host import Corrupt, Fault, NeighbourFailed
 
-BEHIND_GAP = 8
+BEHIND_GAP = 6
 """So many pieces that are here behind the first one that is missing make that one come first. Clients are sent what is
 contiguous, and the SHA-256 goes on over it; in a cold swarm new pieces are rarer than an old one that is missing, and
 both would wait for the end. In simulations of 16 to 300 hosts it costs nothing."""
