@@ -76,7 +76,7 @@ SLACK: Final = 3.0
 SLACK_S: Final = 120.0
 """How much longer than by the registry alone a scenario may take until it counts as stuck."""
 
-PLAYABLE: Final = [name for name in SCENARIOS if name != "malicious"]
+PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled"}]
 _FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 

@@ -50,6 +50,7 @@ EFFICIENCY_BARS: Final = {
 COST_BARS: Final = {
     "churn": Bar("<=", 1.15),
     "malicious": Bar("<=", 1.25),
+    "misled": Bar("<=", 1.25),
     "rack-cut-off": None,
     "scheduler-gone": None,
 }

@@ -43,7 +43,7 @@ class Host:
         self.connection = 0
         self.refused = 0
         """The origin's status for it; 0: the origin gives."""
-        self.lies = False
+        self.lies = node.vice is Vice.MISLEADS
         """It believes in other bytes than the origin has."""
         self.knows_sizes = True
         self.store: Final[dict[bytes, dict[int, bytes]]] = defaultdict(dict)

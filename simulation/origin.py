@@ -98,7 +98,7 @@ class Origin:
     def _came(self, pull: Pull, number: int, index: int, last: bool) -> None:
         if pull.over or number not in pull.transfers:
             return
-        pull.has_landed(number, index, wrong(index) if pull.host.lies else right(index))
+        pull.has_landed(number, index, wrong(index, pull.host.name) if pull.host.lies else right(index))
         if last:
             pull.end_transfer(number, Outcome.DONE)
 

@@ -65,9 +65,9 @@ def contents(number: int, size_bytes: int) -> Contents:
     return Contents(hashlib.sha256(data or b"%d" % number).digest(), size_bytes, data)
 
 
-def wrong(index: int) -> bytes:
-    """The digest of other bytes."""
-    return b"\xff" * (DIGEST_BYTES - 4) + index.to_bytes(4, "big")
+def wrong(index: int, by: str = "") -> bytes:
+    """The digest of other bytes, which are those of the host `by`."""
+    return hashlib.blake2s(b"wrong %d %s" % (index, by.encode()), digest_size=DIGEST_BYTES).digest()
 
 
 class Asked:

@@ -30,6 +30,7 @@ class Vice(Enum):
     CORRUPTS = "sends other bytes than it was asked for"
     CLAIMS = "says that it holds everything, and serves nothing"
     HOARDS = "takes leases, and fetches nothing"
+    MISLEADS = "says wrong digests of what it has from the origin, each its own, and sends bytes that match them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +204,21 @@ def scheduler_gone(shape: Shape) -> Scenario:
 
 
 def malicious(shape: Shape) -> Scenario:
-    """One host in ten is malicious, of each kind as many."""
-    vices = tuple(Vice)
+    """One host in ten is malicious, of each kind as many, but for those of `misled`."""
+    vices = tuple(vice for vice in Vice if vice is not Vice.MISLEADS)
     return _with(
         flash_crowd(shape),
         "malicious",
         lambda index, node: replace(node, vice=vices[index // 10 % len(vices)]) if index % 10 == 5 else node,
+    )
+
+
+def misled(shape: Shape) -> Scenario:
+    """One host in ten says wrong digests of pieces: that shows only when the SHA-256 of the whole is wrong."""
+    return _with(
+        flash_crowd(shape),
+        "misled",
+        lambda index, node: replace(node, vice=Vice.MISLEADS) if index % 10 == 5 else node,
     )
 
 
@@ -249,6 +259,7 @@ SCENARIOS: Final[dict[str, Callable[[Shape], Scenario]]] = {
     "rack-cut-off": rack_cut_off,
     "scheduler-gone": scheduler_gone,
     "malicious": malicious,
+    "misled": misled,
     "many-layers": many_layers,
     "size-mix": size_mix,
 }

@@ -19,7 +19,8 @@ SLOW = replace(SHAPE, rate_bytes_per_s=3e5)
 def everybody_has_it(scenario: Scenario) -> Played:
     played = play(scenario, checks=True)
     assert played.failed() == []
-    assert played.wrong_pieces == 0
+    misled = any(node.vice is Vice.MISLEADS for node in played.scenario.nodes)
+    assert played.wrong_pieces == 0 or misled  # they go with the blob whose SHA-256 is wrong
     return played
 
 
