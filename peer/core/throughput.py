@@ -48,8 +48,8 @@ class Throughput:
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def begin(self, total_bytes: int, now: float, *, first: bool, round_trip_s: float = 0.0) -> None:
-        """A piece begins to go out; `first`: nothing else does, so what is measured begins anew."""
-        if first:
+        """A piece begins to go out; `first`: nothing else does, nor has just now: what is measured begins anew."""
+        if first and self._samples and now > self._samples[-1][0] + LEAST_S:  # pieces of milliseconds are no rate alone
             self._samples.clear()
         if first or self._is_to_probe(now):
             self._probed = now

@@ -24,6 +24,10 @@ _TCP_INFO: Final = struct.Struct("=120xQ20xI")
 LOOKS_S: Final = 0.025
 """How often a host that sends looks whether a part of its line is unused."""
 
+FIRST_LOOK_S: Final = 0.001
+"""Until a piece is looked at that the kernel has taken, and twice that until the next time: nobody knows a line's rate
+that carries single pieces in milliseconds."""
+
 NEARLY_BYTES: Final = 256 * 1024
 NEARLY_S: Final = 0.005
 """What may still be on its way of a piece that counts as out: that hides the round trip until the next begins. It is
@@ -116,11 +120,13 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
+        step_s = FIRST_LOOK_S
         while not upload.transport.is_closing():
             left_s = upload.left_s(self._loop.time(), self._throughput.best)
             if left_s <= NEARLY_S:
                 return
-            await asyncio.sleep(min(LOOKS_S, left_s))
+            await asyncio.sleep(min(step_s, left_s))
+            step_s = min(LOOKS_S, 2 * step_s)
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""

@@ -108,6 +108,7 @@ def test_and_what_remains_may_fill_the_line() -> None:
 
 def test_a_few_packets_in_a_short_time_are_no_rate() -> None:
     sender = Sender().begins().sends(1.0, LINE)
+    sender.now += 2 * LEAST_S
     sender.begins()
     sender.now, sender.total = sender.now + LEAST_S / 2, sender.total + 2 * LEAST_S * LINE
     sender.throughput.sample(int(sender.total), sender.now)
@@ -145,6 +146,15 @@ def test_what_a_line_does_not_carry_while_it_is_idle_does_not_count() -> None:
     sender.begins().sends(0.1, LINE)
     assert sender.throughput.best == pytest.approx(LINE, rel=0.01)
     assert not sender.has_room()
+
+
+def test_pieces_that_take_milliseconds_show_the_rate_together() -> None:
+    sender = Sender()
+    for _ in range(20):
+        sender.begins()
+        sender.now, sender.total = sender.now + LEAST_S / 10, sender.total + LINE * LEAST_S / 10
+        sender.ends()
+    assert sender.throughput.best == pytest.approx(LINE, rel=0.01)
 
 
 class TestProbing:
