@@ -15,7 +15,7 @@ from functools import partial
 import structlog
 
 from peer.background import Background
-from peer.core import origin_events as core
+from peer.core import origin_events
 from peer.core import swarm_events as swarming
 from peer.core.download import Download
 from peer.core.member import Member
@@ -141,7 +141,7 @@ class Downloads:
             finally:
                 blob.release()
         finally:
-            job.feed(core.ReaderLeft(reader))
+            job.feed(origin_events.ReaderLeft(reader))
 
     async def _known(
         self,
@@ -159,11 +159,11 @@ class Downloads:
         for times_left in reversed(range(MAX_BEGINNINGS)):
             job = self._join(digest, source, expected)
             reader = job.new_reader()
-            job.feed(core.ReaderMoved(reader, *at, background))
+            job.feed(origin_events.ReaderMoved(reader, *at, background))
             try:
                 return job, reader, await job.known_blob()
             except BaseException as error:
-                job.feed(core.ReaderLeft(reader))
+                job.feed(origin_events.ReaderLeft(reader))
                 if not isinstance(error, P2pdError) or not job.tainted or not times_left:
                     raise
         raise AssertionError("the last time returns or raises")
@@ -262,7 +262,7 @@ class Downloads:
             self.store.discard(job.digest)
         job.recovered = True
         for number in range(len(job.sources)):
-            job.feed(core.SourceAdded(number))
+            job.feed(origin_events.SourceAdded(number))
         size_bytes = None if expected is None else expected.size_bytes
         if job.blob is not None:
             job.feed(swarming.Prepared())
@@ -287,22 +287,22 @@ class Downloads:
         if source not in job.sources:
             job.sources.append(source)
             if job.recovered:
-                job.feed(core.SourceAdded(len(job.sources) - 1))
+                job.feed(origin_events.SourceAdded(len(job.sources) - 1))
 
     def _feed(self, job: Job, event: swarming.Event) -> None:
         """Have the core decide what follows from `event`, and carry it out."""
         for instruction in job.member.handle(event, self._workers.loop.time()):
             match instruction:
-                case core.WantSlot(source):
+                case origin_events.WantSlot(source):
                     self._origin.want_slot(job, source)
-                case core.ReturnSlot():
-                    assert isinstance(event, core.SlotGranted)
+                case origin_events.ReturnSlot():
+                    assert isinstance(event, origin_events.SlotGranted)
                     self._origin.return_slot(job, event.source)
-                case core.StartTransfer():
+                case origin_events.StartTransfer():
                     self._origin.start(job, instruction)
-                case core.StopTransfer(number) if number in job.transfers:  # else its end is about to be told
+                case origin_events.StopTransfer(number) if number in job.transfers:  # else its end is about to be told
                     job.transfers[number].stop()
-                case core.Ended(phase):
+                case origin_events.Ended(phase):
                     self._ended(job, phase)
                 case _:
                     self._neighbours.carry_out(job, instruction)
@@ -356,7 +356,7 @@ class Downloads:
 
     async def _wait(self, job: Job, reader: int, background: bool, position: int, stop: int) -> None:
         job.raise_if_failed()
-        job.feed(core.ReaderMoved(reader, position, stop, background))
+        job.feed(origin_events.ReaderMoved(reader, position, stop, background))
         assert job.blob is not None
         if job.blob.servable_until(position) <= position:
             await job.change()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from peer.core import origin_events as core
+from peer.core import origin_events
 from peer.core.member import Member
 from peer.core.swarm_events import Event
 from peer.errors import OriginCorruptError, P2pdError
@@ -53,7 +53,7 @@ class Job:
     def landed(self, transfer: int | None, index: int, digest: bytes) -> None:
         """A piece is in the store; `transfer` None: not by one from the origin."""
         self.answered = True
-        self.feed(core.PieceLanded(transfer, index, digest))
+        self.feed(origin_events.PieceLanded(transfer, index, digest))
         self.wake()
 
     def take_in(self, blob: Blob) -> None:
@@ -70,12 +70,12 @@ class Job:
             self.last_error = OriginCorruptError(
                 f"the bytes that came for {self.digest} have another SHA-256; they were removed"
             )
-        self.feed(core.BlobVerified(ok))
+        self.feed(origin_events.BlobVerified(ok))
 
     def fail(self, error: P2pdError) -> None:
         """It cannot go on."""
         self.last_error = error
-        self.feed(core.Stopped())
+        self.feed(origin_events.Stopped())
 
     def adopt(self, blob: Blob) -> bool:
         """Take over the pin on `blob`; False if it is not needed (any more)."""
@@ -119,7 +119,7 @@ class Job:
         self._timer = None
         deadline = None if self._ended else self.member.next_deadline()
         if deadline is not None and deadline <= loop.time():
-            self.feed(core.Tick())
+            self.feed(origin_events.Tick())
         else:
             self.arm(loop)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from peer.background import Background
-from peer.core import origin_events as core
+from peer.core import origin_events
 from peer.core import swarm_events as swarming
 from peer.core.origin_events import Outcome
 from peer.errors import (
@@ -52,7 +52,7 @@ class OriginSide:
         """Have `SlotGranted` fed once the origin of `source` has a connection for this download."""
 
         def granted() -> None:
-            self._workers.loop.call_soon(job.feed, core.SlotGranted(source))
+            self._workers.loop.call_soon(job.feed, origin_events.SlotGranted(source))
 
         self._slots_of(job, source).want(lambda: job.member.download.background, granted)
 
@@ -60,7 +60,7 @@ class OriginSide:
         """What was granted is not needed."""
         self._slots_of(job, source).free()
 
-    def start(self, job: Job, wanted: core.StartTransfer) -> None:
+    def start(self, job: Job, wanted: origin_events.StartTransfer) -> None:
         """Begin a transfer, on the slot that was just granted; `TransferEnded` is fed when it is over."""
         transfer = Transfer(wanted.transfer, job.sources[wanted.source], job.blob, wanted.first, wanted.stop)
         job.transfers[wanted.transfer] = transfer
@@ -81,7 +81,7 @@ class OriginSide:
         finally:
             self._slots[transfer.source.origin].free()
             del job.transfers[transfer.number]
-            job.feed(core.TransferEnded(transfer.number, outcome, status))
+            job.feed(origin_events.TransferEnded(transfer.number, outcome, status))
 
     def opened(self, job: Job, transfer: Transfer, blob: Blob, first: int, stop: int) -> None:
         """See `Report`."""
@@ -89,7 +89,9 @@ class OriginSide:
             blob.release()
         job.answered = True
         if transfer.number in job.transfers:
-            job.feed(core.TransferOpened(transfer.number, blob.size_bytes, blob.header.piece_length, first, stop))
+            job.feed(
+                origin_events.TransferOpened(transfer.number, blob.size_bytes, blob.header.piece_length, first, stop)
+            )
         job.wake()
 
     def landed(self, job: Job, transfer: Transfer, blob: Blob, index: int, digest: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from peer.core import swarm_events as swarming
 from peer.core.piece_sets import digest_runs
-from peer.core.throughput import ROOM, SETTLES_S, settles_s
+from peer.core.throughput import ROOM, settles_s
 from peer.core.uploads import SOON_S, Asking, Space, Uploads
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
@@ -199,13 +199,13 @@ class Host:
 
     def upload_ended(self, again: Asking | None = None) -> None:
         """A piece is out, or nobody waits for it any more."""
-        self._settles = self.world.timeline.now + SETTLES_S
+        self.uplink_changed()
         self.uploads.end(again)
         self.go_on(self.space())
 
-    def upload_begun(self, latency_s: float) -> None:
-        """A piece begins to go out, to a host that is this far."""
-        self._settles = self.world.timeline.now + settles_s(2 * latency_s)
+    def uplink_changed(self, round_trip_s: float = 0.0) -> None:
+        """A piece begins to go out, to a host that is so far, or is out."""
+        self._settles = max(self._settles, self.world.timeline.now + settles_s(round_trip_s))
 
     def space(self) -> Space:
         """What there is on its uplink, as far as a host can tell."""

@@ -168,7 +168,7 @@ class World:
         asked.again = sender.uploads.is_wanted
         size = pull.blob.bytes_of(asked.wanted.index)
         flow = asked.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, asked)
-        sender.upload_begun(self.latency_s(sender, pull.host))
+        sender.uplink_changed(2 * self.latency_s(sender, pull.host))
         self.timeline.at(max(self.timeline.now, flow.due - SOON_S), self._soon_sent, asked, flow)
 
     def _soon_sent(self, asked: Asked, flow: Flow) -> None:

@@ -1,8 +1,8 @@
 """Pieces that are being asked of neighbours: how many at a time, how long each may take, and whom to ask a second time.
 
 A few at a time, for in a cold swarm everybody is busy, and each request more shares somebody's line with others. Where
-pieces come and nobody is busy, there is more to be had: each such piece allows one request more, each answer that
-somebody is busy takes back two.
+pieces come and nobody is busy, there is more to be had: as many at a time as came so of late, within `MOST_FETCHES`.
+Each answer that somebody is busy takes back two.
 
 A piece that takes several times the median is asked of a second neighbour once nothing else is left to ask for (the
 tail is what a pull waits for); one that takes much longer marks its neighbour as slow. The first answer counts.

@@ -41,9 +41,9 @@ class Throughput:
     """`best` is in bytes per second; `total_bytes` is what has gone out since ever. Times are monotonic, in seconds."""
 
     best: float = 0.0
-    settles: float = 0.0
-    """From when on something can be said of what is unused."""
     _changed: tuple[float, int] = (0.0, 0)
+    _settles: float = 0.0
+    """From when on something can be said of what is unused."""
     _probed: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -59,7 +59,7 @@ class Throughput:
         """From now on more pieces share the line, or fewer."""
         self.sample(total_bytes, now)
         self._changed = now, total_bytes
-        self.settles = now + settles_s(round_trip_s)
+        self._settles = max(self._settles, now + settles_s(round_trip_s))  # one that began may be farther away
 
     def sample(self, total_bytes: int, now: float) -> None:
         """So many bytes have gone out by now."""
@@ -73,7 +73,7 @@ class Throughput:
 
     def has_room(self, total_bytes: int, now: float) -> bool:
         """Whether a part of the line is unused, as far as can be told."""
-        if now < self.settles or not self._samples:
+        if now < self._settles or not self._samples:
             return False
         before, bytes_before = max(self._samples[0], self._changed)
         if now > before and (total_bytes - bytes_before) / (now - before) < (1 - ROOM) * self.best:

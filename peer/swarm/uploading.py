@@ -24,10 +24,6 @@ _TCP_INFO: Final = struct.Struct("=120xQ20xI")
 LOOKS_S: Final = 0.025
 """How often a host that sends looks whether a part of its line is unused."""
 
-FIRST_LOOK_S: Final = 0.001
-"""Until a piece is looked at that the kernel has taken, and twice that until the next time: nobody knows a line's rate
-that carries single pieces in milliseconds."""
-
 NEARLY_BYTES: Final = 256 * 1024
 NEARLY_S: Final = 0.005
 """What may still be on its way of a piece that counts as out: that hides the round trip until the next begins. It is
@@ -70,8 +66,8 @@ class Upload:
         return self._look()[0] - self._before_bytes
 
     def round_trip_s(self) -> float:
-        """To the other host and back, while all queues are empty."""
-        return self._look()[1] / 1e6
+        """To the other host and back, while all queues are empty, as was known at the last look."""
+        return self._tcp_info[1] / 1e6
 
     def left_s(self, now: float, best_bytes_per_s: float) -> float:
         """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
@@ -120,13 +116,11 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
-        step_s = FIRST_LOOK_S
         while not upload.transport.is_closing():
             left_s = upload.left_s(self._loop.time(), self._throughput.best)
             if left_s <= NEARLY_S:
                 return
-            await asyncio.sleep(min(step_s, left_s))
-            step_s = min(LOOKS_S, 2 * step_s)
+            await asyncio.sleep(min(LOOKS_S, left_s))
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
@@ -148,9 +142,9 @@ class Uploading:
 
     def _begin(self, upload: Upload) -> None:
         now = self._loop.time()
-        round_trip_s = upload.round_trip_s()
-        self._throughput.begin(self._acked_bytes(), now, first=not self._going, round_trip_s=round_trip_s)
         upload.begin(now, again=self._uploads.is_wanted)
+        first, round_trip_s = not self._going, upload.round_trip_s()
+        self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
         self._going[upload] = None
         if not self._watched:
             self._watched = True

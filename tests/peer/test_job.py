@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from peer.core import origin_events as core
+from peer.core import origin_events
 from peer.core.download import Download
 from peer.core.member import Member
 from peer.core.swarm_events import Begun, Event
@@ -32,5 +32,5 @@ async def test_a_deadline_that_has_passed_already_is_told_once_and_can_be_set_ag
     job.arm(loop)
     job.arm(loop)
     await asyncio.wait_for(ticked.wait(), PATIENCE_S)
-    assert told == [core.Tick()]
+    assert told == [origin_events.Tick()]
     job.end(None)

@@ -93,6 +93,12 @@ def test_nor_of_one_to_a_host_that_is_far_for_some_round_trips(round_trip_s: flo
     assert sender.has_room()
 
 
+def test_not_sooner_because_another_piece_is_out() -> None:
+    sender = Sender().begins().sends(1.0, LINE).begins(round_trip_s=0.02).ends()
+    sender.now += ROUND_TRIPS * 0.02 - 0.001
+    assert not sender.has_room()
+
+
 def test_when_a_piece_is_out_only_what_goes_out_from_then_on_says_what_is_unused() -> None:
     sender = Sender().begins().begins(first=False).sends(1.0, LINE).ends()
     sender.now, sender.total = sender.now + SETTLES_S - 0.001, sender.total + LINE * SETTLES_S / 2

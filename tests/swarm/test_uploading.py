@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
+
+from peer.core.throughput import settles_s
 from peer.core.uploads import MAX_WAITING, TOLD
-from peer.swarm.uploading import NEARLY_BYTES
+from peer.swarm.uploading import NEARLY_BYTES, Upload
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.node import asynchronous
 from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
@@ -97,8 +100,21 @@ async def test_when_a_piece_is_out_what_the_others_leave_unused_is_measured_anew
             async with it.uploading.turn(other.piece("other")) as may_send:
                 assert may_send
                 await until(it.has_room)
-            assert it.uploading._throughput.settles > asyncio.get_running_loop().time()
+                before = it.uploading._throughput._changed
+            assert it.uploading._throughput._changed > before
             await until(it.has_room)
+
+
+@asynchronous
+async def test_how_far_a_host_is_says_when_the_line_can_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lines() as it:
+        piece = (await it.connect()).piece()
+        async with it.uploading.turn(piece):
+            assert 0 < piece.round_trip_s() < 1, "seconds, on loopback"
+        monkeypatch.setattr(Upload, "round_trip_s", lambda _: 0.02)
+        piece = (await it.connect()).piece()
+        async with it.uploading.turn(piece):
+            assert it.uploading._throughput._settles == piece._began_s + settles_s(0.02)
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------
