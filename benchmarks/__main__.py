@@ -18,9 +18,13 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import cluster, datapath, scheduler, simulate, transfer
-from benchmarks.measure import Command, run_measures
+from benchmarks.cluster import command as cluster
+from benchmarks.command import Command, run_measures
+from benchmarks.datapath import command as datapath
 from benchmarks.report import Report, machine
+from benchmarks.scheduler import command as scheduler
+from benchmarks.simulate import command as simulate
+from benchmarks.transfer import command as transfer
 
 COMMANDS: tuple[Command[Any], ...] = (
     datapath.COMMAND,

@@ -23,7 +23,7 @@ from typing import Final
 
 from benchmarks.programs import ROOT
 
-PACKAGES: Final = ("peer", "scheduler", "simulation")
+PACKAGES: Final = ("peer", "scheduler", "p2pd")
 MODULES: Final = (
     *(
         f"peer/core/{name}.py"
@@ -41,11 +41,11 @@ MODULES: Final = (
             "reports",
             "standing",
             "swarm_events",
-            "throughput",
-            "uploads",
+            "uplink",
+            "choker",
         )
     ),
-    *(f"simulation/{name}.py" for name in ("host", "lines", "origin", "pull", "timeline", "world")),
+    *(f"p2pd/simulation/{name}.py" for name in ("bandwidth", "cluster", "event_queue", "host", "origin", "pull")),
 )
 """Where the time goes."""
 
@@ -112,7 +112,7 @@ def _make_compiled() -> Path | None:
 
 def _works(directory: Path) -> bool:
     """Whether what was compiled can be imported, and is what would be."""
-    ask = "import simulation.world; print(simulation.world.__file__)"
+    ask = "import p2pd.simulation.cluster; print(p2pd.simulation.cluster.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", ask], cwd=directory, capture_output=True, text=True, timeout=COMPILES_S, check=False
     )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.measure import UnmeasurableError
+from benchmarks.command import UnmeasurableError
 from benchmarks.programs import ROOT, find
 
 TRANSFER_BOUND_S = 600.0

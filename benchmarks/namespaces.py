@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from benchmarks.measure import UnmeasurableError
+from benchmarks.command import UnmeasurableError
 from benchmarks.programs import find
 
 NETWORK: Final = "10.77.0.0/24"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import UnmeasurableError
+from benchmarks.command import UnmeasurableError
 
 PACKAGES = {
     "nginx": "nginx-light",

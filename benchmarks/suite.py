@@ -22,14 +22,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import policies
 from benchmarks.compiling import simulating
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
 from benchmarks.report import Bar, machine, rounded
-from benchmarks.simulate import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
-from simulation import policies
-from simulation.report import Played, limit_s
-from simulation.scenario import SCENARIOS, Shape, blob_of
+from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
+from p2pd.simulation.result import Played, limit_s
+from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
 GROWTH_BAR: Final = Bar("<=", 1.3)

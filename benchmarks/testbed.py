@@ -22,8 +22,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks import programs
+from benchmarks.command import UnmeasurableError
 from benchmarks.load import Blob
-from benchmarks.measure import UnmeasurableError
 
 CHUNK_BYTES = 2**20
 FORGET_BOUND_S = 60.0

@@ -14,7 +14,6 @@ from functools import partial
 
 import structlog
 
-from peer.background import Background
 from peer.core import origin_events
 from peer.core import swarm_events as swarming
 from peer.core.download import Download
@@ -35,6 +34,7 @@ from peer.store import Blob, Store
 from peer.store.blob import EMPTY_DIGEST
 from peer.swarm.swarm import Swarm
 from peer.swarm_side import SwarmSide
+from peer.tasks import Background
 from peer.transfer import Source
 from peer.workers import Workers
 from scheduler.protocol import from_host, link

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peer.background import Background
 from peer.core import origin_events
 from peer.core import swarm_events as swarming
 from peer.core.origin_events import Outcome
@@ -22,8 +21,9 @@ from peer.errors import (
 )
 from peer.job import Job
 from peer.origin.api import Origin
-from peer.slots import Slots
+from peer.priority_semaphore import Slots
 from peer.store import Blob, Store
+from peer.tasks import Background
 from peer.transfer import Transfer
 from peer.workers import Workers
 

@@ -10,7 +10,6 @@ import hashlib
 
 import structlog
 
-from peer.background import Background
 from peer.core import swarm_events as swarming
 from peer.core.swarm_events import FetchOutcome
 from peer.errors import (
@@ -27,6 +26,7 @@ from peer.job import Job
 from peer.store import Blob, Store
 from peer.swarm.fetching import Pace, PieceFetch, Wanted
 from peer.swarm.swarm import Swarm
+from peer.tasks import Background
 from peer.workers import Workers
 from scheduler.protocol.content import Content
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from peer.core.download import SPAN_PIECES
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginResizedError
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
-from peer.origin.fields import unsatisfied_range
+from peer.origin.headers import unsatisfied_range
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES

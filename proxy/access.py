@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from peer.background import Background, Shared
 from peer.errors import OriginUnreachableError, P2pdError
 from peer.origin.api import Answer, Credential
+from peer.tasks import Background, Shared
 from proxy.catalog import Catalog
 from proxy.core.grants import ANYONE, Grants, Place
 from proxy.core.routing import Route

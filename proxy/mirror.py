@@ -23,20 +23,20 @@ from typing import Literal, cast
 import structlog
 from aiohttp import web
 
-from peer.background import Background
-from peer.core.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
-from peer.core.names import Digest, is_digest
 from peer.downloads import BlobReader, Downloads, Expected
 from peer.errors import ManifestError, OriginCorruptError, OriginUnreachableError, P2pdError
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
+from peer.oci.reference import Digest, is_digest
 from peer.origin.api import Answer, ContentRef, Credential, Kind
+from peer.tasks import Background
 from peer.transfer import Source
 from proxy.access import Access, Permit
+from proxy.blob_response import Sent, first_bytes, send_blob
 from proxy.core.grants import Place
 from proxy.core.oci_errors import Code, refusal, refusal_for
-from proxy.core.pulls import Pulls, PullSummary
+from proxy.core.prefetch import Pulls, PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.origins import Origins, refused
-from proxy.sending import Sent, first_bytes, send_blob
 from proxy.server import as_response
 from proxy.tags import Tags
 

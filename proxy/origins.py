@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from peer.core.manifest import KIND_BY_MEDIA_TYPE
-from peer.core.names import Namespace
 from peer.errors import OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE
+from peer.oci.reference import Namespace
 from peer.origin.api import Answer, Credential, Origin
 from proxy.core.routing import Route
 

@@ -5,7 +5,7 @@
 3. A client that takes nothing for `stall_s` is given up by the kernel (TCP_USER_TIMEOUT, which also counts while the
    window is closed), whatever the server is doing then. A handler ends when its client goes away.
 4. Where only this machine can connect, a request must come for an address or for a name that is ours: not for that of
-   a web page, whose owner has bound it anew to this machine (`proxy.core.naming`).
+   a web page, whose owner has bound it anew to this machine (`proxy.core.host_header`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.core.naming import NOT_FOR_US, is_for_us
+from proxy.core.host_header import NOT_FOR_US, is_for_us
 from proxy.core.oci_errors import Code, Refusal, refusal
 
 log = structlog.get_logger("proxy.server")

@@ -31,15 +31,15 @@ from typing import Protocol
 
 import structlog
 
-from peer.background import Background, Shared
-from peer.core.manifest import KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
-from peer.core.names import parse_digest
 from peer.errors import InvalidNameError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
+from peer.oci.reference import parse_digest
 from peer.origin.api import Answer, Credential
 from peer.swarm.tags import TagFound, TagName, Turn
+from peer.tasks import Background, Shared
 from proxy.access import Access, Permit
 from proxy.catalog import Catalog, Resolved
-from proxy.core.accepting import accepts
+from proxy.core.accept import accepts
 from proxy.core.grants import ANYONE, Place
 from proxy.core.routing import Route
 from proxy.origins import ANY_MANIFEST, Asked, Origins, refused

@@ -18,7 +18,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from benchmarks import __main__, datapath, load, measure, procfs, programs, report, scheduler, transfer
+from benchmarks import __main__, load, procfs, programs, report
+from benchmarks.command import Command, Measure, UnmeasurableError, run_measures
+from benchmarks.datapath import command as datapath
+from benchmarks.scheduler import command as scheduler
+from benchmarks.transfer import command as transfer
 
 AB_REPORT = """\
 Complete requests:      100
@@ -73,22 +77,22 @@ def fails(why: Exception) -> list[report.Figure]:
     raise why
 
 
-def command(*measures: measure.Measure[None]) -> measure.Command[None]:
-    return measure.Command("trial", "", measures, lambda _: None, lambda _: pytest.fail("not opened"), dict)
+def command(*measures: Measure[None]) -> Command[None]:
+    return Command("trial", "", measures, lambda _: None, lambda _: pytest.fail("not opened"), dict)
 
 
-def run(*measures: measure.Measure[None], only: tuple[str, ...] = ()) -> report.Report:
+def run(*measures: Measure[None], only: tuple[str, ...] = ()) -> report.Report:
     result = report.Report("trial", {"cores": 2}, {"p2pd": "1"})
-    measure.run_measures(command(*measures), None, only, result, lambda _: None)
+    run_measures(command(*measures), None, only, result, lambda _: None)
     return result
 
 
-def gives(*names: str) -> measure.Measure[None]:
-    return measure.Measure(names, lambda _: [report.Figure(name, [1.0]) for name in names])
+def gives(*names: str) -> Measure[None]:
+    return Measure(names, lambda _: [report.Figure(name, [1.0]) for name in names])
 
 
 def test_a_measure_that_fails_does_not_end_the_others() -> None:
-    broken: measure.Measure[None] = measure.Measure(("a", "b"), lambda _: fails(measure.UnmeasurableError("no nginx")))
+    broken: Measure[None] = Measure(("a", "b"), lambda _: fails(UnmeasurableError("no nginx")))
     result = run(broken, gives("c"))
     assert result.failures == {"a": "no nginx", "b": "no nginx"}
     assert [figure.name for figure in result.figures] == ["c"]
@@ -96,11 +100,11 @@ def test_a_measure_that_fails_does_not_end_the_others() -> None:
 
 def test_our_own_mistakes_are_not_failures_of_a_measure() -> None:
     with pytest.raises(ZeroDivisionError):
-        run(measure.Measure(("a",), lambda _: fails(ZeroDivisionError())))
+        run(Measure(("a",), lambda _: fails(ZeroDivisionError())))
 
 
 def test_only_the_figures_asked_for_are_measured_and_reported() -> None:
-    never: measure.Measure[None] = measure.Measure(("a",), lambda _: pytest.fail("not asked for"))
+    never: Measure[None] = Measure(("a",), lambda _: pytest.fail("not asked for"))
     assert [figure.name for figure in run(never, gives("b", "c"), only=("c",)).figures] == ["c"]
 
 
@@ -154,7 +158,7 @@ def test_the_defaults_are_those_of_the_bars() -> None:
 
 def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(measure.UnmeasurableError, match="apt-get install docker-registry"):
+    with pytest.raises(UnmeasurableError, match="apt-get install docker-registry"):
         programs.find("docker-registry")
 
 
@@ -162,7 +166,7 @@ def test_a_program_that_ends_at_once_is_told_with_its_log(tmp_path: Path) -> Non
     dies = [sys.executable, "-c", "raise SystemExit('no such thing')"]
     with (
         programs.running("it", dies, programs.free_address(), tmp_path / "log") as program,
-        pytest.raises(measure.UnmeasurableError, match=r"it ended: no such thing"),
+        pytest.raises(UnmeasurableError, match=r"it ended: no such thing"),
     ):
         programs.wait_until_served(program, "/", [200])
 
@@ -181,7 +185,7 @@ def test_ab_s_rate_is_read_only_when_all_requests_succeeded() -> None:
         AB_REPORT.replace("Keep-Alive requests:    100", "Keep-Alive requests:    0"),
         AB_REPORT.replace("Complete requests:      100", "Complete requests:      99"),
     ):
-        with pytest.raises(measure.UnmeasurableError):
+        with pytest.raises(UnmeasurableError):
             load.ab_rate(broken, 100)
 
 
@@ -221,11 +225,11 @@ def test_the_clients_receive_and_check(served: tuple[str, load.Blob], tmp_path: 
 
 def test_wrong_bytes_are_no_result(served: tuple[str, load.Blob], tmp_path: Path) -> None:
     url, blob = served
-    with pytest.raises(measure.UnmeasurableError, match="digest"):
+    with pytest.raises(UnmeasurableError, match="digest"):
         load.runtime_s(url, load.Blob("sha256:0", blob.size_bytes), tmp_path / "output")
-    with pytest.raises(measure.UnmeasurableError, match="bytes"):
+    with pytest.raises(UnmeasurableError, match="bytes"):
         load.first_byte_s(url, load.Blob(blob.digest, blob.size_bytes + 1))
-    with pytest.raises(measure.UnmeasurableError, match="status 404"):
+    with pytest.raises(UnmeasurableError, match="status 404"):
         load.first_byte_s(f"{url}-not", blob)
 
 

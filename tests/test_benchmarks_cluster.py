@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__, cluster
-from benchmarks.cluster_image import Image, sent_bytes
-from benchmarks.cluster_play import POLL_INTERVAL_S, Playing, play
-from benchmarks.cluster_script import Action, Script, Step
+from benchmarks import __main__
+from benchmarks.cluster import command as cluster
+from benchmarks.cluster.image import Image, sent_bytes
+from benchmarks.cluster.player import POLL_INTERVAL_S, Playing, play
+from benchmarks.cluster.schedule import Action, Script, Step
+from benchmarks.command import UnmeasurableError
 from benchmarks.load import Blob
-from benchmarks.measure import UnmeasurableError
-from simulation.scenario import SCENARIOS, Scenario, Shape
+from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape
 
 MIB = 2**20
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from benchmarks.compiling import simulating
 from benchmarks.suite import Run, simulate
-from simulation import world
+from p2pd.simulation import cluster
 
 RUN = Run(nodes=12, pieces=16)
 
 
 def where() -> str:
     """The file that this process has the simulator from."""
-    return world.__file__
+    return cluster.__file__
 
 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
@@ -26,4 +26,4 @@ def test_it_comes_to_the_same_figures() -> None:
         compiled, file = processes.submit(simulate, RUN).result(), processes.submit(where).result()
     assert figures(compiled) == figures(simulate(RUN))
     if shutil.which("cc") or shutil.which("gcc"):
-        assert file != world.__file__, "it was interpreted"
+        assert file != cluster.__file__, "it was interpreted"

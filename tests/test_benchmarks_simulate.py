@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import __main__, simulate
-from benchmarks.measure import UnmeasurableError
+from benchmarks import __main__
+from benchmarks.command import UnmeasurableError
+from benchmarks.policies import POLICIES
 from benchmarks.report import Bar
-from simulation.policies import POLICIES
-from simulation.scenario import Shape, blob_of
+from benchmarks.simulate import command as simulate
+from p2pd.simulation.scenario import Shape, blob_of
 
 
 def bed(scenario: str = "flash-crowd", nodes: int = 8, pieces: int = 16, *, runs: int = 1) -> simulate.Testbed:

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import policies
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
 from benchmarks.suite import LARGEST, SCENARIO_NODES, SCENARIO_PIECES, Row, Run, markdown, rows, runs, simulate
-from simulation import policies
-from simulation.scenario import SCENARIOS
+from p2pd.simulation.scenario import SCENARIOS
 
 
 def result(**figures: Any) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class App(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        from p2pd.notation import ConfigError
+        from p2pd.config.values import ConfigError
         from peer.errors import P2pdError
 
         try:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from p2pd.admin_client import AdminClient, Collected, DaemonUnreachableError
+from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
 from p2pd.cli.options import with_settings
-from p2pd.notation import show_duration, show_size
+from p2pd.config.values import show_duration, show_size
 from peer.errors import P2pdError, StoreInUseError
 from peer.store import BlobInfo, Store, VerifyReport
 
 if TYPE_CHECKING:
-    from p2pd.config import Settings
+    from p2pd.config.settings import Settings
 
 
 class Cache(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from p2pd.config import load
+from p2pd.config.settings import load
 from p2pd.configure import dockerd
 from p2pd.configure.docker import DAEMON_JSON
 from p2pd.configure.plan import STATE, Outcome

@@ -26,9 +26,9 @@ def demo(nodes: int, size: str, rate: str, *, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    from p2pd.demo.ending import until_ended
-    from p2pd.demo.show import Plan, show
-    from p2pd.notation import parse_size
+    from p2pd.config.values import parse_size
+    from p2pd.demo.run import Plan, show
+    from p2pd.demo.shutdown import until_ended
 
     plan = Plan(nodes, parse_size(size), parse_size(rate))
     figures = until_ended(lambda ending: show(plan, Console(quiet=as_json), ending))

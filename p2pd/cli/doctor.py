@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from p2pd.cli.options import with_settings
-from p2pd.doctor.examination import examine
-from p2pd.doctor.finding import Finding, Level
-from p2pd.doctor.surroundings import real
+from p2pd.doctor.environment import real
+from p2pd.doctor.result import Finding, Level
+from p2pd.doctor.run import examine
 
 if TYPE_CHECKING:
-    from p2pd.config import Settings
+    from p2pd.config.settings import Settings
 
 _STYLE: Final = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 

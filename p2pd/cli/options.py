@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from p2pd.config import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, load
-from p2pd.notation import parse_switch
+from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, load
+from p2pd.config.values import parse_switch
 
 P = ParamSpec("P")
 R = TypeVar("R")

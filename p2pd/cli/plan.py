@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p2pd.notation import ConfigError, parse_size
+from p2pd.config.values import ConfigError, parse_size
 
 MAX_NODES = 100_000
 

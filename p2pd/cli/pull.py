@@ -14,9 +14,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from p2pd.docker_config import Login
-    from p2pd.pull import PullProgress, PullReport
-    from peer.core.names import ImageReference
+    from p2pd.pull.docker_config import Login
+    from p2pd.pull.image import PullProgress, PullReport
+    from peer.oci.reference import ImageReference
 
 
 @click.command()
@@ -48,11 +48,11 @@ def pull(
 
     Every blob is hashed. Exit code 1 when one of them is missing or wrong.
     """
-    from p2pd import pull as engine
-    from p2pd.notation import parse_address
-    from p2pd.platforms import local_platform, parse_platform
-    from peer.core.names import parse_image_reference
+    from p2pd.config.values import parse_address
+    from p2pd.pull import image as engine
+    from p2pd.pull.platforms import local_platform, parse_platform
     from peer.errors import InvalidNameError
+    from peer.oci.reference import parse_image_reference
 
     if platform and all_platforms:
         raise click.UsageError("--platform and --all-platforms exclude each other")
@@ -79,7 +79,7 @@ def pull(
 
 
 def _login(image: ImageReference, username: str | None, *, password_stdin: bool) -> Login | None:
-    from p2pd.docker_config import Login, docker_login
+    from p2pd.pull.docker_config import Login, docker_login
 
     if (username is None) == password_stdin:
         raise click.UsageError("--username and --password-stdin go together")
@@ -90,7 +90,7 @@ def _login(image: ImageReference, username: str | None, *, password_stdin: bool)
 
 @contextmanager
 def _progress(*, shown: bool) -> Iterator[PullProgress]:
-    from p2pd.pull import NoProgress
+    from p2pd.pull.image import NoProgress
 
     if not shown or not sys.stderr.isatty():
         yield NoProgress()
@@ -125,7 +125,7 @@ def _as_json(report: PullReport) -> dict[str, object]:
 
 
 def _print(report: PullReport, *, only_bad: bool) -> None:
-    from p2pd.notation import show_size
+    from p2pd.config.values import show_size
 
     for verdict in report.verdicts:
         if not verdict.ok:

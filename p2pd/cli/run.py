@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd import logs
 from p2pd.cli.options import with_settings
+from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config import Settings
+    from p2pd.config.settings import Settings
 
 
 @click.command("run")
@@ -22,6 +22,6 @@ def run(settings: Settings) -> None:
     before variables, those before the file.
     """
     logs.setup(settings.log_level, settings.log_format)
-    from p2pd.daemon import run as run_daemon
+    from p2pd.daemon.node import run as run_daemon
 
     raise SystemExit(run_daemon(settings))

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd import logs
 from p2pd.cli.options import with_settings
+from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config import Settings
+    from p2pd.config.settings import Settings
 
 
 @click.command("scheduler")
@@ -32,6 +32,6 @@ def scheduler(settings: Settings) -> None:
     before variables, those before the file. Nothing is kept on disk: after a restart, nodes tell all that they hold.
     """
     logs.setup(settings.log_level, settings.log_format)
-    from p2pd.scheduler_daemon import run as run_scheduler
+    from p2pd.daemon.scheduler import run as run_scheduler
 
     raise SystemExit(run_scheduler(settings))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pd.cli.options import with_settings
-from p2pd.notation import show_duration, show_size
+from p2pd.config.values import show_duration, show_size
 
 if TYPE_CHECKING:
-    from p2pd.config import Settings
+    from p2pd.config.settings import Settings
 
 
 @click.command("status")
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @with_settings("admin")
 def status(settings: Settings, *, as_json: bool) -> None:
     """Show how the daemon on this node is."""
-    from p2pd.admin_client import AdminClient
+    from p2pd.admin.client import AdminClient
 
     found = AdminClient(settings.admin).status()
     if as_json:

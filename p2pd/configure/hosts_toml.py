@@ -19,9 +19,9 @@ import json
 import tomllib
 from typing import Final
 
+from p2pd.config.values import UpstreamSetting
 from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, marked, text_of
 from p2pd.configure.toml_text import headers, parse, table
-from p2pd.notation import UpstreamSetting
 
 DIAL_TIMEOUT: Final = "1s"
 """For the dial to this machine: refused at once where nobody listens, so it bounds only a mirror that accepts nothing

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from p2pd.config import Settings
+from p2pd.config.settings import Settings
+from p2pd.config.values import ConfigError, parse_address, parse_upstream
 from p2pd.configure.docker import HUB
 from p2pd.configure.runtime import Request
-from p2pd.notation import ConfigError, parse_address, parse_upstream
 
 _HUB_URL: Final = "https://registry-1.docker.io"
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
-from p2pd.pull import PullRequest, pull
-from peer.core.names import parse_image_reference
+from p2pd.pull.image import PullRequest, pull
 from peer.errors import P2pdError
+from peer.oci.reference import parse_image_reference
 from peer.origin.clock import SystemClock
 
 if TYPE_CHECKING:
-    from p2pd.demo.ending import Ending
     from p2pd.demo.node import Node
+    from p2pd.demo.shutdown import Ending
 
 _LOOK_EVERY_S: Final = 0.25
 

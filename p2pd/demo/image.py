@@ -25,10 +25,10 @@ from typing import IO, TYPE_CHECKING, Final, Self, cast
 
 from blake3 import blake3
 
-from p2pd.layout_writer import REF_NAME, BlobFile, LayoutWriter
-from p2pd.platforms import local_platform
-from peer.core.manifest import OCI_IMAGE, Descriptor
-from peer.core.names import Digest, parse_image_reference
+from p2pd.pull.layout_writer import REF_NAME, BlobFile, LayoutWriter
+from p2pd.pull.platforms import local_platform
+from peer.oci.manifest import OCI_IMAGE, Descriptor
+from peer.oci.reference import Digest, parse_image_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

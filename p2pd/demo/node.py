@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pd.admin_client import AdminClient
-from p2pd.notation import Address, parse_address
+from p2pd.admin.client import AdminClient
+from p2pd.config.values import Address, parse_address
 from peer.errors import P2pdError
 
 if TYPE_CHECKING:
-    from p2pd.demo.ending import Ending
+    from p2pd.demo.shutdown import Ending
 
 _STOP_WITHIN_S: Final = 10.0
 _JOIN_WITHIN_S: Final = 15.0

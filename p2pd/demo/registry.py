@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from peer.core.names import parse_image_reference
+from peer.oci.reference import parse_image_reference
 from peer.swarm.fetching import PACED_BYTES, Pace
 
 if TYPE_CHECKING:
     from p2pd.demo.image import BuiltImage
-    from peer.core.manifest import Descriptor
+    from peer.oci.manifest import Descriptor
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from p2pd.config import Settings
-from p2pd.doctor.finding import Finding, Level
-from p2pd.doctor.surroundings import Surroundings, UnreachableError
-from p2pd.notation import Address, show_duration
+from p2pd.config.settings import Settings
+from p2pd.config.values import Address, show_duration
+from p2pd.doctor.environment import Surroundings, UnreachableError
+from p2pd.doctor.result import Finding, Level
 
 LAST_SUCCESS: Final = "p2pd_mirror_last_success_timestamp_seconds"
 MIN_OPEN_FILES: Final = 4096

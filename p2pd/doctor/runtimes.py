@@ -10,15 +10,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from p2pd.config import Settings
+from p2pd.config.settings import Settings
+from p2pd.config.values import show_duration
 from p2pd.configure.docker import HUB
 from p2pd.configure.plan import pending
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.doctor.finding import Finding, Level
-from p2pd.doctor.surroundings import Surroundings, UnreachableError
-from p2pd.notation import show_duration
+from p2pd.doctor.environment import Surroundings, UnreachableError
+from p2pd.doctor.result import Finding, Level
 
 PROGRAM_DIRECTORIES: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/snap/bin")
 DOCKER_SOCKET: Final = "/var/run/docker.sock"

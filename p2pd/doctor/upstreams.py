@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from p2pd.config import Settings
-from p2pd.doctor.finding import Finding, Level
-from p2pd.doctor.surroundings import Surroundings, UnreachableError
+from p2pd.config.settings import Settings
+from p2pd.doctor.environment import Surroundings, UnreachableError
+from p2pd.doctor.result import Finding, Level
 
 _LAYOUT = "oci-layout://"
 

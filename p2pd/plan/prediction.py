@@ -24,11 +24,11 @@ from typing import Final
 import trio
 
 from p2pd.plan.cluster import Cluster
+from p2pd.simulation.result import Played, limit_s, median
+from p2pd.simulation.run import play
+from p2pd.simulation.scenario import Scenario, Shape, flash_crowd
 from peer.errors import P2pdError
 from scheduler.protocol.geometry import piece_length
-from simulation.report import Played, limit_s, median
-from simulation.scenario import Scenario, Shape, flash_crowd
-from simulation.scene import play
 
 _FEW_DOUBLINGS: Final = 2
 """By so many the smaller of the two simulations has fewer hosts."""

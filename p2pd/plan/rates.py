@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from p2pd.notation import ConfigError, parse_size
+from p2pd.config.values import ConfigError, parse_size
 
 _BITS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([kmgt]?)(?:bit(?:/s|ps|s)?|bps)", re.ASCII | re.IGNORECASE)
 _BYTES: Final = re.compile(r"([0-9]+ ?[kmgt]?i?b)(?:/s)?", re.ASCII | re.IGNORECASE)

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from p2pd.notation import show_size
+from p2pd.config.values import show_size
 from p2pd.plan.advice import JOINS, START_UP, WAITING, WORTH_WHILE, Plan
 from p2pd.plan.rates import show_rate
 

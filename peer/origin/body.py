@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginUnreachableError
-from peer.origin.traffic import SLICE_BYTES, Traffic
-from peer.origin.wire import ExchangeFailedError, Reply
+from peer.origin.http1 import ExchangeFailedError, Reply
+from peer.origin.rates import SLICE_BYTES, Traffic
 
 if TYPE_CHECKING:
-    from peer.origin.attempts import Attempts
-    from peer.origin.calls import Call
+    from peer.origin.cancel import Call
+    from peer.origin.retry import Attempts
     from peer.origin.upstream import Endpoint
 
 _PROGRESS_BYTES = 64 * 1024

@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
-from peer.origin.wire import Connection, ExchangeFailedError, Reply, reason
+from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
 
 if TYPE_CHECKING:
-    from peer.origin.calls import Call
+    from peer.origin.cancel import Call
     from peer.origin.clock import Clock
     from peer.origin.proxies import Proxies, Proxy
-    from peer.origin.traffic import Traffic
+    from peer.origin.rates import Traffic
     from peer.origin.upstream import Target, Upstream
 
 

@@ -23,18 +23,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
 from urllib.parse import parse_qs, urlencode
 
-from peer.core.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
-from peer.core.names import Digest, is_digest, parse_digest, parse_reference, parse_repository
 from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, OriginUnreachableError
+from peer.oci.layout_index import Listing, parse_listing
+from peer.oci.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
+from peer.oci.reference import Digest, is_digest, parse_digest, parse_reference, parse_repository
 from peer.origin.api import MAX_ANSWER_BYTES, Answer, ContentRef, Credential, Kind
 from peer.origin.layout_file import LayoutBody, open_below
-from peer.origin.layout_index import Listing, parse_listing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from peer.core.names import Repository, Tag
+    from peer.oci.reference import Repository, Tag
 
 _PATH = re.compile(r"(?P<repository>.+)/(?:(?P<endpoint>manifests|blobs|referrers)/(?P<last>[^/]+)|tags/list)")
 _BLOB_TYPE = "application/octet-stream"

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.upstream import Target, wire_path
-from peer.origin.wire import ExchangeFailedError, Reply
 
 if TYPE_CHECKING:
-    from peer.origin.calls import Call
+    from peer.origin.cancel import Call
     from peer.origin.connections import Connections
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})

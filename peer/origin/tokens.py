@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode, urlsplit
 
-from peer.origin.challenge import Challenge, parse_challenges
+from peer.origin.http1 import ExchangeFailedError
 from peer.origin.upstream import Endpoint, Target, Upstream, wire_path
-from peer.origin.wire import ExchangeFailedError
+from peer.origin.www_authenticate import Challenge, parse_challenges
 
 if TYPE_CHECKING:
     from peer.origin.api import Answer

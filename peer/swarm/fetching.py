@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peer.core.bucket import Bucket
+from peer.core.token_bucket import Bucket
 from peer.errors import (
     FetchStoppedError,
     OriginBrokenError,
@@ -22,8 +22,8 @@ from peer.errors import (
     PeerGoneError,
 )
 from peer.origin.api import Body, ContentRef, Credential
+from peer.origin.client import HttpOrigin
 from peer.origin.clock import Clock, SystemClock
-from peer.origin.http import HttpOrigin
 from peer.origin.upstream import Upstream
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool

@@ -18,9 +18,9 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from peer.background import Background
-from peer.core.bucket import Bucket
-from peer.core.news import PendingNews
+from peer.core.outbox import PendingNews
+from peer.core.token_bucket import Bucket
+from peer.tasks import Background
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST

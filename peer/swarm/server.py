@@ -4,7 +4,7 @@
     GET /v1/link                   the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. A few pieces go out at a time, as `peer.core.uploads` decides; all keep to `rate_bytes_per_s` together. Who asks for
+2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
    more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
    while others come first is told so with the piece (`BUSY_HEADER`), which saves it a refusal.
 """
@@ -19,10 +19,10 @@ from contextlib import AbstractContextManager
 import structlog
 from aiohttp import web
 
-from peer.core.bucket import Bucket
-from peer.core.names import parse_digest
-from peer.core.uploads import Asking
+from peer.core.choker import Asking
+from peer.core.token_bucket import Bucket
 from peer.errors import FileLimitError, InvalidNameError, StoreError
+from peer.oci.reference import parse_digest
 from peer.store import Blob
 from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER
 from peer.swarm.uploading import Upload, Uploading

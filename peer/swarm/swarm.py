@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from peer.background import Background
+from peer.core.choker import Asking
 from peer.core.neighbours import FAR
 from peer.core.recalling import answers
 from peer.core.swarm_events import (
@@ -26,14 +26,14 @@ from peer.core.swarm_events import (
     OriginOpened,
     SchedulerFound,
 )
-from peer.core.uploads import Asking
 from peer.errors import StoreError
-from peer.origin.http import HttpOrigin
+from peer.origin.client import HttpOrigin
 from peer.store import Blob, Store
 from peer.swarm.fetching import neighbour_origin
 from peer.swarm.links import Links
 from peer.swarm.scheduler_client import SchedulerClient
 from peer.swarm.tags import TagLookups
+from peer.tasks import Background
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
 from scheduler.protocol.content import Content

@@ -2,7 +2,7 @@
 
 A piece is out when the other host has acknowledged nearly all of it, and not when the kernel has taken it: its buffer
 holds a whole piece on a slow line, and the next piece would have to share that line with what is in there. Who comes
-when is decided in `peer.core.uploads`.
+when is decided in `peer.core.choker`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from peer.background import Background
-from peer.core.throughput import LEAST_S, Throughput
-from peer.core.uploads import SOON_S, Asking, Space, Turn, Uploads
+from peer.core.choker import SOON_S, Asking, Space, Turn, Uploads
+from peer.core.uplink import LEAST_S, Throughput
+from peer.tasks import Background
 
 _TCP_INFO: Final = struct.Struct("=120xQ20xI")
 """`tcpi_bytes_acked` and `tcpi_min_rtt` (microseconds) of `struct tcp_info` (linux/tcp.h), since Linux 4.6."""

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from peer.core.names import Namespace
+from peer.oci.reference import Namespace
 
 ANYONE = "anyone"
 """The client that sent no credential, or whose origin answered without one."""

@@ -16,7 +16,8 @@ from enum import Enum
 from typing import TypeVar
 from urllib.parse import unquote
 
-from peer.core.names import (
+from peer.errors import InvalidNameError, P2pdError
+from peer.oci.reference import (
     Digest,
     Namespace,
     Repository,
@@ -26,7 +27,6 @@ from peer.core.names import (
     parse_reference,
     parse_repository,
 )
-from peer.errors import InvalidNameError, P2pdError
 from proxy.core.oci_errors import Code
 
 T = TypeVar("T")

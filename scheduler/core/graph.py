@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 from scheduler.core.members import Bag, Member, Place, Seat, distance
 
 if TYPE_CHECKING:
-    from scheduler.core.chance import Chance
+    from scheduler.core.rng import Chance
     from scheduler.core.settings import Settings
 
 AVOIDED: Final = 16

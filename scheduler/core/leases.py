@@ -1,4 +1,4 @@
-"""The leases that are out, and how many each host, blob and origin has. `scheduler.core.leasing` says who gets one."""
+"""The leases that are out, and how many each host, blob and origin has. `scheduler.core.lease_policy` gives them."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from scheduler.core.cluster import Cluster, Due, Timer
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Place, distance
+from scheduler.core.state import Cluster, Due, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
 from scheduler.protocol.fields import ProtocolError

@@ -3,7 +3,7 @@
 How blame is found. A host that fetched a piece from the origin publishes its BLAKE3, and is believed. Once a member
 has verified every piece against the map and finds the blob's SHA-256 wrong, the map is *contested*: somebody's word was
 wrong, and nobody can tell whose, for all bytes match. So each piece is leased once more, to a host that has not yet
-given its word on that piece (`scheduler.core.leasing`), until two hosts say the same (`scheduler.core.witnesses`):
+given its word on that piece (`scheduler.core.lease_policy`), until two hosts say the same (`scheduler.core.claims`):
 one further copy of the blob leaves the origin, and a third one of the pieces on which two disagree. Once every piece
 has two witnesses the map is *proven*, and
 
@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
+from scheduler.core.claims import Fact
 from scheduler.core.settings import WITNESSES
 from scheduler.core.story import Story
-from scheduler.core.witnesses import Fact
 from scheduler.protocol.fields import DIGEST_BYTES
 
 

@@ -17,16 +17,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.cluster import Charge, Due, Timer
 from scheduler.core.events import Close
+from scheduler.core.state import Charge, Due, Timer
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.to_host import Quarantined
 
 if TYPE_CHECKING:
-    from scheduler.core.cluster import Cluster
-    from scheduler.core.maps import Maps
     from scheduler.core.members import Member
     from scheduler.core.membership import Membership
+    from scheduler.core.piece_digests import Maps
+    from scheduler.core.state import Cluster
     from scheduler.protocol.from_host import Corrupt
 
 

@@ -14,17 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scheduler.core.cluster import Cluster, Due, TagKey, Timer
 from scheduler.core.events import Connected, Disconnected, Event, Instruction, Received, Tick
-from scheduler.core.joining import Joining
-from scheduler.core.leasing import Leasing
-from scheduler.core.maps import Maps
+from scheduler.core.join import Joining
+from scheduler.core.lease_policy import Leasing
 from scheduler.core.members import Host, Member
 from scheduler.core.membership import Membership
+from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
+from scheduler.core.seeders import Wholes
 from scheduler.core.settings import Settings
+from scheduler.core.state import Cluster, Due, TagKey, Timer
 from scheduler.core.tags import Tags
-from scheduler.core.wholes import Wholes
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from scheduler.core.claims import Fact
 from scheduler.core.gateways import Gateways
 from scheduler.core.graph import Graph
-from scheduler.core.holdings import Holdings
 from scheduler.core.members import MEMBER_TRANSITIONS, Bag, Member, MemberCause, MemberState, Seat
+from scheduler.core.piece_counts import Holdings
 from scheduler.core.piece_map import PieceMap
 from scheduler.core.story import Story
-from scheduler.core.witnesses import Fact
 from scheduler.protocol.fields import MAX_CONTENT_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import Run
 
 if TYPE_CHECKING:
-    from scheduler.core.chance import Chance
     from scheduler.core.leases import Lease
     from scheduler.core.members import Host, Source
+    from scheduler.core.rng import Chance
     from scheduler.core.settings import Settings
 
 INFORMANTS: Final = 64

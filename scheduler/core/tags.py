@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.cluster import Due, TagKey, Timer
 from scheduler.core.members import Source
+from scheduler.core.state import Due, TagKey, Timer
 from scheduler.protocol.to_host import TagResolve, TagResult
 
 if TYPE_CHECKING:
-    from scheduler.core.cluster import Cluster
     from scheduler.core.members import Host
+    from scheduler.core.state import Cluster
     from scheduler.protocol.from_host import TagAnswer, TagLookup
 
 TRIES: Final = 3

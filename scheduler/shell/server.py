@@ -26,7 +26,7 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Hello
 from scheduler.shell.connection import Connection, framed
-from scheduler.shell.garbage import rare_full_collections
+from scheduler.shell.gc_tuning import rare_full_collections
 
 log = structlog.get_logger(__name__)
 

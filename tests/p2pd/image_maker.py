@@ -6,9 +6,9 @@ import json
 from random import Random
 from typing import TYPE_CHECKING
 
-from p2pd.layout_writer import LayoutWriter
-from peer.core.manifest import OCI_IMAGE, OCI_INDEX, Descriptor, Platform
-from peer.core.names import Digest
+from p2pd.pull.layout_writer import LayoutWriter
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX, Descriptor, Platform
+from peer.oci.reference import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

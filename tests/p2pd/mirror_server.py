@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
-from p2pd.notation import Address
+from p2pd.config.values import Address
 from peer.errors import OriginRefusedError
 from peer.origin.api import Answer, ContentRef, Credential
 

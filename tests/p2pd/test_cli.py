@@ -15,11 +15,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from p2pd.admin_client import AdminClient, DaemonRefusedError
+from p2pd.admin.client import AdminClient, DaemonRefusedError
 from p2pd.cli.app import COMMANDS, App, app
 from p2pd.cli.options import with_settings
-from p2pd.config import KEYS, Settings
-from p2pd.notation import ConfigError, parse_address
+from p2pd.config.settings import KEYS, Settings
+from p2pd.config.values import ConfigError, parse_address
 from peer.errors import P2pdError
 from peer.store import Store
 from tests.p2pd.admin import Admin, serve

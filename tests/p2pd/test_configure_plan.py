@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pd.config.values import Address, parse_upstream
 from p2pd.configure.plan import STATE, configure, pending
 from p2pd.configure.runtime import ConfigureError, Request
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.notation import Address, parse_upstream
 from tests.p2pd.memory_tree import Death, MemoryTree
 
 HUB = parse_upstream("docker.io=https://registry-1.docker.io")

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from p2pd.config.values import Address, parse_upstream
 from p2pd.configure.runtime import ConfigureError, Plan, Request
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.notation import Address, parse_upstream
 from tests.p2pd.memory_tree import MemoryTree
 
 HUB = parse_upstream("docker.io=https://registry-1.docker.io")

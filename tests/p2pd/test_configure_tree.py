@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from p2pd.config.values import Address, parse_upstream
 from p2pd.configure.plan import configure
 from p2pd.configure.runtime import ConfigureError, Request
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.configure.tree import Disk, Tree
-from p2pd.notation import Address, parse_upstream
 from tests.p2pd.memory_tree import MemoryTree
 
 REQUEST = Request(Address("127.0.0.1", 65001), (parse_upstream("docker.io=https://registry-1.docker.io"),), "docker.io")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from p2pd.demo.ending import EndedError, Ending, until_ended
 from p2pd.demo.image import build_image
-from p2pd.demo.show import Plan, show
+from p2pd.demo.run import Plan, show
+from p2pd.demo.shutdown import EndedError, Ending, until_ended
 
 NODES = 3
 SIZE = "6MiB"

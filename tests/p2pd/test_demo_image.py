@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from p2pd.demo.image import DEFAULT_REFERENCE, BuiltImage, build_image
-from peer.core.manifest import parse_manifest
 from peer.errors import ForeignDirectoryError, InvalidNameError
+from peer.oci.manifest import parse_manifest
 from peer.origin.api import Credential
 from peer.origin.layout import LayoutOrigin
 

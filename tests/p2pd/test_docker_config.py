@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from p2pd.docker_config import Login, docker_login
+from p2pd.pull.docker_config import Login, docker_login
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config import Settings, load
+from p2pd.config.settings import Settings, load
 from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.doctor import daemon, room, runtimes, upstreams
-from p2pd.doctor.examination import CHECKS, examine
-from p2pd.doctor.finding import Check, Level
-from p2pd.doctor.surroundings import (
+from p2pd.doctor import daemon, disk_space, runtimes, upstreams
+from p2pd.doctor.environment import (
     Owner,
     Reply,
     Space,
     Surroundings,
     UnreachableError,
 )
+from p2pd.doctor.result import Check, Level
+from p2pd.doctor.run import CHECKS, examine
 from tests.p2pd.memory_tree import MemoryTree
 
 GIB = 1024**3
@@ -273,7 +273,7 @@ def test_a_layout_on_disk_is_looked_at() -> None:
     assert levels(upstreams.check_upstreams, node, layout) == [Level.OK]
 
 
-# room
+# disk space
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_layout_on_disk_is_looked_at() -> None:
     ],
 )
 def test_the_disk(there: Space | None, expected: list[Level]) -> None:
-    assert levels(room.check_disk, Node(space=there)) == expected
+    assert levels(disk_space.check_disk, Node(space=there)) == expected
 
 
 @pytest.mark.parametrize(
@@ -294,13 +294,13 @@ def test_the_disk(there: Space | None, expected: list[Level]) -> None:
     [(0o700, Level.OK), (0o750, Level.OK), (0o755, Level.WARN), (0o770, Level.FAIL), (0o1777, Level.FAIL)],
 )
 def test_the_cache_directory_is_private(mode: int, level: Level) -> None:
-    assert levels(room.check_directory, Node(owner=Owner(0, mode))) == [level]
+    assert levels(disk_space.check_directory, Node(owner=Owner(0, mode))) == [level]
 
 
 def test_all_checks_are_run() -> None:
     written = {
         function
-        for module in (daemon, runtimes, upstreams, room)
+        for module in (daemon, runtimes, upstreams, disk_space)
         for name, function in vars(module).items()
         if name.startswith("check_")
     }

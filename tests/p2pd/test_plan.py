@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
-from p2pd.notation import ConfigError
+from p2pd.config.values import ConfigError
 from p2pd.plan.advice import JOINS, Plan, changes, make_plan
 from p2pd.plan.cluster import Cluster
 from p2pd.plan.prediction import Budget, PlanError, Prediction, predict, scenario_of, shrunk
 from p2pd.plan.rates import parse_rate, show_rate
-from simulation.report import limit_s, registry_s
+from p2pd.simulation.result import limit_s, registry_s
 
 MIB: Final = 2**20
 GBIT: Final = 125e6
@@ -218,5 +218,7 @@ def test_wrong_input_is_exit_code_2(flag: str, value: str, said: str) -> None:
 
 
 def test_nothing_of_the_simulator_is_imported_before_it_is_needed() -> None:
-    code = "import sys, p2pd.cli.plan; sys.exit(bool({'trio', 'simulation', 'rich', 'p2pd.plan'} & set(sys.modules)))"
+    code = (
+        "import sys, p2pd.cli.plan; sys.exit(bool({'trio', 'p2pd.simulation', 'rich', 'p2pd.plan'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

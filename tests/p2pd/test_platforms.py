@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from p2pd.platforms import choose_platform, local_platform, parse_platform
-from peer.core.manifest import OCI_IMAGE, Descriptor, Platform
-from peer.core.names import Digest
+from p2pd.pull.platforms import choose_platform, local_platform, parse_platform
 from peer.errors import InvalidNameError
+from peer.oci.manifest import OCI_IMAGE, Descriptor, Platform
+from peer.oci.reference import Digest
 
 
 def chosen(offered: list[str], wanted: str) -> str | None:

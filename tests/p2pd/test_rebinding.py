@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config import load
-from p2pd.notation import Address
-from p2pd.rebinding import names_of
+from p2pd.config.settings import load
+from p2pd.config.values import Address
+from p2pd.daemon.listeners import names_of
 from tests.proxy.client import ask
 from tests.proxy.images import content_of, digest_of
 from tests.proxy.node import Node, asynchronous, node_at

@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.cli.app import app
-from p2pd.config import Settings, load
-from p2pd.swarm import scheduling_of
+from p2pd.config.settings import Settings, load
+from p2pd.daemon.wiring import scheduling_of
 from scheduler.core.settings import Settings as Scheduling
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing

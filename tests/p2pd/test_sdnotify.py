@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.sdnotify import Notifier
+from p2pd.daemon.sdnotify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from peer.store import Store
-from tests.peer.download_setting import (
+from tests.peer.download_fixtures import (
     CONTENT,
     LARGE,
 )
 from tests.peer.fakes import FakeOrigin
-from tests.peer.store_setting import a_store
+from tests.peer.store_fixtures import a_store
 
 
 @pytest.fixture

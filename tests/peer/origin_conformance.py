@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE, OCI_INDEX
 from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import IO
 
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import content_of
-from tests.peer.store_setting import create, land, open_store
+from tests.peer.store_fixtures import create, land, open_store
 
 PIECE = MIN_PIECE_BYTES
 COUNT = 20

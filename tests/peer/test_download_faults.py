@@ -20,7 +20,7 @@ from peer.errors import (
 from peer.origin.api import Credential
 from peer.store import Store
 from scheduler.protocol.geometry import piece_length
-from tests.peer.download_setting import (
+from tests.peer.download_fixtures import (
     CONTENT,
     DIGEST,
     LARGE,
@@ -35,7 +35,7 @@ from tests.peer.download_setting import (
 )
 from tests.peer.fakes import FakeOrigin
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_setting import a_store, create, flip, hold_part, land, open_store
+from tests.peer.store_fixtures import a_store, create, flip, hold_part, land, open_store
 
 
 class TestWhenItBreaks:

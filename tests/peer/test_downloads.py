@@ -15,7 +15,7 @@ from peer.errors import (
 )
 from peer.store import Store
 from scheduler.protocol.geometry import piece_length
-from tests.peer.download_setting import (
+from tests.peer.download_fixtures import (
     CONTENT,
     DIGEST,
     LARGE,
@@ -32,7 +32,7 @@ from tests.peer.download_setting import (
 )
 from tests.peer.fakes import PATIENCE_S, FakeOrigin, content_of
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_setting import hold, hold_part
+from tests.peer.store_fixtures import hold, hold_part
 
 
 class TestOneFetchForAll:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE, OCI_INDEX
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 from peer.origin.api import Answer
 from tests.peer.fakes import FakeOrigin
 from tests.peer.origin_conformance import ABSENT, CONTENT, OriginConformance, descriptor_of, digest_of

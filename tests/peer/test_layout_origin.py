@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE, OCI_INDEX
 from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 from peer.origin.api import ContentRef, Kind
 from peer.origin.layout import LayoutOrigin
 from tests.peer.origin_conformance import (

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.manifest import (
+from peer.errors import ManifestError
+from peer.oci.manifest import (
     DOCKER_IMAGE,
     DOCKER_INDEX,
     MAX_DESCRIPTORS,
@@ -20,7 +21,6 @@ from peer.core.manifest import (
     Platform,
     parse_manifest,
 )
-from peer.errors import ManifestError
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

@@ -12,9 +12,9 @@ import pytest
 
 from peer.errors import FileLimitError
 from peer.store import Store
-from tests.peer.download_setting import CONTENT, DIGEST, PIECE, read, run, source, started
+from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, read, run, source, started
 from tests.peer.fakes import FakeOrigin
-from tests.peer.store_setting import a_store, hold, hold_part, open_store
+from tests.peer.store_fixtures import a_store, hold, hold_part, open_store
 
 WHAT_TO_DO = "raise LimitNOFILE"
 

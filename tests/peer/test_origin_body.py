@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Body, ContentRef, Credential, Kind
-from peer.origin.traffic import SLICE_BYTES
-from peer.origin.wire import LOW_WATER_BYTES
-from tests.peer.origin_setting import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
+from peer.origin.http1 import LOW_WATER_BYTES
+from peer.origin.rates import SLICE_BYTES
+from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
 from tests.peer.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer, Rule, Seen, partial
 
 SIZE = len(CONTENT)

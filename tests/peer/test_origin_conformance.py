@@ -9,7 +9,7 @@ import pytest
 from peer.origin.api import Kind
 from peer.origin.layout import LayoutOrigin
 from tests.peer.origin_conformance import ANONYMOUS, CONTENT, LAYER, OriginConformance, read_all
-from tests.peer.origin_setting import origin_at
+from tests.peer.origin_fixtures import origin_at
 from tests.peer.registry_server import Answering, RegistryServer, Rule, Seen
 from tests.peer.test_layout_origin import listed, named, write_layout
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from peer.errors import OriginUnreachableError
-from peer.origin.calls import Calls
+from peer.origin.cancel import Calls
 from peer.origin.clock import SystemClock
 from peer.origin.proxies import Proxies
 from peer.origin.upstream import Endpoint
-from tests.peer.origin_setting import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
+from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
 from tests.peer.registry_server import PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
 
 HELLO = Answering(200, b"hello")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peer.errors import OriginBrokenError, OriginUnreachableError
-from tests.peer.origin_setting import CONTENT, NOBODY, OURS, REF, origin_at, read_all
+from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, origin_at, read_all
 from tests.peer.registry_server import Answering, RegistryServer, demand_bearer
 
 HELLO = Answering(200, b"hello")

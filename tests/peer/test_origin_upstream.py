@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from peer.origin.upstream import Endpoint, Upstream
-from tests.peer.origin_setting import origin_at
+from tests.peer.origin_fixtures import origin_at
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from peer.store.record import COMPLETE, decode, encode_entry, encode_header
 from peer.store.store import MARK, MARKER, TOUCH_EVERY_S
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_setting import (
+from tests.peer.store_fixtures import (
     MEDIA_TYPE,
     a_store,
     create,

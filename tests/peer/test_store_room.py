@@ -24,7 +24,7 @@ from peer.errors import (
 from peer.store import Blob, Store
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_setting import (
+from tests.peer.store_fixtures import (
     PLENTY,
     a_store,
     create,

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.background import Background
-from peer.core.names import Namespace, parse_reference, parse_repository
-from peer.origin.http import HttpOrigin
+from peer.oci.reference import Namespace, parse_reference, parse_repository
+from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream as HttpUpstream
 from peer.swarm.tags import TagFound, TagName, Turn
+from peer.tasks import Background
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.grants import Place

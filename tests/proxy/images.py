@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from peer.core.manifest import OCI_IMAGE, OCI_INDEX
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 
 
 def digest_of(content: bytes) -> str:

@@ -14,8 +14,8 @@ import aiofastnet
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from p2pd.config import Settings, load
-from p2pd.daemon import serve
+from p2pd.config.settings import Settings, load
+from p2pd.daemon.node import serve
 from proxy.origins import ANSWER_WITHIN_S
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import Client, Reply, ask

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peer.core.manifest import OCI_INDEX
+from peer.oci.manifest import OCI_INDEX
 from tests.peer.registry_server import PATIENCE_S, Answering, RegistryServer, Rule, Seen
 from tests.proxy.images import Image, digest_of, make_index
 

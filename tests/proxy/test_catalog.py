@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.names import Namespace
 from peer.errors import StoreBrokenError
+from peer.oci.reference import Namespace
 from proxy.catalog import Catalog, Resolved
 from proxy.core.grants import Place
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from peer.core.names import Namespace
+from peer.oci.reference import Namespace
 from proxy.core.grants import ANYONE, Grants, Place
 
 HERE = Place(Namespace("docker.io"), "library/app")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import DOCKER_IMAGE, OCI_IMAGE, OCI_INDEX
+from peer.oci.manifest import DOCKER_IMAGE, OCI_IMAGE, OCI_INDEX
 from peer.store.blob import EMPTY_DIGEST
 from tests.peer.registry_server import Answering
 from tests.proxy.client import Reply

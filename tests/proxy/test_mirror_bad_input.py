@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE
+from peer.oci.manifest import OCI_IMAGE
 from proxy.server import MAX_HEADER_BYTES
 from scheduler.protocol.geometry import piece_length
 from tests.peer.registry_server import HANG, Answering, Rule, Seen

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.names import MAX_REPOSITORY_CHARACTERS, Namespace, parse_digest, parse_reference, parse_repository
+from peer.oci.reference import MAX_REPOSITORY_CHARACTERS, Namespace, parse_digest, parse_reference, parse_repository
 from proxy.core.oci_errors import Code
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import OCI_IMAGE
 from proxy.catalog import Resolved
 from proxy.core.grants import ANYONE
 from tests.peer.registry_server import Answering

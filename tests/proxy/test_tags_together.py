@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import DOCKER_IMAGE, OCI_IMAGE
 from peer.errors import OriginRefusedError, OriginUnreachableError
+from peer.oci.manifest import DOCKER_IMAGE, OCI_IMAGE
 from peer.swarm.tags import TagFound, TagName, Turn
 from proxy.catalog import Resolved
 from proxy.core.grants import ANYONE

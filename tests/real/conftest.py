@@ -19,7 +19,7 @@ from tests.real.dockerd import Dockerd
 from tests.real.image import Image, real_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
-from tests.real.places import new_directory, remove
+from tests.real.paths import new_directory, remove
 from tests.real.programs import free_port, tail
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.real.packages import PATH
-from tests.real.places import cache_directory, new_directory, remove
+from tests.real.paths import cache_directory, new_directory, remove
 
 REPOSITORY: Final = "library/app"
 TAG: Final = "1"

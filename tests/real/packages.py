@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.real.places import cache_directory
+from tests.real.paths import cache_directory
 
 PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's packages put programs. Whatever else is called `docker` on this machine is not what is tested."""

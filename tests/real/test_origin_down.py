@@ -11,7 +11,7 @@ from tests.real.dockerd import Dockerd
 from tests.real.image import Image
 from tests.real.node import StartNode
 from tests.real.origin import Origin, StartOrigin
-from tests.real.places import new_directory
+from tests.real.paths import new_directory
 from tests.real.programs import ProgramError, free_port
 from tests.real.registry import Registry, pull_through
 from tests.real.skopeo import Skopeo, digests

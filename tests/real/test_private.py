@@ -14,7 +14,7 @@ from tests.real.dockerd import Dockerd
 from tests.real.image import REPOSITORY, Image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
-from tests.real.places import new_directory
+from tests.real.paths import new_directory
 from tests.real.programs import ProgramError
 from tests.real.registry import Registry, basic_auth, token_auth
 from tests.real.skopeo import Skopeo, digests

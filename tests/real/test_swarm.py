@@ -20,7 +20,7 @@ from tests.real.dockerd import Dockerd
 from tests.real.image import Image
 from tests.real.node import Node
 from tests.real.origin import Origin, Request
-from tests.real.places import new_directory
+from tests.real.paths import new_directory
 from tests.real.programs import environment, free_port, run, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, digests

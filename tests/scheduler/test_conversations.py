@@ -27,8 +27,7 @@ from scheduler.protocol.to_host import (
     Sized,
     Welcome,
 )
-from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
-from tests.scheduler.pulls import (
+from tests.scheduler.messages_for_pull import (
     JOIN,
     MIB,
     P0,
@@ -46,6 +45,7 @@ from tests.scheduler.pulls import (
     remove,
     two_with_leases,
 )
+from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
 
 def test_two_hosts_pull_and_a_third_comes_late() -> None:

@@ -12,8 +12,8 @@ from scheduler.core.tags import LOOKUPS_PER_HOST, TRIES
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Codec
 from scheduler.protocol.from_host import Bye, TagAnswer, TagLookup
 from scheduler.protocol.to_host import TagResolve, TagResult
+from tests.scheduler.messages_for_pull import D
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook
-from tests.scheduler.pulls import D
 
 TAG = ("docker.io", "library/app", "v1")
 LOOKUP = TagLookup(*TAG)

@@ -16,8 +16,7 @@ from scheduler.protocol.from_host import (
 from scheduler.protocol.to_host import (
     Welcome,
 )
-from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
-from tests.scheduler.pulls import (
+from tests.scheduler.messages_for_pull import (
     JOIN,
     P0,
     P1,
@@ -25,6 +24,7 @@ from tests.scheduler.pulls import (
     add,
     joined,
 )
+from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
 
 def test_a_connection_is_replaced_by_a_newer_one_from_the_same_address_and_not_too_often() -> None:

@@ -23,8 +23,7 @@ from scheduler.protocol.to_host import (
     Sized,
     Welcome,
 )
-from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
-from tests.scheduler.pulls import (
+from tests.scheduler.messages_for_pull import (
     JOIN,
     MIB,
     P0,
@@ -39,6 +38,7 @@ from tests.scheduler.pulls import (
     joined,
     remove,
 )
+from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
 
 TINY = b"tiny"
 T = hashlib.sha256(TINY).digest()

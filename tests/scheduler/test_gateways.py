@@ -8,9 +8,9 @@ from scheduler.core.settings import Settings
 from scheduler.protocol.from_host import Announce, Holding, LeaseEnded, LeaseOutcome, LeasePieces, Leave, Progress
 from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Gateway, Joined, Lease, Neighbour, Neighbours, OriginRefused, Recall, Welcome
+from tests.scheduler.messages_for_pull import JOIN, MIB, P0, P1, WITHIN, D, digests
 from tests.scheduler.playbook import SETTINGS as USUAL
 from tests.scheduler.playbook import VANISHES, Passes, Playbook, hello
-from tests.scheduler.pulls import JOIN, MIB, P0, P1, WITHIN, D, digests
 
 SETTINGS = replace(USUAL, gateways=2)
 LOW, HIGH = 0b0000_1111, 0b1111_0000

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from scheduler.core.chance import Chance
 from scheduler.core.members import Host, Member, MemberCause, Place, distance
+from scheduler.core.rng import Chance
 from scheduler.core.settings import Settings
 from scheduler.core.swarm import Swarm
 

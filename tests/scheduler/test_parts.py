@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.chance import Chance
-from scheduler.core.contents import Contents
 from scheduler.core.deadlines import Deadlines
-from scheduler.core.holdings import Holdings
+from scheduler.core.inline_blobs import Contents
 from scheduler.core.members import Place, distance
+from scheduler.core.piece_counts import Holdings
+from scheduler.core.rng import Chance
 
 
 def test_chance_is_even_and_repeats() -> None:

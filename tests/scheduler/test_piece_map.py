@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from scheduler.core.claims import HEARSAY
 from scheduler.core.leases import LEASE_TRANSITIONS, LeaseState
 from scheduler.core.members import MEMBER_TRANSITIONS, MemberState
 from scheduler.core.piece_map import MAP_TRANSITIONS, MapCause, MapState, PieceMap, Word
 from scheduler.core.story import STORY_LINES, IllegalTransitionError, Story
-from scheduler.core.witnesses import HEARSAY
 
 X, Y = b"x" * 32, b"y" * 32
 

@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from p2pd.simulation.cluster import World
+from p2pd.simulation.host import Host
+from p2pd.simulation.scenario import Node, Scenario, blob_of
 from scheduler.core.settings import Settings
 from scheduler.protocol.geometry import piece_length
-from simulation.host import Host
-from simulation.scenario import Node, Scenario, blob_of
-from simulation.world import World
 
 PIECE_S = 0.05
 """What a piece takes on the line of a host, each way, and of the origin."""

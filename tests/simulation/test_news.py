@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from p2pd.simulation.cluster import World
+from p2pd.simulation.pull import Pull
+from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
 from peer.core.swarm_events import TellNeighbours
 from scheduler.protocol import link
-from simulation.pull import Pull
-from simulation.scenario import Shape, blob_of, flash_crowd
-from simulation.world import World
 
 
 def test_what_is_gathered_for_some_and_for_others_reaches_each() -> None:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pd.simulation.scenario import Vice
 from peer.core.member import DISPROVED
 from peer.core.swarm_events import Fetch
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.content import Content
 from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
-from simulation.scenario import Vice
 from tests.simulation.playing import Playing
 
 

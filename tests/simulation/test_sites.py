@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from simulation.report import Played
-from simulation.scenario import SCENARIOS, Scenario, Shape, Vice, blob_of, flash_crowd
-from simulation.scene import play
+from p2pd.simulation.result import Played
+from p2pd.simulation.run import play
+from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, Vice, blob_of, flash_crowd
 
 SITES = 3
 SHAPE = Shape(30, (blob_of(16),), rate_bytes_per_s=12.5e6, sites=SITES)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from p2pd.simulation.cluster import World
+from p2pd.simulation.pull import Pull, right
+from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
 from peer.core.swarm_events import Fetch
-from simulation.pull import Pull, right
-from simulation.scenario import Shape, blob_of, flash_crowd
-from simulation.world import World
 
 RATE = 1e6
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2pd.daemon import serve
+from p2pd.daemon.node import serve
 from peer.store import Store
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import Settings

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from peer.background import Background
-from peer.core.uploads import SOON_S, Asking
+from peer.core.choker import SOON_S, Asking
 from peer.swarm.uploading import NEARLY_BYTES, Upload, Uploading
+from peer.tasks import Background
 from tests.peer.registry_server import PATIENCE_S
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from threading import Event
 
 from aiohttp import web
 
-from peer.core.manifest import OCI_IMAGE
+from peer.oci.manifest import OCI_IMAGE
 from scheduler.core.settings import Settings
 from tests.peer.registry_server import PATIENCE_S, Answering, Seen
 from tests.proxy.client import ask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from peer.core.manifest import OCI_IMAGE
+from peer.oci.manifest import OCI_IMAGE
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import ask
 from tests.proxy.images import content_of, digest_of, make_image

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.manifest import OCI_IMAGE
+from peer.oci.manifest import OCI_IMAGE
 from scheduler.core.settings import Settings
 from scheduler.protocol import from_host, to_host
 from tests.proxy.client import Reply, ask

@@ -13,14 +13,14 @@ import pytest
 from aiohttp import web
 from blake3 import blake3
 
-from peer.background import Background
-from peer.core.uploads import Asking
+from peer.core.choker import Asking
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER, PACED_BYTES, Pace, PieceFetch, Wanted, neighbour_origin
 from peer.swarm.server import PeerServer
 from peer.swarm.uploading import NEARLY_BYTES, Uploading
+from peer.tasks import Background
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import Client, Reply, ask
 from tests.proxy.images import content_of, digest_of

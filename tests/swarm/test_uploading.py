@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from peer.core.throughput import settles_s
-from peer.core.uploads import MAX_WAITING, TOLD
+from peer.core.choker import MAX_WAITING, TOLD
+from peer.core.uplink import settles_s
 from peer.swarm.uploading import NEARLY_BYTES, Upload
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.node import asynchronous

@@ -1,0 +1,377 @@
+"""`cluster`: N real nodes on this machine, each in a network namespace with links of one rate, pull one image.
+
+Rules:
+1. What is timed is from the first client's start to the end of the last one: the image is then whole, checked, and with
+   the client. The limit is that of the links, whose goodput is measured first, by one plain transfer through one of
+   them.
+2. The same scenario is played with p2pd, with every client going to the registry, and with every client going to one
+   pull-through cache that has a host's link. The last two take N S / C seconds, so they are played at the same time, in
+   networks of their own: their links are what takes the time, and hardly the processors.
+3. All nodes share this machine (`cpu_share`, of all its cores and of whatever runs on them). If that comes near 1, it
+   is the machine that was measured.
+4. Files are in memory where it has room for them: a host of a real cluster does not share its disk with all others.
+   That memory has been written to just before, for a virtual machine may be given it page by page when it is first
+   touched, at one to two seconds of a core for each GiB, and that is no work of the nodes.
+5. Malicious hosts are for the simulator: no real process plays them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import resource
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from benchmarks import programs
+from benchmarks.cluster.image import Image, make_image, require_room
+from benchmarks.cluster.nodes import (
+    REGISTRY_PORT,
+    Crowd,
+    Setting,
+    Swarm,
+    counted_since,
+    goodput,
+    latency_s,
+    rate,
+    setting,
+)
+from benchmarks.cluster.player import Playing, play
+from benchmarks.command import Command, Measure
+from benchmarks.datapath.command import GIB, size
+from benchmarks.procfs import machine_cpu_s
+from benchmarks.report import Bar, Figure
+from p2pd.simulation.result import Played, limit_s, median, registry_s
+from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape
+
+BARS: Final = {
+    "efficiency_last": Bar(">=", 0.85),
+    "origin_copies": Bar("<=", 1.02),
+    "speedup_vs_registry": Bar(">=", 10),
+    "vs_simulated": Bar(">=", 0.85),
+}
+"""For a flash crowd; other scenarios have none here."""
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 (what goes there is in a directory of its own)
+"""A directory in memory, on most machines."""
+
+MAX_NODES: Final = 200
+"""Addresses are those of one /24, and some are for others."""
+
+HOSTS_PER_RACK: Final = 4
+PROBE_S: Final = 3.0
+"""How long the plain transfer is to take that measures goodput: the start of a connection is then little of it."""
+
+CHUNK_BYTES: Final = 2**20
+
+SLACK: Final = 3.0
+SLACK_S: Final = 120.0
+"""How much longer than by the registry alone a scenario may take until it counts as stuck."""
+
+PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled"}]
+_FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What was measured of one link: its goodput in bytes per second, and the latency one way."""
+
+    goodput: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A scenario played with p2pd, and what it cost."""
+
+    played: Played
+    cpu_share: float
+    nodes_cpu_s: float
+    clients_cpu_s: float
+
+
+class Testbed:
+    """One scenario. `runs` are with p2pd, made when first asked for; `wanted` names the figures, all if it is empty."""
+
+    def __init__(self, directory: Path, scenario: Scenario, base_rate: float, runs: int, wanted: Sequence[str]) -> None:
+        self.scenario = scenario
+        self._directory = directory
+        self._base_rate = base_rate
+        self._count = runs
+        self._wanted = wanted
+
+    def wants(self, name: str) -> bool:
+        return not self._wanted or name in self._wanted
+
+    @property
+    def goodput_share(self) -> float:
+        """What part of a link's rate carries the image's bytes."""
+        return self.link.goodput / self._base_rate
+
+    @property
+    def limit_s(self) -> float:
+        return limit_s(self.scenario, goodput=self.goodput_share)
+
+    @property
+    def bound_s(self) -> float:
+        return SLACK * registry_s(self.scenario) / self.goodput_share + SLACK_S
+
+    @cached_property
+    def image(self) -> Image:
+        require_room(self._directory, files_bytes(self.scenario))
+        return make_image(self._directory, self.scenario.blobs, round(PROBE_S * self._base_rate))
+
+    @cached_property
+    def link(self) -> Link:
+        """Measured between a registry and one host, at the rate that was asked for."""
+        [node] = SCENARIOS["flash-crowd"](Shape(1, (1,), self._base_rate)).nodes
+        alone = replace(self.scenario, nodes=(node,), origin_bytes_per_s=self._base_rate, cut=None)
+        with setting(alone, self.image, self._directory / "link") as place:
+            return Link(goodput(place), latency_s(place))
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [self._run() for _ in range(self._count)]
+
+    def _run(self) -> Run:
+        bound_s = self.bound_s
+        with setting(self.scenario, self.image, self._directory / "p2pd") as place:
+            with ExitStack() as stack:
+                swarm = Swarm(place, stack)
+                swarm.prepare()
+                swarm.fill(bound_s)
+                touch_memory(self._directory / "touched", len(self.scenario.wanting()) * self.scenario.image_bytes)
+                sent_before, entered_before, before = place.origin_bytes(), place.site_bytes(), swarm.counts()
+                machine_before, clients_before = machine_cpu_s(), _clients_cpu_s()
+                playing = Playing(self.scenario, swarm, bound_s)
+                play(playing)
+                machine, clients_cpu_s = machine_cpu_s(), _clients_cpu_s() - clients_before
+                counts, entered = counted_since(before, swarm.counts()), place.site_bytes()
+            busy_s, idle_s = (now - then for now, then in zip(machine, machine_before, strict=True))
+            played = playing.played(
+                origin_bytes=place.origin_bytes() - sent_before,
+                site_bytes={site: entered[site] - entered_before[site] for site in entered},
+                link_messages=counts.link_messages,
+                scheduler_messages=counts.scheduler_messages,
+            )
+        return Run(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s)
+
+    def others(self, names: Sequence[str]) -> dict[str, Played]:
+        """The scenario without p2pd, in each of these ways, all at the same time."""
+        with ExitStack() as stack:
+            playings = {}
+            for name in names:
+                place = stack.enter_context(setting(self.scenario, self.image, self._directory / name))
+                crowd = Crowd(place, OTHERS[name](place, stack), stack)
+                crowd.prepare()
+                playings[name] = (place, Playing(self.scenario, crowd, self.bound_s))
+            play(*(playing for _, playing in playings.values()))
+            return {
+                name: playing.played(origin_bytes=place.origin_bytes()) for name, (place, playing) in playings.items()
+            }
+
+    def simulated(self) -> Played:
+        """The same scenario in virtual time, over links as they were measured."""
+        from p2pd.simulation.run import play as simulate
+
+        return simulate(as_measured(self.scenario, self.goodput_share, self.link.latency_s))
+
+
+def files_bytes(scenario: Scenario) -> int:
+    """What is written: at each node, at the registry and a cache."""
+    return (len(scenario.nodes) + 2) * scenario.image_bytes
+
+
+def touch_memory(file: Path, size_bytes: int) -> None:
+    """Write so much to a new file, and remove it (rule 4)."""
+    chunk = bytes(CHUNK_BYTES)
+    with file.open("wb", buffering=0) as stream:
+        for _ in range(-(-size_bytes // CHUNK_BYTES)):
+            stream.write(chunk)
+    file.unlink()
+
+
+def workdir(needed_bytes: int) -> Path | None:
+    """Where files go if nobody says: into memory, unless they would take more than half of what is free there."""
+    available_bytes = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
+    free_bytes = min(shutil.disk_usage(MEMORY).free, available_bytes) if MEMORY.is_dir() else 0
+    return MEMORY if needed_bytes < free_bytes // 2 else None
+
+
+def as_measured(scenario: Scenario, goodput_share: float, latency: float) -> Scenario:
+    """The scenario with the rates that links have for the image's bytes, and the latency that they have."""
+
+    def scaled(bytes_per_s: float) -> float:
+        return goodput_share * bytes_per_s
+
+    return replace(
+        scenario,
+        nodes=tuple(
+            replace(node, up_bytes_per_s=scaled(node.up_bytes_per_s), down_bytes_per_s=scaled(node.down_bytes_per_s))
+            for node in scenario.nodes
+        ),
+        origin_bytes_per_s=scaled(scenario.origin_bytes_per_s),
+        latency_s=latency,
+        far_latency_s=latency,
+    )
+
+
+def _registry(place: Setting, _stack: ExitStack) -> str:
+    return place.registry.address
+
+
+def _pull_through(place: Setting, stack: ExitStack) -> str:
+    """A docker-registry that is a cache of the other, at a host with a link like the others'."""
+    link = rate(place.scenario.nodes[0].up_bytes_per_s)
+    host = place.network.host(link, link)
+    cache = programs.docker_registry(
+        place.directory / "cache", pull_through_from=place.registry, address=f"{host.address}:{REGISTRY_PORT}"
+    )
+    return host.call(stack.enter_context, cache).address
+
+
+OTHERS: Final = {"speedup_vs_registry": _registry, "speedup_vs_pull_through": _pull_through}
+"""The other ways of getting an image to all hosts: the address that every client asks."""
+
+
+def _clients_cpu_s() -> float:
+    """Of all processes that were waited for. While a scenario is played those are clients, their start included."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def swarm(bed: Testbed) -> list[Figure]:
+    """What a real swarm gives."""
+    limit, runs, pulls = bed.limit_s, bed.runs, len(bed.scenario.wanting())
+    gib = pulls * bed.scenario.image_bytes / GIB
+    times = {"limit_s": limit, "last_s": statistics.median(run.played.whole_s() for run in runs)}
+    sites = len({node.site for node in bed.scenario.nodes})
+    link = {"goodput_mbit": 8e-6 * bed.link.goodput, "latency_ms": 1000 * bed.link.latency_s}
+
+    def figure(name: str, samples: Sequence[float], sides: dict[str, float] | None = None) -> Figure:
+        return Figure(name, samples, BARS.get(name) if bed.scenario.name == "flash-crowd" else None, sides or {})
+
+    return [
+        figure("goodput_share", [bed.goodput_share], link),
+        figure("efficiency_p50", [limit / median(run.played.took_s()) for run in runs]),
+        figure("efficiency_last", [limit / run.played.whole_s() for run in runs], times),
+        figure("origin_copies", [run.played.origin_copies() for run in runs]),
+        *([figure("site_copies", [run.played.site_copies() for run in runs])] if sites > 1 else []),
+        figure("messages_per_piece", [run.played.progress_share() for run in runs]),
+        figure("scheduler_messages_per_host", [run.played.scheduler_messages / pulls for run in runs]),
+        figure("cpu_share", [run.cpu_share for run in runs]),
+        figure("cpu_s_per_gib.nodes", [run.nodes_cpu_s / gib for run in runs]),
+        figure("cpu_s_per_gib.clients", [run.clients_cpu_s / gib for run in runs]),
+    ]
+
+
+def vs_simulated(bed: Testbed) -> list[Figure]:
+    """What the simulator says of the same scenario, over what was measured."""
+    expected_s = bed.simulated().whole_s()
+    bar = BARS["vs_simulated"] if bed.scenario.name == "flash-crowd" else None
+    ratios = [expected_s / run.played.whole_s() for run in bed.runs]
+    return [Figure("vs_simulated", ratios, bar, {"simulated_s": expected_s})]
+
+
+def vs_others(bed: Testbed) -> list[Figure]:
+    """How much longer the same takes without p2pd, each played once: it is long, and the links decide it."""
+    bar = BARS if bed.scenario.name == "flash-crowd" else {}
+    runs = bed.runs
+    return [
+        Figure(
+            name,
+            [other.whole_s() / run.played.whole_s() for run in runs],
+            bar.get(name),
+            {"other_s": other.whole_s(), "other_origin_copies": other.origin_copies()},
+        )
+        for name, other in bed.others([name for name in OTHERS if bed.wants(name)]).items()
+    ]
+
+
+def bytes_per_s(text: str) -> float:
+    """A rate as `tc` takes it: `100mbit`."""
+    match = re.fullmatch(r"([1-9][0-9]*)(kbit|mbit|gbit)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate like 100mbit or 1gbit")
+    return int(match[1]) * _FACTORS[match[2]] / 8
+
+
+def within(least: int, most: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
+        return int(text)
+
+    return count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nodes", type=within(2, MAX_NODES), default=16, help="nodes that there are (default %(default)s)"
+    )
+    parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of every link (default %(default)s)")
+    parser.add_argument("--size", type=size, default="256MiB", help="of the image (default %(default)s)")
+    parser.add_argument(
+        "--sites", type=within(1, MAX_NODES), default=1, help="in which the nodes are (default %(default)s)"
+    )
+    parser.add_argument(
+        "--scenario", choices=PLAYABLE, default="flash-crowd", help="what happens (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn by chance (default %(default)s)")
+    parser.set_defaults(runs=1)
+
+
+@contextmanager
+def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
+    shape = Shape(
+        nodes=options.nodes,
+        blobs=(options.size,),
+        rate_bytes_per_s=options.rate,
+        sites=options.sites,
+        hosts_per_rack=HOSTS_PER_RACK,
+        seed=options.seed,
+    )
+    scenario = SCENARIOS[options.scenario](shape)
+    below = options.workdir or workdir(files_bytes(scenario))
+    with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory:
+        yield Testbed(Path(directory), scenario, options.rate, options.runs, options.only)
+
+
+def versions() -> dict[str, str]:
+    return {"p2pd": metadata.version("p2pd")} | programs.versions()
+
+
+COMMAND = Command(
+    name="cluster",
+    summary="real nodes in network namespaces with links of one rate, beside the limit and other ways",
+    measures=(
+        Measure(
+            (
+                "goodput_share",
+                "efficiency_p50",
+                "efficiency_last",
+                "origin_copies",
+                "site_copies",
+                "messages_per_piece",
+                "scheduler_messages_per_host",
+                "cpu_share",
+                "cpu_s_per_gib.nodes",
+                "cpu_s_per_gib.clients",
+            ),
+            swarm,
+        ),
+        Measure(("vs_simulated",), vs_simulated),
+        Measure(("speedup_vs_registry", "speedup_vs_pull_through"), vs_others),
+    ),
+    add_arguments=add_arguments,
+    testbed=open_testbed,
+    versions=versions,
+)

@@ -1,0 +1,302 @@
+"""What scenarios are played on: hosts in namespaces, a real docker-registry, real clients, and p2pd at each host.
+
+Rules:
+1. A client is `benchmarks.cluster.pull`, which hashes what it gets, as runtimes do, and keeps nothing: a host of a real
+   cluster has a disk of its own, and here all share the memory of one machine (which a virtual one often gets only when
+   it touches it: writing each client's copy took a quarter of both cores). All clients of a comparison are the same;
+   what differs is the address that they ask. They are up before the time is taken, as a runtime is.
+2. The links of the registry and of each host have the scenario's rates. The scheduler's has none: it says so little.
+3. A host that vanishes is killed at once, its client with it, and says goodbye to nobody.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from benchmarks import load, programs
+from benchmarks.cluster.image import TAG, Image, sent_bytes
+from benchmarks.cluster.schedule import Action, Step
+from benchmarks.command import UnmeasurableError
+from benchmarks.namespaces import CORE, Host, Network, network
+from benchmarks.procfs import cpu_s
+from p2pd.simulation.scenario import Node, Scenario
+
+REGISTRY_PORT: Final = 5000
+PEER_PORT: Final = 65002
+SCHEDULER_PORT: Final = 65003
+
+CONNECTIONS: Final = 21
+"""Of which the median says how far apart two hosts are."""
+
+QUIET_S: Final = 0.2
+"""A log that has not grown for so long has all that it will have."""
+
+
+class Setting:
+    """A network with the scenario's hosts and links, and a registry that has the image."""
+
+    def __init__(self, scenario: Scenario, image: Image, directory: Path, net: Network, stack: ExitStack) -> None:
+        self.scenario = scenario
+        self.directory = directory
+        self.image = image
+        self.network = net
+        origin_rate = rate(scenario.origin_bytes_per_s)
+        self.origin = net.host(origin_rate, origin_rate)
+        self.registry = self.origin.call(
+            stack.enter_context,
+            programs.docker_registry(
+                directory / "origin",
+                address=f"{self.origin.address}:{REGISTRY_PORT}",
+                storage=image.storage,
+                access_log=True,
+            ),
+        )
+        self._sites = sorted({node.site for node in scenario.nodes})
+        self._switches: set[str] = set()
+        self.hosts = {node.name: self._host(node) for node in scenario.nodes}
+
+    def _host(self, node: Node) -> Host:
+        """Sites and racks have switches of their own where it matters whether something is in one of them."""
+        at = CORE
+        for name, matters in ((node.site, len(self._sites) > 1), (node.rack, self.scenario.cut is not None)):
+            if matters and name not in self._switches:
+                self.network.switch(name, at=at)
+                self._switches.add(name)
+            at = name if matters else at
+        return self.network.host(rate(node.up_bytes_per_s), rate(node.down_bytes_per_s), at=at)
+
+    def site_bytes(self) -> dict[str, int]:
+        """What has come into each site so far, headers and all; nothing if all is in one."""
+        return {name: self.network.entered_bytes(name) for name in self._sites if name in self._switches}
+
+    def origin_bytes(self) -> int:
+        """Bytes of the image's layers that the registry has sent so far. No request may be under way."""
+        size_bytes = -1
+        while size_bytes != (size_bytes := self.registry.log.stat().st_size):
+            time.sleep(QUIET_S)
+        return sent_bytes(self.registry.log.read_text(), self.image)
+
+
+@contextmanager
+def setting(scenario: Scenario, image: Image, directory: Path) -> Iterator[Setting]:
+    """All of it in a new directory, which is removed. Raises UnmeasurableError."""
+    directory.mkdir()
+    try:
+        with network() as net, ExitStack() as stack:
+            yield Setting(scenario, image, directory, net, stack)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def rate(bytes_per_s: float) -> str:
+    """As `tc` takes it."""
+    return f"{round(8 * bytes_per_s)}bit"
+
+
+def goodput(place: Setting) -> float:
+    """Bytes per second that one plain transfer of a blob has, from the registry to a host."""
+    host, blob = next(iter(place.hosts.values())), place.image.probe
+    return blob.size_bytes / host.call(load.curl_s, place.registry.blob_url(blob.digest), blob)
+
+
+def latency_s(place: Setting) -> float:
+    """One way, from host to host, when nothing else is on the links: half of what it takes to connect."""
+
+    def connect_s() -> float:
+        started = time.perf_counter()
+        with closing(http.client.HTTPConnection(place.registry.address)) as connection:
+            connection.connect()
+            return time.perf_counter() - started
+
+    host = next(iter(place.hosts.values()))
+    return statistics.median(host.call(connect_s) for _ in range(CONNECTIONS)) / 2
+
+
+class Crowd:
+    """The hosts' clients, all of which ask one registry."""
+
+    def __init__(self, place: Setting, address: str, stack: ExitStack) -> None:
+        self._place = place
+        self._address = address
+        self._stack = stack
+        self._ready: dict[str, tuple[programs.Program, BinaryIO]] = {}
+        """Clients that wait until they are told to pull, each with the FIFO by which it is."""
+        self._pulling: dict[str, programs.Program] = {}
+
+    def prepare(self) -> None:
+        """Have the clients of all hosts ready. Raises UnmeasurableError."""
+        starting = {name: host.start(self._client, name) for name, host in self._place.hosts.items()}
+        self._ready = {name: client.result() for name, client in starting.items()}
+
+    def perform(self, step: Step) -> None:
+        match step.action:
+            case Action.BEGIN:
+                self._begin(step.subject)
+            case Action.VANISH:
+                self._kill(step.subject)
+            case Action.CUT:
+                self._place.network.cut(step.subject)
+            case Action.MEND:
+                self._place.network.mend(step.subject)
+            case Action.SCHEDULER_GOES | Action.SCHEDULER_COMES:
+                pass
+
+    def ended(self) -> list[str]:
+        ended = []
+        for name, client in self._pulling.items():
+            if (code := client.process.poll()) is not None:
+                if code != 0:
+                    raise UnmeasurableError(f"the client of {name} failed: {client.log.read_text()[-500:]}")
+                ended.append(name)
+        for name in ended:
+            del self._pulling[name]
+        return ended
+
+    def _source(self, _name: str) -> str:
+        """What the host's client asks for the image."""
+        return self._address
+
+    def _client(self, name: str) -> tuple[programs.Program, BinaryIO]:
+        """Start a host's client, and wait until it reads what it is told."""
+        told = self._place.directory / f"{name}.pull"
+        os.mkfifo(told)
+        words = [sys.executable, "-m", "benchmarks.cluster.pull", self._source(name), TAG, str(told)]
+        log = self._place.directory / f"{name}.log"
+        client = self._stack.enter_context(
+            programs.running("the client", words, "", log, programs.neutral_environment())
+        )
+        return client, self._stack.enter_context(_fifo_to(client, told))
+
+    def _begin(self, name: str) -> None:
+        self._pulling[name], tell = self._ready.pop(name)
+        with tell:
+            tell.write(b"pull")
+
+    def _kill(self, name: str) -> None:
+        client = self._pulling.pop(name, None)
+        if client is not None:
+            _kill(client)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one node since its start, or of several since some moment."""
+
+    link_messages: int
+    scheduler_messages: int
+    cpu_s: float
+
+
+class Swarm(Crowd):
+    """The hosts' clients, each of which asks the p2pd of its host; and a scheduler at a host of its own."""
+
+    def __init__(self, place: Setting, stack: ExitStack) -> None:
+        super().__init__(place, "", stack)
+        self._scheduler_host = place.network.host()
+        self._scheduler = self._start_scheduler()
+        self._nodes = {node.name: self._start_node(node) for node in place.scenario.nodes}
+        stack.callback(self._terminate)
+        for serving in [place.hosts[name].start(_wait_until_connected, *node) for name, node in self._nodes.items()]:
+            serving.result()
+
+    def perform(self, step: Step) -> None:
+        super().perform(step)
+        match step.action:
+            case Action.VANISH:
+                _kill(self._nodes.pop(step.subject)[0])
+            case Action.SCHEDULER_GOES:
+                _kill(self._scheduler)
+            case Action.SCHEDULER_COMES:
+                self._scheduler = self._start_scheduler()
+            case _:
+                pass
+
+    def fill(self, bound_s: float) -> None:
+        """Have those pull the image which are to hold it. Raises UnmeasurableError."""
+        holding = {node.name for node in self._place.scenario.nodes if node.holds_image}
+        for name in sorted(holding):
+            self._begin(name)
+        deadline = time.monotonic() + bound_s
+        while holding:
+            holding -= set(self.ended())
+            if time.monotonic() > deadline:
+                raise UnmeasurableError(f"not within {bound_s:.0f} s: {', '.join(sorted(holding))} hold the image")
+            time.sleep(QUIET_S)
+
+    def counts(self) -> dict[str, Counts]:
+        """Of each node that runs."""
+        counts = {}
+        for name, (program, admin) in self._nodes.items():
+            said = self._place.hosts[name].call(programs.answer, admin, "/status")["swarm"]
+            counts[name] = Counts(said["link_messages"], said["scheduler_messages"], cpu_s(program.pid))
+        return counts
+
+    def _source(self, name: str) -> str:
+        return self._nodes[name][0].address
+
+    def _start_scheduler(self) -> programs.Program:
+        listen = f"{self._scheduler_host.address}:{SCHEDULER_PORT}"
+        running = programs.p2pd_scheduler(self._place.directory / "scheduler", listen)
+        return self._scheduler_host.call(self._stack.enter_context, running)
+
+    def _start_node(self, node: Node) -> tuple[programs.Program, str]:
+        host = self._place.hosts[node.name]
+        flags = {
+            "--peer": f"{host.address}:{PEER_PORT}",
+            "--scheduler": f"http://{self._scheduler_host.address}:{SCHEDULER_PORT}",
+            "--site": node.site,
+            "--rack": node.rack,
+            "--allow-open": None,
+        }
+        running = programs.p2pd(self._place.directory / node.name, self._place.registry, flags)
+        return host.call(self._stack.enter_context, running)
+
+    def _terminate(self) -> None:
+        """All at once: one after the other, they would take long."""
+        for program, _ in self._nodes.values():
+            program.process.terminate()
+
+
+def counted_since(before: Mapping[str, Counts], now: Mapping[str, Counts]) -> Counts:
+    """All nodes together that are still there; what the others had counted went with them."""
+    pairs = [(each, before[name]) for name, each in now.items()]
+    return Counts(
+        sum(each.link_messages - earlier.link_messages for each, earlier in pairs),
+        sum(each.scheduler_messages - earlier.scheduler_messages for each, earlier in pairs),
+        sum(each.cpu_s - earlier.cpu_s for each, earlier in pairs),
+    )
+
+
+def _wait_until_connected(program: programs.Program, admin: str) -> None:
+    programs.wait_until_served(program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
+    deadline = time.monotonic() + programs.START_BOUND_S
+    while not programs.answer(admin, "/status")["swarm"]["scheduler_connected"]:
+        if time.monotonic() > deadline:
+            raise UnmeasurableError(f"{program.name} found no scheduler: {program.log.read_text()[-500:]}")
+        time.sleep(programs.POLL_INTERVAL_S)
+
+
+def _fifo_to(program: programs.Program, path: Path) -> BinaryIO:
+    """Write what the program reads there, once it reads."""
+    deadline = time.monotonic() + programs.START_BOUND_S
+    while program.process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):  # ENXIO: it does not read yet
+            return os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)
+        time.sleep(programs.POLL_INTERVAL_S)
+    raise UnmeasurableError(f"{program.name} did not come up: {program.log.read_text()[-500:]}")
+
+
+def _kill(program: programs.Program) -> None:
+    program.process.send_signal(signal.SIGKILL)
+    program.process.wait()

@@ -1,0 +1,257 @@
+"""`datapath`: what p2pd costs on the way from an origin to a client of the same machine.
+
+Rules:
+1. Two programs are measured in turns, A B A B, with the same client on the same cores, and compared pair
+   by pair.
+2. What earlier runs left to be written is written before a timed run starts, and free memory is found again
+   (`settle`): no run pays for another.
+3. A large blob is pulled cold once, and then removed from p2pd's store so that the disk does not fill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from benchmarks import load, programs
+from benchmarks.command import Command, Measure
+from benchmarks.load import Blob
+from benchmarks.procfs import PeakRss, cpu_s, settled_rss_mib
+from benchmarks.report import Bar, Figure, ratios
+from benchmarks.testbed import Testbed, testbed
+
+BARS = {
+    "warm_vs_nginx": Bar(">=", 0.9),
+    "cold_vs_direct": Bar("<=", 1.1),
+    "cold_vs_pull_through": Bar("<=", 0.9),
+    "small_vs_registry": Bar(">=", 1.0),
+    "cpu_s_per_gib.cold": Bar("<=", 2.2),
+    "rss_mib.idle": Bar("<=", 64),
+    "rss_mib.busy": Bar("<=", 110),
+    "ready_s": Bar("<=", 0.6),
+    "first_byte_ms": Bar("<=", 20),
+}
+
+GIB = 2**30
+SMALL_BYTES = 2048
+SMALL_REQUESTS = 10_000
+SMALL_CONNECTIONS = 16
+BUSY_PULLS = 8
+FIRST_BYTE_BYTES = 8 * 2**20
+FIRST_BYTE_PAIRS_PER_RUN = 4
+"""A first byte takes milliseconds and not seconds, so more of them steady the median for nothing."""
+
+Client = Callable[[str, Blob, Path], float]
+"""GETs the blob's URL into a file and returns the seconds."""
+
+
+UNCOUNTED = 1
+"""Samples at the start that are not counted: they compile modules, open connections, and make a virtual machine find
+the memory that its page cache will use, which takes longer than filling it."""
+
+
+def figure(name: str, samples: Sequence[float], **sides: Sequence[float]) -> Figure:
+    """`samples` with the bar for them and the medians of what they were made from."""
+    return Figure(name, samples, BARS.get(name), {side: statistics.median(values) for side, values in sides.items()})
+
+
+def _ratio(name: str, **sides: Sequence[float]) -> Figure:
+    """The first side over the second, which were measured in turns, without what is not counted."""
+    counted = {side: samples[UNCOUNTED:] for side, samples in sides.items()}
+    ours, theirs = counted.values()
+    return figure(name, ratios(ours, theirs), **counted)
+
+
+def settle(needed_bytes: int) -> None:
+    """Before a timed run: nothing waits to be written, and the memory that the run's files will take is at hand.
+
+    A virtual machine may give its free memory back to its host. To get 1 GiB again for the page cache took 1.2 s here,
+    and filling it 0.2 s; so without this, who runs next pays for what the one before set free. A machine keeps what
+    was used a moment ago: here 2 GiB stay at hand for seconds. At most a quarter of the memory is asked for.
+    """
+    os.sync()
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    populate = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, min(needed_bytes, memory_bytes // 4), flags=populate).close()
+
+
+@contextmanager
+def _quiet(output: Path, size_bytes: int) -> Iterator[None]:
+    """Around a timed run that fills p2pd's file and the client's with a blob; its output goes when it ends."""
+    settle(3 * size_bytes)
+    try:
+        yield
+    finally:
+        if output.is_file():
+            output.unlink()
+
+
+def to_null(url: str, blob: Blob, _output: Path) -> float:
+    return load.curl_s(url, blob)
+
+
+def warm(bed: Testbed) -> list[Figure]:
+    """A held blob, by curl to /dev/null; nginx sends the same bytes from a file."""
+    [blob] = bed.blobs(1, bed.size_bytes)
+    nginx_rates, p2pd_rates, cpu = [], [], []
+    size_gib = blob.size_bytes / GIB
+    with bed.nginx_url(blob) as nginx_url, bed.p2pd() as p2pd:
+        load.curl_s(p2pd.blob_url(blob), blob)  # now p2pd holds it
+        for _ in range(UNCOUNTED + bed.runs):
+            os.sync()
+            nginx_rates.append(size_gib / load.curl_s(nginx_url, blob))
+            cpu_before_s = cpu_s(p2pd.pid)
+            p2pd_rates.append(size_gib / load.curl_s(p2pd.blob_url(blob), blob))
+            cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
+    return [
+        _ratio("warm_vs_nginx", p2pd_gib_per_s=p2pd_rates, nginx_gib_per_s=nginx_rates),
+        figure("cpu_s_per_gib.warm", cpu[UNCOUNTED:]),
+    ]
+
+
+def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
+    """A blob that p2pd does not hold, against the same from the origin itself, by one client."""
+
+    def run(bed: Testbed) -> list[Figure]:
+        direct_s, p2pd_s, cpu = [], [], []
+        with bed.p2pd() as p2pd:
+            for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
+                # Neither side is to wait for the origin's disk, on a machine that cannot cache all the blobs.
+                load.curl_s(bed.origin.blob_url(blob.digest), blob)
+                with _quiet(bed.output, bed.size_bytes):
+                    direct_s.append(client(bed.origin.blob_url(blob.digest), blob, bed.output))
+                with _quiet(bed.output, bed.size_bytes):
+                    cpu_before_s = cpu_s(p2pd.pid)
+                    p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
+                p2pd.forget(blob)  # after which nothing of this pull is still going on
+                cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
+        return [_ratio(name, p2pd_s=p2pd_s, direct_s=direct_s), figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:])]
+
+    return run
+
+
+def cold_vs_pull_through(bed: Testbed) -> list[Figure]:
+    """The same, against what most people run: docker-registry as a cache, by curl to a file."""
+    cache_s, p2pd_s = [], []
+    with bed.p2pd() as p2pd:
+        for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
+            # A new one for each run: it goes on fetching, for its own disk, after its client is served.
+            with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes):
+                cache_s.append(load.curl_s(cache.blob_url(blob.digest), blob, bed.output))
+            with _quiet(bed.output, bed.size_bytes):
+                p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
+            p2pd.forget(blob)
+    return [_ratio("cold_vs_pull_through", p2pd_s=p2pd_s, pull_through_s=cache_s)]
+
+
+def small_vs_registry(bed: Testbed) -> list[Figure]:
+    """10,000 requests for a held blob of 2 KiB over 16 kept-alive connections."""
+    [blob] = bed.blobs(1, SMALL_BYTES)
+    registry_rates, p2pd_rates = [], []
+    with bed.p2pd() as p2pd:
+        load.curl_s(p2pd.blob_url(blob), blob)  # now p2pd holds it
+        for _ in range(UNCOUNTED + bed.runs):
+            registry_rates.append(_small_rate(bed.origin.blob_url(blob.digest)))
+            p2pd_rates.append(_small_rate(p2pd.blob_url(blob)))
+    return [_ratio("small_vs_registry", p2pd_per_s=p2pd_rates, registry_per_s=registry_rates)]
+
+
+def _small_rate(url: str) -> float:
+    return load.small_requests_per_s(url, SMALL_REQUESTS, SMALL_CONNECTIONS)
+
+
+def rss_idle(bed: Testbed) -> list[Figure]:
+    """Resident memory after a start and one /v2/ request."""
+    samples = []
+    for _ in range(bed.runs):
+        with bed.p2pd() as p2pd:
+            samples.append(settled_rss_mib(p2pd.pid))
+    return [figure("rss_mib.idle", samples)]
+
+
+def rss_busy(bed: Testbed) -> list[Figure]:
+    """The peak of resident memory during eight cold pulls at once, of a p2pd that was just started."""
+    blobs = bed.blobs(BUSY_PULLS, bed.size_bytes)
+    samples = []
+    for _ in range(bed.runs):
+        os.sync()
+        with bed.p2pd() as p2pd:
+            with PeakRss(p2pd.pid) as peak:
+                load.curl_together([(p2pd.blob_url(blob), blob) for blob in blobs])
+            samples.append(peak.mib)
+    return [figure("rss_mib.busy", samples)]
+
+
+def ready(bed: Testbed) -> list[Figure]:
+    """Seconds from exec to the first answer."""
+    samples = []
+    for _ in range(UNCOUNTED + bed.runs):
+        with bed.p2pd_starting() as p2pd:
+            samples.append(p2pd.wait_until_serving())
+    return [figure("ready_s", samples[UNCOUNTED:])]
+
+
+def first_byte(name: str, size_bytes: int) -> Callable[[Testbed], list[Figure]]:
+    """How much later than from the origin itself the first byte of a cold body comes."""
+
+    def run(bed: Testbed) -> list[Figure]:
+        direct_ms, p2pd_ms = [], []
+        with bed.p2pd() as p2pd:
+            for blob in bed.blobs(UNCOUNTED + FIRST_BYTE_PAIRS_PER_RUN * bed.runs, size_bytes):
+                direct_ms.append(1000 * load.first_byte_s(bed.origin.blob_url(blob.digest), blob))
+                p2pd_ms.append(1000 * load.first_byte_s(p2pd.blob_url(blob), blob))
+        counted = {"p2pd_ms": p2pd_ms[UNCOUNTED:], "direct_ms": direct_ms[UNCOUNTED:]}
+        return [figure(name, [ours - theirs for ours, theirs in zip(*counted.values(), strict=True)], **counted)]
+
+    return run
+
+
+def size(text: str) -> int:
+    """`1GiB`, `64MiB`: at least 1 MiB."""
+    match = re.fullmatch(r"([1-9][0-9]*)(MiB|GiB)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text} is not a size like 64MiB or 1GiB")
+    return int(match[1]) * (GIB if match[2] == "GiB" else 2**20)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=size, default="1GiB", help="length of the large blobs (default %(default)s)")
+
+
+def open_testbed(options: argparse.Namespace) -> AbstractContextManager[Testbed]:
+    return testbed(options.size, options.runs, options.workdir)
+
+
+def versions() -> dict[str, str]:
+    """Of p2pd, the libraries that its data path is made of, and the programs that it is compared with."""
+    packages = ("p2pd", "aiohttp", "aiofastnet", "uvloop", "blake3")
+    return {name: metadata.version(name) for name in packages} | programs.versions()
+
+
+COMMAND = Command(
+    name="datapath",
+    summary="p2pd between an origin and a client, beside nginx and docker-registry",
+    measures=(
+        Measure(("ready_s",), ready),
+        Measure(("rss_mib.idle",), rss_idle),
+        Measure(("first_byte_ms",), first_byte("first_byte_ms", FIRST_BYTE_BYTES)),
+        Measure(("first_byte_ms.small",), first_byte("first_byte_ms.small", SMALL_BYTES)),
+        Measure(("small_vs_registry",), small_vs_registry),
+        Measure(("warm_vs_nginx", "cpu_s_per_gib.warm"), warm),
+        Measure(("cold_vs_direct", "cpu_s_per_gib.cold"), cold("cold_vs_direct", load.curl_s)),
+        Measure(("cold_vs_direct_null",), cold("cold_vs_direct_null", to_null)),
+        Measure(("cold_vs_direct_runtime",), cold("cold_vs_direct_runtime", load.runtime_s)),
+        Measure(("cold_vs_pull_through",), cold_vs_pull_through),
+        Measure(("rss_mib.busy",), rss_busy),
+    ),
+    add_arguments=add_arguments,
+    testbed=open_testbed,
+    versions=versions,
+)

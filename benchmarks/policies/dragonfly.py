@@ -1,0 +1,209 @@
+"""Dragonfly's published policy, as of its scheduler v2.5.1 and client v1.5.1 (github.com/dragonflyoss).
+
+1. A blob of no more than 4 MiB is got from the registry by every host (`resource/task.rs`). Of a longer one each host
+   asks the registry for the length, and pieces are a 500th of it, rounded up to a power of two from 4 to 64 MiB.
+2. A host registers after a delay that doubles with those that it has under way (`scheduler/service/service_v2.go`). The
+   first host goes to the source. Of 15 random ones that have registered, those are candidates that have parents
+   themselves, go to the source, or have all; the 3 with the best score become parents, for good. Who finds none asks
+   again in half a second, and the fifth time goes to the source, as up to 200 may.
+3. A host asks for 8 pieces at a time, in order within what its parents hold, each over a new connection to a parent
+   that holds it, drawn by idle bandwidth (`resource/parent_selector.rs`). It is told of each piece that a parent gets,
+   and tells the scheduler of each of its own.
+4. A host sends 200 pieces at a time at most.
+
+Parents are those of the graph, so no piece goes back up. A host asks for parents before it can have children: a cycle
+cannot come about, and none is looked for. Not modelled: seed peers (the first host is the source for the others), and
+asking for new parents, which only failures bring about.
+
+What decides in a cold flash crowd: of N hosts that come at once, about 3 ln N have the first one as a parent, and each
+of them asks it for every piece, because it alone has the next ones.
+
+Checked against figures of a user (Volcano Engine, d7y.io/blog of 2023-04-13: an image of 3 GB to hosts at 6 Gbit/s, the
+registry at 10, until the pods run: 40 s for 50 and 55 s for 500): the model has 29 s and 69 s.
+
+Favourable: the source comes in one stream, so its pieces are there one after the other and not eight at the end; the
+score has the present load, where production's is up to 300 s old; news reach the children within a site's latency; a
+host need not wait (up to 100 ms) for all its parents' news before it chooses; the limit of 200, which is configured but
+not enforced (dragonfly#3128), holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from typing import Final
+
+from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from p2pd.simulation.costs import ANSWER_S
+from p2pd.simulation.scenario import MIB
+
+MIN_PIECE_BYTES: Final = 4 * MIB
+MAX_PIECE_BYTES: Final = 64 * MIB
+PIECES: Final = 500
+PIECES_AT_A_TIME: Final = 8
+UPLOADS: Final = 200
+CANDIDATES: Final = 15
+PARENTS: Final = 3
+SOURCES: Final = 200
+TRIES: Final = 4
+RETRY_S: Final = 0.5
+REGISTER_S: Final = 0.03
+MAX_REGISTER_S: Final = 1.0
+SCORED_PIECE_BYTES: Final = 16 * MIB
+SCORED_S: Final = 60.0
+
+
+def piece_length(size_bytes: int) -> int:
+    """The length in bytes of a blob's pieces (`resource/piece.rs`)."""
+    length = MIN_PIECE_BYTES
+    while length < MAX_PIECE_BYTES and length * PIECES < size_bytes:
+        length *= 2
+    return length
+
+
+class _Peer:
+    """A host and one layer. `held` and `asked` have a bit for each piece; what is held was asked for."""
+
+    __slots__ = ("asked", "children", "going", "held", "host", "layer", "parents", "source")
+
+    def __init__(self, host: Host, layer: Layer) -> None:
+        self.host = host
+        self.layer = layer
+        self.parents: list[_Peer] = []
+        self.children: list[_Peer] = []
+        self.source = False
+        self.held = 0
+        self.asked = 0
+        self.going = 0
+
+    def is_candidate(self) -> bool:
+        return bool(self.parents) or self.source
+
+
+class Dragonfly(Policy):
+    """`_peers` are those of each layer that have registered."""
+
+    piece_length = staticmethod(piece_length)
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self._peers: Final[dict[Layer, list[_Peer]]] = {layer: [] for layer in stage.layers}
+        self._sources: Final[Counter[Layer]] = Counter()
+        self._registering: Final[Counter[Host]] = Counter()
+        self._uploads: Final[Counter[Host]] = Counter()
+        self._queues: Final[dict[Host, deque[tuple[_Peer, _Peer, int]]]] = defaultdict(deque)
+        for layer, peers in self._peers.items():
+            for host in stage.holders:
+                peer = _Peer(host, layer)
+                peer.held = peer.asked = (1 << layer.count) - 1
+                peer.source = True
+                peers.append(peer)
+
+    def pull(self, host: Host, layer: Layer) -> None:
+        peer = _Peer(host, layer)
+        if layer.size_bytes <= MIN_PIECE_BYTES:
+            self.stage.fetch(host, layer, self._landed, peer)
+            return
+        self._registering[host] += 1
+        delay_s = min(MAX_REGISTER_S, REGISTER_S * 2 ** self._registering[host]) * self.stage.chance.uniform(0.5, 1.5)
+        length_s = 2 * self.stage.scenario.far_latency_s + ANSWER_S
+        self.stage.timeline.after(length_s + delay_s, self._register, peer)
+
+    # -- the scheduler ---------------------------------------------------------------------------------------------
+
+    def _register(self, peer: _Peer) -> None:
+        peers = self._peers[peer.layer]
+        self._registering[peer.host] -= 1
+        peers.append(peer)
+        if len(peers) == 1:
+            self._go_to_source(peer)
+        else:
+            self._find_parents(peer, 0)
+
+    def _find_parents(self, peer: _Peer, tries: int) -> None:
+        stage, peers = self.stage, self._peers[peer.layer]
+        sample = stage.chance.sample(peers, min(CANDIDATES, len(peers)))
+        candidates = [other for other in sample if other.is_candidate()]
+        if candidates:
+            candidates.sort(key=lambda other: self._score(other, peer), reverse=True)
+            peer.parents = candidates[:PARENTS]
+            for parent in peer.parents:
+                parent.children.append(peer)
+            stage.scheduler_messages += 2
+            stage.timeline.after(stage.scenario.scheduler_latency_s, self._ask, peer)
+        elif tries == TRIES and self._sources[peer.layer] < SOURCES:
+            self._go_to_source(peer)
+        else:
+            again_s = RETRY_S * stage.chance.uniform(0.75, 1.25)
+            stage.timeline.after(again_s, self._find_parents, peer, min(TRIES, tries + 1))
+
+    def _go_to_source(self, peer: _Peer) -> None:
+        self._sources[peer.layer] += 1
+        self.stage.scheduler_messages += 2
+        peer.source = True
+        self.stage.fetch(peer.host, peer.layer, self._landed, peer)
+
+    def _score(self, parent: _Peer, child: _Peer) -> float:
+        """How good a parent is (`scheduler/scheduling/evaluator/evaluator_default.go`), but for what all have alike."""
+        line, going = parent.host.up, self._uploads[parent.host]
+        at_once = line.rate / SCORED_PIECE_BYTES
+        idle = 1 - line.used / line.rate
+        lasting = max(0.0, 1 - going * parent.layer.length / line.rate / SCORED_S)
+        spread = 0.0 if at_once <= 1 else 1.0 if going <= at_once else at_once / going
+        one, other = parent.host.node, child.host.node
+        near = 0.2 * (one.site == other.site) + 0.1 * ((one.site == other.site) + (one.rack == other.rack)) / 5
+        return 0.6 * (0.5 * idle + 0.3 * lasting + 0.2 * spread) + near
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _ask(self, peer: _Peer) -> None:
+        """Ask parents for pieces, as far as there are any, and not too many under way."""
+        chance, timeline = self.stage.chance, self.stage.timeline
+        there = 0
+        for parent in peer.parents:
+            there |= parent.held
+        while peer.going < PIECES_AT_A_TIME:
+            wanted = there & ~peer.asked
+            if not wanted:
+                return
+            bit = wanted & -wanted
+            holding = [parent for parent in peer.parents if parent.held & bit]
+            weights = [max(1.0, parent.host.up.rate - parent.host.up.used) for parent in holding]
+            [parent] = chance.choices(holding, weights)
+            peer.asked |= bit
+            peer.going += 1
+            connected_s = 2 * self.stage.latency_s(peer.host, parent.host)
+            asked_s = connected_s + self.stage.request_s(peer.host, parent.host)
+            timeline.after(asked_s, self._is_asked, parent, peer, bit.bit_length() - 1)
+
+    def _is_asked(self, parent: _Peer, peer: _Peer, index: int) -> None:
+        if self._uploads[parent.host] == UPLOADS:
+            self._queues[parent.host].append((parent, peer, index))
+            return
+        self._uploads[parent.host] += 1
+        size = peer.layer.bytes_of(index)
+        self.stage.send(parent.host, peer.host, size, self._sent, parent, peer, index)
+
+    def _sent(self, parent: _Peer, peer: _Peer, index: int) -> None:
+        self._uploads[parent.host] -= 1
+        if self._queues[parent.host]:
+            self._is_asked(*self._queues[parent.host].popleft())
+        took_s = self.stage.taken_in_s(parent.host, peer.host, peer.layer.bytes_of(index))
+        self.stage.timeline.after(took_s, self._came, index, peer)
+
+    def _came(self, index: int, peer: _Peer) -> None:
+        peer.going -= 1
+        self._landed(index, peer)
+        self._ask(peer)
+
+    def _landed(self, index: int, peer: _Peer) -> None:
+        stage = self.stage
+        peer.held |= 1 << index
+        if peer.layer.size_bytes > MIN_PIECE_BYTES:
+            stage.scheduler_messages += 1
+            stage.link_messages += len(peer.children)
+        stage.timeline.after(stage.scenario.latency_s, self._news, tuple(peer.children))
+        stage.landed(self, peer.host, peer.layer, peer.layer.bytes_of(index))
+
+    def _news(self, children: tuple[_Peer, ...]) -> None:
+        for child in children:
+            self._ask(child)

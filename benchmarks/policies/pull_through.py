@@ -1,0 +1,59 @@
+"""One pull-through cache in front of the origin: a docker-registry (distribution) with `proxy.remoteurl`.
+
+The cache has the link of the scenario's first host, is in that host's site, and sends to all clients at once, each as
+much as the others. It sends while it fetches: no client has a piece before the cache has it. If some host holds the
+image at the start, so does the cache, from which that host has it.
+
+Favourable: each layer is fetched once. distribution 2.8 hands those who ask while a fetch is under way to the origin,
+one fetch each (`registry/proxy/proxyblobstore.go`). Also, the cache's disk and machine keep up with its link, and
+nobody is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from benchmarks.policies.sharing import Server
+from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from p2pd.simulation.scenario import Node
+
+
+class PullThrough(Policy):
+    """`_held` is how many pieces the cache has of each layer that it was asked for, in order."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        first = stage.scenario.nodes[0]
+        self._cache: Final = Host(Node("cache", first.up_bytes_per_s, first.down_bytes_per_s, first.site))
+        self._line: Final = Server(stage.timeline, first.up_bytes_per_s, site_rate=stage.scenario.site_bytes_per_s)
+        self._held: Final = {layer: layer.count for layer in stage.layers} if stage.holders else {}
+        self._early: Final[dict[Layer, list[tuple[int, Host]]]] = {}
+        """What clients have been sent, as far as the line goes, that the cache does not have yet."""
+
+    def pull(self, host: Host, layer: Layer) -> None:
+        if layer not in self._held:
+            self._held[layer] = 0
+            self._early[layer] = []
+            self.stage.fetch(self._cache, layer, self._fetched, layer)
+        self.stage.timeline.after(self.stage.request_s(host, self._cache), self._send, host, layer)
+
+    def _send(self, host: Host, layer: Layer) -> None:
+        site = host.node.site if host.node.site != self._cache.node.site else None
+        for index in range(layer.count):
+            size = layer.bytes_of(index)
+            self._line.send(host.name, site, host.node.down_bytes_per_s, size, self._sent, index, host, layer)
+
+    def _fetched(self, index: int, layer: Layer) -> None:
+        self._held[layer] = index + 1
+        early, self._early[layer] = self._early[layer], []
+        for waits, host in early:
+            self._sent(waits, host, layer)
+
+    def _sent(self, index: int, host: Host, layer: Layer) -> None:
+        if index >= self._held[layer]:
+            self._early[layer].append((index, host))
+            return
+        size = layer.bytes_of(index)
+        self.stage.crossed(self._cache, host, size)
+        took_s = self.stage.taken_in_s(self._cache, host, size)
+        self.stage.timeline.after(took_s, self.stage.landed, self, host, layer, size)

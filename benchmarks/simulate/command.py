@@ -1,0 +1,261 @@
+"""`simulate`: a scenario of the simulator, with p2pd and with other ways of distributing, beside the physical limit.
+
+Rules:
+1. A simulation is deterministic: `--runs N` plays it with N seeds, one after the other, from `--seed` on.
+2. Figures of p2pd have plain names; those of another policy have its name behind them (`efficiency_last.kraken`).
+   Every policy plays the same scenario over the same lines; each says in `benchmarks/policies` what its model favours.
+3. A bar is for p2pd, and for the number of hosts and pieces that it was set for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from typing import Final
+
+import trio
+
+from benchmarks import policies
+from benchmarks.cluster.command import bytes_per_s, within
+from benchmarks.command import Command, Measure, UnmeasurableError
+from benchmarks.compiling import simulating
+from benchmarks.policies.stage import StuckError, UnplayableError
+from benchmarks.report import Bar, Figure, ratios
+from p2pd.simulation import run as simulation
+from p2pd.simulation.result import Played, limit_s
+from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, blob_of
+
+OURS: Final = "p2pd"
+PLAYERS: Final[dict[str, Callable[[Scenario], Played]]] = {
+    OURS: simulation.play,
+    **{name: partial(policies.play, name) for name in policies.POLICIES},
+}
+"""What plays a scenario, by the name that the command line has for it."""
+
+BARS: Final = {
+    "origin_copies": Bar("<=", 1.01),
+    "site_copies": Bar("<=", 1.1),
+}
+EFFICIENCY_BARS: Final = {
+    (1_000, 256): Bar(">=", 0.92),
+    (1_000, 64): Bar(">=", 0.85),
+    (10_000, 256): Bar(">=", 0.85),
+}
+"""Of the last host in a flash crowd, by the number of hosts and of pieces."""
+
+COST_BARS: Final = {
+    "churn": Bar("<=", 1.15),
+    "malicious": Bar("<=", 1.25),
+    "misled": Bar("<=", 1.25),
+    "rack-cut-off": None,
+    "scheduler-gone": None,
+}
+"""Of the time that the others take, over that of a flash crowd in which nothing breaks, by the scenario."""
+
+WORTH_COMPILING: Final = 400_000
+"""From so many pieces on that hosts get, a simulation takes longer than to compile it."""
+
+MAX_NODES: Final = 100_000
+DOWNLINKS: Final = 10
+"""The limits, and the bars taken from them, are for hosts that send no faster than they receive. How much it costs when
+they receive no faster than they send is told with `--down-rate`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A scenario, played, and how long that took here."""
+
+    played: Played
+    wall_s: float
+
+
+class Testbed:
+    """One scenario, with as many seeds as there are runs. What has been played is kept for the figures that follow."""
+
+    def __init__(self, name: str, shape: Shape, runs: int) -> None:
+        self.name = name
+        self.shape = shape
+        self._seeds = range(shape.seed, shape.seed + runs)
+        self._kept: dict[tuple[str, str], list[Run]] = {}
+
+    def runs(self, policy: str, scenario: str | None = None) -> list[Run]:
+        """The scenario, or another one of the same shape.
+
+        Raises UnmeasurableError if it cannot be played to its end.
+        """
+        name = scenario or self.name
+        if (policy, name) not in self._kept:
+            scenarios = [SCENARIOS[name](replace(self.shape, seed=seed)) for seed in self._seeds]
+            if len(scenarios) * self.shape.nodes * scenarios[0].pieces < WORTH_COMPILING:
+                self._kept[policy, name] = [_run(policy, scenario) for scenario in scenarios]
+            else:
+                with simulating(1) as process:
+                    self._kept[policy, name] = [process.submit(_run, policy, each).result() for each in scenarios]
+        return self._kept[policy, name]
+
+    def bar(self, figure: str) -> Bar | None:
+        """The bar for a figure of p2pd."""
+        if figure == "wrong_pieces":
+            return Bar("<=", 0)
+        if self.name != "flash-crowd":
+            return None
+        if figure == "efficiency_last":
+            pieces = SCENARIOS[self.name](self.shape).pieces
+            return EFFICIENCY_BARS.get((self.shape.nodes, pieces))
+        return BARS.get(figure)
+
+
+def _run(policy: str, scenario: Scenario) -> Run:
+    began_s = time.perf_counter()
+    try:
+        played = PLAYERS[policy](scenario)
+    except (UnplayableError, StuckError) as error:
+        raise UnmeasurableError(f"{policy}: {error}") from error
+    except trio.TooSlowError as error:
+        raise UnmeasurableError(f"{policy}: some hosts never got the image") from error
+    return Run(played, time.perf_counter() - began_s)
+
+
+PLAYED: Final[dict[str, Callable[[Played], float]]] = {
+    "efficiency_p50": Played.efficiency_p50,
+    "efficiency_last": Played.efficiency_last,
+    "whole_s": Played.whole_s,
+    "origin_copies": Played.origin_copies,
+    "site_copies": Played.site_copies,
+}
+"""What is told of every policy. Copies in a site are told where there are several."""
+
+OUR_PLAYED: Final[dict[str, Callable[[Played], float]]] = PLAYED | {
+    "limit_s": lambda played: limit_s(played.scenario),
+    "messages_per_piece": Played.progress_share,
+    "scheduler_messages_per_host": lambda played: played.scheduler_messages / len(played.done_s),
+    "wrong_pieces": lambda played: played.wrong_pieces,
+}
+
+
+def ours(bed: Testbed) -> list[Figure]:
+    """What comes of the scenario with p2pd."""
+    runs = bed.runs(OURS)
+    figures = [
+        Figure(name, [figure(run.played) for run in runs], bed.bar(name))
+        for name, figure in OUR_PLAYED.items()
+        if name != "site_copies" or bed.shape.sites > 1
+    ]
+    return [*figures, Figure("wall_s", [run.wall_s for run in runs])]
+
+
+def theirs(policy: str, bed: Testbed) -> list[Figure]:
+    """What comes of it with another policy."""
+    runs = bed.runs(policy)
+    figures = [
+        Figure(f"{name}.{policy}", [figure(run.played) for run in runs])
+        for name, figure in PLAYED.items()
+        if name != "site_copies" or bed.shape.sites > 1
+    ]
+    return [*figures, Figure(f"wall_s.{policy}", [run.wall_s for run in runs])]
+
+
+def cost(bed: Testbed) -> list[Figure]:
+    """How much longer the hosts that stay take because something breaks."""
+    if bed.name not in COST_BARS:
+        return []
+    broken, whole = ([run.played.whole_s() for run in bed.runs(OURS, name)] for name in (bed.name, "flash-crowd"))
+    return [Figure("cost", ratios(broken, whole), COST_BARS[bed.name], {"flash_crowd_s": whole[0]})]
+
+
+def speedup(policy: str, bed: Testbed) -> list[Figure]:
+    """How much longer the same takes with another policy than with p2pd."""
+    slow, quick = ([run.played.whole_s() for run in bed.runs(name)] for name in (policy, OURS))
+    return [Figure(f"speedup_vs_{policy}", ratios(slow, quick))]
+
+
+MEASURES: Final[dict[str, tuple[Measure[Testbed], ...]]] = {
+    OURS: (Measure((*OUR_PLAYED, "wall_s"), ours), Measure(("cost",), cost))
+} | {
+    policy: (
+        Measure(tuple(f"{name}.{policy}" for name in (*PLAYED, "wall_s")), partial(theirs, policy)),
+        Measure((f"speedup_vs_{policy}",), partial(speedup, policy)),
+    )
+    for policy in policies.POLICIES
+}
+
+
+def pieces(text: str) -> int:
+    """A number of pieces that an image of one layer can have."""
+    count = within(1, 1 << 16)(text)
+    try:
+        blob_of(count)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--nodes", type=within(2, MAX_NODES), default=1_000, help="hosts that there are (default %(default)s)"
+    )
+    parser.add_argument(
+        "--pieces", type=pieces, default=256, help="of an image of one layer, which says its size (default %(default)s)"
+    )
+    parser.add_argument(
+        "--scenario", choices=SCENARIOS, default="flash-crowd", help="what happens (default %(default)s)"
+    )
+    parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of every uplink (default %(default)s)")
+    parser.add_argument(
+        "--down-rate",
+        type=bytes_per_s,
+        help=f"of every downlink (default: {DOWNLINKS} times --rate, so that uplinks alone are the limit)",
+    )
+    parser.add_argument("--origin-rate", type=bytes_per_s, help="of the origin's line (default: that of a link)")
+    parser.add_argument(
+        "--sites", type=within(1, MAX_NODES), default=1, help="in which the hosts are (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn by chance (default %(default)s)")
+    parser.add_argument(
+        "--policy",
+        choices=[*PLAYERS, "all"],
+        default=OURS,
+        help="the way of distributing, all: each, and how much faster p2pd is (default %(default)s)",
+    )
+    parser.set_defaults(runs=1)
+
+
+def chosen(policy: str, only: Sequence[str]) -> list[str]:
+    """The figures that are asked for: those that are named, or else those of one policy, or (none is named) all."""
+    if only or policy == "all":
+        return list(only)
+    return [name for measure in MEASURES[policy] for name in measure.figures if not name.startswith("speedup_vs")]
+
+
+@contextmanager
+def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
+    options.only = chosen(options.policy, options.only)
+    shape = Shape(
+        nodes=options.nodes,
+        blobs=(blob_of(options.pieces),),
+        rate_bytes_per_s=options.rate,
+        down_bytes_per_s=options.down_rate or DOWNLINKS * options.rate,
+        origin_bytes_per_s=options.origin_rate,
+        sites=options.sites,
+        seed=options.seed,
+    )
+    yield Testbed(options.scenario, shape, options.runs)
+
+
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("p2pd", "trio")}
+
+
+COMMAND = Command(
+    name="simulate",
+    summary="a scenario in virtual time, with p2pd's own cores and with other ways of distributing",
+    measures=tuple(measure for measures in MEASURES.values() for measure in measures),
+    add_arguments=add_arguments,
+    testbed=open_testbed,
+    versions=versions,
+)

@@ -1,0 +1,272 @@
+"""`transfer`: from host to host. Two p2pd on loopback, one of which holds the blob; the origin is not asked for it.
+
+Rules:
+1. What is measured, by the clock and in CPU, is from a client's request to the whole blob verified and in the store.
+   The client takes its bytes afterwards: it is the swarm that is measured, and not the way to a client (`datapath`).
+2. The reference takes the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
+   the samples are compared in pairs.
+3. That the origin sent nothing is checked by what the receiver says of where its bytes came from.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from benchmarks import load, programs
+from benchmarks.command import Command, Measure, UnmeasurableError
+from benchmarks.datapath.command import GIB, UNCOUNTED, add_arguments, open_testbed, settle
+from benchmarks.load import Blob
+from benchmarks.procfs import cpu_s
+from benchmarks.report import Bar, Figure, ratios
+from benchmarks.testbed import Subject, Testbed
+from scheduler.protocol.geometry import piece_length
+
+BARS = {
+    "vs_limit": Bar(">=", 0.85),
+    "vs_libtorrent": Bar(">=", 3),
+    "latency_ms": Bar("<", 15),
+}
+
+TINY_BYTES = 4096
+LATENCIES_PER_RUN = 10
+POLL_INTERVAL_S = 0.02
+"""Each question takes the receiver's event loop about half a millisecond, and each adds to the time by half of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two hosts of one cluster. `peer` is where others get pieces from the sender."""
+
+    sender: Subject
+    receiver: Subject
+    peer: str
+
+
+@contextmanager
+def pair(bed: Testbed) -> Iterator[Pair]:
+    """Two p2pd with empty stores, which have found each other's scheduler."""
+    listen, peer = programs.free_address(), programs.free_address()
+    sides = {
+        "sender": {"--listen": listen, "--peer": peer},
+        "receiver": {"--scheduler": f"http://{listen}"},
+    }
+    directories = {name: bed.directory / name for name in sides}
+    try:
+        with (
+            programs.p2pd(directories["sender"], bed.origin, sides["sender"]) as sender,
+            programs.p2pd(directories["receiver"], bed.origin, sides["receiver"]) as receiver,
+        ):
+            two = Pair(Subject(*sender), Subject(*receiver), peer)
+            for subject in (two.sender, two.receiver):
+                subject.wait_until_serving()
+                _wait(lambda subject=subject: status(subject)["swarm"]["scheduler_connected"], "found a scheduler")
+            yield two
+    finally:
+        for directory in directories.values():
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def status(subject: Subject) -> Any:
+    return _admin(subject, "/status")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Seconds by the clock, and of CPU at both ends."""
+
+    seconds: float
+    sender_cpu_s: float
+    receiver_cpu_s: float
+
+
+def fetch(two: Pair, blob: Blob) -> Fetched:
+    """Have the receiver get all of a blob that the sender holds. Raises UnmeasurableError."""
+    before = status(two.receiver)["downloads"]
+    with closing(http.client.HTTPConnection(two.receiver.program.address, timeout=load.TRANSFER_BOUND_S)) as client:
+        cpu_before_s = cpu_s(two.sender.pid), cpu_s(two.receiver.pid)
+        started = time.perf_counter()
+        client.request("GET", f"/v2/{programs.REPOSITORY}/blobs/{blob.digest}")
+        response = client.getresponse()
+        _wait(lambda: _complete(two.receiver, blob), "has the whole blob")
+        fetched = Fetched(
+            time.perf_counter() - started,
+            cpu_s(two.sender.pid) - cpu_before_s[0],
+            cpu_s(two.receiver.pid) - cpu_before_s[1],
+        )
+        taken = sum(len(part) for part in iter(lambda: response.read(2**20), b""))
+    after = status(two.receiver)["downloads"]
+    if after["origin_bytes"] != before["origin_bytes"] or after["peer_bytes"] - before["peer_bytes"] < blob.size_bytes:
+        raise UnmeasurableError(f"{blob.digest} did not come from the other host: {before} {after}")
+    if (response.status, taken) != (http.HTTPStatus.OK, blob.size_bytes):
+        raise UnmeasurableError(f"the client got {response.status} and {taken} of {blob.size_bytes} bytes")
+    return fetched
+
+
+def limit_s(url: str, blob: Blob, output: Path) -> tuple[float, float]:
+    """Seconds by the clock and of CPU that the bare reference takes. Raises UnmeasurableError."""
+    piece_bytes = piece_length(blob.size_bytes)
+    answer = run("benchmarks.transfer.raw_receiver", url, str(blob.size_bytes), str(piece_bytes), str(output))
+    if answer["digest"] != blob.digest:
+        raise UnmeasurableError(f"{url} gave bytes with the digest {answer['digest']}")
+    return float(answer["seconds"]), float(answer["cpu_s"])
+
+
+def run(module: str, *arguments: str) -> Any:
+    """The JSON that a module of the benchmarks prints in a process of its own. Raises UnmeasurableError."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(
+        command, cwd=programs.ROOT, capture_output=True, text=True, timeout=load.TRANSFER_BOUND_S, check=False
+    )
+    if done.returncode != 0:
+        raise UnmeasurableError(f"{module} failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout)
+
+
+def transfer(bed: Testbed) -> list[Figure]:
+    """p2pd and the bare reference, in turns."""
+    [blob] = bed.blobs(1, bed.size_bytes)
+    size_gib = blob.size_bytes / GIB
+    rates, limits, limit_cpu, sent_cpu, received_cpu = [], [], [], [], []
+    with pair(bed) as two, bed.nginx_url(blob) as nginx_url:
+        load.curl_s(two.sender.blob_url(blob), blob)  # now the sender holds it
+        for _ in range(UNCOUNTED + bed.runs):
+            settle(2 * blob.size_bytes)
+            seconds, cpu = limit_s(nginx_url, blob, bed.output)
+            limits.append(size_gib / seconds)
+            limit_cpu.append(cpu / size_gib)
+            bed.output.unlink()
+            settle(2 * blob.size_bytes)
+            fetched = fetch(two, blob)
+            rates.append(size_gib / fetched.seconds)
+            sent_cpu.append(fetched.sender_cpu_s / size_gib)
+            received_cpu.append(fetched.receiver_cpu_s / size_gib)
+            two.receiver.forget(blob)
+    rates, limits = rates[UNCOUNTED:], limits[UNCOUNTED:]
+    return [
+        Figure("gib_s", rates),
+        Figure("limit_gib_s", limits),
+        Figure("vs_limit", ratios(rates, limits), BARS["vs_limit"]),
+        Figure("cpu_s_per_gib.sender", sent_cpu[UNCOUNTED:]),
+        Figure("cpu_s_per_gib.receiver", received_cpu[UNCOUNTED:]),
+        Figure("cpu_s_per_gib.limit", limit_cpu[UNCOUNTED:]),
+    ]
+
+
+def vs_libtorrent(bed: Testbed) -> list[Figure]:
+    """p2pd and libtorrent, in turns."""
+    if importlib.util.find_spec("libtorrent") is None:
+        raise UnmeasurableError("libtorrent is not installed: pip install 'p2pd[bench]'")
+    [blob] = bed.blobs(1, bed.size_bytes)
+    size_gib = blob.size_bytes / GIB
+    rates, torrent_rates = [], []
+    fetched = bed.directory / "fetched"
+    with pair(bed) as two, _seed(bed, two, blob) as (torrent, port):
+        for _ in range(UNCOUNTED + bed.runs):
+            fetched.mkdir()
+            settle(2 * blob.size_bytes)
+            torrent_rates.append(
+                size_gib / run("benchmarks.transfer.torrent", "fetch", str(torrent), port, str(fetched))["seconds"]
+            )
+            shutil.rmtree(fetched)
+            settle(2 * blob.size_bytes)
+            rates.append(size_gib / fetch(two, blob).seconds)
+            two.receiver.forget(blob)
+    rates, torrent_rates = rates[UNCOUNTED:], torrent_rates[UNCOUNTED:]
+    return [
+        Figure("libtorrent_gib_s", torrent_rates),
+        Figure("vs_libtorrent", ratios(rates, torrent_rates), BARS["vs_libtorrent"]),
+    ]
+
+
+@contextmanager
+def _seed(bed: Testbed, two: Pair, blob: Blob) -> Iterator[tuple[Path, str]]:
+    """libtorrent that has the blob, and the sender has it too; the torrent, and the port."""
+    content, torrent = bed.directory / "seeded", bed.directory / "seeded.torrent"
+    load.curl_s(two.sender.blob_url(blob), blob, content)
+    command = [sys.executable, "-m", "benchmarks.transfer.torrent", "seed", str(content), str(torrent)]
+    with subprocess.Popen(
+        command, cwd=programs.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as seeding:
+        try:
+            assert seeding.stdout is not None
+            port = seeding.stdout.readline().strip()
+            if not port:
+                raise UnmeasurableError("libtorrent could not seed")
+            yield torrent, port
+        finally:
+            seeding.kill()
+            content.unlink(missing_ok=True)
+            torrent.unlink(missing_ok=True)
+
+
+def latency(bed: Testbed) -> list[Figure]:
+    """From a request for a tiny blob that only the neighbour holds to the last byte, connecting included."""
+    samples = []
+    with pair(bed) as two:
+        for blob in bed.blobs(UNCOUNTED + LATENCIES_PER_RUN * bed.runs, TINY_BYTES):
+            load.curl_s(two.sender.blob_url(blob), blob)
+            samples.append(1000 * load.whole_s(two.receiver.blob_url(blob), blob))
+        if origin_bytes := status(two.receiver)["downloads"]["origin_bytes"]:
+            raise UnmeasurableError(f"{origin_bytes} bytes came from the origin")
+    return [Figure("latency_ms", samples[UNCOUNTED:], BARS["latency_ms"])]
+
+
+def _complete(subject: Subject, blob: Blob) -> bool:
+    return any(row["complete"] for row in _admin(subject, "/cache") if row["digest"] == blob.digest)
+
+
+def _admin(subject: Subject, path: str) -> Any:
+    with closing(http.client.HTTPConnection(subject.admin, timeout=load.TRANSFER_BOUND_S)) as connection:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+
+
+def _wait(ask: Any, what: str) -> None:
+    deadline = time.monotonic() + load.TRANSFER_BOUND_S
+    while not ask():
+        if time.monotonic() > deadline:
+            raise UnmeasurableError(f"not within {load.TRANSFER_BOUND_S:g} s: p2pd {what}")
+        time.sleep(POLL_INTERVAL_S)
+
+
+def versions() -> dict[str, str]:
+    found = {name: metadata.version(name) for name in ("p2pd", "aiohttp", "aiofastnet", "uvloop", "blake3")}
+    if importlib.util.find_spec("libtorrent") is not None:
+        found["libtorrent"] = metadata.version("libtorrent")
+    return found | programs.versions()
+
+
+COMMAND = Command(
+    name="transfer",
+    summary="from host to host, beside what the machine can do and libtorrent",
+    measures=(
+        Measure(("latency_ms",), latency),
+        Measure(
+            (
+                "gib_s",
+                "limit_gib_s",
+                "vs_limit",
+                "cpu_s_per_gib.sender",
+                "cpu_s_per_gib.receiver",
+                "cpu_s_per_gib.limit",
+            ),
+            transfer,
+        ),
+        Measure(("libtorrent_gib_s", "vs_libtorrent"), vs_libtorrent),
+    ),
+    add_arguments=add_arguments,
+    testbed=open_testbed,
+    versions=versions,
+)

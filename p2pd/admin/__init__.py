@@ -1,0 +1,1 @@
+"""The admin port: its servers, its client and the metrics."""

@@ -1,0 +1,126 @@
+"""Asks the daemon on this machine, at its admin port, for what commands show and change.
+
+Rules:
+1. Every call ends within a bound.
+2. What changes something carries `X-P2PD-Request`, which somebody else's web page cannot make a browser send.
+3. Errors are P2pdErrors, and say what to do.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from peer.errors import BlobInUseError, P2pdError
+from peer.store import BlobInfo, VerifyReport
+
+if TYPE_CHECKING:
+    from p2pd.config.values import Address
+
+T = TypeVar("T")
+
+_WORK_TIMEOUT_S: Final = 3600.0
+"""For reading the whole cache again: 50 GiB from a disk of 100 MiB/s are nine minutes."""
+
+
+class DaemonUnreachableError(P2pdError):
+    """Nothing takes connections at the admin address."""
+
+
+class DaemonRefusedError(P2pdError):
+    """The daemon did not do what it was asked, with its own reason as text, or did not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was removed to keep the cache within its limits, and the room that it took."""
+
+    removed: tuple[str, ...]
+    freed_bytes: int
+
+
+class AdminClient:
+    """The daemon's admin port, with a connection for each call.
+
+    Every method raises DaemonUnreachableError and DaemonRefusedError.
+    """
+
+    def __init__(self, address: Address, *, answer_timeout_s: float = 5.0) -> None:
+        self._address = address
+        self._answer_timeout_s = answer_timeout_s
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon tells of itself."""
+        return self._ask("GET", "/status", dict)
+
+    def blobs(self) -> list[BlobInfo]:
+        """All blobs that the cache holds, or a part of."""
+        return self._ask("GET", "/cache", lambda rows: [BlobInfo(**row) for row in rows])
+
+    def remove(self, digest: str) -> bool:
+        """Remove a blob; False if there is none. Raises BlobInUseError."""
+        status, answer = self._call("DELETE", f"/cache/{digest}", self._answer_timeout_s)
+        if status == 409:
+            raise BlobInUseError(_reason(answer, status))
+        if status not in (200, 404):
+            raise DaemonRefusedError(_reason(answer, status))
+        return status == 200
+
+    def collect(self) -> Collected:
+        """Remove what is too old or too much."""
+        return self._ask(
+            "POST",
+            "/cache/gc",
+            lambda found: Collected(tuple(found["removed"]), int(found["freed_bytes"])),
+            timeout_s=_WORK_TIMEOUT_S,
+        )
+
+    def verify(self) -> VerifyReport:
+        """Read and hash the whole cache."""
+        return self._ask(
+            "POST",
+            "/cache/verify",
+            lambda found: VerifyReport(int(found["checked"]), tuple(found["bad"])),
+            timeout_s=_WORK_TIMEOUT_S,
+        )
+
+    def _ask(self, method: str, path: str, decode: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
+        status, answer = self._call(method, path, timeout_s or self._answer_timeout_s)
+        if status != 200:
+            raise DaemonRefusedError(_reason(answer, status))
+        try:
+            return decode(answer)
+        except (KeyError, TypeError, ValueError):
+            raise DaemonRefusedError(
+                f"what {self._address} answers to {path} is not understood: is the daemon of another version?"
+            ) from None
+
+    def _call(self, method: str, path: str, timeout_s: float) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._answer_timeout_s)
+        try:
+            connection.connect()
+        except OSError as error:
+            raise DaemonUnreachableError(
+                f"no daemon answers at {self._address} ({error.strerror or error}): start it, or name its admin port "
+                "with --admin"
+            ) from None
+        try:
+            connection.sock.settimeout(timeout_s)
+            connection.request(method, path, headers={"X-P2PD-Request": "1"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        except TimeoutError:
+            raise DaemonRefusedError(f"the daemon at {self._address} gave no answer within {timeout_s:g} s") from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise DaemonRefusedError(f"what answers at {self._address} is not the admin port of p2pd") from None
+        finally:
+            connection.close()
+
+
+def _reason(answer: Any, status: int) -> str:
+    if isinstance(answer, dict) and isinstance(answer.get("error"), str):
+        return str(answer["error"])
+    return f"the daemon answered with status {status}"

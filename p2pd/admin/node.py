@@ -1,0 +1,94 @@
+"""A node's admin port: its status, and the cache commands."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from p2pd.admin.node_metrics import Telemetry
+from p2pd.admin.server import admin_runner
+from p2pd.daemon.lifecycle import NotReady
+from peer.downloads import Downloads
+from peer.oci.reference import parse_digest
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
+from proxy.origins import Origins
+
+
+class Admin:
+    """What a node tells of itself, and lets be done with its cache."""
+
+    def __init__(
+        self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer, telemetry: Telemetry
+    ) -> None:
+        self._origins = origins
+        self._downloads = downloads
+        self._store = downloads.store
+        self._swarm = swarm
+        self._peer_server = peer_server
+        self._telemetry = telemetry
+
+    def runner(
+        self, addresses: Mapping[str, str], not_ready: NotReady, names: frozenset[str] | None = None
+    ) -> web.AppRunner:
+        """The server of the port; for the arguments see `admin_runner`."""
+        return admin_runner(
+            addresses=addresses,
+            status=self._status,
+            scrape=self._telemetry.scrape,
+            not_ready=not_ready,
+            names=names,
+            more=[
+                web.get("/cache", self._blobs),
+                web.delete("/cache/{digest}", self._remove),
+                web.post("/cache/gc", self._collect),
+                web.post("/cache/verify", self._verify),
+            ],
+        )
+
+    def _status(self) -> dict[str, Any]:
+        now = time.time()
+        return {
+            "data": str(self._store.directory),
+            "upstreams": list(self._origins.upstreams),
+            "cache": dataclasses.asdict(self._store.statistics()),
+            "downloads": dataclasses.asdict(self._downloads.statistics()),
+            "swarm": {
+                "host": self._swarm.identity.host,
+                "scheduler_connected": self._swarm.connected,
+                "alone": self._swarm.alone,
+                "sent_bytes": self._peer_server.sent_bytes,
+                "busy_answers": self._peer_server.busy_answers,
+                **dataclasses.asdict(self._swarm.statistics()),
+            },
+            "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
+        }
+
+    async def _blobs(self, _: web.Request) -> web.Response:
+        return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        digest = parse_digest(request.match_info["digest"])
+        if not self._store.remove(digest):
+            return web.json_response({"error": f"{digest} is not in the cache"}, status=404)
+        return web.json_response({"removed": digest})
+
+    async def _collect(self, _: web.Request) -> web.Response:
+        removed = await _in_thread(partial(self._store.collect, time.time()))
+        return web.json_response(
+            {"removed": [blob.digest for blob in removed], "freed_bytes": sum(blob.size_bytes for blob in removed)}
+        )
+
+    async def _verify(self, _: web.Request) -> web.Response:
+        report = await _in_thread(self._store.verify)
+        return web.json_response({"checked": report.checked, "bad": report.bad})
+
+
+async def _in_thread(work: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(None, work)

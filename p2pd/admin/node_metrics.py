@@ -1,0 +1,146 @@
+"""Metrics for Prometheus: what the mirror served, where the bytes came from, and how the store is.
+
+Labels are few and bounded: namespaces are the operator's own, never repositories or digests. Counters of the lower
+packages are read when somebody scrapes; only answers are counted as they happen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from p2pd.admin.metrics import SchedulerMetrics, metrics_of
+from peer.downloads import Downloads
+from peer.origin.client import HttpOrigin
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
+from proxy.mirror import Served
+from proxy.origins import Origins
+from scheduler.core.scheduler import Scheduler
+
+SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
+MAX_CLIENTS = 32
+"""Families of user agents that are told apart in /status; later ones are not."""
+
+
+class Telemetry:
+    """All metrics of one node, and when each kind of client was last served. `scheduler` is the one inside it."""
+
+    def __init__(
+        self,
+        origins: Origins,
+        downloads: Downloads,
+        swarm: Swarm,
+        peer_server: PeerServer,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        self.registry = metrics_of(_Statistics(origins, downloads, swarm, peer_server))
+        if scheduler is not None:
+            self.registry.register(SchedulerMetrics(scheduler))
+        self.last_seen: dict[str, float] = {}
+        self._requests = Counter(
+            "p2pd_proxy_requests",
+            "Requests that the mirror answered, by how they were served.",
+            ("registry", "kind", "cache", "code"),
+            registry=self.registry,
+        )
+        self._sent = Counter(
+            "p2pd_proxy_sent_bytes",
+            "Bytes of bodies sent to clients, by whether the store had them whole.",
+            ("registry", "cache"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "p2pd_proxy_request_duration_seconds",
+            "From a request to the end of its answer.",
+            ("kind",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._last_success = Gauge(
+            "p2pd_mirror_last_success_timestamp_seconds",
+            "When the mirror last served a manifest or a blob.",
+            registry=self.registry,
+        )
+
+    def observe(self, served: Served) -> None:
+        """Count one answer of the mirror's."""
+        self._requests.labels(served.namespace, served.endpoint, served.cache, str(served.status)).inc()
+        self._seconds.labels(served.endpoint).observe(served.seconds)
+        if served.body_bytes:
+            self._sent.labels(served.namespace, served.cache).inc(served.body_bytes)
+        if served.status < 400 and served.endpoint in ("manifests", "blobs"):
+            self._last_success.set_to_current_time()
+            self._saw(served.user_agent)
+
+    def scrape(self) -> bytes:
+        """The metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def _saw(self, user_agent: str) -> None:
+        family = user_agent.split("/", 1)[0].split(" ", 1)[0].lower() or "unknown"
+        if family in self.last_seen or len(self.last_seen) < MAX_CLIENTS:
+            self.last_seen[family] = time.time()
+
+
+class _Statistics(Collector):
+    """Turns the frozen statistics of the lower packages into metrics at each scrape."""
+
+    def __init__(self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer) -> None:
+        self._origins = origins
+        self._downloads = downloads
+        self._swarm = swarm
+        self._peer_server = peer_server
+
+    def collect(self) -> Iterator[Metric]:
+        downloads, store = self._downloads.statistics(), self._downloads.store.statistics()
+        fetched = CounterMetricFamily("p2pd_download_bytes", "Verified bytes that came in.", labels=("source",))
+        fetched.add_metric(["origin"], downloads.origin_bytes)
+        fetched.add_metric(["peer"], downloads.peer_bytes)
+        yield fetched
+        yield CounterMetricFamily(
+            "p2pd_verify_failures", "Blobs whose bytes were not what their digest says.", value=downloads.corrupt
+        )
+        yield CounterMetricFamily(
+            "p2pd_corrupt_pieces",
+            "Pieces from other hosts that were not what their digest says.",
+            value=downloads.corrupt_pieces,
+        )
+        yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
+        yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
+        yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
+        yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
+        yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
+        yield from self._of_origins()
+        yield from self._of_swarm()
+
+    def _of_origins(self) -> Iterator[Metric]:
+        answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("registry", "class"))
+        retries = CounterMetricFamily("p2pd_origin_retries", "Attempts after a failed one.", labels=("registry",))
+        connections = GaugeMetricFamily("p2pd_origin_connections", "Open connections.", labels=("registry",))
+        for namespace, upstream in self._origins.upstreams.items():
+            if not isinstance(upstream.origin, HttpOrigin):
+                continue
+            statistics = upstream.origin.statistics()
+            for status_class, count in sorted(statistics.answers.items()):
+                answers.add_metric([namespace, status_class], count)
+            retries.add_metric([namespace], statistics.retries)
+            connections.add_metric([namespace], statistics.open_connections)
+        yield from (answers, retries, connections)
+
+    def _of_swarm(self) -> Iterator[Metric]:
+        sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
+        yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
+        yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
+        messages = self._swarm.statistics()
+        yield CounterMetricFamily("p2pd_link_messages", "Messages to neighbours.", value=messages.link_messages)
+        yield CounterMetricFamily(
+            "p2pd_scheduler_messages", "Messages to and from the scheduler.", value=messages.scheduler_messages
+        )
+        yield GaugeMetricFamily(
+            "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._swarm.connected
+        )

@@ -1,0 +1,103 @@
+"""What the admin port of every daemon has: health, readiness, metrics, status, and the rules of the port.
+
+1. What changes something needs the header `X-P2PD-Request`, which a web page cannot have a browser send to another
+   origin.
+2. A page whose name was bound anew to this machine is of the same origin to its browser, and may do all that: so on
+   loopback a request must come for an address, or for a name that is ours (`proxy.core.host_header`).
+3. Errors are `{"error": "what happened and what to do"}`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from aiohttp import web
+
+from p2pd.daemon.lifecycle import NotReady
+from peer.errors import BlobInUseError, InvalidNameError, P2pdError
+from proxy.core.host_header import NOT_FOR_US, is_for_us
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SHUTDOWN_S = 1.0
+"""How long an answer may take to finish when the daemon stops."""
+
+
+def admin_runner(
+    *,
+    addresses: Mapping[str, str],
+    status: Callable[[], Mapping[str, Any]],
+    scrape: Callable[[], bytes],
+    not_ready: NotReady,
+    names: frozenset[str] | None = None,
+    more: Sequence[web.RouteDef] = (),
+) -> web.AppRunner:
+    """The server of an admin port. `status` is what `/status` tells beside what is the same for all daemons.
+
+    `scrape` gives the metrics in Prometheus' text format; `addresses` are those of the daemon, by the names of their
+    keys, and may be filled in later. `names` are those that the port may be called by; None: any. `more` are further
+    routes.
+    """
+    started = time.time()
+    version = metadata.version("p2pd")
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"healthy": True})
+
+    async def readyz(_: web.Request) -> web.Response:
+        reasons = not_ready()
+        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def whole_status(_: web.Request) -> web.Response:
+        common = {
+            "version": version,
+            "uptime_s": round(time.time() - started, 1),
+            "ready": not not_ready(),
+            **addresses,
+        }
+        return web.json_response({**common, **status()})
+
+    @web.middleware
+    async def only_for_us(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if names is None or is_for_us(request.headers.getall("Host", ()), names):
+            return await handler(request)
+        return web.json_response({"error": NOT_FOR_US}, status=421)
+
+    app = web.Application(middlewares=[_errors_as_json, only_for_us, _no_cross_origin_changes])
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+            web.get("/status", whole_status),
+            *more,
+        ]
+    )
+    return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BlobInUseError as error:
+        return web.json_response({"error": str(error)}, status=409)
+    except InvalidNameError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except P2pdError as error:
+        return web.json_response({"error": str(error)}, status=500)
+    except web.HTTPException as error:
+        return web.json_response({"error": f"{error.status} {error.reason}: see /status"}, status=error.status)
+
+
+@web.middleware
+async def _no_cross_origin_changes(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.method not in ("GET", "HEAD") and "X-P2PD-Request" not in request.headers:
+        return web.json_response({"error": "add the header X-P2PD-Request: 1"}, status=403)
+    return await handler(request)

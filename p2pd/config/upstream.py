@@ -1,0 +1,56 @@
+"""Makes the origins out of what the operator configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from p2pd.config.settings import Settings
+from p2pd.config.values import ConfigError, UpstreamSetting
+from peer.oci.reference import Namespace, parse_namespace
+from peer.origin.client import HttpOrigin
+from peer.origin.layout import LayoutOrigin
+from peer.origin.upstream import Upstream as HttpUpstream
+from proxy.origins import ANSWER_WITHIN_S, Upstream
+
+LAYOUT_SCHEME = "oci-layout"
+
+
+def make_upstreams(settings: Settings) -> Mapping[Namespace, Upstream]:
+    """Every configured upstream, in order. Raises ConfigError."""
+    return {parse_namespace(each.namespace): _make(each, settings) for each in settings.upstream}
+
+
+def _make(setting: UpstreamSetting, settings: Settings) -> Upstream:
+    layouts = [url for url in setting.urls if urlsplit(url).scheme == LAYOUT_SCHEME]
+    if layouts:
+        if len(setting.urls) > 1:
+            raise ConfigError(f"upstream {setting.namespace}: an OCI layout stands alone, without other URLs")
+        return Upstream(LayoutOrigin(Path(urlsplit(layouts[0]).path), namespace=setting.namespace))
+    try:
+        upstream = HttpUpstream(
+            namespace=setting.namespace,
+            endpoints=setting.urls,
+            ca_file=setting.ca,
+            username=setting.username,
+            password=_password(setting),
+            token_hosts=setting.token_hosts,
+            max_connections=setting.connections or settings.connections_per_origin,
+            rate_bytes_per_s=settings.origin_rate if setting.rate is None else setting.rate,
+            metadata_s=ANSWER_WITHIN_S - 2.0,
+        )
+        return Upstream(HttpOrigin(upstream), has_credentials=upstream.username is not None)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _password(setting: UpstreamSetting) -> str | None:
+    if setting.password_file is None:
+        return None
+    try:
+        return setting.password_file.read_text().rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"upstream {setting.namespace}: the password file {setting.password_file} cannot be read: {error}"
+        ) from None

@@ -1,0 +1,78 @@
+"""The life of a daemon: it starts, says that it is ready, waits for a signal, and ends in order.
+
+SIGTERM and SIGINT end it as its own `serve` says; a second signal ends it at once. The service manager is told of each
+step, and meanwhile that the loop turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+
+from p2pd.daemon import logs
+from p2pd.daemon.sdnotify import Notifier
+
+NotReady = Callable[[], list[str]]
+"""Says, for `/readyz`, what stands in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What lives. `serve` is its whole work, and yields the addresses that it listens on, by the names of their keys.
+
+    `headline` names the address that `systemctl status` shows. `facts` are logged beside the addresses when it is
+    ready, `end_facts` when it begins to stop.
+    """
+
+    name: str
+    serve: Callable[[NotReady], AbstractAsyncContextManager[Mapping[str, str]]]
+    headline: str
+    facts: Mapping[str, object] = field(default_factory=dict)
+    end_facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def live(daemon: Daemon, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> int:
+    """Run it until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_live(daemon))
+
+
+async def _live(daemon: Daemon) -> int:
+    log = logs.get(daemon.name)
+    stop = asyncio.Event()
+    notifier = Notifier(os.environ)
+    async with daemon.serve(lambda: ["p2pd is stopping"] if stop.is_set() else []) as addresses:
+        _on_signals(stop)
+        notifier.ready()
+        notifier.status(f"{daemon.headline} at {addresses[daemon.headline]}")
+        log.info("ready", **addresses, **daemon.facts)
+        await _until(stop, notifier)
+        notifier.stopping()
+        log.info("stopping", **daemon.end_facts)
+    log.info("stopped")
+    return 0
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """The first signal ends the daemon in order, the second at once."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+async def _until(stop: asyncio.Event, notifier: Notifier) -> None:
+    """Wait for `stop`, and tell the service manager meanwhile that the loop turns."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(notifier.watchdog_interval_s):
+                await stop.wait()
+        notifier.alive()

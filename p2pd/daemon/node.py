@@ -1,0 +1,158 @@
+"""The daemon's life: what is made in which order, what runs while it lives, and how it ends.
+
+It starts without the network: nothing is asked of an origin until a client comes. When it ends
+(`p2pd.daemon.lifecycle`), it takes no new connections, and what clients are receiving is finished within
+`shutdown_grace_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import aiofastnet
+import uvloop
+from aiohttp import web
+
+from p2pd.admin.node import Admin
+from p2pd.admin.node_metrics import Telemetry
+from p2pd.config.settings import Settings
+from p2pd.config.upstream import make_upstreams
+from p2pd.daemon import logs
+from p2pd.daemon.lifecycle import Daemon, NotReady, live
+from p2pd.daemon.listeners import listening, names_of
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from peer.downloads import Downloads, Limits
+from peer.store import Store
+from peer.swarm.server import PeerServer
+from peer.swarm.swarm import Swarm
+from peer.swarm.uploading import Uploading
+from peer.tasks import Background
+from proxy.access import Access
+from proxy.catalog import Catalog
+from proxy.mirror import Mirror
+from proxy.origins import ANSWER_WITHIN_S, Origins
+from proxy.server import Server
+from proxy.tags import Tags
+
+log = logs.get("p2pd.daemon")
+
+COLLECT_EVERY_S = 60.0
+TELL_PULLS_EVERY_S = 1.0
+PEERS_WITHIN_S = 5.0
+"""How long other hosts may take to finish the pieces that they are receiving when this one stops."""
+
+
+def run(settings: Settings) -> int:
+    """Run one node until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    node = Daemon(
+        "p2pd.daemon",
+        partial(serve, settings),
+        headline="mirror",
+        facts={"upstreams": [each.namespace for each in settings.upstream]},
+        end_facts={"grace_s": settings.shutdown_grace_s},
+    )
+    return live(node, aiofastnet.loop_factory(uvloop.new_event_loop))
+
+
+@asynccontextmanager
+async def serve(
+    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S
+) -> AsyncIterator[dict[str, str]]:
+    """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
+
+    `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
+    headers. Raises P2pdError when the node cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        store = await asyncio.to_thread(
+            Store.open,
+            settings.data,
+            max_bytes=settings.max_bytes,
+            min_free_bytes=settings.min_free_bytes,
+            ttl_s=settings.ttl_s,
+        )
+        stack.callback(store.close)
+        catalog = Catalog.open(settings.data / "catalog.db")
+        stack.callback(catalog.close)
+        background = await stack.enter_async_context(Background())
+        joined = await stack.enter_async_context(schedulers(settings))
+        swarm = Swarm(identity(settings), joined.urls, store, background)
+        downloads = Downloads(store, _limits(settings), background, swarm)
+        stack.callback(downloads.close)
+        origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
+        stack.callback(origins.close)
+        peer_server = PeerServer(
+            swarm.servable,
+            swarm.links.accept,
+            uploading=Uploading(settings.upload_slots, background, swarm.tell_room),
+            is_far=swarm.is_far,
+            rate_bytes_per_s=settings.upload_rate,
+        )
+        telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)
+        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
+        tags = Tags(
+            origins,
+            access,
+            catalog,
+            background,
+            ttl_s=settings.tag_ttl_s,
+            serve_stale=settings.serve_stale_tags,
+            cluster=swarm.tags,
+            trust_hosts=settings.trust_hosts,
+        )
+        mirror = Mirror(
+            origins, downloads, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+        )
+        addresses = {"scheduler": ",".join(joined.urls)}
+        admin_runner = Admin(origins, downloads, swarm, peer_server, telemetry).runner(
+            addresses, not_ready, names_of(settings, settings.admin)
+        )
+        addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
+        peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
+        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        stack.push_async_callback(swarm.close)  # before the peer port, which waits for the links that others dialled
+        addresses["peer"] = str(peer_at)
+        addresses["advertise"] = advertised(settings, peer_at)
+        mirror_runner = web.ServerRunner(
+            Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
+            shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
+        )
+        stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
+        addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        swarm.start(downloads, addresses["advertise"])
+        store.on_removed = swarm.removed
+        background.start(_collect_now_and_then(store))
+        background.start(_tell_pulls_now_and_then(mirror))
+        yield addresses
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        connections_for_blobs(settings),
+        settings.connections_per_blob,
+        download_rate_bytes_per_s=settings.download_rate,
+    )
+
+
+async def _collect_now_and_then(store: Store) -> None:
+    while True:
+        await asyncio.sleep(COLLECT_EVERY_S)
+        for blob in await asyncio.to_thread(store.collect, time.time()):
+            log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
+
+
+async def _tell_pulls_now_and_then(mirror: Mirror) -> None:
+    while True:
+        await asyncio.sleep(TELL_PULLS_EVERY_S)
+        _tell_pulls(mirror, time.monotonic())
+
+
+def _tell_pulls(mirror: Mirror, now: float) -> None:
+    for pull in mirror.ended_pulls(now):
+        log.info("pulled", **dataclasses.asdict(pull))

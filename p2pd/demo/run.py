@@ -1,0 +1,152 @@
+"""The demonstration: nodes that pull one image at the same moment from one registry, in three ways.
+
+1. One node alone: how long the image takes when nobody else wants it.
+2. Nodes that do not know each other: each gets all of it from the registry.
+3. A swarm: a scheduler, and nodes that exchange what they have. Then once more on one node, from its cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from p2pd.config.values import show_size
+from p2pd.demo.clients import pull_at_once
+from p2pd.demo.image import DEFAULT_REFERENCE, BuiltImage, build_image
+from p2pd.demo.node import Node, running_nodes, running_scheduler
+from p2pd.demo.progress import LiveView, Scene, summary
+from p2pd.demo.registry import Registry
+from p2pd.demo.shutdown import Ending
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is to be shown. `rate_bytes_per_s` is of the registry's way out, and of each way of each node; 0: none.
+
+    A node's ways are three: to other nodes, from them, and from the registry. What must take longer than
+    `measured_up_to_s` for nodes that do not know each other is computed: nobody wants to watch it.
+    """
+
+    nodes: int
+    size_bytes: int
+    rate_bytes_per_s: int
+    measured_up_to_s: float = 20.0
+
+
+def show(plan: Plan, console: Console, ending: Ending) -> dict[str, Any]:
+    """Show it all on `console`; returns the figures. Raises P2pdError, and EndedError when the end is asked for."""
+    with tempfile.TemporaryDirectory(prefix="p2pd-demo-") as name:
+        layout = Path(name) / "registry"
+        with console.status("Building an image out of this machine's files"):
+            image = build_image(layout, size_bytes=plan.size_bytes, on_write=ending.check)
+        registry = Registry(layout, image, plan.rate_bytes_per_s)
+        console.print(_setting(plan, image), highlight=False)
+        with registry.serving():
+            return _Demonstration(plan, console, Path(name), image, registry, ending).run()
+
+
+class _Demonstration:
+    def __init__(
+        self, plan: Plan, console: Console, directory: Path, image: BuiltImage, registry: Registry, ending: Ending
+    ) -> None:
+        self._plan = plan
+        self._console = console
+        self._directory = directory
+        self._image = image
+        self._registry = registry
+        self._ending = ending
+
+    def run(self) -> dict[str, Any]:
+        count = self._plan.nodes
+        with self._nodes(1) as nodes:
+            alone = self._pull("one node alone", nodes)
+        strangers = self._strangers()
+        with running_scheduler(self._ending) as url, self._nodes(count, {"scheduler": url}) as nodes:
+            swarm = self._pull(f"{count} nodes, a swarm", nodes)
+            again = self._pull(f"{nodes[0].name} again", nodes[:1])
+        title = f"{count} nodes, {show_size(self._image.size_bytes)}, {_rate(self._plan)}"
+        scenes = (alone, strangers, swarm, again)
+        figures = self._figures(*scenes)
+        self._console.print(summary(title, scenes, alone.seconds, self._image.size_bytes))
+        self._console.print(
+            f"The swarm had the image {figures['strangers_to_swarm']:.1f} times sooner than nodes that do not know "
+            f"each other, and the registry gave {figures['origin_copies']:.2f} copies of it, not {count}.",
+            highlight=False,
+        )
+        return figures
+
+    @contextmanager
+    def _nodes(self, count: int, flags: Mapping[str, str] | None = None) -> Iterator[list[Node]]:
+        """Nodes that hold nothing yet. Without `flags` each has a scheduler of its own, and knows no other."""
+        rate = str(self._plan.rate_bytes_per_s)
+        rates = {"origin-rate": rate, "download-rate": rate, "upload-rate": rate}
+        upstream = {"upstream": f"docker.io={self._registry.url}"}
+        with ExitStack() as stack:
+            with self._console.status(f"Starting {count} node{'s' * (count > 1)}"):
+                stores = stack.enter_context(tempfile.TemporaryDirectory(dir=self._directory))
+                all_flags = {**upstream, **rates, **(flags or {})}
+                nodes = stack.enter_context(running_nodes(Path(stores), count, all_flags, self._ending))
+            yield nodes
+
+    def _pull(self, title: str, nodes: Sequence[Node]) -> Scene:
+        before = self._registry.sent_bytes
+        with LiveView(title, self._image.size_bytes, self._console) as view:
+            clients, seconds = pull_at_once(nodes, DEFAULT_REFERENCE, view.show, self._ending)
+        return Scene(title, seconds, self._registry.sent_bytes - before, clients)
+
+    def _strangers(self) -> Scene:
+        plan, title = self._plan, f"{self._plan.nodes} nodes, each for itself"
+        origin_bytes = plan.nodes * self._image.size_bytes
+        least_s = origin_bytes / plan.rate_bytes_per_s if plan.rate_bytes_per_s else 0.0
+        if least_s > plan.measured_up_to_s:
+            return Scene(title, least_s, origin_bytes)
+        with self._nodes(plan.nodes) as nodes:
+            return self._pull(title, nodes)
+
+    def _figures(self, alone: Scene, strangers: Scene, swarm: Scene, again: Scene) -> dict[str, Any]:
+        """Copies and bytes are as the registry counted them, but for what each node says of itself."""
+        return {
+            "nodes": self._plan.nodes,
+            "image_bytes": self._image.size_bytes,
+            "rate_bytes_per_s": self._plan.rate_bytes_per_s,
+            "alone_s": round(alone.seconds, 3),
+            "strangers_s": round(strangers.seconds, 3),
+            "strangers_measured": strangers.measured,
+            "swarm_s": round(swarm.seconds, 3),
+            "swarm_to_alone": round(swarm.seconds / alone.seconds, 3),
+            "strangers_to_swarm": round(strangers.seconds / swarm.seconds, 3),
+            "origin_bytes": swarm.origin_bytes,
+            "origin_copies": round(swarm.origin_bytes / self._image.size_bytes, 3),
+            "again_s": round(again.seconds, 3),
+            "again_origin_bytes": again.origin_bytes,
+            "swarm": [
+                {
+                    "node": client.name,
+                    "seconds": round(client.seconds or 0.0, 3),
+                    "received_bytes": client.received_bytes,
+                    "origin_bytes": client.origin_bytes,
+                    "peer_bytes": client.peer_bytes,
+                    "cache_bytes": client.cache_bytes,
+                }
+                for client in swarm.clients
+            ],
+        }
+
+
+def _setting(plan: Plan, image: BuiltImage) -> str:
+    return (
+        f"[bold]{image.reference}[/], made of this machine's files: {len(image.layers)} layers, "
+        f"{show_size(image.size_bytes)}.\nThe registry is a thread of this process that serves them over HTTP: at most "
+        f"{_rate(plan)}, for all nodes together.\nEach node is a process, p2pd as it is: at most {_rate(plan)} "
+        "to other nodes, from them, and from the registry.\n"
+    )
+
+
+def _rate(plan: Plan) -> str:
+    return f"{show_size(plan.rate_bytes_per_s)}/s" if plan.rate_bytes_per_s else "what it can"

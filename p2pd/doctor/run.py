@@ -1,0 +1,37 @@
+"""All checks, in the order in which one thing needs the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from p2pd.config.settings import Settings
+from p2pd.doctor import daemon, disk_space, runtimes, upstreams
+from p2pd.doctor.environment import Surroundings
+from p2pd.doctor.result import Check, Finding, Level
+from peer.errors import P2pdError
+
+CHECKS: Final[tuple[Check, ...]] = (
+    daemon.check_mirror,
+    daemon.check_ready,
+    daemon.check_last_success,
+    runtimes.check_configured,
+    runtimes.check_dockerd,
+    runtimes.check_clients,
+    upstreams.check_upstreams,
+    disk_space.check_disk,
+    disk_space.check_directory,
+    daemon.check_open_files,
+)
+
+
+def examine(settings: Settings, around: Surroundings) -> tuple[Finding, ...]:
+    """What all checks find. What one of them may not see is a finding, too."""
+    return tuple(finding for check in CHECKS for finding in _findings(check, settings, around))
+
+
+def _findings(check: Check, settings: Settings, around: Surroundings) -> Iterator[Finding]:
+    try:
+        yield from check(settings, around)
+    except P2pdError as error:
+        yield Finding(Level.WARN, check.__name__.removeprefix("check_"), f"not all could be examined: {error}")

@@ -1,0 +1,1 @@
+"""`p2pd pull`: an image through the mirror, into an OCI image layout."""

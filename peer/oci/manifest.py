@@ -1,0 +1,251 @@
+"""Manifests and indexes: what they say about the blobs below them.
+
+Rules:
+1. Any bytes give a `Manifest` or a ManifestError, within bounds of time and memory that do not depend on the
+   sender.
+2. What is here is read from a manifest, never written into one: the bytes that a client gets are the origin's
+   own.
+3. One document has one meaning. If it could be read as an image and as an index, it is refused
+   (CVE-2021-41190).
+
+The forms are OCI's image specification 1.1 (`manifest.md`, `image-index.md`, `descriptor.md`) and Docker's
+schema 2. Docker's schema 1 is known only in order to be refused. A key that occurs twice counts as its last
+value, as in Go.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Final, cast
+
+from peer.errors import InvalidNameError, ManifestError
+from peer.oci.reference import Digest, parse_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OCI_IMAGE: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+DOCKER_IMAGE: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+"""What registries accept (distribution specification, "Pushing manifests") and containerd reads at most."""
+
+MAX_DESCRIPTORS: Final = 10_000
+"""Far beyond real ones (Docker stops at 127 layers), and few enough to be read in a second."""
+
+MAX_SIZE_BYTES: Final = 2**63 - 1
+"""The greatest size that a descriptor can have (image specification: int64)."""
+
+
+class ManifestKind(Enum):
+    """What the children are: a config and layers, or manifests."""
+
+    IMAGE = "image"
+    INDEX = "index"
+
+
+KIND_BY_MEDIA_TYPE: Final[Mapping[str, ManifestKind]] = {
+    OCI_IMAGE: ManifestKind.IMAGE,
+    DOCKER_IMAGE: ManifestKind.IMAGE,
+    OCI_INDEX: ManifestKind.INDEX,
+    DOCKER_INDEX: ManifestKind.INDEX,
+}
+"""Every media type of a manifest that p2pd reads."""
+
+_SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)")
+_FOREIGN = re.compile(
+    r"application/vnd\.docker\.image\.rootfs\.foreign\..*"
+    r"|application/vnd\.oci\.image\.layer\.nondistributable\..*"
+)
+_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE = re.compile(rf"{_NAME}/{_NAME}")  # RFC 6838, section 4.2
+_PLATFORM_WORD = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image runs on, in Go's words: `linux`, `arm`, `v7`. No variant is the empty string."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a manifest says of one blob below it.
+
+    `foreign` marks a layer that a registry need not have, because it may not be redistributed or has URLs of
+    its own.
+    """
+
+    media_type: str
+    digest: Digest
+    size_bytes: int
+    platform: Platform | None = None
+    foreign: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest or an index.
+
+    `children` are in the document's order: of an image, the config and then the layers from the lowest up; of
+    an index, its manifests. `subject` is the manifest that this one is about (a signature's image).
+    `artifact_type` is what a list of referrers gives for it: its own, or of an image without one the config's
+    media type.
+    """
+
+    media_type: str
+    kind: ManifestKind
+    children: tuple[Descriptor, ...]
+    subject: Descriptor | None = None
+    artifact_type: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def parse_manifest(body: bytes, content_type: str | None = None) -> Manifest:
+    """Read the manifest or index `body`; `content_type` is the header that it came with, or its descriptor's
+    type.
+
+    A document of no type at all is OCI's, as `manifests` or `config` says (OCI did not ask for the type
+    before 1.1). Raises ManifestError.
+    """
+    if len(body) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"a manifest of {len(body)} bytes is larger than {MAX_MANIFEST_BYTES}")
+    try:
+        # Deep nesting ends in RecursionError, a number of too many digits in ValueError.
+        document = json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"not JSON in UTF-8: {error}") from None
+    fields = _object(document, "a manifest")
+    media_type = _media_type_of(fields, content_type)
+    kind = KIND_BY_MEDIA_TYPE[media_type]
+    _refuse_ambiguity(fields, kind)
+    if kind is ManifestKind.IMAGE:
+        config = _descriptor(fields.get("config"), "config")
+        children = [config, *_descriptors(fields, "layers")]
+        type_of_config: str | None = config.media_type
+    else:
+        children = _descriptors(fields, "manifests")
+        type_of_config = None
+    subject = fields.get("subject")
+    return Manifest(
+        media_type=media_type,
+        kind=kind,
+        children=tuple(children),
+        subject=None if subject is None else _descriptor(subject, "subject"),
+        artifact_type=_optional_media_type(fields, "artifactType") or type_of_config,
+        annotations=_annotations(fields, "the manifest"),
+    )
+
+
+def _media_type_of(fields: Mapping[str, object], content_type: str | None) -> str:
+    given = content_type.partition(";")[0].strip().lower() if content_type else None
+    own = _optional_media_type(fields, "mediaType")
+    if fields.get("schemaVersion") == 1 or _SCHEMA_1.fullmatch(own or given or ""):
+        raise ManifestError("an image of Docker's schema 1 is not supported: push it again with a current client")
+    if fields.get("schemaVersion") != 2:
+        raise ManifestError("`schemaVersion` is not 2")
+    if own and given and own != given:
+        raise ManifestError(f"the manifest says that it is {own}, and came as {given[:80]!a}")
+    media_type = own or given or (OCI_INDEX if "manifests" in fields else OCI_IMAGE)
+    if media_type not in KIND_BY_MEDIA_TYPE:
+        raise ManifestError(f"{media_type[:80]!a} is not a manifest or an index of OCI or Docker")
+    return media_type
+
+
+def _refuse_ambiguity(fields: Mapping[str, object], kind: ManifestKind) -> None:
+    others = ("manifests", "fsLayers") if kind is ManifestKind.IMAGE else ("config", "layers", "fsLayers")
+    for name in others:
+        if name in fields:
+            raise ManifestError(f"an {kind.value} must not have `{name}`")
+
+
+def _object(value: object, what: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{what} is not a JSON object")
+    return cast("dict[str, object]", value)
+
+
+def _descriptors(fields: Mapping[str, object], name: str) -> list[Descriptor]:
+    """The descriptors below `name`; Go programs write an empty list as null."""
+    if name not in fields:
+        raise ManifestError(f"`{name}` is missing")
+    values = fields[name] or []
+    if not isinstance(values, list):
+        raise ManifestError(f"`{name}` is not a list")
+    if len(values) > MAX_DESCRIPTORS:
+        raise ManifestError(f"`{name}` has {len(values)} descriptors, and {MAX_DESCRIPTORS} are allowed")
+    return [_descriptor(value, f"{name}[{index}]") for index, value in enumerate(values)]
+
+
+def _descriptor(value: object, what: str) -> Descriptor:
+    fields = _object(value, what)
+    media_type = _optional_media_type(fields, "mediaType")
+    if not media_type:
+        raise ManifestError(f"{what} has no `mediaType`")
+    try:
+        digest = parse_digest(_text(fields.get("digest"), f"the digest of {what}"))
+    except InvalidNameError as error:
+        raise ManifestError(f"{what}: {error}") from None
+    size_bytes = fields.get("size")
+    if type(size_bytes) is not int or not 0 <= size_bytes <= MAX_SIZE_BYTES:
+        raise ManifestError(f"the size of {what} is not a whole number from 0 to 2**63 - 1")
+    return Descriptor(
+        media_type=media_type,
+        digest=digest,
+        size_bytes=size_bytes,
+        platform=_platform(fields.get("platform"), what),
+        foreign=bool(fields.get("urls")) or _FOREIGN.fullmatch(media_type) is not None,
+        annotations=_annotations(fields, what),
+    )
+
+
+def _platform(value: object, what: str) -> Platform | None:
+    if value is None:
+        return None
+    fields = _object(value, f"the platform of {what}")
+    words = [fields.get(name) or "" for name in ("os", "architecture", "variant")]
+    for word in words:
+        if not isinstance(word, str) or not _PLATFORM_WORD.fullmatch(word):
+            raise ManifestError(f"the platform of {what} is not made of short words")
+    return Platform(*cast("list[str]", words))
+
+
+def _optional_media_type(fields: Mapping[str, object], name: str) -> str | None:
+    value = fields.get(name) or None
+    if value is None:
+        return None
+    text = _text(value, f"`{name}`")
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise ManifestError(f"`{name}` is not a media type: {text[:80]!a}")
+    return text
+
+
+def _annotations(fields: Mapping[str, object], what: str) -> Mapping[str, str]:
+    values = _object(fields.get("annotations") or {}, f"`annotations` of {what}")
+    return {
+        _text(key, f"an annotation's name in {what}"): _text(value, f"an annotation of {what}")
+        for key, value in values.items()
+    }
+
+
+def _text(value: object, what: str) -> str:
+    """`value` as a string that can be sent on: an escape can be half a character, which UTF-8 lacks."""
+    if not isinstance(value, str):
+        raise ManifestError(f"{what} is not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ManifestError(f"{what} is not Unicode text") from None
+    return value

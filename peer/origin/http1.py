@@ -1,0 +1,280 @@
+"""One exchange on one connection: a request goes out, and a reply comes in.
+
+Rules:
+1. This file and `connections.py` are the seam where the errors of sockets, TLS and http.client become ours.
+2. Data goes from the kernel into the caller's buffer: `Reply.readinto` is one `recv_into`. http.client reads the
+   headers; its buffer holds at most the first 8 KiB of a body.
+3. Headers, and small answers whole, have a deadline; a body has only a bound on how long nothing arrives.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import select
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.origin.api import MAX_ANSWER_BYTES, Answer
+from peer.origin.headers import content_length
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from peer.origin.cancel import Call
+    from peer.origin.clock import Clock
+    from peer.origin.upstream import Target
+
+_TIMEVAL = struct.Struct("@ll")
+
+LOW_WATER_BYTES = 128 * 1024
+"""What has to have come until a thread is woken that waits for more: else each packet wakes it, to sleep again."""
+
+MAX_ERROR_BYTES = 64 * 1024
+"""Of an error's body, for the client to see; the distribution API's JSON errors are below 1 KiB."""
+
+
+class ExchangeFailedError(OriginUnreachableError):
+    """One exchange came to nothing. Another may succeed, unless `lasting`. It does not leave `peer.origin`."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
+
+class _Incoming(io.RawIOBase):
+    """What http.client reads from: the socket, with a deadline for the whole of the headers.
+
+    A socket's own timeout is for each `recv`, so a server that sends a byte now and then is never late.
+    """
+
+    def __init__(self, owner: Connection, busy: socket.socket, raw: io.RawIOBase) -> None:
+        self._owner = owner
+        self._socket = busy
+        self._raw = raw  # keeps the socket open when http.client has only the response left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        if self._owner.streams:
+            return None  # as a socket that would block: a reader gets what came along with the headers, no more
+        self._owner.limit(self._socket)
+        return self._socket.recv_into(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class Connection:
+    """A connection to `target`. One exchange at a time.
+
+    `to_proxy` is what each request carries where it goes, in absolute form, to a proxy; None: it does not.
+    """
+
+    def __init__(
+        self,
+        wire: http.client.HTTPConnection,
+        target: Target,
+        to_proxy: Mapping[str, str] | None,
+        stall_s: float,
+        clock: Clock,
+    ) -> None:
+        self.target = target
+        self.idle_since = 0.0
+        self.streams = False
+        """Whether a long body is being received: then http.client is not what reads from the socket."""
+        self._wire = wire
+        self._to_proxy = to_proxy
+        self._stall_s = stall_s
+        self._clock = clock
+        self._deadline = 0.0
+        wire.auto_open = 0
+        wire.response_class = functools.partial(_response, self)  # type: ignore[assignment]  # any callable does
+
+    def ask(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        deadline: float,
+        done: Callable[[Connection, bool], None],
+    ) -> Reply:
+        """Send a request and read the headers of the answer; `done` gets this back when the answer is done with.
+
+        Raises ConnectionError when the other side is gone, ExchangeFailedError for all else.
+        """
+        busy = self._wire.sock  # http.client forgets it once it knows that the answer is the last
+        call.hold(busy)
+        self._deadline = deadline
+        self.streams = False
+        if self._to_proxy is not None:
+            path, headers = f"{self.target}{path}", {**headers, **self._to_proxy}
+        try:
+            self.limit(busy)
+            self._wire.request(method, path, headers=headers)
+            response = self._wire.getresponse()
+        except ConnectionError:
+            raise
+        except ssl.SSLEOFError as error:  # what a ConnectionError is called when TLS has to write
+            raise ConnectionResetError("the connection was closed") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ExchangeFailedError(f"{self.target} did not answer ({reason(error)})") from error
+        return Reply(self, call, busy, response, done)
+
+    def limit(self, busy: socket.socket) -> None:
+        """Let `busy` wait as long as is left; TimeoutError when nothing is."""
+        left_s = self._deadline - self._clock.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        busy.settimeout(min(left_s, self._stall_s))
+
+    def stream(self, busy: socket.socket) -> None:
+        """Only stalls count from now on: a body may take as long as it keeps coming."""
+        self.streams = True
+        if isinstance(busy, ssl.SSLSocket):
+            busy.settimeout(self._stall_s)
+            return
+        # A timeout of Python's makes the socket non-blocking, and MSG_WAITALL then waits for nothing.
+        busy.settimeout(None)
+        seconds, rest = divmod(self._stall_s, 1)
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1e6)))
+
+    def is_dead(self) -> bool:
+        """Whether the other side closed it, or sent something that nobody asked for."""
+        poll = select.poll()
+        poll.register(self._wire.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close it."""
+        self._wire.close()
+
+
+def _response(
+    owner: Connection, sock: socket.socket, debuglevel: int = 0, method: str | None = None
+) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(sock, debuglevel, method)
+    response.fp = io.BufferedReader(_Incoming(owner, sock, response.fp.detach()))
+    return response
+
+
+class Reply:
+    """An answer whose headers are there, and whose body is still to be read.
+
+    `headers` are lower case, those given several times joined by commas. `length` is the body's bytes, None where
+    only its end tells. Close it: that gives the connection back if the body was read to its end.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        call: Call,
+        busy: socket.socket,
+        response: http.client.HTTPResponse,
+        done: Callable[[Connection, bool], None],
+    ) -> None:
+        self.target = connection.target
+        self.status = response.status
+        self.headers: dict[str, str] = {}
+        for name, value in response.headers.items():
+            known = self.headers.get(name.lower())
+            self.headers[name.lower()] = value if known is None else f"{known}, {value}"
+        self.length = None if response.chunked else content_length(self.headers.get("content-length", ""))
+        self._connection = connection
+        self._call = call
+        self._socket = busy
+        self._response = response
+        self._done: Callable[[Connection, bool], None] | None = done
+        self._answer: Answer | None = None
+
+    @property
+    def left(self) -> int:
+        """Bytes of the body that have not been read, where its length is known."""
+        return self._response.length or 0
+
+    def stream(self) -> None:
+        """Leave the deadline behind: what follows is a long body."""
+        self._connection.stream(self._socket)
+
+    def readinto(self, view: memoryview) -> int:
+        """Receive once, into `view`; `stream` was called before. What came along with the headers comes first.
+
+        Raises ExchangeFailedError when the body breaks off, or no bytes are `left`. Not `HTTPResponse.readinto`, which
+        fills the whole view: when the connection breaks within, that does not tell how much of it has arrived.
+        """
+        left = self.left
+        if self._done is None or left == 0:
+            raise ExchangeFailedError(f"{self.target} has no more to send for this request")
+        try:
+            received = self._response.fp.readinto1(view[:left]) or self._receive(view[:left])
+        except (OSError, ValueError) as error:
+            raise self._broken(error) from error
+        if received == 0:
+            raise ExchangeFailedError(f"{self.target} ended the body {left} bytes early")
+        self._response.length = left - received
+        return received
+
+    def _receive(self, view: memoryview) -> int:
+        """By TLS as much as there is; else all that is wanted: one hand-over of the interpreter lock a piece."""
+        if isinstance(self._socket, ssl.SSLSocket):
+            return self._socket.recv_into(view)
+        before_last = max(0, len(view) - LOW_WATER_BYTES)  # the last bytes, by themselves, would never wake us
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LOW_WATER_BYTES if before_last else 1)
+        return self._socket.recv_into(view[: before_last or len(view)], 0, socket.MSG_WAITALL)
+
+    def answer(self) -> Answer:
+        """All of it as a small answer, and the connection given back. An error's body is cut to MAX_ERROR_BYTES.
+
+        Raises ExchangeFailedError when it breaks off, OriginCorruptError when it is not small.
+        """
+        if self._answer is None:
+            try:
+                self._answer = Answer(self.status, self.headers, self._read_small())
+            finally:
+                self.close()
+        return self._answer
+
+    def close(self) -> None:
+        """Be done with it, once or several times."""
+        done, self._done = self._done, None
+        if done is None:
+            return
+        response = self._response
+        whole = response.isclosed() if response.length is None else response.length == 0
+        response.close()
+        self._call.let_go()
+        done(self._connection, whole and not response.will_close and not self._call.ended)
+
+    def _read_small(self) -> bytes:
+        most = MAX_ERROR_BYTES if self.status >= 400 else MAX_ANSWER_BYTES
+        try:
+            body = self._response.read(most + 1)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise self._broken(error) from error
+        if self.status >= 400:
+            return body[:most]
+        if len(body) > most:
+            raise OriginCorruptError(f"{self.target} sent more than {most} bytes where a small answer was expected")
+        if self.left:
+            raise ExchangeFailedError(f"{self.target} ended its answer {self.left} bytes early")
+        return body
+
+    def _broken(self, error: Exception) -> ExchangeFailedError:
+        return ExchangeFailedError(f"{self.target} broke off its answer ({reason(error)})")
+
+
+def reason(error: Exception) -> str:
+    """What happened, without what was asked: an http.client error may quote a URL, and that may be a signed one."""
+    if isinstance(error, TimeoutError | BlockingIOError):  # BlockingIOError: SO_RCVTIMEO
+        return "timed out"
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return type(error).__name__

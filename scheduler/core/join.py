@@ -1,0 +1,137 @@
+"""What hosts say about themselves: what they want, hold, have got so far, and whom they cannot use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
+from scheduler.core.piece_map import MapState
+from scheduler.protocol.content import Content
+from scheduler.protocol.fields import ProtocolError
+from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
+from scheduler.protocol.to_host import Joined
+
+if TYPE_CHECKING:
+    from scheduler.core.membership import Membership
+    from scheduler.core.piece_digests import Maps
+    from scheduler.core.seeders import Wholes
+    from scheduler.core.state import Cluster
+
+
+FEW_SOURCES: Final = 64
+"""Where more hosts hold pieces, a member that starves is linked to others of them in time."""
+
+
+GONE_REPORTS: Final = 3
+"""Neighbours that find a holder gone, until it counts as one that holds nothing: it may be cut off from some."""
+
+
+class Joining:
+    """Takes hosts' words about themselves, which are believed."""
+
+    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps, wholes: Wholes) -> None:
+        self._cluster: Final = cluster
+        self._membership: Final = membership
+        self._maps: Final = maps
+        self._wholes: Final = wholes
+
+    def announce(self, host: Host, message: Announce) -> None:
+        """What a host has in its store."""
+        for holding in message.holdings:
+            member = self._membership.enter(host, holding.digest)
+            self._hold(member, holding)
+
+    def join(self, host: Host, message: Join) -> None:
+        """A host wants a blob."""
+        cluster, maps = self._cluster, self._maps
+        source = Source(message.upstream, message.repository)
+        member = self._membership.enter(host, message.digest)
+        swarm = member.swarm
+        member.source = swarm.sources.setdefault(source, source)
+        data = cluster.contents.get(message.digest)
+        if data is not None:
+            cluster.send((host,), Content(message.digest, data))
+            self._wholes.complete(member)
+            return
+        if message.size_bytes is not None:
+            maps.claim_size(swarm, host, message.size_bytes)
+        if not member.wants:
+            swarm.step(member, MemberCause.WANTS)
+            if swarm.size_bytes is not None:
+                swarm.step(member, MemberCause.SIZED)
+            cluster.note_lost(swarm)
+        self._membership.link(member)
+        sealed = swarm.map is not None and swarm.map.state in (MapState.SEALED, MapState.PROVEN)
+        neighbours = self._membership.neighbours(member)
+        cluster.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
+        maps.catch_up(member)
+        cluster.to_lease[swarm] = None
+
+    def progress(self, member: Member, message: Progress) -> None:
+        """All that a member holds now. Raises ProtocolError if the blob has no such pieces."""
+        swarm = member.swarm
+        if message.generation != swarm.generation or not member.wants or swarm.map is None:
+            return
+        have = int.from_bytes(message.have, "little")
+        if have > swarm.map.everything:
+            raise ProtocolError("a bitfield names pieces that the blob does not have")
+        self._now_holds(member, have)
+        if message.starving and swarm.holdings is not None:
+            missing = swarm.orphans & ~have
+            swarm.orphans &= ~missing
+            swarm.to_lease |= swarm.holdings.without_copy(missing)
+            swarm.gateways.starves(member, self._cluster.now)
+            swarm.graph.ensure_source(member)
+            swarm.to_lease |= self._out_of_reach(member, missing=swarm.map.known & ~have)
+            self._cluster.relinked[swarm] = None
+            self._cluster.to_lease[swarm] = None
+
+    def _out_of_reach(self, member: Member, missing: int) -> int:
+        """The pieces that a starving member can get from nobody, for those who hold them have failed it before."""
+        swarm = member.swarm
+        if not member.avoids or swarm.map is None or len(swarm.graph.sources) > FEW_SOURCES:
+            return 0
+        for other in swarm.graph.sources.items:
+            if other is not member and other.host.id not in member.avoids:
+                missing &= ~(swarm.map.everything if other.state is MemberState.COMPLETE else other.have)
+        for lease in swarm.leases.values():
+            missing &= ~lease.left
+        return missing
+
+    def neighbour_failed(self, member: Member, message: NeighbourFailed) -> None:
+        """A member needs another neighbour in the place of one."""
+        failed = self._cluster.hosts_by_id.get(message.neighbour)
+        other = member.swarm.members.get(failed) if failed else None
+        if other is not None and other in member.links:
+            member.swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
+            member.swarm.graph.replace(member, other)
+            self._cluster.relinked[member.swarm] = None
+            if message.fault is Fault.GONE:
+                self._found_gone(other)
+
+    def _found_gone(self, member: Member) -> None:
+        """What it says to hold is not to be had from it: that must not keep it from being leased."""
+        member.missed += 1
+        if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
+            member.swarm.story.tell("%s serves nobody", member.host.id)
+            self._membership.expel(member)
+
+    def _hold(self, member: Member, holding: Holding) -> None:
+        swarm = member.swarm
+        self._maps.claim_size(swarm, member.host, holding.size_bytes)
+        if holding.complete:
+            self._wholes.complete(member)
+        elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:
+            self._now_holds(member, int.from_bytes(holding.have, "little"))
+            swarm.begun_before = swarm.begun_before or member.have != 0
+        if swarm.map is not None and swarm.map.known != swarm.map.everything:
+            swarm.informants.append(member.host)
+        if len(swarm.wanting):
+            self._membership.link(member)
+            self._cluster.to_lease[swarm] = None
+
+    def _now_holds(self, member: Member, have: int) -> None:
+        had = member.have
+        member.swarm.hold(member, have)
+        if had & ~have:
+            self._cluster.note_lost(member.swarm)

@@ -1,0 +1,284 @@
+"""Who fetches what from the origin: each piece once for the whole cluster, spread over the hosts that want it.
+
+Rules:
+1. A piece is under one lease at a time, and under none while a digest of it is believed and somebody holds it.
+2. A few short leases at a time, each to a host that has had few: pieces that all come from one host take 1.34 times as
+   long to reach the last one. They begin with one piece for one host, for all that run at once share the origin's line,
+   and the first piece is the sooner in the swarm the fewer there are; each piece that lands makes room for one more.
+   Where many want the blob, a lease is of one piece; a host that is alone gets several, which are one request.
+3. As long as nobody knows the blob's length there is one lease: it finds out. The same holds for a blob that travels
+   inside messages.
+4. A lease that brings nothing in time goes to another host. After `lease_attempts` of them in a row, all that wait are
+   told that the swarm failed; hosts that take leases and are silent do not bring that about for those that have had
+   none. A 4xx is between the origin and that host's client, and counts as no failure.
+5. In a contested map, and for a disputed length, a host is not asked for its word twice.
+6. Where there are gateways (`gateways`), leases of their pieces are for them, as long as the origin gives them any.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from scheduler.core.leases import Lease, LeaseCause
+from scheduler.core.members import Host, Member, Refusal, Source
+from scheduler.core.piece_map import MapState
+from scheduler.core.state import Cluster, Due, Timer
+from scheduler.protocol import to_host
+from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
+from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
+from scheduler.protocol.geometry import SHARES
+from scheduler.protocol.to_host import LeaseRevoked
+
+if TYPE_CHECKING:
+    from scheduler.core.membership import Membership
+    from scheduler.core.piece_digests import Maps
+    from scheduler.core.seeders import Wholes
+    from scheduler.core.swarm import Swarm
+
+SILENCES: Final = 8
+"""Times `lease_attempts`: leases that may expire in a row, as long as there are hosts that have had none."""
+
+LEASES_EACH: Final = 4
+"""Leases that each host could have of what is left to lease: as many as make up for one that is late."""
+
+DRAWN: Final = 16
+"""Members that are considered for one lease, of a swarm that has more."""
+
+
+class Leasing:
+    """Gives leases and takes what comes of them."""
+
+    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps, wholes: Wholes) -> None:
+        self._cluster: Final = cluster
+        self._membership: Final = membership
+        self._maps: Final = maps
+        self._wholes: Final = wholes
+
+    def pump(self, swarm: Swarm) -> None:
+        """Give all the leases of one blob that can be given now."""
+        if not len(swarm.wanting) or self._waits(swarm):
+            return
+        while len(swarm.leases) < self._at_a_time(swarm):
+            pieces, excluded = self._next(swarm)
+            if not pieces:
+                return
+            fit = self._fit(swarm, excluded, pieces)
+            if not fit:
+                self._wait_or_give_up(swarm)
+                return
+            swarm.gives_up_at = None
+            free = filter(self._has_room, fit)
+            member = min(free, key=lambda member: (member.failures, member.leased), default=None)
+            if member is None:
+                self._cluster.held_up[swarm] = None
+                return
+            self._give(member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
+
+    def need(self, host: Host, message: Need) -> None:
+        """A client waits for some pieces before all others."""
+        swarm = self._membership.enter(host, message.digest).swarm
+        swarm.needed |= (1 << message.stop) - (1 << message.first)
+        self._cluster.to_lease[swarm] = None
+
+    def learn_length(self, host: Host, message: Length) -> None:
+        """The answer to a lease's first request has the blob's length."""
+        lease = self._lease(host, message)
+        if lease is None:
+            return
+        swarm = lease.member.swarm
+        self._extend(lease)
+        self._maps.claim_size(swarm, host, message.size_bytes)
+        if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this one has not decided it
+            self._cluster.send((host,), LeaseRevoked(lease.id, swarm.digest))
+            self._failed(lease, LeaseCause.REVOKE)
+
+    def landed(self, host: Host, message: LeasePieces) -> None:
+        """Pieces of a lease have landed. Raises ProtocolError if they are not of the lease."""
+        lease = self._lease(host, message)
+        if lease is None:
+            return
+        member = lease.member
+        swarm = member.swarm
+        pieces = ((1 << len(message.digests) // DIGEST_BYTES) - 1) << message.first
+        if swarm.map is None or not pieces or pieces & ~lease.left:
+            raise ProtocolError("digests of pieces that are not in the lease")
+        lease.left &= ~pieces
+        swarm.attempts = 0
+        swarm.hold(member, member.have | pieces)
+        if lease.left:
+            self._extend(lease)
+            self._cluster.to_lease[swarm] = None
+        else:
+            self._cluster.end_lease(lease, LeaseCause.LAST_PIECE)
+        self._maps.hear(member, host.id, message.first, message.digests)
+
+    def ended(self, host: Host, message: LeaseEnded) -> None:
+        """A host ends a lease before it is done."""
+        lease = self._lease(host, message)
+        if lease is None:
+            return
+        member = lease.member
+        if message.outcome is LeaseOutcome.REFUSED:
+            self._cluster.end_lease(lease, LeaseCause.FAIL)
+            member.swarm.last_status = message.status
+            unauthorised = message.status in (401, 403)
+            if unauthorised:
+                until = self._cluster.now + self._cluster.settings.refusal_s
+                host.refused[lease.source] = Refusal(until, message.status)
+            if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
+                self._membership.refuse(member, message.status)
+        elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
+            member.failures += 1
+            self._cluster.end_lease(lease, LeaseCause.GIVE_BACK)
+        else:
+            member.swarm.last_status = message.status
+            self._failed(lease, LeaseCause.FAIL)
+
+    def expired(self, lease: Lease) -> None:
+        """A lease has brought nothing for too long."""
+        host, swarm = lease.member.host, lease.member.swarm
+        self._cluster.send((host,), LeaseRevoked(lease.id, swarm.digest))
+        self._failed(lease, LeaseCause.EXPIRE)
+
+    def orphans_due(self, swarm: Swarm) -> None:
+        """Pieces that nobody was known to hold have waited long enough for a holder to report."""
+        if swarm.map is not None and swarm.holdings is not None:
+            swarm.to_lease |= swarm.holdings.without_copy(swarm.orphans & swarm.map.known)
+            swarm.orphans = 0
+            self._cluster.to_lease[swarm] = None
+
+    def _failed(self, lease: Lease, cause: LeaseCause) -> None:
+        swarm = lease.member.swarm
+        lease.member.failures += 1
+        self._cluster.end_lease(lease, cause)
+        swarm.attempts += 1
+        if swarm.attempts >= self._cluster.settings.lease_attempts and not self._others_may_do_better(swarm, cause):
+            self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
+
+    def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
+        """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
+        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._cluster.settings.lease_attempts:
+            return False
+        return any(not member.failures for member in self._fit(swarm, (), swarm.to_lease))
+
+    def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> Lease | None:
+        """A host's lease; None for one that has ended meanwhile: its message has crossed our own."""
+        lease = host.leases.get(message.lease)
+        if lease is not None:
+            if lease.member.swarm.digest != message.digest:
+                raise ProtocolError("a lease of another blob")
+            lease.member.swarm.story.now = self._cluster.now
+        return lease
+
+    def _waits(self, swarm: Swarm) -> bool:
+        """Whether hosts may yet tell what would otherwise be fetched again."""
+        if self._wholes.recall(swarm):
+            return True
+        cluster = self._cluster
+        settled_at = (cluster.started_at or 0.0) + cluster.settings.settle_s
+        if cluster.now >= settled_at or not swarm.begun_before:
+            return False
+        cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
+        return True
+
+    def _at_a_time(self, swarm: Swarm) -> int:
+        """How many leases there may be at a time (rule 2)."""
+        landed = 0 if swarm.map is None else swarm.map.known.bit_count()
+        return min(self._cluster.settings.leases_per_blob, 1 + landed)
+
+    def _length(self, swarm: Swarm) -> int:
+        """How many pieces a lease may have (rule 2)."""
+        most = self._cluster.settings.lease_pieces
+        if swarm.map is None:
+            return most
+        each = swarm.to_lease.bit_count() // (LEASES_EACH * len(swarm.wanting))
+        return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
+
+    def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
+        """The next pieces to lease, as a set of bits, and the hosts that may not get them."""
+        most = self._length(swarm)
+        if swarm.map is None:
+            return (0 if swarm.leases else (1 << most) - 1), (swarm.length.voters() if swarm.size_disputed else ())
+        if not swarm.to_lease:
+            return 0, ()
+        candidates = swarm.to_lease & swarm.needed or swarm.to_lease
+        first = (candidates & -candidates).bit_length() - 1
+        contested = swarm.map.state is MapState.CONTESTED
+        excluded = swarm.map.voters(first) if contested else ()
+        stop = first + 1
+        while stop < first + most and swarm.to_lease >> stop & 1:
+            if contested and swarm.map.voters(stop) != excluded:
+                break
+            stop += 1
+        return (1 << stop) - (1 << first), excluded
+
+    def _fit(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
+        """Some members that may have a lease of the first of `pieces`, or, if there are none, of any (rule 6).
+
+        All are looked at only if none of those drawn may.
+        """
+        draw = self._cluster.chance.some_of
+        for members in (
+            swarm.gateways.fitting(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
+            draw(swarm.wanting.items, DRAWN),
+            swarm.wanting.items,
+        ):
+            fit = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
+            if fit:
+                return fit
+        return []
+
+    def _wait_or_give_up(self, swarm: Swarm) -> None:
+        """No member may have a lease, be it that each has given its word already: another may yet come."""
+        if swarm.gives_up_at is None:
+            doubt = any(map(self._may_fetch, swarm.wanting.items))
+            swarm.gives_up_at = self._cluster.now + (self._cluster.settings.witness_s if doubt else 0.0)
+        if self._cluster.now < swarm.gives_up_at:
+            self._cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), swarm.gives_up_at)
+            return
+        swarm.gives_up_at = None
+        self._membership.give_up(swarm, "no host is left that could get it from the origin")
+
+    def _may_fetch(self, member: Member) -> bool:
+        return member.source is not None and member.refusal(self._cluster.now) is None
+
+    def _has_room(self, member: Member) -> bool:
+        settings = self._cluster.settings
+        upstream = member.source.upstream if member.source else ""
+        share = -(-settings.leases_per_blob // (len(member.swarm.graph.gateways) or len(member.swarm.wanting)))
+        return (
+            len(member.host.leases) < settings.leases_per_host
+            and sum(lease.member is member for lease in member.swarm.leases.values()) < share
+            and self._cluster.leases.of_upstream(upstream) < settings.leases_per_origin
+        )
+
+    def _give(self, member: Member, pieces: int) -> None:
+        assert isinstance(member.source, Source)
+        swarm = member.swarm
+        lease = self._cluster.leases.open(member, member.source, pieces)
+        swarm.to_lease &= ~pieces
+        swarm.needed &= ~pieces
+        swarm.note_source(member)
+        first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
+        swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
+        self._set_deadline(lease)
+        message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._cluster.settings.lease_s)
+        self._cluster.send((member.host,), message)
+
+    def _extend(self, lease: Lease) -> None:
+        """A lease has brought something, and gets the full time again."""
+        self._cluster.leases.step(lease, LeaseCause.PIECE)
+        self._set_deadline(lease)
+
+    def _set_deadline(self, lease: Lease) -> None:
+        due = self._cluster.now + self._cluster.settings.lease_s
+        self._cluster.deadlines.set(Timer(Due.LEASE, lease.id), due)
+
+
+def _of_shares(pieces: int, shares: int) -> int:
+    """The first of consecutive `pieces`, and those after it as far as they are in `shares`."""
+    first = (pieces & -pieces).bit_length() - 1
+    stop = first + 1
+    while pieces >> stop & 1 and shares >> stop % SHARES & 1:
+        stop += 1
+    return (1 << stop) - (1 << first)

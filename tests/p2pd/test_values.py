@@ -1,0 +1,199 @@
+"""How values are written: what is understood, and that nothing but a value or a ConfigError ever comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pd.config.values import (
+    Address,
+    ConfigError,
+    UpstreamSetting,
+    parse_address,
+    parse_count,
+    parse_depth,
+    parse_duration,
+    parse_path,
+    parse_size,
+    parse_switch,
+    parse_upstream,
+    show_duration,
+    show_size,
+)
+
+NUMBERS = [parse_size, parse_duration, parse_count, parse_depth]
+VALUED = [parse_switch, parse_path, parse_address, parse_upstream]
+
+# Text at random says little about a grammar: most of it is made of the grammar's own pieces.
+PIECES = st.lists(
+    st.sampled_from(
+        [*"=/:;,@[].-_%?#07k\u212a\u0660\n\0", "docker.io", "https://", "http://", "oci-layout:///", "[::1]"]
+    )
+    | st.sampled_from(["127.0.0.1", ":65001", "99999", "GiB", "d", "ca=", "username=", "password_file=", "rate="])
+).map("".join)
+VALUES = st.one_of(
+    st.text(), PIECES, st.integers(), st.floats(), st.booleans(), st.none(), st.lists(st.text()), st.binary()
+)
+
+
+@pytest.mark.parametrize("parse", [*NUMBERS, *VALUED])
+@given(value=VALUES)
+def test_any_value_is_understood_or_refused(parse: Callable[[object], object], value: object) -> None:
+    with suppress(ConfigError):
+        assert parse(value) is not None
+
+
+@pytest.mark.parametrize("parse", VALUED)
+@given(value=VALUES)
+def test_what_was_understood_is_understood_again(parse: Callable[[object], object], value: object) -> None:
+    with suppress(ConfigError):
+        parsed = parse(value)
+        assert parse(parsed) is parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("50GiB", 50 * 2**30),
+        ("500MB", 500_000_000),
+        ("64k", 64_000),
+        ("64Ki", 65_536),
+        ("1 TiB", 2**40),
+        ("12", 12),
+        ("12B", 12),
+        (12, 12),
+        (0, 0),
+    ],
+)
+def test_sizes(text: object, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "1.5GiB", "-1", -1, 1.5, True, "1PiB", "9999999TiB", "5i", "1e3", "50\u212a"]
+)
+def test_sizes_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="expected a size such as 50GiB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration_s"),
+    [("30d", 2_592_000), ("12h", 43_200), ("5m", 300), ("90s", 90), ("90", 90), (90, 90), (0.5, 0.5), ("1.5h", 5400)],
+)
+def test_durations(text: object, duration_s: float) -> None:
+    assert parse_duration(text) == duration_s
+
+
+@pytest.mark.parametrize("text", ["", "d", "1y", "-1s", -0.5, float("inf"), float("nan"), True, "1h30m", [1]])
+def test_durations_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="expected a duration such as 30d"):
+        parse_duration(text)
+
+
+@given(size_bytes=st.integers(0, 2**63 - 1))
+def test_any_size_is_shown_shortly(size_bytes: int) -> None:
+    assert len(show_size(size_bytes)) <= 12
+
+
+def test_shown_sizes_and_durations() -> None:
+    assert [show_size(size) for size in (0, 1023, 1536, 5 * 2**30)] == ["0B", "1023B", "1.5KiB", "5.0GiB"]
+    assert [show_duration(s) for s in (0.4, 59, 61, 7200, 864_000)] == ["0s", "59s", "1m", "2h", "10d"]
+
+
+def test_counts_and_depths() -> None:
+    assert (parse_count("16"), parse_count(16), parse_depth("0"), parse_depth(3)) == (16, 16, 0, 3)
+    for refused in (0, -1, 10_000, "1.0", 1.0, True, ""):
+        with pytest.raises(ConfigError, match="from 1 to 9999"):
+            parse_count(refused)
+    for refused in (-1, 100, "1.0", True, ""):
+        with pytest.raises(ConfigError, match="from 0 to 99"):
+            parse_depth(refused)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "is_loopback"),
+    [
+        ("127.0.0.1:65001", "127.0.0.1", 65001, True),
+        ("127.9.9.9:0", "127.9.9.9", 0, True),
+        ("[::1]:80", "::1", 80, True),
+        ("localhost:1", "localhost", 1, True),
+        ("0.0.0.0:1", "0.0.0.0", 1, False),
+        ("[::]:1", "::", 1, False),
+        ("localhost.example:1", "localhost.example", 1, False),
+    ],
+)
+def test_addresses(text: str, host: str, port: int, is_loopback: bool) -> None:
+    address = parse_address(text)
+    assert address == Address(host, port)
+    assert address.is_loopback is is_loopback
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "65001", ":65001", "h:", "h:65536", "::1:80", "[::1]", "[h]:1", "a b:1", "[::1:80", 1]
+)
+def test_addresses_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="expected an address such as"):
+        parse_address(text)
+
+
+def test_an_upstream_with_all_its_options() -> None:
+    upstream = parse_upstream(
+        "Reg.Example:5000=https://a/,http://b:81/v;ca=/etc/ca.pem;username=u;password_file=/f;connections=8;rate=50MB"
+    )
+    assert upstream == UpstreamSetting(
+        namespace="reg.example:5000",
+        urls=("https://a", "http://b:81/v"),
+        ca=Path("/etc/ca.pem"),
+        username="u",
+        password_file=Path("/f"),
+        connections=8,
+        rate=50_000_000,
+    )
+
+
+def test_an_upstream_that_is_a_directory() -> None:
+    assert parse_upstream("docker.io=oci-layout:///srv/images").urls == ("oci-layout:///srv/images",)
+
+
+def test_what_belongs_to_credentials_is_not_shown() -> None:
+    shown = repr(parse_upstream("a=https://a;username=someone;password_file=/run/pw"))
+    assert "someone" not in shown
+    assert "/run/pw" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("docker.io", "expected NAMESPACE=URL"),
+        ("=https://a", "expected a registry's name"),
+        ("a/b=https://a", "expected a registry's name"),
+        ("a=", "expected a URL after the ="),
+        ("a=https://a,", "expected a URL after the ="),
+        ("a=ftp://a", "expected a URL that starts with"),
+        ("a=HTTPS://a", "expected a URL that starts with"),
+        ("a=https://", "expected a URL that starts with"),
+        ("a=https://a:99999", "a host or a port that cannot be"),
+        ("a=https://[a", "a host or a port that cannot be"),
+        ("a=https://u:p@a", "credentials do not belong into a URL"),
+        ("a=https://a?x=1", "without spaces"),
+        ("a=oci-layout://host/x", "expected a URL that starts with"),
+        ("a=oci-layout:///x,https://a", "stands alone"),
+        ("a=oci-layout:///x;rate=1", "stands alone"),
+        ("a=https://a;password=x", "one of the options ca, username"),
+        ("a=https://a;", "one of the options ca, username"),
+        ("a=https://a;ca=", "the option ca once, and with a value"),
+        ("a=https://a;ca=/x;ca=/y", "the option ca once, and with a value"),
+        ("a=https://a;connections=0", "option connections: expected a whole number"),
+        ("a=https://a;username=u", "given together"),
+    ],
+)
+def test_upstreams_that_are_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_upstream(text)

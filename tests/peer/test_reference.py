@@ -1,0 +1,240 @@
+"""Names from outside: what is accepted, what is refused, and that no text takes long to judge."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.errors import InvalidNameError
+from peer.oci.reference import (
+    MAX_REPOSITORY_CHARACTERS,
+    ImageReference,
+    Tag,
+    is_digest,
+    parse_digest,
+    parse_image_reference,
+    parse_namespace,
+    parse_reference,
+    parse_repository,
+    parse_tag,
+)
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+PARSERS = [
+    parse_digest,
+    parse_repository,
+    parse_tag,
+    parse_reference,
+    parse_namespace,
+    parse_image_reference,
+]
+
+
+def test_a_digest_is_sha256_and_64_lower_case_digits() -> None:
+    assert parse_digest(DIGEST) == DIGEST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256:",
+        DIGEST[:-1],
+        DIGEST + "0",
+        DIGEST.upper(),
+        DIGEST + "\n",
+        "md5:" + "0" * 32,
+        "sha256:" + "g" * 64,
+    ],
+)
+def test_other_digests_are_refused_with_the_form_that_is_expected(text: str) -> None:
+    with pytest.raises(InvalidNameError, match="64 lower-case hexadecimal"):
+        parse_digest(text)
+
+
+def test_sha512_is_refused_by_its_name() -> None:
+    with pytest.raises(InvalidNameError, match="sha512, and p2pd supports sha256 only"):
+        parse_digest("sha512:" + "0" * 128)
+
+
+@pytest.mark.parametrize("text", ["a", "library/alpine", "a.b/c_d/e__f/g---h", "0/1", "a" * MAX_REPOSITORY_CHARACTERS])
+def test_repositories_of_the_specification_are_accepted(text: str) -> None:
+    assert parse_repository(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "a/",
+        "/a",
+        "a//b",
+        "A",
+        "a..b",
+        "a___b",
+        "a._b",
+        "-a",
+        "a-",
+        "../a",
+        "a/../b",
+        "a b",
+        "a\n",
+        "é",
+        "a%2fb",
+    ],
+)
+def test_other_repositories_are_refused(text: str) -> None:
+    with pytest.raises(InvalidNameError, match="repository"):
+        parse_repository(text)
+
+
+def test_a_repository_that_is_too_long_is_refused_with_its_length() -> None:
+    with pytest.raises(InvalidNameError, match="256 characters, more than 255"):
+        parse_repository("a" * 256)
+
+
+@pytest.mark.parametrize("text", ["latest", "_", "1.0-rc_2", "A" * 128])
+def test_tags_of_the_specification_are_accepted(text: str) -> None:
+    assert parse_tag(text) == text
+
+
+@pytest.mark.parametrize("text", ["", ".a", "-a", "a/b", "a:b", "a" * 129, "a\n", "ä"])
+def test_other_tags_are_refused(text: str) -> None:
+    with pytest.raises(InvalidNameError, match="1 to 128"):
+        parse_tag(text)
+
+
+def test_a_reference_with_a_colon_is_a_digest_and_any_other_a_tag() -> None:
+    assert is_digest(parse_reference(DIGEST))
+    assert not is_digest(parse_reference("latest"))
+    with pytest.raises(InvalidNameError, match="digest"):
+        parse_reference("sha256:totallywrong")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("docker.io", "docker.io"),
+        ("GHCR.io", "ghcr.io"),
+        ("localhost:5000", "localhost:5000"),
+        ("10.0.0.1:65535", "10.0.0.1:65535"),
+        ("a-b.example", "a-b.example"),
+    ],
+)
+def test_a_namespace_is_a_host_and_perhaps_a_port_in_lower_case(text: str, expected: str) -> None:
+    assert parse_namespace(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":5000",
+        "a:",
+        "a:0",
+        "a:65536",
+        "a:b",
+        "a:1:2",
+        "[::1]:5000",
+        "::1",
+        "a..b",
+        "-a",
+        "a-",
+        "a_b",
+        "a/b",
+        "a.",
+        "\u212a.example",
+        "a" * 64 + ".example",
+        ".".join(["a" * 60] * 5),
+    ],
+)
+def test_other_namespaces_are_refused(text: str) -> None:
+    with pytest.raises(InvalidNameError, match="namespace"):
+        parse_namespace(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("alpine", "docker.io/library/alpine:latest"),
+        ("alpine:3", "docker.io/library/alpine:3"),
+        ("user/app", "docker.io/user/app:latest"),
+        ("docker.io/alpine", "docker.io/library/alpine:latest"),
+        ("index.docker.io/library/alpine:3", "docker.io/library/alpine:3"),
+        ("localhost/app", "localhost/app:latest"),
+        ("registry.example/a/b/c:tag", "registry.example/a/b/c:tag"),
+        (f"host:5000/a/b:tag@{DIGEST}", f"host:5000/a/b:tag@{DIGEST}"),
+        (f"alpine@{DIGEST}", f"docker.io/library/alpine@{DIGEST}"),
+    ],
+)
+def test_an_image_is_understood_as_docker_does(text: str, expected: str) -> None:
+    image = parse_image_reference(text)
+
+    assert str(image) == expected
+    assert parse_image_reference(expected) == image
+
+
+def test_an_images_digest_decides_over_its_tag() -> None:
+    assert parse_image_reference(f"alpine:3@{DIGEST}").reference == DIGEST
+    assert parse_image_reference("alpine:3").reference == "3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/",
+        "alpine:",
+        "alpine@",
+        ":tag",
+        "@" + DIGEST,
+        "alpine:a:b",
+        "Registry/app",
+        "Alpine",
+        "a.b/",
+        "host:/a",
+        f"a@{DIGEST}@{DIGEST}",
+        "a/b:c/d",
+        "[::1]/a",
+        "x" * 2000,
+    ],
+)
+def test_what_is_no_image_is_refused(text: str) -> None:
+    with pytest.raises(InvalidNameError):
+        parse_image_reference(text)
+
+
+@given(st.sampled_from(PARSERS), st.text() | st.text(alphabet="aA0._-/:@[]%\n é", max_size=300))
+def test_any_text_is_accepted_or_refused_and_nothing_else(parse: type, text: str) -> None:
+    try:
+        parsed = parse(text)
+    except InvalidNameError as error:
+        assert len(str(error)) < 600  # noqa: PT017 (either way is right; the text of an error must be short)
+    else:
+        assert ".." not in str(parsed).split("/")
+        assert str(parsed).isascii()
+
+
+@given(
+    st.from_regex(r"[a-z0-9-]{1,20}\.[a-z]{2,8}(:[1-9][0-9]{0,3})?", fullmatch=True),
+    st.from_regex(r"[a-z0-9]{1,9}([._-][a-z0-9]{1,9}){0,3}(/[a-z0-9]{1,9}){0,3}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", fullmatch=True),
+)
+def test_an_images_text_and_its_parts_are_the_same_thing(host: str, path: str, tag: str) -> None:
+    try:
+        namespace = parse_namespace(host)
+    except InvalidNameError:
+        return
+    image = ImageReference(namespace, parse_repository(path), Tag(tag), None)
+
+    assert parse_image_reference(str(image)) == image
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("parse", PARSERS)
+@pytest.mark.parametrize("unit", ["a", "a-", "a.", "a/", "_", "-", "a_" * 2 + "-", ":", "@", "a:"])
+def test_a_long_text_is_judged_in_linear_time(parse: type, unit: str) -> None:
+    with pytest.raises(InvalidNameError):
+        parse(unit * 1_000_000 + "!")

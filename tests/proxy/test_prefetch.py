@@ -1,0 +1,189 @@
+"""Pulls: what is fetched ahead of a client, and what the log says of it at the end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.oci.reference import Namespace
+from proxy.core.grants import Place
+from proxy.core.prefetch import MAX_PULLS, Pulls, PullSummary
+
+HERE = Place(Namespace("docker.io"), "library/app")
+ELSEWHERE = Place(Namespace("docker.io"), "library/other")
+CHILDREN = ("config", "l0", "l1", "l2", "l3", "l4", "l5")
+
+
+def pulls_of(depth: int = 2, client: str = "ann", place: Place = HERE, children: tuple[str, ...] = CHILDREN) -> Pulls:
+    pulls = Pulls(depth, idle_s=5)
+    serve_manifest(pulls, 0.0, client=client, place=place, children=children)
+    return pulls
+
+
+def serve_manifest(
+    pulls: Pulls,
+    now: float,
+    *,
+    client: str = "ann",
+    place: Place = HERE,
+    children: tuple[str, ...] = CHILDREN,
+    manifest: str = "manifest",
+) -> None:
+    pulls.manifest_served(
+        client, manifest, place=place, image="docker.io/library/app:1", user_agent="test/1", children=children, now=now
+    )
+
+
+def ask(pulls: Pulls, digest: str, now: float = 0.0) -> list[str]:
+    """Ask for a blob and be given none of it."""
+    ahead = pulls.blob_asked("ann", HERE, digest, now)
+    end(pulls, digest, now, sent_bytes=0)
+    return ahead
+
+
+def end(
+    pulls: Pulls, digest: str, now: float, *, sent_bytes: int, from_store: bool = True, failed: bool = False
+) -> None:
+    pulls.blob_ended("ann", HERE, digest, sent_bytes=sent_bytes, from_store=from_store, failed=failed, now=now)
+
+
+class TestAhead:
+    def test_the_layers_above_the_one_that_is_asked_for(self) -> None:
+        pulls = pulls_of()
+        assert ask(pulls, "l0") == ["l1", "l2"]
+        assert ask(pulls, "l1") == ["l2", "l3"]
+
+    def test_no_layer_that_was_passed_over(self) -> None:
+        pulls = pulls_of()
+        assert ask(pulls, "l3") == ["l4", "l5"]
+        assert ask(pulls, "l1") == ["l4", "l5"]  # above the highest, not above this one
+
+    def test_the_config_leads_to_nothing(self) -> None:
+        assert ask(pulls_of(), "config") == []
+
+    def test_at_the_top_there_is_nothing_more(self) -> None:
+        pulls = pulls_of()
+        assert ask(pulls, "l4") == ["l5"]
+        assert ask(pulls, "l5") == []
+
+    def test_a_depth_of_none(self) -> None:
+        assert ask(pulls_of(depth=0), "l0") == []
+
+    def test_a_layer_that_is_there_twice(self) -> None:
+        pulls = pulls_of(depth=3, children=("config", "empty", "a", "empty", "b"))
+        assert ask(pulls, "empty") == ["a", "b"]
+
+    def test_a_layer_that_was_passed_over_and_is_there_again(self) -> None:
+        pulls = pulls_of(depth=3, children=("config", "empty", "a", "empty", "b"))
+        assert ask(pulls, "a") == ["b"]
+
+    def test_nothing_for_another_client_or_another_place(self) -> None:
+        assert pulls_of().blob_asked("bob", HERE, "l0", 0) == []
+        assert pulls_of().blob_asked("ann", ELSEWHERE, "l0", 0) == []
+        assert pulls_of().blob_asked("ann", HERE, "no layer of it", 0) == []
+
+    def test_a_layer_of_two_images(self) -> None:
+        pulls = pulls_of(depth=1)
+        serve_manifest(pulls, 0, children=("config", "l0", "m1"), manifest="another")
+        assert ask(pulls, "l0") == ["l1", "m1"]
+
+    @given(
+        depth=st.integers(0, 4),
+        asked=st.lists(st.integers(0, 5), max_size=8),
+    )
+    def test_always_next_above_the_highest(self, depth: int, asked: list[int]) -> None:
+        pulls = pulls_of(depth)
+        for at, layer in enumerate(asked):
+            highest = max(asked[: at + 1])
+            assert ask(pulls, f"l{layer}") == list(CHILDREN[highest + 2 : highest + 2 + depth])
+
+
+class TestSummary:
+    def test_what_it_says(self) -> None:
+        pulls = pulls_of()
+        pulls.blob_asked("ann", HERE, "config", 1)
+        end(pulls, "config", 1.5, sent_bytes=10)
+        pulls.blob_asked("ann", HERE, "l0", 2)
+        end(pulls, "l0", 4, sent_bytes=200, from_store=False)
+        pulls.blob_asked("ann", HERE, "l1", 3)
+        end(pulls, "l1", 6, sent_bytes=3, from_store=False, failed=True)
+        assert pulls.ended(10.9) == []
+        assert pulls.ended(11) == [
+            PullSummary(
+                image="docker.io/library/app:1",
+                user_agent="test/1",
+                seconds=6.0,
+                blobs=3,
+                failed=1,
+                store_bytes=10,
+                origin_bytes=203,
+            )
+        ]
+
+    def test_it_is_told_once(self) -> None:
+        pulls = pulls_of()
+        ask(pulls, "l0", 1)
+        assert len(pulls.ended(100)) == 1
+        assert pulls.ended(200) == []
+
+    def test_not_while_something_is_being_sent(self) -> None:
+        pulls = pulls_of()
+        pulls.blob_asked("ann", HERE, "l0", 0)
+        assert pulls.ended(1000) == []
+        end(pulls, "l0", 1000, sent_bytes=1)
+        assert pulls.ended(1004) == []
+        (summary,) = pulls.ended(1005)
+        assert summary.seconds == 1000
+
+    def test_one_that_goes_on_after_a_pause_has_two_lines(self) -> None:
+        pulls = pulls_of()
+        ask(pulls, "l0", 1)
+        assert [summary.blobs for summary in pulls.ended(100)] == [1]
+        pulls.blob_asked("ann", HERE, "l3", 101)
+        end(pulls, "l3", 103, sent_bytes=7)
+        (summary,) = pulls.ended(200)
+        assert (summary.blobs, summary.store_bytes, summary.seconds) == (1, 7, 2.0)
+
+    def test_what_comes_after_a_pause_is_still_fetched_ahead(self) -> None:
+        pulls = pulls_of()
+        ask(pulls, "l0", 1)
+        pulls.ended(100)
+        assert ask(pulls, "l3", 101) == ["l4", "l5"]
+
+    def test_one_manifest_asked_for_twice_is_one_pull(self) -> None:
+        pulls = pulls_of()
+        serve_manifest(pulls, 1)
+        assert len(pulls.ended(100)) == 1
+
+    def test_the_next_pull_of_the_same_image_has_its_own_line(self) -> None:
+        pulls = pulls_of()
+        pulls.ended(100)
+        serve_manifest(pulls, 150)
+        ask(pulls, "l0", 151)
+        (summary,) = pulls.ended(200)
+        assert (summary.blobs, summary.seconds) == (1, 1.0)
+
+    def test_a_blob_that_belongs_to_no_pull_is_no_pull(self) -> None:
+        pulls = Pulls(2)
+        assert ask(pulls, "l0") == []
+        assert pulls.ended(1000) == []
+
+    def test_so_many_are_followed(self) -> None:
+        pulls = pulls_of()
+        for number in range(MAX_PULLS):
+            serve_manifest(pulls, 1, client=f"client {number}")
+        assert len(pulls.ended(100)) == MAX_PULLS
+        assert ask(pulls, "l0") == []  # the oldest
+
+    @given(st.lists(st.tuples(st.sampled_from(CHILDREN), st.integers(0, 9), st.booleans(), st.booleans()), max_size=20))
+    def test_no_byte_is_lost_or_told_twice(self, blobs: list[tuple[str, int, bool, bool]]) -> None:
+        pulls, told, now = pulls_of(), [], 0.0
+        for digest, sent_bytes, from_store, pause in blobs:
+            pulls.blob_asked("ann", HERE, digest, now)
+            end(pulls, digest, now, sent_bytes=sent_bytes, from_store=from_store)
+            now += 6 if pause else 1
+            told += pulls.ended(now)
+        told += pulls.ended(now + 10)
+        assert sum(each.blobs for each in told) == len(blobs)
+        assert sum(each.store_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if stored)
+        assert sum(each.origin_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)
