@@ -28,7 +28,7 @@ TRANSFER_BOUND_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class BenchmarkBlob:
     """Random bytes at the origin, by digest."""
 
     digest: str
@@ -54,19 +54,19 @@ def _curl_once(url: str, output: Path) -> list[str]:
     return _curl("--output", str(output), "--write-out", "%{http_code} %{size_download} %{time_total}", url)
 
 
-def _checked(url: str, blob: Blob, status: int, size_bytes: int) -> None:
+def _checked(url: str, blob: BenchmarkBlob, status: int, size_bytes: int) -> None:
     if (status, size_bytes) != (200, blob.size_bytes):
         raise UnmeasurableError(f"{url} gave status {status} and {size_bytes} of {blob.size_bytes} bytes")
 
 
-def curl_s(url: str, blob: Blob, output: Path = Path("/dev/null")) -> float:
+def curl_s(url: str, blob: BenchmarkBlob, output: Path = Path("/dev/null")) -> float:
     """Seconds of one GET by curl, as curl counts them: its own start is not in it."""
     status, size_bytes, seconds = _output(_curl_once(url, output)).split()
     _checked(url, blob, int(status), int(size_bytes))
     return float(seconds)
 
 
-def curl_together(urls: Sequence[tuple[str, Blob]]) -> None:
+def curl_together(urls: Sequence[tuple[str, BenchmarkBlob]]) -> None:
     """GET all of them at once, to /dev/null."""
     with contextlib.ExitStack() as stack:
         curls = []
@@ -81,7 +81,7 @@ def curl_together(urls: Sequence[tuple[str, Blob]]) -> None:
             _checked(url, blob, int(status), int(size_bytes))
 
 
-def runtime_s(url: str, blob: Blob, output: Path) -> float:
+def runtime_s(url: str, blob: BenchmarkBlob, output: Path) -> float:
     """Seconds of one GET by a client that writes and hashes (`benchmarks.receive`)."""
     answer = json.loads(_output([sys.executable, "-m", "benchmarks.receive", url, str(output)]))
     _checked(url, blob, answer["status"], answer["size_bytes"])
@@ -124,7 +124,7 @@ def ab_rate(text: str, requests: int) -> float:
     return float(figures["Requests per second"])
 
 
-def first_byte_s(url: str, blob: Blob) -> float:
+def first_byte_s(url: str, blob: BenchmarkBlob) -> float:
     """Seconds from before the connection to the first byte of the body. The rest is read after that."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)
@@ -139,7 +139,7 @@ def first_byte_s(url: str, blob: Blob) -> float:
     return seconds
 
 
-def whole_s(url: str, blob: Blob) -> float:
+def whole_s(url: str, blob: BenchmarkBlob) -> float:
     """Seconds from before the connection to the last byte of the body."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)

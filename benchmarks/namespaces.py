@@ -80,7 +80,7 @@ class Namespace:
         self._thread.shutdown()
 
 
-class Host(Namespace):
+class NetworkHost(Namespace):
     """A namespace with one address."""
 
     def __init__(self, address: str) -> None:
@@ -100,9 +100,9 @@ class Network:
         self._switch.call(_let_bridges_be)
         self._add_bridge(CORE)
 
-    def host(self, up: str | None = None, down: str | None = None, *, at: str = CORE) -> Host:
+    def host(self, up: str | None = None, down: str | None = None, *, at: str = CORE) -> NetworkHost:
         """Connect a new host to the switch `at`; it sends at the rate `up` and receives at `down`, if there are any."""
-        host = Host(str(next(self._addresses)))
+        host = NetworkHost(str(next(self._addresses)))
         self._made.callback(host.close)
         self._ports += 1
         port = f"port{self._ports}"

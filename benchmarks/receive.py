@@ -21,7 +21,7 @@ BUFFER_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedBody:
     """What a registry answered."""
 
     status: int
@@ -29,7 +29,7 @@ class Received:
     digest: str
 
 
-def receive(connection: http.client.HTTPConnection, path: str, write: Callable[[memoryview], object]) -> Received:
+def receive(connection: http.client.HTTPConnection, path: str, write: Callable[[memoryview], object]) -> ReceivedBody:
     """GET a blob, hash it, and give its bytes to `write`."""
     sha256 = hashlib.sha256()
     buffer = memoryview(bytearray(BUFFER_BYTES))
@@ -40,7 +40,7 @@ def receive(connection: http.client.HTTPConnection, path: str, write: Callable[[
         sha256.update(buffer[:count])
         write(buffer[:count])
         size_bytes += count
-    return Received(response.status, size_bytes, f"sha256:{sha256.hexdigest()}")
+    return ReceivedBody(response.status, size_bytes, f"sha256:{sha256.hexdigest()}")
 
 
 def main(url: str, output: str) -> None:

@@ -28,7 +28,7 @@ from benchmarks.plots import draw
 from benchmarks.programs import ROOT
 from benchmarks.report import Bar, machine, rounded
 from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
-from p2pd.simulation.result import Played, limit_s
+from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
@@ -40,7 +40,7 @@ COMPARES: Final = "speedup_vs_registry"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SimulationRun:
     """One simulation. `down`: how many times as fast a downlink is as an uplink."""
 
     nodes: int
@@ -67,19 +67,19 @@ SCENARIO_NODES: Final = 100
 SCENARIO_PIECES: Final = 128
 
 
-def runs() -> Iterator[Run]:
+def runs() -> Iterator[SimulationRun]:
     """All of them, the longest first."""
-    yield Run(LARGEST, 256)
-    yield Run(1_000, 256, curves=True)
-    yield Run(1_000, 64)
-    yield Run(500, 128, sites=10)
-    yield Run(1_000, 64, down=1)
-    yield from (Run(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
-    yield from (Run(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
-    yield from (Run(nodes, 256) for nodes in SIZES if nodes < 1_000)
+    yield SimulationRun(LARGEST, 256)
+    yield SimulationRun(1_000, 256, curves=True)
+    yield SimulationRun(1_000, 64)
+    yield SimulationRun(500, 128, sites=10)
+    yield SimulationRun(1_000, 64, down=1)
+    yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
+    yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
+    yield from (SimulationRun(nodes, 256) for nodes in SIZES if nodes < 1_000)
 
 
-def simulate(run: Run) -> dict[str, Any]:
+def simulate(run: SimulationRun) -> dict[str, Any]:
     """The figures of a run. In a process of its own."""
     shape = Shape(
         nodes=run.nodes,
@@ -89,7 +89,7 @@ def simulate(run: Run) -> dict[str, Any]:
         sites=run.sites,
     )
     began_s = time.perf_counter()
-    played: Played = PLAYERS[run.policy](SCENARIOS[run.scenario](shape), **({"curves": True} if run.curves else {}))
+    played: RunResult = PLAYERS[run.policy](SCENARIOS[run.scenario](shape), **({"curves": True} if run.curves else {}))
     return {
         "efficiency_p50": played.efficiency_p50(),
         "efficiency_last": played.efficiency_last(),
@@ -121,7 +121,7 @@ class Row:
         return {"figure": self.figure, "value": rounded(self.value), "bar": bar, "met": met, "command": self.command}
 
 
-def rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[Row]:
+def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
     """What the simulations say."""
     for run, result in results.items():
         if run.policy != "p2pd":
@@ -139,14 +139,14 @@ def rows(results: Mapping[Run, Mapping[str, Any]]) -> Iterator[Row]:
             if whole is not None:
                 yield Row("cost", result["whole_s"] / whole["whole_s"], COST_BARS[run.scenario], run.command())
         yield Row("wrong_pieces", result["wrong_pieces"], Bar("<=", 0), run.command())
-    few, many = results.get(Run(100, 256)), results.get(Run(LARGEST, 256))
+    few, many = results.get(SimulationRun(100, 256)), results.get(SimulationRun(LARGEST, 256))
     if few is not None and many is not None:
         for name in ("scheduler_messages_per_host", "messages_per_piece"):
-            told = f"{Run(LARGEST, 256).command()}, over {Run(100, 256).command()}"
+            told = f"{SimulationRun(LARGEST, 256).command()}, over {SimulationRun(100, 256).command()}"
             yield Row(f"{name}, growth", many[name] / few[name], GROWTH_BAR, told)
 
 
-class Cluster:
+class ClusterProcess:
     """The cluster of real processes, as another process; `alone` ends when it needs the machine for itself no more."""
 
     def __init__(self, log: Path) -> None:
@@ -188,13 +188,13 @@ class Cluster:
 
 def measure(directory: Path) -> dict[str, Any]:
     """All of it. What cannot be had is in `failures`."""
-    cluster = Cluster(directory / "cluster.log")
+    cluster = ClusterProcess(directory / "cluster.log")
     failures: dict[str, str] = {}
-    results: dict[Run, dict[str, Any]] = {}
+    results: dict[SimulationRun, dict[str, Any]] = {}
     try:
         cluster.alone()
         with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
-            pending: dict[Run, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
+            pending: dict[SimulationRun, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
             for run, future in pending.items():
                 try:
                     results[run] = future.result()

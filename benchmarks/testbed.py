@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import programs
 from benchmarks.command import UnmeasurableError
-from benchmarks.load import Blob
+from benchmarks.load import BenchmarkBlob
 
 CHUNK_BYTES = 2**20
 FORGET_BOUND_S = 60.0
@@ -42,14 +42,14 @@ class Subject:
     def pid(self) -> int:
         return self.program.pid
 
-    def blob_url(self, blob: Blob) -> str:
+    def blob_url(self, blob: BenchmarkBlob) -> str:
         return self.program.blob_url(blob.digest)
 
     def wait_until_serving(self) -> float:
         """Until the mirror answers /v2/; returns the seconds since p2pd's exec."""
         return programs.wait_until_served(self.program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
 
-    def forget(self, blob: Blob) -> None:
+    def forget(self, blob: BenchmarkBlob) -> None:
         """Remove it from p2pd's store. It may still be in use for a moment after a client has all of it."""
         deadline = time.monotonic() + FORGET_BOUND_S
         while True:
@@ -72,13 +72,13 @@ class Testbed:
         self.runs = runs
         self.output = directory / "output"
         self._stack = stack
-        self._blobs: dict[int, list[Blob]] = {}
+        self._blobs: dict[int, list[BenchmarkBlob]] = {}
 
     @cached_property
     def origin(self) -> programs.Program:
         return self._stack.enter_context(programs.docker_registry(self.directory / "origin"))
 
-    def blobs(self, count: int, size_bytes: int) -> list[Blob]:
+    def blobs(self, count: int, size_bytes: int) -> list[BenchmarkBlob]:
         """`count` different blobs at the origin, made when first asked for, and on the disk afterwards."""
         made = self._blobs.setdefault(size_bytes, [])
         missing = count - len(made)
@@ -122,7 +122,7 @@ class Testbed:
             shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
-    def nginx_url(self, blob: Blob) -> Iterator[str]:
+    def nginx_url(self, blob: BenchmarkBlob) -> Iterator[str]:
         """nginx over the origin's own files (docker-registry's storage layout, version 2): the blob's URL."""
         with programs.nginx(self.directory / "nginx", self.directory / "origin/storage/docker") as program:
             hexadecimal = blob.digest.removeprefix("sha256:")
@@ -137,13 +137,13 @@ def testbed(size_bytes: int, runs: int, below: Path | None) -> Iterator[Testbed]
         yield Testbed(Path(directory), size_bytes, runs, stack)
 
 
-def push_random(origin: programs.Program, size_bytes: int) -> Blob:
+def push_random(origin: programs.Program, size_bytes: int) -> BenchmarkBlob:
     """Push so many random bytes."""
     starts = range(0, size_bytes, CHUNK_BYTES)
     return push(origin, (os.urandom(min(CHUNK_BYTES, size_bytes - start)) for start in starts), size_bytes)
 
 
-def push(origin: programs.Program, chunks: Iterable[bytes], size_bytes: int) -> Blob:
+def push(origin: programs.Program, chunks: Iterable[bytes], size_bytes: int) -> BenchmarkBlob:
     """Push a blob in three requests: POST opens an upload, PATCH sends the bytes, PUT names the digest."""
     sha256 = hashlib.sha256()
 
@@ -157,7 +157,7 @@ def push(origin: programs.Program, chunks: Iterable[bytes], size_bytes: int) -> 
         location = _pushed(connection, "PATCH", location, hashed(), size_bytes)
         digest = f"sha256:{sha256.hexdigest()}"
         _pushed(connection, "PUT", f"{location}&digest={digest}", b"", 0)
-    return Blob(digest, size_bytes)
+    return BenchmarkBlob(digest, size_bytes)
 
 
 def _pushed(

@@ -34,7 +34,7 @@ from peer.store import Blob, Store
 from peer.store.blob import EMPTY_DIGEST
 from peer.swarm.swarm import Swarm
 from peer.swarm_side import SwarmSide
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from peer.transfer import Source
 from peer.workers import Workers
 from scheduler.protocol import from_host, link
@@ -97,7 +97,7 @@ class BlobReader:
 class Downloads:
     """All downloads of this host. Without a `swarm` each is the host's own, from the origin."""
 
-    def __init__(self, store: Store, limits: Limits, background: Background, swarm: Swarm | None = None) -> None:
+    def __init__(self, store: Store, limits: Limits, background: BackgroundTasks, swarm: Swarm | None = None) -> None:
         self.store = store
         self._limits = limits
         self._background = background
@@ -204,7 +204,7 @@ class Downloads:
     def active_holdings(self) -> Iterable[from_host.Holding]:
         return [holding for job in self._jobs.values() if (holding := job.member.holding()) is not None]
 
-    def active_holds(self, digest: bytes) -> link.Holds | None:
+    def active_holds(self, digest: bytes) -> link.Bitfield | None:
         job = self._jobs.get(_name(digest))
         return None if job is None else job.member.holds()
 
@@ -239,7 +239,7 @@ class Downloads:
         member = Member(
             Download(self._limits.transfers_per_blob, self._limits.linger_s),
             bytes.fromhex(digest.removeprefix("sha256:")),
-            source.namespace,
+            source.upstream,
             source.ref.repository,
             patience_s=self._swarm.identity.patience_s if self._swarm else 0.0,
         )

@@ -15,7 +15,7 @@ class P2pdError(Exception):
 
 
 class InvalidNameError(P2pdError):
-    """A digest, repository, tag or namespace is not of the form that the OCI specification gives it."""
+    """A digest, repository, tag or upstream is not of the form that the OCI specification gives it."""
 
 
 class ManifestError(P2pdError):
@@ -30,7 +30,7 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
+    and `InlineBlob-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
     """
 
     def __init__(

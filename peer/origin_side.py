@@ -21,9 +21,9 @@ from peer.errors import (
 )
 from peer.job import Job
 from peer.origin.api import Origin
-from peer.priority_semaphore import Slots
+from peer.priority_semaphore import PrioritySemaphore
 from peer.store import Blob, Store
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from peer.transfer import Transfer
 from peer.workers import Workers
 
@@ -36,7 +36,7 @@ class OriginSide:
         jobs: Mapping[str, Job],
         store: Store,
         workers: Workers,
-        background: Background,
+        background: BackgroundTasks,
         *,
         transfers_per_origin: int,
     ) -> None:
@@ -46,7 +46,7 @@ class OriginSide:
         self._workers = workers
         self._background = background
         self._transfers_per_origin = transfers_per_origin
-        self._slots: dict[Origin, Slots] = {}
+        self._slots: dict[Origin, PrioritySemaphore] = {}
 
     def want_slot(self, job: Job, source: int) -> None:
         """Have `SlotGranted` fed once the origin of `source` has a connection for this download."""
@@ -110,10 +110,10 @@ class OriginSide:
         successor = self._jobs.get(job.digest)
         return job if successor is None or successor.blob is not blob else successor
 
-    def _slots_of(self, job: Job, source: int) -> Slots:
+    def _slots_of(self, job: Job, source: int) -> PrioritySemaphore:
         origin = job.sources[source].origin
         if origin not in self._slots:
-            self._slots[origin] = Slots(self._transfers_per_origin)
+            self._slots[origin] = PrioritySemaphore(self._transfers_per_origin)
         return self._slots[origin]
 
 

@@ -16,7 +16,7 @@ class _Waiting:
     granted: Callable[[], None]
 
 
-class Slots:
+class PrioritySemaphore:
     """At most `limit` at a time. What a client waits for comes before what is fetched ahead, else first come first."""
 
     def __init__(self, limit: int) -> None:

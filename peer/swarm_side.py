@@ -26,9 +26,9 @@ from peer.job import Job
 from peer.store import Blob, Store
 from peer.swarm.fetching import Pace, PieceFetch, Wanted
 from peer.swarm.swarm import Swarm
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from peer.workers import Workers
-from scheduler.protocol.content import Content
+from scheduler.protocol.inline_blob import InlineBlob
 
 log = structlog.get_logger("peer.swarm_side")
 
@@ -37,7 +37,7 @@ class SwarmSide:
     """For all downloads. Without a `swarm` there is nobody to ask or to tell."""
 
     def __init__(
-        self, store: Store, workers: Workers, background: Background, swarm: Swarm | None, rate_bytes_per_s: int
+        self, store: Store, workers: Workers, background: BackgroundTasks, swarm: Swarm | None, rate_bytes_per_s: int
     ) -> None:
         self.received_bytes = 0
         self.corrupt_pieces = 0
@@ -58,7 +58,7 @@ class SwarmSide:
                 self._fetch(job, instruction)
             case swarming.StopFetch(number) if number in job.fetches:
                 job.fetches[number].stop()
-            case swarming.Deliver(data):
+            case swarming.StoreInlineBlob(data):
                 self._background.start(self._deliver(job, data))
             case swarming.GiveUp():
                 self._give_up(job, instruction)
@@ -162,14 +162,14 @@ def _tell(swarm: Swarm, job: Job, instruction: swarming.Instruction) -> None:
     match instruction:
         case swarming.Tell(message):
             swarm.tell(message)
-        case swarming.TellContent() if job.blob is not None:
-            swarm.tell(Content(job.member.digest, job.blob.read(0, job.blob.size_bytes)))
+        case swarming.SendInlineBlob() if job.blob is not None:
+            swarm.tell(InlineBlob(job.member.digest, job.blob.read(0, job.blob.size_bytes)))
         case swarming.TellNeighbours(hosts, message):
             swarm.tell_neighbours(hosts, message)
-        case swarming.Meet(neighbour):
-            swarm.meet(job.member.digest, neighbour)
-        case swarming.Part(host):
-            swarm.part(job.member.digest, host)
+        case swarming.AddNeighbour(neighbour):
+            swarm.add_neighbour(job.member.digest, neighbour)
+        case swarming.RemoveNeighbour(host):
+            swarm.remove_neighbour(job.member.digest, host)
         case _:
             pass
 

@@ -20,7 +20,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Background:
+class BackgroundTasks:
     """Starts tasks that end at the latest with the `async with` block.
 
     What a task raises is logged with its traceback: it is a defect of ours.
@@ -58,13 +58,13 @@ class Background:
             log.exception("a background task failed")
 
 
-class Shared(Generic[K, V]):
+class SingleFlight(Generic[K, V]):
     """Work that several callers want at the same time is done once (single flight).
 
     It goes on when the caller that began it is cancelled, for the others wait for it too.
     """
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: BackgroundTasks) -> None:
         self._background = background
         self._running: dict[K, asyncio.Future[V]] = {}
 

@@ -28,13 +28,13 @@ FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
 class Source:
     """A way to get a blob: which origin, where and as what it is there, and with whose authorisation.
 
-    `namespace` is the upstream's name among hosts.
+    `upstream` is the upstream's name among hosts.
     """
 
     origin: Origin
     ref: ContentRef
     credential: Credential
-    namespace: str = ""
+    upstream: str = ""
 
 
 class Report(Protocol):

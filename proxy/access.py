@@ -19,7 +19,7 @@ import structlog
 
 from peer.errors import OriginUnreachableError, P2pdError
 from peer.origin.api import Answer, Credential
-from peer.tasks import Background, Shared
+from peer.tasks import BackgroundTasks, SingleFlight
 from proxy.catalog import Catalog
 from proxy.core.grants import ANYONE, Grants, Place
 from proxy.core.routing import Route
@@ -47,7 +47,7 @@ class Access:
         self,
         origins: Origins,
         catalog: Catalog,
-        background: Background,
+        background: BackgroundTasks,
         *,
         ttl_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -58,7 +58,7 @@ class Access:
         self._clock = clock
         self._grants = Grants(ttl_s)
         self._key = secrets.token_bytes(32)
-        self._checks: Shared[tuple[str, Route], Permit] = Shared(background)
+        self._checks: SingleFlight[tuple[str, Route], Permit] = SingleFlight(background)
         self._probed: dict[Place, float] = {}
 
     def client(self, authorization: str | None) -> str:
@@ -71,7 +71,7 @@ class Access:
 
     async def check(self, route: Route, authorization: str | None) -> Permit:
         """Let the client have `route.reference`, a digest. Raises OriginRefusedError, OriginUnreachableError."""
-        client, place = self.client(authorization), Place(route.namespace, route.repository)
+        client, place = self.client(authorization), Place(route.upstream, route.repository)
         holder = self._grants.holder(client, place, route.reference, self._clock())
         if holder == ANYONE:
             return Permit(ANYONE, Credential(own=True))
@@ -109,7 +109,7 @@ class Access:
             permit = self.public_while_gone(place, route.reference)
             if permit is None:
                 raise
-            log.info("origin unreachable, served from the store", namespace=route.namespace, digest=route.reference)
+            log.info("origin unreachable, served from the store", upstream=route.upstream, digest=route.reference)
             return permit
         if asked.answer.status >= 400:
             if authorization is None:
@@ -122,7 +122,7 @@ class Access:
     async def _probe(self, place: Place, manifest: str, children: Sequence[str]) -> None:
         try:
             path = f"{place.repository}/manifests/{manifest}"
-            answer = await self._origins.head(place.namespace, path, Credential(own=True))
+            answer = await self._origins.head(place.upstream, path, Credential(own=True))
         except P2pdError as error:
             log.debug(
                 "could not find out whether a repository is public", repository=place.repository, error=str(error)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from peer.downloads import BlobReader
 from peer.errors import P2pdError
-from proxy.core.ranges import Span, UnsatisfiableRangeError, parse_ranges
+from proxy.core.ranges import ByteSpan, UnsatisfiableRangeError, parse_ranges
 
 INLINE_BYTES = 64 * 1024
 """Up to here one `read` and one `write` with the headers cost less than headers, sendfile and its set-up."""
@@ -55,7 +55,7 @@ async def send_blob(
         return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size_bytes}"})
     if spans is not None and len(spans) > 1:
         return await _send_parts(request, reader, headers, spans, sent)
-    span = spans[0] if spans else Span(0, size_bytes)
+    span = spans[0] if spans else ByteSpan(0, size_bytes)
     status = 206 if spans else 200
     if spans:
         headers["Content-Range"] = span.content_range(size_bytes)
@@ -69,7 +69,7 @@ async def send_blob(
 
 
 async def _send_parts(
-    request: web.BaseRequest, reader: BlobReader, headers: dict[str, str], spans: list[Span], sent: Sent
+    request: web.BaseRequest, reader: BlobReader, headers: dict[str, str], spans: list[ByteSpan], sent: Sent
 ) -> web.StreamResponse:
     """multipart/byteranges, a part for each range and in the client's order (RFC 9110, section 14.6)."""
     boundary = secrets.token_hex(16)
@@ -103,7 +103,7 @@ async def _begin(
 
 
 async def _send_span(
-    request: web.BaseRequest, response: web.StreamResponse, reader: BlobReader, span: Span, sent: Sent
+    request: web.BaseRequest, response: web.StreamResponse, reader: BlobReader, span: ByteSpan, sent: Sent
 ) -> None:
     loop = asyncio.get_running_loop()
     position = span.start

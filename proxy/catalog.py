@@ -77,7 +77,7 @@ class Catalog:
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    place.namespace,
+                    place.upstream,
                     place.repository,
                     tag,
                     resolved.digest,
@@ -91,27 +91,27 @@ class Catalog:
     def last_known(self, place: Place, tag: str) -> Resolved | None:
         row = self._read(
             "SELECT digest, media_type, size_bytes FROM tags WHERE namespace = ? AND repository = ? AND tag = ?",
-            (place.namespace, place.repository, tag),
+            (place.upstream, place.repository, tag),
         )
         return None if row is None else Resolved(*row)
 
     def remember_public(self, place: Place, digests: Iterable[str]) -> None:
         self._write(
             "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
-            [(place.namespace, place.repository, digest) for digest in digests],
+            [(place.upstream, place.repository, digest) for digest in digests],
         )
 
     def forget_public(self, place: Place, digest: str) -> None:
         """The origin has said no since."""
         self._write(
             "DELETE FROM public WHERE namespace = ? AND repository = ? AND digest = ?",
-            [(place.namespace, place.repository, digest)],
+            [(place.upstream, place.repository, digest)],
         )
 
     def is_public(self, place: Place, digest: str) -> bool:
         row = self._read(
             "SELECT 1 FROM public WHERE namespace = ? AND repository = ? AND digest = ?",
-            (place.namespace, place.repository, digest),
+            (place.upstream, place.repository, digest),
         )
         return row is not None
 

@@ -28,7 +28,7 @@ from peer.errors import ManifestError, OriginCorruptError, OriginUnreachableErro
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
 from peer.oci.reference import Digest, is_digest
 from peer.origin.api import Answer, ContentRef, Credential, Kind
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from peer.transfer import Source
 from proxy.access import Access, Permit
 from proxy.blob_response import Sent, first_bytes, send_blob
@@ -49,15 +49,15 @@ MAX_KNOWN_MANIFESTS = 1024
 CLIENT_GONE = 499
 """What counts as the status when the client goes away before the answer begins, as nginx has it."""
 
-PASSED_ON = ("content-type", "link", "oci-filters-applied", "warning", "retry-after", "www-authenticate")
+FORWARDED_HEADERS = ("content-type", "link", "oci-filters-applied", "warning", "retry-after", "www-authenticate")
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class RequestRecord:
     """One request and its answer, for the metrics. `cache` is how it was served."""
 
-    namespace: str
+    upstream: str
     endpoint: str
     status: int
     cache: Literal["hit", "miss", "none"]
@@ -67,7 +67,7 @@ class Served:
 
 
 @dataclass(slots=True)
-class _Exchange:
+class _RequestContext:
     """What is found out about one request while it is answered."""
 
     request: web.BaseRequest
@@ -79,7 +79,7 @@ class _Exchange:
 
     @property
     def place(self) -> Place:
-        return Place(self.route.namespace, self.route.repository)
+        return Place(self.route.upstream, self.route.repository)
 
     @property
     def head(self) -> bool:
@@ -99,10 +99,10 @@ class Mirror:
         downloads: Downloads,
         access: Access,
         tags: Tags,
-        background: Background,
+        background: BackgroundTasks,
         *,
         depth: int,
-        observe: Callable[[Served], None],
+        observe: Callable[[RequestRecord], None],
     ) -> None:
         self._origins = origins
         self._downloads = downloads
@@ -118,33 +118,33 @@ class Mirror:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the server's handler."""
         started = time.monotonic()
-        exchange: _Exchange | None = None
+        context: _RequestContext | None = None
         status = 500  # a defect of ours, unless it is set below
         try:
             try:
-                exchange = self._understand(request)
-                response = await self._answer(exchange)
+                context = self._parse(request)
+                response = await self._answer(context)
             except RouteError as error:
                 response = as_response(refusal(error.status, error.code, str(error)))
             except P2pdError as error:
-                assert exchange is not None
-                unknown = Code.BLOB_UNKNOWN if exchange.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+                assert context is not None
+                unknown = Code.BLOB_UNKNOWN if context.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
                 response = as_response(refusal_for(error, unknown))
                 log.info("refused", path=request.path, status=response.status, error=str(error))
             status = response.status
         except (asyncio.CancelledError, ConnectionError):
-            status = (exchange.sent.status if exchange else None) or CLIENT_GONE
+            status = (context.sent.status if context else None) or CLIENT_GONE
             raise
         finally:
             self._observe(
-                Served(
-                    namespace=exchange.route.namespace if exchange else "",
-                    endpoint=exchange.route.endpoint.value if exchange else "none",
+                RequestRecord(
+                    upstream=context.route.upstream if context else "",
+                    endpoint=context.route.endpoint.value if context else "none",
                     status=status,
-                    cache=exchange.cache if exchange else "none",
-                    body_bytes=exchange.sent.body_bytes if exchange else 0,
+                    cache=context.cache if context else "none",
+                    body_bytes=context.sent.body_bytes if context else 0,
                     seconds=time.monotonic() - started,
-                    user_agent=exchange.user_agent if exchange else "",
+                    user_agent=context.user_agent if context else "",
                 )
             )
         return response
@@ -153,7 +153,7 @@ class Mirror:
         """The pulls that have ended by monotonic time `now`, each told once."""
         return self._pulls.ended(now)
 
-    def _understand(self, request: web.BaseRequest) -> _Exchange:
+    def _parse(self, request: web.BaseRequest) -> _RequestContext:
         route = parse_route(
             request.method,
             request.raw_path.partition("?")[0],
@@ -162,90 +162,88 @@ class Mirror:
             self._origins.upstreams.keys(),
             self._origins.default,
         )
-        return _Exchange(request, route, request.headers.get("Authorization"))
+        return _RequestContext(request, route, request.headers.get("Authorization"))
 
-    async def _answer(self, exchange: _Exchange) -> web.StreamResponse:
-        match exchange.route.endpoint:
+    async def _answer(self, context: _RequestContext) -> web.StreamResponse:
+        match context.route.endpoint:
             case Endpoint.PING:
-                return await self._ping(exchange)
+                return await self._ping(context)
             case Endpoint.MANIFEST:
-                return await self._manifest(exchange)
+                return await self._manifest(context)
             case Endpoint.BLOB:
-                return await self._blob(exchange)
+                return await self._blob(context)
             case Endpoint.TAGS | Endpoint.REFERRERS:
-                return await self._pass_on(exchange)
+                return await self._forward(context)
 
     # -- questions -------------------------------------------------------------------------------------------------
 
-    async def _ping(self, exchange: _Exchange) -> web.Response:
+    async def _ping(self, context: _RequestContext) -> web.Response:
         """Relay the origin's answer. With the origin gone say yes, so that what is held can be had."""
         try:
-            asked = await self._origins.ask(exchange.route, "GET", "", exchange.authorization)
+            asked = await self._origins.ask(context.route, "GET", "", context.authorization)
         except OriginUnreachableError as error:
-            log.info(
-                "origin unreachable, the mirror answers for it", namespace=exchange.route.namespace, error=str(error)
-            )
+            log.info("origin unreachable, the mirror answers for it", upstream=context.route.upstream, error=str(error))
             return web.json_response({}, headers=API_VERSION)
         if asked.answer.status < 400:
             return web.json_response({}, headers=API_VERSION)
         raise refused(asked.answer, "/v2/")
 
-    async def _pass_on(self, exchange: _Exchange) -> web.Response:
-        route = exchange.route
-        fields = exchange.request.rel_url.raw_query_string.split("&")
+    async def _forward(self, context: _RequestContext) -> web.Response:
+        route = context.route
+        fields = context.request.rel_url.raw_query_string.split("&")
         query = "&".join(field for field in fields if field.partition("=")[0] != "ns")
         path = f"{route.origin_path}?{query}" if query else route.origin_path
-        asked = await self._origins.ask(route, "GET", path, exchange.authorization)
+        asked = await self._origins.ask(route, "GET", path, context.authorization)
         if asked.answer.status >= 400:
             raise refused(asked.answer, route.origin_path)
-        headers = {name: asked.answer.headers[name] for name in PASSED_ON if name in asked.answer.headers}
+        headers = {name: asked.answer.headers[name] for name in FORWARDED_HEADERS if name in asked.answer.headers}
         if "link" in headers:
-            headers["link"] = _link_here(headers["link"], route, named="ns" in exchange.request.query)
-        exchange.sent.body_bytes = len(asked.answer.body)
-        return web.Response(body=asked.answer.body, headers={**self._headers(exchange), **headers})
+            headers["link"] = _link_here(headers["link"], route, named="ns" in context.request.query)
+        context.sent.body_bytes = len(asked.answer.body)
+        return web.Response(body=asked.answer.body, headers={**self._headers(context), **headers})
 
     # -- manifests -------------------------------------------------------------------------------------------------
 
-    async def _manifest(self, exchange: _Exchange) -> web.StreamResponse:
-        route = exchange.route
+    async def _manifest(self, context: _RequestContext) -> web.StreamResponse:
+        route = context.route
         if is_digest(route.reference):
-            permit = await self._access.check(route, exchange.authorization)
+            permit = await self._access.check(route, context.authorization)
         else:
-            accept = ", ".join(exchange.request.headers.getall("Accept", []))
-            answer = await self._tags.resolve(route, exchange.authorization, accept)
+            accept = ", ".join(context.request.headers.getall("Accept", []))
+            answer = await self._tags.resolve(route, context.authorization, accept)
             permit = answer.permit
-            exchange.route = replace(route, reference=Digest(answer.resolved.digest))
-            exchange.expected = Expected(answer.resolved.size_bytes, answer.resolved.media_type)
-            if exchange.head:
+            context.route = replace(route, reference=Digest(answer.resolved.digest))
+            context.expected = Expected(answer.resolved.size_bytes, answer.resolved.media_type)
+            if context.head:
                 resolved = answer.resolved
-                return self._head(exchange, resolved.digest, resolved.size_bytes, resolved.media_type)
-        if exchange.head:
-            return await self._head_of(exchange, permit)
-        return await self._send_manifest(exchange, permit, asked_for=route.reference)
+                return self._head(context, resolved.digest, resolved.size_bytes, resolved.media_type)
+        if context.head:
+            return await self._head_of(context, permit)
+        return await self._send_manifest(context, permit, asked_for=route.reference)
 
-    async def _send_manifest(self, exchange: _Exchange, permit: Permit, asked_for: str) -> web.StreamResponse:
-        digest = exchange.route.reference
+    async def _send_manifest(self, context: _RequestContext, permit: Permit, asked_for: str) -> web.StreamResponse:
+        digest = context.route.reference
         async with AsyncExitStack() as stack:
-            reader = await self._open(stack, exchange, permit, Kind.MANIFEST)
+            reader = await self._open(stack, context, permit, Kind.MANIFEST)
             body = reader.blob.read(0, reader.blob.size_bytes)
             media_type = reader.blob.header.media_type
         manifest = self._parsed(digest, body, media_type)
         if manifest is not None:
             children = tuple(child.digest for child in manifest.children)
-            self._access.grant_image(exchange.place, permit, digest, children)
+            self._access.grant_image(context.place, permit, digest, children)
             media_type = manifest.media_type
             if manifest.kind is ManifestKind.IMAGE:
                 self._pulls.manifest_served(
                     permit.client,
                     digest,
-                    place=exchange.place,
-                    image=_image_name(exchange.route, asked_for),
-                    user_agent=exchange.user_agent,
+                    place=context.place,
+                    image=_image_name(context.route, asked_for),
+                    user_agent=context.user_agent,
                     children=children,
                     now=time.monotonic(),
                 )
-        exchange.sent.body_bytes = len(body)
-        return web.Response(body=body, headers=self._blob_headers(exchange, digest, media_type))
+        context.sent.body_bytes = len(body)
+        return web.Response(body=body, headers=self._blob_headers(context, digest, media_type))
 
     def _parsed(self, digest: str, body: bytes, media_type: str) -> Manifest | None:
         """What the manifest says; None for one that we do not understand, which is served all the same."""
@@ -266,54 +264,54 @@ class Mirror:
 
     # -- blobs -----------------------------------------------------------------------------------------------------
 
-    async def _blob(self, exchange: _Exchange) -> web.StreamResponse:
-        permit = await self._access.check(exchange.route, exchange.authorization)
-        if exchange.head:
-            return await self._head_of(exchange, permit)
-        digest, place = exchange.route.reference, exchange.place
+    async def _blob(self, context: _RequestContext) -> web.StreamResponse:
+        permit = await self._access.check(context.route, context.authorization)
+        if context.head:
+            return await self._head_of(context, permit)
+        digest, place = context.route.reference, context.place
         for layer in self._pulls.blob_asked(permit.client, place, digest, time.monotonic()):
-            self._fetch_ahead(exchange.route, permit.credential, layer)
+            self._fetch_ahead(context.route, permit.credential, layer)
         try:
             async with AsyncExitStack() as stack:
-                reader = await self._open(stack, exchange, permit, Kind.BLOB)
-                headers = self._blob_headers(exchange, digest, "application/octet-stream")
-                response = await send_blob(exchange.request, reader, headers, exchange.sent)
+                reader = await self._open(stack, context, permit, Kind.BLOB)
+                headers = self._blob_headers(context, digest, "application/octet-stream")
+                response = await send_blob(context.request, reader, headers, context.sent)
         except P2pdError as error:
-            exchange.sent.error = error
+            context.sent.error = error
             raise
         finally:
             self._pulls.blob_ended(
                 permit.client,
                 place,
                 digest,
-                sent_bytes=exchange.sent.body_bytes,
-                from_store=exchange.cache == "hit",
-                failed=exchange.sent.error is not None,
+                sent_bytes=context.sent.body_bytes,
+                from_store=context.cache == "hit",
+                failed=context.sent.error is not None,
                 now=time.monotonic(),
             )
-        if exchange.sent.error is not None:
-            log.warning("cut a client's blob short", digest=digest, error=str(exchange.sent.error))
+        if context.sent.error is not None:
+            log.warning("cut a client's blob short", digest=digest, error=str(context.sent.error))
         return response
 
-    async def _open(self, stack: AsyncExitStack, exchange: _Exchange, permit: Permit, kind: Kind) -> BlobReader:
+    async def _open(self, stack: AsyncExitStack, context: _RequestContext, permit: Permit, kind: Kind) -> BlobReader:
         """A reader of the exchange's digest, within the time that a client waits for headers; a manifest as a whole."""
-        route = exchange.route
+        route = context.route
         ref = ContentRef(route.repository, route.reference, kind)
-        source = Source(self._origins.origin(route.namespace), ref, permit.credential, route.namespace)
-        expected = exchange.expected or _expected(permit.answer) or self._expected.get(route.reference)
+        source = Source(self._origins.origin(route.upstream), ref, permit.credential, route.upstream)
+        expected = context.expected or _expected(permit.answer) or self._expected.get(route.reference)
         within_s = self._origins.answer_within_s
         try:
             async with asyncio.timeout(within_s):
-                at = first_bytes(exchange.request, expected.size_bytes) if expected else (0, None)
+                at = first_bytes(context.request, expected.size_bytes) if expected else (0, None)
                 opened = self._downloads.open(route.reference, source, expected=expected, at=at)
                 reader = await stack.enter_async_context(opened)
                 if kind is Kind.MANIFEST:
                     await _all_of_manifest(reader)
         except TimeoutError:
             raise OriginUnreachableError(
-                f"{route.namespace} did not send {route.reference} within {within_s:g} s"
+                f"{route.upstream} did not send {route.reference} within {within_s:g} s"
             ) from None
-        exchange.cache = "hit" if reader.from_store else "miss"
+        context.cache = "hit" if reader.from_store else "miss"
         return reader
 
     def _fetch_ahead(self, route: Route, credential: Credential, digest: str) -> None:
@@ -321,7 +319,7 @@ class Mirror:
         if digest not in self._ahead and not (held and held.complete):
             self._ahead.add(digest)
             ref = ContentRef(route.repository, digest)
-            source = Source(self._origins.origin(route.namespace), ref, credential, route.namespace)
+            source = Source(self._origins.origin(route.upstream), ref, credential, route.upstream)
             self._background.start(self._fetch(digest, source))
 
     async def _fetch(self, digest: str, source: Source) -> None:
@@ -337,34 +335,34 @@ class Mirror:
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
-    async def _head_of(self, exchange: _Exchange, permit: Permit) -> web.Response:
+    async def _head_of(self, context: _RequestContext, permit: Permit) -> web.Response:
         """HEAD by digest: from the store, else as the origin answers, else of what other hosts have."""
-        route = exchange.route
+        route = context.route
         held = self._downloads.store.peek(route.reference)
         if held is not None and held.complete:
-            exchange.cache = "hit"
-            return self._head(exchange, route.reference, held.size_bytes, self._held_type(route, held.media_type))
+            context.cache = "hit"
+            return self._head(context, route.reference, held.size_bytes, self._held_type(route, held.media_type))
         answer = permit.answer
         if answer is None:
             try:
-                answer = await self._origins.head(route.namespace, route.origin_path, permit.credential)
+                answer = await self._origins.head(route.upstream, route.origin_path, permit.credential)
             except OriginUnreachableError:
-                return await self._head_of_swarms(exchange, permit)
+                return await self._head_of_swarms(context, permit)
             if answer.status >= 400:
                 raise refused(answer, route.origin_path)
-        exchange.cache = "miss"
-        return self._head(exchange, route.reference, _length_of(answer), answer.headers.get("content-type", ""))
+        context.cache = "miss"
+        return self._head(context, route.reference, _length_of(answer), answer.headers.get("content-type", ""))
 
-    async def _head_of_swarms(self, exchange: _Exchange, permit: Permit) -> web.Response:
+    async def _head_of_swarms(self, context: _RequestContext, permit: Permit) -> web.Response:
         """The GET that follows gets what is begun here."""
-        route = exchange.route
+        route = context.route
         async with AsyncExitStack() as stack:
             kind = Kind.MANIFEST if route.endpoint is Endpoint.MANIFEST else Kind.BLOB
-            blob = (await self._open(stack, exchange, permit, kind)).blob
+            blob = (await self._open(stack, context, permit, kind)).blob
             if kind is Kind.MANIFEST:
                 self._parsed(route.reference, blob.read(0, blob.size_bytes), blob.header.media_type)
             media_type = self._held_type(route, blob.header.media_type)
-            return self._head(exchange, route.reference, blob.size_bytes, media_type)
+            return self._head(context, route.reference, blob.size_bytes, media_type)
 
     def _held_type(self, route: Route, media_type: str) -> str:
         manifest = self._manifests.get(route.reference)
@@ -372,22 +370,22 @@ class Mirror:
             return "application/octet-stream"
         return manifest.media_type if manifest is not None else media_type
 
-    def _head(self, exchange: _Exchange, digest: str, size_bytes: int, media_type: str) -> web.Response:
-        headers = self._blob_headers(exchange, digest, media_type or "application/octet-stream")
+    def _head(self, context: _RequestContext, digest: str, size_bytes: int, media_type: str) -> web.Response:
+        headers = self._blob_headers(context, digest, media_type or "application/octet-stream")
         return web.Response(headers={**headers, "Content-Length": str(size_bytes)})
 
-    def _blob_headers(self, exchange: _Exchange, digest: str, media_type: str) -> dict[str, str]:
+    def _blob_headers(self, context: _RequestContext, digest: str, media_type: str) -> dict[str, str]:
         return {
-            **self._headers(exchange),
+            **self._headers(context),
             "Content-Type": media_type,
             "Docker-Content-Digest": digest,
             "ETag": f'"{digest}"',
             "Accept-Ranges": "bytes",
         }
 
-    def _headers(self, exchange: _Exchange) -> dict[str, str]:
-        named = exchange.request.query.get("ns") or exchange.request.headers.get("OCI-Namespace")
-        return {**API_VERSION, "OCI-Namespace": exchange.route.namespace} if named else dict(API_VERSION)
+    def _headers(self, context: _RequestContext) -> dict[str, str]:
+        named = context.request.query.get("ns") or context.request.headers.get("OCI-Namespace")
+        return {**API_VERSION, "OCI-Namespace": context.route.upstream} if named else dict(API_VERSION)
 
 
 async def _all_of_manifest(reader: BlobReader) -> None:
@@ -399,7 +397,7 @@ async def _all_of_manifest(reader: BlobReader) -> None:
 
 def _image_name(route: Route, asked_for: str) -> str:
     separator = "@" if is_digest(cast("Digest", asked_for)) else ":"
-    return f"{route.namespace}/{route.repository}{separator}{asked_for}"
+    return f"{route.upstream}/{route.repository}{separator}{asked_for}"
 
 
 def _expected(answer: Answer | None) -> Expected | None:
@@ -424,7 +422,7 @@ def _link_here(link: str, route: Route, *, named: bool) -> str:
 
     def here(found: re.Match[str]) -> str:
         below = found["below"]
-        ns = f"{'&' if '?' in below else '?'}ns={route.namespace}" if named else ""
+        ns = f"{'&' if '?' in below else '?'}ns={route.upstream}" if named else ""
         return f"</v2/{route.prefix}{below}{ns}>"
 
     return _LINK.sub(here, link, count=1)

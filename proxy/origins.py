@@ -11,7 +11,7 @@ from typing import Literal
 
 from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE
-from peer.oci.reference import Namespace
+from peer.oci.reference import UpstreamName
 from peer.origin.api import Answer, Credential, Origin
 from proxy.core.routing import Route
 
@@ -27,7 +27,7 @@ MAX_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class UpstreamOrigin:
     """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none."""
 
     origin: Origin
@@ -35,7 +35,7 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OriginAnswer:
     """An origin's answer, with the credential that it was given to."""
 
     answer: Answer
@@ -43,24 +43,26 @@ class Asked:
 
 
 class Origins:
-    """All upstreams by namespace; the first is the default one. `answer_within_s` is how long clients wait for us."""
+    """All upstreams by name; the first is the default one. `answer_within_s` is how long clients wait for us."""
 
-    def __init__(self, upstreams: Mapping[Namespace, Upstream], *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+    def __init__(
+        self, upstreams: Mapping[UpstreamName, UpstreamOrigin], *, answer_within_s: float = ANSWER_WITHIN_S
+    ) -> None:
         self.upstreams = upstreams
         self.default = next(iter(upstreams))
         self.answer_within_s = answer_within_s
         self._threads = {
-            namespace: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for namespace in upstreams
+            upstream: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for upstream in upstreams
         }
 
-    def origin(self, namespace: Namespace) -> Origin:
-        return self.upstreams[namespace].origin
+    def origin(self, upstream: UpstreamName) -> Origin:
+        return self.upstreams[upstream].origin
 
-    def credential(self, namespace: Namespace, authorization: str | None) -> Credential:
+    def credential(self, upstream: UpstreamName, authorization: str | None) -> Credential:
         """A client's own credential if it sent one, else the operator's, else none at all."""
         if authorization is not None:
             return Credential(authorization)
-        return Credential(own=self.upstreams[namespace].has_credentials)
+        return Credential(own=self.upstreams[upstream].has_credentials)
 
     async def ask(
         self,
@@ -69,34 +71,34 @@ class Origins:
         path: str,
         authorization: str | None,
         accept: str | None = None,
-    ) -> Asked:
+    ) -> OriginAnswer:
         """Ask the route's origin for `path` below `/v2/` with the client's credential. `accept` is the header; `""` is
         none, and without one, any manifest will do.
 
         A client that named the upstream by a path prefix got its token for a repository of the wrong name (the prefix
         is in it), so when that token is refused, what p2pd may have by itself is tried. Raises OriginUnreachableError.
         """
-        credential = self.credential(route.namespace, authorization)
-        answer = await self._request(route.namespace, method, path, credential, accept)
+        credential = self.credential(route.upstream, authorization)
+        answer = await self._request(route.upstream, method, path, credential, accept)
         if answer.status in (401, 403) and authorization is not None and route.prefix:
             own = Credential(own=True)
-            second = await self._request(route.namespace, method, path, own, accept)
+            second = await self._request(route.upstream, method, path, own, accept)
             if second.status < 400:
-                return Asked(second, own)
-        return Asked(answer, credential)
+                return OriginAnswer(second, own)
+        return OriginAnswer(answer, credential)
 
-    async def ask_openly(
+    async def ask_anonymously(
         self, route: Route, method: Literal["GET", "HEAD"], path: str, accept: str | None = None
-    ) -> Asked:
+    ) -> OriginAnswer:
         """Ask as anybody may who has no credential, with the token that registries give to all. Only where the operator
         gave none: p2pd's own would be shown. Raises OriginUnreachableError."""
-        assert not self.upstreams[route.namespace].has_credentials
+        assert not self.upstreams[route.upstream].has_credentials
         credential = Credential(own=True)
-        return Asked(await self._request(route.namespace, method, path, credential, accept), credential)
+        return OriginAnswer(await self._request(route.upstream, method, path, credential, accept), credential)
 
-    async def head(self, namespace: Namespace, path: str, credential: Credential) -> Answer:
+    async def head(self, upstream: UpstreamName, path: str, credential: Credential) -> Answer:
         """HEAD `path` with just this credential. Raises OriginUnreachableError."""
-        return await self._request(namespace, "HEAD", path, credential, None)
+        return await self._request(upstream, "HEAD", path, credential, None)
 
     def close(self) -> None:
         for upstream in self.upstreams.values():
@@ -106,7 +108,7 @@ class Origins:
 
     async def _request(
         self,
-        namespace: Namespace,
+        upstream: UpstreamName,
         method: Literal["GET", "HEAD"],
         path: str,
         credential: Credential,
@@ -115,12 +117,12 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {"Accept": accept} if accept else {}
-        call = partial(self.origin(namespace).request, method, path, credential=credential, headers=headers)
+        call = partial(self.origin(upstream).request, method, path, credential=credential, headers=headers)
         try:
             async with asyncio.timeout(self.answer_within_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads[namespace], call)
+                return await asyncio.get_running_loop().run_in_executor(self._threads[upstream], call)
         except TimeoutError:
-            raise OriginUnreachableError(f"{namespace} did not answer within {self.answer_within_s:g} s") from None
+            raise OriginUnreachableError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
 
 
 def refused(answer: Answer, what: str) -> OriginRefusedError:

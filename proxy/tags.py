@@ -36,20 +36,20 @@ from peer.oci.manifest import KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
 from peer.oci.reference import parse_digest
 from peer.origin.api import Answer, Credential
 from peer.swarm.tags import TagFound, TagName, Turn
-from peer.tasks import Background, Shared
+from peer.tasks import BackgroundTasks, SingleFlight
 from proxy.access import Access, Permit
 from proxy.catalog import Catalog, Resolved
 from proxy.core.accept import accepts
 from proxy.core.grants import ANYONE, Place
 from proxy.core.routing import Route
-from proxy.origins import ANY_MANIFEST, Asked, Origins, refused
+from proxy.origins import ANY_MANIFEST, OriginAnswer, Origins, refused
 
 log = structlog.get_logger("proxy.tags")
 
 MAX_REMEMBERED = 4096
 
 
-class Cluster(Protocol):
+class TagCluster(Protocol):
     """The hosts that ask for tags together: `peer.swarm.tags.TagLookups`."""
 
     async def look_up(self, name: TagName) -> TagFound | Turn | None:
@@ -80,11 +80,11 @@ class Tags:
         origins: Origins,
         access: Access,
         catalog: Catalog,
-        background: Background,
+        background: BackgroundTasks,
         *,
         ttl_s: float,
         serve_stale: bool,
-        cluster: Cluster | None = None,
+        cluster: TagCluster | None = None,
         trust_hosts: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,7 +96,7 @@ class Tags:
         self._cluster = cluster
         self._trust_hosts = trust_hosts
         self._clock = clock
-        self._asking: Shared[tuple[str, Route, str], TagAnswer] = Shared(background)
+        self._asking: SingleFlight[tuple[str, Route, str], TagAnswer] = SingleFlight(background)
         self._answers: dict[tuple[str, Route, str], tuple[float, TagAnswer]] = {}
 
     async def resolve(self, route: Route, authorization: str | None, accept: str) -> TagAnswer:
@@ -109,7 +109,7 @@ class Tags:
 
     async def _resolve(self, key: tuple[str, Route, str], authorization: str | None) -> TagAnswer:
         _, route, accept = key
-        place = Place(route.namespace, route.repository)
+        place = Place(route.upstream, route.repository)
         try:
             answer = await self._with_others(key, authorization)
             if answer is None:
@@ -121,13 +121,13 @@ class Tags:
         return answer
 
     def _granted(
-        self, key: tuple[str, Route, str], authorization: str | None, found: tuple[Asked, Resolved]
+        self, key: tuple[str, Route, str], authorization: str | None, found: tuple[OriginAnswer, Resolved]
     ) -> TagAnswer:
         """What the origin has just told this host, for this client and for those who come a moment later."""
         asked, resolved = found
         _, route, _ = key
         answer = TagAnswer(resolved, self._access.permit_for(asked.credential, authorization))
-        self._access.grant(Place(route.namespace, route.repository), answer.permit, [resolved.digest])
+        self._access.grant(Place(route.upstream, route.repository), answer.permit, [resolved.digest])
         if len(self._answers) >= MAX_REMEMBERED:
             self._answers.clear()
         self._answers[key] = (self._clock() + self._ttl_s, answer)
@@ -143,7 +143,7 @@ class Tags:
         if self._cluster is None:
             return None
         _, route, accept = key
-        name = TagName(route.namespace, route.repository, route.reference)
+        name = TagName(route.upstream, route.repository, route.reference)
         turn = await self._cluster.look_up(name)
         if turn is Turn.OURS:
             found = await self._ask_for_all(self._cluster, name, route, authorization)
@@ -153,8 +153,8 @@ class Tags:
         return await self._admit(replace(route, reference=parse_digest(turn.digest)), authorization, turn)
 
     async def _ask_for_all(
-        self, cluster: Cluster, name: TagName, route: Route, authorization: str | None
-    ) -> tuple[Asked, Resolved]:
+        self, cluster: TagCluster, name: TagName, route: Route, authorization: str | None
+    ) -> tuple[OriginAnswer, Resolved]:
         """Ask the origin, and tell the others what came of it, whatever it is."""
         status, found = 0, None
         try:
@@ -176,25 +176,25 @@ class Tags:
             cluster.answer(name, status, found)
         return asked, resolved
 
-    async def _ask_openly_first(self, route: Route, authorization: str | None) -> tuple[Asked, Resolved]:
+    async def _ask_openly_first(self, route: Route, authorization: str | None) -> tuple[OriginAnswer, Resolved]:
         """Where the hosts believe each other, find out whether anyone may have it: that saves all their questions."""
-        if self._trust_hosts and not self._origins.upstreams[route.namespace].has_credentials:
+        if self._trust_hosts and not self._origins.upstreams[route.upstream].has_credentials:
             try:
-                return await self._ask(route, None, ANY_MANIFEST, openly=True)
+                return await self._ask(route, None, ANY_MANIFEST, anonymous=True)
             except OriginRefusedError:
                 if authorization is None:
                     raise
         return await self._ask(route, authorization, ANY_MANIFEST)
 
     def _is_public(self, route: Route, credential: Credential) -> bool:
-        return credential.authorization is None and not self._origins.upstreams[route.namespace].has_credentials
+        return credential.authorization is None and not self._origins.upstreams[route.upstream].has_credentials
 
     async def _admit(self, route: Route, authorization: str | None, told: TagFound) -> TagAnswer | None:
         """The manifest that another host found, if this client may have it (rules 2 and 3)."""
         resolved = Resolved(told.digest, told.media_type, told.size_bytes)
         if told.public and self._trust_hosts:
             permit = Permit(ANYONE, Credential(own=True))
-            self._access.grant(Place(route.namespace, route.repository), permit, [told.digest])
+            self._access.grant(Place(route.upstream, route.repository), permit, [told.digest])
             return TagAnswer(resolved, permit)
         try:
             permit = await self._access.check(route, authorization)
@@ -207,10 +207,10 @@ class Tags:
     # -- at the origin ---------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, route: Route, authorization: str | None, accept: str, *, openly: bool = False
-    ) -> tuple[Asked, Resolved]:
+        self, route: Route, authorization: str | None, accept: str, *, anonymous: bool = False
+    ) -> tuple[OriginAnswer, Resolved]:
         """HEAD the tag; GET it at a registry that does not answer HEAD as the specification wants."""
-        ask = self._origins.ask_openly if openly else partial(self._origins.ask, authorization=authorization)
+        ask = self._origins.ask_anonymously if anonymous else partial(self._origins.ask, authorization=authorization)
         asked = await ask(route, "HEAD", route.origin_path, accept=accept)
         resolved = _resolved(asked.answer.headers) if asked.answer.status == 200 else None
         if resolved is None and asked.answer.status in (200, 400, 404, 405):
@@ -227,7 +227,7 @@ class Tags:
             raise error
         log.warning(
             "origin unreachable, served the tag's last known digest",
-            image=f"{route.namespace}/{route.repository}:{route.reference}",
+            image=f"{route.upstream}/{route.repository}:{route.reference}",
             digest=resolved.digest,
         )
         return TagAnswer(resolved, permit)

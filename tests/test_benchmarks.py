@@ -200,7 +200,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[str, load.Blob]]:
+def served(tmp_path: Path) -> Iterator[tuple[str, load.BenchmarkBlob]]:
     """The URL of a file, and the blob that it is."""
     content = bytes(range(256)) * 8192
     (tmp_path / "blob").write_bytes(content)
@@ -209,26 +209,26 @@ def served(tmp_path: Path) -> Iterator[tuple[str, load.Blob]]:
     thread.start()
     try:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        yield f"http://127.0.0.1:{server.server_port}/blob", load.Blob(digest, len(content))
+        yield f"http://127.0.0.1:{server.server_port}/blob", load.BenchmarkBlob(digest, len(content))
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def test_the_clients_receive_and_check(served: tuple[str, load.Blob], tmp_path: Path) -> None:
+def test_the_clients_receive_and_check(served: tuple[str, load.BenchmarkBlob], tmp_path: Path) -> None:
     url, blob = served
     assert load.first_byte_s(url, blob) > 0
     assert load.runtime_s(url, blob, tmp_path / "output") > 0
     assert (tmp_path / "output").stat().st_size == blob.size_bytes
 
 
-def test_wrong_bytes_are_no_result(served: tuple[str, load.Blob], tmp_path: Path) -> None:
+def test_wrong_bytes_are_no_result(served: tuple[str, load.BenchmarkBlob], tmp_path: Path) -> None:
     url, blob = served
     with pytest.raises(UnmeasurableError, match="digest"):
-        load.runtime_s(url, load.Blob("sha256:0", blob.size_bytes), tmp_path / "output")
+        load.runtime_s(url, load.BenchmarkBlob("sha256:0", blob.size_bytes), tmp_path / "output")
     with pytest.raises(UnmeasurableError, match="bytes"):
-        load.first_byte_s(url, load.Blob(blob.digest, blob.size_bytes + 1))
+        load.first_byte_s(url, load.BenchmarkBlob(blob.digest, blob.size_bytes + 1))
     with pytest.raises(UnmeasurableError, match="status 404"):
         load.first_byte_s(f"{url}-not", blob)
 

@@ -14,7 +14,7 @@ from benchmarks.cluster.image import Image, sent_bytes
 from benchmarks.cluster.player import POLL_INTERVAL_S, Playing, play
 from benchmarks.cluster.schedule import Action, Script, Step
 from benchmarks.command import UnmeasurableError
-from benchmarks.load import Blob
+from benchmarks.load import BenchmarkBlob
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape
 
 MIB = 2**20
@@ -151,7 +151,9 @@ def test_what_does_not_end_is_told() -> None:
 
 def test_only_blobs_of_the_image_count_as_sent() -> None:
     line = '10.77.0.3 - - [24/Nov/2026:07:32:47 +0000] "{} /v2/bench/blobs/{} HTTP/1.1" {} {} "" "p2pd"\n'
-    image = Image(Path("storage"), (Blob("sha256:a", 8), Blob("sha256:b", 8)), Blob("sha256:probe", 8))
+    image = Image(
+        Path("storage"), (BenchmarkBlob("sha256:a", 8), BenchmarkBlob("sha256:b", 8)), BenchmarkBlob("sha256:probe", 8)
+    )
     log = "".join(
         line.format(*answer)
         for answer in [

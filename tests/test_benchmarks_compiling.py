@@ -6,10 +6,10 @@ import shutil
 from typing import Any
 
 from benchmarks.compiling import simulating
-from benchmarks.suite import Run, simulate
+from benchmarks.suite import SimulationRun, simulate
 from p2pd.simulation import cluster
 
-RUN = Run(nodes=12, pieces=16)
+RUN = SimulationRun(nodes=12, pieces=16)
 
 
 def where() -> str:

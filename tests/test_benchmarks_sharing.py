@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.policies.sharing import Server, level
-from p2pd.simulation.event_queue import Timeline
+from benchmarks.policies.sharing import SharedServer, level
+from p2pd.simulation.event_queue import EventQueue
 
 RATE = 1000.0
 
@@ -18,19 +18,19 @@ class Served:
     """A server, and when each transfer of each host ended."""
 
     def __init__(self, *, streams: int | None = None, site_rate: float | None = None) -> None:
-        self.timeline = Timeline()
-        self.server = Server(self.timeline, RATE, streams=streams, site_rate=site_rate)
+        self.event_queue = EventQueue()
+        self.server = SharedServer(self.event_queue, RATE, streams=streams, site_rate=site_rate)
         self.ended: dict[str, float] = {}
 
     def send(self, host: str, size: float, *, most: float = 10 * RATE, site: str | None = None) -> None:
         self.server.send(host, site, most, size, self._end, host)
 
     def _end(self, host: str) -> None:
-        self.ended[host] = self.timeline.now
+        self.ended[host] = self.event_queue.now
 
     def play(self) -> dict[str, float]:
-        while self.timeline.next() is not None:
-            self.timeline.step()
+        while self.event_queue.next() is not None:
+            self.event_queue.step()
         return self.ended
 
 
@@ -100,7 +100,7 @@ def test_a_site_s_line_holds_its_hosts_back_and_no_others() -> None:
 def test_the_line_is_never_idle_and_nothing_is_lost(sent: list[tuple[str, float, float]]) -> None:
     served = Served(streams=3)
     for host, size, at_s in sent:
-        served.timeline.at(at_s, served.send, host, size)
+        served.event_queue.at(at_s, served.send, host, size)
     last = max(served.play().values())
     total = sum(size for _, size, _ in sent)
     assert served.server.sent_bytes == pytest.approx(total)

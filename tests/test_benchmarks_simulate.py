@@ -15,8 +15,8 @@ from benchmarks.simulate import command as simulate
 from p2pd.simulation.scenario import Shape, blob_of
 
 
-def bed(scenario: str = "flash-crowd", nodes: int = 8, pieces: int = 16, *, runs: int = 1) -> simulate.Testbed:
-    return simulate.Testbed(scenario, Shape(nodes, (blob_of(pieces),), rate_bytes_per_s=12.5e6), runs)
+def bed(scenario: str = "flash-crowd", nodes: int = 8, pieces: int = 16, *, runs: int = 1) -> simulate.SimulateTestbed:
+    return simulate.SimulateTestbed(scenario, Shape(nodes, (blob_of(pieces),), rate_bytes_per_s=12.5e6), runs)
 
 
 def report(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

@@ -13,7 +13,17 @@ import pytest
 from benchmarks import policies
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
-from benchmarks.suite import LARGEST, SCENARIO_NODES, SCENARIO_PIECES, Row, Run, markdown, rows, runs, simulate
+from benchmarks.suite import (
+    LARGEST,
+    SCENARIO_NODES,
+    SCENARIO_PIECES,
+    Row,
+    SimulationRun,
+    markdown,
+    rows,
+    runs,
+    simulate,
+)
 from p2pd.simulation.scenario import SCENARIOS
 
 
@@ -54,7 +64,7 @@ class TestWhatIsRun:
 
     @pytest.mark.parametrize("policy", ["p2pd", "tree"])
     def test_a_run_gives_all_figures_of_a_row(self, policy: str) -> None:
-        run = Run(6, 8, policy=policy, curves=policy == "p2pd")
+        run = SimulationRun(6, 8, policy=policy, curves=policy == "p2pd")
         found = simulate(run)
         assert set(found) == set(result())
         assert found["failed_hosts"] == found["wrong_pieces"] == 0
@@ -64,13 +74,13 @@ class TestWhatIsRun:
 
 class TestRows:
     def test_an_efficiency_is_held_to_the_bar_of_its_size(self) -> None:
-        assert row(rows({Run(1_000, 256): result()}), "efficiency_last").bar == Bar(">=", 0.92)
-        assert row(rows({Run(1_000, 64): result()}), "efficiency_last").bar == Bar(">=", 0.85)
-        assert row(rows({Run(1_000, 256, down=1): result()}), "efficiency_last").bar is None
-        assert row(rows({Run(100, 256): result()}), "efficiency_last").bar is None
+        assert row(rows({SimulationRun(1_000, 256): result()}), "efficiency_last").bar == Bar(">=", 0.92)
+        assert row(rows({SimulationRun(1_000, 64): result()}), "efficiency_last").bar == Bar(">=", 0.85)
+        assert row(rows({SimulationRun(1_000, 256, down=1): result()}), "efficiency_last").bar is None
+        assert row(rows({SimulationRun(100, 256): result()}), "efficiency_last").bar is None
 
     def test_a_missed_bar_shows(self) -> None:
-        told = row(rows({Run(1_000, 256): result(efficiency_last=0.5)}), "efficiency_last").as_json()
+        told = row(rows({SimulationRun(1_000, 256): result(efficiency_last=0.5)}), "efficiency_last").as_json()
         assert told["met"] is False
         report = {"machine": {"cores": 2}, "figures": [told], "failures": {"cluster": "not root"}}
         text = markdown(report, 90.0)
@@ -78,18 +88,20 @@ class TestRows:
         assert "Not measured: cluster: not root" in text
 
     def test_what_breaks_is_compared_with_the_same_crowd_in_which_nothing_does(self) -> None:
-        crowd, churn = (Run(SCENARIO_NODES, SCENARIO_PIECES, name) for name in ("flash-crowd", "churn"))
+        crowd, churn = (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, name) for name in ("flash-crowd", "churn"))
         cost = row(rows({crowd: result(), churn: result(whole_s=12.0)}), "cost")
         assert (cost.value, cost.bar) == (1.2, Bar("<=", 1.15))
 
     def test_what_a_host_costs_is_compared_between_sizes(self) -> None:
         few, many = result(messages_per_piece=5.0), result(messages_per_piece=6.0)
-        growth = row(rows({Run(100, 256): few, Run(LARGEST, 256): many}), "messages_per_piece, growth")
+        growth = row(
+            rows({SimulationRun(100, 256): few, SimulationRun(LARGEST, 256): many}), "messages_per_piece, growth"
+        )
         assert (growth.value, growth.bar) == (1.2, Bar("<=", 1.3))
 
     def test_the_command_of_a_run_gives_it_again(self) -> None:
-        assert Run(1_000, 64).command() == "simulate --nodes 1000 --pieces 64"
-        assert Run(9, 4, "churn", sites=3, down=1).command() == (
+        assert SimulationRun(1_000, 64).command() == "simulate --nodes 1000 --pieces 64"
+        assert SimulationRun(9, 4, "churn", sites=3, down=1).command() == (
             "simulate --nodes 9 --pieces 4 --scenario churn --sites 3 --down-rate 100mbit"
         )
 
@@ -97,11 +109,13 @@ class TestRows:
 class TestPlots:
     def test_all_are_drawn(self, tmp_path: Path) -> None:
         curve = {"n0": [(0.0, 0.0), (10.0, 1.0)], "n1": [(0.0, 0.0), (9.0, 1.0)]}
-        planned: dict[Run, dict[str, Any]] = {
-            Run(nodes, 256, policy=policy): result() for nodes in (10, 1_000) for policy in ("p2pd", *policies.POLICIES)
+        planned: dict[SimulationRun, dict[str, Any]] = {
+            SimulationRun(nodes, 256, policy=policy): result()
+            for nodes in (10, 1_000)
+            for policy in ("p2pd", *policies.POLICIES)
         }
-        planned[Run(1_000, 256, curves=True)] = result(curves=curve)
-        planned |= {Run(SCENARIO_NODES, SCENARIO_PIECES, name): result() for name in SCENARIOS}
+        planned[SimulationRun(1_000, 256, curves=True)] = result(curves=curve)
+        planned |= {SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, name): result() for name in SCENARIOS}
         draw([{**asdict(run), **found} for run, found in planned.items()], tmp_path)
         for name in PLOTS:
             assert ElementTree.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")  # noqa: S314 # our own file

@@ -35,9 +35,9 @@ from benchmarks import programs
 from benchmarks.cluster.image import Image, make_image, require_room
 from benchmarks.cluster.nodes import (
     REGISTRY_PORT,
-    Crowd,
+    Clients,
     Setting,
-    Swarm,
+    SwarmClients,
     counted_since,
     goodput,
     latency_s,
@@ -49,7 +49,7 @@ from benchmarks.command import Command, Measure
 from benchmarks.datapath.command import GIB, size
 from benchmarks.procfs import machine_cpu_s
 from benchmarks.report import Bar, Figure
-from p2pd.simulation.result import Played, limit_s, median, registry_s
+from p2pd.simulation.result import RunResult, limit_s, median, registry_s
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape
 
 BARS: Final = {
@@ -89,16 +89,16 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ClusterRun:
     """A scenario played with p2pd, and what it cost."""
 
-    played: Played
+    played: RunResult
     cpu_share: float
     nodes_cpu_s: float
     clients_cpu_s: float
 
 
-class Testbed:
+class ClusterTestbed:
     """One scenario. `runs` are with p2pd, made when first asked for; `wanted` names the figures, all if it is empty."""
 
     def __init__(self, directory: Path, scenario: Scenario, base_rate: float, runs: int, wanted: Sequence[str]) -> None:
@@ -138,14 +138,14 @@ class Testbed:
             return Link(goodput(place), latency_s(place))
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[ClusterRun]:
         return [self._run() for _ in range(self._count)]
 
-    def _run(self) -> Run:
+    def _run(self) -> ClusterRun:
         bound_s = self.bound_s
         with setting(self.scenario, self.image, self._directory / "p2pd") as place:
             with ExitStack() as stack:
-                swarm = Swarm(place, stack)
+                swarm = SwarmClients(place, stack)
                 swarm.prepare()
                 swarm.fill(bound_s)
                 touch_memory(self._directory / "touched", len(self.scenario.wanting()) * self.scenario.image_bytes)
@@ -162,15 +162,15 @@ class Testbed:
                 link_messages=counts.link_messages,
                 scheduler_messages=counts.scheduler_messages,
             )
-        return Run(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s)
+        return ClusterRun(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s)
 
-    def others(self, names: Sequence[str]) -> dict[str, Played]:
+    def others(self, names: Sequence[str]) -> dict[str, RunResult]:
         """The scenario without p2pd, in each of these ways, all at the same time."""
         with ExitStack() as stack:
             playings = {}
             for name in names:
                 place = stack.enter_context(setting(self.scenario, self.image, self._directory / name))
-                crowd = Crowd(place, OTHERS[name](place, stack), stack)
+                crowd = Clients(place, OTHERS[name](place, stack), stack)
                 crowd.prepare()
                 playings[name] = (place, Playing(self.scenario, crowd, self.bound_s))
             play(*(playing for _, playing in playings.values()))
@@ -178,9 +178,9 @@ class Testbed:
                 name: playing.played(origin_bytes=place.origin_bytes()) for name, (place, playing) in playings.items()
             }
 
-    def simulated(self) -> Played:
+    def simulated(self) -> RunResult:
         """The same scenario in virtual time, over links as they were measured."""
-        from p2pd.simulation.run import play as simulate
+        from p2pd.simulation.run import run as simulate
 
         return simulate(as_measured(self.scenario, self.goodput_share, self.link.latency_s))
 
@@ -248,7 +248,7 @@ def _clients_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def swarm(bed: Testbed) -> list[Figure]:
+def swarm(bed: ClusterTestbed) -> list[Figure]:
     """What a real swarm gives."""
     limit, runs, pulls = bed.limit_s, bed.runs, len(bed.scenario.wanting())
     gib = pulls * bed.scenario.image_bytes / GIB
@@ -273,7 +273,7 @@ def swarm(bed: Testbed) -> list[Figure]:
     ]
 
 
-def vs_simulated(bed: Testbed) -> list[Figure]:
+def vs_simulated(bed: ClusterTestbed) -> list[Figure]:
     """What the simulator says of the same scenario, over what was measured."""
     expected_s = bed.simulated().whole_s()
     bar = BARS["vs_simulated"] if bed.scenario.name == "flash-crowd" else None
@@ -281,7 +281,7 @@ def vs_simulated(bed: Testbed) -> list[Figure]:
     return [Figure("vs_simulated", ratios, bar, {"simulated_s": expected_s})]
 
 
-def vs_others(bed: Testbed) -> list[Figure]:
+def vs_others(bed: ClusterTestbed) -> list[Figure]:
     """How much longer the same takes without p2pd, each played once: it is long, and the links decide it."""
     bar = BARS if bed.scenario.name == "flash-crowd" else {}
     runs = bed.runs
@@ -330,7 +330,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
+def open_testbed(options: argparse.Namespace) -> Iterator[ClusterTestbed]:
     shape = Shape(
         nodes=options.nodes,
         blobs=(options.size,),
@@ -342,7 +342,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
     scenario = SCENARIOS[options.scenario](shape)
     below = options.workdir or workdir(files_bytes(scenario))
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory:
-        yield Testbed(Path(directory), scenario, options.rate, options.runs, options.only)
+        yield ClusterTestbed(Path(directory), scenario, options.rate, options.runs, options.only)
 
 
 def versions() -> dict[str, str]:

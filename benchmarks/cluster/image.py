@@ -18,7 +18,7 @@ from typing import Final
 from benchmarks import programs
 from benchmarks.cluster.pull import MANIFEST
 from benchmarks.command import UnmeasurableError
-from benchmarks.load import Blob
+from benchmarks.load import BenchmarkBlob
 from benchmarks.namespaces import network
 from benchmarks.testbed import SPARE_BYTES, push, push_random
 
@@ -36,8 +36,8 @@ class Image:
     """`REPOSITORY:TAG` in `storage`, a docker-registry's. `probe` is a blob beside it, to measure a link with."""
 
     storage: Path
-    layers: tuple[Blob, ...]
-    probe: Blob
+    layers: tuple[BenchmarkBlob, ...]
+    probe: BenchmarkBlob
 
 
 def make_image(directory: Path, sizes: Sequence[int], probe_bytes: int) -> Image:
@@ -73,7 +73,7 @@ def sent_bytes(access_log: str, image: Image) -> int:
     return sum(int(count) for digest, count in _SENT.findall(access_log) if digest in digests)
 
 
-def _push_manifest(registry: programs.Program, layers: Sequence[Blob]) -> None:
+def _push_manifest(registry: programs.Program, layers: Sequence[BenchmarkBlob]) -> None:
     config = json.dumps(
         {
             "architecture": "amd64",
@@ -96,5 +96,5 @@ def _push_manifest(registry: programs.Program, layers: Sequence[Blob]) -> None:
             raise UnmeasurableError(f"the registry answered {answer.status} to PUT {path}: {answer.read(500)!r}")
 
 
-def _descriptor(media_type: str, blob: Blob) -> dict[str, object]:
+def _descriptor(media_type: str, blob: BenchmarkBlob) -> dict[str, object]:
     return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}

@@ -28,7 +28,7 @@ from benchmarks import load, programs
 from benchmarks.cluster.image import TAG, Image, sent_bytes
 from benchmarks.cluster.schedule import Action, Step
 from benchmarks.command import UnmeasurableError
-from benchmarks.namespaces import CORE, Host, Network, network
+from benchmarks.namespaces import CORE, Network, NetworkHost, network
 from benchmarks.procfs import cpu_s
 from p2pd.simulation.scenario import Node, Scenario
 
@@ -66,7 +66,7 @@ class Setting:
         self._switches: set[str] = set()
         self.hosts = {node.name: self._host(node) for node in scenario.nodes}
 
-    def _host(self, node: Node) -> Host:
+    def _host(self, node: Node) -> NetworkHost:
         """Sites and racks have switches of their own where it matters whether something is in one of them."""
         at = CORE
         for name, matters in ((node.site, len(self._sites) > 1), (node.rack, self.scenario.cut is not None)):
@@ -123,7 +123,7 @@ def latency_s(place: Setting) -> float:
     return statistics.median(host.call(connect_s) for _ in range(CONNECTIONS)) / 2
 
 
-class Crowd:
+class Clients:
     """The hosts' clients, all of which ask one registry."""
 
     def __init__(self, place: Setting, address: str, stack: ExitStack) -> None:
@@ -198,7 +198,7 @@ class Counts:
     cpu_s: float
 
 
-class Swarm(Crowd):
+class SwarmClients(Clients):
     """The hosts' clients, each of which asks the p2pd of its host; and a scheduler at a host of its own."""
 
     def __init__(self, place: Setting, stack: ExitStack) -> None:

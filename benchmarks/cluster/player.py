@@ -11,14 +11,14 @@ from typing import Final, Protocol
 
 from benchmarks.cluster.schedule import Action, Script, Step
 from benchmarks.command import UnmeasurableError
-from p2pd.simulation.result import Played
+from p2pd.simulation.result import RunResult
 from p2pd.simulation.scenario import Scenario
 
 POLL_INTERVAL_S: Final = 0.01
 """How late the end of a client may be noticed: well below a hundredth of what is timed."""
 
 
-class Stage(Protocol):
+class Playable(Protocol):
     """What a scenario is played on."""
 
     def perform(self, step: Step) -> None: ...
@@ -31,7 +31,7 @@ class Stage(Protocol):
 class Playing:
     """One scenario that is being played. It is an error if that takes longer than `bound_s`."""
 
-    def __init__(self, scenario: Scenario, stage: Stage, bound_s: float) -> None:
+    def __init__(self, scenario: Scenario, stage: Playable, bound_s: float) -> None:
         self._scenario = scenario
         self._stage = stage
         self._bound_s = bound_s
@@ -63,10 +63,10 @@ class Playing:
         site_bytes: Mapping[str, float] | None = None,
         link_messages: int = 0,
         scheduler_messages: int = 0,
-    ) -> Played:
+    ) -> RunResult:
         """What came of it, with what had to be counted elsewhere."""
         wanting = {node.name for node in self._scenario.wanting()}
-        return Played(
+        return RunResult(
             scenario=self._scenario,
             began_s={name: at_s for name, at_s in self._began_s.items() if name in wanting},
             done_s={name: at_s for name, at_s in self._done_s.items() if name in wanting},

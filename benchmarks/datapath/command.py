@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks import load, programs
 from benchmarks.command import Command, Measure
-from benchmarks.load import Blob
+from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import PeakRss, cpu_s, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Testbed, testbed
@@ -48,7 +48,7 @@ FIRST_BYTE_BYTES = 8 * 2**20
 FIRST_BYTE_PAIRS_PER_RUN = 4
 """A first byte takes milliseconds and not seconds, so more of them steady the median for nothing."""
 
-Client = Callable[[str, Blob, Path], float]
+Client = Callable[[str, BenchmarkBlob, Path], float]
 """GETs the blob's URL into a file and returns the seconds."""
 
 
@@ -93,7 +93,7 @@ def _quiet(output: Path, size_bytes: int) -> Iterator[None]:
             output.unlink()
 
 
-def to_null(url: str, blob: Blob, _output: Path) -> float:
+def to_null(url: str, blob: BenchmarkBlob, _output: Path) -> float:
     return load.curl_s(url, blob)
 
 

@@ -13,7 +13,7 @@ from benchmarks.policies.pull_through import PullThrough
 from benchmarks.policies.registry import Registry
 from benchmarks.policies.stage import Policy, Stage
 from benchmarks.policies.tree import Tree
-from p2pd.simulation.result import Played
+from p2pd.simulation.result import RunResult
 from p2pd.simulation.scenario import Scenario
 
 POLICIES: Final[dict[str, type[Policy]]] = {
@@ -26,7 +26,7 @@ POLICIES: Final[dict[str, type[Policy]]] = {
 """By the name that the command line has for each."""
 
 
-def play(policy: str, scenario: Scenario, *, curves: bool = False) -> Played:
+def play(policy: str, scenario: Scenario, *, curves: bool = False) -> RunResult:
     """What comes of a scenario with one of `POLICIES`. Deterministic.
 
     Raises UnplayableError if something breaks in the scenario, StuckError if some host never gets its image.

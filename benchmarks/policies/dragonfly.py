@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from typing import Final
 
-from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from benchmarks.policies.stage import Layer, Policy, PolicyHost, Stage
 from p2pd.simulation.costs import ANSWER_S
 from p2pd.simulation.scenario import MIB
 
@@ -65,7 +65,7 @@ class _Peer:
 
     __slots__ = ("asked", "children", "going", "held", "host", "layer", "parents", "source")
 
-    def __init__(self, host: Host, layer: Layer) -> None:
+    def __init__(self, host: PolicyHost, layer: Layer) -> None:
         self.host = host
         self.layer = layer
         self.parents: list[_Peer] = []
@@ -88,9 +88,9 @@ class Dragonfly(Policy):
         super().__init__(stage)
         self._peers: Final[dict[Layer, list[_Peer]]] = {layer: [] for layer in stage.layers}
         self._sources: Final[Counter[Layer]] = Counter()
-        self._registering: Final[Counter[Host]] = Counter()
-        self._uploads: Final[Counter[Host]] = Counter()
-        self._queues: Final[dict[Host, deque[tuple[_Peer, _Peer, int]]]] = defaultdict(deque)
+        self._registering: Final[Counter[PolicyHost]] = Counter()
+        self._uploads: Final[Counter[PolicyHost]] = Counter()
+        self._queues: Final[dict[PolicyHost, deque[tuple[_Peer, _Peer, int]]]] = defaultdict(deque)
         for layer, peers in self._peers.items():
             for host in stage.holders:
                 peer = _Peer(host, layer)
@@ -98,7 +98,7 @@ class Dragonfly(Policy):
                 peer.source = True
                 peers.append(peer)
 
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         peer = _Peer(host, layer)
         if layer.size_bytes <= MIN_PIECE_BYTES:
             self.stage.fetch(host, layer, self._landed, peer)
@@ -106,7 +106,7 @@ class Dragonfly(Policy):
         self._registering[host] += 1
         delay_s = min(MAX_REGISTER_S, REGISTER_S * 2 ** self._registering[host]) * self.stage.chance.uniform(0.5, 1.5)
         length_s = 2 * self.stage.scenario.far_latency_s + ANSWER_S
-        self.stage.timeline.after(length_s + delay_s, self._register, peer)
+        self.stage.event_queue.after(length_s + delay_s, self._register, peer)
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
 
@@ -129,12 +129,12 @@ class Dragonfly(Policy):
             for parent in peer.parents:
                 parent.children.append(peer)
             stage.scheduler_messages += 2
-            stage.timeline.after(stage.scenario.scheduler_latency_s, self._ask, peer)
+            stage.event_queue.after(stage.scenario.scheduler_latency_s, self._ask, peer)
         elif tries == TRIES and self._sources[peer.layer] < SOURCES:
             self._go_to_source(peer)
         else:
             again_s = RETRY_S * stage.chance.uniform(0.75, 1.25)
-            stage.timeline.after(again_s, self._find_parents, peer, min(TRIES, tries + 1))
+            stage.event_queue.after(again_s, self._find_parents, peer, min(TRIES, tries + 1))
 
     def _go_to_source(self, peer: _Peer) -> None:
         self._sources[peer.layer] += 1
@@ -157,7 +157,7 @@ class Dragonfly(Policy):
 
     def _ask(self, peer: _Peer) -> None:
         """Ask parents for pieces, as far as there are any, and not too many under way."""
-        chance, timeline = self.stage.chance, self.stage.timeline
+        chance, event_queue = self.stage.chance, self.stage.event_queue
         there = 0
         for parent in peer.parents:
             there |= parent.held
@@ -173,7 +173,7 @@ class Dragonfly(Policy):
             peer.going += 1
             connected_s = 2 * self.stage.latency_s(peer.host, parent.host)
             asked_s = connected_s + self.stage.request_s(peer.host, parent.host)
-            timeline.after(asked_s, self._is_asked, parent, peer, bit.bit_length() - 1)
+            event_queue.after(asked_s, self._is_asked, parent, peer, bit.bit_length() - 1)
 
     def _is_asked(self, parent: _Peer, peer: _Peer, index: int) -> None:
         if self._uploads[parent.host] == UPLOADS:
@@ -188,7 +188,7 @@ class Dragonfly(Policy):
         if self._queues[parent.host]:
             self._is_asked(*self._queues[parent.host].popleft())
         took_s = self.stage.taken_in_s(parent.host, peer.host, peer.layer.bytes_of(index))
-        self.stage.timeline.after(took_s, self._came, index, peer)
+        self.stage.event_queue.after(took_s, self._came, index, peer)
 
     def _came(self, index: int, peer: _Peer) -> None:
         peer.going -= 1
@@ -201,7 +201,7 @@ class Dragonfly(Policy):
         if peer.layer.size_bytes > MIN_PIECE_BYTES:
             stage.scheduler_messages += 1
             stage.link_messages += len(peer.children)
-        stage.timeline.after(stage.scenario.latency_s, self._news, tuple(peer.children))
+        stage.event_queue.after(stage.scenario.latency_s, self._news, tuple(peer.children))
         stage.landed(self, peer.host, peer.layer, peer.layer.bytes_of(index))
 
     def _news(self, children: tuple[_Peer, ...]) -> None:

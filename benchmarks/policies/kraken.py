@@ -33,7 +33,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
-from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from benchmarks.policies.stage import Layer, Policy, PolicyHost, Stage
 from p2pd.simulation.costs import ANSWER_S
 from p2pd.simulation.scenario import MIB, Node
 
@@ -69,7 +69,7 @@ class _Peer:
 
     __slots__ = ("asked", "blacklist", "dialling", "held", "host", "layer", "ways")
 
-    def __init__(self, host: Host, layer: Layer) -> None:
+    def __init__(self, host: PolicyHost, layer: Layer) -> None:
         self.host = host
         self.layer = layer
         self.held = 0
@@ -96,22 +96,22 @@ class Kraken(Policy):
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         first = stage.scenario.nodes[0]
-        server = Host(Node("origin server", first.up_bytes_per_s, first.down_bytes_per_s, first.site))
+        server = PolicyHost(Node("origin server", first.up_bytes_per_s, first.down_bytes_per_s, first.site))
         self._origins: Final = {layer: _Peer(server, layer) for layer in stage.layers}
         self._announced: Final[dict[Layer, list[_Peer]]] = {layer: [] for layer in stage.layers}
         self._fetching: Final[set[Layer]] = set()
-        self._incomplete: Final[Counter[Host]] = Counter()
+        self._incomplete: Final[Counter[PolicyHost]] = Counter()
         for host in stage.holders:
             for layer, origin in self._origins.items():
                 origin.fill()
                 peer = _Peer(host, layer)
                 peer.fill()
                 self._announced[layer].append(peer)
-        stage.timeline.after(IDLE_S, self._close_idle)
+        stage.event_queue.after(IDLE_S, self._close_idle)
 
     # -- until the origin server has it ----------------------------------------------------------------------------
 
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         self._poll(_Peer(host, layer), FIRST_POLL_S)
 
     def _poll(self, peer: _Peer, again_s: float) -> None:
@@ -119,13 +119,13 @@ class Kraken(Policy):
         stage.scheduler_messages += 2
         if self._origins[layer].has_all():
             self._incomplete[peer.host] += 1
-            stage.timeline.after(2 * stage.scenario.scheduler_latency_s + ANSWER_S, self._join, peer)
+            stage.event_queue.after(2 * stage.scenario.scheduler_latency_s + ANSWER_S, self._join, peer)
             return
         if layer not in self._fetching:
             self._fetching.add(layer)
             stage.fetch(self._origins[layer].host, layer, self._fetched, layer)
         jitter = stage.chance.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
-        stage.timeline.after(again_s * jitter, self._poll, peer, min(MAX_POLL_S, again_s * POLL_GROWTH))
+        stage.event_queue.after(again_s * jitter, self._poll, peer, min(MAX_POLL_S, again_s * POLL_GROWTH))
 
     def _fetched(self, index: int, layer: Layer) -> None:
         if index == layer.count - 1:
@@ -148,17 +148,17 @@ class Kraken(Policy):
         for other in (*whole, self._origins[peer.layer], *part):
             if peer.is_full():
                 break
-            if other not in peer.ways and peer.blacklist.get(other, 0.0) <= stage.timeline.now:
+            if other not in peer.ways and peer.blacklist.get(other, 0.0) <= stage.event_queue.now:
                 peer.dialling += 1
                 handshake_s = 4 * stage.latency_s(peer.host, other.host)
-                stage.timeline.after(handshake_s, self._dialled, peer, other)
-        stage.timeline.after(ANNOUNCE_S * max(1, self._incomplete[peer.host]), self._announce, peer)
+                stage.event_queue.after(handshake_s, self._dialled, peer, other)
+        stage.event_queue.after(ANNOUNCE_S * max(1, self._incomplete[peer.host]), self._announce, peer)
 
     def _dialled(self, peer: _Peer, other: _Peer) -> None:
         peer.dialling -= 1
         if other in peer.ways or (peer.has_all() and other.has_all()):
             return
-        now = self.stage.timeline.now
+        now = self.stage.event_queue.now
         if other.is_full():
             peer.blacklist[other] = now + BLACKLISTED_S
             return
@@ -169,17 +169,17 @@ class Kraken(Policy):
     def _close(self, peer: _Peer, other: _Peer) -> None:
         """Nothing was under way either way."""
         del peer.ways[other], other.ways[peer]
-        peer.blacklist[other] = other.blacklist[peer] = self.stage.timeline.now + BLACKLISTED_S
+        peer.blacklist[other] = other.blacklist[peer] = self.stage.event_queue.now + BLACKLISTED_S
 
     def _close_idle(self) -> None:
-        now = self.stage.timeline.now
+        now = self.stage.event_queue.now
         for peers in self._announced.values():
             for peer in peers:
                 for other, way in list(peer.ways.items()):
                     back = other.ways[peer]
                     if not way.asked and not back.asked and max(way.used_s, back.used_s) + IDLE_S < now:
                         self._close(peer, other)
-        self.stage.timeline.after(IDLE_S, self._close_idle)
+        self.stage.event_queue.after(IDLE_S, self._close_idle)
 
     # -- pieces ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Kraken(Policy):
             peer.asked |= bit
             way.asked |= bit
             asked_s = self.stage.request_s(peer.host, other.host)
-            self.stage.timeline.after(asked_s, self._is_asked, peer, other, bit.bit_length() - 1)
+            self.stage.event_queue.after(asked_s, self._is_asked, peer, other, bit.bit_length() - 1)
 
     def _rarest(self, connected: Iterable[_Peer], wanted: int) -> int:
         """One of the pieces that the fewest of those connected have, as a bit."""
@@ -233,17 +233,17 @@ class Kraken(Policy):
 
     def _sent(self, peer: _Peer, other: _Peer, way: _Way, index: int) -> None:
         took_s = self.stage.taken_in_s(other.host, peer.host, peer.layer.bytes_of(index))
-        self.stage.timeline.after(took_s, self._came, peer, other, way, index)
+        self.stage.event_queue.after(took_s, self._came, peer, other, way, index)
         self._send(peer, other, way)
 
     def _came(self, peer: _Peer, other: _Peer, way: _Way, index: int) -> None:
         stage, bit = self.stage, 1 << index
         way.asked &= ~bit
-        way.used_s = stage.timeline.now
+        way.used_s = stage.event_queue.now
         if not peer.held & bit:
             peer.held |= bit
             stage.link_messages += len(peer.ways)
-            stage.timeline.after(stage.scenario.latency_s, self._news, peer)
+            stage.event_queue.after(stage.scenario.latency_s, self._news, peer)
             if stage.landed(self, peer.host, peer.layer, peer.layer.bytes_of(index)):
                 self._complete(peer)
         self._request(peer, other)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from benchmarks.policies.sharing import Server
-from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from benchmarks.policies.sharing import SharedServer
+from benchmarks.policies.stage import Layer, Policy, PolicyHost, Stage
 from p2pd.simulation.scenario import Node
 
 
@@ -24,20 +24,22 @@ class PullThrough(Policy):
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
         first = stage.scenario.nodes[0]
-        self._cache: Final = Host(Node("cache", first.up_bytes_per_s, first.down_bytes_per_s, first.site))
-        self._line: Final = Server(stage.timeline, first.up_bytes_per_s, site_rate=stage.scenario.site_bytes_per_s)
+        self._cache: Final = PolicyHost(Node("cache", first.up_bytes_per_s, first.down_bytes_per_s, first.site))
+        self._line: Final = SharedServer(
+            stage.event_queue, first.up_bytes_per_s, site_rate=stage.scenario.site_bytes_per_s
+        )
         self._held: Final = {layer: layer.count for layer in stage.layers} if stage.holders else {}
-        self._early: Final[dict[Layer, list[tuple[int, Host]]]] = {}
+        self._early: Final[dict[Layer, list[tuple[int, PolicyHost]]]] = {}
         """What clients have been sent, as far as the line goes, that the cache does not have yet."""
 
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         if layer not in self._held:
             self._held[layer] = 0
             self._early[layer] = []
             self.stage.fetch(self._cache, layer, self._fetched, layer)
-        self.stage.timeline.after(self.stage.request_s(host, self._cache), self._send, host, layer)
+        self.stage.event_queue.after(self.stage.request_s(host, self._cache), self._send, host, layer)
 
-    def _send(self, host: Host, layer: Layer) -> None:
+    def _send(self, host: PolicyHost, layer: Layer) -> None:
         site = host.node.site if host.node.site != self._cache.node.site else None
         for index in range(layer.count):
             size = layer.bytes_of(index)
@@ -49,11 +51,11 @@ class PullThrough(Policy):
         for waits, host in early:
             self._sent(waits, host, layer)
 
-    def _sent(self, index: int, host: Host, layer: Layer) -> None:
+    def _sent(self, index: int, host: PolicyHost, layer: Layer) -> None:
         if index >= self._held[layer]:
             self._early[layer].append((index, host))
             return
         size = layer.bytes_of(index)
         self.stage.crossed(self._cache, host, size)
         took_s = self.stage.taken_in_s(self._cache, host, size)
-        self.stage.timeline.after(took_s, self.stage.landed, self, host, layer, size)
+        self.stage.event_queue.after(took_s, self.stage.landed, self, host, layer, size)

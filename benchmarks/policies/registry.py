@@ -9,14 +9,14 @@ it waits.
 
 from __future__ import annotations
 
-from benchmarks.policies.stage import Host, Layer, Policy
+from benchmarks.policies.stage import Layer, Policy, PolicyHost
 
 
 class Registry(Policy):
     """Each layer comes from the origin."""
 
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         self.stage.fetch(host, layer, self._landed, host, layer)
 
-    def _landed(self, index: int, host: Host, layer: Layer) -> None:
+    def _landed(self, index: int, host: PolicyHost, layer: Layer) -> None:
         self.stage.landed(self, host, layer, layer.bytes_of(index))

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from p2pd.simulation.event_queue import Timeline
+from p2pd.simulation.event_queue import EventQueue
 
 _BYTE: Final = 1.0
 """Less than this is not worth an event."""
@@ -55,14 +55,14 @@ class _Group:
         self.ends: list[tuple[float, int, str, _Transfer]] = []
 
 
-class Server:
+class SharedServer:
     """Sends at `rate` bytes per second to at most `streams` hosts at a time; others wait for their turn."""
 
     def __init__(
-        self, timeline: Timeline, rate: float, *, streams: int | None = None, site_rate: float | None = None
+        self, event_queue: EventQueue, rate: float, *, streams: int | None = None, site_rate: float | None = None
     ) -> None:
         self.sent_bytes = 0.0
-        self._timeline: Final = timeline
+        self._event_queue: Final = event_queue
         self._rate: Final = rate
         self._free = math.inf if streams is None else streams
         self._site_rate: Final = site_rate
@@ -104,7 +104,7 @@ class Server:
 
     def _settle(self) -> None:
         """Count what has flowed since the last change."""
-        now = self._timeline.now
+        now = self._event_queue.now
         for group in self._groups.values():
             group.each += group.rate * (now - self._since)
         self._since = now
@@ -117,10 +117,10 @@ class Server:
         due = math.inf
         for group, (most, _) in zip(busy, demands, strict=True):
             group.rate = min(most, most_of_all)
-            due = min(due, self._timeline.now + max(0.0, group.ends[0][0] - group.each) / group.rate)
+            due = min(due, self._event_queue.now + max(0.0, group.ends[0][0] - group.each) / group.rate)
         self._due = due
         if busy:
-            self._timeline.at(due, self._ended, due)
+            self._event_queue.at(due, self._ended, due)
 
     def _most(self, group: _Group, busy: list[_Group]) -> float:
         """What a stream of a group could have, if the server's own line were no limit."""

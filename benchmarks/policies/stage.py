@@ -15,11 +15,11 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from benchmarks.policies.sharing import Server
+from benchmarks.policies.sharing import SharedServer
 from p2pd.simulation.bandwidth import Line, Lines
 from p2pd.simulation.costs import ANSWER_S, VERIFY_BYTES_PER_S
-from p2pd.simulation.event_queue import Timeline
-from p2pd.simulation.result import Played, limit_s, registry_s
+from p2pd.simulation.event_queue import EventQueue
+from p2pd.simulation.result import RunResult, limit_s, registry_s
 from p2pd.simulation.scenario import LAYERS_AT_A_TIME, Node, Scenario
 from scheduler.protocol.geometry import piece_count, piece_length
 
@@ -54,7 +54,7 @@ class Layer:
         return min(self.length, self.size_bytes - index * self.length)
 
 
-class Host:
+class PolicyHost:
     """A node's two lines, and how far its client is."""
 
     __slots__ = ("down", "going", "got_bytes", "name", "node", "up", "waiting")
@@ -78,7 +78,7 @@ class Policy(ABC):
         self.stage: Final = stage
 
     @abstractmethod
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         """A client asks for a layer. Each byte of it that lands is told by `Stage.landed`."""
 
 
@@ -88,14 +88,14 @@ class Stage:
     def __init__(self, scenario: Scenario, cut: Callable[[int], int], *, curves: bool = False) -> None:
         _require_playable(scenario)
         self.scenario: Final = scenario
-        self.timeline: Final = Timeline()
+        self.event_queue: Final = EventQueue()
         self.chance: Final = random.Random(scenario.seed)
-        self.lines: Final = Lines(self.timeline)
+        self.lines: Final = Lines(self.event_queue)
         self.layers: Final = [Layer(number, size, cut(size)) for number, size in enumerate(scenario.blobs)]
-        self.hosts: Final = [Host(node) for node in scenario.nodes]
+        self.hosts: Final = [PolicyHost(node) for node in scenario.nodes]
         self.holders: Final = [host for host in self.hosts if host.node.holds_image]
-        self.origin: Final = Server(
-            self.timeline,
+        self.origin: Final = SharedServer(
+            self.event_queue,
             scenario.origin_bytes_per_s,
             streams=scenario.origin_connections,
             site_rate=scenario.site_bytes_per_s,
@@ -113,20 +113,20 @@ class Stage:
         self._began_s: Final[dict[str, float]] = {}
         self._done_s: Final[dict[str, float]] = {}
         self._curves: Final[dict[str, list[tuple[float, float]]]] = defaultdict(list)
-        self._missing_bytes: Final[dict[tuple[Host, int], int]] = {}
+        self._missing_bytes: Final[dict[tuple[PolicyHost, int], int]] = {}
         self._unfinished: Final = Counter(node.wave for node in scenario.wanting())
 
-    def play(self, policy: Policy) -> Played:
+    def play(self, policy: Policy) -> RunResult:
         """What comes of it. Raises StuckError if some host never gets the image."""
         scenario = self.scenario
         bound_s = registry_s(scenario) + TOO_SLOW * (1 + limit_s(scenario))
         self._begin(policy)
         while self._unfinished:
-            due = self.timeline.next()
+            due = self.event_queue.next()
             if due is None or due > bound_s:
                 raise StuckError(f"{len(scenario.wanting()) - len(self._done_s)} hosts did not get the image")
-            self.timeline.step()
-        return Played(
+            self.event_queue.step()
+        return RunResult(
             scenario,
             began_s=self._began_s,
             done_s=self._done_s,
@@ -144,24 +144,24 @@ class Stage:
         wave = min(self._unfinished, default=None)
         for host in self.hosts:
             if host.node.wave == wave and not host.node.holds_image:
-                self.timeline.after(host.node.starts_s, self._client, host, policy)
+                self.event_queue.after(host.node.starts_s, self._client, host, policy)
 
-    def _client(self, host: Host, policy: Policy) -> None:
-        self._began_s[host.name] = self.timeline.now
+    def _client(self, host: PolicyHost, policy: Policy) -> None:
+        self._began_s[host.name] = self.event_queue.now
         host.waiting.extend(self.layers)
         for _ in range(LAYERS_AT_A_TIME):
             self._ask(host, policy)
 
-    def _ask(self, host: Host, policy: Policy) -> None:
+    def _ask(self, host: PolicyHost, policy: Policy) -> None:
         if host.waiting:
             layer = host.waiting.popleft()
             host.going += 1
             self._missing_bytes[host, layer.number] = layer.size_bytes
             policy.pull(host, layer)
 
-    def landed(self, policy: Policy, host: Host, layer: Layer, size: int) -> bool:
+    def landed(self, policy: Policy, host: PolicyHost, layer: Layer, size: int) -> bool:
         """So many bytes of a layer are with a host, verified. Whether it is whole now."""
-        now = self.timeline.now
+        now = self.event_queue.now
         host.got_bytes += size
         if self._draws:
             self._draw(host, now)
@@ -181,7 +181,7 @@ class Stage:
             del self._unfinished[wave]
             self._begin(policy)
 
-    def _draw(self, host: Host, now: float) -> None:
+    def _draw(self, host: PolicyHost, now: float) -> None:
         curve, share = self._curves[host.name], host.got_bytes / self.scenario.image_bytes
         if not curve:
             curve.append((self._began_s[host.name], 0.0))
@@ -190,16 +190,18 @@ class Stage:
 
     # -- ways ------------------------------------------------------------------------------------------------------
 
-    def latency_s(self, one: Host, other: Host) -> float:
+    def latency_s(self, one: PolicyHost, other: PolicyHost) -> float:
         """One way, from host to host."""
         scenario = self.scenario
         return scenario.latency_s if one.node.site == other.node.site else scenario.far_latency_s
 
-    def request_s(self, one: Host, other: Host) -> float:
+    def request_s(self, one: PolicyHost, other: PolicyHost) -> float:
         """From a request to the first byte of the answer, without the way back."""
         return self.latency_s(one, other) + ANSWER_S
 
-    def send(self, sender: Host, receiver: Host, size: int, sent: Callable[..., object], *args: Any) -> None:
+    def send(
+        self, sender: PolicyHost, receiver: PolicyHost, size: int, sent: Callable[..., object], *args: Any
+    ) -> None:
         """Send so many bytes from host to host; `sent` is called when the last one has left."""
         way: tuple[Line, ...] = (sender.up, receiver.down)
         if self._sites_in and sender.node.site != receiver.node.site:
@@ -207,28 +209,28 @@ class Stage:
         self.crossed(sender, receiver, size)
         self.lines.send(size, way, sent, *args)
 
-    def crossed(self, sender: Host, receiver: Host, size: int) -> None:
+    def crossed(self, sender: PolicyHost, receiver: PolicyHost, size: int) -> None:
         """So many bytes went from host to host."""
         if sender.node.site != receiver.node.site:
             self._site_bytes[receiver.node.site] += size
 
-    def taken_in_s(self, sender: Host, receiver: Host, size: int) -> float:
+    def taken_in_s(self, sender: PolicyHost, receiver: PolicyHost, size: int) -> float:
         """From the last byte's leaving until the piece is verified and written."""
         return self.latency_s(sender, receiver) + size / VERIFY_BYTES_PER_S
 
-    def fetch(self, host: Host, layer: Layer, landed: Callable[..., object], *args: Any) -> None:
+    def fetch(self, host: PolicyHost, layer: Layer, landed: Callable[..., object], *args: Any) -> None:
         """Get a layer from the origin in one stream. `landed(index, *args)` is called for each piece."""
-        self.timeline.after(2 * self.scenario.far_latency_s + ANSWER_S, self._fetch, host, layer, landed, args)
+        self.event_queue.after(2 * self.scenario.far_latency_s + ANSWER_S, self._fetch, host, layer, landed, args)
 
-    def _fetch(self, host: Host, layer: Layer, landed: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def _fetch(self, host: PolicyHost, layer: Layer, landed: Callable[..., object], args: tuple[Any, ...]) -> None:
         site, most = host.node.site, host.node.down_bytes_per_s
         for index in range(layer.count):
             size = layer.bytes_of(index)
             self.origin.send(host.name, site, most, size, self._fetched, host, size, landed, (index, *args))
 
-    def _fetched(self, host: Host, size: int, landed: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def _fetched(self, host: PolicyHost, size: int, landed: Callable[..., object], args: tuple[Any, ...]) -> None:
         self._site_bytes[host.node.site] += size
-        self.timeline.after(self.scenario.far_latency_s + size / VERIFY_BYTES_PER_S, landed, *args)
+        self.event_queue.after(self.scenario.far_latency_s + size / VERIFY_BYTES_PER_S, landed, *args)
 
 
 def _require_playable(scenario: Scenario) -> None:
@@ -237,7 +239,7 @@ def _require_playable(scenario: Scenario) -> None:
         what
         for what, happens in {
             "hosts that vanish": any(node.vanishes_s is not None for node in scenario.nodes),
-            "malicious hosts": any(node.vice is not None for node in scenario.nodes),
+            "malicious hosts": any(node.misbehaviour is not None for node in scenario.nodes),
             "a rack that is cut off": scenario.cut is not None,
             "a scheduler that is gone": scenario.scheduler_gone is not None,
         }.items()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 from typing import Final
 
-from benchmarks.policies.stage import Host, Layer, Policy, Stage
+from benchmarks.policies.stage import Layer, Policy, PolicyHost, Stage
 
 FAN_OUT: Final = 2
 
@@ -27,7 +27,7 @@ class _Place:
 
     __slots__ = ("below", "busy", "depth", "held", "host", "sent")
 
-    def __init__(self, host: Host, depth: int, held: int = 0) -> None:
+    def __init__(self, host: PolicyHost, depth: int, held: int = 0) -> None:
         self.host = host
         self.depth = depth
         self.held = held
@@ -47,7 +47,7 @@ class Tree(Policy):
             for host in stage.holders:
                 self._offer(layer, _Place(host, 0, layer.count))
 
-    def pull(self, host: Host, layer: Layer) -> None:
+    def pull(self, host: PolicyHost, layer: Layer) -> None:
         free = self._free[layer]
         if not free:
             root = _Place(host, 0)
@@ -60,7 +60,7 @@ class Tree(Policy):
         if len(above.below) < FAN_OUT:
             self._offer(layer, above)
         self._offer(layer, place)
-        self.stage.timeline.after(self.stage.request_s(host, above.host), self._pass_on, above, place, layer)
+        self.stage.event_queue.after(self.stage.request_s(host, above.host), self._pass_on, above, place, layer)
 
     def _offer(self, layer: Layer, place: _Place) -> None:
         self._order += 1
@@ -82,5 +82,5 @@ class Tree(Policy):
         index, place.busy = place.sent, False
         place.sent += 1
         took_s = self.stage.taken_in_s(above.host, place.host, layer.bytes_of(index))
-        self.stage.timeline.after(took_s, self._landed, index, place, layer)
+        self.stage.event_queue.after(took_s, self._landed, index, place, layer)
         self._pass_on(above, place, layer)

@@ -30,7 +30,7 @@ from benchmarks import programs
 from benchmarks.command import Command, Measure
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
-from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, Crowd, allow_connections
+from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, LoadHosts, allow_connections
 
 BARS = {
     "joins_per_s": Bar(">=", 2000),
@@ -48,7 +48,7 @@ LATENCY_LOAD = 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Testbed:
+class SchedulerTestbed:
     hosts: int
     runs: int
     directory: Path
@@ -67,7 +67,7 @@ class Sample:
 
 
 @contextmanager
-def scheduler(bed: Testbed, hosts: int) -> Iterator[tuple[int, Crowd]]:
+def scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, LoadHosts]]:
     """The process id of `p2pd scheduler`, and the hosts for it, which are not connected yet."""
     allow_connections(hosts)
     listen, admin = programs.free_address(), programs.free_address()
@@ -76,7 +76,7 @@ def scheduler(bed: Testbed, hosts: int) -> Iterator[tuple[int, Crowd]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}
     with programs.running("p2pd scheduler", command, admin, bed.directory / "log", environment) as program:
         programs.wait_until_served(program, "/readyz", [200])
-        crowd = Crowd(listen, hosts)
+        crowd = LoadHosts(listen, hosts)
         try:
             yield program.pid, crowd
         finally:
@@ -87,7 +87,7 @@ def blob(number: int) -> bytes:
     return number.to_bytes(32, "big")
 
 
-async def _many(pid: int, crowd: Crowd) -> Sample:
+async def _many(pid: int, crowd: LoadHosts) -> Sample:
     hosts = len(crowd.hosts)
     rss_mib = settled_rss_mib(pid)
     before_s = cpu_s(pid)
@@ -108,7 +108,7 @@ async def _many(pid: int, crowd: Crowd) -> Sample:
     return Sample(connect_cpu_s, join_cpu_s, len(rest) / seconds, latencies_s, progress_cpu_s, member_kib)
 
 
-async def _few_join_cpu_s(pid: int, crowd: Crowd) -> float:
+async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
     """CPU seconds for each of a hundred hosts that join."""
     total_s = 0.0
     await crowd.connect()
@@ -129,7 +129,7 @@ def reports() -> list[bytes]:
     ]
 
 
-def measure(bed: Testbed) -> list[Figure]:
+def measure(bed: SchedulerTestbed) -> list[Figure]:
     """All figures come from the same schedulers: making the hosts is most of the work."""
     samples, few = [], []
     for _ in range(bed.runs):
@@ -173,9 +173,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
+def open_testbed(options: argparse.Namespace) -> Iterator[SchedulerTestbed]:
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=options.workdir) as directory:
-        yield Testbed(options.hosts, options.runs, Path(directory))
+        yield SchedulerTestbed(options.hosts, options.runs, Path(directory))
 
 
 def versions() -> dict[str, str]:

@@ -53,11 +53,11 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes((opcode, 0x80 | 126)) + length.to_bytes(2, "big") + _ZERO_MASK + payload
 
 
-class Host(asyncio.Protocol):
+class LoadHost(asyncio.Protocol):
     """A host's connection. `on_answer` is called when it is welcomed, has joined, or gets a pong."""
 
     def __init__(self, name: str) -> None:
-        self.on_answer: Callable[[Host], None] = _nothing
+        self.on_answer: Callable[[LoadHost], None] = _nothing
         self.joined_at = 0.0
         self.asked_at = 0.0
         self.published = 0
@@ -147,17 +147,17 @@ def digest_of(piece: int) -> bytes:
     return piece.to_bytes(DIGEST_BYTES, "big")
 
 
-def _nothing(_: Host) -> None:
+def _nothing(_: LoadHost) -> None:
     pass
 
 
-class Crowd:
+class LoadHosts:
     """All hosts. Each method returns when the last has its answer; it raises UnmeasurableError if one does not."""
 
     def __init__(self, address: str, count: int) -> None:
         self._address, _, port = address.rpartition(":")
         self._port = int(port)
-        self.hosts = [Host(f"host-{number}") for number in range(count)]
+        self.hosts = [LoadHost(f"host-{number}") for number in range(count)]
 
     async def connect(self) -> None:
         """Connect all of them, and say Hello."""
@@ -169,7 +169,7 @@ class Crowd:
                 await loop.create_connection(lambda host=host: host, self._address, self._port)  # type: ignore[misc]
             await self._all(welcomed)
 
-    async def first_join(self, blob: bytes) -> Sequence[Host]:
+    async def first_join(self, blob: bytes) -> Sequence[LoadHost]:
         """A few hosts join a blob's swarm and publish its pieces; returns the others."""
         first, rest = self.hosts[:FIRST_HOSTS], self.hosts[FIRST_HOSTS:]
         before = sum(host.published for host in first)
@@ -182,7 +182,7 @@ class Crowd:
         await self.settle(first)
         return rest
 
-    async def join(self, hosts: Sequence[Host], blob: bytes) -> None:
+    async def join(self, hosts: Sequence[LoadHost], blob: bytes) -> None:
         """Join as fast as the scheduler answers, `AT_ONCE` at a time."""
         message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
         waiting = iter(hosts)
@@ -196,7 +196,7 @@ class Crowd:
             joins_next()
         await self._all(joined)
 
-    async def join_at(self, hosts: Sequence[Host], blob: bytes, per_s: float) -> list[float]:
+    async def join_at(self, hosts: Sequence[LoadHost], blob: bytes, per_s: float) -> list[float]:
         """Join at an even rate, whether the scheduler keeps up or not; the seconds that each waited for its answer."""
         message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
         joined = self._answers_of(hosts)
@@ -222,7 +222,7 @@ class Crowd:
                 await asyncio.sleep(0)
         await self._all(done)
 
-    async def settle(self, hosts: Sequence[Host]) -> None:
+    async def settle(self, hosts: Sequence[LoadHost]) -> None:
         """Wait until the scheduler has dealt with all that these hosts have sent."""
         done = self._answers_of(hosts)
         for host in hosts:
@@ -234,12 +234,14 @@ class Crowd:
         for host in self.hosts:
             host.leave()
 
-    def _answers_of(self, hosts: Sequence[Host], then: Callable[[Host], None] = _nothing) -> asyncio.Future[None]:
+    def _answers_of(
+        self, hosts: Sequence[LoadHost], then: Callable[[LoadHost], None] = _nothing
+    ) -> asyncio.Future[None]:
         """Done when each of them has had one answer."""
         done = asyncio.get_running_loop().create_future()
         missing = len(hosts)
 
-        def answered(host: Host) -> None:
+        def answered(host: LoadHost) -> None:
             nonlocal missing
             host.on_answer = _nothing
             missing -= 1
@@ -260,7 +262,7 @@ class Crowd:
             raise UnmeasurableError(f"not all hosts had an answer in {ANSWER_BOUND_S:g} s; {lost}") from None
 
 
-def _first_lost(hosts: Iterable[Host]) -> str:
+def _first_lost(hosts: Iterable[LoadHost]) -> str:
     return next((str(host.lost) for host in hosts if host.lost is not None), "all are still connected")
 
 

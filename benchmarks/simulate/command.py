@@ -27,12 +27,12 @@ from benchmarks.compiling import simulating
 from benchmarks.policies.stage import StuckError, UnplayableError
 from benchmarks.report import Bar, Figure, ratios
 from p2pd.simulation import run as simulation
-from p2pd.simulation.result import Played, limit_s
+from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, blob_of
 
 OURS: Final = "p2pd"
-PLAYERS: Final[dict[str, Callable[[Scenario], Played]]] = {
-    OURS: simulation.play,
+PLAYERS: Final[dict[str, Callable[[Scenario], RunResult]]] = {
+    OURS: simulation.run,
     **{name: partial(policies.play, name) for name in policies.POLICIES},
 }
 """What plays a scenario, by the name that the command line has for it."""
@@ -67,23 +67,23 @@ they receive no faster than they send is told with `--down-rate`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TimedRun:
     """A scenario, played, and how long that took here."""
 
-    played: Played
+    played: RunResult
     wall_s: float
 
 
-class Testbed:
+class SimulateTestbed:
     """One scenario, with as many seeds as there are runs. What has been played is kept for the figures that follow."""
 
     def __init__(self, name: str, shape: Shape, runs: int) -> None:
         self.name = name
         self.shape = shape
         self._seeds = range(shape.seed, shape.seed + runs)
-        self._kept: dict[tuple[str, str], list[Run]] = {}
+        self._kept: dict[tuple[str, str], list[TimedRun]] = {}
 
-    def runs(self, policy: str, scenario: str | None = None) -> list[Run]:
+    def runs(self, policy: str, scenario: str | None = None) -> list[TimedRun]:
         """The scenario, or another one of the same shape.
 
         Raises UnmeasurableError if it cannot be played to its end.
@@ -110,7 +110,7 @@ class Testbed:
         return BARS.get(figure)
 
 
-def _run(policy: str, scenario: Scenario) -> Run:
+def _run(policy: str, scenario: Scenario) -> TimedRun:
     began_s = time.perf_counter()
     try:
         played = PLAYERS[policy](scenario)
@@ -118,27 +118,27 @@ def _run(policy: str, scenario: Scenario) -> Run:
         raise UnmeasurableError(f"{policy}: {error}") from error
     except trio.TooSlowError as error:
         raise UnmeasurableError(f"{policy}: some hosts never got the image") from error
-    return Run(played, time.perf_counter() - began_s)
+    return TimedRun(played, time.perf_counter() - began_s)
 
 
-PLAYED: Final[dict[str, Callable[[Played], float]]] = {
-    "efficiency_p50": Played.efficiency_p50,
-    "efficiency_last": Played.efficiency_last,
-    "whole_s": Played.whole_s,
-    "origin_copies": Played.origin_copies,
-    "site_copies": Played.site_copies,
+PLAYED: Final[dict[str, Callable[[RunResult], float]]] = {
+    "efficiency_p50": RunResult.efficiency_p50,
+    "efficiency_last": RunResult.efficiency_last,
+    "whole_s": RunResult.whole_s,
+    "origin_copies": RunResult.origin_copies,
+    "site_copies": RunResult.site_copies,
 }
 """What is told of every policy. Copies in a site are told where there are several."""
 
-OUR_PLAYED: Final[dict[str, Callable[[Played], float]]] = PLAYED | {
+OUR_PLAYED: Final[dict[str, Callable[[RunResult], float]]] = PLAYED | {
     "limit_s": lambda played: limit_s(played.scenario),
-    "messages_per_piece": Played.progress_share,
+    "messages_per_piece": RunResult.progress_share,
     "scheduler_messages_per_host": lambda played: played.scheduler_messages / len(played.done_s),
     "wrong_pieces": lambda played: played.wrong_pieces,
 }
 
 
-def ours(bed: Testbed) -> list[Figure]:
+def ours(bed: SimulateTestbed) -> list[Figure]:
     """What comes of the scenario with p2pd."""
     runs = bed.runs(OURS)
     figures = [
@@ -149,7 +149,7 @@ def ours(bed: Testbed) -> list[Figure]:
     return [*figures, Figure("wall_s", [run.wall_s for run in runs])]
 
 
-def theirs(policy: str, bed: Testbed) -> list[Figure]:
+def theirs(policy: str, bed: SimulateTestbed) -> list[Figure]:
     """What comes of it with another policy."""
     runs = bed.runs(policy)
     figures = [
@@ -160,7 +160,7 @@ def theirs(policy: str, bed: Testbed) -> list[Figure]:
     return [*figures, Figure(f"wall_s.{policy}", [run.wall_s for run in runs])]
 
 
-def cost(bed: Testbed) -> list[Figure]:
+def cost(bed: SimulateTestbed) -> list[Figure]:
     """How much longer the hosts that stay take because something breaks."""
     if bed.name not in COST_BARS:
         return []
@@ -168,13 +168,13 @@ def cost(bed: Testbed) -> list[Figure]:
     return [Figure("cost", ratios(broken, whole), COST_BARS[bed.name], {"flash_crowd_s": whole[0]})]
 
 
-def speedup(policy: str, bed: Testbed) -> list[Figure]:
+def speedup(policy: str, bed: SimulateTestbed) -> list[Figure]:
     """How much longer the same takes with another policy than with p2pd."""
     slow, quick = ([run.played.whole_s() for run in bed.runs(name)] for name in (policy, OURS))
     return [Figure(f"speedup_vs_{policy}", ratios(slow, quick))]
 
 
-MEASURES: Final[dict[str, tuple[Measure[Testbed], ...]]] = {
+MEASURES: Final[dict[str, tuple[Measure[SimulateTestbed], ...]]] = {
     OURS: (Measure((*OUR_PLAYED, "wall_s"), ours), Measure(("cost",), cost))
 } | {
     policy: (
@@ -233,7 +233,7 @@ def chosen(policy: str, only: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
+def open_testbed(options: argparse.Namespace) -> Iterator[SimulateTestbed]:
     options.only = chosen(options.policy, options.only)
     shape = Shape(
         nodes=options.nodes,
@@ -244,7 +244,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[Testbed]:
         sites=options.sites,
         seed=options.seed,
     )
-    yield Testbed(options.scenario, shape, options.runs)
+    yield SimulateTestbed(options.scenario, shape, options.runs)
 
 
 def versions() -> dict[str, str]:

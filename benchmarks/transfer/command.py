@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks import load, programs
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.datapath.command import GIB, UNCOUNTED, add_arguments, open_testbed, settle
-from benchmarks.load import Blob
+from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import cpu_s
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Subject, Testbed
@@ -91,7 +91,7 @@ class Fetched:
     receiver_cpu_s: float
 
 
-def fetch(two: Pair, blob: Blob) -> Fetched:
+def fetch(two: Pair, blob: BenchmarkBlob) -> Fetched:
     """Have the receiver get all of a blob that the sender holds. Raises UnmeasurableError."""
     before = status(two.receiver)["downloads"]
     with closing(http.client.HTTPConnection(two.receiver.program.address, timeout=load.TRANSFER_BOUND_S)) as client:
@@ -114,7 +114,7 @@ def fetch(two: Pair, blob: Blob) -> Fetched:
     return fetched
 
 
-def limit_s(url: str, blob: Blob, output: Path) -> tuple[float, float]:
+def limit_s(url: str, blob: BenchmarkBlob, output: Path) -> tuple[float, float]:
     """Seconds by the clock and of CPU that the bare reference takes. Raises UnmeasurableError."""
     piece_bytes = piece_length(blob.size_bytes)
     answer = run("benchmarks.transfer.raw_receiver", url, str(blob.size_bytes), str(piece_bytes), str(output))
@@ -191,7 +191,7 @@ def vs_libtorrent(bed: Testbed) -> list[Figure]:
 
 
 @contextmanager
-def _seed(bed: Testbed, two: Pair, blob: Blob) -> Iterator[tuple[Path, str]]:
+def _seed(bed: Testbed, two: Pair, blob: BenchmarkBlob) -> Iterator[tuple[Path, str]]:
     """libtorrent that has the blob, and the sender has it too; the torrent, and the port."""
     content, torrent = bed.directory / "seeded", bed.directory / "seeded.torrent"
     load.curl_s(two.sender.blob_url(blob), blob, content)
@@ -223,7 +223,7 @@ def latency(bed: Testbed) -> list[Figure]:
     return [Figure("latency_ms", samples[UNCOUNTED:], BARS["latency_ms"])]
 
 
-def _complete(subject: Subject, blob: Blob) -> bool:
+def _complete(subject: Subject, blob: BenchmarkBlob) -> bool:
     return any(row["complete"] for row in _admin(subject, "/cache") if row["digest"] == blob.digest)
 
 

@@ -25,7 +25,7 @@ from blake3 import blake3
 THREADS = 4
 
 
-class Transfer:
+class RawTransfer:
     """One blob on its way into a file."""
 
     def __init__(self, url: str, size_bytes: int, piece_bytes: int, file: int) -> None:
@@ -89,7 +89,7 @@ class Transfer:
 def main(url: str, size_bytes: str, piece_bytes: str, output: str) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.posix_fallocate(file, 0, int(size_bytes))
-    transfer = Transfer(url, int(size_bytes), int(piece_bytes), file)
+    transfer = RawTransfer(url, int(size_bytes), int(piece_bytes), file)
     started, cpu_started_s = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(THREADS) as threads:
         for part in [threads.submit(transfer.run) for _ in range(THREADS)]:

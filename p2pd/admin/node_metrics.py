@@ -1,6 +1,6 @@
 """Metrics for Prometheus: what the mirror served, where the bytes came from, and how the store is.
 
-Labels are few and bounded: namespaces are the operator's own, never repositories or digests. Counters of the lower
+Labels are few and bounded: upstreams are the operator's own, never repositories or digests. Counters of the lower
 packages are read when somebody scrapes; only answers are counted as they happen.
 """
 
@@ -18,7 +18,7 @@ from peer.downloads import Downloads
 from peer.origin.client import HttpOrigin
 from peer.swarm.server import PeerServer
 from peer.swarm.swarm import Swarm
-from proxy.mirror import Served
+from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from scheduler.core.scheduler import Scheduler
 
@@ -45,13 +45,13 @@ class Telemetry:
         self._requests = Counter(
             "p2pd_proxy_requests",
             "Requests that the mirror answered, by how they were served.",
-            ("registry", "kind", "cache", "code"),
+            ("upstream", "kind", "cache", "code"),
             registry=self.registry,
         )
         self._sent = Counter(
             "p2pd_proxy_sent_bytes",
             "Bytes of bodies sent to clients, by whether the store had them whole.",
-            ("registry", "cache"),
+            ("upstream", "cache"),
             registry=self.registry,
         )
         self._seconds = Histogram(
@@ -67,15 +67,15 @@ class Telemetry:
             registry=self.registry,
         )
 
-    def observe(self, served: Served) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Count one answer of the mirror's."""
-        self._requests.labels(served.namespace, served.endpoint, served.cache, str(served.status)).inc()
-        self._seconds.labels(served.endpoint).observe(served.seconds)
-        if served.body_bytes:
-            self._sent.labels(served.namespace, served.cache).inc(served.body_bytes)
-        if served.status < 400 and served.endpoint in ("manifests", "blobs"):
+        self._requests.labels(record.upstream, record.endpoint, record.cache, str(record.status)).inc()
+        self._seconds.labels(record.endpoint).observe(record.seconds)
+        if record.body_bytes:
+            self._sent.labels(record.upstream, record.cache).inc(record.body_bytes)
+        if record.status < 400 and record.endpoint in ("manifests", "blobs"):
             self._last_success.set_to_current_time()
-            self._saw(served.user_agent)
+            self._saw(record.user_agent)
 
     def scrape(self) -> bytes:
         """The metrics in Prometheus' text format."""
@@ -119,17 +119,17 @@ class _Statistics(Collector):
         yield from self._of_swarm()
 
     def _of_origins(self) -> Iterator[Metric]:
-        answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("registry", "class"))
-        retries = CounterMetricFamily("p2pd_origin_retries", "Attempts after a failed one.", labels=("registry",))
-        connections = GaugeMetricFamily("p2pd_origin_connections", "Open connections.", labels=("registry",))
-        for namespace, upstream in self._origins.upstreams.items():
+        answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))
+        retries = CounterMetricFamily("p2pd_origin_retries", "Attempts after a failed one.", labels=("upstream",))
+        connections = GaugeMetricFamily("p2pd_origin_connections", "Open connections.", labels=("upstream",))
+        for name, upstream in self._origins.upstreams.items():
             if not isinstance(upstream.origin, HttpOrigin):
                 continue
             statistics = upstream.origin.statistics()
             for status_class, count in sorted(statistics.answers.items()):
-                answers.add_metric([namespace, status_class], count)
-            retries.add_metric([namespace], statistics.retries)
-            connections.add_metric([namespace], statistics.open_connections)
+                answers.add_metric([name, status_class], count)
+            retries.add_metric([name], statistics.retries)
+            connections.add_metric([name], statistics.open_connections)
         yield from (answers, retries, connections)
 
     def _of_swarm(self) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ import click
 from p2pd.config.settings import load
 from p2pd.configure import dockerd
 from p2pd.configure.docker import DAEMON_JSON
-from p2pd.configure.plan import STATE, Outcome
+from p2pd.configure.plan import STATE, ConfigureOutcome
 from p2pd.configure.plan import configure as carry_out
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import Request, Runtime
@@ -28,7 +28,7 @@ from p2pd.configure.tree import Disk
     "--upstream",
     "upstreams",
     multiple=True,
-    metavar="NAME|NAMESPACE=URL",
+    metavar="NAME|NAME=URL",
     help="A registry to mirror; repeatable.  [default: all that are configured]",
 )
 @click.option("--all", "wildcard", is_flag=True, help="Ask the mirror for every other registry as well.")
@@ -80,7 +80,7 @@ def configure(
 
 def _carry_out(
     runtime: Runtime, request: Request | None, root: Path, state: str, *, accept: bool, dry_run: bool
-) -> tuple[Outcome, list[str]]:
+) -> tuple[ConfigureOutcome, list[str]]:
     """The outcome, and the steps that are left to the operator. Only this machine's own dockerd is signalled."""
     disk = Disk(root)
     daemon = dockerd.running(disk) if runtime.name == "docker" and root.resolve() == Path("/") else None
@@ -95,7 +95,7 @@ def _carry_out(
     return outcome, [f"{path}: {runtime.activation[path]}" for path in changed]
 
 
-def _as_text(runtime: str, outcome: Outcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
+def _as_text(runtime: str, outcome: ConfigureOutcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
     lines: list[str] = []
     if dry_run:
         lines += [change.diff.rstrip("\n") for change in outcome.changes]
@@ -110,7 +110,7 @@ def _as_text(runtime: str, outcome: Outcome, steps: list[str], *, undo: bool, dr
     return "\n".join(lines)
 
 
-def _as_json(runtime: str, outcome: Outcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
+def _as_json(runtime: str, outcome: ConfigureOutcome, steps: list[str], *, undo: bool, dry_run: bool) -> str:
     return json.dumps(
         {
             "runtime": runtime,

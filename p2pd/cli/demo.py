@@ -27,10 +27,10 @@ def demo(nodes: int, size: str, rate: str, *, as_json: bool) -> None:
     from rich.console import Console
 
     from p2pd.config.values import parse_size
-    from p2pd.demo.run import Plan, show
+    from p2pd.demo.run import DemoPlan, run_demo
     from p2pd.demo.shutdown import until_ended
 
-    plan = Plan(nodes, parse_size(size), parse_size(rate))
-    figures = until_ended(lambda ending: show(plan, Console(quiet=as_json), ending))
+    plan = DemoPlan(nodes, parse_size(size), parse_size(rate))
+    figures = until_ended(lambda shutdown: run_demo(plan, Console(quiet=as_json), shutdown))
     if as_json:
         click.echo(json.dumps(figures, indent=2))

@@ -10,8 +10,8 @@ import click
 
 from p2pd.cli.options import with_settings
 from p2pd.doctor.environment import real
-from p2pd.doctor.result import Finding, Level
-from p2pd.doctor.run import examine
+from p2pd.doctor.result import CheckResult, Level
+from p2pd.doctor.run import run_checks
 
 if TYPE_CHECKING:
     from p2pd.config.settings import Settings
@@ -34,7 +34,7 @@ def doctor(settings: Settings, *, as_json: bool, root: Path) -> None:
 
     Run it as root: other users may not see every file and socket that it looks at.
     """
-    findings = examine(settings, real(root))
+    findings = run_checks(settings, real(root))
     failed = any(finding.level is Level.FAIL for finding in findings)
     if as_json:
         rows = [
@@ -48,7 +48,7 @@ def doctor(settings: Settings, *, as_json: bool, root: Path) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _show(findings: tuple[Finding, ...]) -> None:
+def _show(findings: tuple[CheckResult, ...]) -> None:
     from rich.console import Console
     from rich.text import Text
 

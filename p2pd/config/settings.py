@@ -101,7 +101,7 @@ class Settings:
         "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
         "rate=SIZE per second. "
         "URL may be oci-layout:///PATH, a directory on this machine.",
-        "NAMESPACE=URL[,URL...][;option=value...]",
+        "NAME=URL[,URL...][;option=value...]",
     )
     max_bytes: int = _key(
         parse_size, "50GiB", "Room that the cache may take; what was not used for longest is evicted first.", "SIZE"

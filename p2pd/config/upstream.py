@@ -8,29 +8,29 @@ from urllib.parse import urlsplit
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import ConfigError, UpstreamSetting
-from peer.oci.reference import Namespace, parse_namespace
+from peer.oci.reference import UpstreamName, parse_upstream_name
 from peer.origin.client import HttpOrigin
 from peer.origin.layout import LayoutOrigin
-from peer.origin.upstream import Upstream as HttpUpstream
-from proxy.origins import ANSWER_WITHIN_S, Upstream
+from peer.origin.upstream import Upstream
+from proxy.origins import ANSWER_WITHIN_S, UpstreamOrigin
 
 LAYOUT_SCHEME = "oci-layout"
 
 
-def make_upstreams(settings: Settings) -> Mapping[Namespace, Upstream]:
+def make_upstreams(settings: Settings) -> Mapping[UpstreamName, UpstreamOrigin]:
     """Every configured upstream, in order. Raises ConfigError."""
-    return {parse_namespace(each.namespace): _make(each, settings) for each in settings.upstream}
+    return {parse_upstream_name(each.name): _make(each, settings) for each in settings.upstream}
 
 
-def _make(setting: UpstreamSetting, settings: Settings) -> Upstream:
+def _make(setting: UpstreamSetting, settings: Settings) -> UpstreamOrigin:
     layouts = [url for url in setting.urls if urlsplit(url).scheme == LAYOUT_SCHEME]
     if layouts:
         if len(setting.urls) > 1:
-            raise ConfigError(f"upstream {setting.namespace}: an OCI layout stands alone, without other URLs")
-        return Upstream(LayoutOrigin(Path(urlsplit(layouts[0]).path), namespace=setting.namespace))
+            raise ConfigError(f"upstream {setting.name}: an OCI layout stands alone, without other URLs")
+        return UpstreamOrigin(LayoutOrigin(Path(urlsplit(layouts[0]).path), upstream=setting.name))
     try:
-        upstream = HttpUpstream(
-            namespace=setting.namespace,
+        upstream = Upstream(
+            name=setting.name,
             endpoints=setting.urls,
             ca_file=setting.ca,
             username=setting.username,
@@ -40,7 +40,7 @@ def _make(setting: UpstreamSetting, settings: Settings) -> Upstream:
             rate_bytes_per_s=settings.origin_rate if setting.rate is None else setting.rate,
             metadata_s=ANSWER_WITHIN_S - 2.0,
         )
-        return Upstream(HttpOrigin(upstream), has_credentials=upstream.username is not None)
+        return UpstreamOrigin(HttpOrigin(upstream), has_credentials=upstream.username is not None)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -52,5 +52,5 @@ def _password(setting: UpstreamSetting) -> str | None:
         return setting.password_file.read_text().rstrip("\r\n")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"upstream {setting.namespace}: the password file {setting.password_file} cannot be read: {error}"
+            f"upstream {setting.name}: the password file {setting.password_file} cannot be read: {error}"
         ) from None

@@ -65,14 +65,14 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSetting:
-    """An origin that may be asked for the images of `namespace` (`docker.io`, `registry.example:5000`).
+    """An origin that may be asked for the images of `name` (`docker.io`, `registry.example:5000`).
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
     `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
     does not show what belongs to credentials.
     """
 
-    namespace: str
+    name: str
     urls: tuple[str, ...]
     ca: Path | None = None
     username: str | None = field(default=None, repr=False)
@@ -170,15 +170,15 @@ def parse_label(value: object) -> str:
 
 
 def parse_upstream(value: object) -> UpstreamSetting:
-    """`NAMESPACE=URL[,URL...][;option=value...]`, with the options of `UpstreamSetting`."""
+    """`NAME=URL[,URL...][;option=value...]`, with the options of `UpstreamSetting`."""
     if isinstance(value, UpstreamSetting):
         return value
-    namespace, equals, rest = _text(value).partition("=")
+    name, equals, rest = _text(value).partition("=")
     if not equals:
-        raise ConfigError("expected NAMESPACE=URL, such as docker.io=https://registry-1.docker.io")
+        raise ConfigError("expected NAME=URL, such as docker.io=https://registry-1.docker.io")
     urls, *options = rest.split(";")
     upstream = UpstreamSetting(
-        namespace=_namespace(namespace),
+        name=_upstream_name(name),
         urls=tuple(_url(url) for url in urls.split(",")),
         **_options(options),  # type: ignore[arg-type] # each has the type that its parser returns
     )
@@ -202,7 +202,7 @@ def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
         except ConfigError as error:
             name = text.partition("=")[0] if isinstance(text, str) else repr(text)
             problems.append(f"{name[:80]!a}: {error}")
-    names = [upstream.namespace for upstream in upstreams]
+    names = [upstream.name for upstream in upstreams]
     repeated = {name for name in names if names.count(name) > 1}
     problems += [f"{name} is given twice: put all its URLs into one, separated by commas" for name in sorted(repeated)]
     if problems or not upstreams:
@@ -263,7 +263,7 @@ def _address(text: str) -> Address | None:
     return Address(host.strip("[]"), int(port))
 
 
-def _namespace(text: str) -> str:
+def _upstream_name(text: str) -> str:
     """Lower case, as registries' names are compared. Its form is `host[:port]`."""
     if not _is_host(text) and _address(text) is None:
         raise ConfigError("expected a registry's name before the =, such as docker.io or registry.example:5000")

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, marked
+from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
 from p2pd.configure.toml_text import parse, table, with_value
 
 CONFIG: Final = "/etc/buildkit/buildkitd.toml"
 
 
-def plan(request: Request, files: Reader) -> Plan:
+def plan(request: Request, files: Reader) -> RuntimePlan:
     """Raises ConfigureError if buildkitd.toml is no TOML or cannot be changed safely."""
     content = files.read(CONFIG)
     if content is None:
-        return Plan({CONFIG: marked("buildkit", _with_mirrors(request, b"").decode())})
-    return Plan({CONFIG: _with_mirrors(request, content)})
+        return RuntimePlan({CONFIG: marked("buildkit", _with_mirrors(request, b"").decode())})
+    return RuntimePlan({CONFIG: _with_mirrors(request, content)})
 
 
 def _with_mirrors(request: Request, content: bytes) -> bytes:
-    for namespace in request.namespaces:
-        keys = ("registry", namespace)
+    for upstream in request.upstream_names:
+        keys = ("registry", upstream)
         mirrors = table(parse(CONFIG, content), keys).get("mirrors", [])
         if not isinstance(mirrors, list):
-            raise ConfigureError(f"{CONFIG}: the mirrors of {namespace} are no list; nothing was changed")
+            raise ConfigureError(f"{CONFIG}: the mirrors of {upstream} are no list; nothing was changed")
         if request.mirror_host not in mirrors:
             content = with_value(CONFIG, content, keys, "mirrors", [request.mirror_host, *mirrors])
     keys = ("registry", request.mirror_host)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.configure import hosts_toml
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, marked
+from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
 from p2pd.configure.toml_text import parse, table, with_value
 
 CONFIG: Final = "/etc/containerd/config.toml"
@@ -34,7 +34,7 @@ _NEW: Final = marked("containerd", f'version = 2\n\n[plugins."{_CRI_V2}".registr
 """Version 2 is read by every containerd since 1.3."""
 
 
-def plan(request: Request, files: Reader) -> Plan:
+def plan(request: Request, files: Reader) -> RuntimePlan:
     """Raises ConfigureError for a config.toml that cannot be changed safely, or that forbids config_path."""
     content = files.read(CONFIG)
     if content is None:
@@ -70,7 +70,7 @@ def plan(request: Request, files: Reader) -> Plan:
     changed = content
     if config_path(values) != directory:
         changed = with_value(CONFIG, content, keys, "config_path", directory)
-    return Plan({**hosts.files, CONFIG: changed}, tuple(remarks))
+    return RuntimePlan({**hosts.files, CONFIG: changed}, tuple(remarks))
 
 
 def registry_keys(values: dict[str, Any]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from json.decoder import JSONDecoder
 from typing import Any, Final
 
 from p2pd.configure import hosts_toml
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, text_of
+from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, text_of
 
 DAEMON_JSON: Final = "/etc/docker/daemon.json"
 CERTS_D: Final = "/etc/docker/certs.d"
@@ -27,23 +27,23 @@ KEY: Final = "registry-mirrors"
 HUB: Final = "docker.io"
 
 
-def plan(request: Request, files: Reader) -> Plan:
+def plan(request: Request, files: Reader) -> RuntimePlan:
     """Raises ConfigureError for a daemon.json that is not a JSON object, or a hosts.toml that cannot be changed."""
     hosts = hosts_toml.plan(request, files, CERTS_D, "docker")
     content = files.read(DAEMON_JSON) or b""
     values = daemon_values(content)
     remarks = [*hosts.remarks, *_insecure(request, values)]
     wanted = dict(hosts.files)
-    if HUB not in request.namespaces:
+    if HUB not in request.upstream_names:
         remarks.append(f"{KEY} was left alone: it is for {HUB} only, and that is not among the upstreams.")
-    elif request.default_namespace != HUB:
+    elif request.default_upstream != HUB:
         remarks.append(
             f"{KEY} was left alone: dockerd's classic store names no registry in its requests, so it needs {HUB} "
-            f"to be the first upstream of p2pd (that is {request.default_namespace})."
+            f"to be the first upstream of p2pd (that is {request.default_upstream})."
         )
     else:
         wanted[DAEMON_JSON] = _with_mirror(content, values, request.mirror_url)
-    return Plan(wanted, tuple(remarks))
+    return RuntimePlan(wanted, tuple(remarks))
 
 
 def daemon_values(content: bytes) -> dict[str, Any]:
@@ -108,11 +108,11 @@ def _value_of(text: str, wanted: str) -> int:
 def _insecure(request: Request, values: dict[str, Any]) -> list[str]:
     insecure = values.get("insecure-registries", [])
     return [
-        f"insecure-registries no longer counts for {upstream.namespace} in the containerd image store, which then has "
+        f"insecure-registries no longer counts for {upstream.name} in the containerd image store, which then has "
         "the address and its TLS from hosts.toml: give p2pd its http:// address, or its CA."
         for upstream in request.upstreams
         if isinstance(insecure, list)
-        and upstream.namespace in insecure
+        and upstream.name in insecure
         and not any(url.startswith("http://") for url in upstream.urls)
     ]
 

@@ -20,7 +20,7 @@ import tomllib
 from typing import Final
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, marked, text_of
+from p2pd.configure.runtime import ConfigureError, Reader, Request, RuntimePlan, marked, text_of
 from p2pd.configure.toml_text import headers, parse, table
 
 DIAL_TIMEOUT: Final = "1s"
@@ -31,7 +31,7 @@ WILDCARD: Final = "_default"
 """containerd's name for the directory of all registries that have none of their own."""
 
 
-def plan(request: Request, files: Reader, directory: str, undo: str) -> Plan:
+def plan(request: Request, files: Reader, directory: str, undo: str) -> RuntimePlan:
     """The hosts.toml of each upstream below `directory`; `undo` names the runtime for `p2pd configure`.
 
     Raises ConfigureError for an operator's file that is no TOML or cannot be changed safely.
@@ -39,7 +39,7 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> Plan:
     wanted: dict[str, bytes] = {}
     remarks = []
     entries: list[tuple[str, UpstreamSetting | None]] = [
-        (_directory(files, directory, upstream.namespace), upstream) for upstream in request.upstreams
+        (_directory(files, directory, upstream.name), upstream) for upstream in request.upstreams
     ]
     if request.wildcard:
         entries.append((f"{directory}/{WILDCARD}", None))
@@ -54,16 +54,16 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> Plan:
     default = files.read(f"{directory}/{WILDCARD}/hosts.toml")
     if default is not None and not request.wildcard:
         remarks.append(
-            f"{directory}/{WILDCARD}/hosts.toml no longer counts for {', '.join(request.namespaces)}: "
+            f"{directory}/{WILDCARD}/hosts.toml no longer counts for {', '.join(request.upstream_names)}: "
             "containerd reads one directory per registry."
         )
-    return Plan(wanted, tuple(remarks))
+    return RuntimePlan(wanted, tuple(remarks))
 
 
-def _directory(files: Reader, parent: str, namespace: str) -> str:
-    host, colon, port = namespace.rpartition(":")
+def _directory(files: Reader, parent: str, upstream: str) -> str:
+    host, colon, port = upstream.rpartition(":")
     underscored = f"{host}_{port}_"
-    return f"{parent}/{underscored if colon and underscored in (files.names(parent) or ()) else namespace}"
+    return f"{parent}/{underscored if colon and underscored in (files.names(parent) or ()) else upstream}"
 
 
 def _whole(request: Request, files: Reader, place: str, upstream: UpstreamSetting | None, undo: str) -> bytes:

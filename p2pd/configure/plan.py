@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from p2pd.configure.journal import ChangedError, Entry, Journal, decode, difference, encode
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, Unmarked
-from p2pd.configure.tree import Tree
+from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, Unmarked
+from p2pd.configure.tree import FileTree
 
 STATE: Final = "/var/lib/p2pd-configure"
 """Where journals are. Not below the daemon's data directory: a service manager gives that to the daemon's user, who
@@ -43,7 +43,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ConfigureOutcome:
     """What was done, or would be. `accepted` are the files that somebody changed and that are the operator's now."""
 
     changes: tuple[Change, ...]
@@ -54,12 +54,12 @@ class Outcome:
 def configure(
     runtime: Runtime,
     request: Request | None,
-    tree: Tree,
+    tree: FileTree,
     state: str = STATE,
     *,
     accept: bool = False,
     dry_run: bool = False,
-) -> Outcome:
+) -> ConfigureOutcome:
     """Make the runtime use the mirror; with no request, put back all that was ever changed for it.
 
     A file that somebody changed since counts with that change, if ours can be taken out of it exactly. If not,
@@ -87,7 +87,7 @@ def pending(runtime: Runtime, request: Request, files: Reader) -> tuple[Change, 
 class _Work:
     """All that is to be done: the outcome, and the journal as it is, while it is done, and afterwards."""
 
-    outcome: Outcome
+    outcome: ConfigureOutcome
     journal_path: str
     old: Journal
     meanwhile: Journal
@@ -97,7 +97,7 @@ class _Work:
 class _Bases:
     """The files as if p2pd had never been here."""
 
-    def __init__(self, tree: Tree, bases: Mapping[str, bytes | None]) -> None:
+    def __init__(self, tree: FileTree, bases: Mapping[str, bytes | None]) -> None:
         self._files = Unmarked(tree)
         self._bases = bases
 
@@ -112,14 +112,14 @@ def _journal_path(runtime: Runtime, state: str) -> str:
     return f"{state}/{runtime.journal}.json"
 
 
-def _work_out(runtime: Runtime, request: Request | None, tree: Tree, state: str, *, accept: bool = False) -> _Work:
+def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: str, *, accept: bool = False) -> _Work:
     """What has to change so that the runtime uses the mirror; with no request, so that it was never configured."""
     journal_path = _journal_path(runtime, state)
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
     bases, accepted = _bases(old, tree, accept=accept)
     files = _Bases(tree, bases)
-    plan = runtime.plan(request, files) if request is not None else Plan({})
+    plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
     made = {directory for entry in old.values() for directory in entry.directories}
     changes, meanwhile, new = [], {}, {}
     for path in sorted({*bases, *plan.files}):
@@ -134,11 +134,11 @@ def _work_out(runtime: Runtime, request: Request | None, tree: Tree, state: str,
             meanwhile[path] = Entry(base, ours, entry.directories)
         elif path in new:
             meanwhile[path] = entry
-    outcome = Outcome(tuple(changes), plan.remarks, accepted)
+    outcome = ConfigureOutcome(tuple(changes), plan.remarks, accepted)
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 
-def _bases(journal: Journal, tree: Tree, *, accept: bool) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
+def _bases(journal: Journal, tree: FileTree, *, accept: bool) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
     bases, changed = {}, []
     for path, entry in journal.items():
         try:
@@ -154,14 +154,14 @@ def _bases(journal: Journal, tree: Tree, *, accept: bool) -> tuple[dict[str, byt
     return bases, tuple(error.path for error in changed)
 
 
-def _made(tree: Tree, path: str, made: set[str]) -> tuple[str, ...]:
+def _made(tree: FileTree, path: str, made: set[str]) -> tuple[str, ...]:
     """The directories above `path`, outermost first, that do not exist yet or were `made` by us for any file."""
     parts = path.strip("/").split("/")[:-1]
     above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
     return tuple(directory for directory in above if directory in made or tree.names(directory) is None)
 
 
-def _apply(work: _Work, tree: Tree) -> Outcome:
+def _apply(work: _Work, tree: FileTree) -> ConfigureOutcome:
     tried: list[Change] = []
     try:
         _keep(tree, work.journal_path, work.meanwhile)
@@ -177,7 +177,7 @@ def _apply(work: _Work, tree: Tree) -> Outcome:
     return work.outcome
 
 
-def _put_back(work: _Work, tree: Tree, tried: list[Change], cause: BaseException) -> None:
+def _put_back(work: _Work, tree: FileTree, tried: list[Change], cause: BaseException) -> None:
     """Undo what was done of the work. Raises ConfigureError if that fails too; the journal then still covers it."""
     try:
         for change in reversed(tried):
@@ -190,14 +190,14 @@ def _put_back(work: _Work, tree: Tree, tried: list[Change], cause: BaseException
         ) from cause
 
 
-def _keep(tree: Tree, path: str, journal: Journal) -> None:
+def _keep(tree: FileTree, path: str, journal: Journal) -> None:
     if journal:
         tree.write(path, encode(journal), private=True)
     else:
         tree.remove(path, ())
 
 
-def _put(tree: Tree, path: str, content: bytes | None, directories: tuple[str, ...]) -> None:
+def _put(tree: FileTree, path: str, content: bytes | None, directories: tuple[str, ...]) -> None:
     if content is None:
         tree.remove(path, directories)
     else:

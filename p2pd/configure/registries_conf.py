@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from p2pd.configure.runtime import ConfigureError, Plan, Reader, Request, Runtime, marked
+from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
 from p2pd.configure.toml_text import parse
 
 MAIN: Final = "/etc/containers/registries.conf"
@@ -21,25 +21,25 @@ OURS: Final = f"{DROP_INS}/90-p2pd.conf"
 """90: after what distributions ship. systemd's convention for names (60 to 90 are the operator's)."""
 
 
-def plan(request: Request, files: Reader) -> Plan:
+def plan(request: Request, files: Reader) -> RuntimePlan:
     """Raises ConfigureError if a registry is configured elsewhere without the mirror, or if a file is no TOML."""
     elsewhere = _configured(files)
     tables = []
-    for namespace in request.namespaces:
-        location = f"{request.mirror_host}/{namespace}"
+    for upstream in request.upstream_names:
+        location = f"{request.mirror_host}/{upstream}"
         # `insecure` is for plain HTTP, which does not leave this machine.
         mirror = f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n'
-        path, locations = elsewhere.get(namespace, ("", frozenset()))
+        path, locations = elsewhere.get(upstream, ("", frozenset()))
         if path and location not in locations:
             raise ConfigureError(
-                f"{path} says already how {namespace} is pulled, and a second [[registry]] would take its place; "
+                f"{path} says already how {upstream} is pulled, and a second [[registry]] would take its place; "
                 f"nothing was changed. Add this below that one by hand:\n{mirror}"
             )
         if not path:
             tables.append(
-                f'\n[[registry]]\nprefix = "{namespace}"\nlocation = "{namespace}"\n{mirror}',
+                f'\n[[registry]]\nprefix = "{upstream}"\nlocation = "{upstream}"\n{mirror}',
             )
-    return Plan({OURS: marked("podman", "".join(tables))} if tables else {})
+    return RuntimePlan({OURS: marked("podman", "".join(tables))} if tables else {})
 
 
 def _configured(files: Reader) -> dict[str, tuple[str, frozenset[str]]]:

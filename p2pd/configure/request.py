@@ -18,13 +18,13 @@ def request_of(
 ) -> Request:
     """What to tell a runtime: the mirror and all upstreams of `settings`, but for what the arguments say.
 
-    `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAMESPACE=URL as `p2pd run`
+    `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAME=URL as `p2pd run`
     takes them. Raises ConfigError.
     """
     address = parse_address(mirror) if mirror is not None else settings.mirror
     if address.port == 0:
         raise ConfigError("the mirror's port is not known before it runs: give --mirror HOST:PORT")
-    known = {upstream.namespace: upstream for upstream in settings.upstream}
+    known = {upstream.name: upstream for upstream in settings.upstream}
     chosen = tuple(
         known.get(text.lower()) or parse_upstream(text if "=" in text else f"{text}={_url_of(text)}")
         for text in upstreams
@@ -33,10 +33,10 @@ def request_of(
     return Request(
         mirror=address,
         upstreams=chosen or settings.upstream,
-        default_namespace=(chosen if given_whole else settings.upstream)[0].namespace,
+        default_upstream=(chosen if given_whole else settings.upstream)[0].name,
         wildcard=wildcard,
     )
 
 
-def _url_of(namespace: str) -> str:
-    return _HUB_URL if namespace.lower() == HUB else f"https://{namespace}"
+def _url_of(upstream: str) -> str:
+    return _HUB_URL if upstream.lower() == HUB else f"https://{upstream}"

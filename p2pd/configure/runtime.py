@@ -42,12 +42,12 @@ class Reader(Protocol):
 class Request:
     """What the runtime shall do: ask `mirror` for what comes from `upstreams`, and from any other if `wildcard`.
 
-    `default_namespace` is the upstream whose images the mirror serves to a client that names none.
+    `default_upstream` is the upstream whose images the mirror serves to a client that names none.
     """
 
     mirror: Address
     upstreams: tuple[UpstreamSetting, ...]
-    default_namespace: str
+    default_upstream: str
     wildcard: bool = False
 
     @property
@@ -67,12 +67,12 @@ class Request:
         return f"http://{self.mirror_host}"
 
     @property
-    def namespaces(self) -> tuple[str, ...]:
-        return tuple(upstream.namespace for upstream in self.upstreams)
+    def upstream_names(self) -> tuple[str, ...]:
+        return tuple(upstream.name for upstream in self.upstreams)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RuntimePlan:
     """The files as they should be, by path, and what the operator ought to know whether or not they are so already."""
 
     files: Mapping[str, bytes]
@@ -90,7 +90,7 @@ class Runtime:
 
     name: str
     journal: str
-    plan: Callable[[Request, Reader], Plan]
+    plan: Callable[[Request, Reader], RuntimePlan]
     programs: tuple[str, ...]
     families: tuple[str, ...]
     activation: Mapping[str, str] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from typing import Protocol
 from p2pd.configure.runtime import ConfigureError, Reader
 
 
-class Tree(Reader, Protocol):
+class FileTree(Reader, Protocol):
     """The files as p2pd.configure.plan needs them. Every method raises ConfigureError."""
 
     def read(self, path: str, *, private: bool = False) -> bytes | None:

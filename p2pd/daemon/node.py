@@ -32,7 +32,7 @@ from peer.store import Store
 from peer.swarm.server import PeerServer
 from peer.swarm.swarm import Swarm
 from peer.swarm.uploading import Uploading
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -54,7 +54,7 @@ def run(settings: Settings) -> int:
         "p2pd.daemon",
         partial(serve, settings),
         headline="mirror",
-        facts={"upstreams": [each.namespace for each in settings.upstream]},
+        facts={"upstreams": [each.name for each in settings.upstream]},
         end_facts={"grace_s": settings.shutdown_grace_s},
     )
     return live(node, aiofastnet.loop_factory(uvloop.new_event_loop))
@@ -80,7 +80,7 @@ async def serve(
         stack.callback(store.close)
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
-        background = await stack.enter_async_context(Background())
+        background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
         swarm = Swarm(identity(settings), joined.urls, store, background)
         downloads = Downloads(store, _limits(settings), background, swarm)
@@ -90,7 +90,7 @@ async def serve(
         peer_server = PeerServer(
             swarm.servable,
             swarm.links.accept,
-            uploading=Uploading(settings.upload_slots, background, swarm.tell_room),
+            uploading=Uploading(settings.upload_slots, background, swarm.send_unchoke),
             is_far=swarm.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )

@@ -15,13 +15,13 @@ from p2pd.daemon.listeners import scheduling
 from peer.errors import StoreBrokenError
 from peer.swarm.swarm import Identity
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings as Scheduling
+from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
 
 ANYWHERE = ("0.0.0.0", "::")
 """Addresses that other hosts cannot be told."""
 
-QUESTIONS_SHARE = 4
+METADATA_SHARE = 4
 """One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
 
 
@@ -65,13 +65,13 @@ async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
         yield Schedulers((f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",), inside)
 
 
-def scheduling_of(settings: Settings) -> Scheduling:
+def scheduling_of(settings: Settings) -> SchedulerSettings:
     """What a scheduler goes by, inside a node or alone.
 
     All hosts together keep to what the keys allow one at an origin, and each to its share for blobs. A host that waits
     for a tag does so for `scheduler_wait_s`: two others have their turn to ask within that.
     """
-    return Scheduling(
+    return SchedulerSettings(
         leases_per_blob=settings.connections_per_blob,
         leases_per_host=connections_for_blobs(settings),
         leases_per_origin=settings.connections_per_origin,
@@ -82,7 +82,7 @@ def scheduling_of(settings: Settings) -> Scheduling:
 
 def connections_for_blobs(settings: Settings) -> int:
     """Of an origin's connections, those that are not kept for questions."""
-    return max(1, settings.connections_per_origin * (QUESTIONS_SHARE - 1) // QUESTIONS_SHARE)
+    return max(1, settings.connections_per_origin * (METADATA_SHARE - 1) // METADATA_SHARE)
 
 
 def _host_id(file: Path) -> str:

@@ -14,8 +14,8 @@ from peer.oci.reference import parse_image_reference
 from peer.origin.clock import SystemClock
 
 if TYPE_CHECKING:
-    from p2pd.demo.node import Node
-    from p2pd.demo.shutdown import Ending
+    from p2pd.demo.node import DemoNode
+    from p2pd.demo.shutdown import Shutdown
 
 _LOOK_EVERY_S: Final = 0.25
 
@@ -27,7 +27,7 @@ class DemoFailedError(P2pdError):
 class Client:
     """A pull through one node: what the client got so far, and where the node had it from. Is a `PullProgress`."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: DemoNode) -> None:
         self.name = node.name
         self.received_bytes = 0
         self.origin_bytes = 0
@@ -68,11 +68,11 @@ class Client:
 
 
 def pull_at_once(
-    nodes: Sequence[Node], reference: str, show: Callable[[Sequence[Client]], None], ending: Ending
+    nodes: Sequence[DemoNode], reference: str, run_demo: Callable[[Sequence[Client]], None], shutdown: Shutdown
 ) -> tuple[Sequence[Client], float]:
     """Pull the image at all nodes at the same moment. The clients, and the seconds until the last had it.
 
-    `show` is called now and then, and at the end. Raises P2pdError, and EndedError when the end is asked for.
+    `run_demo` is called now and then, and at the end. Raises P2pdError, and EndedError when the end is asked for.
     """
     clients = [Client(node) for node in nodes]
     interrupted = threading.Event()
@@ -83,10 +83,10 @@ def pull_at_once(
         working = True
         while working:
             working = bool(wait(pulls, timeout=_LOOK_EVERY_S).not_done)
-            ending.check()
+            shutdown.check()
             for client in clients:
                 client.look()
-            show(clients)
+            run_demo(clients)
         for each in pulls:
             each.result()
     finally:  # clients that still pull end when their nodes do, which is next: they are not waited for here

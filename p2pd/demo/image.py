@@ -53,7 +53,7 @@ _OVERHEAD_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DemoLayer:
     """One layer: `descriptor` is of the compressed blob, `diff_id` of the archive in it."""
 
     descriptor: Descriptor
@@ -68,7 +68,7 @@ class BuiltImage:
     reference: str
     manifest: Descriptor
     config: Descriptor
-    layers: tuple[Layer, ...]
+    layers: tuple[DemoLayer, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -110,7 +110,7 @@ def build_image(
     """
     tag = parse_image_reference(reference).tag
     layout = LayoutWriter(directory)
-    layers: list[Layer] = []
+    layers: list[DemoLayer] = []
     for source in _sources():
         with _LayerFile(layout, _FAST, on_write) as layer:
             layer.add_folder(source, int(size_bytes * source.share))
@@ -171,12 +171,12 @@ class _LayerFile:
             except (PermissionError, FileNotFoundError):
                 continue  # not for us to read, or gone again
 
-    def keep(self, comment: str) -> Layer:
+    def keep(self, comment: str) -> DemoLayer:
         """End the archive and give the blob its name."""
         self._tar.close()
         self._blob.write(self._gzip.flush())
         descriptor = Descriptor(_LAYER_TYPE, self._blob.keep(), self._blob.size_bytes)
-        return Layer(descriptor, Digest(f"sha256:{self._diff.hexdigest()}"), comment)
+        return DemoLayer(descriptor, Digest(f"sha256:{self._diff.hexdigest()}"), comment)
 
     def __enter__(self) -> Self:
         return self
@@ -211,7 +211,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _config(layers: list[Layer]) -> dict[str, object]:
+def _config(layers: list[DemoLayer]) -> dict[str, object]:
     platform = local_platform()
     variant = {"variant": platform.variant} if platform.variant else {}
     return {
@@ -225,7 +225,7 @@ def _config(layers: list[Layer]) -> dict[str, object]:
     }
 
 
-def _manifest(config: Descriptor, layers: list[Layer]) -> dict[str, object]:
+def _manifest(config: Descriptor, layers: list[DemoLayer]) -> dict[str, object]:
     return {
         "schemaVersion": 2,
         "mediaType": OCI_IMAGE,

@@ -24,7 +24,7 @@ from p2pd.config.values import Address, parse_address
 from peer.errors import P2pdError
 
 if TYPE_CHECKING:
-    from p2pd.demo.shutdown import Ending
+    from p2pd.demo.shutdown import Shutdown
 
 _STOP_WITHIN_S: Final = 10.0
 _JOIN_WITHIN_S: Final = 15.0
@@ -36,7 +36,7 @@ class NodeFailedError(P2pdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class DemoNode:
     """A node that is ready, and has found its scheduler."""
 
     name: str
@@ -45,7 +45,9 @@ class Node:
 
 
 @contextmanager
-def running_nodes(directory: Path, count: int, flags: Mapping[str, str], ending: Ending) -> Iterator[list[Node]]:
+def running_nodes(
+    directory: Path, count: int, flags: Mapping[str, str], shutdown: Shutdown
+) -> Iterator[list[DemoNode]]:
     """`count` times `p2pd run`, with the stores in `directory`. Raises NodeFailedError and EndedError."""
     commands = []
     for number in range(1, count + 1):
@@ -54,21 +56,21 @@ def running_nodes(directory: Path, count: int, flags: Mapping[str, str], ending:
         # What is left of a pull when a node is to stop is of no use to anybody.
         always = {"min-free-bytes": "0", "shutdown-grace-s": "0"}
         commands.append(_command("run", {**own, **always, **flags}))
-    with _running(commands, ending) as ready:
+    with _running(commands, shutdown) as ready:
         nodes = [
-            Node(f"node {number}", parse_address(each["mirror"]), AdminClient(parse_address(each["admin"])))
+            DemoNode(f"node {number}", parse_address(each["mirror"]), AdminClient(parse_address(each["admin"])))
             for number, each in enumerate(ready, 1)
         ]
         for node in nodes:
-            _wait_for_scheduler(node, ending)
+            _wait_for_scheduler(node, shutdown)
         yield nodes
 
 
 @contextmanager
-def running_scheduler(ending: Ending) -> Iterator[str]:
+def running_scheduler(shutdown: Shutdown) -> Iterator[str]:
     """`p2pd scheduler`; yields its URL. Raises NodeFailedError and EndedError."""
     command = _command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})
-    with _running([command], ending) as (ready,):
+    with _running([command], shutdown) as (ready,):
         yield f"http://{ready['listen']}"
 
 
@@ -87,13 +89,13 @@ def _environ() -> dict[str, str]:
 
 
 @contextmanager
-def _running(commands: list[list[str]], ending: Ending) -> Iterator[list[dict[str, Any]]]:
+def _running(commands: list[list[str]], shutdown: Shutdown) -> Iterator[list[dict[str, Any]]]:
     """Start them all at once; yields the `ready` event of each, which has its addresses."""
     daemons: list[_Daemon] = []
     try:
         for command in commands:
             daemons.append(_Daemon(command))  # noqa: PERF401 # those that have started count, should one not start
-        yield [daemon.ready(ending) for daemon in daemons]
+        yield [daemon.ready(shutdown) for daemon in daemons]
     finally:
         for daemon in daemons:
             daemon.process.terminate()
@@ -111,13 +113,13 @@ class _Daemon:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ready(self, ending: Ending) -> dict[str, Any]:
+    def ready(self, shutdown: Shutdown) -> dict[str, Any]:
         """The `ready` event, when it has come. Raises NodeFailedError and EndedError."""
         while True:
             try:
                 event = self._ready.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
-                ending.check()
+                shutdown.check()
                 continue
             if event is None:
                 raise NodeFailedError(f"a daemon of the demonstration did not start: {' / '.join(self._said)}")
@@ -154,9 +156,9 @@ def _event(line: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _wait_for_scheduler(node: Node, ending: Ending) -> None:
+def _wait_for_scheduler(node: DemoNode, shutdown: Shutdown) -> None:
     give_up_at = time.monotonic() + _JOIN_WITHIN_S
     while not node.admin.status()["swarm"]["scheduler_connected"]:
         if time.monotonic() > give_up_at:
             raise NodeFailedError(f"{node.name} found no scheduler within {_JOIN_WITHIN_S:g} s")
-        ending.wait(_LOOK_EVERY_S)
+        shutdown.wait(_LOOK_EVERY_S)

@@ -50,7 +50,7 @@ class LiveView:
         self._console = console
         self._live = Live(console=console, auto_refresh=False)
 
-    def show(self, clients: Sequence[Client]) -> None:
+    def run_demo(self, clients: Sequence[Client]) -> None:
         """Show how far they are."""
         table = _table(self._title, "node", "", "received", "registry", "peers", "cache", "seconds")
         for client in clients:

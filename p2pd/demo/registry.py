@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 
-class Registry:
+class DemoRegistry:
     """What is served, and how much of it went out."""
 
     def __init__(self, layout: Path, image: BuiltImage, rate_bytes_per_s: int) -> None:

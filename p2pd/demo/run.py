@@ -19,14 +19,14 @@ from rich.console import Console
 from p2pd.config.values import show_size
 from p2pd.demo.clients import pull_at_once
 from p2pd.demo.image import DEFAULT_REFERENCE, BuiltImage, build_image
-from p2pd.demo.node import Node, running_nodes, running_scheduler
+from p2pd.demo.node import DemoNode, running_nodes, running_scheduler
 from p2pd.demo.progress import LiveView, Scene, summary
-from p2pd.demo.registry import Registry
-from p2pd.demo.shutdown import Ending
+from p2pd.demo.registry import DemoRegistry
+from p2pd.demo.shutdown import Shutdown
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """How much is to be shown. `rate_bytes_per_s` is of the registry's way out, and of each way of each node; 0: none.
 
     A node's ways are three: to other nodes, from them, and from the registry. What must take longer than
@@ -39,28 +39,34 @@ class Plan:
     measured_up_to_s: float = 20.0
 
 
-def show(plan: Plan, console: Console, ending: Ending) -> dict[str, Any]:
+def run_demo(plan: DemoPlan, console: Console, shutdown: Shutdown) -> dict[str, Any]:
     """Show it all on `console`; returns the figures. Raises P2pdError, and EndedError when the end is asked for."""
     with tempfile.TemporaryDirectory(prefix="p2pd-demo-") as name:
         layout = Path(name) / "registry"
         with console.status("Building an image out of this machine's files"):
-            image = build_image(layout, size_bytes=plan.size_bytes, on_write=ending.check)
-        registry = Registry(layout, image, plan.rate_bytes_per_s)
+            image = build_image(layout, size_bytes=plan.size_bytes, on_write=shutdown.check)
+        registry = DemoRegistry(layout, image, plan.rate_bytes_per_s)
         console.print(_setting(plan, image), highlight=False)
         with registry.serving():
-            return _Demonstration(plan, console, Path(name), image, registry, ending).run()
+            return _Demonstration(plan, console, Path(name), image, registry, shutdown).run()
 
 
 class _Demonstration:
     def __init__(
-        self, plan: Plan, console: Console, directory: Path, image: BuiltImage, registry: Registry, ending: Ending
+        self,
+        plan: DemoPlan,
+        console: Console,
+        directory: Path,
+        image: BuiltImage,
+        registry: DemoRegistry,
+        shutdown: Shutdown,
     ) -> None:
         self._plan = plan
         self._console = console
         self._directory = directory
         self._image = image
         self._registry = registry
-        self._ending = ending
+        self._ending = shutdown
 
     def run(self) -> dict[str, Any]:
         count = self._plan.nodes
@@ -82,7 +88,7 @@ class _Demonstration:
         return figures
 
     @contextmanager
-    def _nodes(self, count: int, flags: Mapping[str, str] | None = None) -> Iterator[list[Node]]:
+    def _nodes(self, count: int, flags: Mapping[str, str] | None = None) -> Iterator[list[DemoNode]]:
         """Nodes that hold nothing yet. Without `flags` each has a scheduler of its own, and knows no other."""
         rate = str(self._plan.rate_bytes_per_s)
         rates = {"origin-rate": rate, "download-rate": rate, "upload-rate": rate}
@@ -94,10 +100,10 @@ class _Demonstration:
                 nodes = stack.enter_context(running_nodes(Path(stores), count, all_flags, self._ending))
             yield nodes
 
-    def _pull(self, title: str, nodes: Sequence[Node]) -> Scene:
+    def _pull(self, title: str, nodes: Sequence[DemoNode]) -> Scene:
         before = self._registry.sent_bytes
         with LiveView(title, self._image.size_bytes, self._console) as view:
-            clients, seconds = pull_at_once(nodes, DEFAULT_REFERENCE, view.show, self._ending)
+            clients, seconds = pull_at_once(nodes, DEFAULT_REFERENCE, view.run_demo, self._ending)
         return Scene(title, seconds, self._registry.sent_bytes - before, clients)
 
     def _strangers(self) -> Scene:
@@ -139,7 +145,7 @@ class _Demonstration:
         }
 
 
-def _setting(plan: Plan, image: BuiltImage) -> str:
+def _setting(plan: DemoPlan, image: BuiltImage) -> str:
     return (
         f"[bold]{image.reference}[/], made of this machine's files: {len(image.layers)} layers, "
         f"{show_size(image.size_bytes)}.\nThe registry is a thread of this process that serves them over HTTP: at most "
@@ -148,5 +154,5 @@ def _setting(plan: Plan, image: BuiltImage) -> str:
     )
 
 
-def _rate(plan: Plan) -> str:
+def _rate(plan: DemoPlan) -> str:
     return f"{show_size(plan.rate_bytes_per_s)}/s" if plan.rate_bytes_per_s else "what it can"

@@ -29,7 +29,7 @@ class EndedError(P2pdError):
     """The demonstration was asked to end."""
 
 
-class Ending:
+class Shutdown:
     """The mark. `signal` is the number of the signal that set it, or 0."""
 
     def __init__(self) -> None:
@@ -56,23 +56,23 @@ class Ending:
         self.check()
 
 
-def until_ended(work: Callable[[Ending], R]) -> R:
+def until_ended(work: Callable[[Shutdown], R]) -> R:
     """What `work` returns or raises; to be called in the main thread, of which it keeps the handlers of signals.
 
     Raises SystemExit, with the code that a shell gives to a process that a signal ended, if one came.
     """
-    ending = Ending()
-    before = {number: signal.signal(number, ending.ask) for number in _SIGNALS}
+    shutdown = Shutdown()
+    before = {number: signal.signal(number, shutdown.ask) for number in _SIGNALS}
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="demo") as thread:
-            result = thread.submit(work, ending)
+            result = thread.submit(work, shutdown)
             while not wait([result], timeout=_LOOK_EVERY_S).done:
                 pass
             return result.result()
     except P2pdError:  # with Ctrl-C the daemons are ended too, and what fails because of that is nothing to tell
-        if not ending.signal:
+        if not shutdown.signal:
             raise
-        raise SystemExit(128 + ending.signal) from None
+        raise SystemExit(128 + shutdown.signal) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,8 +8,8 @@ from typing import Final
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, show_duration
-from p2pd.doctor.environment import Surroundings, UnreachableError
-from p2pd.doctor.result import Finding, Level
+from p2pd.doctor.environment import Environment, UnreachableError
+from p2pd.doctor.result import CheckResult, Level
 
 LAST_SUCCESS: Final = "p2pd_mirror_last_success_timestamp_seconds"
 MIN_OPEN_FILES: Final = 4096
@@ -19,52 +19,52 @@ used up by one image of many layers and some hundred peers."""
 _START = "start it (p2pd run, or systemctl start p2pd), or name its address with --"
 
 
-def check_mirror(settings: Settings, around: Surroundings) -> Iterator[Finding]:
+def check_mirror(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """The API's own ping, as every client sends it first."""
     try:
         reply = around.get(f"http://{settings.mirror}/v2/")
     except UnreachableError as error:
-        yield Finding(
+        yield CheckResult(
             Level.FAIL, "mirror", f"the mirror at {settings.mirror} does not answer: {error}", f"{_START}mirror"
         )
         return
     if reply.status in (200, 401):
-        yield Finding(Level.OK, "mirror", f"the mirror answers at {settings.mirror}")
+        yield CheckResult(Level.OK, "mirror", f"the mirror answers at {settings.mirror}")
     else:
         title = f"what answers at {settings.mirror} is not a working registry mirror (status {reply.status})"
-        yield Finding(Level.FAIL, "mirror", title, "see what listens there (ss -ltnp), and p2pd's log")
+        yield CheckResult(Level.FAIL, "mirror", title, "see what listens there (ss -ltnp), and p2pd's log")
 
 
-def check_ready(settings: Settings, around: Surroundings) -> Iterator[Finding]:
+def check_ready(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """Whether the daemon thinks itself that it can serve."""
     try:
         reply = around.get(f"http://{settings.admin}/readyz")
     except UnreachableError as error:
-        yield Finding(
+        yield CheckResult(
             Level.FAIL, "admin", f"the admin port at {settings.admin} does not answer: {error}", f"{_START}admin"
         )
         return
     if reply.status == 200:
-        yield Finding(Level.OK, "admin", "the daemon is ready")
+        yield CheckResult(Level.OK, "admin", "the daemon is ready")
     else:
         reasons = _reasons(reply.body) or f"status {reply.status}"
-        yield Finding(Level.FAIL, "admin", f"the daemon is not ready: {reasons}", "see p2pd's log")
+        yield CheckResult(Level.FAIL, "admin", f"the daemon is not ready: {reasons}", "see p2pd's log")
 
 
-def check_last_success(settings: Settings, around: Surroundings) -> Iterator[Finding]:
+def check_last_success(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """When a client was served last: the one sign that all of it works together."""
     last_s = _samples(settings.admin, around).get(LAST_SUCCESS)
     if last_s:
         age = show_duration(max(0.0, around.now_s() - last_s))
-        yield Finding(Level.OK, "last success", f"a client was served {age} ago")
+        yield CheckResult(Level.OK, "last success", f"a client was served {age} ago")
     elif last_s is not None:
         title = "no client was served since the daemon started"
-        yield Finding(
+        yield CheckResult(
             Level.WARN, "last success", title, "pull an image, then look at what is said of the runtimes below"
         )
 
 
-def check_open_files(settings: Settings, around: Surroundings) -> Iterator[Finding]:
+def check_open_files(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """The daemon's own limit, from its metrics; the limit of this shell says nothing about it."""
     samples = _samples(settings.admin, around)
     limit, used = samples.get("process_max_fds"), samples.get("process_open_fds", 0.0)
@@ -72,12 +72,14 @@ def check_open_files(settings: Settings, around: Surroundings) -> Iterator[Findi
         return
     if limit < MIN_OPEN_FILES or used > 0.8 * limit:
         title = f"the daemon may open {limit:.0f} files and has {used:.0f} open"
-        yield Finding(Level.WARN, "open files", title, "raise its limit (LimitNOFILE= in its unit, ulimits in compose)")
+        yield CheckResult(
+            Level.WARN, "open files", title, "raise its limit (LimitNOFILE= in its unit, ulimits in compose)"
+        )
     else:
-        yield Finding(Level.OK, "open files", f"the daemon may open {limit:.0f} files")
+        yield CheckResult(Level.OK, "open files", f"the daemon may open {limit:.0f} files")
 
 
-def _samples(admin: Address, around: Surroundings) -> dict[str, float]:
+def _samples(admin: Address, around: Environment) -> dict[str, float]:
     """The daemon's metrics by name, of each the greatest; none where there are none to be had."""
     from prometheus_client.parser import text_string_to_metric_families
 

@@ -47,7 +47,7 @@ class UnreachableError(P2pdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """Somebody answered."""
 
     status: int
@@ -55,7 +55,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class DiskSpace:
     """A file system's size, and what of it is free."""
 
     total_bytes: int
@@ -71,7 +71,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """All that the checks look at.
 
     `get`, `get_upstream` (URL, CA file) and `ask_socket` (path of a Unix socket, target of the request) raise
@@ -79,21 +79,21 @@ class Surroundings:
     """
 
     files: Reader
-    get: Callable[[str], Reply]
-    get_upstream: Callable[[str, Path | None], Reply]
-    ask_socket: Callable[[str, str], Reply]
-    space: Callable[[Path], Space | None]
+    get: Callable[[str], HttpReply]
+    get_upstream: Callable[[str, Path | None], HttpReply]
+    ask_socket: Callable[[str, str], HttpReply]
+    space: Callable[[Path], DiskSpace | None]
     owner: Callable[[Path], Owner | None]
     now_s: Callable[[], float]
 
 
-def real(root: Path) -> Surroundings:
+def real(root: Path) -> Environment:
     """This machine. With another `root`, the files below it; the sockets there belong to no running daemon."""
 
     def below(path: Path) -> Path:
         return root / str(path).lstrip("/")
 
-    return Surroundings(
+    return Environment(
         files=Disk(root),
         get=get,
         get_upstream=get_upstream,
@@ -104,13 +104,13 @@ def real(root: Path) -> Surroundings:
     )
 
 
-def get(url: str) -> Reply:
+def get(url: str) -> HttpReply:
     """GET, straight, whatever proxies the environment has."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return _open(opener, url, LOCAL_TIMEOUT_S)
 
 
-def get_upstream(url: str, ca: Path | None) -> Reply:
+def get_upstream(url: str, ca: Path | None) -> HttpReply:
     """GET, with TLS verified against the machine's authorities and `ca`."""
     context = ssl.create_default_context()
     if ca is not None:
@@ -122,20 +122,20 @@ def get_upstream(url: str, ca: Path | None) -> Reply:
     return _open(opener, url, UPSTREAM_TIMEOUT_S)
 
 
-def _open(opener: urllib.request.OpenerDirector, url: str, timeout_s: float) -> Reply:
+def _open(opener: urllib.request.OpenerDirector, url: str, timeout_s: float) -> HttpReply:
     try:
         with opener.open(url, timeout=timeout_s) as response:
-            return Reply(response.status, response.read(MAX_BODY_BYTES))
+            return HttpReply(response.status, response.read(MAX_BODY_BYTES))
     except urllib.error.HTTPError as error:
         with error:
-            return Reply(error.code, error.read(MAX_BODY_BYTES))
+            return HttpReply(error.code, error.read(MAX_BODY_BYTES))
     except urllib.error.URLError as error:
         raise UnreachableError(explain(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(explain(error)) from None
 
 
-def ask_socket(path: str, target: str) -> Reply:
+def ask_socket(path: str, target: str) -> HttpReply:
     """GET `target` from who listens on the Unix socket `path`."""
     connection = http.client.HTTPConnection("localhost", timeout=LOCAL_TIMEOUT_S)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -144,7 +144,7 @@ def ask_socket(path: str, target: str) -> Reply:
         connection.sock.connect(path)
         connection.request("GET", target)
         response = connection.getresponse()
-        return Reply(response.status, response.read(MAX_BODY_BYTES))
+        return HttpReply(response.status, response.read(MAX_BODY_BYTES))
     except (OSError, http.client.HTTPException) as error:
         raise UnreachableError(explain(error)) from None
     finally:
@@ -176,7 +176,7 @@ def explain(reason: object) -> str:
             return str(reason)
 
 
-def space(path: Path) -> Space | None:
+def space(path: Path) -> DiskSpace | None:
     """Of the file system that `path` is on, or would be on if it were made."""
     for place in (path, *path.parents):
         try:
@@ -185,7 +185,7 @@ def space(path: Path) -> Space | None:
             continue
         except OSError:
             return None
-        return Space(usage.total, usage.free)
+        return DiskSpace(usage.total, usage.free)
     return None
 
 

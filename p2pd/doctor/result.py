@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from p2pd.config.settings import Settings
-from p2pd.doctor.environment import Surroundings
+from p2pd.doctor.environment import Environment
 
 
 class Level(Enum):
@@ -20,7 +20,7 @@ class Level(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One fact about this node: `check` is what was looked at, `title` what was found, `advice` what to do about it."""
 
     level: Level
@@ -34,4 +34,4 @@ class Check(Protocol):
 
     __name__: str
 
-    def __call__(self, settings: Settings, around: Surroundings, /) -> Iterator[Finding]: ...
+    def __call__(self, settings: Settings, around: Environment, /) -> Iterator[CheckResult]: ...

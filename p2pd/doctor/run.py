@@ -7,8 +7,8 @@ from typing import Final
 
 from p2pd.config.settings import Settings
 from p2pd.doctor import daemon, disk_space, runtimes, upstreams
-from p2pd.doctor.environment import Surroundings
-from p2pd.doctor.result import Check, Finding, Level
+from p2pd.doctor.environment import Environment
+from p2pd.doctor.result import Check, CheckResult, Level
 from peer.errors import P2pdError
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -25,13 +25,13 @@ CHECKS: Final[tuple[Check, ...]] = (
 )
 
 
-def examine(settings: Settings, around: Surroundings) -> tuple[Finding, ...]:
+def run_checks(settings: Settings, around: Environment) -> tuple[CheckResult, ...]:
     """What all checks find. What one of them may not see is a finding, too."""
     return tuple(finding for check in CHECKS for finding in _findings(check, settings, around))
 
 
-def _findings(check: Check, settings: Settings, around: Surroundings) -> Iterator[Finding]:
+def _findings(check: Check, settings: Settings, around: Environment) -> Iterator[CheckResult]:
     try:
         yield from check(settings, around)
     except P2pdError as error:
-        yield Finding(Level.WARN, check.__name__.removeprefix("check_"), f"not all could be examined: {error}")
+        yield CheckResult(Level.WARN, check.__name__.removeprefix("check_"), f"not all could be examined: {error}")

@@ -18,7 +18,7 @@ WORTH_WHILE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RolloutPlan:
     """`limited_by` is the largest of `parts_s`. `changed_s` is the time of the last node after each change."""
 
     cluster: Cluster
@@ -39,7 +39,7 @@ class Plan:
 
 def make_plan(
     cluster: Cluster, budget: Budget | None = None, on_progress: Callable[[float], None] = lambda _: None
-) -> Plan:
+) -> RolloutPlan:
     """Simulate the cluster, and each change of it. `on_progress` is told what part of all was done just now.
 
     Raises PlanError.
@@ -52,7 +52,7 @@ def make_plan(
 
     expected = predict(cluster, budget, on_pull)
     changed_s = {change: predict(other, budget, on_pull).last_s for change, other in others.items()}
-    return Plan(cluster, expected, _parts_s(cluster, expected), changed_s)
+    return RolloutPlan(cluster, expected, _parts_s(cluster, expected), changed_s)
 
 
 def changes(cluster: Cluster) -> dict[str, Cluster]:

@@ -24,8 +24,8 @@ from typing import Final
 import trio
 
 from p2pd.plan.cluster import Cluster
-from p2pd.simulation.result import Played, limit_s, median
-from p2pd.simulation.run import play
+from p2pd.simulation.result import RunResult, limit_s, median
+from p2pd.simulation.run import run
 from p2pd.simulation.scenario import Scenario, Shape, flash_crowd
 from peer.errors import P2pdError
 from scheduler.protocol.geometry import piece_length
@@ -147,7 +147,7 @@ def scenario_of(cluster: Cluster) -> Scenario:
 def _simulate(cluster: Cluster) -> _Pull:
     scenario = scenario_of(cluster)
     try:
-        played = play(scenario, curves=True)
+        played = run(scenario, curves=True)
     except trio.TooSlowError:
         raise PlanError(
             f"in the simulation not all of {cluster.nodes} nodes get the image in a sensible time: some rate is far "
@@ -166,7 +166,7 @@ def _simulate(cluster: Cluster) -> _Pull:
     )
 
 
-def _middle_s(played: Played) -> float:
+def _middle_s(played: RunResult) -> float:
     """How long the whole image would take as fast as its middle part came, on the average of all hosts."""
     curves = list(played.curves.values())
     mean = [(samples[0][0], sum(share for _, share in samples) / len(curves)) for samples in zip(*curves, strict=True)]

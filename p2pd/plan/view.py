@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from p2pd.config.values import show_size
-from p2pd.plan.advice import JOINS, START_UP, WAITING, WORTH_WHILE, Plan
+from p2pd.plan.advice import JOINS, START_UP, WAITING, WORTH_WHILE, RolloutPlan
 from p2pd.plan.rates import show_rate
 
 _LIMITS: Final = {
@@ -24,7 +24,7 @@ _LIMITS: Final = {
 }
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: RolloutPlan) -> dict[str, Any]:
     """Times in seconds, sizes in bytes, rates in bytes per second."""
     cluster, expected = plan.cluster, plan.expected
     return {
@@ -55,7 +55,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def show(plan: Plan, console: Console) -> None:
+def show(plan: RolloutPlan, console: Console) -> None:
     """Print it for people."""
     cluster, expected = plan.cluster, plan.expected
     size = cluster.image_bytes
@@ -73,7 +73,7 @@ def show(plan: Plan, console: Console) -> None:
     console.print(" ".join(_sentences(plan)), highlight=False)
 
 
-def _title(plan: Plan) -> str:
+def _title(plan: RolloutPlan) -> str:
     cluster = plan.cluster
     title = f"{cluster.nodes} nodes with {show_rate(cluster.link)}, {show_size(cluster.image_bytes)}, "
     title += f"an origin of {show_rate(cluster.origin)}"
@@ -82,7 +82,7 @@ def _title(plan: Plan) -> str:
     return title + (f" with {show_rate(cluster.site_uplink)}" if cluster.site_uplink is not None else "")
 
 
-def _sentences(plan: Plan) -> Iterator[str]:
+def _sentences(plan: RolloutPlan) -> Iterator[str]:
     cluster, expected = plan.cluster, plan.expected
     yield f"p2pd comes to {expected.limit_s / expected.last_s:.0%} of the physical limit;"
     yield f"most of the time is for {_LIMITS[plan.limited_by]}."

@@ -22,13 +22,13 @@ from peer.origin.api import Answer
 from peer.origin.clock import SystemClock
 from peer.origin.headers import content_length, content_range
 from peer.origin.tokens import Tokens
-from peer.origin.upstream import Endpoint, Target, Upstream
+from peer.origin.upstream import RegistryEndpoint, Target, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from p2pd.pull.docker_config import Login
-    from peer.oci.reference import Namespace, Repository
+    from peer.oci.reference import Repository, UpstreamName
 
 _CONNECT_S = 10.0
 _STALL_S = 120.0
@@ -48,7 +48,7 @@ class MirrorError(P2pdError):
         self.lasting = lasting
 
 
-class Reply:
+class MirrorReply:
     """An answer with status 200 or 206, and its body to be read. `start` is where in the content the body begins."""
 
     def __init__(
@@ -93,36 +93,36 @@ class Reply:
 
 
 class MirrorClient:
-    """Asks `mirror` for content of one registry, `namespace`, as the user of `login` or as nobody."""
+    """Asks `mirror` for content of one registry, `upstream`, as the user of `login` or as nobody."""
 
     def __init__(
-        self, mirror: Address, namespace: Namespace, *, login: Login | None, token_hosts: Sequence[str] = ()
+        self, mirror: Address, upstream: UpstreamName, *, login: Login | None, token_hosts: Sequence[str] = ()
     ) -> None:
         self._mirror = Target("http", mirror.host, mirror.port)
-        self._namespace = namespace
+        self._upstream = upstream
         # A registry on this machine may speak plain http, as docker too allows.
-        scheme = "http" if Address(namespace.partition(":")[0], 0).is_loopback else "https"
-        registry = f"{scheme}://{namespace}"
-        self._registry = Endpoint.parse(registry)
-        upstream = Upstream(
-            namespace,
+        scheme = "http" if Address(upstream.partition(":")[0], 0).is_loopback else "https"
+        registry = f"{scheme}://{upstream}"
+        self._registry = RegistryEndpoint.parse(registry)
+        origin = Upstream(
+            upstream,
             (registry,),
             username=login.username if login else None,
             password=login.password if login else None,
             token_hosts=tuple(token_hosts),
         )
-        self._tokens = Tokens(upstream, SystemClock())
+        self._tokens = Tokens(origin, SystemClock())
         self._lock = threading.Lock()
         self._busy: set[socket.socket] = set()
         self._closed = False
 
-    def get(self, repository: Repository, below: str, *, start: int = 0, accept: str = "*/*") -> Reply:
+    def get(self, repository: Repository, below: str, *, start: int = 0, accept: str = "*/*") -> MirrorReply:
         """Ask for `below` (`blobs/sha256:…`) in `repository`, from byte `start` on. Raises MirrorError.
 
-        `Reply.start` is 0 where a mirror ignores the range.
+        `MirrorReply.start` is 0 where a mirror ignores the range.
         """
-        where = f"{self._namespace}/{repository}/{below}"
-        path = f"/v2/{repository}/{below}?{urlencode({'ns': self._namespace})}"
+        where = f"{self._upstream}/{repository}/{below}"
+        path = f"/v2/{repository}/{below}?{urlencode({'ns': self._upstream})}"
         headers = {"accept": accept, "accept-encoding": "identity"}
         if start:
             headers["range"] = f"bytes={start}-"
@@ -172,7 +172,7 @@ class MirrorClient:
 
     def _exchange(
         self, target: Target, path: str, headers: Mapping[str, str], authorization: str | None, where: str
-    ) -> Reply:
+    ) -> MirrorReply:
         kind = http.client.HTTPSConnection if target.scheme == "https" else http.client.HTTPConnection
         connection = kind(target.host, target.port, timeout=_CONNECT_S)
         try:
@@ -187,7 +187,7 @@ class MirrorClient:
         try:
             busy.settimeout(_STALL_S)
             connection.request("GET", path, headers=sent)
-            return Reply(self, where, connection.getresponse(), busy)
+            return MirrorReply(self, where, connection.getresponse(), busy)
         except (OSError, ValueError, http.client.HTTPException) as error:
             self.forget(busy)
             raise MirrorError(f"{where}: {target} did not answer ({_reason(error)})") from None
@@ -202,7 +202,7 @@ class MirrorClient:
         raise MirrorError("the pull was interrupted", lasting=True)
 
 
-def _take_range(reply: Reply, start: int, where: str) -> None:
+def _take_range(reply: MirrorReply, start: int, where: str) -> None:
     found = content_range(reply.headers.get("content-range", ""))
     if found is None or found.start != start:
         reply.close()
@@ -210,7 +210,7 @@ def _take_range(reply: Reply, start: int, where: str) -> None:
     reply.start = start
 
 
-def _refusal(reply: Reply, where: str) -> MirrorError:
+def _refusal(reply: MirrorReply, where: str) -> MirrorError:
     """The mirror's own words, if it has any: the distribution API's errors, or p2pd's."""
     told: object = ""
     try:

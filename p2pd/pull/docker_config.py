@@ -29,15 +29,15 @@ class Login:
     password: str = field(repr=False)
 
 
-def docker_login(namespace: str, environ: Mapping[str, str]) -> Login | None:
-    """The login for the registry `namespace`, from `$DOCKER_CONFIG` or `~/.docker`."""
+def docker_login(upstream: str, environ: Mapping[str, str]) -> Login | None:
+    """The login for the registry `upstream`, from `$DOCKER_CONFIG` or `~/.docker`."""
     folder = environ.get("DOCKER_CONFIG")
     path = (Path(folder) if folder else Path(environ.get("HOME", "/")) / ".docker") / "config.json"
     try:
         with path.open("rb") as file:
             auths = json.loads(file.read(_MAX_BYTES))["auths"]
-        keys = [namespace, f"https://{namespace}", f"https://{namespace}/v1/", f"https://{namespace}/v2/"]
-        if namespace == "docker.io":
+        keys = [upstream, f"https://{upstream}", f"https://{upstream}/v1/", f"https://{upstream}/v2/"]
+        if upstream == "docker.io":
             keys.append(_HUB_KEY)
         entry = next(auths[key] for key in keys if key in auths)
         username, colon, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")

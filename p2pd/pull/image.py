@@ -142,7 +142,7 @@ def pull(request: PullRequest, progress: PullProgress, *, clock: Clock | None = 
     try:
         layout = None if request.destination is None else LayoutWriter(request.destination)
         with MirrorClient(
-            request.mirror, image.namespace, login=request.login, token_hosts=request.token_hosts
+            request.mirror, image.upstream, login=request.login, token_hosts=request.token_hosts
         ) as client:
             return _Pull(request, client, layout, progress, clock or SystemClock()).run()
     except OSError as error:  # the network's are MirrorError
@@ -318,4 +318,4 @@ def _names(image: ImageReference) -> dict[str, str]:
     """What a layout is to call it; what was asked for by digest alone has no name."""
     if image.tag is None:
         return {}
-    return {REF_NAME: image.tag, CONTAINERD_NAME: f"{image.namespace}/{image.repository}:{image.tag}"}
+    return {REF_NAME: image.tag, CONTAINERD_NAME: f"{image.upstream}/{image.repository}:{image.tag}"}

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from p2pd.simulation.event_queue import Timeline
+from p2pd.simulation.event_queue import EventQueue
 
 _BYTE: Final = 1.0
 _RATE: Final = 1.0
@@ -55,13 +55,13 @@ class Flow:
 class Lines:
     """All that flows at one time."""
 
-    def __init__(self, timeline: Timeline) -> None:
-        self._timeline: Final = timeline
+    def __init__(self, event_queue: EventQueue) -> None:
+        self._event_queue: Final = event_queue
 
     def send(self, size: float, lines: tuple[Line, ...], done: Callable[..., object], *args: object) -> Flow:
         """Send `size` bytes through `lines`."""
         flow = Flow(size, lines, done, args)
-        flow.since = self._timeline.now
+        flow.since = self._event_queue.now
         rate = math.inf
         for line in lines:
             fair, spare = line.rate / (len(line.flows) + 1), line.rate - line.used
@@ -135,16 +135,16 @@ class Lines:
         self._schedule(flow)
 
     def _settle(self, flow: Flow) -> None:
-        now = self._timeline.now
+        now = self._event_queue.now
         flow.left -= flow.rate * (now - flow.since)
         flow.since = now
 
     def _schedule(self, flow: Flow) -> None:
         """See to the flow when it will end at this rate. One that has become slower is seen to too early, once."""
-        due = self._timeline.now + max(0.0, flow.left) / flow.rate
+        due = self._event_queue.now + max(0.0, flow.left) / flow.rate
         if due < flow.due:
             flow.due = due
-            self._timeline.at(due, self._due, flow, due)
+            self._event_queue.at(due, self._due, flow, due)
 
     def _due(self, flow: Flow, due: float) -> None:
         if flow.due != due:

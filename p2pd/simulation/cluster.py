@@ -23,41 +23,41 @@ from p2pd.simulation.costs import (
     SILENT_S,
     VERIFY_BYTES_PER_S,
 )
-from p2pd.simulation.event_queue import Timeline
-from p2pd.simulation.host import Host
-from p2pd.simulation.origin import Origin
-from p2pd.simulation.pull import PATIENCE_S, Asked, Contents, Pull, contents, right, wrong
-from p2pd.simulation.scenario import Scenario, Vice
-from peer.core import swarm_events as swarming
-from peer.core.choker import SOON_S, Space, Turn
+from p2pd.simulation.event_queue import EventQueue
+from p2pd.simulation.host import SimulatedHost
+from p2pd.simulation.origin import SimulatedOrigin
+from p2pd.simulation.pull import PATIENCE_S, Contents, PieceRequest, Pull, contents, false_digest, true_digest
+from p2pd.simulation.scenario import Misbehaviour, Scenario
+from peer.core import swarm_events
+from peer.core.choker import FREE_SOON_S, Admission, Uplink
 from peer.core.swarm_events import FetchOutcome
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink, ToHost
 from scheduler.protocol.connection import Closing
 
 
-class World:
+class SimulatedCluster:
     """All hosts, the scheduler, the origin, and the ways between them."""
 
-    def __init__(self, scenario: Scenario, settings: Settings | None = None, *, checks: bool = False) -> None:
+    def __init__(self, scenario: Scenario, settings: SchedulerSettings | None = None, *, checks: bool = False) -> None:
         self.scenario: Final = scenario
-        self.settings: Final = replace(settings or Settings(), seed=scenario.seed)
+        self.settings: Final = replace(settings or SchedulerSettings(), seed=scenario.seed)
         self.checks: Final = checks
-        self.timeline: Final = Timeline()
-        self.lines: Final = Lines(self.timeline)
+        self.event_queue: Final = EventQueue()
+        self.lines: Final = Lines(self.event_queue)
         self.chance: Final = random.Random(scenario.seed)
         self.blobs: Final = {blob.digest: blob for blob in map(contents, range(len(scenario.blobs)), scenario.blobs)}
-        self.hosts: Final = {node.name: Host(node, self) for node in scenario.nodes}
+        self.hosts: Final = {node.name: SimulatedHost(node, self) for node in scenario.nodes}
         self.sites_in: Final[dict[str, Line]] = {}
         self.sites_out: Final[dict[str, Line]] = {}
         for node in scenario.nodes:
             if scenario.site_bytes_per_s is not None:
                 self.sites_in.setdefault(node.site, Line(scenario.site_bytes_per_s))
                 self.sites_out.setdefault(node.site, Line(scenario.site_bytes_per_s))
-        self.origin: Final = Origin(self)
+        self.origin: Final = SimulatedOrigin(self)
         self.scheduler: Scheduler | None = Scheduler(self.settings)
         self.closed: Final[dict[str, Closing]] = {}
         self.instructions: Final[list[str]] = []
@@ -69,168 +69,168 @@ class World:
         self.link_messages = 0
         self.scheduler_messages = 0
         self.site_bytes: Final[dict[str, float]] = defaultdict(float)
-        self.on_completed: Callable[[Host, Contents], None] = lambda _, __: None
+        self.on_completed: Callable[[SimulatedHost, Contents], None] = lambda _, __: None
         self._cut_rack = ""
         self._cut_s = 0.0
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         """What was said into the cut: it arrives if that is mended before the connection is given up."""
-        self._connections: dict[int, Host] = {}
-        self._asked: dict[tuple[Pull, int], Asked] = {}
+        self._connections: dict[int, SimulatedHost] = {}
+        self._requests: dict[tuple[Pull, int], PieceRequest] = {}
         self._scheduler_due: float | None = None
         self._scheduler_free_s = 0.0
 
     # -- ways ------------------------------------------------------------------------------------------------------
 
-    def reaches(self, one: Host, other: Host) -> bool:
+    def reaches(self, one: SimulatedHost, other: SimulatedHost) -> bool:
         """Whether packets get from one to the other."""
         return not self._cut_rack or (one.node.rack == self._cut_rack) == (other.node.rack == self._cut_rack)
 
-    def reaches_outside(self, host: Host) -> bool:
+    def reaches_outside(self, host: SimulatedHost) -> bool:
         """Whether packets get to the scheduler and to the origin."""
         return host.node.rack != self._cut_rack or not self._cut_rack
 
-    def latency_s(self, one: Host, other: Host) -> float:
+    def latency_s(self, one: SimulatedHost, other: SimulatedHost) -> float:
         scenario = self.scenario
         return scenario.latency_s if one.node.site == other.node.site else scenario.far_latency_s
 
-    def way(self, sender: Host, receiver: Host) -> tuple[Line, ...]:
+    def way(self, sender: SimulatedHost, receiver: SimulatedHost) -> tuple[Line, ...]:
         """The lines that a piece goes through."""
         if sender.node.site == receiver.node.site or not self.sites_in:
             return (sender.up, receiver.down)
         return (sender.up, self.sites_out[sender.node.site], self.sites_in[receiver.node.site], receiver.down)
 
-    def note(self, name: str, instruction: swarming.Instruction) -> None:
-        self.instructions.append(f"{self.timeline.now!r} {name} {instruction}")
+    def note(self, name: str, instruction: swarm_events.Instruction) -> None:
+        self.instructions.append(f"{self.event_queue.now!r} {name} {instruction}")
 
-    def landed(self, host: Host, blob: Contents, index: int) -> None:
+    def landed(self, host: SimulatedHost, blob: Contents, index: int) -> None:
         """A host has marked a piece as held."""
-        if host.vice is None and host.store[blob.digest][index] != blob.digests[index]:
+        if host.misbehaviour is None and host.store[blob.digest][index] != blob.digests[index]:
             self.wrong_pieces += 1
 
-    def completed(self, host: Host, blob: Contents) -> None:
+    def completed(self, host: SimulatedHost, blob: Contents) -> None:
         """A host has a blob, verified."""
         self.on_completed(host, blob)
 
     # -- between hosts ---------------------------------------------------------------------------------------------
 
-    def say(self, host: Host, names: Iterable[str], message: OnLink) -> None:
+    def say(self, host: SimulatedHost, names: Iterable[str], message: OnLink) -> None:
         """A host sends a message to neighbours."""
         if self.checks:
             assert LINK.decode(LINK.encode(message)) == message
-        near: list[Host] = []
-        far: list[Host] = []
+        near: list[SimulatedHost] = []
+        far: list[SimulatedHost] = []
         for name in names:
             other = self.hosts[name]
             if self.reaches(host, other):
                 (near if other.node.site == host.node.site else far).append(other)
             else:
-                self._held.append((_hear, ([other], swarming.FromNeighbour(host.name, message))))
+                self._held.append((_on_message, ([other], swarm_events.FromNeighbour(host.name, message))))
         self.link_messages += len(near) + len(far)
-        event = swarming.FromNeighbour(host.name, message)
+        event = swarm_events.FromNeighbour(host.name, message)
         if near:
-            self.timeline.after(self.scenario.latency_s, _hear, near, event)
+            self.event_queue.after(self.scenario.latency_s, _on_message, near, event)
         if far:
-            self.timeline.after(self.scenario.far_latency_s, _hear, far, event)
+            self.event_queue.after(self.scenario.far_latency_s, _on_message, far, event)
 
-    def ask(self, pull: Pull, fetch: swarming.Fetch) -> None:
+    def ask(self, pull: Pull, fetch: swarm_events.Fetch) -> None:
         """A host asks a neighbour for a piece."""
         sender = self.hosts[fetch.host]
-        asked = Asked(pull, fetch, sender)
-        self._asked[pull, fetch.fetch] = asked
-        self.timeline.after(self.latency_s(pull.host, sender) + ANSWER_S, self._is_asked, asked)
+        request = PieceRequest(pull, fetch, sender)
+        self._requests[pull, fetch.fetch] = request
+        self.event_queue.after(self.latency_s(pull.host, sender) + ANSWER_S, self._requested, request)
 
-    def take_back(self, pull: Pull, number: int) -> None:
+    def cancel(self, pull: Pull, number: int) -> None:
         """A host does not want a piece any more that it has asked for."""
-        asked = self._asked.pop((pull, number), None)
-        if asked is not None:
-            self._end(asked)
+        request = self._requests.pop((pull, number), None)
+        if request is not None:
+            self._end(request)
 
-    def _is_asked(self, asked: Asked) -> None:
-        sender, pull = asked.sender, asked.pull
-        if not asked.waits:
+    def _requested(self, request: PieceRequest) -> None:
+        sender, pull = request.sender, request.pull
+        if not request.waits:
             return
         if not sender.alive or not self.reaches(sender, pull.host):
-            self._answer(asked, SILENT_S, FetchOutcome.GONE)
-        elif not sender.serves(pull.blob, asked.wanted.index):
-            self._answer(asked, self.latency_s(sender, pull.host), FetchOutcome.GONE)
+            self._answer(request, SILENT_S, FetchOutcome.GONE)
+        elif not sender.serves(pull.blob, request.wanted.index):
+            self._answer(request, self.latency_s(sender, pull.host), FetchOutcome.GONE)
         else:
-            turn = sender.uploads.ask(asked, asked.asking, sender.space())
-            if turn is Turn.NOW:
-                self.send(asked)
+            turn = sender.choker.ask(request, request.receiver, sender.uplink())
+            if turn is Admission.SEND:
+                self.send(request)
                 return
             sender.looks_on()
-            if turn is Turn.NEVER:
-                self._answered(asked, FetchOutcome.BUSY)  # the way back is in `ANSWER_S`
+            if turn is Admission.REJECT:
+                self._answered(request, FetchOutcome.BUSY)  # the way back is in `ANSWER_S`
 
-    def send(self, asked: Asked) -> None:
+    def send(self, request: PieceRequest) -> None:
         """Its turn has come."""
-        sender, pull = asked.sender, asked.pull
-        asked.again = sender.uploads.is_wanted
-        size = pull.blob.bytes_of(asked.wanted.index)
-        flow = asked.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, asked)
+        sender, pull = request.sender, request.pull
+        request.requeue = sender.choker.is_wanted
+        size = pull.blob.bytes_of(request.wanted.index)
+        flow = request.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, request)
         sender.uplink_changed(2 * self.latency_s(sender, pull.host))
-        self.timeline.at(max(self.timeline.now, flow.due - SOON_S), self._soon_sent, asked, flow)
+        self.event_queue.at(max(self.event_queue.now, flow.due - FREE_SOON_S), self._soon_sent, request, flow)
 
-    def _soon_sent(self, asked: Asked, flow: Flow) -> None:
-        if asked.flow is flow:
-            asked.sender.go_on(Space.SOON)
+    def _soon_sent(self, request: PieceRequest, flow: Flow) -> None:
+        if request.flow is flow:
+            request.sender.go_on(Uplink.FREE_SOON)
 
-    def _sent(self, asked: Asked) -> None:
+    def _sent(self, request: PieceRequest) -> None:
         """The last byte has left the sender."""
-        asked.flow = None
-        sender, pull = asked.sender, asked.pull
-        sender.upload_ended(asked.asking if asked.again else None)
-        size = pull.blob.bytes_of(asked.wanted.index)
+        request.flow = None
+        sender, pull = request.sender, request.pull
+        sender.upload_ended(request.receiver if request.requeue else None)
+        size = pull.blob.bytes_of(request.wanted.index)
         if sender.node.site != pull.host.node.site:
             self.site_bytes[pull.host.node.site] += size
         took_s = self.latency_s(sender, pull.host) + size / VERIFY_BYTES_PER_S
-        self.timeline.after(took_s, self._came, asked)
+        self.event_queue.after(took_s, self._came, request)
 
-    def _came(self, asked: Asked) -> None:
-        pull, wanted = asked.pull, asked.wanted
-        if not asked.waits:
+    def _came(self, request: PieceRequest) -> None:
+        pull, wanted = request.pull, request.wanted
+        if not request.waits:
             return
-        held = asked.sender.store[pull.blob.digest].get(wanted.index, right(wanted.index))
-        digest = wrong(wanted.index) if asked.sender.vice is Vice.CORRUPTS else held
+        held = request.sender.store[pull.blob.digest].get(wanted.index, true_digest(wanted.index))
+        digest = false_digest(wanted.index) if request.sender.misbehaviour is Misbehaviour.CORRUPTS else held
         if digest != wanted.expected:
-            self._answer(asked, 0, FetchOutcome.CORRUPT)
+            self._answer(request, 0, FetchOutcome.CORRUPT)
             return
-        asked.waits = False
-        del self._asked[pull, wanted.fetch]
+        request.waits = False
+        del self._requests[pull, wanted.fetch]
         if self.checks:
             self.fetched[pull.host.name, pull.number, wanted.index] += 1
-        pull.fetched(wanted.fetch, wanted.index, digest, busy=asked.again)
+        pull.fetched(wanted.fetch, wanted.index, digest, busy=request.requeue)
 
-    def _answer(self, asked: Asked, seconds: float, outcome: FetchOutcome) -> None:
+    def _answer(self, request: PieceRequest, seconds: float, outcome: FetchOutcome) -> None:
         """The request ends without a piece, after so long."""
-        self.timeline.after(seconds, self._answered, asked, outcome)
+        self.event_queue.after(seconds, self._answered, request, outcome)
 
-    def _answered(self, asked: Asked, outcome: FetchOutcome) -> None:
-        if asked.waits:
-            asked.waits = False
-            self._asked.pop((asked.pull, asked.wanted.fetch), None)
-            asked.pull.end_fetch(asked.wanted.fetch, outcome)
+    def _answered(self, request: PieceRequest, outcome: FetchOutcome) -> None:
+        if request.waits:
+            request.waits = False
+            self._requests.pop((request.pull, request.wanted.fetch), None)
+            request.pull.end_fetch(request.wanted.fetch, outcome)
 
-    def _end(self, asked: Asked) -> None:
+    def _end(self, request: PieceRequest) -> None:
         """Nobody waits for this piece any more: what it takes of the sender is for others."""
-        asked.waits = False
-        passed = self._stop_sending(asked)
-        if asked.sender.node.site != asked.pull.host.node.site:
-            self.site_bytes[asked.pull.host.node.site] += passed
+        request.waits = False
+        passed = self._stop_sending(request)
+        if request.sender.node.site != request.pull.host.node.site:
+            self.site_bytes[request.pull.host.node.site] += passed
 
-    def _stop_sending(self, asked: Asked) -> float:
+    def _stop_sending(self, request: PieceRequest) -> float:
         """Whether it goes out, or waits to. Returns the bytes that have passed."""
-        if asked.flow is None:
-            asked.sender.uploads.take_back(asked)
+        if request.flow is None:
+            request.sender.choker.cancel(request)
             return 0.0
-        passed = self.lines.stop(asked.flow)
-        asked.flow = None
-        asked.sender.upload_ended()
+        passed = self.lines.stop(request.flow)
+        request.flow = None
+        request.sender.upload_ended()
         return passed
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
 
-    def connect(self, host: Host) -> None:
+    def connect(self, host: SimulatedHost) -> None:
         """A host connects to the scheduler, if there is one."""
         if self.scheduler is None or not host.alive or host.connection or not self.reaches_outside(host):
             return
@@ -240,7 +240,7 @@ class World:
         self._to_scheduler(scheduling.Connected(host.connection, hello), SCHEDULER_S[from_host.Hello])
         host.connected()
 
-    def tell(self, host: Host, message: FromHost) -> None:
+    def tell(self, host: SimulatedHost, message: FromHost) -> None:
         """A host sends a message to the scheduler, if there is one."""
         if not host.connection:
             return
@@ -254,22 +254,22 @@ class World:
         cost_s = SCHEDULER_S.get(type(message), SCHEDULER_OTHER_S)
         self._to_scheduler(scheduling.Received(host.connection, message), cost_s)
 
-    def disconnect(self, host: Host) -> None:
+    def disconnect(self, host: SimulatedHost) -> None:
         """A host has no connection to a scheduler any more."""
         if host.connection:
             host.connection = 0
-            self.timeline.after(PATIENCE_S, host.alone)
+            self.event_queue.after(PATIENCE_S, host.alone)
 
     def _to_scheduler(self, event: scheduling.Event, cost_s: float) -> None:
         """The scheduler takes one message after the other, each in the time that it costs."""
-        arrives = self.timeline.now + self.scenario.scheduler_latency_s
+        arrives = self.event_queue.now + self.scenario.scheduler_latency_s
         self._scheduler_free_s = max(self._scheduler_free_s, arrives) + cost_s
-        self.timeline.at(self._scheduler_free_s, self._schedule, self.scheduler, event)
+        self.event_queue.at(self._scheduler_free_s, self._schedule, self.scheduler, event)
 
     def _schedule(self, scheduler: Scheduler | None, event: scheduling.Event) -> None:
         if scheduler is None or scheduler is not self.scheduler:
             return
-        now = self.timeline.now
+        now = self.event_queue.now
         instructions = scheduler.handle(event, now)
         if self.checks:
             scheduler.validate()
@@ -279,18 +279,18 @@ class World:
                 self.closed[host.name] = instruction.closing
                 if host.connection == instruction.connection:
                     self.disconnect(host)
-                if host.vice is not None:  # it has been found out, and has no client that wants the image
+                if host.misbehaviour is not None:  # it has been found out, and has no client that wants the image
                     self.vanish(host)
                 continue
             if self.checks:
                 assert TO_HOST.decode(TO_HOST.encode(instruction.message)) == instruction.message
             self.scheduler_messages += len(instruction.connections)
             self._scheduler_free_s = max(self._scheduler_free_s, now) + SCHEDULER_SEND_S * len(instruction.connections)
-            self.timeline.after(self.scenario.scheduler_latency_s, self._from_scheduler, instruction)
+            self.event_queue.after(self.scenario.scheduler_latency_s, self._from_scheduler, instruction)
         due = scheduler.next_deadline()
         if due is not None and (self._scheduler_due is None or due < self._scheduler_due):
             self._scheduler_due = due
-            self.timeline.at(due, self._scheduler_ticks, scheduler, due)
+            self.event_queue.at(due, self._scheduler_ticks, scheduler, due)
 
     def _scheduler_ticks(self, scheduler: Scheduler, due: float) -> None:
         if due == self._scheduler_due:
@@ -301,7 +301,7 @@ class World:
         for connection in send.connections:
             self._is_told(self._connections[connection], connection, send.message)
 
-    def _is_told(self, host: Host, connection: int, message: ToHost) -> None:
+    def _is_told(self, host: SimulatedHost, connection: int, message: ToHost) -> None:
         if host.connection != connection:
             return
         if self.reaches_outside(host):
@@ -311,48 +311,48 @@ class World:
 
     # -- what breaks -----------------------------------------------------------------------------------------------
 
-    def vanish(self, host: Host) -> None:
+    def vanish(self, host: SimulatedHost) -> None:
         """A host is gone from one moment to the next; others notice later."""
         host.alive = False
-        self.timeline.after(SILENT_S, self._schedule, self.scheduler, scheduling.Disconnected(host.connection))
-        for asked in list(self._asked.values()):
-            if asked.sender is host:
-                self._fall_silent(asked)
-            elif asked.pull.host is host:
-                self.take_back(asked.pull, asked.wanted.fetch)
+        self.event_queue.after(SILENT_S, self._schedule, self.scheduler, scheduling.Disconnected(host.connection))
+        for request in list(self._requests.values()):
+            if request.sender is host:
+                self._fall_silent(request)
+            elif request.pull.host is host:
+                self.cancel(request.pull, request.wanted.fetch)
         for pull in host.pulls.values():
             for number in pull.transfers:
                 self.origin.close(pull, number)
         for name in self._linked_to(host):
-            self.timeline.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
+            self.event_queue.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
 
     def cut(self, rack: str) -> None:
         """The hosts of a rack reach nothing outside of it from now on."""
-        self._cut_rack, self._cut_s = rack, self.timeline.now
+        self._cut_rack, self._cut_s = rack, self.event_queue.now
         inside = [host for host in self.hosts.values() if host.node.rack == rack and host.alive]
-        for asked in list(self._asked.values()):
-            if not self.reaches(asked.sender, asked.pull.host):
-                self._fall_silent(asked)
+        for request in list(self._requests.values()):
+            if not self.reaches(request.sender, request.pull.host):
+                self._fall_silent(request)
         for host in inside:
-            self.timeline.after(SILENT_S, self._lose_touch, host, host.connection)
+            self.event_queue.after(SILENT_S, self._lose_touch, host, host.connection)
             for pull in host.pulls.values():
                 for number in list(pull.transfers):
                     self.origin.fall_silent(pull, number)
             for name in self._linked_to(host):
                 if not self.reaches(host, self.hosts[name]):
-                    self.timeline.after(SILENT_S, host.neighbour_lost, name)
-                    self.timeline.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
+                    self.event_queue.after(SILENT_S, host.neighbour_lost, name)
+                    self.event_queue.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
 
     def mend(self) -> None:
         """Everybody reaches everybody again."""
         rack, self._cut_rack = self._cut_rack, ""
         held, self._held = self._held, []
-        if self.timeline.now < self._cut_s + SILENT_S:
+        if self.event_queue.now < self._cut_s + SILENT_S:
             for action, args in held:
-                self.timeline.after(0, action, *args)
+                self.event_queue.after(0, action, *args)
         for host in self.hosts.values():
             if host.node.rack == rack:
-                self.timeline.after(self.chance.uniform(0, 1.0), self.connect, host)
+                self.event_queue.after(self.chance.uniform(0, 1.0), self.connect, host)
 
     def stop_scheduler(self) -> None:
         """It is gone, with all that it knew."""
@@ -364,22 +364,22 @@ class World:
         """A new one, to which everybody connects within a moment."""
         self.scheduler, self._scheduler_due = Scheduler(self.settings), None
         for host in self.hosts.values():
-            self.timeline.after(self.chance.uniform(0, 1.0), self.connect, host)
+            self.event_queue.after(self.chance.uniform(0, 1.0), self.connect, host)
 
-    def _lose_touch(self, host: Host, connection: int) -> None:
+    def _lose_touch(self, host: SimulatedHost, connection: int) -> None:
         if host.connection == connection and not self.reaches_outside(host):
             self._schedule(self.scheduler, scheduling.Disconnected(connection))
             self.disconnect(host)
 
-    def _fall_silent(self, asked: Asked) -> None:
+    def _fall_silent(self, request: PieceRequest) -> None:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""
-        self._stop_sending(asked)
-        self._answer(asked, SILENT_S, FetchOutcome.GONE)
+        self._stop_sending(request)
+        self._answer(request, SILENT_S, FetchOutcome.GONE)
 
-    def _linked_to(self, host: Host) -> list[str]:
+    def _linked_to(self, host: SimulatedHost) -> list[str]:
         return list({name: None for met in host.met.values() for name in met if host.name != name})
 
 
-def _hear(hosts: list[Host], event: swarming.FromNeighbour) -> None:
+def _on_message(hosts: list[SimulatedHost], event: swarm_events.FromNeighbour) -> None:
     for host in hosts:
-        host.hears(event)
+        host.on_message(event)

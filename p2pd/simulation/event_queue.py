@@ -24,7 +24,7 @@ _Entry = tuple[float, int, Callable[..., object], tuple[Any, ...]]
 """When, the how-manieth that was put there, and what to do."""
 
 
-class Timeline:
+class EventQueue:
     """Actions that wait for their time. `now` is in seconds from the start."""
 
     def __init__(self) -> None:

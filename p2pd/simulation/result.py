@@ -20,7 +20,7 @@ from p2pd.simulation.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class RunResult:
     """What came of a scenario. Times are seconds from its start; only hosts that were to get the image count."""
 
     scenario: Scenario
@@ -79,7 +79,7 @@ def limit_s(scenario: Scenario, *, goodput: float = 1.0) -> float:
     wanting, size = scenario.wanting(), scenario.image_bytes
     if not wanting:
         return 0.0
-    serving = [node for node in scenario.nodes if node.vice is None]
+    serving = [node for node in scenario.nodes if node.misbehaviour is None]
     cold = not any(node.holds_image for node in serving)
     rate = scenario.origin_bytes_per_s + sum(node.up_bytes_per_s for node in serving)
     pull_s = size / min(node.down_bytes_per_s for node in wanting)

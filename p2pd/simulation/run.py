@@ -1,6 +1,7 @@
 """A scenario, played: what clients ask for and what breaks, on a mock clock of trio that jumps ahead.
 
-Clients are actions of the timeline and no tasks: trio runs tasks that are due at the same time in an order of its own.
+Clients are actions of the event queue and no tasks: trio runs tasks that are due at the same time in an order of its
+own.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Final
 import trio
 import trio.testing
 
-from p2pd.simulation.cluster import World
-from p2pd.simulation.host import Host
+from p2pd.simulation.cluster import SimulatedCluster
+from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.pull import Contents
-from p2pd.simulation.result import Played, limit_s
+from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import LAYERS_AHEAD, LAYERS_AT_A_TIME, Scenario
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 
 SETTLED_S: Final = 3.0
 """When the scenario begins: all hosts have connected by then."""
@@ -33,25 +34,27 @@ TOO_SLOW: Final = 60.0
 """Times the limit after which a scenario counts as one that never ends, and as many seconds more."""
 
 
-def play(scenario: Scenario, *, settings: Settings | None = None, curves: bool = False, checks: bool = False) -> Played:
+def run(
+    scenario: Scenario, *, settings: SchedulerSettings | None = None, curves: bool = False, checks: bool = False
+) -> RunResult:
     """What comes of a scenario. Deterministic. Raises trio.TooSlowError if some host never gets its image."""
     collects = gc.isenabled()
     gc.disable()  # nothing is garbage before the end, and each collection would look at millions of objects
     try:
-        scene = Scene(World(scenario, settings, checks=checks), curves=curves)
-        trio.run(scene.run, clock=trio.testing.MockClock(autojump_threshold=0))
-        return scene.played()
+        one = Run(SimulatedCluster(scenario, settings, checks=checks), curves=curves)
+        trio.run(one.run, clock=trio.testing.MockClock(autojump_threshold=0))
+        return one.result()
     finally:
         if collects:
             gc.enable()
 
 
-class Scene:
+class Run:
     """One play of a scenario."""
 
-    def __init__(self, world: World, *, curves: bool = False) -> None:
-        self.world: Final = world
-        self.scenario: Final = world.scenario
+    def __init__(self, cluster: SimulatedCluster, *, curves: bool = False) -> None:
+        self.cluster: Final = cluster
+        self.scenario: Final = cluster.scenario
         self._draws: Final = curves
         self._began_s: Final[dict[str, float]] = {}
         self._done_s: Final[dict[str, float]] = {}
@@ -61,75 +64,75 @@ class Scene:
         self._expected: Final = {node.name: node.wave for node in self.scenario.wanting()}
         self._finished: Final[dict[int, trio.Event]] = {wave: trio.Event() for wave in self._expected.values()}
         self._missing: Final = Counter(self._expected.values())
-        world.on_completed = self._completed
+        cluster.on_completed = self._completed
 
     async def run(self) -> None:
         """Until all that are to get the image have it."""
         self._set_up()
         with trio.fail_after(SETTLED_S + TOO_SLOW * (1 + limit_s(self.scenario))):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.world.timeline.drive)
+                nursery.start_soon(self.cluster.event_queue.drive)
                 if self._draws:
                     nursery.start_soon(self._watch)
                 for finished in self._finished.values():
                     await finished.wait()
                 nursery.cancel_scope.cancel()
 
-    def played(self) -> Played:
+    def result(self) -> RunResult:
         """What came of it."""
-        world = self.world
-        return Played(
+        cluster = self.cluster
+        return RunResult(
             self.scenario,
             began_s={name: began_s - SETTLED_S for name, began_s in self._began_s.items() if name in self._done_s},
             done_s={name: done_s - SETTLED_S for name, done_s in self._done_s.items()},
-            origin_bytes=world.origin.sent_bytes,
-            site_bytes=dict(world.site_bytes),
-            link_messages=world.link_messages,
-            scheduler_messages=world.scheduler_messages,
+            origin_bytes=cluster.origin.sent_bytes,
+            site_bytes=dict(cluster.site_bytes),
+            link_messages=cluster.link_messages,
+            scheduler_messages=cluster.scheduler_messages,
             curves=self._curves,
-            wrong_pieces=world.wrong_pieces,
+            wrong_pieces=cluster.wrong_pieces,
         )
 
     def _set_up(self) -> None:
-        world = self.world
-        for host in world.hosts.values():
+        cluster = self.cluster
+        for host in cluster.hosts.values():
             if host.node.holds_image:
-                host.hold(world.blobs.values())
-            world.timeline.after(world.chance.uniform(0, CONNECTED_S), world.connect, host)
+                host.hold(cluster.blobs.values())
+            cluster.event_queue.after(cluster.chance.uniform(0, CONNECTED_S), cluster.connect, host)
         for when_s, action in self._breakages():
-            world.timeline.at(SETTLED_S + when_s, action)
-        world.timeline.at(SETTLED_S, self._begin, min(self._finished, default=0))
+            cluster.event_queue.at(SETTLED_S + when_s, action)
+        cluster.event_queue.at(SETTLED_S, self._begin, min(self._finished, default=0))
 
     def _breakages(self) -> list[tuple[float, Callable[[], None]]]:
         """What breaks or is mended, and when."""
-        world, scenario = self.world, self.scenario
+        cluster, scenario = self.cluster, self.scenario
         breaks: list[tuple[float, Callable[[], None]]] = [
-            (node.vanishes_s, partial(world.vanish, world.hosts[node.name]))
+            (node.vanishes_s, partial(cluster.vanish, cluster.hosts[node.name]))
             for node in scenario.nodes
             if node.vanishes_s is not None
         ]
         if scenario.scheduler_gone is not None:
             begins_s, ends_s = scenario.scheduler_gone
-            breaks += [(begins_s, world.stop_scheduler), (ends_s, world.start_scheduler)]
+            breaks += [(begins_s, cluster.stop_scheduler), (ends_s, cluster.start_scheduler)]
         if scenario.cut is not None:
             cut = scenario.cut
-            breaks += [(cut.begins_s, partial(world.cut, cut.rack)), (cut.ends_s, world.mend)]
+            breaks += [(cut.begins_s, partial(cluster.cut, cut.rack)), (cut.ends_s, cluster.mend)]
         return breaks
 
     def _begin(self, wave: int) -> None:
         """The clients of a wave start, each at its own time."""
         for node in self.scenario.nodes:
             if node.wave == wave and not node.holds_image:
-                self.world.timeline.after(node.starts_s, self._client, self.world.hosts[node.name])
+                self.cluster.event_queue.after(node.starts_s, self._client, self.cluster.hosts[node.name])
 
-    def _client(self, host: Host) -> None:
+    def _client(self, host: SimulatedHost) -> None:
         """Pulls the image, a few layers at a time."""
-        self._began_s[host.name] = self.world.timeline.now
-        self._waiting[host.name] = deque(self.world.blobs.values())
+        self._began_s[host.name] = self.cluster.event_queue.now
+        self._waiting[host.name] = deque(self.cluster.blobs.values())
         for _ in range(LAYERS_AT_A_TIME):
             self._ask(host)
 
-    def _ask(self, host: Host) -> None:
+    def _ask(self, host: SimulatedHost) -> None:
         """A client asks for the next layer, and p2pd fetches some more ahead."""
         waiting = self._waiting[host.name]
         if waiting:
@@ -140,12 +143,12 @@ class Scene:
             for ahead in (blob, *islice(waiting, LAYERS_AHEAD)):
                 host.pull(ahead)
 
-    def _completed(self, host: Host, blob: Contents) -> None:
-        going, now = self._going[host.name], self.world.timeline.now
+    def _completed(self, host: SimulatedHost, blob: Contents) -> None:
+        going, now = self._going[host.name], self.cluster.event_queue.now
         if blob.digest not in going:
             return
         going.remove(blob.digest)
-        self.world.timeline.after(0, self._ask, host)
+        self.cluster.event_queue.after(0, self._ask, host)
         if host.name in self._expected and not going and not self._waiting[host.name]:
             self._done_s[host.name] = now
             self._finish(host.node.wave)
@@ -156,7 +159,7 @@ class Scene:
             self._finished[wave].set()
             later = [other for other in self._finished if other > wave]
             if later:
-                self.world.timeline.after(0, self._begin, min(later))
+                self.cluster.event_queue.after(0, self._begin, min(later))
 
     async def _watch(self) -> None:
         """Notes how much of the image each host has."""
@@ -164,6 +167,6 @@ class Scene:
         await trio.sleep_until(SETTLED_S)
         while True:
             for name in self._expected:
-                host = self.world.hosts[name]
+                host = self.cluster.hosts[name]
                 self._curves[name].append((trio.current_time() - SETTLED_S, host.got_bytes / total))
             await trio.sleep(max(0.01, limit_s(self.scenario) / CURVE_POINTS))

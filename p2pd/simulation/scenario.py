@@ -24,7 +24,7 @@ LAYERS_AHEAD: Final = 3
 """How many more p2pd fetches ahead of those: the default of `prefetch_layers`."""
 
 
-class Vice(Enum):
+class Misbehaviour(Enum):
     """What a malicious host does."""
 
     CORRUPTS = "sends other bytes than it was asked for"
@@ -46,7 +46,7 @@ class Node:
     wave: int = 0
     holds_image: bool = False
     vanishes_s: float | None = None
-    vice: Vice | None = None
+    misbehaviour: Misbehaviour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,9 @@ class Scenario:
     def wanting(self) -> tuple[Node, ...]:
         """The hosts that are expected to get the image: those that want it, are honest, and stay."""
         return tuple(
-            node for node in self.nodes if not node.holds_image and node.vice is None and node.vanishes_s is None
+            node
+            for node in self.nodes
+            if not node.holds_image and node.misbehaviour is None and node.vanishes_s is None
         )
 
 
@@ -205,11 +207,11 @@ def scheduler_gone(shape: Shape) -> Scenario:
 
 def malicious(shape: Shape) -> Scenario:
     """One host in ten is malicious, of each kind as many, but for those of `misled`."""
-    vices = tuple(vice for vice in Vice if vice is not Vice.MISLEADS)
+    vices = tuple(misbehaviour for misbehaviour in Misbehaviour if misbehaviour is not Misbehaviour.MISLEADS)
     return _with(
         flash_crowd(shape),
         "malicious",
-        lambda index, node: replace(node, vice=vices[index // 10 % len(vices)]) if index % 10 == 5 else node,
+        lambda index, node: replace(node, misbehaviour=vices[index // 10 % len(vices)]) if index % 10 == 5 else node,
     )
 
 
@@ -218,7 +220,7 @@ def misled(shape: Shape) -> Scenario:
     return _with(
         flash_crowd(shape),
         "misled",
-        lambda index, node: replace(node, vice=Vice.MISLEADS) if index % 10 == 5 else node,
+        lambda index, node: replace(node, misbehaviour=Misbehaviour.MISLEADS) if index % 10 == 5 else node,
     )
 
 

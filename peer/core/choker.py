@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from enum import Enum, auto
 from typing import Final, Generic, NamedTuple, TypeVar
 
-SOON_S = 0.05
+FREE_SOON_S = 0.05
 """How long before a piece is out the next one may come and wait: some round trips between loaded hosts."""
 
 MAX_WAITING = 1
@@ -29,7 +29,7 @@ Request = TypeVar("Request", bound=Hashable)
 """Stands for one request: what the caller tells them apart by."""
 
 
-class Asking(NamedTuple):
+class UploadRequest(NamedTuple):
     """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site."""
 
     host: str
@@ -37,93 +37,93 @@ class Asking(NamedTuple):
     far: bool = False
 
 
-class Space(Enum):
-    """What there is on the line: a part of it that is unused, or a piece that is out within `SOON_S`, or nothing."""
+class Uplink(Enum):
+    """What there is on the line: a part that is unused, or a piece that is out within `FREE_SOON_S`, or nothing."""
 
-    NOW = auto()
-    SOON = auto()
-    NONE = auto()
+    FREE = auto()
+    FREE_SOON = auto()
+    FULL = auto()
 
 
-class Turn(Enum):
+class Admission(Enum):
     """When a request is served."""
 
-    NOW = auto()
-    LATER = auto()
-    NEVER = auto()
+    SEND = auto()
+    QUEUE = auto()
+    REJECT = auto()
 
 
-class Uploads(Generic[Request]):
-    """`going` pieces are going out now, of at most `slots`."""
+class Choker(Generic[Request]):
+    """`active` pieces are going out now, of at most `slots`."""
 
-    __slots__ = ("_refused", "_waiting", "going", "slots")
+    __slots__ = ("_refused", "_waiting", "active", "slots")
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
-        self.going = 0
-        self._waiting: Final[dict[Request, Asking | None]] = {}
-        self._refused: Final[dict[Asking, None]] = {}
+        self.active = 0
+        self._waiting: Final[dict[Request, UploadRequest | None]] = {}
+        self._refused: Final[dict[UploadRequest, None]] = {}
 
-    def ask(self, request: Request, asking: Asking | None, space: Space) -> Turn:
-        """A request comes in; `NOW`: its piece goes out until `end`. Who is `asking` is None if that is not known."""
-        if not self._waiting and self._may_begin(space):
-            self.going += 1
-            turn = Turn.NOW
-        elif space is Space.SOON and len(self._waiting) < MAX_WAITING:
-            self._waiting[request] = asking
-            turn = Turn.LATER
+    def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink) -> Admission:
+        """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known."""
+        if not self._waiting and self._may_begin(uplink):
+            self.active += 1
+            admission = Admission.SEND
+        elif uplink is Uplink.FREE_SOON and len(self._waiting) < MAX_WAITING:
+            self._waiting[request] = receiver
+            admission = Admission.QUEUE
         else:
-            self._remember(asking)
-            return Turn.NEVER
-        if asking is not None:
-            self._refused.pop(asking, None)
-        return turn
+            self._remember(receiver)
+            return Admission.REJECT
+        if receiver is not None:
+            self._refused.pop(receiver, None)
+        return admission
 
-    def take_back(self, request: Request, *, in_vain: bool = False) -> None:
-        """One that waits does not wait any longer; `in_vain`: it is refused, and its host remembered."""
-        asking = self._waiting.pop(request, None)
-        if in_vain:
-            self._remember(asking)
+    def cancel(self, request: Request, *, rejected: bool = False) -> None:
+        """One that waits does not wait any longer; `rejected`: it is refused, and its host remembered."""
+        receiver = self._waiting.pop(request, None)
+        if rejected:
+            self._remember(receiver)
 
-    def end(self, again: Asking | None = None) -> None:
-        """A piece is out, or its receiver has gone. `again`: whom it went to, if others were remembered by then."""
-        self.going -= 1
-        self._remember(again)
+    def end(self, requeue: UploadRequest | None = None) -> None:
+        """A piece is out, or its receiver has gone. `requeue`: whom it went to, if others were remembered by then."""
+        self.active -= 1
+        self._remember(requeue)
 
-    def next(self, space: Space) -> Request | None:
+    def next(self, uplink: Uplink) -> Request | None:
         """Whose turn has come: its piece goes out until `end`. To be called when a piece is out, and now and then."""
-        if not self._waiting or not self._may_begin(space):
+        if not self._waiting or not self._may_begin(uplink):
             return None
         request = next(iter(self._waiting))
         del self._waiting[request]
-        self.going += 1
+        self.active += 1
         return request
 
-    def tell(self, space: Space) -> list[Asking]:
-        """Whom to tell that they can come; each is told once. To be called when `space` has changed."""
-        if not self._refused or self._waiting or not (space is Space.SOON or self._may_begin(space)):
+    def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
+        """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
+        if not self._refused or self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
             return []
-        told = ([asking for asking in self._refused if asking.far] or list(self._refused))[:TOLD]
-        for asking in told:
-            del self._refused[asking]
+        told = ([receiver for receiver in self._refused if receiver.far] or list(self._refused))[:TOLD]
+        for receiver in told:
+            del self._refused[receiver]
         return told
 
     @property
     def is_full(self) -> bool:
         """Whether no other piece goes out, however much of the line is unused."""
-        return self.going >= self.slots
+        return self.active >= self.slots
 
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits, or is to be told."""
         return bool(self._waiting or self._refused)
 
-    def _may_begin(self, space: Space) -> bool:
-        return not self.going or (space is Space.NOW and not self.is_full)
+    def _may_begin(self, uplink: Uplink) -> bool:
+        return not self.active or (uplink is Uplink.FREE and not self.is_full)
 
-    def _remember(self, asking: Asking | None) -> None:
-        if asking is None:
+    def _remember(self, receiver: UploadRequest | None) -> None:
+        if receiver is None:
             return
-        self._refused.setdefault(asking)
+        self._refused.setdefault(receiver)
         if len(self._refused) > MAX_REFUSED:
             del self._refused[next(iter(self._refused))]

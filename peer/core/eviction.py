@@ -18,7 +18,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Quota:
     """What a store may use: at most `max_bytes` for blobs, and at least `min_free_bytes` left on the disk."""
 
     max_bytes: int
@@ -26,18 +26,18 @@ class Room:
     ttl_s: float
 
 
-def expired(candidates: Iterable[Candidate], room: Room, now: float) -> list[str]:
+def expired(candidates: Iterable[Candidate], quota: Quota, now: float) -> list[str]:
     """Digests that nobody used for `ttl_s` (0: never expire)."""
-    if not room.ttl_s:
+    if not quota.ttl_s:
         return []
-    return [c.digest for c in candidates if not c.in_use and now - c.last_used > room.ttl_s]
+    return [c.digest for c in candidates if not c.in_use and now - c.last_used > quota.ttl_s]
 
 
-def victims(
-    candidates: Iterable[Candidate], room: Room, *, used_bytes: int, free_bytes: int, wanted_bytes: int
+def to_evict(
+    candidates: Iterable[Candidate], quota: Quota, *, used_bytes: int, free_bytes: int, wanted_bytes: int
 ) -> list[str] | None:
     """Digests to evict so that `wanted_bytes` more fit, oldest first; None if even evicting all would not do."""
-    over = max(used_bytes + wanted_bytes - room.max_bytes, wanted_bytes + room.min_free_bytes - free_bytes)
+    over = max(used_bytes + wanted_bytes - quota.max_bytes, wanted_bytes + quota.min_free_bytes - free_bytes)
     chosen: list[str] = []
     for candidate in sorted(candidates, key=lambda c: c.last_used):
         if over <= 0:

@@ -18,7 +18,15 @@ from peer.core.fetches import Fetches
 from peer.core.neighbours import Neighbours
 from peer.core.piece_book import PieceBook
 from peer.core.piece_sets import bitfield, gap, spans
-from peer.core.swarm_events import FetchEnded, FetchOutcome, Instruction, Meet, Part, Tell, TellNeighbours
+from peer.core.swarm_events import (
+    AddNeighbour,
+    FetchEnded,
+    FetchOutcome,
+    Instruction,
+    RemoveNeighbour,
+    Tell,
+    TellNeighbours,
+)
 from scheduler.protocol import link, to_host
 from scheduler.protocol.from_host import Corrupt, Fault, NeighbourFailed
 
@@ -79,7 +87,7 @@ class Exchange:
         """These are neighbours from now on, each at its address."""
         for each in neighbours:
             self.neighbours.add(each.host, each.distance, self.fetches.asked_of(each.host))
-        return [Meet(each) for each in neighbours]
+        return [AddNeighbour(each) for each in neighbours]
 
     def part(self, hosts: Iterable[str]) -> list[Instruction]:
         """These are neighbours no longer."""
@@ -90,7 +98,7 @@ class Exchange:
         if host not in self.neighbours:
             return []
         self.neighbours.remove(host)
-        out: list[Instruction] = [*self.fetches.stop(host), Part(host)]
+        out: list[Instruction] = [*self.fetches.stop(host), RemoveNeighbour(host)]
         if fault is not None:
             out.append(Tell(NeighbourFailed(self.digest, host, fault)))
         return out
@@ -120,13 +128,13 @@ class Exchange:
         if not hosts:
             return []
         gained = tuple(link.Span(first, stop) for first, stop in spans(fresh))
-        return [TellNeighbours(hosts, link.Gained(self.digest, max(1, self.generation), gained))]
+        return [TellNeighbours(hosts, link.Have(self.digest, max(1, self.generation), gained))]
 
-    def holds(self) -> link.Holds:
+    def holds(self) -> link.Bitfield:
         """What to tell a neighbour that was just met."""
-        return link.Holds(self.digest, max(1, self.generation), complete=False, have=bitfield(self.book.offered))
+        return link.Bitfield(self.digest, max(1, self.generation), complete=False, have=bitfield(self.book.offered))
 
     def offer_all(self) -> list[Instruction]:
         """They may have the whole blob, for its SHA-256 is right."""
-        everything = link.Holds(self.digest, max(1, self.generation), complete=True)
+        everything = link.Bitfield(self.digest, max(1, self.generation), complete=True)
         return [TellNeighbours(tuple(self.neighbours), everything)]

@@ -31,7 +31,6 @@ from peer.core.reports import Reports
 from peer.core.standing import Standing, State
 from peer.core.swarm_events import (
     Begun,
-    Deliver,
     Event,
     FetchEnded,
     FromNeighbour,
@@ -44,16 +43,17 @@ from peer.core.swarm_events import (
     Prepared,
     Resized,
     SchedulerFound,
+    SendInlineBlob,
+    StoreInlineBlob,
     Tell,
-    TellContent,
     in_short,
 )
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
-from scheduler.protocol.content import Content
-from scheduler.protocol.fields import MAX_CONTENT_BYTES
+from scheduler.protocol.fields import MAX_INLINE_BYTES
 from scheduler.protocol.from_host import Fault, LeaseOutcome
 from scheduler.protocol.geometry import MAX_PIECES, piece_length
+from scheduler.protocol.inline_blob import InlineBlob
 
 DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
@@ -152,14 +152,14 @@ class Member:
         """What to announce to a scheduler that is new; None when there is nothing to tell."""
         return self._reports.holding(self._size_bytes)
 
-    def holds(self) -> link.Holds:
+    def holds(self) -> link.Bitfield:
         """What to tell a neighbour that was just met."""
         return self.exchange.holds()
 
     def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
         """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
         exchange = self.exchange
-        fresh = exchange.neighbours.hear(event.host, event.message)
+        fresh = exchange.neighbours.on_message(event.host, event.message)
         if not self._due_is_known or (self._due is not None and self._due <= now):
             return False
         if not exchange.neighbours.may_be_asked(event.host, now):
@@ -246,9 +246,9 @@ class Member:
             case to_host.Gateway(_, shares):
                 self.exchange.neighbours.open_far = pieces_of(shares)
                 return []
-            case Content(_, data):
-                return [Deliver(data)]
-            case to_host.Recall():
+            case InlineBlob(_, data):
+                return [StoreInlineBlob(data)]
+            case to_host.RequestDigests():
                 return list(self._reports.recalled())
             case _:
                 return self._hear_of_origin(message, now)
@@ -375,7 +375,7 @@ class Member:
         disproved: list[Instruction] = [Tell(from_host.Disproved(self.digest, generation))]
         return [
             *(disproved if self.standing.joined and self.book.contradicts() else []),
-            TellContent() if self._owes_content else Tell(from_host.Sealed(self.digest, generation)),
+            SendInlineBlob() if self._owes_content else Tell(from_host.Sealed(self.digest, generation)),
             *self.exchange.offer_all(),
             *self.download.handle(event, now),
         ]
@@ -429,7 +429,7 @@ class Member:
 
     def _is_tiny(self) -> bool:
         """Whether the blob travels whole in messages, and without neighbours."""
-        return self._size_bytes is not None and self._size_bytes <= MAX_CONTENT_BYTES
+        return self._size_bytes is not None and self._size_bytes <= MAX_INLINE_BYTES
 
     def _everything(self) -> int:
         return mask(0, self._piece_count())

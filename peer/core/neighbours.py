@@ -107,22 +107,22 @@ class Neighbours:
         if host in self._known:
             self._known[host].held, self._known[host].early = 0, (0, 0)
 
-    def hear(self, host: str, message: OnLink) -> int:
+    def on_message(self, host: str, message: OnLink) -> int:
         """News from a neighbour: which pieces it may hold by them that it did not hold before."""
         match message:
-            case link.Gained(_, generation, gained):
+            case link.Have(_, generation, gained):
                 pieces = 0
                 for span in gained:
                     pieces |= (1 << span.stop) - (1 << span.first)
                 self.gains(host, pieces, generation)
                 return pieces & self._open(host)
-            case link.Holds(_, _, True):
+            case link.Bitfield(_, _, True):
                 self.holds_all(host)
-            case link.Holds(_, generation, False, have):
+            case link.Bitfield(_, generation, False, have):
                 self.holds(host, int.from_bytes(have, "little"), generation)
-            case link.Dropped():
+            case link.DontHave():
                 self.holds_nothing(host)
-            case link.Room():
+            case link.Unchoke():
                 self.has_room(host)
                 return self._usable(self._known[host]) if host in self._known else 0
             case _:

@@ -10,29 +10,29 @@ from collections.abc import Iterator, Mapping
 
 from peer.core.piece_sets import digest_runs
 from scheduler.protocol.fields import DIGEST_BYTES, MAX_DIGESTS_PER_MESSAGE, MAX_RUNS_PER_MESSAGE
-from scheduler.protocol.from_host import Recalled
-from scheduler.protocol.to_host import Run
+from scheduler.protocol.from_host import DigestReport
+from scheduler.protocol.to_host import DigestRun
 
 
-def answers(digest: bytes, digests: Mapping[int, bytes]) -> list[Recalled]:
+def answers(digest: bytes, digests: Mapping[int, bytes]) -> list[DigestReport]:
     """All of `digests` (of pieces, by index), for the scheduler that asks about the blob `digest`."""
-    batches = list(_batches(digests)) or [(Run(0, b""),)]
+    batches = list(_batches(digests)) or [(DigestRun(0, b""),)]
     return [
-        Recalled(digest, first.first, first.digests, last=number == len(batches), more=tuple(more))
+        DigestReport(digest, first.first, first.digests, last=number == len(batches), more=tuple(more))
         for number, (first, *more) in enumerate(batches, 1)
     ]
 
 
-def _batches(digests: Mapping[int, bytes]) -> Iterator[tuple[Run, ...]]:
+def _batches(digests: Mapping[int, bytes]) -> Iterator[tuple[DigestRun, ...]]:
     """Runs, so many together as fit into one message."""
-    batch: list[Run] = []
+    batch: list[DigestRun] = []
     room = MAX_DIGESTS_PER_MESSAGE
     for first, run in digest_runs(digests):
         count = len(run) // DIGEST_BYTES
         if count > room or len(batch) == MAX_RUNS_PER_MESSAGE:
             yield tuple(batch)
             batch, room = [], MAX_DIGESTS_PER_MESSAGE
-        batch.append(Run(first, run))
+        batch.append(DigestRun(first, run))
         room -= count
     if batch:
         yield tuple(batch)

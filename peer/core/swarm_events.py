@@ -11,7 +11,7 @@ from enum import Enum
 from peer.core import origin_events
 from scheduler.protocol import to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
-from scheduler.protocol.link import News
+from scheduler.protocol.link import LinkMessage
 
 # -- events ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class TellNeighbours:
     """Send a message to these neighbours."""
 
     hosts: tuple[str, ...]
-    message: News
+    message: LinkMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +136,14 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
-class Meet:
+class AddNeighbour:
     """Keep a link to this neighbour, at its address."""
 
     neighbour: to_host.Neighbour
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RemoveNeighbour:
     """This blob needs no link to that host any more."""
 
     host: str
@@ -165,14 +165,14 @@ class StopFetch:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliver:
+class StoreInlineBlob:
     """The whole of a tiny blob, from the scheduler; to be verified and put into the store."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class TellContent:
+class SendInlineBlob:
     """Send the whole of this tiny blob to the scheduler, for all who wait for it."""
 
 
@@ -193,11 +193,11 @@ Instruction = (
     | Tell
     | TellNeighbours
     | Prepare
-    | Meet
-    | Part
+    | AddNeighbour
+    | RemoveNeighbour
     | Fetch
     | StopFetch
-    | Deliver
-    | TellContent
+    | StoreInlineBlob
+    | SendInlineBlob
     | GiveUp
 )

@@ -7,7 +7,7 @@ stretch of time, at most `burst_bytes` more than the rate gives, plus the one am
 from __future__ import annotations
 
 
-class Bucket:
+class TokenBucket:
     """Bytes that may pass: they gather at `rate_bytes_per_s` up to `burst_bytes`."""
 
     def __init__(self, rate_bytes_per_s: float, burst_bytes: float) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-ROOM = 0.15
+SPARE_FRACTION = 0.15
 """What part of the line must be unused for another piece."""
 
 WINDOW_S = 0.2
@@ -19,21 +19,21 @@ WINDOW_S = 0.2
 LEAST_S = 0.05
 """In less time a few packets make any rate, and the highest would stand for the line."""
 
-SETTLES_S = 0.015
-SETTLES_MOST_S = 0.25
+SETTLE_MIN_S = 0.015
+SETTLE_MAX_S = 0.25
 ROUND_TRIPS = 4
 """When a piece begins to go out, or is out, all others find new rates. What is unused is measured from then on, and
 for this long at least: a dozen packets at 10 Mbit/s, and what TCP needs to come to full speed."""
 
-FADES = 0.1
+DECAY_PER_S = 0.1
 """By how much the highest rate fades in a second."""
 
-PROBES_S = 2.0
+PROBE_INTERVAL_S = 2.0
 
 
-def settles_s(round_trip_s: float) -> float:
+def settle_s(round_trip_s: float) -> float:
     """How long a piece has to go out before something can be said of the line."""
-    return min(SETTLES_MOST_S, max(SETTLES_S, ROUND_TRIPS * round_trip_s))
+    return min(SETTLE_MAX_S, max(SETTLE_MIN_S, ROUND_TRIPS * round_trip_s))
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Throughput:
         """From now on more pieces share the line, or fewer."""
         self.sample(total_bytes, now)
         self._changed = now, total_bytes
-        self._settles = max(self._settles, now + settles_s(round_trip_s))  # one that began may be farther away
+        self._settles = max(self._settles, now + settle_s(round_trip_s))  # one that began may be farther away
 
     def sample(self, total_bytes: int, now: float) -> None:
         """So many bytes have gone out by now."""
@@ -67,18 +67,18 @@ class Throughput:
             self._samples.popleft()
         if self._samples and now >= self._samples[0][0] + LEAST_S:
             before, bytes_before = self._samples[0]
-            faded = self.best * (1 - FADES * min(1.0, now - self._samples[-1][0]))
+            faded = self.best * (1 - DECAY_PER_S * min(1.0, now - self._samples[-1][0]))
             self.best = max(faded, (total_bytes - bytes_before) / (now - before))
         self._samples.append((now, total_bytes))
 
-    def has_room(self, total_bytes: int, now: float) -> bool:
+    def has_spare(self, total_bytes: int, now: float) -> bool:
         """Whether a part of the line is unused, as far as can be told."""
         if now < self._settles or not self._samples:
             return False
         before, bytes_before = max(self._samples[0], self._changed)
-        if now > before and (total_bytes - bytes_before) / (now - before) < (1 - ROOM) * self.best:
+        if now > before and (total_bytes - bytes_before) / (now - before) < (1 - SPARE_FRACTION) * self.best:
             return True
         return self._is_to_probe(now)
 
     def _is_to_probe(self, now: float) -> bool:
-        return now >= self._probed + PROBES_S
+        return now >= self._probed + PROBE_INTERVAL_S

@@ -5,7 +5,7 @@ Tools disagree about names. skopeo writes what follows `oci:DIR:`, mostly a tag,
 `org.opencontainers.image.ref.name`; containerd and docker write the full name as `io.containerd.image.name`
 and the tag beside it; podman writes the full name as `org.opencontainers.image.ref.name`. So:
 
-1. `REPOSITORY:TAG` and `NAMESPACE/REPOSITORY:TAG` name that tag of that repository.
+1. `REPOSITORY:TAG` and `UPSTREAM/REPOSITORY:TAG` name that tag of that repository.
 2. A bare `TAG` names that tag of any repository that the layout is asked for.
 3. A bare `TAG` beside one of the two longer names is only a part of it.
 4. Of two that go by the same name, the one with the longer form counts, then the one that is listed later.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from peer.errors import InvalidNameError, ManifestError
 from peer.oci.manifest import ManifestKind, parse_manifest
-from peer.oci.reference import DEFAULT_NAMESPACE, parse_tag
+from peer.oci.reference import DEFAULT_UPSTREAM, parse_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +38,9 @@ class Listing:
         """The type of the manifest `digest`; None if it is not listed (it may be the child of one that is)."""
         return next((found.media_type for found in self.manifests if found.digest == digest), None)
 
-    def tags(self, namespace: str, repository: str) -> Mapping[str, Descriptor]:
-        """The tags of `repository`, which clients know in `namespace`."""
-        prefixes = _prefixes(namespace, repository)
+    def tags(self, upstream: str, repository: str) -> Mapping[str, Descriptor]:
+        """The tags of `repository`, which clients know in `upstream`."""
+        prefixes = _prefixes(upstream, repository)
         bare: dict[str, Descriptor] = {}
         full: dict[str, Descriptor] = {}
         for descriptor in self.manifests:
@@ -64,14 +64,14 @@ def parse_listing(body: bytes) -> Listing:
     return Listing(manifest.children)
 
 
-def _prefixes(namespace: str, repository: str) -> tuple[str, ...]:
+def _prefixes(upstream: str, repository: str) -> tuple[str, ...]:
     """What stands before the tag in a name of `repository`; on docker.io `library/` may be left out."""
     repositories = [repository]
-    if namespace == DEFAULT_NAMESPACE:
+    if upstream == DEFAULT_UPSTREAM:
         short = repository.removeprefix("library/")
         if "/" not in short:
             repositories.append(short)
-    return tuple(f"{host}{name}:" for host in ("", f"{namespace}/") for name in repositories)
+    return tuple(f"{host}{name}:" for host in ("", f"{upstream}/") for name in repositories)
 
 
 def _add_tag(tags: dict[str, Descriptor], name: str, descriptor: Descriptor) -> None:

@@ -1,4 +1,4 @@
-"""The names that come from outside: digests, repositories, tags, namespaces and image references.
+"""The names that come from outside: digests, repositories, tags, upstreams and image references.
 
 Rules:
 1. What is parsed here is safe in a path and in a URL: it has no `..`, no empty component, no control
@@ -29,20 +29,20 @@ Repository = NewType("Repository", str)
 Tag = NewType("Tag", str)
 """A name that a repository gives to one of its manifests: `latest`."""
 
-Namespace = NewType("Namespace", str)
+UpstreamName = NewType("UpstreamName", str)
 """The registry that an image is named after, `host` or `host:port`, in lower case: `docker.io`."""
 
-DEFAULT_NAMESPACE: Final = Namespace("docker.io")
+DEFAULT_UPSTREAM: Final = UpstreamName("docker.io")
 DEFAULT_TAG: Final = Tag("latest")
 
 MAX_REPOSITORY_CHARACTERS: Final = 255
 """The limit of registries and clients; some count the host in (distribution specification)."""
 
-MAX_NAMESPACE_CHARACTERS: Final = 259
+MAX_UPSTREAM_CHARACTERS: Final = 259
 """253 characters of a DNS name (RFC 1035, section 2.3.4), a colon and a port of five digits."""
 
 MAX_IMAGE_CHARACTERS: Final = 1024
-"""More than the longest namespace, repository, tag and digest together need."""
+"""More than the longest upstream, repository, tag and digest together need."""
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _SHA512 = re.compile(r"sha512:[0-9a-f]{128}")
@@ -105,21 +105,21 @@ def parse_reference(text: str) -> Tag | Digest:
     return parse_digest(text) if ":" in text else parse_tag(text)
 
 
-def parse_namespace(text: str) -> Namespace:
+def parse_upstream_name(text: str) -> UpstreamName:
     """Return `text` (`host` or `host:port`, no IPv6 literal) in lower case; raises InvalidNameError."""
-    if len(text) <= MAX_NAMESPACE_CHARACTERS and text.isascii():
+    if len(text) <= MAX_UPSTREAM_CHARACTERS and text.isascii():
         host, colon, port = text.lower().partition(":")
         port_is_valid = bool(_PORT.fullmatch(port)) and int(port) <= _MAX_PORT if colon else True
         if port_is_valid and all(_LABEL.fullmatch(label) for label in host.split(".")):
-            return Namespace(text.lower())
-    raise InvalidNameError(f"namespace {_shown(text)} is not a registry's host name, or host:port, as in `docker.io`")
+            return UpstreamName(text.lower())
+    raise InvalidNameError(f"upstream {_shown(text)} is not a registry's host name, or host:port, as in `docker.io`")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
     """An image as a user names it, with a tag, a digest or both; where both are there, the digest decides."""
 
-    namespace: Namespace
+    upstream: UpstreamName
     repository: Repository
     tag: Tag | None
     digest: Digest | None
@@ -134,13 +134,13 @@ class ImageReference:
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
-        return f"{self.namespace}/{self.repository}{tag}{digest}"
+        return f"{self.upstream}/{self.repository}{tag}{digest}"
 
 
 def parse_image_reference(text: str) -> ImageReference:
     """Understand `text` as docker does: `alpine` is `docker.io/library/alpine:latest`.
 
-    The first component is the namespace if it has a dot or a colon, or is `localhost`. Without a tag and a
+    The first component is the upstream if it has a dot or a colon, or is `localhost`. Without a tag and a
     digest, the tag is `latest`. Raises InvalidNameError.
     """
     if len(text) > MAX_IMAGE_CHARACTERS:
@@ -150,16 +150,16 @@ def parse_image_reference(text: str) -> ImageReference:
     name, at, digest_text = text.partition("@")
     first, slash, rest = name.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
-        namespace = parse_namespace(first)
+        upstream = parse_upstream_name(first)
     else:
-        namespace, rest = DEFAULT_NAMESPACE, name
+        upstream, rest = DEFAULT_UPSTREAM, name
     path, colon, tag_text = rest.partition(":")
-    if namespace == "index.docker.io":
-        namespace = DEFAULT_NAMESPACE
-    if namespace == DEFAULT_NAMESPACE and "/" not in path:
+    if upstream == "index.docker.io":
+        upstream = DEFAULT_UPSTREAM
+    if upstream == DEFAULT_UPSTREAM and "/" not in path:
         path = f"library/{path}"
     digest = parse_digest(digest_text) if at else None
     tag = parse_tag(tag_text) if colon else None
     if tag is None and digest is None:
         tag = DEFAULT_TAG
-    return ImageReference(namespace, parse_repository(path), tag, digest)
+    return ImageReference(upstream, parse_repository(path), tag, digest)

@@ -91,7 +91,7 @@ class Body(Protocol):
 
 
 class Origin(Protocol):
-    """One upstream, which is known to clients by its namespace (`docker.io`)."""
+    """One upstream, which is known to clients by its name (`docker.io`)."""
 
     def request(
         self,

@@ -17,9 +17,9 @@ from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.rates import SLICE_BYTES, Traffic
 
 if TYPE_CHECKING:
-    from peer.origin.cancel import Call
+    from peer.origin.cancel import CancelScope
     from peer.origin.retry import Attempts
-    from peer.origin.upstream import Endpoint
+    from peer.origin.upstream import RegistryEndpoint
 
 _PROGRESS_BYTES = 64 * 1024
 """Enough that resuming a blob cannot take more requests than fetching it in small pieces would."""
@@ -30,7 +30,7 @@ class Opened:
     """A reply whose body starts at byte `start` of something `size_bytes` long, and is read until byte `stop`."""
 
     reply: Reply
-    endpoint: Endpoint
+    endpoint: RegistryEndpoint
     start: int
     stop: int
     size_bytes: int
@@ -44,26 +44,26 @@ class HttpBody:
         self,
         name: str,
         opened: Opened,
-        call: Call,
+        cancel_scope: CancelScope,
         attempts: Attempts,
         traffic: Traffic,
         max_fruitless: int,
         reopen: Callable[[int, int], Opened],
-        finish: Callable[[Call], None],
+        finish: Callable[[CancelScope], None],
     ) -> None:
-        """`name` is for messages; `reopen` gets the range that is missing; `finish` gets `call` when all is over."""
+        """`name` is for messages; `reopen` gets the range that is missing; `finish` gets `cancel_scope` at the end."""
         self.start = opened.start
         self.stop = opened.stop
         self.size_bytes = opened.size_bytes
         self.media_type = opened.media_type
         self._name = name
         self._opened = opened
-        self._call = call
+        self._cancel_scope = cancel_scope
         self._attempts = attempts
         self._traffic = traffic
         self._max_fruitless = max_fruitless
         self._reopen = reopen
-        self._finish: Callable[[Call], None] | None = finish
+        self._finish: Callable[[CancelScope], None] | None = finish
         self._position = opened.start
         self._resumed_at = opened.start
         self._fruitless = 0
@@ -94,15 +94,15 @@ class HttpBody:
 
     def abort(self) -> None:
         """End a `readinto` that another thread is in."""
-        self._call.end()
+        self._cancel_scope.end()
 
     def close(self) -> None:
         """Give the connection back if the body was read to its end, else close it. For the thread that reads."""
         finish, self._finish = self._finish, None
         if finish is not None:
             self._opened.reply.close()
-            self._call.end()
-            finish(self._call)
+            self._cancel_scope.end()
+            finish(self._cancel_scope)
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +112,9 @@ class HttpBody:
 
     def _receive(self, view: memoryview) -> int:
         """Receive once, as fast as the rate allows."""
-        self._call.check()
+        self._cancel_scope.check()
         received = self._opened.reply.readinto(view[: self._traffic.most_at_once(len(view))])
-        self._call.wait(self._traffic.received(received))
+        self._cancel_scope.wait(self._traffic.received(received))
         return received
 
     def _resume(self, trouble: ExchangeFailedError) -> None:
@@ -130,7 +130,7 @@ class HttpBody:
                     f" in a row brought next to nothing: {trouble}"
                 )
             if self._fruitless:
-                self._call.wait(self._attempts.backoff_s(self._fruitless))
+                self._cancel_scope.wait(self._attempts.backoff_s(self._fruitless))
             self._fruitless += 1
             self._resumed_at = self._position
             self._traffic.retried()

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from peer.origin.clock import Clock
 
 
-class Call:
+class CancelScope:
     """One call. `for_body` tells whether it is held for as long as a body takes."""
 
-    def __init__(self, namespace: str, clock: Clock, *, for_body: bool) -> None:
+    def __init__(self, upstream: str, clock: Clock, *, for_body: bool) -> None:
         self.for_body = for_body
-        self._namespace = namespace
+        self._upstream = upstream
         self._clock = clock
         self._ended = threading.Event()
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Call:
     def check(self) -> None:
         """Raise OriginUnreachableError if the call was ended."""
         if self._ended.is_set():
-            raise OriginUnreachableError(f"upstream {self._namespace}: the request was ended, p2pd no longer wants it")
+            raise OriginUnreachableError(f"upstream {self._upstream}: the request was ended, p2pd no longer wants it")
 
     def wait(self, seconds: float) -> None:
         """Wait so long; raises OriginUnreachableError at once when the call is ended."""
@@ -74,51 +74,51 @@ class Call:
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-class Calls:
+class CancelScopes:
     """The calls of one upstream: at most `limit` at a time, of which one is kept from bodies.
 
     Bodies last for minutes. Were they to hold every call, a manifest would have to wait for a layer.
     """
 
-    def __init__(self, namespace: str, limit: int, clock: Clock) -> None:
-        self._namespace = namespace
+    def __init__(self, upstream: str, limit: int, clock: Clock) -> None:
+        self._upstream = upstream
         self._limit = limit
         self._body_limit = max(1, limit - 1)
         self._clock = clock
         self._changed = threading.Condition()
-        self._calls: set[Call] = set()
+        self._cancel_scopes: set[CancelScope] = set()
         self._closed = False
 
-    def begin(self, *, for_body: bool, patience_s: float) -> Call:
+    def begin(self, *, for_body: bool, patience_s: float) -> CancelScope:
         """A call that has not ended; OriginUnreachableError when none is free in time, or after `close`."""
-        call = Call(self._namespace, self._clock, for_body=for_body)
+        cancel_scope = CancelScope(self._upstream, self._clock, for_body=for_body)
         with self._changed:
             free = self._changed.wait_for(lambda: self._closed or self._has_room(for_body), patience_s)
             if self._closed:
-                raise OriginUnreachableError(f"upstream {self._namespace}: it is closed, p2pd is stopping")
+                raise OriginUnreachableError(f"upstream {self._upstream}: it is closed, p2pd is stopping")
             if not free:
                 raise OriginUnreachableError(
-                    f"upstream {self._namespace}: its {self._limit} connections were all in use for {patience_s:g} s;"
+                    f"upstream {self._upstream}: its {self._limit} connections were all in use for {patience_s:g} s;"
                     " raise connections_per_origin, or see why the origin is slow"
                 )
-            self._calls.add(call)
-        return call
+            self._cancel_scopes.add(cancel_scope)
+        return cancel_scope
 
-    def finish(self, call: Call) -> None:
+    def finish(self, cancel_scope: CancelScope) -> None:
         """Make room for another."""
         with self._changed:
-            self._calls.discard(call)
+            self._cancel_scopes.discard(cancel_scope)
             self._changed.notify_all()
 
     def close(self) -> None:
         """End every call, and let none begin."""
         with self._changed:
             self._closed = True
-            calls = tuple(self._calls)
+            cancel_scopes = tuple(self._cancel_scopes)
             self._changed.notify_all()
-        for call in calls:
-            call.end()
+        for cancel_scope in cancel_scopes:
+            cancel_scope.end()
 
     def _has_room(self, for_body: bool) -> bool:
-        bodies = sum(call.for_body for call in self._calls)
-        return len(self._calls) < self._limit and (not for_body or bodies < self._body_limit)
+        bodies = sum(cancel_scope.for_body for cancel_scope in self._cancel_scopes)
+        return len(self._cancel_scopes) < self._limit and (not for_body or bodies < self._body_limit)

@@ -1,7 +1,7 @@
 """An origin over HTTP(S): the distribution API of a registry, with its replicas, redirects, tokens and failures.
 
-The parts, from the outside in: `HttpOrigin` says what is asked for and what a right answer is; `attempts` asks until
-somebody answers; `tokens` answers challenges; `redirects` follows; `connections` and `wire` carry one exchange.
+The parts, from the outside in: `HttpOrigin` says what is asked for and what a right answer is; `retry` asks until
+somebody answers; `tokens` answers challenges; `redirects` follows; `connections` and `http1` carry one exchange.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from peer.oci.manifest import KIND_BY_MEDIA_TYPE
 from peer.origin import redirects
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
-from peer.origin.cancel import Call, Calls
+from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
 from peer.origin.headers import content_range
 from peer.origin.proxies import Proxies
-from peer.origin.rates import Statistics, Traffic
+from peer.origin.rates import OriginStatistics, Traffic
 from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
     from peer.origin.http1 import Reply
-    from peer.origin.upstream import Endpoint, Target, Upstream
+    from peer.origin.upstream import RegistryEndpoint, Target, Upstream
 
 # A content-encoded blob has neither the length nor the digest that its name promises.
 _ALWAYS_SENT = {"accept-encoding": "identity", "user-agent": "p2pd"}
@@ -60,7 +60,7 @@ class HttpOrigin:
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
         self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
-        self._calls = Calls(upstream.namespace, upstream.max_connections, self._clock)
+        self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)
 
@@ -77,16 +77,16 @@ class HttpOrigin:
         sent.pop("authorization", None)  # that is what `credential` is for
         sent |= self._always_sent
         began = self._clock.monotonic()
-        call = self._calls.begin(for_body=False, patience_s=self._upstream.metadata_s)
+        cancel_scope = self._cancel_scopes.begin(for_body=False, patience_s=self._upstream.metadata_s)
         try:
             return self._attempts.run(
-                call,
-                lambda endpoint, deadline: self._ask(call, endpoint, method, path, sent, credential, deadline),
+                cancel_scope,
+                lambda endpoint, deadline: self._ask(cancel_scope, endpoint, method, path, sent, credential, deadline),
                 self._whole,
                 began + self._upstream.metadata_s,
             )
         finally:
-            self._calls.finish(call)
+            self._cancel_scopes.finish(cancel_scope)
 
     def open(self, ref: ContentRef, start: int, stop: int | None, *, credential: Credential) -> HttpBody:
         """See `peer.origin.api.Origin.open`."""
@@ -94,34 +94,36 @@ class HttpOrigin:
             raise ValueError(f"[{start}, {stop}) is not a range of bytes")
 
         def reopen(start: int, stop: int | None) -> Opened:
-            return self._open_range(call, ref, start, stop, credential)
+            return self._open_range(cancel_scope, ref, start, stop, credential)
 
-        call = self._calls.begin(for_body=True, patience_s=self._upstream.slot_wait_s)
+        cancel_scope = self._cancel_scopes.begin(for_body=True, patience_s=self._upstream.slot_wait_s)
         try:
             return HttpBody(
                 self._name(ref),
                 reopen(start, stop),
-                call,
+                cancel_scope,
                 self._attempts,
                 self._traffic,
                 self._upstream.max_attempts,
                 reopen,
-                self._calls.finish,
+                self._cancel_scopes.finish,
             )
         except BaseException:
-            self._calls.finish(call)
+            self._cancel_scopes.finish(cancel_scope)
             raise
 
     def close(self) -> None:
         """See `peer.origin.api.Origin.close`. Bodies that are open are aborted."""
-        self._calls.close()
+        self._cancel_scopes.close()
         self._connections.close()
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> OriginStatistics:
         """What went on until now."""
         return self._traffic.statistics(self._connections.open_count)
 
-    def _open_range(self, call: Call, ref: ContentRef, start: int, stop: int | None, credential: Credential) -> Opened:
+    def _open_range(
+        self, cancel_scope: CancelScope, ref: ContentRef, start: int, stop: int | None, credential: Credential
+    ) -> Opened:
         path = f"{ref.repository}/{ref.kind.value}/{ref.digest}"
         headers = dict(self._always_sent)
         if ref.kind is Kind.MANIFEST:
@@ -129,8 +131,8 @@ class HttpOrigin:
         if start or stop is not None:
             headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         outcome = self._attempts.run(
-            call,
-            lambda endpoint, deadline: self._ask(call, endpoint, "GET", path, headers, credential, deadline),
+            cancel_scope,
+            lambda endpoint, deadline: self._ask(cancel_scope, endpoint, "GET", path, headers, credential, deadline),
             lambda endpoint, reply: self._opened(ref, endpoint, reply, start, stop),
             self._clock.monotonic() + self._upstream.stall_s,
         )
@@ -143,7 +145,9 @@ class HttpOrigin:
             body=outcome.body,
         )
 
-    def _opened(self, ref: ContentRef, endpoint: Endpoint, reply: Reply, start: int, stop: int | None) -> Opened:
+    def _opened(
+        self, ref: ContentRef, endpoint: RegistryEndpoint, reply: Reply, start: int, stop: int | None
+    ) -> Opened:
         """The good reply as a body; OriginCorruptError when it is not what was asked for."""
 
         def corrupt(what: str) -> OriginCorruptError:
@@ -169,7 +173,7 @@ class HttpOrigin:
         reply.stream()
         return opened
 
-    def _whole(self, _endpoint: Endpoint, reply: Reply) -> Answer:
+    def _whole(self, _endpoint: RegistryEndpoint, reply: Reply) -> Answer:
         self._refuse_encoded(reply)
         return reply.answer()
 
@@ -177,14 +181,14 @@ class HttpOrigin:
         encoding = reply.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             raise OriginCorruptError(
-                f"upstream {self._upstream.namespace}: {reply.target} answers in the encoding {encoding!r} though"
+                f"upstream {self._upstream.name}: {reply.target} answers in the encoding {encoding!r} though"
                 " identity was asked for; something on the way compresses what it must not touch"
             )
 
     def _ask(
         self,
-        call: Call,
-        endpoint: Endpoint,
+        cancel_scope: CancelScope,
+        endpoint: RegistryEndpoint,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -194,7 +198,9 @@ class HttpOrigin:
         """One attempt at one endpoint, a challenge answered if that is ours to do."""
 
         def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
-            return redirects.exchange(self._connections, call, target, method, path, headers, authorization, deadline)
+            return redirects.exchange(
+                self._connections, cancel_scope, target, method, path, headers, authorization, deadline
+            )
 
         def fetch(realm: Target, path: str, authorization: str | None) -> Answer:
             return exchange(realm, "GET", path, authorization).answer()
@@ -215,4 +221,4 @@ class HttpOrigin:
         return exchange(endpoint.target, method, endpoint.path(path), authorization)
 
     def _name(self, ref: ContentRef) -> str:
-        return f"upstream {self._upstream.namespace}: {ref.digest} of {ref.repository}"
+        return f"upstream {self._upstream.name}: {ref.digest} of {ref.repository}"

@@ -20,7 +20,7 @@ from peer.errors import OriginUnreachableError
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
 
 if TYPE_CHECKING:
-    from peer.origin.cancel import Call
+    from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.proxies import Proxies, Proxy
     from peer.origin.rates import Traffic
@@ -46,19 +46,25 @@ class Connections:
         self._closed = False
 
     def exchange(
-        self, call: Call, target: Target, method: str, path: str, headers: Mapping[str, str], deadline: float
+        self,
+        cancel_scope: CancelScope,
+        target: Target,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        deadline: float,
     ) -> Reply:
         """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError."""
-        call.check()
+        cancel_scope.check()
         idle = self._take_idle(target)
         if idle is not None:
             try:
-                return self._exchange_on(idle, call, method, path, headers, deadline)
+                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline)
             except ConnectionError:
-                call.check()
+                cancel_scope.check()
         fresh = self._connect(target, deadline)
         try:
-            return self._exchange_on(fresh, call, method, path, headers, deadline)
+            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline)
         except ConnectionError as error:
             raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
 
@@ -79,7 +85,7 @@ class Connections:
     def _exchange_on(
         self,
         connection: Connection,
-        call: Call,
+        cancel_scope: CancelScope,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -88,9 +94,9 @@ class Connections:
         """Raises ConnectionError where the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
         try:
-            reply = connection.ask(call, method, path, headers, deadline, self._done)
+            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done)
         except (OSError, OriginUnreachableError):
-            call.let_go()
+            cancel_scope.let_go()
             self._drop(connection)
             raise
         self._traffic.answered(reply.status)
@@ -178,9 +184,7 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
     try:
         context.load_verify_locations(upstream.ca_file)
     except OSError as error:  # ssl.SSLError is one
-        raise ValueError(
-            f"upstream {upstream.namespace}: no CA could be read from {upstream.ca_file}: {error}"
-        ) from error
+        raise ValueError(f"upstream {upstream.name}: no CA could be read from {upstream.ca_file}: {error}") from error
     return context
 
 

@@ -1,4 +1,4 @@
-"""Fields of an answer that decide what comes next: `Content-Range`, `Content-Length`, `Retry-After`.
+"""Fields of an answer that decide what comes next: `InlineBlob-Range`, `InlineBlob-Length`, `Retry-After`.
 
 Rules: pure, and total. What is not understood is None, never an error: the caller knows whether it can do without.
 """

@@ -26,7 +26,7 @@ from peer.origin.headers import content_length
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from peer.origin.cancel import Call
+    from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.upstream import Target
 
@@ -100,7 +100,7 @@ class Connection:
 
     def ask(
         self,
-        call: Call,
+        cancel_scope: CancelScope,
         method: str,
         path: str,
         headers: Mapping[str, str],
@@ -112,7 +112,7 @@ class Connection:
         Raises ConnectionError when the other side is gone, ExchangeFailedError for all else.
         """
         busy = self._wire.sock  # http.client forgets it once it knows that the answer is the last
-        call.hold(busy)
+        cancel_scope.hold(busy)
         self._deadline = deadline
         self.streams = False
         if self._to_proxy is not None:
@@ -127,7 +127,7 @@ class Connection:
             raise ConnectionResetError("the connection was closed") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ExchangeFailedError(f"{self.target} did not answer ({reason(error)})") from error
-        return Reply(self, call, busy, response, done)
+        return Reply(self, cancel_scope, busy, response, done)
 
     def limit(self, busy: socket.socket) -> None:
         """Let `busy` wait as long as is left; TimeoutError when nothing is."""
@@ -176,7 +176,7 @@ class Reply:
     def __init__(
         self,
         connection: Connection,
-        call: Call,
+        cancel_scope: CancelScope,
         busy: socket.socket,
         response: http.client.HTTPResponse,
         done: Callable[[Connection, bool], None],
@@ -189,7 +189,7 @@ class Reply:
             self.headers[name.lower()] = value if known is None else f"{known}, {value}"
         self.length = None if response.chunked else content_length(self.headers.get("content-length", ""))
         self._connection = connection
-        self._call = call
+        self._cancel_scope = cancel_scope
         self._socket = busy
         self._response = response
         self._done: Callable[[Connection, bool], None] | None = done
@@ -250,8 +250,8 @@ class Reply:
         response = self._response
         whole = response.isclosed() if response.length is None else response.length == 0
         response.close()
-        self._call.let_go()
-        done(self._connection, whole and not response.will_close and not self._call.ended)
+        self._cancel_scope.let_go()
+        done(self._connection, whole and not response.will_close and not self._cancel_scope.ended)
 
     def _read_small(self) -> bytes:
         most = MAX_ERROR_BYTES if self.status >= 400 else MAX_ANSWER_BYTES

@@ -72,11 +72,11 @@ class _Manifest:
 
 
 class LayoutOrigin:
-    """The `Origin` of `directory`, which clients know as `namespace` (`docker.io`)."""
+    """The `Origin` of `directory`, which clients know as `upstream` (`docker.io`)."""
 
-    def __init__(self, directory: Path, *, namespace: str) -> None:
+    def __init__(self, directory: Path, *, upstream: str) -> None:
         self._directory = directory
-        self._namespace = namespace
+        self._upstream = upstream
         self._closed = False
         self._indexes: dict[tuple[str, ...], _Index] = {}  # by the folders below the directory
 
@@ -171,7 +171,7 @@ class LayoutOrigin:
         return _answer(_BLOB_TYPE, body, {"content-length": str(size_bytes), _DIGEST_HEADER: digest})
 
     def _tags_answer(self, repository: Repository, query: str) -> Answer:
-        tags = sorted(self._index(repository).listing.tags(self._namespace, repository))
+        tags = sorted(self._index(repository).listing.tags(self._upstream, repository))
         if not tags:
             _refuse(404, "NAME_UNKNOWN", f"no manifest of the layout is named after {repository}")
         fields = parse_qs(query)
@@ -218,7 +218,7 @@ class LayoutOrigin:
         if is_digest(reference):
             digest, media_type = Digest(reference), listing.media_type(reference)
         else:
-            descriptor = listing.tags(self._namespace, repository).get(reference)
+            descriptor = listing.tags(self._upstream, repository).get(reference)
             if descriptor is None:
                 _refuse(404, "MANIFEST_UNKNOWN", f"no manifest of the layout is named {repository}:{reference}")
             digest, media_type = descriptor.digest, descriptor.media_type

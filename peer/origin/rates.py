@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peer.core.token_bucket import Bucket
+from peer.core.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from peer.origin.clock import Clock
@@ -23,7 +23,7 @@ _BURST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class OriginStatistics:
     """One upstream since p2pd started; `open_connections` is now, busy and idle ones.
 
     `answers` counts by class (`2xx`), over all hosts: registry, token server, redirect targets. `retries` counts
@@ -44,7 +44,7 @@ class Traffic:
         self._clock = clock
         self._lock = threading.Lock()
         burst_bytes = max(SLICE_BYTES, rate_bytes_per_s * _BURST_S)
-        self._bucket = Bucket(rate_bytes_per_s, burst_bytes) if rate_bytes_per_s else None
+        self._bucket = TokenBucket(rate_bytes_per_s, burst_bytes) if rate_bytes_per_s else None
         self._requests = 0
         self._retries = 0
         self._received_bytes = 0
@@ -76,9 +76,9 @@ class Traffic:
         """How many of so many bytes to receive before the next `received`."""
         return min(wanted_bytes, SLICE_BYTES) if self._bucket else wanted_bytes
 
-    def statistics(self, open_connections: int) -> Statistics:
+    def statistics(self, open_connections: int) -> OriginStatistics:
         """The figures now."""
         with self._lock:
-            return Statistics(
+            return OriginStatistics(
                 self._requests, dict(self._answers), self._retries, self._received_bytes, open_connections
             )

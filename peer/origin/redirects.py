@@ -19,7 +19,7 @@ from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.upstream import Target, wire_path
 
 if TYPE_CHECKING:
-    from peer.origin.cancel import Call
+    from peer.origin.cancel import CancelScope
     from peer.origin.connections import Connections
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -31,7 +31,7 @@ _TRAVELLING = frozenset({"accept", "accept-encoding", "if-none-match", "range", 
 
 def exchange(
     connections: Connections,
-    call: Call,
+    cancel_scope: CancelScope,
     home: Target,
     method: str,
     path: str,
@@ -47,7 +47,7 @@ def exchange(
     if authorization is not None:
         sent["authorization"] = authorization
     for _ in range(_MOST + 1):
-        reply = connections.exchange(call, target, method, path, sent, deadline)
+        reply = connections.exchange(cancel_scope, target, method, path, sent, deadline)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
             if target != home:

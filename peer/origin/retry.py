@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, TypeVar
 from peer.errors import OriginUnreachableError
 from peer.origin.headers import retry_after_s
 from peer.origin.http1 import ExchangeFailedError, Reply
-from peer.origin.upstream import Endpoint, Upstream
+from peer.origin.upstream import RegistryEndpoint, Upstream
 
 if TYPE_CHECKING:
     from peer.origin.api import Answer
-    from peer.origin.cancel import Call
+    from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.rates import Traffic
 
@@ -36,8 +36,8 @@ T = TypeVar("T")
 class _Round:
     """What a round over the endpoints has come to."""
 
-    pending: list[Endpoint]
-    refusals: dict[Endpoint, Answer] = field(default_factory=dict)
+    pending: list[RegistryEndpoint]
+    refusals: dict[RegistryEndpoint, Answer] = field(default_factory=dict)
     trouble: str = "no time was left to ask it"
     pause_s: float = 0.0
 
@@ -47,14 +47,14 @@ class Attempts:
 
     def __init__(self, upstream: Upstream, traffic: Traffic, clock: Clock, random: Callable[[], float]) -> None:
         self._upstream = upstream
-        self._endpoints = tuple(map(Endpoint.parse, upstream.endpoints))
+        self._endpoints = tuple(map(RegistryEndpoint.parse, upstream.endpoints))
         self._traffic = traffic
         self._clock = clock
         self._random = random
         self._lock = threading.Lock()
-        self._failing_until: dict[Endpoint, float] = {}
+        self._failing_until: dict[RegistryEndpoint, float] = {}
 
-    def failed(self, endpoint: Endpoint) -> None:
+    def failed(self, endpoint: RegistryEndpoint) -> None:
         """Ask the others first for the time of a cooldown."""
         with self._lock:
             self._failing_until[endpoint] = self._clock.monotonic() + self._upstream.cooldown_s
@@ -66,9 +66,9 @@ class Attempts:
 
     def run(
         self,
-        call: Call,
-        ask: Callable[[Endpoint, float], Reply],
-        take: Callable[[Endpoint, Reply], T],
+        cancel_scope: CancelScope,
+        ask: Callable[[RegistryEndpoint, float], Reply],
+        take: Callable[[RegistryEndpoint, Reply], T],
         deadline: float,
     ) -> T | Answer:
         """What `take` makes of the first good reply to `ask`, or a refusal (a 4xx) as it came.
@@ -82,7 +82,7 @@ class Attempts:
                 pause_s = state.pause_s + self.backoff_s(turn)
                 if not state.pending or self._clock.monotonic() + pause_s >= deadline:
                     break
-                call.wait(pause_s)
+                cancel_scope.wait(pause_s)
             state.pause_s = 0.0
             waiting = tuple(state.pending)
             for index, endpoint in enumerate(waiting):
@@ -103,16 +103,16 @@ class Attempts:
             # A 429 before a 404: who is told to come back later may find there what is missing elsewhere.
             return max(state.refusals.values(), key=lambda answer: answer.status)
         raise OriginUnreachableError(
-            f"upstream {self._upstream.namespace} gave no answer: {state.trouble}; see whether the address, the"
+            f"upstream {self._upstream.name} gave no answer: {state.trouble}; see whether the address, the"
             " network, the proxy variables and the CA are right"
         )
 
     def _attempt(
         self,
         state: _Round,
-        endpoint: Endpoint,
-        ask: Callable[[Endpoint, float], Reply],
-        take: Callable[[Endpoint, Reply], T],
+        endpoint: RegistryEndpoint,
+        ask: Callable[[RegistryEndpoint, float], Reply],
+        take: Callable[[RegistryEndpoint, Reply], T],
         deadline: float,
     ) -> T | Answer | None:
         """Ask one endpoint once. None: it is noted in `state`, and others are to be asked."""
@@ -137,13 +137,13 @@ class Attempts:
             state.pending.remove(endpoint)
         return None
 
-    def _note_failure(self, state: _Round, endpoint: Endpoint, trouble: str, *, lasting: bool) -> None:
+    def _note_failure(self, state: _Round, endpoint: RegistryEndpoint, trouble: str, *, lasting: bool) -> None:
         self.failed(endpoint)
         state.trouble = trouble
         if lasting:
             state.pending.remove(endpoint)
 
-    def _in_order(self) -> list[Endpoint]:
+    def _in_order(self) -> list[RegistryEndpoint]:
         """As configured, but those that failed of late last."""
         now = self._clock.monotonic()
         with self._lock:

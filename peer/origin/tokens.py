@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from peer.origin.http1 import ExchangeFailedError
-from peer.origin.upstream import Endpoint, Target, Upstream, wire_path
+from peer.origin.upstream import RegistryEndpoint, Target, Upstream, wire_path
 from peer.origin.www_authenticate import Challenge, parse_challenges
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Tokens:
             pair = f"{upstream.username}:{upstream.password}"
             self._basic = "Basic " + base64.b64encode(pair.encode()).decode()
         self._lock = threading.Lock()
-        self._challenges: dict[tuple[Endpoint, str], Challenge] = {}
+        self._challenges: dict[tuple[RegistryEndpoint, str], Challenge] = {}
         self._tokens: dict[tuple[str, str, str], _Token] = {}
 
-    def remembered(self, endpoint: Endpoint, repository: str) -> str | None:
+    def remembered(self, endpoint: RegistryEndpoint, repository: str) -> str | None:
         """The `Authorization` that this endpoint will want for this repository, if it is known and still good."""
         with self._lock:
             challenge = self._challenges.get((endpoint, repository))
@@ -77,7 +77,9 @@ class Tokens:
             token = self._tokens.get(_key(challenge))
         return token.authorization if token and self._clock.monotonic() < token.use_until else None
 
-    def answer(self, endpoint: Endpoint, repository: str, header: str, refused: str | None, fetch: Fetch) -> str | None:
+    def answer(
+        self, endpoint: RegistryEndpoint, repository: str, header: str, refused: str | None, fetch: Fetch
+    ) -> str | None:
         """The `Authorization` that answers a `WWW-Authenticate` header, or None where we have no answer.
 
         `refused` is what was shown already, and is not given again. Raises ExchangeFailedError when the token server
@@ -97,7 +99,9 @@ class Tokens:
             return authorization
         return None
 
-    def _bearer(self, endpoint: Endpoint, challenge: Challenge, refused: str | None, fetch: Fetch) -> str | None:
+    def _bearer(
+        self, endpoint: RegistryEndpoint, challenge: Challenge, refused: str | None, fetch: Fetch
+    ) -> str | None:
         key = _key(challenge)
         now = self._clock.monotonic()
         with self._lock:
@@ -116,7 +120,7 @@ class Tokens:
             _remember(self._tokens, key, token)
         return token.authorization
 
-    def _realm(self, endpoint: Endpoint, challenge: Challenge) -> tuple[Target, str]:
+    def _realm(self, endpoint: RegistryEndpoint, challenge: Challenge) -> tuple[Target, str]:
         """The token server of a challenge, and the path to ask there."""
         try:
             url = urlsplit(challenge.parameters["realm"])

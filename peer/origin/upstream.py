@@ -35,7 +35,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class RegistryEndpoint:
     """One address of an upstream: its API is at `<target><prefix>/v2/`."""
 
     target: Target
@@ -45,7 +45,7 @@ class Endpoint:
         return f"{self.target}{self.prefix}"
 
     @classmethod
-    def parse(cls, text: str) -> Endpoint:
+    def parse(cls, text: str) -> RegistryEndpoint:
         """`https://host[:port][/prefix]`, else ValueError."""
         try:
             url = urlsplit(text)
@@ -70,13 +70,13 @@ def wire_path(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One upstream and how it is to be treated. `namespace` is its name for clients and in messages.
+    """One upstream and how it is to be treated. `name` is its name for clients and in messages.
 
     `endpoints` are tried in order. `ca_file` adds to the system's authorities. `token_hosts` are hosts beside the
     endpoints' own domains that the configured credentials may go to when a challenge names them as its realm.
     """
 
-    namespace: str
+    name: str
     endpoints: tuple[str, ...]
     ca_file: Path | None = None
     username: str | None = None
@@ -105,10 +105,10 @@ class Upstream:
 
     def __post_init__(self) -> None:
         if not self.endpoints:
-            raise ValueError(f"upstream {self.namespace}: it needs at least one endpoint")
+            raise ValueError(f"upstream {self.name}: it needs at least one endpoint")
         if (self.username is None) != (self.password is None):
-            raise ValueError(f"upstream {self.namespace}: a username and a password go together")
+            raise ValueError(f"upstream {self.name}: a username and a password go together")
         if self.username is not None and ":" in self.username:
-            raise ValueError(f"upstream {self.namespace}: a username cannot have a colon (RFC 7617)")
+            raise ValueError(f"upstream {self.name}: a username cannot have a colon (RFC 7617)")
         if self.max_connections < 1 or self.max_attempts < 1 or self.rate_bytes_per_s < 0:
-            raise ValueError(f"upstream {self.namespace}: connections and attempts are at least 1, a rate at least 0")
+            raise ValueError(f"upstream {self.name}: connections and attempts are at least 1, a rate at least 0")

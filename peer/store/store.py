@@ -24,7 +24,7 @@ from pathlib import Path
 
 import structlog
 
-from peer.core.eviction import Candidate, Room, expired, victims
+from peer.core.eviction import Candidate, Quota, expired, to_evict
 from peer.errors import (
     BlobInUseError,
     FileLimitError,
@@ -82,9 +82,9 @@ def _free_bytes(directory: Path) -> int:
 class Store:
     """The blobs of one directory. Every method may be called from any thread."""
 
-    def __init__(self, directory: Path, room: Room, lock_file: int, free_bytes: Callable[[Path], int]) -> None:
+    def __init__(self, directory: Path, quota: Quota, lock_file: int, free_bytes: Callable[[Path], int]) -> None:
         self.directory = directory
-        self.room = room
+        self.quota = quota
         self._lock_file = lock_file
         self._free_bytes = free_bytes
         self._blobs: dict[str, Blob] = {}
@@ -113,7 +113,7 @@ class Store:
             lock_file = _take(directory)
         except OSError as error:
             raise translate_disk_error(error, directory / MARKER) from error
-        store = cls(directory, Room(max_bytes, min_free_bytes, ttl_s), lock_file, free_bytes)
+        store = cls(directory, Quota(max_bytes, min_free_bytes, ttl_s), lock_file, free_bytes)
         try:
             store._scan()
         except OSError as error:
@@ -209,11 +209,11 @@ class Store:
     def collect(self, now: float) -> list[BlobInfo]:
         """Remove what has outlived `ttl_s`, and what is over the limits; returns what was removed."""
         with self._lock:
-            chosen = expired(self._candidates(), self.room, now)
+            chosen = expired(self._candidates(), self.quota, now)
             removed = [self._evict(digest) for digest in chosen]
-            over = victims(
+            over = to_evict(
                 self._candidates(),
-                self.room,
+                self.quota,
                 used_bytes=self._used_bytes,
                 free_bytes=self._free_bytes(self.directory),
                 wanted_bytes=0,
@@ -244,22 +244,22 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         with self._lock:
-            return StoreStatistics(len(self._blobs), self._used_bytes, self.room.max_bytes, self._evicted)
+            return StoreStatistics(len(self._blobs), self._used_bytes, self.quota.max_bytes, self._evicted)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _make_room(self, wanted_bytes: int) -> None:
-        chosen = victims(
+        chosen = to_evict(
             self._candidates(),
-            self.room,
+            self.quota,
             used_bytes=self._used_bytes,
             free_bytes=self._free_bytes(self.directory),
             wanted_bytes=wanted_bytes,
         )
         if chosen is None:
             raise StoreFullError(
-                f"no room for {wanted_bytes} bytes in {self.directory}: raise max_bytes (now {self.room.max_bytes}), "
-                f"lower min_free_bytes (now {self.room.min_free_bytes}) or free disk space"
+                f"no room for {wanted_bytes} bytes in {self.directory}: raise max_bytes (now {self.quota.max_bytes}), "
+                f"lower min_free_bytes (now {self.quota.min_free_bytes}) or free disk space"
             )
         for digest in chosen:
             self._evict(digest)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peer.core.token_bucket import Bucket
+from peer.core.token_bucket import TokenBucket
 from peer.errors import (
     FetchStoppedError,
     OriginBrokenError,
@@ -40,7 +40,7 @@ PACED_BYTES = 256 * 1024
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that one that is busy can tell it later that it has room."""
 
-BUSY_HEADER = "P2PD-Busy"
+CHOKED_HEADER = "P2PD-Choked"
 """Comes with a piece from a host that has others to serve first now."""
 
 
@@ -50,7 +50,7 @@ def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
     `asking` is the host that asks: this one.
     """
     upstream = Upstream(
-        namespace=host,
+        name=host,
         endpoints=(f"http://{address}",),
         max_connections=CONNECTIONS,
         connect_s=CONNECT_S,
@@ -68,7 +68,9 @@ class Pace:
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        self._bucket = (
+            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        )
         self._lock = threading.Lock()
 
     @property
@@ -151,7 +153,7 @@ class PieceFetch:
                     body.abort()
             if (body.start, body.stop, body.size_bytes) != (start, stop, self.wanted.blob.size_bytes):
                 raise OriginCorruptError("the neighbour has another blob, or ignores Range")
-            self.busy = BUSY_HEADER.lower() in body.headers
+            self.busy = CHOKED_HEADER.lower() in body.headers
             step = pace.slice_bytes or len(piece)
             for at in range(0, len(piece), step):
                 with piece[at : at + step] as part:

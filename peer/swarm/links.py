@@ -18,13 +18,13 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from peer.core.outbox import PendingNews
-from peer.core.token_bucket import Bucket
-from peer.tasks import Background
+from peer.core.outbox import LinkOutbox
+from peer.core.token_bucket import TokenBucket
+from peer.tasks import BackgroundTasks
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
-from scheduler.protocol.link import LinkHello, News
+from scheduler.protocol.link import LinkHello, LinkMessage
 
 log = structlog.get_logger("peer.swarm.links")
 
@@ -62,7 +62,7 @@ _Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 class _Link:
     address: str
     wanted_by: set[bytes] = field(default_factory=set)
-    news: PendingNews = field(default_factory=PendingNews)
+    outbox: LinkOutbox = field(default_factory=LinkOutbox)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     socket: _Socket | None = None
     kept: bool = False
@@ -74,7 +74,7 @@ class Links:
     def __init__(
         self,
         host: str,
-        background: Background,
+        background: BackgroundTasks,
         *,
         on_message: Callable[[str, OnLink], None],
         on_up: Callable[[str, set[bytes]], None],
@@ -116,12 +116,12 @@ class Links:
         if not link.wanted_by and link.socket is not None and self._links.get(host) is link:
             self._background.start(_hang_up(link.socket))
 
-    def send(self, host: str, message: News) -> None:
+    def send(self, host: str, message: LinkMessage) -> None:
         """Send a message, soon and in order. Nothing if there is no link: a new one begins with all that is held."""
         link = self._links.get(host)
         if link is None or link.socket is None:
             return
-        link.news.add(message)
+        link.outbox.add(message)
         link.ready.set()
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
@@ -202,10 +202,10 @@ class Links:
     async def _talk(self, host: str, link: _Link, socket: _Socket) -> None:
         """Exchange news until the link ends."""
         link.socket = socket
-        link.news = PendingNews()
+        link.outbox = LinkOutbox()
         self._on_up(host, set(link.wanted_by))
         clock = asyncio.get_running_loop().time
-        allowed = Bucket(MESSAGES_PER_S, BURST)
+        allowed = TokenBucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
                 sending = group.create_task(self._send(link, socket))
@@ -236,9 +236,9 @@ class Links:
             if (early_s := sent_s + GATHER_S - clock()) > 0:
                 await asyncio.sleep(early_s)
             link.ready.clear()
-            if len(link.news) > MAX_WAITING:
+            if len(link.outbox) > MAX_WAITING:
                 raise ProtocolError("the neighbour does not read what it is sent")
-            for message in link.news.take():
+            for message in link.outbox.take():
                 await socket.send_bytes(LINK.encode(message))
                 self.sent_messages += 1
             sent_s = clock()

@@ -6,7 +6,7 @@
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
 2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
    more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
-   while others come first is told so with the piece (`BUSY_HEADER`), which saves it a refusal.
+   while others come first is told so with the piece (`CHOKED_HEADER`), which saves it a refusal.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from contextlib import AbstractContextManager
 import structlog
 from aiohttp import web
 
-from peer.core.choker import Asking
-from peer.core.token_bucket import Bucket
+from peer.core.choker import UploadRequest
+from peer.core.token_bucket import TokenBucket
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.oci.reference import parse_digest
 from peer.store import Blob
-from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER
+from peer.swarm.fetching import CHOKED_HEADER, HOST_HEADER
 from peer.swarm.uploading import Upload, Uploading
 
 log = structlog.get_logger("peer.swarm.server")
@@ -60,7 +60,9 @@ class PeerServer:
         self._uploading = uploading
         self._is_far = is_far
         self._stall_s = stall_s
-        self._bucket = Bucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        self._bucket = (
+            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        )
         self.sent_bytes = 0
         self.busy_answers = 0
 
@@ -79,11 +81,13 @@ class PeerServer:
             return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
         start, stop = int(asked[1]), int(asked[2]) + 1
         host = request.headers.get(HOST_HEADER)
-        asking = Asking(host, bytes.fromhex(digest.removeprefix("sha256:")), self._is_far(host)) if host else None
+        receiver = (
+            UploadRequest(host, bytes.fromhex(digest.removeprefix("sha256:")), self._is_far(host)) if host else None
+        )
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the other host went away")
-        upload = Upload(asking, transport, stop - start)
+        upload = Upload(receiver, transport, stop - start)
         async with self._uploading.turn(upload) as may_send:
             if not may_send:
                 self.busy_answers += 1
@@ -106,7 +110,7 @@ class PeerServer:
                 "Content-Type": blob.header.media_type or "application/octet-stream",
                 "Content-Range": f"bytes {start}-{stop - 1}/{blob.size_bytes}",
                 "Content-Length": str(upload.size_bytes),
-                **({BUSY_HEADER: "1"} if upload.again else {}),
+                **({CHOKED_HEADER: "1"} if upload.requeue else {}),
             },
         )
         try:

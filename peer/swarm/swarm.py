@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from peer.core.choker import Asking
+from peer.core.choker import UploadRequest
 from peer.core.neighbours import FAR
 from peer.core.recalling import answers
 from peer.core.swarm_events import (
@@ -33,11 +33,11 @@ from peer.swarm.fetching import neighbour_origin
 from peer.swarm.links import Links
 from peer.swarm.scheduler_client import SchedulerClient
 from peer.swarm.tags import TagLookups
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
-from scheduler.protocol.content import Content
-from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_HOLDINGS_PER_MESSAGE
+from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE, MAX_INLINE_BYTES
+from scheduler.protocol.inline_blob import InlineBlob
 
 log = structlog.get_logger("peer.swarm")
 
@@ -58,7 +58,7 @@ class Active(Protocol):
         """What downloads that are under way hold and may serve."""
         ...
 
-    def active_holds(self, digest: bytes) -> link.Holds | None: ...
+    def active_holds(self, digest: bytes) -> link.Bitfield | None: ...
 
     def serving(self, digest: bytes, start: int, stop: int) -> Blob | None:
         """The blob of a download if it may serve these bytes; pinned."""
@@ -89,7 +89,9 @@ class Statistics:
 class Swarm:
     """Everything between the downloads and the other hosts. On the event loop."""
 
-    def __init__(self, identity: Identity, schedulers: Sequence[str], store: Store, background: Background) -> None:
+    def __init__(
+        self, identity: Identity, schedulers: Sequence[str], store: Store, background: BackgroundTasks
+    ) -> None:
         self.identity = identity
         self._store = store
         self._background = background
@@ -150,11 +152,11 @@ class Swarm:
         """Send a message to the scheduler, if there is one."""
         self._scheduler.tell(message)
 
-    def tell_neighbours(self, hosts: Iterable[str], message: link.News) -> None:
+    def tell_neighbours(self, hosts: Iterable[str], message: link.LinkMessage) -> None:
         for host in hosts:
             self.links.send(host, message)
 
-    def meet(self, digest: bytes, neighbour: to_host.Neighbour) -> None:
+    def add_neighbour(self, digest: bytes, neighbour: to_host.Neighbour) -> None:
         """Have a link to a neighbour of this blob's swarm, and tell it what is held."""
         self._addresses[neighbour.host] = neighbour.address
         self._distances[neighbour.host] = neighbour.distance
@@ -162,7 +164,7 @@ class Swarm:
         if self.links.want(neighbour.host, neighbour.address, digest):
             self._introduce(neighbour.host, digest)
 
-    def part(self, digest: bytes, host: str) -> None:
+    def remove_neighbour(self, digest: bytes, host: str) -> None:
         """The blob's swarm has no link to `host` any more."""
         self._met.get(digest, set()).discard(host)
         self._answered.discard((host, digest))
@@ -172,13 +174,13 @@ class Swarm:
         """This host neither wants nor holds the blob any more."""
         self.tell(from_host.Leave(digest))
         for host in self._met.pop(digest, set()):
-            self.links.send(host, link.Dropped(digest))
+            self.links.send(host, link.DontHave(digest))
             self._answered.discard((host, digest))
             self.links.unwant(host, digest)
 
-    def tell_room(self, asking: Asking) -> None:
+    def send_unchoke(self, receiver: UploadRequest) -> None:
         """This host was too busy for a piece that another one wanted, and has room now."""
-        self.links.send(asking.host, link.Room(asking.digest))
+        self.links.send(receiver.host, link.Unchoke(receiver.digest))
 
     def is_far(self, host: str) -> bool:
         """Whether a neighbour is in another site, as far as this host knows."""
@@ -279,7 +281,7 @@ class Swarm:
             case to_host.Quarantined(reason, for_s):
                 log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
             case to_host.TagResolve() | to_host.TagResult():
-                self.tags.hear(message)
+                self.tags.on_message(message)
             case to_host.Welcome():
                 pass
             case _:
@@ -292,16 +294,16 @@ class Swarm:
         match message:
             case to_host.Neighbours(_, add, remove):
                 for host in remove:
-                    self.part(digest, host)
+                    self.remove_neighbour(digest, host)
                 for neighbour in add:
-                    self.meet(digest, neighbour)
+                    self.add_neighbour(digest, neighbour)
             case to_host.Lease(lease, _):
                 held = self._store.peek(f"sha256:{digest.hex()}")
                 if held is not None and held.complete:
                     self.tell(from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))
                 else:  # it was wanted here, and is no longer: the lease goes back with the membership
                     self.tell(from_host.Leave(digest))
-            case to_host.Recall():
+            case to_host.RequestDigests():
                 self._background.start(self._recall(digest))
             case _:
                 pass
@@ -320,8 +322,8 @@ class Swarm:
             try:
                 if not blob.whole:
                     return nothing
-                if blob.size_bytes <= MAX_CONTENT_BYTES:
-                    return [Content(digest, blob.read(0, blob.size_bytes))]
+                if blob.size_bytes <= MAX_INLINE_BYTES:
+                    return [InlineBlob(digest, blob.read(0, blob.size_bytes))]
                 return answers(digest, blob.recorded_digests())
             finally:
                 blob.release()
@@ -339,7 +341,7 @@ class Swarm:
             held = self._store.peek(f"sha256:{digest.hex()}")
             if held is None or not held.complete:
                 return
-            holds = link.Holds(digest, 1, complete=True)
+            holds = link.Bitfield(digest, 1, complete=True)
         self.links.send(host, holds)
 
     def _link_up(self, host: str, digests: set[bytes]) -> None:
@@ -355,7 +357,7 @@ class Swarm:
         # Each of two neighbours is told of the other at its own time: what one said before the other knew it was lost.
         # So the first thing that it says is answered once with what is held here.
         met = host in self._met.get(message.digest, ())
-        if met and isinstance(message, link.Holds) and (host, message.digest) not in self._answered:
+        if met and isinstance(message, link.Bitfield) and (host, message.digest) not in self._answered:
             self._answered.add((host, message.digest))
             self._introduce(host, message.digest)
 

@@ -24,7 +24,7 @@ log = structlog.get_logger("peer.swarm.tags")
 
 @dataclass(frozen=True, slots=True)
 class TagName:
-    """A tag of a repository of an upstream, which is known by its namespace."""
+    """A tag of a repository of an upstream, which is known by its name."""
 
     upstream: str
     repository: str
@@ -85,7 +85,7 @@ class TagLookups:
         digest = bytes.fromhex(found.digest.removeprefix("sha256:"))
         self._tell(from_host.TagAnswer(*asked, digest, found.size_bytes, found.media_type, found.public))
 
-    def hear(self, message: to_host.TagResolve | to_host.TagResult) -> None:
+    def on_message(self, message: to_host.TagResolve | to_host.TagResult) -> None:
         """The scheduler's word."""
         name = TagName(message.upstream, message.repository, message.tag)
         if isinstance(message, to_host.TagResult):

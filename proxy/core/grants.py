@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from peer.oci.reference import Namespace
+from peer.oci.reference import UpstreamName
 
 ANYONE = "anyone"
 """The client that sent no credential, or whose origin answered without one."""
@@ -24,7 +24,7 @@ MAX_GRANTS = 50_000
 class Place:
     """A repository of an upstream."""
 
-    namespace: Namespace
+    upstream: UpstreamName
     repository: str
 
 

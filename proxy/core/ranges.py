@@ -16,7 +16,7 @@ _RANGE = re.compile(r"(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteSpan:
     """Bytes `[start, stop)`."""
 
     start: int
@@ -34,7 +34,7 @@ class UnsatisfiableRangeError(ValueError):
     """None of the ranges has a byte of the blob: 416."""
 
 
-def parse_ranges(header: str | None, size_bytes: int) -> list[Span] | None:
+def parse_ranges(header: str | None, size_bytes: int) -> list[ByteSpan] | None:
     """The spans asked for, in the client's order; None to send the whole blob, as if there were no header.
 
     Whole is also the answer to what is no range, as the RFC has it, and to ranges that overlap so much that they would
@@ -62,12 +62,12 @@ def parse_ranges(header: str | None, size_bytes: int) -> list[Span] | None:
     return spans
 
 
-def _span(first: str, last: str, size_bytes: int) -> Span | None:
+def _span(first: str, last: str, size_bytes: int) -> ByteSpan | None:
     """One range, cut to the blob (empty when outside); None if its ends are the wrong way round."""
     if not first:
-        return Span(max(0, size_bytes - int(last)), size_bytes)
+        return ByteSpan(max(0, size_bytes - int(last)), size_bytes)
     start = int(first)
     if last and int(last) < start:
         return None
     stop = min(int(last) + 1, size_bytes) if last else size_bytes
-    return Span(start, max(start, stop))
+    return ByteSpan(start, max(start, stop))

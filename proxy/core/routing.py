@@ -19,19 +19,19 @@ from urllib.parse import unquote
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import (
     Digest,
-    Namespace,
     Repository,
     Tag,
+    UpstreamName,
     parse_digest,
-    parse_namespace,
     parse_reference,
     parse_repository,
+    parse_upstream_name,
 )
 from proxy.core.oci_errors import Code
 
 T = TypeVar("T")
 
-DOCKER_HUB = Namespace("docker.io")
+DOCKER_HUB = UpstreamName("docker.io")
 DOCKER_HUB_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
 """What clients call Docker Hub besides `docker.io` (containerd exempts them from each other)."""
 
@@ -49,7 +49,7 @@ class Route:
     """One request. `prefix` is the path component that named the upstream, with its slash, or empty."""
 
     endpoint: Endpoint
-    namespace: Namespace
+    upstream: UpstreamName
     repository: Repository = Repository("")
     reference: Tag | Digest = Tag("")
     prefix: str = ""
@@ -87,8 +87,8 @@ def parse_route(
     path: str,
     ns: str | None,
     oci_namespace: str | None,
-    upstreams: Collection[Namespace],
-    default: Namespace,
+    upstreams: Collection[UpstreamName],
+    default: UpstreamName,
 ) -> Route:
     """Understand a request; `path` is as it was sent, without the query. Raises RouteError."""
     if _DISHONEST.search(path):
@@ -102,12 +102,12 @@ def parse_route(
     match = _PATH.fullmatch(decoded)
     if match is None:
         raise RouteError(404, Code.UNSUPPORTED, "this mirror has /v2/<name>/{manifests,blobs,referrers,tags}/… only")
-    namespace, name, prefix = named or default, match["name"], ""
+    upstream, name, prefix = named or default, match["name"], ""
     if named is None:
-        namespace, name, prefix = _split_prefix(name, upstreams, default)
+        upstream, name, prefix = _split_prefix(name, upstreams, default)
     repository = _checked(400, Code.NAME_INVALID, parse_repository, name)
     if match["tags"]:
-        return Route(Endpoint.TAGS, namespace, repository, prefix=prefix)
+        return Route(Endpoint.TAGS, upstream, repository, prefix=prefix)
     endpoint = Endpoint(match["endpoint"])
     reference: Tag | Digest
     if endpoint is Endpoint.MANIFEST:
@@ -115,27 +115,29 @@ def parse_route(
         reference = _checked(404, Code.MANIFEST_UNKNOWN, parse_reference, match["reference"])
     else:
         reference = _checked(400, Code.DIGEST_INVALID, parse_digest, match["reference"])
-    return Route(endpoint, namespace, repository, reference, prefix)
+    return Route(endpoint, upstream, repository, reference, prefix)
 
 
-def _named_upstream(text: str | None, upstreams: Collection[Namespace]) -> Namespace | None:
+def _named_upstream(text: str | None, upstreams: Collection[UpstreamName]) -> UpstreamName | None:
     if not text:
         return None
-    namespace = _checked(400, Code.NAME_INVALID, parse_namespace, text)
-    if namespace in DOCKER_HUB_NAMES:
-        namespace = DOCKER_HUB
-    if namespace not in upstreams:
-        raise _unknown(namespace)
-    return namespace
+    upstream = _checked(400, Code.NAME_INVALID, parse_upstream_name, text)
+    if upstream in DOCKER_HUB_NAMES:
+        upstream = DOCKER_HUB
+    if upstream not in upstreams:
+        raise _unknown(upstream)
+    return upstream
 
 
-def _split_prefix(name: str, upstreams: Collection[Namespace], default: Namespace) -> tuple[Namespace, str, str]:
+def _split_prefix(
+    name: str, upstreams: Collection[UpstreamName], default: UpstreamName
+) -> tuple[UpstreamName, str, str]:
     first, slash, rest = name.partition("/")
     if not slash:
         return default, name, ""
     host = DOCKER_HUB if first in DOCKER_HUB_NAMES else first
     if host in upstreams:
-        return Namespace(host), rest, f"{first}/"
+        return UpstreamName(host), rest, f"{first}/"
     if "." in first or ":" in first:
         # A repository's first component may have a dot, yet it is far more likely a registry that was not configured,
         # whose name is then not to be told to the default one.
@@ -143,11 +145,11 @@ def _split_prefix(name: str, upstreams: Collection[Namespace], default: Namespac
     return default, name, ""
 
 
-def _unknown(namespace: str) -> RouteError:
+def _unknown(upstream: str) -> RouteError:
     return RouteError(
         404,
         Code.NAME_UNKNOWN,
-        f"{namespace[:80]!a} is not one of this mirror's upstreams; it could be added with --upstream",
+        f"{upstream[:80]!a} is not one of this mirror's upstreams; it could be added with --upstream",
     )
 
 

@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
     from scheduler.core.graph import Graph
     from scheduler.core.members import Member
-    from scheduler.core.settings import Settings
+    from scheduler.core.settings import SchedulerSettings
     from scheduler.core.story import Story
 
 
 class Gateways:
-    """Those of one swarm. `untold` are the members that are to be told of their shares."""
+    """Those of one swarm. `shares_changed` are the members that are to be told of their shares."""
 
-    __slots__ = ("_graph", "_of_site", "_settings", "_story", "are_needed", "untold")
+    __slots__ = ("_graph", "_of_site", "_settings", "_story", "are_needed", "shares_changed")
 
-    def __init__(self, graph: Graph, settings: Settings, story: Story) -> None:
+    def __init__(self, graph: Graph, settings: SchedulerSettings, story: Story) -> None:
         self._graph: Final = graph
         self._settings: Final = settings
         self._story: Final = story
         self._of_site: Final[dict[str, list[Member]]] = {}
         self.are_needed = False
         """Whether there have been members in more than one site."""
-        self.untold: Final[dict[Member, None]] = {}
+        self.shares_changed: Final[dict[Member, None]] = {}
 
     def begin(self, wanting: Iterable[Member]) -> None:
         """Have gateways from now on, if there are several sites; `wanting` are those that want the blob."""
@@ -52,10 +52,10 @@ class Gateways:
         """A member wants the blob, or has come back for it."""
         if not self.are_needed:
             return
-        self.untold[member] = None
+        self.shares_changed[member] = None
         if member.is_gateway:
             return
-        gateways = self._of_site.setdefault(member.host.place.site, [])
+        gateways = self._of_site.setdefault(member.host.topology.site, [])
         member.shares = 0
         if not gateways:
             self._appoint(member, ALL_SHARES)
@@ -68,49 +68,49 @@ class Gateways:
 
     def leave(self, member: Member) -> None:
         """A member has left the swarm."""
-        self.untold.pop(member, None)
+        self.shares_changed.pop(member, None)
         if member.is_gateway:
             shares = self._dismiss(member)
-            heir = self._heir(member)
-            if heir is not None:
-                self._appoint(heir, shares)
+            successor = self._successor(member)
+            if successor is not None:
+                self._appoint(successor, shares)
 
-    def starves(self, member: Member, now: float) -> None:
+    def on_starving(self, member: Member, now: float) -> None:
         """A member lacks pieces, and has had nobody to ask for them for a while (rule 4)."""
         late = now - self._settings.gateway_s
-        for gateway in list(self._of_site.get(member.host.place.site, ())):
-            if gateway.fed_at > late or not (gateway.wants or member.fed_at <= late):
+        for gateway in list(self._of_site.get(member.host.topology.site, ())):
+            if gateway.progressed_at > late or not (gateway.wants or member.progressed_at <= late):
                 continue
-            heir = self._heir(member) if gateway is member else member
-            if heir is not None and heir is not gateway:
-                self._appoint(heir, self._dismiss(gateway))
-                self.untold[gateway] = None
+            successor = self._successor(member) if gateway is member else member
+            if successor is not None and successor is not gateway:
+                self._appoint(successor, self._dismiss(gateway))
+                self.shares_changed[gateway] = None
         if member.is_gateway:
             self._graph.fill(member)
 
-    def fitting(self, pieces: int, members: Iterable[Member]) -> list[Member]:
+    def owners_of(self, pieces: int, members: Iterable[Member]) -> list[Member]:
         """Those of some gateways that the first of `pieces` may be leased to."""
         share = 1 << max(0, (pieces & -pieces).bit_length() - 1) % SHARES
         return [member for member in members if member.wants and member.shares & share]
 
     def _appoint(self, member: Member, shares: int) -> None:
-        gateways = self._of_site.setdefault(member.host.place.site, [])
+        gateways = self._of_site.setdefault(member.host.topology.site, [])
         if member not in gateways:
             gateways.append(member)
             self._graph.gateways.add(member)
             member.shares = 0
         member.shares |= shares
-        member.fed_at = self._story.now
+        member.progressed_at = self._story.now
         self._told_anew(member)
 
     def _told_anew(self, member: Member) -> None:
         self._story.tell("%s: shares %s of its site", member.host.id, bin(member.shares))
-        self.untold[member] = None
+        self.shares_changed[member] = None
         self._graph.rewire(member)
 
     def _dismiss(self, member: Member) -> int:
         """Take a gateway's shares, which are for another now."""
-        site = member.host.place.site
+        site = member.host.topology.site
         self._of_site[site].remove(member)
         if not self._of_site[site]:
             del self._of_site[site]
@@ -118,10 +118,10 @@ class Gateways:
         shares, member.shares = member.shares, 0
         return shares
 
-    def _heir(self, leaving: Member) -> Member | None:
+    def _successor(self, leaving: Member) -> Member | None:
         """Who follows a gateway: one that wants the blob, has not failed, and has little to bring yet."""
-        others = [member for member in self._graph.in_place(leaving.host.place[:1]) if member is not leaving]
-        able = [member for member in others if member.wants] or self._of_site.get(leaving.host.place.site, [])
+        others = [member for member in self._graph.members_in(leaving.host.topology[:1]) if member is not leaving]
+        able = [member for member in others if member.wants] or self._of_site.get(leaving.host.topology.site, [])
         return min(able, key=lambda member: (member.failures, member.shares.bit_count()), default=None)
 
     def validate(self, wanting: Iterable[Member]) -> None:
@@ -132,7 +132,7 @@ class Gateways:
             assert all(gateway.is_gateway and gateway.shares for gateway in gateways)
         for member in wanting:
             assert member.is_gateway or member.shares == (0 if self.are_needed else ALL_SHARES)
-            assert not self.are_needed or member.host.place.site in self._of_site
+            assert not self.are_needed or member.host.topology.site in self._of_site
         assert len(self._graph.gateways) == sum(map(len, self._of_site.values()))
 
 

@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.members import Bag, Member, Place, Seat, distance
+from scheduler.core.members import Member, PoolKind, RandomSet, Topology, distance
 
 if TYPE_CHECKING:
-    from scheduler.core.rng import Chance
-    from scheduler.core.settings import Settings
+    from scheduler.core.rng import Rng
+    from scheduler.core.settings import SchedulerSettings
 
 AVOIDED: Final = 16
 """Hosts that a member remembers not to be linked to; the oldest is forgotten. As many as it can have neighbours."""
@@ -37,31 +37,31 @@ MENDED: Final = 16
 
 
 class Graph:
-    """The links of one swarm, and the bags by place from which neighbours are drawn.
+    """The links of one swarm, and the pools by place from which neighbours are drawn.
 
     `changes` says, for each member, which links were made (True) and ended (False) since it was last emptied.
     `looked_at` counts the members that were looked at: the cost of a join, in a unit that no machine changes.
     """
 
     __slots__ = (
-        "_chance",
-        "_places",
+        "_pools",
+        "_rng",
         "_settings",
         "_thin",
         "changes",
         "everyone",
         "gateways",
         "looked_at",
-        "sources",
+        "providers",
     )
 
-    def __init__(self, settings: Settings, chance: Chance) -> None:
+    def __init__(self, settings: SchedulerSettings, rng: Rng) -> None:
         self._settings: Final = settings
-        self._chance: Final = chance
-        self._places: Final[dict[tuple[str, ...], Bag]] = {}
-        self.everyone: Final = Bag(Seat.SWARM)
-        self.sources: Final = Bag(Seat.SOURCES)
-        self.gateways: Final = Bag(Seat.GATEWAYS)
+        self._rng: Final = rng
+        self._pools: Final[dict[tuple[str, ...], RandomSet]] = {}
+        self.everyone: Final = RandomSet(PoolKind.SWARM)
+        self.providers: Final = RandomSet(PoolKind.PROVIDERS)
+        self.gateways: Final = RandomSet(PoolKind.GATEWAYS)
         self._thin: Final[dict[Member, None]] = {}
         """Members that could not be given enough links yet."""
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
@@ -72,21 +72,21 @@ class Graph:
         """Whether there are members in more than one site."""
         return len(self.everyone) > 0 and len(self.of_site(self.everyone.items[0])) < len(self.everyone)
 
-    def of_site(self, member: Member) -> Bag:
+    def of_site(self, member: Member) -> RandomSet:
         """All members in the site of one that is in the swarm."""
-        return self._places[member.host.place[:1]]
+        return self._pools[member.host.topology[:1]]
 
-    def in_place(self, place: tuple[str, ...]) -> list[Member]:
+    def members_in(self, topology: tuple[str, ...]) -> list[Member]:
         """All members in a site, a zone or a rack, in no order."""
-        return self._places[place].items if place in self._places else []
+        return self._pools[topology].items if topology in self._pools else []
 
     def add(self, member: Member) -> None:
         """Let others be linked to a member. It gets no links of its own yet."""
         self.everyone.add(member)
-        for seat, key in _levels(member.host.place):
-            if key not in self._places:
-                self._places[key] = Bag(seat)
-            self._places[key].add(member)
+        for kind, key in _levels(member.host.topology):
+            if key not in self._pools:
+                self._pools[key] = RandomSet(kind)
+            self._pools[key].add(member)
         site = self.of_site(member)
         if len(site) <= self._settings.degree + 1:  # they need more of their room for each other, from now on
             for other in site.items:
@@ -96,13 +96,13 @@ class Graph:
     def remove(self, member: Member) -> None:
         """Take a member out, and link those that it leaves behind."""
         self.everyone.discard(member)
-        self.sources.discard(member)
-        for _, key in _levels(member.host.place):
-            self._places[key].discard(member)
-            if not self._places[key]:
-                del self._places[key]
-        place = member.host.place
-        left = sorted(member.links, key=lambda other: distance(place, other.host.place))
+        self.providers.discard(member)
+        for _, key in _levels(member.host.topology):
+            self._pools[key].discard(member)
+            if not self._pools[key]:
+                del self._pools[key]
+        topology = member.host.topology
+        left = sorted(member.links, key=lambda other: distance(topology, other.host.topology))
         near = left[: len(left) - member.far]
         for other in left:
             self._unlink(member, other)
@@ -128,19 +128,19 @@ class Graph:
             self._reach_out(member)
         if self._is_thin(member):
             self._thin[member] = None
-        self.ensure_source(member)
+        self.ensure_provider(member)
 
     def _fill_near(self, member: Member) -> None:
-        bags = [self._places[key] for _, key in reversed(_levels(member.host.place))]
-        site = bags[-1]
+        pools = [self._pools[key] for _, key in reversed(_levels(member.host.topology))]
+        site = pools[-1]
         goal = min(self._settings.degree, len(site) - 1)
         if len(site) <= self._settings.degree + 1:
             self._mesh(member, site)
             return
         near = goal - goal // self._settings.far_share
-        for bag in bags:
-            self._attach(member, bag, near)
-        self._attach(member, self._chance.one_of(bags[1:]), goal)
+        for pool in pools:
+            self._attach(member, pool, near)
+        self._attach(member, self._rng.choice(pools[1:]), goal)
         self._attach(member, site, goal)
         if self._lacks_near(member):
             self._mesh(member, site)
@@ -155,22 +155,22 @@ class Graph:
             self._drop(member, other)
         self.fill(member)
 
-    def ensure_source(self, member: Member) -> None:
+    def ensure_provider(self, member: Member) -> None:
         """Link a member to one that has pieces, or a lease, if none of its neighbours has and one has room.
 
         A gateway needs one in another site, too.
         """
-        if not any(other.is_source and not is_far(member, other) for other in member.links):
+        if not any(other.is_provider and not is_far(member, other) for other in member.links):
             site = self.of_site(member)
-            self._link_one(member, self.sources if len(site) == len(self.everyone) else site)
-        if member.is_gateway and not any(other.is_source and is_far(member, other) for other in member.links):
-            self._link_one(member, self.sources, far=True)
+            self._link_one(member, self.providers if len(site) == len(self.everyone) else site)
+        if member.is_gateway and not any(other.is_provider and is_far(member, other) for other in member.links):
+            self._link_one(member, self.providers, far=True)
 
-    def _link_one(self, member: Member, bag: Bag, *, far: bool = False) -> None:
-        for source in self._draw(bag):
-            fits = source.is_source and is_far(member, source) is far
-            if fits and self._may_link(member, source) and self._has_room(member, source):
-                self._link(member, source)
+    def _link_one(self, member: Member, pool: RandomSet, *, far: bool = False) -> None:
+        for provider in self._draw(pool):
+            fits = provider.is_provider and is_far(member, provider) is far
+            if fits and self._may_link(member, provider) and self._has_room(member, provider):
+                self._link(member, provider)
                 return
 
     def replace(self, member: Member, other: Member) -> None:
@@ -199,21 +199,21 @@ class Graph:
         """How many links to other sites a member may have."""
         return self._settings.degree_high - min(self._settings.degree, len(self.of_site(member)) - 1)
 
-    def _mesh(self, member: Member, bag: Bag) -> None:
+    def _mesh(self, member: Member, pool: RandomSet) -> None:
         """Link to whoever is there and has room; draws from few if there are many."""
-        for other in self._draw(bag):
+        for other in self._draw(pool):
             if member.near >= self._settings.degree:
                 return
             if self._may_link(member, other) and self._has_room(member, other):
                 self._link(member, other)
 
-    def _attach(self, member: Member, bag: Bag, goal: int) -> None:
-        """Give a member links to those in a bag until it has `goal` within its site, by rule 1 above."""
+    def _attach(self, member: Member, pool: RandomSet, goal: int) -> None:
+        """Give a member links to those in a pool until it has `goal` within its site, by rule 1 above."""
         tries = 3 * (goal - member.near)
-        while member.near < goal and tries > 0 and len(bag) > 1:
+        while member.near < goal and tries > 0 and len(pool) > 1:
             tries -= 1
             self.looked_at += 1
-            near = self._chance.one_of(bag.items)
+            near = self._rng.choice(pool.items)
             if not self._may_link(member, near):
                 continue
             if near.near < self._settings.degree and self._has_room(member, near):
@@ -225,7 +225,7 @@ class Graph:
 
     def _split(self, member: Member, one: Member, others: list[Member]) -> None:
         """Put a member between `one` and one of the `others`, which it is linked to."""
-        other = self._chance.one_of(others)
+        other = self._rng.choice(others)
         if self._may_link(member, other) and len(member.links) + 2 <= self._settings.degree_high:
             self._unlink(one, other)
             self._link(member, one)
@@ -237,8 +237,8 @@ class Graph:
         for peer in self._draw(self.gateways):
             if member.far < goal and _are_peers(member, peer) and self._may_link(member, peer):
                 self._link_peer(member, peer, goal)
-        for bag in (self.sources, self.everyone):
-            for other in self._draw(bag) if member.far < goal else ():
+        for pool in (self.providers, self.everyone):
+            for other in self._draw(pool) if member.far < goal else ():
                 fits = is_far(member, other) and member.far < goal
                 if fits and self._may_link(member, other) and self._has_room(member, other):
                     self._link(member, other)
@@ -265,8 +265,8 @@ class Graph:
         self._unlink(member, other)
         self._thin.update({member: None, other: None})
 
-    def _draw(self, bag: Bag) -> list[Member]:
-        drawn = self._chance.some_of(bag.items, 2 * self._settings.degree_high)
+    def _draw(self, pool: RandomSet) -> list[Member]:
+        drawn = self._rng.sample(pool.items, 2 * self._settings.degree_high)
         self.looked_at += len(drawn)
         return drawn
 
@@ -304,16 +304,16 @@ class Graph:
     def validate(self) -> None:
         """Raise AssertionError if a link is one way, leads out of the swarm, or a member has too many."""
         for at, member in enumerate(self.everyone.items):
-            assert member.seats[Seat.SWARM] == at
+            assert member.positions[PoolKind.SWARM] == at
             assert len(member.links) <= self._settings.degree_high
             assert member not in member.links
             assert member.far == len(_far_of(member)) <= self._far_most(member)
             for other in member.links:
                 assert member in other.links
-                assert other.seats[Seat.SWARM] >= 0
+                assert other.positions[PoolKind.SWARM] >= 0
                 assert other.host.id not in member.avoids
-        for bag in self._places.values():
-            assert len(bag) > 0
+        for pool in self._pools.values():
+            assert len(pool) > 0
 
     def validate_degrees(self) -> None:
         """Raise AssertionError if a small swarm has a member that could be given links that it lacks."""
@@ -327,7 +327,7 @@ class Graph:
 
 def is_far(a: Member, b: Member) -> bool:
     """Whether two members are in different sites."""
-    return a.host.place.site != b.host.place.site
+    return a.host.topology.site != b.host.topology.site
 
 
 def _far_of(member: Member) -> list[Member]:
@@ -339,10 +339,10 @@ def _are_peers(a: Member, b: Member) -> bool:
     return a.is_gateway and b.is_gateway and a.shares & b.shares != 0 and is_far(a, b)
 
 
-def _levels(place: Place) -> tuple[tuple[Seat, tuple[str, ...]], ...]:
-    """The bags by place that a host is in, widest first."""
+def _levels(topology: Topology) -> tuple[tuple[PoolKind, tuple[str, ...]], ...]:
+    """The pools by place that a host is in, widest first."""
     return (
-        (Seat.SITE, place[:1]),
-        (Seat.ZONE, place[:2]),
-        (Seat.RACK, place[:3]),
+        (PoolKind.SITE, topology[:1]),
+        (PoolKind.ZONE, topology[:2]),
+        (PoolKind.RACK, topology[:3]),
     )

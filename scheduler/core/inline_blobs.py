@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 
-class Contents:
+class InlineBlobCache:
     """At most `max_bytes` of blobs, each checked against its digest before; the least recently used go first."""
 
     def __init__(self, max_bytes: int) -> None:

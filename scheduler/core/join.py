@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
 from scheduler.core.piece_map import MapState
-from scheduler.protocol.content import Content
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
+from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Joined
 
 if TYPE_CHECKING:
     from scheduler.core.membership import Membership
     from scheduler.core.piece_digests import Maps
-    from scheduler.core.seeders import Wholes
-    from scheduler.core.state import Cluster
+    from scheduler.core.seeders import Seeders
+    from scheduler.core.state import SchedulerState
 
 
-FEW_SOURCES: Final = 64
+FEW_PROVIDERS: Final = 64
 """Where more hosts hold pieces, a member that starves is linked to others of them in time."""
 
 
@@ -29,11 +29,11 @@ GONE_REPORTS: Final = 3
 class Joining:
     """Takes hosts' words about themselves, which are believed."""
 
-    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps, wholes: Wholes) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
+        self._state: Final = state
         self._membership: Final = membership
         self._maps: Final = maps
-        self._wholes: Final = wholes
+        self._seeders: Final = seeders
 
     def announce(self, host: Host, message: Announce) -> None:
         """What a host has in its store."""
@@ -43,15 +43,15 @@ class Joining:
 
     def join(self, host: Host, message: Join) -> None:
         """A host wants a blob."""
-        cluster, maps = self._cluster, self._maps
+        state, maps = self._state, self._maps
         source = Source(message.upstream, message.repository)
         member = self._membership.enter(host, message.digest)
         swarm = member.swarm
         member.source = swarm.sources.setdefault(source, source)
-        data = cluster.contents.get(message.digest)
+        data = state.inline_blobs.get(message.digest)
         if data is not None:
-            cluster.send((host,), Content(message.digest, data))
-            self._wholes.complete(member)
+            state.send((host,), InlineBlob(message.digest, data))
+            self._seeders.complete(member)
             return
         if message.size_bytes is not None:
             maps.claim_size(swarm, host, message.size_bytes)
@@ -59,13 +59,13 @@ class Joining:
             swarm.step(member, MemberCause.WANTS)
             if swarm.size_bytes is not None:
                 swarm.step(member, MemberCause.SIZED)
-            cluster.note_lost(swarm)
+            state.note_lost(swarm)
         self._membership.link(member)
         sealed = swarm.map is not None and swarm.map.state in (MapState.SEALED, MapState.PROVEN)
         neighbours = self._membership.neighbours(member)
-        cluster.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
+        state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
         maps.catch_up(member)
-        cluster.to_lease[swarm] = None
+        state.swarms_to_lease[swarm] = None
 
     def progress(self, member: Member, message: Progress) -> None:
         """All that a member holds now. Raises ProtocolError if the blob has no such pieces."""
@@ -76,22 +76,22 @@ class Joining:
         if have > swarm.map.everything:
             raise ProtocolError("a bitfield names pieces that the blob does not have")
         self._now_holds(member, have)
-        if message.starving and swarm.holdings is not None:
+        if message.starving and swarm.piece_counts is not None:
             missing = swarm.orphans & ~have
             swarm.orphans &= ~missing
-            swarm.to_lease |= swarm.holdings.without_copy(missing)
-            swarm.gateways.starves(member, self._cluster.now)
-            swarm.graph.ensure_source(member)
-            swarm.to_lease |= self._out_of_reach(member, missing=swarm.map.known & ~have)
-            self._cluster.relinked[swarm] = None
-            self._cluster.to_lease[swarm] = None
+            swarm.unleased |= swarm.piece_counts.without_copy(missing)
+            swarm.gateways.on_starving(member, self._state.now)
+            swarm.graph.ensure_provider(member)
+            swarm.unleased |= self._out_of_reach(member, missing=swarm.map.known & ~have)
+            self._state.links_changed[swarm] = None
+            self._state.swarms_to_lease[swarm] = None
 
     def _out_of_reach(self, member: Member, missing: int) -> int:
         """The pieces that a starving member can get from nobody, for those who hold them have failed it before."""
         swarm = member.swarm
-        if not member.avoids or swarm.map is None or len(swarm.graph.sources) > FEW_SOURCES:
+        if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
-        for other in swarm.graph.sources.items:
+        for other in swarm.graph.providers.items:
             if other is not member and other.host.id not in member.avoids:
                 missing &= ~(swarm.map.everything if other.state is MemberState.COMPLETE else other.have)
         for lease in swarm.leases.values():
@@ -100,12 +100,12 @@ class Joining:
 
     def neighbour_failed(self, member: Member, message: NeighbourFailed) -> None:
         """A member needs another neighbour in the place of one."""
-        failed = self._cluster.hosts_by_id.get(message.neighbour)
+        failed = self._state.hosts_by_id.get(message.neighbour)
         other = member.swarm.members.get(failed) if failed else None
         if other is not None and other in member.links:
             member.swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
             member.swarm.graph.replace(member, other)
-            self._cluster.relinked[member.swarm] = None
+            self._state.links_changed[member.swarm] = None
             if message.fault is Fault.GONE:
                 self._found_gone(other)
 
@@ -120,18 +120,18 @@ class Joining:
         swarm = member.swarm
         self._maps.claim_size(swarm, member.host, holding.size_bytes)
         if holding.complete:
-            self._wholes.complete(member)
+            self._seeders.complete(member)
         elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:
             self._now_holds(member, int.from_bytes(holding.have, "little"))
             swarm.begun_before = swarm.begun_before or member.have != 0
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
-            swarm.informants.append(member.host)
+            swarm.digest_sources.append(member.host)
         if len(swarm.wanting):
             self._membership.link(member)
-            self._cluster.to_lease[swarm] = None
+            self._state.swarms_to_lease[swarm] = None
 
     def _now_holds(self, member: Member, have: int) -> None:
         had = member.have
         member.swarm.hold(member, have)
         if had & ~have:
-            self._cluster.note_lost(member.swarm)
+            self._state.note_lost(member.swarm)

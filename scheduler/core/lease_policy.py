@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from scheduler.core.leases import Lease, LeaseCause
-from scheduler.core.members import Host, Member, Refusal, Source
+from scheduler.core.members import Host, Member, OriginRefusal, Source
 from scheduler.core.piece_map import MapState
-from scheduler.core.state import Cluster, Due, Timer
+from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
@@ -32,7 +32,7 @@ from scheduler.protocol.to_host import LeaseRevoked
 if TYPE_CHECKING:
     from scheduler.core.membership import Membership
     from scheduler.core.piece_digests import Maps
-    from scheduler.core.seeders import Wholes
+    from scheduler.core.seeders import Seeders
     from scheduler.core.swarm import Swarm
 
 SILENCES: Final = 8
@@ -45,32 +45,32 @@ DRAWN: Final = 16
 """Members that are considered for one lease, of a swarm that has more."""
 
 
-class Leasing:
+class LeasePolicy:
     """Gives leases and takes what comes of them."""
 
-    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps, wholes: Wholes) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
+        self._state: Final = state
         self._membership: Final = membership
         self._maps: Final = maps
-        self._wholes: Final = wholes
+        self._seeders: Final = seeders
 
-    def pump(self, swarm: Swarm) -> None:
+    def grant_leases(self, swarm: Swarm) -> None:
         """Give all the leases of one blob that can be given now."""
-        if not len(swarm.wanting) or self._waits(swarm):
+        if not len(swarm.wanting) or self._should_wait(swarm):
             return
-        while len(swarm.leases) < self._at_a_time(swarm):
+        while len(swarm.leases) < self._max_concurrent(swarm):
             pieces, excluded = self._next(swarm)
             if not pieces:
                 return
-            fit = self._fit(swarm, excluded, pieces)
-            if not fit:
+            eligible = self._eligible(swarm, excluded, pieces)
+            if not eligible:
                 self._wait_or_give_up(swarm)
                 return
             swarm.gives_up_at = None
-            free = filter(self._has_room, fit)
+            free = filter(self._has_room, eligible)
             member = min(free, key=lambda member: (member.failures, member.leased), default=None)
             if member is None:
-                self._cluster.held_up[swarm] = None
+                self._state.over_quota[swarm] = None
                 return
             self._give(member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
 
@@ -78,7 +78,7 @@ class Leasing:
         """A client waits for some pieces before all others."""
         swarm = self._membership.enter(host, message.digest).swarm
         swarm.needed |= (1 << message.stop) - (1 << message.first)
-        self._cluster.to_lease[swarm] = None
+        self._state.swarms_to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:
         """The answer to a lease's first request has the blob's length."""
@@ -89,7 +89,7 @@ class Leasing:
         self._extend(lease)
         self._maps.claim_size(swarm, host, message.size_bytes)
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this one has not decided it
-            self._cluster.send((host,), LeaseRevoked(lease.id, swarm.digest))
+            self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(lease, LeaseCause.REVOKE)
 
     def landed(self, host: Host, message: LeasePieces) -> None:
@@ -107,10 +107,10 @@ class Leasing:
         swarm.hold(member, member.have | pieces)
         if lease.left:
             self._extend(lease)
-            self._cluster.to_lease[swarm] = None
+            self._state.swarms_to_lease[swarm] = None
         else:
-            self._cluster.end_lease(lease, LeaseCause.LAST_PIECE)
-        self._maps.hear(member, host.id, message.first, message.digests)
+            self._state.end_lease(lease, LeaseCause.LAST_PIECE)
+        self._maps.claim_digests(member, host.id, message.first, message.digests)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
         """A host ends a lease before it is done."""
@@ -119,17 +119,17 @@ class Leasing:
             return
         member = lease.member
         if message.outcome is LeaseOutcome.REFUSED:
-            self._cluster.end_lease(lease, LeaseCause.FAIL)
+            self._state.end_lease(lease, LeaseCause.FAIL)
             member.swarm.last_status = message.status
             unauthorised = message.status in (401, 403)
             if unauthorised:
-                until = self._cluster.now + self._cluster.settings.refusal_s
-                host.refused[lease.source] = Refusal(until, message.status)
+                until = self._state.now + self._state.settings.refusal_s
+                host.refused[lease.source] = OriginRefusal(until, message.status)
             if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
                 self._membership.refuse(member, message.status)
         elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
             member.failures += 1
-            self._cluster.end_lease(lease, LeaseCause.GIVE_BACK)
+            self._state.end_lease(lease, LeaseCause.GIVE_BACK)
         else:
             member.swarm.last_status = message.status
             self._failed(lease, LeaseCause.FAIL)
@@ -137,29 +137,29 @@ class Leasing:
     def expired(self, lease: Lease) -> None:
         """A lease has brought nothing for too long."""
         host, swarm = lease.member.host, lease.member.swarm
-        self._cluster.send((host,), LeaseRevoked(lease.id, swarm.digest))
+        self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
         self._failed(lease, LeaseCause.EXPIRE)
 
     def orphans_due(self, swarm: Swarm) -> None:
         """Pieces that nobody was known to hold have waited long enough for a holder to report."""
-        if swarm.map is not None and swarm.holdings is not None:
-            swarm.to_lease |= swarm.holdings.without_copy(swarm.orphans & swarm.map.known)
+        if swarm.map is not None and swarm.piece_counts is not None:
+            swarm.unleased |= swarm.piece_counts.without_copy(swarm.orphans & swarm.map.known)
             swarm.orphans = 0
-            self._cluster.to_lease[swarm] = None
+            self._state.swarms_to_lease[swarm] = None
 
     def _failed(self, lease: Lease, cause: LeaseCause) -> None:
         swarm = lease.member.swarm
         lease.member.failures += 1
-        self._cluster.end_lease(lease, cause)
+        self._state.end_lease(lease, cause)
         swarm.attempts += 1
-        if swarm.attempts >= self._cluster.settings.lease_attempts and not self._others_may_do_better(swarm, cause):
+        if swarm.attempts >= self._state.settings.lease_attempts and not self._others_may_do_better(swarm, cause):
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
 
     def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
         """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
-        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._cluster.settings.lease_attempts:
+        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._state.settings.lease_attempts:
             return False
-        return any(not member.failures for member in self._fit(swarm, (), swarm.to_lease))
+        return any(not member.failures for member in self._eligible(swarm, (), swarm.unleased))
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> Lease | None:
         """A host's lease; None for one that has ended meanwhile: its message has crossed our own."""
@@ -167,112 +167,112 @@ class Leasing:
         if lease is not None:
             if lease.member.swarm.digest != message.digest:
                 raise ProtocolError("a lease of another blob")
-            lease.member.swarm.story.now = self._cluster.now
+            lease.member.swarm.story.now = self._state.now
         return lease
 
-    def _waits(self, swarm: Swarm) -> bool:
+    def _should_wait(self, swarm: Swarm) -> bool:
         """Whether hosts may yet tell what would otherwise be fetched again."""
-        if self._wholes.recall(swarm):
+        if self._seeders.request_digests(swarm):
             return True
-        cluster = self._cluster
-        settled_at = (cluster.started_at or 0.0) + cluster.settings.settle_s
-        if cluster.now >= settled_at or not swarm.begun_before:
+        state = self._state
+        settled_at = (state.started_at or 0.0) + state.settings.settle_s
+        if state.now >= settled_at or not swarm.begun_before:
             return False
-        cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
+        state.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
         return True
 
-    def _at_a_time(self, swarm: Swarm) -> int:
+    def _max_concurrent(self, swarm: Swarm) -> int:
         """How many leases there may be at a time (rule 2)."""
         landed = 0 if swarm.map is None else swarm.map.known.bit_count()
-        return min(self._cluster.settings.leases_per_blob, 1 + landed)
+        return min(self._state.settings.leases_per_blob, 1 + landed)
 
     def _length(self, swarm: Swarm) -> int:
         """How many pieces a lease may have (rule 2)."""
-        most = self._cluster.settings.lease_pieces
+        most = self._state.settings.lease_pieces
         if swarm.map is None:
             return most
-        each = swarm.to_lease.bit_count() // (LEASES_EACH * len(swarm.wanting))
+        each = swarm.unleased.bit_count() // (LEASES_EACH * len(swarm.wanting))
         return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
 
     def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
         """The next pieces to lease, as a set of bits, and the hosts that may not get them."""
         most = self._length(swarm)
         if swarm.map is None:
-            return (0 if swarm.leases else (1 << most) - 1), (swarm.length.voters() if swarm.size_disputed else ())
-        if not swarm.to_lease:
+            return (0 if swarm.leases else (1 << most) - 1), (swarm.length.reporters() if swarm.size_disputed else ())
+        if not swarm.unleased:
             return 0, ()
-        candidates = swarm.to_lease & swarm.needed or swarm.to_lease
+        candidates = swarm.unleased & swarm.needed or swarm.unleased
         first = (candidates & -candidates).bit_length() - 1
         contested = swarm.map.state is MapState.CONTESTED
-        excluded = swarm.map.voters(first) if contested else ()
+        excluded = swarm.map.reporters(first) if contested else ()
         stop = first + 1
-        while stop < first + most and swarm.to_lease >> stop & 1:
-            if contested and swarm.map.voters(stop) != excluded:
+        while stop < first + most and swarm.unleased >> stop & 1:
+            if contested and swarm.map.reporters(stop) != excluded:
                 break
             stop += 1
         return (1 << stop) - (1 << first), excluded
 
-    def _fit(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
+    def _eligible(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
         """Some members that may have a lease of the first of `pieces`, or, if there are none, of any (rule 6).
 
         All are looked at only if none of those drawn may.
         """
-        draw = self._cluster.chance.some_of
+        draw = self._state.rng.sample
         for members in (
-            swarm.gateways.fitting(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
+            swarm.gateways.owners_of(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
             draw(swarm.wanting.items, DRAWN),
             swarm.wanting.items,
         ):
-            fit = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
-            if fit:
-                return fit
+            eligible = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
+            if eligible:
+                return eligible
         return []
 
     def _wait_or_give_up(self, swarm: Swarm) -> None:
         """No member may have a lease, be it that each has given its word already: another may yet come."""
         if swarm.gives_up_at is None:
             doubt = any(map(self._may_fetch, swarm.wanting.items))
-            swarm.gives_up_at = self._cluster.now + (self._cluster.settings.witness_s if doubt else 0.0)
-        if self._cluster.now < swarm.gives_up_at:
-            self._cluster.deadlines.set(Timer(Due.PATIENCE, swarm.digest), swarm.gives_up_at)
+            swarm.gives_up_at = self._state.now + (self._state.settings.quorum_s if doubt else 0.0)
+        if self._state.now < swarm.gives_up_at:
+            self._state.deadlines.set(Timer(Due.PATIENCE, swarm.digest), swarm.gives_up_at)
             return
         swarm.gives_up_at = None
         self._membership.give_up(swarm, "no host is left that could get it from the origin")
 
     def _may_fetch(self, member: Member) -> bool:
-        return member.source is not None and member.refusal(self._cluster.now) is None
+        return member.source is not None and member.refusal(self._state.now) is None
 
     def _has_room(self, member: Member) -> bool:
-        settings = self._cluster.settings
+        settings = self._state.settings
         upstream = member.source.upstream if member.source else ""
         share = -(-settings.leases_per_blob // (len(member.swarm.graph.gateways) or len(member.swarm.wanting)))
         return (
             len(member.host.leases) < settings.leases_per_host
             and sum(lease.member is member for lease in member.swarm.leases.values()) < share
-            and self._cluster.leases.of_upstream(upstream) < settings.leases_per_origin
+            and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
         )
 
     def _give(self, member: Member, pieces: int) -> None:
         assert isinstance(member.source, Source)
         swarm = member.swarm
-        lease = self._cluster.leases.open(member, member.source, pieces)
-        swarm.to_lease &= ~pieces
+        lease = self._state.leases.open(member, member.source, pieces)
+        swarm.unleased &= ~pieces
         swarm.needed &= ~pieces
-        swarm.note_source(member)
+        swarm.note_provider(member)
         first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
         swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
         self._set_deadline(lease)
-        message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._cluster.settings.lease_s)
-        self._cluster.send((member.host,), message)
+        message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._state.settings.lease_s)
+        self._state.send((member.host,), message)
 
     def _extend(self, lease: Lease) -> None:
         """A lease has brought something, and gets the full time again."""
-        self._cluster.leases.step(lease, LeaseCause.PIECE)
+        self._state.leases.step(lease, LeaseCause.PIECE)
         self._set_deadline(lease)
 
     def _set_deadline(self, lease: Lease) -> None:
-        due = self._cluster.now + self._cluster.settings.lease_s
-        self._cluster.deadlines.set(Timer(Due.LEASE, lease.id), due)
+        due = self._state.now + self._state.settings.lease_s
+        self._state.deadlines.set(Timer(Due.LEASE, lease.id), due)
 
 
 def _of_shares(pieces: int, shares: int) -> int:

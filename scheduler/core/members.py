@@ -1,8 +1,8 @@
-"""Hosts, their memberships in swarms, and the bags that members are drawn from.
+"""Hosts, their memberships in swarms, and the pools that members are drawn from.
 
 Rules:
 1. A member is one host in one swarm. There are many: they have slots, and share what they can.
-2. A bag gives any of its members at random, and loses any, in constant time: nothing here looks at all members.
+2. A pool gives any of its members at random, and loses any, in constant time: nothing here looks at all members.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scheduler.core.swarm import Swarm
 
 
-class Place(NamedTuple):
+class Topology(NamedTuple):
     """Where a host is. A zone's name is only told apart within its site, a rack's within its zone."""
 
     site: str
@@ -35,11 +35,11 @@ class Host:
     connection: int
     id: str
     address: str
-    place: Place
+    topology: Topology
     connected_at: float
     members: dict[bytes, Member] = field(default_factory=dict)
     leases: dict[int, Lease] = field(default_factory=dict)
-    refused: dict[Source, Refusal] = field(default_factory=dict)
+    refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories for which it gets no lease."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
     """What others are told of it, by its distance from them: they are told often, and it never changes."""
@@ -55,7 +55,7 @@ class Source(NamedTuple):
     repository: str
 
 
-class Refusal(NamedTuple):
+class OriginRefusal(NamedTuple):
     """The origin refused a host: it gets no lease there until then, and `status` was the answer."""
 
     until: float
@@ -109,8 +109,8 @@ MEMBER_TRANSITIONS: Final[Mapping[MemberState, Mapping[MemberCause, MemberState]
 }
 
 
-class Seat(IntEnum):
-    """The kinds of bag that a member can be in, each at most once."""
+class PoolKind(IntEnum):
+    """The kinds of pool that a member can be in, each at most once."""
 
     SWARM = 0
     SITE = 1
@@ -118,13 +118,13 @@ class Seat(IntEnum):
     RACK = 3
     WANTING = 4
     """Members that still want pieces: they are given leases and told digests."""
-    SOURCES = 5
+    PROVIDERS = 5
     """Members that hold pieces or have a lease."""
     GATEWAYS = 6
     """Members through which pieces enter their site."""
 
 
-NOWHERE: Final = -1
+ABSENT: Final = -1
 
 
 @dataclass(slots=True, eq=False)
@@ -141,11 +141,11 @@ class Member:
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
     """Hosts that it is not linked to again: they failed it, or it failed them."""
-    seats: list[int] = field(default_factory=lambda: [NOWHERE] * len(Seat))
+    positions: list[int] = field(default_factory=lambda: [ABSENT] * len(PoolKind))
     leased: int = 0
     """Pieces that it was given leases for."""
     failures: int = 0
-    heard: int = 0
+    digests_sent: int = 0
     """How much of the swarm's log of digests it was sent."""
     missed: int = 0
     """How many found it gone as a neighbour, while it is connected to us."""
@@ -153,7 +153,7 @@ class Member:
     """How many of its links lead out of its site."""
     shares: int = ALL_SHARES
     """The shares of the blob's pieces that it may ask of other sites, a bit for each."""
-    fed_at: float = 0.0
+    progressed_at: float = 0.0
     """When it last had anything new, or was made a gateway."""
 
     @property
@@ -161,7 +161,7 @@ class Member:
         """Whether it is still to get pieces."""
         return self.state in (MemberState.JOINING, MemberState.ACTIVE)
 
-    def refusal(self, now: float) -> Refusal | None:
+    def refusal(self, now: float) -> OriginRefusal | None:
         """What the origin said to its host where it would fetch the blob, if that holds still."""
         found = None if self.source is None else self.host.refused.get(self.source)
         return found if found is not None and found.until > now else None
@@ -174,15 +174,15 @@ class Member:
     @property
     def is_gateway(self) -> bool:
         """Whether pieces enter its site through it."""
-        return self.seats[Seat.GATEWAYS] != NOWHERE
+        return self.positions[PoolKind.GATEWAYS] != ABSENT
 
     @property
-    def is_source(self) -> bool:
+    def is_provider(self) -> bool:
         """Whether pieces can be had from it, now or soon."""
-        return self.seats[Seat.SOURCES] != NOWHERE
+        return self.positions[PoolKind.PROVIDERS] != ABSENT
 
 
-def distance(a: Place, b: Place) -> int:
+def distance(a: Topology, b: Topology) -> int:
     """0 in the same rack, 1 in the same zone, 2 in the same site, 3 elsewhere."""
     if a is b:  # as `Membership` gives it to hosts of one rack
         return 0
@@ -193,31 +193,31 @@ def distance(a: Place, b: Place) -> int:
     return 0 if a.rack == b.rack else 1
 
 
-class Bag:
-    """Members in no order, for one kind of seat."""
+class RandomSet:
+    """Members in no order, for one kind of pool."""
 
-    __slots__ = ("_seat", "items")
+    __slots__ = ("_kind", "items")
 
-    def __init__(self, seat: Seat) -> None:
-        self._seat: Final = seat
+    def __init__(self, kind: PoolKind) -> None:
+        self._kind: Final = kind
         self.items: list[Member] = []
 
     def __len__(self) -> int:
         return len(self.items)
 
     def add(self, member: Member) -> None:
-        """Put a member in; nothing happens if it is in a bag of this kind already."""
-        if member.seats[self._seat] == NOWHERE:
-            member.seats[self._seat] = len(self.items)
+        """Put a member in; nothing happens if it is in a pool of this kind already."""
+        if member.positions[self._kind] == ABSENT:
+            member.positions[self._kind] = len(self.items)
             self.items.append(member)
 
     def discard(self, member: Member) -> None:
         """Take a member out, if it is in; the last one gets its place."""
-        at = member.seats[self._seat]
-        if at == NOWHERE:
+        at = member.positions[self._kind]
+        if at == ABSENT:
             return
         last = self.items.pop()
         if last is not member:
             self.items[at] = last
-            last.seats[self._seat] = at
-        member.seats[self._seat] = NOWHERE
+            last.positions[self._kind] = at
+        member.positions[self._kind] = ABSENT

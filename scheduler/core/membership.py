@@ -13,8 +13,8 @@ from typing import Final
 
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
-from scheduler.core.members import Host, Member, MemberCause, MemberState, Place, distance
-from scheduler.core.state import Cluster, Due, Timer
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
+from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
 from scheduler.protocol.fields import ProtocolError
@@ -25,70 +25,70 @@ FEATURES: Final = ()
 """The features of this version that not every host of the same version has. There are none yet."""
 
 
-PLACES: Final = 4096
+TOPOLOGIES: Final = 4096
 """Places that are kept to be shared between hosts. More would be a mistake in labelling."""
 
 
 class Membership:
     """Lets hosts and members in and out."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster: Final = cluster
-        self._places: Final[dict[Place, Place]] = {}
+    def __init__(self, state: SchedulerState) -> None:
+        self._state: Final = state
+        self._topologies: Final[dict[Topology, Topology]] = {}
 
     def arrive(self, connection: int, hello: Hello) -> None:
         """A host has connected: let it in, or turn it away."""
-        cluster = self._cluster
+        state = self._state
         version = agree(hello)
         if version is None:
             reason = f"this scheduler does not speak versions {hello.oldest} to {hello.newest} of the protocol"
-            cluster.close(Close(connection, Closing.INCOMPATIBLE, reason))
+            state.close(Close(connection, Closing.INCOMPATIBLE, reason))
             return
-        before = cluster.hosts_by_id.get(hello.host)
+        before = state.hosts_by_id.get(hello.host)
         if before is not None:
-            young = cluster.now - before.connected_at < cluster.settings.takeover_s
+            young = state.now - before.connected_at < state.settings.takeover_s
             if young or before.address != hello.address:
                 reason = f"a host with this id is connected from {before.address}; give this one another id"
-                cluster.close(Close(connection, Closing.ID_IN_USE, reason))
+                state.close(Close(connection, Closing.ID_IN_USE, reason))
                 return
             self.dismiss(before, Closing.REPLACED, "a newer connection of this host has taken its place")
-        place = Place(hello.site, hello.zone, hello.rack)
-        if len(self._places) >= PLACES:
-            self._places.clear()
-        place = self._places.setdefault(place, place)
-        host = Host(connection, hello.host, hello.address, place, cluster.now)
-        cluster.hosts[connection] = host
-        cluster.hosts_by_id[host.id] = host
+        topology = Topology(hello.site, hello.zone, hello.rack)
+        if len(self._topologies) >= TOPOLOGIES:
+            self._topologies.clear()
+        topology = self._topologies.setdefault(topology, topology)
+        host = Host(connection, hello.host, hello.address, topology, state.now)
+        state.hosts[connection] = host
+        state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        cluster.send((host,), Welcome(version, features, cluster.settings.progress_s))
+        state.send((host,), Welcome(version, features, state.settings.progress_s))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out, and end its connection."""
-        self._cluster.close(Close(host.connection, closing, reason))
+        self._state.close(Close(host.connection, closing, reason))
         self.depart(host)
 
     def depart(self, host: Host) -> None:
         """Take out a host that has left, or vanished: all that it was to do is for others now."""
         for member in list(host.members.values()):
             self.expel(member)
-        del self._cluster.hosts[host.connection]
-        del self._cluster.hosts_by_id[host.id]
+        del self._state.hosts[host.connection]
+        del self._state.hosts_by_id[host.id]
 
     def enter(self, host: Host, digest: bytes) -> Member:
         """Make a host a member of a blob's swarm, idle, if it is none. Raises ProtocolError if it is of too many."""
-        cluster = self._cluster
+        state = self._state
         member = host.members.get(digest)
         if member is not None:
             return member
-        if len(host.members) >= cluster.settings.blobs_per_host:
-            raise ProtocolError(f"more than {cluster.settings.blobs_per_host} blobs")
-        swarm = cluster.swarms.get(digest)
+        if len(host.members) >= state.settings.blobs_per_host:
+            raise ProtocolError(f"more than {state.settings.blobs_per_host} blobs")
+        swarm = state.swarms.get(digest)
         if swarm is None:
-            swarm = cluster.swarms[digest] = Swarm(digest, cluster.settings, cluster.chance)
-            size_bytes = cluster.contents.size_of(digest)
+            swarm = state.swarms[digest] = Swarm(digest, state.settings, state.rng)
+            size_bytes = state.inline_blobs.size_of(digest)
             if size_bytes is not None:
                 swarm.set_size(size_bytes)
-        swarm.story.now = cluster.now
+        swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
         member = Member(host, swarm)
         host.members[digest] = member
@@ -98,10 +98,10 @@ class Membership:
 
     def expel(self, member: Member) -> None:
         """Take a member out of its swarm; a swarm that is left without any ends."""
-        cluster, swarm = self._cluster, member.swarm
-        swarm.story.now = cluster.now
+        state, swarm = self._state, member.swarm
+        swarm.story.now = state.now
         for lease in [lease for lease in swarm.leases.values() if lease.member is member]:
-            cluster.end_lease(lease, LeaseCause.GIVE_BACK)
+            state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
         swarm.hold(member, 0)
         swarm.step(member, MemberCause.LEAVES)
@@ -109,19 +109,19 @@ class Membership:
         del member.host.members[swarm.digest]
         swarm.graph.remove(member)
         swarm.gateways.leave(member)
-        cluster.relinked[swarm] = None
-        if swarm.recalled is member.host:
-            swarm.recalled = None
-            cluster.deadlines.cancel(Timer(Due.RECALL, swarm.digest))
-        cluster.to_lease[swarm] = None
+        state.links_changed[swarm] = None
+        if swarm.digests_requested_of is member.host:
+            swarm.digests_requested_of = None
+            state.deadlines.cancel(Timer(Due.DIGEST_REQUEST, swarm.digest))
+        state.swarms_to_lease[swarm] = None
         if not swarm.members:
             self._end(swarm)
         elif held:
-            cluster.note_lost(swarm)
+            state.note_lost(swarm)
 
     def refuse(self, member: Member, status: int) -> None:
         """The origin does not give this blob to this host: its client is to have the origin's own answer."""
-        self._cluster.send((member.host,), OriginRefused(member.swarm.digest, status))
+        self._state.send((member.host,), OriginRefused(member.swarm.digest, status))
         self.expel(member)
 
     def give_up(self, swarm: Swarm, reason: str) -> None:
@@ -131,14 +131,14 @@ class Membership:
         statuses = {member: self._status_for(member) for member in waiting}
         for status in dict.fromkeys(statuses.values()):
             told = [member.host for member in waiting if statuses[member] == status]
-            self._cluster.send(told, Failed(swarm.digest, status, reason))
+            self._state.send(told, Failed(swarm.digest, status, reason))
         for member in waiting:
             self.expel(member)
         swarm.attempts = 0
 
     def _status_for(self, member: Member) -> int:
         """The origin's answer for this member: the one that its own host got, if it got one."""
-        refusal = member.refusal(self._cluster.now)
+        refusal = member.refusal(self._state.now)
         return member.swarm.last_status if refusal is None else refusal.status
 
     def link(self, member: Member) -> None:
@@ -148,7 +148,7 @@ class Membership:
             if member.wants:
                 member.swarm.gateways.admit(member)
             member.swarm.graph.fill(member)
-            self._cluster.relinked[member.swarm] = None
+            self._state.links_changed[member.swarm] = None
 
     def neighbours(self, member: Member) -> tuple[Neighbour, ...]:
         """A member's neighbours, in the words of the protocol. Changes up to here are taken as told."""
@@ -157,27 +157,27 @@ class Membership:
 
     def tell_links(self) -> None:
         """Tell every member whose links have changed, and of which pieces it is a gateway."""
-        for swarm in self._cluster.relinked:
+        for swarm in self._state.links_changed:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
                 if changes:
                     add = tuple([_as_seen(member, other) for other, made in changes.items() if made])
                     remove = tuple([other.host.id for other, made in changes.items() if not made])
-                    self._cluster.send((member.host,), Neighbours(swarm.digest, add, remove))
+                    self._state.send((member.host,), Neighbours(swarm.digest, add, remove))
             swarm.graph.changes.clear()
-            for member in swarm.gateways.untold:
-                self._cluster.send((member.host,), Gateway(swarm.digest, member.shares))
-            swarm.gateways.untold.clear()
-        self._cluster.relinked.clear()
+            for member in swarm.gateways.shares_changed:
+                self._state.send((member.host,), Gateway(swarm.digest, member.shares))
+            swarm.gateways.shares_changed.clear()
+        self._state.links_changed.clear()
 
     def _end(self, swarm: Swarm) -> None:
-        cluster = self._cluster
-        del cluster.swarms[swarm.digest]
-        cluster.to_lease.pop(swarm, None)
-        cluster.held_up.pop(swarm, None)
-        for due in (Due.RECALL, Due.FANOUT, Due.ORPHANS, Due.PATIENCE):
-            cluster.deadlines.cancel(Timer(due, swarm.digest))
+        state = self._state
+        del state.swarms[swarm.digest]
+        state.swarms_to_lease.pop(swarm, None)
+        state.over_quota.pop(swarm, None)
+        for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE):
+            state.deadlines.cancel(Timer(due, swarm.digest))
 
 
 def _as_seen(member: Member, other: Member) -> Neighbour:
-    return other.host.seen_at[distance(member.host.place, other.host.place)]
+    return other.host.seen_at[distance(member.host.topology, other.host.topology)]

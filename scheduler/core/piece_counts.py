@@ -10,7 +10,7 @@ Rules:
 from __future__ import annotations
 
 
-class Holdings:
+class PieceCounts:
     """Counts the copies of each piece."""
 
     __slots__ = ("_columns", "complete")

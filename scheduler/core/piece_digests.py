@@ -12,134 +12,134 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from scheduler.core.claims import HEARSAY
+from scheduler.core.claims import SECONDHAND
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberState
-from scheduler.core.piece_map import MapState, PieceMap, Word
-from scheduler.core.settings import WITNESSES
-from scheduler.core.state import Charge, Cluster, Due, Timer
+from scheduler.core.piece_map import ClaimResult, MapState, PieceMap
+from scheduler.core.settings import QUORUM
+from scheduler.core.state import Due, Reason, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import (
     DIGEST_BYTES,
-    MAX_CONTENT_BYTES,
     MAX_DIGESTS_PER_MESSAGE,
+    MAX_INLINE_BYTES,
     MAX_RUNS_PER_MESSAGE,
     ProtocolError,
 )
 from scheduler.protocol.from_host import Disproved
-from scheduler.protocol.to_host import PieceDigests, Reset, Run, Sized
+from scheduler.protocol.to_host import DigestRun, PieceDigests, Reset, Sized
 
 DISPROVED: Final = "told something of a piece that two other hosts have disproved"
 
-WITNESSES_ASKED: Final = 16
+SEEDERS_ASKED: Final = 16
 """Hosts that hold the whole blob and are asked for their word on a contested map: two that agree are enough."""
 
 
 class Maps:
     """Learns, tells, and doubts."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState) -> None:
+        self._state: Final = state
 
     # Lengths
 
     def claim_size(self, swarm: Swarm, host: Host, size_bytes: int) -> None:
         """A host says how long the blob is."""
-        kept = self._cluster.contents.size_of(swarm.digest)
+        kept = self._state.inline_blobs.size_of(swarm.digest)
         if kept is not None:
             if size_bytes != kept:
-                self.blame(swarm, (host.id,), "said a wrong length")
+                self.accuse(swarm, (host.id,), "said a wrong length")
             return
-        swarm.length.hear(host.id, size_bytes)
+        swarm.length.add(host.id, size_bytes)
         if swarm.size_bytes is None:
             believed = swarm.length.confirmed() if swarm.size_disputed else swarm.length.first()
             if believed is not None:
                 self._set_size(swarm, believed)
         elif size_bytes != swarm.size_bytes:
-            if swarm.length.witnesses(swarm.size_bytes) >= WITNESSES:
-                self.blame(swarm, (host.id,), "said a length that two other hosts contradict")
+            if swarm.length.reports(swarm.size_bytes) >= QUORUM:
+                self.accuse(swarm, (host.id,), "said a length that two other hosts contradict")
             else:
                 self.reset(swarm, f"{host.id} says it is {size_bytes} bytes long")
                 swarm.forget_size()
 
     def _set_size(self, swarm: Swarm, size_bytes: int) -> None:
         waiting = [member.host for member in swarm.members.values() if member.state is MemberState.JOINING]
-        if swarm.size_disputed and size_bytes > MAX_CONTENT_BYTES:  # it was perhaps said to be tiny, and had no links
+        if swarm.size_disputed and size_bytes > MAX_INLINE_BYTES:  # it was perhaps said to be tiny, and had no links
             for member in swarm.wanting.items:
                 swarm.graph.fill(member)
-            self._cluster.relinked[swarm] = None
+            self._state.links_changed[swarm] = None
         swarm.set_size(size_bytes)
-        self._cluster.send(waiting, Sized(swarm.digest, swarm.generation, size_bytes))
-        self._cluster.to_lease[swarm] = None
-        if swarm.length.witnesses(size_bytes) >= WITNESSES:
-            liars = swarm.length.dissenters(size_bytes)
-            self.blame(swarm, liars, "said a length that two other hosts contradict")
+        self._state.send(waiting, Sized(swarm.digest, swarm.generation, size_bytes))
+        self._state.swarms_to_lease[swarm] = None
+        if swarm.length.reports(size_bytes) >= QUORUM:
+            wrong_reporters = swarm.length.dissenters(size_bytes)
+            self.accuse(swarm, wrong_reporters, "said a length that two other hosts contradict")
 
     # Digests
 
-    def hear(self, member: Member, voter: str, first: int, digests: bytes) -> None:
+    def claim_digests(self, member: Member, reporter: str, first: int, digests: bytes) -> None:
         """Take a host's word on the digests of pieces from `first` on, and tell what is news."""
         swarm = member.swarm
         piece_map = self._map_with(swarm, first, digests)
         news, doubt, was = 0, False, piece_map.state
         for at in range(0, len(digests), DIGEST_BYTES):
             piece = first + at // DIGEST_BYTES
-            word = piece_map.hear(voter, piece, digests[at : at + DIGEST_BYTES])
-            if word is Word.NEWS:
+            result = piece_map.claim_digest(reporter, piece, digests[at : at + DIGEST_BYTES])
+            if result is ClaimResult.NEWS:
                 news |= 1 << piece
-            elif word is Word.DISPROVED and voter != HEARSAY:
-                self.blame(swarm, (voter,), DISPROVED)
-            doubt = doubt or word is Word.CONTRADICTION
+            elif result is ClaimResult.DISPROVED and reporter != SECONDHAND:
+                self.accuse(swarm, (reporter,), DISPROVED)
+            doubt = doubt or result is ClaimResult.CONTRADICTION
         if doubt:
             self._contest(swarm, piece_map, None)
             return
-        swarm.to_lease &= ~news
-        self._need_witnesses(swarm, piece_map)
+        swarm.unleased &= ~news
+        self._need_quorum(swarm, piece_map)
         if news:
-            self._publish(member, [Run(at, run) for at, run in piece_map.runs(news)])
+            self._publish(member, [DigestRun(at, run) for at, run in piece_map.runs(news)])
         if was is MapState.CONTESTED:
-            self.blame(swarm, piece_map.liars(), DISPROVED)
+            self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def catch_up(self, member: Member) -> None:
         """Send a member all digests that are known."""
         swarm = member.swarm
         if swarm.map is not None:
-            runs = [Run(first, digests) for first, digests in swarm.map.runs(swarm.map.known)]
+            runs = [DigestRun(first, digests) for first, digests in swarm.map.runs(swarm.map.known)]
             for runs_of_message in _messages(runs):
-                self._cluster.send((member.host,), PieceDigests(swarm.digest, swarm.generation, runs_of_message))
-        member.heard = len(swarm.log)
+                self._state.send((member.host,), PieceDigests(swarm.digest, swarm.generation, runs_of_message))
+        member.digests_sent = len(swarm.log)
 
     def fan_out(self, swarm: Swarm) -> None:
         """Send the next slice of members what they have not heard."""
-        settings = self._cluster.settings
-        if not swarm.behind and swarm.stale:
-            swarm.behind = list(swarm.wanting.items)
-            swarm.stale = False
+        settings = self._state.settings
+        if not swarm.fanout_queue and swarm.fanout_pending:
+            swarm.fanout_queue = list(swarm.wanting.items)
+            swarm.fanout_pending = False
         audience: dict[int, list[Host]] = {}
-        taken = min(len(swarm.behind), settings.fanout_slice)
+        taken = min(len(swarm.fanout_queue), settings.fanout_slice)
         for _ in range(taken):
-            member = swarm.behind.pop()
-            if member.wants and member.heard < len(swarm.log):
-                audience.setdefault(member.heard, []).append(member.host)
-                member.heard = len(swarm.log)
-        for heard, hosts in audience.items():
-            self._tell(swarm, hosts, swarm.log[heard:])
+            member = swarm.fanout_queue.pop()
+            if member.wants and member.digests_sent < len(swarm.log):
+                audience.setdefault(member.digests_sent, []).append(member.host)
+                member.digests_sent = len(swarm.log)
+        for digests_sent, hosts in audience.items():
+            self._tell(swarm, hosts, swarm.log[digests_sent:])
         if taken:
-            again = self._cluster.now + taken / settings.fanout_per_s
-            self._cluster.deadlines.set(Timer(Due.FANOUT, swarm.digest), again)
+            again = self._state.now + taken / settings.fanout_per_s
+            self._state.deadlines.set(Timer(Due.FANOUT, swarm.digest), again)
 
-    def _publish(self, publisher: Member, runs: list[Run]) -> None:
+    def _publish(self, publisher: Member, runs: list[DigestRun]) -> None:
         swarm = publisher.swarm
         swarm.log += runs
-        swarm.stale = True
-        if len(swarm.wanting) > self._cluster.settings.fanout_slice:
+        swarm.fanout_pending = True
+        if len(swarm.wanting) > self._state.settings.fanout_slice:
             self._tell(swarm, [other.host for other in publisher.links if other.wants], runs)
-        if Timer(Due.FANOUT, swarm.digest) not in self._cluster.deadlines:
+        if Timer(Due.FANOUT, swarm.digest) not in self._state.deadlines:
             self.fan_out(swarm)
 
-    def _tell(self, swarm: Swarm, hosts: list[Host], runs: list[Run]) -> None:
+    def _tell(self, swarm: Swarm, hosts: list[Host], runs: list[DigestRun]) -> None:
         for runs_of_message in _messages(runs):
-            self._cluster.send(hosts, PieceDigests(swarm.digest, swarm.generation, runs_of_message))
+            self._state.send(hosts, PieceDigests(swarm.digest, swarm.generation, runs_of_message))
 
     # Doubt
 
@@ -150,7 +150,7 @@ class Maps:
         if piece_map is None or message.generation != swarm.generation or piece_map.known != piece_map.everything:
             return
         if piece_map.is_settled_against(member.host.id):
-            self.blame(swarm, (member.host.id,), "disproved a piece map that other hosts have proved right")
+            self.accuse(swarm, (member.host.id,), "disproved a piece map that other hosts have proved right")
         else:
             self._contest(swarm, piece_map, member.host.id)
 
@@ -159,50 +159,50 @@ class Maps:
         piece_map = swarm.map
         if piece_map is None or piece_map.state not in (MapState.GROWING, MapState.KNOWN):
             return
-        if piece_map.has_word_of(host_id):
+        if piece_map.has_claim_of(host_id):
             self._contest(swarm, piece_map, None)
 
     def _contest(self, swarm: Swarm, piece_map: PieceMap, accuser: str | None) -> None:
         piece_map.contest(accuser)
         self.reset(swarm, f"contested by {accuser or 'a contradiction'}")
-        swarm.to_lease = piece_map.everything & ~piece_map.known
-        holders = self._cluster.chance.some_of(swarm.graph.sources.items, WITNESSES_ASKED)
-        swarm.informants.extend(member.host for member in holders if member.state is MemberState.COMPLETE)
+        swarm.unleased = piece_map.everything & ~piece_map.known
+        holders = self._state.rng.sample(swarm.graph.providers.items, SEEDERS_ASKED)
+        swarm.digest_sources.extend(member.host for member in holders if member.state is MemberState.COMPLETE)
         for member in swarm.members.values():
             if member.wants:
                 self.catch_up(member)
-        self._cluster.note_lost(swarm)
-        self.blame(swarm, piece_map.liars(), DISPROVED)
+        self._state.note_lost(swarm)
+        self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def reset(self, swarm: Swarm, reason: str) -> None:
         """Start a new generation, in which no member holds anything yet, and no lease is out."""
         swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
         for lease in list(swarm.leases.values()):
-            self._cluster.end_lease(lease, LeaseCause.REVOKE)
-        self._cluster.to_lease[swarm] = None
-        swarm.recalled = None
-        self._cluster.deadlines.cancel(Timer(Due.RECALL, swarm.digest))
+            self._state.end_lease(lease, LeaseCause.REVOKE)
+        self._state.swarms_to_lease[swarm] = None
+        swarm.digests_requested_of = None
+        self._state.deadlines.cancel(Timer(Due.DIGEST_REQUEST, swarm.digest))
         swarm.next_generation()
         for member in swarm.members.values():
             if member.have:
                 swarm.hold(member, 0)
         hosts = [member.host for member in swarm.members.values()]
-        self._cluster.send(hosts, Reset(swarm.digest, swarm.generation))
+        self._state.send(hosts, Reset(swarm.digest, swarm.generation))
 
-    def _need_witnesses(self, swarm: Swarm, piece_map: PieceMap) -> None:
+    def _need_quorum(self, swarm: Swarm, piece_map: PieceMap) -> None:
         if piece_map.state is MapState.CONTESTED:
             leased = 0
             for lease in swarm.leases.values():
                 leased |= lease.left
-            swarm.to_lease |= piece_map.everything & ~piece_map.known & ~leased
-            self._cluster.to_lease[swarm] = None
+            swarm.unleased |= piece_map.everything & ~piece_map.known & ~leased
+            self._state.swarms_to_lease[swarm] = None
 
-    def blame(self, swarm: Swarm, host_ids: Iterable[str], why: str) -> None:
+    def accuse(self, swarm: Swarm, host_ids: Iterable[str], why: str) -> None:
         """Have hosts quarantined."""
         for host_id in host_ids:
             swarm.story.tell("%s %s", host_id, why)
-            charge = Charge(f"{why} (blob sha256:{swarm.digest.hex()})", proved=True)
-            self._cluster.guilty.setdefault(host_id, charge)
+            reason = Reason(f"{why} (blob sha256:{swarm.digest.hex()})", proved=True)
+            self._state.to_quarantine.setdefault(host_id, reason)
 
     @staticmethod
     def _map_with(swarm: Swarm, first: int, digests: bytes) -> PieceMap:
@@ -212,9 +212,9 @@ class Maps:
         return swarm.map
 
 
-def _messages(runs: list[Run]) -> Iterator[tuple[Run, ...]]:
+def _messages(runs: list[DigestRun]) -> Iterator[tuple[DigestRun, ...]]:
     """Cut runs so that each tuple of them fits into one message."""
-    batch: list[Run] = []
+    batch: list[DigestRun] = []
     room = MAX_DIGESTS_PER_MESSAGE
     for run in runs:
         first, digests = run.first, run.digests
@@ -223,7 +223,7 @@ def _messages(runs: list[Run]) -> Iterator[tuple[Run, ...]]:
                 yield tuple(batch)
                 batch, room = [], MAX_DIGESTS_PER_MESSAGE
             part = digests[: room * DIGEST_BYTES]
-            batch.append(Run(first, part))
+            batch.append(DigestRun(first, part))
             count = len(part) // DIGEST_BYTES
             room -= count
             first += count

@@ -5,7 +5,7 @@ has verified every piece against the map and finds the blob's SHA-256 wrong, the
 wrong, and nobody can tell whose, for all bytes match. So each piece is leased once more, to a host that has not yet
 given its word on that piece (`scheduler.core.lease_policy`), until two hosts say the same (`scheduler.core.claims`):
 one further copy of the blob leaves the origin, and a third one of the pieces on which two disagree. Once every piece
-has two witnesses the map is *proven*, and
+has two reporters the map is *proven*, and
 
 1. a host whose word on a piece differs from the proven digest is to blame;
 2. if the accused map was right in every piece, its accuser is.
@@ -24,8 +24,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from scheduler.core.claims import Fact
-from scheduler.core.settings import WITNESSES
+from scheduler.core.claims import Claim
+from scheduler.core.settings import QUORUM
 from scheduler.core.story import Story
 from scheduler.protocol.fields import DIGEST_BYTES
 
@@ -57,18 +57,18 @@ MAP_TRANSITIONS: Final[Mapping[MapState, Mapping[MapCause, MapState]]] = {
 }
 
 
-_WITNESSED: Final = (MapState.CONTESTED, MapState.PROVEN)
+_NEEDS_QUORUM: Final = (MapState.CONTESTED, MapState.PROVEN)
 """The states in which a piece's digest is believed only on the word of several hosts."""
 
 
-class Word(Enum):
+class ClaimResult(Enum):
     """What became of a host's word on a piece."""
 
     NEWS = auto()
     """The piece's digest is believed now, and was not before."""
     NOTHING_NEW = auto()
     UNDECIDED = auto()
-    """The map is contested, and this piece needs another witness."""
+    """The map is contested, and this piece needs another reporter."""
     CONTRADICTION = auto()
     """It differs from what was believed: the map must be contested."""
     DISPROVED = auto()
@@ -78,7 +78,7 @@ class Word(Enum):
 class PieceMap:
     """The map of a blob of `count` pieces, one or more."""
 
-    __slots__ = ("_accused", "_digests", "_facts", "_sealers", "_story", "count", "known", "state")
+    __slots__ = ("_accused", "_claims", "_digests", "_sealers", "_story", "count", "known", "state")
 
     def __init__(self, count: int, story: Story) -> None:
         self.count: Final = count
@@ -87,7 +87,7 @@ class PieceMap:
         """The pieces whose digest is believed, as a set of bits."""
         self._story = story
         self._digests = bytearray(DIGEST_BYTES * count)
-        self._facts: dict[int, Fact[bytes]] = {}
+        self._claims: dict[int, Claim[bytes]] = {}
         self._sealers: tuple[str, ...] = ()
         self._accused: tuple[str, bytes] | None = None
 
@@ -100,67 +100,69 @@ class PieceMap:
         """The believed digest of a piece in `known`."""
         return bytes(self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES])
 
-    def voters(self, piece: int) -> tuple[str, ...]:
+    def reporters(self, piece: int) -> tuple[str, ...]:
         """The hosts that have given their word on a piece."""
-        fact = self._facts.get(piece)
-        return fact.voters() if fact else ()
+        claim = self._claims.get(piece)
+        return claim.reporters() if claim else ()
 
-    def hear(self, voter: str, piece: int, digest: bytes) -> Word:
+    def claim_digest(self, reporter: str, piece: int, digest: bytes) -> ClaimResult:
         """Take a host's word on the digest of a piece."""
-        fact = self._facts.setdefault(piece, Fact())
-        fact.hear(voter, digest)
+        claim = self._claims.setdefault(piece, Claim())
+        claim.add(reporter, digest)
         if self.known >> piece & 1:
             if self.digest(piece) == digest:
-                return Word.NOTHING_NEW
-            return Word.DISPROVED if self.state in _WITNESSED else Word.CONTRADICTION
-        believed = fact.confirmed() if self.state is MapState.CONTESTED else fact.first()
+                return ClaimResult.NOTHING_NEW
+            return ClaimResult.DISPROVED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
+        believed = claim.confirmed() if self.state is MapState.CONTESTED else claim.first()
         if believed is None:
-            return Word.UNDECIDED
+            return ClaimResult.UNDECIDED
         self._believe(piece, believed)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
-        return Word.NEWS
+        return ClaimResult.NEWS
 
     def seal(self, host: str) -> None:
         """A host has found the SHA-256 right over this map."""
         if self.state is MapState.KNOWN:
             self._step(MapCause.SHA256_RIGHT)
-        if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= WITNESSES:
+        if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= QUORUM:
             self._sealers += (host,)
 
     def is_settled_against(self, accuser: str) -> bool:
         """Whether the map is right whatever this host says."""
         others = sum(sealer != accuser for sealer in self._sealers)
-        return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= WITNESSES)
+        return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= QUORUM)
 
     def contest(self, accuser: str | None) -> None:
-        """Believe only what has two witnesses from now on. `accuser` says that a SHA-256 is wrong over the full map."""
+        """Believe only what has two reporters from now on. `accuser` says that a SHA-256 is wrong over the full map."""
         self._step(MapCause.DISPUTE)
         if accuser is not None:
             self._accused = (accuser, bytes(self._digests))
         self._sealers = ()
         self.known = 0
-        for piece, fact in self._facts.items():
-            confirmed = fact.confirmed()
+        for piece, claim in self._claims.items():
+            confirmed = claim.confirmed()
             if confirmed is not None:
                 self._believe(piece, confirmed)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
 
-    def liars(self) -> tuple[str, ...]:
+    def wrong_reporters(self) -> tuple[str, ...]:
         """Who is to blame, once the map is proven; nobody before."""
         if self.state is not MapState.PROVEN:
             return ()
         wrong = {
-            voter: None for piece, fact in sorted(self._facts.items()) for voter in fact.dissenters(self.digest(piece))
+            reporter: None
+            for piece, claim in sorted(self._claims.items())
+            for reporter in claim.dissenters(self.digest(piece))
         }
         if self._accused is not None and self._accused[1] == self._digests:
             wrong[self._accused[0]] = None
         return tuple(wrong)
 
-    def has_word_of(self, host: str) -> bool:
+    def has_claim_of(self, host: str) -> bool:
         """Whether anything of the map is known from this host."""
-        return any(host in fact.voters() for fact in self._facts.values())
+        return any(host in claim.reporters() for claim in self._claims.values())
 
     def runs(self, pieces: int) -> Iterator[tuple[int, bytes]]:
         """The believed digests of `pieces`: the first piece of each run of neighbouring ones, and their digests."""
@@ -172,9 +174,9 @@ class PieceMap:
         full = self.known == self.everything
         assert self.known <= self.everything
         assert full == (self.state in (MapState.KNOWN, MapState.SEALED, MapState.PROVEN)), self._story.lines()
-        for piece, fact in self._facts.items():
+        for piece, claim in self._claims.items():
             if self.known >> piece & 1:
-                believed = fact.confirmed() if self.state in _WITNESSED else fact.first()
+                believed = claim.confirmed() if self.state in _NEEDS_QUORUM else claim.first()
                 assert believed == self.digest(piece), self._story.lines()
 
     def _believe(self, piece: int, digest: bytes) -> None:

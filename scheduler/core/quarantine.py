@@ -2,10 +2,11 @@
 
 Rules:
 1. Proof quarantines at once: a digest or a length that two other hosts disprove, an accusation that they disprove
-   (`piece_map`), content that does not have its digest (`maps`). Such hosts are in `Cluster.guilty`.
+   (`piece_map`), content that does not have its digest (`piece_digests`). Such hosts are in
+   `SchedulerState.to_quarantine`.
 2. A report of corrupt bytes proves nothing, for the reporter may lie. The link between the two ends, which harms
    neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within `corrupt_s`.
-3. The sentence is by host id and ends after `quarantine_s`.
+3. The quarantine is by host id and ends after `quarantine_s`.
 4. What a host that was proved wrong said about pieces is contested wherever nobody has sealed it yet.
 5. A report of corrupt bytes says nothing of what the sender told about pieces, and that stays believed. Pieces that it
    alone held are leased again once it is gone: another host gives its word on them, and if that differs the map is
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from scheduler.core.events import Close
-from scheduler.core.state import Charge, Due, Timer
+from scheduler.core.state import Due, Reason, Timer
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.to_host import Quarantined
 
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
     from scheduler.core.members import Member
     from scheduler.core.membership import Membership
     from scheduler.core.piece_digests import Maps
-    from scheduler.core.state import Cluster
+    from scheduler.core.state import SchedulerState
     from scheduler.protocol.from_host import Corrupt
 
 
 class Quarantine:
     """Judges reports and carries out sentences."""
 
-    def __init__(self, cluster: Cluster, membership: Membership, maps: Maps) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps) -> None:
+        self._state: Final = state
         self._membership: Final = membership
         self._maps: Final = maps
         self._until: Final[dict[str, float]] = {}
@@ -47,44 +48,44 @@ class Quarantine:
     def turns_away(self, connection: int, host_id: str) -> bool:
         """Whether a host that connects is in quarantine; if so, its connection is closed."""
         until = self._until.get(host_id, 0.0)
-        if until <= self._cluster.now:
+        if until <= self._state.now:
             return False
-        reason = f"in quarantine for another {until - self._cluster.now:.0f} s"
-        self._cluster.close(Close(connection, Closing.QUARANTINED, reason))
+        reason = f"in quarantine for another {until - self._state.now:.0f} s"
+        self._state.close(Close(connection, Closing.QUARANTINED, reason))
         return True
 
     def corrupt(self, member: Member, message: Corrupt) -> None:
         """A member was sent bytes that do not match the piece map."""
-        cluster, swarm = self._cluster, member.swarm
-        sender = cluster.hosts_by_id.get(message.sender)
+        state, swarm = self._state, member.swarm
+        sender = state.hosts_by_id.get(message.sender)
         other = swarm.members.get(sender) if sender else None
         if message.generation != swarm.generation or other is None or other not in member.links:
             return
         swarm.story.tell("%s: piece %s from %s is corrupt", member.host.id, message.piece, message.sender)
         swarm.graph.replace(member, other)
-        cluster.relinked[swarm] = None
+        state.links_changed[swarm] = None
         reports = self._reports.setdefault(message.sender, {})
         reports.pop(member.host.id, None)  # so that the oldest stays first
-        reports[member.host.id] = cluster.now
+        reports[member.host.id] = state.now
         self.let_age(message.sender)
-        if len(reports) >= cluster.settings.corrupt_reports:
+        if len(reports) >= state.settings.corrupt_reports:
             reason = f"{len(reports)} hosts were sent corrupt pieces by it"
-            cluster.guilty.setdefault(message.sender, Charge(reason, proved=False))
+            state.to_quarantine.setdefault(message.sender, Reason(reason, proved=False))
 
-    def sentence(self, host_id: str, charge: Charge) -> None:
+    def apply(self, host_id: str, reason: Reason) -> None:
         """Take a host out of everything, for a time."""
-        cluster = self._cluster
-        self._until[host_id] = cluster.now + cluster.settings.quarantine_s
-        cluster.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
+        state = self._state
+        self._until[host_id] = state.now + state.settings.quarantine_s
+        state.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
         self._reports.pop(host_id, None)
-        host = cluster.hosts_by_id.get(host_id)
+        host = state.hosts_by_id.get(host_id)
         if host is None:
             return
         swarms = [member.swarm for member in host.members.values()]
-        cluster.send((host,), Quarantined(charge.reason, cluster.settings.quarantine_s))
-        self._membership.dismiss(host, Closing.QUARANTINED, charge.reason)
+        state.send((host,), Quarantined(reason.text, state.settings.quarantine_s))
+        self._membership.dismiss(host, Closing.QUARANTINED, reason.text)
         for swarm in swarms:
-            if charge.proved and swarm.members:
+            if reason.proved and swarm.members:
                 self._maps.distrust(swarm, host_id)
 
     def release(self, host_id: str) -> None:
@@ -94,11 +95,11 @@ class Quarantine:
     def let_age(self, host_id: str) -> None:
         """Forget the reports about a host that are too old to count."""
         reports = self._reports.get(host_id, {})
-        oldest = self._cluster.now - self._cluster.settings.corrupt_s
+        oldest = self._state.now - self._state.settings.corrupt_s
         while reports and reports[next(iter(reports))] <= oldest:
             del reports[next(iter(reports))]
         if reports:
-            due = reports[next(iter(reports))] + self._cluster.settings.corrupt_s
-            self._cluster.deadlines.set(Timer(Due.REPORTS, host_id), due)
+            due = reports[next(iter(reports))] + self._state.settings.corrupt_s
+            self._state.deadlines.set(Timer(Due.REPORTS, host_id), due)
         else:
             self._reports.pop(host_id, None)

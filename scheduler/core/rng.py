@@ -10,13 +10,13 @@ _MASK: Final = (1 << 64) - 1
 T = TypeVar("T")
 
 
-class Chance:
+class Rng:
     """SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) from a seed."""
 
     def __init__(self, seed: int) -> None:
         self._state = seed & _MASK
 
-    def below(self, bound: int) -> int:
+    def randbelow(self, bound: int) -> int:
         """A number within `0..bound - 1`. The bias is below bound / 2**64."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
@@ -24,16 +24,16 @@ class Chance:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
         return (z ^ (z >> 31)) * bound >> 64
 
-    def one_of(self, items: Sequence[T]) -> T:
+    def choice(self, items: Sequence[T]) -> T:
         """One of `items`, which are not empty."""
-        return items[self.below(len(items))]
+        return items[self.randbelow(len(items))]
 
-    def some_of(self, items: Sequence[T], most: int) -> list[T]:
+    def sample(self, items: Sequence[T], most: int) -> list[T]:
         """All of `items`, from a random place on; of more than `most`, that many random ones, perhaps some twice."""
         count = len(items)
         if count == 0:
             return []
         if count <= most:
-            start = self.below(count)
+            start = self.randbelow(count)
             return [*items[start:], *items[:start]]
-        return [items[self.below(count)] for _ in range(most)]
+        return [items[self.randbelow(count)] for _ in range(most)]

@@ -16,24 +16,24 @@ from typing import Any, Final
 
 from scheduler.core.events import Connected, Disconnected, Event, Instruction, Received, Tick
 from scheduler.core.join import Joining
-from scheduler.core.lease_policy import Leasing
+from scheduler.core.lease_policy import LeasePolicy
 from scheduler.core.members import Host, Member
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
-from scheduler.core.seeders import Wholes
-from scheduler.core.settings import Settings
-from scheduler.core.state import Cluster, Due, TagKey, Timer
+from scheduler.core.seeders import Seeders
+from scheduler.core.settings import SchedulerSettings
+from scheduler.core.state import Due, SchedulerState, TagKey, Timer
 from scheduler.core.tags import Tags
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.content import Content
 from scheduler.protocol.fields import ProtocolError
+from scheduler.protocol.inline_blob import InlineBlob
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class SchedulerStatistics:
     """How much of everything there is."""
 
     hosts: int
@@ -43,30 +43,30 @@ class Statistics:
     leases_given: int
     quarantined: int
     tags: int
-    contents: int
-    content_bytes: int
+    inline_blobs: int
+    inline_bytes: int
     deadlines: int
 
 
 class Scheduler:
     """Who exchanges which pieces with whom, and who fetches them from the origin."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        self._cluster: Final = Cluster(settings or Settings())
-        self._membership: Final = Membership(self._cluster)
-        self._maps: Final = Maps(self._cluster)
-        self._wholes: Final = Wholes(self._cluster, self._maps)
-        self._joining: Final = Joining(self._cluster, self._membership, self._maps, self._wholes)
-        self._leasing: Final = Leasing(self._cluster, self._membership, self._maps, self._wholes)
-        self._quarantine: Final = Quarantine(self._cluster, self._membership, self._maps)
-        self._tags: Final = Tags(self._cluster)
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self._state: Final = SchedulerState(settings or SchedulerSettings())
+        self._membership: Final = Membership(self._state)
+        self._maps: Final = Maps(self._state)
+        self._seeders: Final = Seeders(self._state, self._maps)
+        self._joining: Final = Joining(self._state, self._membership, self._maps, self._seeders)
+        self._lease_policy: Final = LeasePolicy(self._state, self._membership, self._maps, self._seeders)
+        self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
+        self._tags: Final = Tags(self._state)
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
-            from_host.Need: self._leasing.need,
-            from_host.Length: self._leasing.learn_length,
-            from_host.LeasePieces: self._leasing.landed,
-            from_host.LeaseEnded: self._leasing.ended,
+            from_host.Need: self._lease_policy.need,
+            from_host.Length: self._lease_policy.learn_length,
+            from_host.LeasePieces: self._lease_policy.landed,
+            from_host.LeaseEnded: self._lease_policy.ended,
             from_host.TagLookup: self._tags.look_up,
             from_host.TagAnswer: self._tags.answered,
             from_host.Bye: lambda host, _: self._depart(host),
@@ -74,88 +74,88 @@ class Scheduler:
         self._by_member: Final[Mapping[type, Callable[[Member, Any], None]]] = {
             from_host.Progress: self._joining.progress,
             from_host.NeighbourFailed: self._joining.neighbour_failed,
-            from_host.Recalled: self._wholes.recalled,
-            from_host.Sealed: self._wholes.sealed,
+            from_host.DigestReport: self._seeders.digests_reported,
+            from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
             from_host.Corrupt: self._quarantine.corrupt,
             from_host.Leave: lambda member, _: self._membership.expel(member),
-            Content: self._wholes.content,
+            InlineBlob: self._seeders.inline_blob,
         }
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take an event that happened at `now`, in seconds of any clock that never goes back."""
-        cluster = self._cluster
-        cluster.now = max(now, cluster.now)
-        if cluster.started_at is None:
-            cluster.started_at = cluster.now
+        state = self._state
+        state.now = max(now, state.now)
+        if state.started_at is None:
+            state.started_at = state.now
         match event:
             case Connected(connection, hello):
                 if not self._quarantine.turns_away(connection, hello.host):
                     self._membership.arrive(connection, hello)
             case Received(connection, message):
-                host = cluster.hosts.get(connection)
+                host = state.hosts.get(connection)
                 if host is not None:
                     self._receive(host, message)
             case Disconnected(connection):
-                host = cluster.hosts.get(connection)
+                host = state.hosts.get(connection)
                 if host is not None:
                     self._depart(host)
             case Tick():
                 pass
         self._do_what_is_due()
         self._settle()
-        instructions, cluster.outbox = cluster.outbox, []
+        instructions, state.outbox = state.outbox, []
         return instructions
 
     def next_deadline(self) -> float | None:
         """When a Tick is needed at the latest."""
-        return self._cluster.deadlines.next()
+        return self._state.deadlines.next()
 
     def story(self, digest: bytes) -> tuple[str, ...]:
         """What happened in a blob's swarm lately."""
-        swarm = self._cluster.swarms.get(digest)
+        swarm = self._state.swarms.get(digest)
         return swarm.story.lines() if swarm else ()
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> SchedulerStatistics:
         """How much of everything there is now."""
-        cluster = self._cluster
-        return Statistics(
-            hosts=len(cluster.hosts),
-            swarms=len(cluster.swarms),
-            members=sum(len(swarm.members) for swarm in cluster.swarms.values()),
-            leases=len(cluster.leases.active),
-            leases_given=cluster.leases.given,
+        state = self._state
+        return SchedulerStatistics(
+            hosts=len(state.hosts),
+            swarms=len(state.swarms),
+            members=sum(len(swarm.members) for swarm in state.swarms.values()),
+            leases=len(state.leases.active),
+            leases_given=state.leases.given,
             quarantined=len(self._quarantine),
             tags=len(self._tags),
-            contents=len(cluster.contents),
-            content_bytes=cluster.contents.size_bytes,
-            deadlines=len(cluster.deadlines),
+            inline_blobs=len(state.inline_blobs),
+            inline_bytes=state.inline_blobs.size_bytes,
+            deadlines=len(state.deadlines),
         )
 
     def validate(self) -> None:
         """Raise AssertionError if anything contradicts anything else. Looks at everything: for tests."""
-        cluster = self._cluster
-        assert not cluster.outbox
-        assert not cluster.guilty
-        assert not cluster.to_lease
-        for connection, host in cluster.hosts.items():
+        state = self._state
+        assert not state.outbox
+        assert not state.to_quarantine
+        assert not state.swarms_to_lease
+        for connection, host in state.hosts.items():
             assert host.connection == connection
-            assert cluster.hosts_by_id[host.id] is host
+            assert state.hosts_by_id[host.id] is host
             for digest, member in host.members.items():
-                assert cluster.swarms[digest].members[host] is member
-        assert len(cluster.hosts) == len(cluster.hosts_by_id)
-        for swarm in cluster.swarms.values():
+                assert state.swarms[digest].members[host] is member
+        assert len(state.hosts) == len(state.hosts_by_id)
+        for swarm in state.swarms.values():
             swarm.validate()
-            needs = swarm.to_lease or (swarm.map is None and not cluster.contents.size_of(swarm.digest))
+            needs = swarm.unleased or (swarm.map is None and not state.inline_blobs.size_of(swarm.digest))
             waits = (
                 swarm.leases
-                or swarm.recalled
-                or swarm in cluster.held_up
-                or Timer(Due.PATIENCE, swarm.digest) in cluster.deadlines
-                or not cluster.settings.leases_per_blob
+                or swarm.digests_requested_of
+                or swarm in state.over_quota
+                or Timer(Due.PATIENCE, swarm.digest) in state.deadlines
+                or not state.settings.leases_per_blob
             )
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
-        cluster.leases.validate()
+        state.leases.validate()
         self._tags.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
@@ -176,7 +176,7 @@ class Scheduler:
             raise ProtocolError("not at this point")
         member = host.members.get(message.digest)
         if member is not None:
-            member.swarm.story.now = self._cluster.now
+            member.swarm.story.now = self._state.now
             by_member(member, message)
 
     def _depart(self, host: Host) -> None:
@@ -184,11 +184,11 @@ class Scheduler:
         self._tags.depart(host)
 
     def _do_what_is_due(self) -> None:
-        cluster = self._cluster
-        while (timer := cluster.deadlines.pop_due(cluster.now)) is not None:
+        state = self._state
+        while (timer := state.deadlines.pop_due(state.now)) is not None:
             key = timer.key
             if timer.due is Due.LEASE and isinstance(key, int):
-                self._leasing.expired(cluster.leases.active[key])
+                self._lease_policy.expired(state.leases.active[key])
             elif timer.due is Due.TAG and isinstance(key, TagKey):
                 self._tags.due(key)
             elif timer.due is Due.RELEASE and isinstance(key, str):
@@ -196,32 +196,32 @@ class Scheduler:
             elif timer.due is Due.REPORTS and isinstance(key, str):
                 self._quarantine.let_age(key)
             elif isinstance(key, bytes):
-                swarm = cluster.swarms[key]
-                swarm.story.now = cluster.now
-                if timer.due is Due.RECALL:
-                    self._wholes.recall_expired(swarm)
+                swarm = state.swarms[key]
+                swarm.story.now = state.now
+                if timer.due is Due.DIGEST_REQUEST:
+                    self._seeders.digest_request_expired(swarm)
                 elif timer.due is Due.FANOUT:
                     self._maps.fan_out(swarm)
                 elif timer.due is Due.ORPHANS:
-                    self._leasing.orphans_due(swarm)
+                    self._lease_policy.orphans_due(swarm)
                 else:
-                    cluster.to_lease[swarm] = None
+                    state.swarms_to_lease[swarm] = None
 
     def _settle(self) -> None:
         """Do what the parts have left for each other, until nothing is left."""
-        cluster = self._cluster
-        while cluster.guilty or cluster.to_lease:
-            while cluster.guilty:
-                host_id = next(iter(cluster.guilty))
-                charge = cluster.guilty.pop(host_id)
-                host = cluster.hosts_by_id.get(host_id)
-                self._quarantine.sentence(host_id, charge)
+        state = self._state
+        while state.to_quarantine or state.swarms_to_lease:
+            while state.to_quarantine:
+                host_id = next(iter(state.to_quarantine))
+                reason = state.to_quarantine.pop(host_id)
+                host = state.hosts_by_id.get(host_id)
+                self._quarantine.apply(host_id, reason)
                 if host is not None:
                     self._tags.depart(host)
-            while cluster.to_lease and not cluster.guilty:
-                swarm = next(iter(cluster.to_lease))
-                del cluster.to_lease[swarm]
+            while state.swarms_to_lease and not state.to_quarantine:
+                swarm = next(iter(state.swarms_to_lease))
+                del state.swarms_to_lease[swarm]
                 if swarm.members:
-                    swarm.story.now = cluster.now
-                    self._leasing.pump(swarm)
+                    swarm.story.now = state.now
+                    self._lease_policy.grant_leases(swarm)
         self._membership.tell_links()

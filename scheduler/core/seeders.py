@@ -3,8 +3,8 @@
 A recall is what a scheduler that has restarted does instead of having a blob fetched again: it asks a host that holds
 pieces for their digests, or for the whole of a tiny blob. The word of a host that holds the whole blob counts as any
 other, for it has checked the SHA-256. One that holds a part passes on what the scheduler before us told it: that is
-believed until it is disputed, but it makes no witness and brings no blame. While a map is contested, hosts that hold
-the whole blob are asked first: their word costs no byte from the origin.
+believed until it is disputed, but it does not count towards the quorum and accuses nobody. While a map is contested,
+hosts that hold the whole blob are asked first: their word costs no byte from the origin.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.claims import HEARSAY
+from scheduler.core.claims import SECONDHAND
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState
 from scheduler.core.piece_map import MapState
-from scheduler.core.state import Cluster, Due, Timer
-from scheduler.protocol.content import Content
-from scheduler.protocol.to_host import LeaseRevoked, Recall, Run
+from scheduler.core.state import Due, SchedulerState, Timer
+from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
 if TYPE_CHECKING:
     from scheduler.core.piece_digests import Maps
     from scheduler.core.swarm import Swarm
-    from scheduler.protocol.from_host import Recalled, Sealed
+    from scheduler.protocol.from_host import DigestReport, Sealed
 
 UNFINISHED: Final = (MapState.GROWING, MapState.CONTESTED)
 """The states of a map in which there is something to ask for."""
 
 
-class Wholes:
+class Seeders:
     """Takes what hosts know, and asks them for it."""
 
-    def __init__(self, cluster: Cluster, maps: Maps) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState, maps: Maps) -> None:
+        self._state: Final = state
         self._maps: Final = maps
 
     def sealed(self, member: Member, message: Sealed) -> None:
@@ -41,91 +41,91 @@ class Wholes:
         swarm = member.swarm
         if swarm.map is not None and swarm.size_bytes is not None and message.generation == swarm.generation:
             swarm.map.seal(member.host.id)
-            swarm.length.hear(member.host.id, swarm.size_bytes)
+            swarm.length.add(member.host.id, swarm.size_bytes)
         self.complete(member)
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
-            swarm.informants.append(member.host)
-            self._cluster.to_lease[swarm] = None
+            swarm.digest_sources.append(member.host)
+            self._state.swarms_to_lease[swarm] = None
 
     def complete(self, member: Member) -> None:
         """A member holds everything, and needs no more leases."""
         if member.state is MemberState.COMPLETE:
             return
         for lease in [lease for lease in member.swarm.leases.values() if lease.member is member]:
-            self._cluster.end_lease(lease, LeaseCause.REVOKE)
-            self._cluster.send((member.host,), LeaseRevoked(lease.id, member.swarm.digest))
+            self._state.end_lease(lease, LeaseCause.REVOKE)
+            self._state.send((member.host,), LeaseRevoked(lease.id, member.swarm.digest))
         member.swarm.step(member, MemberCause.HOLDS_ALL)
 
-    def content(self, member: Member, message: Content) -> None:
+    def inline_blob(self, member: Member, message: InlineBlob) -> None:
         """A host sends a whole tiny blob that it was asked for: all who want it have been waiting for it."""
-        cluster, swarm = self._cluster, member.swarm
+        state, swarm = self._state, member.swarm
         leases = [lease for lease in swarm.leases.values() if lease.member is member]
-        if not leases and swarm.recalled is not member.host:
+        if not leases and swarm.digests_requested_of is not member.host:
             return
         if hashlib.sha256(message.data).digest() != swarm.digest:
-            self._maps.blame(swarm, (member.host.id,), "sent other bytes under a blob's digest")
+            self._maps.accuse(swarm, (member.host.id,), "sent other bytes under a blob's digest")
             return
         for lease in leases:
-            cluster.end_lease(lease, LeaseCause.LAST_PIECE)
-        self._end_recall(swarm)
-        cluster.contents.put(swarm.digest, message.data)
+            state.end_lease(lease, LeaseCause.LAST_PIECE)
+        self._end_digest_request(swarm)
+        state.inline_blobs.put(swarm.digest, message.data)
         if swarm.size_bytes != len(message.data):
             if swarm.size_bytes is not None:
                 self._maps.reset(swarm, "its length was wrong")
                 swarm.forget_size()
             swarm.set_size(len(message.data))
-        self._maps.blame(swarm, swarm.length.dissenters(len(message.data)), "said a wrong length")
+        self._maps.accuse(swarm, swarm.length.dissenters(len(message.data)), "said a wrong length")
         self.complete(member)
         waiting = list(swarm.wanting.items)
-        cluster.send([other.host for other in waiting], message)
+        state.send([other.host for other in waiting], message)
         for other in waiting:
             self.complete(other)
 
-    def recall(self, swarm: Swarm) -> bool:
+    def request_digests(self, swarm: Swarm) -> bool:
         """Ask a host for what it knows and we do not. Whether an answer is being waited for."""
-        if swarm.recalled is not None:
+        if swarm.digests_requested_of is not None:
             return True
-        host = self._informant(swarm)
+        host = self._digest_source(swarm)
         if host is None:
             return False
-        swarm.recalled = host
+        swarm.digests_requested_of = host
         swarm.story.tell("recalls from %s", host.id)
-        self._cluster.send((host,), Recall(swarm.digest))
-        due = self._cluster.now + self._cluster.settings.recall_s
-        self._cluster.deadlines.set(Timer(Due.RECALL, swarm.digest), due)
+        self._state.send((host,), RequestDigests(swarm.digest))
+        due = self._state.now + self._state.settings.digest_request_s
+        self._state.deadlines.set(Timer(Due.DIGEST_REQUEST, swarm.digest), due)
         return True
 
-    def recalled(self, member: Member, message: Recalled) -> None:
+    def digests_reported(self, member: Member, message: DigestReport) -> None:
         """A part of the answer to a recall."""
         swarm = member.swarm
-        for run in (Run(message.first, message.digests), *message.more):
-            if swarm.recalled is not member.host:  # or not any more: what it has just told is contested
+        for run in (DigestRun(message.first, message.digests), *message.more):
+            if swarm.digests_requested_of is not member.host:  # or not any more: what it has just told is contested
                 return
             if run.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
-                voter = member.host.id if member.state is MemberState.COMPLETE else HEARSAY
-                self._maps.hear(member, voter, run.first, run.digests)
-                self._cluster.note_lost(swarm)
-        if message.last and swarm.recalled is member.host:
+                reporter = member.host.id if member.state is MemberState.COMPLETE else SECONDHAND
+                self._maps.claim_digests(member, reporter, run.first, run.digests)
+                self._state.note_lost(swarm)
+        if message.last and swarm.digests_requested_of is member.host:
             if swarm.is_tiny:  # it was to send the content: it does not have it after all
                 member.failures += 1
-            self._end_recall(swarm)
+            self._end_digest_request(swarm)
 
-    def recall_expired(self, swarm: Swarm) -> None:
+    def digest_request_expired(self, swarm: Swarm) -> None:
         """The host that was asked has not answered."""
-        if swarm.recalled is not None and swarm.recalled in swarm.members:
-            swarm.members[swarm.recalled].failures += 1
-        self._end_recall(swarm)
+        if swarm.digests_requested_of is not None and swarm.digests_requested_of in swarm.members:
+            swarm.members[swarm.digests_requested_of].failures += 1
+        self._end_digest_request(swarm)
 
-    def _informant(self, swarm: Swarm) -> Host | None:
+    def _digest_source(self, swarm: Swarm) -> Host | None:
         if swarm.is_tiny:
-            for member in self._cluster.chance.some_of(swarm.graph.sources.items, 32):
+            for member in self._state.rng.sample(swarm.graph.providers.items, 32):
                 if member.state is MemberState.COMPLETE and not member.failures:
                     return member.host
         if swarm.map is None or swarm.map.state not in UNFINISHED:
             return None
         contested = swarm.map.state is MapState.CONTESTED
-        while swarm.informants:
-            host = swarm.informants.popleft()
+        while swarm.digest_sources:
+            host = swarm.digest_sources.popleft()
             found = swarm.members.get(host)
             if found is None:
                 continue
@@ -133,7 +133,7 @@ class Wholes:
                 return host
         return None
 
-    def _end_recall(self, swarm: Swarm) -> None:
-        swarm.recalled = None
-        self._cluster.deadlines.cancel(Timer(Due.RECALL, swarm.digest))
-        self._cluster.to_lease[swarm] = None
+    def _end_digest_request(self, swarm: Swarm) -> None:
+        swarm.digests_requested_of = None
+        self._state.deadlines.cancel(Timer(Due.DIGEST_REQUEST, swarm.digest))
+        self._state.swarms_to_lease[swarm] = None

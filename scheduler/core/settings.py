@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WITNESSES = 2
+QUORUM = 2
 """One host may lie or have bad memory; two that say the same without having it from each other are believed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SchedulerSettings:
     """All that a Scheduler can be told. Durations are in seconds, lengths in pieces or bytes as named."""
 
     seed: int = 0
@@ -48,9 +48,9 @@ class Settings:
     """How long a piece that nobody is known to hold waits for a report of a holder before it is leased again."""
     settle_s: float = 2.0
     """After the scheduler has started, a blob that a host holds in part waits so long for other holders to connect."""
-    witness_s: float = 2.0
+    quorum_s: float = 2.0
     """How long a doubt that only another host can resolve waits for one to come."""
-    recall_s: float = 2.0
+    digest_request_s: float = 2.0
     """How long a host may take to tell the digests that it knows, until another is asked."""
 
     fanout_slice: int = 256
@@ -69,7 +69,7 @@ class Settings:
     tag_ttl_s: float = 10.0
     """How long an answer is given to hosts that come after it: those of one rollout, and no later one."""
 
-    content_cache_bytes: int = 64 * 1024 * 1024
+    inline_cache_bytes: int = 64 * 1024 * 1024
     """Tiny blobs kept to be sent inside messages; the least recently used go first."""
 
     blobs_per_host: int = 8192

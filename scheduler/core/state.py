@@ -1,8 +1,9 @@
 """What the parts of the scheduler share: who is there, what is due, and what is to be sent.
 
 Rules:
-1. A part changes what it owns and leaves marks for the others: a swarm in `to_lease` is looked at by `leasing`, a host
-   in `guilty` by `quarantine`, when the event has been handled. So no part calls back into one that called it.
+1. A part changes what it owns and leaves marks for the others: a swarm in `swarms_to_lease` is looked at by
+   `lease_policy`, a host in `to_quarantine` by `quarantine`, when the event has been handled. So no part calls back
+   into one that called it.
 2. Dictionaries without values are sets that keep their order: the same events give the same instructions.
 """
 
@@ -14,11 +15,11 @@ from typing import Final, NamedTuple
 
 from scheduler.core.deadlines import Deadlines
 from scheduler.core.events import Close, Instruction, Send
-from scheduler.core.inline_blobs import Contents
+from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Source
-from scheduler.core.rng import Chance
-from scheduler.core.settings import Settings
+from scheduler.core.rng import Rng
+from scheduler.core.settings import SchedulerSettings
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
 
@@ -27,7 +28,7 @@ class Due(Enum):
     """What can be due."""
 
     LEASE = auto()
-    RECALL = auto()
+    DIGEST_REQUEST = auto()
     FANOUT = auto()
     ORPHANS = auto()
     PATIENCE = auto()
@@ -50,19 +51,19 @@ class Timer(NamedTuple):
     key: int | bytes | str | TagKey
 
 
-class Charge(NamedTuple):
+class Reason(NamedTuple):
     """Why a host is to be quarantined. `proved` says that it told something untrue, and not only that others say so."""
 
-    reason: str
+    text: str
     proved: bool
 
 
-class Cluster:
+class SchedulerState:
     """The state of the whole scheduler."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self.settings: Final = settings
-        self.chance: Final = Chance(settings.seed)
+        self.rng: Final = Rng(settings.seed)
         self.now = 0.0
         self.started_at: float | None = None
         self.hosts: Final[dict[int, Host]] = {}
@@ -70,17 +71,17 @@ class Cluster:
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
         self.leases: Final = LeaseBook()
-        self.contents: Final = Contents(settings.content_cache_bytes)
+        self.inline_blobs: Final = InlineBlobCache(settings.inline_cache_bytes)
         self.deadlines: Final[Deadlines[Timer]] = Deadlines()
         self.outbox: list[Instruction] = []
 
-        self.to_lease: Final[dict[Swarm, None]] = {}
+        self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible, or needed."""
-        self.held_up: Final[dict[Swarm, None]] = {}
+        self.over_quota: Final[dict[Swarm, None]] = {}
         """Swarms that wait for a lease of another one to end: their origin or their hosts have as many as they may."""
-        self.relinked: Final[dict[Swarm, None]] = {}
+        self.links_changed: Final[dict[Swarm, None]] = {}
         """Swarms whose graph has changed."""
-        self.guilty: Final[dict[str, Charge]] = {}
+        self.to_quarantine: Final[dict[str, Reason]] = {}
         """Hosts that are to be quarantined, and why."""
 
     def send(self, hosts: Iterable[Host], message: ToHost) -> None:
@@ -98,20 +99,20 @@ class Cluster:
         swarm = lease.member.swarm
         self.leases.step(lease, cause)
         self.deadlines.cancel(Timer(Due.LEASE, lease.id))
-        if swarm.map is not None and swarm.holdings is not None:
+        if swarm.map is not None and swarm.piece_counts is not None:
             left = lease.left & swarm.map.everything
-            lost = swarm.holdings.without_copy(left & swarm.map.known)
-            swarm.to_lease |= left & ~swarm.map.known | lost
-        swarm.note_source(lease.member)
-        self.to_lease[swarm] = None
-        self.to_lease.update(self.held_up)
-        self.held_up.clear()
+            lost = swarm.piece_counts.without_copy(left & swarm.map.known)
+            swarm.unleased |= left & ~swarm.map.known | lost
+        swarm.note_provider(lease.member)
+        self.swarms_to_lease[swarm] = None
+        self.swarms_to_lease.update(self.over_quota)
+        self.over_quota.clear()
 
     def note_lost(self, swarm: Swarm) -> None:
         """See to pieces that nobody is known to hold any more: they wait a little for a report of a holder."""
-        if swarm.map is None or swarm.holdings is None:
+        if swarm.map is None or swarm.piece_counts is None:
             return
-        lost = swarm.holdings.without_copy(swarm.map.known & ~swarm.to_lease & ~swarm.orphans)
+        lost = swarm.piece_counts.without_copy(swarm.map.known & ~swarm.unleased & ~swarm.orphans)
         for lease in swarm.leases.values():
             lost &= ~lease.left
         swarm.orphans |= lost

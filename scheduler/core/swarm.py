@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from scheduler.core.claims import Fact
+from scheduler.core.claims import Claim
 from scheduler.core.gateways import Gateways
 from scheduler.core.graph import Graph
-from scheduler.core.members import MEMBER_TRANSITIONS, Bag, Member, MemberCause, MemberState, Seat
-from scheduler.core.piece_counts import Holdings
+from scheduler.core.members import MEMBER_TRANSITIONS, Member, MemberCause, MemberState, PoolKind, RandomSet
+from scheduler.core.piece_counts import PieceCounts
 from scheduler.core.piece_map import PieceMap
 from scheduler.core.story import Story
-from scheduler.protocol.fields import MAX_CONTENT_BYTES
+from scheduler.protocol.fields import MAX_INLINE_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Run
+from scheduler.protocol.to_host import DigestRun
 
 if TYPE_CHECKING:
     from scheduler.core.leases import Lease
     from scheduler.core.members import Host, Source
-    from scheduler.core.rng import Chance
-    from scheduler.core.settings import Settings
+    from scheduler.core.rng import Rng
+    from scheduler.core.settings import SchedulerSettings
 
-INFORMANTS: Final = 64
+MAX_DIGEST_SOURCES: Final = 64
 """Hosts that are remembered as having connected with pieces whose digests nobody knows."""
 
 
@@ -30,30 +30,53 @@ class Swarm:
     """Invariants are in `validate`. A swarm without members does not exist."""
 
     __slots__ = (
-        "attempts", "begun_before", "behind", "digest", "gateways", "generation", "gives_up_at", "graph", "holdings",
-        "informants", "last_status", "leases", "length", "log", "map", "members", "needed", "orphans", "recalled",
-        "size_bytes", "size_disputed", "sources", "stale", "story", "to_lease", "wanting",
+        "attempts",
+        "begun_before",
+        "digest",
+        "digest_sources",
+        "digests_requested_of",
+        "fanout_pending",
+        "fanout_queue",
+        "gateways",
+        "generation",
+        "gives_up_at",
+        "graph",
+        "last_status",
+        "leases",
+        "length",
+        "log",
+        "map",
+        "members",
+        "needed",
+        "orphans",
+        "piece_counts",
+        "size_bytes",
+        "size_disputed",
+        "sources",
+        "story",
+        "unleased",
+        "wanting",
     )  # fmt: skip
 
-    def __init__(self, digest: bytes, settings: Settings, chance: Chance) -> None:
+    def __init__(self, digest: bytes, settings: SchedulerSettings, rng: Rng) -> None:
         self.digest: Final = digest
         self.story: Final = Story()
-        self.graph: Final = Graph(settings, chance)
+        self.graph: Final = Graph(settings, rng)
         self.gateways: Final = Gateways(self.graph, settings, self.story)
         self.members: Final[dict[Host, Member]] = {}
-        self.wanting: Final = Bag(Seat.WANTING)
+        self.wanting: Final = RandomSet(PoolKind.WANTING)
         self.sources: Final[dict[Source, Source]] = {}
         """Where its members are authorised, each kept once for all of them."""
         self.generation = 1
-        self.length: Final[Fact[int]] = Fact()
+        self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None
         self.size_disputed = False
         self.map: PieceMap | None = None
         """None until the length is known, and for a blob that travels inside messages."""
-        self.holdings: Holdings | None = None
+        self.piece_counts: PieceCounts | None = None
 
         self.leases: Final[dict[int, Lease]] = {}
-        self.to_lease = 0
+        self.unleased = 0
         """Pieces that must come from the origin and that nobody has a lease for, as a set of bits."""
         self.needed = 0
         """Pieces that clients wait for before all others."""
@@ -65,23 +88,23 @@ class Swarm:
         self.gives_up_at: float | None = None
         """Until when it waits for a host that can resolve a doubt."""
 
-        self.recalled: Host | None = None
+        self.digests_requested_of: Host | None = None
         """The host that was asked for digests."""
-        self.informants: Final[deque[Host]] = deque(maxlen=INFORMANTS)
+        self.digest_sources: Final[deque[Host]] = deque(maxlen=MAX_DIGEST_SOURCES)
         self.begun_before = False
         """Whether a host has connected with a part of it: another scheduler had it fetched, and more may come."""
 
-        self.log: list[Run] = []
+        self.log: list[DigestRun] = []
         """The digests of this generation in the order in which they were learned."""
-        self.behind: list[Member] = []
+        self.fanout_queue: list[Member] = []
         """Members that are still to be sent what was in the log when this round began."""
-        self.stale = False
+        self.fanout_pending = False
         """Whether the log has grown since."""
 
     @property
     def is_tiny(self) -> bool:
         """Whether the blob is known to be one that travels inside messages."""
-        return self.size_bytes is not None and self.size_bytes <= MAX_CONTENT_BYTES
+        return self.size_bytes is not None and self.size_bytes <= MAX_INLINE_BYTES
 
     def step(self, member: Member, cause: MemberCause) -> None:
         """Move a member by the table, with all counts that hang on its state."""
@@ -90,12 +113,12 @@ class Swarm:
         if member.state is MemberState.COMPLETE:
             self.hold(member, 0)
             self.wanting.discard(member)
-            self.graph.sources.add(member)
-            member.fed_at = self.story.now
+            self.graph.providers.add(member)
+            member.progressed_at = self.story.now
         elif was_complete:
-            self.graph.sources.discard(member)
-        if self.holdings is not None:
-            self.holdings.complete += (member.state is MemberState.COMPLETE) - was_complete
+            self.graph.providers.discard(member)
+        if self.piece_counts is not None:
+            self.piece_counts.complete += (member.state is MemberState.COMPLETE) - was_complete
         if member.wants:
             self.wanting.add(member)
         else:
@@ -103,20 +126,20 @@ class Swarm:
 
     def hold(self, member: Member, have: int) -> None:
         """Note which pieces a member holds; one that holds everything is noted by its state."""
-        if self.holdings is not None:
-            self.holdings.change(member.have, have)
+        if self.piece_counts is not None:
+            self.piece_counts.change(member.have, have)
         if have & ~member.have:
-            member.fed_at = self.story.now
+            member.progressed_at = self.story.now
         member.have = have
-        self.note_source(member)
+        self.note_provider(member)
 
-    def note_source(self, member: Member) -> None:
-        """Keep the bag of sources right after a member's pieces or leases have changed."""
+    def note_provider(self, member: Member) -> None:
+        """Keep the pool of providers right after a member's pieces or leases have changed."""
         has_lease = any(lease.member is member for lease in member.host.leases.values())
         if member.have or has_lease or member.state is MemberState.COMPLETE:
-            self.graph.sources.add(member)
+            self.graph.providers.add(member)
         else:
-            self.graph.sources.discard(member)
+            self.graph.providers.discard(member)
 
     def set_size(self, size_bytes: int) -> None:
         """Cut the blob into pieces, now that its length is believed."""
@@ -124,14 +147,14 @@ class Swarm:
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
         count = piece_count(size_bytes, piece_length(size_bytes))
-        self.holdings = Holdings()
-        self.holdings.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
+        self.piece_counts = PieceCounts()
+        self.piece_counts.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
         if not self.is_tiny:
             self.map = PieceMap(count, self.story)
-            self.to_lease = self.map.everything
+            self.unleased = self.map.everything
             for lease in self.leases.values():
                 lease.left &= self.map.everything
-                self.to_lease &= ~lease.left
+                self.unleased &= ~lease.left
         for member in self.members.values():
             if member.state is MemberState.JOINING:
                 self.step(member, MemberCause.SIZED)
@@ -141,12 +164,12 @@ class Swarm:
         self.size_bytes = None
         self.size_disputed = True
         self.map = None
-        self.holdings = None
-        self.to_lease = 0
+        self.piece_counts = None
+        self.unleased = 0
         self.orphans = 0
         for member in self.members.values():
             member.have = 0
-            self.note_source(member)
+            self.note_provider(member)
             if member.state is MemberState.ACTIVE:
                 self.step(member, MemberCause.UNSIZED)
 
@@ -154,10 +177,10 @@ class Swarm:
         """Make everything that was said of the piece map until now void."""
         self.generation += 1
         self.log = []
-        self.behind = []
-        self.stale = False
+        self.fanout_queue = []
+        self.fanout_pending = False
         for member in self.members.values():
-            member.heard = 0
+            member.digests_sent = 0
 
     def validate(self) -> None:
         """Raise AssertionError, with the story, if anything contradicts anything else."""
@@ -172,26 +195,26 @@ class Swarm:
             assert not leased & lease.left, ("a piece is leased twice", told)
             leased |= lease.left
             assert lease.member.wants, told
-        assert not leased & self.to_lease, told
+        assert not leased & self.unleased, told
         for member in self.members.values():
             assert member.swarm is self, told
             assert member.host.members[self.digest] is member, told
-            assert (member.seats[Seat.WANTING] >= 0) == member.wants, told
-            assert (member.seats[Seat.SWARM] >= 0) == (member in self.graph.everyone.items), told
+            assert (member.positions[PoolKind.WANTING] >= 0) == member.wants, told
+            assert (member.positions[PoolKind.SWARM] >= 0) == (member in self.graph.everyone.items), told
             assert (member.state is not MemberState.ACTIVE) or self.size_bytes is not None, told
         assert len(self.graph.everyone) == len(self.members), told
-        assert (self.holdings is None) == (self.size_bytes is None), told
-        if self.map is not None and self.holdings is not None:
-            self._validate_pieces(self.map, self.holdings, leased)
+        assert (self.piece_counts is None) == (self.size_bytes is None), told
+        if self.map is not None and self.piece_counts is not None:
+            self._validate_pieces(self.map, self.piece_counts, leased)
 
-    def _validate_pieces(self, piece_map: PieceMap, holdings: Holdings, leased: int) -> None:
+    def _validate_pieces(self, piece_map: PieceMap, piece_counts: PieceCounts, leased: int) -> None:
         told = self.story.lines()
         piece_map.validate()
         for piece in range(piece_map.count):
             holders = sum(member.have >> piece & 1 for member in self.members.values())
             complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
-            assert holdings.copies(piece) == holders + complete, told
+            assert piece_counts.copies(piece) == holders + complete, told
         unknown = piece_map.everything & ~piece_map.known
-        assert not unknown & ~(leased | self.to_lease), ("a piece that nobody is to fetch", told)
-        lost = holdings.without_copy(piece_map.known)
-        assert not lost & ~(leased | self.to_lease | self.orphans), ("a piece that is lost", told)
+        assert not unknown & ~(leased | self.unleased), ("a piece that nobody is to fetch", told)
+        lost = piece_counts.without_copy(piece_map.known)
+        assert not lost & ~(leased | self.unleased | self.orphans), ("a piece that is lost", told)

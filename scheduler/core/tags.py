@@ -20,7 +20,7 @@ from scheduler.protocol.to_host import TagResolve, TagResult
 
 if TYPE_CHECKING:
     from scheduler.core.members import Host
-    from scheduler.core.state import Cluster
+    from scheduler.core.state import SchedulerState
     from scheduler.protocol.from_host import TagAnswer, TagLookup
 
 TRIES: Final = 3
@@ -49,8 +49,8 @@ class Lookup:
 class Tags:
     """All tags that are being asked for."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster: Final = cluster
+    def __init__(self, state: SchedulerState) -> None:
+        self._state: Final = state
         self._lookups: Final[dict[TagKey, Lookup]] = {}
         self._by_host: Final[dict[Host, dict[TagKey, None]]] = {}
         """What each host waits for, or is late with."""
@@ -63,13 +63,13 @@ class Tags:
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
         if lookup is not None and lookup.result is not None:
-            self._cluster.send((host,), lookup.result)
+            self._state.send((host,), lookup.result)
             return
         if lookup is not None and host in lookup.waiting:
             return
         own = self._by_host.setdefault(host, {})
         if len(own) >= LOOKUPS_PER_HOST:
-            self._cluster.send((host,), TagResult(*key.source, key.tag, 0))
+            self._state.send((host,), TagResult(*key.source, key.tag, 0))
             return
         own[key] = None
         if lookup is None:
@@ -99,8 +99,8 @@ class Tags:
             self._tell(key, lookup, tuple(lookup.waiting), result)
             self._forget_late(key, lookup)
             lookup.result = result
-            due = self._cluster.now + self._cluster.settings.tag_ttl_s
-            self._cluster.deadlines.set(Timer(Due.TAG, key), due)
+            due = self._state.now + self._state.settings.tag_ttl_s
+            self._state.deadlines.set(Timer(Due.TAG, key), due)
         elif asked and 400 <= message.status < 500 and message.status not in BUSY:
             self._tell(key, lookup, (host,), result)
             self._resolve(key, lookup)
@@ -136,9 +136,9 @@ class Tags:
             assert (lookup.result is None) == bool(lookup.waiting)
             assert lookup.result is None or not lookup.late
             assert not lookup.late.keys() & lookup.waiting.keys()
-            assert Timer(Due.TAG, key) in self._cluster.deadlines
+            assert Timer(Due.TAG, key) in self._state.deadlines
             for host in (*lookup.waiting, *lookup.late):
-                assert host.connection in self._cluster.hosts
+                assert host.connection in self._state.hosts
                 assert key in self._by_host[host]
         for host, keys in self._by_host.items():
             assert 0 < len(keys) <= LOOKUPS_PER_HOST
@@ -154,7 +154,7 @@ class Tags:
 
     def _tell(self, key: TagKey, lookup: Lookup, hosts: tuple[Host, ...], result: TagResult) -> None:
         """Tell hosts what came of it: they wait no more."""
-        self._cluster.send(hosts, result)
+        self._state.send(hosts, result)
         for host in hosts:
             del lookup.waiting[host]
             self._release(host, key)
@@ -166,11 +166,11 @@ class Tags:
         if host is None:
             self._forget_late(key, lookup)
             del self._lookups[key]
-            self._cluster.deadlines.cancel(timer)
+            self._state.deadlines.cancel(timer)
             return
-        within_s = self._cluster.settings.tag_resolve_s
-        self._cluster.send((host,), TagResolve(*key.source, key.tag, within_s))
-        self._cluster.deadlines.set(timer, self._cluster.now + within_s)
+        within_s = self._state.settings.tag_resolve_s
+        self._state.send((host,), TagResolve(*key.source, key.tag, within_s))
+        self._state.deadlines.set(timer, self._state.now + within_s)
 
     def _forget_late(self, key: TagKey, lookup: Lookup) -> None:
         for host in lookup.late:

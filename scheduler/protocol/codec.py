@@ -18,8 +18,8 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.content import Content
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError, read
+from scheduler.protocol.inline_blob import InlineBlob
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ FromHost: TypeAlias = (
     | from_host.Length
     | from_host.LeasePieces
     | from_host.LeaseEnded
-    | from_host.Recalled
+    | from_host.DigestReport
     | from_host.Sealed
     | from_host.Disproved
     | from_host.Corrupt
@@ -65,7 +65,7 @@ FromHost: TypeAlias = (
     | from_host.Bye
     | from_host.TagLookup
     | from_host.TagAnswer
-    | Content
+    | InlineBlob
 )
 ToHost: TypeAlias = (
     to_host.Welcome
@@ -75,7 +75,7 @@ ToHost: TypeAlias = (
     | to_host.Lease
     | to_host.LeaseRevoked
     | to_host.PieceDigests
-    | to_host.Recall
+    | to_host.RequestDigests
     | to_host.Reset
     | to_host.OriginRefused
     | to_host.Failed
@@ -83,9 +83,9 @@ ToHost: TypeAlias = (
     | to_host.TagResolve
     | to_host.TagResult
     | to_host.Gateway
-    | Content
+    | InlineBlob
 )
-OnLink: TypeAlias = link.LinkHello | link.News
+OnLink: TypeAlias = link.LinkHello | link.LinkMessage
 
 Message = TypeVar("Message")
 
@@ -139,7 +139,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         5: from_host.Length,
         6: from_host.LeasePieces,
         7: from_host.LeaseEnded,
-        8: from_host.Recalled,
+        8: from_host.DigestReport,
         9: from_host.Sealed,
         10: from_host.Disproved,
         11: from_host.Corrupt,
@@ -148,7 +148,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         14: from_host.Bye,
         15: from_host.TagLookup,
         16: from_host.TagAnswer,
-        17: Content,
+        17: InlineBlob,
         18: from_host.Need,
     }
 )
@@ -163,20 +163,20 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         37: to_host.Lease,
         38: to_host.LeaseRevoked,
         39: to_host.PieceDigests,
-        40: to_host.Recall,
+        40: to_host.RequestDigests,
         41: to_host.Reset,
         42: to_host.OriginRefused,
         43: to_host.Failed,
         44: to_host.Quarantined,
         45: to_host.TagResolve,
         46: to_host.TagResult,
-        47: Content,
+        47: InlineBlob,
         48: to_host.Gateway,
     }
 )
 """Scheduler to host."""
 
 LINK: Final[Codec[OnLink]] = Codec(
-    {65: link.LinkHello, 66: link.Holds, 67: link.Gained, 68: link.Dropped, 69: link.Room}
+    {65: link.LinkHello, 66: link.Bitfield, 67: link.Have, 68: link.DontHave, 69: link.Unchoke}
 )
 """Neighbour to neighbour."""

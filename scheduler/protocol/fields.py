@@ -27,7 +27,7 @@ MAX_FRAME_BYTES = 256 * 1024
 MAX_DIGESTS_PER_MESSAGE = 4096
 """128 KiB: the map of a blob of 16 GiB in one message; longer ones take several."""
 
-MAX_CONTENT_BYTES = 64 * 1024
+MAX_INLINE_BYTES = 64 * 1024
 """A blob of this size or less travels inside a message. Manifests and configs nearly always do."""
 
 MAX_RUNS_PER_MESSAGE = 512
@@ -196,7 +196,7 @@ MaybeDigest = Annotated[bytes | None, Maybe(Octets(DIGEST_BYTES, DIGEST_BYTES))]
 PieceDigestList = Annotated[bytes, Octets(0, DIGEST_BYTES * MAX_DIGESTS_PER_MESSAGE, DIGEST_BYTES)]
 """The BLAKE3 digests of consecutive pieces, one after the other."""
 
-Bitfield = Annotated[bytes, Octets(0, MAX_PIECES // 8)]
+PieceBits = Annotated[bytes, Octets(0, MAX_PIECES // 8)]
 """A set of pieces: piece `i` is bit `i % 8`, least significant first, of byte `i // 8`. Zeros at the end may be left
 out, so it is `int.to_bytes(…, "little")` of the set as an integer, and the empty set may be no bytes at all."""
 
@@ -209,7 +209,7 @@ LeaseId = Annotated[int, Whole(1, 2**63 - 1)]
 Status = Annotated[int, Whole(0, 599)]
 """An HTTP status of the origin, or 0 where it gave none."""
 
-Content64K = Annotated[bytes, Octets(0, MAX_CONTENT_BYTES)]
+Content64K = Annotated[bytes, Octets(0, MAX_INLINE_BYTES)]
 Duration = Annotated[float, Seconds(86_400.0)]
 
 HostId = Annotated[str, _HOST]

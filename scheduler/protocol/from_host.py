@@ -12,7 +12,6 @@ from scheduler.protocol.fields import (
     MAX_HOLDINGS_PER_MESSAGE,
     MAX_RUNS_PER_MESSAGE,
     Address,
-    Bitfield,
     Choice,
     Digest,
     Features,
@@ -25,6 +24,7 @@ from scheduler.protocol.fields import (
     MaybeDigest,
     MaybeSizeBytes,
     MediaType,
+    PieceBits,
     PieceDigestList,
     PieceIndex,
     PieceStop,
@@ -40,7 +40,7 @@ from scheduler.protocol.fields import (
     check_run,
 )
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Run
+from scheduler.protocol.to_host import DigestRun
 
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
@@ -91,7 +91,7 @@ class Holding:
     digest: Digest
     size_bytes: SizeBytes
     complete: Annotated[bool, Flag()]
-    have: Bitfield = b""
+    have: PieceBits = b""
 
     def __post_init__(self) -> None:
         count = piece_count(self.size_bytes, piece_length(self.size_bytes))
@@ -144,7 +144,7 @@ class Progress:
 
     digest: Digest
     generation: Generation
-    have: Bitfield
+    have: PieceBits
     starving: Annotated[bool, Flag()] = False
 
 
@@ -184,7 +184,7 @@ class LeaseEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class DigestReport:
     """An answer to Recall: digests of pieces that the host knows. `last` ends the answer (`digests` may be empty).
 
     `more` are further runs: what a host knows of a map that is still growing may be scattered.
@@ -194,7 +194,7 @@ class Recalled:
     first: PieceIndex
     digests: PieceDigestList
     last: Annotated[bool, Flag()]
-    more: Annotated[tuple[Run, ...], Items(Record(Run), MAX_RUNS_PER_MESSAGE)] = ()
+    more: Annotated[tuple[DigestRun, ...], Items(Record(DigestRun), MAX_RUNS_PER_MESSAGE)] = ()
 
     def __post_init__(self) -> None:
         check_run(self.first, self.digests)

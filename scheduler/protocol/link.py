@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
 from scheduler.protocol.fields import (
-    Bitfield,
     Digest,
     Features,
     Flag,
     Generation,
     HostId,
     Items,
+    PieceBits,
     PieceIndex,
     PieceStop,
     ProtocolError,
@@ -41,13 +41,13 @@ class LinkHello:
 
 
 @dataclass(frozen=True, slots=True)
-class Holds:
+class Bitfield:
     """All that the sender holds of a blob: on connecting, and after a reset. Replaces what was said before."""
 
     digest: Digest
     generation: Generation
     complete: Annotated[bool, Flag()]
-    have: Bitfield = b""
+    have: PieceBits = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Gained:
+class Have:
     """Pieces that the sender holds since its last message."""
 
     digest: Digest
@@ -72,18 +72,18 @@ class Gained:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class DontHave:
     """The sender serves nothing of this blob any more."""
 
     digest: Digest
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Unchoke:
     """The sender was too busy for a piece of this blob, and has room again: who still wants one may ask."""
 
     digest: Digest
 
 
-News: TypeAlias = Holds | Gained | Dropped | Room
+LinkMessage: TypeAlias = Bitfield | Have | DontHave | Unchoke
 """What is said of a blob."""

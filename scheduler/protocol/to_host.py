@@ -131,7 +131,7 @@ class LeaseRevoked:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class DigestRun:
     """The BLAKE3 digests of consecutive pieces from `first` on."""
 
     first: PieceIndex
@@ -147,7 +147,7 @@ class PieceDigests:
 
     digest: Digest
     generation: Generation
-    runs: Annotated[tuple[Run, ...], Items(Record(Run), MAX_RUNS_PER_MESSAGE)]
+    runs: Annotated[tuple[DigestRun, ...], Items(Record(DigestRun), MAX_RUNS_PER_MESSAGE)]
 
     def __post_init__(self) -> None:
         if sum(len(run.digests) for run in self.runs) > MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES:
@@ -155,7 +155,7 @@ class PieceDigests:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
+class RequestDigests:
     """Tell the digests of the pieces that you hold: the scheduler has restarted, and nobody else has told it.
 
     Answered by Recalled, or, for a blob that travels inside messages, by Content.

@@ -6,7 +6,7 @@ Rules:
    HTTP request that stay for each of them cost 19; that is what aiohttp's server takes).
 2. RFC 6455 is wsproto's to know, but for the head of a message that we send (`framed`): the same message goes to many
    hosts, and is framed once. What we refuse beyond the RFC: messages over MAX_FRAME_BYTES, and text.
-3. `Owner` hears of a connection once it is open, of each binary message, and once of its end.
+3. `ConnectionOwner` hears of a connection once it is open, of each binary message, and once of its end.
 4. Who does not ask for a WebSocket at the right path is told so in plain HTTP: it is a person with a browser or curl, a
    probe, or a host that was given the wrong port.
 """
@@ -41,31 +41,31 @@ MAX_REASON_BYTES: Final = 123
 """What a WebSocket close frame has room for (RFC 6455, 5.5)."""
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """Whom a connection reports to."""
 
     def now(self) -> float:
         """The time in seconds."""
         ...
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HostConnection) -> None:
         """The bytes begin."""
         ...
 
-    def received(self, connection: Connection, frame: bytes) -> None:
+    def received(self, connection: HostConnection, frame: bytes) -> None:
         """A whole message has come."""
         ...
 
-    def failed(self, connection: Connection, closing: Closing, reason: str) -> None:
+    def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
         """The host broke the rules of WebSockets, or ours about them."""
         ...
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: HostConnection) -> None:
         """The bytes have ended."""
         ...
 
 
-class Connection(asyncio.Protocol):
+class HostConnection(asyncio.Protocol):
     """The server's end of a WebSocket."""
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         "greeted", "heard_at", "number", "opened_at", "pinged",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, number: int, allowance: float) -> None:
+    def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
         """Where it comes from, for logs."""

@@ -25,7 +25,7 @@ from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Hello
-from scheduler.shell.connection import Connection, framed
+from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
 
 log = structlog.get_logger(__name__)
@@ -72,14 +72,14 @@ class SchedulerServer:
     def __init__(self, core: Core, bounds: Bounds | None = None) -> None:
         self._core: Final = core
         self._bounds: Final = bounds or Bounds()
-        self._connections: Final[dict[int, Connection]] = {}
+        self._connections: Final[dict[int, HostConnection]] = {}
         self._numbers: Final = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
-        self._unswept: list[Connection] = []
+        self._unswept: list[HostConnection] = []
         """Those that a sweep has still to look at before it begins anew."""
         self._blames_from = 0.0
         self._empty = asyncio.Event()
@@ -120,19 +120,19 @@ class SchedulerServer:
         for connection in list(self._connections.values()):
             connection.abort()
 
-    # What a connection tells: see `scheduler.shell.connection.Owner`
+    # What a connection tells: see `scheduler.shell.connection.ConnectionOwner`
 
     def now(self) -> float:
         """The time in seconds, by the loop's clock."""
         return asyncio.get_running_loop().time()
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HostConnection) -> None:
         """Somebody has connected."""
         self._connections[connection.number] = connection
         if self._loop is None or len(self._connections) > self._bounds.connections:
             connection.abort()
 
-    def received(self, connection: Connection, frame: bytes) -> None:
+    def received(self, connection: HostConnection, frame: bytes) -> None:
         """A host has sent a message."""
         try:
             message = FROM_HOST.decode(frame)
@@ -150,7 +150,7 @@ class SchedulerServer:
         elif not isinstance(message, Unknown):
             self._tell(Received(connection.number, message), connection)
 
-    def failed(self, connection: Connection, closing: Closing, reason: str) -> None:
+    def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
         """A host's connection must end."""
         if connection.ended_at is not None:
             return
@@ -159,7 +159,7 @@ class SchedulerServer:
         if connection.greeted:
             self._tell(Disconnected(connection.number), None)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: HostConnection) -> None:
         """A connection has ended."""
         self._connections.pop(connection.number, None)
         if not self._connections:
@@ -169,7 +169,7 @@ class SchedulerServer:
 
     # What the core says
 
-    def _tell(self, event: Event, cause: Connection | None) -> None:
+    def _tell(self, event: Event, cause: HostConnection | None) -> None:
         """Give the core an event and do what it says."""
         if self._loop is None:
             return
@@ -180,7 +180,7 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        behind: dict[Connection, None] = {}
+        fanout_queue: dict[HostConnection, None] = {}
         for instruction in instructions:
             if isinstance(instruction, Close):
                 connection = self._connections.get(instruction.connection)
@@ -193,8 +193,8 @@ class SchedulerServer:
                 if connection is not None and connection.ended_at is None:
                     connection.send(message)
                     if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        behind[connection] = None
-        for connection in behind:
+                        fanout_queue[connection] = None
+        for connection in fanout_queue:
             self.failed(connection, Closing.SLOW, "too much waits that the host does not read")
             connection.abort()
         self._set_timer(self._loop)
@@ -214,10 +214,10 @@ class SchedulerServer:
 
     # Connections
 
-    def _connect(self) -> Connection:
-        return Connection(self, next(self._numbers), self._bounds.burst)
+    def _connect(self) -> HostConnection:
+        return HostConnection(self, next(self._numbers), self._bounds.burst)
 
-    def _may_send(self, connection: Connection, cost: int) -> bool:
+    def _may_send(self, connection: HostConnection, cost: int) -> bool:
         """Count what a host has sent against what it may send."""
         now = self.now()
         earned = (now - connection.counted_at) * self._bounds.messages_per_s
@@ -248,7 +248,7 @@ class SchedulerServer:
         turns = -(-len(self._connections) // SWEPT_AT_ONCE)
         self._sweeper = self._loop.call_later(interval_s / max(turns, 1), self._sweep)
 
-    def _look_at(self, connection: Connection, now: float) -> None:
+    def _look_at(self, connection: HostConnection, now: float) -> None:
         bounds = self._bounds
         silent_s = now - connection.heard_at
         if connection.ended_at is not None:

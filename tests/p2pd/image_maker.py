@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-NAMESPACE = "127.0.0.1:5000"
-IMAGE = f"{NAMESPACE}/library/app:1"
+UPSTREAM = "127.0.0.1:5000"
+IMAGE = f"{UPSTREAM}/library/app:1"
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64", "v8")
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"

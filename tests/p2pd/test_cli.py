@@ -75,7 +75,7 @@ def test_a_wrong_command_line_is_exit_code_2(args: list[str]) -> None:
 @with_settings("max_bytes", "serve_stale_tags", "upstream")
 def show(settings: Settings) -> None:
     """Prints what came of the flags."""
-    names = [upstream.namespace for upstream in settings.upstream]
+    names = [upstream.name for upstream in settings.upstream]
     click.echo(f"{settings.max_bytes} {settings.serve_stale_tags} {names} {settings.ttl_s}")
 
 

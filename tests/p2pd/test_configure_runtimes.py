@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from p2pd.config.values import Address, parse_upstream
-from p2pd.configure.runtime import ConfigureError, Plan, Request
+from p2pd.configure.runtime import ConfigureError, Request, RuntimePlan
 from p2pd.configure.runtimes import RUNTIMES
 from tests.p2pd.memory_tree import MemoryTree
 
@@ -23,7 +23,7 @@ HOSTS = "/etc/containerd/certs.d/docker.io/hosts.toml"
 MIRROR = "http://127.0.0.1:65001"
 
 
-def plan(name: str, files: dict[str, str], request: Request = REQUEST) -> Plan:
+def plan(name: str, files: dict[str, str], request: Request = REQUEST) -> RuntimePlan:
     return RUNTIMES[name].plan(request, MemoryTree({path: text.encode() for path, text in files.items()}))
 
 
@@ -85,7 +85,7 @@ def test_daemon_json_that_is_not_text_is_told() -> None:
 
 
 def test_registry_mirrors_is_for_docker_hub_as_the_default_upstream_only() -> None:
-    second = plan("docker", {}, replace(REQUEST, default_namespace="registry.example:5000"))
+    second = plan("docker", {}, replace(REQUEST, default_upstream="registry.example:5000"))
     without = plan("docker", {}, replace(REQUEST, upstreams=(PRIVATE,)))
     assert DAEMON not in second.files
     assert "first upstream" in " ".join(second.remarks)

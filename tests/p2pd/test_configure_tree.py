@@ -13,7 +13,7 @@ from p2pd.config.values import Address, parse_upstream
 from p2pd.configure.plan import configure
 from p2pd.configure.runtime import ConfigureError, Request
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.configure.tree import Disk, Tree
+from p2pd.configure.tree import Disk, FileTree
 from tests.p2pd.memory_tree import MemoryTree
 
 REQUEST = Request(Address("127.0.0.1", 65001), (parse_upstream("docker.io=https://registry-1.docker.io"),), "docker.io")
@@ -21,8 +21,8 @@ DAEMON = "/etc/docker/daemon.json"
 
 
 @pytest.fixture(params=["memory", "disk"])
-def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
-    trees: dict[str, Callable[[], Tree]] = {"memory": lambda: MemoryTree({}), "disk": lambda: Disk(tmp_path)}
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> FileTree:
+    trees: dict[str, Callable[[], FileTree]] = {"memory": lambda: MemoryTree({}), "disk": lambda: Disk(tmp_path)}
     return trees[request.param]()
 
 
@@ -33,7 +33,7 @@ def umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_what_is_written_is_read(tree: Tree) -> None:
+def test_what_is_written_is_read(tree: FileTree) -> None:
     tree.write("/a/b/file", b"first")
     tree.write("/a/b/file", b"second\0")
     assert tree.read("/a/b/file") == b"second\0"
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(tree: Tree) -> None:
     assert tree.names("/") == frozenset({"a"})
 
 
-def test_what_is_not_there_is_none(tree: Tree) -> None:
+def test_what_is_not_there_is_none(tree: FileTree) -> None:
     tree.write("/file", b"")
     assert tree.read("/file") == b""
     assert tree.read("/other") is None
@@ -50,7 +50,7 @@ def test_what_is_not_there_is_none(tree: Tree) -> None:
     assert tree.names("/file") is None
 
 
-def test_removing_takes_the_directories_that_are_empty_then(tree: Tree) -> None:
+def test_removing_takes_the_directories_that_are_empty_then(tree: FileTree) -> None:
     tree.write("/a/b/c/file", b"")
     tree.write("/a/other", b"")
     tree.remove("/a/b/c/file", ("/a", "/a/b", "/a/b/c"))
@@ -60,7 +60,7 @@ def test_removing_takes_the_directories_that_are_empty_then(tree: Tree) -> None:
     assert tree.names("/a") == frozenset()
 
 
-def test_a_lock_is_held_by_one(tree: Tree) -> None:
+def test_a_lock_is_held_by_one(tree: FileTree) -> None:
     with tree.lock("/state"), pytest.raises(ConfigureError, match="another p2pd configure"), tree.lock("/state"):
         pass
     with tree.lock("/state"):

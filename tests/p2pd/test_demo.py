@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from p2pd.demo.image import build_image
-from p2pd.demo.run import Plan, show
-from p2pd.demo.shutdown import EndedError, Ending, until_ended
+from p2pd.demo.run import DemoPlan, run_demo
+from p2pd.demo.shutdown import EndedError, Shutdown, until_ended
 
 NODES = 3
 SIZE = "6MiB"
@@ -76,8 +76,8 @@ def test_the_registry_gives_one_copy(tmp_path: Path) -> None:
 def test_what_is_seen_without_a_terminal() -> None:
     """Here of nodes for themselves, which would take too long, the figures are computed; it says so."""
     screen = io.StringIO()
-    plan = Plan(NODES, 6 * 2**20, rate_bytes_per_s=16 * 2**20, measured_up_to_s=0.1)
-    figures = show(plan, Console(file=screen, width=80), Ending())
+    plan = DemoPlan(NODES, 6 * 2**20, rate_bytes_per_s=16 * 2**20, measured_up_to_s=0.1)
+    figures = run_demo(plan, Console(file=screen, width=80), Shutdown())
     lines = screen.getvalue().splitlines()
     assert "\x1b" not in screen.getvalue()
     starts = ("The registry is a thread of", "one node alone", "(computed)", "3 nodes, a swarm", "node 1 again")
@@ -114,11 +114,11 @@ def test_signals_do_not_come_in_between() -> None:
     """Not even a second one: what ends the work is an error that it raises where it waits."""
     steps: list[str] = []
 
-    def work(ending: Ending) -> None:
+    def work(shutdown: Shutdown) -> None:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 os.kill(os.getpid(), number)
-            ending.wait(PATIENCE_S)
+            shutdown.wait(PATIENCE_S)
         finally:
             steps.append("cleaned up")
 
@@ -131,10 +131,10 @@ def test_signals_do_not_come_in_between() -> None:
 
 
 def test_an_image_that_is_not_wanted_any_more(tmp_path: Path) -> None:
-    ending = Ending()
-    ending.ask(signal.SIGINT)
+    shutdown = Shutdown()
+    shutdown.ask(signal.SIGINT)
     with pytest.raises(EndedError):
-        build_image(tmp_path, size_bytes=2**20, on_write=ending.check)
+        build_image(tmp_path, size_bytes=2**20, on_write=shutdown.check)
     assert list((tmp_path / "blobs" / "sha256").iterdir()) == []
 
 

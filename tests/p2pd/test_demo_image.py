@@ -94,7 +94,7 @@ def test_a_layout_that_is_built_again_names_the_new_image(tmp_path: Path) -> Non
 
 def test_the_layout_serves_the_image_by_its_reference(built: BuiltImage, directory: Path) -> None:
     assert built.reference == DEFAULT_REFERENCE == "docker.io/library/demo:1"
-    origin = LayoutOrigin(directory, namespace="docker.io")
+    origin = LayoutOrigin(directory, upstream="docker.io")
     answer = origin.request("HEAD", "library/demo/manifests/1", credential=Credential())
 
     assert answer.headers["docker-content-digest"] == built.manifest.digest

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from p2pd.demo.image import BuiltImage, build_image
-from p2pd.demo.registry import Registry
+from p2pd.demo.registry import DemoRegistry
 
 BASE = "/v2/library/demo"
 
@@ -22,13 +22,13 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuiltImage]:
 
 
 @pytest.fixture
-def registry(image: tuple[Path, BuiltImage]) -> Iterator[Registry]:
-    registry = Registry(*image, rate_bytes_per_s=0)
+def registry(image: tuple[Path, BuiltImage]) -> Iterator[DemoRegistry]:
+    registry = DemoRegistry(*image, rate_bytes_per_s=0)
     with registry.serving():
         yield registry
 
 
-def ask(registry: Registry, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+def ask(registry: DemoRegistry, method: str, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection(urlsplit(registry.url).netloc, timeout=10)
     try:
         connection.request(method, path, headers=headers)
@@ -38,7 +38,7 @@ def ask(registry: Registry, method: str, path: str, **headers: str) -> tuple[int
         connection.close()
 
 
-def test_the_manifest_by_tag_and_by_digest(registry: Registry, image: tuple[Path, BuiltImage]) -> None:
+def test_the_manifest_by_tag_and_by_digest(registry: DemoRegistry, image: tuple[Path, BuiltImage]) -> None:
     manifest = image[1].manifest
     for name in ("1", manifest.digest):
         status, headers, body = ask(registry, "GET", f"{BASE}/manifests/{name}")
@@ -47,7 +47,7 @@ def test_the_manifest_by_tag_and_by_digest(registry: Registry, image: tuple[Path
     assert registry.sent_bytes == 2 * manifest.size_bytes
 
 
-def test_head_sends_nothing(registry: Registry, image: tuple[Path, BuiltImage]) -> None:
+def test_head_sends_nothing(registry: DemoRegistry, image: tuple[Path, BuiltImage]) -> None:
     layer = image[1].layers[-2].descriptor
     status, headers, body = ask(registry, "HEAD", f"{BASE}/blobs/{layer.digest}")
     assert (status, headers["content-length"], body) == (200, str(layer.size_bytes), b"")
@@ -55,7 +55,9 @@ def test_head_sends_nothing(registry: Registry, image: tuple[Path, BuiltImage]) 
 
 
 @pytest.mark.parametrize(("asked", "start", "stop"), [("10-19", 10, 20), ("10-", 10, None), ("10-999999999", 10, None)])
-def test_ranges(registry: Registry, image: tuple[Path, BuiltImage], asked: str, start: int, stop: int | None) -> None:
+def test_ranges(
+    registry: DemoRegistry, image: tuple[Path, BuiltImage], asked: str, start: int, stop: int | None
+) -> None:
     directory, built = image
     layer = built.layers[-2].descriptor
     content = (directory / "blobs" / "sha256" / layer.digest.removeprefix("sha256:")).read_bytes()
@@ -66,7 +68,7 @@ def test_ranges(registry: Registry, image: tuple[Path, BuiltImage], asked: str, 
     assert registry.sent_bytes == len(body)
 
 
-def test_what_is_not_there(registry: Registry) -> None:
+def test_what_is_not_there(registry: DemoRegistry) -> None:
     assert ask(registry, "GET", "/v2/")[0] == 200
     for path in (f"{BASE}/manifests/2", f"{BASE}/blobs/sha256:{'0' * 64}", "/v2/library/other/manifests/1", "/../etc"):
         assert ask(registry, "GET", path)[0] == 404

@@ -24,7 +24,7 @@ def write(directory: Path, content: object) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("key", "namespace"),
+    ("key", "upstream"),
     [
         ("https://index.docker.io/v1/", "docker.io"),
         ("reg.example:5000", "reg.example:5000"),
@@ -32,10 +32,10 @@ def write(directory: Path, content: object) -> dict[str, str]:
         ("https://reg.example/v2/", "reg.example"),
     ],
 )
-def test_a_login_is_found_by_its_registry(tmp_path: Path, key: str, namespace: str) -> None:
+def test_a_login_is_found_by_its_registry(tmp_path: Path, key: str, upstream: str) -> None:
     environ = write(tmp_path, {"auths": {key: auth("user:pass:word"), "other.example": auth("x:y")}})
 
-    assert docker_login(namespace, environ) == Login("user", "pass:word")
+    assert docker_login(upstream, environ) == Login("user", "pass:word")
     assert docker_login("third.example", environ) is None
 
 

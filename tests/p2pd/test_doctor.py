@@ -15,25 +15,25 @@ from p2pd.configure.runtime import ConfigureError
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.doctor import daemon, disk_space, runtimes, upstreams
 from p2pd.doctor.environment import (
+    DiskSpace,
+    Environment,
+    HttpReply,
     Owner,
-    Reply,
-    Space,
-    Surroundings,
     UnreachableError,
 )
 from p2pd.doctor.result import Check, Level
-from p2pd.doctor.run import CHECKS, examine
+from p2pd.doctor.run import CHECKS, run_checks
 from tests.p2pd.memory_tree import MemoryTree
 
 GIB = 1024**3
-ROOMY = Space(500 * GIB, 100 * GIB)
+ROOMY = DiskSpace(500 * GIB, 100 * GIB)
 PRIVATE = Owner(1234, 0o700)
 NO_FILE = Path("/nonexistent/p2pd.toml")
 MIRROR, ADMIN = "http://127.0.0.1:65001", "http://127.0.0.1:65004"
 METRICS = """\
 # TYPE p2pd_mirror_last_success_timestamp_seconds gauge
-p2pd_mirror_last_success_timestamp_seconds{registry="a"} 100.0
-p2pd_mirror_last_success_timestamp_seconds{registry="b"} 940.0
+p2pd_mirror_last_success_timestamp_seconds{upstream="a"} 100.0
+p2pd_mirror_last_success_timestamp_seconds{upstream="b"} 940.0
 # TYPE process_max_fds gauge
 process_max_fds 1.048576e+06
 # TYPE process_open_fds gauge
@@ -52,18 +52,18 @@ SETTINGS = settings_of()
 class Node:
     """A node on which all is well, to be broken."""
 
-    replies: dict[str, Reply | str] = field(
+    replies: dict[str, HttpReply | str] = field(
         default_factory=lambda: {
-            f"{MIRROR}/v2/": Reply(200, b"{}"),
-            f"{ADMIN}/readyz": Reply(200, b'{"ready": true}'),
-            f"{ADMIN}/metrics": Reply(200, METRICS.encode()),
-            f"{ADMIN}/status": Reply(200, b'{"clients": {"docker": 60, "podman": 7200}}'),
-            "https://registry-1.docker.io/v2/": Reply(401, b""),
-            "/info": Reply(200, json.dumps({"RegistryConfig": {"Mirrors": [f"{MIRROR}/"]}}).encode()),
+            f"{MIRROR}/v2/": HttpReply(200, b"{}"),
+            f"{ADMIN}/readyz": HttpReply(200, b'{"ready": true}'),
+            f"{ADMIN}/metrics": HttpReply(200, METRICS.encode()),
+            f"{ADMIN}/status": HttpReply(200, b'{"clients": {"docker": 60, "podman": 7200}}'),
+            "https://registry-1.docker.io/v2/": HttpReply(401, b""),
+            "/info": HttpReply(200, json.dumps({"RegistryConfig": {"Mirrors": [f"{MIRROR}/"]}}).encode()),
         }
     )
     files: MemoryTree = field(default_factory=lambda: MemoryTree({"/usr/bin/podman": b"", "/usr/sbin/dockerd": b""}))
-    space: Space | None = ROOMY
+    space: DiskSpace | None = ROOMY
     owner: Owner | None = PRIVATE
 
     def configured(self, *names: str) -> Node:
@@ -71,19 +71,19 @@ class Node:
             configure(RUNTIMES[name], request_of(SETTINGS), self.files)
         return self
 
-    def replying(self, url: str, reply: Reply | str) -> Node:
+    def replying(self, url: str, reply: HttpReply | str) -> Node:
         """`reply` is the reason if nobody answers."""
         self.replies[url] = reply
         return self
 
-    def surroundings(self) -> Surroundings:
-        def ask(url: str) -> Reply:
+    def environment(self) -> Environment:
+        def ask(url: str) -> HttpReply:
             reply = self.replies.get(url, "connection refused")
             if isinstance(reply, str):
                 raise UnreachableError(reply)
             return reply
 
-        return Surroundings(
+        return Environment(
             files=self.files,
             get=ask,
             get_upstream=lambda url, _: ask(url),
@@ -95,7 +95,7 @@ class Node:
 
 
 def findings(check: Check, node: Node, settings: Settings = SETTINGS) -> list[tuple[Level, str]]:
-    return [(finding.level, finding.title) for finding in check(settings, node.surroundings())]
+    return [(finding.level, finding.title) for finding in check(settings, node.environment())]
 
 
 def levels(check: Check, node: Node, settings: Settings = SETTINGS) -> list[Level]:
@@ -104,12 +104,12 @@ def levels(check: Check, node: Node, settings: Settings = SETTINGS) -> list[Leve
 
 def test_a_node_on_which_all_is_well() -> None:
     node = Node().configured("docker", "podman")
-    assert {finding.level for finding in examine(SETTINGS, node.surroundings())} == {Level.OK}
+    assert {finding.level for finding in run_checks(SETTINGS, node.environment())} == {Level.OK}
 
 
 def test_a_machine_without_anything_is_told_what_to_do() -> None:
     node = Node(replies={}, files=MemoryTree({}), space=None, owner=None)
-    found = examine(SETTINGS, node.surroundings())
+    found = run_checks(SETTINGS, node.environment())
     assert Level.OK not in {finding.level for finding in found}
     assert all(finding.advice or finding.check == "runtimes" for finding in found)
 
@@ -119,7 +119,7 @@ def test_what_may_not_be_seen_is_a_finding() -> None:
         def names(self, directory: str) -> frozenset[str] | None:
             raise ConfigureError(f"cannot read {directory}: permission denied (run it as root)")
 
-    found = examine(SETTINGS, Node(files=Closed({})).surroundings())
+    found = run_checks(SETTINGS, Node(files=Closed({})).environment())
     told = [finding for finding in found if "permission denied" in finding.title]
     assert [(finding.level, finding.check) for finding in told] == [
         (Level.WARN, "configured"),
@@ -135,13 +135,13 @@ def test_what_may_not_be_seen_is_a_finding() -> None:
 @pytest.mark.parametrize(
     ("reply", "level", "title"),
     [
-        (Reply(200, b""), Level.OK, "answers at 127.0.0.1:65001"),
-        (Reply(401, b""), Level.OK, "answers"),
-        (Reply(404, b""), Level.FAIL, "is not a working registry mirror (status 404)"),
+        (HttpReply(200, b""), Level.OK, "answers at 127.0.0.1:65001"),
+        (HttpReply(401, b""), Level.OK, "answers"),
+        (HttpReply(404, b""), Level.FAIL, "is not a working registry mirror (status 404)"),
         ("connection refused", Level.FAIL, "does not answer: connection refused"),
     ],
 )
-def test_the_mirror(reply: Reply | str, level: Level, title: str) -> None:
+def test_the_mirror(reply: HttpReply | str, level: Level, title: str) -> None:
     [(found, text)] = findings(daemon.check_mirror, Node().replying(f"{MIRROR}/v2/", reply))
     assert found is level
     assert title in text
@@ -150,13 +150,17 @@ def test_the_mirror(reply: Reply | str, level: Level, title: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "level", "title"),
     [
-        (Reply(200, b""), Level.OK, "is ready"),
-        (Reply(503, b'{"ready": false, "reasons": ["disk full", "no origin"]}'), Level.FAIL, "disk full; no origin"),
-        (Reply(503, b"[]"), Level.FAIL, "status 503"),
+        (HttpReply(200, b""), Level.OK, "is ready"),
+        (
+            HttpReply(503, b'{"ready": false, "reasons": ["disk full", "no origin"]}'),
+            Level.FAIL,
+            "disk full; no origin",
+        ),
+        (HttpReply(503, b"[]"), Level.FAIL, "status 503"),
         ("connection refused", Level.FAIL, "does not answer"),
     ],
 )
-def test_readiness(reply: Reply | str, level: Level, title: str) -> None:
+def test_readiness(reply: HttpReply | str, level: Level, title: str) -> None:
     [(found, text)] = findings(daemon.check_ready, Node().replying(f"{ADMIN}/readyz", reply))
     assert found is level
     assert title in text
@@ -164,9 +168,9 @@ def test_readiness(reply: Reply | str, level: Level, title: str) -> None:
 
 def test_the_last_success_is_the_latest_of_all() -> None:
     assert findings(daemon.check_last_success, Node()) == [(Level.OK, "a client was served 1m ago")]
-    never = Reply(200, b"p2pd_mirror_last_success_timestamp_seconds 0.0\n")
+    never = HttpReply(200, b"p2pd_mirror_last_success_timestamp_seconds 0.0\n")
     assert levels(daemon.check_last_success, Node().replying(f"{ADMIN}/metrics", never)) == [Level.WARN]
-    for nothing in (Reply(200, b"other 1\n"), Reply(200, b"{garbage"), "connection refused"):
+    for nothing in (HttpReply(200, b"other 1\n"), HttpReply(200, b"{garbage"), "connection refused"):
         assert levels(daemon.check_last_success, Node().replying(f"{ADMIN}/metrics", nothing)) == []
 
 
@@ -174,7 +178,7 @@ def test_the_last_success_is_the_latest_of_all() -> None:
     ("limit", "used", "level"), [(65536, 10, Level.OK), (1024, 10, Level.WARN), (65536, 65000, Level.WARN)]
 )
 def test_the_limit_of_open_files_is_the_daemons(limit: int, used: int, level: Level) -> None:
-    metrics = Reply(200, f"process_max_fds {limit}\nprocess_open_fds {used}\n".encode())
+    metrics = HttpReply(200, f"process_max_fds {limit}\nprocess_open_fds {used}\n".encode())
     assert levels(daemon.check_open_files, Node().replying(f"{ADMIN}/metrics", metrics)) == [level]
 
 
@@ -221,7 +225,7 @@ def test_the_trap_of_two_directories_for_containerd_is_found() -> None:
     ],
 )
 def test_what_the_running_dockerd_has_read(reply: object, expected: Level) -> None:
-    node = Node().configured("docker").replying("/info", Reply(200, json.dumps(reply).encode()))
+    node = Node().configured("docker").replying("/info", HttpReply(200, json.dumps(reply).encode()))
     assert levels(runtimes.check_dockerd, node) == [expected]
 
 
@@ -232,7 +236,7 @@ def test_dockerd_is_asked_only_if_its_file_has_the_mirror() -> None:
     second = settings_of(upstream=["a.example=https://a", "docker.io=https://b"])
     node = Node()
     configure(RUNTIMES["docker"], request_of(second), node.files)
-    node.replying("/info", Reply(200, b'{"RegistryConfig": {"Mirrors": []}}'))
+    node.replying("/info", HttpReply(200, b'{"RegistryConfig": {"Mirrors": []}}'))
     assert levels(runtimes.check_dockerd, node, second) == []
 
 
@@ -241,9 +245,14 @@ def test_which_runtimes_came_to_the_mirror() -> None:
         (Level.OK, "docker used the mirror 1m ago"),
         (Level.OK, "podman used the mirror 2h ago"),
     ]
-    node = Node().replying(f"{ADMIN}/status", Reply(200, b'{"clients": {"docker": 60}}'))
+    node = Node().replying(f"{ADMIN}/status", HttpReply(200, b'{"clients": {"docker": 60}}'))
     assert levels(runtimes.check_clients, node) == [Level.OK, Level.WARN]
-    for nothing in (Reply(200, b"{}"), Reply(200, b'{"clients": ["docker"]}'), Reply(404, b"no"), "connection refused"):
+    for nothing in (
+        HttpReply(200, b"{}"),
+        HttpReply(200, b'{"clients": ["docker"]}'),
+        HttpReply(404, b"no"),
+        "connection refused",
+    ):
         assert levels(runtimes.check_clients, Node().replying(f"{ADMIN}/status", nothing)) == []
 
 
@@ -253,14 +262,14 @@ def test_which_runtimes_came_to_the_mirror() -> None:
 @pytest.mark.parametrize(
     ("reply", "level"),
     [
-        (Reply(200, b""), Level.OK),
-        (Reply(401, b""), Level.OK),
-        (Reply(429, b""), Level.WARN),
-        (Reply(404, b""), Level.FAIL),
+        (HttpReply(200, b""), Level.OK),
+        (HttpReply(401, b""), Level.OK),
+        (HttpReply(429, b""), Level.WARN),
+        (HttpReply(404, b""), Level.FAIL),
         ("its name cannot be resolved", Level.FAIL),
     ],
 )
-def test_each_upstream_is_asked(reply: Reply | str, level: Level) -> None:
+def test_each_upstream_is_asked(reply: HttpReply | str, level: Level) -> None:
     node = Node().replying("https://b/v2/", reply)
     two = settings_of(upstream=["docker.io=https://registry-1.docker.io,https://b"])
     assert levels(upstreams.check_upstreams, node, two) == [Level.OK, level]
@@ -279,13 +288,13 @@ def test_a_layout_on_disk_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("there", "expected"),
     [
-        (Space(500 * GIB, 100 * GIB), [Level.OK]),
-        (Space(40 * GIB, 10 * GIB), [Level.OK, Level.WARN]),
-        (Space(500 * GIB, GIB), [Level.FAIL]),
+        (DiskSpace(500 * GIB, 100 * GIB), [Level.OK]),
+        (DiskSpace(40 * GIB, 10 * GIB), [Level.OK, Level.WARN]),
+        (DiskSpace(500 * GIB, GIB), [Level.FAIL]),
         (None, [Level.WARN]),
     ],
 )
-def test_the_disk(there: Space | None, expected: list[Level]) -> None:
+def test_the_disk(there: DiskSpace | None, expected: list[Level]) -> None:
     assert levels(disk_space.check_disk, Node(space=there)) == expected
 
 

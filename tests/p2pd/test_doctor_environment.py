@@ -14,7 +14,17 @@ import pytest
 from click.testing import CliRunner
 
 from p2pd.cli.app import app
-from p2pd.doctor.environment import Reply, UnreachableError, ask_socket, explain, get, get_upstream, owner, real, space
+from p2pd.doctor.environment import (
+    HttpReply,
+    UnreachableError,
+    ask_socket,
+    explain,
+    get,
+    get_upstream,
+    owner,
+    real,
+    space,
+)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -62,10 +72,10 @@ def http(serve: Serve) -> HTTPServer:
 def test_answers_and_refusals_are_replies(http: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     url = f"http://127.0.0.1:{http.server_port}"
-    assert get(f"{url}/") == Reply(200, b"hello")
-    assert get(f"{url}/v2/") == Reply(401, b"hello")
+    assert get(f"{url}/") == HttpReply(200, b"hello")
+    assert get(f"{url}/v2/") == HttpReply(401, b"hello")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert get_upstream(f"{url}/gone", None) == Reply(404, b"hello")
+    assert get_upstream(f"{url}/gone", None) == HttpReply(404, b"hello")
 
 
 def test_nobody_there_is_told() -> None:
@@ -83,8 +93,8 @@ def test_tls_where_there_is_none_is_told(http: HTTPServer) -> None:
 def test_a_unix_socket_is_asked(tmp_path: Path, serve: Serve) -> None:
     path = str(tmp_path / "docker.sock")
     serve(socketserver.UnixStreamServer(path, Handler))
-    assert ask_socket(path, "/info") == Reply(200, b"hello")
-    assert real(tmp_path).ask_socket("/docker.sock", "/info") == Reply(200, b"hello")
+    assert ask_socket(path, "/info") == HttpReply(200, b"hello")
+    assert real(tmp_path).ask_socket("/docker.sock", "/info") == HttpReply(200, b"hello")
     with pytest.raises(UnreachableError, match="no such socket"):
         ask_socket(str(tmp_path / "other.sock"), "/info")
 

@@ -53,7 +53,7 @@ async def test_hits_misses_and_bytes(registry: ImageRegistry, tmp_path: Path) ->
         await node.ask("HEAD", blob)
         await node.get(f"{APP}/manifests/1.0")
         await node.get(f"{APP}/manifests/1.0")
-        assert await requests(node, kind="blobs", cache="miss", code="200", registry="docker.io") == 1
+        assert await requests(node, kind="blobs", cache="miss", code="200", upstream="docker.io") == 1
         assert await requests(node, kind="blobs", cache="hit", code="206") == 2
         assert await requests(node, kind="blobs", cache="hit", code="200") == 1  # HEAD
         assert await requests(node, kind="manifests", cache="miss") == 1
@@ -65,7 +65,7 @@ async def test_hits_misses_and_bytes(registry: ImageRegistry, tmp_path: Path) ->
         assert await node.metric("p2pd_cache_bytes") == len(LAYER) + len(IMAGE.manifest)
         assert await node.metric("p2pd_cache_blobs") == 2
         assert await node.metric("p2pd_proxy_request_duration_seconds_count", kind="blobs") == 4
-        assert await node.metric("p2pd_origin_answers_total", registry="docker.io") == len(registry.seen)
+        assert await node.metric("p2pd_origin_answers_total", upstream="docker.io") == len(registry.seen)
         # "class" is `2xx`, as the registries' own metrics have it
         assert await node.metric("p2pd_origin_answers_total", **{"class": "2xx"}) == len(registry.seen)
         assert await node.metric("p2pd_build_info") == 1
@@ -78,9 +78,9 @@ async def test_refusals(registry: ImageRegistry, tmp_path: Path) -> None:
         await node.get(f"{APP}/manifests/2.0")
         await node.get(f"{APP}/manifests/1.0?ns=evil.example")
         await node.ask("POST", f"{APP}/blobs/uploads/")
-        assert await requests(node, kind="manifests", code="404", registry="docker.io", cache="none") == 1
-        assert await requests(node, kind="none", registry="", code="404") == 1
-        assert await requests(node, kind="none", registry="", code="405") == 1
+        assert await requests(node, kind="manifests", code="404", upstream="docker.io", cache="none") == 1
+        assert await requests(node, kind="none", upstream="", code="404") == 1
+        assert await requests(node, kind="none", upstream="", code="405") == 1
         assert await node.metric("p2pd_mirror_last_success_timestamp_seconds") == 0
 
 

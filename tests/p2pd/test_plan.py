@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
 from p2pd.config.values import ConfigError
-from p2pd.plan.advice import JOINS, Plan, changes, make_plan
+from p2pd.plan.advice import JOINS, RolloutPlan, changes, make_plan
 from p2pd.plan.cluster import Cluster
 from p2pd.plan.prediction import Budget, PlanError, Prediction, predict, scenario_of, shrunk
 from p2pd.plan.rates import parse_rate, show_rate
@@ -140,8 +140,8 @@ def test_only_what_there_is_can_be_changed() -> None:
 
 def test_what_saves_little_is_not_advised() -> None:
     expected = Prediction(10.0, 9.0, 8.0, 7.0, 1, 1, 96, 96)
-    assert Plan(SMALL, expected, {JOINS: 1.0}, {"a": 9.6, "b": 9.9}).best_change is None
-    assert Plan(SMALL, expected, {JOINS: 1.0}, {"a": 9.6, "b": 9.0}).best_change == "b"
+    assert RolloutPlan(SMALL, expected, {JOINS: 1.0}, {"a": 9.6, "b": 9.9}).best_change is None
+    assert RolloutPlan(SMALL, expected, {JOINS: 1.0}, {"a": 9.6, "b": 9.0}).best_change == "b"
 
 
 def test_a_pull_that_does_not_end_is_an_error_that_says_so() -> None:

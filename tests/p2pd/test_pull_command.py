@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from p2pd.cli.app import app
 from peer.origin.layout import LayoutOrigin
-from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYERS, NAMESPACE, ImageMaker, layer_digest
+from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYERS, UPSTREAM, ImageMaker, layer_digest
 from tests.p2pd.mirror_server import MirrorServer, running
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def maker(tmp_path: Path) -> ImageMaker:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MirrorServer]:
-    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", namespace=NAMESPACE))) as server:
+    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", upstream=UPSTREAM))) as server:
         yield server
 
 

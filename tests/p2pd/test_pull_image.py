@@ -18,7 +18,7 @@ from peer.oci.manifest import OCI_IMAGE, OCI_INDEX, Descriptor, Platform
 from peer.oci.reference import Digest, parse_image_reference
 from peer.origin.api import Credential
 from peer.origin.layout import LayoutOrigin
-from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYER_TYPE, LAYERS, NAMESPACE, ImageMaker, as_json, layer_digest
+from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYER_TYPE, LAYERS, UPSTREAM, ImageMaker, as_json, layer_digest
 from tests.p2pd.mirror_server import TOKEN, MirrorServer, running
 from tests.p2pd.pull_fakes import InstantClock, Recorder
 
@@ -35,7 +35,7 @@ def maker(tmp_path: Path) -> ImageMaker:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MirrorServer]:
-    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", namespace=NAMESPACE))) as server:
+    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", upstream=UPSTREAM))) as server:
         yield server
 
 
@@ -89,7 +89,7 @@ def test_a_pull_into_a_directory_leaves_a_layout_that_serves_the_image(
 
     assert pull_from(server, to=tmp_path / "copy").ok
 
-    copy = LayoutOrigin(tmp_path / "copy", namespace=NAMESPACE)
+    copy = LayoutOrigin(tmp_path / "copy", upstream=UPSTREAM)
     answer = copy.request("HEAD", "library/app/manifests/1", credential=Credential())
     assert answer.headers["docker-content-digest"] == digest
     assert copy.request("HEAD", "library/other/manifests/1", credential=Credential()).status == 404
@@ -118,9 +118,9 @@ def test_images_that_a_layout_has_keep_their_names(server: MirrorServer, maker: 
     maker.tag(maker.image(LAYERS[:1]), "1")
     maker.tag(maker.image(LAYERS[1:2]), "2")
     for tag in ("1", "2", "1"):
-        pull_from(server, image=f"{NAMESPACE}/library/app:{tag}", to=tmp_path / "copy")
+        pull_from(server, image=f"{UPSTREAM}/library/app:{tag}", to=tmp_path / "copy")
 
-    copy = LayoutOrigin(tmp_path / "copy", namespace=NAMESPACE)
+    copy = LayoutOrigin(tmp_path / "copy", upstream=UPSTREAM)
     tags = copy.request("GET", "library/app/tags/list", credential=Credential())
     assert json.loads(tags.body)["tags"] == ["1", "2"]
     assert len(json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]) == 2
@@ -265,7 +265,7 @@ def test_a_manifest_of_other_bytes_ends_the_pull(server: MirrorServer, maker: Im
     digest = maker.tag(maker.image(LAYERS))
     server.faults.wrong |= {digest, "1"}
 
-    for image in (IMAGE, f"{NAMESPACE}/library/app@{digest}"):
+    for image in (IMAGE, f"{UPSTREAM}/library/app@{digest}"):
         with pytest.raises(PullError, match="its bytes are sha256:"):
             pull_from(server, image=image)
 
@@ -286,7 +286,7 @@ def test_a_tag_that_is_not_there_is_told_in_the_mirrors_words(server: MirrorServ
 def test_an_image_by_digest_has_no_name_in_the_layout(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
     digest = maker.tag(maker.image(LAYERS[:1]))
     for _ in range(2):
-        pull_from(server, image=f"{NAMESPACE}/library/app@{digest}", to=tmp_path / "copy")
+        pull_from(server, image=f"{UPSTREAM}/library/app@{digest}", to=tmp_path / "copy")
 
     listed = json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]
     assert [(entry["digest"], entry.get("annotations")) for entry in listed] == [(digest, None)]

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from p2pd.cli.app import app
 from p2pd.config.settings import Settings, load
 from p2pd.daemon.wiring import scheduling_of
-from scheduler.core.settings import Settings as Scheduling
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.from_host import Hello, Join
@@ -120,7 +120,7 @@ def test_its_keys_are_what_it_goes_by() -> None:
     going = scheduling_of(settings)
     assert (going.leases_per_origin, going.leases_per_host, going.leases_per_blob) == (8, 6, 2)
     assert (going.tag_ttl_s, going.tag_resolve_s) == (3, 2)
-    assert scheduling_of(Settings()) == Scheduling(tag_resolve_s=1.5), "the defaults are the scheduler's own"
+    assert scheduling_of(Settings()) == SchedulerSettings(tag_resolve_s=1.5), "the defaults are the scheduler's own"
 
 
 @pytest.mark.parametrize("name", ["listen", "admin"])

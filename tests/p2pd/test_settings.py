@@ -35,7 +35,7 @@ def test_defaults() -> None:
     settings = load({}, {}, default_file=NOWHERE)
     assert settings.mirror == Address("127.0.0.1", 65001)
     assert settings.max_bytes == 50 * 2**30
-    assert [upstream.namespace for upstream in settings.upstream] == ["docker.io"]
+    assert [upstream.name for upstream in settings.upstream] == ["docker.io"]
 
 
 def test_flags_go_before_variables_those_before_the_file(tmp_path: Path) -> None:
@@ -44,12 +44,12 @@ def test_flags_go_before_variables_those_before_the_file(tmp_path: Path) -> None
         {"max_bytes": "3"}, {"P2PD_MAX_BYTES": "2", "P2PD_TTL_S": "2", "P2PD_UPSTREAM": "c=http://c"}, file=file
     )
     assert (settings.max_bytes, settings.ttl_s, settings.tag_ttl_s) == (3, 2, 1)
-    assert [upstream.namespace for upstream in settings.upstream] == ["c"]
+    assert [upstream.name for upstream in settings.upstream] == ["c"]
 
 
 def test_a_variable_has_several_upstreams_with_white_space_between() -> None:
     settings = load({}, {"P2PD_UPSTREAM": "a=http://a\n  b=http://b"}, default_file=NOWHERE)
-    assert [upstream.namespace for upstream in settings.upstream] == ["a", "b"]
+    assert [upstream.name for upstream in settings.upstream] == ["a", "b"]
 
 
 def test_a_commands_own_defaults_go_before_the_keys_and_after_all_else(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_each_problem_has_a_line_that_tells_source_value_and_what_is_expected(tm
             f"{file}: log_level = 4: expected one of debug, info, warning, error",
             f"{file}: serve_stale_tags = 2: expected true or false",
             f"{file}: upstream: 'a': expected a URL that starts with https://HOST, http://HOST or oci-layout:///PATH",
-            f"{file}: upstream: '3': expected NAMESPACE=URL, such as docker.io=https://registry-1.docker.io",
+            f"{file}: upstream: '3': expected NAME=URL, such as docker.io=https://registry-1.docker.io",
             '--connections-per-blob = "0": expected a whole number from 1 to 9999',
             'P2PD_TTL_S = "1y": expected a duration such as 30d, 12h, 5m, 90s or a number of seconds',
         ]

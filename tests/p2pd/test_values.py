@@ -148,7 +148,7 @@ def test_an_upstream_with_all_its_options() -> None:
         "Reg.Example:5000=https://a/,http://b:81/v;ca=/etc/ca.pem;username=u;password_file=/f;connections=8;rate=50MB"
     )
     assert upstream == UpstreamSetting(
-        namespace="reg.example:5000",
+        name="reg.example:5000",
         urls=("https://a", "http://b:81/v"),
         ca=Path("/etc/ca.pem"),
         username="u",
@@ -171,7 +171,7 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("docker.io", "expected NAMESPACE=URL"),
+        ("docker.io", "expected NAME=URL"),
         ("=https://a", "expected a registry's name"),
         ("a/b=https://a", "expected a registry's name"),
         ("a=", "expected a URL after the ="),

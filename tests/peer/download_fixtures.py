@@ -13,7 +13,7 @@ from peer.errors import (
 )
 from peer.origin.api import ContentRef, Credential
 from peer.store import Store
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from peer.transfer import FIRST_SPAN_BYTES, Source
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import PATIENCE_S, FakeOrigin, content_of
@@ -42,7 +42,7 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
 @asynccontextmanager
 async def started(store: Store, **limits: Any) -> AsyncIterator[Downloads]:
     """Downloads that are closed again, as the daemon does it."""
-    async with Background() as background:
+    async with BackgroundTasks() as background:
         downloads = Downloads(store, Limits(**limits), background)
         try:
             yield downloads

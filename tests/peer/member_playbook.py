@@ -1,6 +1,6 @@
 """A conversation with a member core as one assertion.
 
-`Playbook() >> Joined(…) >> ("b", Holds(…)) << Fetch(…)` reads: the scheduler says Joined, neighbour b says what it
+`Playbook() >> Joined(…) >> ("b", Bitfield(…)) << Fetch(…)` reads: the scheduler says Joined, neighbour b says what it
 holds, and the member then, and not before, wants a piece fetched, and nothing else. Messages stand for themselves in
 both directions. A playbook is true if each step gives the instructions that are written after it, in that order.
 """
@@ -23,11 +23,11 @@ from peer.core.origin_events import (
     WantSlot,
 )
 from peer.core.swarm_events import (
+    AddNeighbour,
     Begun,
     Fetch,
     FromNeighbour,
     FromScheduler,
-    Meet,
     Prepare,
     Prepared,
     Tell,
@@ -45,7 +45,7 @@ SIZE = 4 * PIECE
 PATIENCE_S = 3.0
 WITHIN_S = 15.0
 JOIN = from_host.Join(D, "docker.io", "library/app", SIZE)
-WHOLE = link.Holds(D, 1, complete=True)
+WHOLE = link.Bitfield(D, 1, complete=True)
 
 
 def digest(index: int) -> bytes:
@@ -62,19 +62,19 @@ def joined(*hosts: str, size_bytes: int | None = SIZE, generation: int = 1) -> t
 
 
 def digests(*indices: int, generation: int = 1) -> to_host.PieceDigests:
-    return to_host.PieceDigests(D, generation, tuple(to_host.Run(index, digest(index)) for index in indices))
+    return to_host.PieceDigests(D, generation, tuple(to_host.DigestRun(index, digest(index)) for index in indices))
 
 
 def lease(number: int, first: int, stop: int, generation: int = 1) -> to_host.Lease:
     return to_host.Lease(number, D, generation, first, stop, WITHIN_S)
 
 
-def holds(*indices: int, generation: int = 1) -> link.Holds:
-    return link.Holds(D, generation, complete=False, have=bytes([sum(1 << index for index in indices)]))
+def holds(*indices: int, generation: int = 1) -> link.Bitfield:
+    return link.Bitfield(D, generation, complete=False, have=bytes([sum(1 << index for index in indices)]))
 
 
 def gained(hosts: tuple[str, ...], first: int, stop: int, generation: int = 1) -> TellNeighbours:
-    return TellNeighbours(hosts, link.Gained(D, generation, (link.Span(first, stop),)))
+    return TellNeighbours(hosts, link.Have(D, generation, (link.Span(first, stop),)))
 
 
 def progress(*indices: int, starving: bool = False, generation: int = 1) -> from_host.Progress:
@@ -159,7 +159,7 @@ def with_neighbours(*hosts: str) -> Playbook:
     """A download that is in a swarm with these neighbours."""
     playbook = beginning() >> joined(*hosts)
     for host in hosts:
-        playbook = playbook << Meet(neighbour(host))
+        playbook = playbook << AddNeighbour(neighbour(host))
     return playbook
 
 

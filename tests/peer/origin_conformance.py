@@ -33,7 +33,7 @@ def descriptor_of(content: bytes, media_type: str) -> dict[str, object]:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class InlineBlob:
     """An image with two tags, a signature that refers to it, and the blobs of both."""
 
     repository: str
@@ -48,7 +48,7 @@ class Content:
         return {digest_of(blob): blob for blob in (self.layer, self.config)}
 
 
-def _content() -> Content:
+def _content() -> InlineBlob:
     layer, config = Random(1).randbytes(300_000), b"{}"
     manifest = {
         "schemaVersion": 2,
@@ -58,7 +58,7 @@ def _content() -> Content:
     }
     body = json.dumps(manifest).encode()
     referrer = manifest | {"subject": descriptor_of(body, OCI_IMAGE), "artifactType": "application/x-signature"}
-    return Content("library/app", ("1", "latest"), body, json.dumps(referrer).encode(), layer, config)
+    return InlineBlob("library/app", ("1", "latest"), body, json.dumps(referrer).encode(), layer, config)
 
 
 CONTENT = _content()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peer.core.choker import MAX_REFUSED, MAX_WAITING, TOLD, Asking, Space, Turn, Uploads
+from peer.core.choker import MAX_REFUSED, MAX_WAITING, TOLD, Admission, Choker, Uplink, UploadRequest
 
 SLOTS = 3
 BLOB = bytes(32)
@@ -13,187 +13,190 @@ FIRST = 0
 """The request that has the line first."""
 
 
-def host(number: int, *, far: bool = False) -> Asking:
-    return Asking(f"h{number}", BLOB, far)
+def host(number: int, *, far: bool = False) -> UploadRequest:
+    return UploadRequest(f"h{number}", BLOB, far)
 
 
-def filled(*refused: Asking) -> Uploads[int]:
+def filled(*refused: UploadRequest) -> Choker[int]:
     """One piece fills the line, and these were refused, in this order."""
-    uploads: Uploads[int] = Uploads(SLOTS)
-    assert uploads.ask(FIRST, None, Space.NONE) is Turn.NOW
-    for request, asking in enumerate(refused, 100):
-        assert uploads.ask(request, asking, Space.NONE) is Turn.NEVER
-    return uploads
+    choker: Choker[int] = Choker(SLOTS)
+    assert choker.ask(FIRST, None, Uplink.FULL) is Admission.SEND
+    for request, receiver in enumerate(refused, 100):
+        assert choker.ask(request, receiver, Uplink.FULL) is Admission.REJECT
+    return choker
 
 
-def awaited(*refused: Asking) -> Uploads[int]:
+def awaited(*refused: UploadRequest) -> Choker[int]:
     """The same, and request 1, of host 1, waits for that piece, which is nearly out."""
-    uploads = filled(*refused)
-    assert uploads.ask(1, host(1), Space.SOON) is Turn.LATER
-    return uploads
+    choker = filled(*refused)
+    assert choker.ask(1, host(1), Uplink.FREE_SOON) is Admission.QUEUE
+    return choker
 
 
 class TestWhoMayBegin:
     def test_anybody_where_nothing_goes_out(self) -> None:
-        for space in Space:
-            assert Uploads[int](SLOTS).ask(FIRST, host(1), space) is Turn.NOW
+        for uplink in Uplink:
+            assert Choker[int](SLOTS).ask(FIRST, host(1), uplink) is Admission.SEND
 
     def test_one_at_a_time_where_it_fills_the_line(self) -> None:
-        uploads = filled()
-        assert uploads.ask(2, host(2), Space.NONE) is Turn.NEVER
-        uploads.end()
-        assert uploads.ask(3, host(2), Space.NONE) is Turn.NOW
+        choker = filled()
+        assert choker.ask(2, host(2), Uplink.FULL) is Admission.REJECT
+        choker.end()
+        assert choker.ask(3, host(2), Uplink.FULL) is Admission.SEND
 
     def test_as_many_as_there_are_slots_where_a_part_of_the_line_is_unused(self) -> None:
-        uploads: Uploads[int] = Uploads(SLOTS)
-        turns = [uploads.ask(number, host(number), Space.NOW) for number in range(SLOTS + 1)]
-        assert turns == [Turn.NOW] * SLOTS + [Turn.NEVER]
-        assert uploads.going == SLOTS
+        choker: Choker[int] = Choker(SLOTS)
+        turns = [choker.ask(number, host(number), Uplink.FREE) for number in range(SLOTS + 1)]
+        assert turns == [Admission.SEND] * SLOTS + [Admission.REJECT]
+        assert choker.active == SLOTS
 
 
 class TestWhoWaits:
     def test_one_and_only_while_a_piece_is_nearly_out(self) -> None:
-        uploads = filled()
-        assert uploads.ask(1, host(1), Space.NONE) is Turn.NEVER
-        assert [uploads.ask(number, host(number), Space.SOON) for number in (2, 3)] == [Turn.LATER, Turn.NEVER]
-        assert uploads.going == 1
+        choker = filled()
+        assert choker.ask(1, host(1), Uplink.FULL) is Admission.REJECT
+        assert [choker.ask(number, host(number), Uplink.FREE_SOON) for number in (2, 3)] == [
+            Admission.QUEUE,
+            Admission.REJECT,
+        ]
+        assert choker.active == 1
 
     def test_it_begins_when_that_piece_is_out(self) -> None:
-        uploads = awaited()
-        assert uploads.next(Space.SOON) is None
-        uploads.end()
-        assert uploads.next(Space.NONE) == 1
-        assert uploads.going == 1
-        assert uploads.next(Space.NOW) is None, "once"
-        assert not uploads.is_wanted, "it has been served"
+        choker = awaited()
+        assert choker.next(Uplink.FREE_SOON) is None
+        choker.end()
+        assert choker.next(Uplink.FULL) == 1
+        assert choker.active == 1
+        assert choker.next(Uplink.FREE) is None, "once"
+        assert not choker.is_wanted, "it has been served"
 
     def test_or_when_a_part_of_the_line_proves_unused(self) -> None:
-        uploads = awaited()
-        assert uploads.next(Space.NOW) == 1
-        assert uploads.going == 2
+        choker = awaited()
+        assert choker.next(Uplink.FREE) == 1
+        assert choker.active == 2
 
     def test_it_is_served_before_all_that_come_later(self) -> None:
-        uploads = awaited()
-        assert uploads.ask(2, host(2), Space.NOW) is Turn.NEVER
-        uploads.end()
-        assert uploads.ask(3, host(3), Space.NOW) is Turn.NEVER
-        assert uploads.next(Space.NOW) == 1
+        choker = awaited()
+        assert choker.ask(2, host(2), Uplink.FREE) is Admission.REJECT
+        choker.end()
+        assert choker.ask(3, host(3), Uplink.FREE) is Admission.REJECT
+        assert choker.next(Uplink.FREE) == 1
 
     def test_and_before_those_that_were_refused_who_hear_nothing_until_it_begins(self) -> None:
-        uploads = awaited(host(2))
-        assert uploads.tell(Space.SOON) == []
-        uploads.end()
-        assert uploads.tell(Space.NOW) == []
-        assert uploads.next(Space.NOW) == 1
-        assert uploads.tell(Space.NOW) == [host(2)]
+        choker = awaited(host(2))
+        assert choker.unchoke(Uplink.FREE_SOON) == []
+        choker.end()
+        assert choker.unchoke(Uplink.FREE) == []
+        assert choker.next(Uplink.FREE) == 1
+        assert choker.unchoke(Uplink.FREE) == [host(2)]
 
     def test_one_that_takes_it_back_leaves_its_place_to_another(self) -> None:
-        uploads = awaited(host(3))
-        uploads.take_back(1)
-        assert uploads.tell(Space.SOON) == [host(3)]
-        assert uploads.ask(2, host(2), Space.SOON) is Turn.LATER
-        uploads.end()
-        assert uploads.next(Space.NOW) == 2
-        uploads.take_back(2)
-        assert uploads.going == 1, "what goes out is not taken back"
+        choker = awaited(host(3))
+        choker.cancel(1)
+        assert choker.unchoke(Uplink.FREE_SOON) == [host(3)]
+        assert choker.ask(2, host(2), Uplink.FREE_SOON) is Admission.QUEUE
+        choker.end()
+        assert choker.next(Uplink.FREE) == 2
+        choker.cancel(2)
+        assert choker.active == 1, "what goes out is not taken back"
 
     def test_one_that_has_waited_in_vain_is_told_later(self) -> None:
-        uploads = awaited(host(2))
-        uploads.take_back(1, in_vain=True)
-        uploads.end()
-        assert uploads.tell(Space.NONE) == [host(2), host(1)], "it comes behind who was refused before"
+        choker = awaited(host(2))
+        choker.cancel(1, rejected=True)
+        choker.end()
+        assert choker.unchoke(Uplink.FULL) == [host(2), host(1)], "it comes behind who was refused before"
 
     def test_one_that_goes_away_while_it_waits_is_not(self) -> None:
-        uploads = awaited()
-        uploads.take_back(1)
-        assert not uploads.is_wanted
-        assert uploads.tell(Space.SOON) == []
+        choker = awaited()
+        choker.cancel(1)
+        assert not choker.is_wanted
+        assert choker.unchoke(Uplink.FREE_SOON) == []
 
     def test_one_that_has_begun_has_not_waited_in_vain(self) -> None:
-        uploads = awaited()
-        uploads.end()
-        assert uploads.next(Space.NONE) == 1
-        uploads.take_back(1, in_vain=True)
-        assert not uploads.is_wanted
+        choker = awaited()
+        choker.end()
+        assert choker.next(Uplink.FULL) == 1
+        choker.cancel(1, rejected=True)
+        assert not choker.is_wanted
 
     def test_nobody_knows_who_it_is(self) -> None:
-        uploads = filled()
-        assert uploads.ask(1, None, Space.NONE) is Turn.NEVER
-        assert not uploads.is_wanted, "it cannot be told"
-        assert uploads.ask(2, None, Space.SOON) is Turn.LATER
-        uploads.end()
-        assert uploads.next(Space.NONE) == 2
+        choker = filled()
+        assert choker.ask(1, None, Uplink.FULL) is Admission.REJECT
+        assert not choker.is_wanted, "it cannot be told"
+        assert choker.ask(2, None, Uplink.FREE_SOON) is Admission.QUEUE
+        choker.end()
+        assert choker.next(Uplink.FULL) == 2
 
 
 class TestWhoIsTold:
     def test_nobody_while_the_line_is_full(self) -> None:
-        assert filled(host(1)).tell(Space.NONE) == []
+        assert filled(host(1)).unchoke(Uplink.FULL) == []
 
     def test_nobody_while_all_slots_are_taken(self) -> None:
-        uploads = filled()
+        choker = filled()
         for number in range(1, SLOTS):
-            uploads.ask(number, host(number), Space.NOW)
-        uploads.ask(SLOTS, host(SLOTS), Space.NOW)
-        assert uploads.tell(Space.NOW) == []
+            choker.ask(number, host(number), Uplink.FREE)
+        choker.ask(SLOTS, host(SLOTS), Uplink.FREE)
+        assert choker.unchoke(Uplink.FREE) == []
 
     def test_when_a_piece_is_nearly_out(self) -> None:
-        assert filled(host(1)).tell(Space.SOON) == [host(1)]
+        assert filled(host(1)).unchoke(Uplink.FREE_SOON) == [host(1)]
 
     def test_when_a_part_of_the_line_is_unused(self) -> None:
-        assert filled(host(1)).tell(Space.NOW) == [host(1)]
+        assert filled(host(1)).unchoke(Uplink.FREE) == [host(1)]
 
     def test_those_that_were_refused_first_and_each_once(self) -> None:
-        uploads = filled(*map(host, range(TOLD + 1)))
-        uploads.end()
-        assert uploads.tell(Space.NONE) == [host(number) for number in range(TOLD)]
-        assert uploads.tell(Space.NONE) == [host(TOLD)]
-        assert uploads.tell(Space.NONE) == []
-        assert not uploads.is_wanted
+        choker = filled(*map(host, range(TOLD + 1)))
+        choker.end()
+        assert choker.unchoke(Uplink.FULL) == [host(number) for number in range(TOLD)]
+        assert choker.unchoke(Uplink.FULL) == [host(TOLD)]
+        assert choker.unchoke(Uplink.FULL) == []
+        assert not choker.is_wanted
 
     def test_one_that_is_refused_twice_keeps_its_place(self) -> None:
-        uploads = filled(host(1), host(2), host(3), host(1))
-        uploads.end()
-        assert uploads.tell(Space.NOW) == [host(1), host(2)]
+        choker = filled(host(1), host(2), host(3), host(1))
+        choker.end()
+        assert choker.unchoke(Uplink.FREE) == [host(1), host(2)]
 
     def test_those_of_other_sites_before_all_others(self) -> None:
-        uploads = filled(host(1), host(2), host(3, far=True))
-        uploads.end()
-        assert uploads.tell(Space.NOW) == [host(3, far=True)]
-        assert uploads.tell(Space.NOW) == [host(1), host(2)]
+        choker = filled(host(1), host(2), host(3, far=True))
+        choker.end()
+        assert choker.unchoke(Uplink.FREE) == [host(3, far=True)]
+        assert choker.unchoke(Uplink.FREE) == [host(1), host(2)]
 
     def test_not_one_that_is_served_meanwhile_or_waits(self) -> None:
-        uploads = filled(host(1), host(2), host(3))
-        assert uploads.ask(1, host(1), Space.NOW) is Turn.NOW
-        assert uploads.ask(2, host(2), Space.SOON) is Turn.LATER
-        uploads.end()
-        assert uploads.next(Space.NOW) == 2
-        assert uploads.tell(Space.NOW) == [host(3)]
-        assert not uploads.is_wanted
+        choker = filled(host(1), host(2), host(3))
+        assert choker.ask(1, host(1), Uplink.FREE) is Admission.SEND
+        assert choker.ask(2, host(2), Uplink.FREE_SOON) is Admission.QUEUE
+        choker.end()
+        assert choker.next(Uplink.FREE) == 2
+        assert choker.unchoke(Uplink.FREE) == [host(3)]
+        assert not choker.is_wanted
 
     def test_one_that_is_served_while_others_wait_comes_behind_them(self) -> None:
-        uploads = filled(*map(host, range(2, 2 + TOLD)))
-        uploads.end(again=host(1))
-        assert uploads.tell(Space.NOW) == [host(number) for number in range(2, 2 + TOLD)]
-        assert uploads.tell(Space.NOW) == [host(1)]
+        choker = filled(*map(host, range(2, 2 + TOLD)))
+        choker.end(requeue=host(1))
+        assert choker.unchoke(Uplink.FREE) == [host(number) for number in range(2, 2 + TOLD)]
+        assert choker.unchoke(Uplink.FREE) == [host(1)]
 
     def test_unless_another_request_of_its_own_was_refused_before(self) -> None:
-        uploads = filled(host(1), host(2), host(3))
-        uploads.end(again=host(1))
-        assert uploads.tell(Space.NOW) == [host(1), host(2)]
-        assert uploads.tell(Space.NOW) == [host(3)]
+        choker = filled(host(1), host(2), host(3))
+        choker.end(requeue=host(1))
+        assert choker.unchoke(Uplink.FREE) == [host(1), host(2)]
+        assert choker.unchoke(Uplink.FREE) == [host(3)]
 
     def test_it_is_remembered_for_each_blob(self) -> None:
-        other = Asking("h1", b"o" * 32)
-        uploads = filled(host(1), other)
-        uploads.end()
-        assert uploads.tell(Space.NOW) == [host(1), other]
+        other = UploadRequest("h1", b"o" * 32)
+        choker = filled(host(1), other)
+        choker.end()
+        assert choker.unchoke(Uplink.FREE) == [host(1), other]
 
     def test_of_too_many_the_oldest_is_forgotten(self) -> None:
-        uploads = filled(*map(host, range(MAX_REFUSED + 1)))
-        assert uploads.tell(Space.SOON)[0] == host(1)
-        uploads = filled(*map(host, range(MAX_REFUSED)))
-        uploads.end(again=host(MAX_REFUSED))
-        assert uploads.tell(Space.NOW)[0] == host(1)
+        choker = filled(*map(host, range(MAX_REFUSED + 1)))
+        assert choker.unchoke(Uplink.FREE_SOON)[0] == host(1)
+        choker = filled(*map(host, range(MAX_REFUSED)))
+        choker.end(requeue=host(MAX_REFUSED))
+        assert choker.unchoke(Uplink.FREE)[0] == host(1)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -201,100 +204,100 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.uploads: Uploads[int] = Uploads(SLOTS)
+        self.choker: Choker[int] = Choker(SLOTS)
         self.requests = 0
-        self.going: list[Asking] = []
-        self.waiting: dict[int, Asking] = {}
-        self.owed: list[Asking] = []
+        self.active: list[UploadRequest] = []
+        self.waiting: dict[int, UploadRequest] = {}
+        self.owed: list[UploadRequest] = []
 
-    def may_begin(self, space: Space) -> bool:
-        return not self.going or (space is Space.NOW and len(self.going) < SLOTS)
+    def may_begin(self, uplink: Uplink) -> bool:
+        return not self.active or (uplink is Uplink.FREE and len(self.active) < SLOTS)
 
-    def owes(self, asking: Asking) -> None:
-        if asking not in self.owed:
-            self.owed = [*self.owed, asking][-MAX_REFUSED:]
+    def owes(self, receiver: UploadRequest) -> None:
+        if receiver not in self.owed:
+            self.owed = [*self.owed, receiver][-MAX_REFUSED:]
 
-    @rule(number=st.integers(0, 8), far=st.booleans(), space=st.sampled_from(Space))
-    def asks(self, number: int, far: bool, space: Space) -> None:
+    @rule(number=st.integers(0, 8), far=st.booleans(), uplink=st.sampled_from(Uplink))
+    def asks(self, number: int, far: bool, uplink: Uplink) -> None:
         self.requests += 1
-        asking = host(number, far=far)
-        turn = self.uploads.ask(self.requests, asking, space)
-        if turn is Turn.NEVER:
-            assert self.waiting or not self.may_begin(space), "there is room, and it is refused"
-            assert space is not Space.SOON or len(self.waiting) == MAX_WAITING, "it might wait, and is refused"
-            self.owes(asking)
+        receiver = host(number, far=far)
+        turn = self.choker.ask(self.requests, receiver, uplink)
+        if turn is Admission.REJECT:
+            assert self.waiting or not self.may_begin(uplink), "there is room, and it is refused"
+            assert uplink is not Uplink.FREE_SOON or len(self.waiting) == MAX_WAITING, "it might wait, and is refused"
+            self.owes(receiver)
             return
-        if turn is Turn.NOW:
-            assert self.may_begin(space)
+        if turn is Admission.SEND:
+            assert self.may_begin(uplink)
             assert not self.waiting, "another one comes first"
-            self.going.append(asking)
+            self.active.append(receiver)
         else:
-            assert space is Space.SOON, "it would wait for long"
-            self.waiting[self.requests] = asking
-        self.owed = [each for each in self.owed if each != asking]
+            assert uplink is Uplink.FREE_SOON, "it would wait for long"
+            self.waiting[self.requests] = receiver
+        self.owed = [each for each in self.owed if each != receiver]
 
-    @rule(first=st.integers(0, 40), space=st.sampled_from(Space))
-    def many_ask(self, first: int, space: Space) -> None:
+    @rule(first=st.integers(0, 40), uplink=st.sampled_from(Uplink))
+    def many_ask(self, first: int, uplink: Uplink) -> None:
         for number in range(first, first + MAX_REFUSED // 2):
-            self.asks(number, far=False, space=space)
+            self.asks(number, far=False, uplink=uplink)
 
     @precondition(lambda self: self.waiting)
-    @rule(in_vain=st.booleans())
-    def takes_back(self, in_vain: bool) -> None:
+    @rule(rejected=st.booleans())
+    def takes_back(self, rejected: bool) -> None:
         request = next(iter(self.waiting))
-        self.uploads.take_back(request, in_vain=in_vain)
-        asking = self.waiting.pop(request)
-        if in_vain:
-            self.owes(asking)
+        self.choker.cancel(request, rejected=rejected)
+        receiver = self.waiting.pop(request)
+        if rejected:
+            self.owes(receiver)
 
     @precondition(lambda self: self.requests)
-    @rule(in_vain=st.booleans())
-    def takes_back_what_does_not_wait(self, in_vain: bool) -> None:
+    @rule(rejected=st.booleans())
+    def takes_back_what_does_not_wait(self, rejected: bool) -> None:
         request = next(request for request in range(self.requests + 1) if request not in self.waiting)
-        self.uploads.take_back(request, in_vain=in_vain)
+        self.choker.cancel(request, rejected=rejected)
 
-    @precondition(lambda self: self.going)
-    @rule(which=st.integers(0, SLOTS), again=st.booleans())
-    def ends(self, which: int, again: bool) -> None:
-        asking = self.going.pop(which % len(self.going))
-        self.uploads.end(asking if again else None)
-        if again:
-            self.owes(asking)
+    @precondition(lambda self: self.active)
+    @rule(which=st.integers(0, SLOTS), requeue=st.booleans())
+    def ends(self, which: int, requeue: bool) -> None:
+        receiver = self.active.pop(which % len(self.active))
+        self.choker.end(receiver if requeue else None)
+        if requeue:
+            self.owes(receiver)
 
-    @rule(space=st.sampled_from(Space))
-    def begins_who_waits(self, space: Space) -> None:
-        request = self.uploads.next(space)
-        assert (request is not None) == (bool(self.waiting) and self.may_begin(space))
+    @rule(uplink=st.sampled_from(Uplink))
+    def begins_who_waits(self, uplink: Uplink) -> None:
+        request = self.choker.next(uplink)
+        assert (request is not None) == (bool(self.waiting) and self.may_begin(uplink))
         if request is not None:
             assert request == next(iter(self.waiting)), "another one has waited for longer"
-            self.going.append(self.waiting.pop(request))
+            self.active.append(self.waiting.pop(request))
 
-    @rule(space=st.sampled_from(Space))
-    def looks(self, space: Space) -> None:
-        told = self.uploads.tell(space)
-        can_come = not self.waiting and (space is Space.SOON or self.may_begin(space))
+    @rule(uplink=st.sampled_from(Uplink))
+    def looks(self, uplink: Uplink) -> None:
+        told = self.choker.unchoke(uplink)
+        can_come = not self.waiting and (uplink is Uplink.FREE_SOON or self.may_begin(uplink))
         assert bool(told) == (can_come and bool(self.owed))
         assert len(told) <= TOLD
         assert set(told) <= set(self.owed), "one is told that was told before, or was never refused"
-        first = [asking for asking in self.owed if asking.far] or self.owed
+        first = [receiver for receiver in self.owed if receiver.far] or self.owed
         assert told == first[: len(told)], "another one was refused before, or is far"
-        self.owed = [asking for asking in self.owed if asking not in told]
+        self.owed = [receiver for receiver in self.owed if receiver not in told]
 
     @invariant()
     def no_more_than_may_be_and_nobody_is_forgotten(self) -> None:
-        assert self.uploads.going == len(self.going) <= SLOTS
+        assert self.choker.active == len(self.active) <= SLOTS
         assert len(self.waiting) <= MAX_WAITING
-        assert self.uploads.is_wanted == bool(self.waiting or self.owed)
+        assert self.choker.is_wanted == bool(self.waiting or self.owed)
 
     def teardown(self) -> None:
         """Once the line is idle, all that wait are served, and all others are told, in the end."""
-        while self.going:
-            self.ends(0, again=False)
+        while self.active:
+            self.ends(0, requeue=False)
         while self.waiting:
-            self.begins_who_waits(Space.NOW)
+            self.begins_who_waits(Uplink.FREE)
         while self.owed:
-            self.looks(Space.NOW)
-        assert not self.uploads.is_wanted
+            self.looks(Uplink.FREE)
+        assert not self.choker.is_wanted
 
 
 TestInAnyOrder = AnyOrder.TestCase

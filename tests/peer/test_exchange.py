@@ -32,7 +32,7 @@ def asked_for(*held: int, urgent: int = 0) -> list[int]:
     for host in ("a", "b"):
         exchange.neighbours.add(host, 0)
         pieces = (1 << COUNT) - 1 & ~((host == "b") << NEW)
-        exchange.neighbours.hear(host, link.Holds(D, 1, complete=False, have=pieces.to_bytes(5, "little")))
+        exchange.neighbours.on_message(host, link.Bitfield(D, 1, complete=False, have=pieces.to_bytes(5, "little")))
     out = exchange.go_on(urgent, 0, 0.0)
     return [each.index for each in out if isinstance(each, Fetch)]
 

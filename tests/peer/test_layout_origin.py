@@ -64,8 +64,8 @@ def tags_of(origin: LayoutOrigin, repository: str) -> list[str]:
     return list(json.loads(answer.body)["tags"]) if answer.status == 200 else []
 
 
-def open_origin(directory: Path, namespace: str = "docker.io") -> LayoutOrigin:
-    return LayoutOrigin(directory, namespace=namespace)
+def open_origin(directory: Path, upstream: str = "docker.io") -> LayoutOrigin:
+    return LayoutOrigin(directory, upstream=upstream)
 
 
 class TestOneLayout(OriginConformance):

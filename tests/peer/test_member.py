@@ -21,43 +21,43 @@ from peer.core.origin_events import (
 from peer.core.reports import STARVING_AFTER_S
 from peer.core.standing import State
 from peer.core.swarm_events import (
+    AddNeighbour,
     Begun,
-    Deliver,
     Fetch,
     FetchEnded,
     FetchOutcome,
     GiveUp,
-    Meet,
     NeighbourLost,
-    Part,
     Prepare,
     Prepared,
+    RemoveNeighbour,
     SchedulerFound,
+    SendInlineBlob,
     StopFetch,
-    TellContent,
+    StoreInlineBlob,
     TellNeighbours,
 )
-from scheduler.protocol.content import Content
 from scheduler.protocol.from_host import (
     Announce,
     Corrupt,
+    DigestReport,
     Disproved,
     Fault,
     Holding,
     Join,
     LeasePieces,
     NeighbourFailed,
-    Recalled,
     Sealed,
 )
-from scheduler.protocol.link import Dropped, Room
+from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.link import DontHave, Unchoke
 from scheduler.protocol.to_host import (
+    DigestRun,
     Failed,
     Neighbours,
     PieceDigests,
-    Recall,
+    RequestDigests,
     Reset,
-    Run,
 )
 from tests.peer.member_playbook import (
     JOIN,
@@ -113,12 +113,14 @@ class TestFetching:
 
     def test_a_busy_neighbour_that_says_that_it_has_room_is_asked_at_once(self) -> None:
         playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> FetchEnded(1, FetchOutcome.BUSY) >> Passes(0.1)
-        playbook = playbook >> ("b", Room(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 1, digest(1))
-        assert playbook >> ("b", Room(D))
+        playbook = playbook >> ("b", Unchoke(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 1, digest(1))
+        assert playbook >> ("b", Unchoke(D))
 
     def test_a_neighbour_that_says_with_a_piece_that_others_come_first_is_left_alone_until_it_has_room(self) -> None:
         playbook = served_last()
-        assert playbook >> Passes(0.1) >> ("b", Room(D)) << Fetch(2, "b", 2, digest(2)) << Fetch(3, "b", 3, digest(3))
+        assert (
+            playbook >> Passes(0.1) >> ("b", Unchoke(D)) << Fetch(2, "b", 2, digest(2)) << Fetch(3, "b", 3, digest(3))
+        )
 
     def test_or_for_a_while_if_it_never_says_that(self) -> None:
         playbook = fetching() >> digests(2) >> ("b", holds(0, 1, 2))
@@ -130,11 +132,11 @@ class TestFetching:
         assert served_last() >> ("c", holds(2)) << Fetch(2, "c", 2, digest(2))
 
     def test_room_that_overtakes_a_refusal(self) -> None:
-        playbook = fetching() >> ("b", Room(D)) >> FetchEnded(0, FetchOutcome.BUSY)
+        playbook = fetching() >> ("b", Unchoke(D)) >> FetchEnded(0, FetchOutcome.BUSY)
         assert playbook << Fetch(2, "b", 0, digest(0))
 
     def test_room_that_overtakes_a_piece(self) -> None:
-        playbook = fetching() >> digests(2) >> ("b", holds(0, 1, 2)) >> ("b", Room(D))
+        playbook = fetching() >> digests(2) >> ("b", holds(0, 1, 2)) >> ("b", Unchoke(D))
         playbook = playbook >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         assert playbook >> FetchEnded(0, FetchOutcome.LANDED, busy=True) << Fetch(2, "b", 2, digest(2))
 
@@ -142,16 +144,16 @@ class TestFetching:
         """It was refused for piece 0, which the origin brings since."""
         playbook = fetching() >> FetchEnded(0, FetchOutcome.BUSY) >> FetchEnded(1, FetchOutcome.BUSY)
         playbook = playbook >> lease(7, 0, 1) << WantSlot(0) >> SlotGranted(0) << StartTransfer(0, 0, 0, 1)
-        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 1, digest(1))
+        assert playbook >> ("b", Unchoke(D)) << Fetch(2, "b", 1, digest(1))
 
     def test_room_at_a_neighbour_that_has_nothing_of_use(self) -> None:
-        assert fetching() >> ("c", Room(D)) >> ("nobody", Room(D))
+        assert fetching() >> ("c", Unchoke(D)) >> ("nobody", Unchoke(D))
 
     def test_news_of_a_busy_neighbour_change_nothing_until_it_has_room(self) -> None:
         playbook = fetching() >> digests(2) >> FetchEnded(0, FetchOutcome.BUSY) >> ("b", holds(0, 1, 2))
         playbook = playbook >> PieceLanded(None, 1, digest(1)) << gained(("c",), 1, 2)
         playbook = playbook >> FetchEnded(1, FetchOutcome.LANDED)
-        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 2, digest(2))
+        assert playbook >> ("b", Unchoke(D)) << Fetch(2, "b", 0, digest(0)) << Fetch(3, "b", 2, digest(2))
 
     def test_what_a_fetch_brings_is_followed_by_its_end_before_anything_is_asked(self) -> None:
         """The neighbour is free only then; before, another would be asked for the next piece."""
@@ -175,11 +177,11 @@ class TestFetching:
             fetching()
             >> FetchEnded(0, FetchOutcome.GONE)
             << StopFetch(1)
-            << Part("b")
+            << RemoveNeighbour("b")
             << NeighbourFailed(D, "b", Fault.GONE)
             >> FetchEnded(1, FetchOutcome.STOPPED)
             >> Neighbours(D, (neighbour("e"),), ())
-            << Meet(neighbour("e"))
+            << AddNeighbour(neighbour("e"))
             >> ("e", WHOLE)
             << Fetch(2, "e", 0, digest(0))
             << Fetch(3, "e", 1, digest(1))
@@ -187,25 +189,25 @@ class TestFetching:
 
     def test_one_whose_link_is_lost(self) -> None:
         failed = NeighbourFailed(D, "b", Fault.GONE)
-        assert fetching() >> NeighbourLost("b") << StopFetch(0) << StopFetch(1) << Part("b") << failed
+        assert fetching() >> NeighbourLost("b") << StopFetch(0) << StopFetch(1) << RemoveNeighbour("b") << failed
 
     def test_one_that_sends_other_bytes_is_reported_and_dropped(self) -> None:
         corrupt = Corrupt(D, 1, 0, "b")
-        assert fetching() >> FetchEnded(0, FetchOutcome.CORRUPT) << corrupt << StopFetch(1) << Part("b")
+        assert fetching() >> FetchEnded(0, FetchOutcome.CORRUPT) << corrupt << StopFetch(1) << RemoveNeighbour("b")
 
     def test_one_that_the_scheduler_takes_away(self) -> None:
-        parted = fetching() >> Neighbours(D, (), ("b",)) << StopFetch(0) << StopFetch(1) << Part("b")
+        parted = fetching() >> Neighbours(D, (), ("b",)) << StopFetch(0) << StopFetch(1) << RemoveNeighbour("b")
         assert parted >> ("b", holds(2)) >> digests(2)
 
     def test_one_that_has_moved_has_no_more_requests_than_before(self) -> None:
         moved = fetching() >> Neighbours(D, (neighbour("b"),), ("b",))
-        moved = moved << StopFetch(0) << StopFetch(1) << Part("b") << Meet(neighbour("b"))
+        moved = moved << StopFetch(0) << StopFetch(1) << RemoveNeighbour("b") << AddNeighbour(neighbour("b"))
         assert (
             moved >> digests(2) >> ("b", holds(2)) >> FetchEnded(0, FetchOutcome.STOPPED) << Fetch(2, "b", 2, digest(2))
         )
 
     def test_one_that_serves_nothing_any_more(self) -> None:
-        assert with_neighbours("b") >> ("b", holds(0)) >> ("b", Dropped(D)) >> digests(0)
+        assert with_neighbours("b") >> ("b", holds(0)) >> ("b", DontHave(D)) >> digests(0)
 
     def test_the_tail_is_asked_of_two(self) -> None:
         assert (
@@ -223,7 +225,7 @@ class TestFetching:
         )
 
     def test_nothing_is_hedged_while_there_is_something_else_to_ask_for(self) -> None:
-        playbook = fetching() >> Neighbours(D, (neighbour("e"),), ()) << Meet(neighbour("e"))
+        playbook = fetching() >> Neighbours(D, (neighbour("e"),), ()) << AddNeighbour(neighbour("e"))
         assert playbook >> digests(2) >> ("b", holds(0, 1, 2)) >> Passes(1.0)
 
     def test_what_the_origin_brings_is_not_asked_of_neighbours(self) -> None:
@@ -238,7 +240,7 @@ class TestNewsAndReports:
     def test_what_is_held_is_told_coarsely(self) -> None:
         playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.BUSY)
-        assert playbook >> ("b", Room(D)) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
+        assert playbook >> ("b", Unchoke(D)) << Fetch(2, "b", 1, digest(1)) >> Passes(2.0) << progress(0)
 
     def test_starving_is_told_again_and_again(self) -> None:
         playbook = with_neighbours() >> Passes(STARVING_AFTER_S) << progress(starving=True)
@@ -263,14 +265,14 @@ class TestNewsAndReports:
             << Announce((Holding(D, SIZE, complete=False, have=b"\x01"),))
             << JOIN
             >> joined("b", "c")
-            << Meet(neighbour("b"))
-            << Meet(neighbour("c"))
-            >> Recall(D)
-            << Recalled(D, 0, digest(0) + digest(1), last=True)
+            << AddNeighbour(neighbour("b"))
+            << AddNeighbour(neighbour("c"))
+            >> RequestDigests(D)
+            << DigestReport(D, 0, digest(0) + digest(1), last=True)
         )
 
     def test_a_recall_of_nothing(self) -> None:
-        assert with_neighbours() >> Recall(D) << Recalled(D, 0, b"", last=True)
+        assert with_neighbours() >> RequestDigests(D) << DigestReport(D, 0, b"", last=True)
 
     def test_what_an_earlier_download_left_is_announced_told_and_offered(self) -> None:
         """The scheduler has never heard of these pieces, and would lease them to be fetched once more."""
@@ -284,10 +286,10 @@ class TestNewsAndReports:
             << Announce((Holding(D, SIZE, complete=False, have=b"\x04"),))
             << JOIN
             >> joined("b")
-            << Meet(neighbour("b"))
+            << AddNeighbour(neighbour("b"))
             << progress()
-            >> Recall(D)
-            << Recalled(D, 2, digest(2), last=True)
+            >> RequestDigests(D)
+            << DigestReport(D, 2, digest(2), last=True)
             >> digests(2)
             << gained(("b",), 2, 3)
         )
@@ -299,7 +301,7 @@ class TestTheEnd:
         assert whole() >> BlobVerified(ok=True) << Sealed(D, 1) << ended << StopTransfer(0) << Ended(Phase.COMPLETE)
 
     def test_a_map_that_a_right_blob_contradicts_is_disproved(self) -> None:
-        other = PieceDigests(D, 1, (Run(0, b"x" * 32),))
+        other = PieceDigests(D, 1, (DigestRun(0, b"x" * 32),))
         playbook = whole() >> other >> BlobVerified(ok=True) << Disproved(D, 1) << Sealed(D, 1)
         assert playbook << TellNeighbours(("b",), WHOLE) << StopTransfer(0) << Ended(Phase.COMPLETE)
 
@@ -317,7 +319,7 @@ class TestTheEnd:
 
     def test_after_a_reset_what_was_fetched_by_the_map_is_thrown_away(self) -> None:
         playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
-        playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> ("b", Dropped(D))
+        playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> ("b", DontHave(D))
         playbook = playbook >> FetchEnded(1, FetchOutcome.STOPPED)
         assert playbook >> Reset(D, 2) << GiveUp(DISPROVED, tainted=True) >> Stopped() << Ended(Phase.ABANDONED)
 
@@ -347,7 +349,7 @@ class TestTinyBlobs:
     def test_the_whole_of_it_comes_from_the_scheduler_and_does_not_go_back(self) -> None:
         tiny = Join(D, "docker.io", "library/app", 4)
         playbook = Playbook() >> Begun(connected=True, size_bytes=4) << Prepare(4) << tiny >> Prepared()
-        playbook = playbook >> joined(size_bytes=4) >> Content(D, b"tiny") << Deliver(b"tiny")
+        playbook = playbook >> joined(size_bytes=4) >> InlineBlob(D, b"tiny") << StoreInlineBlob(b"tiny")
         playbook = playbook >> PieceLanded(None, 0, digest(0)) >> BlobVerified(ok=True) << Sealed(D, 1)
         assert playbook << TellNeighbours((), WHOLE) << Ended(Phase.COMPLETE)
 
@@ -356,5 +358,5 @@ class TestTinyBlobs:
         playbook = Playbook() >> SourceAdded(0) >> Begun(connected=True, size_bytes=4) << Prepare(4) << tiny
         playbook = playbook >> Prepared() >> joined(size_bytes=4) >> lease(7, 0, 4) << WantSlot(0)
         playbook = playbook >> SlotGranted(0) << StartTransfer(0, 0, 0, 1) >> TransferOpened(0, 4, PIECE, 0, 1)
-        playbook = playbook >> PieceLanded(0, 0, digest(0)) >> BlobVerified(ok=True) << TellContent()
+        playbook = playbook >> PieceLanded(0, 0, digest(0)) >> BlobVerified(ok=True) << SendInlineBlob()
         assert playbook << TellNeighbours((), WHOLE) << StopTransfer(0) << Ended(Phase.COMPLETE)

@@ -200,7 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
         known = [
             b"x" * DIGEST_BYTES if lie == 0 else digest(index) for index in range(first, min(COUNT, first + count))
         ]
-        self.hears(to_host.PieceDigests(D, self.generation(current), (to_host.Run(first, b"".join(known)),)))
+        self.hears(to_host.PieceDigests(D, self.generation(current), (to_host.DigestRun(first, b"".join(known)),)))
 
     @rule(first=indices, count=st.integers(1, 4), current=often)
     def a_lease_is_given(self, first: int, count: int, current: int) -> None:
@@ -232,7 +232,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def it_is_recalled(self) -> None:
-        self.hears(to_host.Recall(D))
+        self.hears(to_host.RequestDigests(D))
 
     @rule(refused=st.integers(0, 30))
     def the_swarm_ends_for_this_host(self, refused: int) -> None:
@@ -285,16 +285,16 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(host=hosts, have=sets, current=often, complete=often)
     def a_neighbour_tells_what_it_holds(self, host: str, have: int, current: int, complete: int) -> None:
-        self.news(host, link.Holds(D, self.generation(current), complete == 0, bytes([have])))
+        self.news(host, link.Bitfield(D, self.generation(current), complete == 0, bytes([have])))
 
     @rule(host=hosts, first=indices, current=often)
     def a_neighbour_gains(self, host: str, first: int, current: int) -> None:
-        self.news(host, link.Gained(D, self.generation(current), (link.Span(first, first + 2),)))
+        self.news(host, link.Have(D, self.generation(current), (link.Span(first, first + 2),)))
 
     @rule(host=hosts, what=often)
     def a_neighbour_goes(self, host: str, what: int) -> None:
         if what == 0:
-            self.news(host, link.Dropped(D))
+            self.news(host, link.DontHave(D))
         elif what == 1:
             self.feed(swarming.NeighbourLost(host))
 

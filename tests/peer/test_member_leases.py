@@ -23,15 +23,15 @@ from peer.core.origin_events import (
 )
 from peer.core.standing import ASKED, State
 from peer.core.swarm_events import (
+    AddNeighbour,
     Begun,
     FetchEnded,
     FetchOutcome,
     GiveUp,
-    Meet,
     OriginOpened,
-    Part,
     Prepare,
     Prepared,
+    RemoveNeighbour,
     Resized,
     SchedulerFound,
 )
@@ -111,7 +111,7 @@ class TestJoining:
             >> Begun(connected=True)
             << Join(D, "docker.io", "library/app", None)
             >> joined("b", size_bytes=None)
-            << Meet(neighbour("b"))
+            << AddNeighbour(neighbour("b"))
             >> lease(7, 0, 4)
             << WantSlot(0)
             >> SlotGranted(0)
@@ -158,7 +158,13 @@ class TestJoining:
 
     def test_neighbours_of_another_scheduler_are_parted_with(self) -> None:
         playbook = with_neighbours("b", "c") >> SchedulerFound() << JOIN
-        assert playbook >> joined("c", "e") << Part("b") << Meet(neighbour("c")) << Meet(neighbour("e"))
+        assert (
+            playbook
+            >> joined("c", "e")
+            << RemoveNeighbour("b")
+            << AddNeighbour(neighbour("c"))
+            << AddNeighbour(neighbour("e"))
+        )
 
 
 class TestLeases:
@@ -232,7 +238,7 @@ class TestLeases:
             << Announce((Holding(D, SIZE, complete=False, have=b"\x03"),))
             << JOIN
             >> joined("b")
-            << Meet(neighbour("b"))
+            << AddNeighbour(neighbour("b"))
             << StopTransfer(0)
             << progress()
         )
@@ -253,7 +259,7 @@ class TestLeases:
     def test_the_rest_of_such_a_lease_is_seen_to(self) -> None:
         playbook = fetching() >> PieceLanded(None, 0, digest(0)) << gained(("c",), 0, 1)
         playbook = playbook >> FetchEnded(0, FetchOutcome.LANDED) >> FetchEnded(1, FetchOutcome.GONE)
-        playbook = playbook << Part("b") << NeighbourFailed(D, "b", Fault.GONE)
+        playbook = playbook << RemoveNeighbour("b") << NeighbourFailed(D, "b", Fault.GONE)
         playbook = playbook >> lease(7, 0, 2) << WantSlot(0) >> SlotGranted(0) << StartTransfer(0, 0, 1, 2)
         playbook = playbook >> TransferOpened(0, SIZE, PIECE, 1, 2)
         assert (

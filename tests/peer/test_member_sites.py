@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peer.core.piece_sets import pieces_of
-from peer.core.swarm_events import Fetch, Meet, OriginOpened
+from peer.core.swarm_events import AddNeighbour, Fetch, OriginOpened
 from scheduler.protocol import to_host
 from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECES, SHARES
 from tests.peer.member_playbook import (
@@ -23,7 +23,7 @@ from tests.peer.member_playbook import (
 def with_far(shares: int | None) -> Playbook:
     """A neighbour in this site holds nothing, and one in another the pieces 0 and 1; `shares` None: not told of any."""
     joined = to_host.Joined(D, 1, SIZE, sealed=False, neighbours=(neighbour("near"), neighbour("far", 3)))
-    playbook = beginning() >> joined << Meet(neighbour("near")) << Meet(neighbour("far", 3))
+    playbook = beginning() >> joined << AddNeighbour(neighbour("near")) << AddNeighbour(neighbour("far", 3))
     return playbook if shares is None else playbook >> to_host.Gateway(D, shares)
 
 

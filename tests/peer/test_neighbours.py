@@ -131,7 +131,7 @@ class TestBusy:
         known = neighbours(a=1)
         self.refuse(known, 100.0)
         assert known.choose(1, 0, 100.1) is None
-        assert known.hear("a", link.Room(bytes(32))), "somebody may be asked for what is missing"
+        assert known.on_message("a", link.Unchoke(bytes(32))), "somebody may be asked for what is missing"
         assert known.choose(1, 0, 100.1) == ("a", 0)
 
     def test_room_is_not_an_answer(self) -> None:
@@ -322,11 +322,11 @@ class TestNews:
 
     def test_what_they_may_hold_that_they_did_not(self) -> None:
         known = neighbours(a=0b001)
-        assert known.hear("a", link.Gained(bytes(32), 1, (link.Span(1, 3),))) == 0b110
-        assert known.hear("a", link.Holds(bytes(32), 1, complete=False, have=b"\x08")) == EVERYTHING
+        assert known.on_message("a", link.Have(bytes(32), 1, (link.Span(1, 3),))) == 0b110
+        assert known.on_message("a", link.Bitfield(bytes(32), 1, complete=False, have=b"\x08")) == EVERYTHING
         assert known.held_by_any() == 0b1000
-        assert known.hear("a", link.Holds(bytes(32), 1, complete=True)) == EVERYTHING
-        assert known.hear("a", link.Dropped(bytes(32)))
+        assert known.on_message("a", link.Bitfield(bytes(32), 1, complete=True)) == EVERYTHING
+        assert known.on_message("a", link.DontHave(bytes(32)))
         assert known.held_by_any() == 0
 
     def test_who_does_not_hold_all_of_some_pieces(self) -> None:
@@ -371,6 +371,6 @@ class TestOtherSites:
 
     def test_news_of_pieces_that_are_not_open_are_none(self) -> None:
         known = self.known(0, 0, open_far=0b10)
-        gained = link.Gained(b"d" * 32, 1, (link.Span(0, 2),))
-        assert known.hear("far", gained) == 0b10
-        assert known.hear("near", gained) == 0b11
+        gained = link.Have(b"d" * 32, 1, (link.Span(0, 2),))
+        assert known.on_message("far", gained) == 0b10
+        assert known.on_message("near", gained) == 0b11

@@ -44,7 +44,7 @@ class TestHttp(OriginConformance):
     def origin(self, tmp_path: Path) -> Iterator[Origin]:
         layout = write_layout(tmp_path, [*named(*CONTENT.tags), listed(CONTENT.referrer, {})])
         with RegistryServer() as server:
-            server.rule = answers_of(LayoutOrigin(layout, namespace="reg.test"))
+            server.rule = answers_of(LayoutOrigin(layout, upstream="reg.test"))
             server.ignores_range = self.ignores_range
             for digest, content in CONTENT.blobs.items():
                 server.add_blob(CONTENT.repository, digest, content)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peer.origin.upstream import Endpoint, Upstream
+from peer.origin.upstream import RegistryEndpoint, Upstream
 from tests.peer.origin_fixtures import origin_at
 
 
@@ -20,7 +20,7 @@ from tests.peer.origin_fixtures import origin_at
     ],
 )
 def test_endpoints(text: str, shown: str, path: str) -> None:
-    endpoint = Endpoint.parse(text)
+    endpoint = RegistryEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
 
 
@@ -59,5 +59,5 @@ def test_what_is_no_endpoint_is_an_error_at_once(text: str) -> None:
 )
 def test_what_makes_no_sense_is_an_error_at_once(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"upstream reg\.test: .*{said}") as caught:
-        Upstream(**{"namespace": "reg.test", "endpoints": ("https://host",), **options})
+        Upstream(**{"name": "reg.test", "endpoints": ("https://host",), **options})
     assert "secret" not in str(caught.value)

@@ -7,14 +7,14 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.priority_semaphore import Slots
+from peer.priority_semaphore import PrioritySemaphore
 
 
 class _Scene:
     """One slot, and who waits for it by name."""
 
     def __init__(self, *clients: str) -> None:
-        self.slots = Slots(1)
+        self.slots = PrioritySemaphore(1)
         self.clients = set(clients)
         self.granted: list[str] = []
 
@@ -44,7 +44,7 @@ def test_who_waits_comes_sooner_once_a_client_waits_for_it() -> None:
 
 @given(st.integers(1, 4), st.lists(st.booleans(), max_size=60))
 def test_never_more_than_the_limit_and_never_fewer_than_possible(limit: int, steps: list[bool]) -> None:
-    slots = Slots(limit)
+    slots = PrioritySemaphore(limit)
     wanted = out = 0
 
     def granted() -> None:

@@ -14,10 +14,10 @@ from peer.oci.reference import (
     is_digest,
     parse_digest,
     parse_image_reference,
-    parse_namespace,
     parse_reference,
     parse_repository,
     parse_tag,
+    parse_upstream_name,
 )
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -26,7 +26,7 @@ PARSERS = [
     parse_repository,
     parse_tag,
     parse_reference,
-    parse_namespace,
+    parse_upstream_name,
     parse_image_reference,
 ]
 
@@ -124,7 +124,7 @@ def test_a_reference_with_a_colon_is_a_digest_and_any_other_a_tag() -> None:
     ],
 )
 def test_a_namespace_is_a_host_and_perhaps_a_port_in_lower_case(text: str, expected: str) -> None:
-    assert parse_namespace(text) == expected
+    assert parse_upstream_name(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_a_namespace_is_a_host_and_perhaps_a_port_in_lower_case(text: str, expec
     ],
 )
 def test_other_namespaces_are_refused(text: str) -> None:
-    with pytest.raises(InvalidNameError, match="namespace"):
-        parse_namespace(text)
+    with pytest.raises(InvalidNameError, match="upstream"):
+        parse_upstream_name(text)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_any_text_is_accepted_or_refused_and_nothing_else(parse: type, text: str
 )
 def test_an_images_text_and_its_parts_are_the_same_thing(host: str, path: str, tag: str) -> None:
     try:
-        namespace = parse_namespace(host)
+        upstream = parse_upstream_name(host)
     except InvalidNameError:
         return
-    image = ImageReference(namespace, parse_repository(path), Tag(tag), None)
+    image = ImageReference(upstream, parse_repository(path), Tag(tag), None)
 
     assert parse_image_reference(str(image)) == image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peer.core.fetches import SLOW_MOST_S
 from peer.core.origin_events import Ended, Phase, Stopped, WantSlot
 from peer.core.reports import STARVING_AFTER_S
-from peer.core.swarm_events import Fetch, FetchEnded, FetchOutcome, GiveUp, Meet, Part, StopFetch
+from peer.core.swarm_events import AddNeighbour, Fetch, FetchEnded, FetchOutcome, GiveUp, RemoveNeighbour, StopFetch
 from scheduler.protocol.from_host import Fault, NeighbourFailed
 from scheduler.protocol.to_host import Failed, Neighbours
 from tests.peer.member_playbook import (
@@ -32,7 +32,7 @@ def given_up() -> Playbook:
         >> Passes(SLOW_MOST_S - 0.1)
         >> Passes(0.1)
         << StopFetch(0)
-        << Part("b")
+        << RemoveNeighbour("b")
         << NeighbourFailed(D, "b", Fault.SLOW)
         >> FetchEnded(0, FetchOutcome.STOPPED)
         >> Passes(STARVING_AFTER_S)
@@ -51,5 +51,5 @@ def test_with_the_origin_down_the_client_is_told() -> None:
 
 
 def test_another_that_holds_it_is_asked_at_once() -> None:
-    playbook = given_up() >> Neighbours(D, (neighbour("c"),), ()) << Meet(neighbour("c"))
+    playbook = given_up() >> Neighbours(D, (neighbour("c"),), ()) << AddNeighbour(neighbour("c"))
     assert playbook >> ("c", holds(0)) << Fetch(1, "c", 0, digest(0))

@@ -52,11 +52,11 @@ def test_all_clients_of_a_host_ask_once_and_are_told() -> None:
     async def scene(group: asyncio.TaskGroup) -> None:
         it = Scene()
         tasks = await it.waiting(group, 3)
-        it.lookups.hear(to_host.TagResult("docker.io", "library/app", "other", 200, RAW, 7, "application/json"))
-        it.lookups.hear(RESULT)
+        it.lookups.on_message(to_host.TagResult("docker.io", "library/app", "other", 200, RAW, 7, "application/json"))
+        it.lookups.on_message(RESULT)
         assert await asyncio.gather(*tasks) == [FOUND] * 3
         assert it.told == [LOOKUP]
-        it.lookups.hear(RESULT)  # nobody waits for it any more
+        it.lookups.on_message(RESULT)  # nobody waits for it any more
 
     play(scene)
 
@@ -65,12 +65,12 @@ def test_the_turn_is_one_clients_and_the_others_wait_for_what_it_finds() -> None
     async def scene(group: asyncio.TaskGroup) -> None:
         it = Scene()
         first, second = await it.waiting(group, 2)
-        it.lookups.hear(RESOLVE)
+        it.lookups.on_message(RESOLVE)
         assert await first is Turn.OURS
         it.lookups.answer(NAME, 200, FOUND)
         assert it.told == [LOOKUP, from_host.TagAnswer(*FIELDS, 200, RAW, 7, "application/json", public=True)]
         assert not second.done()
-        it.lookups.hear(RESULT)
+        it.lookups.on_message(RESULT)
         assert await second == FOUND
 
     play(scene)
@@ -80,11 +80,11 @@ def test_what_the_origin_said_to_one_client_is_not_said_to_another() -> None:
     async def scene(group: asyncio.TaskGroup) -> None:
         it = Scene()
         first, second = await it.waiting(group, 2)
-        it.lookups.hear(RESOLVE)
+        it.lookups.on_message(RESOLVE)
         await first
         it.lookups.answer(NAME, 401)
         assert it.told == [LOOKUP, from_host.TagAnswer(*FIELDS, 401)]
-        it.lookups.hear(to_host.TagResult(*FIELDS, 401))
+        it.lookups.on_message(to_host.TagResult(*FIELDS, 401))
         assert await second is None
 
     play(scene)
@@ -93,7 +93,7 @@ def test_what_the_origin_said_to_one_client_is_not_said_to_another() -> None:
 def test_a_turn_that_comes_when_nobody_waits_is_passed_on() -> None:
     async def scene(_: asyncio.TaskGroup) -> None:
         it = Scene()
-        it.lookups.hear(RESOLVE)
+        it.lookups.on_message(RESOLVE)
         assert it.told == [from_host.TagAnswer(*FIELDS, 0)]
 
     play(scene)
@@ -137,7 +137,7 @@ def test_a_result_that_tells_too_little_is_none(result: to_host.TagResult) -> No
     async def scene(group: asyncio.TaskGroup) -> None:
         it = Scene()
         (task,) = await it.waiting(group, 1)
-        it.lookups.hear(result)
+        it.lookups.on_message(result)
         assert await task is None
 
     play(scene)

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from peer.errors import OriginUnreachableError
-from peer.tasks import Background, Shared
+from peer.tasks import BackgroundTasks, SingleFlight
 from tests.peer.fakes import PATIENCE_S
 
 
@@ -24,7 +24,7 @@ class TestBackground:
     def test_the_block_ends_what_it_started(self) -> None:
         async def scene() -> None:
             began, ended = asyncio.Event(), asyncio.Event()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
                 background.start(_for_ever(began, ended))
                 await began.wait()
             assert ended.is_set()
@@ -34,7 +34,7 @@ class TestBackground:
     def test_a_task_that_had_no_time_to_begin_leaves_nothing_behind(self) -> None:
         async def scene() -> None:
             began = asyncio.Event()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
                 background.start(_for_ever(began, asyncio.Event()))
             assert not began.is_set()
 
@@ -44,13 +44,13 @@ class TestBackground:
         async def scene() -> None:
             began, second = asyncio.Event(), asyncio.Event()
 
-            async def restarting(background: Background) -> None:
+            async def restarting(background: BackgroundTasks) -> None:
                 try:
                     await _for_ever(began, asyncio.Event())
                 finally:
                     background.start(_for_ever(second, asyncio.Event()))
 
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
                 background.start(restarting(background))
                 await began.wait()
             assert not second.is_set()
@@ -63,7 +63,7 @@ class TestBackground:
 
         async def scene() -> None:
             began, ended = asyncio.Event(), asyncio.Event()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
                 background.start(defect())
                 background.start(_for_ever(began, ended))
                 await began.wait()
@@ -77,7 +77,7 @@ class TestBackground:
         async def scene() -> None:
             began, ended = asyncio.Event(), asyncio.Event()
             try:
-                async with asyncio.timeout(PATIENCE_S), Background() as background:
+                async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
                     background.start(_for_ever(began, ended))
                     await began.wait()
                     raise ZeroDivisionError
@@ -110,8 +110,8 @@ class TestShared:
     def test_what_many_want_at_once_is_done_once(self) -> None:
         async def scene() -> None:
             work = _Work()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 async with asyncio.TaskGroup() as callers:
                     tasks = [callers.create_task(shared.get("key", work)) for _ in range(10)]
                     other = callers.create_task(shared.get("other", work))
@@ -127,8 +127,8 @@ class TestShared:
         async def scene() -> None:
             work = _Work()
             work.may_end.set()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 assert [await shared.get("key", work), await shared.get("key", work)] == ["result 1", "result 2"]
 
         asyncio.run(scene())
@@ -136,8 +136,8 @@ class TestShared:
     def test_it_goes_on_when_who_began_it_goes_away(self) -> None:
         async def scene() -> None:
             work = _Work()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 async with asyncio.TaskGroup() as callers:
                     first = callers.create_task(shared.get("key", work))
                     await work.began.wait()
@@ -154,8 +154,8 @@ class TestShared:
             work = _Work()
             work.error = OriginUnreachableError("gone")
             work.may_end.set()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 outcomes = await asyncio.gather(*(shared.get("key", work) for _ in range(3)), return_exceptions=True)
                 assert outcomes == [work.error] * 3
                 work.error = None
@@ -167,8 +167,8 @@ class TestShared:
         async def scene() -> None:
             work = _Work()
             work.error = OriginUnreachableError("gone")
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 async with asyncio.TaskGroup() as callers:
                     only = callers.create_task(shared.get("key", work))
                     await work.began.wait()
@@ -184,8 +184,8 @@ class TestShared:
             work = _Work()
             work.error = ZeroDivisionError()
             work.may_end.set()
-            async with asyncio.timeout(PATIENCE_S), Background() as background:
-                shared = Shared[str, str](background)
+            async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+                shared = SingleFlight[str, str](background)
                 with pytest.raises(asyncio.CancelledError):
                     await shared.get("key", work)
                 work.error = None

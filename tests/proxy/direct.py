@@ -7,25 +7,25 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.oci.reference import Namespace, parse_reference, parse_repository
+from peer.oci.reference import UpstreamName, parse_reference, parse_repository
 from peer.origin.client import HttpOrigin
-from peer.origin.upstream import Upstream as HttpUpstream
+from peer.origin.upstream import Upstream
 from peer.swarm.tags import TagFound, TagName, Turn
-from peer.tasks import Background
+from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.grants import Place
 from proxy.core.routing import Endpoint, Route
-from proxy.origins import Origins, Upstream
+from proxy.origins import Origins, UpstreamOrigin
 from proxy.tags import Tags
 from tests.proxy.registry import ImageRegistry
 
-HUB = Namespace("docker.io")
+HUB = UpstreamName("docker.io")
 
 
 @dataclass
 class Others:
-    """The rest of the cluster, as `proxy.tags.Cluster`: it says what `turn` is, and keeps what it is told."""
+    """The rest of the cluster, as `proxy.tags.TagCluster`: it says what `turn` is, and keeps what it is told."""
 
     turn: TagFound | Turn | None = None
     looked_up: list[TagName] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Parts:
 
     origins: Origins
     catalog: Catalog
-    background: Background
+    background: BackgroundTasks
     access: Access = field(init=False)
     tags: Tags = field(init=False)
     now: float = 1000.0
@@ -79,10 +79,10 @@ async def parts_of(
     `operators` are the operator's name and password there.
     """
     name, password = operators or (None, None)
-    origin = HttpOrigin(HttpUpstream(HUB, (registry.url,), max_attempts=1, username=name, password=password))
-    origins = Origins({HUB: Upstream(origin, has_credentials=operators is not None)})
+    origin = HttpOrigin(Upstream(HUB, (registry.url,), max_attempts=1, username=name, password=password))
+    origins = Origins({HUB: UpstreamOrigin(origin, has_credentials=operators is not None)})
     with closing(origins), closing(Catalog.open(directory / "catalog.db")) as catalog:
-        async with Background() as background:
+        async with BackgroundTasks() as background:
             parts = Parts(origins, catalog, background)
             parts.access = Access(origins, catalog, background, ttl_s=access_ttl_s, clock=lambda: parts.now)
             parts.tags = Tags(

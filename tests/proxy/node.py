@@ -95,7 +95,7 @@ class Node:
 
 
 def settings_for(data: Path, *upstreams: str, **options: object) -> Settings:
-    """Settings of a node for tests. `upstreams` are `NAMESPACE=URL`."""
+    """Settings of a node for tests. `upstreams` are `NAME=URL`."""
     flags: dict[str, object] = {
         "data": data,
         "mirror": "127.0.0.1:0",

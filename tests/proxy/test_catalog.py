@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from peer.errors import StoreBrokenError
-from peer.oci.reference import Namespace
+from peer.oci.reference import UpstreamName
 from proxy.catalog import Catalog, Resolved
 from proxy.core.grants import Place
 
-HERE = Place(Namespace("docker.io"), "library/app")
-ELSEWHERE = [Place(Namespace("docker.io"), "library/other"), Place(Namespace("ghcr.io"), "library/app")]
+HERE = Place(UpstreamName("docker.io"), "library/app")
+ELSEWHERE = [Place(UpstreamName("docker.io"), "library/other"), Place(UpstreamName("ghcr.io"), "library/app")]
 MEANING = Resolved("sha256:" + "a" * 64, "application/vnd.oci.image.index.v1+json", 1234)
 
 

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from peer.oci.reference import Namespace
+from peer.oci.reference import UpstreamName
 from proxy.core.grants import ANYONE, Grants, Place
 
-HERE = Place(Namespace("docker.io"), "library/app")
-ELSEWHERE = Place(Namespace("docker.io"), "library/other")
-SAME_NAME = Place(Namespace("ghcr.io"), "library/app")
+HERE = Place(UpstreamName("docker.io"), "library/app")
+ELSEWHERE = Place(UpstreamName("docker.io"), "library/other")
+SAME_NAME = Place(UpstreamName("ghcr.io"), "library/app")
 
 
 def test_it_holds_for_that_client_that_digest_and_that_place() -> None:

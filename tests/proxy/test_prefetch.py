@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.oci.reference import Namespace
+from peer.oci.reference import UpstreamName
 from proxy.core.grants import Place
 from proxy.core.prefetch import MAX_PULLS, Pulls, PullSummary
 
-HERE = Place(Namespace("docker.io"), "library/app")
-ELSEWHERE = Place(Namespace("docker.io"), "library/other")
+HERE = Place(UpstreamName("docker.io"), "library/app")
+ELSEWHERE = Place(UpstreamName("docker.io"), "library/other")
 CHILDREN = ("config", "l0", "l1", "l2", "l3", "l4", "l5")
 
 

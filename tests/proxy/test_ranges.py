@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.ranges import MAX_RANGES, Span, UnsatisfiableRangeError, parse_ranges
+from proxy.core.ranges import MAX_RANGES, ByteSpan, UnsatisfiableRangeError, parse_ranges
 
 SIZE = 1000
 
@@ -147,5 +147,5 @@ def test_it_is_what_a_naive_reader_of_the_rfc_would_send(
 
 
 def test_content_range() -> None:
-    assert Span(0, 1).content_range(10) == "bytes 0-0/10"
-    assert Span(3, 10).content_range(10) == "bytes 3-9/10"
+    assert ByteSpan(0, 1).content_range(10) == "bytes 0-0/10"
+    assert ByteSpan(3, 10).content_range(10) == "bytes 3-9/10"

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.oci.reference import MAX_REPOSITORY_CHARACTERS, Namespace, parse_digest, parse_reference, parse_repository
+from peer.oci.reference import MAX_REPOSITORY_CHARACTERS, UpstreamName, parse_digest, parse_reference, parse_repository
 from proxy.core.oci_errors import Code
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 
-HUB, GHCR, LOCAL = Namespace("docker.io"), Namespace("ghcr.io"), Namespace("localhost:5000")
+HUB, GHCR, LOCAL = UpstreamName("docker.io"), UpstreamName("ghcr.io"), UpstreamName("localhost:5000")
 UPSTREAMS = [HUB, GHCR, LOCAL]
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 BLOB = f"/v2/library/app/blobs/{DIGEST}"
@@ -31,7 +31,7 @@ class TestEndpoints:
     @pytest.mark.parametrize("path", ["/v2/", "/v2"])
     def test_ping(self, path: str) -> None:
         assert route(path) == Route(Endpoint.PING, HUB)
-        assert route(path, ns="ghcr.io").namespace == GHCR
+        assert route(path, ns="ghcr.io").upstream == GHCR
         assert route(path).origin_path == ""
 
     @pytest.mark.parametrize(
@@ -99,24 +99,24 @@ class TestUpstream:
     def test_ns_goes_before_the_header_that_before_the_prefix_that_before_the_default(self) -> None:
         path = f"/v2/docker.io/library/app/blobs/{DIGEST}"
         both = route(path, ns="ghcr.io", header="localhost:5000")
-        assert (both.namespace, both.repository, both.prefix) == (GHCR, "docker.io/library/app", "")
+        assert (both.upstream, both.repository, both.prefix) == (GHCR, "docker.io/library/app", "")
         header = route(path, header="localhost:5000")
-        assert (header.namespace, header.repository, header.prefix) == (LOCAL, "docker.io/library/app", "")
+        assert (header.upstream, header.repository, header.prefix) == (LOCAL, "docker.io/library/app", "")
         prefix = route(f"/v2/localhost:5000/app/blobs/{DIGEST}")
-        assert (prefix.namespace, prefix.repository, prefix.prefix) == (LOCAL, "app", "localhost:5000/")
+        assert (prefix.upstream, prefix.repository, prefix.prefix) == (LOCAL, "app", "localhost:5000/")
         default = route(BLOB)
-        assert (default.namespace, default.repository, default.prefix) == (HUB, "library/app", "")
+        assert (default.upstream, default.repository, default.prefix) == (HUB, "library/app", "")
 
     def test_what_is_empty_names_nothing(self) -> None:
-        assert route(BLOB, ns="", header="").namespace == HUB
-        assert route(BLOB, ns="", header="ghcr.io").namespace == GHCR
+        assert route(BLOB, ns="", header="").upstream == HUB
+        assert route(BLOB, ns="", header="ghcr.io").upstream == GHCR
 
     @pytest.mark.parametrize("name", ["index.docker.io", "registry-1.docker.io", "docker.io", "Docker.IO"])
     def test_names_of_docker_hub(self, name: str) -> None:
-        assert route(BLOB, ns=name).namespace == HUB
-        assert route(BLOB, header=name).namespace == HUB
+        assert route(BLOB, ns=name).upstream == HUB
+        assert route(BLOB, header=name).upstream == HUB
         by_prefix = route(f"/v2/{name.lower()}/library/app/blobs/{DIGEST}")
-        assert (by_prefix.namespace, by_prefix.repository) == (HUB, "library/app")
+        assert (by_prefix.upstream, by_prefix.repository) == (HUB, "library/app")
         assert by_prefix.prefix == f"{name.lower()}/"
 
     @pytest.mark.parametrize("name", ["registry.example", "localhost:5001", "ghcr.io.evil.example", "127.0.0.1:80"])
@@ -222,7 +222,7 @@ def test_anything_is_a_safe_route_or_a_refusal(method: str, path: str, ns: str |
         assert str(found).isprintable()
         return
     assert method != "PUT"
-    assert found.namespace in UPSTREAMS
+    assert found.upstream in UPSTREAMS
     if found.endpoint is Endpoint.PING:
         return
     assert parse_repository(found.repository) == found.repository
@@ -232,6 +232,6 @@ def test_anything_is_a_safe_route_or_a_refusal(method: str, path: str, ns: str |
     elif found.endpoint is not Endpoint.TAGS:
         assert parse_digest(found.reference) == found.reference
     # What the origin is asked for is what was understood: it reads the same way there.
-    assert parse_route("GET", f"/v2/{found.origin_path}", found.namespace, None, UPSTREAMS, HUB).origin_path == (
+    assert parse_route("GET", f"/v2/{found.origin_path}", found.upstream, None, UPSTREAMS, HUB).origin_path == (
         found.origin_path
     )

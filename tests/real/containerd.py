@@ -43,9 +43,9 @@ class Containerd:
         self._program = Program(["containerd", "--config", str(config)], self._env, log)
         self._program.wait_ready(self._answers)
 
-    def use_mirror(self, namespace: str, mirror_url: str) -> None:
-        """From the next pull on, ask `mirror_url` for images of the registry `namespace` (`docker.io`)."""
-        hosts = self._hosts / namespace / "hosts.toml"
+    def use_mirror(self, upstream: str, mirror_url: str) -> None:
+        """From the next pull on, ask `mirror_url` for images of the registry `upstream` (`docker.io`)."""
+        hosts = self._hosts / upstream / "hosts.toml"
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(_HOSTS.format(mirror_url=mirror_url), encoding="utf-8")
 

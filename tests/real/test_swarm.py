@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from benchmarks.namespaces import Host, network
+from benchmarks.namespaces import NetworkHost, network
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.real.containerd import Containerd
 from tests.real.dockerd import Dockerd
@@ -39,7 +39,7 @@ Client = Callable[[str], set[str]]
 class Member:
     """A host with its p2pd, and a client that pulls through that."""
 
-    host: Host
+    host: NetworkHost
     node: Node
     client: Client
 
@@ -47,7 +47,7 @@ class Member:
 @dataclass(frozen=True)
 class Swarm:
     members: list[Member]
-    origin_host: Host
+    origin_host: NetworkHost
     origin: Origin
 
     def requests(self) -> list[Request]:
@@ -119,7 +119,7 @@ def status(member: Member) -> dict[str, Any]:
 
 
 @contextmanager
-def running_node(host: Host, scheduler_host: Host, directory: Path, origin: Origin) -> Iterator[Node]:
+def running_node(host: NetworkHost, scheduler_host: NetworkHost, directory: Path, origin: Origin) -> Iterator[Node]:
     scheduler = f"{scheduler_host.address}:{SCHEDULER_PORT}"
     role = {"listen": scheduler} if host is scheduler_host else {"scheduler": f"http://{scheduler}"}
     settings = {**role, "peer": f"{host.address}:{PORT}", "allow_open": "true"}
@@ -131,7 +131,7 @@ def running_node(host: Host, scheduler_host: Host, directory: Path, origin: Orig
 
 
 @contextmanager
-def dockerd(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+def dockerd(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
     daemon = host.call(Dockerd, directory, node.url)
 
     def pull(version: str) -> set[str]:
@@ -150,7 +150,7 @@ def dockerd(host: Host, node: Node, directory: Path, image: Image) -> Iterator[C
 
 
 @contextmanager
-def containerd(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+def containerd(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
     daemon = host.call(Containerd, directory)
     daemon.use_mirror("docker.io", node.url)
 
@@ -165,13 +165,13 @@ def containerd(host: Host, node: Node, directory: Path, image: Image) -> Iterato
 
 
 @contextmanager
-def skopeo(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+def skopeo(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
     program = Skopeo(directory)
     yield lambda version: digests(program.copy(f"{node.mirror}/docker.io/library/app{version}"))
 
 
 @contextmanager
-def p2pd_pull(host: Host, node: Node, directory: Path, image: Image) -> Iterator[Client]:
+def p2pd_pull(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
     """It hashes every blob, and keeps none."""
 
     def pull(version: str) -> set[str]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from scheduler.core.events import Close, Connected, Event, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import DIGEST_BYTES
-from scheduler.protocol.from_host import Disproved, Hello, Join, LeasePieces, Length, Recalled, Sealed
+from scheduler.protocol.from_host import DigestReport, Disproved, Hello, Join, LeasePieces, Length, Sealed
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Failed, Joined, Lease, OriginRefused, PieceDigests, Recall, Reset, Sized
+from scheduler.protocol.to_host import Failed, Joined, Lease, OriginRefused, PieceDigests, RequestDigests, Reset, Sized
 
 BLOB = b"d" * 32
 SIZE = 3 << 20
@@ -55,9 +55,9 @@ class SimulatedHost:
                     for at in range(0, len(run.digests), DIGEST_BYTES):
                         self.expected[run.first + at // DIGEST_BYTES] = run.digests[at : at + DIGEST_BYTES]
                 return self.checks()
-            case Recall():
+            case RequestDigests():
                 held = b"".join(map(self.digest, range(COUNT)))
-                return [Recalled(BLOB, 0, held if self.outcome == "sealed" else b"", last=True)]
+                return [DigestReport(BLOB, 0, held if self.outcome == "sealed" else b"", last=True)]
             case Failed() | OriginRefused():
                 self.outcome = "failed"
         return []
@@ -83,19 +83,19 @@ class SimulatedHost:
         return SIZE
 
 
-class Cluster:
+class SchedulerState:
     """Delivers the messages of each host in order, and those of different hosts in any order."""
 
     def __init__(self, hosts: list[SimulatedHost], seed: int) -> None:
         self.scheduler = Scheduler(
-            Settings(
+            SchedulerSettings(
                 seed=seed,
                 lease_pieces=2,
                 leases_per_host=2,
                 leases_per_blob=4,
                 orphan_s=1e6,
                 settle_s=0.0,
-                witness_s=0.5,
+                quorum_s=0.5,
             )
         )
         self.hosts = dict(enumerate(hosts, 1))

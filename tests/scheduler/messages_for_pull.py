@@ -7,12 +7,12 @@ from scheduler.protocol.from_host import (
     LeasePieces,
 )
 from scheduler.protocol.to_host import (
+    DigestRun,
     Joined,
     Lease,
     Neighbour,
     Neighbours,
     PieceDigests,
-    Run,
 )
 from tests.scheduler.playbook import SETTINGS, Passes, Playbook
 
@@ -42,7 +42,7 @@ def joined(*hosts: str, size: int | None = MIB, sealed: bool = False) -> Joined:
 
 
 def digests(first: int, run: bytes) -> PieceDigests:
-    return PieceDigests(D, 1, (Run(first, run),))
+    return PieceDigests(D, 1, (DigestRun(first, run),))
 
 
 def one_with_a_lease() -> Playbook:

@@ -12,12 +12,12 @@ from typing import Any, Self
 
 from scheduler.core.events import Close, Connected, Disconnected, Event, Received, Tick
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello
 from scheduler.protocol.to_host import Welcome
 
-SETTINGS = Settings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0)
+SETTINGS = SchedulerSettings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0)
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def hello(host: str, **fields: Any) -> Hello:
 class Playbook:
     """Plays a conversation as it is written down, and compares."""
 
-    def __init__(self, *hosts: str, settings: Settings = SETTINGS) -> None:
+    def __init__(self, *hosts: str, settings: SchedulerSettings = SETTINGS) -> None:
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
         self._names: dict[int, str] = {}

@@ -11,13 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import TO_HOST, FromHost
-from scheduler.protocol.content import Content
 from scheduler.protocol.from_host import (
     Announce,
     Bye,
     Corrupt,
+    DigestReport,
     Disproved,
     Fault,
     Hello,
@@ -30,14 +30,14 @@ from scheduler.protocol.from_host import (
     Length,
     NeighbourFailed,
     Progress,
-    Recalled,
     Sealed,
     TagAnswer,
     TagLookup,
 )
-from scheduler.protocol.to_host import Lease, Recall, TagResolve
+from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.to_host import Lease, RequestDigests, TagResolve
 
-SETTINGS = Settings(
+SETTINGS = SchedulerSettings(
     degree=3, degree_low=2, degree_high=4, leases_per_origin=3, lease_pieces=2, fanout_slice=2, lease_s=5
 )
 HOSTS = tuple("abcdefgh")
@@ -60,7 +60,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.connections: dict[str, int] = {}
         self.connected = 0
         self.leases: dict[int, tuple[str, Lease]] = {}
-        self.asked: list[tuple[str, Recall | TagResolve]] = []
+        self.asked: list[tuple[str, RequestDigests | TagResolve]] = []
         self.past: list[tuple[Event, float, list[Instruction]]] = []
 
     def tell(self, event: Event) -> None:
@@ -72,7 +72,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.connections.pop(names.get(instruction.connection, ""), None)
             elif isinstance(instruction.message, Lease):
                 self.leases[instruction.message.lease] = names[instruction.connections[0]], instruction.message
-            elif isinstance(instruction.message, Recall | TagResolve):
+            elif isinstance(instruction.message, RequestDigests | TagResolve):
                 self.asked.append((names[instruction.connections[0]], instruction.message))
 
     def say(self, host: str, message: FromHost) -> None:
@@ -111,9 +111,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data(), truthful=st.integers(0, 3), what=st.sampled_from(("pieces", "ended", "length")))
     def lease_brings(self, data: st.DataObject, truthful: int, what: str) -> None:
         host, lease = data.draw(st.sampled_from(list(self.leases.values())))
-        content = TINY if truthful else b"lie"
+        inline_blob = TINY if truthful else b"lie"
         if SIZES[lease.digest] == len(TINY):
-            self.say(host, Content(lease.digest, content))
+            self.say(host, InlineBlob(lease.digest, inline_blob))
         elif what == "length":
             self.say(host, Length(lease.lease, lease.digest, SIZES[lease.digest] + (0 if truthful else 1 << 20)))
         elif what == "ended":
@@ -131,9 +131,9 @@ class AnyOrder(RuleBasedStateMachine):
             digest = b"d" * 32 if status == 200 else None
             self.say(host, TagAnswer(asked.upstream, asked.repository, asked.tag, status, digest))
         elif SIZES[asked.digest] == len(TINY):
-            self.say(host, Content(asked.digest, TINY))
+            self.say(host, InlineBlob(asked.digest, TINY))
         else:
-            self.say(host, Recalled(asked.digest, data.draw(st.integers(0, 2)), WORDS[0], status == 200))
+            self.say(host, DigestReport(asked.digest, data.draw(st.integers(0, 2)), WORDS[0], status == 200))
 
     @rule(host=hosts, digest=digests, generation=st.integers(1, 3), sealed=st.booleans())
     def finishes(self, host: str, digest: bytes, generation: int, sealed: bool) -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, Codec, Unknown
-from scheduler.protocol.content import Content
-from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, ProtocolError
+from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES, ProtocolError
 from scheduler.protocol.from_host import Fault, Hello, Join, NeighbourFailed
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
-from scheduler.protocol.to_host import PieceDigests, Run
+from scheduler.protocol.inline_blob import InlineBlob
+from scheduler.protocol.to_host import DigestRun, PieceDigests
 from tests.scheduler.messages import messages
 
 DIGEST = b"d" * 32
@@ -122,7 +122,7 @@ def test_reasons_of_a_newer_version_are_read_as_the_nearest() -> None:
         ([6, 1, DIGEST, MAX_PIECES - 1, b"x" * 64], "beyond the last piece"),
         ([6, 1, DIGEST, MAX_PIECES, b"x" * 32], "integer within"),
         ([16, "docker.io", "app", "v1", 200], "a tag has a digest"),
-        ([17, DIGEST, b"x" * (MAX_CONTENT_BYTES + 1)], "65537 bytes"),
+        ([17, DIGEST, b"x" * (MAX_INLINE_BYTES + 1)], "65537 bytes"),
     ],
 )
 def test_what_a_frame_alone_shows_to_be_wrong(fields: list[Any], says: str) -> None:
@@ -141,10 +141,10 @@ def test_frames_are_bounded_both_ways() -> None:
     with pytest.raises(ProtocolError, match="a frame of"):
         FROM_HOST.decode(b"\x91" * (MAX_FRAME_BYTES + 1))
     with pytest.raises(ProtocolError, match="too many digests"):
-        PieceDigests(DIGEST, 1, (Run(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE), Run(1, b"x" * 32)))
-    longest = PieceDigests(DIGEST, 1, (Run(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE),))
+        PieceDigests(DIGEST, 1, (DigestRun(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE), DigestRun(1, b"x" * 32)))
+    longest = PieceDigests(DIGEST, 1, (DigestRun(0, b"x" * 32 * MAX_DIGESTS_PER_MESSAGE),))
     assert len(TO_HOST.encode(longest)) < MAX_FRAME_BYTES
-    assert len(FROM_HOST.encode(Content(DIGEST, bytes(MAX_CONTENT_BYTES)))) < MAX_FRAME_BYTES
+    assert len(FROM_HOST.encode(InlineBlob(DIGEST, bytes(MAX_INLINE_BYTES)))) < MAX_FRAME_BYTES
 
 
 def test_deep_nesting_is_refused() -> None:

@@ -13,7 +13,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
-from scheduler.shell.connection import Connection, framed
+from scheduler.shell.connection import HostConnection, framed
 
 
 class FakeTransport(asyncio.Transport):
@@ -46,17 +46,17 @@ class FakeOwner:
     def now(self) -> float:
         return 1.0
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HostConnection) -> None:
         pass
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: HostConnection) -> None:
         pass
 
-    def received(self, connection: Connection, frame: bytes) -> None:
+    def received(self, connection: HostConnection, frame: bytes) -> None:
         assert connection.ended_at is None
         self.frames.append(frame)
 
-    def failed(self, connection: Connection, closing: Closing, reason: str) -> None:
+    def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
         self.failures.append((closing, reason))
         connection.close(closing, reason)
 
@@ -66,7 +66,7 @@ class Client:
 
     def __init__(self, path: str = PATH) -> None:
         self.owner, self.transport, self.socket = FakeOwner(), FakeTransport(), WSConnection(ConnectionType.CLIENT)
-        self.connection = Connection(self.owner, 1, 10)
+        self.connection = HostConnection(self.owner, 1, 10)
         self.connection.connection_made(self.transport)
         self.request = self.socket.send(Request(host="scheduler", target=path))
 
@@ -188,9 +188,9 @@ def test_a_message_is_framed_once_for_all(length: int) -> None:
     client.opens()
     client.connection.send(framed(bytes(length)))
     client.connection.send(framed(b"next"))
-    heard = [event.data for event in client.hears()]
-    assert b"".join(heard) == bytes(length) + b"next"
-    assert heard[-1] == b"next"
+    digests_sent = [event.data for event in client.hears()]
+    assert b"".join(digests_sent) == bytes(length) + b"next"
+    assert digests_sent[-1] == b"next"
 
 
 @settings(deadline=None, derandomize=True)

@@ -17,13 +17,13 @@ from scheduler.protocol.from_host import (
     Sealed,
 )
 from scheduler.protocol.to_host import (
+    DigestRun,
     Failed,
     Joined,
     Lease,
     LeaseRevoked,
     OriginRefused,
     PieceDigests,
-    Run,
     Sized,
     Welcome,
 )
@@ -280,7 +280,7 @@ def test_what_contradicts_the_blob_ends_the_connection_of_its_sender_only() -> N
 def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> None:
     hosts = [f"h{number}" for number in range(40)]
     play = Playbook(*hosts, settings=replace(SETTINGS, fanout_slice=8, fanout_per_s=80.0))
-    heard: dict[str, list[Run]] = {host: [] for host in hosts}
+    digests_sent: dict[str, list[DigestRun]] = {host: [] for host in hosts}
     most, pieces = 0, (P0, P1, P2, P3)
 
     def listen() -> None:
@@ -288,11 +288,11 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
         told = [(host, message.runs) for host, message in play._got if isinstance(message, PieceDigests)]
         most = max(most, len(told))
         for host, runs in told:
-            heard[host] += runs
+            digests_sent[host] += runs
 
     for host in hosts:
         _ = play >> (host, JOIN)
-    while active := play.scheduler._cluster.leases.active:
+    while active := play.scheduler._state.leases.active:
         lease = min(active.values(), key=lambda lease: lease.id)
         index = (lease.left & -lease.left).bit_length() - 1
         _ = play >> (lease.member.host.id, LeasePieces(lease.id, D, index, pieces[index]))
@@ -300,7 +300,7 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
     for _ in range(40):
         _ = play >> Passes(0.1)
         listen()
-    for runs in heard.values():
+    for runs in digests_sent.values():
         told = {
             run.first + at: run.digests[32 * at : 32 * at + 32] for run in runs for at in range(len(run.digests) // 32)
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Corrupt,
@@ -60,7 +60,7 @@ def test_versions() -> None:
 
 
 def test_a_neighbour_that_fails_is_replaced_by_another() -> None:
-    settings = Settings(degree=2, degree_low=2, degree_high=3, leases_per_blob=0)
+    settings = SchedulerSettings(degree=2, degree_low=2, degree_high=3, leases_per_blob=0)
     play = Playbook("a", "b", "c", "d", settings=settings)
     for host, there in (("a", ""), ("b", "a"), ("c", "ab")):
         play = play >> (host, JOIN) << (host, joined(*there))
@@ -68,10 +68,10 @@ def test_a_neighbour_that_fails_is_replaced_by_another() -> None:
             play = play << (other, add(host))
     play = play >> ("d", JOIN)
     assert play.scheduler.statistics().members == 4
-    swarm = play.scheduler._cluster.swarms[D]
+    swarm = play.scheduler._state.swarms[D]
     linked = {member.host.id: {other.host.id for other in member.links} for member in swarm.members.values()}
     failing = min(linked["a"])
-    connection = next(host.connection for host in play.scheduler._cluster.hosts.values() if host.id == "a")
+    connection = next(host.connection for host in play.scheduler._state.hosts.values() if host.id == "a")
     assert connection == 1
     _ = play >> ("a", NeighbourFailed(D, failing, Fault.GONE))
     linked = {member.host.id: {other.host.id for other in member.links} for member in swarm.members.values()}
@@ -101,11 +101,11 @@ def test_what_a_sender_of_corrupt_pieces_told_is_not_fetched_again_where_others_
     for host in "abc":
         _ = play >> (host, Corrupt(D, 1, 1, "victim"))
     assert play.scheduler.statistics().quarantined == 1
-    swarm = play.scheduler._cluster.swarms[D]
+    swarm = play.scheduler._state.swarms[D]
     assert swarm.generation == 1
     assert play.scheduler.statistics().leases_given == 4  # its third one went to another host
     _ = play >> Passes(SETTINGS.orphan_s)
-    assert swarm.to_lease == 0b1010  # piece 1, which nobody else is known to hold, and what nobody has fetched yet
+    assert swarm.unleased == 0b1010  # piece 1, which nobody else is known to hold, and what nobody has fetched yet
 
 
 def test_reports_grow_old() -> None:

@@ -6,20 +6,20 @@ import hashlib
 from dataclasses import replace
 
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.content import Content
 from scheduler.protocol.from_host import (
     Announce,
+    DigestReport,
     Holding,
     LeasePieces,
     Leave,
     Length,
-    Recalled,
 )
+from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
     Joined,
     Lease,
     Quarantined,
-    Recall,
+    RequestDigests,
     Sized,
     Welcome,
 )
@@ -53,25 +53,25 @@ def test_a_tiny_blob_leaves_the_origin_once_and_travels_in_replies() -> None:
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
         >> ("b", JOIN_TINY)
         << ("b", Joined(T, 1, 4, False, ()))
-        >> ("a", Content(T, TINY))
-        << ("b", Content(T, TINY))
+        >> ("a", InlineBlob(T, TINY))
+        << ("b", InlineBlob(T, TINY))
         >> ("c", replace(JOIN_TINY, size_bytes=None))
-        << ("c", Content(T, TINY))
+        << ("c", InlineBlob(T, TINY))
     )
 
 
 def test_a_tiny_blob_that_was_forgotten_is_recalled_from_a_holder() -> None:
     assert (
-        Playbook("a", "b", settings=replace(SETTINGS, content_cache_bytes=3))
+        Playbook("a", "b", settings=replace(SETTINGS, inline_cache_bytes=3))
         >> ("a", JOIN_TINY)
         << ("a", Joined(T, 1, 4, False, ()))
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
-        >> ("a", Content(T, TINY))
+        >> ("a", InlineBlob(T, TINY))
         >> ("b", JOIN_TINY)
         << ("b", Joined(T, 1, 4, False, ()))
-        << ("a", Recall(T))
-        >> ("a", Content(T, TINY))
-        << ("b", Content(T, TINY))
+        << ("a", RequestDigests(T))
+        >> ("a", InlineBlob(T, TINY))
+        << ("b", InlineBlob(T, TINY))
     )
 
 
@@ -81,7 +81,7 @@ def test_content_that_does_not_have_its_digest_proves_its_sender_guilty() -> Non
         >> ("a", JOIN_TINY)
         << ("a", Joined(T, 1, 4, False, ()))
         << ("a", Lease(1, T, 1, 0, 2, WITHIN))
-        >> ("a", Content(T, b"tony"))
+        >> ("a", InlineBlob(T, b"tony"))
     )
     reason = f"sent other bytes under a blob's digest (blob sha256:{T.hex()})"
     assert (
@@ -102,14 +102,14 @@ def test_a_tiny_blob_that_its_holder_has_lost_is_fetched_again() -> None:
         >> ("a", Announce((Holding(T, 4, True),)))
         >> ("b", JOIN_TINY)
         << ("b", Joined(T, 1, 4, False, ()))
-        << ("a", Recall(T))
-        >> ("a", Recalled(T, 0, b"", last=True))
+        << ("a", RequestDigests(T))
+        >> ("a", DigestReport(T, 0, b"", last=True))
         << ("b", Lease(1, T, 1, 0, 2, WITHIN))
     )
 
 
 def test_content_that_nobody_asked_for_is_not_taken() -> None:
-    assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", Content(T, b"tony"))
+    assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", InlineBlob(T, b"tony"))
 
 
 def test_a_scheduler_that_has_restarted_asks_those_who_know() -> None:
@@ -119,10 +119,10 @@ def test_a_scheduler_that_has_restarted_asks_those_who_know() -> None:
         >> ("b", Announce((Holding(D, MIB, False, b"\x01"),)))
         >> ("c", JOIN)
         << ("c", joined("a", "b"))
-        << ("a", Recall(D))
+        << ("a", RequestDigests(D))
         << ("a", add("c"))
         << ("b", add("c"))
-        >> ("a", Recalled(D, 0, P0 + P1 + P2 + P3, last=True))
+        >> ("a", DigestReport(D, 0, P0 + P1 + P2 + P3, last=True))
         << ("c", digests(0, P0 + P1 + P2 + P3))
     )
 
@@ -164,9 +164,9 @@ def test_what_nobody_tells_in_time_is_fetched() -> None:
         >> ("a", Announce((Holding(D, MIB, False, b"\x01"),)))
         >> ("c", JOIN)
         << ("c", joined("a"))
-        << ("a", Recall(D))
+        << ("a", RequestDigests(D))
         << ("a", add("c"))
-        >> Passes(SETTINGS.recall_s)
+        >> Passes(SETTINGS.digest_request_s)
         << ("c", Lease(1, D, 1, 0, 1, WITHIN))
     )
 
@@ -189,15 +189,15 @@ def test_after_a_restart_hosts_have_time_to_come_back_before_anything_is_fetched
         >> ("a", Announce((Holding(D, MIB, False, b"\x03"),)))
         >> ("a", JOIN)
         << ("a", joined())
-        << ("a", Recall(D))
-        >> ("a", Recalled(D, 0, P0 + P1, last=True))
+        << ("a", RequestDigests(D))
+        >> ("a", DigestReport(D, 0, P0 + P1, last=True))
         << ("a", digests(0, P0 + P1))
         >> Passes(1)
         >> ("b", Announce((Holding(D, MIB, False, b"\x06"),)))
         << ("a", add("b"))
-        << ("b", Recall(D))
+        << ("b", RequestDigests(D))
         << ("b", add("a"))
-        >> ("b", Recalled(D, 2, P2, last=True))
+        >> ("b", DigestReport(D, 2, P2, last=True))
         << ("a", digests(2, P2))
         >> Passes(1)
         << ("a", Lease(1, D, 1, 3, 4, WITHIN))

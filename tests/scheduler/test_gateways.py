@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import Announce, Holding, LeaseEnded, LeaseOutcome, LeasePieces, Leave, Progress
 from scheduler.protocol.geometry import ALL_SHARES
-from scheduler.protocol.to_host import Gateway, Joined, Lease, Neighbour, Neighbours, OriginRefused, Recall, Welcome
+from scheduler.protocol.to_host import (
+    Gateway,
+    Joined,
+    Lease,
+    Neighbour,
+    Neighbours,
+    OriginRefused,
+    RequestDigests,
+    Welcome,
+)
 from tests.scheduler.messages_for_pull import JOIN, MIB, P0, P1, WITHIN, D, digests
 from tests.scheduler.playbook import SETTINGS as USUAL
 from tests.scheduler.playbook import VANISHES, Passes, Playbook, hello
@@ -17,7 +26,7 @@ LOW, HIGH = 0b0000_1111, 0b1111_0000
 """The shares of the first and the second gateway of a site; the blob's four pieces are all in the first half."""
 
 
-def with_hosts(*hosts: str, settings: Settings = SETTINGS) -> Playbook:
+def with_hosts(*hosts: str, settings: SchedulerSettings = SETTINGS) -> Playbook:
     """Hosts that are connected. The first letter of a name is the site."""
     play = Playbook(settings=settings)
     for host in hosts:
@@ -187,7 +196,7 @@ def test_where_one_site_holds_the_blob_those_that_want_it_in_another_have_a_gate
         >> ("a1", Announce((Holding(D, MIB, complete=True),)))
         >> ("b1", JOIN)
         << ("b1", joined(seen("a1", 3)))
-        << ("a1", Recall(D))
+        << ("a1", RequestDigests(D))
         << ("a1", add("b1", 3))
         << ("b1", Gateway(D, ALL_SHARES))
         >> ("b2", JOIN)

@@ -6,16 +6,16 @@ from collections import Counter
 
 import pytest
 
-from scheduler.core.members import Host, Member, MemberCause, Place, distance
-from scheduler.core.rng import Chance
-from scheduler.core.settings import Settings
+from scheduler.core.members import Host, Member, MemberCause, Topology, distance
+from scheduler.core.rng import Rng
+from scheduler.core.settings import SchedulerSettings
 from scheduler.core.swarm import Swarm
 
-SETTINGS = Settings()
+SETTINGS = SchedulerSettings()
 
 
-def join(swarm: Swarm, number: int, place: Place) -> Member:
-    host = Host(number, f"h{number}", f"h{number}:1", place, 0.0)
+def join(swarm: Swarm, number: int, topology: Topology) -> Member:
+    host = Host(number, f"h{number}", f"h{number}:1", topology, 0.0)
     member = Member(host, swarm)
     swarm.members[host] = member
     swarm.graph.add(member)
@@ -36,9 +36,9 @@ def leave(member: Member) -> None:
 
 
 def swarm_of(count: int, *, racks: int = 1, sites: int = 1) -> tuple[Swarm, list[Member]]:
-    swarm = Swarm(b"d" * 32, SETTINGS, Chance(7))
-    places = [Place(f"s{number % sites}", "z", f"r{number % (sites * racks)}") for number in range(count)]
-    return swarm, [join(swarm, number, place) for number, place in enumerate(places)]
+    swarm = Swarm(b"d" * 32, SETTINGS, Rng(7))
+    places = [Topology(f"s{number % sites}", "z", f"r{number % (sites * racks)}") for number in range(count)]
+    return swarm, [join(swarm, number, topology) for number, topology in enumerate(places)]
 
 
 def reached(start: Member) -> int:
@@ -57,8 +57,8 @@ def degrees(swarm: Swarm) -> list[int]:
 
 def well_linked(swarm: Swarm, members: list[Member]) -> None:
     """Each has its links within its site, and nearly only gateways have others; these hold the sites together."""
-    per_site = Counter(member.host.place.site for member in members)
-    few = [m.host.id for m in members if m.near < min(SETTINGS.degree_low, per_site[m.host.place.site] - 1)]
+    per_site = Counter(member.host.topology.site for member in members)
+    few = [m.host.id for m in members if m.near < min(SETTINGS.degree_low, per_site[m.host.topology.site] - 1)]
     assert not few
     assert max(degrees(swarm)) <= SETTINGS.degree_high
     assert reached(members[0]) == len(members)
@@ -81,19 +81,19 @@ def test_joins_leave_everybody_with_8_to_16_links(count: int, racks: int, sites:
 @pytest.mark.parametrize(("racks", "sites"), [(1, 1), (8, 1), (4, 3)])
 def test_churn_leaves_everybody_with_8_to_16_links(racks: int, sites: int) -> None:
     swarm, members = swarm_of(300, racks=racks, sites=sites)
-    chance = Chance(3)
+    rng = Rng(3)
     for number in range(300, 1500):
-        leave(members.pop(chance.below(len(members))))
-        members.append(join(swarm, number, chance.one_of(members).host.place))
+        leave(members.pop(rng.randbelow(len(members))))
+        members.append(join(swarm, number, rng.choice(members).host.topology))
     while len(members) > 60:
-        leave(members.pop(chance.below(len(members))))
+        leave(members.pop(rng.randbelow(len(members))))
     swarm.graph.validate()
     well_linked(swarm, members)
 
 
 def test_neighbours_are_near_with_some_further_away() -> None:
     _, members = swarm_of(600, racks=10, sites=2)
-    near = Counter(distance(a.host.place, b.host.place) for a in members for b in a.links)
+    near = Counter(distance(a.host.topology, b.host.topology) for a in members for b in a.links)
     total = sum(near.values())
     assert near[0] > 0.6 * total
     assert near[1] > 0.05 * total
@@ -111,7 +111,7 @@ def test_gateways_of_the_same_pieces_are_linked() -> None:
     swarm, _ = swarm_of(300, racks=2, sites=6)
     for gateway in swarm.graph.gateways.items:
         peers = [other for other in gateway.links if other.is_gateway and other.shares & gateway.shares]
-        assert any(other.host.place.site != gateway.host.place.site for other in peers)
+        assert any(other.host.topology.site != gateway.host.topology.site for other in peers)
 
 
 def test_a_join_looks_at_as_many_members_in_a_large_swarm_as_in_a_small_one() -> None:
@@ -120,7 +120,7 @@ def test_a_join_looks_at_as_many_members_in_a_large_swarm_as_in_a_small_one() ->
         swarm, _ = swarm_of(count, racks=count // 50)
         before = swarm.graph.looked_at
         for number in range(50):
-            join(swarm, count + number, Place("s0", "z", "r1"))
+            join(swarm, count + number, Topology("s0", "z", "r1"))
         costs.append((swarm.graph.looked_at - before) / 50)
     assert costs[1] < 1.5 * costs[0]
 
@@ -128,8 +128,8 @@ def test_a_join_looks_at_as_many_members_in_a_large_swarm_as_in_a_small_one() ->
 def test_a_newcomer_is_linked_to_a_source() -> None:
     swarm, members = swarm_of(500)
     swarm.hold(members[17], 1)
-    newcomers = [join(swarm, 500 + number, Place("s0", "z", "r0")) for number in range(6)]
-    assert all(any(other.is_source for other in newcomer.links) for newcomer in newcomers)
+    newcomers = [join(swarm, 500 + number, Topology("s0", "z", "r0")) for number in range(6)]
+    assert all(any(other.is_provider for other in newcomer.links) for newcomer in newcomers)
 
 
 def test_a_useless_neighbour_is_replaced_for_good() -> None:
@@ -146,6 +146,6 @@ def test_a_useless_neighbour_is_replaced_for_good() -> None:
 def test_changes_that_undo_each_other_are_not_told() -> None:
     swarm, members = swarm_of(3)
     swarm.graph.changes.clear()
-    newcomer = join(swarm, 3, Place("s0", "z", "r0"))
+    newcomer = join(swarm, 3, Topology("s0", "z", "r0"))
     leave(newcomer)
     assert not any(swarm.graph.changes.get(member) for member in members)

@@ -9,25 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.deadlines import Deadlines
-from scheduler.core.inline_blobs import Contents
-from scheduler.core.members import Place, distance
-from scheduler.core.piece_counts import Holdings
-from scheduler.core.rng import Chance
+from scheduler.core.inline_blobs import InlineBlobCache
+from scheduler.core.members import Topology, distance
+from scheduler.core.piece_counts import PieceCounts
+from scheduler.core.rng import Rng
 
 
 def test_chance_is_even_and_repeats() -> None:
-    drawn = [Chance(1).below(7) for _ in range(3)]
+    drawn = [Rng(1).randbelow(7) for _ in range(3)]
     assert drawn == drawn[:1] * 3
-    chance = Chance(1)
-    counts = Counter(chance.below(7) for _ in range(7000))
+    rng = Rng(1)
+    counts = Counter(rng.randbelow(7) for _ in range(7000))
     assert all(850 < counts[number] < 1150 for number in range(7))
-    assert Chance(1).below(1 << 40) != Chance(2).below(1 << 40)
+    assert Rng(1).randbelow(1 << 40) != Rng(2).randbelow(1 << 40)
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 12))
 def test_some_of_gives_all_of_few_and_some_of_many(items: list[int], most: int) -> None:
-    drawn = Chance(5).some_of(items, most)
+    drawn = Rng(5).sample(items, most)
     assert set(drawn) <= set(items)
     assert len(drawn) == min(len(items), most)
     if len(items) <= most:
@@ -65,43 +65,45 @@ def test_deadlines_do_not_come_early_and_old_ones_are_let_go() -> None:
 
 
 def test_holdings_count_copies() -> None:
-    holdings = Holdings()
-    holdings.change(0, 0b0111)
-    holdings.change(0, 0b0001)
-    holdings.change(0b0111, 0b0101)
-    assert [holdings.copies(piece) for piece in range(4)] == [2, 0, 1, 0]
-    assert holdings.without_copy(0b1111) == 0b1010
-    holdings.complete = 1
-    assert holdings.without_copy(0b1111) == 0
+    piece_counts = PieceCounts()
+    piece_counts.change(0, 0b0111)
+    piece_counts.change(0, 0b0001)
+    piece_counts.change(0b0111, 0b0101)
+    assert [piece_counts.copies(piece) for piece in range(4)] == [2, 0, 1, 0]
+    assert piece_counts.without_copy(0b1111) == 0b1010
+    piece_counts.complete = 1
+    assert piece_counts.without_copy(0b1111) == 0
 
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, (1 << 10) - 1))))
 def test_holdings_are_what_members_said_last(reports: list[tuple[int, int]]) -> None:
-    holdings = Holdings()
+    piece_counts = PieceCounts()
     have = dict.fromkeys(range(9), 0)
     for member, pieces in reports:
-        holdings.change(have[member], pieces)
+        piece_counts.change(have[member], pieces)
         have[member] = pieces
     copies = [sum(pieces >> piece & 1 for pieces in have.values()) for piece in range(10)]
-    assert [holdings.copies(piece) for piece in range(10)] == copies
-    assert holdings.without_copy((1 << 10) - 1) == sum(1 << piece for piece, count in enumerate(copies) if not count)
+    assert [piece_counts.copies(piece) for piece in range(10)] == copies
+    assert piece_counts.without_copy((1 << 10) - 1) == sum(
+        1 << piece for piece, count in enumerate(copies) if not count
+    )
 
 
 def test_contents_let_the_least_recently_used_go() -> None:
-    contents = Contents(10)
-    contents.put(b"a", b"1234")
-    contents.put(b"b", b"1234")
-    assert contents.get(b"a") == b"1234"
-    contents.put(b"c", b"1234")
-    assert [contents.get(key) for key in (b"a", b"b", b"c")] == [b"1234", None, b"1234"]
-    assert contents.size_bytes == 8
-    assert contents.size_of(b"b") is None
+    inline_blobs = InlineBlobCache(10)
+    inline_blobs.put(b"a", b"1234")
+    inline_blobs.put(b"b", b"1234")
+    assert inline_blobs.get(b"a") == b"1234"
+    inline_blobs.put(b"c", b"1234")
+    assert [inline_blobs.get(key) for key in (b"a", b"b", b"c")] == [b"1234", None, b"1234"]
+    assert inline_blobs.size_bytes == 8
+    assert inline_blobs.size_of(b"b") is None
 
 
 @pytest.mark.parametrize(
-    ("place", "expected"),
+    ("topology", "expected"),
     [(("s", "z", "r"), 0), (("s", "z", "q"), 1), (("s", "y", "r"), 2), (("t", "z", "r"), 3)],
 )
-def test_distance(place: tuple[str, str, str], expected: int) -> None:
-    assert distance(Place("s", "z", "r"), Place(*place)) == expected
+def test_distance(topology: tuple[str, str, str], expected: int) -> None:
+    assert distance(Topology("s", "z", "r"), Topology(*topology)) == expected

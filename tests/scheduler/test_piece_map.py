@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.core.claims import HEARSAY
+from scheduler.core.claims import SECONDHAND
 from scheduler.core.leases import LEASE_TRANSITIONS, LeaseState
 from scheduler.core.members import MEMBER_TRANSITIONS, MemberState
-from scheduler.core.piece_map import MAP_TRANSITIONS, MapCause, MapState, PieceMap, Word
+from scheduler.core.piece_map import MAP_TRANSITIONS, ClaimResult, MapCause, MapState, PieceMap
 from scheduler.core.story import STORY_LINES, IllegalTransitionError, Story
 
 X, Y = b"x" * 32, b"y" * 32
@@ -16,7 +16,7 @@ X, Y = b"x" * 32, b"y" * 32
 def piece_map(*words: tuple[str, int, bytes], count: int = 2) -> PieceMap:
     made = PieceMap(count, Story())
     for word in words:
-        made.hear(*word)
+        made.claim_digest(*word)
     made.validate()
     return made
 
@@ -36,15 +36,15 @@ def test_one_word_is_believed_as_long_as_nobody_doubts_it() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([("a", 0, X)], [Word.NEWS]),
-        ([("a", 0, X), ("a", 0, Y)], [Word.NEWS, Word.CONTRADICTION]),
-        ([("a", 0, X), ("b", 0, X)], [Word.NEWS, Word.NOTHING_NEW]),
-        ([("a", 0, X), ("b", 0, Y)], [Word.NEWS, Word.CONTRADICTION]),
+        ([("a", 0, X)], [ClaimResult.NEWS]),
+        ([("a", 0, X), ("a", 0, Y)], [ClaimResult.NEWS, ClaimResult.CONTRADICTION]),
+        ([("a", 0, X), ("b", 0, X)], [ClaimResult.NEWS, ClaimResult.NOTHING_NEW]),
+        ([("a", 0, X), ("b", 0, Y)], [ClaimResult.NEWS, ClaimResult.CONTRADICTION]),
     ],
 )
-def test_words_on_a_growing_map(words: list[tuple[str, int, bytes]], expected: list[Word]) -> None:
+def test_words_on_a_growing_map(words: list[tuple[str, int, bytes]], expected: list[ClaimResult]) -> None:
     made = PieceMap(3, Story())
-    assert [made.hear(*word) for word in words] == expected
+    assert [made.claim_digest(*word) for word in words] == expected
 
 
 def test_a_contested_map_believes_two_hosts_that_agree() -> None:
@@ -52,31 +52,31 @@ def test_a_contested_map_believes_two_hosts_that_agree() -> None:
     contested.contest("b")
     assert contested.state is MapState.CONTESTED
     assert contested.known == 0
-    assert contested.hear("a", 0, X) is Word.UNDECIDED  # it has said so already
-    assert contested.hear("b", 0, X) is Word.NEWS
-    assert contested.hear("a", 1, Y) is Word.UNDECIDED
-    assert contested.hear("c", 1, Y) is Word.NEWS
-    assert contested.liars() == ("b",)
+    assert contested.claim_digest("a", 0, X) is ClaimResult.UNDECIDED  # it has said so already
+    assert contested.claim_digest("b", 0, X) is ClaimResult.NEWS
+    assert contested.claim_digest("a", 1, Y) is ClaimResult.UNDECIDED
+    assert contested.claim_digest("c", 1, Y) is ClaimResult.NEWS
+    assert contested.wrong_reporters() == ("b",)
     assert contested.is_settled_against("a")
     contested.validate()
 
 
 def test_hearsay_is_believed_but_is_no_witness_and_not_to_blame() -> None:
-    contested = piece_map((HEARSAY, 0, Y), count=1)
+    contested = piece_map((SECONDHAND, 0, Y), count=1)
     assert contested.digest(0) == Y
     contested.contest("a")
-    assert contested.hear("b", 0, X) is Word.UNDECIDED
-    assert contested.hear("c", 0, X) is Word.NEWS
-    assert contested.liars() == ()
+    assert contested.claim_digest("b", 0, X) is ClaimResult.UNDECIDED
+    assert contested.claim_digest("c", 0, X) is ClaimResult.NEWS
+    assert contested.wrong_reporters() == ()
 
 
 def test_who_accuses_a_map_that_proves_right_is_to_blame() -> None:
     contested = known()
     contested.contest("liar")
-    contested.hear("b", 0, X)
-    contested.hear("a", 1, X)
+    contested.claim_digest("b", 0, X)
+    contested.claim_digest("a", 1, X)
     assert contested.state is MapState.PROVEN
-    assert contested.liars() == ("liar",)
+    assert contested.wrong_reporters() == ("liar",)
 
 
 def test_a_map_that_two_others_have_sealed_is_settled() -> None:
@@ -93,11 +93,11 @@ def test_a_map_that_two_others_have_sealed_is_settled() -> None:
 
 def test_a_later_word_against_a_proven_map_is_disproved() -> None:
     proven = known()
-    proven.hear("b", 0, X)
-    proven.hear("a", 1, X)
+    proven.claim_digest("b", 0, X)
+    proven.claim_digest("a", 1, X)
     proven.contest(None)
     assert proven.state is MapState.PROVEN
-    assert proven.hear("c", 1, Y) is Word.DISPROVED
+    assert proven.claim_digest("c", 1, Y) is ClaimResult.DISPROVED
 
 
 def test_runs_of_neighbouring_pieces() -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from scheduler.core.events import Event, Instruction, Received
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH, Closing
-from scheduler.protocol.content import Content
-from scheduler.protocol.fields import MAX_CONTENT_BYTES, MAX_FRAME_BYTES
+from scheduler.protocol.fields import MAX_FRAME_BYTES, MAX_INLINE_BYTES
 from scheduler.protocol.from_host import Hello, Join, LeasePieces
+from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
 from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
 from tests.scheduler.test_connection import FakeTransport
@@ -207,7 +207,7 @@ def test_a_host_that_is_silent_is_noticed_and_its_lease_goes_to_another() -> Non
             assert (await b.hears_of(Neighbours)).remove == ("silent",)
         client.close()
 
-    run(test, bounds=Bounds(heartbeat_s=0.2), core=Scheduler(Settings(leases_per_blob=1)))
+    run(test, bounds=Bounds(heartbeat_s=0.2), core=Scheduler(SchedulerSettings(leases_per_blob=1)))
 
 
 def test_a_host_that_answers_pings_stays() -> None:
@@ -216,11 +216,11 @@ def test_a_host_that_answers_pings_stays() -> None:
             await a.says(JOIN)
             await a.hears_of(LeaseRevoked)  # after many heartbeats
 
-    run(test, bounds=Bounds(heartbeat_s=0.1), core=Scheduler(Settings(lease_s=0.5)))
+    run(test, bounds=Bounds(heartbeat_s=0.1), core=Scheduler(SchedulerSettings(lease_s=0.5)))
 
 
 def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
-    data = bytes(MAX_CONTENT_BYTES)
+    data = bytes(MAX_INLINE_BYTES)
     tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
 
     async def test(port: int) -> None:
@@ -228,7 +228,7 @@ def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
         async with connected(port, "a") as a:
             await a.says(tiny)
             await a.hears_of(Lease)
-            await a.says(Content(tiny.digest, data))
+            await a.says(InlineBlob(tiny.digest, data))
             client = await raw(port, "slow")
             cut_off = False
             while not cut_off:
@@ -237,7 +237,7 @@ def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
                 except ConnectionError:
                     cut_off = True
                 await a.says(tiny)
-                assert isinstance(await a.hears(), Content)
+                assert isinstance(await a.hears(), InlineBlob)
             client.close()
 
     run(test, bounds=Bounds(waiting_bytes=256 * 1024))
@@ -275,7 +275,7 @@ def test_a_newer_connection_of_the_same_host_takes_over() -> None:
             await second.says(JOIN)
             await second.hears_of(Joined)
 
-    run(test, core=Scheduler(Settings(takeover_s=0)))
+    run(test, core=Scheduler(SchedulerSettings(takeover_s=0)))
 
 
 def test_what_is_due_happens_without_anybody_saying_anything() -> None:
@@ -284,7 +284,7 @@ def test_what_is_due_happens_without_anybody_saying_anything() -> None:
             await a.says(JOIN)
             await a.hears_of(LeaseRevoked)
 
-    run(test, core=Scheduler(Settings(lease_s=0.05)))
+    run(test, core=Scheduler(SchedulerSettings(lease_s=0.05)))
 
 
 def test_hosts_are_told_that_the_scheduler_stops() -> None:

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from p2pd.simulation.cluster import World
-from p2pd.simulation.host import Host
+from p2pd.simulation.cluster import SimulatedCluster
+from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.scenario import Node, Scenario, blob_of
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.geometry import piece_length
 
 PIECE_S = 0.05
@@ -40,13 +40,13 @@ class Playing:
             origin_bytes_per_s=rate,
             seed=seed,
         )
-        self.world = world = World(scenario, Settings(settle_s=0.5, **settings), checks=True)
-        (self.blob,) = world.blobs.values()
-        self.hosts = list(world.hosts.values())
+        self.cluster = cluster = SimulatedCluster(scenario, SchedulerSettings(settle_s=0.5, **settings), checks=True)
+        (self.blob,) = cluster.blobs.values()
+        self.hosts = list(cluster.hosts.values())
         for number, host in enumerate(self.hosts):
-            world.timeline.after(world.chance.uniform(0, 0.02), world.connect, host)
-            comes_s = (late_s or {}).get(number, 0.0) + world.chance.uniform(0, 0.05)
-            world.timeline.after(comes_s, host.pull, self.blob)
+            cluster.event_queue.after(cluster.chance.uniform(0, 0.02), cluster.connect, host)
+            comes_s = (late_s or {}).get(number, 0.0) + cluster.chance.uniform(0, 0.05)
+            cluster.event_queue.after(comes_s, host.pull, self.blob)
 
     def run(self, until: Callable[[], bool] | None = None, *, within_s: float = 60.0) -> None:
         """Play until `until` holds; without it, until all that live and are not refused have the blob.
@@ -54,45 +54,51 @@ class Playing:
         Raises AssertionError, with how far everybody is, if that takes too long.
         """
         until = until or (lambda: all(map(self.is_whole, (h for h in self.hosts if h.alive and not h.refused))))
-        timeline = self.world.timeline
-        end = timeline.now + within_s
+        event_queue = self.cluster.event_queue
+        end = event_queue.now + within_s
         while not until():
-            due = timeline.next()
+            due = event_queue.next()
             assert due is not None, f"nothing happens any more\n{self.report()}"
             assert due < end, f"not done within {within_s} s\n{self.report()}"
-            timeline.step()
+            event_queue.step()
 
-    def is_whole(self, host: Host) -> bool:
+    def is_whole(self, host: SimulatedHost) -> bool:
         return self.blob.digest in host.whole
 
     def left_the_origin(self) -> Counter[int]:
         """How often each piece did."""
-        return Counter({index: count for (_, index), count in self.world.origin.gave.items()})
+        return Counter({index: count for (_, index), count in self.cluster.origin.gave.items()})
 
-    def came_from_neighbours(self, host: Host) -> Counter[tuple[int, int]]:
+    def came_from_neighbours(self, host: SimulatedHost) -> Counter[tuple[int, int]]:
         """How often each of its downloads, by number, got each piece from a neighbour."""
         return Counter(
-            {(number, index): count for (name, number, index), count in self.world.fetched.items() if name == host.name}
+            {
+                (number, index): count
+                for (name, number, index), count in self.cluster.fetched.items()
+                if name == host.name
+            }
         )
 
-    def is_right(self, *hosts: Host) -> None:
+    def is_right(self, *hosts: SimulatedHost) -> None:
         """Each of these has all of the blob, and no other bytes."""
         for host in hosts:
             assert self.is_whole(host), self.report()
             assert host.store[self.blob.digest] == dict(enumerate(self.blob.digests))
 
-    def holds(self, host: Host, first: int, stop: int) -> None:
+    def holds(self, host: SimulatedHost, first: int, stop: int) -> None:
         """A host has these pieces from before."""
         host.store[self.blob.digest].update({index: self.blob.digests[index] for index in range(first, stop)})
 
     def report(self) -> str:
         """How far everybody is: for an assertion."""
-        world, digest = self.world, self.blob.digest
-        lines = [f"at {world.timeline.now:.3f} the origin had given {world.origin.gave.total()} of {self.blob.count}"]
+        cluster, digest = self.cluster, self.blob.digest
+        lines = [
+            f"at {cluster.event_queue.now:.3f} the origin had given {cluster.origin.gave.total()} of {self.blob.count}"
+        ]
         for host in self.hosts:
             lines.append(
                 f"{host.name}: {len(host.store[digest])} pieces, whole: {self.is_whole(host)}. {host.failures}"
             )
             if digest in host.pulls:
                 lines += [f"    {line}" for line in host.pulls[digest].member.story()[-12:]]
-        return "\n".join([*lines, *(world.scheduler.story(digest)[-20:] if world.scheduler else ())])
+        return "\n".join([*lines, *(cluster.scheduler.story(digest)[-20:] if cluster.scheduler else ())])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pd.simulation.cluster import World
+from p2pd.simulation.cluster import SimulatedCluster
 from p2pd.simulation.pull import Pull
 from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
 from peer.core.swarm_events import TellNeighbours
@@ -10,14 +10,14 @@ from scheduler.protocol import link
 
 
 def test_what_is_gathered_for_some_and_for_others_reaches_each() -> None:
-    world = World(flash_crowd(Shape(3, (blob_of(4),))))
-    [blob] = world.blobs.values()
-    pulls = [host.pulls.setdefault(blob.digest, Pull(host, blob)) for host in world.hosts.values()]
+    cluster = SimulatedCluster(flash_crowd(Shape(3, (blob_of(4),))))
+    [blob] = cluster.blobs.values()
+    pulls = [host.pulls.setdefault(blob.digest, Pull(host, blob)) for host in cluster.hosts.values()]
     teller, *listeners = pulls
     for index, listener in enumerate(listeners):
         listener.member.exchange.neighbours.begin_generation(1)
         listener.member.exchange.neighbours.add(teller.host.name, 0)
-        gained = link.Gained(blob.digest, 1, (link.Span(index, index + 1),))
+        gained = link.Have(blob.digest, 1, (link.Span(index, index + 1),))
         teller.tell_neighbours(TellNeighbours((listener.host.name,), gained))
-    world.timeline.play(1.0)
+    cluster.event_queue.play(1.0)
     assert [listener.member.exchange.neighbours.held_by_any() for listener in listeners] == [0b01, 0b10]

@@ -6,206 +6,206 @@ from collections.abc import Callable
 
 import pytest
 
-from p2pd.simulation.scenario import Vice
+from p2pd.simulation.scenario import Misbehaviour
 from peer.core.member import DISPROVED
 from peer.core.swarm_events import Fetch
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.content import Content
 from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
+from scheduler.protocol.inline_blob import InlineBlob
 from tests.simulation.playing import Playing
 
 
 def pulled(hosts: int, pieces: int, seed: int = 0) -> Playing:
     """A pull in which nothing went wrong."""
-    play = Playing(hosts, pieces, seed=seed)
-    play.run()
-    return play
+    run = Playing(hosts, pieces, seed=seed)
+    run.run()
+    return run
 
 
-def began(play: Playing, pieces: int) -> Callable[[], bool]:
+def began(run: Playing, pieces: int) -> Callable[[], bool]:
     """Whether so many pieces have left the origin."""
-    return lambda: play.world.origin.gave.total() >= pieces
+    return lambda: run.cluster.origin.gave.total() >= pieces
 
 
 class TestAPull:
     @pytest.mark.parametrize(("hosts", "pieces"), [(1, 5), (2, 1), (2, 5), (5, 16), (13, 33), (30, 64)])
     def test_each_piece_leaves_the_origin_once_and_reaches_each_host_once(self, hosts: int, pieces: int) -> None:
-        play = pulled(hosts, pieces, seed=hosts)
-        play.is_right(*play.hosts)
-        assert set(play.left_the_origin().values()) == {1}
-        assert play.left_the_origin().total() == pieces
-        for host in play.hosts:
-            assert set(play.came_from_neighbours(host).values()) <= {1}
+        run = pulled(hosts, pieces, seed=hosts)
+        run.is_right(*run.hosts)
+        assert set(run.left_the_origin().values()) == {1}
+        assert run.left_the_origin().total() == pieces
+        for host in run.hosts:
+            assert set(run.came_from_neighbours(host).values()) <= {1}
             assert host.attempts == 1
 
     def test_a_length_that_nobody_knew(self) -> None:
-        play = Playing(6, 20)
-        for host in play.hosts:
+        run = Playing(6, 20)
+        for host in run.hosts:
             host.knows_sizes = False
-        play.run()
-        play.is_right(*play.hosts)
-        assert set(play.left_the_origin().values()) == {1}
+        run.run()
+        run.is_right(*run.hosts)
+        assert set(run.left_the_origin().values()) == {1}
 
     def test_a_tiny_blob_travels_in_messages(self) -> None:
-        play = pulled(9, 0)
-        assert play.left_the_origin().total() == 1
-        assert sum(isinstance(message, Content) for _, message in play.world.told) == 1
-        assert not any(Fetch.__name__ in line for line in play.world.instructions)
+        run = pulled(9, 0)
+        assert run.left_the_origin().total() == 1
+        assert sum(isinstance(message, InlineBlob) for _, message in run.cluster.told) == 1
+        assert not any(Fetch.__name__ in line for line in run.cluster.instructions)
 
     def test_the_same_seed_gives_the_same_instructions(self) -> None:
-        first, again, other = (pulled(7, 24, seed=seed).world.instructions for seed in (5, 5, 6))
-        assert first == again
+        first, requeue, other = (pulled(7, 24, seed=seed).cluster.instructions for seed in (5, 5, 6))
+        assert first == requeue
         assert first != other
 
     def test_what_an_earlier_download_left_does_not_leave_the_origin_again(self) -> None:
-        play = Playing(3, 20, late_s={1: 0.1, 2: 0.1})
-        play.holds(play.hosts[0], 3, 13)
-        play.holds(play.hosts[1], 10, 16)
-        play.run()
-        play.is_right(*play.hosts)
-        assert not set(play.left_the_origin()) & set(range(3, 13))
-        assert set(play.left_the_origin().values()) == {1}
+        run = Playing(3, 20, late_s={1: 0.1, 2: 0.1})
+        run.holds(run.hosts[0], 3, 13)
+        run.holds(run.hosts[1], 10, 16)
+        run.run()
+        run.is_right(*run.hosts)
+        assert not set(run.left_the_origin()) & set(range(3, 13))
+        assert set(run.left_the_origin().values()) == {1}
 
     def test_hosts_that_come_late_get_all_of_it_from_those_that_have_it(self) -> None:
-        play = Playing(4, 16, late_s={1: 0.1, 2: 0.1, 3: 0.1})
-        play.hosts[0].hold([play.blob])
-        play.run()
-        play.is_right(*play.hosts)
-        assert play.left_the_origin().total() == 0
+        run = Playing(4, 16, late_s={1: 0.1, 2: 0.1, 3: 0.1})
+        run.hosts[0].hold([run.blob])
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() == 0
 
 
 class TestNeighboursThatFail:
     def test_one_that_sends_other_bytes_is_reported_and_dropped(self) -> None:
-        play = Playing(8, 32, seed=3)
-        bad, honest = play.hosts[1], [host for host in play.hosts if host is not play.hosts[1]]
-        bad.vice = Vice.CORRUPTS
-        play.run(lambda: all(map(play.is_whole, honest)))
-        play.is_right(*honest)
-        reports = [(who, message.sender) for who, message in play.world.told if isinstance(message, Corrupt)]
+        run = Playing(8, 32, seed=3)
+        bad, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
+        bad.misbehaviour = Misbehaviour.CORRUPTS
+        run.run(lambda: all(map(run.is_whole, honest)))
+        run.is_right(*honest)
+        reports = [(who, message.sender) for who, message in run.cluster.told if isinstance(message, Corrupt)]
         assert {sender for _, sender in reports} == {bad.name}
         assert len(reports) == len(set(reports)), "a host asks it once more after it has reported it"
-        assert play.world.closed == {bad.name: Closing.QUARANTINED}
-        assert max(play.left_the_origin().values()) <= 3, "its word on what it had fetched is not taken any more"
+        assert run.cluster.closed == {bad.name: Closing.QUARANTINED}
+        assert max(run.left_the_origin().values()) <= 3, "its word on what it had fetched is not taken any more"
 
     def test_one_that_vanishes(self) -> None:
-        play = Playing(8, 32, seed=3, lease_s=2.0)
-        play.run(began(play, 6))
-        gone = next(host for host in play.hosts if any(pull.transfers for pull in host.pulls.values()))
-        play.world.vanish(gone)
-        play.run()
-        play.is_right(*(host for host in play.hosts if host is not gone))
-        assert max(play.left_the_origin().values()) <= 2, "what only it had leaves the origin again"
-        assert not play.is_whole(gone)
+        run = Playing(8, 32, seed=3, lease_s=2.0)
+        run.run(began(run, 6))
+        gone = next(host for host in run.hosts if any(pull.transfers for pull in host.pulls.values()))
+        run.cluster.vanish(gone)
+        run.run()
+        run.is_right(*(host for host in run.hosts if host is not gone))
+        assert max(run.left_the_origin().values()) <= 2, "what only it had leaves the origin again"
+        assert not run.is_whole(gone)
 
     def test_one_that_is_slow_is_waited_for_only_where_nobody_else_has_the_piece(self) -> None:
-        play = Playing(8, 32, seed=2)
-        play.hosts[1].up.rate /= 60
-        play.run()
-        play.is_right(*play.hosts)
-        assert set(play.left_the_origin().values()) == {1}
-        for host in play.hosts:
-            assert set(play.came_from_neighbours(host).values()) <= {1}
+        run = Playing(8, 32, seed=2)
+        run.hosts[1].up.rate /= 60
+        run.run()
+        run.is_right(*run.hosts)
+        assert set(run.left_the_origin().values()) == {1}
+        for host in run.hosts:
+            assert set(run.came_from_neighbours(host).values()) <= {1}
 
     def test_two_that_are_slow_and_hold_the_same_are_hedged(self) -> None:
-        play = Playing(3, 5, seed=1)
-        for host in play.hosts[:2]:
-            host.hold([play.blob])
-        play.hosts[0].up.rate /= 100
-        play.run(within_s=4.0)
-        asked = [line for line in play.world.instructions if f"h02 {Fetch.__name__}(" in line]
-        assert 5 < len(asked) <= 10
-        assert set(play.came_from_neighbours(play.hosts[2]).values()) == {1}
+        run = Playing(3, 5, seed=1)
+        for host in run.hosts[:2]:
+            host.hold([run.blob])
+        run.hosts[0].up.rate /= 100
+        run.run(within_s=4.0)
+        request = [line for line in run.cluster.instructions if f"h02 {Fetch.__name__}(" in line]
+        assert 5 < len(request) <= 10
+        assert set(run.came_from_neighbours(run.hosts[2]).values()) == {1}
 
     def test_full_hosts_refuse_and_everybody_is_served_in_the_end(self) -> None:
-        play = Playing(10, 16)
-        for host in play.hosts:
-            host.uploads.slots = 1
-        play.run()
-        play.is_right(*play.hosts)
-        failed = [message for _, message in play.world.told if isinstance(message, NeighbourFailed)]
+        run = Playing(10, 16)
+        for host in run.hosts:
+            host.choker.slots = 1
+        run.run()
+        run.is_right(*run.hosts)
+        failed = [message for _, message in run.cluster.told if isinstance(message, NeighbourFailed)]
         assert not [message for message in failed if message.fault is not Fault.FULL]
 
 
 class TestLies:
     @pytest.mark.parametrize(("hosts", "seed"), [(3, 1), (4, 1), (8, 3), (12, 5)])
     def test_a_publisher_of_wrong_digests_is_found_out(self, hosts: int, seed: int) -> None:
-        play = Playing(hosts, 32, seed=seed)
-        liar, honest = play.hosts[1], [host for host in play.hosts if host is not play.hosts[1]]
+        run = Playing(hosts, 32, seed=seed)
+        liar, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
         liar.lies = True
-        play.run(lambda: all(map(play.is_whole, honest)))
-        play.is_right(*honest)
-        assert any(isinstance(message, Disproved) for _, message in play.world.told)
-        assert play.world.closed == {liar.name: Closing.QUARANTINED}
+        run.run(lambda: all(map(run.is_whole, honest)))
+        run.is_right(*honest)
+        assert any(isinstance(message, Disproved) for _, message in run.cluster.told)
+        assert run.cluster.closed == {liar.name: Closing.QUARANTINED}
         assert all(host.failures == [DISPROVED] and host.attempts == 2 for host in honest)
-        assert max(play.left_the_origin().values()) <= 3, "the liar's copy, and two that agree"
+        assert max(run.left_the_origin().values()) <= 3, "the liar's copy, and two that agree"
 
     def test_where_no_third_host_can_tell_who_is_right_each_asks_the_origin_itself(self) -> None:
-        play = Playing(2, 32, seed=1)
-        honest, liar = play.hosts
+        run = Playing(2, 32, seed=1)
+        honest, liar = run.hosts
         liar.lies = True
-        play.run(lambda: play.is_whole(honest))
-        play.is_right(honest)
-        assert not play.world.closed
+        run.run(lambda: run.is_whole(honest))
+        run.is_right(honest)
+        assert not run.cluster.closed
 
 
 class TestWithoutAScheduler:
     def test_one_that_restarts_in_the_middle(self) -> None:
-        play = Playing(8, 64, seed=3)
-        play.run(began(play, 30))
-        play.world.stop_scheduler()
-        play.world.timeline.after(1.0, play.world.start_scheduler)
-        play.run()
-        play.is_right(*play.hosts)
-        assert play.left_the_origin().total() <= 64 + 16, "at most what was on its way, and not published"
+        run = Playing(8, 64, seed=3)
+        run.run(began(run, 30))
+        run.cluster.stop_scheduler()
+        run.cluster.event_queue.after(1.0, run.cluster.start_scheduler)
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() <= 64 + 16, "at most what was on its way, and not published"
 
     def test_one_that_is_gone_for_good(self) -> None:
-        play = Playing(8, 64, seed=3)
-        play.run(began(play, 30))
-        play.world.stop_scheduler()
-        play.run()
-        play.is_right(*play.hosts)
-        published = sum(play.came_from_neighbours(host).total() for host in play.hosts)
+        run = Playing(8, 64, seed=3)
+        run.run(began(run, 30))
+        run.cluster.stop_scheduler()
+        run.run()
+        run.is_right(*run.hosts)
+        published = sum(run.came_from_neighbours(host).total() for host in run.hosts)
         assert published > 8 * 20, "what was published comes from neighbours"
 
     def test_none_from_the_start(self) -> None:
-        play = Playing(3, 16)
-        play.world.stop_scheduler()
-        play.run()
-        play.is_right(*play.hosts)
-        assert play.left_the_origin().total() == 3 * 16
+        run = Playing(3, 16)
+        run.cluster.stop_scheduler()
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() == 3 * 16
 
     def test_one_that_comes_when_hosts_have_begun_alone(self) -> None:
-        play = Playing(4, 32)
-        play.world.stop_scheduler()
-        play.run(began(play, 8))
-        play.world.start_scheduler()
-        play.run()
-        play.is_right(*play.hosts)
-        assert play.left_the_origin().total() < 4 * 32, "what had not left the origin by then leaves it once"
+        run = Playing(4, 32)
+        run.cluster.stop_scheduler()
+        run.run(began(run, 8))
+        run.cluster.start_scheduler()
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() < 4 * 32, "what had not left the origin by then leaves it once"
 
 
 class TestTheOrigin:
     def test_a_host_that_it_refuses_is_the_only_one_to_suffer(self) -> None:
-        play = Playing(5, 32)
-        play.hosts[1].refused = 401
-        play.run()
-        play.is_right(*(host for host in play.hosts if not host.refused))
-        assert set(play.left_the_origin().values()) == {1}
+        run = Playing(5, 32)
+        run.hosts[1].refused = 401
+        run.run()
+        run.is_right(*(host for host in run.hosts if not host.refused))
+        assert set(run.left_the_origin().values()) == {1}
 
     def test_it_dies_when_all_of_the_blob_has_left_it(self) -> None:
-        play = Playing(8, 32, seed=2)
-        play.run(began(play, 32))
-        play.world.origin.up = False
-        play.run()
-        play.is_right(*play.hosts)
+        run = Playing(8, 32, seed=2)
+        run.run(began(run, 32))
+        run.cluster.origin.up = False
+        run.run()
+        run.is_right(*run.hosts)
 
     def test_it_dies_half_way(self) -> None:
-        play = Playing(4, 32, seed=2)
-        play.run(began(play, 16))
-        play.world.origin.up = False
-        play.run(lambda: all(host.attempts > 1 for host in play.hosts))
-        assert all(host.failures for host in play.hosts), "each has a reason to give to its client"
-        play.world.origin.up = True
-        play.run()
-        play.is_right(*play.hosts)
-        assert play.left_the_origin().total() <= 32 + 16
+        run = Playing(4, 32, seed=2)
+        run.run(began(run, 16))
+        run.cluster.origin.up = False
+        run.run(lambda: all(host.attempts > 1 for host in run.hosts))
+        assert all(host.failures for host in run.hosts), "each has a reason to give to its client"
+        run.cluster.origin.up = True
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() <= 32 + 16

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from p2pd.simulation.result import Played, limit_s, median, percentile, registry_s
+from p2pd.simulation.result import RunResult, limit_s, median, percentile, registry_s
 from p2pd.simulation.scenario import MIB, SCENARIOS, Scenario, Shape, blob_of
 
 PIECES = 16
@@ -66,7 +66,7 @@ def test_the_registry_alone_takes_as_long_as_its_line_or_the_slowest_host_s() ->
 
 
 class TestWhatWasPlayed:
-    played = Played(
+    result = RunResult(
         scenario(nodes=4),
         began_s={"n00000": 1.0, "n00001": 1.0, "n00002": 5.0},
         done_s={"n00000": 11.0, "n00001": 13.0, "n00002": 17.0},
@@ -76,24 +76,24 @@ class TestWhatWasPlayed:
     )
 
     def test_times(self) -> None:
-        assert self.played.took_s() == [10.0, 12.0, 12.0]
-        assert self.played.whole_s() == 16.0
+        assert self.result.took_s() == [10.0, 12.0, 12.0]
+        assert self.result.whole_s() == 16.0
 
     def test_efficiencies(self) -> None:
         limit = 8 * (1 + 2 / 16)
-        assert self.played.efficiency_last() == pytest.approx(limit / 16)
-        assert self.played.efficiency_p50() == pytest.approx(limit / 12)
-        assert self.played.efficiency_last(goodput=0.5) == pytest.approx(2 * limit / 16)
+        assert self.result.efficiency_last() == pytest.approx(limit / 16)
+        assert self.result.efficiency_p50() == pytest.approx(limit / 12)
+        assert self.result.efficiency_last(goodput=0.5) == pytest.approx(2 * limit / 16)
 
     def test_copies(self) -> None:
-        assert self.played.origin_copies() == 1.5
-        assert self.played.site_copies() == 2.0
+        assert self.result.origin_copies() == 1.5
+        assert self.result.site_copies() == 2.0
 
     def test_messages_are_those_for_each_piece_of_each_host(self) -> None:
-        assert self.played.progress_share() == 2.0
+        assert self.result.progress_share() == 2.0
 
     def test_who_never_got_it_is_told(self) -> None:
-        assert self.played.failed() == ["n00003"]
+        assert self.result.failed() == ["n00003"]
 
 
 def test_percentiles() -> None:

@@ -8,10 +8,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2pd.simulation.cluster import World
-from p2pd.simulation.result import Played
-from p2pd.simulation.run import Scene, play
-from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, Vice, blob_of
+from p2pd.simulation.cluster import SimulatedCluster
+from p2pd.simulation.result import RunResult
+from p2pd.simulation.run import Run, run
+from p2pd.simulation.scenario import SCENARIOS, Misbehaviour, Scenario, Shape, blob_of
 from scheduler.protocol.connection import Closing
 
 RATE = 12.5e6
@@ -34,34 +34,34 @@ def scenario(name: str, nodes: int, pieces: int, *, rate: float = RATE, seed: in
     ],
 )
 def test_every_honest_host_that_stays_has_the_image_and_no_other_bytes(name: str, rate: float) -> None:
-    played = play(scenario(name, 24, 16, rate=rate), checks=True)
-    assert played.failed() == []
-    assert set(played.done_s) == {node.name for node in played.scenario.wanting()}
-    assert played.wrong_pieces == 0 or name == "misled"  # they go with the blob whose SHA-256 is wrong
+    result = run(scenario(name, 24, 16, rate=rate), checks=True)
+    assert result.failed() == []
+    assert set(result.done_s) == {node.name for node in result.scenario.wanting()}
+    assert result.wrong_pieces == 0 or name == "misled"  # they go with the blob whose SHA-256 is wrong
 
 
 @pytest.fixture(scope="module")
-def crowd() -> Played:
-    return play(scenario("flash-crowd", 60, 48), curves=True)
+def crowd() -> RunResult:
+    return run(scenario("flash-crowd", 60, 48), curves=True)
 
 
 class TestAFlashCrowd:
-    def test_comes_near_to_the_limit(self, crowd: Played) -> None:
+    def test_comes_near_to_the_limit(self, crowd: RunResult) -> None:
         assert 0.7 <= crowd.efficiency_last() <= crowd.efficiency_p50() <= 1.0
 
-    def test_takes_one_copy_from_the_origin(self, crowd: Played) -> None:
+    def test_takes_one_copy_from_the_origin(self, crowd: RunResult) -> None:
         assert crowd.origin_copies() == pytest.approx(1.0)
 
-    def test_draws_how_far_each_host_was(self, crowd: Played) -> None:
+    def test_draws_how_far_each_host_was(self, crowd: RunResult) -> None:
         assert set(crowd.curves) == set(crowd.done_s)
         for curve in crowd.curves.values():
             assert list(curve) == sorted(curve)
             assert curve[0] == (0.0, 0.0)
             assert all(0.0 <= share <= 1.0 for _, share in curve)
 
-    def test_with_the_same_seed_is_the_same_and_with_another_is_not(self, crowd: Played) -> None:
-        assert play(scenario("flash-crowd", 60, 48), curves=True) == crowd
-        assert play(scenario("flash-crowd", 60, 48, seed=1)).done_s != crowd.done_s
+    def test_with_the_same_seed_is_the_same_and_with_another_is_not(self, crowd: RunResult) -> None:
+        assert run(scenario("flash-crowd", 60, 48), curves=True) == crowd
+        assert run(scenario("flash-crowd", 60, 48, seed=1)).done_s != crowd.done_s
 
 
 def test_the_chance_in_a_scenario_comes_from_its_seed() -> None:
@@ -72,25 +72,29 @@ def test_the_chance_in_a_scenario_comes_from_its_seed() -> None:
 
 
 def test_several_sites_need_less_than_a_copy_for_each_host() -> None:
-    played = play(scenario("flash-crowd", 24, 16, sites=3))
-    assert set(played.site_bytes) == {"s0", "s1", "s2"}
-    assert 1.0 <= played.site_copies() < 8.0
+    result = run(scenario("flash-crowd", 24, 16, sites=3))
+    assert set(result.site_bytes) == {"s0", "s1", "s2"}
+    assert 1.0 <= result.site_copies() < 8.0
 
 
-@pytest.mark.parametrize("vice", [vice for vice in Vice if vice is not Vice.MISLEADS])
-def test_one_malicious_host_of_each_kind_does_no_harm_to_the_others(vice: Vice) -> None:
+@pytest.mark.parametrize(
+    "misbehaviour", [misbehaviour for misbehaviour in Misbehaviour if misbehaviour is not Misbehaviour.MISLEADS]
+)
+def test_one_malicious_host_of_each_kind_does_no_harm_to_the_others(misbehaviour: Misbehaviour) -> None:
     crowd = scenario("flash-crowd", 12, 16)
-    nodes = tuple(replace(node, vice=vice) if not index else node for index, node in enumerate(crowd.nodes))
-    played = play(replace(crowd, nodes=nodes), checks=True)
-    assert played.failed() == []
-    assert played.wrong_pieces == 0
+    nodes = tuple(
+        replace(node, misbehaviour=misbehaviour) if not index else node for index, node in enumerate(crowd.nodes)
+    )
+    result = run(replace(crowd, nodes=nodes), checks=True)
+    assert result.failed() == []
+    assert result.wrong_pieces == 0
 
 
 def test_those_that_say_wrong_digests_are_found_out_and_nobody_else_is() -> None:
-    world = World(scenario("misled", 24, 32))
-    scene = Scene(world)
-    trio.run(scene.run, clock=MockClock(autojump_threshold=0))
-    liars = {name for name, host in world.hosts.items() if host.vice is Vice.MISLEADS}
-    assert {name for name, closing in world.closed.items() if closing is Closing.QUARANTINED} == liars
-    assert scene.played().failed() == []
-    assert scene.played().origin_copies() > 2, "two witnesses for each piece"
+    cluster = SimulatedCluster(scenario("misled", 24, 32))
+    run = Run(cluster)
+    trio.run(run.run, clock=MockClock(autojump_threshold=0))
+    liars = {name for name, host in cluster.hosts.items() if host.misbehaviour is Misbehaviour.MISLEADS}
+    assert {name for name, closing in cluster.closed.items() if closing is Closing.QUARANTINED} == liars
+    assert run.result().failed() == []
+    assert run.result().origin_copies() > 2, "two witnesses for each piece"

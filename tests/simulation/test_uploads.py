@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from p2pd.simulation.cluster import World
-from p2pd.simulation.pull import Pull, right
+from p2pd.simulation.cluster import SimulatedCluster
+from p2pd.simulation.pull import Pull, true_digest
 from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
 from peer.core.swarm_events import Fetch
 
@@ -14,19 +14,19 @@ RATE = 1e6
 
 @pytest.mark.parametrize("taken_back", [False, True])
 def test_a_request_that_waits_is_served_unless_it_is_taken_back(taken_back: bool) -> None:
-    world = World(flash_crowd(Shape(3, (blob_of(4),), RATE, down_bytes_per_s=10 * RATE)))
-    [blob] = world.blobs.values()
-    sender, *others = world.hosts.values()
+    cluster = SimulatedCluster(flash_crowd(Shape(3, (blob_of(4),), RATE, down_bytes_per_s=10 * RATE)))
+    [blob] = cluster.blobs.values()
+    sender, *others = cluster.hosts.values()
     sender.hold([blob])
     goes, waits = (Pull(host, blob) for host in others)
     piece_s = blob.length / RATE
-    world.ask(goes, Fetch(0, sender.name, 0, right(0)))
-    world.timeline.play(piece_s - 0.02)
-    world.ask(waits, Fetch(0, sender.name, 1, right(1)))
-    world.timeline.play(piece_s - 0.01)
-    assert sender.uploads.is_wanted
+    cluster.ask(goes, Fetch(0, sender.name, 0, true_digest(0)))
+    cluster.event_queue.play(piece_s - 0.02)
+    cluster.ask(waits, Fetch(0, sender.name, 1, true_digest(1)))
+    cluster.event_queue.play(piece_s - 0.01)
+    assert sender.choker.is_wanted
     if taken_back:
-        world.take_back(waits, 0)
-    world.timeline.play(3 * piece_s)
+        cluster.cancel(waits, 0)
+    cluster.event_queue.play(3 * piece_s)
     assert sender.up.carried == pytest.approx(blob.length * (1 if taken_back else 2))
-    assert not sender.uploads.going
+    assert not sender.choker.active

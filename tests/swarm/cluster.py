@@ -12,7 +12,7 @@ from typing import Any
 from p2pd.daemon.node import serve
 from peer.store import Store
 from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import Reply, ask
@@ -27,7 +27,7 @@ MIB = 1 << 20
 class RunningScheduler:
     """A scheduler at a port that stays the same when it is started again."""
 
-    def __init__(self, settings: Settings | None = None, bounds: Bounds | None = None) -> None:
+    def __init__(self, settings: SchedulerSettings | None = None, bounds: Bounds | None = None) -> None:
         self.settings = settings
         self.bounds = bounds
         self.core = Scheduler(settings)
@@ -123,7 +123,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    directory: Path, registry: ImageRegistry, settings: Settings | None = None, bounds: Bounds | None = None
+    directory: Path, registry: ImageRegistry, settings: SchedulerSettings | None = None, bounds: Bounds | None = None
 ) -> AsyncIterator[Cluster]:
     """A scheduler, and room for hosts."""
     scheduler = RunningScheduler(settings, bounds)

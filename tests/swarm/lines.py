@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from peer.core.choker import SOON_S, Asking
-from peer.swarm.uploading import NEARLY_BYTES, Upload, Uploading
-from peer.tasks import Background
+from peer.core.choker import FREE_SOON_S, UploadRequest
+from peer.swarm.uploading import EARLY_DONE_BYTES, Upload, Uploading
+from peer.tasks import BackgroundTasks
 from tests.peer.registry_server import PATIENCE_S
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ BUFFER_BYTES = 16 << 20
 FIRST_BYTES = 1024
 """What the other host takes without reading."""
 
-SHORT_BYTES = FIRST_BYTES + NEARLY_BYTES
+SHORT_BYTES = FIRST_BYTES + EARLY_DONE_BYTES
 """A piece that is nearly out once its first bytes are acknowledged, and far from it before."""
 
 
@@ -36,7 +36,7 @@ class Line:
 
     def piece(self, host: str | None = None, size_bytes: int = PIECE_BYTES) -> Upload:
         """A piece that `host` asks for on it."""
-        return Upload(None if host is None else asking(host), self.transport, size_bytes)
+        return Upload(None if host is None else receiver(host), self.transport, size_bytes)
 
     async def reads(self, size_bytes: int) -> None:
         """The other host takes so many bytes."""
@@ -49,9 +49,9 @@ class Line:
 class Lines:
     """Uploads of this host, whom it has told that there is room, and connections to others."""
 
-    def __init__(self, background: Background, group: asyncio.TaskGroup, slots: int) -> None:
+    def __init__(self, background: BackgroundTasks, group: asyncio.TaskGroup, slots: int) -> None:
         self._group = group
-        self._told: list[Asking] = []
+        self._told: list[UploadRequest] = []
         self.uploading = Uploading(slots, background, self._told.append)
         self._all: list[Line] = []
 
@@ -76,14 +76,14 @@ class Lines:
         async with self.uploading.turn(piece) as may_send:
             return may_send
 
-    def has_room(self) -> bool:
+    def has_spare(self) -> bool:
         """Whether a part of the line proves unused."""
         uploading = self.uploading
-        return uploading._throughput.has_room(uploading._acked_bytes(), asyncio.get_running_loop().time())
+        return uploading._throughput.has_spare(uploading._acked_bytes(), asyncio.get_running_loop().time())
 
     def is_far_from_out(self, piece: Upload) -> bool:
         """Whether it has gone on for so long, and so slowly, that it is known to take long."""
-        return self.uploading._left_s(piece) > 2 * SOON_S
+        return self.uploading._left_s(piece) > 2 * FREE_SOON_S
 
     async def shows_what_the_line_can(self) -> None:
         """One piece after the other goes out as fast as it can."""
@@ -121,7 +121,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 @asynccontextmanager
 async def lines(slots: int = 1) -> AsyncIterator[Lines]:
-    async with Background() as background, asyncio.TaskGroup() as group:
+    async with BackgroundTasks() as background, asyncio.TaskGroup() as group:
         all_lines = Lines(background, group, slots)
         try:
             yield all_lines
@@ -129,8 +129,8 @@ async def lines(slots: int = 1) -> AsyncIterator[Lines]:
             await all_lines.close()
 
 
-def asking(host: str) -> Asking:
-    return Asking(host, bytes(32), far=host.startswith("far"))
+def receiver(host: str) -> UploadRequest:
+    return UploadRequest(host, bytes(32), far=host.startswith("far"))
 
 
 def nearly_out(piece: Upload) -> None:

@@ -93,7 +93,7 @@ class ScriptedHost:
         return {"Content-Range": f"bytes {start}-{stop - 1}/{len(self.content)}"}
 
     async def tell_that_all_is_held(self, socket: web.WebSocketResponse) -> None:
-        await self.say(socket, link.Holds(self.raw_digest, 1, complete=True))
+        await self.say(socket, link.Bitfield(self.raw_digest, 1, complete=True))
         await self.listen(socket)
 
     async def say(self, socket: web.WebSocketResponse, message: OnLink) -> None:

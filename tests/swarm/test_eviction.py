@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.geometry import piece_length
@@ -50,7 +50,7 @@ def test_neighbours_and_scheduler_are_told_of_an_evicted_blob(
             await together([host.blob(digest)])
             await until_idle(host, digest)
             await neighbour.tell(from_host.Join(neighbour.raw_digest, UPSTREAM, REPOSITORY, len(CONTENT)))
-            await until_true(lambda: link.Holds(neighbour.raw_digest, 1, complete=True) in heard)
+            await until_true(lambda: link.Bitfield(neighbour.raw_digest, 1, complete=True) in heard)
             members = swarm.scheduler.core.statistics().members
             if why == "age":
                 reply = await ask(host.admin, "POST", "/cache/gc", {"X-P2PD-Request": "1"})
@@ -58,7 +58,7 @@ def test_neighbours_and_scheduler_are_told_of_an_evicted_blob(
             else:
                 (reply,) = await together([host.blob(other)])
                 assert reply.body == OTHER
-            await until_true(lambda: link.Dropped(neighbour.raw_digest) in heard)
+            await until_true(lambda: link.DontHave(neighbour.raw_digest) in heard)
             left = members - 1 if why == "age" else members  # and is one of the other blob's
             await until_true(lambda: swarm.scheduler.core.statistics().members == left)
             piece = await ask(host.peer, "GET", f"/v2/swarm/blobs/{digest}", {"Range": "bytes=0-9"})
@@ -74,7 +74,7 @@ async def test_the_rest_comes_from_elsewhere_when_a_neighbour_evicts_a_blob(
     """It has sent one piece when it does so, and it was the only one that held the blob."""
     registry.put_blob(REPOSITORY, CONTENT)
     async with (
-        cluster(tmp_path, registry, Settings(orphan_s=0.05)) as swarm,
+        cluster(tmp_path, registry, SchedulerSettings(orphan_s=0.05)) as swarm,
         scripted(swarm, "z-evicting", CONTENT) as holder,
     ):
         await holder.publish()
@@ -85,9 +85,9 @@ async def test_the_rest_comes_from_elsewhere_when_a_neighbour_evicts_a_blob(
             await held_bytes(host, holder.digest, piece_length(len(CONTENT)))
 
         async def talk(socket: web.WebSocketResponse) -> None:
-            await holder.say(socket, link.Holds(holder.raw_digest, 1, complete=True))
+            await holder.say(socket, link.Bitfield(holder.raw_digest, 1, complete=True))
             await until_one_has_landed()
-            await holder.say(socket, link.Dropped(holder.raw_digest))
+            await holder.say(socket, link.DontHave(holder.raw_digest))
             await holder.tell(from_host.Leave(holder.raw_digest))
             await holder.listen(socket)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.geometry import piece_length
 from scheduler.shell.server import Bounds
 from tests.peer.registry_server import PATIENCE_S
@@ -52,7 +52,7 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
         digest = registry.put_blob(REPOSITORY, CONTENT)
         hold = registry.hold(REPOSITORY, digest, MIB + 1)
         async with (
-            cluster(tmp_path, registry, Settings(lease_s=NEVER_S), Bounds(heartbeat_s=1.0)) as swarm,
+            cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S), Bounds(heartbeat_s=1.0)) as swarm,
             asyncio.TaskGroup() as group,
             host_process(swarm, tmp_path) as victim,
         ):
@@ -66,9 +66,9 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
             replies = await together(pulls)
             assert [reply.body == CONTENT for reply in replies] == [True] * 3
             times = Counter(starts(registry))
-            again = {start for start, count in times.items() if count > 1}
-            assert again, "what it had a lease for was not fetched by another"
-            assert min(again) >= MIB, "more than its leases was fetched again"
+            requeue = {start for start, count in times.items() if count > 1}
+            assert requeue, "what it had a lease for was not fetched by another"
+            assert min(requeue) >= MIB, "more than its leases was fetched again"
             assert max(times.values()) == 2, "more than once"
 
     test()
@@ -79,7 +79,7 @@ async def test_a_host_that_is_killed_in_the_middle_of_a_piece(tmp_path: Path, re
     """It was the only one that held the blob: what it has not sent whole leaves the origin once more, and once."""
     digest = registry.put_blob(REPOSITORY, LARGE)
     async with (
-        cluster(tmp_path, registry, Settings(lease_s=NEVER_S, orphan_s=0.05)) as swarm,
+        cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, orphan_s=0.05)) as swarm,
         host_process(swarm, tmp_path, upload_rate=MIB // 4) as victim,
         asyncio.TaskGroup() as group,
     ):

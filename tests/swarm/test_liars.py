@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from tests.peer.registry_server import Answering, Seen
 from tests.proxy.images import content_of
@@ -54,7 +54,7 @@ def test_a_host_that_tells_another_length(
         digest = registry.put_blob(REPOSITORY, CONTENT)
         if not known:
             registry.rules[f"/v2/{REPOSITORY}/blobs/{digest}"] = no_length
-        settings = Settings(lease_s=0.5, recall_s=0.2, witness_s=0.2)
+        settings = SchedulerSettings(lease_s=0.5, digest_request_s=0.2, quorum_s=0.2)
         async with cluster(tmp_path, registry, settings) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
             await lie(liar, how, size_bytes)
             hosts = await swarm.add_many(3)
@@ -74,7 +74,7 @@ async def refuse(_request: web.Request, _start: int, _stop: int) -> web.StreamRe
 async def test_hosts_that_claim_to_hold_everything_and_have_nothing(tmp_path: Path, registry: ImageRegistry) -> None:
     """They are asked for digests, which they do not tell, and then for pieces, which they do not send."""
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    async with cluster(tmp_path, registry, Settings(recall_s=0.1)) as swarm, AsyncExitStack() as stack:
+    async with cluster(tmp_path, registry, SchedulerSettings(digest_request_s=0.1)) as swarm, AsyncExitStack() as stack:
         claimants = [await stack.enter_async_context(scripted(swarm, f"z-{name}", CONTENT)) for name in "abc"]
         for each in claimants:
             each.serve = refuse
@@ -93,7 +93,7 @@ def test_hosts_that_take_leases_and_do_nothing(tmp_path: Path, registry: ImageRe
     @asynchronous
     async def test() -> None:
         digest = registry.put_blob(REPOSITORY, CONTENT)
-        async with cluster(tmp_path, registry, Settings(lease_s=0.3)) as swarm, AsyncExitStack() as stack:
+        async with cluster(tmp_path, registry, SchedulerSettings(lease_s=0.3)) as swarm, AsyncExitStack() as stack:
             idlers = [await stack.enter_async_context(scripted(swarm, f"z-{name}", CONTENT)) for name in range(count)]
             for each in idlers:
                 each.talk = each.listen

@@ -17,8 +17,8 @@ import pytest
 from aiohttp import web
 
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
-from peer.swarm.fetching import BUSY_HEADER
-from scheduler.core.settings import Settings
+from peer.swarm.fetching import CHOKED_HEADER
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.peer.registry_server import PATIENCE_S
@@ -30,7 +30,7 @@ from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, togethe
 from tests.swarm.scripted import ScriptedHost, scripted
 
 CONTENT = content_of("layer", MIB + 7)
-REPORTED_ONCE = Settings(corrupt_reports=1)
+REPORTED_ONCE = SchedulerSettings(corrupt_reports=1)
 
 
 @dataclass
@@ -123,7 +123,7 @@ def test_a_link_that_breaks_the_protocol_ends_and_is_not_made_again(
                     await socket.send_str("hello")
                 elif what == "flood":
                     for _ in range(40_000):
-                        await bad.say(socket, link.Gained(bad.raw_digest, 9, (link.Span(0, 1),)))
+                        await bad.say(socket, link.Have(bad.raw_digest, 9, (link.Span(0, 1),)))
                 else:
                     await socket.send_bytes(b"\xc1" * (9 if what == "garbage" else 300_000))
                 await bad.listen(socket)
@@ -169,16 +169,16 @@ def test_a_neighbour_that_is_busy_is_not_asked_again_until_it_says_that_it_has_r
                 if busy.asked > may_ask:
                     too_early.append(start)
                 answer = busy.answer(start, stop, content[start:stop])
-                answer.headers[BUSY_HEADER] = "1"
+                answer.headers[CHOKED_HEADER] = "1"
                 return answer
 
             async def talk(socket: web.WebSocketResponse) -> None:
                 nonlocal may_ask
-                await busy.say(socket, link.Holds(busy.raw_digest, 1, complete=True))
+                await busy.say(socket, link.Bitfield(busy.raw_digest, 1, complete=True))
                 for asked in range(PER_NEIGHBOUR, pieces, PER_NEIGHBOUR):
                     await has_received(host, asked * piece_bytes)
                     may_ask = asked + PER_NEIGHBOUR
-                    await busy.say(socket, link.Room(busy.raw_digest))
+                    await busy.say(socket, link.Unchoke(busy.raw_digest))
                 await busy.listen(socket)
 
             busy.serve, busy.talk = serve, talk

@@ -9,7 +9,7 @@ from threading import Event
 from aiohttp import web
 
 from peer.oci.manifest import OCI_IMAGE
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from tests.peer.registry_server import PATIENCE_S, Answering, Seen
 from tests.proxy.client import ask
 from tests.proxy.images import content_of, digest_of, make_image
@@ -25,7 +25,7 @@ DENIED = b'{"errors":[{"code":"DENIED","message":"not you"}]}'
 
 EXPIRED = b'{"errors":[{"code":"UNAUTHORIZED","message":"the token has expired"}]}'
 
-NO_EXPIRY = Settings(lease_s=3600.0)
+NO_EXPIRY = SchedulerSettings(lease_s=3600.0)
 """A lease that its holder has not heard of would be waited for in vain."""
 
 IMAGE = make_image(CONTENT, media_type=OCI_IMAGE)
@@ -75,7 +75,7 @@ async def test_what_is_spread_over_the_swarm_when_the_origin_dies_is_had_by_ever
 ) -> None:
     """No host has it whole: each byte has left the origin, and what one lacks the others have."""
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    settings = Settings(lease_pieces=1)
+    settings = SchedulerSettings(lease_pieces=1)
     async with cluster(tmp_path, registry, settings) as swarm, asyncio.TaskGroup() as group:
         hosts = await swarm.add_many(4, upload_rate=MIB)
         pulls = [group.create_task(host.blob(digest)) for host in hosts]
@@ -154,7 +154,7 @@ async def test_a_host_whose_token_expires_in_mid_pull_gets_the_rest_from_others(
         expired.set()
         replies = await together(pulls)
         assert [(reply.status, reply.body == CONTENT) for reply in replies] == [(200, True)] * 2
-        assert 1 <= len(refused) <= Settings().leases_per_blob  # those that it had when its token expired
+        assert 1 <= len(refused) <= SchedulerSettings().leases_per_blob  # those that it had when its token expired
         assert swarm.sent_bytes(digest) == len(CONTENT) + len(refused) * len(EXPIRED)
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 import peer
 import scheduler
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import TO_HOST
 from scheduler.protocol.connection import PATH, Closing
@@ -167,19 +167,19 @@ async def test_of_two_hosts_with_one_id_the_first_keeps_it_and_the_other_pulls_a
     digest = registry.put_blob(REPOSITORY, CONTENT)
     async with cluster(tmp_path, registry) as swarm:
         first = await swarm.add(host_id="twin")
-        (connection,) = swarm.scheduler.core._cluster.hosts
+        (connection,) = swarm.scheduler.core._state.hosts
         second = await swarm.add(host_id="twin", schedulers=[swarm.scheduler.url], scheduler_wait_s=0.2)
         replies = await together([first.blob(digest), second.blob(digest)])
         assert [reply.body == CONTENT for reply in replies] == [True, True]
         assert (await first.status())["swarm"]["scheduler_connected"]
-        assert list(swarm.scheduler.core._cluster.hosts) == [connection]
+        assert list(swarm.scheduler.core._state.hosts) == [connection]
 
 
 @asynchronous
 async def test_a_host_that_leaves_hands_its_leases_back(tmp_path: Path, registry: ImageRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, CONTENT)
     hold = registry.hold(REPOSITORY, digest, 1)
-    async with cluster(tmp_path, registry, Settings(lease_s=3600.0)) as swarm:
+    async with cluster(tmp_path, registry, SchedulerSettings(lease_s=3600.0)) as swarm:
         leaving, staying = await swarm.add_many(2)
 
         async def leave() -> None:

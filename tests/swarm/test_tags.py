@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from peer.oci.manifest import OCI_IMAGE
-from scheduler.core.settings import Settings
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from tests.proxy.client import Reply, ask
 from tests.proxy.images import content_of, make_image
@@ -26,8 +26,8 @@ HOSTS = 5
 IMAGE, OTHER = make_image(content_of("app", 1000)), make_image(content_of("other", 1000))
 ALICE, BOB = "Bearer alice", "Bearer bob"
 LOOKUP = from_host.TagLookup(UPSTREAM, REPOSITORY, "latest")
-NEVER_LATE = Settings(tag_resolve_s=3600.0)
-SOON_LATE = Settings(tag_resolve_s=0.2)
+NEVER_LATE = SchedulerSettings(tag_resolve_s=3600.0)
+SOON_LATE = SchedulerSettings(tag_resolve_s=0.2)
 
 
 @pytest.fixture

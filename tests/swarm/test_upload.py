@@ -13,14 +13,14 @@ import pytest
 from aiohttp import web
 from blake3 import blake3
 
-from peer.core.choker import Asking
+from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from peer.swarm.fetching import BUSY_HEADER, HOST_HEADER, PACED_BYTES, Pace, PieceFetch, Wanted, neighbour_origin
+from peer.swarm.fetching import CHOKED_HEADER, HOST_HEADER, PACED_BYTES, Pace, PieceFetch, Wanted, neighbour_origin
 from peer.swarm.server import PeerServer
-from peer.swarm.uploading import NEARLY_BYTES, Uploading
-from peer.tasks import Background
+from peer.swarm.uploading import EARLY_DONE_BYTES, Uploading
+from peer.tasks import BackgroundTasks
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.client import Client, Reply, ask
 from tests.proxy.images import content_of, digest_of
@@ -38,7 +38,7 @@ MANY = 24
 class Serving:
     """A peer port that has CONTENT, its address, and whom it has told that there is room."""
 
-    def __init__(self, server: PeerServer, address: str, told: list[Asking]) -> None:
+    def __init__(self, server: PeerServer, address: str, told: list[UploadRequest]) -> None:
         self.server = server
         self.address = address
         self.told = told
@@ -67,8 +67,8 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
             yield blob
 
     limits: dict[str, object] = {"rate_bytes_per_s": 0, **options}
-    told: list[Asking] = []
-    async with Background() as background:
+    told: list[UploadRequest] = []
+    async with BackgroundTasks() as background:
         server = PeerServer(
             all_of_it,
             no_links,
@@ -100,7 +100,7 @@ async def filled(it: Serving) -> AsyncIterator[None]:
 @asynccontextmanager
 async def stalled(directory: Path) -> AsyncIterator[tuple[Serving, Client]]:
     """A host has read nothing of a piece when the kernel has all of it, and that is not borne for long."""
-    size_bytes = NEARLY_BYTES + 64 * 1024
+    size_bytes = EARLY_DONE_BYTES + 64 * 1024
     async with serving(directory, stall_s=0.2) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
         await slow.request("GET", PATH, a_range(size_bytes))
         await until_true(lambda: it.server.sent_bytes == size_bytes)
@@ -156,7 +156,7 @@ async def test_who_comes_when_all_slots_are_taken_is_told_so(tmp_path: Path) -> 
 
 @asynchronous
 async def test_a_piece_that_is_in_the_kernels_buffer_still_has_its_slot(tmp_path: Path) -> None:
-    size_bytes = NEARLY_BYTES + 64 * 1024
+    size_bytes = EARLY_DONE_BYTES + 64 * 1024
     async with serving(tmp_path) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
         await slow.request("GET", PATH, a_range(size_bytes))
         await until_true(lambda: it.server.sent_bytes == size_bytes)
@@ -174,7 +174,7 @@ async def test_those_that_were_refused_are_told_when_there_is_room_and_those_of_
             await it.asked_by("far")
             assert (await ask(it.address, "GET", PATH, a_range(9))).status == 429, "nobody can tell who it is"
         await until_true(lambda: len(it.told) == 2)
-        assert it.told == [Asking("far", RAW_DIGEST, far=True), Asking("near", RAW_DIGEST)]
+        assert it.told == [UploadRequest("far", RAW_DIGEST, far=True), UploadRequest("near", RAW_DIGEST)]
 
 
 @asynchronous
@@ -182,11 +182,11 @@ async def test_who_is_served_while_others_wait_is_told_so_with_the_piece(tmp_pat
     async with serving(tmp_path) as it:
         async with filled(it):
             for number in range(MANY):
-                assert BUSY_HEADER.lower() not in (await it.asked_by(f"waits{number}")).headers
+                assert CHOKED_HEADER.lower() not in (await it.asked_by(f"waits{number}")).headers
         reply = await served(it, "b")
-        assert reply.headers[BUSY_HEADER.lower()] == "1"
+        assert reply.headers[CHOKED_HEADER.lower()] == "1"
         assert reply.body == CONTENT[:9]
-        await until_true(lambda: Asking("b", RAW_DIGEST) in it.told)
+        await until_true(lambda: UploadRequest("b", RAW_DIGEST) in it.told)
         assert it.told[-1].host == "b"
 
 
@@ -195,7 +195,7 @@ async def test_who_is_served_while_nobody_waits_is_not_told_so(tmp_path: Path) -
     async with serving(tmp_path) as it:
         reply = await it.asked_by("b")
         assert reply.status == 206
-        assert BUSY_HEADER.lower() not in reply.headers
+        assert CHOKED_HEADER.lower() not in reply.headers
 
 
 @pytest.mark.parametrize("others", [0, MANY])
@@ -212,7 +212,7 @@ def test_who_fetches_a_piece_hears_with_it_whether_others_come_first(tmp_path: P
                         pass
                 assert fetch.busy == bool(others)
                 if others:
-                    await until_true(lambda: Asking("b", RAW_DIGEST) in it.told)
+                    await until_true(lambda: UploadRequest("b", RAW_DIGEST) in it.told)
 
     test()
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from peer.core.choker import MAX_WAITING, TOLD
-from peer.core.uplink import settles_s
-from peer.swarm.uploading import NEARLY_BYTES, Upload
+from peer.core.uplink import settle_s
+from peer.swarm.uploading import EARLY_DONE_BYTES, Upload
 from tests.peer.registry_server import PATIENCE_S
 from tests.proxy.node import asynchronous
 from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
@@ -28,7 +28,7 @@ async def test_a_piece_is_out_when_it_is_acknowledged_and_not_when_the_kernel_ha
             drained = it.start(it.uploading.drained(piece))
             await line.reads(PIECE_BYTES // 4)
             assert not drained.done(), "three quarters of it are in a buffer"
-            await line.reads(PIECE_BYTES - PIECE_BYTES // 4 - NEARLY_BYTES)
+            await line.reads(PIECE_BYTES - PIECE_BYTES // 4 - EARLY_DONE_BYTES)
             await asyncio.wait_for(drained, PATIENCE_S)
 
 
@@ -96,13 +96,13 @@ async def test_when_a_piece_is_out_what_the_others_leave_unused_is_measured_anew
         await it.shows_what_the_line_can()
         stuck, other = await it.connect(), await it.connect()
         async with it.uploading.turn(stuck.piece("stuck")):
-            await until(it.has_room)
+            await until(it.has_spare)
             async with it.uploading.turn(other.piece("other")) as may_send:
                 assert may_send
-                await until(it.has_room)
+                await until(it.has_spare)
                 before = it.uploading._throughput._changed
             assert it.uploading._throughput._changed > before
-            await until(it.has_room)
+            await until(it.has_spare)
 
 
 @asynchronous
@@ -114,7 +114,7 @@ async def test_how_far_a_host_is_says_when_the_line_can_be_judged(monkeypatch: p
         monkeypatch.setattr(Upload, "round_trip_s", lambda _: 0.02)
         piece = (await it.connect()).piece()
         async with it.uploading.turn(piece):
-            assert it.uploading._throughput._settles == piece._began_s + settles_s(0.02)
+            assert it.uploading._throughput._settles == piece._began_s + settle_s(0.02)
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ async def test_one_waits_for_the_last_of_a_piece_and_begins_when_it_is_out() -> 
         async with it.uploading.turn(piece):
             nearly_out(piece)
             second_comes = it.start(comes_second())
-            await until(lambda: len(it.uploading._uploads._waiting) == MAX_WAITING)
+            await until(lambda: len(it.uploading._choker._waiting) == MAX_WAITING)
             assert await it.is_refused("third"), "one is enough"
             assert not begun.is_set()
         await asyncio.wait_for(second_comes, PATIENCE_S)
@@ -160,7 +160,7 @@ async def test_one_that_goes_away_while_it_waits_leaves_its_place_to_another() -
     async with lines() as it:
         line = await it.connect()
         piece = line.piece(size_bytes=SHORT_BYTES)
-        waiting = it.uploading._uploads._waiting
+        waiting = it.uploading._choker._waiting
         async with it.uploading.turn(piece):
             nearly_out(piece)
             goes = it.start(it.is_refused("goes"))
@@ -169,7 +169,7 @@ async def test_one_that_goes_away_while_it_waits_leaves_its_place_to_another() -
             with suppress(asyncio.CancelledError):
                 await goes
             assert not waiting
-            assert not it.uploading._uploads.is_wanted, "it is not remembered"
+            assert not it.uploading._choker.is_wanted, "it is not remembered"
         assert not await it.is_refused("next")
 
 
@@ -181,8 +181,8 @@ async def test_one_that_goes_away_when_its_turn_has_just_come_leaves_it_to_the_n
         async with it.uploading.turn(piece):
             nearly_out(piece)
             goes = it.start(it.is_refused("goes"))
-            await until(lambda: len(it.uploading._uploads._waiting) == 1)
-        assert it.uploading._going, "its turn has come, and it does not know that yet"
+            await until(lambda: len(it.uploading._choker._waiting) == 1)
+        assert it.uploading._active, "its turn has come, and it does not know that yet"
         goes.cancel()
         with suppress(asyncio.CancelledError):
             await goes
@@ -197,7 +197,7 @@ async def test_one_whose_connection_has_ended_while_it_waits_does_no_harm_when_i
         async with it.uploading.turn(piece):
             nearly_out(piece)
             second_comes = it.start(it.is_served(second.piece("second")))
-            await until(lambda: len(it.uploading._uploads._waiting) == 1)
+            await until(lambda: len(it.uploading._choker._waiting) == 1)
             second.transport.abort()
             await until(lambda: second.transport.get_extra_info("socket").fileno() == -1)
         assert await asyncio.wait_for(second_comes, PATIENCE_S), "it finds out when it sends"
@@ -212,7 +212,7 @@ async def test_one_that_has_waited_for_long_is_refused_and_told_later() -> None:
         async with it.uploading.turn(piece):
             nearly_out(piece)
             assert await asyncio.wait_for(it.is_refused("waits"), PATIENCE_S)
-            assert not it.uploading._uploads._waiting
+            assert not it.uploading._choker._waiting
         await until(lambda: it.told == ["waits"])
 
 
@@ -224,9 +224,9 @@ async def test_one_waits_where_a_part_of_the_line_is_unused_but_all_slots_are_ta
         piece = first.piece(size_bytes=SHORT_BYTES)
         async with it.uploading.turn(piece):
             nearly_out(piece)
-            await until(it.has_room)
+            await until(it.has_spare)
             second_comes = it.start(it.is_served(second.piece("second")))
-            await until(lambda: second_comes.done() or bool(it.uploading._uploads._waiting))
+            await until(lambda: second_comes.done() or bool(it.uploading._choker._waiting))
             assert not second_comes.done(), "it is refused, though the piece before it is nearly out"
         assert await asyncio.wait_for(second_comes, PATIENCE_S)
 
@@ -258,7 +258,7 @@ async def test_of_two_pieces_each_is_told_of_when_it_is_nearly_out() -> None:
         pieces = [(await it.connect()).piece(size_bytes=SHORT_BYTES) for _ in range(2)]
         hosts = [f"h{number}" for number in range(2 * TOLD)]
         async with it.uploading.turn(pieces[0]):
-            await until(it.has_room)
+            await until(it.has_spare)
             async with it.uploading.turn(pieces[1]) as may_send:
                 assert may_send
                 await until(lambda: all(map(it.is_far_from_out, pieces)))
@@ -298,7 +298,7 @@ async def test_one_that_is_served_while_others_wait_is_told_after_them() -> None
         piece = second.piece("served", SHORT_BYTES)
         async with it.uploading.turn(piece) as may_send:
             assert may_send
-            assert piece.again
+            assert piece.requeue
         await until(lambda: len(it.told) > len(hosts))
         assert it.told == [*hosts, "served"]
 
@@ -309,9 +309,9 @@ async def test_one_that_is_served_while_nobody_waits_is_not_told() -> None:
         line = await it.connect()
         piece = line.piece("served", SHORT_BYTES)
         async with it.uploading.turn(piece):
-            assert not piece.again
+            assert not piece.requeue
         assert it.told == []
-        assert not it.uploading._uploads.is_wanted
+        assert not it.uploading._choker.is_wanted
 
 
 @asynchronous

@@ -8,7 +8,7 @@ from scheduler.protocol.fields import Content64K, Digest
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class InlineBlob:
     """All of a blob of 64 KiB or less. Whoever receives it checks it against `digest` first."""
 
     digest: Digest
