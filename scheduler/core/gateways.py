@@ -14,17 +14,14 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
+from scheduler.core.graph import Graph
+from scheduler.core.members import Member
+from scheduler.core.settings import SchedulerSettings
+from scheduler.core.story import Story
 from scheduler.protocol.geometry import ALL_SHARES, SHARES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from scheduler.core.graph import Graph
-    from scheduler.core.members import Member
-    from scheduler.core.settings import SchedulerSettings
-    from scheduler.core.story import Story
 
 
 class Gateways:

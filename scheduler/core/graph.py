@@ -21,13 +21,11 @@ to everybody of its site.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.members import Member, PoolKind, RandomSet, Topology, distance
-
-if TYPE_CHECKING:
-    from scheduler.core.rng import Rng
-    from scheduler.core.settings import SchedulerSettings
+from scheduler.core.rng import Rng
+from scheduler.core.settings import SchedulerSettings
 
 AVOIDED: Final = 16
 """Hosts that a member remembers not to be linked to; the oldest is forgotten. As many as it can have neighbours."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
+from scheduler.core.membership import Membership
+from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
+from scheduler.core.seeders import Seeders
+from scheduler.core.state import SchedulerState
+from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Joined
-
-if TYPE_CHECKING:
-    from scheduler.core.membership import Membership
-    from scheduler.core.piece_digests import Maps
-    from scheduler.core.seeders import Seeders
-    from scheduler.core.state import SchedulerState
-
 
 FEW_PROVIDERS: Final = 64
 """Where more hosts hold pieces, a member that starves is linked to others of them in time."""
@@ -38,20 +36,19 @@ class Joining:
     def announce(self, host: Host, message: Announce) -> None:
         """What a host has in its store."""
         for holding in message.holdings:
-            member = self._membership.enter(host, holding.digest)
-            self._hold(member, holding)
+            swarm, member = self._membership.enter(host, holding.digest)
+            self._hold(swarm, member, holding)
 
     def join(self, host: Host, message: Join) -> None:
         """A host wants a blob."""
         state, maps = self._state, self._maps
         source = Source(message.upstream, message.repository)
-        member = self._membership.enter(host, message.digest)
-        swarm = member.swarm
+        swarm, member = self._membership.enter(host, message.digest)
         member.source = swarm.sources.setdefault(source, source)
         data = state.inline_blobs.get(message.digest)
         if data is not None:
             state.send((host,), InlineBlob(message.digest, data))
-            self._seeders.complete(member)
+            self._seeders.complete(swarm, member)
             return
         if message.size_bytes is not None:
             maps.claim_size(swarm, host, message.size_bytes)
@@ -60,35 +57,33 @@ class Joining:
             if swarm.size_bytes is not None:
                 swarm.step(member, MemberCause.SIZED)
             state.note_lost(swarm)
-        self._membership.link(member)
+        self._membership.link(swarm, member)
         sealed = swarm.map is not None and swarm.map.state in (MapState.SEALED, MapState.PROVEN)
-        neighbours = self._membership.neighbours(member)
+        neighbours = self._membership.neighbours(swarm, member)
         state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
-        maps.catch_up(member)
+        maps.catch_up(swarm, member)
         state.swarms_to_lease[swarm] = None
 
-    def progress(self, member: Member, message: Progress) -> None:
+    def progress(self, swarm: Swarm, member: Member, message: Progress) -> None:
         """All that a member holds now. Raises ProtocolError if the blob has no such pieces."""
-        swarm = member.swarm
         if message.generation != swarm.generation or not member.wants or swarm.map is None:
             return
         have = int.from_bytes(message.have, "little")
         if have > swarm.map.everything:
             raise ProtocolError("a bitfield names pieces that the blob does not have")
-        self._now_holds(member, have)
+        self._now_holds(swarm, member, have)
         if message.starving and swarm.piece_counts is not None:
             missing = swarm.orphans & ~have
             swarm.orphans &= ~missing
             swarm.unleased |= swarm.piece_counts.without_copy(missing)
             swarm.gateways.on_starving(member, self._state.now)
             swarm.graph.ensure_provider(member)
-            swarm.unleased |= self._out_of_reach(member, missing=swarm.map.known & ~have)
+            swarm.unleased |= self._out_of_reach(swarm, member, missing=swarm.map.known & ~have)
             self._state.links_changed[swarm] = None
             self._state.swarms_to_lease[swarm] = None
 
-    def _out_of_reach(self, member: Member, missing: int) -> int:
+    def _out_of_reach(self, swarm: Swarm, member: Member, missing: int) -> int:
         """The pieces that a starving member can get from nobody, for those who hold them have failed it before."""
-        swarm = member.swarm
         if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
         for other in swarm.graph.providers.items:
@@ -98,40 +93,39 @@ class Joining:
             missing &= ~lease.left
         return missing
 
-    def neighbour_failed(self, member: Member, message: NeighbourFailed) -> None:
+    def neighbour_failed(self, swarm: Swarm, member: Member, message: NeighbourFailed) -> None:
         """A member needs another neighbour in the place of one."""
         failed = self._state.hosts_by_id.get(message.neighbour)
-        other = member.swarm.members.get(failed) if failed else None
+        other = swarm.members.get(failed) if failed else None
         if other is not None and other in member.links:
-            member.swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
-            member.swarm.graph.replace(member, other)
-            self._state.links_changed[member.swarm] = None
+            swarm.story.tell("%s: %s is %s", member.host.id, message.neighbour, message.fault.name)
+            swarm.graph.replace(member, other)
+            self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
-                self._found_gone(other)
+                self._found_gone(swarm, other)
 
-    def _found_gone(self, member: Member) -> None:
+    def _found_gone(self, swarm: Swarm, member: Member) -> None:
         """What it says to hold is not to be had from it: that must not keep it from being leased."""
         member.missed += 1
         if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
-            member.swarm.story.tell("%s serves nobody", member.host.id)
-            self._membership.expel(member)
+            swarm.story.tell("%s serves nobody", member.host.id)
+            self._membership.expel(swarm, member)
 
-    def _hold(self, member: Member, holding: Holding) -> None:
-        swarm = member.swarm
+    def _hold(self, swarm: Swarm, member: Member, holding: Holding) -> None:
         self._maps.claim_size(swarm, member.host, holding.size_bytes)
         if holding.complete:
-            self._seeders.complete(member)
+            self._seeders.complete(swarm, member)
         elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:
-            self._now_holds(member, int.from_bytes(holding.have, "little"))
+            self._now_holds(swarm, member, int.from_bytes(holding.have, "little"))
             swarm.begun_before = swarm.begun_before or member.have != 0
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
             swarm.digest_sources.append(member.host)
         if len(swarm.wanting):
-            self._membership.link(member)
+            self._membership.link(swarm, member)
             self._state.swarms_to_lease[swarm] = None
 
-    def _now_holds(self, member: Member, have: int) -> None:
+    def _now_holds(self, swarm: Swarm, member: Member, have: int) -> None:
         had = member.have
-        member.swarm.hold(member, have)
+        swarm.hold(member, have)
         if had & ~have:
-            self._state.note_lost(member.swarm)
+            self._state.note_lost(swarm)

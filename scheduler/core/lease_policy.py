@@ -17,23 +17,21 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.leases import Lease, LeaseCause
 from scheduler.core.members import Host, Member, OriginRefusal, Source
+from scheduler.core.membership import Membership
+from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
+from scheduler.core.seeders import Seeders
 from scheduler.core.state import Due, SchedulerState, Timer
+from scheduler.core.swarm import Swarm
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
 from scheduler.protocol.geometry import SHARES
 from scheduler.protocol.to_host import LeaseRevoked
-
-if TYPE_CHECKING:
-    from scheduler.core.membership import Membership
-    from scheduler.core.piece_digests import Maps
-    from scheduler.core.seeders import Seeders
-    from scheduler.core.swarm import Swarm
 
 SILENCES: Final = 8
 """Times `lease_attempts`: leases that may expire in a row, as long as there are hosts that have had none."""
@@ -67,38 +65,38 @@ class LeasePolicy:
                 self._wait_or_give_up(swarm)
                 return
             swarm.gives_up_at = None
-            free = filter(self._has_room, eligible)
+            free = [member for member in eligible if self._has_room(swarm, member)]
             member = min(free, key=lambda member: (member.failures, member.leased), default=None)
             if member is None:
                 self._state.over_quota[swarm] = None
                 return
-            self._give(member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
+            self._give(swarm, member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
 
     def need(self, host: Host, message: Need) -> None:
         """A client waits for some pieces before all others."""
-        swarm = self._membership.enter(host, message.digest).swarm
+        swarm, _ = self._membership.enter(host, message.digest)
         swarm.needed |= (1 << message.stop) - (1 << message.first)
         self._state.swarms_to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:
         """The answer to a lease's first request has the blob's length."""
-        lease = self._lease(host, message)
-        if lease is None:
+        found = self._lease(host, message)
+        if found is None:
             return
-        swarm = lease.member.swarm
-        self._extend(lease)
+        swarm, lease = found
+        self._extend(swarm, lease)
         self._maps.claim_size(swarm, host, message.size_bytes)
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this one has not decided it
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
-            self._failed(lease, LeaseCause.REVOKE)
+            self._failed(swarm, lease, LeaseCause.REVOKE)
 
     def landed(self, host: Host, message: LeasePieces) -> None:
         """Pieces of a lease have landed. Raises ProtocolError if they are not of the lease."""
-        lease = self._lease(host, message)
-        if lease is None:
+        found = self._lease(host, message)
+        if found is None:
             return
+        swarm, lease = found
         member = lease.member
-        swarm = member.swarm
         pieces = ((1 << len(message.digests) // DIGEST_BYTES) - 1) << message.first
         if swarm.map is None or not pieces or pieces & ~lease.left:
             raise ProtocolError("digests of pieces that are not in the lease")
@@ -106,39 +104,40 @@ class LeasePolicy:
         swarm.attempts = 0
         swarm.hold(member, member.have | pieces)
         if lease.left:
-            self._extend(lease)
+            self._extend(swarm, lease)
             self._state.swarms_to_lease[swarm] = None
         else:
             self._state.end_lease(lease, LeaseCause.LAST_PIECE)
-        self._maps.claim_digests(member, host.id, message.first, message.digests)
+        self._maps.claim_digests(swarm, member, host.id, message.first, message.digests)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
         """A host ends a lease before it is done."""
-        lease = self._lease(host, message)
-        if lease is None:
+        found = self._lease(host, message)
+        if found is None:
             return
+        swarm, lease = found
         member = lease.member
         if message.outcome is LeaseOutcome.REFUSED:
             self._state.end_lease(lease, LeaseCause.FAIL)
-            member.swarm.last_status = message.status
+            swarm.last_status = message.status
             unauthorised = message.status in (401, 403)
             if unauthorised:
                 until = self._state.now + self._state.settings.refusal_s
                 host.refused[lease.source] = OriginRefusal(until, message.status)
             if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
-                self._membership.refuse(member, message.status)
+                self._membership.refuse(swarm, member, message.status)
         elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
             member.failures += 1
             self._state.end_lease(lease, LeaseCause.GIVE_BACK)
         else:
-            member.swarm.last_status = message.status
-            self._failed(lease, LeaseCause.FAIL)
+            swarm.last_status = message.status
+            self._failed(swarm, lease, LeaseCause.FAIL)
 
     def expired(self, lease: Lease) -> None:
         """A lease has brought nothing for too long."""
-        host, swarm = lease.member.host, lease.member.swarm
-        self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
-        self._failed(lease, LeaseCause.EXPIRE)
+        swarm = self._state.swarms[lease.digest]
+        self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest))
+        self._failed(swarm, lease, LeaseCause.EXPIRE)
 
     def orphans_due(self, swarm: Swarm) -> None:
         """Pieces that nobody was known to hold have waited long enough for a holder to report."""
@@ -147,8 +146,7 @@ class LeasePolicy:
             swarm.orphans = 0
             self._state.swarms_to_lease[swarm] = None
 
-    def _failed(self, lease: Lease, cause: LeaseCause) -> None:
-        swarm = lease.member.swarm
+    def _failed(self, swarm: Swarm, lease: Lease, cause: LeaseCause) -> None:
         lease.member.failures += 1
         self._state.end_lease(lease, cause)
         swarm.attempts += 1
@@ -161,14 +159,16 @@ class LeasePolicy:
             return False
         return any(not member.failures for member in self._eligible(swarm, (), swarm.unleased))
 
-    def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> Lease | None:
-        """A host's lease; None for one that has ended meanwhile: its message has crossed our own."""
-        lease = host.leases.get(message.lease)
-        if lease is not None:
-            if lease.member.swarm.digest != message.digest:
-                raise ProtocolError("a lease of another blob")
-            lease.member.swarm.story.now = self._state.now
-        return lease
+    def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> tuple[Swarm, Lease] | None:
+        """A host's lease and its swarm; None for one that has ended meanwhile: its message has crossed our own."""
+        lease = self._state.leases.active.get(message.lease)
+        if lease is None or lease.member.host is not host:
+            return None
+        if lease.digest != message.digest:
+            raise ProtocolError("a lease of another blob")
+        swarm = self._state.swarms[lease.digest]
+        swarm.story.now = self._state.now
+        return swarm, lease
 
     def _should_wait(self, swarm: Swarm) -> bool:
         """Whether hosts may yet tell what would otherwise be fetched again."""
@@ -242,20 +242,20 @@ class LeasePolicy:
     def _may_fetch(self, member: Member) -> bool:
         return member.source is not None and member.refusal(self._state.now) is None
 
-    def _has_room(self, member: Member) -> bool:
+    def _has_room(self, swarm: Swarm, member: Member) -> bool:
         settings = self._state.settings
         upstream = member.source.upstream if member.source else ""
-        share = -(-settings.leases_per_blob // (len(member.swarm.graph.gateways) or len(member.swarm.wanting)))
+        share = -(-settings.leases_per_blob // (len(swarm.graph.gateways) or len(swarm.wanting)))
         return (
-            len(member.host.leases) < settings.leases_per_host
-            and sum(lease.member is member for lease in member.swarm.leases.values()) < share
+            self._state.leases.of_host(member.host) < settings.leases_per_host
+            and len(swarm.leases_of(member)) < share
             and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
         )
 
-    def _give(self, member: Member, pieces: int) -> None:
+    def _give(self, swarm: Swarm, member: Member, pieces: int) -> None:
         assert isinstance(member.source, Source)
-        swarm = member.swarm
-        lease = self._state.leases.open(member, member.source, pieces)
+        lease = self._state.leases.open(swarm.digest, member, member.source, pieces)
+        swarm.leases[lease.id] = lease
         swarm.unleased &= ~pieces
         swarm.needed &= ~pieces
         swarm.note_provider(member)
@@ -265,9 +265,9 @@ class LeasePolicy:
         message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._state.settings.lease_s)
         self._state.send((member.host,), message)
 
-    def _extend(self, lease: Lease) -> None:
+    def _extend(self, swarm: Swarm, lease: Lease) -> None:
         """A lease has brought something, and gets the full time again."""
-        self._state.leases.step(lease, LeaseCause.PIECE)
+        self._state.leases.step(lease, LeaseCause.PIECE, swarm.story)
         self._set_deadline(lease)
 
     def _set_deadline(self, lease: Lease) -> None:

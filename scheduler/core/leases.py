@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeVar
 
-if TYPE_CHECKING:
-    from scheduler.core.members import Member, Source
+from scheduler.core.members import Host, Member, Source
+from scheduler.core.story import Story
+
+K = TypeVar("K", bound=Hashable)
 
 
 class LeaseState(Enum):
@@ -62,6 +65,7 @@ class Lease:
     """A host's permission to fetch pieces; `left` are those that it has not published yet, as a set of bits."""
 
     id: int
+    digest: bytes
     member: Member
     source: Source
     left: int
@@ -75,44 +79,47 @@ class LeaseBook:
         self.active: Final[dict[int, Lease]] = {}
         self.given = 0
         """How many there ever were; the number of the last one."""
+        self._per_host: Final[dict[Host, int]] = {}
         self._per_upstream: Final[dict[str, int]] = {}
+
+    def of_host(self, host: Host) -> int:
+        """How many a host has, of all blobs."""
+        return self._per_host.get(host, 0)
 
     def of_upstream(self, upstream: str) -> int:
         """How many are out for one origin."""
         return self._per_upstream.get(upstream, 0)
 
-    def open(self, member: Member, source: Source, pieces: int) -> Lease:
-        """Enter a new lease for `pieces`, which are a set of bits."""
+    def open(self, digest: bytes, member: Member, source: Source, pieces: int) -> Lease:
+        """Enter a new lease of a blob for `pieces`, which are a set of bits."""
         self.given += 1
-        lease = Lease(self.given, member, source, pieces)
+        lease = Lease(self.given, digest, member, source, pieces)
         self.active[lease.id] = lease
-        member.swarm.leases[lease.id] = lease
-        member.host.leases[lease.id] = lease
+        self._per_host[member.host] = self.of_host(member.host) + 1
         self._per_upstream[source.upstream] = self.of_upstream(source.upstream) + 1
         member.leased += pieces.bit_count()
         return lease
 
-    def step(self, lease: Lease, cause: LeaseCause) -> None:
-        """Move a lease by the table; one that has ended is taken out of the book."""
-        story = lease.member.swarm.story
+    def step(self, lease: Lease, cause: LeaseCause, story: Story) -> bool:
+        """Move a lease by the table; whether it has ended, and so is taken out of the book."""
         lease.state = story.step(f"lease {lease.id} of {lease.member.host.id}", LEASE_TRANSITIONS, lease.state, cause)
         if lease.state is LeaseState.ACTIVE:
-            return
+            return False
         del self.active[lease.id]
-        del lease.member.swarm.leases[lease.id]
-        del lease.member.host.leases[lease.id]
-        upstream = lease.source.upstream
-        self._per_upstream[upstream] -= 1
-        if not self._per_upstream[upstream]:
-            del self._per_upstream[upstream]
+        _count_down(self._per_host, lease.member.host)
+        _count_down(self._per_upstream, lease.source.upstream)
+        return True
 
     def validate(self) -> None:
         """Raise AssertionError if the counts are not those of the leases, or a lease hangs on nothing."""
-        counts: dict[str, int] = {}
         for lease in self.active.values():
             assert lease.state in (LeaseState.OFFERED, LeaseState.ACTIVE)
-            assert lease.member.swarm.leases[lease.id] is lease
-            assert lease.member.host.leases[lease.id] is lease
-            assert lease.member.host.members.get(lease.member.swarm.digest) is lease.member
-            counts[lease.source.upstream] = counts.get(lease.source.upstream, 0) + 1
-        assert counts == self._per_upstream
+            assert lease.member.host.members.get(lease.digest) is lease.member
+        assert Counter(lease.member.host for lease in self.active.values()) == self._per_host
+        assert Counter(lease.source.upstream for lease in self.active.values()) == self._per_upstream
+
+
+def _count_down(counts: dict[K, int], key: K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

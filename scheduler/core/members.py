@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Neighbour
-
-if TYPE_CHECKING:
-    from scheduler.core.leases import Lease
-    from scheduler.core.swarm import Swarm
 
 
 class Topology(NamedTuple):
@@ -38,7 +34,6 @@ class Host:
     topology: Topology
     connected_at: float
     members: dict[bytes, Member] = field(default_factory=dict)
-    leases: dict[int, Lease] = field(default_factory=dict)
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories for which it gets no lease."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
@@ -132,7 +127,6 @@ class Member:
     """A host in a swarm."""
 
     host: Host
-    swarm: Swarm
     state: MemberState = MemberState.IDLE
     source: Source | None = None
     """None as long as it has not wanted the blob."""

@@ -69,17 +69,17 @@ class Membership:
 
     def depart(self, host: Host) -> None:
         """Take out a host that has left, or vanished: all that it was to do is for others now."""
-        for member in list(host.members.values()):
-            self.expel(member)
+        for digest, member in list(host.members.items()):
+            self.expel(self._state.swarms[digest], member)
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
 
-    def enter(self, host: Host, digest: bytes) -> Member:
+    def enter(self, host: Host, digest: bytes) -> tuple[Swarm, Member]:
         """Make a host a member of a blob's swarm, idle, if it is none. Raises ProtocolError if it is of too many."""
         state = self._state
         member = host.members.get(digest)
         if member is not None:
-            return member
+            return state.swarms[digest], member
         if len(host.members) >= state.settings.blobs_per_host:
             raise ProtocolError(f"more than {state.settings.blobs_per_host} blobs")
         swarm = state.swarms.get(digest)
@@ -90,17 +90,17 @@ class Membership:
                 swarm.set_size(size_bytes)
         swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
-        member = Member(host, swarm)
+        member = Member(host)
         host.members[digest] = member
         swarm.members[host] = member
         swarm.graph.add(member)
-        return member
+        return swarm, member
 
-    def expel(self, member: Member) -> None:
+    def expel(self, swarm: Swarm, member: Member) -> None:
         """Take a member out of its swarm; a swarm that is left without any ends."""
-        state, swarm = self._state, member.swarm
+        state = self._state
         swarm.story.now = state.now
-        for lease in [lease for lease in swarm.leases.values() if lease.member is member]:
+        for lease in swarm.leases_of(member):
             state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
         swarm.hold(member, 0)
@@ -119,40 +119,40 @@ class Membership:
         elif held:
             state.note_lost(swarm)
 
-    def refuse(self, member: Member, status: int) -> None:
+    def refuse(self, swarm: Swarm, member: Member, status: int) -> None:
         """The origin does not give this blob to this host: its client is to have the origin's own answer."""
-        self._state.send((member.host,), OriginRefused(member.swarm.digest, status))
-        self.expel(member)
+        self._state.send((member.host,), OriginRefused(swarm.digest, status))
+        self.expel(swarm, member)
 
     def give_up(self, swarm: Swarm, reason: str) -> None:
         """Tell everybody who still wants the blob that the swarm cannot get it."""
         swarm.story.tell("gives up: %s", reason)
         waiting = list(swarm.wanting.items)
-        statuses = {member: self._status_for(member) for member in waiting}
+        statuses = {member: self._status_for(swarm, member) for member in waiting}
         for status in dict.fromkeys(statuses.values()):
             told = [member.host for member in waiting if statuses[member] == status]
             self._state.send(told, Failed(swarm.digest, status, reason))
         for member in waiting:
-            self.expel(member)
+            self.expel(swarm, member)
         swarm.attempts = 0
 
-    def _status_for(self, member: Member) -> int:
+    def _status_for(self, swarm: Swarm, member: Member) -> int:
         """The origin's answer for this member: the one that its own host got, if it got one."""
         refusal = member.refusal(self._state.now)
-        return member.swarm.last_status if refusal is None else refusal.status
+        return swarm.last_status if refusal is None else refusal.status
 
-    def link(self, member: Member) -> None:
+    def link(self, swarm: Swarm, member: Member) -> None:
         """Give a member its neighbours, unless the blob travels without them."""
-        if not member.swarm.is_tiny:
-            member.swarm.gateways.begin(list(member.swarm.wanting.items))
+        if not swarm.is_tiny:
+            swarm.gateways.begin(list(swarm.wanting.items))
             if member.wants:
-                member.swarm.gateways.admit(member)
-            member.swarm.graph.fill(member)
-            self._state.links_changed[member.swarm] = None
+                swarm.gateways.admit(member)
+            swarm.graph.fill(member)
+            self._state.links_changed[swarm] = None
 
-    def neighbours(self, member: Member) -> tuple[Neighbour, ...]:
+    def neighbours(self, swarm: Swarm, member: Member) -> tuple[Neighbour, ...]:
         """A member's neighbours, in the words of the protocol. Changes up to here are taken as told."""
-        member.swarm.graph.changes.pop(member, None)
+        swarm.graph.changes.pop(member, None)
         return tuple([_as_seen(member, other) for other in member.links])
 
     def tell_links(self) -> None:

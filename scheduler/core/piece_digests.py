@@ -77,9 +77,8 @@ class Maps:
 
     # Digests
 
-    def claim_digests(self, member: Member, reporter: str, first: int, digests: bytes) -> None:
+    def claim_digests(self, swarm: Swarm, member: Member, reporter: str, first: int, digests: bytes) -> None:
         """Take a host's word on the digests of pieces from `first` on, and tell what is news."""
-        swarm = member.swarm
         piece_map = self._map_with(swarm, first, digests)
         news, doubt, was = 0, False, piece_map.state
         for at in range(0, len(digests), DIGEST_BYTES):
@@ -96,13 +95,12 @@ class Maps:
         swarm.unleased &= ~news
         self._need_quorum(swarm, piece_map)
         if news:
-            self._publish(member, [DigestRun(at, run) for at, run in piece_map.runs(news)])
+            self._publish(swarm, member, [DigestRun(at, run) for at, run in piece_map.runs(news)])
         if was is MapState.CONTESTED:
             self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
-    def catch_up(self, member: Member) -> None:
+    def catch_up(self, swarm: Swarm, member: Member) -> None:
         """Send a member all digests that are known."""
-        swarm = member.swarm
         if swarm.map is not None:
             runs = [DigestRun(first, digests) for first, digests in swarm.map.runs(swarm.map.known)]
             for runs_of_message in _messages(runs):
@@ -128,8 +126,7 @@ class Maps:
             again = self._state.now + taken / settings.fanout_per_s
             self._state.deadlines.set(Timer(Due.FANOUT, swarm.digest), again)
 
-    def _publish(self, publisher: Member, runs: list[DigestRun]) -> None:
-        swarm = publisher.swarm
+    def _publish(self, swarm: Swarm, publisher: Member, runs: list[DigestRun]) -> None:
         swarm.log += runs
         swarm.fanout_pending = True
         if len(swarm.wanting) > self._state.settings.fanout_slice:
@@ -143,9 +140,8 @@ class Maps:
 
     # Doubt
 
-    def disproved(self, member: Member, message: Disproved) -> None:
+    def disproved(self, swarm: Swarm, member: Member, message: Disproved) -> None:
         """A member has verified every piece, and the SHA-256 of the whole is wrong."""
-        swarm = member.swarm
         piece_map = swarm.map
         if piece_map is None or message.generation != swarm.generation or piece_map.known != piece_map.everything:
             return
@@ -170,7 +166,7 @@ class Maps:
         swarm.digest_sources.extend(member.host for member in holders if member.state is MemberState.COMPLETE)
         for member in swarm.members.values():
             if member.wants:
-                self.catch_up(member)
+                self.catch_up(swarm, member)
         self._state.note_lost(swarm)
         self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 

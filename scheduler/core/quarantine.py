@@ -16,19 +16,17 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.events import Close
-from scheduler.core.state import Due, Reason, Timer
+from scheduler.core.members import Member
+from scheduler.core.membership import Membership
+from scheduler.core.piece_digests import Maps
+from scheduler.core.state import Due, Reason, SchedulerState, Timer
+from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing
+from scheduler.protocol.from_host import Corrupt
 from scheduler.protocol.to_host import Quarantined
-
-if TYPE_CHECKING:
-    from scheduler.core.members import Member
-    from scheduler.core.membership import Membership
-    from scheduler.core.piece_digests import Maps
-    from scheduler.core.state import SchedulerState
-    from scheduler.protocol.from_host import Corrupt
 
 
 class Quarantine:
@@ -54,9 +52,9 @@ class Quarantine:
         self._state.close(Close(connection, Closing.QUARANTINED, reason))
         return True
 
-    def corrupt(self, member: Member, message: Corrupt) -> None:
+    def corrupt(self, swarm: Swarm, member: Member, message: Corrupt) -> None:
         """A member was sent bytes that do not match the piece map."""
-        state, swarm = self._state, member.swarm
+        state = self._state
         sender = state.hosts_by_id.get(message.sender)
         other = swarm.members.get(sender) if sender else None
         if message.generation != swarm.generation or other is None or other not in member.links:
@@ -81,7 +79,7 @@ class Quarantine:
         host = state.hosts_by_id.get(host_id)
         if host is None:
             return
-        swarms = [member.swarm for member in host.members.values()]
+        swarms = [state.swarms[digest] for digest in host.members]
         state.send((host,), Quarantined(reason.text, state.settings.quarantine_s))
         self._membership.dismiss(host, Closing.QUARANTINED, reason.text)
         for swarm in swarms:

@@ -24,6 +24,7 @@ from scheduler.core.quarantine import Quarantine
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.state import Due, SchedulerState, TagKey, Timer
+from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
@@ -71,14 +72,14 @@ class Scheduler:
             from_host.TagAnswer: self._tags.answered,
             from_host.Bye: lambda host, _: self._depart(host),
         }
-        self._by_member: Final[Mapping[type, Callable[[Member, Any], None]]] = {
+        self._by_member: Final[Mapping[type, Callable[[Swarm, Member, Any], None]]] = {
             from_host.Progress: self._joining.progress,
             from_host.NeighbourFailed: self._joining.neighbour_failed,
             from_host.DigestReport: self._seeders.digests_reported,
             from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
             from_host.Corrupt: self._quarantine.corrupt,
-            from_host.Leave: lambda member, _: self._membership.expel(member),
+            from_host.Leave: lambda swarm, member, _: self._membership.expel(swarm, member),
             InlineBlob: self._seeders.inline_blob,
         }
 
@@ -156,6 +157,7 @@ class Scheduler:
             )
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
         state.leases.validate()
+        assert sum(len(swarm.leases) for swarm in state.swarms.values()) == len(state.leases.active)
         self._tags.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
@@ -176,8 +178,9 @@ class Scheduler:
             raise ProtocolError("not at this point")
         member = host.members.get(message.digest)
         if member is not None:
-            member.swarm.story.now = self._state.now
-            by_member(member, message)
+            swarm = self._state.swarms[message.digest]
+            swarm.story.now = self._state.now
+            by_member(swarm, member, message)
 
     def _depart(self, host: Host) -> None:
         self._membership.depart(host)

@@ -10,20 +10,18 @@ hosts that hold the whole blob are asked first: their word costs no byte from th
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.claims import SECONDHAND
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState
+from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
+from scheduler.core.swarm import Swarm
+from scheduler.protocol.from_host import DigestReport, Sealed
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
-
-if TYPE_CHECKING:
-    from scheduler.core.piece_digests import Maps
-    from scheduler.core.swarm import Swarm
-    from scheduler.protocol.from_host import DigestReport, Sealed
 
 UNFINISHED: Final = (MapState.GROWING, MapState.CONTESTED)
 """The states of a map in which there is something to ask for."""
@@ -36,30 +34,29 @@ class Seeders:
         self._state: Final = state
         self._maps: Final = maps
 
-    def sealed(self, member: Member, message: Sealed) -> None:
+    def sealed(self, swarm: Swarm, member: Member, message: Sealed) -> None:
         """A host holds the whole blob and its SHA-256 is right."""
-        swarm = member.swarm
         if swarm.map is not None and swarm.size_bytes is not None and message.generation == swarm.generation:
             swarm.map.seal(member.host.id)
             swarm.length.add(member.host.id, swarm.size_bytes)
-        self.complete(member)
+        self.complete(swarm, member)
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
             swarm.digest_sources.append(member.host)
             self._state.swarms_to_lease[swarm] = None
 
-    def complete(self, member: Member) -> None:
+    def complete(self, swarm: Swarm, member: Member) -> None:
         """A member holds everything, and needs no more leases."""
         if member.state is MemberState.COMPLETE:
             return
-        for lease in [lease for lease in member.swarm.leases.values() if lease.member is member]:
+        for lease in swarm.leases_of(member):
             self._state.end_lease(lease, LeaseCause.REVOKE)
-            self._state.send((member.host,), LeaseRevoked(lease.id, member.swarm.digest))
-        member.swarm.step(member, MemberCause.HOLDS_ALL)
+            self._state.send((member.host,), LeaseRevoked(lease.id, swarm.digest))
+        swarm.step(member, MemberCause.HOLDS_ALL)
 
-    def inline_blob(self, member: Member, message: InlineBlob) -> None:
+    def inline_blob(self, swarm: Swarm, member: Member, message: InlineBlob) -> None:
         """A host sends a whole tiny blob that it was asked for: all who want it have been waiting for it."""
-        state, swarm = self._state, member.swarm
-        leases = [lease for lease in swarm.leases.values() if lease.member is member]
+        state = self._state
+        leases = swarm.leases_of(member)
         if not leases and swarm.digests_requested_of is not member.host:
             return
         if hashlib.sha256(message.data).digest() != swarm.digest:
@@ -75,11 +72,11 @@ class Seeders:
                 swarm.forget_size()
             swarm.set_size(len(message.data))
         self._maps.accuse(swarm, swarm.length.dissenters(len(message.data)), "said a wrong length")
-        self.complete(member)
+        self.complete(swarm, member)
         waiting = list(swarm.wanting.items)
         state.send([other.host for other in waiting], message)
         for other in waiting:
-            self.complete(other)
+            self.complete(swarm, other)
 
     def request_digests(self, swarm: Swarm) -> bool:
         """Ask a host for what it knows and we do not. Whether an answer is being waited for."""
@@ -95,15 +92,14 @@ class Seeders:
         self._state.deadlines.set(Timer(Due.DIGEST_REQUEST, swarm.digest), due)
         return True
 
-    def digests_reported(self, member: Member, message: DigestReport) -> None:
+    def digests_reported(self, swarm: Swarm, member: Member, message: DigestReport) -> None:
         """A part of the answer to a recall."""
-        swarm = member.swarm
         for run in (DigestRun(message.first, message.digests), *message.more):
             if swarm.digests_requested_of is not member.host:  # or not any more: what it has just told is contested
                 return
             if run.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
                 reporter = member.host.id if member.state is MemberState.COMPLETE else SECONDHAND
-                self._maps.claim_digests(member, reporter, run.first, run.digests)
+                self._maps.claim_digests(swarm, member, reporter, run.first, run.digests)
                 self._state.note_lost(swarm)
         if message.last and swarm.digests_requested_of is member.host:
             if swarm.is_tiny:  # it was to send the content: it does not have it after all

@@ -96,8 +96,9 @@ class SchedulerState:
 
     def end_lease(self, lease: Lease, cause: LeaseCause) -> None:
         """End a lease; what is left of it waits for another host."""
-        swarm = lease.member.swarm
-        self.leases.step(lease, cause)
+        swarm = self.swarms[lease.digest]
+        self.leases.step(lease, cause, swarm.story)
+        del swarm.leases[lease.id]
         self.deadlines.cancel(Timer(Due.LEASE, lease.id))
         if swarm.map is not None and swarm.piece_counts is not None:
             left = lease.left & swarm.map.everything

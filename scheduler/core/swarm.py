@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from scheduler.core.claims import Claim
 from scheduler.core.gateways import Gateways
 from scheduler.core.graph import Graph
-from scheduler.core.members import MEMBER_TRANSITIONS, Member, MemberCause, MemberState, PoolKind, RandomSet
+from scheduler.core.leases import Lease
+from scheduler.core.members import (
+    MEMBER_TRANSITIONS,
+    Host,
+    Member,
+    MemberCause,
+    MemberState,
+    PoolKind,
+    RandomSet,
+    Source,
+)
 from scheduler.core.piece_counts import PieceCounts
 from scheduler.core.piece_map import PieceMap
+from scheduler.core.rng import Rng
+from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.fields import MAX_INLINE_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import DigestRun
-
-if TYPE_CHECKING:
-    from scheduler.core.leases import Lease
-    from scheduler.core.members import Host, Source
-    from scheduler.core.rng import Rng
-    from scheduler.core.settings import SchedulerSettings
 
 MAX_DIGEST_SOURCES: Final = 64
 """Hosts that are remembered as having connected with pieces whose digests nobody knows."""
@@ -135,11 +141,14 @@ class Swarm:
 
     def note_provider(self, member: Member) -> None:
         """Keep the pool of providers right after a member's pieces or leases have changed."""
-        has_lease = any(lease.member is member for lease in member.host.leases.values())
-        if member.have or has_lease or member.state is MemberState.COMPLETE:
+        if member.have or self.leases_of(member) or member.state is MemberState.COMPLETE:
             self.graph.providers.add(member)
         else:
             self.graph.providers.discard(member)
+
+    def leases_of(self, member: Member) -> list[Lease]:
+        """The leases that a member has of this blob, oldest first."""
+        return [lease for lease in self.leases.values() if lease.member is member]
 
     def set_size(self, size_bytes: int) -> None:
         """Cut the blob into pieces, now that its length is believed."""
@@ -194,10 +203,10 @@ class Swarm:
         for lease in self.leases.values():
             assert not leased & lease.left, ("a piece is leased twice", told)
             leased |= lease.left
+            assert lease.digest == self.digest, told
             assert lease.member.wants, told
         assert not leased & self.unleased, told
         for member in self.members.values():
-            assert member.swarm is self, told
             assert member.host.members[self.digest] is member, told
             assert (member.positions[PoolKind.WANTING] >= 0) == member.wants, told
             assert (member.positions[PoolKind.SWARM] >= 0) == (member in self.graph.everyone.items), told

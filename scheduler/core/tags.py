@@ -12,16 +12,12 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from scheduler.core.members import Source
-from scheduler.core.state import Due, TagKey, Timer
+from scheduler.core.members import Host, Source
+from scheduler.core.state import Due, SchedulerState, TagKey, Timer
+from scheduler.protocol.from_host import TagAnswer, TagLookup
 from scheduler.protocol.to_host import TagResolve, TagResult
-
-if TYPE_CHECKING:
-    from scheduler.core.members import Host
-    from scheduler.core.state import SchedulerState
-    from scheduler.protocol.from_host import TagAnswer, TagLookup
 
 TRIES: Final = 3
 """Hosts that may fail to reach the origin one after the other: then it is down, and all are told so."""

@@ -16,7 +16,7 @@ SETTINGS = SchedulerSettings()
 
 def join(swarm: Swarm, number: int, topology: Topology) -> Member:
     host = Host(number, f"h{number}", f"h{number}:1", topology, 0.0)
-    member = Member(host, swarm)
+    member = Member(host)
     swarm.members[host] = member
     swarm.graph.add(member)
     swarm.step(member, MemberCause.WANTS)
@@ -27,12 +27,12 @@ def join(swarm: Swarm, number: int, topology: Topology) -> Member:
     return member
 
 
-def leave(member: Member) -> None:
-    member.swarm.step(member, MemberCause.LEAVES)
-    del member.swarm.members[member.host]
-    member.swarm.graph.remove(member)
-    member.swarm.gateways.leave(member)
-    member.swarm.graph.mend()
+def leave(swarm: Swarm, member: Member) -> None:
+    swarm.step(member, MemberCause.LEAVES)
+    del swarm.members[member.host]
+    swarm.graph.remove(member)
+    swarm.gateways.leave(member)
+    swarm.graph.mend()
 
 
 def swarm_of(count: int, *, racks: int = 1, sites: int = 1) -> tuple[Swarm, list[Member]]:
@@ -83,10 +83,10 @@ def test_churn_leaves_everybody_with_8_to_16_links(racks: int, sites: int) -> No
     swarm, members = swarm_of(300, racks=racks, sites=sites)
     rng = Rng(3)
     for number in range(300, 1500):
-        leave(members.pop(rng.randbelow(len(members))))
+        leave(swarm, members.pop(rng.randbelow(len(members))))
         members.append(join(swarm, number, rng.choice(members).host.topology))
     while len(members) > 60:
-        leave(members.pop(rng.randbelow(len(members))))
+        leave(swarm, members.pop(rng.randbelow(len(members))))
     swarm.graph.validate()
     well_linked(swarm, members)
 
@@ -147,5 +147,5 @@ def test_changes_that_undo_each_other_are_not_told() -> None:
     swarm, members = swarm_of(3)
     swarm.graph.changes.clear()
     newcomer = join(swarm, 3, Topology("s0", "z", "r0"))
-    leave(newcomer)
+    leave(swarm, newcomer)
     assert not any(swarm.graph.changes.get(member) for member in members)
