@@ -3,7 +3,7 @@
 Rules:
 1. The first word of each host counts, so that none can change it when it sees how things go.
 2. A claim is believed on one word, because nearly always it is right and everybody waits for it. Once it is in doubt,
-   it is believed on the same word from WITNESSES hosts that did not have it from each other.
+   it is believed on the same word from QUORUM hosts that did not have it from each other.
 3. So one host that lies, or whose memory or proxy is bad, cannot make a disputed claim believed, and cannot bring
    blame on another. Hosts that conspire under several ids can; ids are what mTLS and join tokens make dear.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
-from scheduler.core.settings import QUORUM
+QUORUM: Final = 2
+"""One host may lie or have bad memory; two hosts that report the same value independently are believed."""
 
 SECONDHAND: Final = ""
 """The reporter of a claim that a host passes on without having it from the origin. Never counted in the quorum, never
@@ -43,7 +44,7 @@ class Claim(Generic[V]):
         return self._reports[0][1] if self._reports else None
 
     def confirmed(self) -> V | None:
-        """What WITNESSES hosts have said."""
+        """What QUORUM hosts have said."""
         return next((value for _, value in self._reports if self.reports(value) >= QUORUM), None)
 
     def reports(self, value: V) -> int:

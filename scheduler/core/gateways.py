@@ -8,7 +8,7 @@ Rules:
    of the same pieces meet.
 3. A gateway that leaves is followed by another member of its site. One that has become complete stays: what it was to
    bring is there.
-4. One that gains nothing for `gateway_s`, while a member of its site starves, is followed by that member. One that is
+4. One that gains nothing for GATEWAY_S, while a member of its site starves, is followed by that member. One that is
    complete, and so gains nothing any more, only by a member that has gained nothing for so long itself.
 """
 
@@ -22,6 +22,9 @@ from scheduler.core.members import Member
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.geometry import ALL_SHARES, SHARES
+
+GATEWAY_S: Final = 10.0
+"""How long a gateway may gain nothing while a member of its site starves, before that member replaces the gateway."""
 
 
 class Gateways:
@@ -74,7 +77,7 @@ class Gateways:
 
     def on_starving(self, member: Member, now: float) -> None:
         """A member lacks pieces, and has had nobody to ask for them for a while (rule 4)."""
-        late = now - self._settings.gateway_s
+        late = now - GATEWAY_S
         for gateway in list(self._of_site.get(member.host.topology.site, ())):
             if gateway.progressed_at > late or not (gateway.wants or member.progressed_at <= late):
                 continue

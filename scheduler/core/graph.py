@@ -8,7 +8,7 @@ Ours:
 1. A newcomer that wants `degree` links *splits* edges: it takes a random member `a` of its rack, and a random neighbour
    `b` of that, ends a-b and links both to itself. Nobody else's degree changes, and what was connected stays so.
    A member below the target is linked to directly instead.
-2. It looks in its rack first, then in its zone and its site; one link in `far_share` starts further out.
+2. It looks in its rack first, then in its zone and its site; one link in FAR_SHARE starts further out.
 3. If nobody among its neighbours has pieces or a lease, it is linked to one that has, as long as one has room.
 4. Where a member leaves, its neighbours of its site are linked in pairs, near with far, so that degrees stay.
 5. Links to other sites are made for gateways only (`gateways`), in the same way: by splitting a link between two
@@ -26,6 +26,9 @@ from typing import Final
 from scheduler.core.members import Member, PoolKind, RandomSet, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
+
+FAR_SHARE: Final = 4
+"""One link in this many leaves the rack even where the rack has enough members, so that no rack is an island."""
 
 AVOIDED: Final = 16
 """Hosts that a member remembers not to be linked to; the oldest is forgotten. As many as it can have neighbours."""
@@ -135,7 +138,7 @@ class Graph:
         if len(site) <= self._settings.degree + 1:
             self._mesh(member, site)
             return
-        near = goal - goal // self._settings.far_share
+        near = goal - goal // FAR_SHARE
         for pool in pools:
             self._attach(member, pool, near)
         self._attach(member, self._rng.choice(pools[1:]), goal)

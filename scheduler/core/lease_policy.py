@@ -8,7 +8,7 @@ Rules:
    Where many want the blob, a lease is of one piece; a host that is alone gets several, which are one request.
 3. As long as nobody knows the blob's length there is one lease: it finds out. The same holds for a blob that travels
    inside messages.
-4. A lease that brings nothing in time goes to another host. After `lease_attempts` of them in a row, all that wait are
+4. A lease that brings nothing in time goes to another host. After LEASE_ATTEMPTS of them in a row, all that wait are
    told that the swarm failed; hosts that take leases and are silent do not bring that about for those that have had
    none. A 4xx is between the origin and that host's client, and counts as no failure.
 5. In a contested map, and for a disputed length, a host is not asked for its word twice.
@@ -33,8 +33,14 @@ from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, 
 from scheduler.protocol.geometry import SHARES
 from scheduler.protocol.to_host import LeaseRevoked
 
+LEASE_ATTEMPTS: Final = 5
+"""Leases of one blob that may fail in a row, with different hosts, before the swarm fails."""
+
+REFUSAL_S: Final = 300.0
+"""How long a host gets no lease for a repository that the origin refused to its client. A new client may be allowed."""
+
 SILENCES: Final = 8
-"""Times `lease_attempts`: leases that may expire in a row, as long as there are hosts that have had none."""
+"""Times LEASE_ATTEMPTS: leases that may expire in a row, as long as there are hosts that have had none."""
 
 LEASES_EACH: Final = 4
 """Leases that each host could have of what is left to lease: as many as make up for one that is late."""
@@ -122,7 +128,7 @@ class LeasePolicy:
             swarm.last_status = message.status
             unauthorised = message.status in (401, 403)
             if unauthorised:
-                until = self._state.now + self._state.settings.refusal_s
+                until = self._state.now + REFUSAL_S
                 host.refused[lease.source] = OriginRefusal(until, message.status)
             if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
                 self._membership.refuse(swarm, member, message.status)
@@ -150,12 +156,12 @@ class LeasePolicy:
         lease.member.failures += 1
         self._state.end_lease(lease, cause)
         swarm.attempts += 1
-        if swarm.attempts >= self._state.settings.lease_attempts and not self._others_may_do_better(swarm, cause):
+        if swarm.attempts >= LEASE_ATTEMPTS and not self._others_may_do_better(swarm, cause):
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
 
     def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
         """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
-        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * self._state.settings.lease_attempts:
+        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * LEASE_ATTEMPTS:
             return False
         return any(not member.failures for member in self._eligible(swarm, (), swarm.unleased))
 

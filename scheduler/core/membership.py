@@ -24,6 +24,11 @@ from scheduler.protocol.to_host import Failed, Gateway, Neighbour, Neighbours, O
 FEATURES: Final = ()
 """The features of this version that not every host of the same version has. There are none yet."""
 
+PROGRESS_S: Final = 2.0
+"""The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
+
+BLOBS_PER_HOST: Final = 8192
+"""Swarms that one host may be a member of. A member takes about 1 KiB."""
 
 TOPOLOGIES: Final = 4096
 """Places that are kept to be shared between hosts. More would be a mistake in labelling."""
@@ -60,7 +65,7 @@ class Membership:
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        state.send((host,), Welcome(version, features, state.settings.progress_s))
+        state.send((host,), Welcome(version, features, PROGRESS_S))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out, and end its connection."""
@@ -80,8 +85,8 @@ class Membership:
         member = host.members.get(digest)
         if member is not None:
             return state.swarms[digest], member
-        if len(host.members) >= state.settings.blobs_per_host:
-            raise ProtocolError(f"more than {state.settings.blobs_per_host} blobs")
+        if len(host.members) >= BLOBS_PER_HOST:
+            raise ProtocolError(f"more than {BLOBS_PER_HOST} blobs")
         swarm = state.swarms.get(digest)
         if swarm is None:
             swarm = state.swarms[digest] = Swarm(digest, state.settings, state.rng)

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from scheduler.core.claims import SECONDHAND
+from scheduler.core.claims import QUORUM, SECONDHAND
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberState
 from scheduler.core.piece_map import ClaimResult, MapState, PieceMap
-from scheduler.core.settings import QUORUM
 from scheduler.core.state import Due, Reason, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import (

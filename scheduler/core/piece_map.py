@@ -24,8 +24,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from scheduler.core.claims import Claim
-from scheduler.core.settings import QUORUM
+from scheduler.core.claims import QUORUM, Claim
 from scheduler.core.story import Story
 from scheduler.protocol.fields import DIGEST_BYTES
 

@@ -5,8 +5,8 @@ Rules:
    (`piece_map`), content that does not have its digest (`piece_digests`). Such hosts are in
    `SchedulerState.to_quarantine`.
 2. A report of corrupt bytes proves nothing, for the reporter may lie. The link between the two ends, which harms
-   neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within `corrupt_s`.
-3. The quarantine is by host id and ends after `quarantine_s`.
+   neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within CORRUPT_S.
+3. The quarantine is by host id and ends after QUARANTINE_S.
 4. What a host that was proved wrong said about pieces is contested wherever nobody has sealed it yet.
 5. A report of corrupt bytes says nothing of what the sender told about pieces, and that stays believed. Pieces that it
    alone held are leased again once it is gone: another host gives its word on them, and if that differs the map is
@@ -27,6 +27,11 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Corrupt
 from scheduler.protocol.to_host import Quarantined
+
+CORRUPT_S: Final = 600.0
+"""How long a report of corrupt pieces counts. Memory flips bits over months; a liar is reported within minutes."""
+
+QUARANTINE_S: Final = 3600.0
 
 
 class Quarantine:
@@ -73,14 +78,14 @@ class Quarantine:
     def apply(self, host_id: str, reason: Reason) -> None:
         """Take a host out of everything, for a time."""
         state = self._state
-        self._until[host_id] = state.now + state.settings.quarantine_s
+        self._until[host_id] = state.now + QUARANTINE_S
         state.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
         self._reports.pop(host_id, None)
         host = state.hosts_by_id.get(host_id)
         if host is None:
             return
         swarms = [state.swarms[digest] for digest in host.members]
-        state.send((host,), Quarantined(reason.text, state.settings.quarantine_s))
+        state.send((host,), Quarantined(reason.text, QUARANTINE_S))
         self._membership.dismiss(host, Closing.QUARANTINED, reason.text)
         for swarm in swarms:
             if reason.proved and swarm.members:
@@ -93,11 +98,11 @@ class Quarantine:
     def let_age(self, host_id: str) -> None:
         """Forget the reports about a host that are too old to count."""
         reports = self._reports.get(host_id, {})
-        oldest = self._state.now - self._state.settings.corrupt_s
+        oldest = self._state.now - CORRUPT_S
         while reports and reports[next(iter(reports))] <= oldest:
             del reports[next(iter(reports))]
         if reports:
-            due = reports[next(iter(reports))] + self._state.settings.corrupt_s
+            due = reports[next(iter(reports))] + CORRUPT_S
             self._state.deadlines.set(Timer(Due.REPORTS, host_id), due)
         else:
             self._reports.pop(host_id, None)

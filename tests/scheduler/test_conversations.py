@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scheduler.core.lease_policy import REFUSAL_S
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Bye,
@@ -185,7 +186,7 @@ def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_t
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
         << ("a", Failed(other.digest, 401, "no host is left that could get it from the origin"))
-        >> Passes(SETTINGS.refusal_s)
+        >> Passes(REFUSAL_S)
         << ("b", LeaseRevoked(2, D))
         << ("b", Lease(3, D, 1, 0, 1, WITHIN))
         << ("b", LeaseRevoked(3, D))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scheduler.core.quarantine import CORRUPT_S
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
@@ -113,5 +114,5 @@ def test_reports_grow_old() -> None:
     for host in ("a", "b", "c", "victim"):
         _ = play >> (host, JOIN)
     for host in ("a", "b", "c"):
-        _ = play >> (host, Corrupt(D, 1, 0, "victim")) >> Passes(SETTINGS.corrupt_s / 2)
+        _ = play >> (host, Corrupt(D, 1, 0, "victim")) >> Passes(CORRUPT_S / 2)
     assert play.scheduler.statistics().quarantined == 0

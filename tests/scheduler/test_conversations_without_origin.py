@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+from scheduler.core.quarantine import QUARANTINE_S
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Announce,
@@ -86,11 +87,11 @@ def test_content_that_does_not_have_its_digest_proves_its_sender_guilty() -> Non
     reason = f"sent other bytes under a blob's digest (blob sha256:{T.hex()})"
     assert (
         play
-        << ("a", Quarantined(reason, SETTINGS.quarantine_s))
+        << ("a", Quarantined(reason, QUARANTINE_S))
         << ("a", Closing.QUARANTINED)
         >> ("a", hello("a"))
         << ("a", Closing.QUARANTINED)
-        >> Passes(SETTINGS.quarantine_s)
+        >> Passes(QUARANTINE_S)
         >> ("a", hello("a"))
         << ("a", Welcome(1))
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from scheduler.core.gateways import GATEWAY_S
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import Announce, Holding, LeaseEnded, LeaseOutcome, LeasePieces, Leave, Progress
 from scheduler.protocol.geometry import ALL_SHARES
@@ -153,11 +154,10 @@ def starving(have: int = 0) -> Progress:
 
 
 def test_who_starves_takes_the_place_of_a_gateway_that_brings_nothing() -> None:
-    within = SETTINGS.gateway_s
-    assert within < WITHIN
+    assert GATEWAY_S < WITHIN
     assert (
         two_sites()
-        >> Passes(within - 1)
+        >> Passes(GATEWAY_S - 1)
         >> ("a2", starving())
         >> Passes(1)
         >> ("a2", starving())
@@ -167,7 +167,7 @@ def test_who_starves_takes_the_place_of_a_gateway_that_brings_nothing() -> None:
 
 
 def test_gateways_that_bring_something_stay() -> None:
-    play = two_sites() >> Passes(SETTINGS.gateway_s - 1) >> ("a1", LeasePieces(1, D, 0, P0))
+    play = two_sites() >> Passes(GATEWAY_S - 1) >> ("a1", LeasePieces(1, D, 0, P0))
     for host in ("a1", "a2", "b1"):
         play = play << (host, digests(0, P0))
     play = play << ("b1", Lease(2, D, 1, 1, 2, WITHIN)) << ("a1", Lease(3, D, 1, 2, 3, WITHIN))
@@ -177,7 +177,7 @@ def test_gateways_that_bring_something_stay() -> None:
 def test_a_gateway_that_starves_itself_is_followed_by_another() -> None:
     assert (
         two_sites()
-        >> Passes(SETTINGS.gateway_s - 1)
+        >> Passes(GATEWAY_S - 1)
         >> ("a2", Progress(D, 1, b"\1"))
         >> Passes(1)
         >> ("a1", starving())
