@@ -6,39 +6,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated
 
-from scheduler.protocol.fields import (
-    DIGEST_BYTES,
-    MAX_DIGESTS_PER_MESSAGE,
-    MAX_HOLDINGS_PER_MESSAGE,
-    MAX_RUNS_PER_MESSAGE,
-    Address,
-    Choice,
-    Digest,
-    Features,
-    Flag,
-    Generation,
-    HostId,
-    Items,
-    Label,
-    LeaseId,
-    MaybeDigest,
-    MaybeSizeBytes,
-    MediaType,
-    PieceBits,
-    PieceDigestList,
-    PieceIndex,
-    PieceStop,
-    ProtocolError,
-    Record,
-    Repository,
-    SizeBytes,
-    Status,
-    Tag,
-    Token,
-    Upstream,
-    Whole,
-    check_run,
-)
+from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import DigestRun
 
@@ -72,38 +40,38 @@ class Hello:
     `oldest` and `newest` are the versions that the host speaks. `upload_slots` is how many pieces it sends at a time.
     """
 
-    host: HostId
-    oldest: Annotated[int, Whole(1, 2**16)]
-    newest: Annotated[int, Whole(1, 2**16)]
-    address: Address
-    site: Label = ""
-    zone: Label = ""
-    rack: Label = ""
-    upload_slots: Annotated[int, Whole(0, 1024)] = 4
-    features: Features = ()
-    token: Token = field(default="", repr=False)
+    host: f.HostId
+    oldest: Annotated[int, f.Whole(1, 2**16)]
+    newest: Annotated[int, f.Whole(1, 2**16)]
+    address: f.Address
+    site: f.Label = ""
+    zone: f.Label = ""
+    rack: f.Label = ""
+    upload_slots: Annotated[int, f.Whole(0, 1024)] = 4
+    features: f.Features = ()
+    token: f.Token = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
     """A blob in a host's store: all of it, verified, or the pieces `have`."""
 
-    digest: Digest
-    size_bytes: SizeBytes
-    complete: Annotated[bool, Flag()]
-    have: PieceBits = b""
+    digest: f.Digest
+    size_bytes: f.SizeBytes
+    complete: Annotated[bool, f.Flag()]
+    have: f.PieceBits = b""
 
     def __post_init__(self) -> None:
         count = piece_count(self.size_bytes, piece_length(self.size_bytes))
         if int.from_bytes(self.have, "little") >> count:
-            raise ProtocolError(f"a bitfield names pieces beyond the {count} that the blob has")
+            raise f.ProtocolError(f"a bitfield names pieces beyond the {count} that the blob has")
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
     """What the host holds, sent when it connects; in several messages if one does not hold it all."""
 
-    holdings: Annotated[tuple[Holding, ...], Items(Record(Holding), MAX_HOLDINGS_PER_MESSAGE)]
+    holdings: Annotated[tuple[Holding, ...], f.Items(f.Record(Holding), f.MAX_HOLDINGS_PER_MESSAGE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +81,10 @@ class Join:
     `size_bytes` is what a verified manifest said. The pieces that it has already go in an Announce before.
     """
 
-    digest: Digest
-    upstream: Upstream
-    repository: Repository
-    size_bytes: MaybeSizeBytes = None
+    digest: f.Digest
+    upstream: f.Upstream
+    repository: f.Repository
+    size_bytes: f.MaybeSizeBytes = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +94,13 @@ class Need:
     It may come before Join, for leases may follow that at once.
     """
 
-    digest: Digest
-    first: PieceIndex
-    stop: PieceStop
+    digest: f.Digest
+    first: f.PieceIndex
+    stop: f.PieceStop
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:
-            raise ProtocolError("a need of no pieces")
+            raise f.ProtocolError("a need of no pieces")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +110,19 @@ class Progress:
     `starving` says that it misses pieces, that no neighbour has any of them, and that this has lasted.
     """
 
-    digest: Digest
-    generation: Generation
-    have: PieceBits
-    starving: Annotated[bool, Flag()] = False
+    digest: f.Digest
+    generation: f.Generation
+    have: f.PieceBits
+    starving: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
     """The blob's length, from the origin's answer to a lease that was given before anybody knew it."""
 
-    lease: LeaseId
-    digest: Digest
-    size_bytes: SizeBytes
+    lease: f.LeaseId
+    digest: f.Digest
+    size_bytes: f.SizeBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +132,23 @@ class LeasePieces:
     Sent for each piece, so that it spreads at once. The lease is done when all of its pieces were named.
     """
 
-    lease: LeaseId
-    digest: Digest
-    first: PieceIndex
-    digests: PieceDigestList
+    lease: f.LeaseId
+    digest: f.Digest
+    first: f.PieceIndex
+    digests: f.PieceDigestList
 
     def __post_init__(self) -> None:
-        check_run(self.first, self.digests)
+        f.check_run(self.first, self.digests)
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
     """The rest of a lease will not come from this host. `status` is the origin's, where it gave one."""
 
-    lease: LeaseId
-    digest: Digest
-    outcome: Annotated[LeaseOutcome, Choice(LeaseOutcome, LeaseOutcome.FAILED)]
-    status: Status = 0
+    lease: f.LeaseId
+    digest: f.Digest
+    outcome: Annotated[LeaseOutcome, f.Choice(LeaseOutcome, LeaseOutcome.FAILED)]
+    status: f.Status = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,59 +158,59 @@ class DigestReport:
     `more` are further runs: what a host knows of a map that is still growing may be scattered.
     """
 
-    digest: Digest
-    first: PieceIndex
-    digests: PieceDigestList
-    last: Annotated[bool, Flag()]
-    more: Annotated[tuple[DigestRun, ...], Items(Record(DigestRun), MAX_RUNS_PER_MESSAGE)] = ()
+    digest: f.Digest
+    first: f.PieceIndex
+    digests: f.PieceDigestList
+    last: Annotated[bool, f.Flag()]
+    more: Annotated[tuple[DigestRun, ...], f.Items(f.Record(DigestRun), f.MAX_RUNS_PER_MESSAGE)] = ()
 
     def __post_init__(self) -> None:
-        check_run(self.first, self.digests)
+        f.check_run(self.first, self.digests)
         told_bytes = len(self.digests) + sum(len(run.digests) for run in self.more)
-        if told_bytes > MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES:
-            raise ProtocolError("too many digests in one message")
+        if told_bytes > f.MAX_DIGESTS_PER_MESSAGE * f.DIGEST_BYTES:
+            raise f.ProtocolError("too many digests in one message")
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
     """The host holds the whole blob, and its SHA-256 is right."""
 
-    digest: Digest
-    generation: Generation
+    digest: f.Digest
+    generation: f.Generation
 
 
 @dataclass(frozen=True, slots=True)
 class Disproved:
     """The host verified every piece against the map of this generation, and the blob's SHA-256 is wrong."""
 
-    digest: Digest
-    generation: Generation
+    digest: f.Digest
+    generation: f.Generation
 
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
     """`sender` sent bytes for this piece that do not match the map of this generation."""
 
-    digest: Digest
-    generation: Generation
-    piece: PieceIndex
-    sender: HostId
+    digest: f.Digest
+    generation: f.Generation
+    piece: f.PieceIndex
+    sender: f.HostId
 
 
 @dataclass(frozen=True, slots=True)
 class NeighbourFailed:
     """The host needs another neighbour in the place of `neighbour`."""
 
-    digest: Digest
-    neighbour: HostId
-    fault: Annotated[Fault, Choice(Fault, Fault.SLOW)]
+    digest: f.Digest
+    neighbour: f.HostId
+    fault: Annotated[Fault, f.Choice(Fault, Fault.SLOW)]
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
     """The host neither wants nor holds this blob any more. Its leases there go back."""
 
-    digest: Digest
+    digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +222,9 @@ class Bye:
 class TagLookup:
     """Which digest has this tag? The first host that asks is told to find out; the others wait for its answer."""
 
-    upstream: Upstream
-    repository: Repository
-    tag: Tag
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,15 +235,15 @@ class TagAnswer:
     operator's. It is the host's word, and each of the others decides whether that is enough.
     """
 
-    upstream: Upstream
-    repository: Repository
-    tag: Tag
-    status: Status
-    digest: MaybeDigest = None
-    size_bytes: MaybeSizeBytes = None
-    media_type: MediaType = ""
-    public: Annotated[bool, Flag()] = False
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
+    status: f.Status
+    digest: f.MaybeDigest = None
+    size_bytes: f.MaybeSizeBytes = None
+    media_type: f.MediaType = ""
+    public: Annotated[bool, f.Flag()] = False
 
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):
-            raise ProtocolError("a tag has a digest if, and only if, the status is 200")
+            raise f.ProtocolError("a tag has a digest if, and only if, the status is 200")

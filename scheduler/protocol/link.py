@@ -12,20 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-from scheduler.protocol.fields import (
-    Digest,
-    Features,
-    Flag,
-    Generation,
-    HostId,
-    Items,
-    PieceBits,
-    PieceIndex,
-    PieceStop,
-    ProtocolError,
-    Record,
-    Whole,
-)
+from scheduler.protocol import fields as f
 
 MAX_SPANS_PER_MESSAGE = 4096
 
@@ -34,55 +21,55 @@ MAX_SPANS_PER_MESSAGE = 4096
 class LinkHello:
     """The first message, from each side."""
 
-    host: HostId
-    oldest: Annotated[int, Whole(1, 2**16)]
-    newest: Annotated[int, Whole(1, 2**16)]
-    features: Features = ()
+    host: f.HostId
+    oldest: Annotated[int, f.Whole(1, 2**16)]
+    newest: Annotated[int, f.Whole(1, 2**16)]
+    features: f.Features = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Bitfield:
     """All that the sender holds of a blob: on connecting, and after a reset. Replaces what was said before."""
 
-    digest: Digest
-    generation: Generation
-    complete: Annotated[bool, Flag()]
-    have: PieceBits = b""
+    digest: f.Digest
+    generation: f.Generation
+    complete: Annotated[bool, f.Flag()]
+    have: f.PieceBits = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """Pieces `first` to `stop - 1`."""
 
-    first: PieceIndex
-    stop: PieceStop
+    first: f.PieceIndex
+    stop: f.PieceStop
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:
-            raise ProtocolError("a span of no pieces")
+            raise f.ProtocolError("a span of no pieces")
 
 
 @dataclass(frozen=True, slots=True)
 class Have:
     """Pieces that the sender holds since its last message."""
 
-    digest: Digest
-    generation: Generation
-    spans: Annotated[tuple[Span, ...], Items(Record(Span), MAX_SPANS_PER_MESSAGE)]
+    digest: f.Digest
+    generation: f.Generation
+    spans: Annotated[tuple[Span, ...], f.Items(f.Record(Span), MAX_SPANS_PER_MESSAGE)]
 
 
 @dataclass(frozen=True, slots=True)
 class DontHave:
     """The sender serves nothing of this blob any more."""
 
-    digest: Digest
+    digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
 class Unchoke:
     """The sender was too busy for a piece of this blob, and has room again: who still wants one may ask."""
 
-    digest: Digest
+    digest: f.Digest
 
 
 LinkMessage: TypeAlias = Bitfield | Have | DontHave | Unchoke

@@ -5,38 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from scheduler.protocol.fields import (
-    DIGEST_BYTES,
-    MAX_DIGESTS_PER_MESSAGE,
-    MAX_NEIGHBOURS_PER_MESSAGE,
-    MAX_RUNS_PER_MESSAGE,
-    Address,
-    Digest,
-    Duration,
-    Explanation,
-    Features,
-    Flag,
-    Generation,
-    HostId,
-    HostIds,
-    Items,
-    LeaseId,
-    MaybeDigest,
-    MaybeSizeBytes,
-    MediaType,
-    PieceDigestList,
-    PieceIndex,
-    PieceStop,
-    ProtocolError,
-    Record,
-    Repository,
-    SizeBytes,
-    Status,
-    Tag,
-    Upstream,
-    Whole,
-    check_run,
-)
+from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import ALL_SHARES
 
 
@@ -44,18 +13,18 @@ from scheduler.protocol.geometry import ALL_SHARES
 class Welcome:
     """The connection stands. `version` is the one that both speak; `features` are those that both have."""
 
-    version: Annotated[int, Whole(1, 2**16)]
-    features: Features = ()
-    progress_s: Duration = 2.0
+    version: Annotated[int, f.Whole(1, 2**16)]
+    features: f.Features = ()
+    progress_s: f.Duration = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """A host to exchange pieces with. `distance`: 0 same rack, 1 same zone, 2 same site, 3 elsewhere."""
 
-    host: HostId
-    address: Address
-    distance: Annotated[int, Whole(0, 3)]
+    host: f.HostId
+    address: f.Address
+    distance: Annotated[int, f.Whole(0, 3)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +35,29 @@ class Joined:
     The digests that are known follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
     """
 
-    digest: Digest
-    generation: Generation
-    size_bytes: MaybeSizeBytes
-    sealed: Annotated[bool, Flag()]
-    neighbours: Annotated[tuple[Neighbour, ...], Items(Record(Neighbour), MAX_NEIGHBOURS_PER_MESSAGE)]
+    digest: f.Digest
+    generation: f.Generation
+    size_bytes: f.MaybeSizeBytes
+    sealed: Annotated[bool, f.Flag()]
+    neighbours: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
     """The blob's length, which gives its pieces (`scheduler.protocol.geometry`)."""
 
-    digest: Digest
-    generation: Generation
-    size_bytes: SizeBytes
+    digest: f.Digest
+    generation: f.Generation
+    size_bytes: f.SizeBytes
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
     """Links that were made and links that were ended. A host that is in both has moved to another address."""
 
-    digest: Digest
-    add: Annotated[tuple[Neighbour, ...], Items(Record(Neighbour), MAX_NEIGHBOURS_PER_MESSAGE)]
-    remove: HostIds
+    digest: f.Digest
+    add: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
+    remove: f.HostIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +67,8 @@ class Gateway:
     It holds until the next Joined. Who is told nothing may ask any neighbour for any piece.
     """
 
-    digest: Digest
-    shares: Annotated[int, Whole(0, ALL_SHARES)]
+    digest: f.Digest
+    shares: Annotated[int, f.Whole(0, ALL_SHARES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,48 +79,48 @@ class Lease:
     pieces as there are. `within_s` runs anew with each piece that is published.
     """
 
-    lease: LeaseId
-    digest: Digest
-    generation: Generation
-    first: PieceIndex
-    stop: PieceStop
-    within_s: Duration
+    lease: f.LeaseId
+    digest: f.Digest
+    generation: f.Generation
+    first: f.PieceIndex
+    stop: f.PieceStop
+    within_s: f.Duration
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:
-            raise ProtocolError("a lease of no pieces")
+            raise f.ProtocolError("a lease of no pieces")
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRevoked:
     """The lease is no longer this host's: it stops fetching, and publishes nothing more of it."""
 
-    lease: LeaseId
-    digest: Digest
+    lease: f.LeaseId
+    digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
 class DigestRun:
     """The BLAKE3 digests of consecutive pieces from `first` on."""
 
-    first: PieceIndex
-    digests: PieceDigestList
+    first: f.PieceIndex
+    digests: f.PieceDigestList
 
     def __post_init__(self) -> None:
-        check_run(self.first, self.digests)
+        f.check_run(self.first, self.digests)
 
 
 @dataclass(frozen=True, slots=True)
 class PieceDigests:
     """Expected digests of pieces. A host believes a piece only against these, whoever sent it."""
 
-    digest: Digest
-    generation: Generation
-    runs: Annotated[tuple[DigestRun, ...], Items(Record(DigestRun), MAX_RUNS_PER_MESSAGE)]
+    digest: f.Digest
+    generation: f.Generation
+    runs: Annotated[tuple[DigestRun, ...], f.Items(f.Record(DigestRun), f.MAX_RUNS_PER_MESSAGE)]
 
     def __post_init__(self) -> None:
-        if sum(len(run.digests) for run in self.runs) > MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES:
-            raise ProtocolError("too many digests in one message")
+        if sum(len(run.digests) for run in self.runs) > f.MAX_DIGESTS_PER_MESSAGE * f.DIGEST_BYTES:
+            raise f.ProtocolError("too many digests in one message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +130,7 @@ class RequestDigests:
     Answered by Recalled, or, for a blob that travels inside messages, by Content.
     """
 
-    digest: Digest
+    digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +141,8 @@ class Reset:
     matches it, unless it holds the whole blob and has found its SHA-256 right. A lease of an older generation is over.
     """
 
-    digest: Digest
-    generation: Generation
+    digest: f.Digest
+    generation: f.Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,35 +152,35 @@ class OriginRefused:
     The host has left the swarm.
     """
 
-    digest: Digest
-    status: Status
+    digest: f.Digest
+    status: f.Status
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The swarm cannot get this blob. `status` is the origin's last, or 0. The host has left the swarm."""
 
-    digest: Digest
-    status: Status
-    reason: Explanation
+    digest: f.Digest
+    status: f.Status
+    reason: f.Explanation
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """The scheduler does not let this host take part for so long: what it told was proved wrong."""
 
-    reason: Explanation
-    for_s: Duration
+    reason: f.Explanation
+    for_s: f.Duration
 
 
 @dataclass(frozen=True, slots=True)
 class TagResolve:
     """Ask the origin for this tag and send TagAnswer within so long."""
 
-    upstream: Upstream
-    repository: Repository
-    tag: Tag
-    within_s: Duration
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
+    within_s: f.Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +190,11 @@ class TagResult:
     Status 0 says that no host could reach the origin, or was asked. `public` is the resolver's word (`TagAnswer`).
     """
 
-    upstream: Upstream
-    repository: Repository
-    tag: Tag
-    status: Status
-    digest: MaybeDigest = None
-    size_bytes: MaybeSizeBytes = None
-    media_type: MediaType = ""
-    public: Annotated[bool, Flag()] = False
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
+    status: f.Status
+    digest: f.MaybeDigest = None
+    size_bytes: f.MaybeSizeBytes = None
+    media_type: f.MediaType = ""
+    public: Annotated[bool, f.Flag()] = False
