@@ -1,1 +1,4 @@
-"""The cluster's part: the protocol, and who exchanges with whom. Imports none of the other packages."""
+"""The scheduler's package: the protocol, the core that links hosts and grants leases, and the server around the core.
+
+This package imports none of the other packages.
+"""

@@ -1,13 +1,15 @@
-"""Core: state machines and parsers with no I/O. Time and random numbers come in as arguments.
+"""The scheduler's core: state machines without I/O. Time comes in as an argument, random numbers come from a seed.
 
-`scheduler.Scheduler` is all that a shell needs: `handle(event, now) -> list[Instruction]` and `next_deadline()`
-(`events`, `settings`). Inside, from the bottom up:
+A shell needs `scheduler.Scheduler` only: `handle(event, now) -> list[Instruction]` and `next_deadline()` (`events`,
+`settings`). The modules inside, each importing only modules named before it:
 
-- parts that know nothing of each other: `rng`, `deadlines`, `story`, `inline_blobs`, `piece_counts`, `claims`;
-- state with its rules: `members` (hosts, memberships, pools), `graph` (neighbours), `gateways` (through whom pieces
-  enter a site), `piece_map`, `leases`, all of one blob in `swarm`, and all of everything in `state`;
-- what is done with it: `membership` (in and out), `piece_digests` (lengths and digests, doubt), `seeders` (holders of
-  all of a blob), `lease_policy` (who fetches what), `join` (what hosts say of themselves), `quarantine`, `tags`.
+- parts that know nothing of swarms: `deadlines`, `story`, `piece_counts`, `inline_blobs`, `settings`, `rng`, `claims`;
+- the state of one swarm and its rules: `piece_map`, `members` (hosts, members, pools), `leases`, `graph` (neighbours),
+  `gateways` (the members through which pieces enter a site), all of one blob in `swarm`;
+- the state of all swarms: `state`;
+- the handlers: `tags`, `piece_digests` (lengths, digests, doubt), `membership` (hosts and members enter and leave),
+  `seeders` (hosts that hold a whole blob), `quarantine`, `lease_policy` (which host fetches which piece), `join` (the
+  reports of hosts about themselves).
 
-States are tables: `members.MEMBER_TRANSITIONS`, `leases.LEASE_TRANSITIONS`, `piece_map.MAP_TRANSITIONS`.
+State tables: `members.MEMBER_TRANSITIONS`, `leases.LEASE_TRANSITIONS`, `piece_map.MAP_TRANSITIONS`.
 """

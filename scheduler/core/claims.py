@@ -1,11 +1,11 @@
-"""A claim that hosts tell the scheduler and that it cannot check: a piece's digest, a blob's length.
+"""A claim: hosts report a value that the scheduler cannot check, such as a piece's digest or a blob's length.
 
 Rules:
-1. The first word of each host counts, so that none can change it when it sees how things go.
-2. A claim is believed on one word, because nearly always it is right and everybody waits for it. Once it is in doubt,
-   it is believed on the same word from QUORUM hosts that did not have it from each other.
-3. So one host that lies, or whose memory or proxy is bad, cannot make a disputed claim believed, and cannot bring
-   blame on another. Hosts that conspire under several ids can; ids are what mTLS and join tokens make dear.
+1. Only the first report of each host counts. No host can change its report after it has seen the other reports.
+2. The first report is believed, because nearly every report is right and every member waits for it. Once the claim is
+   disputed, a value is believed only if QUORUM hosts reported it independently.
+3. A single host that lies, or that has bad memory or a bad proxy, can neither get a disputed value believed nor get
+   another host accused. Hosts that conspire under several ids can; mTLS and join tokens make ids expensive.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ QUORUM: Final = 2
 """One host may lie or have bad memory; two hosts that report the same value independently are believed."""
 
 SECONDHAND: Final = ""
-"""The reporter of a claim that a host passes on without having it from the origin. Never counted in the quorum, never
-accused."""
+"""The reporter of a value that a host passes on and did not fetch from the origin. SECONDHAND never counts towards the
+quorum and is never accused."""
 
 V = TypeVar("V")
 
 
 class Claim(Generic[V]):
-    """What was said about one thing, by whom."""
+    """The reports about one value, each with its reporter."""
 
     __slots__ = ("_reports",)
 
@@ -31,7 +31,7 @@ class Claim(Generic[V]):
         self._reports: tuple[tuple[str, V], ...] = ()
 
     def add(self, reporter: str, value: V) -> None:
-        """Take a host's word. What would change nothing, now or in a dispute, is not kept."""
+        """Record a host's report. A report that cannot change the outcome, now or in a dispute, is dropped."""
         if any(said_by == reporter for said_by, _ in self._reports):
             return
         if reporter == SECONDHAND and self._reports:
@@ -40,21 +40,21 @@ class Claim(Generic[V]):
             self._reports += ((reporter, value),)
 
     def first(self) -> V | None:
-        """What was said first: believed as long as nobody doubts it."""
+        """The value that was reported first. It is believed until the claim is disputed."""
         return self._reports[0][1] if self._reports else None
 
     def confirmed(self) -> V | None:
-        """What QUORUM hosts have said."""
+        """The value that QUORUM hosts have reported."""
         return next((value for _, value in self._reports if self.reports(value) >= QUORUM), None)
 
     def reports(self, value: V) -> int:
-        """How many hosts have said `value`."""
+        """The number of hosts that have reported `value`."""
         return sum(said == value and reporter != SECONDHAND for reporter, said in self._reports)
 
     def reporters(self) -> tuple[str, ...]:
-        """Who has said anything, in order."""
+        """The hosts that have reported a value, in order."""
         return tuple(reporter for reporter, _ in self._reports if reporter != SECONDHAND)
 
     def dissenters(self, value: V) -> tuple[str, ...]:
-        """Who has said anything else."""
+        """The hosts that have reported another value."""
         return tuple(reporter for reporter, said in self._reports if said != value and reporter != SECONDHAND)

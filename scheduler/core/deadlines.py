@@ -1,4 +1,4 @@
-"""What is due, and when: the timers of a core, which has no clock."""
+"""The timers of a core: a core has no clock, so the shell asks for the next deadline and comes back then."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Deadlines(Generic[K]):
-    """At most one deadline per key; what is due comes out in order of time, then in the order of setting."""
+    """At most one deadline per key. Due keys come out in order of time, then in the order in which they were set."""
 
     def __init__(self) -> None:
         self._current: dict[K, tuple[float, int]] = {}
@@ -24,7 +24,7 @@ class Deadlines(Generic[K]):
         return key in self._current
 
     def set(self, key: K, when: float) -> None:
-        """Make `key` due at `when`, instead of when it was due before."""
+        """Set the deadline of `key` to `when`. An earlier deadline of `key` is replaced."""
         self._set += 1
         self._current[key] = (when, self._set)
         heapq.heappush(self._heap, (when, self._set, key))
@@ -33,11 +33,11 @@ class Deadlines(Generic[K]):
             heapq.heapify(self._heap)
 
     def cancel(self, key: K) -> None:
-        """Forget `key`, if it is there."""
+        """Remove the deadline of `key`, if there is one."""
         self._current.pop(key, None)
 
     def next(self) -> float | None:
-        """When the first is due."""
+        """The time of the earliest deadline."""
         while self._heap:
             when, order, key = self._heap[0]
             if self._current.get(key) == (when, order):
@@ -46,7 +46,7 @@ class Deadlines(Generic[K]):
         return None
 
     def pop_due(self, now: float) -> K | None:
-        """Take out the first that is due by `now`, if one is."""
+        """Remove and return the key of the earliest deadline, if the deadline is not after `now`."""
         when = self.next()
         if when is None or when > now:
             return None

@@ -1,4 +1,4 @@
-"""What the core is told, and what it tells its shell to do. A connection is a number that the shell gave it."""
+"""The events that the core takes and the instructions that the core returns. The shell numbers the connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scheduler.protocol.from_host import Hello
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A host has said Hello on a new connection."""
+    """A host has sent Hello on a new connection."""
 
     connection: int
     hello: Hello
@@ -20,7 +20,7 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message came on a connection."""
+    """A message has arrived on a connection."""
 
     connection: int
     message: FromHost
@@ -28,14 +28,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection is gone, whoever ended it."""
+    """The connection has ended, whichever side ended it."""
 
     connection: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Nothing happened, but `next_deadline` has come."""
+    """The time of `next_deadline` has come."""
 
 
 Event: TypeAlias = Connected | Received | Disconnected | Tick
@@ -43,7 +43,7 @@ Event: TypeAlias = Connected | Received | Disconnected | Tick
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message on each of these connections, in the order of the instructions."""
+    """Send a message on each of these connections. Messages on one connection keep the order of the instructions."""
 
     connections: tuple[int, ...]
     message: ToHost
@@ -51,7 +51,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End a connection with this code and text."""
+    """End a connection with this close code and reason."""
 
     connection: int
     closing: Closing

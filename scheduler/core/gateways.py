@@ -1,15 +1,17 @@
-"""Through whom the pieces of one blob enter a site: each piece once, however many hosts there want it.
+"""Gateways: the members of a site that fetch a blob's pieces from other sites, so that each piece enters a site once.
 
 Rules:
-1. In a swarm of one site there are no gateways, and its hosts are told nothing: they ask whom they are linked to.
-2. Where there are more, the pieces are in shares, and each share is of one member of each site that wants the blob: its
-   gateway alone asks other sites for these pieces, and leases of them go to gateways. The first in a site has all
-   shares; of those that come after it, a few take half of the most that one has. All sites cut alike, so that gateways
-   of the same pieces meet.
-3. A gateway that leaves is followed by another member of its site. One that has become complete stays: what it was to
-   bring is there.
-4. One that gains nothing for GATEWAY_S, while a member of its site starves, is followed by that member. One that is
-   complete, and so gains nothing any more, only by a member that has gained nothing for so long itself.
+1. A swarm of one site has no gateways. Its hosts are told nothing and may ask any neighbour for any piece.
+2. In a swarm of several sites the pieces are divided into shares. In each site, one member that wants the blob owns a
+   share: the gateway of the share. Only the gateway asks other sites for the pieces of the share, and leases of these
+   pieces go to gateways. The first gateway of a site owns all shares. Each of the next few gateways takes half of the
+   largest set of shares in the site. All sites divide the shares in the same way, so gateways of different sites own
+   the same sets and can be linked.
+3. When a gateway leaves, another member of its site takes over its shares. A gateway that has completed the blob stays,
+   because the pieces of its shares are in the site.
+4. If a gateway gains no piece for GATEWAY_S while a member of its site starves, the starving member takes over. A
+   complete gateway, which gains no piece any more, is replaced only if the starving member has gained none for
+   GATEWAY_S either.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ GATEWAY_S: Final = 10.0
 
 
 class Gateways:
-    """Those of one swarm. `shares_changed` are the members that are to be told of their shares."""
+    """The gateways of one swarm. `shares_changed` holds the members that must be told their shares."""
 
     __slots__ = ("_graph", "_of_site", "_settings", "_story", "are_needed", "shares_changed")
 
@@ -38,18 +40,18 @@ class Gateways:
         self._story: Final = story
         self._of_site: Final[dict[str, list[Member]]] = {}
         self.are_needed = False
-        """Whether there have been members in more than one site."""
+        """Whether the swarm has had members in more than one site."""
         self.shares_changed: Final[dict[Member, None]] = {}
 
     def begin(self, wanting: Iterable[Member]) -> None:
-        """Have gateways from now on, if there are several sites; `wanting` are those that want the blob."""
+        """Start to appoint gateways if there are several sites. `wanting` are the members that want the blob."""
         if not self.are_needed and self._graph.is_of_sites:
             self.are_needed = True
             for member in wanting:
                 self.admit(member)
 
     def admit(self, member: Member) -> None:
-        """A member wants the blob, or has come back for it."""
+        """Handle a member that wants the blob, for the first time or again. It may become a gateway."""
         if not self.are_needed:
             return
         self.shares_changed[member] = None
@@ -67,7 +69,7 @@ class Gateways:
             self._told_anew(giver)
 
     def leave(self, member: Member) -> None:
-        """A member has left the swarm."""
+        """Handle a member that has left the swarm. Another member takes over its shares."""
         self.shares_changed.pop(member, None)
         if member.is_gateway:
             shares = self._dismiss(member)
@@ -76,7 +78,7 @@ class Gateways:
                 self._appoint(successor, shares)
 
     def on_starving(self, member: Member, now: float) -> None:
-        """A member lacks pieces, and has had nobody to ask for them for a while (rule 4)."""
+        """Handle a member that lacks pieces and has had no neighbour to ask for them for a while (rule 4)."""
         late = now - GATEWAY_S
         for gateway in list(self._of_site.get(member.host.topology.site, ())):
             if gateway.progressed_at > late or not (gateway.wants or member.progressed_at <= late):
@@ -89,7 +91,7 @@ class Gateways:
             self._graph.fill(member)
 
     def owners_of(self, pieces: int, members: Iterable[Member]) -> list[Member]:
-        """Those of some gateways that the first of `pieces` may be leased to."""
+        """The members that own the share of the first piece in `pieces` and want the blob."""
         share = 1 << max(0, (pieces & -pieces).bit_length() - 1) % SHARES
         return [member for member in members if member.wants and member.shares & share]
 
@@ -109,7 +111,7 @@ class Gateways:
         self._graph.rewire(member)
 
     def _dismiss(self, member: Member) -> int:
-        """Take a gateway's shares, which are for another now."""
+        """Take away a gateway's shares and return them for the next gateway."""
         site = member.host.topology.site
         self._of_site[site].remove(member)
         if not self._of_site[site]:
@@ -119,13 +121,13 @@ class Gateways:
         return shares
 
     def _successor(self, leaving: Member) -> Member | None:
-        """Who follows a gateway: one that wants the blob, has not failed, and has little to bring yet."""
+        """The successor of a gateway: a member that wants the blob, has few failures, and owns few shares."""
         others = [member for member in self._graph.members_in(leaving.host.topology[:1]) if member is not leaving]
         able = [member for member in others if member.wants] or self._of_site.get(leaving.host.topology.site, [])
         return min(able, key=lambda member: (member.failures, member.shares.bit_count()), default=None)
 
     def validate(self, wanting: Iterable[Member]) -> None:
-        """Raise AssertionError if a share of a site is of nobody there, or of two."""
+        """Raise AssertionError if a share has no owner in a site, or two owners."""
         for gateways in self._of_site.values():
             assert gateways
             assert sum(gateway.shares for gateway in gateways) == ALL_SHARES
@@ -137,7 +139,7 @@ class Gateways:
 
 
 def _lower_half(shares: int) -> int:
-    """The lower half of a set of shares; all of one."""
+    """The lower half of a set of shares. Of a single share, the share itself."""
     kept, left = 0, shares
     for _ in range((shares.bit_count() + 1) // 2):
         kept |= left & -left

@@ -1,22 +1,23 @@
-"""Who exchanges with whom in one swarm: a graph that stays regular and connected while members come and go.
+"""The neighbour graph of one swarm. It stays regular and connected while members come and go.
 
-The problem: every member needs 8 to 16 neighbours, most in its rack and a few across, at a cost that does not grow
-with the swarm. Linking a newcomer to random members makes hubs of the early ones; linking it to those that have the
-fewest links makes neighbours of latecomers, who all hold nothing.
+The problem: every member needs 8 to 16 neighbours, most of them in its rack and a few elsewhere, at a cost that does
+not grow with the swarm. Linking a newcomer to random members makes hubs of the early members. Linking a newcomer to
+the members with the fewest links makes neighbours of the latecomers, and latecomers hold no pieces.
 
-Ours:
-1. A newcomer that wants `degree` links *splits* edges: it takes a random member `a` of its rack, and a random neighbour
-   `b` of that, ends a-b and links both to itself. Nobody else's degree changes, and what was connected stays so.
-   A member below the target is linked to directly instead.
-2. It looks in its rack first, then in its zone and its site; one link in FAR_SHARE starts further out.
-3. If nobody among its neighbours has pieces or a lease, it is linked to one that has, as long as one has room.
-4. Where a member leaves, its neighbours of its site are linked in pairs, near with far, so that degrees stay.
-5. Links to other sites are made for gateways only (`gateways`), in the same way: by splitting a link between two
-   others of the same shares, or, where there are none, with whoever has pieces.
+Our rules:
+1. A newcomer that wants `degree` links *splits* edges: it takes a random member `a` of its rack and a random neighbour
+   `b` of `a`, ends the link a-b, and links itself to both. No other degree changes, and the graph stays connected. A
+   member with fewer than `degree` links is linked to directly instead.
+2. A newcomer looks in its rack first, then in its zone and its site. One link in FAR_SHARE starts further out.
+3. If a member has no provider (a member with pieces or a lease) among its neighbours, it is linked to a provider that
+   has room.
+4. When a member leaves, its neighbours in its site are linked in pairs, near with far, so that their degrees stay.
+5. Only gateways have links to other sites (`gateways`). A new gateway splits a link between two gateways of the same
+   shares. If there is no such link, the gateway is linked to a provider.
 
-In a cold swarm only a few hold anything, and they have no room for all: what the others have is a path to them (1),
-and a report of starvation gets them a source as soon as one has room. Up to `degree + 1` members, everybody is linked
-to everybody of its site.
+In a cold swarm only a few members hold pieces, and those members have no room for all others. Every other member has a
+path to them (rule 1), and a member that reports starvation is linked to a provider as soon as a provider has room. In a
+site of up to `degree + 1` members, every member is linked to every other member.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ FAR_SHARE: Final = 4
 """One link in this many leaves the rack even where the rack has enough members, so that no rack is an island."""
 
 AVOIDED: Final = 16
-"""Hosts that a member remembers not to be linked to; the oldest is forgotten. As many as it can have neighbours."""
+"""Hosts that a member remembers and is not linked to again; the oldest is forgotten first. As many as `degree_high`."""
 
 MENDED: Final = 16
-"""Members with too few links that are looked at after one event: as many as one that leaves can leave behind."""
+"""Members with too few links that are repaired after one event. A leaving member has at most this many neighbours."""
 
 
 class Graph:
-    """The links of one swarm, and the pools by place from which neighbours are drawn.
+    """The links of one swarm, and the pools of each site, zone and rack, from which neighbours are drawn.
 
-    `changes` says, for each member, which links were made (True) and ended (False) since it was last emptied.
-    `looked_at` counts the members that were looked at: the cost of a join, in a unit that no machine changes.
+    `changes` has, for each member, the links made (True) and ended (False) since `changes` was last emptied.
+    `looked_at` counts the members that were examined: the cost of a join, independent of the machine.
     """
 
     __slots__ = (
@@ -64,17 +65,17 @@ class Graph:
         self.providers: Final = RandomSet(PoolKind.PROVIDERS)
         self.gateways: Final = RandomSet(PoolKind.GATEWAYS)
         self._thin: Final[dict[Member, None]] = {}
-        """Members that could not be given enough links yet."""
+        """Members that have too few links and will be given more (`mend`)."""
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
         self.looked_at = 0
 
     @property
     def is_of_sites(self) -> bool:
-        """Whether there are members in more than one site."""
+        """Whether the swarm has members in more than one site."""
         return len(self.everyone) > 0 and len(self.of_site(self.everyone.items[0])) < len(self.everyone)
 
     def of_site(self, member: Member) -> RandomSet:
-        """All members in the site of one that is in the swarm."""
+        """All members in the site of a member."""
         return self._pools[member.host.topology[:1]]
 
     def members_in(self, topology: tuple[str, ...]) -> list[Member]:
@@ -82,20 +83,20 @@ class Graph:
         return self._pools[topology].items if topology in self._pools else []
 
     def add(self, member: Member) -> None:
-        """Let others be linked to a member. It gets no links of its own yet."""
+        """Add a member to the pools, so that other members can be linked to it. The member has no links yet."""
         self.everyone.add(member)
         for kind, key in _levels(member.host.topology):
             if key not in self._pools:
                 self._pools[key] = RandomSet(kind)
             self._pools[key].add(member)
         site = self.of_site(member)
-        if len(site) <= self._settings.degree + 1:  # they need more of their room for each other, from now on
+        if len(site) <= self._settings.degree + 1:  # links within the site need more of the room now
             for other in site.items:
                 while other.far > self._far_most(other):
                     self._drop(other, self._least_useful(other))
 
     def remove(self, member: Member) -> None:
-        """Take a member out, and link those that it leaves behind."""
+        """Remove a member, and link its neighbours in pairs."""
         self.everyone.discard(member)
         self.providers.discard(member)
         for _, key in _levels(member.host.topology):
@@ -116,14 +117,14 @@ class Graph:
         self._thin.update(dict.fromkeys(left))
 
     def mend(self) -> None:
-        """Give new links to some of those that want pieces and have too few."""
+        """Give new links to some of the members that want pieces and have too few links."""
         for member in list(self._thin)[:MENDED]:
             del self._thin[member]
             if self._is_thin(member):
                 self.fill(member)
 
     def fill(self, member: Member) -> None:
-        """Bring a member up to the number of links that it should have, as far as the swarm can."""
+        """Give a member the links that it lacks, as far as other members have room."""
         self._fill_near(member)
         if member.is_gateway:
             self._reach_out(member)
@@ -147,7 +148,7 @@ class Graph:
             self._mesh(member, site)
 
     def rewire(self, member: Member) -> None:
-        """Give a gateway the links that suit its shares, which have changed."""
+        """Give a gateway links that suit its new shares."""
         for other in _far_of(member):
             if other.is_gateway and not other.shares & member.shares:
                 self._drop(member, other)
@@ -157,9 +158,9 @@ class Graph:
         self.fill(member)
 
     def ensure_provider(self, member: Member) -> None:
-        """Link a member to one that has pieces, or a lease, if none of its neighbours has and one has room.
+        """Link a member to a provider if none of its neighbours is a provider and a provider has room.
 
-        A gateway needs one in another site, too.
+        A gateway needs a provider in another site, too.
         """
         if not any(other.is_provider and not is_far(member, other) for other in member.links):
             site = self.of_site(member)
@@ -175,7 +176,7 @@ class Graph:
                 return
 
     def replace(self, member: Member, other: Member) -> None:
-        """End a link that is of no use, for good, and give both members others."""
+        """End a useless link for good, and give both members other links."""
         self._unlink(member, other)
         member.avoids = (*member.avoids[1 - AVOIDED :], other.host.id)
         other.avoids = (*other.avoids[1 - AVOIDED :], member.host.id)
@@ -193,15 +194,15 @@ class Graph:
         return member.is_gateway and member.far < min(self._far_goal(member) // 2, outside)
 
     def _far_goal(self, member: Member) -> int:
-        """How many links to other sites a gateway is given: what others in its site leave of its room."""
+        """The number of links to other sites that a gateway should have: the room that links within its site leave."""
         return min(self._settings.degree, self._far_most(member))
 
     def _far_most(self, member: Member) -> int:
-        """How many links to other sites a member may have."""
+        """The most links to other sites that a member may have."""
         return self._settings.degree_high - min(self._settings.degree, len(self.of_site(member)) - 1)
 
     def _mesh(self, member: Member, pool: RandomSet) -> None:
-        """Link to whoever is there and has room; draws from few if there are many."""
+        """Link a member to every member of the pool that has room. From a large pool only some members are drawn."""
         for other in self._draw(pool):
             if member.near >= self._settings.degree:
                 return
@@ -209,7 +210,7 @@ class Graph:
                 self._link(member, other)
 
     def _attach(self, member: Member, pool: RandomSet, goal: int) -> None:
-        """Give a member links to those in a pool until it has `goal` within its site, by rule 1 above."""
+        """Link a member to members of a pool until it has `goal` links within its site (rule 1)."""
         tries = 3 * (goal - member.near)
         while member.near < goal and tries > 0 and len(pool) > 1:
             tries -= 1
@@ -225,7 +226,7 @@ class Graph:
                 self._link(member, near)
 
     def _split(self, member: Member, one: Member, others: list[Member]) -> None:
-        """Put a member between `one` and one of the `others`, which it is linked to."""
+        """Put a member between `one` and one of its neighbours among `others`."""
         other = self._rng.choice(others)
         if self._may_link(member, other) and len(member.links) + 2 <= self._settings.degree_high:
             self._unlink(one, other)
@@ -245,7 +246,7 @@ class Graph:
                     self._link(member, other)
 
     def _link_peer(self, member: Member, peer: Member, goal: int) -> None:
-        """Link a gateway to one of the same shares, which may have to give up another link for it."""
+        """Link a gateway to a gateway of the same shares. `peer` may have to end another link first."""
         if peer.far >= self._far_goal(peer):
             useless = self._least_useful(peer)
             if _are_peers(peer, useless):
@@ -258,11 +259,11 @@ class Graph:
             self._link(member, peer)
 
     def _least_useful(self, member: Member) -> Member:
-        """Whom a member in another site is linked to that it can best do without."""
+        """The neighbour in another site that a member needs least."""
         return min(_far_of(member), key=lambda other: _are_peers(member, other))
 
     def _drop(self, member: Member, other: Member) -> None:
-        """End a link in favour of others; both may need new ones."""
+        """End a link to make room for another. Both members may need new links."""
         self._unlink(member, other)
         self._thin.update({member: None, other: None})
 
@@ -303,7 +304,7 @@ class Graph:
                 changes[other] = made
 
     def validate(self) -> None:
-        """Raise AssertionError if a link is one way, leads out of the swarm, or a member has too many."""
+        """Raise AssertionError if a link is one-way or leaves the swarm, or if a member has too many links."""
         for at, member in enumerate(self.everyone.items):
             assert member.positions[PoolKind.SWARM] == at
             assert len(member.links) <= self._settings.degree_high
@@ -317,7 +318,7 @@ class Graph:
             assert len(pool) > 0
 
     def validate_degrees(self) -> None:
-        """Raise AssertionError if a small swarm has a member that could be given links that it lacks."""
+        """Raise AssertionError if a member of a small swarm lacks a link that could be made."""
         if len(self.everyone) <= self._settings.degree_high:
             for member in filter(self._is_thin, self.everyone.items):
                 for other in self.everyone.items:
@@ -336,12 +337,12 @@ def _far_of(member: Member) -> list[Member]:
 
 
 def _are_peers(a: Member, b: Member) -> bool:
-    """Whether two are gateways, of different sites, and of some of the same pieces."""
+    """Whether two members are gateways of different sites that own a common share."""
     return a.is_gateway and b.is_gateway and a.shares & b.shares != 0 and is_far(a, b)
 
 
 def _levels(topology: Topology) -> tuple[tuple[PoolKind, tuple[str, ...]], ...]:
-    """The pools by place that a host is in, widest first."""
+    """The pools of a host's site, zone and rack, in this order."""
     return (
         (PoolKind.SITE, topology[:1]),
         (PoolKind.ZONE, topology[:2]),

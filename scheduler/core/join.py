@@ -1,4 +1,4 @@
-"""What hosts say about themselves: what they want, hold, have got so far, and whom they cannot use."""
+"""Hosts' reports about themselves: the blobs that a host holds or wants, its progress, and neighbours that failed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Joined
 
 FEW_PROVIDERS: Final = 64
-"""Where more hosts hold pieces, a member that starves is linked to others of them in time."""
+"""In a swarm with more providers, a starving member soon gets another provider, and its pieces are not leased again."""
 
 
 GONE_REPORTS: Final = 3
-"""Neighbours that find a holder gone, until it counts as one that holds nothing: it may be cut off from some."""
+"""Neighbours that must report a seeder as gone before the seeder is expelled. A few may merely be cut off from it."""
 
 
 class Joining:
-    """Takes hosts' words about themselves, which are believed."""
+    """Handles hosts' reports about themselves. The scheduler believes these reports."""
 
     def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
         self._state: Final = state
@@ -34,13 +34,13 @@ class Joining:
         self._seeders: Final = seeders
 
     def announce(self, host: Host, message: Announce) -> None:
-        """What a host has in its store."""
+        """Record the blobs in a host's store."""
         for holding in message.holdings:
             swarm, member = self._membership.enter(host, holding.digest)
             self._hold(swarm, member, holding)
 
     def join(self, host: Host, message: Join) -> None:
-        """A host wants a blob."""
+        """Make a host a member that wants a blob."""
         state, maps = self._state, self._maps
         source = Source(message.upstream, message.repository)
         swarm, member = self._membership.enter(host, message.digest)
@@ -65,7 +65,7 @@ class Joining:
         state.swarms_to_lease[swarm] = None
 
     def progress(self, swarm: Swarm, member: Member, message: Progress) -> None:
-        """All that a member holds now. Raises ProtocolError if the blob has no such pieces."""
+        """Record all pieces that a member holds now. Raises ProtocolError if the blob has no such pieces."""
         if message.generation != swarm.generation or not member.wants or swarm.map is None:
             return
         have = int.from_bytes(message.have, "little")
@@ -83,7 +83,7 @@ class Joining:
             self._state.swarms_to_lease[swarm] = None
 
     def _out_of_reach(self, swarm: Swarm, member: Member, missing: int) -> int:
-        """The pieces that a starving member can get from nobody, for those who hold them have failed it before."""
+        """The missing pieces whose every holder is a host that the starving member avoids."""
         if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
         for other in swarm.graph.providers.items:
@@ -94,7 +94,7 @@ class Joining:
         return missing
 
     def neighbour_failed(self, swarm: Swarm, member: Member, message: NeighbourFailed) -> None:
-        """A member needs another neighbour in the place of one."""
+        """Replace a neighbour that has failed a member."""
         failed = self._state.hosts_by_id.get(message.neighbour)
         other = swarm.members.get(failed) if failed else None
         if other is not None and other in member.links:
@@ -105,7 +105,7 @@ class Joining:
                 self._found_gone(swarm, other)
 
     def _found_gone(self, swarm: Swarm, member: Member) -> None:
-        """What it says to hold is not to be had from it: that must not keep it from being leased."""
+        """Count a report that a member is gone. A gone seeder is expelled, so that its pieces can be leased again."""
         member.missed += 1
         if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
             swarm.story.tell("%s serves nobody", member.host.id)

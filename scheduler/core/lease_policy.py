@@ -1,18 +1,18 @@
-"""Who fetches what from the origin: each piece once for the whole cluster, spread over the hosts that want it.
+"""The lease policy: which host fetches which piece from the origin, so that each piece leaves the origin once.
 
 Rules:
-1. A piece is under one lease at a time, and under none while a digest of it is believed and somebody holds it.
-2. A few short leases at a time, each to a host that has had few: pieces that all come from one host take 1.34 times as
-   long to reach the last one. They begin with one piece for one host, for all that run at once share the origin's line,
-   and the first piece is the sooner in the swarm the fewer there are; each piece that lands makes room for one more.
-   Where many want the blob, a lease is of one piece; a host that is alone gets several, which are one request.
-3. As long as nobody knows the blob's length there is one lease: it finds out. The same holds for a blob that travels
-   inside messages.
-4. A lease that brings nothing in time goes to another host. After LEASE_ATTEMPTS of them in a row, all that wait are
-   told that the swarm failed; hosts that take leases and are silent do not bring that about for those that have had
-   none. A 4xx is between the origin and that host's client, and counts as no failure.
-5. In a contested map, and for a disputed length, a host is not asked for its word twice.
-6. Where there are gateways (`gateways`), leases of their pieces are for them, as long as the origin gives them any.
+1. A piece is under at most one lease. A piece whose digest is believed and that a member holds is under no lease.
+2. Leases are few and short, and each goes to a host that has had few leases: if all pieces come from one host, the last
+   host finishes 1.34 times as late. The first lease is a single piece of a single host, because concurrent leases share
+   the origin's bandwidth and delay the first piece. Every piece that lands allows one more concurrent lease. In a swarm
+   that many hosts want, a lease is a single piece. A host that is alone gets several pieces, which are one request.
+3. While the blob's length is unknown there is only one lease, and its holder reports the length. A tiny blob also has
+   only one lease.
+4. A lease that brings no piece in time goes to another host. After LEASE_ATTEMPTS failed leases in a row, all waiting
+   members are told that the swarm failed. Leases that expired in silence do not fail the swarm while other members have
+   not failed a lease. A 4xx of the origin concerns that host's client and is not a failed lease.
+5. In a contested map, or with a disputed length, no host is asked for a second report.
+6. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ REFUSAL_S: Final = 300.0
 """How long a host gets no lease for a repository that the origin refused to its client. A new client may be allowed."""
 
 SILENCES: Final = 8
-"""Times LEASE_ATTEMPTS: leases that may expire in a row, as long as there are hosts that have had none."""
+"""Times LEASE_ATTEMPTS: leases that may expire in a row while the swarm has hosts that have failed no lease."""
 
 LEASES_EACH: Final = 4
-"""Leases that each host could have of what is left to lease: as many as make up for one that is late."""
+"""The pieces left to lease are enough for this many leases per host, so that other hosts make up for a late host."""
 
 DRAWN: Final = 16
-"""Members that are considered for one lease, of a swarm that has more."""
+"""Members that are drawn as candidates for a lease from a larger swarm."""
 
 
 class LeasePolicy:
-    """Gives leases and takes what comes of them."""
+    """Grants leases and handles their results."""
 
     def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
         self._state: Final = state
@@ -59,7 +59,7 @@ class LeasePolicy:
         self._seeders: Final = seeders
 
     def grant_leases(self, swarm: Swarm) -> None:
-        """Give all the leases of one blob that can be given now."""
+        """Grant all leases of one blob that can be granted now."""
         if not len(swarm.wanting) or self._should_wait(swarm):
             return
         while len(swarm.leases) < self._max_concurrent(swarm):
@@ -79,25 +79,25 @@ class LeasePolicy:
             self._give(swarm, member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
 
     def need(self, host: Host, message: Need) -> None:
-        """A client waits for some pieces before all others."""
+        """Mark pieces that a client waits for: they are leased before other pieces."""
         swarm, _ = self._membership.enter(host, message.digest)
         swarm.needed |= (1 << message.stop) - (1 << message.first)
         self._state.swarms_to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:
-        """The answer to a lease's first request has the blob's length."""
+        """Record the blob's length from the origin's response to a lease."""
         found = self._lease(host, message)
         if found is None:
             return
         swarm, lease = found
         self._extend(swarm, lease)
         self._maps.claim_size(swarm, host, message.size_bytes)
-        if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this one has not decided it
+        if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
 
     def landed(self, host: Host, message: LeasePieces) -> None:
-        """Pieces of a lease have landed. Raises ProtocolError if they are not of the lease."""
+        """Record pieces of a lease that have landed. Raises ProtocolError if the pieces are not in the lease."""
         found = self._lease(host, message)
         if found is None:
             return
@@ -117,7 +117,7 @@ class LeasePolicy:
         self._maps.claim_digests(swarm, member, host.id, message.first, message.digests)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
-        """A host ends a lease before it is done."""
+        """End a lease that its host cannot finish."""
         found = self._lease(host, message)
         if found is None:
             return
@@ -130,9 +130,9 @@ class LeasePolicy:
             if unauthorised:
                 until = self._state.now + REFUSAL_S
                 host.refused[lease.source] = OriginRefusal(until, message.status)
-            if not unauthorised or not member.have:  # else its credentials have expired: others get it the rest
+            if not unauthorised or not member.have:  # else its credentials have expired, and others get the rest
                 self._membership.refuse(swarm, member, message.status)
-        elif message.outcome is LeaseOutcome.RETURNED:  # nobody is to blame, yet others come first from now on
+        elif message.outcome is LeaseOutcome.RETURNED:  # not a fault, but other hosts come first from now on
             member.failures += 1
             self._state.end_lease(lease, LeaseCause.GIVE_BACK)
         else:
@@ -140,13 +140,13 @@ class LeasePolicy:
             self._failed(swarm, lease, LeaseCause.FAIL)
 
     def expired(self, lease: Lease) -> None:
-        """A lease has brought nothing for too long."""
+        """Revoke a lease that has brought no piece in time."""
         swarm = self._state.swarms[lease.digest]
         self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest))
         self._failed(swarm, lease, LeaseCause.EXPIRE)
 
     def orphans_due(self, swarm: Swarm) -> None:
-        """Pieces that nobody was known to hold have waited long enough for a holder to report."""
+        """Lease pieces again that have waited long enough for a holder's report."""
         if swarm.map is not None and swarm.piece_counts is not None:
             swarm.unleased |= swarm.piece_counts.without_copy(swarm.orphans & swarm.map.known)
             swarm.orphans = 0
@@ -160,13 +160,13 @@ class LeasePolicy:
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
 
     def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
-        """Whether it was silence that ended a lease, which says little of the origin, and others have not failed."""
+        """Whether the lease ended in silence, which says little about the origin, and another member may do better."""
         if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * LEASE_ATTEMPTS:
             return False
         return any(not member.failures for member in self._eligible(swarm, (), swarm.unleased))
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> tuple[Swarm, Lease] | None:
-        """A host's lease and its swarm; None for one that has ended meanwhile: its message has crossed our own."""
+        """A host's lease and its swarm; None if the lease has ended and the messages crossed."""
         lease = self._state.leases.active.get(message.lease)
         if lease is None or lease.member.host is not host:
             return None
@@ -177,7 +177,7 @@ class LeasePolicy:
         return swarm, lease
 
     def _should_wait(self, swarm: Swarm) -> bool:
-        """Whether hosts may yet tell what would otherwise be fetched again."""
+        """Whether hosts may still report digests that would otherwise be fetched from the origin again."""
         if self._seeders.request_digests(swarm):
             return True
         state = self._state
@@ -188,12 +188,12 @@ class LeasePolicy:
         return True
 
     def _max_concurrent(self, swarm: Swarm) -> int:
-        """How many leases there may be at a time (rule 2)."""
+        """The most concurrent leases of a blob (rule 2)."""
         landed = 0 if swarm.map is None else swarm.map.known.bit_count()
         return min(self._state.settings.leases_per_blob, 1 + landed)
 
     def _length(self, swarm: Swarm) -> int:
-        """How many pieces a lease may have (rule 2)."""
+        """The most pieces in a new lease (rule 2)."""
         most = self._state.settings.lease_pieces
         if swarm.map is None:
             return most
@@ -201,7 +201,7 @@ class LeasePolicy:
         return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
 
     def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
-        """The next pieces to lease, as a set of bits, and the hosts that may not get them."""
+        """The next pieces to lease, as a set of bits, and the hosts that may not get this lease."""
         most = self._length(swarm)
         if swarm.map is None:
             return (0 if swarm.leases else (1 << most) - 1), (swarm.length.reporters() if swarm.size_disputed else ())
@@ -219,9 +219,9 @@ class LeasePolicy:
         return (1 << stop) - (1 << first), excluded
 
     def _eligible(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
-        """Some members that may have a lease of the first of `pieces`, or, if there are none, of any (rule 6).
+        """Some members that may have a lease of the first piece in `pieces`, its gateways first (rule 6).
 
-        All are looked at only if none of those drawn may.
+        All wanting members are examined only if none of the drawn members is eligible.
         """
         draw = self._state.rng.sample
         for members in (
@@ -235,7 +235,7 @@ class LeasePolicy:
         return []
 
     def _wait_or_give_up(self, swarm: Swarm) -> None:
-        """No member may have a lease, be it that each has given its word already: another may yet come."""
+        """Wait `quorum_s` for another host if the members have reported already. Give up if no member may fetch."""
         if swarm.gives_up_at is None:
             doubt = any(map(self._may_fetch, swarm.wanting.items))
             swarm.gives_up_at = self._state.now + (self._state.settings.quorum_s if doubt else 0.0)
@@ -272,7 +272,7 @@ class LeasePolicy:
         self._state.send((member.host,), message)
 
     def _extend(self, swarm: Swarm, lease: Lease) -> None:
-        """A lease has brought something, and gets the full time again."""
+        """Restart the time limit of a lease that has brought a piece or the length."""
         self._state.leases.step(lease, LeaseCause.PIECE, swarm.story)
         self._set_deadline(lease)
 
@@ -282,7 +282,7 @@ class LeasePolicy:
 
 
 def _of_shares(pieces: int, shares: int) -> int:
-    """The first of consecutive `pieces`, and those after it as far as they are in `shares`."""
+    """The first of the consecutive `pieces`, and the pieces after it up to the first that is not in `shares`."""
     first = (pieces & -pieces).bit_length() - 1
     stop = first + 1
     while pieces >> stop & 1 and shares >> stop % SHARES & 1:

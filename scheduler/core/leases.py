@@ -1,4 +1,4 @@
-"""The leases that are out, and how many each host, blob and origin has. `scheduler.core.lease_policy` gives them."""
+"""The active leases, and the number of leases of each host and origin. `scheduler.core.lease_policy` grants them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 class LeaseState(Enum):
-    """What became of a lease."""
+    """The state of a lease."""
 
     OFFERED = auto()
-    """Sent; nothing has come of it yet."""
+    """Sent; the host has not published a piece yet."""
     ACTIVE = auto()
     DONE = auto()
     FAILED = auto()
@@ -28,17 +28,17 @@ class LeaseState(Enum):
 
 
 class LeaseCause(Enum):
-    """What moves a lease from one state to another."""
+    """The events that change the state of a lease."""
 
     PIECE = auto()
-    """The host has published a piece, or the length, and more is to come."""
+    """The host has published the length or a piece, and pieces of the lease are left."""
     LAST_PIECE = auto()
     FAIL = auto()
     GIVE_BACK = auto()
-    """The host returned it, left, or vanished."""
+    """The host returned the lease, left, or vanished."""
     EXPIRE = auto()
     REVOKE = auto()
-    """The scheduler has another use for the pieces: the map was reset, or they came by another way."""
+    """The scheduler takes the lease back: the map was reset, the host holds the whole blob, or lengths disagree."""
 
 
 _ENDINGS: Final = {
@@ -62,7 +62,7 @@ LEASE_TRANSITIONS: Final[Mapping[LeaseState, Mapping[LeaseCause, LeaseState]]] =
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A host's permission to fetch pieces; `left` are those that it has not published yet, as a set of bits."""
+    """A host's permission to fetch pieces. `left` are the pieces that are not published yet, as a set of bits."""
 
     id: int
     digest: bytes
@@ -73,25 +73,25 @@ class Lease:
 
 
 class LeaseBook:
-    """Every lease that is out."""
+    """All active leases."""
 
     def __init__(self) -> None:
         self.active: Final[dict[int, Lease]] = {}
         self.given = 0
-        """How many there ever were; the number of the last one."""
+        """The number of leases that were ever granted, and the id of the latest lease."""
         self._per_host: Final[dict[Host, int]] = {}
         self._per_upstream: Final[dict[str, int]] = {}
 
     def of_host(self, host: Host) -> int:
-        """How many a host has, of all blobs."""
+        """The number of active leases of a host, of all blobs."""
         return self._per_host.get(host, 0)
 
     def of_upstream(self, upstream: str) -> int:
-        """How many are out for one origin."""
+        """The number of active leases from an origin."""
         return self._per_upstream.get(upstream, 0)
 
     def open(self, digest: bytes, member: Member, source: Source, pieces: int) -> Lease:
-        """Enter a new lease of a blob for `pieces`, which are a set of bits."""
+        """Open a lease of `pieces`, a set of bits."""
         self.given += 1
         lease = Lease(self.given, digest, member, source, pieces)
         self.active[lease.id] = lease
@@ -101,7 +101,7 @@ class LeaseBook:
         return lease
 
     def step(self, lease: Lease, cause: LeaseCause, story: Story) -> bool:
-        """Move a lease by the table; whether it has ended, and so is taken out of the book."""
+        """Change a lease's state by the table. Returns whether the lease has ended, and removes an ended lease."""
         lease.state = story.step(f"lease {lease.id} of {lease.member.host.id}", LEASE_TRANSITIONS, lease.state, cause)
         if lease.state is LeaseState.ACTIVE:
             return False
@@ -111,7 +111,7 @@ class LeaseBook:
         return True
 
     def validate(self) -> None:
-        """Raise AssertionError if the counts are not those of the leases, or a lease hangs on nothing."""
+        """Raise AssertionError if a count is wrong, or a lease's member is not in the swarm."""
         for lease in self.active.values():
             assert lease.state in (LeaseState.OFFERED, LeaseState.ACTIVE)
             assert lease.member.host.members.get(lease.digest) is lease.member

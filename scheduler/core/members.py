@@ -1,8 +1,8 @@
 """Hosts, their memberships in swarms, and the pools that members are drawn from.
 
 Rules:
-1. A member is one host in one swarm. There are many: they have slots, and share what they can.
-2. A pool gives any of its members at random, and loses any, in constant time: nothing here looks at all members.
+1. A member is one host in one swarm. Members are many: they have slots and share immutable values.
+2. A pool gives a random member and removes any member in constant time. Nothing here examines all members.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scheduler.protocol.to_host import Neighbour
 
 
 class Topology(NamedTuple):
-    """Where a host is. A zone's name is only told apart within its site, a rack's within its zone."""
+    """The place of a host. Zone names are unique within a site, and rack names within a zone."""
 
     site: str
     zone: str
@@ -26,7 +26,7 @@ class Topology(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """A host that is connected."""
+    """A connected host."""
 
     connection: int
     id: str
@@ -35,47 +35,47 @@ class Host:
     connected_at: float
     members: dict[bytes, Member] = field(default_factory=dict)
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
-    """The repositories for which it gets no lease."""
+    """The repositories whose origin has refused this host."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
-    """What others are told of it, by its distance from them: they are told often, and it never changes."""
+    """The host as its neighbours see it, by distance. Built once, because it is sent often and never changes."""
 
     def __post_init__(self) -> None:
         self.seen_at = tuple(Neighbour(self.id, self.address, apart) for apart in range(4))
 
 
 class Source(NamedTuple):
-    """Where a member's client was authorised to have the blob."""
+    """The repository in which a member's client was authorised to read the blob."""
 
     upstream: str
     repository: str
 
 
 class OriginRefusal(NamedTuple):
-    """The origin refused a host: it gets no lease there until then, and `status` was the answer."""
+    """The origin's refusal of a host. The host gets no lease for this repository before `until`."""
 
     until: float
     status: int
 
 
 class MemberState(Enum):
-    """What a member is to its swarm."""
+    """The state of a member in its swarm."""
 
     IDLE = auto()
-    """Holds some pieces, perhaps, and wants none now."""
+    """Wants no pieces now. It may hold some."""
     JOINING = auto()
-    """Wants the blob, and does not know its pieces yet."""
+    """Wants the blob, whose length is unknown."""
     ACTIVE = auto()
     COMPLETE = auto()
     GONE = auto()
 
 
 class MemberCause(Enum):
-    """What moves a member from one state to another."""
+    """The events that change the state of a member."""
 
     WANTS = auto()
     SIZED = auto()
     UNSIZED = auto()
-    """The blob's length was disputed, and is not known any more."""
+    """The blob's length was disputed and is unknown again."""
     HOLDS_ALL = auto()
     LEAVES = auto()
 
@@ -105,14 +105,14 @@ MEMBER_TRANSITIONS: Final[Mapping[MemberState, Mapping[MemberCause, MemberState]
 
 
 class PoolKind(IntEnum):
-    """The kinds of pool that a member can be in, each at most once."""
+    """The kinds of pools. A member is in at most one pool of each kind."""
 
     SWARM = 0
     SITE = 1
     ZONE = 2
     RACK = 3
     WANTING = 4
-    """Members that still want pieces: they are given leases and told digests."""
+    """Members that want pieces. They are granted leases and sent digests."""
     PROVIDERS = 5
     """Members that hold pieces or have a lease."""
     GATEWAYS = 6
@@ -129,56 +129,56 @@ class Member:
     host: Host
     state: MemberState = MemberState.IDLE
     source: Source | None = None
-    """None as long as it has not wanted the blob."""
+    """None until the member has wanted the blob."""
     have: int = 0
-    """The pieces that it is known to hold; not kept up once it holds everything."""
+    """The pieces that the member is known to hold; 0 once the member is COMPLETE."""
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
-    """Hosts that it is not linked to again: they failed it, or it failed them."""
+    """Hosts that the member is not linked to again, because one of the two failed the other."""
     positions: list[int] = field(default_factory=lambda: [ABSENT] * len(PoolKind))
     leased: int = 0
-    """Pieces that it was given leases for."""
+    """The number of pieces that the member was granted leases for."""
     failures: int = 0
     digests_sent: int = 0
-    """How much of the swarm's log of digests it was sent."""
+    """The length of the part of the swarm's `log` that the member was sent."""
     missed: int = 0
-    """How many found it gone as a neighbour, while it is connected to us."""
+    """The number of neighbours that reported the member as gone while it is connected to the scheduler."""
     far: int = 0
-    """How many of its links lead out of its site."""
+    """The number of links that leave the member's site."""
     shares: int = ALL_SHARES
-    """The shares of the blob's pieces that it may ask of other sites, a bit for each."""
+    """The shares of the blob's pieces that the member may ask other sites for, a bit for each share."""
     progressed_at: float = 0.0
-    """When it last had anything new, or was made a gateway."""
+    """The time at which the member last gained a piece, completed the blob, or became a gateway."""
 
     @property
     def wants(self) -> bool:
-        """Whether it is still to get pieces."""
+        """Whether the member still needs pieces."""
         return self.state in (MemberState.JOINING, MemberState.ACTIVE)
 
     def refusal(self, now: float) -> OriginRefusal | None:
-        """What the origin said to its host where it would fetch the blob, if that holds still."""
+        """The origin's refusal of the member's host for the member's repository, if the refusal still holds."""
         found = None if self.source is None else self.host.refused.get(self.source)
         return found if found is not None and found.until > now else None
 
     @property
     def near(self) -> int:
-        """How many of its links are within its site."""
+        """The number of links within the member's site."""
         return len(self.links) - self.far
 
     @property
     def is_gateway(self) -> bool:
-        """Whether pieces enter its site through it."""
+        """Whether pieces enter the member's site through the member."""
         return self.positions[PoolKind.GATEWAYS] != ABSENT
 
     @property
     def is_provider(self) -> bool:
-        """Whether pieces can be had from it, now or soon."""
+        """Whether the member has pieces, or a lease of pieces."""
         return self.positions[PoolKind.PROVIDERS] != ABSENT
 
 
 def distance(a: Topology, b: Topology) -> int:
     """0 in the same rack, 1 in the same zone, 2 in the same site, 3 elsewhere."""
-    if a is b:  # as `Membership` gives it to hosts of one rack
+    if a is b:  # `Membership` gives hosts of one rack the same object
         return 0
     if a.site != b.site:
         return 3
@@ -188,7 +188,7 @@ def distance(a: Topology, b: Topology) -> int:
 
 
 class RandomSet:
-    """Members in no order, for one kind of pool."""
+    """Members in no order: one pool of one kind."""
 
     __slots__ = ("_kind", "items")
 
@@ -200,13 +200,13 @@ class RandomSet:
         return len(self.items)
 
     def add(self, member: Member) -> None:
-        """Put a member in; nothing happens if it is in a pool of this kind already."""
+        """Add a member, unless it is in a pool of this kind already."""
         if member.positions[self._kind] == ABSENT:
             member.positions[self._kind] = len(self.items)
             self.items.append(member)
 
     def discard(self, member: Member) -> None:
-        """Take a member out, if it is in; the last one gets its place."""
+        """Remove a member, if it is in the pool. The last member of the list takes its position."""
         at = member.positions[self._kind]
         if at == ABSENT:
             return

@@ -1,10 +1,10 @@
-"""Hosts that come and go, what they are members of, and whom they are linked to.
+"""Hosts connect and disconnect, and members enter and leave swarms.
 
-Two hosts with one id: the host that is connected keeps the id. A newer connection takes its place only if it says the
-same address, which is what a host does that lost its connection and is back before the scheduler noticed; even then
-no oftener than every `takeover_s`, so that two processes which were given the same id and address by mistake do not
-throw each other out all the time. Any other is turned away with ID_IN_USE and tries again; a host that has really
-moved gets in as soon as the silence of its old connection is noticed, within seconds.
+Two hosts with the same id: the connected host keeps the id. A newer connection replaces it only if both give the same
+address: a host that lost its connection reconnects before the scheduler has noticed the loss. A connection is replaced
+at most once in `takeover_s`, so that two processes with the same id and address do not disconnect each other all the
+time. Every other connection with the id is closed with ID_IN_USE, and its host tries again. A host that has moved to
+another address is let in when the scheduler notices that the old connection is silent, within seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scheduler.protocol.from_host import Hello
 from scheduler.protocol.to_host import Failed, Gateway, Neighbour, Neighbours, OriginRefused, Welcome
 
 FEATURES: Final = ()
-"""The features of this version that not every host of the same version has. There are none yet."""
+"""The features of this protocol version that some hosts of the same version lack. There are none yet."""
 
 PROGRESS_S: Final = 2.0
 """The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
@@ -31,7 +31,7 @@ BLOBS_PER_HOST: Final = 8192
 """Swarms that one host may be a member of. A member takes about 1 KiB."""
 
 TOPOLOGIES: Final = 4096
-"""Places that are kept to be shared between hosts. More would be a mistake in labelling."""
+"""Topologies that are kept, so that hosts of one rack share one. More topologies would be a mistake in labelling."""
 
 
 class Membership:
@@ -42,7 +42,7 @@ class Membership:
         self._topologies: Final[dict[Topology, Topology]] = {}
 
     def arrive(self, connection: int, hello: Hello) -> None:
-        """A host has connected: let it in, or turn it away."""
+        """Let a host in that has connected, or close its connection."""
         state = self._state
         version = agree(hello)
         if version is None:
@@ -68,19 +68,19 @@ class Membership:
         state.send((host,), Welcome(version, features, PROGRESS_S))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
-        """Take a host out, and end its connection."""
+        """Take a host out and end its connection."""
         self._state.close(Close(host.connection, closing, reason))
         self.depart(host)
 
     def depart(self, host: Host) -> None:
-        """Take out a host that has left, or vanished: all that it was to do is for others now."""
+        """Take out a host that has left or vanished. Its leases go to other hosts."""
         for digest, member in list(host.members.items()):
             self.expel(self._state.swarms[digest], member)
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
 
     def enter(self, host: Host, digest: bytes) -> tuple[Swarm, Member]:
-        """Make a host a member of a blob's swarm, idle, if it is none. Raises ProtocolError if it is of too many."""
+        """Make a host an idle member of a blob's swarm if it is no member. Raises ProtocolError over BLOBS_PER_HOST."""
         state = self._state
         member = host.members.get(digest)
         if member is not None:
@@ -102,7 +102,7 @@ class Membership:
         return swarm, member
 
     def expel(self, swarm: Swarm, member: Member) -> None:
-        """Take a member out of its swarm; a swarm that is left without any ends."""
+        """Take a member out of its swarm. A swarm without members ends."""
         state = self._state
         swarm.story.now = state.now
         for lease in swarm.leases_of(member):
@@ -125,12 +125,12 @@ class Membership:
             state.note_lost(swarm)
 
     def refuse(self, swarm: Swarm, member: Member, status: int) -> None:
-        """The origin does not give this blob to this host: its client is to have the origin's own answer."""
+        """Pass the origin's refusal on to a member's client, and take the member out."""
         self._state.send((member.host,), OriginRefused(swarm.digest, status))
         self.expel(swarm, member)
 
     def give_up(self, swarm: Swarm, reason: str) -> None:
-        """Tell everybody who still wants the blob that the swarm cannot get it."""
+        """Tell every member that wants the blob that the swarm has failed, and take these members out."""
         swarm.story.tell("gives up: %s", reason)
         waiting = list(swarm.wanting.items)
         statuses = {member: self._status_for(swarm, member) for member in waiting}
@@ -142,12 +142,12 @@ class Membership:
         swarm.attempts = 0
 
     def _status_for(self, swarm: Swarm, member: Member) -> int:
-        """The origin's answer for this member: the one that its own host got, if it got one."""
+        """The origin's answer to the member's own host, or else the origin's last answer to any host."""
         refusal = member.refusal(self._state.now)
         return swarm.last_status if refusal is None else refusal.status
 
     def link(self, swarm: Swarm, member: Member) -> None:
-        """Give a member its neighbours, unless the blob travels without them."""
+        """Give a member neighbours. A tiny blob needs none."""
         if not swarm.is_tiny:
             swarm.gateways.begin(list(swarm.wanting.items))
             if member.wants:
@@ -156,12 +156,12 @@ class Membership:
             self._state.links_changed[swarm] = None
 
     def neighbours(self, swarm: Swarm, member: Member) -> tuple[Neighbour, ...]:
-        """A member's neighbours, in the words of the protocol. Changes up to here are taken as told."""
+        """A member's neighbours as protocol records. The pending changes of the member's links are dropped."""
         swarm.graph.changes.pop(member, None)
         return tuple([_as_seen(member, other) for other in member.links])
 
     def tell_links(self) -> None:
-        """Tell every member whose links have changed, and of which pieces it is a gateway."""
+        """Tell each member the changes of its links and of its shares."""
         for swarm in self._state.links_changed:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():

@@ -1,10 +1,10 @@
-"""How many members hold each piece of one blob, as far as they have told.
+"""The number of known copies of each piece of one blob.
 
 Rules:
-1. Sets of pieces are integers: piece `i` is bit `i`. They are small, fast, and what a bitfield on the wire is.
-2. Members that hold everything are one number, so that the many that complete cost nothing per piece.
-3. The counts of all pieces are added to at once, as on paper: column by column, with a carry. A report costs a few
-   operations on integers, however many pieces it names.
+1. A set of pieces is an integer: piece `i` is bit `i`. Such a set is small, fast, and the same as a wire bitfield.
+2. Seeders are counted in one number, so that a completed member costs nothing per piece.
+3. The counts are stored in columns: column `k` has bit `k` of every count. Adding a set of pieces is an addition with
+   carry, column by column. A report costs a few operations on integers for any number of pieces.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ class PieceCounts:
 
     def __init__(self) -> None:
         self.complete = 0
-        """Members that hold everything."""
+        """The number of members that hold the whole blob."""
         self._columns: list[int] = []
         """Bit `i` of column `k` is bit `k` of the number of other members that hold piece `i`."""
 
     def copies(self, piece: int) -> int:
-        """How many members hold a piece."""
+        """The number of members that hold a piece."""
         return self.complete + sum((column >> piece & 1) << k for k, column in enumerate(self._columns))
 
     def change(self, before: int, after: int) -> None:
-        """A member that held the pieces `before` now holds `after`; one that holds everything counts in `complete`."""
+        """Count a member that held the pieces `before` and now holds `after`. Seeders count in `complete` instead."""
         carry = after & ~before
         borrow = before & ~after
         for k, column in enumerate(self._columns):
@@ -40,7 +40,7 @@ class PieceCounts:
             self._columns.append(carry)
 
     def without_copy(self, pieces: int) -> int:
-        """Those of a set of pieces that nobody is known to hold."""
+        """The pieces of a set that no member is known to hold."""
         if self.complete:
             return 0
         for column in self._columns:

@@ -1,10 +1,10 @@
-"""What is known of blobs, their lengths and their pieces' digests: who said it, who is told it, what is doubted.
+"""The lengths and piece digests of blobs: which of them are believed, told to members, and disputed.
 
 Rules:
-1. Nothing is sent to a host twice because of time that passed: each member has heard the log of digests up to a place.
-2. New digests go at once to the neighbours of the host that published them, who can use them first, and to all other
-   members in slices, at a bounded rate: a large swarm must not keep the scheduler from anything else.
-3. A new generation starts whenever something that was told turns out to be in doubt.
+1. No digest is sent to a host twice because time has passed. Each member remembers how much of the log it was sent.
+2. New digests go at once to the neighbours of their publisher, which can use the digests first. All other members are
+   sent the digests in slices at a bounded rate, so that a large swarm does not delay other events.
+3. A new generation starts when a value that was told to members is disputed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from scheduler.protocol.to_host import DigestRun, PieceDigests, Reset, Sized
 DISPROVED: Final = "told something of a piece that two other hosts have disproved"
 
 SEEDERS_ASKED: Final = 16
-"""Hosts that hold the whole blob and are asked for their word on a contested map: two that agree are enough."""
+"""Seeders that are asked for digests of a contested map. Two reports that agree are enough."""
 
 
 class Maps:
-    """Learns, tells, and doubts."""
+    """Records lengths and digests, tells them to members, and handles disputes."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
@@ -43,7 +43,7 @@ class Maps:
     # Lengths
 
     def claim_size(self, swarm: Swarm, host: Host, size_bytes: int) -> None:
-        """A host says how long the blob is."""
+        """Record a host's report of the blob's length."""
         kept = self._state.inline_blobs.size_of(swarm.digest)
         if kept is not None:
             if size_bytes != kept:
@@ -63,7 +63,7 @@ class Maps:
 
     def _set_size(self, swarm: Swarm, size_bytes: int) -> None:
         waiting = [member.host for member in swarm.members.values() if member.state is MemberState.JOINING]
-        if swarm.size_disputed and size_bytes > MAX_INLINE_BYTES:  # it was perhaps said to be tiny, and had no links
+        if swarm.size_disputed and size_bytes > MAX_INLINE_BYTES:  # if it was first reported as tiny, it has no links
             for member in swarm.wanting.items:
                 swarm.graph.fill(member)
             self._state.links_changed[swarm] = None
@@ -77,7 +77,7 @@ class Maps:
     # Digests
 
     def claim_digests(self, swarm: Swarm, member: Member, reporter: str, first: int, digests: bytes) -> None:
-        """Take a host's word on the digests of pieces from `first` on, and tell what is news."""
+        """Record a host's report of the digests of the pieces from `first` on, and tell new digests to members."""
         piece_map = self._map_with(swarm, first, digests)
         news, doubt, was = 0, False, piece_map.state
         for at in range(0, len(digests), DIGEST_BYTES):
@@ -99,7 +99,7 @@ class Maps:
             self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def catch_up(self, swarm: Swarm, member: Member) -> None:
-        """Send a member all digests that are known."""
+        """Send a member all known digests."""
         if swarm.map is not None:
             runs = [DigestRun(first, digests) for first, digests in swarm.map.runs(swarm.map.known)]
             for runs_of_message in _messages(runs):
@@ -107,7 +107,7 @@ class Maps:
         member.digests_sent = len(swarm.log)
 
     def fan_out(self, swarm: Swarm) -> None:
-        """Send the next slice of members what they have not heard."""
+        """Send new digests to the next slice of members."""
         settings = self._state.settings
         if not swarm.fanout_queue and swarm.fanout_pending:
             swarm.fanout_queue = list(swarm.wanting.items)
@@ -140,7 +140,7 @@ class Maps:
     # Doubt
 
     def disproved(self, swarm: Swarm, member: Member, message: Disproved) -> None:
-        """A member has verified every piece, and the SHA-256 of the whole is wrong."""
+        """Handle a member that verified every piece and found the blob's SHA-256 wrong."""
         piece_map = swarm.map
         if piece_map is None or message.generation != swarm.generation or piece_map.known != piece_map.everything:
             return
@@ -150,7 +150,7 @@ class Maps:
             self._contest(swarm, piece_map, member.host.id)
 
     def distrust(self, swarm: Swarm, host_id: str) -> None:
-        """A host that has told digests was found to lie elsewhere: contest what nobody has sealed yet."""
+        """Contest a map with digests of a host that was found to lie, unless another host has sealed the map."""
         piece_map = swarm.map
         if piece_map is None or piece_map.state not in (MapState.GROWING, MapState.KNOWN):
             return
@@ -170,7 +170,7 @@ class Maps:
         self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def reset(self, swarm: Swarm, reason: str) -> None:
-        """Start a new generation, in which no member holds anything yet, and no lease is out."""
+        """Start a new generation: no member holds a piece, and no lease is active."""
         swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
         for lease in list(swarm.leases.values()):
             self._state.end_lease(lease, LeaseCause.REVOKE)
@@ -193,7 +193,7 @@ class Maps:
             self._state.swarms_to_lease[swarm] = None
 
     def accuse(self, swarm: Swarm, host_ids: Iterable[str], why: str) -> None:
-        """Have hosts quarantined."""
+        """Mark hosts to be quarantined."""
         for host_id in host_ids:
             swarm.story.tell("%s %s", host_id, why)
             reason = Reason(f"{why} (blob sha256:{swarm.digest.hex()})", proved=True)
@@ -201,14 +201,14 @@ class Maps:
 
     @staticmethod
     def _map_with(swarm: Swarm, first: int, digests: bytes) -> PieceMap:
-        """The map, if it has these pieces. Raises ProtocolError."""
+        """The swarm's map. Raises ProtocolError if the blob does not have these pieces."""
         if swarm.map is None or first + len(digests) // DIGEST_BYTES > swarm.map.count:
             raise ProtocolError("digests of pieces that the blob does not have")
         return swarm.map
 
 
 def _messages(runs: list[DigestRun]) -> Iterator[tuple[DigestRun, ...]]:
-    """Cut runs so that each tuple of them fits into one message."""
+    """Cut runs into tuples that each fit into one message."""
     batch: list[DigestRun] = []
     room = MAX_DIGESTS_PER_MESSAGE
     for run in runs:

@@ -1,20 +1,23 @@
-"""The piece map of one blob: which digest each piece is believed to have, on whose word, and who was wrong.
+"""The piece map of one blob: the believed digest of each piece, the reporters of each digest, and wrong reporters.
 
-How blame is found. A host that fetched a piece from the origin publishes its BLAKE3, and is believed. Once a member
-has verified every piece against the map and finds the blob's SHA-256 wrong, the map is *contested*: somebody's word was
-wrong, and nobody can tell whose, for all bytes match. So each piece is leased once more, to a host that has not yet
-given its word on that piece (`scheduler.core.lease_policy`), until two hosts say the same (`scheduler.core.claims`):
-one further copy of the blob leaves the origin, and a third one of the pieces on which two disagree. Once every piece
-has two reporters the map is *proven*, and
+The problem: a host that fetched a piece from the origin publishes the piece's BLAKE3, and the digest is believed. Later
+a member has verified every piece against the map and finds the blob's SHA-256 wrong. So a reported digest was wrong,
+and no host can tell which digest, because all bytes match their digests.
 
-1. a host whose word on a piece differs from the proven digest is to blame;
-2. if the accused map was right in every piece, its accuser is.
+Our way: the map is *contested*. Each piece is leased again, to a host that has not reported a digest of that piece
+(`scheduler.core.lease_policy`), until two hosts have reported the same digest (`scheduler.core.claims`). The origin
+sends one more copy of the blob, and a third copy of the pieces with different reports. When every piece has two equal
+reports the map is *proven*. Then
 
-Rejected: to blame the publishers of all pieces (honest ones nearly all), or to believe the second word against the
-first (a liar would get the second lease and have an honest host quarantined). An accusation against a map that two
-other hosts have sealed, or that is proven, costs nothing: the accuser is to blame. Where no third host is there to
-decide, the swarm fails, every host asks the origin itself, and nobody is blamed. A host behind a proxy that breaks
-bytes is treated as one that lies: its pieces are of no use either way.
+1. every host that reported another digest than the proven digest is accused;
+2. if the disputed map was right in every piece, the host that disputed it is accused.
+
+Rejected: accusing the publishers of all pieces, because nearly all of them are honest. Rejected: believing the second
+report instead of the first, because a liar would get the second lease and have an honest host quarantined.
+
+A dispute of a map that two other hosts have sealed, or that is proven, starts no new fetch: the disputing host is
+accused. If no third host can decide, the swarm fails, every host asks the origin itself, and no host is accused. A host
+behind a proxy that corrupts bytes is treated as a liar, because its pieces are equally useless.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from scheduler.protocol.fields import DIGEST_BYTES
 
 
 class MapState(Enum):
-    """How far a piece map is, and how much it is trusted."""
+    """The progress of a piece map, and the trust in it."""
 
     GROWING = auto()
     KNOWN = auto()
@@ -40,7 +43,7 @@ class MapState(Enum):
 
 
 class MapCause(Enum):
-    """What moves a piece map from one state to another."""
+    """The events that change the state of a piece map."""
 
     LAST_PIECE = auto()
     SHA256_RIGHT = auto()
@@ -57,25 +60,25 @@ MAP_TRANSITIONS: Final[Mapping[MapState, Mapping[MapCause, MapState]]] = {
 
 
 _NEEDS_QUORUM: Final = (MapState.CONTESTED, MapState.PROVEN)
-"""The states in which a piece's digest is believed only on the word of several hosts."""
+"""The states in which a digest is believed only if QUORUM hosts have reported it."""
 
 
 class ClaimResult(Enum):
-    """What became of a host's word on a piece."""
+    """The result of a host's report of a piece's digest."""
 
     NEWS = auto()
-    """The piece's digest is believed now, and was not before."""
+    """The digest is believed now and was not believed before."""
     NOTHING_NEW = auto()
     UNDECIDED = auto()
-    """The map is contested, and this piece needs another reporter."""
+    """The map is contested, and the piece needs another report."""
     CONTRADICTION = auto()
-    """It differs from what was believed: the map must be contested."""
+    """The digest differs from the believed digest: the map must be contested."""
     DISPROVED = auto()
-    """It differs from what is proven."""
+    """The digest differs from the proven digest."""
 
 
 class PieceMap:
-    """The map of a blob of `count` pieces, one or more."""
+    """The map of a blob of `count` pieces; `count` is at least 1."""
 
     __slots__ = ("_accused", "_claims", "_digests", "_sealers", "_story", "count", "known", "state")
 
@@ -100,12 +103,12 @@ class PieceMap:
         return bytes(self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES])
 
     def reporters(self, piece: int) -> tuple[str, ...]:
-        """The hosts that have given their word on a piece."""
+        """The hosts that have reported a digest of a piece."""
         claim = self._claims.get(piece)
         return claim.reporters() if claim else ()
 
     def claim_digest(self, reporter: str, piece: int, digest: bytes) -> ClaimResult:
-        """Take a host's word on the digest of a piece."""
+        """Record a host's report of a piece's digest."""
         claim = self._claims.setdefault(piece, Claim())
         claim.add(reporter, digest)
         if self.known >> piece & 1:
@@ -121,19 +124,19 @@ class PieceMap:
         return ClaimResult.NEWS
 
     def seal(self, host: str) -> None:
-        """A host has found the SHA-256 right over this map."""
+        """Record that a host found the blob's SHA-256 right over this map."""
         if self.state is MapState.KNOWN:
             self._step(MapCause.SHA256_RIGHT)
         if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= QUORUM:
             self._sealers += (host,)
 
     def is_settled_against(self, accuser: str) -> bool:
-        """Whether the map is right whatever this host says."""
+        """Whether the map stays believed if this host disputes it."""
         others = sum(sealer != accuser for sealer in self._sealers)
         return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= QUORUM)
 
     def contest(self, accuser: str | None) -> None:
-        """Believe only what has two reporters from now on. `accuser` says that a SHA-256 is wrong over the full map."""
+        """Believe only digests with two equal reports. `accuser` found the SHA-256 wrong over the full map."""
         self._step(MapCause.DISPUTE)
         if accuser is not None:
             self._accused = (accuser, bytes(self._digests))
@@ -147,7 +150,7 @@ class PieceMap:
             self._step(MapCause.LAST_PIECE)
 
     def wrong_reporters(self) -> tuple[str, ...]:
-        """Who is to blame, once the map is proven; nobody before."""
+        """The hosts to accuse once the map is proven; none before."""
         if self.state is not MapState.PROVEN:
             return ()
         wrong = {
@@ -160,11 +163,11 @@ class PieceMap:
         return tuple(wrong)
 
     def has_claim_of(self, host: str) -> bool:
-        """Whether anything of the map is known from this host."""
+        """Whether this host has reported a digest of any piece."""
         return any(host in claim.reporters() for claim in self._claims.values())
 
     def runs(self, pieces: int) -> Iterator[tuple[int, bytes]]:
-        """The believed digests of `pieces`: the first piece of each run of neighbouring ones, and their digests."""
+        """The believed digests of `pieces`: for each run of consecutive pieces, the first piece and the digests."""
         for run in re.finditer("1+", bin(pieces)[:1:-1]):
             yield run.start(), bytes(self._digests[run.start() * DIGEST_BYTES : run.end() * DIGEST_BYTES])
 

@@ -1,17 +1,18 @@
-"""Hosts that take no part because what they sent or said was wrong.
+"""Quarantine: hosts that are shut out because they sent wrong bytes or reported wrong values.
 
 Rules:
-1. Proof quarantines at once: a digest or a length that two other hosts disprove, an accusation that they disprove
-   (`piece_map`), content that does not have its digest (`piece_digests`). Such hosts are in
+1. A host that was proved wrong is quarantined at once: two other hosts have disproved its digest, length or dispute
+   (`piece_map`), or it sent bytes that do not have the blob's digest (`seeders`). Such hosts are marked in
    `SchedulerState.to_quarantine`.
-2. A report of corrupt bytes proves nothing, for the reporter may lie. The link between the two ends, which harms
-   neither; the sender is quarantined once `corrupt_reports` different neighbours have reported it within CORRUPT_S.
-3. The quarantine is by host id and ends after QUARANTINE_S.
-4. What a host that was proved wrong said about pieces is contested wherever nobody has sealed it yet.
-5. A report of corrupt bytes says nothing of what the sender told about pieces, and that stays believed. Pieces that it
-   alone held are leased again once it is gone: another host gives its word on them, and if that differs the map is
-   contested. Others that hold its pieces have bytes that match what it told, and the SHA-256 of the blob judges those.
-   (To contest all that it told would cost a second copy of each blob, on the reports of hosts that may lie.)
+2. A report of corrupt bytes proves nothing, because the reporter may lie. The link between the two hosts ends, which
+   harms neither host. The sender is quarantined when `corrupt_reports` different neighbours have reported it within
+   CORRUPT_S.
+3. A quarantine is by host id and ends after QUARANTINE_S.
+4. Digests that were reported by a host that was proved wrong are contested in every map that is not sealed.
+5. Digests that were reported by a host that sent corrupt bytes stay believed. Pieces that only this host held are
+   leased again after the host is gone: another host reports their digests, and a difference contests the map. Other
+   holders of its pieces have bytes that match its digests, and the SHA-256 of the blob judges those bytes. Contesting
+   all its digests would cost a second copy of each blob, on the reports of hosts that may lie.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ QUARANTINE_S: Final = 3600.0
 
 
 class Quarantine:
-    """Judges reports and carries out sentences."""
+    """Counts reports of corrupt pieces, and quarantines hosts."""
 
     def __init__(self, state: SchedulerState, membership: Membership, maps: Maps) -> None:
         self._state: Final = state
@@ -43,13 +44,13 @@ class Quarantine:
         self._maps: Final = maps
         self._until: Final[dict[str, float]] = {}
         self._reports: Final[dict[str, dict[str, float]]] = {}
-        """When each host was last reported, by whom."""
+        """For each reported host, its reporters and the time of each reporter's last report."""
 
     def __len__(self) -> int:
         return len(self._until)
 
     def turns_away(self, connection: int, host_id: str) -> bool:
-        """Whether a host that connects is in quarantine; if so, its connection is closed."""
+        """Whether a connecting host is in quarantine. The connection of such a host is closed."""
         until = self._until.get(host_id, 0.0)
         if until <= self._state.now:
             return False
@@ -58,7 +59,7 @@ class Quarantine:
         return True
 
     def corrupt(self, swarm: Swarm, member: Member, message: Corrupt) -> None:
-        """A member was sent bytes that do not match the piece map."""
+        """Handle a member's report that a neighbour sent bytes that do not match the piece map."""
         state = self._state
         sender = state.hosts_by_id.get(message.sender)
         other = swarm.members.get(sender) if sender else None
@@ -68,7 +69,7 @@ class Quarantine:
         swarm.graph.replace(member, other)
         state.links_changed[swarm] = None
         reports = self._reports.setdefault(message.sender, {})
-        reports.pop(member.host.id, None)  # so that the oldest stays first
+        reports.pop(member.host.id, None)  # so that the oldest report stays first
         reports[member.host.id] = state.now
         self.let_age(message.sender)
         if len(reports) >= state.settings.corrupt_reports:
@@ -76,7 +77,7 @@ class Quarantine:
             state.to_quarantine.setdefault(message.sender, Reason(reason, proved=False))
 
     def apply(self, host_id: str, reason: Reason) -> None:
-        """Take a host out of everything, for a time."""
+        """Put a host into quarantine."""
         state = self._state
         self._until[host_id] = state.now + QUARANTINE_S
         state.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
@@ -92,11 +93,11 @@ class Quarantine:
                 self._maps.distrust(swarm, host_id)
 
     def release(self, host_id: str) -> None:
-        """The time is over."""
+        """End a quarantine."""
         self._until.pop(host_id, None)
 
     def let_age(self, host_id: str) -> None:
-        """Forget the reports about a host that are too old to count."""
+        """Drop the reports about a host that are older than CORRUPT_S."""
         reports = self._reports.get(host_id, {})
         oldest = self._state.now - CORRUPT_S
         while reports and reports[next(iter(reports))] <= oldest:

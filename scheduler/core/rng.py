@@ -1,4 +1,4 @@
-"""Choices that are spread evenly and are the same in every run: random numbers without a generator of the system's."""
+"""Random choices that are the same in every run: a seeded generator, independent of the system's generator."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Rng:
         return (z ^ (z >> 31)) * bound >> 64
 
     def choice(self, items: Sequence[T]) -> T:
-        """One of `items`, which are not empty."""
+        """A random item of `items`, which must not be empty."""
         return items[self.randbelow(len(items))]
 
     def sample(self, items: Sequence[T], most: int) -> list[T]:
-        """All of `items`, from a random place on; of more than `most`, that many random ones, perhaps some twice."""
+        """All `items` from a random position on. Of more than `most` items, `most` random items with repetitions."""
         count = len(items)
         if count == 0:
             return []

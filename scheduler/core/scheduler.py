@@ -1,11 +1,11 @@
 """The scheduler's state machine: events in, instructions out.
 
 Rules:
-1. `handle` is the only mutator. It takes the time as an argument and returns what the shell is to do, in order.
+1. `handle` is the only mutator. It takes the time as an argument and returns the shell's instructions, in order.
 2. The same events at the same times give the same instructions, byte for byte.
-3. What a host sends cannot raise: a message that contradicts what is known ends that host's connection. An exception
-   that comes out of `handle` is a mistake of ours.
-4. Nothing that one event causes takes time in proportion to the size of a swarm, but what must be told to all of it.
+3. A host cannot make `handle` raise. A message that contradicts the scheduler's state ends the host's connection. An
+   exception from `handle` is a defect of the scheduler.
+4. The cost of an event does not grow with the swarm, except for messages that all members must be sent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatistics:
-    """How much of everything there is."""
+    """The size of each part of the scheduler's state."""
 
     hosts: int
     swarms: int
@@ -50,7 +50,7 @@ class SchedulerStatistics:
 
 
 class Scheduler:
-    """Who exchanges which pieces with whom, and who fetches them from the origin."""
+    """Links the members of swarms, and grants leases for pieces from the origin."""
 
     def __init__(self, settings: SchedulerSettings | None = None) -> None:
         self._state: Final = SchedulerState(settings or SchedulerSettings())
@@ -84,7 +84,7 @@ class Scheduler:
         }
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take an event that happened at `now`, in seconds of any clock that never goes back."""
+        """Handle an event that happened at `now`, in seconds of a monotonic clock."""
         state = self._state
         state.now = max(now, state.now)
         if state.started_at is None:
@@ -109,16 +109,16 @@ class Scheduler:
         return instructions
 
     def next_deadline(self) -> float | None:
-        """When a Tick is needed at the latest."""
+        """The latest time at which the next Tick is needed."""
         return self._state.deadlines.next()
 
     def story(self, digest: bytes) -> tuple[str, ...]:
-        """What happened in a blob's swarm lately."""
+        """The latest events in a blob's swarm, as lines of text."""
         swarm = self._state.swarms.get(digest)
         return swarm.story.lines() if swarm else ()
 
     def statistics(self) -> SchedulerStatistics:
-        """How much of everything there is now."""
+        """The current size of each part of the state."""
         state = self._state
         return SchedulerStatistics(
             hosts=len(state.hosts),
@@ -134,7 +134,7 @@ class Scheduler:
         )
 
     def validate(self) -> None:
-        """Raise AssertionError if anything contradicts anything else. Looks at everything: for tests."""
+        """Raise AssertionError if any part of the state contradicts another. It examines the whole state: for tests."""
         state = self._state
         assert not state.outbox
         assert not state.to_quarantine
@@ -172,7 +172,7 @@ class Scheduler:
             self._membership.dismiss(host, Closing.MALFORMED, f"{type(message).__name__}: {error}")
 
     def _receive_of_member(self, host: Host, message: Any) -> None:
-        """A message about one blob, from a member of its swarm. One that has left has sent it before it heard."""
+        """Handle a message about one blob. A message that crossed the end of the host's membership is dropped."""
         by_member = self._by_member.get(type(message))
         if by_member is None:
             raise ProtocolError("not at this point")
@@ -211,7 +211,7 @@ class Scheduler:
                     state.swarms_to_lease[swarm] = None
 
     def _settle(self) -> None:
-        """Do what the parts have left for each other, until nothing is left."""
+        """Do the work that the handlers have marked for each other, until no mark is left."""
         state = self._state
         while state.to_quarantine or state.swarms_to_lease:
             while state.to_quarantine:

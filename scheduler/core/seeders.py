@@ -1,10 +1,10 @@
-"""Hosts that hold a whole blob, or know more of it than the scheduler does: seals, tiny contents, recalls.
+"""Seeders and other hosts that know more of a blob than the scheduler: seals, inline blobs, requests for digests.
 
-A recall is what a scheduler that has restarted does instead of having a blob fetched again: it asks a host that holds
-pieces for their digests, or for the whole of a tiny blob. The word of a host that holds the whole blob counts as any
-other, for it has checked the SHA-256. One that holds a part passes on what the scheduler before us told it: that is
-believed until it is disputed, but it does not count towards the quorum and accuses nobody. While a map is contested,
-hosts that hold the whole blob are asked first: their word costs no byte from the origin.
+A scheduler that has restarted asks a host that holds pieces for their digests, or a seeder of a tiny blob for the blob.
+So the blob is not fetched from the origin again. A seeder's report counts like any other, because the seeder has
+checked the SHA-256. A host that holds a part of the blob only repeats the digests of the scheduler before: they are
+believed until they are disputed, do not count towards the quorum, and accuse no host. While a map is contested, seeders
+are asked first, because their reports cost no bytes from the origin.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
 UNFINISHED: Final = (MapState.GROWING, MapState.CONTESTED)
-"""The states of a map in which there is something to ask for."""
+"""The states of a map in which a host can be asked for digests."""
 
 
 class Seeders:
-    """Takes what hosts know, and asks them for it."""
+    """Records the reports of seeders, and asks hosts for digests."""
 
     def __init__(self, state: SchedulerState, maps: Maps) -> None:
         self._state: Final = state
         self._maps: Final = maps
 
     def sealed(self, swarm: Swarm, member: Member, message: Sealed) -> None:
-        """A host holds the whole blob and its SHA-256 is right."""
+        """Record that a host holds the whole blob and that its SHA-256 is right."""
         if swarm.map is not None and swarm.size_bytes is not None and message.generation == swarm.generation:
             swarm.map.seal(member.host.id)
             swarm.length.add(member.host.id, swarm.size_bytes)
@@ -45,7 +45,7 @@ class Seeders:
             self._state.swarms_to_lease[swarm] = None
 
     def complete(self, swarm: Swarm, member: Member) -> None:
-        """A member holds everything, and needs no more leases."""
+        """Record that a member holds the whole blob, and revoke its leases."""
         if member.state is MemberState.COMPLETE:
             return
         for lease in swarm.leases_of(member):
@@ -54,7 +54,7 @@ class Seeders:
         swarm.step(member, MemberCause.HOLDS_ALL)
 
     def inline_blob(self, swarm: Swarm, member: Member, message: InlineBlob) -> None:
-        """A host sends a whole tiny blob that it was asked for: all who want it have been waiting for it."""
+        """Send a tiny blob, which a host was asked for, to all members that want it."""
         state = self._state
         leases = swarm.leases_of(member)
         if not leases and swarm.digests_requested_of is not member.host:
@@ -79,35 +79,35 @@ class Seeders:
             self.complete(swarm, other)
 
     def request_digests(self, swarm: Swarm) -> bool:
-        """Ask a host for what it knows and we do not. Whether an answer is being waited for."""
+        """Ask a host for digests that the scheduler does not know. Returns whether an answer is expected."""
         if swarm.digests_requested_of is not None:
             return True
         host = self._digest_source(swarm)
         if host is None:
             return False
         swarm.digests_requested_of = host
-        swarm.story.tell("recalls from %s", host.id)
+        swarm.story.tell("requests digests from %s", host.id)
         self._state.send((host,), RequestDigests(swarm.digest))
         due = self._state.now + self._state.settings.digest_request_s
         self._state.deadlines.set(Timer(Due.DIGEST_REQUEST, swarm.digest), due)
         return True
 
     def digests_reported(self, swarm: Swarm, member: Member, message: DigestReport) -> None:
-        """A part of the answer to a recall."""
+        """Record a part of the answer to a request for digests."""
         for run in (DigestRun(message.first, message.digests), *message.more):
-            if swarm.digests_requested_of is not member.host:  # or not any more: what it has just told is contested
+            if swarm.digests_requested_of is not member.host:  # or no longer: its last digests contested the map
                 return
             if run.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
                 reporter = member.host.id if member.state is MemberState.COMPLETE else SECONDHAND
                 self._maps.claim_digests(swarm, member, reporter, run.first, run.digests)
                 self._state.note_lost(swarm)
         if message.last and swarm.digests_requested_of is member.host:
-            if swarm.is_tiny:  # it was to send the content: it does not have it after all
+            if swarm.is_tiny:  # the host was asked for the blob and does not have it
                 member.failures += 1
             self._end_digest_request(swarm)
 
     def digest_request_expired(self, swarm: Swarm) -> None:
-        """The host that was asked has not answered."""
+        """Handle a host that has not answered a request for digests in time."""
         if swarm.digests_requested_of is not None and swarm.digests_requested_of in swarm.members:
             swarm.members[swarm.digests_requested_of].failures += 1
         self._end_digest_request(swarm)

@@ -1,10 +1,10 @@
-"""What the parts of the scheduler share: who is there, what is due, and what is to be sent.
+"""The state that the parts of the scheduler share: hosts, swarms, leases, deadlines, and the outbox.
 
 Rules:
-1. A part changes what it owns and leaves marks for the others: a swarm in `swarms_to_lease` is looked at by
-   `lease_policy`, a host in `to_quarantine` by `quarantine`, when the event has been handled. So no part calls back
-   into one that called it.
-2. Dictionaries without values are sets that keep their order: the same events give the same instructions.
+1. A part changes its own state and leaves marks for other parts: a swarm in `swarms_to_lease` for `lease_policy`, a
+   host in `to_quarantine` for `quarantine`. The marks are handled after the event, so no part calls back into a part
+   that called it.
+2. A dictionary without values is a set that keeps its order, so that the same events give the same instructions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scheduler.protocol.codec import ToHost
 
 
 class Due(Enum):
-    """What can be due."""
+    """The kinds of timers."""
 
     LEASE = auto()
     DIGEST_REQUEST = auto()
@@ -45,14 +45,14 @@ class TagKey(NamedTuple):
 
 
 class Timer(NamedTuple):
-    """Something that is due, and for which lease (a number), blob (a digest), tag, or host."""
+    """A kind of timer, and its lease (a number), blob (a digest), tag, or host."""
 
     due: Due
     key: int | bytes | str | TagKey
 
 
 class Reason(NamedTuple):
-    """Why a host is to be quarantined. `proved` says that it told something untrue, and not only that others say so."""
+    """The reason for a quarantine. `proved`: the host reported a wrong value. Otherwise other hosts have complained."""
 
     text: str
     proved: bool
@@ -67,7 +67,7 @@ class SchedulerState:
         self.now = 0.0
         self.started_at: float | None = None
         self.hosts: Final[dict[int, Host]] = {}
-        """By connection."""
+        """Hosts by connection."""
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
         self.leases: Final = LeaseBook()
@@ -76,26 +76,26 @@ class SchedulerState:
         self.outbox: list[Instruction] = []
 
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
-        """Swarms in which a lease may have become possible, or needed."""
+        """Swarms in which a lease may have become possible or necessary."""
         self.over_quota: Final[dict[Swarm, None]] = {}
-        """Swarms that wait for a lease of another one to end: their origin or their hosts have as many as they may."""
+        """Swarms that wait for a lease of another swarm to end, because their origin or their hosts are at a limit."""
         self.links_changed: Final[dict[Swarm, None]] = {}
         """Swarms whose graph has changed."""
         self.to_quarantine: Final[dict[str, Reason]] = {}
-        """Hosts that are to be quarantined, and why."""
+        """Hosts to quarantine, each with its reason."""
 
     def send(self, hosts: Iterable[Host], message: ToHost) -> None:
-        """Have a message sent to hosts."""
+        """Add a message for these hosts to the outbox."""
         connections = tuple([host.connection for host in hosts])
         if connections:
             self.outbox.append(Send(connections, message))
 
     def close(self, instruction: Close) -> None:
-        """Have a connection ended."""
+        """Add the end of a connection to the outbox."""
         self.outbox.append(instruction)
 
     def end_lease(self, lease: Lease, cause: LeaseCause) -> None:
-        """End a lease; what is left of it waits for another host."""
+        """End a lease. Its remaining pieces are leased to another host."""
         swarm = self.swarms[lease.digest]
         self.leases.step(lease, cause, swarm.story)
         del swarm.leases[lease.id]
@@ -110,7 +110,7 @@ class SchedulerState:
         self.over_quota.clear()
 
     def note_lost(self, swarm: Swarm) -> None:
-        """See to pieces that nobody is known to hold any more: they wait a little for a report of a holder."""
+        """Mark known pieces without a holder: they wait for a holder's report before they are leased again."""
         if swarm.map is None or swarm.piece_counts is None:
             return
         lost = swarm.piece_counts.without_copy(swarm.map.known & ~swarm.unleased & ~swarm.orphans)

@@ -1,6 +1,7 @@
-"""What happened to one blob's swarm so far: a short log that every error about it carries.
+"""The story of one swarm: a short log of its latest events, which every error about the swarm carries.
 
-Nearly every line is forgotten unread. So a line is kept as it was told, and becomes text when somebody reads it.
+The idea and the name are from dask/distributed. Nearly every line is dropped unread, so a line is stored with its
+arguments and formatted only when the story is read.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from enum import Enum
 from typing import Final, TypeVar
 
 STORY_LINES: Final = 64
-"""What one swarm remembers: enough for the leases of a few seconds, and about 8 KiB."""
+"""The lines that a story keeps: enough for the leases of a few seconds, and about 8 KiB."""
 
 StateT = TypeVar("StateT", bound=Enum)
 CauseT = TypeVar("CauseT", bound=Enum)
 
 
 class IllegalTransitionError(RuntimeError):
-    """A state machine was asked for a step that its table does not have: a mistake of ours. Has the story so far."""
+    """A state machine was given a cause that its table does not allow: a defect of the scheduler. Carries the story."""
 
 
 class Story:
-    """The last STORY_LINES entries about one swarm."""
+    """The last STORY_LINES lines about one swarm."""
 
     __slots__ = ("_lines", "now")
 
@@ -31,15 +32,15 @@ class Story:
         self.now = 0.0
 
     def tell(self, line: str, *details: object) -> None:
-        """Add an entry at the current time: `line` with a `%s` for each of `details`, which never change."""
+        """Add a line at the current time. `line` has a `%s` for each of the immutable `details`."""
         self._lines.append((self.now, line, details))
 
     def lines(self) -> tuple[str, ...]:
-        """The entries, oldest first, each with its time in seconds."""
+        """The lines as text, oldest first, each with its time in seconds."""
         return tuple(f"{at:.3f} {line % details}" for at, line, details in self._lines)
 
     def step(self, what: str, table: Mapping[StateT, Mapping[CauseT, StateT]], state: StateT, cause: CauseT) -> StateT:
-        """The state that follows `state` by `table`. Raises IllegalTransitionError if there is none."""
+        """The state that follows `state` in `table`. Raises IllegalTransitionError if the table has none."""
         following = table[state].get(cause)
         if following is None:
             raise IllegalTransitionError("\n".join([f"{what}: {cause.name} while {state.name}", *self.lines()]))

@@ -1,4 +1,4 @@
-"""One blob and the hosts that hold or want it: the state that the parts of the scheduler work on."""
+"""A swarm: one blob and its members. The handlers of the scheduler work on this state."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import DigestRun
 
 MAX_DIGEST_SOURCES: Final = 64
-"""Hosts that are remembered as having connected with pieces whose digests nobody knows."""
+"""Hosts that are remembered because they connected with pieces whose digests the scheduler does not know."""
 
 
 class Swarm:
-    """Invariants are in `validate`. A swarm without members does not exist."""
+    """The state of one swarm. Its invariants are in `validate`. A swarm has at least one member."""
 
     __slots__ = (
         "attempts",
@@ -72,48 +72,48 @@ class Swarm:
         self.members: Final[dict[Host, Member]] = {}
         self.wanting: Final = RandomSet(PoolKind.WANTING)
         self.sources: Final[dict[Source, Source]] = {}
-        """Where its members are authorised, each kept once for all of them."""
+        """The repositories in which members were authorised, so that all members share one object for each."""
         self.generation = 1
         self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None
         self.size_disputed = False
         self.map: PieceMap | None = None
-        """None until the length is known, and for a blob that travels inside messages."""
+        """None while the length is unknown, and for a tiny blob."""
         self.piece_counts: PieceCounts | None = None
 
         self.leases: Final[dict[int, Lease]] = {}
         self.unleased = 0
-        """Pieces that must come from the origin and that nobody has a lease for, as a set of bits."""
+        """Pieces that must come from the origin and are under no lease, as a set of bits."""
         self.needed = 0
-        """Pieces that clients wait for before all others."""
+        """Pieces that clients wait for: they are leased before other pieces."""
         self.orphans = 0
-        """Pieces that are known, but that nobody is known to hold."""
+        """Pieces whose digests are believed and that no member is known to hold."""
         self.attempts = 0
-        """Leases that failed since one last brought anything."""
+        """Failed leases since a lease last brought a piece."""
         self.last_status = 0
         self.gives_up_at: float | None = None
-        """Until when it waits for a host that can resolve a doubt."""
+        """The time until which the swarm waits for a host that can resolve a doubt."""
 
         self.digests_requested_of: Host | None = None
         """The host that was asked for digests."""
         self.digest_sources: Final[deque[Host]] = deque(maxlen=MAX_DIGEST_SOURCES)
         self.begun_before = False
-        """Whether a host has connected with a part of it: another scheduler had it fetched, and more may come."""
+        """Whether a host has connected with a part of the blob. An earlier scheduler began it; others may hold more."""
 
         self.log: list[DigestRun] = []
-        """The digests of this generation in the order in which they were learned."""
+        """The digests of this generation, in the order in which they were believed."""
         self.fanout_queue: list[Member] = []
-        """Members that are still to be sent what was in the log when this round began."""
+        """Members that are still to be sent the log as it was when this round of the fan-out began."""
         self.fanout_pending = False
-        """Whether the log has grown since."""
+        """Whether the log has grown since this round began."""
 
     @property
     def is_tiny(self) -> bool:
-        """Whether the blob is known to be one that travels inside messages."""
+        """Whether the blob is known to be small enough to travel inside messages."""
         return self.size_bytes is not None and self.size_bytes <= MAX_INLINE_BYTES
 
     def step(self, member: Member, cause: MemberCause) -> None:
-        """Move a member by the table, with all counts that hang on its state."""
+        """Change a member's state by the table, with the pools and counts that depend on the state."""
         was_complete = member.state is MemberState.COMPLETE
         member.state = self.story.step(member.host.id, MEMBER_TRANSITIONS, member.state, cause)
         if member.state is MemberState.COMPLETE:
@@ -131,7 +131,7 @@ class Swarm:
             self.wanting.discard(member)
 
     def hold(self, member: Member, have: int) -> None:
-        """Note which pieces a member holds; one that holds everything is noted by its state."""
+        """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""
         if self.piece_counts is not None:
             self.piece_counts.change(member.have, have)
         if have & ~member.have:
@@ -140,18 +140,18 @@ class Swarm:
         self.note_provider(member)
 
     def note_provider(self, member: Member) -> None:
-        """Keep the pool of providers right after a member's pieces or leases have changed."""
+        """Update the pool of providers after a change of a member's pieces or leases."""
         if member.have or self.leases_of(member) or member.state is MemberState.COMPLETE:
             self.graph.providers.add(member)
         else:
             self.graph.providers.discard(member)
 
     def leases_of(self, member: Member) -> list[Lease]:
-        """The leases that a member has of this blob, oldest first."""
+        """The member's leases of this blob, oldest first."""
         return [lease for lease in self.leases.values() if lease.member is member]
 
     def set_size(self, size_bytes: int) -> None:
-        """Cut the blob into pieces, now that its length is believed."""
+        """Set the believed length, and divide the blob into pieces."""
         self.size_bytes = size_bytes
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
@@ -169,7 +169,7 @@ class Swarm:
                 self.step(member, MemberCause.SIZED)
 
     def forget_size(self) -> None:
-        """Go back to not knowing the length: it was disputed."""
+        """Forget the length, which is disputed."""
         self.size_bytes = None
         self.size_disputed = True
         self.map = None
@@ -183,7 +183,7 @@ class Swarm:
                 self.step(member, MemberCause.UNSIZED)
 
     def next_generation(self) -> None:
-        """Make everything that was said of the piece map until now void."""
+        """Start a new generation: all digests that members were sent are void."""
         self.generation += 1
         self.log = []
         self.fanout_queue = []
@@ -192,7 +192,7 @@ class Swarm:
             member.digests_sent = 0
 
     def validate(self) -> None:
-        """Raise AssertionError, with the story, if anything contradicts anything else."""
+        """Raise AssertionError, with the story, if any part of the state contradicts another."""
         told = self.story.lines()
         self.graph.validate()
         self.gateways.validate(self.wanting.items)

@@ -1,12 +1,13 @@
-"""Which digest a tag has: asked of the origin once, by one of the hosts that want to know.
+"""Tag lookups: the digest of a tag is resolved once at the origin, by one of the hosts that ask for it.
 
 Rules:
-1. Whoever asks first is told to resolve; those that ask meanwhile wait for its answer, and get it when it comes.
-2. A 4xx is the origin's answer to that host's credentials: it alone gets it, and the next that waits is asked.
-3. A host that vanishes, is late, or cannot reach the origin makes way for the next, at most TRIES times in a row. One
-   that is late may still be the first to know: its answer counts as long as somebody waits for one.
-4. An answer is kept for `tag_ttl_s`, so that one rollout asks once. No digest proves it: it is as good as its resolver.
-   Nothing here says who may have that digest: each host asks the origin that, for its own clients.
+1. The first host that asks is told to resolve the tag. Hosts that ask meanwhile wait for its answer.
+2. A 4xx is the origin's answer to the credentials of the resolving host. Only this host gets it, and the next waiting
+   host is told to resolve.
+3. A host that vanishes, is late, or cannot reach the origin is replaced by the next waiting host, at most TRIES times
+   in a row. A late answer still counts while hosts wait.
+4. An answer is kept for `tag_ttl_s`, so that one rollout asks the origin once. No digest proves a tag's answer: it is
+   as trustworthy as its resolver. The answer authorises no client: each host asks the origin for its own clients.
 """
 
 from __future__ import annotations
@@ -20,42 +21,42 @@ from scheduler.protocol.from_host import TagAnswer, TagLookup
 from scheduler.protocol.to_host import TagResolve, TagResult
 
 TRIES: Final = 3
-"""Hosts that may fail to reach the origin one after the other: then it is down, and all are told so."""
+"""Hosts in a row that may fail to reach the origin. Then the origin is down, and all waiting hosts are told so."""
 
 BUSY: Final = (408, 429)
-"""The answers of a 4xx that say nothing of who asks."""
+"""The 4xx answers that do not depend on the credentials."""
 
 LOOKUPS_PER_HOST: Final = 256
-"""Tags that one host may be waiting for, or late with; what is beyond it asks the origin itself. A node that starts a
-hundred containers at once asks for as many."""
+"""Lookups that one host may wait for or be late with. For more tags it asks the origin itself. A node that starts a
+hundred containers at once asks for a hundred tags."""
 
 
 @dataclass(slots=True)
 class Lookup:
-    """A tag that is being resolved, or was a moment ago."""
+    """The lookup of one tag, until its answer expires."""
 
     waiting: dict[Host, None] = field(default_factory=dict)
-    """Who waits; the first was told to resolve."""
+    """The waiting hosts. The first was told to resolve."""
     late: dict[Host, None] = field(default_factory=dict)
-    """Who was told to resolve, and was given up since."""
+    """The hosts that were told to resolve and took too long."""
     tried: int = 0
     result: TagResult | None = None
 
 
 class Tags:
-    """All tags that are being asked for."""
+    """All tag lookups."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
         self._lookups: Final[dict[TagKey, Lookup]] = {}
         self._by_host: Final[dict[Host, dict[TagKey, None]]] = {}
-        """What each host waits for, or is late with."""
+        """The lookups that each host waits for or is late with."""
 
     def __len__(self) -> int:
         return len(self._lookups)
 
     def look_up(self, host: Host, message: TagLookup) -> None:
-        """A host asks for a tag. One that waits for it already is told once."""
+        """Answer a host's lookup, or let the host wait. A host that waits already is not added again."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
         if lookup is not None and lookup.result is not None:
@@ -76,7 +77,7 @@ class Tags:
             self._resolve(key, lookup)
 
     def answered(self, host: Host, message: TagAnswer) -> None:
-        """A host says what the origin said. One that was not asked is not heard, and of a late one only a digest."""
+        """Handle a resolver's answer. Only the asked host is heard; of a late host only a digest counts."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
         if lookup is None or lookup.result is not None:
@@ -104,7 +105,7 @@ class Tags:
             self._next(key, lookup, result)
 
     def due(self, key: TagKey) -> None:
-        """An answer has grown old, or the host that was asked has not answered."""
+        """Handle an answer that has expired, or a resolver that is late."""
         lookup = self._lookups[key]
         if lookup.result is not None:
             del self._lookups[key]
@@ -116,7 +117,7 @@ class Tags:
             self._by_host.setdefault(late, {})[key] = None
 
     def depart(self, host: Host) -> None:
-        """A host has left."""
+        """Remove a host that has left from all lookups."""
         for key in tuple(self._by_host.get(host, ())):
             lookup = self._lookups[key]
             was_asked = next(iter(lookup.waiting), None) is host
@@ -127,7 +128,7 @@ class Tags:
                 self._resolve(key, lookup)
 
     def validate(self) -> None:
-        """Raise AssertionError if anybody waits for nothing."""
+        """Raise AssertionError if a host waits for no answer."""
         for key, lookup in self._lookups.items():
             assert (lookup.result is None) == bool(lookup.waiting)
             assert lookup.result is None or not lookup.late
@@ -142,21 +143,21 @@ class Tags:
                 assert host in self._lookups[key].waiting or host in self._lookups[key].late
 
     def _next(self, key: TagKey, lookup: Lookup, result: TagResult) -> None:
-        """The host that was asked could not reach the origin."""
+        """Pass over a resolver that could not reach the origin."""
         lookup.tried += 1
         waiting = tuple(lookup.waiting)
         self._tell(key, lookup, waiting if lookup.tried >= TRIES else waiting[:1], result)
         self._resolve(key, lookup)
 
     def _tell(self, key: TagKey, lookup: Lookup, hosts: tuple[Host, ...], result: TagResult) -> None:
-        """Tell hosts what came of it: they wait no more."""
+        """Send the result to hosts, which then wait no longer."""
         self._state.send(hosts, result)
         for host in hosts:
             del lookup.waiting[host]
             self._release(host, key)
 
     def _resolve(self, key: TagKey, lookup: Lookup) -> None:
-        """Tell the first that waits to resolve; without one, there is nothing to look up."""
+        """Tell the first waiting host to resolve. A lookup without waiting hosts ends."""
         timer = Timer(Due.TAG, key)
         host = next(iter(lookup.waiting), None)
         if host is None:

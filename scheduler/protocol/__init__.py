@@ -1,42 +1,44 @@
 """The protocol between a host and the scheduler, and between two neighbours.
 
-A host keeps one WebSocket to the scheduler; each binary frame is one message (`codec`). One pull, in order::
+A host keeps one WebSocket to the scheduler. Each binary frame is one message (`codec`). One pull, in order::
 
     host                                    scheduler
      | Hello(versions, address, labels)  -->  |   the first frame, within seconds
-     | <-- Welcome(version, progress_s)       |   or the connection is closed (`connection`)
-     | Announce(what its store holds)    -->  |   so that a scheduler which restarted knows everything again
+     | <-- Welcome(version, progress_s)       |   or the scheduler closes the connection (`connection`)
+     | Announce(blobs in its store)      -->  |   so that a restarted scheduler knows every holder again
      |                                        |
-     | Need(pieces)                      -->  |   only if its client waits for some of them before all others
-     | Join(blob, repository, size)      -->  |   only after its own client was authorised there
-     | <-- Content                            |   a tiny blob that the scheduler has: that was all
-     | <-- Joined(neighbours, size)           |   otherwise: whom to exchange pieces with
-     | <-- PieceDigests                       |   what is known of the piece map; more as it grows
+     | Need(pieces)                      -->  |   only if the host's client waits for these pieces first
+     | Join(blob, repository, size)      -->  |   only after the host's client was authorised there
+     | <-- InlineBlob                         |   a tiny blob that the scheduler has: the pull ends here
+     | <-- Joined(neighbours, size)           |   any other blob: the neighbours to exchange pieces with
+     | <-- PieceDigests                       |   the known part of the piece map; more as the map grows
      | <-- Lease(pieces)                      |   to some hosts, so that each piece leaves the origin once
-     | Length                            -->  |   only if nobody knew it: the scheduler tells all (Sized)
-     | LeasePieces(digests)              -->  |   for each piece as it lands: the scheduler tells all (PieceDigests)
-     | LeaseEnded(failed|refused|…)      -->  |   or so: another host gets the rest; refused: OriginRefused
-     | Progress(all that it holds)       -->  |   coarsely
+     | Length                            -->  |   if the length was unknown; the scheduler sends Sized to all
+     | LeasePieces(digests)              -->  |   for each piece that lands; the scheduler sends all PieceDigests
+     | LeaseEnded(failed|refused|…)      -->  |   or: another host gets the rest; refused: OriginRefused
+     | Progress(all held pieces)         -->  |   at most every `progress_s`
      | <-- Neighbours(add, remove)            |   as hosts join, leave, and fail
-     | NeighbourFailed, Corrupt          -->  |   another neighbour in its place, at once
-     | Sealed                            -->  |   the blob's SHA-256 is right: the host stays as a holder
+     | NeighbourFailed, Corrupt          -->  |   the scheduler replaces the neighbour at once
+     | Sealed                            -->  |   the blob's SHA-256 is right: the host stays as a seeder
      | Disproved                         -->  |   it is wrong: Reset to all, and the map is fetched again (below)
      | Leave(blob) ... Bye               -->  |
 
-A tiny blob (64 KiB or less) is fetched under a lease like any other, but its holder sends Content; the scheduler
-checks it against the digest and sends it to everybody who waits. Such a blob has no neighbours.
+A tiny blob (64 KiB or less) is fetched under a lease like any other blob, but its holder sends InlineBlob. The
+scheduler checks the blob against its digest and sends it to every waiting member. A tiny blob needs no neighbours.
 
-A tag: TagLookup from many hosts; TagResolve to one of them; its TagAnswer becomes TagResult to all. A host whose
-credentials the origin refused gets that answer for itself only, and the next that waits is told to resolve.
+A tag: many hosts send TagLookup. The scheduler sends TagResolve to one of them, and its TagAnswer becomes a TagResult
+for all. If the origin refuses the resolver's credentials, only the resolver gets that answer, and the next waiting host
+is told to resolve.
 
-**Trust.** Clients' credentials never travel here: a host fetches under a lease with what its own client gave it. A host
-may join (upstream, repository, digest) only after the origin let its own client have it; the scheduler takes its word.
-Swarms are keyed by digest alone: hosts that got the same blob from different registries are in one swarm. What a
-piece must be is told by the scheduler, on the word of the host that fetched it from the origin; if the blob's SHA-256
-then fails, on the word of two (`scheduler.core.piece_map`).
+**Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
+client. A host may join (upstream, repository, digest) only after the origin has authorised its own client; the
+scheduler believes the host. A swarm is keyed by the digest alone: hosts that pull the same blob from different
+registries are in one swarm. The scheduler tells the expected digest of each piece, as reported by the host that fetched
+the piece from the origin. If the blob's SHA-256 then fails, two hosts must report the same digest
+(`scheduler.core.piece_map`).
 
-**Versions.** Hello has the range of versions that the host speaks and the names of the features that it has. Within a
-version, fields and message types are only ever added, and a reader ignores those that it does not know (`codec`); a
-feature's name tells that the other end knows them. So newer and older hosts share a cluster during a rolling upgrade.
-If there is no version in common, the connection is closed as INCOMPATIBLE.
+**Versions.** Hello has the range of versions that the host speaks and the names of its features. Within a version,
+fields and message types are only ever added, and a reader ignores unknown fields and types (`codec`). A feature's name
+says that the other end knows them. So newer and older hosts share a cluster during a rolling upgrade. If the two ends
+have no version in common, the connection is closed as INCOMPATIBLE.
 """

@@ -1,10 +1,10 @@
-"""Messages to frames and back: MessagePack arrays, `[type, field, field, …]`.
+"""Encodes messages as frames and decodes frames: MessagePack arrays, `[type, field, field, …]`.
 
 Rules:
-1. A field has its place for good. A newer minor version adds fields at the end, with defaults, and new types;
-   an older reader ignores both, and an older writer's missing fields take their defaults.
-2. `decode` raises ProtocolError and nothing else, whatever bytes it is given, and makes nothing that is larger than
-   the frame. Anything that a frame alone can show to be wrong is found here; the rest is the core's.
+1. A field keeps its position for ever. A newer minor version adds new types, and new fields with defaults at the end.
+   An older reader ignores both. A field that an older writer does not send takes its default.
+2. `decode` raises no exception but ProtocolError for any bytes, and makes no value larger than the frame. Every error
+   that a frame alone can show is found here; all other errors are found by the core.
 3. A type's number is never used again.
 """
 
@@ -24,7 +24,7 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A message of a type that this version does not know. To be ignored."""
+    """A message of a type that this version does not know. The receiver ignores it."""
 
     type: int
 
@@ -91,14 +91,14 @@ Message = TypeVar("Message")
 
 
 class Codec(Generic[Message]):
-    """Encodes and decodes what travels in one direction."""
+    """Encodes and decodes the messages of one direction."""
 
     def __init__(self, types: Mapping[int, type[Any]]) -> None:
         self.types: Final = types
         self._numbers: Final = {kind: number for number, kind in types.items()}
 
     def encode(self, message: Message) -> bytes:
-        """The frame of a message. Raises ProtocolError if it would be longer than a frame may be."""
+        """The frame of a message. Raises ProtocolError if the frame would be too long."""
         kind = type(message)
         frame: bytes = msgpack.packb((self._numbers[kind], *_values_of(message)), default=_values_of)
         if len(frame) > MAX_FRAME_BYTES:

@@ -1,4 +1,4 @@
-"""How a connection to the scheduler begins and ends."""
+"""The start and the end of a connection to the scheduler: the path, the version, and the close codes."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from typing import Final
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST, Hello
 
 PATH: Final = "/v1/swarm"
-"""Where the scheduler takes WebSockets, below its URL (`http://HOST:65003`)."""
+"""The path of the WebSocket below the scheduler's URL (`http://HOST:65003`)."""
 
 
 class Closing(IntEnum):
-    """Why the scheduler ends a connection: the WebSocket close code (4000 to 4999 are for applications, RFC 6455)."""
+    """The scheduler's reason to end a connection: a WebSocket close code (4000 to 4999 are private, RFC 6455)."""
 
     STOPPING = 1001
     """The scheduler stops. The host tries the next scheduler."""
     OVERSIZED = 1009
-    """A frame that is longer than a frame may be. The WebSocket library sends this one."""
+    """A frame is too long. The WebSocket library sends this code."""
     BROKEN = 1011
-    """A mistake of the scheduler's own."""
+    """The scheduler has a defect."""
     MALFORMED = 4000
-    """A frame that the protocol does not allow."""
+    """A frame is not allowed by the protocol."""
     INCOMPATIBLE = 4001
-    """No version of the protocol that both speak."""
+    """The two ends have no version of the protocol in common."""
     LATE_HELLO = 4002
     SLOW = 4003
-    """The host does not read what it is sent."""
+    """The host does not read its messages."""
     SILENT = 4004
-    """Nothing was heard of the host for too long."""
+    """The host was silent for too long."""
     FLOODING = 4005
-    """More messages than a host may send."""
+    """The host sends more messages than it may."""
     REPLACED = 4006
-    """A newer connection of this host has taken its place."""
+    """A newer connection of this host has replaced this connection."""
     ID_IN_USE = 4007
-    """Another host has this id and is alive."""
+    """Another connected host has this id."""
     QUARANTINED = 4008
     FULL = 4009
-    """The scheduler has as many connections as it takes."""
+    """The scheduler has its maximum of connections."""
 
 
 def agree(hello: Hello) -> int | None:

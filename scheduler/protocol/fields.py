@@ -1,11 +1,11 @@
-"""What a field of a message may hold: the bounds of the wire, and the checks that a decoder runs.
+"""The types of message fields: the bounds of the wire, and the checks that a decoder runs.
 
 Rules:
-1. A message declares each field as `Annotated[type, Check]`; the decoder and the tests read the checks from there,
-   so that a bound is written once.
-2. A check takes what MessagePack gave and returns the field's value, or raises ProtocolError that says what is wrong
-   without repeating the value: it may be large, or secret.
-3. Every length is bounded: a frame costs its receiver no more than its own size.
+1. A message declares each field as `Annotated[type, Check]`. The decoder and the tests read the checks from there, so
+   that each bound is written once.
+2. A check takes a value from MessagePack and returns the field's value, or raises ProtocolError. The error does not
+   repeat the value, because the value may be large or secret.
+3. Every length is bounded: a frame costs its receiver no more than the frame's size.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Annotated, Any, get_type_hints
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
 
 DIGEST_BYTES = 32
-"""SHA-256 of a blob and BLAKE3 of a piece are both 32 bytes, and travel raw."""
+"""The SHA-256 of a blob and the BLAKE3 of a piece both have 32 bytes, and travel raw."""
 
 MAX_FRAME_BYTES = 256 * 1024
-"""Twice the longest message that we send (MAX_DIGESTS_PER_MESSAGE digests), so that a newer version has room."""
+"""Twice the longest message (MAX_DIGESTS_PER_MESSAGE digests), so that a newer version has room."""
 
 MAX_DIGESTS_PER_MESSAGE = 4096
-"""128 KiB: the map of a blob of 16 GiB in one message; longer ones take several."""
+"""128 KiB: one message has the map of a 16 GiB blob; a larger map takes several messages."""
 
 MAX_INLINE_BYTES = 64 * 1024
-"""A blob of this size or less travels inside a message. Manifests and configs nearly always do."""
+"""A blob of at most this size travels inside a message. Nearly all manifests and configs do."""
 
 MAX_RUNS_PER_MESSAGE = 512
 MAX_HOLDINGS_PER_MESSAGE = 512
@@ -37,7 +37,7 @@ MAX_FEATURES = 32
 
 
 class ProtocolError(ValueError):
-    """The other end sent what the protocol does not allow. The connection ends; its text may be sent back."""
+    """The other end broke the protocol. The connection ends, and the error's text may be sent back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Octets:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A string that matches `pattern` as a whole; the pattern bounds its length."""
+    """A string that matches the whole `pattern`. The pattern bounds the length."""
 
     pattern: re.Pattern[str]
 
@@ -83,7 +83,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """A duration. Durations travel and points in time never do: the clocks of two hosts differ."""
+    """A duration. Points in time never travel, because the clocks of two hosts differ."""
 
     high: float
 
@@ -105,7 +105,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of an enumeration. A value that a newer version has added is read as `unknown`."""
+    """A member of an enumeration. A value that a newer version has added is read as `unknown`."""
 
     kind: type[IntEnum]
     unknown: IntEnum
@@ -121,7 +121,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Maybe:
-    """Nothing, or what `check` takes."""
+    """None, or a value that `check` accepts."""
 
     check: Callable[[object], Any]
 
@@ -131,7 +131,7 @@ class Maybe:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """At most `most` of what `check` takes."""
+    """At most `most` values that `check` accepts."""
 
     check: Callable[[object], Any]
     most: int
@@ -149,7 +149,7 @@ _CHECKS: dict[type[Any], tuple[tuple[Callable[[object], Any], ...], int]] = {}
 
 
 def checks_of(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], int]:
-    """The checks of a message's fields in order, and how many of the fields have no default."""
+    """The checks of a message's fields in order, and the number of fields without a default."""
     if kind not in _CHECKS:
         _CHECKS[kind] = _read_checks(kind)
     return _CHECKS[kind]
@@ -162,9 +162,9 @@ def _read_checks(kind: type[Any]) -> tuple[tuple[Callable[[object], Any], ...], 
 
 
 def read(kind: type[Any], values: tuple[object, ...]) -> Any:
-    """Make a message or a record of what came over the wire.
+    """Make a message or a record from the values of a frame.
 
-    Fields that a newer version added come at the end and are ignored; those that an older version does not send
+    Fields that a newer version has added stand at the end and are ignored. Fields that an older version does not send
     take their defaults. Raises ProtocolError.
     """
     checks, required = checks_of(kind)
@@ -189,7 +189,7 @@ class Record:
 
 
 Digest = Annotated[bytes, Octets(DIGEST_BYTES, DIGEST_BYTES)]
-"""The SHA-256 of a blob, raw."""
+"""The raw SHA-256 of a blob."""
 
 MaybeDigest = Annotated[bytes | None, Maybe(Octets(DIGEST_BYTES, DIGEST_BYTES))]
 
@@ -198,7 +198,7 @@ PieceDigestList = Annotated[bytes, Octets(0, DIGEST_BYTES * MAX_DIGESTS_PER_MESS
 
 PieceBits = Annotated[bytes, Octets(0, MAX_PIECES // 8)]
 """A set of pieces: piece `i` is bit `i % 8`, least significant first, of byte `i // 8`. Zeros at the end may be left
-out, so it is `int.to_bytes(…, "little")` of the set as an integer, and the empty set may be no bytes at all."""
+out. So the bytes are `int.to_bytes(…, "little")` of the set as an integer, and the empty set may be no bytes at all."""
 
 SizeBytes = Annotated[int, Whole(0, MAX_BLOB_BYTES)]
 MaybeSizeBytes = Annotated[int | None, Maybe(Whole(0, MAX_BLOB_BYTES))]
@@ -207,7 +207,7 @@ PieceStop = Annotated[int, Whole(1, MAX_PIECES)]
 Generation = Annotated[int, Whole(1, 2**31 - 1)]
 LeaseId = Annotated[int, Whole(1, 2**63 - 1)]
 Status = Annotated[int, Whole(0, 599)]
-"""An HTTP status of the origin, or 0 where it gave none."""
+"""An HTTP status of the origin, or 0 if the origin gave none."""
 
 Content64K = Annotated[bytes, Octets(0, MAX_INLINE_BYTES)]
 Duration = Annotated[float, Seconds(86_400.0)]
@@ -215,7 +215,7 @@ Duration = Annotated[float, Seconds(86_400.0)]
 HostId = Annotated[str, _HOST]
 HostIds = Annotated[tuple[str, ...], Items(_HOST, MAX_NEIGHBOURS_PER_MESSAGE)]
 Address = Annotated[str, Text(re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}"))]
-"""Where a host's neighbours reach it: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`."""
+"""The address at which neighbours reach a host: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`."""
 
 Label = Annotated[str, Text(re.compile(r"[A-Za-z0-9._/-]{0,64}"))]
 Feature = Text(re.compile(r"[a-z0-9-]{1,32}"))
@@ -223,15 +223,15 @@ Features = Annotated[tuple[str, ...], Items(Feature, MAX_FEATURES)]
 Token = Annotated[str, Text(re.compile(r"[\x21-\x7e]{0,4096}"))]
 Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,253}"))]
 Repository = Annotated[str, Text(re.compile(r"[a-z0-9._/-]{1,255}"))]
-"""The OCI specification's characters and length; its finer grammar is the mirror's to hold."""
+"""The characters and the length of the OCI specification. The mirror checks its finer grammar."""
 
 Tag = Annotated[str, Text(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"))]
 MediaType = Annotated[str, Text(re.compile(r"[\x20-\x7e]{0,255}"))]
 Explanation = Annotated[str, Text(re.compile(r"[^\x00-\x1f\x7f]{0,500}"))]
-"""One line for an operator to read."""
+"""One line of text for an operator."""
 
 
 def check_run(first: int, digests: bytes) -> None:
-    """Raise ProtocolError unless the pieces from `first` on that `digests` names are such as a blob can have."""
+    """Raise ProtocolError if the pieces from `first` on go beyond the last piece that a blob can have."""
     if first + len(digests) // DIGEST_BYTES > MAX_PIECES:
         raise ProtocolError("digests run beyond the last piece that a blob can have")

@@ -1,4 +1,4 @@
-"""What a host tells the scheduler. The order of a conversation is in `scheduler.protocol`."""
+"""The messages from a host to the scheduler. `scheduler.protocol` has their order."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ VERSION_NEWEST = 1
 
 
 class LeaseOutcome(IntEnum):
-    """Why a lease ended before all of its pieces were published."""
+    """The host's reason to end a lease before all its pieces were published."""
 
     FAILED = 0
-    """No useful answer within the host's bounds. Another host may do better."""
+    """The origin gave no usable answer within the host's bounds. Another host may do better."""
     REFUSED = 1
     """The origin answered this host's credentials with a 4xx."""
     RETURNED = 2
-    """The host gives it back and nobody is to blame: it is leaving, or has no room."""
+    """The host gives the lease back and has not failed: for example, it has the blob already."""
 
 
 class Fault(IntEnum):
-    """Why a host wants another neighbour in the place of this one."""
+    """The host's reason to replace a neighbour."""
 
     GONE = 0
     SLOW = 1
@@ -35,9 +35,10 @@ class Fault(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message on a connection, and the only one whose beginning no version of the protocol may change.
+    """The first message on a connection. No version of the protocol may change the beginning of this message.
 
-    `oldest` and `newest` are the versions that the host speaks. `upload_slots` is how many pieces it sends at a time.
+    `oldest` and `newest` are the versions that the host speaks. `upload_slots` is the number of pieces that it sends at
+    a time.
     """
 
     host: f.HostId
@@ -54,7 +55,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A blob in a host's store: all of it, verified, or the pieces `have`."""
+    """A blob in a host's store: the whole verified blob, or the pieces in `have`."""
 
     digest: f.Digest
     size_bytes: f.SizeBytes
@@ -69,16 +70,16 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """What the host holds, sent when it connects; in several messages if one does not hold it all."""
+    """The blobs in a host's store, sent when the host connects. Many blobs take several messages."""
 
     holdings: Annotated[tuple[Holding, ...], f.Items(f.Record(Holding), f.MAX_HOLDINGS_PER_MESSAGE)]
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The host wants this blob. Its own client was authorised to have it in this repository (the host's word).
+    """The host wants this blob. The host says that its own client was authorised to read the blob in this repository.
 
-    `size_bytes` is what a verified manifest said. The pieces that it has already go in an Announce before.
+    `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
     """
 
     digest: f.Digest
@@ -89,9 +90,9 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A client of this host waits for pieces `first` to `stop - 1`, and for none before them: they are leased first.
+    """A client of this host waits for pieces `first` to `stop - 1` before all others. These pieces are leased first.
 
-    It may come before Join, for leases may follow that at once.
+    Need may be sent before Join, because leases may follow Join at once.
     """
 
     digest: f.Digest
@@ -105,9 +106,9 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """All pieces that the host holds now: coarse, at most every `Welcome.progress_s`.
+    """All pieces that the host holds now, at most once in `Welcome.progress_s`.
 
-    `starving` says that it misses pieces, that no neighbour has any of them, and that this has lasted.
+    `starving` says that the host has lacked pieces for a while and that no neighbour has any of these pieces.
     """
 
     digest: f.Digest
@@ -118,7 +119,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """The blob's length, from the origin's answer to a lease that was given before anybody knew it."""
+    """The blob's length, from the origin's response to a lease that was granted while the length was unknown."""
 
     lease: f.LeaseId
     digest: f.Digest
@@ -127,9 +128,10 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class LeasePieces:
-    """Pieces of a lease that have landed: the BLAKE3 of piece `first` and of those that follow it.
+    """Pieces of a lease that have landed: the BLAKE3 of piece `first` and of the pieces after it.
 
-    Sent for each piece, so that it spreads at once. The lease is done when all of its pieces were named.
+    The host sends it for each piece, so that the piece spreads at once. The lease is done when all its pieces were
+    named.
     """
 
     lease: f.LeaseId
@@ -143,7 +145,7 @@ class LeasePieces:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """The rest of a lease will not come from this host. `status` is the origin's, where it gave one."""
+    """The host will not fetch the rest of a lease. `status` is the origin's status, if the origin gave one."""
 
     lease: f.LeaseId
     digest: f.Digest
@@ -153,9 +155,9 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class DigestReport:
-    """An answer to Recall: digests of pieces that the host knows. `last` ends the answer (`digests` may be empty).
+    """An answer to RequestDigests: the digests that the host knows. `last` ends the answer (`digests` may be empty).
 
-    `more` are further runs: what a host knows of a map that is still growing may be scattered.
+    `more` has further runs, because the known pieces of a growing map may be scattered.
     """
 
     digest: f.Digest
@@ -173,7 +175,7 @@ class DigestReport:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The host holds the whole blob, and its SHA-256 is right."""
+    """The host holds the whole blob, and the blob's SHA-256 is right."""
 
     digest: f.Digest
     generation: f.Generation
@@ -189,7 +191,7 @@ class Disproved:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """`sender` sent bytes for this piece that do not match the map of this generation."""
+    """`sender` sent bytes of this piece that do not match the map of this generation."""
 
     digest: f.Digest
     generation: f.Generation
@@ -199,7 +201,7 @@ class Corrupt:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourFailed:
-    """The host needs another neighbour in the place of `neighbour`."""
+    """The host needs another neighbour instead of `neighbour`."""
 
     digest: f.Digest
     neighbour: f.HostId
@@ -208,19 +210,19 @@ class NeighbourFailed:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The host neither wants nor holds this blob any more. Its leases there go back."""
+    """The host neither wants nor holds this blob any more. Its leases of the blob go to other hosts."""
 
     digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """The host leaves in order: its leases go back at once."""
+    """The host shuts down. Its leases go to other hosts at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class TagLookup:
-    """Which digest has this tag? The first host that asks is told to find out; the others wait for its answer."""
+    """The host asks for the digest of a tag. The first host that asks is told to resolve it; other hosts wait."""
 
     upstream: f.Upstream
     repository: f.Repository
@@ -229,10 +231,10 @@ class TagLookup:
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """What the origin said to the host that was told to resolve a tag. `digest` is there if `status` is 200.
+    """The origin's answer to the host that was told to resolve a tag. `digest` is set if `status` is 200.
 
-    `public` says that the origin gave it to nobody in particular: no credential was shown, neither a client's nor an
-    operator's. It is the host's word, and each of the others decides whether that is enough.
+    `public` says that the origin answered an anonymous request, without the credentials of a client or an operator. It
+    is the resolver's claim, and each receiver decides whether to trust it.
     """
 
     upstream: f.Upstream

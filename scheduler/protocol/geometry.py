@@ -1,17 +1,17 @@
-"""How a blob is cut into pieces: arithmetic that every host and the scheduler must agree on.
+"""The division of a blob into pieces: arithmetic that every host and the scheduler must agree on.
 
 Rules:
-1. Pure functions of the blob's size. Two hosts that know the size know the pieces, with nothing exchanged.
-2. Changing a number here is an incompatible change of the protocol (`scheduler.protocol.version`).
+1. Pure functions of the blob's size. Two hosts that know the size know the pieces and need no further exchange.
+2. Changing a number here is an incompatible change of the protocol (`scheduler.protocol.from_host.VERSION_OLDEST`).
 """
 
 from __future__ import annotations
 
 MIN_PIECE_BYTES = 256 * 1024
-"""Below it the round trip per piece costs more than the finer spread gains (2 ms are 250 KB at 1 Gbit/s)."""
+"""In smaller pieces the round trip per piece costs more than the finer spread gains (2 ms are 250 KB at 1 Gbit/s)."""
 
 MAX_PIECE_BYTES = 4 * 1024 * 1024
-"""A transfer buffers one piece; 4 MiB is what Kraken uses for every size and Dragonfly for small blobs."""
+"""A transfer buffers one piece. Kraken uses 4 MiB for every blob, and Dragonfly uses 4 MiB for small blobs."""
 
 MAX_PIECES = 1 << 16
 """The most pieces that a blob may have: 256 GiB in the longest pieces. It bounds bitfields to 8 KiB."""
@@ -19,7 +19,7 @@ MAX_PIECES = 1 << 16
 MAX_BLOB_BYTES = MAX_PIECES * MAX_PIECE_BYTES
 
 SHARES = 8
-"""Piece `i` is in share `i % SHARES`: a site's gateways have some of the shares each (`to_host.Gateway`)."""
+"""Piece `i` is in share `i % SHARES`. Each gateway of a site owns some of the shares (`to_host.Gateway`)."""
 
 ALL_SHARES = (1 << SHARES) - 1
 """The set of all shares, a bit for each."""
@@ -29,12 +29,12 @@ _BALANCE = 25_000
 
 
 def piece_length(size_bytes: int) -> int:
-    """The length in bytes of every piece of a blob but the last.
+    """The length in bytes of every piece of a blob except the last.
 
-    The time of the last of N hosts is `(M + L) * (S / (M * u) + tau)` with M pieces of a blob of S bytes, which is
-    least at `M = sqrt(L * S / (u * tau))`, that is at pieces of `sqrt(25_000 * S)` bytes (limit L3 of the literature:
-    Mundinger, Weber and Weiss, with a cost per piece). We take the power of two that is nearest to it in ratio:
-    the time is flat around its least value, and powers of two align with pages and disk blocks.
+    The last of N hosts finishes after `(M + L) * (S / (M * u) + tau)` with M pieces of a blob of S bytes. The minimum
+    is at `M = sqrt(L * S / (u * tau))`, which means pieces of `sqrt(25_000 * S)` bytes (limit L3 of the literature:
+    Mundinger, Weber and Weiss, with a cost per piece). We take the power of two with the nearest ratio, because the
+    time is flat around its minimum and powers of two align with pages and disk blocks.
 
     Raises ValueError if no blob may have that size.
     """
@@ -46,7 +46,7 @@ def piece_length(size_bytes: int) -> int:
 
 
 def piece_count(size_bytes: int, piece_length: int) -> int:
-    """How many pieces a blob has; the empty blob has none."""
+    """The number of pieces of a blob. The empty blob has no pieces."""
     return -(-size_bytes // piece_length)
 
 

@@ -1,4 +1,4 @@
-"""A blob inside a message: the one message that travels both ways."""
+"""A blob inside a message: the only message that travels in both directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scheduler.protocol.fields import Content64K, Digest
 
 @dataclass(frozen=True, slots=True)
 class InlineBlob:
-    """All of a blob of 64 KiB or less. Whoever receives it checks it against `digest` first."""
+    """A whole blob of at most 64 KiB. The receiver first checks the data against `digest`."""
 
     digest: Digest
     data: Content64K

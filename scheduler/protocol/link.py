@@ -1,10 +1,10 @@
-"""What two neighbours tell each other: who they are, and which pieces they hold.
+"""The messages between two neighbours: their ids, and the pieces that they hold.
 
 Rules:
-1. Pieces themselves travel over HTTP ranges; a link carries only news about them.
-2. No digest of a piece travels here: the one that sends a piece is never the one that says what it should be.
-3. News go out in batches, no later than half a piece's time on the link after the first of them.
-4. What is said here holds for one generation of the piece map. News of another generation are ignored.
+1. Pieces travel over HTTP ranges. A link carries only messages about pieces.
+2. No digest of a piece travels on a link: the host that sends a piece never says which digest the piece must have.
+3. Have messages are batched. A batch is sent at most half a piece's transfer time after its first piece.
+4. A message is about one generation of the piece map. A message about another generation is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LinkHello:
 
 @dataclass(frozen=True, slots=True)
 class Bitfield:
-    """All that the sender holds of a blob: on connecting, and after a reset. Replaces what was said before."""
+    """All pieces that the sender holds, sent on connecting and after a reset. It replaces earlier Have messages."""
 
     digest: f.Digest
     generation: f.Generation
@@ -51,7 +51,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """Pieces that the sender holds since its last message."""
+    """Pieces that the sender has gained since its last message."""
 
     digest: f.Digest
     generation: f.Generation
@@ -60,17 +60,17 @@ class Have:
 
 @dataclass(frozen=True, slots=True)
 class DontHave:
-    """The sender serves nothing of this blob any more."""
+    """The sender no longer serves this blob."""
 
     digest: f.Digest
 
 
 @dataclass(frozen=True, slots=True)
 class Unchoke:
-    """The sender was too busy for a piece of this blob, and has room again: who still wants one may ask."""
+    """The sender had no upload slot for a piece of this blob and has one now. The receiver may ask again."""
 
     digest: f.Digest
 
 
 LinkMessage: TypeAlias = Bitfield | Have | DontHave | Unchoke
-"""What is said of a blob."""
+"""The messages about one blob."""

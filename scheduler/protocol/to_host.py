@@ -1,4 +1,4 @@
-"""What the scheduler tells a host. The order of a conversation is in `scheduler.protocol`."""
+"""The messages from the scheduler to a host. `scheduler.protocol` has their order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scheduler.protocol.geometry import ALL_SHARES
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The connection stands. `version` is the one that both speak; `features` are those that both have."""
+    """The host is connected. Both ends speak `version` and have the `features`."""
 
     version: Annotated[int, f.Whole(1, 2**16)]
     features: f.Features = ()
@@ -29,10 +29,10 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The answer to Join. Without a size, the host waits for Sized, for its own lease, or for Content.
+    """The answer to Join. Without a size, the host waits for Sized, for its own lease, or for InlineBlob.
 
-    `neighbours` are all that the host has in this swarm: they replace those that an earlier scheduler gave it.
-    The digests that are known follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
+    `neighbours` are all neighbours of the host in this swarm. They replace the neighbours that an earlier scheduler
+    gave. The known digests follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
     """
 
     digest: f.Digest
@@ -44,7 +44,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """The blob's length, which gives its pieces (`scheduler.protocol.geometry`)."""
+    """The blob's length, which determines the pieces (`scheduler.protocol.geometry`)."""
 
     digest: f.Digest
     generation: f.Generation
@@ -53,7 +53,7 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Links that were made and links that were ended. A host that is in both has moved to another address."""
+    """Links that were made and links that were ended. A host in both lists has moved to another address."""
 
     digest: f.Digest
     add: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
@@ -62,9 +62,9 @@ class Neighbours:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The pieces that this host may ask of neighbours at distance 3: those of `shares`, a bit for each.
+    """The shares of the pieces that this host may ask neighbours at distance 3 for, a bit for each share.
 
-    It holds until the next Joined. Who is told nothing may ask any neighbour for any piece.
+    The message holds until the next Joined. A host that gets no such message may ask any neighbour for any piece.
     """
 
     digest: f.Digest
@@ -75,8 +75,8 @@ class Gateway:
 class Lease:
     """Permission to fetch pieces `first` to `stop - 1` from the origin, and to publish their digests.
 
-    Where the length is not known yet, the host opens the blob, sends Length at once, and fetches as many of these
-    pieces as there are. `within_s` runs anew with each piece that is published.
+    If the length is unknown, the host opens the blob, sends Length at once, and fetches those of these pieces that
+    exist. `within_s` starts again with each published piece.
     """
 
     lease: f.LeaseId
@@ -93,7 +93,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRevoked:
-    """The lease is no longer this host's: it stops fetching, and publishes nothing more of it."""
+    """The host loses the lease: it stops fetching and publishes no more pieces of the lease."""
 
     lease: f.LeaseId
     digest: f.Digest
@@ -112,7 +112,7 @@ class DigestRun:
 
 @dataclass(frozen=True, slots=True)
 class PieceDigests:
-    """Expected digests of pieces. A host believes a piece only against these, whoever sent it."""
+    """The expected digests of pieces. A host accepts a piece, from any sender, only if it matches its digest here."""
 
     digest: f.Digest
     generation: f.Generation
@@ -125,9 +125,9 @@ class PieceDigests:
 
 @dataclass(frozen=True, slots=True)
 class RequestDigests:
-    """Tell the digests of the pieces that you hold: the scheduler has restarted, and nobody else has told it.
+    """The scheduler asks a host for the digests of the pieces that the host holds, usually after a restart.
 
-    Answered by Recalled, or, for a blob that travels inside messages, by Content.
+    The host answers with DigestReport or, for a tiny blob, with InlineBlob.
     """
 
     digest: f.Digest
@@ -135,10 +135,10 @@ class RequestDigests:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The map up to here is in doubt. Every digest of it is forgotten; those that are confirmed follow.
+    """The map is disputed. The host forgets every digest of the map; the confirmed digests follow.
 
-    The host keeps its bytes, but holds, serves and counts a piece again only when a digest of this generation
-    matches it, unless it holds the whole blob and has found its SHA-256 right. A lease of an older generation is over.
+    The host keeps its bytes. It holds, serves and counts a piece again only when a digest of this generation matches
+    the piece, unless the host has found the SHA-256 of the whole blob right. Leases of older generations are over.
     """
 
     digest: f.Digest
@@ -147,7 +147,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class OriginRefused:
-    """No lease for this host: its client must ask the origin itself, and gets the origin's answer.
+    """This host gets no lease: its client must ask the origin itself and gets the origin's answer.
 
     The host has left the swarm.
     """
@@ -158,7 +158,7 @@ class OriginRefused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The swarm cannot get this blob. `status` is the origin's last, or 0. The host has left the swarm."""
+    """The swarm cannot get this blob. `status` is the origin's last status, or 0. The host has left the swarm."""
 
     digest: f.Digest
     status: f.Status
@@ -167,7 +167,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """The scheduler does not let this host take part for so long: what it told was proved wrong."""
+    """The scheduler shuts the host out for this long: the host was proved wrong, or reported by its neighbours."""
 
     reason: f.Explanation
     for_s: f.Duration
@@ -175,7 +175,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class TagResolve:
-    """Ask the origin for this tag and send TagAnswer within so long."""
+    """The host must ask the origin for this tag and send TagAnswer within this time."""
 
     upstream: f.Upstream
     repository: f.Repository
@@ -185,9 +185,10 @@ class TagResolve:
 
 @dataclass(frozen=True, slots=True)
 class TagResult:
-    """The answer to TagLookup. A tag is only as good as the host that resolved it: no digest can prove it.
+    """The answer to TagLookup. No digest proves the answer: a tag is only as trustworthy as its resolver.
 
-    Status 0 says that no host could reach the origin, or was asked. `public` is the resolver's word (`TagAnswer`).
+    Status 0 says that no host could reach the origin, or that no host was asked. `public` is the resolver's claim
+    (`TagAnswer`).
     """
 
     upstream: f.Upstream

@@ -1,1 +1,1 @@
-"""Shell: the scheduler's core on a WebSocket server. The only part of `scheduler` that does I/O."""
+"""The scheduler's shell: the core on a WebSocket server. Only this part of `scheduler` does I/O."""

@@ -1,14 +1,14 @@
-"""One host's WebSocket, from bytes to messages' frames and back.
+"""One host's WebSocket: bytes become the frames of messages, and frames become bytes.
 
 Rules:
-1. It has no task and no queue of its own: what a host has not read yet is in the transport's buffer, whose size is
-   bounded by cutting off a host that lets it grow. 10,000 idle connections cost a few KiB each (a task, a queue and an
-   HTTP request that stay for each of them cost 19; that is what aiohttp's server takes).
-2. RFC 6455 is wsproto's to know, but for the head of a message that we send (`framed`): the same message goes to many
-   hosts, and is framed once. What we refuse beyond the RFC: messages over MAX_FRAME_BYTES, and text.
-3. `ConnectionOwner` hears of a connection once it is open, of each binary message, and once of its end.
-4. Who does not ask for a WebSocket at the right path is told so in plain HTTP: it is a person with a browser or curl, a
-   probe, or a host that was given the wrong port.
+1. A connection has no task and no queue. Unread messages stay in the transport's buffer, and a host that lets this
+   buffer grow too large is disconnected. 10,000 idle connections cost a few KiB each. With a task, a queue and an HTTP
+   request for each connection, as in aiohttp's server, a connection costs 19 KiB.
+2. wsproto implements RFC 6455, except the head of a message that we send (`framed`): a message to many hosts is framed
+   once. Beyond the RFC, we refuse text messages and messages over MAX_FRAME_BYTES.
+3. The `ConnectionOwner` is told when a connection opens, for each binary message, and once when the connection ends.
+4. A request that does not ask for a WebSocket at the right path gets an explanation in plain HTTP. Its sender is a
+   person with a browser or curl, a probe, or a host that was given the wrong port.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ _WHAT_THIS_IS: Final = (
 ).encode()
 
 MAX_REASON_BYTES: Final = 123
-"""What a WebSocket close frame has room for (RFC 6455, 5.5)."""
+"""The bytes of a reason that fit into a WebSocket close frame (RFC 6455, 5.5)."""
 
 
 class ConnectionOwner(Protocol):
-    """Whom a connection reports to."""
+    """The server that a connection reports to."""
 
     def now(self) -> float:
         """The time in seconds."""
         ...
 
     def opened(self, connection: HostConnection) -> None:
-        """The bytes begin."""
+        """The connection has opened."""
         ...
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
-        """A whole message has come."""
+        """A whole message has arrived."""
         ...
 
     def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
-        """The host broke the rules of WebSockets, or ours about them."""
+        """The host broke the rules of WebSockets, or our bounds."""
         ...
 
     def lost(self, connection: HostConnection) -> None:
-        """The bytes have ended."""
+        """The connection has ended."""
         ...
 
 
@@ -76,15 +76,15 @@ class HostConnection(asyncio.Protocol):
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
-        """Where it comes from, for logs."""
+        """The host's address, for logs."""
         self.greeted = False
-        """Whether the host has said Hello."""
+        """Whether the host has sent Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
         self.ended_at: float | None = None
-        """When we ended it; nothing that comes is heard any more."""
+        """The time at which we ended the connection. Later messages are ignored."""
         self.allowance = allowance
-        """How many messages the host may send at once, from `counted_at` on."""
+        """The messages that the host may send at once, counted from `counted_at` on."""
         self._owner: Final = owner
         self._transport: asyncio.Transport | None = None
         self._handshake: H11Handshake | None = H11Handshake(ConnectionType.SERVER)
@@ -93,22 +93,22 @@ class HostConnection(asyncio.Protocol):
 
     @property
     def waiting_bytes(self) -> int:
-        """How much was sent that the host has not taken yet."""
+        """The sent bytes that the host has not read yet."""
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def send(self, message: bytes) -> None:
-        """Send a message, which was `framed`."""
+        """Send a message that was `framed`."""
         if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
             self._transport.write(message)
 
     def ping(self) -> None:
-        """Ask a silent host for a sign of life."""
+        """Send a silent host a ping."""
         self.pinged = True
         if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
             self._transport.write(self._frames.send(Ping()))
 
     def close(self, closing: Closing, reason: str) -> None:
-        """End the connection in order: the host is told why, and hangs up."""
+        """Tell the host the reason, and wait for the host to hang up."""
         if self.ended_at is not None or self._transport is None:
             return
         self.ended_at = self._owner.now()
@@ -123,12 +123,12 @@ class HostConnection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         peer = transport.get_extra_info("peername")
         self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
         self._owner.opened(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the reason is in no way ours to act on
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike
         self._transport = None
         self._owner.lost(self)
 
@@ -142,7 +142,7 @@ class HostConnection(asyncio.Protocol):
             elif self.ended_at is None:
                 self._shake_hands(data)
             self._take_frames()
-        except (RemoteProtocolError, UnicodeError) as error:  # the second is what wsproto lets out of odd headers
+        except (RemoteProtocolError, UnicodeError) as error:  # wsproto lets UnicodeError out of odd headers
             if self._frames is None:
                 self._refuse(b"426 Upgrade Required\r\nUpgrade: websocket", str(error))
             else:
@@ -163,7 +163,7 @@ class HostConnection(asyncio.Protocol):
             return
 
     def _refuse(self, status: bytes, reason: str) -> None:
-        """Answer a request that is not one for our WebSocket, and hang up."""
+        """Answer a request for anything but our WebSocket, and hang up."""
         if self._transport is not None:
             head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
             self._transport.write(head % (status, len(_WHAT_THIS_IS)) + _WHAT_THIS_IS)
@@ -178,7 +178,7 @@ class HostConnection(asyncio.Protocol):
             elif isinstance(event, CloseConnection):
                 if self._frames.state is ConnectionState.REMOTE_CLOSING:
                     self._transport.write(self._frames.send(event.response()))
-                elif self._frames.state is ConnectionState.OPEN:  # wsproto's way to say that it cannot read on
+                elif self._frames.state is ConnectionState.OPEN:  # wsproto's event for a frame that it cannot read
                     self._owner.failed(self, Closing.MALFORMED, event.reason or "not a frame of a WebSocket")
                 self._transport.close()
                 return
@@ -190,7 +190,7 @@ class HostConnection(asyncio.Protocol):
                 self._take_part(event)
 
     def _take_part(self, event: BytesMessage) -> None:
-        """A message may come in parts, as frames and as the network cuts it."""
+        """Collect a message from its parts: frames, cut again by the network."""
         self._partial += event.data
         if len(self._partial) > MAX_FRAME_BYTES:
             self._partial = b""
@@ -201,7 +201,7 @@ class HostConnection(asyncio.Protocol):
 
 
 def framed(message: bytes) -> bytes:
-    """A message as one frame from server to client, which has no mask (RFC 6455, 5.2)."""
+    """A message as one frame from server to client. Such a frame has no mask (RFC 6455, 5.2)."""
     length = len(message)
     if length < 126:
         return b"\x82%c%b" % (length, message)
@@ -211,5 +211,5 @@ def framed(message: bytes) -> bytes:
 
 
 def _cut(reason: str) -> str:
-    """As much of a text as fits, without half a character at its end."""
+    """The longest prefix that fits into a close frame and ends with a whole character."""
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -1,12 +1,12 @@
-"""The scheduler's server: WebSockets and the clock on one side, the core on the other.
+"""The scheduler's server: WebSockets and a clock around the core.
 
 Rules:
-1. One event at a time goes through the core; what comes out is written to the hosts' connections, and nothing waits.
-2. What one host does, short of overloading the machine, harms no other: bad frames, floods, silence and slowness each
-   end that host's connection, with a code and a text that say why (`scheduler.protocol.connection`).
-3. The core hears that a host is gone as soon as its connection is ending, and not when the last byte has gone out.
-4. An exception that comes out of the core is a mistake of ours: it is logged with its story, and ends the connection
-   whose message brought it about.
+1. The core handles one event at a time. Its instructions are written to the connections, and no write waits.
+2. A host cannot harm other hosts, except by overloading the machine. Bad frames, floods, silence and slow reading each
+   end the host's connection, with a code and a reason (`scheduler.protocol.connection`).
+3. The core is told that a host is gone as soon as its connection begins to end, before the last byte is sent.
+4. An exception from the core is a defect of the scheduler. It is logged with its story, and it ends the connection
+   whose message caused it.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from scheduler.shell.gc_tuning import rare_full_collections
 log = structlog.get_logger(__name__)
 
 SWEPT_AT_ONCE: Final = 256
-"""Connections that are looked at in one go, and perhaps pinged: that takes 4 ms."""
+"""Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a connection may cost. Durations are in seconds."""
+    """The bounds of a connection's cost. Durations are in seconds."""
 
     connections: int = 20_000
     """Twice the 10,000 hosts that one scheduler is made for."""
     hello_s: float = 5.0
-    """How long a connection may take to say Hello."""
+    """How long a connection may take to send Hello."""
     heartbeat_s: float = 4.0
-    """After so long a silence a host is pinged; after half as long again without an answer it is gone."""
+    """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
     waiting_bytes: int = 4 * 1024 * 1024
-    """What may wait for one host to read it: the piece map of the largest blob, twice."""
+    """The most unread bytes of one host: twice the piece map of the largest blob."""
     messages_per_s: float = 200.0
-    """What a host may send in the long run. One that pulls 20 blobs at 1 Gbit/s sends about 60."""
+    """The most messages per second that a host may send. A host that pulls 20 blobs at 1 Gbit/s sends about 60."""
     burst: int = 16_384
-    """What it may send at once: it announces 8,192 blobs, each of which counts as a message, and joins some."""
+    """The most messages that a host may send at once. It announces 8,192 blobs, each counted as one, and joins some."""
     close_s: float = 2.0
-    """How long a host may take to hang up once it was told to."""
+    """How long a host may take to hang up after it was told to."""
 
 
 class Core(Protocol):
-    """What is run: `scheduler.core.scheduler.Scheduler`."""
+    """The core that the server runs: `scheduler.core.scheduler.Scheduler`."""
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take an event; gives what is to be done."""
+        """Handle an event, and return the instructions."""
         ...
 
     def next_deadline(self) -> float | None:
-        """When a Tick is needed at the latest."""
+        """The latest time at which the next Tick is needed."""
         ...
 
 
@@ -80,7 +80,7 @@ class SchedulerServer:
         self._sweeper: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
         self._unswept: list[HostConnection] = []
-        """Those that a sweep has still to look at before it begins anew."""
+        """The connections that the current sweep has not examined yet."""
         self._blames_from = 0.0
         self._empty = asyncio.Event()
 
@@ -91,7 +91,7 @@ class SchedulerServer:
 
     @asynccontextmanager
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
-        """Serve while the context lasts. Gives the port, which the system has chosen if `port` is 0."""
+        """Serve while the context lasts. Gives the port, which the system chooses if `port` is 0."""
         self._loop = asyncio.get_running_loop()
         server = await self._loop.create_server(self._connect, host, port)
         self._swept_at = self._loop.time()
@@ -105,7 +105,7 @@ class SchedulerServer:
             await server.wait_closed()
 
     async def _stop(self) -> None:
-        """Tell every host that the scheduler stops, and let them hang up."""
+        """Tell every host that the scheduler stops, and let the hosts hang up."""
         for timer in (self._timer, self._sweeper):
             if timer is not None:
                 timer.cancel()
@@ -120,20 +120,20 @@ class SchedulerServer:
         for connection in list(self._connections.values()):
             connection.abort()
 
-    # What a connection tells: see `scheduler.shell.connection.ConnectionOwner`
+    # From a connection: `scheduler.shell.connection.ConnectionOwner`
 
     def now(self) -> float:
         """The time in seconds, by the loop's clock."""
         return asyncio.get_running_loop().time()
 
     def opened(self, connection: HostConnection) -> None:
-        """Somebody has connected."""
+        """Register a connection that has opened."""
         self._connections[connection.number] = connection
         if self._loop is None or len(self._connections) > self._bounds.connections:
             connection.abort()
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
-        """A host has sent a message."""
+        """Decode a host's message, and give it to the core."""
         try:
             message = FROM_HOST.decode(frame)
         except ProtocolError as error:
@@ -151,7 +151,7 @@ class SchedulerServer:
             self._tell(Received(connection.number, message), connection)
 
     def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
-        """A host's connection must end."""
+        """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
         log.info("host_closed", address=connection.address, why=closing.name, text=reason)
@@ -160,17 +160,17 @@ class SchedulerServer:
             self._tell(Disconnected(connection.number), None)
 
     def lost(self, connection: HostConnection) -> None:
-        """A connection has ended."""
+        """Forget a connection that has ended."""
         self._connections.pop(connection.number, None)
         if not self._connections:
             self._empty.set()
         if connection.greeted and connection.ended_at is None:
             self._tell(Disconnected(connection.number), None)
 
-    # What the core says
+    # To and from the core
 
     def _tell(self, event: Event, cause: HostConnection | None) -> None:
-        """Give the core an event and do what it says."""
+        """Give the core an event, and carry out its instructions."""
         if self._loop is None:
             return
         try:
@@ -180,7 +180,7 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        fanout_queue: dict[HostConnection, None] = {}
+        slow: dict[HostConnection, None] = {}
         for instruction in instructions:
             if isinstance(instruction, Close):
                 connection = self._connections.get(instruction.connection)
@@ -193,14 +193,14 @@ class SchedulerServer:
                 if connection is not None and connection.ended_at is None:
                     connection.send(message)
                     if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        fanout_queue[connection] = None
-        for connection in fanout_queue:
+                        slow[connection] = None
+        for connection in slow:
             self.failed(connection, Closing.SLOW, "too much waits that the host does not read")
             connection.abort()
         self._set_timer(self._loop)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have the core told when something is due; at times it is told too early, which does no harm."""
+        """Set the timer to the core's next deadline. An early Tick does no harm."""
         due = self._core.next_deadline()
         if due is None or (self._timer is not None and self._timer_at <= due):
             return
@@ -218,7 +218,7 @@ class SchedulerServer:
         return HostConnection(self, next(self._numbers), self._bounds.burst)
 
     def _may_send(self, connection: HostConnection, cost: int) -> bool:
-        """Count what a host has sent against what it may send."""
+        """Count a host's message against the messages that the host may send."""
         now = self.now()
         earned = (now - connection.counted_at) * self._bounds.messages_per_s
         connection.allowance = min(self._bounds.burst, connection.allowance + earned) - cost
@@ -226,11 +226,11 @@ class SchedulerServer:
         return connection.allowance >= 0
 
     def _sweep(self) -> None:
-        """See to some of those that are silent, or do not hang up: to each connection once in `interval_s`.
+        """Examine some connections for silence and for hosts that do not hang up: each connection once in `interval_s`.
 
-        One timer for all costs less than one for each, and to ping all of them at once would keep everybody waiting.
-        A sweep that comes late finds everybody silent, for we have not been reading: until each of them had its turn
-        again, nobody is blamed.
+        One timer for all connections costs less than a timer for each, and pinging all hosts at once would delay every
+        event. A late sweep finds every host silent, because the server has not been reading. No host is blamed until
+        each connection has been examined once again.
         """
         if self._loop is None:
             return

@@ -83,7 +83,7 @@ class SimulatedHost:
         return SIZE
 
 
-class SchedulerState:
+class SimulatedCluster:
     """Delivers the messages of each host in order, and those of different hosts in any order."""
 
     def __init__(self, hosts: list[SimulatedHost], seed: int) -> None:

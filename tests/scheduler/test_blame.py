@@ -11,7 +11,7 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import Corrupt, Disproved, Join, Sealed
 from scheduler.protocol.to_host import Neighbours
-from tests.scheduler.hosts import BLOB, COUNT, SIZE, SchedulerState, SimulatedHost, right
+from tests.scheduler.hosts import BLOB, COUNT, SIZE, SimulatedCluster, SimulatedHost, right
 
 SEEDS = range(6)
 
@@ -78,25 +78,25 @@ def test_one_liar_harms_nobody_but_itself(liar: type[SimulatedHost], size: int, 
     honest = [SimulatedHost(f"h{number}") for number in range(size - 1)]
     hosts = [*honest]
     hosts.insert(seed % size, liar("liar"))
-    state = SchedulerState(hosts, seed)
-    state.run()
-    assert set(state.closed) <= {"liar"}
+    cluster = SimulatedCluster(hosts, seed)
+    cluster.run()
+    assert set(cluster.closed) <= {"liar"}
     assert [host.outcome for host in honest] == ["sealed"] * len(honest)
-    assert sum(host.fetched for host in state.hosts.values()) <= 3 * COUNT + 8
+    assert sum(host.fetched for host in cluster.hosts.values()) <= 3 * COUNT + 8
 
 
 @pytest.mark.parametrize("liar", [LiesAboutPieces, LiesAboutEverySecondPiece, AccusesFalsely, LiesAndAccuses])
 def test_the_liar_is_quarantined(liar: type[SimulatedHost]) -> None:
-    state = SchedulerState([liar("liar"), *(SimulatedHost(f"h{number}") for number in range(5))], 1)
-    state.run()
-    assert state.closed == {"liar": Closing.QUARANTINED}
+    cluster = SimulatedCluster([liar("liar"), *(SimulatedHost(f"h{number}") for number in range(5))], 1)
+    cluster.run()
+    assert cluster.closed == {"liar": Closing.QUARANTINED}
 
 
 def test_without_a_third_host_nobody_is_blamed_and_both_ask_the_origin_themselves() -> None:
     hosts = [LiesAboutPieces("liar"), SimulatedHost("honest")]
-    state = SchedulerState(hosts, 0)
-    state.run()
-    assert not state.closed
+    cluster = SimulatedCluster(hosts, 0)
+    cluster.run()
+    assert not cluster.closed
     assert hosts[1].outcome == "failed"
 
 
@@ -105,14 +105,14 @@ def test_without_a_third_host_nobody_is_blamed_and_both_ask_the_origin_themselve
 @pytest.mark.parametrize("knows_size", [True, False])
 def test_honest_hosts_fetch_each_piece_once(size: int, seed: int, knows_size: bool) -> None:
     hosts = [SimulatedHost(f"h{number}", knows_size) for number in range(size)]
-    state = SchedulerState(hosts, seed)
-    state.run()
+    cluster = SimulatedCluster(hosts, seed)
+    cluster.run()
     assert [host.outcome for host in hosts] == ["sealed"] * size
     assert sum(host.fetched for host in hosts) == COUNT
 
 
 def test_leases_are_spread_over_the_swarm() -> None:
     hosts = [SimulatedHost(f"h{number}") for number in range(40)]
-    state = SchedulerState(hosts, 3)
-    state.run()
+    cluster = SimulatedCluster(hosts, 3)
+    cluster.run()
     assert max(host.fetched for host in hosts) <= COUNT // 2

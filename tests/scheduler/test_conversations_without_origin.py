@@ -61,7 +61,7 @@ def test_a_tiny_blob_leaves_the_origin_once_and_travels_in_replies() -> None:
     )
 
 
-def test_a_tiny_blob_that_was_forgotten_is_recalled_from_a_holder() -> None:
+def test_a_tiny_blob_that_was_dropped_is_requested_from_a_seeder() -> None:
     assert (
         Playbook("a", "b", settings=replace(SETTINGS, inline_cache_bytes=3))
         >> ("a", JOIN_TINY)
@@ -76,7 +76,7 @@ def test_a_tiny_blob_that_was_forgotten_is_recalled_from_a_holder() -> None:
     )
 
 
-def test_content_that_does_not_have_its_digest_proves_its_sender_guilty() -> None:
+def test_a_host_that_sends_a_wrong_inline_blob_is_quarantined() -> None:
     play = (
         Playbook("a")
         >> ("a", JOIN_TINY)
@@ -109,11 +109,11 @@ def test_a_tiny_blob_that_its_holder_has_lost_is_fetched_again() -> None:
     )
 
 
-def test_content_that_nobody_asked_for_is_not_taken() -> None:
+def test_an_inline_blob_that_was_not_requested_is_ignored() -> None:
     assert Playbook("a", "b") >> ("a", Announce((Holding(T, 4, True),))) >> ("a", InlineBlob(T, b"tony"))
 
 
-def test_a_scheduler_that_has_restarted_asks_those_who_know() -> None:
+def test_a_restarted_scheduler_requests_digests_from_holders() -> None:
     assert (
         Playbook("a", "b", "c")
         >> ("a", Announce((Holding(D, MIB, True),)))

@@ -83,7 +83,7 @@ def test_when_a_second_site_comes_all_are_told_their_shares() -> None:
     assert two_sites()
 
 
-def test_who_comes_later_asks_its_own_site_only() -> None:
+def test_a_host_that_comes_later_asks_its_own_site_only() -> None:
     assert (
         two_sites()
         >> ("a3", hello("a3", site="a"))
@@ -153,7 +153,7 @@ def starving(have: int = 0) -> Progress:
     return Progress(D, 1, bytes([have]), starving=True)
 
 
-def test_who_starves_takes_the_place_of_a_gateway_that_brings_nothing() -> None:
+def test_a_starving_host_replaces_a_gateway_that_brings_nothing() -> None:
     assert GATEWAY_S < WITHIN
     assert (
         two_sites()
@@ -186,7 +186,7 @@ def test_a_gateway_that_starves_itself_is_followed_by_another() -> None:
     )
 
 
-def test_who_comes_back_for_the_blob_is_told_again() -> None:
+def test_a_host_that_comes_back_for_the_blob_is_told_its_shares_again() -> None:
     assert two_sites() >> ("a2", JOIN) << ("a2", joined(seen("a1", 0), seen("b1", 3))) << ("a2", Gateway(D, HIGH))
 
 

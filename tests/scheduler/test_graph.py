@@ -125,7 +125,7 @@ def test_a_join_looks_at_as_many_members_in_a_large_swarm_as_in_a_small_one() ->
     assert costs[1] < 1.5 * costs[0]
 
 
-def test_a_newcomer_is_linked_to_a_source() -> None:
+def test_a_newcomer_is_linked_to_a_provider() -> None:
     swarm, members = swarm_of(500)
     swarm.hold(members[17], 1)
     newcomers = [join(swarm, 500 + number, Topology("s0", "z", "r0")) for number in range(6)]

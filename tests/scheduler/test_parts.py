@@ -15,7 +15,7 @@ from scheduler.core.piece_counts import PieceCounts
 from scheduler.core.rng import Rng
 
 
-def test_chance_is_even_and_repeats() -> None:
+def test_random_numbers_are_even_and_repeat() -> None:
     drawn = [Rng(1).randbelow(7) for _ in range(3)]
     assert drawn == drawn[:1] * 3
     rng = Rng(1)
@@ -26,7 +26,7 @@ def test_chance_is_even_and_repeats() -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 12))
-def test_some_of_gives_all_of_few_and_some_of_many(items: list[int], most: int) -> None:
+def test_sample_gives_all_of_few_and_some_of_many(items: list[int], most: int) -> None:
     drawn = Rng(5).sample(items, most)
     assert set(drawn) <= set(items)
     assert len(drawn) == min(len(items), most)
@@ -64,7 +64,7 @@ def test_deadlines_do_not_come_early_and_old_ones_are_let_go() -> None:
     assert deadlines.next() is None
 
 
-def test_holdings_count_copies() -> None:
+def test_piece_counts_count_copies() -> None:
     piece_counts = PieceCounts()
     piece_counts.change(0, 0b0111)
     piece_counts.change(0, 0b0001)
@@ -77,7 +77,7 @@ def test_holdings_count_copies() -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, (1 << 10) - 1))))
-def test_holdings_are_what_members_said_last(reports: list[tuple[int, int]]) -> None:
+def test_piece_counts_are_of_the_last_reports(reports: list[tuple[int, int]]) -> None:
     piece_counts = PieceCounts()
     have = dict.fromkeys(range(9), 0)
     for member, pieces in reports:
@@ -90,7 +90,7 @@ def test_holdings_are_what_members_said_last(reports: list[tuple[int, int]]) -> 
     )
 
 
-def test_contents_let_the_least_recently_used_go() -> None:
+def test_the_cache_drops_the_least_recently_used_blob() -> None:
     inline_blobs = InlineBlobCache(10)
     inline_blobs.put(b"a", b"1234")
     inline_blobs.put(b"b", b"1234")

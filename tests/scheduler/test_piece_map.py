@@ -1,4 +1,4 @@
-"""The piece map's states, and whose word is believed in each."""
+"""The states of the piece map, and the reports that are believed in each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def known() -> PieceMap:
     return piece_map(("a", 0, X), ("b", 1, X))
 
 
-def test_one_word_is_believed_as_long_as_nobody_doubts_it() -> None:
+def test_one_report_is_believed_until_it_is_disputed() -> None:
     growing = piece_map(("a", 0, X))
     assert growing.state is MapState.GROWING
     assert growing.known == 0b01
@@ -61,7 +61,7 @@ def test_a_contested_map_believes_two_hosts_that_agree() -> None:
     contested.validate()
 
 
-def test_hearsay_is_believed_but_is_no_witness_and_not_to_blame() -> None:
+def test_a_secondhand_report_is_believed_but_never_counted_or_accused() -> None:
     contested = piece_map((SECONDHAND, 0, Y), count=1)
     assert contested.digest(0) == Y
     contested.contest("a")
@@ -70,7 +70,7 @@ def test_hearsay_is_believed_but_is_no_witness_and_not_to_blame() -> None:
     assert contested.wrong_reporters() == ()
 
 
-def test_who_accuses_a_map_that_proves_right_is_to_blame() -> None:
+def test_a_host_that_disputes_a_right_map_is_accused() -> None:
     contested = known()
     contested.contest("liar")
     contested.claim_digest("b", 0, X)
