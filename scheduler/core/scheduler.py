@@ -157,7 +157,8 @@ class Scheduler:
             )
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
         state.leases.validate()
-        assert sum(len(swarm.leases) for swarm in state.swarms.values()) == len(state.leases.active)
+        of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
+        assert of_swarms == state.leases.active
         self._tags.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
