@@ -49,6 +49,18 @@ from tests.scheduler.messages_for_pull import (
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
 
+def test_a_host_cannot_use_the_lease_of_another_host() -> None:
+    for message in (
+        LeasePieces(1, D, 0, P1),
+        Length(1, D, 2 * MIB),
+        LeaseEnded(1, D, LeaseOutcome.REFUSED, 403),
+        LeaseEnded(1, D, LeaseOutcome.FAILED),
+    ):
+        play = one_with_a_lease() >> ("b", message) >> ("a", LeasePieces(1, D, 0, P0))
+        play = play << ("a", digests(0, P0)) << ("b", digests(0, P0))
+        assert play << ("b", Lease(2, D, 1, 1, 2, WITHIN)) << ("a", Lease(3, D, 1, 2, 3, WITHIN))
+
+
 def test_two_hosts_pull_and_a_third_comes_late() -> None:
     assert (
         all_landed()
