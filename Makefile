@@ -4,30 +4,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: venv demo test check bench clean
+.PHONY: help venv demo test check docs bench clean
 
-venv: $(STAMP)
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
+
+venv: $(STAMP) ## the virtual environment .venv with p2pd and what its development needs
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $(STAMP)
 
-demo: venv
+demo: venv ## a real image from an embedded registry to a swarm of five nodes
 	$(BIN)/p2pd demo
 
-test: venv
+test: venv ## all tests; as root on Debian also those with real programs
 	$(BIN)/python -m pytest
 
-check: venv
+check: venv ## ruff, mypy --strict and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: venv
+docs: venv ## docs/protocol.md and docs/metrics.md, from the code
+	$(BIN)/python -m tests.generated_docs
+
+bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks.suite
 
-clean:
+clean: ## remove all that the other targets make
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,1 +1,1 @@
-"""Measurements of p2pd on this machine, beside what people use today (`python -m benchmarks`)."""
+"""Measurements of p2pd on this machine, beside other ways of distribution (`python -m benchmarks`)."""

@@ -1,6 +1,6 @@
 """`python -m benchmarks COMMAND`: measure, and print the report.
 
-Exit codes: 0 everything asked for was measured, bars missed or not; 1 something could not be measured;
+Exit codes: 0 all requested figures were measured, whether bars were missed or not; 1 a figure could not be measured;
 2 used wrongly.
 """
 
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def exit_on_signal(number: int, _frame: FrameType | None) -> None:
-    """Leave through every `with` block, so that whatever was started is ended."""
+    """Exit through every `with` block, so that all started programs are ended."""
     sys.exit(128 + number)
 
 

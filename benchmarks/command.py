@@ -1,7 +1,7 @@
-"""How a command of the benchmarks is put together and run.
+"""The structure of a benchmark command, and its execution.
 
-A command is a number of measures over one testbed. To add one, write a module with a `Command` and name it in
-`benchmarks.__main__.COMMANDS`: options, selection, progress, failures and the report are the same for all.
+A command is a number of measures over one testbed. To add a command, write a module with a `Command` and name it in
+`benchmarks.__main__.COMMANDS`. Options, selection, progress, failures and the report are the same for all commands.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Testbed = TypeVar("Testbed")
 
 
 class UnmeasurableError(Exception):
-    """Something that a measure needs is missing or did not work; the text says what, and what to do."""
+    """A precondition of a measure is missing or failed. The text names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[Testbed]):
-    """One experiment, and the names of the figures that come out of it."""
+    """One experiment, and the names of its figures."""
 
     figures: tuple[str, ...]
     run: Callable[[Testbed], Sequence[Figure]]
@@ -32,7 +32,7 @@ class Measure(Generic[Testbed]):
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Testbed]):
-    """`testbed` makes what the measures share and ends it; it starts nothing before a measure asks for it."""
+    """A command. `testbed` makes and ends the shared parts; it starts each of them at the first use by a measure."""
 
     name: str
     summary: str
@@ -55,7 +55,7 @@ def run_measures(
 ) -> None:
     """Run the measures that have a figure in `only` (all, if it is empty), and fill in the report.
 
-    A measure that cannot be had does not end the others.
+    A measure that fails does not end the others.
     """
     for measure in command.measures:
         wanted = [name for name in measure.figures if not only or name in only]

@@ -1,9 +1,9 @@
-"""The simulator and the cores that it plays, compiled: the same code, made into C by mypyc, in about half the time.
+"""The simulator and its cores, compiled to C by mypyc: the same code takes about half the time.
 
 Rules:
-1. What is compiled is a copy, in `build/compiled`, of the sources as they are now; nothing else ever runs it.
-2. A process either runs all of the compiled modules or none. Where they cannot be compiled (there is no C compiler),
-   the simulation is interpreted: that takes longer and comes to the same figures.
+1. The compiled code is a copy of the present sources, in `build/compiled`; nothing else ever runs it.
+2. A process runs all of the compiled modules or none. If they cannot be compiled (there is no C compiler), the
+   simulation is interpreted, which takes longer and gives the same figures.
 """
 
 from __future__ import annotations
@@ -28,39 +28,61 @@ MODULES: Final = (
     *(
         f"peer/core/{name}.py"
         for name in (
+            "choker",
             "download",
-            "exchange",
-            "fetches",
+            "events",
+            "host",
             "leases",
-            "member",
+            "link_book",
+            "membership",
             "neighbours",
-            "origin_events",
-            "piece_book",
+            "origin_requests",
+            "origin_slots",
+            "peer_requests",
+            "phase",
+            "picker",
             "piece_sets",
             "pieces",
+            "publisher",
+            "readers",
             "reports",
-            "standing",
-            "swarm_events",
+            "session",
+            "swarm_member",
             "uplink",
-            "choker",
         )
     ),
-    *(f"p2pd/simulation/{name}.py" for name in ("bandwidth", "cluster", "event_queue", "host", "origin", "pull")),
+    *(
+        f"scheduler/core/{name}.py"
+        for name in (
+            "gateways",
+            "graph",
+            "lease_policy",
+            "leases",
+            "members",
+            "membership",
+            "piece_digests",
+            "piece_map",
+        )
+    ),
+    *(
+        f"p2pd/simulation/{name}.py"
+        for name in ("bandwidth", "blobs", "cluster", "event_queue", "host", "network", "origin")
+    ),
 )
-"""Where the time goes."""
+"""The modules that take the time."""
 
 COMPILES_S: Final = 300.0
 
 
 @contextmanager
 def simulating(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of so many processes that simulate compiled, if that can be done here."""
+    """A pool of processes that simulate with compiled code, if it can be compiled here."""
     compiled = compiled_path()
     before = list(sys.path)
     if compiled is None:
         print("the simulator could not be compiled: simulations take about twice as long", file=sys.stderr, flush=True)
     else:
-        sys.path.insert(0, str(compiled))  # a process that is spawned begins with the path of this one
+        sys.path.insert(0, str(compiled))  # a spawned process inherits the path of this process
     try:
         with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
             yield pool
@@ -69,10 +91,10 @@ def simulating(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def compiled_path() -> Path | None:
-    """Where the compiled packages are, made if they are not there yet; None if they cannot be made."""
+    """The directory of the compiled packages, which are compiled if they are missing; None if that fails."""
     (ROOT / "build").mkdir(exist_ok=True)
     with (ROOT / "build" / "compiling.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes meanwhile finds what was made
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a process that waited for the lock finds the finished packages
         return _make_compiled()
 
 
@@ -111,7 +133,7 @@ def _make_compiled() -> Path | None:
 
 
 def _works(directory: Path) -> bool:
-    """Whether what was compiled can be imported, and is what would be."""
+    """Whether the compiled packages are imported from this directory, all of them compiled."""
     ask = "import p2pd.simulation.cluster; print(p2pd.simulation.cluster.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", ask], cwd=directory, capture_output=True, text=True, timeout=COMPILES_S, check=False

@@ -1,9 +1,8 @@
 """The clients. Each is the same for both sides of a comparison.
 
 Rules:
-1. Every transfer is checked: status, length and, where the client hashes, the digest. A wrong one ends the
-   measure.
-2. A client that costs CPU is a process of its own, so that this one stays out of the way.
+1. Every transfer is checked: status, length and, if the client hashes, the digest. A wrong transfer ends the measure.
+2. A client that costs CPU is a process of its own, so that this process does not disturb it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class BenchmarkBlob:
 
 
 def _output(command: Sequence[str]) -> str:
-    """What it printed; raises UnmeasurableError when it fails or hangs."""
+    """The output of a program; raises UnmeasurableError if it fails or hangs."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TRANSFER_BOUND_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -60,21 +59,21 @@ def _checked(url: str, blob: BenchmarkBlob, status: int, size_bytes: int) -> Non
 
 
 def curl_s(url: str, blob: BenchmarkBlob, output: Path = Path("/dev/null")) -> float:
-    """Seconds of one GET by curl, as curl counts them: its own start is not in it."""
+    """Seconds of one GET by curl, by curl's own count, which leaves out its start."""
     status, size_bytes, seconds = _output(_curl_once(url, output)).split()
     _checked(url, blob, int(status), int(size_bytes))
     return float(seconds)
 
 
 def curl_together(urls: Sequence[tuple[str, BenchmarkBlob]]) -> None:
-    """GET all of them at once, to /dev/null."""
+    """GET all URLs at once, to /dev/null."""
     with contextlib.ExitStack() as stack:
         curls = []
         for url, _ in urls:
             curl = stack.enter_context(
                 subprocess.Popen(_curl_once(url, Path("/dev/null")), stdout=subprocess.PIPE, text=True)
             )
-            stack.callback(curl.kill)  # called before the process is waited for; of no effect on one that ended
+            stack.callback(curl.kill)  # called before the process is waited for; without effect on an ended process
             curls.append(curl)
         for (url, blob), curl in zip(urls, curls, strict=True):
             status, size_bytes, _ = curl.communicate()[0].split()
@@ -91,15 +90,15 @@ def runtime_s(url: str, blob: BenchmarkBlob, output: Path) -> float:
 
 
 def small_requests_per_s(url: str, requests: int, connections: int) -> float:
-    """Rate of GETs of one URL over kept-alive connections: by ab where it is installed, else by curl.
+    """Rate of GETs of one URL over kept-alive connections: by ab if it is installed, else by curl.
 
-    ab (Debian's apache2-utils) costs less, so more of the rate is the server's. It speaks HTTP/1.0 with
+    ab (Debian's apache2-utils) costs less CPU than curl, so its rate is closer to the server's. ab speaks HTTP/1.0 with
     Keep-Alive.
     """
     if shutil.which("ab") is not None:
         text = _output(["ab", "-k", "-q", "-n", str(requests), "-c", str(connections), url])
         return ab_rate(text, requests)
-    # A fragment is not sent, so these are `requests` times the same request.
+    # Fragments are not sent, so all `requests` requests are the same.
     numbered = f"{url}#[1-{requests}]"
     started = time.perf_counter()
     to_null = ("--output", "/dev/null", "--write-out", "%{http_code}\n")
@@ -111,7 +110,7 @@ def small_requests_per_s(url: str, requests: int, connections: int) -> float:
 
 
 def ab_rate(text: str, requests: int) -> float:
-    """The rate in ab's report; raises UnmeasurableError unless all succeeded, on kept-alive connections."""
+    """The rate in ab's report; raises UnmeasurableError unless all requests succeeded on kept-alive connections."""
     figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 -]+):\s+([0-9.]+)", text, flags=re.MULTILINE))
     names = ("Complete requests", "Failed requests", "Non-2xx responses", "Keep-Alive requests")
     complete, failed, refused, kept = (int(figures.get(name, 0)) for name in names)
@@ -125,7 +124,7 @@ def ab_rate(text: str, requests: int) -> float:
 
 
 def first_byte_s(url: str, blob: BenchmarkBlob) -> float:
-    """Seconds from before the connection to the first byte of the body. The rest is read after that."""
+    """Seconds from before the connection to the first byte of the body. The rest of the body is read afterwards."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)
     with contextlib.closing(connection):

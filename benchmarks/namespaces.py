@@ -1,11 +1,11 @@
 """Hosts of a network on this machine: network namespaces, each with one link to a switch, and a rate on each link.
 
 Rules:
-1. A namespace is a thread that has left this one's network. What is called in that thread sees that network only, and
-   so does every program that it starts: the same harness runs there as on loopback.
-2. None has a name, a mount or a way out. The kernel removes it, with its links, its addresses and its rates, when the
-   thread and the programs have ended, even if this process is killed, for programs are started so that they end with
-   the thread (PDEATHSIG).
+1. A namespace is a thread in a network of its own. Functions called in that thread see only that network, and so do the
+   programs that they start: the same harness runs there as on loopback.
+2. A namespace has no name, no mount and no way out. The kernel removes it, with its links, addresses and rates, when
+   the thread and the programs have ended. That holds even if this process is killed, because programs end with the
+   thread that started them (PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from benchmarks.command import UnmeasurableError
 from benchmarks.programs import find
 
 NETWORK: Final = "10.77.0.0/24"
-"""The addresses of hosts. Nothing outside of the namespaces sees them."""
+"""The addresses of hosts. They exist only inside the namespaces."""
 
 CORE: Final = "core"
-"""The switch that everything is connected to, directly or by other switches."""
+"""The switch that all hosts are connected to, directly or by other switches."""
 
 LATENCY: Final = "10ms"
-"""How much of what a link sends may wait in front of it, as in a switch or behind a kernel that keeps queues short."""
+"""The queue in front of a link, in time: like a switch's, or that of a kernel that keeps queues short."""
 
 _CONGESTION_CONTROL: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-"""Of connections that begin in a namespace. Over such short ways reno does as cubic, the default of most kernels, does;
-bbr, the default of some, paces with timers that take a good part of the cores which all hosts share here."""
+"""The congestion control of connections that begin in a namespace. On such short paths reno behaves like cubic, the
+default of most kernels. bbr, the default of some, paces with timers, which take much of the cores here."""
 
 _CLONE_NEWNET: Final = 0x40000000
 """<linux/sched.h>; `os.unshare` came with Python 3.12 only."""
@@ -48,14 +48,14 @@ T = TypeVar("T")
 
 
 class Namespace:
-    """A network of its own, in which `call` and `start` run functions, one at a time. Raises UnmeasurableError."""
+    """A network namespace, in which `call` and `start` run functions, one at a time. Raises UnmeasurableError."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
         try:
             self.call(_leave_the_network)
             self.task = self.call(threading.get_native_id)
-            """By this the kernel finds the namespace: `ip link set … netns TASK`."""
+            """The task id by which the kernel finds the namespace: `ip link set … netns TASK`."""
             self.ip("link", "set", "lo", "up")
         except BaseException:
             self.close()
@@ -76,7 +76,7 @@ class Namespace:
         self.call(_run, "tc", "qdisc", "add", "dev", link, *shaping)
 
     def close(self) -> None:
-        """End the thread. The programs that it started have been ended before, or are now, by PDEATHSIG."""
+        """End the thread. PDEATHSIG ends those of its programs that still run."""
         self._thread.shutdown()
 
 
@@ -89,7 +89,7 @@ class NetworkHost(Namespace):
 
 
 class Network:
-    """Hosts on a switch, and other switches below it, to which hosts may be connected just as well."""
+    """Hosts on a switch, and on further switches below it."""
 
     def __init__(self, made: ExitStack) -> None:
         self._made = made
@@ -101,7 +101,7 @@ class Network:
         self._add_bridge(CORE)
 
     def host(self, up: str | None = None, down: str | None = None, *, at: str = CORE) -> NetworkHost:
-        """Connect a new host to the switch `at`; it sends at the rate `up` and receives at `down`, if there are any."""
+        """Connect a new host to the switch `at`. It sends at the rate `up` and receives at `down`; None: no limit."""
         host = NetworkHost(str(next(self._addresses)))
         self._made.callback(host.close)
         self._ports += 1
@@ -117,7 +117,7 @@ class Network:
         return host
 
     def switch(self, name: str, *, at: str = CORE) -> None:
-        """Connect a new switch to the one `at`, by one line. Names have up to 8 letters."""
+        """Connect a new switch to the switch `at` by a link. Names have up to 8 letters."""
         self._add_bridge(name)
         inner, outer = f"{name}-in", f"{name}-out"
         self._switch.ip("link", "add", inner, "type", "veth", "peer", "name", outer)
@@ -125,12 +125,12 @@ class Network:
         self._switch.ip("link", "set", outer, "master", at, "up")
 
     def entered_bytes(self, name: str) -> int:
-        """What has come to this switch by its line, from elsewhere."""
+        """The bytes that came to this switch over its link, from elsewhere."""
         shown = self._switch.call(_run, "ip", "-json", "-stats", "link", "show", "dev", f"{name}-in")
         return int(json.loads(shown)[0]["stats64"]["rx"]["bytes"])
 
     def cut(self, name: str) -> None:
-        """From now on, what is at this switch and below reaches nothing else. Nobody is told: frames are lost."""
+        """Cut the link of this switch: hosts at it and below reach no other hosts, and their frames are lost."""
         self._switch.ip("link", "set", f"{name}-out", "down")
 
     def mend(self, name: str) -> None:
@@ -143,13 +143,13 @@ class Network:
 
 @contextmanager
 def network() -> Iterator[Network]:
-    """A network without hosts. Raises UnmeasurableError where there can be none: it needs root."""
+    """A network without hosts. It needs root; raises UnmeasurableError if it cannot be made."""
     with ExitStack() as made:
         yield Network(made)
 
 
 def _leave_the_network() -> None:
-    """Give this thread a network of its own, without any link that is up. Raises UnmeasurableError."""
+    """Give this thread a network of its own, in which no link is up. Raises UnmeasurableError."""
     if _LIBC.unshare(_CLONE_NEWNET) != 0:
         reason = os.strerror(ctypes.get_errno())
         raise UnmeasurableError(f"no network namespace can be made ({reason}): run this as root")
@@ -157,8 +157,8 @@ def _leave_the_network() -> None:
 
 
 def _let_bridges_be() -> None:
-    """Have what goes through this namespace's bridges pass no firewall, as it would where a container engine runs."""
-    with suppress(FileNotFoundError):  # the kernel has no such thing, or has not needed it yet
+    """Turn off the firewall of this namespace's bridges, which container engines turn on."""
+    with suppress(FileNotFoundError):  # the kernel has no such module, or has not loaded it yet
         Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("0")
 
 

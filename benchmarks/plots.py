@@ -1,4 +1,4 @@
-"""Plots of the report, as SVG and PNG: what a person wants to see at one look."""
+"""Plots of the report, as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # the backend is chosen first: there is no screen
+from matplotlib import pyplot as plt  # the backend is chosen before pyplot is imported, because there is no screen
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -30,13 +30,13 @@ COLOURS: Final = {
     "pull_through": "#999999",
     "registry": "#d55e00",
 }
-"""Of Okabe and Ito: they differ for the colour-blind too."""
+"""The palette of Okabe and Ito, which the colour-blind can tell apart."""
 
 Run = Mapping[str, Any]
 
 
 def draw(runs: Sequence[Run], directory: Path) -> None:
-    """All plots that there are runs for."""
+    """All plots whose runs were made."""
     mpl.rcParams.update({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "p2pd"})
     for name, plot in PLOTS.items():
         figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
@@ -51,7 +51,7 @@ def _save(figure: Figure, file: Path) -> None:
 
 
 def _plain(runs: Sequence[Run], **wanted: object) -> list[Run]:
-    """Flash crowds in one site, with uplinks as the only limit."""
+    """The runs of flash crowds in one site, with uplinks as the only limit."""
     wanted = {"scenario": "flash-crowd", "sites": 1, "down": 10, "pieces": 256, **wanted}
     return sorted((run for run in runs if all(run[key] == value for key, value in wanted.items())), key=_nodes)
 
@@ -61,13 +61,13 @@ def _nodes(run: Run) -> int:
 
 
 def time_by_nodes(axes: Axes, runs: Sequence[Run]) -> bool:
-    """How long the last host takes, by how many pull at once."""
+    """The last host's time by the number of hosts that pull at once."""
     ours = _plain(runs, policy="p2pd")
     if not ours:
         return False
     for policy, name in NAMES.items():
         points = _plain(runs, policy=policy)
-        if points and policy != "pull_through":  # one cache takes as long as the registry: its line is as fast
+        if points and policy != "pull_through":  # one cache takes as long as the registry: same link
             width = 2.5 if policy == "p2pd" else 1.5
             label = "registry, or one cache" if policy == "registry" else name
             axes.plot(*_xy(points, "whole_s"), marker="o", color=COLOURS[policy], label=label, linewidth=width)
@@ -84,7 +84,7 @@ def _xy(points: Sequence[Run], key: str) -> tuple[list[int], list[float]]:
 
 
 def progress(axes: Axes, runs: Sequence[Run]) -> bool:
-    """How much each host has, over time."""
+    """The progress of each host over time."""
     found = [run for run in runs if run["curves"]]
     if not found:
         return False
@@ -104,7 +104,7 @@ def progress(axes: Axes, runs: Sequence[Run]) -> bool:
 
 
 def origin_copies(axes: Axes, runs: Sequence[Run]) -> bool:
-    """How often the image leaves the registry, by policy."""
+    """The copies of the image that leave the registry, by policy."""
     points = [run for policy in NAMES for run in _plain(runs, policy=policy, nodes=1_000)]
     if not points:
         return False
@@ -119,7 +119,7 @@ def origin_copies(axes: Axes, runs: Sequence[Run]) -> bool:
 
 
 def efficiency_by_scenario(axes: Axes, runs: Sequence[Run]) -> bool:
-    """How near the last host comes to the limit, by what happens."""
+    """The last host's distance from the limit, by scenario."""
     shape = next(((run["nodes"], run["pieces"]) for run in runs if run["scenario"] != "flash-crowd"), None)
     points = [run for run in runs if (run["nodes"], run["pieces"]) == shape and run["policy"] == "p2pd"]
     if not points:
@@ -139,4 +139,4 @@ PLOTS: Final = {
     "origin-copies": origin_copies,
     "efficiency-by-scenario": efficiency_by_scenario,
 }
-"""By the name of the file."""
+"""The plots by file name."""

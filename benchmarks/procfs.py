@@ -1,6 +1,6 @@
-"""What a process costs, as the kernel counts it: CPU time and resident memory, from /proc/PID.
+"""A process's costs by the kernel's count: CPU time and resident memory, from /proc/PID.
 
-Only the process itself is read, with all its threads and not its children: p2pd has none.
+The counts are of the process with all its threads. They leave out its children: p2pd has none.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def cpu_s(pid: int) -> float:
 
 def machine_cpu_s() -> tuple[float, float]:
     """Seconds that all cores together were busy, and idle, since the machine's start. The first line of proc(5)'s stat:
-    user, nice, system, idle, iowait, irq, softirq, steal; what comes after is in user already."""
+    user, nice, system, idle, iowait, irq, softirq, steal; user includes the fields after these."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / TICKS_PER_S, idle / TICKS_PER_S
@@ -56,8 +56,8 @@ def settled_rss_mib(pid: int) -> float:
 class PeakRss:
     """The highest resident memory of a process while the `with` block runs; `mib` holds it afterwards.
 
-    Taken twice, and the higher one counts: the kernel's own high-water mark, reset at the start (5 into
-    clear_refs), and samples at 20 Hz, since the kernel updates its mark only on some paths.
+    It is the higher of two values: the kernel's own high-water mark, reset at the start (5 into clear_refs), and
+    samples at 20 Hz, since the kernel updates its mark only on some paths.
     """
 
     def __init__(self, pid: int) -> None:
@@ -70,7 +70,7 @@ class PeakRss:
         while not self._done.wait(SAMPLE_INTERVAL_S):
             try:
                 self.mib = max(self.mib, memory_mib(self._pid, "VmRSS"))
-            except OSError:  # it ended; the block itself finds out how
+            except OSError:  # the process ended; the block itself notices that
                 return
 
     def __enter__(self) -> Self:

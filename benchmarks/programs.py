@@ -1,11 +1,11 @@
 """Start and stop the real programs: docker-registry, nginx and p2pd.
 
 Rules:
-1. Everything listens on loopback, on a port that was free a moment before, or at the address given, and keeps its
-   files in the directory given.
-2. A program is ended by its own process id, and waited for, however the measure ends. If that cannot be done, because
-   this process was killed, the kernel ends it (PDEATHSIG: when the thread that started it is gone).
-3. A program that does not come up is an error with the last lines of its log.
+1. A program listens on loopback, on a port that was free a moment before, or at the given address. It keeps its files
+   in the given directory.
+2. A program is ended by its own process id, and waited for, whether the measure succeeds or fails. If this process is
+   killed, the kernel ends its programs (PDEATHSIG: when the thread that started them is gone).
+3. A program that does not start is an error with the last lines of its log.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import UnmeasurableError
+from p2pd.demo.process import command, neutral_environ
 
 PACKAGES = {
     "nginx": "nginx-light",
@@ -37,7 +37,7 @@ PACKAGES = {
 }
 REPOSITORY = "bench"
 ROOT = Path(__file__).parents[1]
-"""Where `python -m p2pd` and `python -m benchmarks.receive` are found also when nothing is installed."""
+"""The directory in which `python -m p2pd` and `python -m benchmarks.receive` work without an installation."""
 
 START_BOUND_S = 30.0
 STOP_BOUND_S = 40.0  # p2pd's shutdown_grace_s is 30
@@ -63,7 +63,7 @@ class Program:
 
 
 def _which(name: str) -> str | None:
-    """Also in /usr/sbin, where Debian has nginx and which is not on every user's PATH."""
+    """The path of a program. Debian's nginx is in /usr/sbin, which is not on every user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 
 
@@ -100,20 +100,11 @@ def wait_until_served(program: Program, path: str, statuses: Sequence[int]) -> f
     raise UnmeasurableError(f"{program.name} {state}: {last_lines}")
 
 
-def neutral_environment() -> dict[str, str]:
-    """This process' own, without what configures p2pd or sends requests through a proxy."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("P2PD_") and not name.lower().endswith("_proxy")
-    }
-
-
 @contextmanager
 def running(
     name: str, command: Sequence[str], address: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Program]:
-    """Run a program for as long as the block. What it writes goes to `log`, after what is there."""
+    """Run a program until the block ends. Its output is appended to `log`."""
     with log.open("ab") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -123,7 +114,7 @@ def running(
             stderr=output,
             cwd=ROOT,
             env=environment,
-            start_new_session=True,  # a Ctrl-C is for this process, which then ends its programs in order
+            start_new_session=True,  # Ctrl-C signals only this process, which then ends its programs in order
         )
     try:
         yield Program(name, process, address, log, started)
@@ -145,9 +136,9 @@ def docker_registry(
     storage: Path | None = None,
     access_log: bool = False,
 ) -> Iterator[Program]:
-    """docker-registry with its storage in `directory`, or in `storage`, which several may serve if none is pushed to.
+    """docker-registry with its storage in `directory`, or in `storage`, which several may share if none is pushed to.
 
-    With `pull_through_from` it is a cache of that one. With `access_log` its log has a line for each answer.
+    With `pull_through_from` it is a cache of that registry. With `access_log` its log has a line for each answer.
     """
     directory.mkdir(parents=True, exist_ok=True)
     address = address or free_address()
@@ -172,7 +163,7 @@ def nginx(directory: Path, served: Path) -> Iterator[Program]:
     """nginx with Debian's settings (sendfile, tcp_nopush, a worker a core), over the files in `served`."""
     directory.mkdir(parents=True, exist_ok=True)
     address = free_address()
-    user = "user root;" if os.geteuid() == 0 else ""  # the temporary directory is for its owner only
+    user = "user root;" if os.geteuid() == 0 else ""  # only its owner can read the temporary directory
     spools = " ".join(
         f"{name}_temp_path {directory / name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -195,45 +186,42 @@ def nginx(directory: Path, served: Path) -> Iterator[Program]:
 def p2pd(
     directory: Path, origin: Program, more: Mapping[str, str | None] | None = None
 ) -> Iterator[tuple[Program, str]]:
-    """`p2pd run` with its defaults, one upstream and `more` flags (a switch has no value), and its admin address.
+    """`p2pd run` with its defaults, one upstream and `more` flags (a switch has the value None), and its admin address.
 
-    It was just started and may not answer yet (`wait_until_served`).
+    The program was just started and may not answer yet (`wait_until_served`).
     """
     directory.mkdir(parents=True, exist_ok=True)
     mirror, admin = free_address(), free_address()
-    flags: dict[str, str | None] = {
-        "--data": str(directory / "data"),
-        "--mirror": mirror,
-        "--admin": admin,
-        "--upstream": f"docker.io=http://{origin.address}",
+    flags: dict[str, object] = {
+        "data": directory / "data",
+        "mirror": mirror,
+        "admin": admin,
+        "upstream": f"docker.io=http://{origin.address}",
         **(more or {}),
     }
-    words = (word for flag in flags.items() for word in flag if word is not None)
-    command = [sys.executable, "-m", "p2pd", "run", *words]
-    with running("p2pd", command, mirror, directory / "log", neutral_environment()) as program:
+    with running("p2pd", command("run", flags), mirror, directory / "log", neutral_environ()) as program:
         yield program, admin
 
 
 @contextmanager
 def p2pd_scheduler(directory: Path, listen: str) -> Iterator[Program]:
-    """`p2pd scheduler`, where hosts on other machines reach it; it was just started. Its address is its admin port."""
+    """`p2pd scheduler`, just started, open to other machines. The address of the program is its admin port."""
     directory.mkdir(parents=True, exist_ok=True)
     admin = free_address()
-    flags = ("--config", os.devnull, "--listen", listen, "--admin", admin, "--allow-open")
-    command = [sys.executable, "-m", "p2pd", "scheduler", *flags]
-    with running("p2pd scheduler", command, admin, directory / "log", neutral_environment()) as program:
+    words = command("scheduler", {"listen": listen, "admin": admin, "allow-open": None})
+    with running("p2pd scheduler", words, admin, directory / "log", neutral_environ()) as program:
         yield program
 
 
 def answer(address: str, path: str) -> Any:
-    """The JSON that an admin port (HOST:PORT) answers. Raises OSError or HTTPException."""
+    """The JSON answer of an admin port (HOST:PORT). Raises OSError or HTTPException."""
     with closing(http.client.HTTPConnection(address, timeout=START_BOUND_S)) as connection:
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
 
 
 def versions() -> dict[str, str]:
-    """Of the programs that are installed: the first thing like a version in what each prints of itself."""
+    """The versions of the installed programs: the first version-like word in each program's own output."""
     found = {}
     for name, flag in (
         ("nginx", "-v"),

@@ -1,8 +1,8 @@
 """Receive one blob as a container runtime does: `python -m benchmarks.receive URL FILE`.
 
-Like containerd's content store it reads into one buffer, hashes what came and writes it to the file, in turns
-and in one thread (1 MiB, the buffer of containerd's content.Copy). It prints JSON: the seconds from before
-the connection to after the last write, the length, the status, and the digest.
+Like containerd's content store, the client reads into one buffer, hashes the bytes and writes them to the file, in
+turns and in one thread (1 MiB, the buffer of containerd's content.Copy). It prints JSON: the seconds from before the
+connection to after the last write, the length, the status, and the digest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUFFER_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class ReceivedBody:
-    """What a registry answered."""
+    """A registry's answer."""
 
     status: int
     size_bytes: int

@@ -1,10 +1,10 @@
-"""Figures, the bars they are held to, and the report that is printed.
+"""Figures, their bars, and the report that is printed.
 
 Rules:
-1. A figure is the median of its samples; the smallest and the largest sample stand beside it.
-2. Two programs are compared sample by sample (`ratios`), never median by median: what drifts on the machine
-   then hits both sides of a ratio alike.
-3. A bar that is missed is a result. Only what could not be measured is a failure.
+1. A figure is the median of its samples; the report has the smallest and the largest sample beside it.
+2. Two programs are compared sample by sample (`ratios`), never median by median: a drift of the machine then affects
+   both sides of a ratio alike.
+3. A missed bar is a result. Only a figure that could not be measured is a failure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Bar:
 class Figure:
     """One measured quantity, with its unit in its name (`ready_s`); a ratio has none.
 
-    `sides` are the medians of what it was made from, also with the unit in the name (`nginx_gib_per_s`).
+    `sides` are the medians of the two sides of a ratio, also with the unit in the name (`nginx_gib_per_s`).
     """
 
     name: str
@@ -55,7 +55,7 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is kept to; None where there is no bar."""
+        """Whether the bar is met; None without a bar."""
         return None if self.bar is None else self.bar.met(self.value)
 
     def as_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Figure:
 
 @dataclass(slots=True)
 class Report:
-    """What one command measured, and what it could not (`failures`: the measure's name and why)."""
+    """The figures of one command, and its failures (a measure's name, and the reason)."""
 
     command: str
     machine: Mapping[str, Any]
@@ -90,7 +90,7 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """As a table, for people."""
+        """The report as a table for people."""
         table = Table(title=f"benchmarks {self.command}", title_justify="left", box=SIMPLE)
         table.add_column("figure", no_wrap=True)
         for heading in ("median", "min", "max", "runs", "bar", "met"):
@@ -107,17 +107,17 @@ class Report:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Ours over theirs, pair by pair; the two were measured in turns and are of one length."""
+    """Ours over theirs, pair by pair. Both were measured in turns and have one length."""
     return [our / their for our, their in zip(ours, theirs, strict=True)]
 
 
 def rounded(value: float) -> float:
-    """To four significant digits: more would claim a precision that no run has."""
+    """The number to four significant digits: more would claim a precision that no run has."""
     return float(f"{value:.4g}")
 
 
 def machine() -> dict[str, Any]:
-    """What a reader needs to know of the machine. `load_1m` above 0 means that others were at work before."""
+    """The machine's description for readers. `load_1m` above 0 means that other programs ran before."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cores": len(os.sched_getaffinity(0)),

@@ -1,11 +1,11 @@
-"""`python -m benchmarks.suite`, or `make bench`: the figures on scale, as JSON, as a table in Markdown, and as plots.
+"""`python -m benchmarks.suite`, or `make bench`: the figures at scale, as JSON, as a table in Markdown, and as plots.
 
 Rules:
-1. First the cluster of real processes, alone on the machine. While its comparisons wait for their links, the
-   simulations run, on as many cores as there are; the longest goes first.
-2. A figure is held to its bar where there is one; a bar that is missed is a result. What could not be measured is in
-   the report with its reason, and makes the exit code 1.
-3. Every row names the command that gives it by itself.
+1. The cluster of real processes runs first, alone on the machine. While its comparisons wait for their links, the
+   simulations run on all cores, the longest first.
+2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
+   code 1.
+3. Every row names the command that gives the row by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
 GROWTH_BAR: Final = Bar("<=", 1.3)
-"""Of what a host costs, from 100 hosts to 10,000."""
+"""The bar of the growth of a host's cost, from 100 hosts to 10,000."""
 
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"
@@ -41,7 +41,7 @@ COMPARES: Final = "speedup_vs_registry"
 
 @dataclass(frozen=True, slots=True)
 class SimulationRun:
-    """One simulation. `down`: how many times as fast a downlink is as an uplink."""
+    """One simulation. `down` is the rate of a downlink over that of an uplink."""
 
     nodes: int
     pieces: int
@@ -52,7 +52,7 @@ class SimulationRun:
     curves: bool = False
 
     def command(self) -> str:
-        """What gives the same on the command line."""
+        """The command that gives the same figures."""
         words = ["simulate", f"--nodes {self.nodes}", f"--pieces {self.pieces}"]
         words += [f"--scenario {self.scenario}"] if self.scenario != "flash-crowd" else []
         words += [f"--policy {self.policy}"] if self.policy != "p2pd" else []
@@ -68,7 +68,7 @@ SCENARIO_PIECES: Final = 128
 
 
 def runs() -> Iterator[SimulationRun]:
-    """All of them, the longest first."""
+    """All simulations, the longest first."""
     yield SimulationRun(LARGEST, 256)
     yield SimulationRun(1_000, 256, curves=True)
     yield SimulationRun(1_000, 64)
@@ -80,7 +80,7 @@ def runs() -> Iterator[SimulationRun]:
 
 
 def simulate(run: SimulationRun) -> dict[str, Any]:
-    """The figures of a run. In a process of its own."""
+    """The figures of a run. It is called in a process of its own."""
     shape = Shape(
         nodes=run.nodes,
         blobs=(blob_of(run.pieces),),
@@ -122,7 +122,7 @@ class Row:
 
 
 def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
-    """What the simulations say."""
+    """The rows of the simulations."""
     for run, result in results.items():
         if run.policy != "p2pd":
             yield Row(f"whole_s.{run.policy}", result["whole_s"], None, run.command())
@@ -147,7 +147,7 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
 
 
 class ClusterProcess:
-    """The cluster of real processes, as another process; `alone` ends when it needs the machine for itself no more."""
+    """The cluster of real processes, as another process. `alone` returns when it no longer needs the whole machine."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -160,7 +160,7 @@ class ClusterProcess:
         )
 
     def alone(self) -> None:
-        """Wait until it compares, or has ended."""
+        """Wait until the process compares, or has ended."""
         assert self._process.stderr is not None
         with self._log.open("w") as log:
             for line in self._process.stderr:
@@ -170,7 +170,7 @@ class ClusterProcess:
                     return
 
     def report(self) -> dict[str, Any]:
-        """What it measured."""
+        """The report of the process."""
         out, errors = self._process.communicate()
         with self._log.open("a") as log:
             log.write(errors)
@@ -180,14 +180,14 @@ class ClusterProcess:
         return report
 
     def stop(self) -> None:
-        """End it, wherever it is: it ends what it started."""
+        """End the process at any time. It ends the programs that it started."""
         if self._process.poll() is None:
             self._process.terminate()
             self._process.wait()
 
 
 def measure(directory: Path) -> dict[str, Any]:
-    """All of it. What cannot be had is in `failures`."""
+    """The whole report. Figures that could not be measured are in `failures`."""
     cluster = ClusterProcess(directory / "cluster.log")
     failures: dict[str, str] = {}
     results: dict[SimulationRun, dict[str, Any]] = {}
@@ -199,7 +199,7 @@ def measure(directory: Path) -> dict[str, Any]:
                 try:
                     results[run] = future.result()
                     print(f"{run.command()}: {results[run]['wall_s']:.0f} s", file=sys.stderr, flush=True)
-                except Exception as error:  # one that fails is told of, and ends no other
+                except Exception as error:  # a failed run is reported, and does not end the others
                     failures[run.command()] = f"{type(error).__name__}: {error}"
         real = cluster.report()
     finally:

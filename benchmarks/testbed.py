@@ -1,9 +1,9 @@
-"""What measures share: a directory, an origin with random blobs in it, and p2pd in front of that origin.
+"""The shared parts of measures: a directory, an origin with random blobs, and p2pd in front of that origin.
 
 Rules:
-1. Nothing is started or written before a measure asks for it; all of it is gone when the testbed ends.
-2. The origin is docker-registry. Blobs are pushed over its API and stay; a measure takes as many as it needs.
-3. p2pd starts with an empty store for each measure, so a blob that the measure has not pulled is cold.
+1. Each part is started or written when a measure first uses it. All parts are removed when the testbed ends.
+2. The origin is docker-registry. Blobs are pushed over its API and stay; each measure uses as many as it needs.
+3. p2pd starts with an empty store for each measure, so a blob is cold until the measure pulls it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from urllib.parse import urlsplit
 from benchmarks import programs
 from benchmarks.command import UnmeasurableError
 from benchmarks.load import BenchmarkBlob
+from peer.oci.digest import Digest
 
 CHUNK_BYTES = 2**20
 FORGET_BOUND_S = 60.0
 SPARE_BYTES = 3 * 2**30
-"""Beside the blobs: two transfers' output, and the 1 GiB that p2pd leaves free (`min_free_bytes`)."""
+"""Room beside the blobs: the output of two transfers, and the 1 GiB that p2pd leaves free (`min_free_bytes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,11 @@ class Subject:
         return self.program.blob_url(blob.digest)
 
     def wait_until_serving(self) -> float:
-        """Until the mirror answers /v2/; returns the seconds since p2pd's exec."""
+        """Wait until the mirror answers /v2/; returns the seconds since p2pd's exec."""
         return programs.wait_until_served(self.program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
 
     def forget(self, blob: BenchmarkBlob) -> None:
-        """Remove it from p2pd's store. It may still be in use for a moment after a client has all of it."""
+        """Remove a blob from p2pd's store. The blob may be in use for a moment after a client has all of it."""
         deadline = time.monotonic() + FORGET_BOUND_S
         while True:
             with closing(http.client.HTTPConnection(self.admin)) as connection:
@@ -64,7 +65,7 @@ class Subject:
 
 
 class Testbed:
-    """`size_bytes` is that of the large blobs; `runs` is how often each figure is to be sampled."""
+    """A testbed. `size_bytes` is the size of the large blobs; `runs` is the number of samples of each figure."""
 
     def __init__(self, directory: Path, size_bytes: int, runs: int, stack: ExitStack) -> None:
         self.directory = directory
@@ -79,7 +80,7 @@ class Testbed:
         return self._stack.enter_context(programs.docker_registry(self.directory / "origin"))
 
     def blobs(self, count: int, size_bytes: int) -> list[BenchmarkBlob]:
-        """`count` different blobs at the origin, made when first asked for, and on the disk afterwards."""
+        """`count` different blobs at the origin, made at the first call, and written to disk at the return."""
         made = self._blobs.setdefault(size_bytes, [])
         missing = count - len(made)
         needed_bytes = (max(missing, 0) + count) * size_bytes + SPARE_BYTES  # at the origin and in p2pd's store
@@ -96,7 +97,7 @@ class Testbed:
 
     @contextmanager
     def p2pd_starting(self) -> Iterator[Subject]:
-        """p2pd with an empty store, just started: it may not answer yet."""
+        """A newly started p2pd with an empty store, which may not answer yet."""
         directory = self.directory / "p2pd"
         try:
             with programs.p2pd(directory, self.origin) as (program, admin):
@@ -106,7 +107,7 @@ class Testbed:
 
     @contextmanager
     def p2pd(self) -> Iterator[Subject]:
-        """p2pd with an empty store, serving."""
+        """A serving p2pd with an empty store."""
         with self.p2pd_starting() as subject:
             subject.wait_until_serving()
             yield subject
@@ -123,9 +124,9 @@ class Testbed:
 
     @contextmanager
     def nginx_url(self, blob: BenchmarkBlob) -> Iterator[str]:
-        """nginx over the origin's own files (docker-registry's storage layout, version 2): the blob's URL."""
+        """The blob's URL at an nginx over the origin's own files (docker-registry's storage layout, version 2)."""
         with programs.nginx(self.directory / "nginx", self.directory / "origin/storage/docker") as program:
-            hexadecimal = blob.digest.removeprefix("sha256:")
+            hexadecimal = Digest(blob.digest).hex
             path = f"registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
             yield f"http://{program.address}/{path}"
 
@@ -138,7 +139,7 @@ def testbed(size_bytes: int, runs: int, below: Path | None) -> Iterator[Testbed]
 
 
 def push_random(origin: programs.Program, size_bytes: int) -> BenchmarkBlob:
-    """Push so many random bytes."""
+    """Push a blob of random bytes."""
     starts = range(0, size_bytes, CHUNK_BYTES)
     return push(origin, (os.urandom(min(CHUNK_BYTES, size_bytes - start)) for start in starts), size_bytes)
 
@@ -155,7 +156,7 @@ def push(origin: programs.Program, chunks: Iterable[bytes], size_bytes: int) -> 
     with closing(http.client.HTTPConnection(origin.address)) as connection:
         location = _pushed(connection, "POST", f"/v2/{programs.REPOSITORY}/blobs/uploads/", b"", 0)
         location = _pushed(connection, "PATCH", location, hashed(), size_bytes)
-        digest = f"sha256:{sha256.hexdigest()}"
+        digest = Digest.from_raw(sha256.digest())
         _pushed(connection, "PUT", f"{location}&digest={digest}", b"", 0)
     return BenchmarkBlob(digest, size_bytes)
 

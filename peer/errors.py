@@ -30,7 +30,7 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    and `InlineBlob-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
+    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
     """
 
     def __init__(

@@ -1,10 +1,13 @@
 """Access: a cached blob is served only to a client that the origin lets have it, in that repository, now.
 
-1. What a client is given by the origin itself (a manifest by tag, a HEAD) is granted to it for `ttl_s`, and so are the
-   blobs that the manifest names: a pull costs no question more than the runtime itself asks.
+1. When the origin itself gives something to a client (a manifest by tag, a HEAD), the client is granted its digest for
+   `ttl_s`; with a manifest, also the digests of the blobs below it. So p2pd asks the origin no more often in a pull
+   than the runtime would.
 2. A digest without a grant is asked for at the origin by HEAD, with the client's own credential.
-3. Where the origin answers p2pd without a client's credential, the digest is granted to ANYONE. That is also remembered
-   across restarts: public images can be pulled while the origin is gone, private ones cannot.
+3. If the origin answers without a client's credential, the digest is granted to ANYONE. The catalog remembers that
+   across restarts: public images can be pulled while the origin is gone, private images cannot.
+
+Grants are added in this file only. Other files say what the origin answered (`granted`, `granted_below`).
 """
 
 from __future__ import annotations
@@ -18,26 +21,33 @@ from dataclasses import dataclass
 import structlog
 
 from peer.errors import OriginUnreachableError, P2pdError
-from peer.origin.api import Answer, Credential
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository
+from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
 from proxy.catalog import Catalog
-from proxy.core.grants import ANYONE, Grants, Place
+from proxy.core.grants import ANYONE, Grants
 from proxy.core.routing import Route
-from proxy.origins import Origins, refused
+from proxy.origins import OWN, Origins, described, refused
 
 log = structlog.get_logger("proxy.access")
 
 PROBE_EVERY_S = 3600.0
-"""How often a repository that a client has a token for is asked whether it is public."""
+"""How often p2pd asks whether a repository is public, if clients show a credential for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The client may have it. `client` is whom the grant is for; `answer` the origin's, if it was asked just now."""
+    """The client may have a digest.
+
+    `client` is the holder of the grant, `credential` the one to use at the origin. `described` is what the origin said
+    of the content, if the origin was asked just now.
+    """
 
     client: str
     credential: Credential
-    answer: Answer | None = None
+    described: Descriptor | None = None
 
 
 class Access:
@@ -59,10 +69,10 @@ class Access:
         self._grants = Grants(ttl_s)
         self._key = secrets.token_bytes(32)
         self._checks: SingleFlight[tuple[str, Route], Permit] = SingleFlight(background)
-        self._probed: dict[Place, float] = {}
+        self._probed: dict[Repository, float] = {}
 
     def client(self, authorization: str | None) -> str:
-        """Who a client is to us: a keyed hash of its credential, so that none is kept."""
+        """The client's name in grants: a keyed hash of its credential, so that no credential is kept."""
         if authorization is None:
             return ANYONE
         return hashlib.blake2b(
@@ -70,63 +80,69 @@ class Access:
         ).hexdigest()
 
     async def check(self, route: Route, authorization: str | None) -> Permit:
-        """Let the client have `route.reference`, a digest. Raises OriginRefusedError, OriginUnreachableError."""
-        client, place = self.client(authorization), Place(route.upstream, route.repository)
-        holder = self._grants.holder(client, place, route.reference, self._clock())
+        """The client's permit for the digest that `route` names. Raises OriginRefusedError, OriginUnreachableError."""
+        client, digest = self.client(authorization), route.digest
+        holder = self._grants.holder(client, route.repository, digest, self._clock())
         if holder == ANYONE:
-            return Permit(ANYONE, Credential(own=True))
+            return Permit(ANYONE, OWN)
         if holder is not None:
             return Permit(client, Credential(authorization))
-        return await self._checks.get((client, route), lambda: self._ask(route, place, authorization))
+        return await self._checks.get((client, route), lambda: self._ask(route, digest, authorization))
 
-    def grant(self, place: Place, permit: Permit, digests: Sequence[str]) -> None:
-        """The origin let the client have `digests` in `place`."""
-        self._grants.add(permit.client, place, digests, self._clock())
-        if permit.client == ANYONE:
-            self._catalog.remember_public(place, digests)
+    def granted(
+        self,
+        repository: Repository,
+        digest: Digest,
+        credential: Credential,
+        authorization: str | None,
+        found: Descriptor | None = None,
+    ) -> Permit:
+        """The origin gave `digest` to `credential`, on behalf of the client with `authorization`: the client's permit.
 
-    def grant_image(self, place: Place, permit: Permit, manifest: str, children: Sequence[str]) -> None:
-        """The client was given `manifest`, and so may have the blobs that it names; find out who else may."""
-        self.grant(place, permit, [manifest, *children])
+        `found` is what the origin said of it.
+        """
+        permit = Permit(ANYONE if credential.authorization is None else self.client(authorization), credential, found)
+        self._grant(repository, permit.client, [digest])
+        return permit
+
+    def granted_below(self, repository: Repository, permit: Permit, manifest: Digest, below: Sequence[Digest]) -> None:
+        """The client was given `manifest`: grant it the blobs `below`, and find out whether anyone may have them."""
+        self._grant(repository, permit.client, [manifest, *below])
         now = self._clock()
-        if permit.client != ANYONE and now - self._probed.get(place, float("-inf")) > PROBE_EVERY_S:
-            self._probed[place] = now
-            self._background.start(self._probe(place, manifest, children))
+        if permit.client != ANYONE and now - self._probed.get(repository, float("-inf")) > PROBE_EVERY_S:
+            self._probed[repository] = now
+            self._background.start(self._probe(repository, manifest, below))
 
-    def permit_for(self, credential: Credential, authorization: str | None, answer: Answer | None = None) -> Permit:
-        """The permit that an origin's good answer to `credential` amounts to."""
-        client = ANYONE if credential.authorization is None else self.client(authorization)
-        return Permit(client, credential, answer)
+    def public_while_gone(self, repository: Repository, digest: Digest) -> Permit | None:
+        """A permit for `digest` while the origin cannot be asked: only for a digest that anyone may have."""
+        return Permit(ANYONE, OWN) if self._catalog.is_public(repository, digest) else None
 
-    def public_while_gone(self, place: Place, digest: str) -> Permit | None:
-        """What may be served of `place` while its origin cannot be asked."""
-        return Permit(ANYONE, Credential(own=True)) if self._catalog.is_public(place, digest) else None
+    def _grant(self, repository: Repository, client: str, digests: Sequence[Digest]) -> None:
+        self._grants.add(client, repository, digests, self._clock())
+        if client == ANYONE:
+            self._catalog.remember_public(repository, digests)
 
-    async def _ask(self, route: Route, place: Place, authorization: str | None) -> Permit:
+    async def _ask(self, route: Route, digest: Digest, authorization: str | None) -> Permit:
+        repository = route.repository
         try:
             asked = await self._origins.ask(route, "HEAD", route.origin_path, authorization)
         except OriginUnreachableError:
-            permit = self.public_while_gone(place, route.reference)
+            permit = self.public_while_gone(repository, digest)
             if permit is None:
                 raise
-            log.info("origin unreachable, served from the store", upstream=route.upstream, digest=route.reference)
+            log.info("origin unreachable, served from the store", upstream=repository.upstream, digest=digest)
             return permit
         if asked.answer.status >= 400:
             if authorization is None:
-                self._catalog.forget_public(place, route.reference)
-            raise refused(asked.answer, f"{route.repository}@{route.reference}")
-        permit = self.permit_for(asked.credential, authorization, asked.answer)
-        self.grant(place, permit, [route.reference])
-        return permit
+                self._catalog.forget_public(repository, digest)
+            raise refused(asked.answer, f"{repository}@{digest}")
+        return self.granted(repository, digest, asked.credential, authorization, described(asked.answer, digest))
 
-    async def _probe(self, place: Place, manifest: str, children: Sequence[str]) -> None:
+    async def _probe(self, repository: Repository, manifest: Digest, below: Sequence[Digest]) -> None:
         try:
-            path = f"{place.repository}/manifests/{manifest}"
-            answer = await self._origins.head(place.upstream, path, Credential(own=True))
+            answer = await self._origins.head(repository, f"{repository.name}/manifests/{manifest}", OWN)
         except P2pdError as error:
-            log.debug(
-                "could not find out whether a repository is public", repository=place.repository, error=str(error)
-            )
+            log.debug("could not find out whether a repository is public", repository=str(repository), error=str(error))
             return
         if answer.status < 400:
-            self.grant(place, Permit(ANYONE, Credential(own=True)), [manifest, *children])
+            self._grant(repository, ANYONE, [manifest, *below])

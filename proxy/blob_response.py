@@ -1,7 +1,8 @@
 """Sending a blob to a client: whole, a range, or several, by sendfile, while it may still be arriving.
 
-Python decides how far the client may be served, the kernel moves the bytes from the blob's file to the socket. A body
-that cannot be finished ends short of its Content-Length and with FIN: clients resume after that, and fail after RST.
+Python decides how far the client may be served; the kernel moves the bytes from the blob's file to the socket. If the
+rest of a body cannot be had, the answer ends short of its Content-Length, with FIN: clients resume after FIN and fail
+after RST.
 """
 
 from __future__ import annotations
@@ -12,45 +13,34 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from peer.downloads import BlobReader
 from peer.errors import P2pdError
-from proxy.core.ranges import ByteSpan, UnsatisfiableRangeError, parse_ranges
+from peer.readers import BlobReader
+from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
 
 INLINE_BYTES = 64 * 1024
-"""Up to here one `read` and one `write` with the headers cost less than headers, sendfile and its set-up."""
+"""Up to this length, one `read` and one `write` of headers and body cost less than a write and a sendfile."""
 
 
 SEND_BYTES = 16 * 1024 * 1024
-"""At most so much for one sendfile, so that what went to a client that goes away in the middle is known about."""
+"""The most that one sendfile sends: if a client goes away in the middle of one, its bytes are not counted."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """What became of an answer: its status once it has begun, the body's bytes; `error` is why it was cut short."""
+    """The state of an answer: its status once its headers were sent, the body's bytes, and the error that ended it."""
 
     status: int | None = None
     body_bytes: int = 0
     error: P2pdError | None = None
 
 
-def first_bytes(request: web.BaseRequest, size_bytes: int) -> tuple[int, int | None]:
-    """The bytes that will be sent first of a blob that is thought to have `size_bytes`; no stop: all from there on."""
-    try:
-        spans = parse_ranges(request.headers.get("Range"), size_bytes)
-    except UnsatisfiableRangeError:
-        spans = None
-    if not spans:
-        return 0, None
-    return spans[0].start, None if spans[0].stop == size_bytes else spans[0].stop
-
-
 async def send_blob(
-    request: web.BaseRequest, reader: BlobReader, headers: dict[str, str], sent: Sent
+    request: web.BaseRequest, reader: BlobReader, ranges: RequestedRanges, headers: dict[str, str], sent: Sent
 ) -> web.StreamResponse:
-    """Answer `request` from `reader`, as its Range header asks; `sent` is kept up to date."""
+    """Answer `request` with `ranges` of what `reader` has; `sent` is kept up to date."""
     size_bytes = reader.blob.size_bytes
     try:
-        spans = parse_ranges(request.headers.get("Range"), size_bytes)
+        spans = ranges.spans(size_bytes)
     except UnsatisfiableRangeError:
         return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size_bytes}"})
     if spans is not None and len(spans) > 1:

@@ -1,8 +1,8 @@
-"""What the mirror remembers across restarts: tags' last digests, and which digests anyone may have where.
+"""The catalog: each tag's last digest, and the digests that anyone may have. It survives restarts.
 
-It is needed when an origin is gone. It is a cache as well: if the file is damaged, or of another version, it is put
-aside and begun anew; what cannot be read is not known.
-Writes are not flushed to the disk one by one: `kill -9` loses none of them, a power cut may.
+The mirror needs the catalog while an origin is gone. The catalog is a cache: a file that is damaged, or of another
+version, is renamed and replaced by an empty one, and a row that cannot be read counts as missing.
+Writes are not flushed to the disk one by one: `kill -9` loses none of them, a power cut may lose some.
 """
 
 from __future__ import annotations
@@ -11,43 +11,35 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from peer.errors import StoreBrokenError
-from proxy.core.grants import Place
+from peer.errors import InvalidNameError, StoreBrokenError
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository, Tag
 
 log = structlog.get_logger("proxy.catalog")
 
 MAX_PUBLIC = 500_000
-"""Rows of digests that anyone may have; the oldest are dropped at start (a row takes some 200 bytes)."""
+"""Rows of the table `public`; the oldest are dropped at start (a row takes some 200 bytes)."""
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS tags (
-    namespace TEXT, repository TEXT, tag TEXT, digest TEXT, media_type TEXT, size_bytes INTEGER, seen REAL,
-    PRIMARY KEY (namespace, repository, tag)
+    upstream TEXT, repository TEXT, tag TEXT, digest TEXT, media_type TEXT, size_bytes INTEGER, seen REAL,
+    PRIMARY KEY (upstream, repository, tag)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS public (
-    namespace TEXT, repository TEXT, digest TEXT, PRIMARY KEY (namespace, repository, digest)
+    upstream TEXT, repository TEXT, digest TEXT, PRIMARY KEY (upstream, repository, digest)
 );
-SELECT namespace, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
-SELECT namespace, repository, digest FROM public LIMIT 0;
+SELECT upstream, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
+SELECT upstream, repository, digest FROM public LIMIT 0;
 """
-"""The last two fail if the tables are another version's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a tag means: the manifest's digest, media type and length."""
-
-    digest: str
-    media_type: str
-    size_bytes: int
+"""The last two statements fail if the tables are of another version."""
 
 
 class Catalog:
@@ -58,7 +50,7 @@ class Catalog:
 
     @classmethod
     def open(cls, path: Path, *, max_public: int = MAX_PUBLIC) -> Catalog:
-        """Raises StoreBrokenError if the file can neither be used nor be put aside."""
+        """Raises StoreBrokenError if the file can neither be used nor be renamed."""
         try:
             return cls(_connect(path, max_public))
         except sqlite3.DatabaseError as error:
@@ -72,46 +64,53 @@ class Catalog:
     def close(self) -> None:
         self._database.close()
 
-    def remember_tag(self, place: Place, tag: str, resolved: Resolved) -> None:
+    def remember_tag(self, repository: Repository, tag: Tag, manifest: Descriptor) -> None:
         self._write(
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    place.upstream,
-                    place.repository,
+                    repository.upstream,
+                    repository.name,
                     tag,
-                    resolved.digest,
-                    resolved.media_type,
-                    resolved.size_bytes,
+                    manifest.digest,
+                    manifest.media_type,
+                    manifest.size_bytes,
                     time.time(),
                 )
             ],
         )
 
-    def last_known(self, place: Place, tag: str) -> Resolved | None:
+    def last_known(self, repository: Repository, tag: Tag) -> Descriptor | None:
         row = self._read(
-            "SELECT digest, media_type, size_bytes FROM tags WHERE namespace = ? AND repository = ? AND tag = ?",
-            (place.upstream, place.repository, tag),
+            "SELECT digest, media_type, size_bytes FROM tags WHERE upstream = ? AND repository = ? AND tag = ?",
+            (repository.upstream, repository.name, tag),
         )
-        return None if row is None else Resolved(*row)
+        if row is None:
+            return None
+        digest, media_type, size_bytes = row
+        try:
+            return Descriptor(media_type, Digest(digest), size_bytes)
+        except (InvalidNameError, TypeError) as error:
+            log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
+            return None
 
-    def remember_public(self, place: Place, digests: Iterable[str]) -> None:
+    def remember_public(self, repository: Repository, digests: Iterable[Digest]) -> None:
         self._write(
             "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
-            [(place.upstream, place.repository, digest) for digest in digests],
+            [(repository.upstream, repository.name, digest) for digest in digests],
         )
 
-    def forget_public(self, place: Place, digest: str) -> None:
-        """The origin has said no since."""
+    def forget_public(self, repository: Repository, digest: Digest) -> None:
+        """The origin refused `digest` to a client without a credential."""
         self._write(
-            "DELETE FROM public WHERE namespace = ? AND repository = ? AND digest = ?",
-            [(place.upstream, place.repository, digest)],
+            "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
+            [(repository.upstream, repository.name, digest)],
         )
 
-    def is_public(self, place: Place, digest: str) -> bool:
+    def is_public(self, repository: Repository, digest: Digest) -> bool:
         row = self._read(
-            "SELECT 1 FROM public WHERE namespace = ? AND repository = ? AND digest = ?",
-            (place.upstream, place.repository, digest),
+            "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
+            (repository.upstream, repository.name, digest),
         )
         return row is not None
 
@@ -129,7 +128,7 @@ class Catalog:
         try:
             with self._database:
                 self._database.executemany(statement, rows)
-        except sqlite3.Error as error:  # a full disk: what is not remembered is asked again
+        except sqlite3.Error as error:  # a full disk: the origin is asked again for what is missing
             log.warning("the catalog could not be written", error=str(error))
 
 

@@ -1,4 +1,4 @@
-"""The mirror's way to the origins: small questions, asked in threads, within the time that clients wait for headers."""
+"""The mirror's way to the origins: small requests, made in threads, within the time that clients wait for headers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from peer.errors import OriginRefusedError, OriginUnreachableError
-from peer.oci.manifest import KIND_BY_MEDIA_TYPE
-from peer.oci.reference import UpstreamName
-from peer.origin.api import Answer, Credential, Origin
+from peer.errors import InvalidNameError, OriginRefusedError, OriginUnreachableError
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.manifest import ANY_MANIFEST
+from peer.oci.reference import Repository, UpstreamName
+from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
+from peer.origin_range import OriginSource
 from proxy.core.routing import Route
 
 ANSWER_WITHIN_S = 10.0
-"""containerd waits 30 s for headers since 2.3, dockerd for ever; an answer in time lets them go on to the registry."""
-
-ANY_MANIFEST = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
-"""What to accept of a manifest whose type is not known: registries answer 404 for one of a type that is not named, and
-give another in its place, or convert it."""
+"""containerd waits 30 s for headers since 2.3, dockerd for ever. After an answer in time they go on to the registry."""
 
 MAX_THREADS = 16
-"""For the questions to one origin, so that one that hangs does not keep the others from being asked."""
+"""For the requests to one origin, so that an origin that hangs does not delay the requests to the others."""
+
+OWN = Credential(own=True)
+"""p2pd's own: the operator's credentials for the upstream, or anonymous if the operator gave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class OriginAnswer:
 
 
 class Origins:
-    """All upstreams by name; the first is the default one. `answer_within_s` is how long clients wait for us."""
+    """All upstreams by name; the first is the default one. `answer_within_s` is how long clients wait for headers."""
 
     def __init__(
         self, upstreams: Mapping[UpstreamName, UpstreamOrigin], *, answer_within_s: float = ANSWER_WITHIN_S
@@ -55,14 +57,12 @@ class Origins:
             upstream: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for upstream in upstreams
         }
 
-    def origin(self, upstream: UpstreamName) -> Origin:
-        return self.upstreams[upstream].origin
-
-    def credential(self, upstream: UpstreamName, authorization: str | None) -> Credential:
-        """A client's own credential if it sent one, else the operator's, else none at all."""
-        if authorization is not None:
-            return Credential(authorization)
-        return Credential(own=self.upstreams[upstream].has_credentials)
+    def source(
+        self, repository: Repository, digest: Digest, credential: Credential, kind: Kind = Kind.BLOB
+    ) -> OriginSource:
+        """The source of a download of `digest`: the repository's origin, with `credential` only."""
+        origin = self.upstreams[repository.upstream].origin
+        return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream)
 
     async def ask(
         self,
@@ -72,33 +72,36 @@ class Origins:
         authorization: str | None,
         accept: str | None = None,
     ) -> OriginAnswer:
-        """Ask the route's origin for `path` below `/v2/` with the client's credential. `accept` is the header; `""` is
-        none, and without one, any manifest will do.
+        """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
+        accepts any manifest.
 
-        A client that named the upstream by a path prefix got its token for a repository of the wrong name (the prefix
-        is in it), so when that token is refused, what p2pd may have by itself is tried. Raises OriginUnreachableError.
+        The credential is the client's own if the client sent one, else the operator's, else none. A client that named
+        the upstream by a path prefix has a token for a repository whose name includes the prefix, which the origin
+        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError.
         """
-        credential = self.credential(route.upstream, authorization)
-        answer = await self._request(route.upstream, method, path, credential, accept)
+        upstream = route.repository.upstream
+        credential = Credential(authorization)
+        if authorization is None:
+            credential = Credential(own=self.upstreams[upstream].has_credentials)
+        answer = await self._request(upstream, method, path, credential, accept)
         if answer.status in (401, 403) and authorization is not None and route.prefix:
-            own = Credential(own=True)
-            second = await self._request(route.upstream, method, path, own, accept)
+            second = await self._request(upstream, method, path, OWN, accept)
             if second.status < 400:
-                return OriginAnswer(second, own)
+                return OriginAnswer(second, OWN)
         return OriginAnswer(answer, credential)
 
     async def ask_anonymously(
         self, route: Route, method: Literal["GET", "HEAD"], path: str, accept: str | None = None
     ) -> OriginAnswer:
-        """Ask as anybody may who has no credential, with the token that registries give to all. Only where the operator
-        gave none: p2pd's own would be shown. Raises OriginUnreachableError."""
-        assert not self.upstreams[route.upstream].has_credentials
-        credential = Credential(own=True)
-        return OriginAnswer(await self._request(route.upstream, method, path, credential, accept), credential)
+        """Ask with the token that registries give to everybody. Not for an upstream with the operator's credentials:
+        p2pd would show those. Raises OriginUnreachableError."""
+        upstream = route.repository.upstream
+        assert not self.upstreams[upstream].has_credentials
+        return OriginAnswer(await self._request(upstream, method, path, OWN, accept), OWN)
 
-    async def head(self, upstream: UpstreamName, path: str, credential: Credential) -> Answer:
-        """HEAD `path` with just this credential. Raises OriginUnreachableError."""
-        return await self._request(upstream, "HEAD", path, credential, None)
+    async def head(self, repository: Repository, path: str, credential: Credential) -> Answer:
+        """HEAD `path` with `credential` only. Raises OriginUnreachableError."""
+        return await self._request(repository.upstream, "HEAD", path, credential, None)
 
     def close(self) -> None:
         for upstream in self.upstreams.values():
@@ -117,7 +120,7 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {"Accept": accept} if accept else {}
-        call = partial(self.origin(upstream).request, method, path, credential=credential, headers=headers)
+        call = partial(self.upstreams[upstream].origin.request, method, path, credential=credential, headers=headers)
         try:
             async with asyncio.timeout(self.answer_within_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads[upstream], call)
@@ -125,8 +128,23 @@ class Origins:
             raise OriginUnreachableError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
 
 
+def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None:
+    """The descriptor in the headers of a good answer; None if they lack the length or the digest.
+
+    `digest` is the digest that was asked for; None if a tag was asked for, whose digest the headers have to name. If
+    the headers name another digest than `digest`, they do not describe it. The media type is empty if there is none.
+    """
+    named, length = answer.headers.get("docker-content-digest"), answer.headers.get("content-length", "")
+    if not length.isdecimal() or (digest is not None and named not in (None, digest)):
+        return None
+    try:
+        return Descriptor(answer.headers.get("content-type", ""), digest or Digest(named or ""), int(length))
+    except (InvalidNameError, ValueError):
+        return None
+
+
 def refused(answer: Answer, what: str) -> OriginRefusedError:
-    """An answer that is a no, as the error that carries it to the client."""
+    """The error that carries the origin's refusal to the client. `what` was asked for."""
     headers = {name: value for name, value in answer.headers.items() if name in ("www-authenticate", "retry-after")}
     return OriginRefusedError(
         f"the origin answered {answer.status} for {what}", status=answer.status, headers=headers, body=answer.body

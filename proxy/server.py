@@ -1,11 +1,10 @@
-"""The HTTP server under the mirror: aiohttp's, with the bounds and the manners that container runtimes need.
+"""The mirror's HTTP server: aiohttp's, with the bounds that container runtimes need.
 
-1. Headers up to 64 KiB (registry tokens are large: aiohttp's own 8 KiB answers 400), not more.
-2. What is no HTTP, or beyond the bounds, is answered with an OCI error body, and logged without a traceback.
-3. A client that takes nothing for `stall_s` is given up by the kernel (TCP_USER_TIMEOUT, which also counts while the
-   window is closed), whatever the server is doing then. A handler ends when its client goes away.
-4. Where only this machine can connect, a request must come for an address or for a name that is ours: not for that of
-   a web page, whose owner has bound it anew to this machine (`proxy.core.host_header`).
+1. Headers have at most 64 KiB. aiohttp's own bound is 8 KiB; the tokens of some registries are longer.
+2. A request that is not HTTP, or beyond the bounds, gets an OCI error body and a line in the log without a traceback.
+3. If a client takes nothing for `stall_s`, the kernel closes the connection (TCP_USER_TIMEOUT, which also counts while
+   the window is closed). A handler ends when its client goes away.
+4. On loopback, the Host header of a request must name an address or this machine (`proxy.host_guard`).
 """
 
 from __future__ import annotations
@@ -18,12 +17,15 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from proxy.core.host_header import NOT_FOR_US, is_for_us
 from proxy.core.oci_errors import Code, Refusal, refusal
+from proxy.host_guard import guarded
 
 log = structlog.get_logger("proxy.server")
 
 MAX_HEADER_BYTES = 64 * 1024
+
+API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
+"""Old clients take a server for a registry by this header (distribution specification, "Legacy Docker support")."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -44,7 +46,7 @@ class _Connection(RequestHandler):
             log.error("a request failed", path=request.path, exc_info=exc)
             text = "p2pd failed; its log says why"
         else:
-            # What follows the colon quotes the request, and so may have a credential in it.
+            # The text after the colon quotes the request, which may have a credential in it.
             text = (message or "this is no request").partition(":")[0]
             log.info("refused what is no request", peer=request.remote, reason=text)
         if request.writer.output_size > 0:
@@ -55,12 +57,12 @@ class _Connection(RequestHandler):
 class Server(web.Server):
     """aiohttp's low-level server: no routes of its own, no access log (p2pd logs pulls).
 
-    `names` are those that the mirror may be called by; None: any.
+    `names` are the names of the mirror, in lower case; None accepts every name.
     """
 
     def __init__(self, handler: Handler, *, stall_s: float, names: frozenset[str] | None = None) -> None:
         super().__init__(
-            handler if names is None else _only_for(names, handler),
+            lambda request: guarded(request, handler, names, _refuse),
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=75.0,
@@ -80,22 +82,16 @@ class Server(web.Server):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._stall_ms)
 
 
-def _only_for(names: frozenset[str], handler: Handler) -> Handler:
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        if is_for_us(request.headers.getall("Host", ()), names):
-            return await handler(request)
-        log.warning("refused a request for another host", peer=request.remote, path=request.path)
-        return as_response(refusal(421, Code.DENIED, NOT_FOR_US))
-
-    return handle
+def _refuse(status: int, reason: str) -> web.Response:
+    return as_response(refusal(status, Code.DENIED, reason))
 
 
 def as_response(refused: Refusal, *, close: bool = False) -> web.Response:
-    """A refusal as an answer."""
+    """The HTTP response of a refusal."""
     response = web.Response(
         status=refused.status,
         body=refused.body,
-        headers={"Docker-Distribution-API-Version": "registry/2.0", **refused.headers},
+        headers={**API_VERSION, **refused.headers},
         content_type="application/json",
     )
     if close:

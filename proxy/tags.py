@@ -1,48 +1,47 @@
-"""Tags: what they mean is the origin's to say each time. Who asks at the same time or a moment later shares it, on this
-host and in the whole cluster.
+"""Tags: the origin says which manifest a tag names. Requests at the same time, or a moment later, share its answer, on
+this host and in the whole cluster.
 
-1. One host of the cluster asks the origin, with the credential of a client that waits for it, and all are told the
-   digest (`peer.swarm.tags`). No digest proves a tag, so it is as good as the host that asked; and it saves the
-   question for the tag, and nothing else.
-2. Whether this host's client may have that digest in that repository is for the origin to say, now (`proxy.access`): a
-   HEAD of the digest with the client's own credential, unless it was asked within `access_ttl_s`. So of N hosts that
-   pull a tag at once, one asks for the tag and N - 1 ask for the digest: as many questions as without the others.
-   What is saved comes after that: all hosts together ask for the tag once in `tag_ttl_s`, and each for the digest
-   once in `access_ttl_s`. A host that lies can have this one serve another manifest that the repository has and the
-   client may have, and nothing else.
-3. With `trust_hosts` another host's word that the origin gave a manifest without any credential is believed. Then a
-   tag of a public image costs one question for all N hosts. Any host of the cluster can take whatever the others hold
-   and pass it on, so its lie gives nobody more than itself could; but it would be this host that serves it.
-4. A client that is refused, and one that does not take the type of what was found, get the origin's own answer for the
-   tag. With nobody to ask, or no answer in time, this host asks the origin itself, as if it were alone.
+1. One host of the cluster asks the origin, with the credential of one of its clients. All hosts that look the tag up
+   are told the digest (`peer.net.tag_lookups`). Nothing proves that the tag has this digest: the answer is as good as
+   the host that asked.
+2. The origin says, now, whether this host's client may have the digest in the repository (`proxy.access`). That is a
+   HEAD of the digest with the client's own credential, at most once in `access_ttl_s`. So if N hosts pull a tag at
+   once, one host asks for the tag and N - 1 hosts ask for the digest: as many requests as without the others. Later
+   pulls are cheaper: all hosts together ask for the tag once in `tag_ttl_s`, and each host for the digest once in
+   `access_ttl_s`. A host that lies can make this host serve another manifest of the repository that the client may
+   have, and nothing else.
+3. With `trust_hosts`, this host believes another host that says that the origin gave it the manifest without any
+   credential. A tag of a public image then costs one request for all N hosts. A lie gives a client nothing that the
+   lying host could not give it itself, as every host can get every blob from the others; but this host serves it.
+4. If the client is refused, or does not accept the media type, it gets the origin's own answer for the tag. If no host
+   answers in time, this host asks the origin itself.
 
-With the origin gone a tag means what it meant last, if the operator allows that and the image is one that anyone may
-have.
+While the origin is gone, a tag means its last known digest if the operator allows that and anyone may have the image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import structlog
 
-from peer.errors import InvalidNameError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
-from peer.oci.manifest import KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
-from peer.oci.reference import parse_digest
+from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.net.tag_lookups import TagFound, TagName, Turn
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.manifest import ANY_MANIFEST, KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
+from peer.oci.reference import Repository, Tag
 from peer.origin.api import Answer, Credential
-from peer.swarm.tags import TagFound, TagName, Turn
 from peer.tasks import BackgroundTasks, SingleFlight
 from proxy.access import Access, Permit
-from proxy.catalog import Catalog, Resolved
+from proxy.catalog import Catalog
 from proxy.core.accept import accepts
-from proxy.core.grants import ANYONE, Place
 from proxy.core.routing import Route
-from proxy.origins import ANY_MANIFEST, OriginAnswer, Origins, refused
+from proxy.origins import OWN, Origins, described, refused
 
 log = structlog.get_logger("proxy.tags")
 
@@ -50,10 +49,10 @@ MAX_REMEMBERED = 4096
 
 
 class TagCluster(Protocol):
-    """The hosts that ask for tags together: `peer.swarm.tags.TagLookups`."""
+    """The hosts that ask for tags together: `peer.net.tag_lookups.TagLookups`."""
 
     async def look_up(self, name: TagName) -> TagFound | Turn | None:
-        """What another host found; or that it is our turn to ask the origin for all; or None, and nobody helps."""
+        """What another host found; or `Turn.OURS`: this host asks the origin for all; or None: no host helps."""
         ...
 
     def answer(self, name: TagName, status: int, found: TagFound | None = None) -> None:
@@ -61,18 +60,15 @@ class TagCluster(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class TagAnswer:
-    """What the tag means now, and the client's permit to have it."""
-
-    resolved: Resolved
-    permit: Permit
+_Question = tuple[str, Route, str]
+"""The client, its route and its Accept header: an answer is shared by requests that have the same three."""
+_Meaning = tuple[Descriptor, Permit]
 
 
 class Tags:
-    """Resolves tags. `ttl_s` is how long an answer is shared; `serve_stale` is for when the origin is gone.
+    """Resolves tags. `ttl_s` is how long an answer is shared. `serve_stale` allows the last known digest of a tag.
 
-    Without a `cluster` this host is alone. `trust_hosts` is rule 3.
+    Without a `cluster` this host asks alone. `trust_hosts` is rule 3.
     """
 
     def __init__(
@@ -96,89 +92,85 @@ class Tags:
         self._cluster = cluster
         self._trust_hosts = trust_hosts
         self._clock = clock
-        self._asking: SingleFlight[tuple[str, Route, str], TagAnswer] = SingleFlight(background)
-        self._answers: dict[tuple[str, Route, str], tuple[float, TagAnswer]] = {}
+        self._asking: SingleFlight[_Question, _Meaning] = SingleFlight(background)
+        self._answers: dict[_Question, tuple[float, _Meaning]] = {}
 
-    async def resolve(self, route: Route, authorization: str | None, accept: str) -> TagAnswer:
-        """The manifest that `route.reference` names for this client. Raises OriginError."""
-        key = (self._access.client(authorization), route, accept)
-        until, answer = self._answers.get(key, (0.0, None))
-        if answer is not None and until > self._clock():
-            return answer
-        return await self._asking.get(key, lambda: self._resolve(key, authorization))
+    async def resolve(self, route: Route, authorization: str | None, accept: str) -> tuple[Descriptor, Permit]:
+        """The manifest that `route.reference` names for this client, and the client's permit to have it.
 
-    async def _resolve(self, key: tuple[str, Route, str], authorization: str | None) -> TagAnswer:
-        _, route, accept = key
-        place = Place(route.upstream, route.repository)
+        Raises OriginError.
+        """
+        question = (self._access.client(authorization), route, accept)
+        until, meaning = self._answers.get(question, (0.0, None))
+        if meaning is not None and until > self._clock():
+            return meaning
+        return await self._asking.get(question, lambda: self._resolve(question, authorization))
+
+    async def _resolve(self, question: _Question, authorization: str | None) -> _Meaning:
+        _, route, accept = question
+        tag = Tag(route.reference)
         try:
-            answer = await self._with_others(key, authorization)
-            if answer is None:
-                answer = self._granted(key, authorization, await self._ask(route, authorization, accept))
+            meaning = await self._with_others(question, authorization)
+            if meaning is None:
+                meaning = self._granted(question, authorization, *await self._ask(route, authorization, accept))
         except OriginUnreachableError as error:
-            return self._last_known(route, place, error)
-        if self._catalog.last_known(place, route.reference) != answer.resolved:
-            self._catalog.remember_tag(place, route.reference, answer.resolved)
-        return answer
+            return self._last_known(route.repository, tag, error)
+        manifest, _ = meaning
+        if self._catalog.last_known(route.repository, tag) != manifest:
+            self._catalog.remember_tag(route.repository, tag, manifest)
+        return meaning
 
     def _granted(
-        self, key: tuple[str, Route, str], authorization: str | None, found: tuple[OriginAnswer, Resolved]
-    ) -> TagAnswer:
-        """What the origin has just told this host, for this client and for those who come a moment later."""
-        asked, resolved = found
-        _, route, _ = key
-        answer = TagAnswer(resolved, self._access.permit_for(asked.credential, authorization))
-        self._access.grant(Place(route.upstream, route.repository), answer.permit, [resolved.digest])
+        self, question: _Question, authorization: str | None, manifest: Descriptor, credential: Credential
+    ) -> _Meaning:
+        """The origin has just told this host `manifest`: grant it, and share it for `ttl_s`."""
+        _, route, _ = question
+        permit = self._access.granted(route.repository, manifest.digest, credential, authorization, manifest)
         if len(self._answers) >= MAX_REMEMBERED:
             self._answers.clear()
-        self._answers[key] = (self._clock() + self._ttl_s, answer)
-        return answer
+        self._answers[question] = (self._clock() + self._ttl_s, (manifest, permit))
+        return manifest, permit
 
     # -- with the others of the cluster ----------------------------------------------------------------------------
 
-    async def _with_others(self, key: tuple[str, Route, str], authorization: str | None) -> TagAnswer | None:
-        """What the hosts find out together; None: this client's own question is to be put to the origin.
+    async def _with_others(self, question: _Question, authorization: str | None) -> _Meaning | None:
+        """The answer that the hosts find together; None if this client needs the origin's own answer.
 
-        What others tell is not remembered here: the scheduler does that, and tells it again within its `tag_ttl_s`.
+        Other hosts' answers are not remembered here: the scheduler remembers them for its `tag_ttl_s`.
         """
         if self._cluster is None:
             return None
-        _, route, accept = key
-        name = TagName(route.upstream, route.repository, route.reference)
+        _, route, accept = question
+        name = TagName(route.repository, Tag(route.reference))
         turn = await self._cluster.look_up(name)
         if turn is Turn.OURS:
-            found = await self._ask_for_all(self._cluster, name, route, authorization)
-            return self._granted(key, authorization, found) if accepts(accept, found[1].media_type) else None
-        if turn is None or not accepts(accept, turn.media_type):
+            manifest, credential = await self._ask_for_all(self._cluster, name, route, authorization)
+            if not accepts(accept, manifest.media_type):
+                return None
+            return self._granted(question, authorization, manifest, credential)
+        if turn is None or not accepts(accept, turn.manifest.media_type):
             return None
-        return await self._admit(replace(route, reference=parse_digest(turn.digest)), authorization, turn)
+        return await self._admit(route, authorization, turn)
 
     async def _ask_for_all(
         self, cluster: TagCluster, name: TagName, route: Route, authorization: str | None
-    ) -> tuple[OriginAnswer, Resolved]:
-        """Ask the origin, and tell the others what came of it, whatever it is."""
+    ) -> tuple[Descriptor, Credential]:
+        """Ask the origin, and tell the other hosts the outcome, also if it is an error."""
         status, found = 0, None
         try:
-            asked, resolved = await self._ask_openly_first(route, authorization)
-            if resolved.media_type in KIND_BY_MEDIA_TYPE and resolved.size_bytes <= MAX_MANIFEST_BYTES:
-                status, found = (
-                    200,
-                    TagFound(
-                        resolved.digest,
-                        resolved.size_bytes,
-                        resolved.media_type,
-                        self._is_public(route, asked.credential),
-                    ),
-                )
+            manifest, credential = await self._ask_openly_first(route, authorization)
+            if manifest.media_type in KIND_BY_MEDIA_TYPE and manifest.size_bytes <= MAX_MANIFEST_BYTES:
+                status, found = 200, TagFound(manifest, self._is_public(route.repository, credential))
         except OriginRefusedError as error:
             status = error.status
             raise
         finally:
             cluster.answer(name, status, found)
-        return asked, resolved
+        return manifest, credential
 
-    async def _ask_openly_first(self, route: Route, authorization: str | None) -> tuple[OriginAnswer, Resolved]:
-        """Where the hosts believe each other, find out whether anyone may have it: that saves all their questions."""
-        if self._trust_hosts and not self._origins.upstreams[route.upstream].has_credentials:
+    async def _ask_openly_first(self, route: Route, authorization: str | None) -> tuple[Descriptor, Credential]:
+        """With `trust_hosts`, ask anonymously first: if anyone may have the manifest, no other host needs to ask."""
+        if self._trust_hosts and not self._origins.upstreams[route.repository.upstream].has_credentials:
             try:
                 return await self._ask(route, None, ANY_MANIFEST, anonymous=True)
             except OriginRefusedError:
@@ -186,66 +178,63 @@ class Tags:
                     raise
         return await self._ask(route, authorization, ANY_MANIFEST)
 
-    def _is_public(self, route: Route, credential: Credential) -> bool:
-        return credential.authorization is None and not self._origins.upstreams[route.upstream].has_credentials
+    def _is_public(self, repository: Repository, credential: Credential) -> bool:
+        return credential.authorization is None and not self._origins.upstreams[repository.upstream].has_credentials
 
-    async def _admit(self, route: Route, authorization: str | None, told: TagFound) -> TagAnswer | None:
+    async def _admit(self, route: Route, authorization: str | None, told: TagFound) -> _Meaning | None:
         """The manifest that another host found, if this client may have it (rules 2 and 3)."""
-        resolved = Resolved(told.digest, told.media_type, told.size_bytes)
+        manifest = told.manifest
         if told.public and self._trust_hosts:
-            permit = Permit(ANYONE, Credential(own=True))
-            self._access.grant(Place(route.upstream, route.repository), permit, [told.digest])
-            return TagAnswer(resolved, permit)
+            return manifest, self._access.granted(route.repository, manifest.digest, OWN, None)
         try:
-            permit = await self._access.check(route, authorization)
+            permit = await self._access.check(replace(route, reference=manifest.digest), authorization)
         except OriginRefusedError as error:
-            log.info("asking for a tag that another host resolved", repository=route.repository, reason=str(error))
+            log.info("asking for a tag that another host resolved", repository=str(route.repository), reason=str(error))
             return None
-        asked_now = _resolved(permit.answer.headers) if permit.answer is not None else None
-        return TagAnswer(asked_now if asked_now and asked_now.digest == told.digest else resolved, permit)
+        asked_now = permit.described
+        return asked_now if asked_now is not None and _is_of_manifest(asked_now) else manifest, permit
 
     # -- at the origin ---------------------------------------------------------------------------------------------
 
     async def _ask(
         self, route: Route, authorization: str | None, accept: str, *, anonymous: bool = False
-    ) -> tuple[OriginAnswer, Resolved]:
-        """HEAD the tag; GET it at a registry that does not answer HEAD as the specification wants."""
+    ) -> tuple[Descriptor, Credential]:
+        """The manifest that the tag names, and the credential that the origin answered.
+
+        HEAD first, then GET: some registries do not answer HEAD as the specification wants.
+        """
         ask = self._origins.ask_anonymously if anonymous else partial(self._origins.ask, authorization=authorization)
         asked = await ask(route, "HEAD", route.origin_path, accept=accept)
-        resolved = _resolved(asked.answer.headers) if asked.answer.status == 200 else None
-        if resolved is None and asked.answer.status in (200, 400, 404, 405):
+        manifest = described(asked.answer) if asked.answer.status == 200 else None
+        if manifest is not None and _is_of_manifest(manifest):
+            return manifest, asked.credential
+        if asked.answer.status in (200, 400, 404, 405):
             asked = await ask(route, "GET", route.origin_path, accept=accept)
-            resolved = _resolved_from_body(asked.answer) if asked.answer.status == 200 else None
-        if resolved is None:
-            raise refused(asked.answer, f"{route.repository}:{route.reference}")
-        return asked, resolved
+            if asked.answer.status == 200:
+                return _described_by_body(asked.answer), asked.credential
+        raise refused(asked.answer, f"{route.repository}:{route.reference}")
 
-    def _last_known(self, route: Route, place: Place, error: OriginUnreachableError) -> TagAnswer:
-        resolved = self._catalog.last_known(place, route.reference) if self._serve_stale else None
-        permit = self._access.public_while_gone(place, resolved.digest) if resolved else None
-        if resolved is None or permit is None:
+    def _last_known(self, repository: Repository, tag: Tag, error: OriginUnreachableError) -> _Meaning:
+        manifest = self._catalog.last_known(repository, tag) if self._serve_stale else None
+        permit = self._access.public_while_gone(repository, manifest.digest) if manifest else None
+        if manifest is None or permit is None:
             raise error
         log.warning(
             "origin unreachable, served the tag's last known digest",
-            image=f"{route.upstream}/{route.repository}:{route.reference}",
-            digest=resolved.digest,
+            image=f"{repository}:{tag}",
+            digest=manifest.digest,
         )
-        return TagAnswer(resolved, permit)
+        return manifest, permit
 
 
-def _resolved(headers: Mapping[str, str]) -> Resolved | None:
-    try:
-        digest = parse_digest(headers.get("docker-content-digest", ""))
-        size_bytes = int(headers.get("content-length", ""))
-    except (InvalidNameError, ValueError):
-        return None
-    media_type = headers.get("content-type", "")
-    return Resolved(digest, media_type, size_bytes) if media_type and 0 < size_bytes <= MAX_MANIFEST_BYTES else None
+def _is_of_manifest(found: Descriptor) -> bool:
+    """Whether the descriptor of an origin's headers is complete, and small enough for a manifest."""
+    return bool(found.media_type) and 0 < found.size_bytes <= MAX_MANIFEST_BYTES
 
 
-def _resolved_from_body(answer: Answer) -> Resolved:
-    digest = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
+def _described_by_body(answer: Answer) -> Descriptor:
+    digest = Digest.of(answer.body)
     announced = answer.headers.get("docker-content-digest", digest)
     if announced != digest:
         raise OriginCorruptError(f"the origin sent a manifest as {announced[:80]!a} that is {digest}")
-    return Resolved(digest, answer.headers.get("content-type", "application/json"), len(answer.body))
+    return Descriptor(answer.headers.get("content-type", "application/json"), digest, len(answer.body))

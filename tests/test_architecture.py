@@ -1,7 +1,9 @@
-"""ARCHITECTURE.md has the tables of states as the code has them."""
+"""The documents say what the code says: the tables of states in ARCHITECTURE.md, the protocol, the metrics."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -9,11 +11,16 @@ from typing import TypeVar
 
 import pytest
 
+from peer.core.membership import MEMBERSHIP_TRANSITIONS
+from peer.core.phase import DOWNLOAD_TRANSITIONS
+from peer.core.session import SESSION_TRANSITIONS
 from scheduler.core.leases import LEASE_TRANSITIONS
 from scheduler.core.members import MEMBER_TRANSITIONS
 from scheduler.core.piece_map import MAP_TRANSITIONS
+from tests.generated_docs import DOCS, DOCUMENTS
 
-TEXT = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "ARCHITECTURE.md").read_text()
 
 S = TypeVar("S", bound=Enum)
 C = TypeVar("C", bound=Enum)
@@ -29,6 +36,28 @@ def table(transitions: Mapping[S, Mapping[C, S]]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("transitions", [MEMBER_TRANSITIONS, MAP_TRANSITIONS, LEASE_TRANSITIONS])
+@pytest.mark.parametrize(
+    "transitions",
+    [
+        MEMBER_TRANSITIONS,
+        MAP_TRANSITIONS,
+        LEASE_TRANSITIONS,
+        DOWNLOAD_TRANSITIONS,
+        MEMBERSHIP_TRANSITIONS,
+        SESSION_TRANSITIONS,
+    ],
+)
 def test_the_table_is_that_of_the_code(transitions: Mapping[Enum, Mapping[Enum, Enum]]) -> None:
     assert table(transitions) in TEXT
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_the_document_is_what_the_code_gives(file: str) -> None:
+    assert (DOCS / file).read_text() == DOCUMENTS[file](), "run `make docs`"
+
+
+def test_kubernetes_runs_the_image_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    images = re.findall(r"image: .*\bp2pd:(\S+)", (ROOT / "docker" / "kubernetes.yaml").read_text())
+    assert images
+    assert set(images) == {version}

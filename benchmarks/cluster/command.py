@@ -1,18 +1,17 @@
 """`cluster`: N real nodes on this machine, each in a network namespace with links of one rate, pull one image.
 
 Rules:
-1. What is timed is from the first client's start to the end of the last one: the image is then whole, checked, and with
-   the client. The limit is that of the links, whose goodput is measured first, by one plain transfer through one of
-   them.
-2. The same scenario is played with p2pd, with every client going to the registry, and with every client going to one
-   pull-through cache that has a host's link. The last two take N S / C seconds, so they are played at the same time, in
-   networks of their own: their links are what takes the time, and hardly the processors.
-3. All nodes share this machine (`cpu_share`, of all its cores and of whatever runs on them). If that comes near 1, it
-   is the machine that was measured.
-4. Files are in memory where it has room for them: a host of a real cluster does not share its disk with all others.
-   That memory has been written to just before, for a virtual machine may be given it page by page when it is first
-   touched, at one to two seconds of a core for each GiB, and that is no work of the nodes.
-5. Malicious hosts are for the simulator: no real process plays them.
+1. The time is from the first client's start to the last client's end: each client then has the whole image, verified.
+   The limit is computed from the links' goodput, which one plain transfer through a link measures first.
+2. The same scenario is played with p2pd, with all clients at the registry, and with all clients at one pull-through
+   cache that has a host's link. The last two take N S / C seconds, so they are played at the same time, in networks of
+   their own: they are bound by links and hardly by processors.
+3. All nodes share this machine (`cpu_share` counts all cores and all processes). If the share comes near 1, the machine
+   was measured and not p2pd.
+4. Files are in memory if there is room: a host of a real cluster does not share its disk with all others. The memory is
+   written to just before, because a virtual machine may get memory page by page at the first touch. That costs one to
+   two seconds of a core for each GiB, and is no work of the nodes.
+5. Malicious hosts exist only in the simulator: no real process plays them.
 """
 
 from __future__ import annotations
@@ -58,23 +57,23 @@ BARS: Final = {
     "speedup_vs_registry": Bar(">=", 10),
     "vs_simulated": Bar(">=", 0.85),
 }
-"""For a flash crowd; other scenarios have none here."""
+"""The bar of a flash crowd; other scenarios have no bar here."""
 
-MEMORY: Final = Path("/dev/shm")  # noqa: S108 (what goes there is in a directory of its own)
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 (files there are in a directory of their own)
 """A directory in memory, on most machines."""
 
 MAX_NODES: Final = 200
-"""Addresses are those of one /24, and some are for others."""
+"""All addresses are of one /24, of which switches, scheduler and registries need some."""
 
 HOSTS_PER_RACK: Final = 4
 PROBE_S: Final = 3.0
-"""How long the plain transfer is to take that measures goodput: the start of a connection is then little of it."""
+"""The duration of the plain transfer that measures goodput: the start of a connection is a small part of it."""
 
 CHUNK_BYTES: Final = 2**20
 
 SLACK: Final = 3.0
 SLACK_S: Final = 120.0
-"""How much longer than by the registry alone a scenario may take until it counts as stuck."""
+"""A scenario counts as stuck after `SLACK` times the time with the registry alone, and `SLACK_S` more."""
 
 PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled"}]
 _FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
@@ -82,7 +81,7 @@ _FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What was measured of one link: its goodput in bytes per second, and the latency one way."""
+    """The measured values of a link: goodput in bytes per second, and one-way latency."""
 
     goodput: float
     latency_s: float
@@ -90,7 +89,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRun:
-    """A scenario played with p2pd, and what it cost."""
+    """A scenario played with p2pd, and its costs."""
 
     played: RunResult
     cpu_share: float
@@ -99,7 +98,7 @@ class ClusterRun:
 
 
 class ClusterTestbed:
-    """One scenario. `runs` are with p2pd, made when first asked for; `wanted` names the figures, all if it is empty."""
+    """One scenario. `runs` are with p2pd, made at the first use; `wanted` names the figures, all if it is empty."""
 
     def __init__(self, directory: Path, scenario: Scenario, base_rate: float, runs: int, wanted: Sequence[str]) -> None:
         self.scenario = scenario
@@ -113,7 +112,7 @@ class ClusterTestbed:
 
     @property
     def goodput_share(self) -> float:
-        """What part of a link's rate carries the image's bytes."""
+        """The part of a link's rate that carries the image's bytes."""
         return self.link.goodput / self._base_rate
 
     @property
@@ -131,7 +130,7 @@ class ClusterTestbed:
 
     @cached_property
     def link(self) -> Link:
-        """Measured between a registry and one host, at the rate that was asked for."""
+        """The link between a registry and one host, measured at the requested rate."""
         [node] = SCENARIOS["flash-crowd"](Shape(1, (1,), self._base_rate)).nodes
         alone = replace(self.scenario, nodes=(node,), origin_bytes_per_s=self._base_rate, cut=None)
         with setting(alone, self.image, self._directory / "link") as place:
@@ -165,7 +164,7 @@ class ClusterTestbed:
         return ClusterRun(played, busy_s / (busy_s + idle_s), counts.cpu_s, clients_cpu_s)
 
     def others(self, names: Sequence[str]) -> dict[str, RunResult]:
-        """The scenario without p2pd, in each of these ways, all at the same time."""
+        """The scenario without p2pd, in each of these ways, all of them at the same time."""
         with ExitStack() as stack:
             playings = {}
             for name in names:
@@ -179,19 +178,19 @@ class ClusterTestbed:
             }
 
     def simulated(self) -> RunResult:
-        """The same scenario in virtual time, over links as they were measured."""
+        """The same scenario in virtual time, over links with the measured values."""
         from p2pd.simulation.run import run as simulate
 
         return simulate(as_measured(self.scenario, self.goodput_share, self.link.latency_s))
 
 
 def files_bytes(scenario: Scenario) -> int:
-    """What is written: at each node, at the registry and a cache."""
+    """The bytes that nodes, registry and cache write."""
     return (len(scenario.nodes) + 2) * scenario.image_bytes
 
 
 def touch_memory(file: Path, size_bytes: int) -> None:
-    """Write so much to a new file, and remove it (rule 4)."""
+    """Write `size_bytes` to a new file, and remove the file (rule 4)."""
     chunk = bytes(CHUNK_BYTES)
     with file.open("wb", buffering=0) as stream:
         for _ in range(-(-size_bytes // CHUNK_BYTES)):
@@ -200,14 +199,14 @@ def touch_memory(file: Path, size_bytes: int) -> None:
 
 
 def workdir(needed_bytes: int) -> Path | None:
-    """Where files go if nobody says: into memory, unless they would take more than half of what is free there."""
+    """The default directory of files: in memory, unless they would take more than half of its free space."""
     available_bytes = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) * 1024
     free_bytes = min(shutil.disk_usage(MEMORY).free, available_bytes) if MEMORY.is_dir() else 0
     return MEMORY if needed_bytes < free_bytes // 2 else None
 
 
 def as_measured(scenario: Scenario, goodput_share: float, latency: float) -> Scenario:
-    """The scenario with the rates that links have for the image's bytes, and the latency that they have."""
+    """The scenario with the links' goodput as rates, and with their latency."""
 
     def scaled(bytes_per_s: float) -> float:
         return goodput_share * bytes_per_s
@@ -229,7 +228,7 @@ def _registry(place: Setting, _stack: ExitStack) -> str:
 
 
 def _pull_through(place: Setting, stack: ExitStack) -> str:
-    """A docker-registry that is a cache of the other, at a host with a link like the others'."""
+    """A docker-registry as a pull-through cache of the other, at a host with a link like the others'."""
     link = rate(place.scenario.nodes[0].up_bytes_per_s)
     host = place.network.host(link, link)
     cache = programs.docker_registry(
@@ -239,17 +238,17 @@ def _pull_through(place: Setting, stack: ExitStack) -> str:
 
 
 OTHERS: Final = {"speedup_vs_registry": _registry, "speedup_vs_pull_through": _pull_through}
-"""The other ways of getting an image to all hosts: the address that every client asks."""
+"""The other ways of distribution: each gives the address that every client asks."""
 
 
 def _clients_cpu_s() -> float:
-    """Of all processes that were waited for. While a scenario is played those are clients, their start included."""
+    """CPU seconds of all ended child processes. While a scenario is played those are clients, with their start."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def swarm(bed: ClusterTestbed) -> list[Figure]:
-    """What a real swarm gives."""
+    """The figures of the real swarm."""
     limit, runs, pulls = bed.limit_s, bed.runs, len(bed.scenario.wanting())
     gib = pulls * bed.scenario.image_bytes / GIB
     times = {"limit_s": limit, "last_s": statistics.median(run.played.whole_s() for run in runs)}
@@ -274,7 +273,7 @@ def swarm(bed: ClusterTestbed) -> list[Figure]:
 
 
 def vs_simulated(bed: ClusterTestbed) -> list[Figure]:
-    """What the simulator says of the same scenario, over what was measured."""
+    """The simulator's figures for the same scenario over the measured ones."""
     expected_s = bed.simulated().whole_s()
     bar = BARS["vs_simulated"] if bed.scenario.name == "flash-crowd" else None
     ratios = [expected_s / run.played.whole_s() for run in bed.runs]
@@ -282,7 +281,7 @@ def vs_simulated(bed: ClusterTestbed) -> list[Figure]:
 
 
 def vs_others(bed: ClusterTestbed) -> list[Figure]:
-    """How much longer the same takes without p2pd, each played once: it is long, and the links decide it."""
+    """The time without p2pd over the time with p2pd. Each way is played once: it is long, and bound by links."""
     bar = BARS if bed.scenario.name == "flash-crowd" else {}
     runs = bed.runs
     return [
@@ -297,7 +296,7 @@ def vs_others(bed: ClusterTestbed) -> list[Figure]:
 
 
 def bytes_per_s(text: str) -> float:
-    """A rate as `tc` takes it: `100mbit`."""
+    """A rate in the notation of `tc`: `100mbit`."""
     match = re.fullmatch(r"([1-9][0-9]*)(kbit|mbit|gbit)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text} is not a rate like 100mbit or 1gbit")

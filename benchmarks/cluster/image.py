@@ -1,6 +1,6 @@
-"""The image that a cluster pulls, in a registry's storage, and what registries say that they have sent of it.
+"""The image that a cluster pulls, in a registry's storage, and the bytes of it that registries have sent by their logs.
 
-Its layers are random bytes, which nothing on the way can make smaller, in the sizes of the scenario.
+The layers are random bytes, which cannot be compressed on the way, in the sizes of the scenario.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import programs
-from benchmarks.cluster.pull import MANIFEST
 from benchmarks.command import UnmeasurableError
 from benchmarks.load import BenchmarkBlob
 from benchmarks.namespaces import network
 from benchmarks.testbed import SPARE_BYTES, push, push_random
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.documents import CONFIG_TYPE, LAYER_TYPE, image_config, image_manifest
+from peer.oci.manifest import OCI_IMAGE
 
 TAG: Final = "1"
 
-_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
-
 _SENT: Final = re.compile(rf'"GET /v2/{programs.REPOSITORY}/blobs/(\S+) HTTP/1\.1" 20[06] (\d+) ')
-"""An answer in docker-registry's access log, which is in Apache's combined format: the digest, and the bytes sent."""
+"""The digest and the sent bytes of an answer in docker-registry's access log (Apache's combined format)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`REPOSITORY:TAG` in `storage`, a docker-registry's. `probe` is a blob beside it, to measure a link with."""
+    """`REPOSITORY:TAG` in `storage`, a docker-registry's. `probe` is a further blob, to measure a link with."""
 
     storage: Path
     layers: tuple[BenchmarkBlob, ...]
@@ -41,7 +41,7 @@ class Image:
 
 
 def make_image(directory: Path, sizes: Sequence[int], probe_bytes: int) -> Image:
-    """Push it to a registry that runs for as long as this takes. Raises UnmeasurableError."""
+    """Push an image to a registry that runs only for the push. Raises UnmeasurableError."""
     storage = directory / "storage"
     with network() as net:
         host = net.host()
@@ -57,7 +57,7 @@ def make_image(directory: Path, sizes: Sequence[int], probe_bytes: int) -> Image
 
 
 def require_room(directory: Path, needed_bytes: int) -> None:
-    """Raise UnmeasurableError if the disk has less, and what is left free beside."""
+    """Raise UnmeasurableError if the disk has less free space than this and a reserve."""
     needed_bytes += SPARE_BYTES
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < needed_bytes:
@@ -68,27 +68,18 @@ def require_room(directory: Path, needed_bytes: int) -> None:
 
 
 def sent_bytes(access_log: str, image: Image) -> int:
-    """Bytes of the layers that a docker-registry has sent, by its access log, whole or in part, to whomever."""
+    """Bytes of the layers that a docker-registry has sent to all clients, by its access log."""
     digests = {layer.digest for layer in image.layers}
     return sum(int(count) for digest, count in _SENT.findall(access_log) if digest in digests)
 
 
 def _push_manifest(registry: programs.Program, layers: Sequence[BenchmarkBlob]) -> None:
-    config = json.dumps(
-        {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
-        }
-    ).encode()
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": _descriptor(_CONFIG, push(registry, [config], len(config))),
-        "layers": [_descriptor(_LAYER, layer) for layer in layers],
-    }
-    path, headers = f"/v2/{programs.REPOSITORY}/manifests/{TAG}", {"Content-Type": MANIFEST}
+    config = json.dumps(image_config([layer.digest for layer in layers], config={})).encode()
+    manifest = image_manifest(
+        _descriptor(CONFIG_TYPE, push(registry, [config], len(config))),
+        [_descriptor(LAYER_TYPE, layer) for layer in layers],
+    )
+    path, headers = f"/v2/{programs.REPOSITORY}/manifests/{TAG}", {"Content-Type": OCI_IMAGE}
     with closing(http.client.HTTPConnection(registry.address)) as connection:
         connection.request("PUT", path, body=json.dumps(manifest).encode(), headers=headers)
         answer = connection.getresponse()
@@ -96,5 +87,5 @@ def _push_manifest(registry: programs.Program, layers: Sequence[BenchmarkBlob]) 
             raise UnmeasurableError(f"the registry answered {answer.status} to PUT {path}: {answer.read(500)!r}")
 
 
-def _descriptor(media_type: str, blob: BenchmarkBlob) -> dict[str, object]:
-    return {"mediaType": media_type, "digest": blob.digest, "size": blob.size_bytes}
+def _descriptor(media_type: str, blob: BenchmarkBlob) -> Descriptor:
+    return Descriptor(media_type, Digest(blob.digest), blob.size_bytes)

@@ -1,12 +1,13 @@
-"""What scenarios are played on: hosts in namespaces, a real docker-registry, real clients, and p2pd at each host.
+"""The stage of scenarios: hosts in namespaces, a real docker-registry, real clients, and p2pd at each host.
 
 Rules:
-1. A client is `benchmarks.cluster.pull`, which hashes what it gets, as runtimes do, and keeps nothing: a host of a real
-   cluster has a disk of its own, and here all share the memory of one machine (which a virtual one often gets only when
-   it touches it: writing each client's copy took a quarter of both cores). All clients of a comparison are the same;
-   what differs is the address that they ask. They are up before the time is taken, as a runtime is.
-2. The links of the registry and of each host have the scenario's rates. The scheduler's has none: it says so little.
-3. A host that vanishes is killed at once, its client with it, and says goodbye to nobody.
+1. A client is `benchmarks.cluster.pull`. It hashes the bytes, as runtimes do, and keeps none: a host of a real cluster
+   has a disk of its own, and here all hosts share the memory of one machine. (A virtual machine often gets memory only
+   at the first touch: writing each client's copy took a quarter of both cores.) All clients of a comparison are the
+   same except for the address that they ask. Clients are started before the time is taken, as runtimes are.
+2. The links of the registry and of each host have the scenario's rates. The scheduler's link has no limit, because the
+   scheduler sends little.
+3. A host that vanishes is killed at once together with its client, and closes nothing in order.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.cluster.schedule import Action, Step
 from benchmarks.command import UnmeasurableError
 from benchmarks.namespaces import CORE, Network, NetworkHost, network
 from benchmarks.procfs import cpu_s
+from p2pd.demo.process import neutral_environ
 from p2pd.simulation.scenario import Node, Scenario
 
 REGISTRY_PORT: Final = 5000
@@ -37,10 +39,10 @@ PEER_PORT: Final = 65002
 SCHEDULER_PORT: Final = 65003
 
 CONNECTIONS: Final = 21
-"""Of which the median says how far apart two hosts are."""
+"""Connections whose median gives the latency between two hosts."""
 
 QUIET_S: Final = 0.2
-"""A log that has not grown for so long has all that it will have."""
+"""A log that has not grown for this time is complete."""
 
 
 class Setting:
@@ -67,7 +69,7 @@ class Setting:
         self.hosts = {node.name: self._host(node) for node in scenario.nodes}
 
     def _host(self, node: Node) -> NetworkHost:
-        """Sites and racks have switches of their own where it matters whether something is in one of them."""
+        """Sites and racks get switches of their own if the scenario depends on them."""
         at = CORE
         for name, matters in ((node.site, len(self._sites) > 1), (node.rack, self.scenario.cut is not None)):
             if matters and name not in self._switches:
@@ -77,11 +79,11 @@ class Setting:
         return self.network.host(rate(node.up_bytes_per_s), rate(node.down_bytes_per_s), at=at)
 
     def site_bytes(self) -> dict[str, int]:
-        """What has come into each site so far, headers and all; nothing if all is in one."""
+        """The bytes that came into each site so far, with headers; none if there is only one site."""
         return {name: self.network.entered_bytes(name) for name in self._sites if name in self._switches}
 
     def origin_bytes(self) -> int:
-        """Bytes of the image's layers that the registry has sent so far. No request may be under way."""
+        """The bytes of the image's layers that the registry has sent so far. No request may be under way."""
         size_bytes = -1
         while size_bytes != (size_bytes := self.registry.log.stat().st_size):
             time.sleep(QUIET_S)
@@ -90,7 +92,7 @@ class Setting:
 
 @contextmanager
 def setting(scenario: Scenario, image: Image, directory: Path) -> Iterator[Setting]:
-    """All of it in a new directory, which is removed. Raises UnmeasurableError."""
+    """A place in a new directory, which is removed at the end. Raises UnmeasurableError."""
     directory.mkdir()
     try:
         with network() as net, ExitStack() as stack:
@@ -100,18 +102,18 @@ def setting(scenario: Scenario, image: Image, directory: Path) -> Iterator[Setti
 
 
 def rate(bytes_per_s: float) -> str:
-    """As `tc` takes it."""
+    """A rate in the notation of `tc`."""
     return f"{round(8 * bytes_per_s)}bit"
 
 
 def goodput(place: Setting) -> float:
-    """Bytes per second that one plain transfer of a blob has, from the registry to a host."""
+    """The bytes per second of one plain transfer of a blob, from the registry to a host."""
     host, blob = next(iter(place.hosts.values())), place.image.probe
     return blob.size_bytes / host.call(load.curl_s, place.registry.blob_url(blob.digest), blob)
 
 
 def latency_s(place: Setting) -> float:
-    """One way, from host to host, when nothing else is on the links: half of what it takes to connect."""
+    """The one-way latency from host to host on idle links: half of the time of a connect."""
 
     def connect_s() -> float:
         started = time.perf_counter()
@@ -131,11 +133,11 @@ class Clients:
         self._address = address
         self._stack = stack
         self._ready: dict[str, tuple[programs.Program, BinaryIO]] = {}
-        """Clients that wait until they are told to pull, each with the FIFO by which it is."""
+        """Clients that wait for the order to pull, each with the FIFO that brings it."""
         self._pulling: dict[str, programs.Program] = {}
 
     def prepare(self) -> None:
-        """Have the clients of all hosts ready. Raises UnmeasurableError."""
+        """Start the clients of all hosts. Raises UnmeasurableError."""
         starting = {name: host.start(self._client, name) for name, host in self._place.hosts.items()}
         self._ready = {name: client.result() for name, client in starting.items()}
 
@@ -164,18 +166,16 @@ class Clients:
         return ended
 
     def _source(self, _name: str) -> str:
-        """What the host's client asks for the image."""
+        """The address that the host's client asks for the image."""
         return self._address
 
     def _client(self, name: str) -> tuple[programs.Program, BinaryIO]:
-        """Start a host's client, and wait until it reads what it is told."""
+        """Start a host's client, and wait until it reads its FIFO."""
         told = self._place.directory / f"{name}.pull"
         os.mkfifo(told)
         words = [sys.executable, "-m", "benchmarks.cluster.pull", self._source(name), TAG, str(told)]
         log = self._place.directory / f"{name}.log"
-        client = self._stack.enter_context(
-            programs.running("the client", words, "", log, programs.neutral_environment())
-        )
+        client = self._stack.enter_context(programs.running("the client", words, "", log, neutral_environ()))
         return client, self._stack.enter_context(_fifo_to(client, told))
 
     def _begin(self, name: str) -> None:
@@ -191,7 +191,7 @@ class Clients:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one node since its start, or of several since some moment."""
+    """The counts of one node since its start, or of several nodes since some moment."""
 
     link_messages: int
     scheduler_messages: int
@@ -223,7 +223,7 @@ class SwarmClients(Clients):
                 pass
 
     def fill(self, bound_s: float) -> None:
-        """Have those pull the image which are to hold it. Raises UnmeasurableError."""
+        """Make the scenario's initial holders pull the image. Raises UnmeasurableError."""
         holding = {node.name for node in self._place.scenario.nodes if node.holds_image}
         for name in sorted(holding):
             self._begin(name)
@@ -235,7 +235,7 @@ class SwarmClients(Clients):
             time.sleep(QUIET_S)
 
     def counts(self) -> dict[str, Counts]:
-        """Of each node that runs."""
+        """The counts of each running node."""
         counts = {}
         for name, (program, admin) in self._nodes.items():
             said = self._place.hosts[name].call(programs.answer, admin, "/status")["swarm"]
@@ -253,23 +253,23 @@ class SwarmClients(Clients):
     def _start_node(self, node: Node) -> tuple[programs.Program, str]:
         host = self._place.hosts[node.name]
         flags = {
-            "--peer": f"{host.address}:{PEER_PORT}",
-            "--scheduler": f"http://{self._scheduler_host.address}:{SCHEDULER_PORT}",
-            "--site": node.site,
-            "--rack": node.rack,
-            "--allow-open": None,
+            "peer": f"{host.address}:{PEER_PORT}",
+            "scheduler": f"http://{self._scheduler_host.address}:{SCHEDULER_PORT}",
+            "site": node.site,
+            "rack": node.rack,
+            "allow-open": None,
         }
         running = programs.p2pd(self._place.directory / node.name, self._place.registry, flags)
         return host.call(self._stack.enter_context, running)
 
     def _terminate(self) -> None:
-        """All at once: one after the other, they would take long."""
+        """Terminate all nodes at once: one after the other would take long."""
         for program, _ in self._nodes.values():
             program.process.terminate()
 
 
 def counted_since(before: Mapping[str, Counts], now: Mapping[str, Counts]) -> Counts:
-    """All nodes together that are still there; what the others had counted went with them."""
+    """The sum over the nodes that still run. The counts of ended nodes are lost."""
     pairs = [(each, before[name]) for name, each in now.items()]
     return Counts(
         sum(each.link_messages - earlier.link_messages for each, earlier in pairs),
@@ -288,10 +288,10 @@ def _wait_until_connected(program: programs.Program, admin: str) -> None:
 
 
 def _fifo_to(program: programs.Program, path: Path) -> BinaryIO:
-    """Write what the program reads there, once it reads."""
+    """The FIFO at `path`, opened for writing as soon as the program reads it."""
     deadline = time.monotonic() + programs.START_BOUND_S
     while program.process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError):  # ENXIO: it does not read yet
+        with suppress(OSError):  # ENXIO: the program does not read yet
             return os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0)
         time.sleep(programs.POLL_INTERVAL_S)
     raise UnmeasurableError(f"{program.name} did not come up: {program.log.read_text()[-500:]}")

@@ -1,6 +1,6 @@
-"""Plays scenarios by the clock: does what their scripts say, and writes down when each host had the image.
+"""Plays scenarios by the clock: carries out their schedules, and records the time at which each host had the image.
 
-Several can be played at the same time, in networks of their own, where it is the links that take the time.
+Several scenarios can be played at the same time, in networks of their own, if they are bound by links.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from p2pd.simulation.result import RunResult
 from p2pd.simulation.scenario import Scenario
 
 POLL_INTERVAL_S: Final = 0.01
-"""How late the end of a client may be noticed: well below a hundredth of what is timed."""
+"""The longest delay in noticing the end of a client: well below a hundredth of the measured time."""
 
 
 class Playable(Protocol):
-    """What a scenario is played on."""
+    """The stage of a scenario."""
 
     def perform(self, step: Step) -> None: ...
 
     def ended(self) -> list[str]:
-        """The hosts whose clients have got the image since the last call. Raises UnmeasurableError if one failed."""
+        """The hosts whose clients finished since the last call. Raises UnmeasurableError if a client failed."""
         ...
 
 
 class Playing:
-    """One scenario that is being played. It is an error if that takes longer than `bound_s`."""
+    """One scenario that is being played. Taking longer than `bound_s` is an error."""
 
     def __init__(self, scenario: Scenario, stage: Playable, bound_s: float) -> None:
         self._scenario = scenario
@@ -45,7 +45,7 @@ class Playing:
         return not self._missing
 
     def advance(self, now_s: float) -> None:
-        """Do what is due. Raises UnmeasurableError when a client failed, or the time is up."""
+        """Carry out the steps that are due. Raises UnmeasurableError if a client failed, or the time is up."""
         for name in self._stage.ended():
             self._missing.discard(name)
             self._done_s[name] = now_s
@@ -64,7 +64,7 @@ class Playing:
         link_messages: int = 0,
         scheduler_messages: int = 0,
     ) -> RunResult:
-        """What came of it, with what had to be counted elsewhere."""
+        """The result, with the counts that were made elsewhere."""
         wanting = {node.name for node in self._scenario.wanting()}
         return RunResult(
             scenario=self._scenario,
@@ -82,7 +82,7 @@ def play(
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Play all of them at the same time, each to its end. Raises UnmeasurableError."""
+    """Play all scenarios at the same time, each to its end. Raises UnmeasurableError."""
     started_s = clock()
     while not all(playing.finished for playing in playings):
         for playing in playings:

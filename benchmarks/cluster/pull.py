@@ -1,8 +1,8 @@
 """Pull an image as a container runtime does: `python -m benchmarks.cluster.pull ADDRESS TAG FILE`.
 
-It comes up, as a runtime has that waits for work, and pulls when something is written to the FIFO `FILE`: the manifest,
-then its layers, so many at a time as runtimes take. The SHA-256 of each is compared as it comes; no byte is kept. With
-anything but the whole image it ends in an error.
+The client starts, like a runtime that waits for work, and pulls when a byte is written to the FIFO `FILE`: first the
+manifest, then its layers, as many at a time as runtimes fetch. The SHA-256 of each layer is checked; no byte is kept.
+Unless it gets the whole image, the client ends in an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def layers(address: str, tag: str) -> list[str]:
-    """The digests that the manifest names."""
+    """The digests of the manifest's layers."""
     with closing(http.client.HTTPConnection(address)) as connection:
         connection.request("GET", f"/v2/{REPOSITORY}/manifests/{tag}", headers={"Accept": MANIFEST})
         answer = connection.getresponse()
@@ -42,7 +42,7 @@ def pull_layer(address: str, digest: str) -> None:
 def main(address: str, tag: str, file: str) -> None:
     with ThreadPoolExecutor(LAYERS_AT_A_TIME) as pool:
         if not Path(file).read_bytes():
-            return  # who was to tell us has ended
+            return  # the harness has ended without an order to pull
         for pulled in [pool.submit(pull_layer, address, digest) for digest in layers(address, tag)]:
             pulled.result()
 

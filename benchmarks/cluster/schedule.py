@@ -1,8 +1,8 @@
-"""What is done when a scenario is played with real processes. No I/O; time comes in as an argument.
+"""The schedule of a scenario that is played with real processes. No I/O; time is an argument.
 
 Rules:
-1. Times are seconds from the scenario's start. A wave's steps are timed from the end of the wave before it, which is
-   when every host of it has what it is expected to get.
+1. Times are seconds from the scenario's start. A wave's steps are timed from the end of the wave before. A wave ends
+   when all its hosts have the image that they expect.
 2. A step is due once. Steps that are due together come in the order of their times.
 """
 
@@ -16,7 +16,7 @@ from p2pd.simulation.scenario import Scenario
 
 
 class Action(Enum):
-    """What is done; to which host or rack, stands in the step."""
+    """The action of a step. The step names the host or rack."""
 
     BEGIN = "the host's client asks for the image"
     VANISH = "the host and its client are gone"
@@ -43,7 +43,7 @@ class Script:
         self._began_s = {0: 0.0}
 
     def due(self, now_s: float, done: Collection[str]) -> list[Step]:
-        """What is to be done now that the clients of these hosts have the image."""
+        """The steps that are due at `now_s`, after the clients of these hosts finished."""
         missing = [wave for name, wave in self._waves_of.items() if name not in done]
         current = min(missing, default=max(self._waves_of.values(), default=0))
         for wave in range(current + 1):

@@ -1,10 +1,9 @@
-"""`datapath`: what p2pd costs on the way from an origin to a client of the same machine.
+"""`datapath`: the cost of p2pd on the way from an origin to a client of the same machine.
 
 Rules:
-1. Two programs are measured in turns, A B A B, with the same client on the same cores, and compared pair
-   by pair.
-2. What earlier runs left to be written is written before a timed run starts, and free memory is found again
-   (`settle`): no run pays for another.
+1. Two programs are measured in turns, A B A B, with the same client on the same cores, and compared pair by pair.
+2. Before a timed run, the dirty pages of earlier runs are written, and the memory for its files is touched (`settle`):
+   no run pays for another.
 3. A large blob is pulled cold once, and then removed from p2pd's store so that the disk does not fill.
 """
 
@@ -46,35 +45,35 @@ SMALL_CONNECTIONS = 16
 BUSY_PULLS = 8
 FIRST_BYTE_BYTES = 8 * 2**20
 FIRST_BYTE_PAIRS_PER_RUN = 4
-"""A first byte takes milliseconds and not seconds, so more of them steady the median for nothing."""
+"""Samples of a first byte. Each takes milliseconds and not seconds, so a steady median costs little."""
 
 Client = Callable[[str, BenchmarkBlob, Path], float]
-"""GETs the blob's URL into a file and returns the seconds."""
+"""A function that GETs the blob's URL into a file and returns the seconds."""
 
 
 UNCOUNTED = 1
-"""Samples at the start that are not counted: they compile modules, open connections, and make a virtual machine find
-the memory that its page cache will use, which takes longer than filling it."""
+"""First samples that are not counted. They compile modules, open connections, and make a virtual machine get the memory
+for its page cache, which takes longer than filling that memory."""
 
 
 def figure(name: str, samples: Sequence[float], **sides: Sequence[float]) -> Figure:
-    """`samples` with the bar for them and the medians of what they were made from."""
+    """`samples` with their bar and the medians of the two sides."""
     return Figure(name, samples, BARS.get(name), {side: statistics.median(values) for side, values in sides.items()})
 
 
 def _ratio(name: str, **sides: Sequence[float]) -> Figure:
-    """The first side over the second, which were measured in turns, without what is not counted."""
+    """The first side over the second, measured in turns, without the samples that are not counted."""
     counted = {side: samples[UNCOUNTED:] for side, samples in sides.items()}
     ours, theirs = counted.values()
     return figure(name, ratios(ours, theirs), **counted)
 
 
 def settle(needed_bytes: int) -> None:
-    """Before a timed run: nothing waits to be written, and the memory that the run's files will take is at hand.
+    """Prepare a timed run: write all dirty pages, and touch the memory that the run's files will take.
 
-    A virtual machine may give its free memory back to its host. To get 1 GiB again for the page cache took 1.2 s here,
-    and filling it 0.2 s; so without this, who runs next pays for what the one before set free. A machine keeps what
-    was used a moment ago: here 2 GiB stay at hand for seconds. At most a quarter of the memory is asked for.
+    A virtual machine may give its free memory back to its host. Getting 1 GiB again for the page cache took 1.2 s here,
+    and filling it 0.2 s. Without this preparation, a run would pay for the memory that the run before set free. A
+    machine keeps recently used memory: here 2 GiB stay for seconds. At most a quarter of the memory is touched.
     """
     os.sync()
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -84,7 +83,7 @@ def settle(needed_bytes: int) -> None:
 
 @contextmanager
 def _quiet(output: Path, size_bytes: int) -> Iterator[None]:
-    """Around a timed run that fills p2pd's file and the client's with a blob; its output goes when it ends."""
+    """The frame of a timed run that fills p2pd's file and the client's with a blob. The output is removed."""
     settle(3 * size_bytes)
     try:
         yield
@@ -98,7 +97,7 @@ def to_null(url: str, blob: BenchmarkBlob, _output: Path) -> float:
 
 
 def warm(bed: Testbed) -> list[Figure]:
-    """A held blob, by curl to /dev/null; nginx sends the same bytes from a file."""
+    """A held blob, fetched by curl to /dev/null. nginx sends the same bytes from a file."""
     [blob] = bed.blobs(1, bed.size_bytes)
     nginx_rates, p2pd_rates, cpu = [], [], []
     size_gib = blob.size_bytes / GIB
@@ -117,20 +116,20 @@ def warm(bed: Testbed) -> list[Figure]:
 
 
 def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
-    """A blob that p2pd does not hold, against the same from the origin itself, by one client."""
+    """A cold blob through p2pd against the same blob from the origin itself, by one client."""
 
     def run(bed: Testbed) -> list[Figure]:
         direct_s, p2pd_s, cpu = [], [], []
         with bed.p2pd() as p2pd:
             for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
-                # Neither side is to wait for the origin's disk, on a machine that cannot cache all the blobs.
+                # Neither side shall wait for the origin's disk on a machine that cannot cache all blobs.
                 load.curl_s(bed.origin.blob_url(blob.digest), blob)
                 with _quiet(bed.output, bed.size_bytes):
                     direct_s.append(client(bed.origin.blob_url(blob.digest), blob, bed.output))
                 with _quiet(bed.output, bed.size_bytes):
                     cpu_before_s = cpu_s(p2pd.pid)
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
-                p2pd.forget(blob)  # after which nothing of this pull is still going on
+                p2pd.forget(blob)  # after this, no work of the pull is left
                 cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
         return [_ratio(name, p2pd_s=p2pd_s, direct_s=direct_s), figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:])]
 
@@ -138,11 +137,11 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
 
 
 def cold_vs_pull_through(bed: Testbed) -> list[Figure]:
-    """The same, against what most people run: docker-registry as a cache, by curl to a file."""
+    """A cold blob through p2pd against docker-registry as a pull-through cache, by curl to a file."""
     cache_s, p2pd_s = [], []
     with bed.p2pd() as p2pd:
         for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
-            # A new one for each run: it goes on fetching, for its own disk, after its client is served.
+            # A new cache for each run: after its client is served, it goes on fetching for its own disk.
             with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes):
                 cache_s.append(load.curl_s(cache.blob_url(blob.digest), blob, bed.output))
             with _quiet(bed.output, bed.size_bytes):
@@ -177,7 +176,7 @@ def rss_idle(bed: Testbed) -> list[Figure]:
 
 
 def rss_busy(bed: Testbed) -> list[Figure]:
-    """The peak of resident memory during eight cold pulls at once, of a p2pd that was just started."""
+    """The peak of resident memory of a newly started p2pd during eight cold pulls at once."""
     blobs = bed.blobs(BUSY_PULLS, bed.size_bytes)
     samples = []
     for _ in range(bed.runs):
@@ -199,7 +198,7 @@ def ready(bed: Testbed) -> list[Figure]:
 
 
 def first_byte(name: str, size_bytes: int) -> Callable[[Testbed], list[Figure]]:
-    """How much later than from the origin itself the first byte of a cold body comes."""
+    """The delay of a cold body's first byte, compared with the origin itself."""
 
     def run(bed: Testbed) -> list[Figure]:
         direct_ms, p2pd_ms = [], []
@@ -230,7 +229,7 @@ def open_testbed(options: argparse.Namespace) -> AbstractContextManager[Testbed]
 
 
 def versions() -> dict[str, str]:
-    """Of p2pd, the libraries that its data path is made of, and the programs that it is compared with."""
+    """The versions of p2pd, of the libraries of its data path, and of the compared programs."""
     packages = ("p2pd", "aiohttp", "aiofastnet", "uvloop", "blake3")
     return {name: metadata.version(name) for name in packages} | programs.versions()
 

@@ -1,6 +1,6 @@
-"""Other ways of distributing an image than p2pd's, played on the same scenarios, lines and machines.
+"""Other policies for distributing an image than p2pd's, played on the same scenarios, lines and machines.
 
-Each is a small model of what its authors have published, and says what it leaves out and whom that favours.
+Each policy is a small model of its authors' publications. Its text names the omissions, and whom they favour.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ POLICIES: Final[dict[str, type[Policy]]] = {
     "dragonfly": Dragonfly,
     "kraken": Kraken,
 }
-"""By the name that the command line has for each."""
+"""The policies by their names on the command line."""
 
 
 def play(policy: str, scenario: Scenario, *, curves: bool = False) -> RunResult:
-    """What comes of a scenario with one of `POLICIES`. Deterministic.
+    """The result of a scenario with one of `POLICIES`. Deterministic.
 
-    Raises UnplayableError if something breaks in the scenario, StuckError if some host never gets its image.
+    Raises UnplayableError if the scenario has failures, StuckError if a host never gets its image.
     """
     kind = POLICIES[policy]
     stage = Stage(scenario, kind.piece_length, curves=curves)

@@ -1,30 +1,30 @@
 """Dragonfly's published policy, as of its scheduler v2.5.1 and client v1.5.1 (github.com/dragonflyoss).
 
-1. A blob of no more than 4 MiB is got from the registry by every host (`resource/task.rs`). Of a longer one each host
-   asks the registry for the length, and pieces are a 500th of it, rounded up to a power of two from 4 to 64 MiB.
-2. A host registers after a delay that doubles with those that it has under way (`scheduler/service/service_v2.go`). The
-   first host goes to the source. Of 15 random ones that have registered, those are candidates that have parents
-   themselves, go to the source, or have all; the 3 with the best score become parents, for good. Who finds none asks
-   again in half a second, and the fifth time goes to the source, as up to 200 may.
-3. A host asks for 8 pieces at a time, in order within what its parents hold, each over a new connection to a parent
-   that holds it, drawn by idle bandwidth (`resource/parent_selector.rs`). It is told of each piece that a parent gets,
-   and tells the scheduler of each of its own.
-4. A host sends 200 pieces at a time at most.
+1. Every host fetches blobs of up to 4 MiB from the registry (`resource/task.rs`). For a longer blob, each host asks the
+   registry for the length. Pieces are a 500th of the length, rounded up to a power of two from 4 to 64 MiB.
+2. A host registers after a delay that doubles with its downloads under way (`scheduler/service/service_v2.go`). The
+   first host goes to the source. Of 15 random registered hosts, the candidates are those that have parents, go to the
+   source, or have the whole blob. The 3 candidates with the best score become permanent parents. A host without
+   candidates asks again after half a second, and at the fifth time goes to the source, as up to 200 hosts may.
+3. A host requests 8 pieces at a time, in order among its parents' pieces, each over a new connection to a parent that
+   holds the piece, drawn by idle bandwidth (`resource/parent_selector.rs`). Parents announce their pieces to the host,
+   and the host announces its own to the scheduler.
+4. A host sends at most 200 pieces at a time.
 
-Parents are those of the graph, so no piece goes back up. A host asks for parents before it can have children: a cycle
-cannot come about, and none is looked for. Not modelled: seed peers (the first host is the source for the others), and
-asking for new parents, which only failures bring about.
+Pieces only flow from parents to children. A host asks for parents before it can have children, so there are no cycles,
+and the model does not look for them. Not modelled: seed peers (the first host is the source for the others), and
+requests for new parents, which only failures cause.
 
-What decides in a cold flash crowd: of N hosts that come at once, about 3 ln N have the first one as a parent, and each
-of them asks it for every piece, because it alone has the next ones.
+The deciding effect in a cold flash crowd: of N hosts that come at once, about 3 ln N have the first host as a parent,
+and each of them requests every piece from it, because the first host alone has the next pieces.
 
 Checked against figures of a user (Volcano Engine, d7y.io/blog of 2023-04-13: an image of 3 GB to hosts at 6 Gbit/s, the
 registry at 10, until the pods run: 40 s for 50 and 55 s for 500): the model has 29 s and 69 s.
 
-Favourable: the source comes in one stream, so its pieces are there one after the other and not eight at the end; the
-score has the present load, where production's is up to 300 s old; news reach the children within a site's latency; a
-host need not wait (up to 100 ms) for all its parents' news before it chooses; the limit of 200, which is configured but
-not enforced (dragonfly#3128), holds.
+Favourable: the source sends one stream, so its pieces come one after the other and not eight at the end; the score uses
+the present load, and production's is up to 300 s old; announcements reach the children within a site's latency; a host
+does not wait (up to 100 ms) for announcements of all parents before it chooses; the limit of 200, which is configured
+but not enforced (dragonfly#3128), holds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SCORED_S: Final = 60.0
 
 
 def piece_length(size_bytes: int) -> int:
-    """The length in bytes of a blob's pieces (`resource/piece.rs`)."""
+    """The length of a blob's pieces in bytes (`resource/piece.rs`)."""
     length = MIN_PIECE_BYTES
     while length < MAX_PIECE_BYTES and length * PIECES < size_bytes:
         length *= 2
@@ -61,7 +61,7 @@ def piece_length(size_bytes: int) -> int:
 
 
 class _Peer:
-    """A host and one layer. `held` and `asked` have a bit for each piece; what is held was asked for."""
+    """A host and one layer. `held` and `asked` have a bit for each piece; held pieces are also in `asked`."""
 
     __slots__ = ("asked", "children", "going", "held", "host", "layer", "parents", "source")
 
@@ -80,7 +80,7 @@ class _Peer:
 
 
 class Dragonfly(Policy):
-    """`_peers` are those of each layer that have registered."""
+    """`_peers` are the registered peers of each layer."""
 
     piece_length = staticmethod(piece_length)
 
@@ -143,7 +143,7 @@ class Dragonfly(Policy):
         self.stage.fetch(peer.host, peer.layer, self._landed, peer)
 
     def _score(self, parent: _Peer, child: _Peer) -> float:
-        """How good a parent is (`scheduler/scheduling/evaluator/evaluator_default.go`), but for what all have alike."""
+        """A parent's score (`scheduler/scheduling/evaluator/evaluator_default.go`), without terms equal for all."""
         line, going = parent.host.up, self._uploads[parent.host]
         at_once = line.rate / SCORED_PIECE_BYTES
         idle = 1 - line.used / line.rate
@@ -156,7 +156,7 @@ class Dragonfly(Policy):
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _ask(self, peer: _Peer) -> None:
-        """Ask parents for pieces, as far as there are any, and not too many under way."""
+        """Request pieces from parents, up to the limit of requests under way."""
         chance, event_queue = self.stage.chance, self.stage.event_queue
         there = 0
         for parent in peer.parents:

@@ -1,30 +1,31 @@
 """Kraken's policy, as of github.com/uber/kraken v0.1.27, with the configuration that it ships.
 
-1. An origin server in the cluster gets the whole blob from the registry first. Meanwhile agents ask for what pieces it
-   has again and again: in 1 s, then 1.3 times as long each time, up to 5 s (`tracker/metainfoclient`).
-2. An agent then announces itself to the tracker, which hands out 50 random agents and the origin server: those that
-   have all first, then the origin server, then others. It does so again each 3 s until it has all, one blob at a time.
-3. It connects to them until it has 10 connections, which is also the most that it accepts and the most that the origin
-   server does; one that had no room is left alone for 30 s (`lib/torrent/scheduler/connstate`).
-   Connections that carried nothing for 30 s are closed, as are those between two that have all.
-4. Pieces are 4 MiB. Over each connection up to 3 are asked for, of the origin server 5, rarest first among those that
-   it is connected to, and the last three of several (`dispatch/piecerequest`). They come one after the other on a
-   connection, and connections share the line. Whoever gets a piece tells all that it is connected to.
+1. An origin server in the cluster first fetches the whole blob from the registry. Meanwhile agents poll it for the
+   metainfo: after 1 s, then after 1.3 times the last interval, up to 5 s (`tracker/metainfoclient`).
+2. An agent then announces itself to the tracker, which returns 50 random agents and the origin server: first complete
+   agents, then the origin server, then other agents. The agent announces every 3 s until it has the blob, and fetches
+   one blob at a time.
+3. An agent connects to them until it has 10 connections. Agents and origin server accept at most 10 connections. An
+   agent that was full is not tried again for 30 s (`lib/torrent/scheduler/connstate`). Connections that carried nothing
+   for 30 s are closed, and so are connections between two complete agents.
+4. Pieces are 4 MiB. Up to 3 requests are under way on a connection (5 to the origin server), rarest first among the
+   connected agents, the last three pieces from several agents (`dispatch/piecerequest`). Pieces come one after the
+   other on a connection, and connections share the line. An agent announces each new piece on all its connections.
 
-One origin server, with the link of the scenario's first host and in its site. If some host holds the image at the
-start, so does the origin server, and the tracker knows the hosts that do.
+There is one origin server, in the site of the scenario's first host and with that host's link. If some host holds the
+image at the start, the origin server holds it too, and the tracker knows the hosts that hold it.
 
-What decides in a cold flash crowd: first the origin server's own download, and then that the first ten agents to come
-may fill all their connections with the origin server and each other, and have all before the others get anything
+The deciding effects in a cold flash crowd: first the origin server's own download. Then the first ten agents may fill
+all their connections with the origin server and each other, and finish before the other agents get anything
 (kraken#162; "agents form isolated networks", says its own `test/python/test_core.py`).
 
 Checked against its authors' figures (README: 3 GB in two layers to 2,600 hosts at 300 MB/s, from five origin servers
 that had the blobs: half of the hosts within 10 s, 99 % within 18 s, 99.9 % within 22 s): the model, with 1,000 hosts,
 has half within 15.6 s and all within 17.2 s.
 
-Favourable: the limits of 200 MB/s out and 300 MB/s in that agents have are left out; no request times out (after 16 s,
-which a fifth piece from a busy origin server can take); the bitfield that an agent knows of another is up to date
-whenever it looks; a piece is there for others when it is verified, not when the file is reopened.
+Favourable: agents' limits of 200 MB/s out and 300 MB/s in are left out; no request times out (the timeout is 16 s, and
+a fifth piece from a busy origin server can take that long); an agent's view of another's bitfield is always up to date;
+a piece is available to others once it is verified, not after the file was reopened.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ POLL_JITTER: Final = 0.05
 
 
 class _Way:
-    """What comes to one agent from another over their connection. `queue` is asked for and not yet being sent."""
+    """The traffic from one agent to another over their connection. `queue` has the requests that are not being sent."""
 
     __slots__ = ("asked", "busy", "queue", "used_s")
 
@@ -65,7 +66,7 @@ class _Way:
 
 
 class _Peer:
-    """A host, or the origin server, and one layer. Pieces are bits; `ways` has one for each connection."""
+    """A host, or the origin server, and one layer. Pieces are bits; `ways` has an entry for each connection."""
 
     __slots__ = ("asked", "blacklist", "dialling", "held", "host", "layer", "ways")
 
@@ -89,7 +90,7 @@ class _Peer:
 
 
 class Kraken(Policy):
-    """`_origins` is the origin server for each layer, and `_announced` the agents that the tracker knows."""
+    """`_origins` has the origin server of each layer, `_announced` the agents that the tracker knows."""
 
     piece_length = staticmethod(lambda _: PIECE_BYTES)
 
@@ -167,7 +168,7 @@ class Kraken(Policy):
         self._request(other, peer)
 
     def _close(self, peer: _Peer, other: _Peer) -> None:
-        """Nothing was under way either way."""
+        """Close a connection, which must be idle in both directions."""
         del peer.ways[other], other.ways[peer]
         peer.blacklist[other] = other.blacklist[peer] = self.stage.event_queue.now + BLACKLISTED_S
 
@@ -184,7 +185,7 @@ class Kraken(Policy):
     # -- pieces ----------------------------------------------------------------------------------------------------
 
     def _request(self, peer: _Peer, other: _Peer) -> None:
-        """Ask for as many pieces as may be under way over the connection."""
+        """Request pieces, up to the limit of the connection."""
         way = peer.ways.get(other)
         if way is None:
             return
@@ -202,7 +203,7 @@ class Kraken(Policy):
             self.stage.event_queue.after(asked_s, self._is_asked, peer, other, bit.bit_length() - 1)
 
     def _rarest(self, connected: Iterable[_Peer], wanted: int) -> int:
-        """One of the pieces that the fewest of those connected have, as a bit."""
+        """A piece that the fewest connected agents hold, as a bit."""
         at_least = [wanted]
         for other in connected:
             above = 0

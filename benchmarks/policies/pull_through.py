@@ -1,12 +1,12 @@
 """One pull-through cache in front of the origin: a docker-registry (distribution) with `proxy.remoteurl`.
 
-The cache has the link of the scenario's first host, is in that host's site, and sends to all clients at once, each as
-much as the others. It sends while it fetches: no client has a piece before the cache has it. If some host holds the
-image at the start, so does the cache, from which that host has it.
+The cache has the link of the scenario's first host, is in that host's site, and sends to all clients at once, to each
+at the same rate. It sends while it fetches: no client has a piece before the cache has it. If some host holds the image
+at the start, it got the image from the cache, so the cache holds it too.
 
-Favourable: each layer is fetched once. distribution 2.8 hands those who ask while a fetch is under way to the origin,
-one fetch each (`registry/proxy/proxyblobstore.go`). Also, the cache's disk and machine keep up with its link, and
-nobody is refused.
+Favourable: each layer is fetched once. distribution 2.8 passes requests that come during a fetch on to the origin, with
+a fetch for each (`registry/proxy/proxyblobstore.go`). Also, the cache's disk and machine keep up with its link, and no
+client is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from p2pd.simulation.scenario import Node
 
 
 class PullThrough(Policy):
-    """`_held` is how many pieces the cache has of each layer that it was asked for, in order."""
+    """`_held` has the number of pieces that the cache holds of each requested layer, in order."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)
@@ -30,7 +30,7 @@ class PullThrough(Policy):
         )
         self._held: Final = {layer: layer.count for layer in stage.layers} if stage.holders else {}
         self._early: Final[dict[Layer, list[tuple[int, PolicyHost]]]] = {}
-        """What clients have been sent, as far as the line goes, that the cache does not have yet."""
+        """Pieces for clients that passed the line, in the model, before the cache holds them."""
 
     def pull(self, host: PolicyHost, layer: Layer) -> None:
         if layer not in self._held:

@@ -1,10 +1,9 @@
-"""Everybody to the registry: what there is without any way of distributing.
+"""All clients at the registry: the baseline without any distribution.
 
-Every client has one stream from the origin, and the origin's line is shared evenly among as many as it has connections
-for; the others wait for theirs. N hosts take N S / C, whatever else.
+Every client has one stream from the origin. The origin's line is shared evenly among its connections, and clients
+beyond their number wait for a connection. N hosts take N S / C in any case.
 
-Favourable: the registry's machine keeps up with its line, it refuses nobody, and no client's connection times out while
-it waits.
+Favourable: the registry's machine keeps up with its line, it refuses no client, and no waiting client times out.
 """
 
 from __future__ import annotations

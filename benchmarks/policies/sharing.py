@@ -1,13 +1,13 @@
-"""A server whose line thousands share at once: the registry's, or a cache's.
+"""A server whose line thousands of streams share at once: the registry, or a cache.
 
-The problem: each stream that begins or ends changes the rate of all others, which for N streams is N steps each time,
-as `p2pd.simulation.bandwidth` does it. Ours is processor sharing in virtual time: streams that the same lines hold back
-(a *group*: one site, one rate of the host's own line) have the same rate, so a group needs one count of the bytes that
-each of its streams has had. A stream ends when that count has grown by its size. A change costs a step for each group.
+The problem: each stream that begins or ends changes the rate of all others. For N streams that is N steps each time, as
+in `p2pd.simulation.bandwidth`. Our way is processor sharing in virtual time. Streams with the same bottlenecks (a
+*group*: one site, one rate of the host's own line) have the same rate, so a group needs one count of the bytes that
+each of its streams got. A stream ends when the count has grown by its size. A change costs a step for each group.
 
-Rates are the exact max-min fair ones for the lines server, site and host. A host is one stream: its transfers go one
-after the other, so that what it has begun together does not get it a larger share than others have. Not modelled: that
-a host's line carries other things at the same time.
+Rates are exactly max-min fair for the lines of server, site and host. A host is one stream: its transfers go one after
+the other, so transfers that begin together do not get the host a larger share. Not modelled: other traffic on a host's
+line at the same time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any, Final
 from p2pd.simulation.event_queue import EventQueue
 
 _BYTE: Final = 1.0
-"""Less than this is not worth an event."""
+"""Shorter times get no event of their own."""
 
 _Transfer = tuple[float, Callable[..., object], tuple[Any, ...]]
 
 
 def level(rate: float, demands: Iterable[tuple[float, int]]) -> float:
-    """The rate that nobody has more of, where so many streams that could use so much each share `rate`.
+    """The greatest rate of a stream, if streams with these numbers and limits share `rate`.
 
-    Infinite where all of them have what they could use.
+    Infinite if all streams reach their limits.
     """
     left = rate
     ordered = sorted(demands)
@@ -43,7 +43,7 @@ def level(rate: float, demands: Iterable[tuple[float, int]]) -> float:
 
 
 class _Group:
-    """Streams with one rate. `each` is the bytes that one that was always there has had."""
+    """Streams with one rate. `each` are the bytes that a stream would have got since the group's beginning."""
 
     __slots__ = ("each", "ends", "most", "rate", "site")
 
@@ -56,7 +56,7 @@ class _Group:
 
 
 class SharedServer:
-    """Sends at `rate` bytes per second to at most `streams` hosts at a time; others wait for their turn."""
+    """Sends at `rate` bytes per second to at most `streams` hosts at a time; other hosts wait for their turn."""
 
     def __init__(
         self, event_queue: EventQueue, rate: float, *, streams: int | None = None, site_rate: float | None = None
@@ -68,7 +68,7 @@ class SharedServer:
         self._site_rate: Final = site_rate
         self._groups: Final[dict[tuple[str | None, float], _Group]] = {}
         self._waiting: Final[dict[str, deque[_Transfer]]] = {}
-        """Of each host that is served or waits, what comes after its transfer."""
+        """The later transfers of each host that is served or waits."""
         self._turns: Final[deque[tuple[_Group, str]]] = deque()
         self._since = 0.0
         self._due = math.inf
@@ -77,9 +77,9 @@ class SharedServer:
     def send(
         self, host: str, site: str | None, most: float, size: float, done: Callable[..., object], *args: object
     ) -> None:
-        """Send `size` bytes to a host, whose line carries `most` bytes per second, after what it is sent already.
+        """Send `size` bytes to a host after its earlier transfers. The host's line carries `most` bytes per second.
 
-        `site` is the one whose line they go through; None: they go through none.
+        `site` is the site whose line the bytes pass; None: they pass no site's line.
         """
         if host in self._waiting:
             self._waiting[host].append((size, done, args))
@@ -103,14 +103,14 @@ class SharedServer:
         heapq.heappush(group.ends, (group.each + transfer[0], self._order, host, transfer))
 
     def _settle(self) -> None:
-        """Count what has flowed since the last change."""
+        """Count the bytes since the last change."""
         now = self._event_queue.now
         for group in self._groups.values():
             group.each += group.rate * (now - self._since)
         self._since = now
 
     def _share(self) -> None:
-        """Give every stream its rate, and see to the one that ends first."""
+        """Give every stream its rate, and schedule the first end of a stream."""
         busy = [group for group in self._groups.values() if group.ends]
         demands = [(self._most(group, busy), len(group.ends)) for group in busy]
         most_of_all = level(self._rate, demands)
@@ -123,7 +123,7 @@ class SharedServer:
             self._event_queue.at(due, self._ended, due)
 
     def _most(self, group: _Group, busy: list[_Group]) -> float:
-        """What a stream of a group could have, if the server's own line were no limit."""
+        """The rate of a group's stream if the server's own line were no limit."""
         if self._site_rate is None or group.site is None:
             return group.most
         of_site = [(other.most, len(other.ends)) for other in busy if other.site == group.site]

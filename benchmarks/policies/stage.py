@@ -1,10 +1,10 @@
-"""What every policy is played on: the hosts of a scenario and their lines, the origin, clients, and what came of it.
+"""The stage of every policy: the hosts of a scenario and their lines, the origin, clients, and the result.
 
-A policy says how a layer gets to a host (`Policy.pull`) and tells the stage what has landed; the rest is the same for
-all: clients ask for the layers of the image a few at a time, as they do for p2pd (`p2pd.simulation.run`), lines
-are those of `p2pd.simulation.bandwidth`, and machines take what is in `p2pd.simulation.costs`.
+A policy defines how a layer gets to a host (`Policy.pull`), and reports landed bytes to the stage. The rest is the same
+for all policies. Clients request the image's layers a few at a time, as with p2pd (`p2pd.simulation.run`); lines are
+those of `p2pd.simulation.bandwidth`, and the machines' costs those of `p2pd.simulation.costs`.
 
-What is favourable to all of these policies: no machine, line or message fails, and asking for a manifest costs nothing.
+Favourable to all policies: no machine, line or message fails, and a manifest costs nothing.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from p2pd.simulation.scenario import LAYERS_AT_A_TIME, Node, Scenario
 from scheduler.protocol.geometry import piece_count, piece_length
 
 CURVE_STEP: Final = 1 / 60
-"""How much of the image a host gets between two points of its curve."""
+"""The part of the image between two points of a host's curve."""
 
 TOO_SLOW: Final = 60.0
-"""Times the limit, beyond what the registry alone would take, after which a scenario counts as one that never ends."""
+"""A scenario counts as endless after the registry's own time and this many times the limit."""
 
 
 class UnplayableError(Exception):
-    """A policy's model has no answer to what happens in a scenario."""
+    """A policy's model does not cover an event of the scenario."""
 
 
 class StuckError(Exception):
-    """Hosts that were to get the image do not."""
+    """Hosts that want the image do not get it."""
 
 
 class Layer:
-    """A blob, in pieces of the length that a policy cuts it into."""
+    """A blob in pieces of the policy's length."""
 
     __slots__ = ("count", "length", "number", "size_bytes")
 
@@ -55,7 +55,7 @@ class Layer:
 
 
 class PolicyHost:
-    """A node's two lines, and how far its client is."""
+    """A node's two lines, and its client's progress."""
 
     __slots__ = ("down", "going", "got_bytes", "name", "node", "up", "waiting")
 
@@ -70,7 +70,7 @@ class PolicyHost:
 
 
 class Policy(ABC):
-    """A way of distributing. `piece_length` cuts a blob of so many bytes; p2pd's own cut where it does not matter."""
+    """A policy. `piece_length` gives the length of a blob's pieces: p2pd's own if the policy does not care."""
 
     piece_length: Callable[[int], int] = staticmethod(piece_length)
 
@@ -79,7 +79,7 @@ class Policy(ABC):
 
     @abstractmethod
     def pull(self, host: PolicyHost, layer: Layer) -> None:
-        """A client asks for a layer. Each byte of it that lands is told by `Stage.landed`."""
+        """A client requests a layer. The policy reports each landed byte by `Stage.landed`."""
 
 
 class Stage:
@@ -117,7 +117,7 @@ class Stage:
         self._unfinished: Final = Counter(node.wave for node in scenario.wanting())
 
     def play(self, policy: Policy) -> RunResult:
-        """What comes of it. Raises StuckError if some host never gets the image."""
+        """The result of the play. Raises StuckError if some host never gets the image."""
         scenario = self.scenario
         bound_s = registry_s(scenario) + TOO_SLOW * (1 + limit_s(scenario))
         self._begin(policy)
@@ -140,7 +140,7 @@ class Stage:
     # -- clients ---------------------------------------------------------------------------------------------------
 
     def _begin(self, policy: Policy) -> None:
-        """The clients of the first wave that is not done start, each at its own time."""
+        """Start the clients of the first unfinished wave, each at its own time."""
         wave = min(self._unfinished, default=None)
         for host in self.hosts:
             if host.node.wave == wave and not host.node.holds_image:
@@ -160,7 +160,7 @@ class Stage:
             policy.pull(host, layer)
 
     def landed(self, policy: Policy, host: PolicyHost, layer: Layer, size: int) -> bool:
-        """So many bytes of a layer are with a host, verified. Whether it is whole now."""
+        """A host has `size` more verified bytes of a layer. Returns whether the layer is whole."""
         now = self.event_queue.now
         host.got_bytes += size
         if self._draws:
@@ -191,18 +191,18 @@ class Stage:
     # -- ways ------------------------------------------------------------------------------------------------------
 
     def latency_s(self, one: PolicyHost, other: PolicyHost) -> float:
-        """One way, from host to host."""
+        """The one-way latency from host to host."""
         scenario = self.scenario
         return scenario.latency_s if one.node.site == other.node.site else scenario.far_latency_s
 
     def request_s(self, one: PolicyHost, other: PolicyHost) -> float:
-        """From a request to the first byte of the answer, without the way back."""
+        """The time from a request to the first byte of the answer, without the way back."""
         return self.latency_s(one, other) + ANSWER_S
 
     def send(
         self, sender: PolicyHost, receiver: PolicyHost, size: int, sent: Callable[..., object], *args: Any
     ) -> None:
-        """Send so many bytes from host to host; `sent` is called when the last one has left."""
+        """Send bytes from host to host; `sent` is called when the last byte has left."""
         way: tuple[Line, ...] = (sender.up, receiver.down)
         if self._sites_in and sender.node.site != receiver.node.site:
             way = (sender.up, self._sites_out[sender.node.site], self._sites_in[receiver.node.site], receiver.down)
@@ -210,12 +210,12 @@ class Stage:
         self.lines.send(size, way, sent, *args)
 
     def crossed(self, sender: PolicyHost, receiver: PolicyHost, size: int) -> None:
-        """So many bytes went from host to host."""
+        """Count bytes from host to host."""
         if sender.node.site != receiver.node.site:
             self._site_bytes[receiver.node.site] += size
 
     def taken_in_s(self, sender: PolicyHost, receiver: PolicyHost, size: int) -> float:
-        """From the last byte's leaving until the piece is verified and written."""
+        """The time from the last byte's leaving until the piece is verified and written."""
         return self.latency_s(sender, receiver) + size / VERIFY_BYTES_PER_S
 
     def fetch(self, host: PolicyHost, layer: Layer, landed: Callable[..., object], *args: Any) -> None:
@@ -234,7 +234,7 @@ class Stage:
 
 
 def _require_playable(scenario: Scenario) -> None:
-    """Raises UnplayableError for a scenario in which something breaks."""
+    """Raises UnplayableError for a scenario with failures."""
     broken = [
         what
         for what, happens in {

@@ -1,15 +1,15 @@
-"""A balanced tree for each layer, down which pieces flow in order: a host passes on to its children what has landed.
+"""A balanced tree for each layer, down which pieces flow in order: a host forwards landed pieces to its children.
 
-Fan-out 2: a host that sends to k children takes k times as long for each piece, so the last of N hosts has M pieces
-after about k (M + log_k N) piece times. Among many hosts 2 is best for that (a chain, k = 1, takes M + N), unless
-pieces are very few. FaaSNet (Wang et al., ATC '21) distributes images down balanced binary trees.
+Fan-out 2: a host with k children takes k times as long for each piece, so the last of N hosts has M pieces after about
+k (M + log_k N) piece times. With many hosts k = 2 is best (a chain, k = 1, takes M + N), unless there are very few
+pieces. FaaSNet (Wang et al., ATC '21) distributes images down balanced binary trees.
 
-The first to ask is the root, and gets the layer from the origin. Who asks next hangs below the host that is highest up
-and has the fewest children, whatever its site; all that held the image before are roots. N = 2^(D+1) - 1 hosts take
-2 (M + D) - 1 times what a piece takes on a line.
+The first host that requests a layer is the root, and gets the layer from the origin. Each further host becomes the
+child of the highest host with the fewest children, in any site. Hosts that held the image before are roots.
+N = 2^(D+1) - 1 hosts take 2 (M + D) - 1 times the time of a piece on a line.
 
-Favourable: where a host hangs is known at once, at no cost; a piece is sent on without being asked for; both children
-are sent to at once, so an uplink is never idle while there is something to send.
+Favourable: a host's place is known at once, at no cost; pieces are forwarded without a request; both children are
+served at the same time, so an uplink is never idle while there is something to send.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FAN_OUT: Final = 2
 
 
 class _Place:
-    """A host in the tree of a layer. `held` and `sent`: how many pieces it has, and has been sent, in order."""
+    """A host in the tree of a layer. `held` and `sent` count, in order, its pieces and those that were sent to it."""
 
     __slots__ = ("below", "busy", "depth", "held", "host", "sent")
 
@@ -37,7 +37,7 @@ class _Place:
 
 
 class Tree(Policy):
-    """`_free` are the places of each layer that can have children, as a heap: the best to hang below first."""
+    """`_free` is a heap of each layer's hosts that can take a child, the best first."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage)

@@ -1,21 +1,19 @@
-"""`scheduler`: what a host costs the scheduler, by real messages to the real process.
+"""`scheduler`: the scheduler's cost of a host, by real messages to the real process.
 
 Rules:
-1. A join is that of a host which is connected: from its Join to all that follows from it, which is Joined with its
-   neighbours, the digests of all pieces, and what the hosts that became its neighbours are told. Hosts join a blob of
-   1 GiB whose pieces are known already.
-2. Rates are what one core can do: joins over the CPU seconds that the scheduler's process took for them, whether the
-   machine had a core to spare or not. The rate by the clock, in which the hosts take part, stands beside.
-3. Each sample is of a scheduler that was just started.
+1. A join is that of a connected host: its Join, and all messages that follow from it. These are Joined with the
+   neighbours, the digests of all pieces, and the messages to the new neighbours. Hosts join a blob of 1 GiB whose
+   pieces are known already.
+2. A rate is that of one core: joins over the CPU seconds that the scheduler's process took for them. It does not depend
+   on a free core. The report has the rate by the clock beside it, which includes the work of the hosts.
+3. Each sample is of a newly started scheduler.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -31,6 +29,7 @@ from benchmarks.command import Command, Measure
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, LoadHosts, allow_connections
+from p2pd.demo.process import command, neutral_environ
 
 BARS = {
     "joins_per_s": Bar(">=", 2000),
@@ -41,7 +40,7 @@ BARS = {
 
 FEW_HOSTS = 100
 FEW_HOSTS_BLOBS = 25
-"""Swarms that a hundred hosts join, one after the other, so that 2,000 joins are counted."""
+"""Swarms that a hundred hosts join, one swarm after the other: 2,000 joins are counted."""
 
 REPORTS = 4
 LATENCY_LOAD = 0.8
@@ -56,7 +55,7 @@ class SchedulerTestbed:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Of one scheduler. Latencies are in seconds, one for each join."""
+    """The measurements of one scheduler. Latencies are in seconds, one for each join."""
 
     connect_cpu_s: float
     join_cpu_s: float
@@ -68,13 +67,11 @@ class Sample:
 
 @contextmanager
 def scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, LoadHosts]]:
-    """The process id of `p2pd scheduler`, and the hosts for it, which are not connected yet."""
+    """The process id of `p2pd scheduler`, and its hosts, which are not connected yet."""
     allow_connections(hosts)
     listen, admin = programs.free_address(), programs.free_address()
-    flags = ("--config", os.devnull, "--listen", listen, "--admin", admin)
-    command = [sys.executable, "-m", "p2pd", "scheduler", *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("P2PD_")}
-    with programs.running("p2pd scheduler", command, admin, bed.directory / "log", environment) as program:
+    words = command("scheduler", {"listen": listen, "admin": admin})
+    with programs.running("p2pd scheduler", words, admin, bed.directory / "log", neutral_environ()) as program:
         programs.wait_until_served(program, "/readyz", [200])
         crowd = LoadHosts(listen, hosts)
         try:
@@ -122,7 +119,7 @@ async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
 
 
 def reports() -> list[bytes]:
-    """What a host reports while it pulls: more and more of the pieces, here and there."""
+    """The bitfields that a host reports while it pulls: more and more pieces, in random places."""
     return [
         sum(1 << piece for piece in range(PIECES) if piece % REPORTS <= number).to_bytes((PIECES + 7) // 8, "little")
         for number in range(REPORTS)
@@ -130,7 +127,7 @@ def reports() -> list[bytes]:
 
 
 def measure(bed: SchedulerTestbed) -> list[Figure]:
-    """All figures come from the same schedulers: making the hosts is most of the work."""
+    """The testbed. All figures come from the same schedulers, because making the hosts is most of the work."""
     samples, few = [], []
     for _ in range(bed.runs):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,11 +1,12 @@
-"""Hosts for the scheduler: as many as are wanted, in this process, each with a connection of its own.
+"""Load for the scheduler: any number of hosts, in this process, each with a connection of its own.
 
-They must cost less than the scheduler, which does real work for each of their messages. So frames are made by hand,
-with a mask of zeros, and of what comes in only the type is read; a lease alone is decoded, for it must be answered.
+The hosts must cost less than the scheduler, which does real work for each of their messages. So they make frames by
+hand, with a mask of zeros, and read only the type of an incoming message. Only a lease is decoded, because it needs an
+answer.
 
 Rules:
-1. A host that is given a lease publishes its pieces at once: the scheduler never waits for an origin.
-2. A host answers pings. Anything that ends a connection ends the measure.
+1. A host that gets a lease publishes its pieces at once: the scheduler never waits for an origin.
+2. A host answers pings. The end of a connection, for any reason, ends the measure.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from scheduler.protocol.to_host import Joined, Lease, Welcome
 SIZE_BYTES: Final = 2**30
 PIECES: Final = piece_count(SIZE_BYTES, piece_length(SIZE_BYTES))
 FIRST_HOSTS: Final = 20
-"""They join before the others, and publish the blob's pieces: then every host that joins is told all of them."""
+"""The hosts that join first and publish the blob's pieces. Every later host then gets the digests of all pieces."""
 
 AT_ONCE: Final = 64
-"""Connections that are being made, or joins that wait for their answer. The scheduler then always has work."""
+"""Connections under way at a time, or joins without answer. With that many the scheduler always has work."""
 
 ANSWER_BOUND_S: Final = 120.0
 
@@ -46,7 +47,7 @@ _UPGRADE = (
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """A WebSocket frame as a client must send it (RFC 6455, 5.2); zeros mask nothing."""
+    """A WebSocket frame in a client's form (RFC 6455, 5.2). A mask of zeros changes nothing."""
     length = len(payload)
     if length < 126:
         return bytes((opcode, 0x80 | length)) + _ZERO_MASK + payload
@@ -54,7 +55,7 @@ def frame(opcode: int, payload: bytes) -> bytes:
 
 
 class LoadHost(asyncio.Protocol):
-    """A host's connection. `on_answer` is called when it is welcomed, has joined, or gets a pong."""
+    """A host's connection. `on_answer` is called for Welcome, Joined and a pong."""
 
     def __init__(self, name: str) -> None:
         self.on_answer: Callable[[LoadHost], None] = _nothing
@@ -78,7 +79,7 @@ class LoadHost(asyncio.Protocol):
         self._transport.write(message)
 
     def ping(self) -> None:
-        """Ask for a pong, which comes when all that was sent before has been dealt with."""
+        """Send a ping. Its pong comes after the scheduler has handled all earlier messages."""
         assert self._transport is not None
         self._transport.write(frame(_PING, b""))
 
@@ -143,7 +144,7 @@ class LoadHost(asyncio.Protocol):
 
 
 def digest_of(piece: int) -> bytes:
-    """What the hosts say that a piece's digest is; nobody can check it."""
+    """A made-up digest of a piece, which all hosts claim."""
     return piece.to_bytes(DIGEST_BYTES, "big")
 
 
@@ -152,7 +153,7 @@ def _nothing(_: LoadHost) -> None:
 
 
 class LoadHosts:
-    """All hosts. Each method returns when the last has its answer; it raises UnmeasurableError if one does not."""
+    """All hosts. Each method returns when the last host has its answer; it raises UnmeasurableError if one has none."""
 
     def __init__(self, address: str, count: int) -> None:
         self._address, _, port = address.rpartition(":")
@@ -160,7 +161,7 @@ class LoadHosts:
         self.hosts = [LoadHost(f"host-{number}") for number in range(count)]
 
     async def connect(self) -> None:
-        """Connect all of them, and say Hello."""
+        """Connect all hosts, and send Hello."""
         loop = asyncio.get_running_loop()
         for first in range(0, len(self.hosts), AT_ONCE):
             some = self.hosts[first : first + AT_ONCE]
@@ -170,7 +171,7 @@ class LoadHosts:
             await self._all(welcomed)
 
     async def first_join(self, blob: bytes) -> Sequence[LoadHost]:
-        """A few hosts join a blob's swarm and publish its pieces; returns the others."""
+        """Let a few hosts join a blob's swarm and publish its pieces; returns the other hosts."""
         first, rest = self.hosts[:FIRST_HOSTS], self.hosts[FIRST_HOSTS:]
         before = sum(host.published for host in first)
         await self.join(first, blob)
@@ -183,7 +184,7 @@ class LoadHosts:
         return rest
 
     async def join(self, hosts: Sequence[LoadHost], blob: bytes) -> None:
-        """Join as fast as the scheduler answers, `AT_ONCE` at a time."""
+        """Join as fast as the scheduler answers, `AT_ONCE` hosts at a time."""
         message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
         waiting = iter(hosts)
 
@@ -197,7 +198,7 @@ class LoadHosts:
         await self._all(joined)
 
     async def join_at(self, hosts: Sequence[LoadHost], blob: bytes, per_s: float) -> list[float]:
-        """Join at an even rate, whether the scheduler keeps up or not; the seconds that each waited for its answer."""
+        """Join at an even rate, also if the scheduler falls behind; returns each host's wait in seconds."""
         message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
         joined = self._answers_of(hosts)
         started = time.perf_counter()
@@ -212,7 +213,7 @@ class LoadHosts:
         return [host.joined_at - host.asked_at for host in hosts]
 
     async def progress(self, blob: bytes, reports: Sequence[bytes]) -> None:
-        """Every host reports these bitfields, one after the other."""
+        """Let every host report these bitfields, one after the other."""
         messages = [Progress(blob, 1, have) for have in reports]
         done = self._answers_of(self.hosts)
         for number, host in enumerate(self.hosts):
@@ -223,21 +224,21 @@ class LoadHosts:
         await self._all(done)
 
     async def settle(self, hosts: Sequence[LoadHost]) -> None:
-        """Wait until the scheduler has dealt with all that these hosts have sent."""
+        """Wait until the scheduler has handled all messages of these hosts."""
         done = self._answers_of(hosts)
         for host in hosts:
             host.ping()
         await self._all(done)
 
     def leave(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         for host in self.hosts:
             host.leave()
 
     def _answers_of(
         self, hosts: Sequence[LoadHost], then: Callable[[LoadHost], None] = _nothing
     ) -> asyncio.Future[None]:
-        """Done when each of them has had one answer."""
+        """A future that is done when each of these hosts has got one answer."""
         done = asyncio.get_running_loop().create_future()
         missing = len(hosts)
 
@@ -267,8 +268,8 @@ def _first_lost(hosts: Iterable[LoadHost]) -> str:
 
 
 def allow_connections(count: int) -> None:
-    """Let this process, and those that it starts, have so many connections. Raises UnmeasurableError."""
-    wanted = count + 256  # beside what a program has open anyway
+    """Raise the limit of this process and its children to this many connections. Raises UnmeasurableError."""
+    wanted = count + 256  # and a reserve for other files
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise UnmeasurableError(f"{wanted} open files are needed and {hard} are allowed: raise `ulimit -Hn`")

@@ -1,10 +1,10 @@
-"""`simulate`: a scenario of the simulator, with p2pd and with other ways of distributing, beside the physical limit.
+"""`simulate`: a scenario of the simulator, with p2pd and with other policies, beside the physical limit.
 
 Rules:
-1. A simulation is deterministic: `--runs N` plays it with N seeds, one after the other, from `--seed` on.
-2. Figures of p2pd have plain names; those of another policy have its name behind them (`efficiency_last.kraken`).
-   Every policy plays the same scenario over the same lines; each says in `benchmarks/policies` what its model favours.
-3. A bar is for p2pd, and for the number of hosts and pieces that it was set for.
+1. A simulation is deterministic: `--runs N` plays N seeds, one after the other, beginning with `--seed`.
+2. Figures of p2pd have plain names; figures of another policy have its name as a suffix (`efficiency_last.kraken`). All
+   policies play the same scenario over the same lines. The texts in `benchmarks/policies` name the models' favours.
+3. A bar holds for p2pd, and for the numbers of hosts and pieces that it was set for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLAYERS: Final[dict[str, Callable[[Scenario], RunResult]]] = {
     OURS: simulation.run,
     **{name: partial(policies.play, name) for name in policies.POLICIES},
 }
-"""What plays a scenario, by the name that the command line has for it."""
+"""The functions that play a scenario, by policy name on the command line."""
 
 BARS: Final = {
     "origin_copies": Bar("<=", 1.01),
@@ -46,7 +46,7 @@ EFFICIENCY_BARS: Final = {
     (1_000, 64): Bar(">=", 0.85),
     (10_000, 256): Bar(">=", 0.85),
 }
-"""Of the last host in a flash crowd, by the number of hosts and of pieces."""
+"""The bars of the last host's efficiency in a flash crowd, by the numbers of hosts and pieces."""
 
 COST_BARS: Final = {
     "churn": Bar("<=", 1.15),
@@ -55,27 +55,27 @@ COST_BARS: Final = {
     "rack-cut-off": None,
     "scheduler-gone": None,
 }
-"""Of the time that the others take, over that of a flash crowd in which nothing breaks, by the scenario."""
+"""The bars of the other hosts' time over that of a flash crowd without failures, by scenario."""
 
 WORTH_COMPILING: Final = 400_000
-"""From so many pieces on that hosts get, a simulation takes longer than to compile it."""
+"""From this number of received pieces on, a simulation takes longer than its compilation."""
 
 MAX_NODES: Final = 100_000
 DOWNLINKS: Final = 10
-"""The limits, and the bars taken from them, are for hosts that send no faster than they receive. How much it costs when
-they receive no faster than they send is told with `--down-rate`."""
+"""The limits, and the bars taken from them, are for hosts that send no faster than they receive. `--down-rate` shows
+the cost of receiving no faster than sending."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """A scenario, played, and how long that took here."""
+    """A played scenario, and the seconds that playing it took here."""
 
     played: RunResult
     wall_s: float
 
 
 class SimulateTestbed:
-    """One scenario, with as many seeds as there are runs. What has been played is kept for the figures that follow."""
+    """One scenario, with a seed for each run. Results are kept for all figures that use them."""
 
     def __init__(self, name: str, shape: Shape, runs: int) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class SimulateTestbed:
         self._kept: dict[tuple[str, str], list[TimedRun]] = {}
 
     def runs(self, policy: str, scenario: str | None = None) -> list[TimedRun]:
-        """The scenario, or another one of the same shape.
+        """The results of the scenario, or of another scenario of the same shape.
 
         Raises UnmeasurableError if it cannot be played to its end.
         """
@@ -128,7 +128,7 @@ PLAYED: Final[dict[str, Callable[[RunResult], float]]] = {
     "origin_copies": RunResult.origin_copies,
     "site_copies": RunResult.site_copies,
 }
-"""What is told of every policy. Copies in a site are told where there are several."""
+"""The figures of every policy. Copies in a site are a figure only with several sites."""
 
 OUR_PLAYED: Final[dict[str, Callable[[RunResult], float]]] = PLAYED | {
     "limit_s": lambda played: limit_s(played.scenario),
@@ -139,7 +139,7 @@ OUR_PLAYED: Final[dict[str, Callable[[RunResult], float]]] = PLAYED | {
 
 
 def ours(bed: SimulateTestbed) -> list[Figure]:
-    """What comes of the scenario with p2pd."""
+    """The figures of the scenario with p2pd."""
     runs = bed.runs(OURS)
     figures = [
         Figure(name, [figure(run.played) for run in runs], bed.bar(name))
@@ -150,7 +150,7 @@ def ours(bed: SimulateTestbed) -> list[Figure]:
 
 
 def theirs(policy: str, bed: SimulateTestbed) -> list[Figure]:
-    """What comes of it with another policy."""
+    """The figures of the scenario with another policy."""
     runs = bed.runs(policy)
     figures = [
         Figure(f"{name}.{policy}", [figure(run.played) for run in runs])
@@ -161,7 +161,7 @@ def theirs(policy: str, bed: SimulateTestbed) -> list[Figure]:
 
 
 def cost(bed: SimulateTestbed) -> list[Figure]:
-    """How much longer the hosts that stay take because something breaks."""
+    """The time of the hosts that stay, over that of a flash crowd without failures."""
     if bed.name not in COST_BARS:
         return []
     broken, whole = ([run.played.whole_s() for run in bed.runs(OURS, name)] for name in (bed.name, "flash-crowd"))
@@ -169,7 +169,7 @@ def cost(bed: SimulateTestbed) -> list[Figure]:
 
 
 def speedup(policy: str, bed: SimulateTestbed) -> list[Figure]:
-    """How much longer the same takes with another policy than with p2pd."""
+    """Another policy's time over p2pd's."""
     slow, quick = ([run.played.whole_s() for run in bed.runs(name)] for name in (policy, OURS))
     return [Figure(f"speedup_vs_{policy}", ratios(slow, quick))]
 
@@ -186,7 +186,7 @@ MEASURES: Final[dict[str, tuple[Measure[SimulateTestbed], ...]]] = {
 
 
 def pieces(text: str) -> int:
-    """A number of pieces that an image of one layer can have."""
+    """Parse a number of pieces that an image of one layer can have."""
     count = within(1, 1 << 16)(text)
     try:
         blob_of(count)
@@ -226,7 +226,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(policy: str, only: Sequence[str]) -> list[str]:
-    """The figures that are asked for: those that are named, or else those of one policy, or (none is named) all."""
+    """The requested figures: the named ones, else those of the named policy, else all."""
     if only or policy == "all":
         return list(only)
     return [name for measure in MEASURES[policy] for name in measure.figures if not name.startswith("speedup_vs")]

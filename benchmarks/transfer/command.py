@@ -1,11 +1,11 @@
-"""`transfer`: from host to host. Two p2pd on loopback, one of which holds the blob; the origin is not asked for it.
+"""`transfer`: from host to host. Two p2pd run on loopback, and one of them holds the blob; the origin sends nothing.
 
 Rules:
-1. What is measured, by the clock and in CPU, is from a client's request to the whole blob verified and in the store.
-   The client takes its bytes afterwards: it is the swarm that is measured, and not the way to a client (`datapath`).
-2. The reference takes the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
+1. The time and the CPU seconds are from a client's request until the whole blob is verified and in the store. The
+   client reads its bytes afterwards: the swarm is measured, and not the way to a client (`datapath`).
+2. The reference fetches the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
    the samples are compared in pairs.
-3. That the origin sent nothing is checked by what the receiver says of where its bytes came from.
+3. The receiver's count of bytes by source shows that the origin sent nothing.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ BARS = {
 TINY_BYTES = 4096
 LATENCIES_PER_RUN = 10
 POLL_INTERVAL_S = 0.02
-"""Each question takes the receiver's event loop about half a millisecond, and each adds to the time by half of this."""
+"""The interval of polls. A poll takes the receiver's event loop about half a millisecond, and the measured time grows
+by half of the interval on average."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two hosts of one cluster. `peer` is where others get pieces from the sender."""
+    """Two hosts of one cluster. `peer` is the sender's peer address."""
 
     sender: Subject
     receiver: Subject
@@ -56,11 +57,11 @@ class Pair:
 
 @contextmanager
 def pair(bed: Testbed) -> Iterator[Pair]:
-    """Two p2pd with empty stores, which have found each other's scheduler."""
+    """Two p2pd with empty stores, which have joined one scheduler."""
     listen, peer = programs.free_address(), programs.free_address()
     sides = {
-        "sender": {"--listen": listen, "--peer": peer},
-        "receiver": {"--scheduler": f"http://{listen}"},
+        "sender": {"listen": listen, "peer": peer},
+        "receiver": {"scheduler": f"http://{listen}"},
     }
     directories = {name: bed.directory / name for name in sides}
     try:
@@ -84,7 +85,7 @@ def status(subject: Subject) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Seconds by the clock, and of CPU at both ends."""
+    """Seconds by the clock, and CPU seconds of both hosts."""
 
     seconds: float
     sender_cpu_s: float
@@ -92,7 +93,7 @@ class Fetched:
 
 
 def fetch(two: Pair, blob: BenchmarkBlob) -> Fetched:
-    """Have the receiver get all of a blob that the sender holds. Raises UnmeasurableError."""
+    """Let the receiver fetch a whole blob that the sender holds. Raises UnmeasurableError."""
     before = status(two.receiver)["downloads"]
     with closing(http.client.HTTPConnection(two.receiver.program.address, timeout=load.TRANSFER_BOUND_S)) as client:
         cpu_before_s = cpu_s(two.sender.pid), cpu_s(two.receiver.pid)
@@ -115,7 +116,7 @@ def fetch(two: Pair, blob: BenchmarkBlob) -> Fetched:
 
 
 def limit_s(url: str, blob: BenchmarkBlob, output: Path) -> tuple[float, float]:
-    """Seconds by the clock and of CPU that the bare reference takes. Raises UnmeasurableError."""
+    """Seconds by the clock and CPU seconds of the bare reference. Raises UnmeasurableError."""
     piece_bytes = piece_length(blob.size_bytes)
     answer = run("benchmarks.transfer.raw_receiver", url, str(blob.size_bytes), str(piece_bytes), str(output))
     if answer["digest"] != blob.digest:
@@ -192,7 +193,7 @@ def vs_libtorrent(bed: Testbed) -> list[Figure]:
 
 @contextmanager
 def _seed(bed: Testbed, two: Pair, blob: BenchmarkBlob) -> Iterator[tuple[Path, str]]:
-    """libtorrent that has the blob, and the sender has it too; the torrent, and the port."""
+    """A libtorrent that seeds a blob which the sender holds too; yields the torrent and the port."""
     content, torrent = bed.directory / "seeded", bed.directory / "seeded.torrent"
     load.curl_s(two.sender.blob_url(blob), blob, content)
     command = [sys.executable, "-m", "benchmarks.transfer.torrent", "seed", str(content), str(torrent)]
@@ -212,7 +213,7 @@ def _seed(bed: Testbed, two: Pair, blob: BenchmarkBlob) -> Iterator[tuple[Path, 
 
 
 def latency(bed: Testbed) -> list[Figure]:
-    """From a request for a tiny blob that only the neighbour holds to the last byte, connecting included."""
+    """The time from a request for a tiny blob, held only by the neighbour, to its last byte, with connecting."""
     samples = []
     with pair(bed) as two:
         for blob in bed.blobs(UNCOUNTED + LATENCIES_PER_RUN * bed.runs, TINY_BYTES):

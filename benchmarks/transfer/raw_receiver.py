@@ -2,10 +2,10 @@
 
 `python -m benchmarks.transfer.raw_receiver URL SIZE PIECE_BYTES FILE`.
 
-What has to be done for each byte, and nothing else: threads that ask for one piece after the other on kept-alive
-connections, read it into a buffer that is used again, take its BLAKE3, write it, and take the SHA-256 of the blob in
-order, while the piece is still in the cache. Nothing of p2pd runs here. It prints JSON: the seconds from before the
-first connection to the end of the last hash, the digest, and the CPU seconds that the process took for it.
+The receiver does only the necessary work for each byte. Threads request one piece after the other on kept-alive
+connections, read it into a reused buffer, take its BLAKE3, write it, and take the SHA-256 of the blob in order, while
+the piece is still in the cache. No code of p2pd runs here. The output is JSON: the seconds from before the first
+connection to the end of the last hash, the digest, and the CPU seconds of the process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ THREADS = 4
 
 
 class RawTransfer:
-    """One blob on its way into a file."""
+    """One blob that is being received into a file."""
 
     def __init__(self, url: str, size_bytes: int, piece_bytes: int, file: int) -> None:
         self._address = urlsplit(url)
@@ -40,7 +40,7 @@ class RawTransfer:
         self.sha256 = hashlib.sha256()
 
     def run(self) -> None:
-        """One thread's part. Raises OSError; the others end then too."""
+        """The work of one thread. Raises OSError, after which the other threads end too."""
         try:
             self._run()
         except BaseException:
@@ -75,7 +75,7 @@ class RawTransfer:
         connection.close()
 
     def _has_turn(self, start: int) -> bool:
-        """Wait until the SHA-256 has come to byte `start`; False if it never will."""
+        """Wait until the SHA-256 has reached byte `start`; False if it never will."""
         with self._turn:
             self._turn.wait_for(lambda: self._failed or self._hashed == start)
             return not self._failed

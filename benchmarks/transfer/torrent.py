@@ -1,8 +1,8 @@
 """libtorrent beside p2pd: `python -m benchmarks.transfer.torrent seed FILE TORRENT`, `… fetch TORRENT PORT DIRECTORY`.
 
-One session in each process, TCP, and nothing that looks for other peers. A torrent of version 1 is taken, the faster of
-the two here: it hashes each byte once, by SHA-1. `seed` writes the torrent, prints its port, and serves until its
-standard input ends. `fetch` prints JSON: the seconds from before it has the torrent to the last piece verified.
+Each process has one session, over TCP, without peer discovery. The torrent is of version 1, the faster version here: it
+hashes each byte once, by SHA-1. `seed` writes the torrent, prints its port, and serves until its standard input ends.
+`fetch` prints JSON: the seconds from before it has the torrent until the last piece is verified.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BOUND_S = 300.0
 
 
 def session() -> Any:
-    """A session without limits on what it sends, as p2pd has none on this machine."""
+    """A session without a limit on uploads: p2pd has none on this machine either."""
     return libtorrent.session(
         {
             "listen_interfaces": "127.0.0.1:0",

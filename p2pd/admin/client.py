@@ -1,8 +1,8 @@
-"""Asks the daemon on this machine, at its admin port, for what commands show and change.
+"""The client of the admin port: commands read and change the daemon on this machine through it.
 
 Rules:
 1. Every call ends within a bound.
-2. What changes something carries `X-P2PD-Request`, which somebody else's web page cannot make a browser send.
+2. A request that changes something has the header `X-P2PD-Request`. A foreign web page cannot make a browser send it.
 3. Errors are P2pdErrors, and say what to do.
 """
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WORK_TIMEOUT_S: Final = 3600.0
-"""For reading the whole cache again: 50 GiB from a disk of 100 MiB/s are nine minutes."""
+"""Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
 
 
 class DaemonUnreachableError(P2pdError):
-    """Nothing takes connections at the admin address."""
+    """No daemon accepts connections at the admin address."""
 
 
 class DaemonRefusedError(P2pdError):
-    """The daemon did not do what it was asked, with its own reason as text, or did not answer as it should."""
+    """The daemon refused a request (the text is its reason), or its answer is not of the expected form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was removed to keep the cache within its limits, and the room that it took."""
+    """The blobs that were removed to keep the cache within its limits, and the room that they took."""
 
     removed: tuple[str, ...]
     freed_bytes: int
@@ -53,11 +53,11 @@ class AdminClient:
         self._answer_timeout_s = answer_timeout_s
 
     def status(self) -> dict[str, Any]:
-        """What the daemon tells of itself."""
+        """The daemon's `/status`."""
         return self._ask("GET", "/status", dict)
 
     def blobs(self) -> list[BlobInfo]:
-        """All blobs that the cache holds, or a part of."""
+        """All blobs that the cache holds whole or in part."""
         return self._ask("GET", "/cache", lambda rows: [BlobInfo(**row) for row in rows])
 
     def remove(self, digest: str) -> bool:
@@ -70,7 +70,7 @@ class AdminClient:
         return status == 200
 
     def collect(self) -> Collected:
-        """Remove what is too old or too much."""
+        """Remove blobs that are too old, or beyond the cache's size."""
         return self._ask(
             "POST",
             "/cache/gc",

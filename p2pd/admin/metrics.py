@@ -1,4 +1,4 @@
-"""The metrics that daemons have in common: what is running and what it costs, and how a scheduler is."""
+"""The metrics that all daemons have: version, resource use of the process, and state of a scheduler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scheduler.core.scheduler import Scheduler
 
 
 def metrics_of(statistics: Collector) -> CollectorRegistry:
-    """A registry with these, and with what `statistics` makes at each scrape out of the lower packages' statistics."""
+    """A registry with these metrics. At each scrape, `statistics` adds those of the lower packages."""
     registry = CollectorRegistry()
     build = Gauge("p2pd_build_info", "What is running.", ("version", "python"), registry=registry)
     build.labels(metadata.version("p2pd"), platform.python_version()).set(1)
@@ -24,7 +24,7 @@ def metrics_of(statistics: Collector) -> CollectorRegistry:
 
 
 class SchedulerMetrics(Collector):
-    """Turns a scheduler's statistics into metrics at each scrape, whether it is alone or inside a node."""
+    """Turns a scheduler's statistics into metrics at each scrape. The scheduler runs alone or inside a node."""
 
     def __init__(self, core: Scheduler) -> None:
         self._core = core

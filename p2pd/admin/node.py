@@ -12,25 +12,20 @@ from typing import Any
 from aiohttp import web
 
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import admin_runner
-from p2pd.daemon.lifecycle import NotReady
-from peer.downloads import Downloads
-from peer.oci.reference import parse_digest
-from peer.swarm.server import PeerServer
-from peer.swarm.swarm import Swarm
+from p2pd.admin.server import NotReady, admin_runner
+from peer.host import Host
+from peer.net.peer_server import PeerServer
+from peer.oci.digest import Digest
 from proxy.origins import Origins
 
 
 class Admin:
-    """What a node tells of itself, and lets be done with its cache."""
+    """The pages of a node: `/status`, `/cache` and the cache commands."""
 
-    def __init__(
-        self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry) -> None:
         self._origins = origins
-        self._downloads = downloads
-        self._store = downloads.store
-        self._swarm = swarm
+        self._host = host
+        self._store = host.store
         self._peer_server = peer_server
         self._telemetry = telemetry
 
@@ -58,14 +53,14 @@ class Admin:
             "data": str(self._store.directory),
             "upstreams": list(self._origins.upstreams),
             "cache": dataclasses.asdict(self._store.statistics()),
-            "downloads": dataclasses.asdict(self._downloads.statistics()),
+            "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {
-                "host": self._swarm.identity.host,
-                "scheduler_connected": self._swarm.connected,
-                "alone": self._swarm.alone,
+                "host": self._host.identity.host,
+                "scheduler_connected": self._host.connected,
+                "alone": self._host.standalone,
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,
-                **dataclasses.asdict(self._swarm.statistics()),
+                **dataclasses.asdict(self._host.messages()),
             },
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
         }
@@ -74,7 +69,7 @@ class Admin:
         return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
 
     async def _remove(self, request: web.Request) -> web.Response:
-        digest = parse_digest(request.match_info["digest"])
+        digest = Digest(request.match_info["digest"])
         if not self._store.remove(digest):
             return web.json_response({"error": f"{digest} is not in the cache"}, status=404)
         return web.json_response({"removed": digest})

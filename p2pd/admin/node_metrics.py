@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: what the mirror served, where the bytes came from, and how the store is.
+"""Metrics for Prometheus: the mirror's answers, the sources of bytes, and the state of the store.
 
 Labels are few and bounded: upstreams are the operator's own, never repositories or digests. Counters of the lower
-packages are read when somebody scrapes; only answers are counted as they happen.
+packages are read at each scrape; only answers are counted as they happen.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
-from peer.downloads import Downloads
+from peer.host import Host
+from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
-from peer.swarm.server import PeerServer
-from peer.swarm.swarm import Swarm
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from scheduler.core.scheduler import Scheduler
 
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
 MAX_CLIENTS = 32
-"""Families of user agents that are told apart in /status; later ones are not."""
+"""`/status` tells at most this many families of user agents apart."""
 
 
 class Telemetry:
-    """All metrics of one node, and when each kind of client was last served. `scheduler` is the one inside it."""
+    """All metrics of one node, and the last time that each kind of client was served.
+
+    `scheduler` is the scheduler inside the node, if there is one.
+    """
 
     def __init__(
         self,
         origins: Origins,
-        downloads: Downloads,
-        swarm: Swarm,
+        host: Host,
         peer_server: PeerServer,
         scheduler: Scheduler | None = None,
     ) -> None:
-        self.registry = metrics_of(_Statistics(origins, downloads, swarm, peer_server))
+        self.registry = metrics_of(_Statistics(origins, host, peer_server))
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
@@ -90,14 +91,13 @@ class Telemetry:
 class _Statistics(Collector):
     """Turns the frozen statistics of the lower packages into metrics at each scrape."""
 
-    def __init__(self, origins: Origins, downloads: Downloads, swarm: Swarm, peer_server: PeerServer) -> None:
+    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer) -> None:
         self._origins = origins
-        self._downloads = downloads
-        self._swarm = swarm
+        self._host = host
         self._peer_server = peer_server
 
     def collect(self) -> Iterator[Metric]:
-        downloads, store = self._downloads.statistics(), self._downloads.store.statistics()
+        downloads, store = self._host.statistics(), self._host.store.statistics()
         fetched = CounterMetricFamily("p2pd_download_bytes", "Verified bytes that came in.", labels=("source",))
         fetched.add_metric(["origin"], downloads.origin_bytes)
         fetched.add_metric(["peer"], downloads.peer_bytes)
@@ -136,11 +136,11 @@ class _Statistics(Collector):
         sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
         yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
         yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
-        messages = self._swarm.statistics()
+        messages = self._host.messages()
         yield CounterMetricFamily("p2pd_link_messages", "Messages to neighbours.", value=messages.link_messages)
         yield CounterMetricFamily(
             "p2pd_scheduler_messages", "Messages to and from the scheduler.", value=messages.scheduler_messages
         )
         yield GaugeMetricFamily(
-            "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._swarm.connected
+            "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._host.connected
         )

@@ -1,9 +1,9 @@
-"""What the admin port of every daemon has: health, readiness, metrics, status, and the rules of the port.
+"""The part of the admin port that all daemons have: health, readiness, metrics, status, and the rules of the port.
 
-1. What changes something needs the header `X-P2PD-Request`, which a web page cannot have a browser send to another
-   origin.
-2. A page whose name was bound anew to this machine is of the same origin to its browser, and may do all that: so on
-   loopback a request must come for an address, or for a name that is ours (`proxy.core.host_header`).
+1. A request that changes something needs the header `X-P2PD-Request`. A web page cannot make a browser send the header
+   to another origin.
+2. DNS rebinding makes a foreign page same-origin, so rule 1 does not stop it. On loopback, a request must therefore be
+   addressed to an IP address or to one of our names (`proxy.host_guard`).
 3. Errors are `{"error": "what happened and what to do"}`.
 """
 
@@ -16,11 +16,13 @@ from typing import Any
 
 from aiohttp import web
 
-from p2pd.daemon.lifecycle import NotReady
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
-from proxy.core.host_header import NOT_FOR_US, is_for_us
+from proxy.host_guard import guarded
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+NotReady = Callable[[], list[str]]
+"""Says, for `/readyz`, what stands in the way."""
 
 SHUTDOWN_S = 1.0
 """How long an answer may take to finish when the daemon stops."""
@@ -35,10 +37,10 @@ def admin_runner(
     names: frozenset[str] | None = None,
     more: Sequence[web.RouteDef] = (),
 ) -> web.AppRunner:
-    """The server of an admin port. `status` is what `/status` tells beside what is the same for all daemons.
+    """The server of an admin port. `status` gives the daemon's own part of `/status`.
 
-    `scrape` gives the metrics in Prometheus' text format; `addresses` are those of the daemon, by the names of their
-    keys, and may be filled in later. `names` are those that the port may be called by; None: any. `more` are further
+    `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
+    may be filled in later. `names` are the host names that requests may be addressed to; None: any. `more` are further
     routes.
     """
     started = time.time()
@@ -65,9 +67,7 @@ def admin_runner(
 
     @web.middleware
     async def only_for_us(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if names is None or is_for_us(request.headers.getall("Host", ()), names):
-            return await handler(request)
-        return web.json_response({"error": NOT_FOR_US}, status=421)
+        return await guarded(request, handler, names, _refuse)
 
     app = web.Application(middlewares=[_errors_as_json, only_for_us, _no_cross_origin_changes])
     app.add_routes(
@@ -80,6 +80,10 @@ def admin_runner(
         ]
     )
     return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+
+def _refuse(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=status)
 
 
 @web.middleware

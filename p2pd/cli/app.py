@@ -1,7 +1,7 @@
 """The command `p2pd`: finds the subcommand, and ends every error of ours as one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 used wrongly (flags or configuration), 130 interrupted with Ctrl-C.
-A subcommand's module is imported only when it runs, so that `p2pd run` does not wait for what `p2pd pull` needs.
+A subcommand's module is imported only when it runs: `p2pd run` does not wait for the imports of `p2pd pull`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ COMMANDS: Final = {
     "plan": "Say how long a rollout will take, and what to change first.",
     "demo": "Show a swarm at work on this machine, with a registry of its own.",
 }
-"""Each is `p2pd.cli.<name>.<name>`. The text is what `p2pd --help` shows, without importing it."""
+"""Each command is `p2pd.cli.<name>.<name>`. `p2pd --help` shows the text here without importing the command."""
 
 
 class Failure(click.ClickException):
-    """An error of ours on its way out, with click's exit code 1."""
+    """A P2pdError as click's exception, with exit code 1."""
 
     def show(self, file: Any = None) -> None:
         for line in self.message.splitlines():
@@ -34,7 +34,7 @@ class Failure(click.ClickException):
 
 
 class Misuse(Failure):
-    """A configuration that is wrong."""
+    """A ConfigError as click's exception, with exit code 2."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""`p2pd cache`: shows and changes what is cached, through the daemon or, where none runs, in its directory."""
+"""`p2pd cache`: shows and changes the cache, through the daemon or, if no daemon runs, in the daemon's directory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Cache(Protocol):
-    """What the commands need of a cache; `AdminClient` is one, `_Directory` the other."""
+    """The operations on a cache that the commands use. `AdminClient` and `_Directory` implement them."""
 
     def blobs(self) -> list[BlobInfo]: ...
 
@@ -52,7 +52,7 @@ class _Directory:
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
-    """The cache, and what is in it."""
+    """The cache, and a name for it."""
     daemon = AdminClient(settings.admin)
     try:
         blobs = daemon.blobs()

@@ -29,7 +29,7 @@ from p2pd.configure.tree import Disk
     "upstreams",
     multiple=True,
     metavar="NAME|NAME=URL",
-    help="A registry to mirror; repeatable.  [default: all that are configured]",
+    help="An upstream to mirror; repeatable.  [default: all that are configured]",
 )
 @click.option("--all", "wildcard", is_flag=True, help="Ask the mirror for every other registry as well.")
 @click.option(
@@ -61,8 +61,8 @@ def configure(
 ) -> None:
     """Point a container runtime at the mirror, or undo that.
 
-    A file is replaced as a whole or not at all, and so are several. What was there is kept, so that --undo gives back
-    the same bytes. No runtime is restarted; if one has to be, this says so. Run it as root.
+    Files are replaced all together or not at all. The old bytes are kept, and --undo restores them exactly. No runtime
+    is restarted; if a restart is needed, the output says so. Run it as root.
     """
     chosen = RUNTIMES[runtime]
     if undo and (mirror or upstreams or wildcard):
@@ -70,7 +70,7 @@ def configure(
     if wildcard and not chosen.has_wildcard:
         raise click.UsageError(f"{runtime} has no way to mirror every registry: name each with --upstream")
     request = None
-    if not undo:  # which has to work whatever the configuration says
+    if not undo:  # --undo has to work with a broken configuration too
         settings = load({}, os.environ, file=config)
         request = request_of(settings, mirror=mirror, upstreams=upstreams, wildcard=wildcard)
     outcome, steps = _carry_out(chosen, request, root, state, accept=accept_changes, dry_run=dry_run)
@@ -81,7 +81,7 @@ def configure(
 def _carry_out(
     runtime: Runtime, request: Request | None, root: Path, state: str, *, accept: bool, dry_run: bool
 ) -> tuple[ConfigureOutcome, list[str]]:
-    """The outcome, and the steps that are left to the operator. Only this machine's own dockerd is signalled."""
+    """Print the outcome and the operator's next steps. Only a dockerd of this machine is signalled."""
     disk = Disk(root)
     daemon = dockerd.running(disk) if runtime.name == "docker" and root.resolve() == Path("/") else None
     if request is not None:

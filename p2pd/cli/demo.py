@@ -21,8 +21,8 @@ import click
 def demo(nodes: int, size: str, rate: str, *, as_json: bool) -> None:
     """Show a swarm at work on this machine, with a registry of its own.
 
-    An image is made out of this machine's files, and pulled through real daemons: by one node alone, by nodes that do
-    not know each other, and by a swarm. Nothing is left behind.
+    An image is made of this machine's files, and pulled through real daemons: by one node alone, by nodes that do not
+    know each other, and by a swarm. Nothing is left behind.
     """
     from rich.console import Console
 

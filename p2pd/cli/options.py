@@ -1,4 +1,4 @@
-"""Flags made from the keys of `Settings`, so that a key that is added there is a flag at once."""
+"""Flags made from the keys of `Settings`: every key that is added there becomes a flag."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ R = TypeVar("R")
 def with_settings(
     *keys: str, defaults: Mapping[str, str] | None = None
 ) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
-    """Give a command `--config`, the flags of `keys` (none named: of all) and, as first argument, the merged settings.
+    """Give a command `--config`, the flags of `keys` (by default of all) and, as first argument, the merged settings.
 
-    Whatever flags a command has, the settings are whole: the file and the variables tell the rest. `defaults` are the
-    command's own, as an operator would write them.
+    The settings are always complete: the file and the variables give those that the command has no flag for.
+    `defaults` are the command's own, as an operator would write them.
     """
     names = keys or tuple(KEYS)
     own = dict(defaults or {})
@@ -48,7 +48,7 @@ def with_settings(
 
 
 def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """A flag that is None if it is not given. Its text goes to `load` as it is: all sources are parsed there."""
+    """A flag that is None if it is not given. Its text goes unparsed to `load`, which parses all sources."""
     flag = f"--{name.replace('_', '-')}"
     text = f"{key.description}  [{PREFIX}{name.upper()}; default: {default}]"
     if key.parse is parse_switch:

@@ -1,4 +1,4 @@
-"""`p2pd plan`: what a rollout to a cluster will take, before there is one. Nothing is asked and nothing is sent."""
+"""`p2pd plan`: predicts how long a rollout to a cluster will take. It sends nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_NODES = 100_000
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback of click's that parses what was given."""
+    """A callback for click that parses a flag's text."""
 
     def callback(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Any:
         try:

@@ -84,7 +84,7 @@ def _login(image: ImageReference, username: str | None, *, password_stdin: bool)
     if (username is None) == password_stdin:
         raise click.UsageError("--username and --password-stdin go together")
     if username is None:
-        return docker_login(image.upstream, os.environ)
+        return docker_login(image.repository.upstream, os.environ)
     return Login(username, sys.stdin.readline().rstrip("\r\n"))
 
 

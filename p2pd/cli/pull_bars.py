@@ -1,4 +1,6 @@
-"""The bars that `p2pd pull` shows on a terminal: one for each layer. Its own file, for rich is slow to import."""
+"""The bars that `p2pd pull` shows on a terminal: one for each layer.
+
+They have a file of their own because rich is slow to import."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _SHOWN_DIGITS = 12
-"""Of a digest, as docker shows it."""
+"""Digits of a digest in a bar's name: as many as docker shows."""
 
 
 class PullBars:
@@ -38,11 +40,11 @@ class PullBars:
             self._tasks[digest] = task
 
     def on_bytes(self, digest: str, count: int) -> None:
-        """Move it."""
+        """Move the bar."""
         self._bars.advance(self._tasks[digest], count)
 
     def on_verdict(self, digest: str, ok: bool, seconds: float) -> None:  # noqa: ARG002 (the bar has shown it)
-        """Say how it ended."""
+        """Write the verdict behind the bar."""
         task = self._tasks[digest]
         if ok:
             self._bars.update(task, completed=next(bar.total for bar in self._bars.tasks if bar.id == task))

@@ -1,4 +1,4 @@
-"""`p2pd status`: what the daemon tells of itself."""
+"""`p2pd status`: shows the daemon's `/status`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def status(settings: Settings, *, as_json: bool) -> None:
 
 
 def _rows(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """A row for each single value: the daemon decides what there is to tell, and this shows all of it."""
+    """A row for each single value. All of `/status` is shown: the daemon decides which values there are."""
     for key, value in found.items():
         name = f"{above}{key}"
         items = dict(enumerate(value)) if isinstance(value, list) else value
@@ -44,7 +44,7 @@ def _rows(found: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
 
 
 def _text(key: str, value: object) -> str:
-    """The unit is in the name."""
+    """The value for people. Its unit is in its name."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and key.endswith("_bytes"):

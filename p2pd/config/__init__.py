@@ -1,1 +1,1 @@
-"""Configuration: settings, the values that they are written in, and upstreams made of them."""
+"""Configuration: settings, the notation of their values, and the upstreams made from them."""

@@ -1,14 +1,14 @@
-"""What an operator can set: every key with its default and its meaning, and how the sources are merged.
+"""The settings: every key with its default and its meaning, and the merging of the sources.
 
 Rules:
 1. `Settings` is the one list of keys. The flags (p2pd.cli.options), the variables `P2PD_<KEY>` and the keys
    of p2pd.toml come from it, and a key's description is its flag's help.
-2. Flags go before variables, those before the file, that before the defaults, key by key; lists are not joined.
-3. Nothing is ignored: a key or a variable that means nothing is an error, which tells the nearest real name.
-4. All problems are told at once, one line each: source, value, what is expected. Secrets are not shown.
+2. For each key, flags win over variables, variables over the file, the file over the defaults. Lists are not joined.
+3. Nothing is ignored: an unknown key or variable is an error, which names the nearest known one.
+4. All problems are reported at once, one line each: source, value, expected form. Secrets are not shown.
 
-pydantic and pydantic-settings would do this, for 17 MiB and 160 ms at start (the bars are 64 MiB and 600 ms for the
-whole daemon). The parsers are in `p2pd.config.values`; what is left is to call each of them on its key.
+pydantic and pydantic-settings would do this, at a cost of 17 MiB and 160 ms at start (the bars are 64 MiB and 600 ms
+for the whole daemon). The parsers are in `p2pd.config.values`; this module calls each of them on its key.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Settings:
     upstream: tuple[UpstreamSetting, ...] = _key(
         parse_upstreams,
         "docker.io=https://registry-1.docker.io",
-        "A registry that may be asked, and where it is reached; the first is the default one. "
+        "An upstream that may be asked, and where it is reached; the first is the default one. "
         "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
         "rate=SIZE per second. "
         "URL may be oci-layout:///PATH, a directory on this machine.",
@@ -211,7 +211,7 @@ def load(
 
 
 def _open_addresses(settings: Settings, given: Mapping[str, _Given]) -> list[str]:
-    """What listens where other machines can reach it, though the operator did not say in so many words that it may."""
+    """A problem for each listener that other machines can reach without the operator's explicit permission."""
     return [
         _problem(
             given[name],
@@ -225,7 +225,7 @@ def _open_addresses(settings: Settings, given: Mapping[str, _Given]) -> list[str
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value and where it was found. `prefix` begins a key there; after one, keys are in upper case."""
+    """A value and its source. `prefix` is the beginning of a key there; keys behind a prefix are in upper case."""
 
     key: str
     value: object
@@ -253,7 +253,7 @@ def _from_file(file: Path | None, environ: Mapping[str, str], default_file: Path
 
 
 def _from_environ(environ: Mapping[str, str]) -> list[_Given]:
-    """What the variables say. An empty one says nothing: compose files make that of what is not set."""
+    """The values of the variables. An empty variable counts as unset: compose files make empty ones of unset ones."""
     return [
         _Given(name[len(PREFIX) :].lower() if name.isupper() else name, value, name, PREFIX)
         for name, value in sorted(environ.items())
@@ -273,13 +273,13 @@ def _nearest(one: _Given) -> str:
 
 
 def _problem(one: _Given, problem: str) -> str:
-    """One line about a value; of a list only what is wrong with it."""
+    """One line about a value. Of a list, only the wrong element is shown."""
     value = "" if isinstance(one.value, list | tuple) else f" = {_shown(one.value)}"
     return f"{one.source}{value}: {problem}"
 
 
 def _shown(value: object) -> str:
-    """The value in one line of at most 200 characters. Where a password may begin, too much is left out of it."""
+    """The value in one line of at most 200 characters. Everything is left out from where a password may begin."""
     text = json.dumps(value, default=str)
     text = re.sub(r"//.*@", "//[redacted]@", text)
     text = re.sub(r"(?i)(password|secret|token)=.*", r'\1=[redacted]"', text)

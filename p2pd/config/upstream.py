@@ -1,4 +1,4 @@
-"""Makes the origins out of what the operator configured."""
+"""Makes the origins of the configured upstreams."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""How sizes, durations, addresses and upstreams are written in the configuration, and what they mean.
+"""The notation of sizes, durations, addresses and upstreams in the configuration: parsers and formatters.
 
 Rules:
-1. A parser takes whatever a file, a variable or a flag can hold. It returns a value or raises ConfigError;
-   there is no third way out, whatever the text (property tests hold it to that).
-2. An error says what is expected. It never repeats what was given, for that may hold a secret.
-3. A value that was parsed already passes unchanged, so that settings can be made from values too.
+1. A parser takes any value that a file, a variable or a flag can hold. It returns a value or raises ConfigError, and
+   nothing else (property tests check this).
+2. An error names the expected form. It never repeats the given text, which may hold a secret.
+3. A parsed value passes a parser unchanged: settings can be made from values too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NAME: Final = re.compile(rf"(?!.{{254}}){_LABEL}(\.{_LABEL})*", re.ASCII | re.I
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen or connect: an IP address or a host name, and a TCP port (0: any free one)."""
+    """An address to listen at or to connect to: an IP address or a host name, and a TCP port (0: any free port)."""
 
     host: str
     port: int
@@ -56,7 +56,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. Of all names only `localhost` is trusted to mean that."""
+        """Whether only this machine can reach the address. The only name that is trusted to mean so is `localhost`."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -65,11 +65,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSetting:
-    """An origin that may be asked for the images of `name` (`docker.io`, `registry.example:5000`).
+    """An origin of the images of `name` (`docker.io`, `registry.example:5000`).
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
     `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
-    does not show what belongs to credentials.
+    does not show credentials.
     """
 
     name: str
@@ -103,7 +103,7 @@ def parse_duration(value: object) -> float:
 
 
 def parse_count(value: object) -> int:
-    """A whole number from 1 to 9999: more connections than that is a slip of the pen."""
+    """A whole number from 1 to 9999. A larger number of connections is a typing error."""
     text = _text(value)
     if re.fullmatch(r"[0-9]{1,4}", text) is None or int(text) == 0:
         raise ConfigError("expected a whole number from 1 to 9999")
@@ -136,7 +136,7 @@ def parse_path(value: object) -> Path:
 
 
 def parse_address(value: object) -> Address:
-    """`HOST:PORT` or `[IPV6]:PORT`. A port alone is refused: it would not say who can connect."""
+    """`HOST:PORT` or `[IPV6]:PORT`. A port alone is refused: it does not say which machines can connect."""
     if isinstance(value, Address):
         return value
     address = _address(_text(value))
@@ -151,7 +151,7 @@ def parse_optional_address(value: object) -> Address | None:
 
 
 def parse_urls(value: object) -> tuple[str, ...]:
-    """A list of http:// addresses, or one text that has them separated by white space."""
+    """A list of http:// addresses, or one text with addresses separated by white space."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise ConfigError('expected a list such as ["http://10.0.0.1:65003"]')
@@ -190,7 +190,7 @@ def parse_upstream(value: object) -> UpstreamSetting:
 
 
 def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
-    """A list of upstreams, or one text that has them separated by white space, as a variable does."""
+    """A list of upstreams, or one text with upstreams separated by white space, as in a variable."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise ConfigError('expected a list such as ["docker.io=https://registry-1.docker.io"]')
@@ -211,7 +211,7 @@ def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
 
 
 def one_of(*words: str) -> Callable[[object], str]:
-    """A parser that takes these words alone."""
+    """A parser that accepts only these words."""
 
     def parse(value: object) -> str:
         if isinstance(value, str) and value in words:
@@ -232,7 +232,7 @@ def show_size(size_bytes: int) -> str:
 
 
 def show_duration(duration_s: float) -> str:
-    """A duration for people, in the largest unit of which there is one, such as `3d`."""
+    """A duration for people, in the largest unit that is not longer than it, such as `3d`."""
     for unit in "dhm":
         if duration_s >= _UNIT_S[unit]:
             return f"{duration_s / _UNIT_S[unit]:.0f}{unit}"
@@ -240,14 +240,14 @@ def show_duration(duration_s: float) -> str:
 
 
 def _text(value: object) -> str:
-    """Text as it is, a number as it is written (`-1` and `inf` match no pattern), all else as no text."""
+    """A text unchanged, a number in its notation (`-1` and `inf` match no pattern), any other value as empty text."""
     if isinstance(value, str):
         return value.strip()
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
 def _is_host(text: str) -> bool:
-    """Whether it is a host name, an IPv4 address, or an IPv6 address in brackets."""
+    """Whether the text is a host name, an IPv4 address, or an IPv6 address in brackets."""
     if not text.startswith("["):
         return _NAME.fullmatch(text) is not None
     try:
@@ -264,9 +264,9 @@ def _address(text: str) -> Address | None:
 
 
 def _upstream_name(text: str) -> str:
-    """Lower case, as registries' names are compared. Its form is `host[:port]`."""
+    """The name of a registry in lower case, in which names are compared. Its form is `host[:port]`."""
     if not _is_host(text) and _address(text) is None:
-        raise ConfigError("expected a registry's name before the =, such as docker.io or registry.example:5000")
+        raise ConfigError("expected an upstream's name before the =, such as docker.io or registry.example:5000")
     return text.lower()
 
 

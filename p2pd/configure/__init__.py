@@ -1,12 +1,12 @@
 """`p2pd configure`: point a container runtime at the mirror, and undo that exactly.
 
-    runtime.py     what a runtime's module gives: a pure function from the files there are to the files there should be
-    docker.py, containerd.py, registries_conf.py (podman and CRI-O), buildkit.py, k3s.py: one each
-    hosts_toml.py, toml_text.py: what several of them write, and how it is written into an operator's file
+    runtime.py     the interface of a runtime's module: a pure function from the present files to the wanted files
+    docker.py, containerd.py, registries_conf.py (podman and CRI-O), buildkit.py, k3s.py: a module for each runtime
+    hosts_toml.py, toml_file.py: the files that several runtimes read, and changes to an operator's TOML file
     tree.py        the seam to the disk: atomic writes below a root
-    journal.py     what was there before us, kept so that it can be put back
-    plan.py        all changes or none, and the way back
+    journal.py     the bytes of each file before p2pd's change
+    plan.py        all changes or none, and the undoing of them
     dockerd.py     the running dockerd, which reads its file again on a signal
 
-No runtime is ever restarted: that is the operator's to time. What has to be restarted is said.
+No runtime is ever restarted: the operator chooses the time. The output names the runtimes that need a restart.
 """

@@ -1,7 +1,7 @@
-"""buildkitd: `mirrors` for each upstream in buildkitd.toml, and that the mirror speaks plain HTTP.
+"""buildkitd: `mirrors` for each upstream in buildkitd.toml, and plain HTTP for the mirror.
 
-BuildKit names the registry in each request (`ns`), so the mirror's address stands without a path.
-(docker build needs none of this: it is dockerd's own BuildKit, which takes dockerd's configuration.)
+BuildKit names the registry in each request (`ns`), so the mirror's address has no path.
+(`docker build` needs none of this: dockerd's own BuildKit takes dockerd's configuration.)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
-from p2pd.configure.toml_text import parse, table, with_value
+from p2pd.configure.toml_file import parse, table, with_value
 
 CONFIG: Final = "/etc/buildkit/buildkitd.toml"
 

@@ -1,8 +1,8 @@
 """containerd: a hosts.toml for each upstream, and `config_path` in config.toml so that its CRI plugin reads them.
 
-The trap (containerd issues 12415 and 12636): the default since 2.2 is "/etc/containerd/certs.d:/etc/docker/certs.d",
-which the transfer service takes as the name of one directory, so that no mirror is ever asked. `config_path` has to be
-one directory. An operator's own single directory is kept, and the hosts.toml go there.
+The trap (containerd issues 12415 and 12636): the default since 2.2 is "/etc/containerd/certs.d:/etc/docker/certs.d".
+The transfer service takes that as the name of one directory, and never asks a mirror. `config_path` has to be one
+directory. If the operator has set a single directory, it is kept and gets the hosts.toml files.
 
 `ctr` and nerdctl do not read config.toml: they take `--hosts-dir`.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from p2pd.configure import hosts_toml
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
-from p2pd.configure.toml_text import parse, table, with_value
+from p2pd.configure.toml_file import parse, table, with_value
 
 CONFIG: Final = "/etc/containerd/config.toml"
 CERTS_D: Final = "/etc/containerd/certs.d"
@@ -85,12 +85,12 @@ def registry_keys(values: dict[str, Any]) -> tuple[str, ...]:
 
 
 def config_path(values: dict[str, Any]) -> str:
-    """What config.toml sets; empty if nothing."""
+    """The `config_path` of config.toml; empty if it is not set."""
     return str(table(values, registry_keys(values)).get("config_path", ""))
 
 
 def _refuse_old_mirrors(registry: dict[str, Any]) -> None:
-    """containerd's CRI plugin does not load if `config_path` stands beside these (ValidateImageConfig)."""
+    """Refuse the keys beside which `config_path` keeps containerd's CRI plugin from loading (ValidateImageConfig)."""
     configs = table(registry, ("configs",))
     has_tls = any("tls" in one for one in configs.values() if isinstance(one, dict))
     if registry.get("mirrors") or has_tls:

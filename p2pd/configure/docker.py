@@ -2,13 +2,13 @@
 
 Two stores, two ways:
 
-- The classic store mirrors docker.io only, by `registry-mirrors`, and names no registry in its requests: the mirror
-  serves it from its default upstream. So that key is written only where docker.io is the default upstream.
+- The classic store mirrors docker.io only, by `registry-mirrors`. Its requests name no registry, so the mirror serves
+  them from its default upstream. The key is therefore written only if docker.io is the default upstream.
 - The containerd image store (default of new installations since Docker 29) reads, for each pull and for any registry,
-  /etc/docker/certs.d/<registry>/hosts.toml; where that gives two hosts, `registry-mirrors` is not asked in addition.
+  /etc/docker/certs.d/<registry>/hosts.toml. If that file gives two hosts, `registry-mirrors` is not asked in addition.
 
-Both are written, for which store is in use can change with the next start of dockerd. daemon.json is changed as text:
-one member or one element is put in at the front, and all else stays as it is, byte for byte.
+Both are written, because the next start of dockerd may change the store. daemon.json is changed as text: one member or
+one element is inserted at the front, and every other byte stays as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
 
 
 def daemon_values(content: bytes) -> dict[str, Any]:
-    """What daemon.json says (nothing, if it is empty, as to dockerd). Raises ConfigureError if it is no JSON object."""
+    """The members of daemon.json; none if it is empty, as for dockerd. Raises ConfigureError for any other text."""
     try:
         values = json.loads(text_of(DAEMON_JSON, content)) if content.strip() else {}
     except (ValueError, RecursionError) as error:
@@ -58,7 +58,7 @@ def daemon_values(content: bytes) -> dict[str, Any]:
 
 
 def _with_mirror(content: bytes, values: dict[str, Any], mirror_url: str) -> bytes:
-    """`content` with the mirror before all others; unchanged if it is one of them already."""
+    """`content` with the mirror before all other mirrors; unchanged if the mirror is listed already."""
     mirrors = values.get(KEY, [])
     if any(str(mirror).rstrip("/") == mirror_url for mirror in mirrors):
         return content
@@ -78,7 +78,7 @@ def _with_mirror(content: bytes, values: dict[str, Any], mirror_url: str) -> byt
 
 
 def _put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
-    """`item` put in behind the bracket at `bracket`, laid out as what was first until now."""
+    """The text with `item` behind the bracket at `bracket`, in the layout of the item that was first."""
     rest = text[bracket + 1 :]
     space = rest[: len(rest) - len(rest.lstrip())]
     if is_empty:
@@ -87,7 +87,7 @@ def _put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
 
 
 def _value_of(text: str, wanted: str) -> int:
-    """Where the value of the member `wanted` begins in the JSON object `text`."""
+    """The position of the value of the member `wanted` in the JSON object `text`."""
     decoder = JSONDecoder()
     space = re.compile(r"[ \t\r\n]*")
 

@@ -1,4 +1,4 @@
-"""The running dockerd: it reads `registry-mirrors` again on SIGHUP, and will not start if a flag gives them as well."""
+"""The running dockerd: it reads `registry-mirrors` again on SIGHUP, and does not start if a flag gives mirrors too."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PROC: Final = Path("/proc")
 
 @dataclass(frozen=True, slots=True)
 class Dockerd:
-    """A process that is dockerd, with its arguments."""
+    """The process of a dockerd, with its arguments."""
 
     pid: int
     arguments: tuple[str, ...]
 
 
 def running(files: Reader, proc: Path = PROC) -> Dockerd | None:
-    """The dockerd that the pidfile of daemon.json, or else the usual one, names; None if it does not run."""
+    """The dockerd of the pidfile that daemon.json names, by default the usual pidfile. None if it does not run."""
     try:
         pidfile = str(daemon_values(files.read(DAEMON_JSON) or b"").get("pidfile", PIDFILE))
     except ConfigureError:  # to be told of where that file matters
@@ -43,7 +43,7 @@ def running(files: Reader, proc: Path = PROC) -> Dockerd | None:
 
 
 def refuse_flags(dockerd: Dockerd | None) -> None:
-    """Raises ConfigureError if dockerd has mirrors as flags: with the key as well, it would not start again."""
+    """Raises ConfigureError if dockerd has mirrors as flags: with flags and key together it would not start again."""
     if dockerd is not None and any(argument.startswith("--registry-mirror") for argument in dockerd.arguments):
         raise ConfigureError(
             f"dockerd was started with --registry-mirror, and does not start if {DAEMON_JSON} has {KEY} as well: "
@@ -52,13 +52,13 @@ def refuse_flags(dockerd: Dockerd | None) -> None:
 
 
 def reload(dockerd: Dockerd, proc: Path = PROC) -> bool:
-    """Have dockerd read daemon.json again; False if it has ended by now. Raises ConfigureError if we may not."""
+    """Make dockerd read daemon.json again; False if it has ended. Raises ConfigureError if we may not signal it."""
     try:
         process = os.pidfd_open(dockerd.pid)
     except ProcessLookupError:
         return False
     try:
-        # Looked at once more while the pid cannot be given to another process unnoticed.
+        # Checked again behind the pidfd, which stays with this process even if its pid is used again.
         if not _is_dockerd(dockerd.pid, proc):
             return False
         signal.pidfd_send_signal(process, signal.SIGHUP)

@@ -15,17 +15,21 @@ passes over.
 
 from __future__ import annotations
 
-import json
-import tomllib
-from typing import Final
+from typing import Any, Final
+
+import tomlkit
+from tomlkit.items import AoT, Table
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import ConfigureError, Reader, Request, RuntimePlan, marked, text_of
-from p2pd.configure.toml_text import headers, parse, table
+from p2pd.configure.runtime import Reader, Request, RuntimePlan, marked
+from p2pd.configure.toml_file import edited, new_table, parse, table
 
 DIAL_TIMEOUT: Final = "1s"
 """For the dial to this machine: refused at once where nobody listens, so it bounds only a mirror that accepts nothing
 any more. containerd's own default is 30 s. Known since containerd 2.1."""
+
+_HOST: Final[dict[str, Any]] = {"capabilities": ["pull", "resolve"], "dial_timeout": DIAL_TIMEOUT}
+"""The mirror's table, `[host."http://..."]`."""
 
 WILDCARD: Final = "_default"
 """containerd's name for the directory of all registries that have none of their own."""
@@ -67,15 +71,16 @@ def _directory(files: Reader, parent: str, upstream: str) -> str:
 
 
 def _whole(request: Request, files: Reader, place: str, upstream: UpstreamSetting | None, undo: str) -> bytes:
-    lines: list[str] = []
+    document = tomlkit.document()
     if upstream is not None:
         server = next((url for url in upstream.urls if url.startswith("http")), None)
-        lines += [f"server = {_quoted(server)}\n"] if server else []
-        lines += _certificates(files, place, upstream)
-    return marked(undo, "".join([*lines, "\n", _host(request.mirror_url)]))
+        document.update({"server": server} if server else {})
+        document.update(_certificates(files, place, upstream))
+    document.add(tomlkit.nl()).add("host", new_table(("host", request.mirror_url), _HOST))
+    return marked(undo, document.as_string())
 
 
-def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> list[str]:
+def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> dict[str, Any]:
     """The keys for the certificates of the registry, as containerd's `loadCertFiles` would find them."""
     names = files.names(place) or frozenset()
     authorities = sorted(name for name in names if name.endswith(".crt"))
@@ -86,43 +91,30 @@ def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> list[
         for name in sorted(names)
         if name.endswith(".cert")
     ]
-    lines = [f"ca = {json.dumps(authorities)}\n"] if authorities else []
-    return [*lines, *([f"client = {json.dumps(pairs)}\n"] if pairs else [])]
+    return {name: value for name, value in (("ca", authorities), ("client", pairs)) if value}
 
 
 def _merged(path: str, present: bytes, mirror_url: str) -> bytes:
     """The operator's file with our host before the others; unchanged if the mirror is one of them already."""
-    before = parse(path, present)
-    hosts = table(before, ("host",))
+    values = parse(path, present)
+    hosts = table(values, ("host",))
     if mirror_url in hosts:
         return present
-    lines = text_of(path, present).splitlines(keepends=True)
-    first = next((index for index, _ in headers(lines)), len(lines))
-    if first == len(lines) and lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    block = f"# Added by `p2pd configure`.\n{_host(mirror_url)}\n"
-    after = "".join([*lines[:first], block, *lines[first:]])
-    ours = tomllib.loads(_host(mirror_url))["host"]
-    try:
-        result = tomllib.loads(after)
-    except tomllib.TOMLDecodeError:
-        result = {}
-    if result != {**before, "host": {**ours, **hosts}} or next(iter(result["host"])) != mirror_url:
-        raise ConfigureError(
-            f"{path} is written in a way that p2pd cannot change safely; nothing was changed. "
-            f"Add this by hand before its first [host...]:\n{_host(mirror_url)}"
+    ours = new_table(("host", mirror_url), _HOST)
+
+    def edit(document: tomlkit.TOMLDocument) -> None:
+        tables = (
+            at
+            for at, (key, item) in enumerate(document.body)
+            if isinstance(item, Table | AoT) and key is not None and not key.is_dotted()
         )
-    return after.encode()
+        at = next(tables, len(document.body))
+        comment = tomlkit.comment("Added by `p2pd configure`.")
+        document.body[at:at] = [(None, comment), (tomlkit.key("host"), ours), (None, tomlkit.nl())]
 
+    def is_wanted(result: dict[str, Any]) -> bool:
+        is_first = next(iter(table(result, ("host",))), None) == mirror_url
+        return is_first and result == {**values, "host": {mirror_url: _HOST, **hosts}}
 
-def _host(mirror_url: str) -> str:
-    return (
-        f"[host.{_quoted(mirror_url)}]\n"
-        '  capabilities = ["pull", "resolve"]\n'
-        f"  dial_timeout = {_quoted(DIAL_TIMEOUT)}\n"
-    )
-
-
-def _quoted(text: str) -> str:
-    """A TOML string. JSON's escapes are among TOML's."""
-    return json.dumps(text)
+    by_hand = f"Add this by hand before its first [host...]:\n{tomlkit.document().add('host', ours).as_string()}"
+    return edited(path, present, edit, is_wanted, by_hand)

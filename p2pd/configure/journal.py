@@ -1,11 +1,11 @@
-"""What was there before us: the journal that makes `--undo` exact.
+"""The journal of the files that p2pd changed: it makes `--undo` exact.
 
-For each file that p2pd changed, the journal has the bytes that were there (None: no file), the bytes that p2pd may have
-put there, and the directories that it made. It is written before the first file is changed and again after the last, so
-that whatever a crash leaves, each file is either as it was or one of ours.
+For each changed file, the journal has the original bytes (None: no file), the bytes that p2pd may have written, and the
+directories that p2pd made. The journal is written before the first file is changed and again after the last. So after a
+crash, each file has either its original bytes or bytes that the journal knows as ours.
 
-`Entry.base` is the centre of it: the file as it would be if p2pd had never been here. To configure is to plan from the
-bases; to undo is to write them.
+`Entry.base` is the centre: the file as it would be if p2pd had never changed it. Configuring plans from the bases;
+undoing writes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 class ChangedError(ConfigureError):
-    """Somebody changed a file after p2pd did, in a place that p2pd had changed too. `difference` shows how."""
+    """A file was changed after p2pd's change and in the same place. `difference` shows the later change."""
 
     def __init__(self, path: str, difference: str) -> None:
         super().__init__(f"{path} was changed by somebody else after p2pd changed it:\n{difference}")
@@ -33,9 +33,9 @@ class ChangedError(ConfigureError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file. `ours` are the bytes that p2pd may have left there: one, or two while a change is under way.
+    """One file. `ours` are the contents that p2pd may have written: one, or two while a change is under way.
 
-    `directories` are those that p2pd made for it, outermost first.
+    `directories` are those that p2pd made for the file, outermost first.
     """
 
     original: bytes | None
@@ -43,7 +43,7 @@ class Entry:
     directories: tuple[str, ...] = ()
 
     def base(self, path: str, present: bytes | None) -> bytes | None:
-        """The file without our change. Raises ChangedError where it cannot be taken out of `present` exactly."""
+        """The file without our change. Raises ChangedError if the change cannot be taken out of `present` exactly."""
         if present == self.original or present in self.ours:
             return self.original
         if present is not None and self.original is not None:
@@ -104,11 +104,11 @@ def difference(path: str, before: bytes | None, after: bytes | None) -> str:
 
 
 def take_out(ours: bytes, original: bytes, present: bytes) -> bytes | None:
-    """`present` with our change, which made `ours` of `original`, taken out; None where that is not exact.
+    """`present` without our change, which had made `ours` from `original`; None if that cannot be done exactly.
 
-    A change of ours is taken out if it stands in `present` as we wrote it, between the same two lines (or ends of the
-    file) as then. So a line that somebody put into our midst, or right beside it, makes it inexact: it could have been
-    meant to belong to what would go.
+    Our change is taken out if its lines stand in `present` unchanged, between the same two lines (or ends of the file)
+    as before. A foreign line within our lines, or right beside them, makes the removal inexact: it may belong to the
+    lines that would go.
     """
     ours_lines, original_lines, lines = _lines(ours), _lines(original), _lines(present)
     place = {
@@ -128,5 +128,5 @@ def take_out(ours: bytes, original: bytes, present: bytes) -> bytes | None:
 
 
 def _lines(content: bytes) -> list[bytes]:
-    """The lines, between two that stand for the ends of the file. No line is like these: a line feed ends it."""
+    """The lines between two marks for the ends of the file. A mark equals no line, because it has no line feed."""
     return [b"\nstart", *content.splitlines(keepends=True), b"\nend"]

@@ -1,7 +1,7 @@
 """k3s: registries.yaml, from which k3s writes the hosts.toml of its own containerd.
 
-p2pd carries no YAML library, and YAML is not to be changed by guessing. So an operator's registries.yaml is left alone,
-and what to add to it is said.
+p2pd has no YAML library, and a guess must not change YAML. So an operator's registries.yaml is left alone, and the
+error has the lines to add.
 """
 
 from __future__ import annotations

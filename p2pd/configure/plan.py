@@ -1,11 +1,11 @@
-"""All changes or none: how files are brought to where a runtime's module wants them, and back.
+"""All changes or none: the files that a runtime's module wants are written together, and undone together.
 
 Rules:
-1. First everything is worked out, from the files as they would be without us (journal.py). What cannot be done exactly
-   ends here, with nothing changed.
-2. Then, under a lock: the journal, the files one by one, the journal again. If one fails, those before it are put back.
-   If the process dies, the journal covers both what was and what should have been, and the next run goes on from there.
-3. Doing the same again changes nothing. Undoing gives back each file's bytes and absence; mode and owner never change.
+1. First all changes are planned, from the files as they would be without p2pd (journal.py). A change that is not exact
+   is an error here, before anything is written.
+2. Then, under a lock: the journal, the files one by one, the journal again. If a write fails, the earlier ones are
+   undone. If the process dies, the journal covers both the old and the new bytes, and the next run goes on from there.
+3. A second run changes nothing. Undoing restores each file's bytes or absence; mode and owner never change.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, Run
 from p2pd.configure.tree import FileTree
 
 STATE: Final = "/var/lib/p2pd-configure"
-"""Where journals are. Not below the daemon's data directory: a service manager gives that to the daemon's user, who
-could then say what root writes; and the store takes no directory in which it finds something else."""
+"""The directory of journals. It is not below the daemon's data directory, for two reasons: the daemon's user owns that
+and could then choose the bytes that root writes, and the store refuses a directory with foreign files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file that is, or would be, changed. None: no file."""
+    """One file that was or would be changed. None: no file."""
 
     path: str
     before: bytes | None
@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ConfigureOutcome:
-    """What was done, or would be. `accepted` are the files that somebody changed and that are the operator's now."""
+    """The changes that were or would be made. `accepted` are changed files that now count as the operator's."""
 
     changes: tuple[Change, ...]
     remarks: tuple[str, ...] = ()
@@ -60,23 +60,23 @@ def configure(
     accept: bool = False,
     dry_run: bool = False,
 ) -> ConfigureOutcome:
-    """Make the runtime use the mirror; with no request, put back all that was ever changed for it.
+    """Make the runtime use the mirror; without a request, undo all changes that were ever made for it.
 
-    A file that somebody changed since counts with that change, if ours can be taken out of it exactly. If not,
-    ConfigureError has the difference; with `accept`, such a file is the operator's from now on: undoing leaves it as it
-    is, configuring starts from it. Raises ConfigureError, with everything as it was.
+    If a file was changed since, that change is kept, provided that ours can be taken out exactly. If ours cannot,
+    ConfigureError has the difference. With `accept`, such a file counts as the operator's: undoing leaves it as it is,
+    and configuring starts from it. After a ConfigureError, all files are as they were.
     """
     work = _work_out(runtime, request, tree, state, accept=accept)
     if dry_run or (not work.outcome.changes and work.new == work.old):
         return work.outcome
-    with tree.lock(state):  # worked out again: another process may have been at work until now
+    with tree.lock(state):  # planned again: another process may have changed files before the lock
         return _apply(_work_out(runtime, request, tree, state, accept=accept), tree)
 
 
 def pending(runtime: Runtime, request: Request, files: Reader) -> tuple[Change, ...]:
-    """What `configure` would change, judged from the files alone: nothing if the runtime is configured.
+    """The changes that `configure` would make, by the files alone: none if the runtime is configured.
 
-    For whoever may not read the journal. Raises ConfigureError.
+    It is for users who may not read the journal. Raises ConfigureError.
     """
     wanted = runtime.plan(request, Unmarked(files)).files
     changes = (Change(path, files.read(path), after) for path, after in sorted(wanted.items()))
@@ -85,7 +85,7 @@ def pending(runtime: Runtime, request: Request, files: Reader) -> tuple[Change, 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """All that is to be done: the outcome, and the journal as it is, while it is done, and afterwards."""
+    """The planned work: the outcome, and the journal before, during and after the work."""
 
     outcome: ConfigureOutcome
     journal_path: str
@@ -95,7 +95,7 @@ class _Work:
 
 
 class _Bases:
-    """The files as if p2pd had never been here."""
+    """The files as they would be if p2pd had never changed them."""
 
     def __init__(self, tree: FileTree, bases: Mapping[str, bytes | None]) -> None:
         self._files = Unmarked(tree)
@@ -113,7 +113,7 @@ def _journal_path(runtime: Runtime, state: str) -> str:
 
 
 def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: str, *, accept: bool = False) -> _Work:
-    """What has to change so that the runtime uses the mirror; with no request, so that it was never configured."""
+    """The changes that make the runtime use the mirror; without a request, those that undo all earlier ones."""
     journal_path = _journal_path(runtime, state)
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
@@ -178,7 +178,7 @@ def _apply(work: _Work, tree: FileTree) -> ConfigureOutcome:
 
 
 def _put_back(work: _Work, tree: FileTree, tried: list[Change], cause: BaseException) -> None:
-    """Undo what was done of the work. Raises ConfigureError if that fails too; the journal then still covers it."""
+    """Undo the finished part of the work. Raises ConfigureError if undoing fails; the journal then covers the rest."""
     try:
         for change in reversed(tried):
             if change.before is None or tree.read(change.path) != change.before:

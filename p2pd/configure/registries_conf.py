@@ -1,10 +1,10 @@
 """podman, Buildah, skopeo and CRI-O: a drop-in for registries.conf, one file for all of them.
 
-Their requests do not say which registry an image is from, so each mirror's location has it as its first part:
+These clients do not name an image's registry in requests, so each mirror's location begins with the registry's name:
 `127.0.0.1:65001/docker.io`. They strip credentials for mirrors, and go on to the registry itself without p2pd.
 
 A [[registry]] of the same prefix in a later file replaces the earlier one whole (containers-registries.conf.d(5)). So
-where the operator has one already, nothing is written: the lines to add to it are said.
+if the operator has such a table, nothing is written, and the error has the lines to add.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
-from p2pd.configure.toml_text import parse
+from p2pd.configure.toml_file import parse
 
 MAIN: Final = "/etc/containers/registries.conf"
 DROP_INS: Final = "/etc/containers/registries.conf.d"
 OURS: Final = f"{DROP_INS}/90-p2pd.conf"
-"""90: after what distributions ship. systemd's convention for names (60 to 90 are the operator's)."""
+"""90 sorts behind the files of distributions. By systemd's convention, 60 to 90 are the operator's."""
 
 
 def plan(request: Request, files: Reader) -> RuntimePlan:
@@ -43,7 +43,7 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
 
 
 def _configured(files: Reader) -> dict[str, tuple[str, frozenset[str]]]:
-    """By prefix, each [[registry]] in a file that is not ours: that file, and the locations of the mirrors in it."""
+    """By prefix, each [[registry]] of a foreign file: the file, and the locations of its mirrors."""
     drop_ins = sorted(f"{DROP_INS}/{name}" for name in files.names(DROP_INS) or () if name.endswith(".conf"))
     found = {}
     for path in [MAIN, *(path for path in drop_ins if path != OURS)]:

@@ -1,4 +1,4 @@
-"""From p2pd's settings and the flags of a command to what a runtime shall be told."""
+"""Makes the request to configure a runtime from p2pd's settings and the flags of a command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _HUB_URL: Final = "https://registry-1.docker.io"
 def request_of(
     settings: Settings, *, mirror: str | None = None, upstreams: Sequence[str] = (), wildcard: bool = False
 ) -> Request:
-    """What to tell a runtime: the mirror and all upstreams of `settings`, but for what the arguments say.
+    """A request with the mirror and all upstreams of `settings`. The arguments, if given, replace these.
 
-    `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAME=URL as `p2pd run`
-    takes them. Raises ConfigError.
+    `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAME=URL as for `p2pd run`.
+    Raises ConfigError.
     """
     address = parse_address(mirror) if mirror is not None else settings.mirror
     if address.port == 0:

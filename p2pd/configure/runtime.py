@@ -1,10 +1,10 @@
-"""What a runtime's module gives to `p2pd configure`, and what it is given.
+"""The interface between `p2pd configure` and the module of a runtime.
 
 Rules for such a module:
-1. It reads through `Reader` and nothing else, and it changes nothing: it returns the files as they should be.
-2. What it finds there is the operator's: the files as if p2pd had never been here (p2pd.configure.plan sees to that).
-   So it need not take an earlier mirror out again. Where the journal was lost it leaves in place what is right already.
-3. What it cannot change exactly, it does not change: it raises ConfigureError with the lines to add by hand.
+1. It reads only through `Reader`, and it writes nothing: it returns the wanted files.
+2. `Reader` shows the operator's files as they would be if p2pd had never changed them (p2pd.configure.plan). So the
+   module need not remove an earlier mirror. If the journal was lost, the module leaves right entries in place.
+3. If a change cannot be made exactly, the module raises ConfigureError with the lines to add by hand.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0
 
 
 class ConfigureError(P2pdError):
-    """A runtime could not be configured, or not be undone; nothing was left half done. The text says what to do."""
+    """A runtime could not be configured or undone; no file was changed. The text says what to do."""
 
 
 class Reader(Protocol):
-    """The files that are there. Paths are absolute, as the runtime sees them."""
+    """The present files. Paths are absolute, as the runtime sees them."""
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes; None if there is no such file. Raises ConfigureError if it cannot be read."""
         ...
 
     def names(self, directory: str) -> frozenset[str] | None:
-        """What is in the directory; None if there is no such directory."""
+        """The names in the directory; None if there is no such directory."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the runtime shall do: ask `mirror` for what comes from `upstreams`, and from any other if `wildcard`.
+    """The wanted behaviour: the runtime asks `mirror` for images of `upstreams`; if `wildcard`, of any registry.
 
-    `default_upstream` is the upstream whose images the mirror serves to a client that names none.
+    `default_upstream` is the upstream whose images the mirror serves to a client that names no registry.
     """
 
     mirror: Address
@@ -52,7 +52,7 @@ class Request:
 
     @property
     def mirror_host(self) -> str:
-        """HOST:PORT as a client of this machine writes it: where p2pd listens on every address, that is loopback."""
+        """HOST:PORT for clients of this machine: loopback if p2pd listens on every address."""
         host = self.mirror.host
         try:
             address = ipaddress.ip_address(host)
@@ -73,7 +73,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class RuntimePlan:
-    """The files as they should be, by path, and what the operator ought to know whether or not they are so already."""
+    """The wanted files by path, and notes for the operator, which do not depend on whether files change."""
 
     files: Mapping[str, bytes]
     remarks: tuple[str, ...] = ()
@@ -83,9 +83,9 @@ class RuntimePlan:
 class Runtime:
     """A container runtime, as `p2pd configure NAME` knows it.
 
-    `journal` names the journal of what was changed: runtimes that read the same files share one. `activation` says, by
-    path, what makes the runtime read that file again; a file that is not in it is read for each pull. `programs` are
-    the names of its executables, `families` what its requests call themselves in p2pd's status.
+    `journal` names the journal of changes: runtimes that read the same files share a journal. `activation` says, by
+    path, how the runtime is made to read the file again; other files are read for each pull. `programs` are the names
+    of its executables, `families` the user agents of its requests in p2pd's status.
     """
 
     name: str
@@ -98,24 +98,24 @@ class Runtime:
 
 
 def marked(name: str, body: str) -> bytes:
-    """A file that is wholly ours: a first line that says so, for the runtime `name`, and `body`."""
+    """A file that is wholly ours: a first line that says so and names the runtime, and `body`."""
     first = f"# Written by `p2pd configure {name}` (check {_digest(body.encode())}); --undo takes it away.\n"
     return (first + body).encode()
 
 
 def is_ours(content: bytes) -> bool:
-    """Whether the file is as `marked` made it. If anything in it was changed, it is the operator's."""
+    """Whether the file is as `marked` made it. A file with any change counts as the operator's."""
     match = _MARK.match(content)
     return match is not None and _digest(content[match.end() :]).encode() == match[1]
 
 
 def _digest(body: bytes) -> str:
-    """Enough of the SHA-256 to notice that somebody changed the file. It guards against nobody."""
+    """Enough of the SHA-256 to notice a change. It is no protection against an attacker."""
     return hashlib.sha256(body).hexdigest()[:16]
 
 
 class Unmarked:
-    """The files of a Reader as if those did not exist that are wholly ours: those whose journal was lost, too."""
+    """The files of a Reader without those that are wholly ours, including those whose journal was lost."""
 
     def __init__(self, files: Reader) -> None:
         self._files = files

@@ -1,10 +1,10 @@
-"""The files of this machine, or of another one's image below a root: read, and written atomically.
+"""The files of this machine, or of another machine's image below a root: read, and written atomically.
 
 Rules:
-1. A write is a new file in the same directory, synchronised, and renamed over the old one: whoever reads, and whoever
-   starts after a crash, finds the old bytes or the new ones. What a crash leaves beside it is overwritten next time.
-2. Mode, owner and extended attributes of a file that is there are kept. A new file is readable by all, unless private.
-3. A symbolic link is written through, to its target. One that leads out of the root is refused.
+1. A write makes a new file in the same directory, synchronises it, and renames it over the old file. A reader finds the
+   old bytes or the new ones, also after a crash. The next write overwrites a temporary file that a crash has left.
+2. An existing file keeps mode, owner and extended attributes. A new file is readable by all, unless it is private.
+3. A write to a symbolic link goes to its target. A link that leads out of the root is refused.
 4. Every OSError becomes a ConfigureError that names the path.
 """
 
@@ -26,7 +26,7 @@ class FileTree(Reader, Protocol):
     """The files as p2pd.configure.plan needs them. Every method raises ConfigureError."""
 
     def read(self, path: str, *, private: bool = False) -> bytes | None:
-        """As Reader has it. A `private` file is refused if others than root and this user could have written it."""
+        """As `Reader.read`. A `private` file is refused if users beside root and this user could have written it."""
         ...
 
     def write(self, path: str, content: bytes, *, private: bool = False) -> None:
@@ -37,11 +37,11 @@ class FileTree(Reader, Protocol):
         ...
 
     def remove(self, path: str, directories: Sequence[str]) -> None:
-        """Remove the file if it is there, then those of `directories` (outermost first) that are empty."""
+        """Remove the file if it exists, then those of `directories` (outermost first) that are empty."""
         ...
 
     def lock(self, directory: str) -> AbstractContextManager[None]:
-        """Hold `directory`, which is made if need be, against other processes that do the same."""
+        """Lock `directory`, which is made if it is missing, against other processes that lock it."""
         ...
 
 
@@ -134,7 +134,7 @@ def _told(path: str, verb: str) -> Iterator[None]:
 
 
 def _new(real: Path) -> Path:
-    """Where the new bytes of `real` are gathered. No runtime takes that name for one of its own files."""
+    """The temporary file for the new bytes of `real`. No runtime reads a file of that name."""
     return real.with_name(f".{real.name}.p2pd-new")
 
 
@@ -146,7 +146,7 @@ def _make_directories(directory: Path, *, private: bool) -> None:
 
 
 def _take_after(real: Path, new: Path, mode: int) -> None:
-    """Give `new` what belongs to the file that it will replace, or `mode` if there is none."""
+    """Give `new` the mode, owner and attributes of the file that it replaces, or `mode` if there is no such file."""
     try:
         status = real.stat()
     except FileNotFoundError:

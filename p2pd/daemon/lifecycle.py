@@ -13,11 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
+from p2pd.admin.server import NotReady
 from p2pd.daemon import logs
 from p2pd.daemon.sdnotify import Notifier
-
-NotReady = Callable[[], list[str]]
-"""Says, for `/readyz`, what stands in the way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The servers of a daemon at their addresses, for the length of a block, and the names that their ports answer to."""
+"""Context managers that start a server and stop it on exit, and the host names that a port answers to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scheduler.shell.server import SchedulerServer
 
 
 class ListenError(P2pdError):
-    """An address cannot be listened on."""
+    """A server could not listen at its address."""
 
 
 @asynccontextmanager
 async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[Address]:
-    """The server of `runner` at `address`; yields where it really listens. Raises ListenError."""
+    """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError."""
     await runner.setup()
     try:
         site = web.TCPSite(runner, address.host, address.port, backlog=1024)
@@ -35,7 +35,7 @@ async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[A
 
 @asynccontextmanager
 async def scheduling(server: SchedulerServer, address: Address) -> AsyncIterator[Address]:
-    """A scheduler at `address`; yields where it really listens. Raises ListenError."""
+    """Run a scheduler at `address`; yields the address with its real port. Raises ListenError."""
     async with AsyncExitStack() as stack:
         try:
             port = await stack.enter_async_context(server.serving(address.host, address.port))
@@ -45,10 +45,10 @@ async def scheduling(server: SchedulerServer, address: Address) -> AsyncIterator
 
 
 def names_of(settings: Settings, listening: Address) -> frozenset[str] | None:
-    """The names, in lower case, that a request may be for at the port that listens there; None: any.
+    """The host names, in lower case, that requests to this address may be addressed to; None: any.
 
-    A browser on this machine is what reaches a loopback address and nothing else does. A port that others can reach is
-    called by names that only its network knows, and has a firewall before it: the operator said so (`allow_open`).
+    A loopback address is reachable for browsers of this machine, so its names are restricted. The names of an open port
+    are known only in its network; the operator has vouched for a firewall (`allow_open`).
     """
     if not listening.is_loopback:
         return None

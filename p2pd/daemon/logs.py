@@ -1,13 +1,13 @@
-"""The log: events on stderr, one a line, for people on a terminal and as JSON for machines.
+"""The log: events on stderr, one event a line, for people on a terminal and as JSON for machines.
 
 Rules:
-1. What p2pd logs and what libraries log (asyncio, aiohttp) takes one way, and so passes one redaction.
-2. A credential never reaches the log: values under keys that name one, user names, passwords and queries in
-   URLs (registries sign the addresses of their content there), and what follows `Bearer` or `Basic`.
-3. What others wrote cannot forge a line or steer a terminal: control characters are escaped.
+1. The events of p2pd and of libraries (asyncio, aiohttp) take one path, and so pass one redaction.
+2. No credential reaches the log. Redacted are values under keys that name a credential, user names, passwords and
+   queries in URLs (registries sign the addresses of their content there), and the text behind `Bearer` or `Basic`.
+3. Text from outside cannot forge a line or control a terminal: control characters are escaped.
 
-structlog imports rich if it finds it, for tracebacks that we do not want. That is 45 ms and 3 MiB of the 56 ms
-and 3.7 MiB that structlog costs at start (2 cores, Python 3.11, after aiohttp), so rich is hidden from it.
+structlog imports rich if rich is installed, for tracebacks that we do not want. That is 45 ms and 3 MiB of the 56 ms
+and 3.7 MiB that structlog costs at start (2 cores, Python 3.11, after aiohttp), so rich is hidden from structlog.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _CONTROL_IN_LINES: Final = {code: escape for code, escape in _CONTROL.items() if
 def get(name: str) -> BoundLogger:
     """The logger of a module: `log.info("piece landed", digest=digest, piece=3)`.
 
-    It may be asked for when a module is imported; `setup` decides later what becomes of the events.
+    A module may get its logger when it is imported; `setup` decides later where the events go.
     """
     return structlog.stdlib.get_logger(name)
 
 
 def setup(level: str, form: Literal["auto", "human", "json"] = "auto", stream: TextIO | None = None) -> None:
-    """Send events of `level` and above to `stream` (stderr). `auto` is `human` where that is a terminal."""
+    """Send events of `level` and above to `stream` (stderr). `auto` is `human` if the stream is a terminal."""
     out = stream or sys.stderr
     human = form == "human" or (form == "auto" and out.isatty())
     handler = logging.StreamHandler(out)
@@ -75,7 +75,7 @@ def setup(level: str, form: Literal["auto", "human", "json"] = "auto", stream: T
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Make an event fit to be seen: rules 2 and 3. Only tracebacks keep their lines."""
+    """Redact and escape an event (rules 2 and 3). Only tracebacks keep their line feeds."""
     return {
         key: _visible(str(value), _CONTROL_IN_LINES) if key in ("exception", "stack") else _clean(key, value)
         for key, value in event.items()

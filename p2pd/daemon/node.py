@@ -21,17 +21,18 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
+from p2pd.admin.server import NotReady
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams
 from p2pd.daemon import logs
-from p2pd.daemon.lifecycle import Daemon, NotReady, live
+from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
-from peer.downloads import Downloads, Limits
+from peer.host import Host, Limits
+from peer.net.peer_server import PeerServer
+from peer.net.upload_sender import Uploading
+from peer.readers import Readers
 from peer.store import Store
-from peer.swarm.server import PeerServer
-from peer.swarm.swarm import Swarm
-from peer.swarm.uploading import Uploading
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
@@ -82,19 +83,18 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        swarm = Swarm(identity(settings), joined.urls, store, background)
-        downloads = Downloads(store, _limits(settings), background, swarm)
-        stack.callback(downloads.close)
+        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        stack.callback(host.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
         peer_server = PeerServer(
-            swarm.servable,
-            swarm.links.accept,
-            uploading=Uploading(settings.upload_slots, background, swarm.send_unchoke),
-            is_far=swarm.is_far,
+            host.servable,
+            host.links.accept,
+            uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
+            is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, downloads, swarm, peer_server, joined.inside)
+        telemetry = Telemetry(origins, host, peer_server, joined.inside)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
         tags = Tags(
             origins,
@@ -103,20 +103,20 @@ async def serve(
             background,
             ttl_s=settings.tag_ttl_s,
             serve_stale=settings.serve_stale_tags,
-            cluster=swarm.tags,
+            cluster=host.tags,
             trust_hosts=settings.trust_hosts,
         )
         mirror = Mirror(
-            origins, downloads, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+            origins, Readers(host), access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, downloads, swarm, peer_server, telemetry).runner(
+        admin_runner = Admin(origins, host, peer_server, telemetry).runner(
             addresses, not_ready, names_of(settings, settings.admin)
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
-        stack.push_async_callback(swarm.close)  # before the peer port, which waits for the links that others dialled
+        stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
@@ -125,8 +125,7 @@ async def serve(
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
-        swarm.start(downloads, addresses["advertise"])
-        store.on_removed = swarm.removed
+        host.start(addresses["advertise"])
         background.start(_collect_now_and_then(store))
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses

@@ -1,6 +1,6 @@
-"""The scheduler alone, as a daemon: where hosts join, and an admin port.
+"""The scheduler alone, as a daemon: the port that hosts connect to, and an admin port.
 
-It keeps nothing on disk: after a restart the hosts connect again, and tell all that they hold.
+A scheduler keeps nothing on disk: after a restart the hosts connect again and announce all pieces that they hold.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import uvloop
 from prometheus_client import generate_latest
 
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
-from p2pd.admin.server import admin_runner
+from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.settings import Settings
-from p2pd.daemon.lifecycle import Daemon, NotReady, live
+from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling
 from p2pd.daemon.wiring import scheduling_of
 from scheduler.core.scheduler import Scheduler
@@ -24,13 +24,13 @@ from scheduler.shell.server import SchedulerServer
 
 
 def run(settings: Settings) -> int:
-    """Run a scheduler until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    """Run a scheduler until a signal ends it; returns the exit code. Raises P2pdError if it cannot start."""
     return live(Daemon("p2pd.scheduler", partial(serve, settings), headline="listen"), uvloop.new_event_loop)
 
 
 @asynccontextmanager
 async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[str, str]]:
-    """A running scheduler; yields the addresses that it listens on. Raises ListenError."""
+    """Run a scheduler; yields the addresses that it listens on. Raises ListenError."""
     core = Scheduler(scheduling_of(settings))
     addresses: dict[str, str] = {}
     admin = admin_runner(

@@ -1,8 +1,8 @@
-"""Tells systemd how the daemon is: ready, alive, stopping (the protocol of sd_notify(3)).
+"""Reports the daemon's state to systemd: ready, alive, stopping (the protocol of sd_notify(3)).
 
 Rules:
 1. Outside systemd every call does nothing.
-2. Nothing here raises: a daemon does not fail because nobody listens to how it is.
+2. Nothing here raises: a daemon does not fail because a report is lost.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 
 
 class Notifier:
-    """The service manager's socket, as the environment names it."""
+    """The socket of the service manager, named by the environment."""
 
     def __init__(self, environ: Mapping[str, str], *, send_timeout_s: float = 1.0) -> None:
-        """`send_timeout_s` bounds a call if nobody reads and the socket's queue is full; systemd reads at once."""
+        """`send_timeout_s` bounds a call if the socket's queue is full; systemd itself reads at once."""
         self._send_timeout_s = send_timeout_s
         path = environ.get("NOTIFY_SOCKET", "")
         # systemd writes the NUL that begins an abstract socket's name as @.
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         self.watchdog_interval_s = _watchdog_interval_s(environ)
-        """How often `alive` is to be called: half of what the unit allows, as sd_watchdog_enabled(3) advises.
+        """The interval of calls to `alive`: half of the unit's WatchdogSec, as sd_watchdog_enabled(3) advises.
 
-        None if nobody watches.
+        None without a watchdog.
         """
 
     def ready(self) -> None:
-        """The daemon serves: units that are ordered after it may start."""
+        """The daemon serves. Units that are ordered after its unit may start."""
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """The daemon finishes what clients are receiving."""
+        """The daemon finishes the responses under way."""
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """The event loop runs. If this is not said for too long, systemd restarts the daemon."""
+        """The event loop runs. Without this call for too long, systemd restarts the daemon."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
@@ -58,7 +58,7 @@ class Notifier:
 
 
 def _watchdog_interval_s(environ: Mapping[str, str]) -> float | None:
-    """Half of WATCHDOG_USEC, unless WATCHDOG_PID says that it is meant for another process."""
+    """Half of WATCHDOG_USEC; None if WATCHDOG_PID is another process."""
     try:
         if int(environ.get("WATCHDOG_PID", os.getpid())) != os.getpid():
             return None

@@ -1,4 +1,4 @@
-"""Makes this node a host of the cluster: who it is, and the scheduler inside if there is none outside."""
+"""Makes this node a host of the cluster: its host id, its address, and a scheduler inside if none is configured."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.listeners import scheduling
 from peer.errors import StoreBrokenError
-from peer.swarm.swarm import Identity
+from peer.host import Identity
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
 
 ANYWHERE = ("0.0.0.0", "::")
-"""Addresses that other hosts cannot be told."""
+"""Addresses that other hosts cannot connect to."""
 
 METADATA_SHARE = 4
-"""One in four of an origin's connections is for questions, so that they do not wait behind blobs."""
+"""One in four of an origin's connections is for metadata requests, so that they do not wait behind blobs."""
 
 
 def identity(settings: Settings) -> Identity:
-    """Who this host is, the same after every restart. Raises StoreBrokenError."""
+    """This host's id, the same after every restart. Raises StoreBrokenError."""
     return Identity(
         host=_host_id(settings.data / "host-id"),
         site=settings.site,
         zone=settings.zone,
         rack=settings.rack,
         upload_slots=settings.upload_slots,
-        patience_s=settings.scheduler_wait_s,
+        scheduler_timeout_s=settings.scheduler_wait_s,
     )
 
 
 def advertised(settings: Settings, listening: Address) -> str:
-    """The address that other hosts are told. Raises ConfigError."""
+    """The address that other hosts connect to. Raises ConfigError."""
     if settings.advertise is not None:
         return str(settings.advertise)
     if listening.host in ANYWHERE:
@@ -48,7 +48,7 @@ def advertised(settings: Settings, listening: Address) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Schedulers:
-    """The URLs of the schedulers to join, and the one that runs inside this node, if there is one."""
+    """The URLs of the schedulers to join, and the scheduler that runs inside this node, if there is one."""
 
     urls: tuple[str, ...]
     inside: Scheduler | None = None
@@ -56,7 +56,7 @@ class Schedulers:
 
 @asynccontextmanager
 async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
-    """The schedulers that are configured, or one that runs inside for as long as the block. Raises ListenError."""
+    """The configured schedulers; if there are none, a scheduler inside, until the block ends. Raises ListenError."""
     if settings.scheduler:
         yield Schedulers(settings.scheduler)
         return
@@ -66,10 +66,10 @@ async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
 
 
 def scheduling_of(settings: Settings) -> SchedulerSettings:
-    """What a scheduler goes by, inside a node or alone.
+    """The settings of a scheduler, inside a node or alone.
 
-    All hosts together keep to what the keys allow one at an origin, and each to its share for blobs. A host that waits
-    for a tag does so for `scheduler_wait_s`: two others have their turn to ask within that.
+    All hosts together keep to the origin limits that the keys set, and each host to its share for blobs. A host waits
+    for a tag for `scheduler_wait_s`; two other hosts get their turn to ask the origin within that time.
     """
     return SchedulerSettings(
         leases_per_blob=settings.connections_per_blob,
@@ -81,7 +81,7 @@ def scheduling_of(settings: Settings) -> SchedulerSettings:
 
 
 def connections_for_blobs(settings: Settings) -> int:
-    """Of an origin's connections, those that are not kept for questions."""
+    """The connections to an origin that may carry blobs."""
     return max(1, settings.connections_per_origin * (METADATA_SHARE - 1) // METADATA_SHARE)
 
 

@@ -1,1 +1,1 @@
-"""What `p2pd demo` shows p2pd with."""
+"""The demonstration of `p2pd demo`: an image, a registry, nodes and clients."""

@@ -1,4 +1,4 @@
-"""The clients of the demonstration: at each node one pulls the image, as a container runtime would, all at once."""
+"""The clients of the demonstration: each node has a client, and all pull the image at once, as runtimes would."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LOOK_EVERY_S: Final = 0.25
 
 
 class DemoFailedError(P2pdError):
-    """A pull of the demonstration was not right."""
+    """A pull of the demonstration brought wrong or missing blobs."""
 
 
 class Client:
-    """A pull through one node: what the client got so far, and where the node had it from. Is a `PullProgress`."""
+    """A `PullProgress` of one node's pull: the bytes that the client got, and the sources that the node used."""
 
     def __init__(self, node: DemoNode) -> None:
         self.name = node.name
@@ -39,11 +39,11 @@ class Client:
 
     @property
     def cache_bytes(self) -> int:
-        """What the node had before."""
+        """The bytes that the node held before the pull."""
         return max(0, self.received_bytes - self.origin_bytes - self.peer_bytes)
 
     def look(self) -> None:
-        """Ask the node what came from where since this client began."""
+        """Ask the node for the bytes from each source since this client began."""
         now = self._node.admin.status()["downloads"]
         self.origin_bytes = now["origin_bytes"] - self._before["origin_bytes"]
         self.peer_bytes = now["peer_bytes"] - self._before["peer_bytes"]
@@ -70,9 +70,9 @@ class Client:
 def pull_at_once(
     nodes: Sequence[DemoNode], reference: str, run_demo: Callable[[Sequence[Client]], None], shutdown: Shutdown
 ) -> tuple[Sequence[Client], float]:
-    """Pull the image at all nodes at the same moment. The clients, and the seconds until the last had it.
+    """Pull the image at all nodes at the same moment. Returns the clients, and the seconds until the last finished.
 
-    `run_demo` is called now and then, and at the end. Raises P2pdError, and EndedError when the end is asked for.
+    `run_demo` is called now and then, and at the end. Raises P2pdError, and EndedError after a signal.
     """
     clients = [Client(node) for node in nodes]
     interrupted = threading.Event()
@@ -89,14 +89,14 @@ def pull_at_once(
             run_demo(clients)
         for each in pulls:
             each.result()
-    finally:  # clients that still pull end when their nodes do, which is next: they are not waited for here
+    finally:  # a client that still pulls ends with its node, which is stopped next: it is not waited for here
         interrupted.set()
         threads.shutdown(wait=False)
     return clients, max(client.seconds or 0.0 for client in clients)
 
 
 class _InterruptedClock(SystemClock):
-    """A clock on which nobody waits once the demonstration was interrupted."""
+    """A clock without waits after the demonstration was interrupted."""
 
     def __init__(self, interrupted: threading.Event) -> None:
         self._interrupted = interrupted

@@ -1,20 +1,19 @@
-"""A real image, made out of the files that the machine has: for demonstrations and benchmarks without a registry.
+"""A real image, made of this machine's files, for demonstrations and benchmarks without a registry.
 
-It has what images have: many small files that compress well, libraries that compress less, a layer that does not
-compress at all (a model's weights), and a tiny one on top. Nothing of it is run.
+Its layers are like those of real images: many small files that compress well, libraries that compress less, a layer
+that does not compress at all (a model's weights), and a tiny layer on top. The image is never run.
 
 Rules:
 1. The same files and size give the same bytes: names in order, no times, no owners, one compression level.
-2. A layer is streamed: tar, its hash, gzip, its hash, the file. Memory does not grow with it.
-3. The sum is near `size_bytes` and never above it: a file goes into a layer if it fits even uncompressed, and the
-   layer of noise is as large as what is left.
+2. A layer is streamed: tar, its hash, gzip, its hash, the file. Memory use does not depend on the layer's size.
+3. The total is near `size_bytes` and never above it: a file goes into a layer only if its uncompressed bytes fit, and
+   the layer of noise fills the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import sysconfig
 import tarfile
@@ -27,8 +26,11 @@ from blake3 import blake3
 
 from p2pd.pull.layout_writer import REF_NAME, BlobFile, LayoutWriter
 from p2pd.pull.platforms import local_platform
-from peer.oci.manifest import OCI_IMAGE, Descriptor
-from peer.oci.reference import Digest, parse_image_reference
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.documents import CONFIG_TYPE, GZIP_LAYER_TYPE, image_config, image_manifest
+from peer.oci.manifest import OCI_IMAGE
+from peer.oci.reference import parse_image_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,23 +40,22 @@ if TYPE_CHECKING:
 DEFAULT_SIZE_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_REFERENCE: Final = "docker.io/library/demo:1"
 
-_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+_EPOCH = "1970-01-01T00:00:00Z"
 _FAST = 1
 _STORED = 0
-"""Levels of gzip: noise is not worth an attempt."""
+"""Levels of gzip. Noise is stored, because it does not compress."""
 
 _GZIP_WINDOW = 31
-"""15 bits of window, and 16 for a gzip header (zlib's manual, deflateInit2): one without a name and a time."""
+"""15 bits of window, and 16 for a gzip header without name and time (zlib's manual, deflateInit2)."""
 
 _NOISE_BYTES = 1024 * 1024
 _OVERHEAD_BYTES = 64 * 1024
-"""For manifest, config, the tiny layer and what tar and gzip put around the noise (1 KiB, and 5 bytes per 64 KiB)."""
+"""Room for manifest, config, the tiny layer and the framing of the noise (tar 1 KiB, gzip 5 bytes per 64 KiB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoLayer:
-    """One layer: `descriptor` is of the compressed blob, `diff_id` of the archive in it."""
+    """One layer. `descriptor` describes the compressed blob, `diff_id` is the digest of its archive."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -63,7 +64,7 @@ class DemoLayer:
 
 @dataclass(frozen=True, slots=True)
 class BuiltImage:
-    """The image that a layout has under the tag of `reference`."""
+    """The image in a layout, under the tag of `reference`."""
 
     reference: str
     manifest: Descriptor
@@ -72,14 +73,14 @@ class BuiltImage:
 
     @property
     def size_bytes(self) -> int:
-        """All blobs together."""
+        """The size of all blobs together."""
         blobs = [self.manifest, self.config, *(layer.descriptor for layer in self.layers)]
         return sum(blob.size_bytes for blob in blobs)
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Files for a layer: those below `folder`, at `place` in the image, with this part of the whole size."""
+    """Files for a layer: those below `folder`, put at `place` in the image, up to the part `share` of the image."""
 
     comment: str
     folder: Path
@@ -105,8 +106,8 @@ def build_image(
 ) -> BuiltImage:
     """Write an image of about `size_bytes` into the layout `directory`, under the tag of `reference`.
 
-    `on_write` is called before each write, and ends it all by raising an error. Raises InvalidNameError,
-    ForeignDirectoryError, and OSError where the directory cannot be written.
+    `on_write` is called before each write, and may end the work by an error. Raises InvalidNameError,
+    ForeignDirectoryError, and OSError if the directory cannot be written.
     """
     tag = parse_image_reference(reference).tag
     layout = LayoutWriter(directory)
@@ -123,8 +124,8 @@ def build_image(
         settings = f"image = {reference}\n".encode()
         layer.add("etc/demo.toml", len(settings), io.BytesIO(settings))
         layers.append(layer.keep("configuration"))
-    config = _write_json(layout, _CONFIG_TYPE, _config(layers))
-    manifest = _write_json(layout, OCI_IMAGE, _manifest(config, layers))
+    config = layout.write_json(CONFIG_TYPE, _config(layers))
+    manifest = layout.write_json(OCI_IMAGE, image_manifest(config, (layer.descriptor for layer in layers)))
     layout.name(manifest, {REF_NAME: tag} if tag else {})
     return BuiltImage(reference, manifest, config, tuple(layers))
 
@@ -141,7 +142,7 @@ class _LayerFile:
         self._tar = tarfile.TarFile(fileobj=cast("IO[bytes]", self), mode="w", format=tarfile.PAX_FORMAT)
 
     def write(self, data: bytes) -> int:
-        """What the archive calls, with `tell` and no other method of a file."""
+        """The archive calls this and `tell`, and no other method of a file."""
         self._on_write()
         self._diff.update(data)
         self._blob.write(self._gzip.compress(data))
@@ -149,7 +150,7 @@ class _LayerFile:
         return len(data)
 
     def tell(self) -> int:
-        """How much of the archive there is."""
+        """The bytes of the archive so far."""
         return self._written_bytes
 
     def add(self, name: str, size_bytes: int, content: IO[bytes], mode: int = 0o644) -> None:
@@ -160,7 +161,7 @@ class _LayerFile:
         self._tar.addfile(entry, content)
 
     def add_folder(self, source: _Source, budget_bytes: int) -> None:
-        """Add files of a folder, in the order of their names, as long as they fit (rule 3)."""
+        """Add files of a folder in the order of their names, each if it fits (rule 3)."""
         for path in _files(source.folder):
             try:
                 with path.open("rb") as file:
@@ -169,14 +170,14 @@ class _LayerFile:
                         name = f"{source.place}/{path.relative_to(source.folder)}"
                         self.add(name, status.st_size, file, status.st_mode & 0o755)
             except (PermissionError, FileNotFoundError):
-                continue  # not for us to read, or gone again
+                continue  # we may not read it, or it is gone
 
     def keep(self, comment: str) -> DemoLayer:
-        """End the archive and give the blob its name."""
+        """End the archive and publish the blob in the layout."""
         self._tar.close()
         self._blob.write(self._gzip.flush())
-        descriptor = Descriptor(_LAYER_TYPE, self._blob.keep(), self._blob.size_bytes)
-        return DemoLayer(descriptor, Digest(f"sha256:{self._diff.hexdigest()}"), comment)
+        descriptor = Descriptor(GZIP_LAYER_TYPE, self._blob.keep(), self._blob.size_bytes)
+        return DemoLayer(descriptor, Digest.from_raw(self._diff.digest()), comment)
 
     def __enter__(self) -> Self:
         return self
@@ -186,7 +187,7 @@ class _LayerFile:
 
 
 class _Noise(io.RawIOBase):
-    """Bytes that do not compress, the same every time: BLAKE3's output can be extended without end."""
+    """Reproducible bytes that do not compress: the output of BLAKE3, which can have any length."""
 
     def __init__(self) -> None:
         self._position = 0
@@ -202,7 +203,7 @@ class _Noise(io.RawIOBase):
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The regular files below `folder`, in the order of their names, without what Python makes by itself."""
+    """The regular files below `folder` in the order of their names, without Python's caches and site-packages."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in {"__pycache__", "site-packages"})
         for name in sorted(names):
@@ -214,30 +215,12 @@ def _files(folder: Path) -> Iterator[Path]:
 def _config(layers: list[DemoLayer]) -> dict[str, object]:
     platform = local_platform()
     variant = {"variant": platform.variant} if platform.variant else {}
-    return {
-        "created": "1970-01-01T00:00:00Z",
-        "os": platform.os,
-        "architecture": platform.architecture,
+    return image_config(
+        [layer.diff_id for layer in layers],
+        os=platform.os,
+        architecture=platform.architecture,
         **variant,
-        "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["python3"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
-        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": f"p2pd: {layer.comment}"} for layer in layers],
-    }
-
-
-def _manifest(config: Descriptor, layers: list[DemoLayer]) -> dict[str, object]:
-    return {
-        "schemaVersion": 2,
-        "mediaType": OCI_IMAGE,
-        "config": _as_json(config),
-        "layers": [_as_json(layer.descriptor) for layer in layers],
-    }
-
-
-def _as_json(descriptor: Descriptor) -> dict[str, object]:
-    return {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size_bytes}
-
-
-def _write_json(layout: LayoutWriter, media_type: str, content: object) -> Descriptor:
-    body = json.dumps(content).encode()
-    return Descriptor(media_type, layout.write(body), len(body))
+        created=_EPOCH,
+        config={"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["python3"]},
+        history=[{"created": _EPOCH, "created_by": f"p2pd: {layer.comment}"} for layer in layers],
+    )

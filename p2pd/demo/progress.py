@@ -1,6 +1,6 @@
-"""What the demonstration looks like: a table that moves while nodes pull, and one of what came of it.
+"""The tables of the demonstration: a live table while nodes pull, and a table of the results.
 
-Without a terminal the first is printed once, when the pulls are done.
+Without a terminal, the live table is printed once, when the pulls are done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BAR_COLUMNS = 16
 class Scene:
     """One way to pull: the seconds of the last node, and the bytes that left the registry.
 
-    `clients` are those that pulled; there are none if the figures are computed.
+    `clients` are the clients that pulled; there are none if the figures are computed.
     """
 
     title: str
@@ -51,7 +51,7 @@ class LiveView:
         self._live = Live(console=console, auto_refresh=False)
 
     def run_demo(self, clients: Sequence[Client]) -> None:
-        """Show how far they are."""
+        """Show the clients' progress."""
         table = _table(self._title, "node", "", "received", "registry", "peers", "cache", "seconds")
         for client in clients:
             table.add_row(
@@ -71,12 +71,12 @@ class LiveView:
 
     def __exit__(self, *exc_info: object) -> None:
         self._live.stop()
-        if not self._console.is_terminal:  # where rich leaves the last line open
+        if not self._console.is_terminal:  # rich leaves the last line open there
             self._console.line()
 
 
 def summary(title: str, scenes: Sequence[Scene], alone_s: float, image_bytes: int) -> Table:
-    """How long each scene took, and how many copies of the image the registry had to give."""
+    """The table of results: the time of each scene, and the copies of the image that left the registry."""
     table = _table(title, "who pulls", "seconds", "to one alone", "from registry", "copies")
     for scene in scenes:
         table.add_row(

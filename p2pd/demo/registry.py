@@ -1,7 +1,7 @@
-"""The registry of the demonstration: an image's layout over HTTP, at one rate for all who ask together.
+"""The registry of the demonstration: an image's layout over HTTP, at one rate for all clients together.
 
-It stands for the registry of a whole cluster, whose way out everybody shares, and it counts what leaves it: that is
-what nodes took, whatever they say. It knows one image, and of the distribution API what a pull needs.
+The registry stands for that of a whole cluster, whose uplink all nodes share. It counts the bytes that it sends, so the
+figures do not depend on the nodes' own counts. It has one image, and the part of the distribution API that a pull uses.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peer.oci.reference import parse_image_reference
-from peer.swarm.fetching import PACED_BYTES, Pace
+from peer.peer_piece import PACED_BYTES, Pace
 
 if TYPE_CHECKING:
     from p2pd.demo.image import BuiltImage
-    from peer.oci.manifest import Descriptor
+    from peer.oci.descriptor import Descriptor
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
 
 
 class DemoRegistry:
-    """What is served, and how much of it went out."""
+    """The content that is served, and the count of bytes that were sent."""
 
     def __init__(self, layout: Path, image: BuiltImage, rate_bytes_per_s: int) -> None:
         self._blobs = layout / "blobs" / "sha256"
@@ -37,8 +37,8 @@ class DemoRegistry:
         manifests = {named.reference: image.manifest, image.manifest.digest: image.manifest}
         blobs = {blob.digest: blob for blob in (image.config, *(layer.descriptor for layer in image.layers))}
         self._pages: dict[str, Descriptor] = {
-            **{f"/v2/{named.repository}/manifests/{name}": blob for name, blob in manifests.items()},
-            **{f"/v2/{named.repository}/blobs/{name}": blob for name, blob in blobs.items()},
+            **{f"/v2/{named.repository.name}/manifests/{name}": blob for name, blob in manifests.items()},
+            **{f"/v2/{named.repository.name}/blobs/{name}": blob for name, blob in blobs.items()},
         }
         self.url = ""
 
@@ -75,7 +75,7 @@ class DemoRegistry:
             do_HEAD = do_GET  # noqa: N815 # http.server's name
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # http.server's name
-                """The screen is the demonstration's."""
+                """Log nothing: the terminal belongs to the demonstration."""
 
         return Handler
 
@@ -100,7 +100,7 @@ class DemoRegistry:
         asked.send_header("Docker-Content-Digest", blob.digest)
         asked.end_headers()
         if asked.command == "GET":
-            self._send(asked, self._blobs / blob.digest.removeprefix("sha256:"), start, stop)
+            self._send(asked, self._blobs / blob.digest.hex, start, stop)
 
     def _send(self, asked: BaseHTTPRequestHandler, path: Path, start: int, stop: int) -> None:
         with path.open("rb") as file:
@@ -108,7 +108,7 @@ class DemoRegistry:
             while start < stop:
                 data = file.read(min(PACED_BYTES, stop - start))
                 self._pace.wait(len(data), self._stopped)
-                with self._lock:  # before it is sent: who has received it finds it counted
+                with self._lock:  # before it is sent: a client that has received it finds it counted
                     self._sent_bytes += len(data)
                 asked.wfile.write(data)
                 start += len(data)
@@ -118,4 +118,4 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nodes hang up when they are stopped, and when another was quicker: nothing to print a traceback for."""
+        """Print no traceback: a node closes connections when it is stopped, and when another source was quicker."""

@@ -1,8 +1,8 @@
 """The demonstration: nodes that pull one image at the same moment from one registry, in three ways.
 
-1. One node alone: how long the image takes when nobody else wants it.
-2. Nodes that do not know each other: each gets all of it from the registry.
-3. A swarm: a scheduler, and nodes that exchange what they have. Then once more on one node, from its cache.
+1. One node alone: the time of the image without any competition.
+2. Nodes that do not know each other: each gets the whole image from the registry.
+3. A swarm: a scheduler, and nodes that exchange pieces. Then once more on one node, from its cache.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from p2pd.demo.shutdown import Shutdown
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """How much is to be shown. `rate_bytes_per_s` is of the registry's way out, and of each way of each node; 0: none.
+    """The size of the demonstration. `rate_bytes_per_s` limits the registry's uplink and three ways of each node.
 
-    A node's ways are three: to other nodes, from them, and from the registry. What must take longer than
-    `measured_up_to_s` for nodes that do not know each other is computed: nobody wants to watch it.
+    The ways are to other nodes, from other nodes, and from the registry; 0 is no limit. If nodes that do not know each
+    other would take longer than `measured_up_to_s`, their time is computed and not measured.
     """
 
     nodes: int
@@ -40,7 +40,7 @@ class DemoPlan:
 
 
 def run_demo(plan: DemoPlan, console: Console, shutdown: Shutdown) -> dict[str, Any]:
-    """Show it all on `console`; returns the figures. Raises P2pdError, and EndedError when the end is asked for."""
+    """Show the demonstration on `console`; returns the figures. Raises P2pdError, and EndedError after a signal."""
     with tempfile.TemporaryDirectory(prefix="p2pd-demo-") as name:
         layout = Path(name) / "registry"
         with console.status("Building an image out of this machine's files"):
@@ -89,7 +89,7 @@ class _Demonstration:
 
     @contextmanager
     def _nodes(self, count: int, flags: Mapping[str, str] | None = None) -> Iterator[list[DemoNode]]:
-        """Nodes that hold nothing yet. Without `flags` each has a scheduler of its own, and knows no other."""
+        """Nodes with empty stores. Without `flags` each has a scheduler of its own, and knows no other node."""
         rate = str(self._plan.rate_bytes_per_s)
         rates = {"origin-rate": rate, "download-rate": rate, "upload-rate": rate}
         upstream = {"upstream": f"docker.io={self._registry.url}"}
@@ -116,7 +116,7 @@ class _Demonstration:
             return self._pull(title, nodes)
 
     def _figures(self, alone: Scene, strangers: Scene, swarm: Scene, again: Scene) -> dict[str, Any]:
-        """Copies and bytes are as the registry counted them, but for what each node says of itself."""
+        """The figures. Copies and bytes are the registry's counts; those of single nodes are the nodes' own."""
         return {
             "nodes": self._plan.nodes,
             "image_bytes": self._image.size_bytes,

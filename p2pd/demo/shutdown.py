@@ -1,9 +1,9 @@
-"""How the demonstration ends before its time, after Ctrl-C or a signal, and leaves nothing behind.
+"""The early end of the demonstration, after Ctrl-C or a signal: it leaves nothing behind.
 
-Python raises KeyboardInterrupt between any two steps of the main thread: also between the start of a process and the
-line that notes that it has to be stopped, and within the lines that stop it. So all work is done in a thread of its
-own, where nothing of the kind is raised. The main thread only waits, and a signal only sets a mark; the work looks at
-the mark wherever it waits or takes long, and ends by an ordinary error, through its ordinary `finally`.
+The problem: Python raises KeyboardInterrupt between any two steps of the main thread. That may be between the start of
+a process and the line that registers it to be stopped, or within the lines that stop it. So all work is done in a
+second thread, in which Python never raises KeyboardInterrupt. The main thread only waits, and a signal only sets a
+flag. The work checks the flag where it waits or takes long, and ends by an ordinary error, through its `finally`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ R = TypeVar("R")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LOOK_EVERY_S: Final = 0.1
-"""How long the main thread sleeps. Python has handlers run there alone, and a signal does not always wake it: not one
-that comes just before it sleeps, and one in ten was seen not to while another thread started a process."""
+"""The main thread's sleep. Python runs handlers only in the main thread, and a signal does not always wake it: not if
+the signal comes just before the sleep, and one in ten did not while another thread started a process."""
 
 
 class EndedError(P2pdError):
@@ -30,16 +30,17 @@ class EndedError(P2pdError):
 
 
 class Shutdown:
-    """The mark. `signal` is the number of the signal that set it, or 0."""
+    """The flag. `signal` is the number of the signal that set it, or 0."""
 
     def __init__(self) -> None:
         self.signal = 0
         self._asked = threading.Event()
 
     def ask(self, number: int, _frame: object = None) -> None:
-        """End, as soon as that is possible: a handler of signals.
+        """Ask for the end; a signal handler.
 
-        Only the first one sets the event: a handler that interrupts another would wait for a lock that this one has.
+        Only the first signal sets the event: a handler that interrupts another handler would wait for the lock that
+        the other holds.
         """
         if not self.signal:
             self.signal = number
@@ -57,9 +58,9 @@ class Shutdown:
 
 
 def until_ended(work: Callable[[Shutdown], R]) -> R:
-    """What `work` returns or raises; to be called in the main thread, of which it keeps the handlers of signals.
+    """Run `work`, and return or raise its result. It is for the main thread, whose signal handlers it restores.
 
-    Raises SystemExit, with the code that a shell gives to a process that a signal ended, if one came.
+    After a signal it raises SystemExit, with the code that a shell gives to a process ended by that signal.
     """
     shutdown = Shutdown()
     before = {number: signal.signal(number, shutdown.ask) for number in _SIGNALS}
@@ -69,7 +70,7 @@ def until_ended(work: Callable[[Shutdown], R]) -> R:
             while not wait([result], timeout=_LOOK_EVERY_S).done:
                 pass
             return result.result()
-    except P2pdError:  # with Ctrl-C the daemons are ended too, and what fails because of that is nothing to tell
+    except P2pdError:  # Ctrl-C ends the daemons too, and the errors that follow from that are not reported
         if not shutdown.signal:
             raise
         raise SystemExit(128 + shutdown.signal) from None

@@ -1,6 +1,6 @@
 """`p2pd doctor`: is this node set up so that its container runtimes pull through the mirror?
 
-finding.py        what a check says
-surroundings.py   the seam to the network, the files and the disk, and the real ones
-daemon.py, runtimes.py, upstreams.py, room.py: the checks; each takes the settings and the surroundings
+result.py        the result of a check
+environment.py   the seam to the network, the files and the disk, and its implementation
+daemon.py, runtimes.py, upstreams.py, disk_space.py: the checks; each takes the settings and the environment
 """

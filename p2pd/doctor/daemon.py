@@ -13,8 +13,8 @@ from p2pd.doctor.result import CheckResult, Level
 
 LAST_SUCCESS: Final = "p2pd_mirror_last_success_timestamp_seconds"
 MIN_OPEN_FILES: Final = 4096
-"""A client, a peer and an origin hold a socket each, and each blob in use a file: 1024, the usual limit of a shell, is
-used up by one image of many layers and some hundred peers."""
+"""Each client, peer and origin connection takes a file descriptor, and so does each blob in use. One image of many
+layers and some hundred peers use up 1024, the usual limit of a shell."""
 
 _START = "start it (p2pd run, or systemctl start p2pd), or name its address with --"
 
@@ -36,7 +36,7 @@ def check_mirror(settings: Settings, around: Environment) -> Iterator[CheckResul
 
 
 def check_ready(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """Whether the daemon thinks itself that it can serve."""
+    """Whether the daemon's own `/readyz` says that it can serve."""
     try:
         reply = around.get(f"http://{settings.admin}/readyz")
     except UnreachableError as error:
@@ -52,7 +52,7 @@ def check_ready(settings: Settings, around: Environment) -> Iterator[CheckResult
 
 
 def check_last_success(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """When a client was served last: the one sign that all of it works together."""
+    """The time of the last client: the only sign that the whole set-up works."""
     last_s = _samples(settings.admin, around).get(LAST_SUCCESS)
     if last_s:
         age = show_duration(max(0.0, around.now_s() - last_s))
@@ -80,7 +80,7 @@ def check_open_files(settings: Settings, around: Environment) -> Iterator[CheckR
 
 
 def _samples(admin: Address, around: Environment) -> dict[str, float]:
-    """The daemon's metrics by name, of each the greatest; none where there are none to be had."""
+    """The greatest sample of each of the daemon's metrics, by name; none if the daemon does not answer."""
     from prometheus_client.parser import text_string_to_metric_families
 
     found: dict[str, float] = {}
@@ -89,7 +89,7 @@ def _samples(admin: Address, around: Environment) -> dict[str, float]:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found[sample.name] = max(found.get(sample.name, sample.value), sample.value)
-    except (UnreachableError, ValueError):  # check_ready tells of it
+    except (UnreachableError, ValueError):  # check_ready reports it
         return {}
     return found
 

@@ -1,4 +1,4 @@
-"""Is there room for the cache, and is it nobody else's?"""
+"""Is there room for the cache, and do only its user and root have access?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from p2pd.doctor.result import CheckResult, Level
 
 
 def check_disk(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """Free room against what is to stay free, and the file system against the most that the cache may take."""
+    """Compare the free room with `min_free_bytes`, and the file system's size with the cache's limit."""
     space = around.space(settings.data)
     if space is None:
         yield CheckResult(Level.WARN, "disk", f"the disk under {settings.data} could not be examined", "run it as root")
@@ -29,7 +29,7 @@ def check_disk(settings: Settings, around: Environment) -> Iterator[CheckResult]
 
 
 def check_directory(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """Who may write to the cache could plant what others are served; who may read it has every private image."""
+    """A user with write access could plant content for other clients; a reader of the cache has every private image."""
     owner = around.owner(settings.data)
     if owner is None:
         title = f"there is no {settings.data} yet, or it cannot be examined"

@@ -1,9 +1,11 @@
-"""What the doctor can see: the daemon and the upstreams over the network, the files, the disk, the clock.
+"""The doctor's seam to the world: the daemon and the upstreams over the network, the files, the disk, the clock.
 
 Rules:
 1. Every request ends within a bound.
-2. No answer is an UnreachableError, whose text says why in the operator's words. Any answer, a refusal too, is a Reply.
-3. This machine is asked straight, upstreams through the proxies of the environment, as by the daemon.
+2. A request without an answer is an UnreachableError with a reason for the operator. Any answer is an HttpReply, also a
+   refusal.
+3. Requests to this machine go direct. Requests to upstreams go through the proxies of the environment, like the
+   daemon's.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from peer.errors import P2pdError
 LOCAL_TIMEOUT_S: Final = 3.0
 UPSTREAM_TIMEOUT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
-"""The metrics of a daemon, and dockerd's /info, are some ten KiB."""
+"""Bound on an answer. The metrics of a daemon, and dockerd's /info, are some ten KiB."""
 
 _CERTIFICATE: Final = {
     9: "its certificate is not valid yet: is this machine's clock right?",
@@ -39,16 +41,16 @@ _CERTIFICATE: Final = {
     62: "its certificate is for another name: write the URL with the name in the certificate",
     64: "its certificate is for another address: write the URL with the name in the certificate",
 }
-"""By OpenSSL's number of the error (X509_V_ERR_*, openssl-verification-options(1))."""
+"""Advice by OpenSSL's error number (X509_V_ERR_*, openssl-verification-options(1))."""
 
 
 class UnreachableError(P2pdError):
-    """Nobody answered."""
+    """A request got no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """Somebody answered."""
+    """An answer of any status."""
 
     status: int
     body: bytes
@@ -56,7 +58,7 @@ class HttpReply:
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """A file system's size, and what of it is free."""
+    """A file system's size, and its free bytes."""
 
     total_bytes: int
     free_bytes: int
@@ -64,7 +66,7 @@ class DiskSpace:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """To whom a directory belongs, and its permissions."""
+    """A directory's owner and permissions."""
 
     uid: int
     mode: int
@@ -72,10 +74,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that the checks look at.
+    """Everything that the checks read.
 
     `get`, `get_upstream` (URL, CA file) and `ask_socket` (path of a Unix socket, target of the request) raise
-    UnreachableError; `files` raises ConfigureError; `space` and `owner` return None where there is nothing.
+    UnreachableError; `files` raises ConfigureError; `space` and `owner` return None for a missing path.
     """
 
     files: Reader
@@ -88,7 +90,7 @@ class Environment:
 
 
 def real(root: Path) -> Environment:
-    """This machine. With another `root`, the files below it; the sockets there belong to no running daemon."""
+    """This machine. With another `root` only the files below it are seen; sockets there belong to no daemon."""
 
     def below(path: Path) -> Path:
         return root / str(path).lstrip("/")
@@ -105,7 +107,7 @@ def real(root: Path) -> Environment:
 
 
 def get(url: str) -> HttpReply:
-    """GET, straight, whatever proxies the environment has."""
+    """GET, without the proxies of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     return _open(opener, url, LOCAL_TIMEOUT_S)
 
@@ -136,7 +138,7 @@ def _open(opener: urllib.request.OpenerDirector, url: str, timeout_s: float) -> 
 
 
 def ask_socket(path: str, target: str) -> HttpReply:
-    """GET `target` from who listens on the Unix socket `path`."""
+    """GET `target` over the Unix socket `path`."""
     connection = http.client.HTTPConnection("localhost", timeout=LOCAL_TIMEOUT_S)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -152,7 +154,7 @@ def ask_socket(path: str, target: str) -> HttpReply:
 
 
 def explain(reason: object) -> str:
-    """Why nobody answered, and what to do where that is known."""
+    """The reason why there was no answer, and advice for known reasons."""
     match reason:
         case ssl.SSLCertVerificationError():
             return _CERTIFICATE.get(reason.verify_code, f"its certificate does not verify: {reason.verify_message}")
@@ -177,7 +179,7 @@ def explain(reason: object) -> str:
 
 
 def space(path: Path) -> DiskSpace | None:
-    """Of the file system that `path` is on, or would be on if it were made."""
+    """The space of the file system that `path` is on, or would be on if it were made."""
     for place in (path, *path.parents):
         try:
             usage = shutil.disk_usage(place)

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The results of checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from p2pd.doctor.environment import Environment
 
 
 class Level(Enum):
-    """How bad it is. Only FAIL, something that keeps pulls from the mirror, makes `p2pd doctor` exit with 1."""
+    """The severity of a result. FAIL keeps pulls from the mirror, and alone makes `p2pd doctor` exit with 1."""
 
     OK = "ok"
     WARN = "warn"
@@ -21,7 +21,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One fact about this node: `check` is what was looked at, `title` what was found, `advice` what to do about it."""
+    """One fact about this node: `check` names its subject, `title` is the fact, `advice` the action to take."""
 
     level: Level
     check: str
@@ -30,7 +30,7 @@ class CheckResult:
 
 
 class Check(Protocol):
-    """Looks at one thing and changes nothing. It may raise a P2pdError for what it cannot see."""
+    """A check reads one thing and changes nothing. It may raise a P2pdError for a thing that it cannot read."""
 
     __name__: str
 

@@ -1,4 +1,4 @@
-"""All checks, in the order in which one thing needs the other."""
+"""All checks, each after those that it depends on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 
 
 def run_checks(settings: Settings, around: Environment) -> tuple[CheckResult, ...]:
-    """What all checks find. What one of them may not see is a finding, too."""
+    """The results of all checks. An error of a check becomes a result."""
     return tuple(finding for check in CHECKS for finding in _findings(check, settings, around))
 
 

@@ -1,7 +1,7 @@
-"""Is each container runtime of this machine told of the mirror, and does it use it?
+"""Is each container runtime of this machine configured for the mirror, and does it use the mirror?
 
-Told: `p2pd configure` would change nothing. So there is one truth about what a runtime's files have to say.
-Uses it: dockerd says what mirrors it has; and p2pd's status may say which clients came, and when.
+A runtime is configured if `p2pd configure` would change nothing, so only one module defines the right files.
+The use of the mirror shows in dockerd's own list of mirrors, and in the clients of p2pd's status.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_configured(settings: Settings, around: Environment) -> Iterator[CheckR
 
 
 def check_dockerd(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """What the running dockerd has read of daemon.json, if that has the mirror."""
+    """Whether the running dockerd has read a daemon.json that has the mirror."""
     request = request_of(settings)
     docker = RUNTIMES["docker"]
     if docker not in _installed(around.files) or _configured(docker, request, around.files).level is not Level.OK:
@@ -65,7 +65,7 @@ def check_dockerd(settings: Settings, around: Environment) -> Iterator[CheckResu
 
 
 def check_clients(settings: Settings, around: Environment) -> Iterator[CheckResult]:
-    """Which runtimes have come to the mirror. Says nothing if the daemon does not count that."""
+    """The runtimes that have asked the mirror. There is no result if the daemon does not count them."""
     clients = _clients(settings, around)
     if clients is None:
         return

@@ -1,1 +1,1 @@
-"""What `p2pd plan` says about a rollout: the physical limit, what the simulator expects, and what to change first."""
+"""The parts of `p2pd plan`: a rollout's physical limit, the simulator's prediction, and advice on the cluster."""

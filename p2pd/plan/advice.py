@@ -1,4 +1,4 @@
-"""What limits a rollout, and what a change of the cluster would bring: each change is simulated like the cluster."""
+"""The limits of a rollout, and the gain of each change of the cluster. Changes are simulated as the cluster is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WAITING: Final = "waiting"
 JOINS: Final = "scheduler"
 
 WORTH_WHILE: Final = 0.05
-"""Part of the time that a change must save to be advised: less is within what the prediction is good for."""
+"""A change is advised if it saves at least this part of the time. Less is within the prediction's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RolloutPlan:
 
     @property
     def best_change(self) -> str | None:
-        """What to change first; None where no change saves enough."""
+        """The change to make first; None if no change saves enough."""
         best = min(self.changed_s, key=lambda change: self.changed_s[change])
         return best if self.changed_s[best] < (1 - WORTH_WHILE) * self.expected.last_s else None
 
@@ -40,7 +40,7 @@ class RolloutPlan:
 def make_plan(
     cluster: Cluster, budget: Budget | None = None, on_progress: Callable[[float], None] = lambda _: None
 ) -> RolloutPlan:
-    """Simulate the cluster, and each change of it. `on_progress` is told what part of all was done just now.
+    """Simulate the cluster, and each change of it. `on_progress` gets the part of all work that was just done.
 
     Raises PlanError.
     """
@@ -56,7 +56,7 @@ def make_plan(
 
 
 def changes(cluster: Cluster) -> dict[str, Cluster]:
-    """What an operator could change, one thing at a time."""
+    """The clusters with one change that an operator could make."""
     found = {
         "double the origin's bandwidth": replace(cluster, origin=2 * cluster.origin),
         "double the nodes' links": replace(cluster, link=2 * cluster.link),
@@ -69,10 +69,10 @@ def changes(cluster: Cluster) -> dict[str, Cluster]:
 
 
 def _parts_s(cluster: Cluster, expected: Prediction) -> dict[str, float]:
-    """What each part of the cluster takes of the time, with the copies that it has to carry.
+    """The share of each part of the cluster in the time, by the copies that it has to carry.
 
-    What none of the lines explains is waiting, as far as it slows the middle of the pull (for answers, and for pieces
-    that some neighbour has), and start-up otherwise: the first copies have to be made before all nodes can send.
+    The rest of the time counts as waiting (for answers, and for pieces of neighbours) if it slows the middle of the
+    pull, and otherwise as start-up: all nodes can send only after the first copies were made.
     """
     copies = {
         "origin": expected.origin_bytes / cluster.image_bytes,

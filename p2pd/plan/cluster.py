@@ -1,7 +1,7 @@
-"""A cluster that is to pull an image, and what nothing can be faster than: arithmetic, without the simulator.
+"""A cluster that pulls an image, and the lower bounds of its time: arithmetic, without the simulator.
 
 Times are in seconds, rates in bytes per second. The image counts as one layer: most images have most of their bytes in
-a few, which clients pull at the same time.
+a few layers, which clients pull at the same time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ JOINS_PER_S = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`link` is of each node, each way; `upload` what it may send, if that is less.
+    """A cluster. `link` is the rate of each node's link, each way; `upload` the rate at which it may send, if lower.
 
-    `site_uplink` is of each site, each way, to the origin and to other sites; None: no limit. `cache_link` is of a
-    pull-through cache that p2pd is compared with; None: as a node's.
+    `site_uplink` is the rate of each site's uplink, each way, to the origin and to other sites; None: no limit.
+    `cache_link` is the rate of the pull-through cache that p2pd is compared with; None: as a node's.
     """
 
     nodes: int
@@ -34,7 +34,7 @@ class Cluster:
 
     @property
     def send(self) -> float:
-        """What a node sends at most."""
+        """The rate at which a node can send."""
         return min(self.link, self.upload or math.inf)
 
     @property
@@ -47,11 +47,11 @@ class Cluster:
 
     @property
     def doublings(self) -> int:
-        """How often the number of nodes that have a piece doubles until all have it."""
+        """The number of doublings until all nodes have a piece."""
         return int(math.log2(self.nodes))
 
     def terms_s(self) -> dict[str, float]:
-        """The least time of what each part of the cluster has to carry (limit T1, and the sites')."""
+        """The least time of each part of the cluster for the bytes that it has to carry (limit T1, and the sites')."""
         size = self.image_bytes
         return {
             "origin": size / self.origin,
@@ -61,11 +61,11 @@ class Cluster:
         }
 
     def fluid_s(self) -> float:
-        """The least time of bytes that flow like a liquid."""
+        """The least time if bytes flowed like a liquid."""
         return max(self.terms_s().values())
 
     def joins_s(self) -> float:
-        """How much later the scheduler has taken the last host in than the first pieces have come to all others."""
+        """The time between the first pieces at all other hosts and the last host's join."""
         return max(0.0, self.nodes / JOINS_PER_S - self.doublings * self.piece_bytes / self.send)
 
     def registry_s(self) -> float:
@@ -75,7 +75,7 @@ class Cluster:
         return max(self.nodes * self.image_bytes / self.origin, self.image_bytes / self.link, through_uplink_s)
 
     def pull_through_s(self) -> float:
-        """The least time with a pull-through cache in each site, which passes on at once what it gets."""
+        """The least time with a pull-through cache in each site that forwards bytes at once."""
         at_site = math.ceil(self.nodes / self.sites)
         cache_link = self.cache_link or self.link
         filled_s = max(self.sites * self.image_bytes / self.origin, self.terms_s()["site uplinks"])

@@ -1,4 +1,4 @@
-"""How rates are written: `1gbit`, `100 Mbit/s`, `10Gbps`, or bytes, as `50MiB/s`."""
+"""The notation of rates: `1gbit`, `100 Mbit/s`, `10Gbps`, or bytes, as `50MiB/s`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a plan is shown: tables and advice for people, one object for machines."""
+"""The output of a plan: tables and advice for people, one object for machines."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def as_json(plan: RolloutPlan) -> dict[str, Any]:
 
 
 def show(plan: RolloutPlan, console: Console) -> None:
-    """Print it for people."""
+    """Print a plan for people."""
     cluster, expected = plan.cluster, plan.expected
     size = cluster.image_bytes
     times = _table(_title(plan), "", "last node", "median", "from origin")

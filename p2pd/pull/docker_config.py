@@ -1,7 +1,7 @@
-"""The credentials that `docker login` has left in docker's config.json, under `auths`.
+"""The credentials that `docker login` has stored in docker's config.json, under `auths`.
 
-Credential helpers (`credsStore`, `credHelpers`) are programs of others, and are not run. A file that is not there, or
-not of docker's form, has no credentials: the pull is then anonymous, and the registry says what it thinks of that.
+Credential helpers (`credsStore`, `credHelpers`) are foreign programs, and are not run. A file that is missing, or not
+of docker's form, has no credentials: the pull is then anonymous, and the registry decides about it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 1024 * 1024
 _HUB_KEY = "https://index.docker.io/v1/"
-"""What docker has always called Docker Hub here."""
+"""docker's key for Docker Hub in this file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user of a registry, and how it knows that user."""
+    """A user of a registry, and the user's password."""
 
     username: str
     password: str = field(repr=False)

@@ -1,81 +1,69 @@
-"""Pulling an image through the mirror as a container runtime does, and judging every digest that comes.
+"""The pull of an image through the mirror, as a container runtime does it, with a verdict on every digest.
 
-It is what an operator tries first (`p2pd pull alpine`), what fills a cache before it is needed, and what writes an
-image layout for a site without a registry.
+Operators try it first (`p2pd pull alpine`), fill a cache with it, and write image layouts for sites without a registry.
 
 Rules:
-1. Nothing counts that was not hashed: a blob is good when its bytes have the digest that its manifest says.
-2. Blobs come three at a time, as with dockerd and containerd. Memory is one buffer for each of them.
-3. A body that ends early goes on with Range from where it broke off; without a byte of progress, only so often.
-4. One blob that cannot be had does not stop the others. The image gets its name in the layout only if all are good.
+1. A blob is good only if its bytes were hashed and have the digest that the manifest names.
+2. Three blobs are fetched at a time, as by dockerd and containerd. Each of them takes one buffer of memory.
+3. The origin's client resumes a body that ends early, with Range, at the first missing byte.
+4. A blob that fails does not stop the other blobs. The image gets its name in the layout only if all blobs are good.
 """
 
 from __future__ import annotations
 
-import threading
+import http.client
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from p2pd.config.values import Address
-from p2pd.pull.client import MirrorClient, MirrorError
 from p2pd.pull.layout_writer import CONTAINERD_NAME, REF_NAME, BlobFile, LayoutWriter
+from p2pd.pull.mirror import PullError, mirror_of, refusal
 from p2pd.pull.platforms import choose_platform
-from peer.errors import ManifestError, P2pdError
-from peer.oci.manifest import (
-    KIND_BY_MEDIA_TYPE,
-    MAX_MANIFEST_BYTES,
-    Descriptor,
-    Manifest,
-    ManifestKind,
-    Platform,
-    parse_manifest,
-)
-from peer.oci.reference import Digest, ImageReference, Tag
+from peer.errors import ManifestError, OriginRefusedError, P2pdError
+from peer.oci.descriptor import Descriptor, Platform
+from peer.oci.digest import Digest
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
+from peer.oci.reference import ImageReference, Tag
+from peer.origin.api import ContentRef, Credential
 from peer.origin.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from p2pd.config.values import Address
     from p2pd.pull.docker_config import Login
+    from peer.origin.api import Origin
 
 PARALLEL_BLOBS: Final = 3
 """`max-concurrent-downloads` of dockerd, and of containerd's CRI plugin, by default."""
 
 MAX_INDEX_DEPTH: Final = 4
-"""Indexes within indexes; real ones have one level."""
+"""Levels of indexes within indexes; real images have one level."""
 
 _BUFFER_BYTES = 1024 * 1024
-_MAX_FRUITLESS = 5
-"""Attempts in a row that bring nothing; dockerd's `max-download-attempts`."""
-
-_BACKOFF_S = 0.2
-
-
-class PullError(P2pdError):
-    """The image could not be pulled, or not be written."""
+_OURS = Credential(own=True)
 
 
 class PullProgress(Protocol):
-    """What is told while a pull goes on, from several threads."""
+    """The receiver of a pull's progress. Several threads call it."""
 
     def on_layer(self, digest: str, size_bytes: int, media_type: str) -> None:
         """A config or layer is about to be fetched."""
         ...
 
     def on_bytes(self, digest: str, count: int) -> None:
-        """So much more of it came; negative for what has to come again."""
+        """`count` more bytes of the blob came."""
         ...
 
     def on_verdict(self, digest: str, ok: bool, seconds: float) -> None:
-        """It is there and right, or it is not."""
+        """The blob is good, or it is wrong or missing."""
         ...
 
 
 class NoProgress:
-    """Tells nobody."""
+    """A progress that goes nowhere."""
 
     def on_layer(self, digest: str, size_bytes: int, media_type: str) -> None: ...
 
@@ -86,9 +74,9 @@ class NoProgress:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What to pull, by whom, through what, and where to.
+    """An image, a mirror, a user and a destination.
 
-    `destination` is a layout's directory, None to keep nothing. `platform` None pulls all of an index's platforms.
+    `destination` is a layout's directory; None keeps nothing. `platform` None pulls all of an index's platforms.
     """
 
     image: ImageReference
@@ -101,7 +89,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one blob. `fetched_bytes` is 0 for one that the layout had already."""
+    """The outcome for one blob. `fetched_bytes` is 0 for a blob that the layout had already."""
 
     digest: Digest
     media_type: str
@@ -114,7 +102,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PullReport:
-    """A pull that came to an end. `digest` is what the image's name stood for; `skipped` are foreign layers."""
+    """A finished pull. `digest` is the digest behind the image's name; `skipped` are foreign layers."""
 
     image: str
     digest: Digest
@@ -124,34 +112,41 @@ class PullReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every blob is there and right."""
+        """Whether every blob is good."""
         return all(verdict.ok for verdict in self.verdicts)
 
     @property
     def fetched_bytes(self) -> int:
-        """What came through the mirror, whether it was good or not."""
+        """The bytes that came through the mirror, good or not."""
         return sum(verdict.fetched_bytes for verdict in self.verdicts)
 
 
 def pull(request: PullRequest, progress: PullProgress, *, clock: Clock | None = None) -> PullReport:
-    """Pull an image. Raises PullError, MirrorError, ManifestError and ForeignDirectoryError when nothing can be judged.
+    """Pull an image; the report has a verdict on each blob, good or bad.
 
-    What can be is in the report, be it good or bad.
+    Raises PullError, OriginError, ManifestError and ForeignDirectoryError if there is nothing to give verdicts on.
     """
     image = request.image
     try:
         layout = None if request.destination is None else LayoutWriter(request.destination)
-        with MirrorClient(
-            request.mirror, image.upstream, login=request.login, token_hosts=request.token_hosts
-        ) as client:
-            return _Pull(request, client, layout, progress, clock or SystemClock()).run()
-    except OSError as error:  # the network's are MirrorError
+        clock = clock or SystemClock()
+        mirror = mirror_of(
+            image.repository.upstream,
+            request.mirror,
+            login=request.login,
+            token_hosts=request.token_hosts,
+            max_connections=PARALLEL_BLOBS + 1,  # the origin's client keeps one from bodies
+            clock=clock,
+        )
+        with closing(mirror):
+            return _Pull(request, mirror, layout, progress, clock).run()
+    except OSError as error:  # the network's are OriginError
         raise PullError(f"{request.destination} cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """A manifest with its bytes, of which the digest is right."""
+    """A manifest, and its bytes, which have the right digest."""
 
     descriptor: Descriptor
     body: bytes
@@ -162,17 +157,16 @@ class _Pull:
     def __init__(
         self,
         request: PullRequest,
-        client: MirrorClient,
+        mirror: Origin,
         layout: LayoutWriter | None,
         progress: PullProgress,
         clock: Clock,
     ) -> None:
         self._request = request
-        self._client = client
+        self._mirror = mirror
         self._layout = layout
         self._progress = progress
         self._clock = clock
-        self._interrupted = threading.Event()
 
     def run(self) -> PullReport:
         started = self._clock.monotonic()
@@ -213,14 +207,13 @@ class _Pull:
                 for verdict in as_completed(judged):
                     verdict.result()
                 return [verdict.result() for verdict in judged]
-            except BaseException:  # Ctrl-C, or a full disk: the others need not go on
-                self._interrupted.set()
-                self._client.close()
+            except BaseException:  # Ctrl-C, or a full disk: the other blobs need not go on
+                self._mirror.close()
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def _judge(self, blob: Descriptor) -> Verdict:
-        """Have one blob, and say whether it is right."""
+        """Fetch one blob and give its verdict."""
         started = self._clock.monotonic()
         self._progress.on_layer(blob.digest, blob.size_bytes, blob.media_type)
         error: str | None = None
@@ -241,57 +234,44 @@ class _Pull:
         return Verdict(blob.digest, blob.media_type, blob.size_bytes, error is None, fetched_bytes, seconds, error)
 
     def _fetch(self, blob: Descriptor, file: BlobFile) -> None:
-        """Fill `file` (rule 3). Raises MirrorError."""
-        fruitless = 0
-        while file.size_bytes < blob.size_bytes:
-            before = file.size_bytes
-            try:
-                self._fetch_some(blob, file)
-                failure = MirrorError(f"{blob.digest}: only {file.size_bytes} of {blob.size_bytes} bytes came")
-            except MirrorError as error:
-                failure = error
-            if file.size_bytes == blob.size_bytes:
-                return
-            fruitless = 0 if file.size_bytes > before else fruitless + 1
-            if failure.lasting or fruitless == _MAX_FRUITLESS:
-                raise failure
-            if fruitless and self._clock.wait(self._interrupted, _BACKOFF_S * 2**fruitless):
-                raise MirrorError("the pull was interrupted", lasting=True)
-
-    def _fetch_some(self, blob: Descriptor, file: BlobFile) -> None:
-        """One body, as far as it goes."""
+        """Fill `file` (rule 3). Raises PullError and OriginError."""
+        if not blob.size_bytes:
+            return
+        ref = ContentRef(self._request.image.repository.name, blob.digest)
         view = memoryview(bytearray(min(_BUFFER_BYTES, blob.size_bytes)))
-        repository = self._request.image.repository
-        with self._client.get(repository, f"blobs/{blob.digest}", start=file.size_bytes) as reply:
-            if reply.start != file.size_bytes:  # the range was ignored
-                self._progress.on_bytes(blob.digest, -file.size_bytes)
-                file.restart()
-            if reply.length is not None and reply.start + reply.length != blob.size_bytes:
-                raise MirrorError(
-                    f"{blob.digest}: it has {reply.start + reply.length} bytes, and {blob.size_bytes} in the manifest",
-                    lasting=True,
-                )
-            while count := reply.readinto(view[: blob.size_bytes - file.size_bytes]):
-                file.write(view[:count])
-                self._progress.on_bytes(blob.digest, count)
+        try:
+            with self._mirror.open(ref, 0, None, credential=_OURS) as body:
+                if body.size_bytes != blob.size_bytes:
+                    raise PullError(
+                        f"{blob.digest}: it has {body.size_bytes} bytes, and {blob.size_bytes} in the manifest"
+                    )
+                while count := body.readinto(view):
+                    file.write(view[:count])
+                    self._progress.on_bytes(blob.digest, count)
+        except OriginRefusedError as error:
+            raise refusal(self._name(f"blobs/{blob.digest}"), error.status, error.body) from None
 
     def _manifest(self, reference: Tag | Digest, descriptor: Descriptor | None) -> _Fetched:
-        """The manifest `reference`; `descriptor` is what an index says of it."""
-        repository = self._request.image.repository
-        accept = ", ".join(KIND_BY_MEDIA_TYPE)
-        with self._client.get(repository, f"manifests/{reference}", accept=accept) as reply:
-            body = reply.read(MAX_MANIFEST_BYTES + 1)
-            content_type = reply.headers.get("content-type")
-            told = reply.headers.get("docker-content-digest")
-        digest = Digest(f"sha256:{sha256(body).hexdigest()}")
-        expected = reference if ":" in reference else told or digest
+        """The manifest `reference`. `descriptor` is its entry in an index."""
+        path = f"{self._request.image.repository.name}/manifests/{reference}"
+        headers = {"accept": ", ".join(KIND_BY_MEDIA_TYPE)}
+        answer = self._mirror.request("GET", path, credential=_OURS, headers=headers)
+        if answer.status != http.client.OK:
+            raise refusal(self._name(f"manifests/{reference}"), answer.status, answer.body)
+        body = answer.body
+        digest = Digest.of(body)
+        expected = reference if ":" in reference else answer.headers.get("docker-content-digest", digest)
         if digest != expected:
             raise PullError(f"manifest {reference}: its bytes are {digest}, not {expected[:80]}")
         try:
-            manifest = parse_manifest(body, descriptor.media_type if descriptor else content_type)
+            manifest = parse_manifest(body, descriptor.media_type if descriptor else answer.headers.get("content-type"))
         except ManifestError as error:
             raise ManifestError(f"manifest {reference}: {error}") from None
         return _Fetched(descriptor or Descriptor(manifest.media_type, digest, len(body)), body, manifest)
+
+    def _name(self, below: str) -> str:
+        """The name of the content at `below`, for messages."""
+        return f"{self._request.image.repository}/{below}"
 
     def _of_platform(self, fetched: _Fetched, platform: Platform) -> _Fetched:
         for _ in range(MAX_INDEX_DEPTH):
@@ -315,7 +295,7 @@ class _Pull:
 
 
 def _names(image: ImageReference) -> dict[str, str]:
-    """What a layout is to call it; what was asked for by digest alone has no name."""
+    """The image's names in a layout; none for an image that was requested by digest alone."""
     if image.tag is None:
         return {}
-    return {REF_NAME: image.tag, CONTAINERD_NAME: f"{image.upstream}/{image.repository}:{image.tag}"}
+    return {REF_NAME: image.tag, CONTAINERD_NAME: f"{image.repository}:{image.tag}"}

@@ -1,8 +1,8 @@
-"""Writing an OCI image layout: a directory that skopeo, podman, containerd and p2pd's own `oci-layout://` can read.
+"""The writer of an OCI image layout: a directory that skopeo, podman, containerd and our own `oci-layout://` read.
 
 Rules:
-1. A blob gets its name when it is whole and its digest is known: until then it is a hidden file beside the others.
-2. index.json is replaced in one step, after all that it leads to is there. Images that it names already stay.
+1. A blob gets its name when it is whole and its digest is known. Until then it is a hidden file beside the others.
+2. index.json is replaced in one step, after all blobs that it leads to were written. Its other images stay.
 3. A directory that is not empty and not a layout is left alone.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from peer.errors import ForeignDirectoryError, ManifestError
-from peer.oci.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, ManifestKind, parse_manifest
-from peer.oci.reference import Digest
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.documents import as_json, image_index
+from peer.oci.manifest import MAX_MANIFEST_BYTES, ManifestKind, parse_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from peer.oci.manifest import Descriptor
 
 REF_NAME = "org.opencontainers.image.ref.name"
 """The annotation that skopeo finds an image by: `oci:DIR:NAME`."""
@@ -31,7 +31,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 
 class BlobFile:
-    """A blob on its way in. Without a folder it is hashed only, as /dev/null would have it."""
+    """A blob that is being written. Without a folder its bytes are hashed and dropped."""
 
     def __init__(self, folder: Path | None) -> None:
         self.size_bytes = 0
@@ -42,11 +42,11 @@ class BlobFile:
 
     @property
     def digest(self) -> Digest:
-        """Of what has been written so far."""
-        return Digest(f"sha256:{self._hash.hexdigest()}")
+        """The digest of the bytes so far."""
+        return Digest.from_raw(self._hash.digest())
 
     def write(self, data: bytes | memoryview) -> int:
-        """Take in all of `data`; the disk's errors are OSError."""
+        """Append all of `data`. Raises OSError for the disk's errors."""
         self._hash.update(data)
         self.size_bytes += len(data)
         if self._file is not None:
@@ -55,19 +55,11 @@ class BlobFile:
                 view = view[self._file.write(view) :]
         return len(data)
 
-    def restart(self) -> None:
-        """Forget what has been written."""
-        self.size_bytes = 0
-        self._hash = hashlib.sha256()
-        if self._file is not None:
-            self._file.seek(0)
-            self._file.truncate()
-
     def keep(self) -> Digest:
-        """Give it its name, which is returned. It is whole."""
+        """Give the whole blob its name; returns its digest."""
         if self._folder is not None and self._path is not None and self._file is not None:
             self._file.close()
-            self._path.replace(self._folder / self.digest.removeprefix("sha256:"))
+            self._path.replace(self._folder / self.digest.hex)
             self._path = None
         return self.digest
 
@@ -75,7 +67,7 @@ class BlobFile:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """Remove it unless it was kept."""
+        """Remove the file unless it was kept."""
         if self._file is not None:
             self._file.close()
         if self._path is not None:
@@ -83,7 +75,7 @@ class BlobFile:
 
 
 class LayoutWriter:
-    """The layout in `directory`, which is made if it is not there. Raises ForeignDirectoryError, and OSError."""
+    """The layout in `directory`, which is made if it is missing. Raises ForeignDirectoryError, and OSError."""
 
     def __init__(self, directory: Path) -> None:
         marker = directory / "oci-layout"
@@ -96,12 +88,12 @@ class LayoutWriter:
         _write_whole(marker, {"imageLayoutVersion": "1.0.0"})
 
     def has(self, digest: Digest, size_bytes: int) -> bool:
-        """Whether the blob is there and its bytes are what the digest says (all of it is read)."""
-        path = self.blobs / digest.removeprefix("sha256:")
+        """Whether the layout has the blob and its bytes have the digest (all bytes are read)."""
+        path = self.blobs / digest.hex
         if not path.is_file() or path.stat().st_size != size_bytes:
             return False
         with path.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == digest
+            return hashlib.file_digest(file, "sha256").digest() == digest.raw
 
     def write(self, content: bytes) -> Digest:
         """Keep a small blob that is in memory."""
@@ -109,16 +101,20 @@ class LayoutWriter:
             blob.write(content)
             return blob.keep()
 
+    def write_json(self, media_type: str, document: object) -> Descriptor:
+        """Keep a document, such as a manifest."""
+        content = json.dumps(document).encode()
+        return Descriptor(media_type, self.write(content), len(content))
+
     def name(self, descriptor: Descriptor, names: Mapping[str, str]) -> None:
-        """List an image, with the annotations `names`, in place of one that has the same."""
-        entry = {"mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size_bytes}
+        """List an image with the annotations `names`. It replaces an image with the same annotations."""
         kept = [
             listed
             for listed in self._index
             if listed.get("annotations", {}) != names or (not names and listed["digest"] != descriptor.digest)
         ]
-        self._index = [*kept, entry | ({"annotations": dict(names)} if names else {})]
-        _write_whole(self._index_path, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": self._index})
+        self._index = [*kept, as_json(descriptor, **({"annotations": dict(names)} if names else {}))]
+        _write_whole(self._index_path, image_index(self._index))
 
     def _read_index(self) -> list[dict[str, object]]:
         try:

@@ -1,7 +1,7 @@
-"""Which of an index's images this machine can run, in Go's words for operating systems and processors.
+"""The choice of an index's image for this machine, with Go's names of operating systems and processors.
 
-A variant is a version of a processor's instructions: a machine runs its own and all lower ones. Where none is written,
-the one is meant that containerd takes for it (`platforms.Normalize`): v8 of arm64, v7 of arm, v1 of amd64.
+A variant is a version of a processor's instruction set: a machine runs its own variant and all lower ones. A missing
+variant means the one that containerd assumes (`platforms.Normalize`): v8 of arm64, v7 of arm, v1 of amd64.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 from typing import TYPE_CHECKING
 
 from peer.errors import InvalidNameError
-from peer.oci.manifest import Platform
+from peer.oci.descriptor import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peer.oci.manifest import Descriptor
+    from peer.oci.descriptor import Descriptor
 
 _MACHINES = {
     "x86_64": Platform("linux", "amd64"),
@@ -26,14 +26,14 @@ _MACHINES = {
     "i686": Platform("linux", "386"),
     "loongarch64": Platform("linux", "loong64"),
 }
-"""Where the kernel's word is not Go's (the others are the same: `riscv64`, `ppc64le`, `s390x`)."""
+"""Go's name for the kernel's, if they differ (others are the same: `riscv64`, `ppc64le`, `s390x`)."""
 
 _IMPLIED_VARIANTS = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 _PLATFORM = re.compile(r"[a-z0-9]{1,32}/[a-z0-9]{1,32}(?:/[a-z0-9]{1,32})?")
 
 
 def local_platform() -> Platform:
-    """What this machine is."""
+    """The platform of this machine."""
     machine = platform.machine()
     return _MACHINES.get(machine, Platform("linux", machine))
 
@@ -46,7 +46,7 @@ def parse_platform(text: str) -> Platform:
 
 
 def choose_platform(children: Iterable[Descriptor], wanted: Platform) -> Descriptor | None:
-    """The child for the highest variant that `wanted` runs, the first of several; None if it runs none of them."""
+    """The child with the highest variant that `wanted` runs, the first of several; None if it runs no child."""
     best: Descriptor | None = None
     best_version = -1
     for child in children:
@@ -65,7 +65,7 @@ def _is_run_by(offered: Platform, wanted: Platform) -> bool:
 
 
 def _version(what: Platform) -> int:
-    """The number in a variant; 0 if it has none, so that such variants must be equal."""
+    """The number in a variant; 0 if there is no number: such variants must be equal."""
     variant = what.variant or _IMPLIED_VARIANTS.get(what.architecture, "")
     digits = variant.removeprefix("v")
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 4 else 0

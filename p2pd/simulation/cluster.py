@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.simulation.bandwidth import Flow, Line, Lines
+from p2pd.simulation.blobs import Contents, contents, false_digest, true_digest
 from p2pd.simulation.costs import (
     ANSWER_S,
     SCHEDULER_OTHER_S,
@@ -25,12 +26,20 @@ from p2pd.simulation.costs import (
 )
 from p2pd.simulation.event_queue import EventQueue
 from p2pd.simulation.host import SimulatedHost
+from p2pd.simulation.network import Network, PieceRequest
 from p2pd.simulation.origin import SimulatedOrigin
-from p2pd.simulation.pull import PATIENCE_S, Contents, PieceRequest, Pull, contents, false_digest, true_digest
 from p2pd.simulation.scenario import Misbehaviour, Scenario
-from peer.core import swarm_events
 from peer.core.choker import FREE_SOON_S, Admission, Uplink
-from peer.core.swarm_events import FetchOutcome
+from peer.core.events import (
+    FromNeighbour,
+    Instruction,
+    LinkLost,
+    PeerOutcome,
+    RequestPiece,
+    RequestRange,
+    SchedulerFound,
+    SchedulerLost,
+)
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
@@ -39,31 +48,34 @@ from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink,
 from scheduler.protocol.connection import Closing
 
 
-class SimulatedCluster:
+class SimulatedCluster(Network):
     """All hosts, the scheduler, the origin, and the ways between them."""
 
     def __init__(self, scenario: Scenario, settings: SchedulerSettings | None = None, *, checks: bool = False) -> None:
+        super().__init__(EventQueue())
         self.scenario: Final = scenario
         self.settings: Final = replace(settings or SchedulerSettings(), seed=scenario.seed)
         self.checks: Final = checks
-        self.event_queue: Final = EventQueue()
         self.lines: Final = Lines(self.event_queue)
         self.chance: Final = random.Random(scenario.seed)
         self.blobs: Final = {blob.digest: blob for blob in map(contents, range(len(scenario.blobs)), scenario.blobs)}
-        self.hosts: Final = {node.name: SimulatedHost(node, self) for node in scenario.nodes}
+        self.hosts: Final = {node.name: SimulatedHost(node, self.blobs, self, checks=checks) for node in scenario.nodes}
         self.sites_in: Final[dict[str, Line]] = {}
         self.sites_out: Final[dict[str, Line]] = {}
         for node in scenario.nodes:
             if scenario.site_bytes_per_s is not None:
                 self.sites_in.setdefault(node.site, Line(scenario.site_bytes_per_s))
                 self.sites_out.setdefault(node.site, Line(scenario.site_bytes_per_s))
-        self.origin: Final = SimulatedOrigin(self)
+        self.origin_bytes = 0.0
+        self.origin: Final = SimulatedOrigin(
+            scenario, self.event_queue, self.lines, self.sites_in, self.reaches_outside, self._came_from_origin
+        )
         self.scheduler: Scheduler | None = Scheduler(self.settings)
         self.closed: Final[dict[str, Closing]] = {}
         self.instructions: Final[list[str]] = []
         self.told: Final[list[tuple[str, FromHost]]] = []
         self.fetched: Final[Counter[tuple[str, int, int]]] = Counter()
-        """How often each download of each host, by number, got each piece from a neighbour; only with `checks`."""
+        """How often each host, in its how-manieth download, got each piece from a neighbour; only with `checks`."""
         self.wrong_pieces = 0
         """Pieces with other bytes than the origin's that an honest host marked as held."""
         self.link_messages = 0
@@ -75,7 +87,7 @@ class SimulatedCluster:
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         """What was said into the cut: it arrives if that is mended before the connection is given up."""
         self._connections: dict[int, SimulatedHost] = {}
-        self._requests: dict[tuple[Pull, int], PieceRequest] = {}
+        self._requests: dict[tuple[str, int], PieceRequest] = {}
         self._scheduler_due: float | None = None
         self._scheduler_free_s = 0.0
 
@@ -99,133 +111,148 @@ class SimulatedCluster:
             return (sender.up, receiver.down)
         return (sender.up, self.sites_out[sender.node.site], self.sites_in[receiver.node.site], receiver.down)
 
-    def note(self, name: str, instruction: swarm_events.Instruction) -> None:
+    # -- what becomes of hosts -------------------------------------------------------------------------------------
+
+    def did(self, name: str, instruction: Instruction) -> None:
         self.instructions.append(f"{self.event_queue.now!r} {name} {instruction}")
 
-    def landed(self, host: SimulatedHost, blob: Contents, index: int) -> None:
-        """A host has marked a piece as held."""
-        if host.misbehaviour is None and host.store[blob.digest][index] != blob.digests[index]:
+    def received(self, name: str, digest: bytes, index: int, piece_digest: bytes) -> None:
+        if self.hosts[name].misbehaviour is None and piece_digest != self.blobs[digest].digests[index]:
             self.wrong_pieces += 1
 
-    def completed(self, host: SimulatedHost, blob: Contents) -> None:
-        """A host has a blob, verified."""
-        self.on_completed(host, blob)
+    def completed(self, name: str, digest: bytes) -> None:
+        self.on_completed(self.hosts[name], self.blobs[digest])
+
+    def _came_from_origin(self, host: SimulatedHost, size: float) -> None:
+        self.origin_bytes += size
+        self.site_bytes[host.node.site] += size
 
     # -- between hosts ---------------------------------------------------------------------------------------------
 
-    def say(self, host: SimulatedHost, names: Iterable[str], message: OnLink) -> None:
-        """A host sends a message to neighbours."""
+    def say(self, name: str, names: Iterable[str], message: OnLink) -> None:
         if self.checks:
             assert LINK.decode(LINK.encode(message)) == message
+        host = self.hosts[name]
         near: list[SimulatedHost] = []
         far: list[SimulatedHost] = []
-        for name in names:
-            other = self.hosts[name]
-            if self.reaches(host, other):
-                (near if other.node.site == host.node.site else far).append(other)
+        event = FromNeighbour(name, message)
+        site = host.node.site
+        for each in names:
+            other = self.hosts[each]
+            if self._cut_rack and not self.reaches(host, other):
+                self._held.append((_hear, ([other], event)))
+            elif other.node.site == site:
+                near.append(other)
             else:
-                self._held.append((_on_message, ([other], swarm_events.FromNeighbour(host.name, message))))
+                far.append(other)
         self.link_messages += len(near) + len(far)
-        event = swarm_events.FromNeighbour(host.name, message)
         if near:
-            self.event_queue.after(self.scenario.latency_s, _on_message, near, event)
+            self.event_queue.after(self.scenario.latency_s, _hear, near, event)
         if far:
-            self.event_queue.after(self.scenario.far_latency_s, _on_message, far, event)
+            self.event_queue.after(self.scenario.far_latency_s, _hear, far, event)
 
-    def ask(self, pull: Pull, fetch: swarm_events.Fetch) -> None:
-        """A host asks a neighbour for a piece."""
-        sender = self.hosts[fetch.host]
-        request = PieceRequest(pull, fetch, sender)
-        self._requests[pull, fetch.fetch] = request
-        self.event_queue.after(self.latency_s(pull.host, sender) + ANSWER_S, self._requested, request)
+    def request_piece(self, name: str, wanted: RequestPiece) -> None:
+        receiver, sender = self.hosts[name], self.hosts[wanted.host]
+        request = PieceRequest(
+            name,
+            wanted,
+            size_bytes=self.blobs[wanted.digest].bytes_of(wanted.index),
+            latency_s=self.latency_s(receiver, sender),
+            lines=self.way(sender, receiver),
+            far=sender.node.site != receiver.node.site,
+        )
+        self._requests[name, wanted.request] = request
+        self.event_queue.after(request.latency_s + ANSWER_S, self._requested, request)
 
-    def cancel(self, pull: Pull, number: int) -> None:
-        """A host does not want a piece any more that it has asked for."""
-        request = self._requests.pop((pull, number), None)
-        if request is not None:
-            self._end(request)
+    def request_range(self, name: str, wanted: RequestRange) -> None:
+        blob = self.blobs[wanted.digest]
+        self.origin.open(self.hosts[name], wanted.request, blob, wanted.first, wanted.stop)
+
+    def cancel(self, name: str, request: int) -> None:
+        asked = self._requests.pop((name, request), None)
+        if asked is not None:
+            self._end(asked)
+        else:
+            self.origin.close(self.hosts[name], request)
 
     def _requested(self, request: PieceRequest) -> None:
-        sender, pull = request.sender, request.pull
         if not request.waits:
             return
-        if not sender.alive or not self.reaches(sender, pull.host):
-            self._answer(request, SILENT_S, FetchOutcome.GONE)
-        elif not sender.serves(pull.blob, request.wanted.index):
-            self._answer(request, self.latency_s(sender, pull.host), FetchOutcome.GONE)
+        sender = self.hosts[request.sender]
+        if not sender.alive or not self.reaches(sender, self.hosts[request.receiver]):
+            self._answer(request, SILENT_S, PeerOutcome.GONE)
+        elif not sender.serves(request.wanted.digest, request.wanted.index):
+            self._answer(request, request.latency_s, PeerOutcome.GONE)
         else:
-            turn = sender.choker.ask(request, request.receiver, sender.uplink())
+            turn = sender.choker.ask(request, request.upload_request, sender.uplink())
             if turn is Admission.SEND:
                 self.send(request)
                 return
             sender.looks_on()
             if turn is Admission.REJECT:
-                self._answered(request, FetchOutcome.BUSY)  # the way back is in `ANSWER_S`
+                self._answered(request, PeerOutcome.CHOKED)  # the way back is in `ANSWER_S`
 
     def send(self, request: PieceRequest) -> None:
-        """Its turn has come."""
-        sender, pull = request.sender, request.pull
+        sender = self.hosts[request.sender]
         request.requeue = sender.choker.is_wanted
-        size = pull.blob.bytes_of(request.wanted.index)
-        flow = request.flow = self.lines.send(size, self.way(sender, pull.host), self._sent, request)
-        sender.uplink_changed(2 * self.latency_s(sender, pull.host))
+        flow = request.flow = self.lines.send(request.size_bytes, request.lines, self._sent, request)
+        sender.uplink_changed(2 * request.latency_s)
         self.event_queue.at(max(self.event_queue.now, flow.due - FREE_SOON_S), self._soon_sent, request, flow)
 
     def _soon_sent(self, request: PieceRequest, flow: Flow) -> None:
         if request.flow is flow:
-            request.sender.go_on(Uplink.FREE_SOON)
+            self.hosts[request.sender].go_on(Uplink.FREE_SOON)
 
     def _sent(self, request: PieceRequest) -> None:
         """The last byte has left the sender."""
         request.flow = None
-        sender, pull = request.sender, request.pull
-        sender.upload_ended(request.receiver if request.requeue else None)
-        size = pull.blob.bytes_of(request.wanted.index)
-        if sender.node.site != pull.host.node.site:
-            self.site_bytes[pull.host.node.site] += size
-        took_s = self.latency_s(sender, pull.host) + size / VERIFY_BYTES_PER_S
-        self.event_queue.after(took_s, self._came, request)
+        self.hosts[request.sender].upload_ended(request.upload_request if request.requeue else None)
+        if request.upload_request.far:
+            self.site_bytes[self.hosts[request.receiver].node.site] += request.size_bytes
+        self.event_queue.after(request.latency_s + request.size_bytes / VERIFY_BYTES_PER_S, self._came, request)
 
     def _came(self, request: PieceRequest) -> None:
-        pull, wanted = request.pull, request.wanted
         if not request.waits:
             return
-        held = request.sender.store[pull.blob.digest].get(wanted.index, true_digest(wanted.index))
-        digest = false_digest(wanted.index) if request.sender.misbehaviour is Misbehaviour.CORRUPTS else held
+        wanted, sender, receiver = request.wanted, self.hosts[request.sender], self.hosts[request.receiver]
+        digest = sender.store[wanted.digest].get(wanted.index) or true_digest(wanted.index)
+        if sender.misbehaviour is Misbehaviour.CORRUPTS:
+            digest = false_digest(wanted.index)
         if digest != wanted.expected:
-            self._answer(request, 0, FetchOutcome.CORRUPT)
+            self._answer(request, 0, PeerOutcome.CORRUPT)
             return
         request.waits = False
-        del self._requests[pull, wanted.fetch]
+        del self._requests[request.receiver, wanted.request]
         if self.checks:
-            self.fetched[pull.host.name, pull.number, wanted.index] += 1
-        pull.fetched(wanted.fetch, wanted.index, digest, busy=request.requeue)
+            self.fetched[receiver.name, receiver.attempts, wanted.index] += 1
+        receiver.take(wanted.digest, wanted.request, wanted.index, digest, choked=request.requeue)
 
-    def _answer(self, request: PieceRequest, seconds: float, outcome: FetchOutcome) -> None:
+    def _answer(self, request: PieceRequest, seconds: float, outcome: PeerOutcome) -> None:
         """The request ends without a piece, after so long."""
         self.event_queue.after(seconds, self._answered, request, outcome)
 
-    def _answered(self, request: PieceRequest, outcome: FetchOutcome) -> None:
+    def _answered(self, request: PieceRequest, outcome: PeerOutcome) -> None:
         if request.waits:
             request.waits = False
-            self._requests.pop((request.pull, request.wanted.fetch), None)
-            request.pull.end_fetch(request.wanted.fetch, outcome)
+            self._requests.pop((request.receiver, request.wanted.request), None)
+            self.hosts[request.receiver].fail_piece(request.wanted.request, outcome)
 
     def _end(self, request: PieceRequest) -> None:
         """Nobody waits for this piece any more: what it takes of the sender is for others."""
         request.waits = False
         passed = self._stop_sending(request)
-        if request.sender.node.site != request.pull.host.node.site:
-            self.site_bytes[request.pull.host.node.site] += passed
+        if request.upload_request.far:
+            self.site_bytes[self.hosts[request.receiver].node.site] += passed
 
     def _stop_sending(self, request: PieceRequest) -> float:
         """Whether it goes out, or waits to. Returns the bytes that have passed."""
+        sender = self.hosts[request.sender]
         if request.flow is None:
-            request.sender.choker.cancel(request)
+            sender.choker.cancel(request)
             return 0.0
         passed = self.lines.stop(request.flow)
         request.flow = None
-        request.sender.upload_ended()
+        sender.upload_ended()
         return passed
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
@@ -238,18 +265,18 @@ class SimulatedCluster:
         self._connections[host.connection] = host
         hello = from_host.Hello(host.name, 1, 1, f"{host.name}:1", host.node.site, "", host.node.rack)
         self._to_scheduler(scheduling.Connected(host.connection, hello), SCHEDULER_S[from_host.Hello])
-        host.connected()
+        host.feed(SchedulerFound())
 
-    def tell(self, host: SimulatedHost, message: FromHost) -> None:
-        """A host sends a message to the scheduler, if there is one."""
+    def tell(self, name: str, message: FromHost) -> None:
+        host = self.hosts[name]
         if not host.connection:
             return
         if not self.reaches_outside(host):
-            self._held.append((self.tell, (host, message)))
+            self._held.append((self.tell, (name, message)))
             return
         if self.checks:
             assert FROM_HOST.decode(FROM_HOST.encode(message)) == message
-            self.told.append((host.name, message))
+            self.told.append((name, message))
         self.scheduler_messages += 1
         cost_s = SCHEDULER_S.get(type(message), SCHEDULER_OTHER_S)
         self._to_scheduler(scheduling.Received(host.connection, message), cost_s)
@@ -258,7 +285,7 @@ class SimulatedCluster:
         """A host has no connection to a scheduler any more."""
         if host.connection:
             host.connection = 0
-            self.event_queue.after(PATIENCE_S, host.alone)
+            host.feed(SchedulerLost())
 
     def _to_scheduler(self, event: scheduling.Event, cost_s: float) -> None:
         """The scheduler takes one message after the other, each in the time that it costs."""
@@ -316,32 +343,30 @@ class SimulatedCluster:
         host.alive = False
         self.event_queue.after(SILENT_S, self._schedule, self.scheduler, scheduling.Disconnected(host.connection))
         for request in list(self._requests.values()):
-            if request.sender is host:
+            if request.sender == host.name:
                 self._fall_silent(request)
-            elif request.pull.host is host:
-                self.cancel(request.pull, request.wanted.fetch)
-        for pull in host.pulls.values():
-            for number in pull.transfers:
-                self.origin.close(pull, number)
-        for name in self._linked_to(host):
-            self.event_queue.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
+            elif request.receiver == host.name:
+                self.cancel(host.name, request.wanted.request)
+        for number in host.ranges:
+            self.origin.close(host, number)
+        for name in host.machine.links.hosts():
+            self.hosts[name].later(SILENT_S, LinkLost(host.name))
 
     def cut(self, rack: str) -> None:
         """The hosts of a rack reach nothing outside of it from now on."""
         self._cut_rack, self._cut_s = rack, self.event_queue.now
         inside = [host for host in self.hosts.values() if host.node.rack == rack and host.alive]
         for request in list(self._requests.values()):
-            if not self.reaches(request.sender, request.pull.host):
+            if not self.reaches(self.hosts[request.sender], self.hosts[request.receiver]):
                 self._fall_silent(request)
         for host in inside:
             self.event_queue.after(SILENT_S, self._lose_touch, host, host.connection)
-            for pull in host.pulls.values():
-                for number in list(pull.transfers):
-                    self.origin.fall_silent(pull, number)
-            for name in self._linked_to(host):
+            for number in list(host.ranges):
+                self.origin.fall_silent(host, number)
+            for name in host.machine.links.hosts():
                 if not self.reaches(host, self.hosts[name]):
-                    self.event_queue.after(SILENT_S, host.neighbour_lost, name)
-                    self.event_queue.after(SILENT_S, self.hosts[name].neighbour_lost, host.name)
+                    host.later(SILENT_S, LinkLost(name))
+                    self.hosts[name].later(SILENT_S, LinkLost(host.name))
 
     def mend(self) -> None:
         """Everybody reaches everybody again."""
@@ -374,12 +399,9 @@ class SimulatedCluster:
     def _fall_silent(self, request: PieceRequest) -> None:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""
         self._stop_sending(request)
-        self._answer(request, SILENT_S, FetchOutcome.GONE)
-
-    def _linked_to(self, host: SimulatedHost) -> list[str]:
-        return list({name: None for met in host.met.values() for name in met if host.name != name})
+        self._answer(request, SILENT_S, PeerOutcome.GONE)
 
 
-def _on_message(hosts: list[SimulatedHost], event: swarm_events.FromNeighbour) -> None:
+def _hear(hosts: list[SimulatedHost], event: FromNeighbour) -> None:
     for host in hosts:
-        host.on_message(event)
+        host.feed(event)

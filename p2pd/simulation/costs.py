@@ -13,7 +13,10 @@ VERIFY_BYTES_PER_S: Final = 1.2e9
 """Taking a piece in: both hashes and a write (`python -m benchmarks transfer`)."""
 
 GATHER_S: Final = 0.015
-"""How long news for neighbours are gathered: `peer.swarm.links.GATHER_S`."""
+"""How long news for neighbours are gathered: `peer.net.links.GATHER_S`."""
+
+PREPARE_S: Final = 0.001
+"""Giving a blob its place in the store."""
 
 SILENT_S: Final = 4.5
 """How long until others know that a host has vanished without a word: a heartbeat and a half of theirs."""

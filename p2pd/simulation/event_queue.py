@@ -1,8 +1,8 @@
 """Virtual time: what happens next, in order of time and then of when it was put there.
 
 Tasks of trio, on its mock clock, say what the people and machines around the hosts do; what goes on inside of the
-network is too fine for a task each, so it is actions, and one task plays them. That task lets the clock move in slices
-of `SLICE_S`: within one, actions still happen each at its own time; other tasks see the time of the slice.
+network is too fine for a task each, so it is actions, and one task plays them. That task lets the clock move in steps
+of `STEP_S`: within one, actions still happen each at its own time; other tasks see the time of the step.
 
 Actions wait in a list for each slice, and only those of the slice that is played are in a heap: one of all that is to
 come has some hundred thousand entries with 10,000 hosts, and each step through it is memory that no cache holds.
@@ -18,6 +18,8 @@ from typing import Any, Final
 import trio
 
 SLICE_S: Final = 0.001
+STEP_S: Final = 0.01
+"""A turn of trio's loop costs as much as two actions."""
 
 
 _Entry = tuple[float, int, Callable[..., object], tuple[Any, ...]]
@@ -89,7 +91,7 @@ class EventQueue:
             with trio.move_on_at(self._asleep_until):
                 await self._wake.wait()
             self._asleep_until = -math.inf
-            self.play(trio.current_time() + SLICE_S)
+            self.play(trio.current_time() + STEP_S)
 
     def catch_up(self) -> None:
         """Let it be as late as it is for the task of trio that calls."""

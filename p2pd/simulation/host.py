@@ -1,44 +1,54 @@
-"""A simulated host: its lines, its store, its downloads, and what it serves to others."""
+"""A simulated host: the machine of `peer.core.host`, a network, a clock, and a disk that can fail.
+
+The machine decides, and here is only carried out what it says. What a liar does otherwise is here too.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from p2pd.simulation.bandwidth import Line
-from p2pd.simulation.pull import Contents, PieceRequest, Pull
+from p2pd.simulation.blobs import Contents
+from p2pd.simulation.costs import GATHER_S, PREPARE_S, RETRY_S
+from p2pd.simulation.network import Network, PieceRequest
 from p2pd.simulation.scenario import Misbehaviour, Node
-from peer.core import swarm_events
+from peer.core import events
 from peer.core.choker import FREE_SOON_S, Choker, Uplink, UploadRequest
-from peer.core.piece_sets import digest_runs
+from peer.core.events import Event, Instruction, Outcome, PeerOutcome, Phase
+from peer.core.host import HostMachine, HostSettings
+from peer.core.piece_sets import spans, union
 from peer.core.uplink import SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.inline_blob import InlineBlob
 
-if TYPE_CHECKING:
-    from p2pd.simulation.cluster import SimulatedCluster
-
 UPLOAD_SLOTS: Final = 3
 POLL_INTERVAL_S: Final = 0.05
 """How often a host looks whether a part of its line is unused, while others wait for that."""
 
-
-_NOT_OF_A_BLOB = (to_host.Welcome, to_host.Quarantined, to_host.TagResolve, to_host.TagResult)
+LINGER_S: Final = 600.0
+PATIENCE_S: Final = 3.0
 
 
 class SimulatedHost:
     """One p2pd. `store` has the digest of each piece that is held, by blob; `whole` the blobs found right."""
 
-    def __init__(self, node: Node, cluster: SimulatedCluster) -> None:
+    def __init__(self, node: Node, blobs: Mapping[bytes, Contents], network: Network, *, checks: bool) -> None:
         self.node: Final = node
         self.name: Final = node.name
         self.misbehaviour = node.misbehaviour
-        self.cluster: Final = cluster
         self.up: Final = Line(node.up_bytes_per_s)
         self.down: Final = Line(node.down_bytes_per_s)
         self.choker: Final[Choker[PieceRequest]] = Choker(UPLOAD_SLOTS)
+        settings = HostSettings(
+            linger_s=LINGER_S,
+            scheduler_timeout_s=PATIENCE_S,
+            remembers=64 if checks else 0,  # nobody reads the story then, and it would keep millions of events
+        )
+        self.machine: Final = HostMachine(settings)
         self.alive = True
         self.connection = 0
         self.refused = 0
@@ -46,32 +56,73 @@ class SimulatedHost:
         self.lies = node.misbehaviour is Misbehaviour.MISLEADS
         """It believes in other bytes than the origin has."""
         self.knows_sizes = True
+        self.disk_fails = False
         self.store: Final[dict[bytes, dict[int, bytes]]] = defaultdict(dict)
         self.whole: Final[set[bytes]] = set()
-        self.pulls: Final[dict[bytes, Pull]] = {}
-        self.met: Final[dict[bytes, dict[str, bool]]] = defaultdict(dict)
-        """Its neighbours by blob, and whether each has been answered."""
+        self.ranges: Final[dict[int, bytes]] = {}
+        """The blobs of the requests to the origin that are under way, by number."""
+        self.pieces: Final[dict[int, bytes]] = {}
+        """And of those to neighbours."""
         self.attempts = 0
         """Downloads that it has begun."""
         self.failures: Final[list[str]] = []
         """Why those that failed did."""
         self.got_bytes = 0
+        self._blobs: Final = blobs
+        self._network: Final = network
+        self._checks: Final = checks
+        self._event_queue: Final = network.event_queue
+        self._ticks_at = math.inf
+        self._news: dict[tuple[bytes, int, tuple[str, ...]], int] = {}
+        """The pieces that have not been advertised yet, by blob, generation, and to whom."""
+        self._told_s = 0.0
         self._looks = False
         self._settles = 0.0
+
+    # -- the machine -----------------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Give an event to the machine, and carry out what it says."""
+        if not self.alive:
+            return
+        machine = self.machine
+        instructions = machine.handle(event, self._event_queue.now)
+        if self._checks:
+            machine.validate()
+        for instruction in instructions:
+            if self._checks:
+                self._network.did(self.name, instruction)
+            _CARRY_OUT[type(instruction)](self, instruction)
+        due = machine.next_deadline()
+        if due < self._ticks_at:
+            self._ticks_at = due
+            self._event_queue.at(due, self._tick, due)
+
+    def later(self, seconds: float, event: Event) -> None:
+        """Give an event to the machine in a while."""
+        self._event_queue.after(seconds, self.feed, event)
+
+    def _tick(self, due: float) -> None:
+        if self._ticks_at == due:
+            self._ticks_at = math.inf
+            self.feed(events.Tick())
 
     # -- what its client does --------------------------------------------------------------------------------------
 
     def pull(self, blob: Contents) -> None:
         """A client asks for a blob."""
-        if not self.alive or blob.digest in self.whole or blob.digest in self.pulls:
+        if not self.alive or blob.digest in self.whole:
             return
         if self.misbehaviour is Misbehaviour.CLAIMS:
             self.whole.add(blob.digest)
-            self._announce_whole(blob)
+            self.feed(events.BlobStored(blob.digest, blob.size_bytes))
+            held = from_host.Holding(blob.digest, blob.size_bytes, complete=True)
+            self._network.tell(self.name, from_host.Announce((held,)))
             return
-        self.attempts += 1
-        pull = self.pulls[blob.digest] = Pull(self, blob)
-        pull.begin(connected=bool(self.connection), knows_size=self.knows_sizes)
+        if blob.digest not in self.machine.downloads:
+            size_bytes = blob.size_bytes if self.knows_sizes else None
+            self.feed(events.SourceAdded(blob.digest, 0, "docker.io", "library/app", size_bytes))
+        self.feed(events.ReaderMoved(blob.digest, 1, 0, None))
 
     def hold(self, blobs: Iterable[Contents]) -> None:
         """It has these already, from before."""
@@ -79,123 +130,144 @@ class SimulatedHost:
             self.store[blob.digest].update(enumerate(blob.digests))
             self.whole.add(blob.digest)
             self.got_bytes += blob.size_bytes
-
-    def got(self, blob: Contents, index: int) -> None:
-        """A piece has come into the store."""
-        self.got_bytes += blob.bytes_of(index)
-        self.cluster.landed(self, blob, index)
-
-    def lost(self, blob: Contents) -> None:
-        """What is held of a blob is not to be trusted, and thrown away."""
-        held = self.store[blob.digest]
-        self.got_bytes -= sum(map(blob.bytes_of, held))
-        held.clear()
-
-    def completed(self, blob: Contents) -> None:
-        """A blob is whole, and its SHA-256 is right."""
-        del self.pulls[blob.digest]
-        self.whole.add(blob.digest)
-        self.cluster.completed(self, blob)
-
-    def failed(self, blob: Contents, reason: str, *, stays: bool, again_s: float) -> None:
-        """A download has failed; the client comes back in a while. `stays`: in the swarm, meanwhile."""
-        self.failures.append(reason)
-        del self.pulls[blob.digest]
-        if not stays:
-            self.cluster.tell(self, from_host.Leave(blob.digest))
-            self.cluster.say(self, tuple(self.met.pop(blob.digest, ())), link.DontHave(blob.digest))
-        self.cluster.event_queue.after(again_s, self.pull, blob)
+            self.feed(events.BlobStored(blob.digest, blob.size_bytes))
 
     # -- what others say -------------------------------------------------------------------------------------------
 
-    def on_message(self, event: swarm_events.FromNeighbour) -> None:
-        """A message from a neighbour. The first that says what that one holds is answered."""
-        if not self.alive:
-            return
-        message = event.message
-        assert not isinstance(message, link.LinkHello)
-        digest = message.digest
-        pull = self.pulls.get(digest)
-        if pull is not None:
-            pull.feed(event)
-        if isinstance(message, link.Bitfield) and self.met[digest].get(event.host) is False:
-            self.met[digest][event.host] = True
-            self._introduce(digest, event.host)
-
     def is_told(self, message: ToHost) -> None:
-        """A message from the scheduler: for the download that is under way, or about a blob that is held whole."""
-        if not self.alive or isinstance(message, _NOT_OF_A_BLOB):
-            return
-        digest = message.digest
-        pull = self.pulls.get(digest)
-        if pull is not None:
-            if self.misbehaviour is Misbehaviour.HOARDS and isinstance(message, to_host.PieceDigests | InlineBlob):
-                return
-            pull.feed(swarm_events.FromScheduler(message))
-            return
-        match message:
-            case to_host.Neighbours(_, add, remove):
-                for name in remove:
-                    self.remove_neighbour(digest, name)
-                for neighbour in add:
-                    self.add_neighbour(digest, neighbour.host)
-            case to_host.Lease(lease):
-                self.cluster.tell(self, from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))
-            case to_host.RequestDigests():
-                self._recalled(digest)
-            case _:
-                pass
+        """A message from the scheduler."""
+        if self.misbehaviour is not Misbehaviour.HOARDS or not isinstance(message, to_host.PieceDigests | InlineBlob):
+            self.feed(events.FromScheduler(message))
 
-    def _recalled(self, digest: bytes) -> None:
-        blob = self.cluster.blobs[digest]
-        if blob.data:
-            self.cluster.tell(self, InlineBlob(digest, blob.data))
-            return
-        runs = list(digest_runs(self.store[digest])) or [(0, b"")]
-        for number, (first, digests) in enumerate(runs, 1):
-            self.cluster.tell(self, from_host.DigestReport(digest, first, digests, last=number == len(runs)))
+    # -- the disk --------------------------------------------------------------------------------------------------
 
-    def neighbour_lost(self, name: str) -> None:
-        """The link to a host is gone."""
-        for digest, met in self.met.items():
-            if met.pop(name, None) is not None and digest in self.pulls:
-                self.pulls[digest].feed(swarm_events.NeighbourLost(name))
+    def take(self, digest: bytes, request: int, index: int, piece_digest: bytes, *, choked: bool = False) -> None:
+        """A piece has come; with the last one, the SHA-256 is known."""
+        blob, held = self._blobs[digest], self.store[digest]
+        if self.disk_fails:
+            if self.pieces.pop(request, None) is not None:
+                self.feed(events.PieceFailed(digest, request, PeerOutcome.CANCELLED))
+            self.feed(events.StoreFailed(digest))
+            return
+        self.pieces.pop(request, None)
+        if index not in held:
+            held[index] = piece_digest
+            self.got_bytes += blob.bytes_of(index)
+            self._network.received(self.name, digest, index, piece_digest)
+        self.feed(events.PieceReceived(digest, request, index, piece_digest, choked))
+        if len(held) == blob.count and digest in self.machine.downloads:
+            self.feed(events.BlobVerified(digest, list(map(held.__getitem__, range(blob.count))) == blob.digests))
+
+    def recover(self, instruction: events.Recover) -> None:
+        digest = instruction.digest
+        self.attempts += 1
+        blob, held = self._blobs[digest], dict(self.store[digest])
+        if held:
+            self.feed(events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
+        else:
+            self.feed(events.PiecesHeld(digest))
+
+    def prepare(self, instruction: events.Prepare) -> None:
+        failed = events.StoreFailed(instruction.digest)
+        self.later(PREPARE_S, failed if self.disk_fails else events.Prepared(instruction.digest))
+
+    def store_inline(self, instruction: events.StoreInlineBlob) -> None:
+        blob = self._blobs[instruction.digest]
+        if instruction.data == blob.data:
+            self._event_queue.after(0, self._take_inline, blob)
+
+    def _take_inline(self, blob: Contents) -> None:
+        if blob.digest in self.machine.downloads:
+            held = self.store[blob.digest]
+            held.update(enumerate(blob.digests))
+            self.got_bytes += blob.size_bytes
+            self.feed(events.PiecesHeld(blob.digest, blob.size_bytes, blob.length, held, verified=True))
+
+    def read_digests(self, instruction: events.ReadDigests) -> None:
+        digest = instruction.digest
+        self.feed(events.DigestsRead(digest, self.store[digest], self._blobs[digest].data))
+
+    def ended(self, instruction: events.Ended) -> None:
+        digest = instruction.digest
+        blob = self._blobs[digest]
+        if instruction.phase is Phase.COMPLETE:
+            self.whole.add(digest)
+            self._network.completed(self.name, digest)
+            return
+        if instruction.discard:
+            held = self.store[digest]
+            self.got_bytes -= sum(map(blob.bytes_of, held))
+            held.clear()
+        self.failures.append(instruction.reason or instruction.phase.value)
+        again_s = 0.0 if instruction.phase is Phase.DISPROVED else RETRY_S
+        self._event_queue.after(again_s, self.pull, blob)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def request_piece(self, instruction: events.RequestPiece) -> None:
+        if self._checks:
+            assert instruction.index not in self.store[instruction.digest], "a piece is asked for that is held"
+        self.pieces[instruction.request] = instruction.digest
+        self._network.request_piece(self.name, instruction)
+
+    def cancel_piece(self, instruction: events.CancelPiece) -> None:
+        if instruction.request in self.pieces:
+            self._network.cancel(self.name, instruction.request)
+            self._event_queue.after(0, self.fail_piece, instruction.request, PeerOutcome.CANCELLED)
+
+    def fail_piece(self, request: int, outcome: PeerOutcome) -> None:
+        """A request to a neighbour has brought nothing."""
+        digest = self.pieces.pop(request, None)
+        if digest is not None:
+            self.feed(events.PieceFailed(digest, request, outcome))
+
+    def request_range(self, instruction: events.RequestRange) -> None:
+        self.ranges[instruction.request] = instruction.digest
+        self._network.request_range(self.name, instruction)
+
+    def cancel_range(self, instruction: events.CancelRange) -> None:
+        self.end_range(instruction.request, Outcome.BROKEN)
+
+    def end_range(self, request: int, outcome: Outcome, status: int = 0) -> None:
+        """A request to the origin has ended."""
+        digest = self.ranges.pop(request, None)
+        if digest is not None:
+            self._network.cancel(self.name, request)
+            self.later(0, events.RangeEnded(digest, request, outcome, status))
 
     # -- what it says ----------------------------------------------------------------------------------------------
 
-    def add_neighbour(self, digest: bytes, name: str) -> None:
-        """Keep a link to a neighbour."""
-        self.met[digest][name] = False
-        self._introduce(digest, name)
+    def tell(self, instruction: events.Tell) -> None:
+        self._network.tell(self.name, instruction.message)
 
-    def remove_neighbour(self, digest: bytes, name: str) -> None:
-        """Keep it no longer for this blob."""
-        self.met[digest].pop(name, None)
+    def send_inline(self, instruction: events.SendInlineBlob) -> None:
+        digest = instruction.digest
+        self._network.tell(self.name, InlineBlob(digest, self._blobs[digest].data))
 
-    def _introduce(self, digest: bytes, name: str) -> None:
-        if digest in self.whole:
-            self.cluster.say(self, (name,), link.Bitfield(digest, 1, complete=True))
-        elif digest in self.pulls:
-            self.cluster.say(self, (name,), self.pulls[digest].holds())
+    def tell_neighbours(self, instruction: events.TellNeighbours) -> None:
+        """News are gathered, as links do, if others were sent just before; what is not of pieces is said at once."""
+        message, hosts = instruction.message, instruction.hosts
+        if isinstance(message, link.Have):
+            if not self._news:
+                self._event_queue.at(max(self._event_queue.now, self._told_s + GATHER_S), self._say_news)
+            pieces = union((span.first, span.stop) for span in message.spans)
+            key = message.digest, message.generation, hosts
+            self._news[key] = self._news.get(key, 0) | pieces
+            return
+        if not isinstance(message, link.Bitfield) or message.complete:
+            self._say_news()
+        self._network.say(self.name, hosts, message)
 
-    def connected(self) -> None:
-        """There is a connection to a scheduler: it is told what is held, and what is wanted."""
-        holdings = [
-            from_host.Holding(digest, self.cluster.blobs[digest].size_bytes, complete=True) for digest in self.whole
-        ]
-        if holdings:
-            self.cluster.tell(self, from_host.Announce(tuple(holdings)))
-        for pull in list(self.pulls.values()):
-            pull.feed(swarm_events.SchedulerFound())
+    def _say_news(self) -> None:
+        news, self._news, self._told_s = self._news, {}, self._event_queue.now
+        for (digest, generation, hosts), pieces in news.items():
+            gained = tuple(link.Span(first, stop) for first, stop in spans(pieces))
+            self._network.say(self.name, hosts, link.Have(digest, generation, gained))
 
-    def alone(self) -> None:
-        """There has been no scheduler for too long."""
-        if not self.connection:
-            for pull in list(self.pulls.values()):
-                pull.feed(swarm_events.OriginOpened())
+    def nothing(self, instruction: Instruction) -> None:
+        """Links work as soon as they are wanted here, and nobody asks for tags."""
 
-    def _announce_whole(self, blob: Contents) -> None:
-        self.cluster.tell(self, from_host.Announce((from_host.Holding(blob.digest, blob.size_bytes, complete=True),)))
+    # -- what it sends ---------------------------------------------------------------------------------------------
 
     def upload_ended(self, requeue: UploadRequest | None = None) -> None:
         """A piece is out, or nobody waits for it any more."""
@@ -205,11 +277,11 @@ class SimulatedHost:
 
     def uplink_changed(self, round_trip_s: float = 0.0) -> None:
         """A piece begins to go out, to a host that is so far, or is out."""
-        self._settles = max(self._settles, self.cluster.event_queue.now + settle_s(round_trip_s))
+        self._settles = max(self._settles, self._event_queue.now + settle_s(round_trip_s))
 
     def uplink(self) -> Uplink:
         """What there is on its uplink, as far as a host can tell."""
-        now = self.cluster.event_queue.now
+        now = self._event_queue.now
         if now >= self._settles and not self.choker.is_full and self.up.used < (1 - SPARE_FRACTION) * self.up.rate:
             return Uplink.FREE
         soon = now + FREE_SOON_S
@@ -218,17 +290,17 @@ class SimulatedHost:
     def go_on(self, uplink: Uplink) -> None:
         """Send to whom waits, and tell others that they can come."""
         while (request := self.choker.next(uplink)) is not None:
-            self.cluster.send(request)
+            self._network.send(request)
             uplink = self.uplink()
-        for receiver in self.choker.unchoke(uplink):
-            self.cluster.say(self, (receiver.host,), link.Unchoke(receiver.digest))
+        for upload_request in self.choker.unchoke(uplink):
+            self._network.say(self.name, (upload_request.host,), link.Unchoke(upload_request.digest))
 
     def looks_on(self) -> None:
         """Somebody is not served at once: it looks from time to time whether a part of its line is unused."""
         if not self._looks:
             self._looks = True
-            now = self.cluster.event_queue.now
-            self.cluster.event_queue.at(self._settles if self._settles > now else now + POLL_INTERVAL_S, self._look)
+            now = self._event_queue.now
+            self._event_queue.at(self._settles if self._settles > now else now + POLL_INTERVAL_S, self._look)
 
     def _look(self) -> None:
         self._looks = False
@@ -239,14 +311,30 @@ class SimulatedHost:
             self.go_on(uplink)
         self.looks_on()
 
-    # -- what it serves --------------------------------------------------------------------------------------------
-
-    def serves(self, blob: Contents, index: int) -> bool:
+    def serves(self, digest: bytes, index: int) -> bool:
         """Whether others may have a piece."""
-        if self.misbehaviour is Misbehaviour.CLAIMS:
-            return False
-        if blob.digest in self.whole:
-            return True
-        pull = self.pulls.get(blob.digest)
+        blob = self._blobs[digest]
         start = index * blob.length
-        return pull is not None and pull.member.may_serve(start, start + blob.bytes_of(index))
+        return self.misbehaviour is not Misbehaviour.CLAIMS and self.machine.may_serve(
+            digest, start, start + blob.bytes_of(index)
+        )
+
+
+_CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
+    events.Recover: SimulatedHost.recover,
+    events.Prepare: SimulatedHost.prepare,
+    events.StoreInlineBlob: SimulatedHost.store_inline,
+    events.ReadDigests: SimulatedHost.read_digests,
+    events.Ended: SimulatedHost.ended,
+    events.RequestPiece: SimulatedHost.request_piece,
+    events.CancelPiece: SimulatedHost.cancel_piece,
+    events.RequestRange: SimulatedHost.request_range,
+    events.CancelRange: SimulatedHost.cancel_range,
+    events.Tell: SimulatedHost.tell,
+    events.SendInlineBlob: SimulatedHost.send_inline,
+    events.TellNeighbours: SimulatedHost.tell_neighbours,
+    events.KeepLink: SimulatedHost.nothing,
+    events.ReleaseLink: SimulatedHost.nothing,
+    events.AnswerTag: SimulatedHost.nothing,
+    events.ReportQuarantine: SimulatedHost.nothing,
+}

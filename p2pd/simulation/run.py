@@ -16,9 +16,9 @@ from typing import Final
 import trio
 import trio.testing
 
+from p2pd.simulation.blobs import Contents
 from p2pd.simulation.cluster import SimulatedCluster
 from p2pd.simulation.host import SimulatedHost
-from p2pd.simulation.pull import Contents
 from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import LAYERS_AHEAD, LAYERS_AT_A_TIME, Scenario
 from scheduler.core.settings import SchedulerSettings
@@ -85,7 +85,7 @@ class Run:
             self.scenario,
             began_s={name: began_s - SETTLED_S for name, began_s in self._began_s.items() if name in self._done_s},
             done_s={name: done_s - SETTLED_S for name, done_s in self._done_s.items()},
-            origin_bytes=cluster.origin.sent_bytes,
+            origin_bytes=cluster.origin_bytes,
             site_bytes=dict(cluster.site_bytes),
             link_messages=cluster.link_messages,
             scheduler_messages=cluster.scheduler_messages,

@@ -1,376 +1,412 @@
-"""One blob on its way to this host: which pieces to ask of whom next, and when it has come or failed.
+"""One blob on its way to this host: pieces from neighbours, and from the origin what the scheduler leases.
 
 Rules:
-1. No I/O and no clock here. `handle(event, now)` is the only mutator; it returns instructions for the shell.
-2. Every `WantSlot` is answered by one `SlotGranted`, every `StartTransfer` by exactly one `TransferEnded`.
-3. What to fetch is decided when a slot is granted, not when it was asked for: by then a client may have come that
-   needs other pieces first.
-4. Pieces that a waiting client needs go first, each client's from where it stands; then the rest in order, so that
-   the blob becomes whole and later clients are served from the store.
-5. A source that refuses (its credentials, an unknown blob) is dropped and the others go on. With no source left the
-   download has failed; the pieces that landed stay in the store.
-
-States:
-
-    FETCHING --all pieces verified--> COMPLETE
-    FETCHING --no source left, wrong digest, store fault--> FAILED
-    FETCHING --nobody wanted it for `linger_s`, or p2pd stops--> ABANDONED
+1. No I/O and no clock. `handle(event, now)` is the only mutator; `peer.core.host` hands it what concerns the blob.
+2. The state of each piece is in the `PieceTracker`. A piece is asked of a neighbour only when its digest is known, and
+   a digest is believed only from the scheduler.
+3. The origin is asked under a lease, unless there is no scheduler (`peer.core.membership`): then every piece may be
+   asked there.
+4. When the swarm's map or length proves wrong, what was received by it is not to be trusted: the download ends as
+   DISPROVED, its bytes are thrown away, and it begins anew. No client has got a complete wrong blob by then: the last
+   piece waits for the blob's SHA-256.
+5. With no source left the download has failed; the pieces that landed stay in the store.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from peer.core.origin_events import (
+from peer.core.events import (
     BlobVerified,
     Ended,
     Event,
+    FromNeighbour,
+    FromScheduler,
     Instruction,
+    LinkLost,
     Outcome,
     Phase,
-    PieceLanded,
+    PieceFailed,
+    PieceReceived,
+    PiecesHeld,
+    Prepared,
+    RangeEnded,
+    RangeOpened,
     ReaderLeft,
     ReaderMoved,
-    ReturnSlot,
-    SlotGranted,
+    RequestRange,
+    SchedulerFound,
+    SchedulerMissing,
     SourceAdded,
-    StartTransfer,
     Stopped,
-    StopTransfer,
-    TransferEnded,
-    TransferOpened,
-    WantSlot,
+    StoreFailed,
+    Tell,
+    in_short,
 )
-from peer.core.pieces import PieceSet
-from scheduler.protocol.geometry import piece_count
+from peer.core.link_book import LinkBook
+from peer.core.neighbours import EVERYTHING
+from peer.core.origin_requests import OriginRequests
+from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
+from peer.core.picker import PiecePicker
+from peer.core.piece_sets import mask
+from peer.core.pieces import PieceTracker
+from peer.core.readers import Readers
+from peer.core.session import SchedulerSession
+from peer.core.swarm_member import MAP_DISPROVED, SwarmMember
+from scheduler.protocol import from_host
+from scheduler.protocol.codec import ToHost
+from scheduler.protocol.from_host import Fault, LeaseOutcome
 
-SPAN_PIECES = 4
-"""Pieces that one origin request asks for. More makes fewer requests (one costs docker-registry 2 ms of CPU), fewer
-lets the prefix that clients are served grow evenly. Four pieces of 4 MiB: 64 requests per GiB."""
-
-MAX_STRIKES = 3
-"""Transfers without one landed piece after which a source is given up; the origin client has retried within each."""
-
-
-@dataclass(slots=True)
-class _Transfer:
-    source: int
-    first: int
-    stop: int | None
-    landed: int = 0
-    stopped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Want:
-    position: int
-    stop: int | None
-    background: bool
+_FETCHING: Final = Phase.FETCHING
 
 
 class IllegalTransitionError(Exception):
     """An event that cannot happen in this state: a bug of ours. Carries the story so far."""
 
 
-@dataclass(slots=True)
-class Download:
-    """One download. `max_transfers` bounds what runs at once; for `linger_s` it goes on though nobody wants it.
+@dataclass(frozen=True, slots=True)
+class DownloadSettings:
+    """`max_ranges` bounds the requests to the origin; the download goes on for `linger_s` though nobody reads it.
 
-    `remembers`: so many of the last events are in the story.
+    Where there is no scheduler for `scheduler_timeout_s`, the origin is asked without one. `remembers`: so many of the
+    last events are in the story.
     """
 
-    max_transfers: int
-    linger_s: float
+    max_ranges: int = 4
+    linger_s: float = 30.0
+    scheduler_timeout_s: float = 3.0
+    progress_s: float = 2.0
     remembers: int = 64
-    allowed: tuple[tuple[int, int], ...] | None = None
-    """The ranges of pieces that may be asked of the origin; None: all of them."""
-    phase: Phase = Phase.FETCHING
-    held: PieceSet | None = None
-    size_bytes: int = 0
-    piece_length: int = 0
-    _sources: dict[int, int] = field(default_factory=dict)  # source -> strikes
-    _wants: dict[int, _Want] = field(default_factory=dict)
-    _transfers: dict[int, _Transfer] = field(default_factory=dict)
-    _slots_asked: int = 0
-    _next_transfer: int = 0
-    _unwanted_since: float | None = None
-    _elsewhere: int = 0
-    _had_source: bool = False
-    _answered: bool = True
+
+
+@dataclass(slots=True)
+class Download:
+    """One blob. `digest` is raw; `upstream` and `repository` are where this host's own client may have the blob."""
+
+    digest: bytes
+    upstream: str
+    repository: str
+    settings: DownloadSettings
+    session: SchedulerSession
+    links: LinkBook
+    numbers: Iterator[int]
+    manifest_size_bytes: int | None = None
+    """The blob's length as a manifest, or the origin's answer to HEAD, said."""
+    phase: Phase = Phase.RECOVERING
+    pieces: PieceTracker = field(default_factory=PieceTracker)
+    readers: Readers = field(init=False)
+    origin: OriginRequests = field(init=False)
+    picker: PiecePicker = field(init=False)
+    member: SwarmMember = field(init=False)
+    ended: Ended | None = None
+    _now: float = 0.0
+    _due: float = 0.0
+    _due_is_known: bool = False
+    _early: list[ToHost] = field(default_factory=list)
+    """What the scheduler said while the store was asked, to a host that was a member already: a lease, perhaps."""
     _story: deque[tuple[float, Event]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._story = deque(maxlen=self.remembers)
+        settings = self.settings
+        self.readers = Readers(self.pieces, settings.linger_s)
+        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges)
+        self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers)
+        self.member = SwarmMember(
+            self.digest,
+            self.upstream,
+            self.repository,
+            self.pieces,
+            self.readers,
+            self.origin,
+            self.picker,
+            self.session,
+            settings.scheduler_timeout_s,
+            settings.progress_s,
+        )
+        self._story = deque(maxlen=settings.remembers)
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take in one event at monotonic time `now` (seconds) and say what is to be done."""
-        self._story.append((now, event))
-        if self.phase is not Phase.FETCHING:
-            return self._after_the_end(event)
-        match event:
-            case SourceAdded(source):
-                self._sources.setdefault(source, 0)
-                self._had_source = True
-            case ReaderMoved(reader, position, stop, background):
-                self._wants[reader] = _Want(position, stop, background)
-            case ReaderLeft(reader):
-                self._wants.pop(reader, None)
-            case SlotGranted(source):
-                return self._take_slot(source)
-            case TransferOpened():
-                self._opened(event)
-            case PieceLanded(transfer, index, _):
-                self._landed(transfer, index)
-                return []
-            case TransferEnded(transfer, outcome, _):
-                self._transfer_ended(transfer, outcome)
-                if outcome is Outcome.FATAL or self._hopeless():
-                    return self._end(Phase.FAILED)
-            case BlobVerified(ok):
-                return self._end(Phase.COMPLETE if ok else Phase.FAILED)
-            case Stopped():
-                return self._end(Phase.ABANDONED)
-        return self._end(Phase.ABANDONED) if self._forsaken(now) else self._ask_for_slots()
+        """Take in one event at monotonic time `now` (seconds) and say what is to be done.
 
-    def go_on(self, allowed: tuple[tuple[int, int], ...] | None, elsewhere: int) -> list[Instruction]:
-        """What may be asked of the origin now, and which pieces (a set) come from elsewhere: what follows from that."""
-        self.allowed, self._elsewhere = allowed, elsewhere
-        return self._end(Phase.FAILED) if self._hopeless() else self._ask_for_slots()
+        A download that has ended takes nothing in any more. Raises IllegalTransitionError.
+        """
+        self._now = now
+        if self.settings.remembers:
+            self._story.append((now, event))
+        if isinstance(event, FromNeighbour) and self._changes_nothing(event, now):
+            return []
+        self._due_is_known = False
+        out = self._take_in(event, now)
+        if self.member.ending is not None and self.ended is None:
+            out += self._end(*self.member.ending)
+        if self.phase is _FETCHING:
+            out += self._go_on(now)
+        elif self.phase is Phase.RECOVERING and self.readers.are_gone(now) and not isinstance(event, SourceAdded):
+            out += self._end(DownloadCause.UNWANTED)  # after a source its reader comes, even where nothing lingers
+        return out
 
     def is_over(self) -> bool:
-        """It has ended, in one of three ways."""
-        return self.phase is not Phase.FETCHING
+        """Whether the download has ended."""
+        return self.ended is not None
+
+    def next_deadline(self) -> float:
+        """When `Tick` is due; infinity if none is. What was due by the last event has been seen to."""
+        if not self._due_is_known:
+            self._due_is_known = True
+            due = math.inf
+            if self.phase is _FETCHING:
+                due = self.picker.next_due(self._now)
+                if self.member.membership.joined:
+                    due = min(due, self.member.publisher.reports.next_due(self._now))
+            for when in (self.readers.next_deadline(), self.member.membership.answer_due):
+                if when is not None and self._now < when < due:
+                    due = when
+            self._due = due
+        return self._due
 
     @property
-    def has_source(self) -> bool:
-        """Whether the origin can be asked at all."""
-        return bool(self._sources)
+    def is_settled(self) -> bool:
+        """The last event has changed nothing of what is to be done."""
+        return self._due_is_known
 
     @property
-    def background(self) -> bool:
-        """No client waits for this blob now: it is fetched ahead, or for completeness."""
-        return all(want.background for want in self._wants.values())
-
-    def next_deadline(self) -> float | None:
-        """When `Tick` is due."""
-        return None if self._unwanted_since is None else self._unwanted_since + self.linger_s
-
-    def learn_geometry(self, size_bytes: int, piece_length: int, *, hearsay: bool = False) -> None:
-        """The length and pieces are known: from the store, from the first answer, or by `hearsay` before that."""
-        if self.held is None:
-            self._answered = not hearsay
-            self.size_bytes, self.piece_length, self.held = (
-                size_bytes,
-                piece_length,
-                PieceSet(piece_count(size_bytes, piece_length)),
-            )
-        elif (self.size_bytes, self.piece_length) != (size_bytes, piece_length):
-            raise self._illegal(f"the blob's length changed from {self.size_bytes} to {size_bytes}")
-
-    def spans(self) -> list[tuple[int, int | None]]:
-        """The ranges of pieces that the origin is asked for now (None: to an end that is not known yet)."""
-        return [(transfer.first, transfer.stop) for transfer in self._transfers.values()] if self._transfers else []
-
-    def span_of(self, transfer: int) -> tuple[int, int | None]:
-        """The range of pieces of a transfer that is under way."""
-        return self._transfer(transfer).first, self._transfer(transfer).stop
-
-    def stop_within(self, first: int, stop: int) -> list[StopTransfer]:
-        """End the transfers that bring pieces of `[first, stop)`: others will. That is no fault of their source."""
-        stops = []
-        for number, transfer in self._transfers.items():
-            if transfer.first < stop and (transfer.stop is None or first < transfer.stop):
-                transfer.stopped = True
-                stops.append(StopTransfer(number))
-        return stops
-
-    def urgent_ranges(self) -> list[tuple[int, int]]:
-        """The pieces that clients wait for who asked for a range that ends before the blob does."""
-        if self.held is None:
-            return []
-        return [
-            (want.position // self.piece_length, -(-want.stop // self.piece_length))
-            for want in self._wants.values()
-            if want.stop is not None and self._is_urgent(want)
-        ]
-
-    def _need(self, want: _Want) -> tuple[bool, bool, int]:
-        return want.background, not self._is_urgent(want), want.position
-
-    def _is_urgent(self, want: _Want) -> bool:
-        """Whether a client waits for a range that ends before the blob does: it has no use for what comes before."""
-        return want.stop is not None and want.stop < self.size_bytes and not want.background
+    def generation(self) -> int:
+        """The generation of the piece map that this host goes by; 0 before it has heard of any."""
+        return self.picker.generation
 
     def story(self) -> list[str]:
         """The last events, oldest first: what to log beside an error."""
-        return [f"{now:.3f} {event}" for now, event in self._story]
+        return [f"{now:.3f} {in_short(event)}" for now, event in self._story]
 
-    # -- transitions -----------------------------------------------------------------------------------------------
+    def may_serve(self, start: int, stop: int) -> bool:
+        """Whether neighbours may have bytes `[start, stop)` of the blob now."""
+        length = self.pieces.piece_length
+        if not length or stop > self.pieces.size_bytes:
+            return False
+        return not mask(start // length, -(-stop // length)) & ~self.pieces.advertised
 
-    def _opened(self, event: TransferOpened) -> None:
-        self._answered = True
-        self.learn_geometry(event.size_bytes, event.piece_length)
-        transfer = self._transfer(event.transfer)
-        transfer.first, transfer.stop = event.first, event.stop
+    def knows(self, request: int) -> bool:
+        """Whether a request is one of this download that is under way."""
+        return request in self.pieces.peer_requests or request in self.pieces.origin_requests
 
-    def _landed(self, transfer: int | None, index: int) -> None:
-        if self.held is None:
-            raise self._illegal("a piece landed before the geometry was known")
-        self.held.add(index)
-        if transfer is not None:
-            current = self._transfer(transfer)
-            current.landed += 1
-            if current.source in self._sources:  # one that was dropped meanwhile stays dropped
-                self._sources[current.source] = 0
+    # -- the origin's slots ----------------------------------------------------------------------------------------
 
-    def _transfer_ended(self, transfer: int, outcome: Outcome) -> None:
-        """Take the transfer off the books, and note what it says of its source."""
-        ended = self._transfer(transfer)
-        del self._transfers[transfer]
-        source = ended.source
-        if outcome is Outcome.BROKEN and not ended.landed and not ended.stopped and source in self._sources:
-            self._sources[source] += 1
-        if outcome is Outcome.REFUSED or self._sources.get(source, 0) >= MAX_STRIKES:
-            self._sources.pop(source, None)
+    def next_upstream(self) -> str | None:
+        """The upstream that one more request is to go to, once there is a slot for it. None: to none."""
+        if self.phase is not _FETCHING or self.origin.next_span(self.member.allowed()) is None:
+            return None
+        return self.origin.sources[self.origin.next_source()].upstream
 
-    def _hopeless(self) -> bool:
-        """The origin is the only one to ask, and no way to ask it is left."""
-        return self.allowed is None and self._had_source and not self._sources
+    def start_range(self) -> RequestRange:
+        """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first."""
+        source, span = self.origin.next_source(), self.origin.next_span(self.member.allowed())
+        assert span is not None
+        number = next(self.numbers)
+        self.pieces.request_range(number, source, *span)
+        self._due_is_known = False
+        return RequestRange(self.digest, number, source, *span)
 
-    def _end(self, phase: Phase) -> list[Instruction]:
-        self.phase = phase
-        stops: list[Instruction] = [StopTransfer(transfer) for transfer in self._transfers]
-        return [*stops, Ended(phase)]
+    # -- events ----------------------------------------------------------------------------------------------------
 
-    def _after_the_end(self, event: Event) -> list[Instruction]:
+    def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
+        """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
+        fresh = self.picker.neighbours.on_message(event.host, event.message)
+        if self.phase is not _FETCHING:
+            return True
+        if not self._due_is_known or self._due <= now:
+            return False
+        return self.picker.is_indifferent(event.host, fresh, now)
+
+    def _take_in(self, event: Event, now: float) -> list[Instruction]:
         match event:
-            case SlotGranted(_):
-                self._slots_asked -= 1
-                return [ReturnSlot()]
-            case TransferEnded(transfer, _):
-                self._transfers.pop(transfer, None)
+            case PieceReceived():
+                return self._received(event, now)
+            case FromScheduler(message) if self.phase is _FETCHING:
+                return self.member.on_message(message, now)
+            case FromScheduler(message):
+                self._early.append(message)
+            case PieceFailed(_, request, outcome):
+                return self.picker.failed(request, outcome, now) if self.knows(request) else []
+            case RangeOpened(_, request) if self.knows(request):
+                out = self.member.opened(event)
+                self._check_geometry(event.size_bytes, event.piece_length)
+                return out
+            case RangeEnded():
+                return self._range_ended(event)
+            case ReaderMoved():
+                self.readers.move(event)
+            case ReaderLeft(_, reader):
+                self.readers.leave(reader, now)
+            case SourceAdded(_, source, upstream):
+                self.origin.add_source(source, upstream)
+                self.readers.begin(now)
+            case BlobVerified(_, ok):
+                return self._verified() if ok else self._mismatched()
+            case LinkLost(host):
+                return self.picker.drop(host, Fault.GONE)
+            case _:
+                return self._take_in_rare(event, now)
+        return []
+
+    def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
+        match event:
+            case PiecesHeld():
+                return self._took_over(event, now)
+            case Prepared():
+                self.member.has_place = True
+            case SchedulerFound() if self.phase is _FETCHING:
+                return self.member.join(now)
+            case SchedulerMissing() if self.phase is _FETCHING:
+                self.member.open_origin()
+            case StoreFailed(_, discard):
+                return self._end(DownloadCause.STORE_FAILED, discard=discard)
+            case Stopped():
+                return self._end(DownloadCause.UNWANTED)
             case _:
                 pass
         return []
 
-    def _forsaken(self, now: float) -> bool:
-        if self._wants:
-            self._unwanted_since = None
-            return False
-        if self._unwanted_since is None:
-            self._unwanted_since = now
-        return now >= self._unwanted_since + self.linger_s
+    # -- the beginning ---------------------------------------------------------------------------------------------
+
+    def _took_over(self, event: PiecesHeld, now: float) -> list[Instruction]:
+        """Pieces are held without a request; the first such event is the answer to `Recover`."""
+        out: list[Instruction] = []
+        if event.size_bytes:
+            self.pieces.learn_geometry(event.size_bytes, event.piece_length)
+            self._check_geometry(event.size_bytes, event.piece_length)
+            self.member.has_place = self.origin.answered = True
+            for index, digest in event.pieces.items():
+                out += self.member.publisher.landed(index, digest, now, from_origin=False)
+        if event.verified is not None:
+            return out + (self._verified() if event.verified else self._mismatched())
+        return out + self._begin(now) if self.phase is Phase.RECOVERING else out
+
+    def _begin(self, now: float) -> list[Instruction]:
+        """The store has said what it has: the scheduler, if there is one, knows who has the rest."""
+        self._step(DownloadCause.RECOVERED)
+        out = self.member.begin(self.pieces.size_bytes or self.manifest_size_bytes, now)
+        early, self._early = self._early, []
+        return out + [each for message in early for each in self.member.on_message(message, now)]
+
+    def _check_geometry(self, size_bytes: int, length: int) -> None:
+        if (self.pieces.size_bytes, self.pieces.piece_length) != (size_bytes, length) and self.member.ending is None:
+            raise self._illegal(f"the blob's length changed from {self.pieces.size_bytes} to {size_bytes}")
+
+    # -- the origin ------------------------------------------------------------------------------------------------
+
+    def _range_ended(self, event: RangeEnded) -> list[Instruction]:
+        """What a request to the origin has left of its lease is for another host."""
+        request, outcome = event.request, event.outcome
+        if request not in self.pieces.origin_requests:
+            return []
+        first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
+        self.origin.ended(request, outcome)
+        if event.size_bytes is not None and self.member.own_size_bytes is None:  # else the origin contradicts itself
+            return self.member.resized(first, event.size_bytes)
+        if outcome is Outcome.DONE:
+            return []
+        left = EVERYTHING if stop is None else mask(first, stop)
+        how = LeaseOutcome.REFUSED if outcome is Outcome.REFUSED and event.status else LeaseOutcome.FAILED
+        out: list[Instruction] = list(self.member.publisher.leases.end_within(left, how, event.status))
+        match outcome:
+            case Outcome.CORRUPT:
+                out += self._end(DownloadCause.CORRUPT, discard=True)
+            case Outcome.FATAL:
+                out += self._end(DownloadCause.STORE_FAILED)
+            case _:
+                pass
+        return out
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _received(self, event: PieceReceived, now: float) -> list[Instruction]:
+        """A piece came by a request; or by a request of an earlier download of this blob."""
+        request, pieces = event.request, self.pieces
+        if not pieces.count:
+            raise self._illegal("a piece landed before the geometry was known")
+        if event.index >= pieces.count:
+            raise self._illegal(f"piece {event.index} landed of a blob of {pieces.count}")
+        from_origin = request in pieces.origin_requests
+        if from_origin:
+            self.origin.received(request)
+        out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
+        if request in pieces.peer_requests:
+            out += self.picker.requests.received(request, now, choked=event.choked)
+        return out
+
+    def _verified(self) -> list[Instruction]:
+        return [*self.member.publisher.sealed(), *self._end(DownloadCause.SHA256_RIGHT)]
+
+    def _mismatched(self) -> list[Instruction]:
+        """The SHA-256 is wrong. If every piece is as the map says, the map is wrong; else what we had ourselves is.
+
+        Where all of it came from the origin to this host, the map is what the origin sent, and the client is told so.
+        """
+        if not self.member.membership.joined or not self.pieces.agrees():
+            return self._end(DownloadCause.CORRUPT, discard=True)
+        told = Tell(from_host.Disproved(self.digest, self.generation))
+        if self.pieces.from_origin == self.pieces.everything:
+            return [told, *self._end(DownloadCause.CORRUPT, discard=True)]
+        return [told, *self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED)]
 
     # -- what next -------------------------------------------------------------------------------------------------
 
-    def _ask_for_slots(self) -> list[Instruction]:
-        if not self._sources or self.allowed == ():
-            return []
-        busy = len(self._transfers) + self._slots_asked
-        if self.held is None:
-            # The first answer tells the length; a second request could only guess.
-            wanted = 0 if busy or not self._may_ask(0) else 1
-        elif not self._answered:
-            # The first answer also tells whether the origin ignores Range, and then brings everything.
-            wanted = 0 if busy else min(1, self._open_spans())
-        else:
-            wanted = min(self.max_transfers - busy, self._open_spans() - self._slots_asked)
-        self._slots_asked += max(0, wanted)
-        source = min(self._sources, key=lambda known: (self._sources[known], known))
-        return [WantSlot(source)] * wanted
+    def _go_on(self, now: float) -> list[Instruction]:
+        if self.member.membership.is_overdue(now):
+            self.member.open_origin()
+        out: list[Instruction] = []
+        urgent = self.readers.urgent()
+        if self.member.has_place:
+            out += self.picker.go_on(urgent, now)
+        pieces = self.pieces
+        if self.member.membership.joined and self.member.size_bytes is not None:
+            under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)
+            busy = bool(under_way) or pieces.held == pieces.everything
+            out += self.member.publisher.reports.due(self.generation, busy=busy, now=now)
+            if urgent:
+                out += self.member.publisher.reports.needs(urgent)
+        if self.readers.are_gone(now):
+            out += self._end(DownloadCause.UNWANTED)
+        elif self.member.membership.origin_is_open and not self.origin.sources:
+            out += self._end(DownloadCause.NO_SOURCE)
+        return out
 
-    def _take_slot(self, source: int) -> list[Instruction]:
-        if not self._slots_asked:
-            raise self._illegal("a slot was granted that nobody asked for")
-        self._slots_asked -= 1
-        span = self._next_span() if source in self._sources else None
-        if span is None:
-            return [ReturnSlot(), *self._ask_for_slots()]
-        first, stop = span
-        transfer = self._next_transfer
-        self._next_transfer += 1
-        self._transfers[transfer] = _Transfer(source, first, stop)
-        return [StartTransfer(transfer, source, first, stop), *self._ask_for_slots()]
+    def _end(
+        self, cause: DownloadCause, reason: str = "", status: int = 0, *, discard: bool = False
+    ) -> list[Instruction]:
+        """Nothing new is begun, and what is under way is cancelled. A place in the store that is empty is given up."""
+        is_empty = self.phase is not Phase.RECOVERING and not self.pieces.held  # until then only the store knows
+        self._step(cause)
+        discard = discard or cause is DownloadCause.MAP_WRONG or is_empty
+        self.ended = Ended(self.digest, self.phase, reason, status, discard)
+        return [*self.origin.cancel_all(), *self.picker.requests.cancel_all()]
 
-    def _next_span(self) -> tuple[int, int | None] | None:
-        if self.held is None:
-            return None if self._transfers or not self._may_ask(0) else (0, None)
-        taken = self._in_flight()
-        ranges = self._ranges_by_need() if self.allowed is None else iter(self.allowed)
-        for start, stop in ranges:
-            stop = min(stop, self.held.count)
-            for index in range(self.held.run_from(start, stop), stop):
-                if index not in self.held and index not in taken:
-                    return index, self._span_stop(index, taken, stop if self.allowed is not None else self.held.count)
-        return None
+    def _step(self, cause: DownloadCause) -> None:
+        try:
+            self.phase = DOWNLOAD_TRANSITIONS[self.phase][cause]
+        except KeyError:
+            raise self._illegal(f"{cause.name} cannot happen while {self.phase.name}") from None
 
-    def _may_ask(self, index: int) -> bool:
-        return self.allowed is None or any(first <= index < stop for first, stop in self.allowed)
-
-    def _ranges_by_need(self) -> Iterator[tuple[int, int]]:
-        assert self.held is not None
-        for want in sorted(self._wants.values(), key=self._need):
-            first = min(want.position // self.piece_length, self.held.count)
-            last = self.held.count if want.stop is None else -(-want.stop // self.piece_length)
-            yield first, min(last, self.held.count)
-        yield 0, self.held.count
-
-    def _span_stop(self, first: int, taken: set[int], end: int) -> int:
-        assert self.held is not None
-        stop = first + 1
-        while stop < min(first + SPAN_PIECES, end) and stop not in self.held and stop not in taken:
-            stop += 1
-        return stop
-
-    def _in_flight(self) -> set[int]:
-        """The pieces that the origin is asked for, and those that come from elsewhere."""
-        taken = {
-            index
-            for transfer in self._transfers.values()
-            if transfer.stop is not None
-            for index in range(transfer.first, transfer.stop)
-        }
-        elsewhere = self._elsewhere
-        while elsewhere:
-            lowest = elsewhere & -elsewhere
-            taken.add(lowest.bit_length() - 1)
-            elsewhere ^= lowest
-        return taken
-
-    def _open_spans(self) -> int:
-        """How many more spans are worth a connection now (never an exact count, never more than is missing)."""
-        assert self.held is not None
-        taken = self._in_flight()
-        if self.allowed is None:
-            outstanding = self.held.count - self.held.held - sum(1 for index in taken if index not in self.held)
-            return -(-outstanding // SPAN_PIECES)
-        return sum(
-            -(-sum(index not in self.held and index not in taken for index in range(first, stop)) // SPAN_PIECES)
-            for first, stop in ((first, min(stop, self.held.count)) for first, stop in self.allowed)
-        )
+    def _illegal(self, what: str) -> IllegalTransitionError:
+        return IllegalTransitionError("\n  ".join([what, *self.story()]))
 
     # -- checks ----------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Raise AssertionError if an invariant does not hold."""
-        assert 0 <= self._slots_asked <= self.max_transfers
-        assert len(self._transfers) <= self.max_transfers
-        seen: set[int] = set()
-        for transfer in self._transfers.values():
-            if transfer.stop is not None and self.held is not None:
-                if transfer.stop - transfer.first == self.held.count:
-                    continue  # its origin may have ignored Range
-                pieces = set(range(transfer.first, transfer.stop)) - set(self.held)
-                assert not pieces & seen, "a piece is asked for twice"
-                seen |= pieces
-
-    def _transfer(self, transfer: int) -> _Transfer:
+        """Raise AssertionError, with the story, if an invariant does not hold. Looks at every piece: for tests."""
         try:
-            return self._transfers[transfer]
-        except KeyError:
-            raise self._illegal(f"transfer {transfer} is not under way") from None
-
-    def _illegal(self, what: str) -> IllegalTransitionError:
-        return IllegalTransitionError("\n  ".join([what, *self.story()]))
+            self.pieces.validate()
+            if self.is_over():
+                return
+            self.origin.validate()
+            self.member.publisher.leases.validate()
+            self.picker.requests.validate()
+            self.member.membership.validate()
+            assert not len(self.member.publisher.leases) or self.member.membership.joined, "a lease from nobody"
+            assert self.next_deadline() > self._now, "what is due was not seen to"
+        except AssertionError as error:
+            raise AssertionError("\n  ".join([str(error), *self.story()])) from error

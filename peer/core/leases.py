@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peer.core.piece_book import PieceBook
+from peer.core.events import Tell
 from peer.core.piece_sets import digest_runs, indices, mask, spans
-from peer.core.swarm_events import Tell
+from peer.core.pieces import PieceTracker
 from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length
 from scheduler.protocol.to_host import Lease
 
@@ -20,7 +20,7 @@ class Leases:
     """By number, as the scheduler gave them."""
 
     digest: bytes
-    book: PieceBook
+    pieces: PieceTracker
     _left: dict[int, int] = field(default_factory=dict)
     """What is still to be published of each: a set of pieces, also beyond the end of a blob of unknown length."""
     _early: list[Lease] = field(default_factory=list)
@@ -60,11 +60,10 @@ class Leases:
         lease = self.of_piece(index)
         return [] if lease is None else [Tell(Length(lease, self.digest, size_bytes))]
 
-    def revoke(self, number: int) -> tuple[int, int]:
-        """The lease is another host's. Returns the range in which its pieces lie; an empty one if there was none."""
+    def revoke(self, number: int) -> int:
+        """The lease is another host's. Returns what was left of it, as a set."""
         self._early = [lease for lease in self._early if lease.lease != number]
-        pieces = self._left.pop(number, 0)
-        return ((pieces & -pieces).bit_length() - 1, pieces.bit_length()) if pieces else (0, 0)
+        return self._left.pop(number, 0)
 
     def end_within(self, pieces: int, outcome: LeaseOutcome, status: int) -> list[Tell]:
         """The origin did not send these pieces: what is left of their leases is for other hosts."""
@@ -73,22 +72,22 @@ class Leases:
             del self._left[number]
         return [Tell(LeaseEnded(number, self.digest, outcome, status)) for number in ended]
 
-    def take_landed(self, number: int, everything: int) -> int:
-        """What has landed of a lease and is not published yet. `everything` has the blob's pieces; 0: not known."""
-        ready = self._left[number] & self.book.vouched
+    def take_landed(self, number: int) -> int:
+        """What has landed of a lease and is not published yet."""
+        ready = self._left[number] & self.pieces.from_origin
         self._left[number] &= ~ready
-        if everything and not self._left[number] & everything:
+        if self.pieces.count and not self._left[number] & self.pieces.everything:
             del self._left[number]
         return ready
 
-    def is_stuck(self, number: int, everything: int) -> bool:
+    def is_stuck(self, number: int) -> bool:
         """Whether all that is left of a lease is here already, from others."""
-        left = self._left.get(number, 0) & everything
-        return bool(left) and not left & ~self.book.held
+        left = self._left.get(number, 0) & self.pieces.everything
+        return bool(left) and not left & ~self.pieces.held
 
     def published(self, number: int, pieces: int) -> list[Tell]:
         """The digests of these pieces of a lease, for the scheduler."""
-        runs = digest_runs({index: self.book.own[index] for index in indices(pieces)})
+        runs = digest_runs({index: self.pieces.own[index] for index in indices(pieces)})
         return [Tell(LeasePieces(number, self.digest, first, digests)) for first, digests in runs]
 
     def validate(self) -> None:

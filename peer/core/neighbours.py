@@ -87,6 +87,14 @@ class Neighbours:
             self._asking -= neighbour.asked > 0
             self._far -= neighbour.distance >= FAR
 
+    def take_over(self, before: Neighbours) -> None:
+        """The neighbours of a download that begins anew: they do not say again what they hold."""
+        for host, each in before._known.items():
+            self.add(host, each.distance)
+            known, is_ahead = self._known[host], each.early[0] > before.generation
+            known.early = each.early if is_ahead else (before.generation, each.held)
+            known.held = EVERYTHING if each.held == EVERYTHING else 0
+
     def holds(self, host: str, pieces: int, generation: int) -> None:
         """All that `host` holds now."""
         neighbour = self._known.get(host)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from peer.core.piece_book import PieceBook
+from peer.core.digest_reports import digest_reports
+from peer.core.events import Tell
 from peer.core.piece_sets import bitfield, spans
-from peer.core.recalling import answers
-from peer.core.swarm_events import Tell
+from peer.core.pieces import PieceTracker
 from scheduler.protocol.from_host import Holding, Need, Progress
 
 STARVING_AFTER_S = 1.0
@@ -17,10 +17,10 @@ STARVING_AFTER_S = 1.0
 
 @dataclass(slots=True)
 class Reports:
-    """About the pieces in `book`, no oftener than every `progress_s`."""
+    """About the `pieces` of one blob, no oftener than every `progress_s`."""
 
     digest: bytes
-    book: PieceBook
+    pieces: PieceTracker
     progress_s: float
     _told: int = 0
     _needs_told: int = 0
@@ -30,15 +30,15 @@ class Reports:
     def holding(self, size_bytes: int | None) -> Holding | None:
         """What to announce to a scheduler that is new; None when there is nothing to tell.
 
-        All that is held, and not only what is offered: the scheduler then asks for the digests that it does not know.
+        All that is held, and not only what is advertised: the scheduler asks for the digests that it does not know.
         """
-        if not self.book.held or size_bytes is None:
+        if not self.pieces.held or size_bytes is None:
             return None
-        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.book.held))
+        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.pieces.held))
 
     def begin(self, now: float) -> None:
         """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""
-        self._told, self._needs_told, self._due = self.book.held, 0, now + self.progress_s
+        self._told, self._needs_told, self._due = self.pieces.held, 0, now + self.progress_s
 
     def gained(self, now: float) -> None:
         """There is something to report, in time."""
@@ -68,19 +68,19 @@ class Reports:
         if self._due is None or now < self._due:
             return []
         self._due = None
-        return self.progress(generation) if self.book.offered != self._told else []
+        return self.progress(generation) if self.pieces.advertised != self._told else []
 
     def progress(self, generation: int, *, starving: bool = False) -> list[Tell]:
         """All that others may have from here."""
-        self._told, self._due = self.book.offered, None
-        return [Tell(Progress(self.digest, generation, bitfield(self.book.offered), starving))]
+        self._told, self._due = self.pieces.advertised, None
+        return [Tell(Progress(self.digest, generation, bitfield(self.pieces.advertised), starving))]
 
     def needs(self, urgent: int) -> list[Tell]:
         """The pieces that clients wait for before all others, if nobody is known to have them; each is told once."""
-        needs = urgent & ~self.book.held & ~self.book.known & ~self._needs_told
+        needs = urgent & ~self.pieces.held & ~self.pieces.known & ~self._needs_told
         self._needs_told |= needs
         return [Tell(Need(self.digest, first, stop)) for first, stop in spans(needs)]
 
-    def recalled(self) -> list[Tell]:
-        """The digests that we know: the scheduler has lost them."""
-        return [Tell(answer) for answer in answers(self.digest, self.book.digests())]
+    def digest_reports(self) -> list[Tell]:
+        """The digests that this host knows: the scheduler has lost them."""
+        return [Tell(report) for report in digest_reports(self.digest, self.pieces.digests())]

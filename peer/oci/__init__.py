@@ -1,1 +1,1 @@
-"""What OCI's specifications define: references, manifests and an image layout's index. No I/O."""
+"""Values of the OCI specifications: digests, descriptors, references, manifests and a layout's index. No I/O."""

@@ -1,5 +1,4 @@
-"""What the index.json of an OCI image layout says: the manifests that it lists, and the names that they go
-by.
+"""The index.json of an OCI image layout: the manifests that it lists, and their names.
 
 Tools disagree about names. skopeo writes what follows `oci:DIR:`, mostly a tag, as
 `org.opencontainers.image.ref.name`; containerd and docker write the full name as `io.containerd.image.name`
@@ -8,7 +7,7 @@ and the tag beside it; podman writes the full name as `org.opencontainers.image.
 1. `REPOSITORY:TAG` and `UPSTREAM/REPOSITORY:TAG` name that tag of that repository.
 2. A bare `TAG` names that tag of any repository that the layout is asked for.
 3. A bare `TAG` beside one of the two longer names is only a part of it.
-4. Of two that go by the same name, the one with the longer form counts, then the one that is listed later.
+4. If two manifests have the same name, the longer form of the name counts, then the later manifest.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from peer.oci.reference import DEFAULT_UPSTREAM, parse_tag
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peer.oci.manifest import Descriptor
+    from peer.oci.descriptor import Descriptor
 
 _NAME_ANNOTATIONS = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 
@@ -35,11 +34,11 @@ class Listing:
     manifests: tuple[Descriptor, ...]
 
     def media_type(self, digest: str) -> str | None:
-        """The type of the manifest `digest`; None if it is not listed (it may be the child of one that is)."""
+        """The media type of the manifest `digest`; None if it is not listed. It may be a child of a listed manifest."""
         return next((found.media_type for found in self.manifests if found.digest == digest), None)
 
     def tags(self, upstream: str, repository: str) -> Mapping[str, Descriptor]:
-        """The tags of `repository`, which clients know in `upstream`."""
+        """The tags of `repository` of `upstream`."""
         prefixes = _prefixes(upstream, repository)
         bare: dict[str, Descriptor] = {}
         full: dict[str, Descriptor] = {}
@@ -65,7 +64,7 @@ def parse_listing(body: bytes) -> Listing:
 
 
 def _prefixes(upstream: str, repository: str) -> tuple[str, ...]:
-    """What stands before the tag in a name of `repository`; on docker.io `library/` may be left out."""
+    """The parts before the tag in names of `repository`. On docker.io `library/` may be left out."""
     repositories = [repository]
     if upstream == DEFAULT_UPSTREAM:
         short = repository.removeprefix("library/")
@@ -75,7 +74,7 @@ def _prefixes(upstream: str, repository: str) -> tuple[str, ...]:
 
 
 def _add_tag(tags: dict[str, Descriptor], name: str, descriptor: Descriptor) -> None:
-    """Take `name` into `tags` unless it is not a tag, so that no registry could be asked for it."""
+    """Add `name` to `tags`. A name that is not a valid tag is left out: no client can ask for it."""
     try:
         tags[parse_tag(name)] = descriptor
     except InvalidNameError:

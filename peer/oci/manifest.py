@@ -1,16 +1,12 @@
-"""Manifests and indexes: what they say about the blobs below them.
+"""Manifests and indexes: the descriptors of the blobs below them.
 
 Rules:
-1. Any bytes give a `Manifest` or a ManifestError, within bounds of time and memory that do not depend on the
-   sender.
-2. What is here is read from a manifest, never written into one: the bytes that a client gets are the origin's
-   own.
-3. One document has one meaning. If it could be read as an image and as an index, it is refused
-   (CVE-2021-41190).
+1. Any bytes give a `Manifest` or a ManifestError, within bounds of time and memory that the sender cannot raise.
+2. Manifests are read, never written: clients get the origin's own bytes.
+3. One document has one meaning. A document that could be an image and an index is refused (CVE-2021-41190).
 
 The forms are OCI's image specification 1.1 (`manifest.md`, `image-index.md`, `descriptor.md`) and Docker's
-schema 2. Docker's schema 1 is known only in order to be refused. A key that occurs twice counts as its last
-value, as in Go.
+schema 2. Docker's schema 1 is refused by name. If a key occurs twice, its last value counts, as in Go.
 """
 
 from __future__ import annotations
@@ -22,7 +18,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 from peer.errors import InvalidNameError, ManifestError
-from peer.oci.reference import Digest, parse_digest
+from peer.oci.descriptor import Descriptor, Platform
+from peer.oci.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,17 +30,17 @@ DOCKER_IMAGE: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
-"""What registries accept (distribution specification, "Pushing manifests") and containerd reads at most."""
+"""The limit of registries (distribution specification, "Pushing manifests") and of containerd."""
 
 MAX_DESCRIPTORS: Final = 10_000
-"""Far beyond real ones (Docker stops at 127 layers), and few enough to be read in a second."""
+"""Far more than real manifests have (Docker stops at 127 layers). So many are parsed within a second."""
 
 MAX_SIZE_BYTES: Final = 2**63 - 1
 """The greatest size that a descriptor can have (image specification: int64)."""
 
 
 class ManifestKind(Enum):
-    """What the children are: a config and layers, or manifests."""
+    """The kind of the children: a config and layers, or manifests."""
 
     IMAGE = "image"
     INDEX = "index"
@@ -57,6 +54,10 @@ KIND_BY_MEDIA_TYPE: Final[Mapping[str, ManifestKind]] = {
 }
 """Every media type of a manifest that p2pd reads."""
 
+ANY_MANIFEST: Final = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
+"""The Accept header for a manifest whose type is not known. A registry answers 404 for a type that is not named, gives
+another manifest in its place, or converts it."""
+
 _SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)")
 _FOREIGN = re.compile(
     r"application/vnd\.docker\.image\.rootfs\.foreign\..*"
@@ -68,41 +69,12 @@ _PLATFORM_WORD = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
-    """What an image runs on, in Go's words: `linux`, `arm`, `v7`. No variant is the empty string."""
-
-    os: str
-    architecture: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """What a manifest says of one blob below it.
-
-    `foreign` marks a layer that a registry need not have, because it may not be redistributed or has URLs of
-    its own.
-    """
-
-    media_type: str
-    digest: Digest
-    size_bytes: int
-    platform: Platform | None = None
-    foreign: bool = False
-    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest or an index.
 
-    `children` are in the document's order: of an image, the config and then the layers from the lowest up; of
-    an index, its manifests. `subject` is the manifest that this one is about (a signature's image).
-    `artifact_type` is what a list of referrers gives for it: its own, or of an image without one the config's
-    media type.
+    `children` are in the document's order: the config and then the layers of an image from the lowest up, or the
+    manifests of an index. `subject` is the manifest that this manifest refers to, such as the image of a signature.
+    `artifact_type` is its type in a list of referrers: its own, or else the config's media type.
     """
 
     media_type: str
@@ -114,16 +86,14 @@ class Manifest:
 
 
 def parse_manifest(body: bytes, content_type: str | None = None) -> Manifest:
-    """Read the manifest or index `body`; `content_type` is the header that it came with, or its descriptor's
-    type.
+    """Read the manifest or index `body`. `content_type` is its Content-Type, or the media type of its descriptor.
 
-    A document of no type at all is OCI's, as `manifests` or `config` says (OCI did not ask for the type
-    before 1.1). Raises ManifestError.
+    A document without any type is OCI's: before 1.1 the type was optional. Raises ManifestError.
     """
     if len(body) > MAX_MANIFEST_BYTES:
         raise ManifestError(f"a manifest of {len(body)} bytes is larger than {MAX_MANIFEST_BYTES}")
     try:
-        # Deep nesting ends in RecursionError, a number of too many digits in ValueError.
+        # Deep nesting raises RecursionError, a number with too many digits ValueError.
         document = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"not JSON in UTF-8: {error}") from None
@@ -178,7 +148,7 @@ def _object(value: object, what: str) -> Mapping[str, object]:
 
 
 def _descriptors(fields: Mapping[str, object], name: str) -> list[Descriptor]:
-    """The descriptors below `name`; Go programs write an empty list as null."""
+    """The descriptors in the list `name`. Go programs write an empty list as null."""
     if name not in fields:
         raise ManifestError(f"`{name}` is missing")
     values = fields[name] or []
@@ -195,7 +165,7 @@ def _descriptor(value: object, what: str) -> Descriptor:
     if not media_type:
         raise ManifestError(f"{what} has no `mediaType`")
     try:
-        digest = parse_digest(_text(fields.get("digest"), f"the digest of {what}"))
+        digest = Digest(_text(fields.get("digest"), f"the digest of {what}"))
     except InvalidNameError as error:
         raise ManifestError(f"{what}: {error}") from None
     size_bytes = fields.get("size")
@@ -241,7 +211,7 @@ def _annotations(fields: Mapping[str, object], what: str) -> Mapping[str, str]:
 
 
 def _text(value: object, what: str) -> str:
-    """`value` as a string that can be sent on: an escape can be half a character, which UTF-8 lacks."""
+    """`value` as a string that can be encoded in UTF-8. JSON can escape half a surrogate pair, which cannot."""
     if not isinstance(value, str):
         raise ManifestError(f"{what} is not a string")
     try:

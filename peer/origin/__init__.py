@@ -1,1 +1,1 @@
-"""Origins: where blobs come from when no peer has them. A registry over HTTP, or an OCI image layout directory."""
+"""Origins: the sources of blobs that no other host has. A registry over HTTP, or the directory of an OCI layout."""

@@ -2,7 +2,7 @@
 
 Rules:
 1. Everything here blocks, and is called from worker threads, never from the event loop.
-2. A credential goes to the origin that it was meant for and to no other host: not to redirect targets, not to logs.
+2. A credential goes only to the origin that it was meant for: not to redirect targets, not to logs.
 3. Errors are those of `peer.errors` and no others.
 """
 
@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, Self
 
+from peer.oci.digest import Digest
+
 
 class Kind(Enum):
-    """Which endpoint of the distribution API has the content. Both are blobs to the store."""
+    """The endpoint of the distribution API that has the content. Both are blobs in the store."""
 
     BLOB = "blobs"
     MANIFEST = "manifests"
@@ -23,20 +25,20 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContentRef:
-    """Content of an origin: `digest` (`sha256:…`) in `repository` (`library/alpine`), at the endpoint for `kind`."""
+    """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`."""
 
     repository: str
-    digest: str
+    digest: Digest
     kind: Kind = Kind.BLOB
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """How one request to an origin is authorised.
+    """The authorisation of one request to an origin.
 
-    `authorization` is a client's header, relayed as it is and never shown by `repr`. `own` lets p2pd answer the
-    origin's challenge by itself: with the credentials configured for the upstream or, where there are none,
-    anonymously (the token flow for public repositories). `Credential()` sends nothing and answers nothing.
+    `authorization` is a client's header, relayed unchanged and left out of `repr`. With `own`, p2pd answers the
+    origin's challenge itself: with the credentials configured for the upstream, or else anonymously (the token flow for
+    public repositories). `Credential()` sends nothing and answers nothing.
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -57,11 +59,10 @@ MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 
 class Body(Protocol):
-    """A range of one blob on its way from an origin.
+    """A range of one blob, as it arrives from an origin.
 
-    `start` and `stop` are the bytes that this body really has: an origin that ignores Range gives `start` 0 and `stop`
-    `size_bytes`, whatever was asked for. `size_bytes` is the whole blob's length. `media_type` is the answer's
-    Content-Type, unchanged.
+    `start` and `stop` are the bytes that this body has. If an origin ignores Range, they are 0 and `size_bytes`, for
+    every request. `size_bytes` is the whole blob's length. `media_type` is the answer's Content-Type, unchanged.
     """
 
     start: int
@@ -70,19 +71,19 @@ class Body(Protocol):
     media_type: str
 
     def readinto(self, view: memoryview) -> int:
-        """Fill `view` from the body; returns how many bytes (less than `len(view)` only at the body's end, 0 after it).
+        """Fill `view` from the body. Returns the number of bytes: less than `len(view)` only at the body's end.
 
-        Resumes by itself, from the byte where it broke, a body that was cut short. Raises OriginBrokenError when that
-        fails too, OriginRefusedError if the origin refuses to go on, OriginCorruptError if the length changed.
+        A body that is cut short is resumed from the byte where it broke. Raises OriginBrokenError if that fails too,
+        OriginRefusedError if the origin refuses it, OriginCorruptError if the length has changed.
         """
         ...
 
     def abort(self) -> None:
-        """End a `readinto` that another thread is in, with OriginBrokenError; safe at any time, from any thread."""
+        """Make a `readinto` in another thread raise OriginBrokenError. Safe at any time, from any thread."""
         ...
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it."""
+        """Close the connection, or keep it for other requests if the body was read to its end."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -91,7 +92,7 @@ class Body(Protocol):
 
 
 class Origin(Protocol):
-    """One upstream, which is known to clients by its name (`docker.io`)."""
+    """The origin of one upstream, which clients know by its name (`docker.io`)."""
 
     def request(
         self,
@@ -101,9 +102,9 @@ class Origin(Protocol):
         credential: Credential,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Ask for something small below `/v2/` (`library/alpine/manifests/latest`, `` for the ping itself).
+        """Ask for a small answer below `/v2/`, such as `library/alpine/manifests/latest`; an empty path is the ping.
 
-        Any status below 500 is an answer, not an error (429 and 5xx are first tried again, within bounds).
+        Any status below 500 is an answer, not an error. 429 and 5xx are first tried again, within bounds.
         Raises OriginUnreachableError, OriginCorruptError (too large, or content-encoded).
         """
         ...
@@ -117,5 +118,5 @@ class Origin(Protocol):
         ...
 
     def close(self) -> None:
-        """Close idle connections and end what waits; afterwards every call raises OriginUnreachableError."""
+        """Close idle connections and end every wait. Later calls raise OriginUnreachableError."""
         ...

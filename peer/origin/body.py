@@ -1,9 +1,9 @@
-"""The body of a blob on its way: received into the caller's buffer, and resumed where it breaks.
+"""The body of a blob over HTTP: received into the caller's buffer, and resumed where it breaks.
 
 Rules:
 1. `_position` moves with each receive, so a resume asks for exactly the bytes that have not arrived.
-2. A resume counts as progress only if it brought _PROGRESS_BYTES; `max_attempts` of them without progress end it.
-3. The whole length never changes. An origin that ignores Range is read from its start, into a buffer that nobody sees.
+2. A resume counts as progress only if it brought _PROGRESS_BYTES. `max_attempts` resumes without progress end the body.
+3. The whole length never changes. If an origin ignores Range, the bytes before `_position` are read and thrown away.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import TYPE_CHECKING, Self
 
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginUnreachableError
 from peer.origin.http1 import ExchangeFailedError, Reply
-from peer.origin.rates import SLICE_BYTES, Traffic
+from peer.origin.rates import Traffic
+from peer.pacing import PACED_BYTES
 
 if TYPE_CHECKING:
     from peer.origin.cancel import CancelScope
     from peer.origin.retry import Attempts
-    from peer.origin.upstream import RegistryEndpoint
+    from peer.origin.upstream import UpstreamEndpoint
 
 _PROGRESS_BYTES = 64 * 1024
-"""Enough that resuming a blob cannot take more requests than fetching it in small pieces would."""
+"""With this bound, resuming a blob takes no more requests than fetching it in pieces of this size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A reply whose body starts at byte `start` of something `size_bytes` long, and is read until byte `stop`."""
+    """A reply whose body starts at byte `start` of a blob of `size_bytes`, and is read up to byte `stop`."""
 
     reply: Reply
-    endpoint: RegistryEndpoint
+    endpoint: UpstreamEndpoint
     start: int
     stop: int
     size_bytes: int
@@ -38,7 +39,7 @@ class Opened:
 
 
 class HttpBody:
-    """`peer.origin.api.Body` over HTTP. `start`, `stop`, `size_bytes` and `media_type` are said there."""
+    """`peer.origin.api.Body` over HTTP, which explains `start`, `stop`, `size_bytes` and `media_type`."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class HttpBody:
         reopen: Callable[[int, int], Opened],
         finish: Callable[[CancelScope], None],
     ) -> None:
-        """`name` is for messages; `reopen` gets the range that is missing; `finish` gets `cancel_scope` at the end."""
+        """`name` is for messages. `reopen` opens the missing range. `finish` gets `cancel_scope` at the end."""
         self.start = opened.start
         self.stop = opened.stop
         self.size_bytes = opened.size_bytes
@@ -89,15 +90,15 @@ class HttpBody:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Of the last answer, by lower-case name."""
+        """The headers of the last answer, by lower-case name."""
         return self._opened.reply.headers
 
     def abort(self) -> None:
-        """End a `readinto` that another thread is in."""
+        """Make a `readinto` in another thread raise OriginBrokenError."""
         self._cancel_scope.end()
 
     def close(self) -> None:
-        """Give the connection back if the body was read to its end, else close it. For the thread that reads."""
+        """See `peer.origin.api.Body.close`. For the thread that reads."""
         finish, self._finish = self._finish, None
         if finish is not None:
             self._opened.reply.close()
@@ -118,7 +119,7 @@ class HttpBody:
         return received
 
     def _resume(self, trouble: ExchangeFailedError) -> None:
-        """Have a reply again whose next byte is the one at `_position`."""
+        """Open a new reply whose next byte is the byte at `_position`."""
         while True:
             self._opened.reply.close()
             self._attempts.failed(self._opened.endpoint)
@@ -148,7 +149,7 @@ class HttpBody:
                 return
 
     def _skip(self, amount_bytes: int) -> None:
-        """Read what has arrived already once more, and throw it away."""
-        scratch = memoryview(bytearray(min(amount_bytes, SLICE_BYTES)))
+        """Read and throw away bytes that have arrived already."""
+        scratch = memoryview(bytearray(min(amount_bytes, PACED_BYTES)))
         while amount_bytes:
             amount_bytes -= self._receive(scratch[:amount_bytes])

@@ -1,11 +1,11 @@
-"""Calls: sequences of exchanges with an upstream, so many at a time, each of which any thread may end.
+"""Cancel scopes: each holds the exchanges of one call to an upstream, and any thread may end it.
 
 Rules:
-1. A call is made by one thread. It has at most one connection busy at a time, so the number of calls bounds the number
-   of busy connections, whatever redirects and token servers the exchanges lead to.
-2. A call that is ended never starts another exchange: whoever goes on asks `check` or `wait` first.
-3. A call keeps its socket's descriptor open until it lets go of it, so `end` cannot hit one that has been given to
-   another file meanwhile.
+1. A scope belongs to one thread. It has at most one busy connection, so the number of scopes bounds the number of busy
+   connections, with redirects and token servers included.
+2. A scope that was ended starts no other exchange: its thread calls `check` or `wait` before each.
+3. A scope keeps its socket's descriptor open until it releases the socket, so `end` cannot shut down another file that
+   got the same descriptor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CancelScope:
-    """One call. `for_body` tells whether it is held for as long as a body takes."""
+    """The scope of one call. `for_body`: it lasts as long as a body."""
 
     def __init__(self, upstream: str, clock: Clock, *, for_body: bool) -> None:
         self.for_body = for_body
@@ -39,32 +39,32 @@ class CancelScope:
         return self._ended.is_set()
 
     def check(self) -> None:
-        """Raise OriginUnreachableError if the call was ended."""
+        """Raise OriginUnreachableError if the scope was ended."""
         if self._ended.is_set():
             raise OriginUnreachableError(f"upstream {self._upstream}: the request was ended, p2pd no longer wants it")
 
     def wait(self, seconds: float) -> None:
-        """Wait so long; raises OriginUnreachableError at once when the call is ended."""
+        """Wait. Raises OriginUnreachableError as soon as the scope is ended."""
         if seconds > 0:
             self._clock.wait(self._ended, seconds)
         self.check()
 
     def hold(self, busy: socket.socket) -> None:
-        """From now on `end` interrupts what waits for `busy`. Let go of it before the next one."""
+        """From now on `end` interrupts the socket `busy`. It is released before the next socket is held."""
         with self._lock:
             self._socket = busy
             self._kept_open = busy.makefile("rb", buffering=0)
         self.check()
 
     def let_go(self) -> None:
-        """From now on the socket, if there is one, is none of this call's."""
+        """Release the socket, if there is one: `end` leaves it alone from now on."""
         with self._lock:
             if self._kept_open is not None:
                 self._kept_open.close()
             self._socket = self._kept_open = None
 
     def end(self) -> None:
-        """End it, from any thread, at any time, once or several times."""
+        """End the scope. Safe at any time, from any thread, several times."""
         self._ended.set()
         with self._lock:
             if self._socket is not None:
@@ -75,9 +75,9 @@ class CancelScope:
 
 
 class CancelScopes:
-    """The calls of one upstream: at most `limit` at a time, of which one is kept from bodies.
+    """The scopes of one upstream: at most `limit` at a time, at most `limit - 1` of them for bodies.
 
-    Bodies last for minutes. Were they to hold every call, a manifest would have to wait for a layer.
+    Bodies last for minutes. If they held every scope, a manifest would have to wait for a layer.
     """
 
     def __init__(self, upstream: str, limit: int, clock: Clock) -> None:
@@ -90,7 +90,7 @@ class CancelScopes:
         self._closed = False
 
     def begin(self, *, for_body: bool, patience_s: float) -> CancelScope:
-        """A call that has not ended; OriginUnreachableError when none is free in time, or after `close`."""
+        """A new scope. Raises OriginUnreachableError if none is free in time, and after `close`."""
         cancel_scope = CancelScope(self._upstream, self._clock, for_body=for_body)
         with self._changed:
             free = self._changed.wait_for(lambda: self._closed or self._has_room(for_body), patience_s)
@@ -105,13 +105,13 @@ class CancelScopes:
         return cancel_scope
 
     def finish(self, cancel_scope: CancelScope) -> None:
-        """Make room for another."""
+        """The call is over: another scope may begin."""
         with self._changed:
             self._cancel_scopes.discard(cancel_scope)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End every call, and let none begin."""
+        """End every scope, and let none begin."""
         with self._changed:
             self._closed = True
             cancel_scopes = tuple(self._cancel_scopes)

@@ -1,7 +1,7 @@
 """An origin over HTTP(S): the distribution API of a registry, with its replicas, redirects, tokens and failures.
 
-The parts, from the outside in: `HttpOrigin` says what is asked for and what a right answer is; `retry` asks until
-somebody answers; `tokens` answers challenges; `redirects` follows; `connections` and `http1` carry one exchange.
+The parts, from the outside in: `HttpOrigin` makes requests and checks answers; `retry` tries endpoints until one
+answers; `tokens` answers challenges; `redirects` follows redirects; `connections` and `http1` carry one exchange.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import random as random_numbers
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 from peer.errors import OriginCorruptError, OriginRefusedError
-from peer.oci.manifest import KIND_BY_MEDIA_TYPE
+from peer.oci.manifest import ANY_MANIFEST
 from peer.origin import redirects
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
@@ -27,23 +28,20 @@ from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
     from peer.origin.http1 import Reply
-    from peer.origin.upstream import RegistryEndpoint, Target, Upstream
+    from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
 # A content-encoded blob has neither the length nor the digest that its name promises.
 _ALWAYS_SENT = {"accept-encoding": "identity", "user-agent": "p2pd"}
 
-# A registry answers 404 for, or converts, a manifest whose type is not accepted.
-_MANIFEST_TYPES = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
-
 _KEPT = ("WWW-Authenticate", "Retry-After", "Content-Range")
-"""Of a refusal: what is relayed to clients, and the length that a 416 tells."""
+"""The headers of a refusal that are kept: those for clients, and the length in a 416."""
 
 
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` is where the proxies' variables are looked up, and `headers` go with every request. `random` gives numbers
-    in [0, 1). Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). Raises
+    ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class HttpOrigin:
         random: Callable[[], float] = random_numbers.random,
     ) -> None:
         self._upstream = upstream
+        self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
@@ -84,6 +83,7 @@ class HttpOrigin:
                 lambda endpoint, deadline: self._ask(cancel_scope, endpoint, method, path, sent, credential, deadline),
                 self._whole,
                 began + self._upstream.metadata_s,
+                self._upstream.metadata_attempts,
             )
         finally:
             self._cancel_scopes.finish(cancel_scope)
@@ -118,7 +118,7 @@ class HttpOrigin:
         self._connections.close()
 
     def statistics(self) -> OriginStatistics:
-        """What went on until now."""
+        """The counters so far."""
         return self._traffic.statistics(self._connections.open_count)
 
     def _open_range(
@@ -127,7 +127,7 @@ class HttpOrigin:
         path = f"{ref.repository}/{ref.kind.value}/{ref.digest}"
         headers = dict(self._always_sent)
         if ref.kind is Kind.MANIFEST:
-            headers["accept"] = _MANIFEST_TYPES
+            headers["accept"] = ANY_MANIFEST
         if start or stop is not None:
             headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         outcome = self._attempts.run(
@@ -146,9 +146,9 @@ class HttpOrigin:
         )
 
     def _opened(
-        self, ref: ContentRef, endpoint: RegistryEndpoint, reply: Reply, start: int, stop: int | None
+        self, ref: ContentRef, endpoint: UpstreamEndpoint, reply: Reply, start: int, stop: int | None
     ) -> Opened:
-        """The good reply as a body; OriginCorruptError when it is not what was asked for."""
+        """The good reply as a body. Raises OriginCorruptError if it is not the range that was asked for."""
 
         def corrupt(what: str) -> OriginCorruptError:
             return OriginCorruptError(f"{self._name(ref)} is not usable from {reply.target}: {what}")
@@ -173,7 +173,7 @@ class HttpOrigin:
         reply.stream()
         return opened
 
-    def _whole(self, _endpoint: RegistryEndpoint, reply: Reply) -> Answer:
+    def _whole(self, _endpoint: UpstreamEndpoint, reply: Reply) -> Answer:
         self._refuse_encoded(reply)
         return reply.answer()
 
@@ -188,14 +188,14 @@ class HttpOrigin:
     def _ask(
         self,
         cancel_scope: CancelScope,
-        endpoint: RegistryEndpoint,
+        endpoint: UpstreamEndpoint,
         method: str,
         path: str,
         headers: Mapping[str, str],
         credential: Credential,
         deadline: float,
     ) -> Reply:
-        """One attempt at one endpoint, a challenge answered if that is ours to do."""
+        """One attempt at one endpoint. A challenge is answered if the credential is our own."""
 
         def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
             return redirects.exchange(
@@ -205,20 +205,21 @@ class HttpOrigin:
         def fetch(realm: Target, path: str, authorization: str | None) -> Answer:
             return exchange(realm, "GET", path, authorization).answer()
 
-        # What precedes the last two components names the repository: <name>/blobs/<digest>, <name>/tags/list.
+        # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
         repository = path.partition("?")[0].rsplit("/", 2)[0]
+        asked = endpoint.path(path) + (("&" if "?" in path else "?") + self._query if self._query else "")
         shown = credential.authorization
         if shown is None and credential.own:
             shown = self._tokens.remembered(endpoint, repository)
-        reply = exchange(endpoint.target, method, endpoint.path(path), shown)
+        reply = exchange(endpoint.target, method, asked, shown)
         challenge = reply.headers.get("www-authenticate")
         if reply.status != 401 or challenge is None or not credential.own:
             return reply
-        reply.answer()  # whole, for whoever it is relayed to if we have no answer
+        reply.answer()  # read it whole: a client gets it if we have no answer
         authorization = self._tokens.answer(endpoint, repository, challenge, shown, fetch)
         if authorization is None:
             return reply
-        return exchange(endpoint.target, method, endpoint.path(path), authorization)
+        return exchange(endpoint.target, method, asked, authorization)
 
     def _name(self, ref: ContentRef) -> str:
         return f"upstream {self._upstream.name}: {ref.digest} of {ref.repository}"

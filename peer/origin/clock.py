@@ -1,4 +1,4 @@
-"""The seam to time: monotonic for deadlines, wall time for HTTP dates, and a wait that can be ended."""
+"""The seam to time: monotonic time for deadlines, wall time for HTTP dates, and a wait that can be ended."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Clock(Protocol):
         ...
 
     def wait(self, ended: Event, seconds: float) -> bool:
-        """Wait so long, or until `ended` is set; returns whether it is."""
+        """Wait for `seconds`, or until `ended` is set. Returns whether it is set."""
         ...
 
 
 class SystemClock:
-    """The machine's own."""
+    """The machine's clock."""
 
     def monotonic(self) -> float:
         return time.monotonic()

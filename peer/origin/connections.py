@@ -1,10 +1,11 @@
-"""Connections to the hosts that an upstream leads to: opened, kept alive and used again.
+"""Connections to the hosts of an upstream, and to those of its redirects and tokens: opened, kept and used again.
 
 Rules:
-1. Of idle connections the one used last is used next; one that is too old or turned readable (the other side closed
-   it, or speaks unasked) is dropped. One that proves dead in use is replaced at once: that is no failed attempt.
+1. The idle connection that was used last is used next. An idle connection that is too old or readable (the other side
+   closed it, or sent bytes unasked) is dropped. If a kept connection proves dead in use, it is replaced at once, and
+   that does not count as a failed attempt.
 2. TLS is verified. There is no switch.
-3. Whatever goes wrong is an ExchangeFailedError that names the host, and never a path or a query.
+3. Every error is an ExchangeFailedError that names the host, and never a path or a query.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 class Connections:
     """The connections of one upstream, busy and idle, to all the hosts it leads to.
 
-    Idle ones are closed, the oldest first, so that never more than `max_connections` are open: calls see to it that
-    no more are busy.
+    At most `max_connections` are open: idle connections are closed, the oldest first. Cancel scopes bound the busy
+    connections.
     """
 
     def __init__(self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock) -> None:
@@ -41,7 +42,7 @@ class Connections:
         self._clock = clock
         self._tls = _tls_context(upstream)
         self._lock = threading.Lock()
-        self._idle: list[Connection] = []  # the one used last is the last
+        self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
         self._closed = False
 
@@ -78,7 +79,7 @@ class Connections:
 
     @property
     def open_count(self) -> int:
-        """Busy and idle ones."""
+        """The number of busy and idle connections."""
         with self._lock:
             return self._open
 
@@ -91,7 +92,7 @@ class Connections:
         headers: Mapping[str, str],
         deadline: float,
     ) -> Reply:
-        """Raises ConnectionError where the other side was gone, else ExchangeFailedError."""
+        """Raises ConnectionError if the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
         try:
             reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done)
@@ -161,7 +162,7 @@ class Connections:
 
 
 def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
-    """A connected `HTTPConnection`, through a proxy's tunnel where the target is an https one."""
+    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
     host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
     if target.scheme == "http":
         wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -190,7 +191,7 @@ def _tls_context(upstream: Upstream) -> ssl.SSLContext:
 
 @functools.cache
 def _system_context() -> ssl.SSLContext:
-    """One for all upstreams: the system's authorities are many, and take 30 ms and 1 MiB to read."""
+    """One context for all upstreams: reading the system's authorities takes 30 ms and 1 MiB."""
     return _new_context()
 
 

@@ -1,6 +1,6 @@
-"""Fields of an answer that decide what comes next: `InlineBlob-Range`, `InlineBlob-Length`, `Retry-After`.
+"""The headers of an answer that p2pd acts on: `Content-Range`, `Content-Length`, `Retry-After`.
 
-Rules: pure, and total. What is not understood is None, never an error: the caller knows whether it can do without.
+Rules: pure, and total. A header that is not understood is None, never an error: the caller decides what that means.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-# 18 digits hold every length that fits a signed 64-bit file offset, and int() of them is never refused.
+# 18 digits hold every length that fits a signed 64-bit file offset, and int() accepts them.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,18})", re.IGNORECASE)
@@ -18,7 +18,7 @@ _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,18})", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """Bytes `[start, stop)` of something that is `size_bytes` long."""
+    """Bytes `[start, stop)` of content of `size_bytes`."""
 
     start: int
     stop: int
@@ -26,7 +26,7 @@ class ContentRange:
 
 
 def content_range(text: str) -> ContentRange | None:
-    """`bytes 0-99/1000`. None also for a total that is not told (`*`), or a range that is not within it."""
+    """Parse `bytes 0-99/1000`. None also if the total is `*`, or the range is not within it."""
     found = _CONTENT_RANGE.fullmatch(text.strip())
     if found is None:
         return None
@@ -35,23 +35,23 @@ def content_range(text: str) -> ContentRange | None:
 
 
 def unsatisfied_range(text: str) -> int | None:
-    """`bytes */1000`: the whole length, from the Content-Range of a 416."""
+    """Parse `bytes */1000`, the Content-Range of a 416: the whole length."""
     found = _UNSATISFIED.fullmatch(text.strip())
     return None if found is None else int(found[1])
 
 
 def content_length(text: str) -> int | None:
-    """The bytes of a body. None also for several lengths, which http.client would take the first of."""
+    """The length of a body. None also for several lengths, of which http.client would take the first."""
     return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def retry_after_s(text: str, unix_s: float) -> float | None:
-    """How many seconds from `unix_s` on to wait: `Retry-After` is seconds or an HTTP date (a past one is 0)."""
+    """The seconds to wait from `unix_s` on. `Retry-After` is seconds or an HTTP date; 0 for a date in the past."""
     if _NUMBER.fullmatch(text):
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-        # "-0000" is a date in UTC of which no zone is known: the library gives it none.
+        # "-0000" is a date in UTC without a known zone: the library returns it without a zone.
         unix = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

@@ -1,10 +1,10 @@
 """One exchange on one connection: a request goes out, and a reply comes in.
 
 Rules:
-1. This file and `connections.py` are the seam where the errors of sockets, TLS and http.client become ours.
+1. In this file and in `connections.py` the errors of sockets, TLS and http.client become ours.
 2. Data goes from the kernel into the caller's buffer: `Reply.readinto` is one `recv_into`. http.client reads the
    headers; its buffer holds at most the first 8 KiB of a body.
-3. Headers, and small answers whole, have a deadline; a body has only a bound on how long nothing arrives.
+3. Headers, and whole small answers, have a deadline. A body has only a bound on the time without any bytes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 _TIMEVAL = struct.Struct("@ll")
 
 LOW_WATER_BYTES = 128 * 1024
-"""What has to have come until a thread is woken that waits for more: else each packet wakes it, to sleep again."""
+"""A thread that waits for more is woken once so many bytes have arrived: else each packet would wake it."""
 
 MAX_ERROR_BYTES = 64 * 1024
-"""Of an error's body, for the client to see; the distribution API's JSON errors are below 1 KiB."""
+"""The bound on an error's body, which clients get. The distribution API's JSON errors are below 1 KiB."""
 
 
 class ExchangeFailedError(OriginUnreachableError):
-    """One exchange came to nothing. Another may succeed, unless `lasting`. It does not leave `peer.origin`."""
+    """One exchange failed. Another may succeed, unless `lasting`. It is never raised outside `peer.origin`."""
 
     def __init__(self, message: str, *, lasting: bool = False) -> None:
         super().__init__(message)
@@ -48,22 +48,22 @@ class ExchangeFailedError(OriginUnreachableError):
 
 
 class _Incoming(io.RawIOBase):
-    """What http.client reads from: the socket, with a deadline for the whole of the headers.
+    """The file that http.client reads: the socket, with a deadline for all headers together.
 
-    A socket's own timeout is for each `recv`, so a server that sends a byte now and then is never late.
+    A socket's own timeout is for each `recv`: a server that sends a byte now and then would never exceed it.
     """
 
     def __init__(self, owner: Connection, busy: socket.socket, raw: io.RawIOBase) -> None:
         self._owner = owner
         self._socket = busy
-        self._raw = raw  # keeps the socket open when http.client has only the response left
+        self._raw = raw  # keeps the socket open while http.client has only the response
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer) -> int | None:
         if self._owner.streams:
-            return None  # as a socket that would block: a reader gets what came along with the headers, no more
+            return None  # like a socket that would block: a reader gets the bytes that came with the headers, no more
         self._owner.limit(self._socket)
         return self._socket.recv_into(buffer)
 
@@ -75,7 +75,7 @@ class _Incoming(io.RawIOBase):
 class Connection:
     """A connection to `target`. One exchange at a time.
 
-    `to_proxy` is what each request carries where it goes, in absolute form, to a proxy; None: it does not.
+    `to_proxy` are the headers of a request in absolute form to a proxy; None without such a proxy.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Connection:
         self.target = target
         self.idle_since = 0.0
         self.streams = False
-        """Whether a long body is being received: then http.client is not what reads from the socket."""
+        """Whether a long body is being received: then http.client does not read from the socket."""
         self._wire = wire
         self._to_proxy = to_proxy
         self._stall_s = stall_s
@@ -107,7 +107,7 @@ class Connection:
         deadline: float,
         done: Callable[[Connection, bool], None],
     ) -> Reply:
-        """Send a request and read the headers of the answer; `done` gets this back when the answer is done with.
+        """Send a request and read the headers of the answer. `done` gets this connection once the answer is closed.
 
         Raises ConnectionError when the other side is gone, ExchangeFailedError for all else.
         """
@@ -130,14 +130,14 @@ class Connection:
         return Reply(self, cancel_scope, busy, response, done)
 
     def limit(self, busy: socket.socket) -> None:
-        """Let `busy` wait as long as is left; TimeoutError when nothing is."""
+        """Let `busy` wait for the time that is left; TimeoutError if none is left."""
         left_s = self._deadline - self._clock.monotonic()
         if left_s <= 0:
             raise TimeoutError
         busy.settimeout(min(left_s, self._stall_s))
 
     def stream(self, busy: socket.socket) -> None:
-        """Only stalls count from now on: a body may take as long as it keeps coming."""
+        """From now on only stalls count: a body may take any time while bytes arrive."""
         self.streams = True
         if isinstance(busy, ssl.SSLSocket):
             busy.settimeout(self._stall_s)
@@ -148,7 +148,7 @@ class Connection:
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1e6)))
 
     def is_dead(self) -> bool:
-        """Whether the other side closed it, or sent something that nobody asked for."""
+        """Whether the other side closed the connection, or sent bytes unasked."""
         poll = select.poll()
         poll.register(self._wire.sock, select.POLLIN)
         return bool(poll.poll(0))
@@ -167,10 +167,10 @@ def _response(
 
 
 class Reply:
-    """An answer whose headers are there, and whose body is still to be read.
+    """An answer whose headers have arrived, and whose body is still to be read.
 
-    `headers` are lower case, those given several times joined by commas. `length` is the body's bytes, None where
-    only its end tells. Close it: that gives the connection back if the body was read to its end.
+    `headers` have lower-case names; the values of one name are joined by commas. `length` is the body's length, None if
+    the end of the connection tells it. `close` keeps the connection for other requests if the body was read to its end.
     """
 
     def __init__(
@@ -197,18 +197,18 @@ class Reply:
 
     @property
     def left(self) -> int:
-        """Bytes of the body that have not been read, where its length is known."""
+        """The bytes of the body that have not been read, if its length is known."""
         return self._response.length or 0
 
     def stream(self) -> None:
-        """Leave the deadline behind: what follows is a long body."""
+        """Drop the deadline: a long body follows."""
         self._connection.stream(self._socket)
 
     def readinto(self, view: memoryview) -> int:
-        """Receive once, into `view`; `stream` was called before. What came along with the headers comes first.
+        """Receive once, into `view`. `stream` was called before. Bytes that came with the headers are first.
 
-        Raises ExchangeFailedError when the body breaks off, or no bytes are `left`. Not `HTTPResponse.readinto`, which
-        fills the whole view: when the connection breaks within, that does not tell how much of it has arrived.
+        Raises ExchangeFailedError if the body breaks off, or no bytes are `left`. `HTTPResponse.readinto` will not do:
+        it fills the whole view, and if the connection breaks meanwhile, the number of received bytes is lost.
         """
         left = self.left
         if self._done is None or left == 0:
@@ -223,17 +223,17 @@ class Reply:
         return received
 
     def _receive(self, view: memoryview) -> int:
-        """By TLS as much as there is; else all that is wanted: one hand-over of the interpreter lock a piece."""
+        """With TLS, as much as has arrived. Else all that is wanted: one hand-over of the interpreter lock a piece."""
         if isinstance(self._socket, ssl.SSLSocket):
             return self._socket.recv_into(view)
-        before_last = max(0, len(view) - LOW_WATER_BYTES)  # the last bytes, by themselves, would never wake us
+        before_last = max(0, len(view) - LOW_WATER_BYTES)  # else the last bytes alone would never wake us
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, LOW_WATER_BYTES if before_last else 1)
         return self._socket.recv_into(view[: before_last or len(view)], 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
-        """All of it as a small answer, and the connection given back. An error's body is cut to MAX_ERROR_BYTES.
+        """The whole reply as a small answer; the connection is kept. An error's body is cut to MAX_ERROR_BYTES.
 
-        Raises ExchangeFailedError when it breaks off, OriginCorruptError when it is not small.
+        Raises ExchangeFailedError if the body breaks off, OriginCorruptError if it is too large.
         """
         if self._answer is None:
             try:
@@ -243,7 +243,7 @@ class Reply:
         return self._answer
 
     def close(self) -> None:
-        """Be done with it, once or several times."""
+        """Close the reply; may be called again."""
         done, self._done = self._done, None
         if done is None:
             return
@@ -272,7 +272,7 @@ class Reply:
 
 
 def reason(error: Exception) -> str:
-    """What happened, without what was asked: an http.client error may quote a URL, and that may be a signed one."""
+    """The reason of an error, without the request: an http.client error may quote a URL, which may be signed."""
     if isinstance(error, TimeoutError | BlockingIOError):  # BlockingIOError: SO_RCVTIMEO
         return "timed out"
     if isinstance(error, OSError):

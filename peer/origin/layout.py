@@ -1,15 +1,14 @@
 """An origin that is a directory: one OCI image layout, or a tree of them (`oci-layout:///path`).
 
-It serves air-gapped sites, demonstrations and tests: a registry's answers, from files that skopeo, podman,
-buildah, docker or `p2pd pull` wrote.
+For air-gapped sites, demonstrations and tests: it gives a registry's answers from files that skopeo, podman, buildah,
+docker or `p2pd pull` wrote.
 
 Rules:
-1. With `DIRECTORY/oci-layout` there, the directory is one layout, and it answers for every repository.
-   Otherwise `DIRECTORY/library/app` is the layout of the repository `library/app`.
-2. index.json is read again when it has changed. Which names it gives to manifests: `layout_index`.
-3. A layout is readable by whoever may ask p2pd for it: it has no credentials, and those that come are
-   ignored.
-4. Nothing is hashed here. Whoever asks an origin verifies what comes, from this one as from any.
+1. If `DIRECTORY/oci-layout` exists, the directory is one layout for every repository. Otherwise
+   `DIRECTORY/library/app` is the layout of the repository `library/app`.
+2. index.json is read again when it has changed. `layout_index` says which names it gives to manifests.
+3. Every client of p2pd may read a layout: it has no credentials, and clients' credentials are ignored.
+4. Nothing is hashed here. Callers verify the bytes of every origin, and so of this origin.
 """
 
 from __future__ import annotations
@@ -24,9 +23,11 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
 from urllib.parse import parse_qs, urlencode
 
 from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, OriginUnreachableError
+from peer.oci.descriptor import OCTET_STREAM
+from peer.oci.digest import Digest
 from peer.oci.layout_index import Listing, parse_listing
 from peer.oci.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
-from peer.oci.reference import Digest, is_digest, parse_digest, parse_reference, parse_repository
+from peer.oci.reference import parse_reference, parse_repository_name
 from peer.origin.api import MAX_ANSWER_BYTES, Answer, ContentRef, Credential, Kind
 from peer.origin.layout_file import LayoutBody, open_below
 
@@ -34,20 +35,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from peer.oci.reference import Repository, Tag
+    from peer.oci.reference import RepositoryName, Tag
 
 _PATH = re.compile(r"(?P<repository>.+)/(?:(?P<endpoint>manifests|blobs|referrers)/(?P<last>[^/]+)|tags/list)")
-_BLOB_TYPE = "application/octet-stream"
 _JSON_TYPE = "application/json"
 _DIGEST_HEADER = "docker-content-digest"
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""What the system says of a name that is not there, or of one with a symbolic link in it."""
+"""The system's errors for a name that does not exist, or has a symbolic link in it."""
 
 
 @dataclass(slots=True)
 class _Index:
-    """An index.json as it was when the file had `identity`, and what was worked out from it since."""
+    """An index.json as it was when the file had `identity`, and the referrers, once they are worked out."""
 
     identity: tuple[int, int, int]
     listing: Listing
@@ -72,7 +72,7 @@ class _Manifest:
 
 
 class LayoutOrigin:
-    """The `Origin` of `directory`, which clients know as `upstream` (`docker.io`)."""
+    """The `Origin` of `directory`, for the upstream `upstream` (`docker.io`)."""
 
     def __init__(self, directory: Path, *, upstream: str) -> None:
         self._directory = directory
@@ -88,7 +88,7 @@ class LayoutOrigin:
         credential: Credential,  # noqa: ARG002 (rule 3)
         headers: Mapping[str, str] | None = None,  # noqa: ARG002 (a layout has one form of everything)
     ) -> Answer:
-        """As `Origin.request`. A directory, or an index.json, of no use raises OriginUnreachableError."""
+        """See `Origin.request`. Raises OriginUnreachableError if the directory or its index.json cannot be used."""
         self._check_usable()
         path, _, query = path.partition("?")
         try:
@@ -105,13 +105,13 @@ class LayoutOrigin:
         *,
         credential: Credential,  # noqa: ARG002 (rule 3)
     ) -> LayoutBody:
-        """As `Origin.open`."""
+        """See `Origin.open`."""
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"[{start}, {stop}) is not a range of bytes")
         self._check_usable()
         repository = _repository(ref.repository)
-        digest = _digest(ref.digest)
-        media_type = _BLOB_TYPE
+        digest = ref.digest
+        media_type = OCTET_STREAM
         if ref.kind is Kind.MANIFEST:
             media_type = self._manifest(repository, digest).parsed.media_type
         file = self._open_blob(repository, digest)
@@ -123,7 +123,7 @@ class LayoutOrigin:
         return LayoutBody(file, start=start, stop=stop, size_bytes=size_bytes, media_type=media_type, digest=digest)
 
     def close(self) -> None:
-        """As `Origin.close`. Bodies that are open can be read to their end: they depend on nothing here."""
+        """See `Origin.close`. Open bodies can be read to their end."""
         self._closed = True
 
     def _check_usable(self) -> None:
@@ -154,7 +154,7 @@ class LayoutOrigin:
                 return self._referrers_answer(repository, _digest(last), query)
         return self._tags_answer(repository, query)
 
-    def _manifest_answer(self, repository: Repository, text: str) -> Answer:
+    def _manifest_answer(self, repository: RepositoryName, text: str) -> Answer:
         try:
             reference = parse_reference(text)
         except InvalidNameError as error:
@@ -162,15 +162,15 @@ class LayoutOrigin:
         manifest = self._manifest(repository, reference)
         return _answer(manifest.parsed.media_type, manifest.body, {_DIGEST_HEADER: manifest.digest})
 
-    def _blob_answer(self, repository: Repository, digest: Digest, *, with_body: bool) -> Answer:
+    def _blob_answer(self, repository: RepositoryName, digest: Digest, *, with_body: bool) -> Answer:
         with os.fdopen(self._open_blob(repository, digest), "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if with_body and size_bytes > MAX_ANSWER_BYTES:
                 raise OriginUnreachableError(f"{digest} has {size_bytes} bytes, too many for one small answer")
             body = _read(file, MAX_ANSWER_BYTES) if with_body else b""
-        return _answer(_BLOB_TYPE, body, {"content-length": str(size_bytes), _DIGEST_HEADER: digest})
+        return _answer(OCTET_STREAM, body, {"content-length": str(size_bytes), _DIGEST_HEADER: digest})
 
-    def _tags_answer(self, repository: Repository, query: str) -> Answer:
+    def _tags_answer(self, repository: RepositoryName, query: str) -> Answer:
         tags = sorted(self._index(repository).listing.tags(self._upstream, repository))
         if not tags:
             _refuse(404, "NAME_UNKNOWN", f"no manifest of the layout is named after {repository}")
@@ -187,7 +187,7 @@ class LayoutOrigin:
             more["link"] = f'</v2/{repository}/tags/list?{following}>; rel="next"'
         return _answer(_JSON_TYPE, _json({"name": repository, "tags": page}), more)
 
-    def _referrers_answer(self, repository: Repository, subject: Digest, query: str) -> Answer:
+    def _referrers_answer(self, repository: RepositoryName, subject: Digest, query: str) -> Answer:
         referrers = self._referrers(repository).get(subject, [])
         wanted = parse_qs(query).get("artifactType", [None])[0]
         more = {}
@@ -197,7 +197,7 @@ class LayoutOrigin:
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": referrers}
         return _answer(OCI_INDEX, _json(index), more)
 
-    def _referrers(self, repository: Repository) -> Mapping[Digest, list[dict[str, object]]]:
+    def _referrers(self, repository: RepositoryName) -> Mapping[Digest, list[dict[str, object]]]:
         """The descriptors of the listed manifests that have a subject, by that subject."""
         index = self._index(repository)
         if index.referrers is None:
@@ -206,17 +206,17 @@ class LayoutOrigin:
                 try:
                     manifest = self._manifest(repository, listed.digest)
                 except OriginRefusedError:
-                    continue  # it is listed and not there: it refers to nothing
+                    continue  # it is listed but missing: it refers to nothing
                 if manifest.parsed.subject is not None:
                     referrers[manifest.parsed.subject.digest].append(manifest.as_referrer())
             index.referrers = referrers
         return index.referrers
 
-    def _manifest(self, repository: Repository, reference: Tag | Digest) -> _Manifest:
-        """The manifest `reference`; its type is what its descriptor says, or what it says itself."""
+    def _manifest(self, repository: RepositoryName, reference: Tag | Digest) -> _Manifest:
+        """The manifest `reference`. Its media type is from its descriptor, else from the manifest itself."""
         listing = self._index(repository).listing
-        if is_digest(reference):
-            digest, media_type = Digest(reference), listing.media_type(reference)
+        if isinstance(reference, Digest):
+            digest, media_type = reference, listing.media_type(reference)
         else:
             descriptor = listing.tags(self._upstream, repository).get(reference)
             if descriptor is None:
@@ -229,7 +229,7 @@ class LayoutOrigin:
         except ManifestError as error:
             _refuse(404, "MANIFEST_UNKNOWN", f"{digest} is in the layout, but as a manifest it is of no use: {error}")
 
-    def _index(self, repository: Repository) -> _Index:
+    def _index(self, repository: RepositoryName) -> _Index:
         """The index.json that has the manifests of `repository`, read anew if it has changed."""
         folders = self._folders(repository)
         descriptor = self._open_file((*folders, "index.json"))
@@ -252,15 +252,14 @@ class LayoutOrigin:
         self._indexes[folders] = index
         return index
 
-    def _open_blob(self, repository: Repository, digest: Digest, *, code: str = "BLOB_UNKNOWN") -> int:
-        algorithm, _, hexadecimal = digest.partition(":")
-        file = self._open_file((*self._folders(repository), "blobs", algorithm, hexadecimal))
+    def _open_blob(self, repository: RepositoryName, digest: Digest, *, code: str = "BLOB_UNKNOWN") -> int:
+        file = self._open_file((*self._folders(repository), "blobs", "sha256", digest.hex))
         if file is None:
             _refuse(404, code, f"{digest} is not in the layout of {repository} (symbolic links are not followed)")
         return file
 
-    def _folders(self, repository: Repository) -> tuple[str, ...]:
-        """Where the layout of `repository` is, below the directory (rule 1)."""
+    def _folders(self, repository: RepositoryName) -> tuple[str, ...]:
+        """The folders from the directory to the layout of `repository` (rule 1)."""
         marker = self._open_file(("oci-layout",))
         if marker is None:
             return tuple(repository.split("/"))
@@ -268,7 +267,7 @@ class LayoutOrigin:
         return ()
 
     def _open_file(self, names: tuple[str, ...]) -> int | None:
-        """Open a file below the directory; None if there is none that rule 1 of `layout_file` allows."""
+        """Open a file below the directory; None if there is no file that rule 1 of `layout_file` allows."""
         try:
             return open_below(self._directory, names)
         except OSError as error:
@@ -287,16 +286,16 @@ def _read(file: BinaryIO, limit: int) -> bytes:
         raise OriginUnreachableError(f"the layout cannot be read: {error.strerror}") from None
 
 
-def _repository(text: str) -> Repository:
+def _repository(text: str) -> RepositoryName:
     try:
-        return parse_repository(text)
+        return parse_repository_name(text)
     except InvalidNameError as error:
         _refuse(400, "NAME_INVALID", str(error))
 
 
 def _digest(text: str) -> Digest:
     try:
-        return parse_digest(text)
+        return Digest(text)
     except InvalidNameError as error:
         _refuse(400, "DIGEST_INVALID", str(error))
 

@@ -1,10 +1,8 @@
 """Files of an OCI image layout: opened without ever leaving its directory, and read as an origin's body.
 
 Rules:
-1. Below the layout's directory no symbolic link is followed, whoever made it, and only regular files are
-   opened.
-2. A file that is not as long as it was when it was opened is broken: somebody writes to it, and blobs never
-   change.
+1. Below the layout's directory no symbolic link is followed, and only regular files are opened.
+2. A file whose length changes while it is open is broken: blobs never change.
 """
 
 from __future__ import annotations
@@ -22,15 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _READ_BYTES = 4 * 1024 * 1024
-"""One read at most, so that `abort` need not wait for a slow disk to deliver a large buffer."""
+"""The most that one read takes, so `abort` need not wait until a slow disk has filled a large buffer."""
 
 
 def open_below(directory: Path, names: Sequence[str]) -> int:
-    """Open the regular file `names` (folders, then the file) below `directory` for reading; returns its
-    descriptor.
+    """Open the regular file `names` (folders, then the file) below `directory` for reading. Returns its descriptor.
 
-    Raises FileNotFoundError if there is none, and OSError of other kinds for what the system, or rule 1,
-    refuses.
+    Raises FileNotFoundError if there is none, and other kinds of OSError if the system or rule 1 refuses it.
     """
     folder = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -38,7 +34,7 @@ def open_below(directory: Path, names: Sequence[str]) -> int:
             below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = below
-        # Not to block for ever on a named pipe.
+        # So that a named pipe does not block for ever.
         file = os.open(names[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     finally:
         os.close(folder)
@@ -63,7 +59,7 @@ class LayoutBody:
         self._file: int | None = file
 
     def readinto(self, view: memoryview) -> int:
-        """As `Body.readinto`; there is nothing to resume, so a file that breaks stays broken."""
+        """See `Body.readinto`. A file cannot be resumed: if it breaks, it stays broken."""
         wanted = min(len(view), self.stop - self._position)
         filled = 0
         while filled < wanted:
@@ -88,11 +84,11 @@ class LayoutBody:
             return count
 
     def abort(self) -> None:
-        """As `Body.abort`."""
+        """See `Body.abort`."""
         self._aborted = True
 
     def close(self) -> None:
-        """Close the file; safe to be called again."""
+        """Close the file; may be called again."""
         with self._lock:
             file, self._file = self._file, None
         if file is not None:

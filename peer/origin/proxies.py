@@ -1,7 +1,7 @@
-"""Which HTTP proxy leads to a host, by the variables that other programs obey.
+"""The HTTP proxy for a host, by the environment variables that other programs obey.
 
 Rules:
-1. `https_proxy`, `http_proxy`, `no_proxy`, each also in upper case; lower case wins, as it does for curl and Go.
+1. The variables are `https_proxy`, `http_proxy` and `no_proxy`, also in upper case. Lower case takes precedence.
 2. A proxy's own credentials, from its URL, go to the proxy and are never shown.
 3. Loopback is never reached through a proxy.
 """
@@ -23,7 +23,7 @@ _DEFAULT_PORT = 80
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where the proxy listens, and the `Proxy-Authorization` that it wants."""
+    """A proxy's address, and its `Proxy-Authorization`."""
 
     host: str
     port: int
@@ -31,12 +31,12 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What to send to the proxy."""
+        """The headers to send to the proxy."""
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
 
 class Proxies:
-    """The proxies of one environment. ValueError for one that cannot be used."""
+    """The proxies of one environment. Raises ValueError for a proxy that cannot be used."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._by_scheme = {
@@ -47,7 +47,7 @@ class Proxies:
         self._direct = [entry.strip().lower() for entry in _variable(environ, "no_proxy").split(",") if entry.strip()]
 
     def leading_to(self, target: Target) -> Proxy | None:
-        """The proxy to go through, or None to go straight."""
+        """The proxy for `target`; None for a direct connection."""
         proxy = self._by_scheme.get(target.scheme)
         if proxy is None or _is_loopback(target.host) or any(_covers(entry, target) for entry in self._direct):
             return None

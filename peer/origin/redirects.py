@@ -1,12 +1,13 @@
-"""Following redirects: a registry often sends a blob's reader on to a storage service, with a signed URL.
+"""Following redirects: a registry often redirects a request for a blob to a storage service, by a signed URL.
 
 Rules:
-1. What authorises at home goes nowhere else: not to another scheme, host or port, nor back home after a detour.
-2. Of the other fields only those that say what is wanted travel.
-3. From https nothing leads to http.
-4. A redirect's path and query are secrets (they are what a signed URL consists of): no message has them.
-5. A challenge from elsewhere is taken out of the answer: whoever it is relayed to would answer it with credentials
-   that were meant for home.
+1. The Authorization header goes to the first target only: not to another scheme, host or port, and not back to the
+   first target after another.
+2. Of the other headers, only those that describe the request are sent on.
+3. A redirect from https to http is not followed.
+4. The path and the query of a redirect are secret, as they are the signed URL: no message has them.
+5. A challenge of another target is removed from the answer: a client would answer it with its credentials for the first
+   target.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
 _MOST = 5
-"""Redirects of one request; Go's and curl's bounds are 10 and 50, registries need 1 or 2."""
+"""The most redirects of one request. Registries need 1 or 2; the bounds of Go and curl are 10 and 50."""
 
 _TRAVELLING = frozenset({"accept", "accept-encoding", "if-none-match", "range", "user-agent"})
 
@@ -39,7 +40,7 @@ def exchange(
     authorization: str | None,
     deadline: float,
 ) -> Reply:
-    """The reply to `method` (GET or HEAD) at `home`, or where that leads to. Raises ExchangeFailedError.
+    """The reply to `method` (GET or HEAD) at `home`, or at the end of its redirects. Raises ExchangeFailedError.
 
     The names of `headers` are lower case.
     """
@@ -53,7 +54,7 @@ def exchange(
             if target != home:
                 reply.headers.pop("www-authenticate", None)
             return reply
-        reply.answer()  # its few bytes are read so that the connection can be used again
+        reply.answer()  # the few bytes of its body are read so that the connection can be kept
         last = target
         target, path = _next(last, path, location)
         if target != home:
@@ -62,7 +63,7 @@ def exchange(
 
 
 def _next(here: Target, path: str, location: str) -> tuple[Target, str]:
-    """Where `location` leads to from `path` at `here`."""
+    """The target and the path of `location`, which is relative to `path` at `here`."""
     try:
         url = urlsplit(urljoin(f"{here}{path}", location))
         target = Target.of(url)

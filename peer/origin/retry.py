@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from peer.errors import OriginUnreachableError
 from peer.origin.headers import retry_after_s
 from peer.origin.http1 import ExchangeFailedError, Reply
-from peer.origin.upstream import RegistryEndpoint, Upstream
+from peer.origin.upstream import Upstream, UpstreamEndpoint
 
 if TYPE_CHECKING:
     from peer.origin.api import Answer
@@ -36,8 +36,8 @@ T = TypeVar("T")
 class _Round:
     """What a round over the endpoints has come to."""
 
-    pending: list[RegistryEndpoint]
-    refusals: dict[RegistryEndpoint, Answer] = field(default_factory=dict)
+    pending: list[UpstreamEndpoint]
+    refusals: dict[UpstreamEndpoint, Answer] = field(default_factory=dict)
     trouble: str = "no time was left to ask it"
     pause_s: float = 0.0
 
@@ -47,14 +47,14 @@ class Attempts:
 
     def __init__(self, upstream: Upstream, traffic: Traffic, clock: Clock, random: Callable[[], float]) -> None:
         self._upstream = upstream
-        self._endpoints = tuple(map(RegistryEndpoint.parse, upstream.endpoints))
+        self._endpoints = tuple(map(UpstreamEndpoint.parse, upstream.endpoints))
         self._traffic = traffic
         self._clock = clock
         self._random = random
         self._lock = threading.Lock()
-        self._failing_until: dict[RegistryEndpoint, float] = {}
+        self._failing_until: dict[UpstreamEndpoint, float] = {}
 
-    def failed(self, endpoint: RegistryEndpoint) -> None:
+    def failed(self, endpoint: UpstreamEndpoint) -> None:
         """Ask the others first for the time of a cooldown."""
         with self._lock:
             self._failing_until[endpoint] = self._clock.monotonic() + self._upstream.cooldown_s
@@ -67,17 +67,19 @@ class Attempts:
     def run(
         self,
         cancel_scope: CancelScope,
-        ask: Callable[[RegistryEndpoint, float], Reply],
-        take: Callable[[RegistryEndpoint, Reply], T],
+        ask: Callable[[UpstreamEndpoint, float], Reply],
+        take: Callable[[UpstreamEndpoint, Reply], T],
         deadline: float,
+        max_attempts: int | None = None,
     ) -> T | Answer:
         """What `take` makes of the first good reply to `ask`, or a refusal (a 4xx) as it came.
 
         `ask` gets an endpoint and a deadline. Either may raise ExchangeFailedError, which leads to the next attempt;
-        other errors pass. Raises OriginUnreachableError when there was neither a good reply nor a refusal.
+        other errors pass. There are at most `max_attempts` rounds, by default the upstream's. Raises
+        OriginUnreachableError when there was neither a good reply nor a refusal.
         """
         state = _Round(self._in_order())
-        for turn in range(self._upstream.max_attempts):
+        for turn in range(max_attempts or self._upstream.max_attempts):
             if turn:
                 pause_s = state.pause_s + self.backoff_s(turn)
                 if not state.pending or self._clock.monotonic() + pause_s >= deadline:
@@ -110,9 +112,9 @@ class Attempts:
     def _attempt(
         self,
         state: _Round,
-        endpoint: RegistryEndpoint,
-        ask: Callable[[RegistryEndpoint, float], Reply],
-        take: Callable[[RegistryEndpoint, Reply], T],
+        endpoint: UpstreamEndpoint,
+        ask: Callable[[UpstreamEndpoint, float], Reply],
+        take: Callable[[UpstreamEndpoint, Reply], T],
         deadline: float,
     ) -> T | Answer | None:
         """Ask one endpoint once. None: it is noted in `state`, and others are to be asked."""
@@ -131,19 +133,21 @@ class Attempts:
             return answer
         state.refusals[endpoint] = answer
         wait_s = retry_after_s(answer.headers.get("retry-after", ""), self._clock.unix())
+        if wait_s is None:
+            wait_s = self._upstream.default_retry_after_s
         if reply.status == 429 and wait_s is not None and wait_s <= self._upstream.max_retry_after_s:
             state.pause_s = max(state.pause_s, wait_s)
         else:
             state.pending.remove(endpoint)
         return None
 
-    def _note_failure(self, state: _Round, endpoint: RegistryEndpoint, trouble: str, *, lasting: bool) -> None:
+    def _note_failure(self, state: _Round, endpoint: UpstreamEndpoint, trouble: str, *, lasting: bool) -> None:
         self.failed(endpoint)
         state.trouble = trouble
         if lasting:
             state.pending.remove(endpoint)
 
-    def _in_order(self) -> list[RegistryEndpoint]:
+    def _in_order(self) -> list[UpstreamEndpoint]:
         """As configured, but those that failed of late last."""
         now = self._clock.monotonic()
         with self._lock:

@@ -1,9 +1,10 @@
-"""Answering an upstream's challenge with p2pd's own credentials, or anonymously: Basic, and Bearer tokens
+"""The answers to an upstream's challenges, with p2pd's own credentials or anonymously: Basic, and Bearer tokens
 (https://distribution.github.io/distribution/spec/auth/token/).
 
 Rules:
 1. A token is asked for at the challenge's realm, which is https unless the endpoint itself is plain http.
 2. The configured credentials go to the endpoints, and to a realm in an endpoint's domain or named by the operator.
+   A mirror passes on the challenge of its registry, so in both rules the registry stands in the mirror's place.
 3. What was answered once is remembered per endpoint and repository, so that not each request costs a refusal first.
 """
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from peer.origin.http1 import ExchangeFailedError
-from peer.origin.upstream import RegistryEndpoint, Target, Upstream, wire_path
+from peer.origin.upstream import Target, Upstream, UpstreamEndpoint, wire_path
 from peer.origin.www_authenticate import Challenge, parse_challenges
 
 if TYPE_CHECKING:
@@ -31,19 +32,20 @@ Fetch = Callable[[Target, str, str | None], "Answer"]
 """Get a path from a target, with an `Authorization` or without."""
 
 _DEFAULT_LIFETIME_S = 60.0
-"""The specification's, for a token that does not tell."""
+"""The lifetime of a token that has none (specification)."""
 _LONGEST_LIFETIME_S = 24 * 3600.0
 _USED_PART = 0.8
-"""Of a token's lifetime. The rest is for clocks that differ and for requests under way."""
+"""The share of a token's lifetime in which it is used. The rest allows for other clocks and for requests under way."""
 _MOST_REMEMBERED = 1024
-"""Repositories, and tokens; a node uses a few dozen."""
+"""The most repositories, and tokens. A node uses a few dozen."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _SECOND_LEVEL = frozenset({"ac", "co", "com", "edu", "gob", "gov", "ne", "net", "or", "org"})
-"""Under a country's domain these are everybody's (`co.uk`, `com.br`), so the domain has one label more."""
+"""Second-level labels below a country's domain that anyone may register under (`co.uk`, `com.br`): an owner's domain
+then has one label more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class _Token:
 
 
 class Tokens:
-    """What p2pd itself has to show to one upstream. There is one identity: the configured user, or nobody."""
+    """p2pd's own tokens at one upstream. They are the configured user's, or anonymous."""
 
     def __init__(self, upstream: Upstream, clock: Clock) -> None:
         self._upstream = upstream
@@ -62,12 +64,13 @@ class Tokens:
         if upstream.username is not None:
             pair = f"{upstream.username}:{upstream.password}"
             self._basic = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._mirrored = UpstreamEndpoint.parse(upstream.mirrored) if upstream.mirrored else None
         self._lock = threading.Lock()
-        self._challenges: dict[tuple[RegistryEndpoint, str], Challenge] = {}
+        self._challenges: dict[tuple[UpstreamEndpoint, str], Challenge] = {}
         self._tokens: dict[tuple[str, str, str], _Token] = {}
 
-    def remembered(self, endpoint: RegistryEndpoint, repository: str) -> str | None:
-        """The `Authorization` that this endpoint will want for this repository, if it is known and still good."""
+    def remembered(self, endpoint: UpstreamEndpoint, repository: str) -> str | None:
+        """The `Authorization` for this repository at this endpoint, if it is known and still valid."""
         with self._lock:
             challenge = self._challenges.get((endpoint, repository))
             if challenge is None:
@@ -78,12 +81,12 @@ class Tokens:
         return token.authorization if token and self._clock.monotonic() < token.use_until else None
 
     def answer(
-        self, endpoint: RegistryEndpoint, repository: str, header: str, refused: str | None, fetch: Fetch
+        self, endpoint: UpstreamEndpoint, repository: str, header: str, refused: str | None, fetch: Fetch
     ) -> str | None:
-        """The `Authorization` that answers a `WWW-Authenticate` header, or None where we have no answer.
+        """The `Authorization` that answers a `WWW-Authenticate` header; None if there is no answer.
 
-        `refused` is what was shown already, and is not given again. Raises ExchangeFailedError when the token server
-        fails, or must not be asked.
+        `refused` was sent already and is not returned again. Raises ExchangeFailedError if the token server fails, or
+        must not be asked.
         """
         for challenge in parse_challenges(header):
             if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
@@ -100,7 +103,7 @@ class Tokens:
         return None
 
     def _bearer(
-        self, endpoint: RegistryEndpoint, challenge: Challenge, refused: str | None, fetch: Fetch
+        self, endpoint: UpstreamEndpoint, challenge: Challenge, refused: str | None, fetch: Fetch
     ) -> str | None:
         key = _key(challenge)
         now = self._clock.monotonic()
@@ -108,11 +111,11 @@ class Tokens:
             token = self._tokens.get(key)
             if token and now < token.use_until and token.authorization != refused:
                 return token.authorization
-        realm, path = self._realm(endpoint, challenge)
+        realm, path = self._realm(self._mirrored or endpoint, challenge)
         answer = fetch(realm, path, self._basic)
         if answer.status != 200:
             if answer.status < 500 and answer.status != 429:
-                return None  # it does not know us: the registry's 401 is the answer
+                return None  # it does not know us: the 401 of the endpoint is the answer
             raise ExchangeFailedError(f"the token server {realm} answered {answer.status}")
         text, lifetime_s = _parse(realm, answer.body)
         token = _Token(f"Bearer {text}", now + lifetime_s * _USED_PART)
@@ -120,7 +123,7 @@ class Tokens:
             _remember(self._tokens, key, token)
         return token.authorization
 
-    def _realm(self, endpoint: RegistryEndpoint, challenge: Challenge) -> tuple[Target, str]:
+    def _realm(self, endpoint: UpstreamEndpoint, challenge: Challenge) -> tuple[Target, str]:
         """The token server of a challenge, and the path to ask there."""
         try:
             url = urlsplit(challenge.parameters["realm"])
@@ -154,7 +157,7 @@ def _key(challenge: Challenge) -> tuple[str, str, str]:
 
 
 def _domain(host: str) -> tuple[str, ...]:
-    """What two hosts of one owner have in common: near enough to the public suffix list, which is not at hand.
+    """The domain that the hosts of one owner have in common. It is close to the public suffix list, which p2pd lacks.
 
     An address, or a name of one label, is its own domain.
     """
@@ -168,7 +171,7 @@ def _domain(host: str) -> tuple[str, ...]:
 
 
 def _parse(realm: Target, body: bytes) -> tuple[str, float]:
-    """The token of a token server's answer, and how many seconds it lives."""
+    """The token in a token server's answer, and its lifetime in seconds."""
     try:
         found = json.loads(body)
         text = found.get("token") or found.get("access_token")
@@ -183,7 +186,7 @@ def _parse(realm: Target, body: bytes) -> tuple[str, float]:
 
 
 def _remember(known: dict[_K, _V], key: _K, value: _V) -> None:
-    """Put it last, and forget the first when there are too many."""
+    """Append the value, and drop the oldest if there are too many."""
     known.pop(key, None)
     known[key] = value
     if len(known) > _MOST_REMEMBERED:

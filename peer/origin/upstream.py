@@ -35,7 +35,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryEndpoint:
+class UpstreamEndpoint:
     """One address of an upstream: its API is at `<target><prefix>/v2/`."""
 
     target: Target
@@ -45,7 +45,7 @@ class RegistryEndpoint:
         return f"{self.target}{self.prefix}"
 
     @classmethod
-    def parse(cls, text: str) -> RegistryEndpoint:
+    def parse(cls, text: str) -> UpstreamEndpoint:
         """`https://host[:port][/prefix]`, else ValueError."""
         try:
             url = urlsplit(text)
@@ -74,6 +74,9 @@ class Upstream:
 
     `endpoints` are tried in order. `ca_file` adds to the system's authorities. `token_hosts` are hosts beside the
     endpoints' own domains that the configured credentials may go to when a challenge names them as its realm.
+
+    `mirrored` is the URL of the registry that the endpoints are mirrors of. Requests then have the upstream's name as
+    `?ns=`, as containerd's have, and a challenge is judged as if the registry itself had been asked.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Upstream:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     token_hosts: tuple[str, ...] = ()
+    mirrored: str | None = None
     max_connections: int = 16
     rate_bytes_per_s: int = 0
     """For all bodies together; 0 is no limit."""
@@ -94,10 +98,14 @@ class Upstream:
     """How long a body waits for one of `max_connections` to be free."""
     max_attempts: int = 4
     """Rounds over the endpoints until an answer is given up, and resumes without progress until a body is."""
+    metadata_attempts: int | None = None
+    """Rounds until a small answer is given up; None: as many as for a body."""
     backoff_base_s: float = 0.2
     backoff_cap_s: float = 5.0
     max_retry_after_s: float = 5.0
     """A longer Retry-After is for the client to see, not for a worker thread to sit out."""
+    default_retry_after_s: float | None = None
+    """The Retry-After of a 429 that has none. None: such a 429 is for the client to see."""
     cooldown_s: float = 30.0
     """How long an endpoint that failed comes after the others."""
     idle_s: float = 60.0

@@ -1,6 +1,6 @@
-"""`WWW-Authenticate`: what a registry asks for before it answers (RFC 9110 sections 11.2 to 11.6.1).
+"""`WWW-Authenticate`: the challenges of a registry (RFC 9110, sections 11.2 to 11.6.1).
 
-Rules: pure, and total. Any text gives a list: what could be understood, up to the first place that could not.
+Rules: pure, and total. Any text gives a list: the challenges before the first place that is not understood.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One scheme that would be accepted. `scheme` and the parameters' names are lower case."""
+    """A scheme that the registry accepts. `scheme` and the parameters' names are lower case."""
 
     scheme: str
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_challenges(text: str) -> list[Challenge]:
-    """The challenges of a `WWW-Authenticate` header; several such headers are joined with commas before.
+    """The challenges of a `WWW-Authenticate` header. Several such headers are joined with commas before.
 
-    A comma separates both challenges and the parameters of one, so what follows it is a parameter when it has the
-    form of one, and else the next scheme. Of a parameter that is given twice the first counts.
+    A comma separates challenges, and also the parameters of a challenge. So the text after a comma is a parameter if it
+    has the form of a parameter, else the next scheme. The first value of a parameter counts.
     """
     challenges: list[Challenge] = []
     at = _past_separators(text, 0)

@@ -1,4 +1,4 @@
-"""The piece store: one file a blob, written out of order, with a durable record of the pieces that are verified."""
+"""The piece store: one file for each blob, written out of order, and a durable record of its verified pieces."""
 
 from peer.store.blob import Blob, Landed
 from peer.store.store import BlobInfo, Store, VerifyReport

@@ -2,12 +2,13 @@
 
 Rules:
 1. `land` and `recover` run in worker threads; everything else may run anywhere. One short lock guards the state.
-2. A piece is in `pieces` only after its bytes are in the file and its digest is in the record: what is in `pieces`
-   may be served. Pieces that an earlier process left are in `pieces` only after `recover` has hashed them again.
-3. The blob is `whole` once the SHA-256 over all its pieces is its name; until then the last piece is not to be served.
-4. The file is open while somebody has it pinned, and what is pinned is never evicted.
-5. A thread that has landed a piece keeps it at hand for the SHA-256 while all that comes before it is at hand or held
-   too, so that it waits for hashing and never for a source. Else it leaves the piece, to be read back in its turn.
+2. A piece is added to `pieces` after its bytes are in the file and its digest is in the record. Every piece in `pieces`
+   may be served. Pieces of an earlier process are added after `recover` has hashed them again.
+3. The blob is `whole` once the SHA-256 over all pieces is its digest. Before that, the last piece must not be served.
+4. The file is open while the blob is pinned. A pinned blob is never evicted.
+5. A thread that has landed a piece keeps its buffer until the SHA-256 has reached the piece, if all pieces before it
+   are held or in such buffers: the thread then waits for hashing only, never for a source. Otherwise it gives the
+   buffer back, and the piece is read from the file in its turn.
 """
 
 from __future__ import annotations
@@ -23,24 +24,25 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from peer.core.pieces import PieceSet
 from peer.errors import FileLimitError, PeerCorruptError, StoreBrokenError, StoreError, StoreFullError
+from peer.oci.digest import Digest
+from peer.store.piece_set import PieceSet
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
 from scheduler.protocol.geometry import piece_count, piece_span
 
-EMPTY_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-"""The blob of no bytes: whole from the start."""
+EMPTY_DIGEST = Digest.of(b"")
+"""The digest of the empty blob, which is whole from the start."""
 
 HASH_CHUNK_BYTES = 1024 * 1024
-"""What is read back at a time: few hand-overs of the interpreter lock, and still in the cache when it is hashed."""
+"""The size of one read for hashing: few hand-overs of the interpreter lock, and the bytes are still in the cache."""
 
 WRITE_BYTES = 512 * 1024
-"""What one `pwrite` takes. Longer ones cost the kernel up to three times as much (measured on lazily backed memory)."""
+"""The size of one `pwrite`. Longer ones take the kernel up to three times as long (on lazily backed memory)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Landed:
-    """A piece is in the store. `whole`: None while pieces are missing, else whether the SHA-256 is the blob's name."""
+    """A piece is in the store. `whole`: None while pieces are missing, else whether the SHA-256 is the digest."""
 
     index: int
     digest: bytes
@@ -53,7 +55,7 @@ class Blob:
     def __init__(
         self, header: Header, data_path: Path, record_path: Path, *, whole: bool, held_bytes: int, recovered: bool
     ) -> None:
-        """`recovered`: no earlier process left anything of it, so that there is nothing for `recover` to do."""
+        """`recovered`: no earlier process left pieces, so `recover` has nothing to do."""
         self.header = header
         self.data_path = data_path
         self.record_path = record_path
@@ -75,11 +77,11 @@ class Blob:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
-        self._scratch: bytearray | None = None  # kept, for mapping it anew costs as much as reading into it
+        self._scratch: bytearray | None = None  # kept: mapping it again takes as long as reading into it
         self._unreadable = False
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> Digest:
         return self.header.digest
 
     @property
@@ -92,17 +94,17 @@ class Blob:
 
     @property
     def held_bytes(self) -> int:
-        """Verified bytes on disk, those included that an earlier process left."""
+        """Recorded bytes on disk, including those of an earlier process."""
         return self.size_bytes if self.whole else self._held_bytes
 
     @property
     def verdict(self) -> bool | None:
-        """Whether the SHA-256 over all pieces is the blob's name; None while it is not known."""
+        """Whether the SHA-256 over all pieces is the blob's digest; None while it is not known."""
         with self._lock:
             return self.whole if self.whole or self._hashed == self.count else None
 
     def acquire(self) -> None:
-        """Pin the blob: its file is open, and it is not evicted, until `release`.
+        """Pin the blob: until `release` its file is open and it is not evicted.
 
         Raises StoreBrokenError, FileLimitError.
         """
@@ -126,16 +128,16 @@ class Blob:
             self.release()
 
     def fileno(self) -> int:
-        """The data file, of a pinned blob; so that a Blob can be given to whatever sends files."""
+        """The data file of a pinned blob. With this method a Blob can be passed to `sendfile`."""
         return self._file
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes `[start, stop)` of a pinned blob, for what is small, such as a manifest. Raises StoreBrokenError."""
+        """Bytes `[start, stop)` of a pinned blob, for small reads such as a manifest. Raises StoreBrokenError."""
         with _disk_errors(self.data_path):
             return os.pread(self._file, stop - start, start)
 
     def servable_until(self, start: int) -> int:
-        """The end of the bytes that may be sent from byte `start` on, which is `start` itself when none may."""
+        """The end of the bytes that may be served from byte `start` on; `start` itself if none may."""
         if self.whole:
             return self.size_bytes
         first = start // self.header.piece_length
@@ -157,11 +159,11 @@ class Blob:
     ) -> Landed:
         """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
 
-        With an `expected` BLAKE3 other bytes raise PeerCorruptError, and never reach the file. `on_held` is told the
-        piece and its BLAKE3 once it may be served; hashing may take as long again.
+        If the BLAKE3 of the bytes is not `expected`, PeerCorruptError is raised before they reach the file. `on_held`
+        gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again.
 
-        A piece that is held already, or that another thread lands at this moment, stays as that thread had it: what
-        was hashed, and perhaps served, is never written over. Raises StoreFullError (the disk), StoreBrokenError.
+        A piece that is held already, or that another thread is landing, is not written again: bytes that were hashed,
+        and perhaps served, never change. Raises StoreFullError (the disk), StoreBrokenError.
         """
         start, stop = self.span(index)
         if len(view) != stop - start:
@@ -191,10 +193,10 @@ class Blob:
         return Landed(index, digest, self.verdict)
 
     def recover(self) -> None:
-        """Hash the pieces that an earlier process left, and hold those whose bytes are still what was recorded.
+        """Hash the pieces that an earlier process left, and hold those whose bytes are still the recorded ones.
 
-        `pieces` and `verdict` tell what came of it. The blob is pinned by the caller. Nothing to do, and cheap, when it
-        is not the first call; who calls while another thread is at it waits. Raises StoreBrokenError.
+        `pieces` and `verdict` have the result. The caller pins the blob. Later calls do nothing; a call while another
+        thread recovers the blob waits for that thread. Raises StoreBrokenError.
         """
         with self._recovering:
             if self._recovered or self.whole:
@@ -212,7 +214,7 @@ class Blob:
                 self._extend_hash(None)
 
     def seal(self) -> None:
-        """Make `whole` durable: flush the data, then say so in the record. Slow; after the clients were served."""
+        """Make `whole` durable: flush the data, then append COMPLETE to the record. Slow, so clients go first."""
         with self.pin(), _disk_errors(self.data_path):
             os.fdatasync(self._file)
             self._append(encode_entry(COMPLETE))
@@ -223,7 +225,7 @@ class Blob:
         return self._read_record().pieces
 
     def verify(self) -> bool:
-        """Read everything that is recorded again and compare; for `p2pd cache verify`. Slow."""
+        """Read and hash every recorded piece again, for `p2pd cache verify`. Slow."""
         with self.pin():
             record = self._read_record()
             if any(self._hash_file_piece(index) != digest for index, digest in record.pieces.items()):
@@ -234,7 +236,7 @@ class Blob:
             for index in range(self.count):
                 for chunk in self._chunks(index, scratch):
                     sha256.update(chunk)
-            return f"sha256:{sha256.hexdigest()}" == self.digest
+            return sha256.digest() == self.digest.raw
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +255,7 @@ class Blob:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _has_turn(self, index: int) -> bool:
-        """Wait until the SHA-256 has come to piece `index`, which is at hand; False if it is left (rule 5)."""
+        """Wait until the SHA-256 has reached piece `index`; False if its buffer is to be given back (rule 5)."""
         with self._lock:
             self._lock.wait_for(lambda: self._is_next(index) or not self._comes_soon(index))
             if self._is_next(index):
@@ -275,7 +277,7 @@ class Blob:
             self._lock.notify_all()
 
     def _extend_hash(self, view: memoryview | None) -> None:
-        """Carry the SHA-256 over what is held without a gap. `view` has the first piece's bytes if they are at hand."""
+        """Continue the SHA-256 over the pieces without a gap. `view` is the next piece's buffer, if there is one."""
         try:
             while True:
                 for chunk in self._chunks(self._hashed, self._kept_scratch()) if view is None else (view,):
@@ -284,15 +286,15 @@ class Blob:
                 if not self._next_to_read():
                     return
         except StoreError:
-            self._unreadable = True  # nobody can go on from here; who waits is woken by `_let_go`
+            self._unreadable = True  # the SHA-256 cannot go on; `_let_go` wakes the threads that wait
             raise
 
     def _next_to_read(self) -> bool:
-        """One more piece is in the SHA-256: whether the next one is to be read back."""
+        """One more piece is in the SHA-256. Returns whether the next piece is read from the file."""
         with self._lock:
             self._hashed += 1
             if self._hashed == self.count:
-                self.whole = f"sha256:{self._sha256.hexdigest()}" == self.digest
+                self.whole = self._sha256.digest() == self.digest.raw
             self._hashing = self._hashed in self.pieces and self._hashed not in self._at_hand
             if not self._hashing:
                 self._lock.notify_all()
@@ -305,7 +307,7 @@ class Blob:
         return piece.digest()
 
     def _kept_scratch(self) -> bytearray:
-        """That of the one thread that hashes, as long as the blob is pinned."""
+        """The scratch buffer of the thread that extends the SHA-256. It is kept while the blob is pinned."""
         if self._scratch is None:
             self._scratch = self._new_scratch()
         return self._scratch
@@ -359,12 +361,12 @@ NO_FILES = {
     errno.EMFILE: "p2pd has as many files and connections open as it may: raise LimitNOFILE in its unit, or ulimit -n",
     errno.ENFILE: "the machine has as many files open as it may: raise fs.file-max",
 }
-"""Limits on open files. They say nothing of the disk, and what it holds is not to be thrown away because of them."""
+"""Errors of our own limits on open files. The disk is well: no blob is removed because of them."""
 
 
 @contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """The one seam at which the disk's errors become ours."""
+    """The seam where the disk's errors become ours."""
     try:
         yield
     except StoreError:
@@ -374,7 +376,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 
 def translate_disk_error(error: OSError, path: Path) -> StoreError:
-    """`error` in our words: the lack of room, and our own limits, apart from a disk that fails."""
+    """Our error for `error`: no room, a limit of our own, or a disk that fails."""
     if error.errno in NO_FILES:
         return FileLimitError(f"{path} could not be opened: {NO_FILES[error.errno]}")
     if error.errno in NO_ROOM:

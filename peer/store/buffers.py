@@ -1,7 +1,7 @@
 """Buffers of one piece each, for the worker threads that receive: memory does not grow with blobs or with clients.
 
-A buffer is anonymous mapped memory, so that giving it back to the system is certain. They are kept while anything is
-being received (mapping and zeroing 4 MiB costs a tenth of what receiving it does) and freed when nothing is.
+A buffer is anonymous mapped memory, which is certain to go back to the system when it is freed. Buffers are kept while
+anything is being received (mapping and zeroing 4 MiB takes a tenth of the time of receiving them) and freed after that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 
 class BufferPool:
-    """Buffers of at most `budget_bytes` together; who comes when that is out waits."""
+    """Buffers of at most `budget_bytes` together. When all are in use, a thread waits for one."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -25,9 +25,9 @@ class BufferPool:
 
     @contextmanager
     def buffer(self, size_bytes: int) -> Iterator[memoryview]:
-        """A buffer of `size_bytes` (at least one) for the length of the block; its content is whatever it was.
+        """A buffer of `size_bytes` (at least one) for the block. Its content is arbitrary.
 
-        Whoever slices the view releases the slice before the block ends.
+        Slices of the view are released before the block ends.
         """
         size_bytes = max(1, size_bytes)
         memory = self._take(size_bytes)
@@ -60,7 +60,7 @@ class BufferPool:
 
     def _forget_free(self) -> None:
         for memory in (memory for sized in self._free.values() for memory in sized):
-            with suppress(BufferError):  # an error on its way up still has a view of it: it is freed with that
+            with suppress(BufferError):  # an error still has a view of the buffer, which is freed with it
                 memory.close()
         self._free.clear()
         self._free_bytes = 0

@@ -7,8 +7,8 @@ The file is append-only, so that `kill -9` at any moment leaves a valid prefix o
     …
     entry with index COMPLETE: the data file was flushed to the disk and its SHA-256 was right
 
-An entry is written after the piece's bytes, by one `write` of 40 bytes. What follows the first entry that is not valid
-is cut off. A file whose header is not valid is no record: the blob is fetched again.
+An entry is written after the piece's bytes, by one `write` of 40 bytes. The file is cut off before the first entry that
+is not valid. If the header is not valid, the blob is fetched again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peer.errors import StoreBrokenError
+from peer.errors import InvalidNameError, StoreBrokenError
+from peer.oci.digest import Digest
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count
 
 MAGIC = b"p2pd rec"
@@ -36,9 +37,9 @@ ENTRY_BYTES = _ENTRY.size
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known of a blob from its first byte on."""
+    """The facts of a blob that are known from its first byte on."""
 
-    digest: str
+    digest: Digest
     size_bytes: int
     piece_length: int
     media_type: str
@@ -46,7 +47,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as read: `pieces` maps index to BLAKE3 digest; `valid_bytes` is how much of the file is good."""
+    """A record as read: `pieces` maps indices to BLAKE3 digests; `valid_bytes` is the length of the valid prefix."""
 
     header: Header
     pieces: dict[int, bytes]
@@ -88,9 +89,9 @@ def decode(data: bytes) -> Record:
 
 
 def peek(path: Path) -> tuple[Header, int, bool]:
-    """The header, how many entries follow it, and whether the last says COMPLETE; without reading all of them.
+    """The header, the number of entries, and whether the last is COMPLETE, without reading all entries.
 
-    What an opening store needs of thousands of records. Raises StoreBrokenError, OSError.
+    A store that opens does this for thousands of records. Raises StoreBrokenError, OSError.
     """
     with path.open("rb") as file:
         header, at = _decode_header(file.read(_PREAMBLE.size + MAX_HEADER_BYTES + _CRC.size))
@@ -115,12 +116,12 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
     try:
         fields = json.loads(text)
         header = Header(
-            digest=str(fields["digest"]),
+            digest=Digest(fields["digest"]),
             size_bytes=int(fields["size_bytes"]),
             piece_length=int(fields["piece_length"]),
             media_type=str(fields["media_type"]),
         )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (InvalidNameError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None
     if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length * MAX_PIECES < max(1, header.size_bytes):
         raise StoreBrokenError("the record's header has an impossible length")

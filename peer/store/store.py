@@ -1,4 +1,4 @@
-"""The store directory: what is in it, who owns it, and what makes room.
+"""The store directory: its files, its lock, and the eviction of blobs.
 
     DIR/p2pd-store            marks the directory as ours, with the format's number
     DIR/lock                  held (flock) by the one process that uses the store
@@ -6,9 +6,9 @@
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
 
 Rules:
-1. Never touch a directory that is not ours: an existing directory is taken over only if it is empty.
-2. A blob without a valid record, or a file without a record, is not served: it is removed when the store opens.
-3. The disk's room is taken when a blob is created, so that running out is known before a client waits.
+1. A directory that is not a store is never touched, unless it is empty.
+2. A blob without a valid record, and a file without a record, are removed when the store opens.
+3. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from peer.errors import (
     StoreFullError,
     StoreInUseError,
 )
+from peer.oci.digest import Digest
 from peer.store.blob import NO_FILES, Blob, translate_disk_error
 from peer.store.record import Header, encode_header, peek
 from scheduler.protocol.geometry import piece_length
@@ -42,14 +43,14 @@ log = structlog.get_logger("peer.store")
 MARKER = "p2pd-store"
 MARK = b"store format 1\n"
 TOUCH_EVERY_S = 60.0
-"""How exact `last_used` is across a restart; each touch is a write to the disk's metadata."""
+"""The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
     """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
 
-    digest: str
+    digest: Digest
     size_bytes: int
     held_bytes: int
     complete: bool
@@ -60,7 +61,7 @@ class BlobInfo:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """`bad` are the digests whose bytes were not what they should be; they were removed unless in use."""
+    """`bad` are the digests of blobs with wrong bytes. They were removed; readers that had them open keep the file."""
 
     checked: int
     bad: tuple[str, ...]
@@ -80,7 +81,7 @@ def _free_bytes(directory: Path) -> int:
 
 
 class Store:
-    """The blobs of one directory. Every method may be called from any thread."""
+    """The blobs of one directory. Every method may be called from any thread. A `digest: str` is a `Digest` in text."""
 
     def __init__(self, directory: Path, quota: Quota, lock_file: int, free_bytes: Callable[[Path], int]) -> None:
         self.directory = directory
@@ -92,8 +93,8 @@ class Store:
         self._evicted = 0
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
-        self.on_removed: Callable[[str], None] = lambda _digest: None
-        """Told of each blob that is gone, for whatever reason: from any thread, so it must not wait for anything."""
+        self.on_removed: Callable[[Digest], None] = lambda _digest: None
+        """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
 
     @classmethod
     def open(
@@ -105,7 +106,7 @@ class Store:
         ttl_s: float,
         free_bytes: Callable[[Path], int] = _free_bytes,
     ) -> Store:
-        """Take the directory, and read what is in it.
+        """Lock the directory, and read the records in it.
 
         Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError, FileLimitError.
         """
@@ -122,7 +123,7 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Give the directory up. Blobs that are pinned stay readable for whoever has them."""
+        """Release the lock on the directory. Pinned blobs stay readable."""
         with self._lock:
             if self._lock_file >= 0:
                 os.close(self._lock_file)
@@ -131,13 +132,13 @@ class Store:
     # -- blobs -----------------------------------------------------------------------------------------------------
 
     def peek(self, digest: str) -> BlobInfo | None:
-        """What is known of a blob, whole or not."""
+        """The facts of a blob, whole or not, without using it."""
         with self._lock:
             blob = self._blobs.get(digest)
             return None if blob is None else _info(blob)
 
     def acquire(self, digest: str) -> Blob | None:
-        """The blob, whole or not, pinned for the caller, who releases it. Counts as a use.
+        """The blob, whole or not, pinned: the caller releases it. Counts as a use.
 
         Raises StoreBrokenError, FileLimitError.
         """
@@ -149,10 +150,10 @@ class Store:
             return blob
 
     def create(self, digest: str, size_bytes: int, media_type: str) -> Blob:
-        """The blob, pinned for the caller: the one that is there, or a new one with its room taken.
+        """The blob, pinned: the stored blob, or a new one with its disk space allocated. The caller releases it.
 
-        A blob that is there with another length was somebody's lie, and goes. Raises StoreFullError, StoreBrokenError,
-        FileLimitError.
+        A stored blob of another length is removed: a source had lied about its length. Raises StoreFullError,
+        StoreBrokenError, FileLimitError.
         """
         with self._lock:
             blob = self.acquire(digest)
@@ -162,22 +163,22 @@ class Store:
                 blob.release()
                 self.discard(digest)
             self._make_room(size_bytes)
-            header = Header(digest, size_bytes, piece_length(size_bytes), media_type)
-            data, record = self._paths(digest)
+            header = Header(Digest(digest), size_bytes, piece_length(size_bytes), media_type)
+            data, record = self._paths(header.digest)
             try:
                 _write_files(data, record, header)
             except OSError as error:
                 _unlink(data, record)
                 raise translate_disk_error(error, data) from error
             blob = Blob(header, data, record, whole=False, held_bytes=0, recovered=True)
-            self._blobs[digest] = blob
+            self._blobs[header.digest] = blob
             self._used_bytes += size_bytes
             blob.acquire()
             self._touch(blob)
             return blob
 
     def remove(self, digest: str) -> bool:
-        """Remove a blob; False if there is none. Raises BlobInUseError while somebody reads or writes it."""
+        """Remove a blob; False if there is none. Raises BlobInUseError while it is pinned."""
         with self._lock:
             blob = self._blobs.get(digest)
             if blob is None:
@@ -188,7 +189,7 @@ class Store:
             return True
 
     def discard(self, digest: str) -> None:
-        """Forget a blob at once, whoever has it open (they keep their file): for bytes that proved wrong."""
+        """Remove a blob at once, even while it is pinned: for wrong bytes. Readers that have it open keep the file."""
         with self._lock:
             blob = self._blobs.pop(digest, None)
             if blob is None:
@@ -197,7 +198,7 @@ class Store:
             self._touched.pop(digest, None)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
-            self.on_removed(digest)
+            self.on_removed(Digest(digest))
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +208,7 @@ class Store:
             return [_info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
 
     def collect(self, now: float) -> list[BlobInfo]:
-        """Remove what has outlived `ttl_s`, and what is over the limits; returns what was removed."""
+        """Remove blobs that were not used for `ttl_s`, and blobs beyond the quota. Returns the removed blobs."""
         with self._lock:
             chosen = expired(self._candidates(), self.quota, now)
             removed = [self._evict(digest) for digest in chosen]
@@ -221,7 +222,7 @@ class Store:
             return removed + [self._evict(digest) for digest in over or ()]
 
     def verify(self) -> VerifyReport:
-        """Read every blob again and remove those whose bytes are wrong. Takes as long as hashing all of them does.
+        """Read and hash every blob again, and remove those with wrong bytes.
 
         Raises FileLimitError.
         """
@@ -280,10 +281,9 @@ class Store:
             with suppress(OSError):
                 os.utime(blob.record_path, (now, now))
 
-    def _paths(self, digest: str) -> tuple[Path, Path]:
-        name = digest.removeprefix("sha256:")
-        data = self.directory / "blobs" / name[:2] / name
-        return data, data.with_name(f"{name}.record")
+    def _paths(self, digest: Digest) -> tuple[Path, Path]:
+        data = self.directory / "blobs" / digest.hex[:2] / digest.hex
+        return data, data.with_name(f"{digest.hex}.record")
 
     def _scan(self) -> None:
         for folder in sorted((self.directory / "blobs").iterdir()):
@@ -297,11 +297,7 @@ class Store:
     def _load(self, data: Path, record: Path) -> None:
         try:
             header, held_pieces, complete = peek(record)
-            belongs = (
-                header.digest == f"sha256:{data.name}"
-                and self._paths(header.digest)[0] == data
-                and data.stat().st_size == header.size_bytes
-            )
+            belongs = self._paths(header.digest)[0] == data and data.stat().st_size == header.size_bytes
         except (StoreError, OSError) as error:
             if isinstance(error, OSError) and error.errno in NO_FILES:
                 raise

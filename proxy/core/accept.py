@@ -1,6 +1,6 @@
 """Whether a client takes a manifest of some media type: its Accept header (RFC 9110, section 12.5.1).
 
-Only as far as manifests need it: which of several types is preferred (`q`) is the origin's to weigh; `q=0` is a no.
+Only `q=0`, a refusal, is read of the weights: the origin chooses between the types that a client takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def accepts(header: str, media_type: str) -> bool:
 
 
 def _range(field: str) -> tuple[str, bool]:
-    """A media range, and whether it is refused."""
+    """A media range, and whether the client refuses it."""
     name, *parameters = (part.strip().lower() for part in field.split(";"))
     weight = next((part[2:].strip() for part in parameters if part.startswith("q=")), "1")
     return name, weight.strip("0") in ("", ".")

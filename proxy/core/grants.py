@@ -1,8 +1,8 @@
-"""Who may have what: the origin's decisions, remembered for a short time.
+"""Grants: the origin's decisions on access, remembered for a short time.
 
 A grant says that the origin lets a client (known by a keyed hash of its credential, or ANYONE) have a digest in one
-repository of one upstream. It holds for that digest alone: a blob that is cached because of one repository is not
-served to those who ask for it in another (registries treat that as a vulnerability).
+repository of one upstream. A grant is for that repository only: a blob that is cached because of one repository
+is not served in another (registries treat that as a vulnerability).
 """
 
 from __future__ import annotations
@@ -11,43 +11,36 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from peer.oci.reference import UpstreamName
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository
 
 ANYONE = "anyone"
-"""The client that sent no credential, or whose origin answered without one."""
+"""The client without a credential, and every client if the origin answers without one."""
 
 MAX_GRANTS = 50_000
-"""Some 10 MiB at most; the oldest go first and are asked again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A repository of an upstream."""
-
-    upstream: UpstreamName
-    repository: str
+"""Some 10 MiB at most. The oldest grants are dropped; the origin is asked again."""
 
 
 @dataclass(slots=True)
 class Grants:
-    """Grants hold for `ttl_s` seconds of a monotonic clock, which is handed in as `now`."""
+    """Grants hold for `ttl_s` seconds. `now` is of a monotonic clock."""
 
     ttl_s: float
     limit: int = MAX_GRANTS
-    _until: OrderedDict[tuple[str, Place, str], float] = field(default_factory=OrderedDict)
+    _until: OrderedDict[tuple[str, Repository, Digest], float] = field(default_factory=OrderedDict)
 
-    def add(self, client: str, place: Place, digests: Iterable[str], now: float) -> None:
+    def add(self, client: str, repository: Repository, digests: Iterable[Digest], now: float) -> None:
         for digest in digests:
-            key = (client, place, digest)
+            key = (client, repository, digest)
             self._until[key] = now + self.ttl_s
             self._until.move_to_end(key)
         while len(self._until) > self.limit:
             self._until.popitem(last=False)
 
-    def holder(self, client: str, place: Place, digest: str, now: float) -> str | None:
-        """Whose grant lets `client` have `digest` there now: its own, else ANYONE's, else None."""
+    def holder(self, client: str, repository: Repository, digest: Digest, now: float) -> str | None:
+        """The client whose grant lets `client` have `digest` now: itself, else ANYONE, else None."""
         for who in (client, ANYONE):
-            if self._until.get((who, place, digest), now) > now:
+            if self._until.get((who, repository, digest), now) > now:
                 return who
         return None
 

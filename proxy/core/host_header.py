@@ -1,8 +1,9 @@
-"""Which hosts a request may be meant for: the guard against DNS rebinding.
+"""The hosts that a request may name in its Host header: the guard against DNS rebinding.
 
-A web page of `evil.example` may have its name point to 127.0.0.1 a moment later. To the browser what is there is then
-of the page's own origin, which may read it, and send any header. What gives it away is the Host header, which still
-has the page's name. So of names only ours are taken; addresses are, for no page can bind one to another machine.
+The owner of `evil.example` can point that name to 127.0.0.1 after a browser has loaded a page from it. The browser then
+takes this machine for the page's own origin: the page may send any header and read every answer. The Host header still
+has the page's name. So a name is accepted only if it is ours. Every address is accepted: a page cannot bind an address
+to another machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ NOT_FOR_US = (
 def is_for_us(headers: Iterable[str], names: Collection[str]) -> bool:
     """Whether all of a request's Host headers have an IP address, `localhost`, or one of `names` (in lower case).
 
-    A request without any is from no browser, and passes.
+    A request without a Host header passes: browsers always send one.
     """
     return all(_is_ours(_host(header), names) for header in headers)
 

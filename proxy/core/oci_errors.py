@@ -1,12 +1,12 @@
-"""Errors as registries' clients understand them: status, code and body of the OCI distribution specification.
+"""Errors for container runtimes: status, code and body of the OCI distribution specification.
 
-Which status makes which runtime do the right thing (read in moby, containerd and container-libs):
+The effect of each status, as read in the sources of moby, containerd and container-libs:
 
     dockerd      a blob's 401, 403, 404 or 429: on to the next endpoint at once; 5xx: up to 5 tries here over 50 s
     containerd   any refusal of a manifest or a blob: on to the next host at once; 408 and 429: up to 5 tries here
     podman       the manifest's source has to have every blob; 429: waits for Retry-After
 
-So what this mirror cannot do is 404, with the reason in the message, and not 5xx: the client goes to the registry.
+So if the mirror cannot serve something, it answers 404 with the reason, and not 5xx: the client goes to the registry.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a client gets instead of what it asked for."""
+    """The answer to a request that is refused."""
 
     status: int
     body: bytes
@@ -45,7 +45,7 @@ class Refusal:
 
 _BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS}
 _FOR_CLIENTS = frozenset(range(400, 500)) - {416}
-"""What of an origin's says something to a client: 416 answers a range that p2pd asked for."""
+"""The statuses of an origin that are relayed. 416 is not: p2pd chose the range that it answers."""
 
 RELAYED_HEADERS = ("www-authenticate", "retry-after")
 
@@ -57,7 +57,7 @@ def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | 
 
 
 def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
-    """How to tell a client of `error`; `unknown` says what is unknown then: the name, the manifest or the blob."""
+    """The refusal for `error`. `unknown` is its code if the origin's answer has none, for a manifest or a blob."""
     if not isinstance(error, OriginRefusedError) or error.status not in _FOR_CLIENTS:
         return refusal(404, unknown, str(error))
     headers = {name: value for name, value in error.headers.items() if name.lower() in RELAYED_HEADERS}
@@ -67,7 +67,7 @@ def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
 
 
 def is_error_body(body: bytes) -> bool:
-    """Whether an origin's body is one of the specification's, which clients read: then it is relayed as it is."""
+    """Whether an origin's body is an error body of the specification; such a body is relayed unchanged."""
     try:
         errors = json.loads(body)["errors"]
         return isinstance(errors, list) and bool(errors) and all(isinstance(one["code"], str) for one in errors)

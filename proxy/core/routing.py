@@ -1,10 +1,11 @@
-"""What a client asks for: the path, the query and the headers of a request, as an endpoint of one upstream.
+"""Routing: the path, the query and the headers of a request give an endpoint of one upstream.
 
 Rules:
-1. Only what the OCI distribution specification calls pull is an endpoint; push is refused by name.
-2. The upstream comes from `ns` (containerd, BuildKit), else from the `OCI-Namespace` header (stargz), else from a first
-   path component that names one (podman, CRI-O, crane), else it is the default. It is always one of the operator's.
-3. A path is decoded once. An encoded slash, backslash, NUL or per cent sign has no honest use in a name: refused.
+1. The endpoints are those of the OCI distribution specification's category "pull". Push is refused by name.
+2. The upstream comes from `ns` (containerd, BuildKit), else from the `OCI-Namespace` header (stargz), else from the
+   first path component if that is an upstream's name (podman, CRI-O, crane), else it is the default upstream. It is
+   always one of the operator's.
+3. A path is decoded once. An encoded slash, backslash, NUL or per cent sign has no honest use in a name and is refused.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from peer.errors import InvalidNameError, P2pdError
+from peer.oci.digest import Digest
 from peer.oci.reference import (
-    Digest,
     Repository,
+    RepositoryName,
     Tag,
     UpstreamName,
-    parse_digest,
     parse_reference,
-    parse_repository,
+    parse_repository_name,
     parse_upstream_name,
 )
 from proxy.core.oci_errors import Code
@@ -33,7 +34,11 @@ T = TypeVar("T")
 
 DOCKER_HUB = UpstreamName("docker.io")
 DOCKER_HUB_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
-"""What clients call Docker Hub besides `docker.io` (containerd exempts them from each other)."""
+"""Names of Docker Hub beside `docker.io`. containerd treats them as one registry."""
+
+
+NO_NAME = RepositoryName("")
+"""The name in the repository of a ping, which asks the upstream itself."""
 
 
 class Endpoint(Enum):
@@ -49,10 +54,19 @@ class Route:
     """One request. `prefix` is the path component that named the upstream, with its slash, or empty."""
 
     endpoint: Endpoint
-    upstream: UpstreamName
-    repository: Repository = Repository("")
+    repository: Repository
     reference: Tag | Digest = Tag("")
     prefix: str = ""
+
+    @property
+    def upstream(self) -> UpstreamName:
+        return self.repository.upstream
+
+    @property
+    def digest(self) -> Digest:
+        """The reference of a request by digest. Every request for a blob is one."""
+        assert isinstance(self.reference, Digest)
+        return self.reference
 
     @property
     def origin_path(self) -> str:
@@ -61,13 +75,13 @@ class Route:
             case Endpoint.PING:
                 return ""
             case Endpoint.TAGS:
-                return f"{self.repository}/tags/list"
+                return f"{self.repository.name}/tags/list"
             case _:
-                return f"{self.repository}/{self.endpoint.value}/{self.reference}"
+                return f"{self.repository.name}/{self.endpoint.value}/{self.reference}"
 
 
 class RouteError(P2pdError):
-    """The request is none that a mirror answers. `status` and `code` are what the client gets."""
+    """A mirror does not answer this request. The client gets `status` and `code`."""
 
     def __init__(self, status: int, code: Code, message: str) -> None:
         super().__init__(message)
@@ -86,36 +100,36 @@ def parse_route(
     method: str,
     path: str,
     ns: str | None,
-    oci_namespace: str | None,
+    ns_header: str | None,
     upstreams: Collection[UpstreamName],
     default: UpstreamName,
 ) -> Route:
-    """Understand a request; `path` is as it was sent, without the query. Raises RouteError."""
+    """The route of a request. `path` is not decoded and has no query. Raises RouteError."""
     if _DISHONEST.search(path):
         raise RouteError(400, Code.NAME_INVALID, "a name has an encoded slash, backslash, NUL or per cent sign")
     decoded = unquote(path)
     if method not in ("GET", "HEAD") or _PUSH.fullmatch(decoded):
         raise RouteError(405, Code.UNSUPPORTED, "this is a mirror, from which images can only be pulled")
-    named = _named_upstream(ns or oci_namespace, upstreams)
+    named = _named_upstream(ns or ns_header, upstreams)
     if decoded in ("/v2", "/v2/"):
-        return Route(Endpoint.PING, named or default)
+        return Route(Endpoint.PING, Repository(named or default, NO_NAME))
     match = _PATH.fullmatch(decoded)
     if match is None:
         raise RouteError(404, Code.UNSUPPORTED, "this mirror has /v2/<name>/{manifests,blobs,referrers,tags}/… only")
     upstream, name, prefix = named or default, match["name"], ""
     if named is None:
         upstream, name, prefix = _split_prefix(name, upstreams, default)
-    repository = _checked(400, Code.NAME_INVALID, parse_repository, name)
+    repository = Repository(upstream, _checked(400, Code.NAME_INVALID, parse_repository_name, name))
     if match["tags"]:
-        return Route(Endpoint.TAGS, upstream, repository, prefix=prefix)
+        return Route(Endpoint.TAGS, repository, prefix=prefix)
     endpoint = Endpoint(match["endpoint"])
     reference: Tag | Digest
     if endpoint is Endpoint.MANIFEST:
-        # 404 and not 400: the conformance suite asks for a name that no tag can have, and wants MANIFEST_UNKNOWN.
+        # 404 and not 400: the conformance suite asks for an invalid tag and expects MANIFEST_UNKNOWN.
         reference = _checked(404, Code.MANIFEST_UNKNOWN, parse_reference, match["reference"])
     else:
-        reference = _checked(400, Code.DIGEST_INVALID, parse_digest, match["reference"])
-    return Route(endpoint, upstream, repository, reference, prefix)
+        reference = _checked(400, Code.DIGEST_INVALID, Digest, match["reference"])
+    return Route(endpoint, repository, reference, prefix)
 
 
 def _named_upstream(text: str | None, upstreams: Collection[UpstreamName]) -> UpstreamName | None:
@@ -139,8 +153,8 @@ def _split_prefix(
     if host in upstreams:
         return UpstreamName(host), rest, f"{first}/"
     if "." in first or ":" in first:
-        # A repository's first component may have a dot, yet it is far more likely a registry that was not configured,
-        # whose name is then not to be told to the default one.
+        # The first component of a repository may have a dot. But it is far more likely an upstream that is not
+        # configured, and the default upstream is not to learn which.
         raise _unknown(first)
     return default, name, ""
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import ask
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import Node, asynchronous, node_at
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import Node, asynchronous, node_at
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)

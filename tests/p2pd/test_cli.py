@@ -139,17 +139,17 @@ def test_status_for_people(admin: Admin) -> None:
         "cache": {"used_bytes": 2048, "blobs": 3},
         "uptime_s": 7200.5,
         "reasons": [],
-        "upstreams": [{"namespace": "docker.io"}],
+        "upstreams": [{"upstream": "docker.io"}],
     }
     result = p2pd("status", "--admin", admin.address)
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        "ready                  yes",
-        "cache.used_bytes       2.0KiB",
-        "cache.blobs            3",
-        "uptime_s               2h",
-        "reasons                -",
-        "upstreams.0.namespace  docker.io",
+        "ready                 yes",
+        "cache.used_bytes      2.0KiB",
+        "cache.blobs           3",
+        "uptime_s              2h",
+        "reasons               -",
+        "upstreams.0.upstream  docker.io",
     ]
 
 

@@ -116,7 +116,7 @@ def test_what_cannot_be_done_exits_with_1_and_changes_nothing(root: Path) -> Non
         (["docker", "--undo", "--mirror", "127.0.0.1:1"], "--undo puts back what was there"),
         (["docker", "--mirror", "127.0.0.1"], "expected an address"),
         (["docker", "--mirror", "127.0.0.1:0"], "port is not known"),
-        (["docker", "--upstream", "../.."], "expected a registry's name"),
+        (["docker", "--upstream", "../.."], "expected an upstream's name"),
         (["rkt"], "rkt"),
         (["docker", "--config", "/nowhere/p2pd.toml"], "no such file"),
     ],

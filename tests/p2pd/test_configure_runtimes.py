@@ -156,6 +156,7 @@ ADDED = """\
             f'# mine\nserver = "https://a"\n\n# first\n{ADDED}[host."https://b"]\n  capabilities = ["pull"]\n',
         ),
         ('server = "https://a"', f'server = "https://a"\n{ADDED}'),
+        ('header.a = "b"\n[[x]]\n', f'header.a = "b"\n{ADDED}[[x]]\n'),
         (f'[host."https://b"]\n[host."{MIRROR}"]\n', f'[host."https://b"]\n[host."{MIRROR}"]\n'),
     ],
 )
@@ -170,6 +171,7 @@ def test_an_operators_hosts_toml_gets_our_host_before_its_own(before: str, after
     [
         ('host = { "https://b" = {} }\n', r"(?s)cannot change safely.*\[host.\"http://127.0.0.1:65001\"\]"),
         ("host = 3\n", "cannot change safely"),
+        ('host."https://b".skip_verify = true\n', "cannot change safely"),  # ours would be the second host
         ("server = \n", "is not TOML"),
     ],
 )
@@ -211,6 +213,9 @@ PATH = 'config_path = "/etc/containerd/certs.d"'
             id="carriage returns",
         ),
         pytest.param(
+            "version = 2\r\n", f"version = 2\r\n\r\n{CRI_V2}\r\n  {PATH}\r\n", id="no table, carriage returns"
+        ),
+        pytest.param(
             f'version = 3\n{CRI_V3}\n\tconfig_path = "/etc/containerd/certs.d:/etc/docker/certs.d" # default\n',
             f"version = 3\n{CRI_V3}\n\t{PATH} # default\n",
             id="the list that is taken for one directory",
@@ -224,28 +229,56 @@ PATH = 'config_path = "/etc/containerd/certs.d"'
         ),
         pytest.param(
             f'version = 2\n{CRI_V2}\n[x]\ntitle = """\n{CRI_V2}\n"""\n',
-            None,
+            f'version = 2\n{CRI_V2}\n  {PATH}\n[x]\ntitle = """\n{CRI_V2}\n"""\n',
             id="a header within a string",
         ),
         pytest.param(
-            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = { config_path = "" }\n',
-            None,
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = { config_path = "" } # c\n',
+            f'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry = {{ {PATH} }} # c\n',
             id="an inline table",
         ),
         pytest.param(
-            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry.config_path = ""\n', None, id="a dotted key"
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry.config_path = ""\n',
+            f'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nregistry.{PATH}\n',
+            id="a dotted key",
         ),
-        pytest.param(f'version = 2\n{CRI_V2}\nconfig_path = """"""\n', None, id="a string of many lines"),
+        pytest.param(
+            f'version = 2\n{CRI_V2}\nconfig_path = """\n"""\n',
+            f"version = 2\n{CRI_V2}\n{PATH}\n",
+            id="a string of many lines",
+        ),
+        pytest.param(
+            f"version = 2\n{CRI_V2}\n  # mine\n\n# of others\n[metrics]\n",
+            f"version = 2\n{CRI_V2}\n  {PATH}\n  # mine\n\n# of others\n[metrics]\n",
+            id="comments below the header",
+        ),
+        pytest.param(
+            'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry.headers]\n',
+            f'version = 2\n{CRI_V2}\n  {PATH}\n[plugins."io.containerd.grpc.v1.cri".registry.headers]\n',
+            id="only tables below it",
+        ),
+        pytest.param(
+            f'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry.headers]\n[metrics]\n{CRI_V2}\n',
+            f'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry.headers]\n[metrics]\n{CRI_V2}\n{PATH}\n',
+            id="a table below those that are in it",
+        ),
     ],
 )
-def test_config_toml_gets_one_directory_and_keeps_all_else(before: str, after: str | None) -> None:
-    if after is None:
-        with pytest.raises(
-            ConfigureError, match=r"(?s)cannot change safely.*config_path = \"/etc/containerd/certs.d\""
-        ):
-            plan("containerd", {CONFIG: before})
-    else:
-        assert plan("containerd", {CONFIG: before}).files[CONFIG].decode() == after
+def test_config_toml_gets_one_directory_and_keeps_all_else(before: str, after: str) -> None:
+    assert plan("containerd", {CONFIG: before}).files[CONFIG].decode() == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[[debug]]\n[metrics]\n[[debug]]\n", id="an array in two places, which tomlkit would move"),
+        pytest.param("plugins = 1\n", id="no table where one has to be"),
+        pytest.param("plugins = { cri = {} }\n", id="a table that no header can add to"),
+    ],
+)
+def test_a_config_toml_that_cannot_be_changed_exactly_is_told(text: str) -> None:
+    with pytest.raises(ConfigureError, match=r"(?s)cannot change safely.*config_path = \"/etc/containerd/certs.d\""):
+        plan("containerd", {CONFIG: text})
 
 
 def test_without_a_config_toml_one_is_written_that_every_containerd_reads() -> None:
@@ -333,6 +366,14 @@ def test_buildkit_gets_the_mirror_before_others() -> None:
     text = '# mine\n[registry."docker.io"]\n  mirrors = ["cache.example"] # near\n  insecure = true\n'
     assert plan("buildkit", {BUILDKIT: text}, replace(REQUEST, upstreams=(HUB,))).files[BUILDKIT].decode() == (
         '# mine\n[registry."docker.io"]\n  mirrors = ["127.0.0.1:65001", "cache.example"] # near\n  insecure = true\n'
+        '\n[registry."127.0.0.1:65001"]\n  http = true\n'
+    )
+
+
+def test_buildkit_keeps_a_list_of_many_lines() -> None:
+    text = '[registry."docker.io"]\n  mirrors = [\n    # mine\n    "cache.example", # near\n  ]\n'
+    assert plan("buildkit", {BUILDKIT: text}, replace(REQUEST, upstreams=(HUB,))).files[BUILDKIT].decode() == (
+        '[registry."docker.io"]\n  mirrors = [\n    # mine\n    "127.0.0.1:65001",\n    "cache.example", # near\n  ]\n'
         '\n[registry."127.0.0.1:65001"]\n  http = true\n'
     )
 

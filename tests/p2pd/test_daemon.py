@@ -8,17 +8,17 @@ import json
 import re
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from p2pd.demo.process import command
 from scheduler.protocol.geometry import piece_length
-from tests.p2pd.daemon_process import Daemon, assert_fails
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.registry import ImageRegistry
+from tests.support.daemon_process import Daemon, assert_fails
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 
 APP = "library/app"
 LAYER = content_of("layer", 8 * 1024 * 1024)
@@ -27,23 +27,22 @@ IMAGE = make_image(LAYER, content_of("small", 1000))
 PIECE = piece_length(len(LAYER))
 
 
-def command(data: Path, registry: ImageRegistry, **options: object) -> list[str]:
+def argv_for(data: Path, registry: ImageRegistry, **options: object) -> list[str]:
     flags = {
         "data": data,
         "mirror": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
         "upstream": f"docker.io={registry.url}",
         "min-free-bytes": 0,
-        "log-format": "json",
         **options,
     }
-    return [sys.executable, "-m", "p2pd", "run", *(f"--{name}={value}" for name, value in flags.items())]
+    return command("run", flags)
 
 
 @contextlib.contextmanager
 def daemon_of(tmp_path: Path, registry: ImageRegistry, **options: object) -> Iterator[Daemon]:
     """A daemon that is ready."""
-    daemon = Daemon.start(tmp_path, command(tmp_path / "store", registry, **options))
+    daemon = Daemon(tmp_path, argv_for(tmp_path / "store", registry, **options))
     try:
         daemon.wait_for("READY=1")
         daemon.wait_for(f"STATUS=mirror at {daemon.wait_for_event('ready')['mirror']}")
@@ -137,16 +136,16 @@ class TestCannotStart:
     def test_another_has_the_directory(self, tmp_path: Path, registry: ImageRegistry) -> None:
         data = tmp_path / "store"
         with daemon_of(tmp_path, registry):
-            assert_fails(command(data, registry), f"p2pd: another p2pd uses {re.escape(str(data))}: stop it, .*")
+            assert_fails(argv_for(data, registry), f"p2pd: another p2pd uses {re.escape(str(data))}: stop it, .*")
 
     def test_the_directory_is_somebody_elses(self, tmp_path: Path, registry: ImageRegistry) -> None:
         (tmp_path / "thesis.tex").touch()
-        assert_fails(command(tmp_path, registry), r"p2pd: .* has files in it and is not a store of p2pd's: .*")
+        assert_fails(argv_for(tmp_path, registry), r"p2pd: .* has files in it and is not a store of p2pd's: .*")
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
     @pytest.mark.parametrize("name", ["mirror", "admin"])
     def test_the_port_is_taken(self, tmp_path: Path, registry: ImageRegistry, name: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            argv = command(tmp_path / "store", registry, **{name: address})
+            argv = argv_for(tmp_path / "store", registry, **{name: address})
             assert_fails(argv, f"p2pd: cannot listen on {address}: Address already in use")

@@ -9,10 +9,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.admin.node_metrics import MAX_CLIENTS
-from tests.peer.registry_server import HANG, PATIENCE_S
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import Node, asynchronous, node_at, until
-from tests.proxy.registry import ImageRegistry
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import Node, asynchronous, node_at, until
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import HANG, PATIENCE_S
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)

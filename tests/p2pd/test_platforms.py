@@ -6,8 +6,9 @@ import pytest
 
 from p2pd.pull.platforms import choose_platform, local_platform, parse_platform
 from peer.errors import InvalidNameError
-from peer.oci.manifest import OCI_IMAGE, Descriptor, Platform
-from peer.oci.reference import Digest
+from peer.oci.descriptor import Descriptor, Platform
+from peer.oci.digest import Digest
+from peer.oci.manifest import OCI_IMAGE
 
 
 def chosen(offered: list[str], wanted: str) -> str | None:

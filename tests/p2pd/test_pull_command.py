@@ -4,81 +4,67 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner
 
 from p2pd.cli.app import app
-from peer.origin.layout import LayoutOrigin
-from tests.p2pd.image_maker import AMD64, ARM64, IMAGE, LAYERS, UPSTREAM, ImageMaker, layer_digest
-from tests.p2pd.mirror_server import MirrorServer, running
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.p2pd.pull_fixtures import AMD64, APP, ARM64, DIGESTS, FIVE, IMAGE, LAYERS, address, demand, spoil
+from tests.support.images import make_image, make_index
+from tests.support.registry import ImageRegistry
 
 
-@pytest.fixture
-def maker(tmp_path: Path) -> ImageMaker:
-    return ImageMaker(tmp_path / "origin")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[MirrorServer]:
-    with running(MirrorServer(LayoutOrigin(tmp_path / "origin", upstream=UPSTREAM))) as server:
-        yield server
-
-
-def run(server: MirrorServer, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
-    command = ["pull", "--mirror", str(server.address), *arguments]
+def run(registry: ImageRegistry, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
+    command = ["pull", "--mirror", str(address(registry)), *arguments]
     result = CliRunner(env={"DOCKER_CONFIG": "/nonexistent"}).invoke(app, command, input=stdin)
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_it_gives_a_verdict_on_each_digest(server: MirrorServer, maker: ImageMaker) -> None:
-    digest = maker.tag(maker.image(LAYERS))
-    code, out, _ = run(server, IMAGE)
+def test_it_gives_a_verdict_on_each_digest(registry: ImageRegistry) -> None:
+    digest = registry.push(APP, "1", FIVE)
+    code, out, _ = run(registry, IMAGE)
 
     assert code == 0
     assert out.count("ok   sha256:") == 7
     assert f"{IMAGE} is {digest}: 1.4MiB in " in out
 
 
-def test_it_fails_when_a_verdict_is_bad(server: MirrorServer, maker: ImageMaker) -> None:
-    maker.tag(maker.image(LAYERS))
-    server.faults.wrong.add(layer_digest(maker, 1))
-    code, out, err = run(server, IMAGE, "--quiet")
+def test_it_fails_when_a_verdict_is_bad(registry: ImageRegistry) -> None:
+    registry.push(APP, "1", FIVE)
+    spoil(registry, DIGESTS[1])
+    code, out, err = run(registry, IMAGE, "--quiet")
 
     assert (code, out) == (1, "")
-    assert err.startswith(f"bad  {layer_digest(maker, 1)}  its bytes are ")
+    assert err.startswith(f"bad  {DIGESTS[1]}  its bytes are ")
     assert len(err.splitlines()) == 1
 
 
-def test_it_prints_json(server: MirrorServer, maker: ImageMaker, tmp_path: Path) -> None:
-    digest = maker.tag(maker.image(LAYERS))
-    code, out, _ = run(server, IMAGE, "--json", "--to", str(tmp_path / "copy"))
+def test_it_prints_json(registry: ImageRegistry, tmp_path: Path) -> None:
+    digest = registry.push(APP, "1", FIVE)
+    code, out, _ = run(registry, IMAGE, "--json", "--to", str(tmp_path / "copy"))
 
     report = json.loads(out)
     assert (code, report["ok"], report["digest"]) == (0, True, digest)
     assert sorted(blob["size_bytes"] for blob in report["blobs"])[-5:] == [300_000] * 5
 
 
-def test_it_reads_the_password_from_standard_input(server: MirrorServer, maker: ImageMaker) -> None:
-    maker.tag(maker.image(LAYERS))
-    server.faults.challenge = "Basic"
+def test_it_reads_the_password_from_standard_input(registry: ImageRegistry) -> None:
+    registry.push(APP, "1", FIVE)
+    demand(registry, "Basic")
 
-    assert run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="secret\n")[0] == 0
-    assert run(server, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="other\n")[0] == 1
+    assert run(registry, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="secret\n")[0] == 0
+    assert run(registry, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="other\n")[0] == 1
 
 
-def test_it_chooses_the_platform(server: MirrorServer, maker: ImageMaker) -> None:
-    maker.tag(maker.index({AMD64: maker.image(LAYERS[:1]), ARM64: maker.image(LAYERS[1:2])}))
+def test_it_chooses_the_platform(registry: ImageRegistry) -> None:
+    images = (make_image(LAYERS[0], LAYERS[2]), make_image(LAYERS[1], LAYERS[2]))
+    registry.push(APP, "1", make_index(*images, platforms=(AMD64, ARM64)))
 
-    _, out, _ = run(server, IMAGE, "--platform", "linux/arm64")
-    assert layer_digest(maker, 1) in out
-    assert layer_digest(maker, 0) not in out
-    _, out, _ = run(server, IMAGE, "--all-platforms")
-    assert out.count("ok   ") == 6, "an index, two manifests, the config of both, two layers"
+    _, out, _ = run(registry, IMAGE, "--platform", "linux/arm64")
+    assert DIGESTS[1] in out
+    assert DIGESTS[0] not in out
+    _, out, _ = run(registry, IMAGE, "--all-platforms")
+    assert out.count("ok   ") == 8, "an index, two manifests, two configs, two layers and the layer of both"
 
 
 @pytest.mark.parametrize(
@@ -92,15 +78,15 @@ def test_it_chooses_the_platform(server: MirrorServer, maker: ImageMaker) -> Non
         [IMAGE, "--mirror", "65001"],
     ],
 )
-def test_it_says_when_it_is_used_wrongly(server: MirrorServer, arguments: list[str]) -> None:
-    code, _, err = run(server, *arguments)
+def test_it_says_when_it_is_used_wrongly(registry: ImageRegistry, arguments: list[str]) -> None:
+    code, _, err = run(registry, *arguments)
     assert code == 2
     assert "Traceback" not in err
 
 
-def test_an_error_is_one_line(server: MirrorServer, maker: ImageMaker) -> None:
-    maker.tag(maker.image(LAYERS), "other")
-    code, out, err = run(server, IMAGE)
+def test_an_error_is_one_line(registry: ImageRegistry) -> None:
+    registry.push(APP, "other", FIVE)
+    code, out, err = run(registry, IMAGE)
 
     assert (code, out) == (1, "")
     assert len(err.splitlines()) == 1

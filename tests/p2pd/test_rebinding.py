@@ -9,10 +9,10 @@ import pytest
 from p2pd.config.settings import load
 from p2pd.config.values import Address
 from p2pd.daemon.listeners import names_of
-from tests.proxy.client import ask
-from tests.proxy.images import content_of, digest_of
-from tests.proxy.node import Node, asynchronous, node_at
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of, digest_of
+from tests.support.node import Node, asynchronous, node_at
+from tests.support.registry import ImageRegistry
 
 APP = "library/app"
 LAYER = content_of("layer", 1000)

@@ -7,7 +7,6 @@ import http.client
 import json
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,27 +20,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from p2pd.cli.app import app
 from p2pd.config.settings import Settings, load
 from p2pd.daemon.wiring import scheduling_of
+from p2pd.demo.process import command
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.from_host import Hello, Join
 from scheduler.protocol.to_host import Welcome
-from tests.p2pd.daemon_process import Daemon, assert_fails
-from tests.peer.registry_server import PATIENCE_S
+from tests.support.daemon_process import Daemon, assert_fails
+from tests.support.registry_server import PATIENCE_S
 
 HELLO = Hello("host-1", 1, 1, "127.0.0.1:1")
 JOIN = Join(b"d" * 32, "docker.io", "library/app", 1 << 20)
 
 
-def command(**options: object) -> list[str]:
-    flags = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", "log-format": "json", **options}
-    return [sys.executable, "-m", "p2pd", "scheduler", *(f"--{name}={value}" for name, value in flags.items())]
+def argv_for(**options: object) -> list[str]:
+    return command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **options})
 
 
 @contextmanager
 def scheduler_in(tmp_path: Path) -> Iterator[Daemon]:
     """A scheduler that is ready."""
-    daemon = Daemon.start(tmp_path, command())
+    daemon = Daemon(tmp_path, argv_for())
     try:
         daemon.wait_for("READY=1")
         daemon.wait_for(f"STATUS=listen at {daemon.wait_for_event('ready')['listen']}")
@@ -127,7 +126,7 @@ def test_its_keys_are_what_it_goes_by() -> None:
 def test_the_port_is_taken(name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert_fails(command(**{name: address}), f"p2pd: cannot listen on {address}: Address already in use")
+        assert_fails(argv_for(**{name: address}), f"p2pd: cannot listen on {address}: Address already in use")
 
 
 def test_it_has_its_own_defaults() -> None:

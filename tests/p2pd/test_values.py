@@ -172,8 +172,8 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
     ("text", "problem"),
     [
         ("docker.io", "expected NAME=URL"),
-        ("=https://a", "expected a registry's name"),
-        ("a/b=https://a", "expected a registry's name"),
+        ("=https://a", "expected an upstream's name"),
+        ("a/b=https://a", "expected an upstream's name"),
         ("a=", "expected a URL after the ="),
         ("a=https://a,", "expected a URL after the ="),
         ("a=ftp://a", "expected a URL that starts with"),

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from peer.downloads import Downloads, Limits
-from peer.errors import (
-    P2pdError,
-)
+from peer.errors import P2pdError
+from peer.host import Host, Limits
 from peer.origin.api import ContentRef, Credential
+from peer.origin_range import FIRST_SPAN_BYTES, OriginSource
+from peer.readers import Readers
 from peer.store import Store
 from peer.tasks import BackgroundTasks
-from peer.transfer import FIRST_SPAN_BYTES, Source
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.fakes import PATIENCE_S, FakeOrigin, content_of
 from tests.peer.origin_conformance import digest_of
+
+T = TypeVar("T")
 
 PIECE = MIN_PIECE_BYTES
 CONTENT = content_of(9 * PIECE + 100, seed=1)
@@ -40,24 +41,29 @@ def run(scene: Callable[[], Awaitable[None]]) -> None:
 
 
 @asynccontextmanager
-async def started(store: Store, **limits: Any) -> AsyncIterator[Downloads]:
-    """Downloads that are closed again, as the daemon does it."""
+async def started(store: Store, **limits: Any) -> AsyncIterator[tuple[Host, Readers]]:
+    """A host alone and its readers, closed again as the daemon does it."""
     async with BackgroundTasks() as background:
-        downloads = Downloads(store, Limits(**limits), background)
+        host = Host(store, Limits(**limits), background)
         try:
-            yield downloads
+            yield host, Readers(host)
         finally:
-            downloads.close()
+            host.close()
 
 
-def source(origin: FakeOrigin, content: bytes = CONTENT, credential: Credential = Credential()) -> Source:  # noqa: B008 - frozen
-    return Source(origin, ContentRef("library/app", digest_of(content)), credential)
+def source(
+    origin: FakeOrigin,
+    content: bytes = CONTENT,
+    credential: Credential = Credential(),  # noqa: B008 - frozen
+    upstream: str = "reg.test",
+) -> OriginSource:
+    return OriginSource(origin, ContentRef("library/app", digest_of(content)), credential, upstream)
 
 
-async def read(downloads: Downloads, wanted: Source | None, content: bytes = CONTENT, start: int = 0) -> bytes:
+async def read(readers: Readers, wanted: OriginSource | None, content: bytes = CONTENT, start: int = 0) -> bytes:
     """All bytes from `start`, each as soon as it may be sent."""
     parts = []
-    async with downloads.open(digest_of(content), wanted) as reader:
+    async with readers.open(digest_of(content), wanted) as reader:
         stop = reader.blob.size_bytes
         while start < stop:
             end = await reader.readable(start, stop)
@@ -82,17 +88,17 @@ def covers_once(ranges: list[tuple[int, int]], size_bytes: int) -> bool:
     return [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])] and ranges[-1][1] == size_bytes
 
 
-async def outcome_of(reading: Awaitable[bytes]) -> bytes | P2pdError:
-    """What came of it: the bytes, or the error."""
+async def outcome_of(waiting: Awaitable[T]) -> T | P2pdError:
+    """What came of it, the bytes perhaps, or the error."""
     try:
-        return await reading
+        return await waiting
     except P2pdError as error:
         return error
 
 
-async def fetch_ahead(downloads: Downloads, wanted: Source, content: bytes) -> None:
+async def fetch_ahead(readers: Readers, wanted: OriginSource, content: bytes) -> None:
     """Read as nobody does who waits for it."""
-    async with downloads.open(digest_of(content), wanted, background=True) as reader:
+    async with readers.open(digest_of(content), wanted, background=True) as reader:
         end = 0
         while end < len(content):
             end = await reader.readable(end, len(content))

@@ -47,7 +47,7 @@ class FakeOrigin:
     """
 
     def __init__(self, contents: Iterable[bytes] = (), answers: Mapping[str, Answer] | None = None) -> None:
-        self.contents = {digest_of(content): content for content in contents}
+        self.contents: dict[str, bytes] = {digest_of(content): content for content in contents}
         self.answers = dict(answers or {})
         self.media_type = "application/octet-stream"
         self.requests: list[Request] = []

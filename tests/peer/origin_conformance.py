@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass
-from hashlib import sha256
 from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachableError
+from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ANONYMOUS = Credential()
-ABSENT = "sha256:" + "0" * 64
+ABSENT = Digest("sha256:" + "0" * 64)
 
 
-def digest_of(content: bytes) -> str:
-    return "sha256:" + sha256(content).hexdigest()
+def digest_of(content: bytes) -> Digest:
+    return Digest.of(content)
 
 
 def descriptor_of(content: bytes, media_type: str) -> dict[str, object]:

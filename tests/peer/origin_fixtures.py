@@ -7,14 +7,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
-from tests.peer.registry_server import RegistryServer
+from tests.support.registry_server import RegistryServer
 
 NOBODY = Credential()
 OURS = Credential(own=True)
-REF = ContentRef("app", "sha256:" + "a" * 64)
+REF = ContentRef("app", Digest("sha256:" + "a" * 64))
 CONTENT = bytes(range(256)) * 4096
 """1 MiB in which each offset below 64 KiB can be told from its neighbours."""
 

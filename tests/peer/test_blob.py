@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import StoreBrokenError
+from peer.oci.digest import Digest
 from peer.store import Blob, Landed, Store
 from peer.store.blob import EMPTY_DIGEST
 from peer.store.record import ENTRY_BYTES, Header, decode, encode_entry, encode_header
@@ -252,7 +253,7 @@ class TestServable:
     def test_only_the_run_of_held_pieces_and_never_the_last_before_it_is_whole(
         self, held: set[int], start: int
     ) -> None:
-        header = Header("sha256:" + "0" * 64, len(CONTENT), PIECE, "")
+        header = Header(Digest("sha256:" + "0" * 64), len(CONTENT), PIECE, "")
         blob = Blob(header, Path("data"), Path("record"), whole=False, held_bytes=0, recovered=True)
         for index in held:
             blob.pieces.add(index)

@@ -9,27 +9,40 @@ from typing import Any
 
 import pytest
 
-from peer.core.download import Download
-from peer.core.member import Member
-from peer.core.origin_events import ReaderMoved, SourceAdded, Tick
-from peer.core.swarm_events import Begun, FromNeighbour, FromScheduler, Prepared
+from peer.core.events import (
+    FromNeighbour,
+    FromScheduler,
+    PiecesHeld,
+    Prepared,
+    ReaderMoved,
+    SchedulerFound,
+    SchedulerLost,
+    Tick,
+)
+from peer.core.host import HostMachine, HostSettings
 from scheduler.core.events import Connected, Received
 from scheduler.core.events import Tick as SchedulerTick
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.from_host import Hello
-from tests.peer.member_playbook import JOIN, PATIENCE_S, SIZE, D, digests, holds, joined
+from tests.peer.host_playbook import JOIN, SCHEDULER_TIMEOUT_S, D, digests, holds, joined, source
 
 HOUR_S = 3600.0
 
 
-def what_a_member_does(started: float) -> list[tuple[float, Any]]:
-    """What it does, and when from its start, with a neighbour that answers nothing, for an hour."""
-    member = Member(Download(4, 30.0), D, "docker.io", "library/app", PATIENCE_S)
-    events: list[Any] = [SourceAdded(0), ReaderMoved(1, 0, None), Begun(connected=True, size_bytes=SIZE), Prepared()]
-    events += [FromScheduler(joined("b", "c")), FromNeighbour("b", holds(0, 1)), FromNeighbour("c", holds(0))]
-    done = [(0.0, each) for event in [*events, FromScheduler(digests(0, 1))] for each in member.handle(event, started)]
-    while (due := member.next_deadline()) is not None and due - started <= HOUR_S:
-        done += [(due - started, each) for each in member.handle(Tick(), due)]
+def what_a_host_does(started: float) -> list[tuple[float, Any]]:
+    """What it does, and when from its start, with a neighbour that answers nothing, for an hour.
+
+    Its scheduler is there for the first half of it.
+    """
+    host = HostMachine(HostSettings(scheduler_timeout_s=SCHEDULER_TIMEOUT_S))
+    events: list[Any] = [SchedulerLost(), SchedulerFound(), source(), ReaderMoved(D, 1, 0, None)]
+    events += [PiecesHeld(D), Prepared(D), FromScheduler(joined("b", "c"))]
+    events += [FromNeighbour("b", holds(0, 1)), FromNeighbour("c", holds(0)), FromScheduler(digests(0, 1))]
+    done = [(0.0, each) for event in events for each in host.handle(event, started)]
+    for until_s, event in ((HOUR_S / 2, SchedulerLost()), (HOUR_S, Tick())):
+        while (due := host.next_deadline()) - started <= until_s:
+            done += [(due - started, each) for each in host.handle(Tick(), due)]
+        done += [(until_s, each) for each in host.handle(event, started + until_s)]
     return done
 
 
@@ -47,10 +60,10 @@ def what_a_scheduler_does(started: float) -> list[tuple[float, Any]]:
     return done
 
 
-@pytest.mark.parametrize("does", [what_a_member_does, what_a_scheduler_does])
+@pytest.mark.parametrize("does", [what_a_host_does, what_a_scheduler_does])
 @pytest.mark.parametrize("started", [1.0, 2.0**20, 2.0**31])
 def test_it_does_the_same_at_the_same_distances(does: Any, started: float) -> None:
     expected, done = does(0.0), does(started)
     assert [each for _, each in done] == [each for _, each in expected]
     assert [at for at, _ in done] == pytest.approx([at for at, _ in expected], abs=1e-3)
-    assert max(at for at, _ in expected) > PATIENCE_S, "time has passed"
+    assert max(at for at, _ in expected) > SCHEDULER_TIMEOUT_S, "time has passed"

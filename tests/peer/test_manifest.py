@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import ManifestError
+from peer.oci.descriptor import Platform
 from peer.oci.manifest import (
     DOCKER_IMAGE,
     DOCKER_INDEX,
@@ -18,7 +19,6 @@ from peer.oci.manifest import (
     OCI_IMAGE,
     OCI_INDEX,
     ManifestKind,
-    Platform,
     parse_manifest,
 )
 

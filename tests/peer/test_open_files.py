@@ -89,10 +89,10 @@ def test_a_blob_that_is_held_in_part_is_kept_and_the_client_is_told(
     store = open_store(tmp_path / "kept")
 
     async def scene() -> None:
-        async with started(store) as downloads:
+        async with started(store) as (_, readers):
             with files_left(left), pytest.raises(FileLimitError, match=WHAT_TO_DO):
-                await read(downloads, source(origin))
-            assert await read(downloads, source(origin)) == CONTENT
+                await read(readers, source(origin))
+            assert await read(readers, source(origin)) == CONTENT
 
     run(scene)
     assert [stop for _, stop in origin.ranges(DIGEST)] == [PIECE], "what was held is not fetched again"

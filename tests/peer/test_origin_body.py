@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.oci.digest import Digest
 from peer.origin.api import Body, ContentRef, Credential, Kind
 from peer.origin.http1 import LOW_WATER_BYTES
-from peer.origin.rates import SLICE_BYTES
+from peer.pacing import PACED_BYTES
 from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
-from tests.peer.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer, Rule, Seen, partial
+from tests.support.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer, Rule, Seen, partial
 
 SIZE = len(CONTENT)
 LAST = SIZE - 1
@@ -88,9 +89,9 @@ class TestOpening:
         assert server.seen[0].headers["accept-encoding"] == "identity"
 
     def test_manifests_are_accepted_in_every_form(self, server: RegistryServer) -> None:
-        server.add_blob("app", "sha256:1", b"{}", kind="manifests")
+        server.add_blob("app", Digest.of(b"1"), b"{}", kind="manifests")
         with origin_at(server) as origin:
-            origin.open(ContentRef("app", "sha256:1", Kind.MANIFEST), 0, None, credential=NOBODY).close()
+            origin.open(ContentRef("app", Digest.of(b"1"), Kind.MANIFEST), 0, None, credential=NOBODY).close()
         assert "application/vnd.oci.image.index.v1+json" in server.seen[0].headers["accept"]
 
     def test_the_media_type_is_unchanged(self, server: RegistryServer) -> None:
@@ -354,10 +355,10 @@ class TestRate:
 
     def test_what_comes_too_fast_is_waited_for(self, server: RegistryServer) -> None:
         clock = StillClock()
-        with origin_at(server, clock=clock, rate_bytes_per_s=SLICE_BYTES) as origin:
+        with origin_at(server, clock=clock, rate_bytes_per_s=PACED_BYTES) as origin:
             assert read_all(origin) == CONTENT
             assert read_all(origin) == CONTENT
-        assert sum(clock.waits) == pytest.approx((2 * SIZE - SLICE_BYTES) / SLICE_BYTES)
+        assert sum(clock.waits) == pytest.approx((2 * SIZE - PACED_BYTES) / PACED_BYTES)
         assert max(clock.waits) <= 1.0
 
     def test_abort_ends_that_wait(self, server: RegistryServer) -> None:

@@ -10,8 +10,8 @@ from peer.origin.api import Kind
 from peer.origin.layout import LayoutOrigin
 from tests.peer.origin_conformance import ANONYMOUS, CONTENT, LAYER, OriginConformance, read_all
 from tests.peer.origin_fixtures import origin_at
-from tests.peer.registry_server import Answering, RegistryServer, Rule, Seen
 from tests.peer.test_layout_origin import listed, named, write_layout
+from tests.support.registry_server import Answering, RegistryServer, Rule, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ from peer.errors import OriginUnreachableError
 from peer.origin.cancel import CancelScopes
 from peer.origin.clock import SystemClock
 from peer.origin.proxies import Proxies
-from peer.origin.upstream import RegistryEndpoint
+from peer.origin.upstream import UpstreamEndpoint
 from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
-from tests.peer.registry_server import PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
+from tests.support.registry_server import PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
 
 HELLO = Answering(200, b"hello")
 
@@ -211,7 +211,7 @@ class TestProxies:
         ):
             origin.request("GET", "", credential=NOBODY)
         assert "secret" not in str(caught.value)
-        assert "secret" not in repr(Proxies(environ).leading_to(RegistryEndpoint.parse("https://registry.test").target))
+        assert "secret" not in repr(Proxies(environ).leading_to(UpstreamEndpoint.parse("https://registry.test").target))
 
     @pytest.mark.parametrize(
         ("url", "no_proxy", "is_direct"),
@@ -237,17 +237,17 @@ class TestProxies:
     )
     def test_no_proxy(self, url: str, no_proxy: str, is_direct: bool) -> None:
         proxies = Proxies({"http_proxy": "proxy.test:3128", "NO_PROXY": no_proxy})
-        proxy = proxies.leading_to(RegistryEndpoint.parse(url).target)
+        proxy = proxies.leading_to(UpstreamEndpoint.parse(url).target)
         assert (proxy is None) == is_direct
         if proxy:
             assert (proxy.host, proxy.port, proxy.headers) == ("proxy.test", 3128, {})
 
     def test_lower_case_wins_and_each_scheme_has_its_own(self) -> None:
         proxies = Proxies({"https_proxy": "http://lower", "HTTPS_PROXY": "http://upper"})
-        found = proxies.leading_to(RegistryEndpoint.parse("https://registry.test").target)
+        found = proxies.leading_to(UpstreamEndpoint.parse("https://registry.test").target)
         assert found is not None
         assert (found.host, found.port) == ("lower", 80)
-        assert proxies.leading_to(RegistryEndpoint.parse("http://registry.test").target) is None
+        assert proxies.leading_to(UpstreamEndpoint.parse("http://registry.test").target) is None
 
     @pytest.mark.parametrize(
         "url", ["https://secret@proxy.test", "socks5://proxy.test", "http://", "http://secret@h:x"]

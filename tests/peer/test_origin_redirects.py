@@ -9,7 +9,7 @@ import pytest
 from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Credential
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, origin_at, read_all
-from tests.peer.registry_server import Answering, RegistryServer
+from tests.support.registry_server import Answering, RegistryServer
 
 CLIENT = Credential("Bearer client-secret")
 

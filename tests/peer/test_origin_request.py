@@ -12,7 +12,7 @@ from peer.errors import OriginCorruptError, OriginUnreachableError
 from peer.origin.api import MAX_ANSWER_BYTES
 from peer.origin.http1 import MAX_ERROR_BYTES
 from tests.peer.origin_fixtures import NOBODY, StillClock, origin_at
-from tests.peer.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
+from tests.support.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
 
 HELLO = Answering(200, b"hello")
 BUSY = Answering(503, b"busy")

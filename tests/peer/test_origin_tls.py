@@ -12,7 +12,7 @@ import pytest
 
 from peer.errors import OriginBrokenError, OriginUnreachableError
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, origin_at, read_all
-from tests.peer.registry_server import Answering, RegistryServer, demand_bearer
+from tests.support.registry_server import Answering, RegistryServer, demand_bearer
 
 HELLO = Answering(200, b"hello")
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

@@ -11,7 +11,7 @@ from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Credential
 from peer.origin.upstream import Upstream
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, StillClock, origin_at, read_all
-from tests.peer.registry_server import Answering, RegistryServer, demand_basic, demand_bearer, issue_tokens
+from tests.support.registry_server import Answering, RegistryServer, demand_basic, demand_bearer, issue_tokens
 
 BASIC = "Basic dXNlcjpwdw=="  # user:pw
 

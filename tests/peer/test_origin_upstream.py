@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peer.origin.upstream import RegistryEndpoint, Upstream
+from peer.origin.upstream import Upstream, UpstreamEndpoint
 from tests.peer.origin_fixtures import origin_at
 
 
@@ -20,7 +20,7 @@ from tests.peer.origin_fixtures import origin_at
     ],
 )
 def test_endpoints(text: str, shown: str, path: str) -> None:
-    endpoint = RegistryEndpoint.parse(text)
+    endpoint = UpstreamEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
 
 

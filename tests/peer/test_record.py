@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,17 +14,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from peer.errors import StoreBrokenError
+from peer.oci.digest import Digest
 from peer.store.record import COMPLETE, ENTRY_BYTES, Header, decode, encode_entry, encode_header, peek
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES, piece_count
 
-HEADER = Header("sha256:" + "a" * 64, 1000, 100, "application/vnd.oci.image.layer.v1.tar+gzip")
+HEADER = Header(Digest("sha256:" + "a" * 64), 1000, 100, "application/vnd.oci.image.layer.v1.tar+gzip")
 DIGESTS = [bytes([index]) * 32 for index in range(10)]
 ENTRIES = b"".join(encode_entry(index, digest) for index, digest in enumerate(DIGESTS))
 WHOLE = encode_header(HEADER) + ENTRIES + encode_entry(COMPLETE)
 
 HEADERS = st.builds(
     Header,
-    digest=st.text(max_size=80),
+    digest=st.binary(min_size=32, max_size=32).map(Digest.from_raw),
     size_bytes=st.integers(0, MAX_BLOB_BYTES),
     piece_length=st.just(MAX_PIECE_BYTES),
     media_type=st.text(max_size=80),
@@ -125,19 +127,29 @@ JSON = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from(["digest", "size_bytes", "piece_length", "media_type"]), JSON).map(json.dumps)
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "digest": st.just(HEADER.digest) | JSON,
+            "size_bytes": JSON,
+            "piece_length": JSON,
+            "media_type": JSON,
+        },
+    ).map(json.dumps)
     | JSON.map(json.dumps)
     | st.text()
 )
-@example('{"digest": "", "media_type": "", "piece_length": 1, "size_bytes": Infinity}')
-@example('{"digest": "", "media_type": "", "piece_length": 1, "size_bytes": 1000000000}')  # as many pieces as bytes
-@example('{"digest": "", "media_type": "", "piece_length": -1, "size_bytes": 0}')
+@example(json.dumps({"digest": HEADER.digest, "media_type": "", "piece_length": 1, "size_bytes": inf}))
+@example(json.dumps({"digest": HEADER.digest, "media_type": "", "piece_length": 1, "size_bytes": 10**9}))
+@example(json.dumps({"digest": HEADER.digest, "media_type": "", "piece_length": -1, "size_bytes": 0}))
+@example(json.dumps({"digest": "sha256:../../x", "media_type": "", "piece_length": 1, "size_bytes": 1}))
 @example("[" * 50_000)
 def test_a_header_with_a_right_checksum_is_not_trusted_either(text: str) -> None:
     try:
         header = decode(_signed_header(text.encode(errors="surrogatepass"))).header
     except StoreBrokenError:
         return
+    assert Digest(header.digest)
     assert 0 <= header.size_bytes <= MAX_BLOB_BYTES
     assert piece_count(header.size_bytes, header.piece_length) <= 1 << 16
 

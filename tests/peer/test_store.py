@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from peer.errors import (
     ForeignDirectoryError,
     StoreInUseError,
 )
+from peer.oci.digest import Digest
 from peer.store import Store
 from peer.store.record import COMPLETE, decode, encode_entry, encode_header
 from peer.store.store import MARK, MARKER, TOUCH_EVERY_S
@@ -225,7 +227,7 @@ class TestAfterARestart:
             _, record = store._paths(DIGEST)
         (tmp_path / "precious").write_bytes(b"")
         header = decode(record.read_bytes()).header
-        outside = type(header)("sha256:../../../precious", 0, header.piece_length, "")
+        outside = type(header)(cast("Digest", "sha256:../../../precious"), 0, header.piece_length, "")
         record.write_bytes(encode_header(outside))
         with a_store(tmp_path / "store") as store:
             assert store.blobs() == []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +18,7 @@ from peer.errors import (
     StoreBrokenError,
     StoreFullError,
 )
+from peer.oci.digest import Digest
 from peer.store import Blob, Store
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
@@ -29,6 +27,7 @@ from tests.peer.store_fixtures import (
     a_store,
     create,
     files_in,
+    files_of_at_most,
     hold,
     land,
     open_store,
@@ -110,32 +109,21 @@ class TestRoom:
         store.close()
 
 
-@contextmanager
-def _files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The system refuses to write further into any file, as it does on a disk that is full."""
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
-
-
 class TestAFullDisk:
     def test_when_the_blob_is_created(self, store: Store) -> None:
-        with _files_of_at_most(len(CONTENT) - 1), pytest.raises(StoreFullError, match="free disk space"):
+        with files_of_at_most(len(CONTENT) - 1), pytest.raises(StoreFullError, match="free disk space"):
             create(store, CONTENT)
         assert (store.blobs(), files_in(store.directory / "blobs")) == ([], [])
         hold(store, CONTENT)
 
     def test_when_the_record_is_created(self, store: Store) -> None:
-        with _files_of_at_most(50), pytest.raises(StoreFullError):
+        with files_of_at_most(50), pytest.raises(StoreFullError):
             create(store, b"small")
         assert (store.blobs(), files_in(store.directory / "blobs")) == ([], [])
 
     def test_when_a_piece_is_written(self, store: Store) -> None:
         blob = create(store, CONTENT)
-        with _files_of_at_most(PIECE + 100):
+        with files_of_at_most(PIECE + 100):
             land(blob, CONTENT, [0])
             with pytest.raises(StoreFullError):
                 land(blob, CONTENT, [1])
@@ -147,7 +135,7 @@ class TestAFullDisk:
         with a_store(tmp_path) as store:
             blob = create(store, b"small")
             record_bytes = blob.record_path.stat().st_size
-            with _files_of_at_most(record_bytes + 20), pytest.raises(StoreFullError):
+            with files_of_at_most(record_bytes + 20), pytest.raises(StoreFullError):
                 land(blob, b"small")
             assert (list(blob.pieces), blob.record_path.stat().st_size) == ([], record_bytes)
             assert land(blob, b"small")[0].whole
@@ -201,7 +189,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 7), size=st.sampled_from([0, 1, 20, 40, 60, 100, 101]))
     def create(self, seed: int, size: int) -> None:
-        digest = f"sha256:{seed:064x}"
+        digest = Digest(f"sha256:{seed:064x}")
         in_use = {blob.digest: blob.size_bytes for blob in self.pinned if not blob.discarded}
         try:
             blob = self.store.create(digest, size, "")
@@ -230,7 +218,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 7))
     def remove(self, seed: int) -> None:
-        digest = f"sha256:{seed:064x}"
+        digest = Digest(f"sha256:{seed:064x}")
         in_use = any(blob.digest == digest and not blob.discarded for blob in self.pinned)
         try:
             self.store.remove(digest)

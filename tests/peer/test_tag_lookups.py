@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from peer.swarm.tags import TagFound, TagLookups, TagName, Turn
+from peer.net.tag_lookups import TagFound, TagLookups, TagName, Turn
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import FromHost
-from tests.peer.registry_server import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 
-NAME = TagName("docker.io", "library/app", "v1")
+NAME = TagName(Repository(UpstreamName("docker.io"), RepositoryName("library/app")), Tag("v1"))
 FIELDS = ("docker.io", "library/app", "v1")
 RAW = b"d" * 32
-FOUND = TagFound(f"sha256:{RAW.hex()}", 7, "application/json", public=True)
+FOUND = TagFound(Descriptor("application/json", Digest.from_raw(RAW), 7), public=True)
 LOOKUP = from_host.TagLookup(*FIELDS)
 RESOLVE = to_host.TagResolve(*FIELDS, 5.0)
 RESULT = to_host.TagResult(*FIELDS, 200, RAW, 7, "application/json", public=True)

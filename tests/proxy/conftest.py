@@ -7,13 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.proxy.registry import ImageRegistry
+from tests.support.fixtures import registry
 
-
-@pytest.fixture
-def registry() -> Iterator[ImageRegistry]:
-    with ImageRegistry() as registry:
-        yield registry
+__all__ = ["errors_logged", "registry"]
 
 
 class _Records(logging.Handler):

@@ -7,18 +7,17 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.oci.reference import UpstreamName, parse_reference, parse_repository
+from peer.net.tag_lookups import TagFound, TagName, Turn
+from peer.oci.reference import Repository, UpstreamName, parse_reference, parse_repository_name
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
-from peer.swarm.tags import TagFound, TagName, Turn
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
-from proxy.core.grants import Place
 from proxy.core.routing import Endpoint, Route
 from proxy.origins import Origins, UpstreamOrigin
 from proxy.tags import Tags
-from tests.proxy.registry import ImageRegistry
+from tests.support.registry import ImageRegistry
 
 HUB = UpstreamName("docker.io")
 
@@ -54,12 +53,12 @@ class Parts:
     now: float = 1000.0
 
 
-def place(repository: str) -> Place:
-    return Place(HUB, repository)
+def place(repository: str) -> Repository:
+    return Repository(HUB, parse_repository_name(repository))
 
 
 def route(repository: str, reference: str, endpoint: Endpoint = Endpoint.MANIFEST, prefix: str = "") -> Route:
-    return Route(endpoint, HUB, parse_repository(repository), parse_reference(reference), prefix)
+    return Route(endpoint, place(repository), parse_reference(reference), prefix)
 
 
 @asynccontextmanager

@@ -13,11 +13,11 @@ from peer.origin.api import Credential
 from proxy.access import PROBE_EVERY_S, Permit
 from proxy.core.grants import ANYONE
 from proxy.core.routing import Endpoint
-from tests.peer.registry_server import PATIENCE_S, Answering
 from tests.proxy.direct import parts_of, place, route
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import Node, asynchronous, node_at, until
-from tests.proxy.registry import ANONYMOUS, ImageRegistry
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import Node, asynchronous, node_at, until
+from tests.support.registry import ANONYMOUS, ImageRegistry
+from tests.support.registry_server import PATIENCE_S, Answering
 
 APP, SECRET, OTHER = "library/app", "team/secret", "team/other"
 IMAGE = make_image(content_of("lower", 300_000), content_of("upper", 1000))
@@ -240,10 +240,10 @@ class TestRules:
         asked = route(SECRET, LAYER, Endpoint.BLOB)
         async with parts_of(registry, tmp_path, access_ttl_s=100) as parts:
             first = await parts.access.check(asked, ALICE)
-            assert first.answer is not None
+            assert first.described is not None
             assert first.credential == Credential(ALICE)
             parts.now += 99.9
-            assert (await parts.access.check(asked, ALICE)).answer is None
+            assert (await parts.access.check(asked, ALICE)).described is None
             assert registry.asked("HEAD", LAYER) == 1
             registry.members[SECRET] = set()  # she has left the team
             parts.now += 0.1
@@ -261,7 +261,7 @@ class TestRules:
     async def test_what_anyone_may_have_is_fetched_as_anyone(self, registry: ImageRegistry, tmp_path: Path) -> None:
         """A client whose token is no good here gets what is public, and also if it is not in the store."""
         async with parts_of(registry, tmp_path) as parts:
-            parts.access.grant(place(APP), Permit(ANYONE, Credential(own=True)), [LAYER])
+            parts.access.granted(place(APP), LAYER, Credential(own=True), None)
             for who in (None, MALLORY):
                 permit = await parts.access.check(route(APP, LAYER, Endpoint.BLOB), who)
                 assert permit == Permit(ANYONE, Credential(own=True))
@@ -287,17 +287,17 @@ class TestRules:
     async def test_a_repository_is_probed_now_and_then(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:
-            permit = parts.access.permit_for(Credential(ALICE), ALICE)
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
 
             async def grant() -> None:
-                parts.access.grant_image(place(APP), permit, IMAGE.digest, [LAYER])
+                parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
                 await until(lambda: parts.catalog.is_public(place(APP), LAYER))
 
             await grant()
             await grant()
             assert len(registry.seen) == 1
             parts.now += PROBE_EVERY_S + 1
-            parts.access.grant_image(place(APP), permit, IMAGE.digest, [LAYER])
+            parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
             await until(lambda: len(registry.seen) == 2)
         assert all("authorization" not in seen.headers for seen in registry.seen)
 
@@ -306,8 +306,8 @@ class TestRules:
         registry.push(SECRET, "1.0", IMAGE)
         registry.members[SECRET] = {ALICE}
         async with parts_of(registry, tmp_path) as parts:
-            permit = parts.access.permit_for(Credential(ALICE), ALICE)
-            parts.access.grant_image(place(SECRET), permit, IMAGE.digest, [LAYER])
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
+            parts.access.granted_below(place(SECRET), permit, IMAGE.digest, [LAYER])
             await until(lambda: registry.asked("GET", "/token") == 1)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(route(SECRET, LAYER, Endpoint.BLOB), None)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.download import SPAN_PIECES
-from peer.transfer import FIRST_SPAN_BYTES
+from peer.core.origin_requests import SPAN_PIECES
+from peer.origin_range import FIRST_SPAN_BYTES
 from scheduler.protocol.geometry import piece_length
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import Client
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous, node_at
-from tests.proxy.registry import Hold, ImageRegistry
+from tests.support.client import Client
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous, node_at
+from tests.support.registry import Hold, ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 
 from peer.errors import StoreBrokenError
-from peer.oci.reference import UpstreamName
-from proxy.catalog import Catalog, Resolved
-from proxy.core.grants import Place
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
+from proxy.catalog import Catalog
 
-HERE = Place(UpstreamName("docker.io"), "library/app")
-ELSEWHERE = [Place(UpstreamName("docker.io"), "library/other"), Place(UpstreamName("ghcr.io"), "library/app")]
-MEANING = Resolved("sha256:" + "a" * 64, "application/vnd.oci.image.index.v1+json", 1234)
+HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
+ELSEWHERE = [
+    Repository(UpstreamName("docker.io"), RepositoryName("library/other")),
+    Repository(UpstreamName("ghcr.io"), RepositoryName("library/app")),
+]
+LATEST = Tag("latest")
+A, B, C, D = (Digest.of(letter) for letter in (b"a", b"b", b"c", b"d"))
+MEANING = Descriptor("application/vnd.oci.image.index.v1+json", Digest("sha256:" + "a" * 64), 1234)
 
 
 @pytest.fixture
@@ -25,34 +31,34 @@ def path(tmp_path: Path) -> Path:
 
 def test_tags_are_remembered(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.last_known(HERE, "latest") is None
-        catalog.remember_tag(HERE, "latest", Resolved("sha256:" + "b" * 64, "other", 1))
-        catalog.remember_tag(HERE, "latest", MEANING)
+        assert catalog.last_known(HERE, LATEST) is None
+        catalog.remember_tag(HERE, LATEST, Descriptor("other", Digest("sha256:" + "b" * 64), 1))
+        catalog.remember_tag(HERE, LATEST, MEANING)
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.last_known(HERE, "latest") == MEANING
-        assert catalog.last_known(HERE, "other") is None
-        assert [catalog.last_known(place, "latest") for place in ELSEWHERE] == [None, None]
+        assert catalog.last_known(HERE, LATEST) == MEANING
+        assert catalog.last_known(HERE, Tag("other")) is None
+        assert [catalog.last_known(repository, LATEST) for repository in ELSEWHERE] == [None, None]
 
 
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, ["a", "b", "a"])
+        catalog.remember_public(HERE, [A, B, A])
         catalog.remember_public(HERE, [])
-        catalog.remember_public(HERE, ["a"])
+        catalog.remember_public(HERE, [A])
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.is_public(HERE, "a")
-        assert not any(catalog.is_public(place, "a") for place in ELSEWHERE)
-        catalog.forget_public(HERE, "a")
-        catalog.forget_public(HERE, "never known")
-        assert not catalog.is_public(HERE, "a")
-        assert catalog.is_public(HERE, "b")
+        assert catalog.is_public(HERE, A)
+        assert not any(catalog.is_public(repository, A) for repository in ELSEWHERE)
+        catalog.forget_public(HERE, A)
+        catalog.forget_public(HERE, C)
+        assert not catalog.is_public(HERE, A)
+        assert catalog.is_public(HERE, B)
 
 
 def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
     with closing(Catalog.open(path, max_public=2)) as catalog:
-        catalog.remember_public(HERE, "abcd")
+        catalog.remember_public(HERE, (A, B, C, D))
     with closing(Catalog.open(path, max_public=2)) as catalog:
-        assert [digest for digest in "abcd" if catalog.is_public(HERE, digest)] == ["c", "d"]
+        assert [digest for digest in (A, B, C, D) if catalog.is_public(HERE, digest)] == [C, D]
 
 
 @pytest.mark.parametrize(
@@ -61,8 +67,8 @@ def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
 def test_a_damaged_file_is_put_aside(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_tag(HERE, "latest", MEANING)
-        assert catalog.last_known(HERE, "latest") == MEANING
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        assert catalog.last_known(HERE, LATEST) == MEANING
     assert path.with_suffix(".damaged").read_bytes() == content
 
 
@@ -71,23 +77,23 @@ def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"CREATE TABLE {table} (something TEXT)")
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_tag(HERE, "latest", MEANING)
-        catalog.remember_public(HERE, ["a"])
-        assert catalog.last_known(HERE, "latest") == MEANING
-        assert catalog.is_public(HERE, "a")
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        catalog.remember_public(HERE, [A])
+        assert catalog.last_known(HERE, LATEST) == MEANING
+        assert catalog.is_public(HERE, A)
 
 
 def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -> None:
     """Pages in the middle: the file opens, and then cannot be read."""
     with closing(Catalog.open(path)) as catalog:
         for number in range(300):
-            catalog.remember_tag(HERE, f"tag-{number}", MEANING)
+            catalog.remember_tag(HERE, Tag(f"tag-{number}"), MEANING)
     content = bytearray(path.read_bytes())
     page = int.from_bytes(content[16:18], "big")
     content[-8 * page :] = b"\xff" * (8 * page)
     path.write_bytes(content)
     with closing(Catalog.open(path)) as catalog:
-        known = [catalog.last_known(HERE, f"tag-{number}") for number in range(300)]
+        known = [catalog.last_known(HERE, Tag(f"tag-{number}")) for number in range(300)]
         assert set(known) == {None, MEANING}
         assert not path.with_suffix(".damaged").exists()
 
@@ -103,6 +109,14 @@ def test_a_directory_in_its_place_is_an_error_for_the_operator(path: Path) -> No
 
 def test_a_disk_without_room_is_no_error(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
+        many = [Digest.of(b"%d" % number) for number in range(5000)]
         catalog._database.execute("PRAGMA max_page_count = 1")  # the least that it can be is what there is
-        catalog.remember_public(HERE, [f"digest {number}" for number in range(5000)])
-        assert not catalog.is_public(HERE, "digest 1")
+        catalog.remember_public(HERE, many)
+        assert not catalog.is_public(HERE, many[1])
+
+
+def test_a_tag_without_a_digest_is_not_known(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        catalog._database.execute("UPDATE tags SET digest = 'sha256:short'")
+        assert catalog.last_known(HERE, LATEST) is None

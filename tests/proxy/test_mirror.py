@@ -9,11 +9,11 @@ import pytest
 
 from peer.oci.manifest import DOCKER_IMAGE, OCI_IMAGE, OCI_INDEX
 from peer.store.blob import EMPTY_DIGEST
-from tests.peer.registry_server import Answering
-from tests.proxy.client import Reply
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous, node_at
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import Reply
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous, node_at
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import Answering
 
 APP = "library/app"
 LAYER = content_of("layer", 300_000)
@@ -105,7 +105,7 @@ class TestManifests:
             assert_describes(await node.ask("HEAD", f"{APP}/manifests/1.0"), IMAGE.manifest, OCI_IMAGE)
 
 
-class TestNamespace:
+class TestUpstream:
     @pytest.mark.parametrize(
         ("query", "headers", "prefix"),
         [("?ns=ghcr.io", {}, ""), ("", {"OCI-Namespace": "ghcr.io"}, ""), ("", {}, "ghcr.io/")],

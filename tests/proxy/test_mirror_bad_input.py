@@ -16,11 +16,11 @@ import pytest
 from peer.oci.manifest import OCI_IMAGE
 from proxy.server import MAX_HEADER_BYTES
 from scheduler.protocol.geometry import piece_length
-from tests.peer.registry_server import HANG, Answering, Rule, Seen
-from tests.proxy.client import Reply
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous, node_at
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import Reply
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous, node_at
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import HANG, Answering, Rule, Seen
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.oci.reference import UpstreamName
-from proxy.core.grants import Place
-from proxy.core.prefetch import MAX_PULLS, Pulls, PullSummary
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from proxy.core.pulls import MAX_PULLS, Pulls, PullSummary
 
-HERE = Place(UpstreamName("docker.io"), "library/app")
-ELSEWHERE = Place(UpstreamName("docker.io"), "library/other")
-CHILDREN = ("config", "l0", "l1", "l2", "l3", "l4", "l5")
+HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
+ELSEWHERE = Repository(UpstreamName("docker.io"), RepositoryName("library/other"))
+MANIFEST, ANOTHER, EMPTY, A, B, M1, NO_LAYER = (Digest.of(b"%d" % number) for number in range(7))
+CHILDREN = CONFIG, L0, L1, L2, L3, L4, L5 = tuple(Digest.of(b"child %d" % number) for number in range(7))
 
 
-def pulls_of(depth: int = 2, client: str = "ann", place: Place = HERE, children: tuple[str, ...] = CHILDREN) -> Pulls:
+def pulls_of(
+    depth: int = 2, client: str = "ann", repository: Repository = HERE, children: tuple[Digest, ...] = CHILDREN
+) -> Pulls:
     pulls = Pulls(depth, idle_s=5)
-    serve_manifest(pulls, 0.0, client=client, place=place, children=children)
+    serve_manifest(pulls, 0.0, client=client, repository=repository, children=children)
     return pulls
 
 
@@ -25,16 +28,22 @@ def serve_manifest(
     now: float,
     *,
     client: str = "ann",
-    place: Place = HERE,
-    children: tuple[str, ...] = CHILDREN,
-    manifest: str = "manifest",
+    repository: Repository = HERE,
+    children: tuple[Digest, ...] = CHILDREN,
+    manifest: Digest = MANIFEST,
 ) -> None:
     pulls.manifest_served(
-        client, manifest, place=place, image="docker.io/library/app:1", user_agent="test/1", children=children, now=now
+        client,
+        manifest,
+        repository=repository,
+        image="docker.io/library/app:1",
+        user_agent="test/1",
+        children=children,
+        now=now,
     )
 
 
-def ask(pulls: Pulls, digest: str, now: float = 0.0) -> list[str]:
+def ask(pulls: Pulls, digest: Digest, now: float = 0.0) -> list[Digest]:
     """Ask for a blob and be given none of it."""
     ahead = pulls.blob_asked("ann", HERE, digest, now)
     end(pulls, digest, now, sent_bytes=0)
@@ -42,7 +51,7 @@ def ask(pulls: Pulls, digest: str, now: float = 0.0) -> list[str]:
 
 
 def end(
-    pulls: Pulls, digest: str, now: float, *, sent_bytes: int, from_store: bool = True, failed: bool = False
+    pulls: Pulls, digest: Digest, now: float, *, sent_bytes: int, from_store: bool = True, failed: bool = False
 ) -> None:
     pulls.blob_ended("ann", HERE, digest, sent_bytes=sent_bytes, from_store=from_store, failed=failed, now=now)
 
@@ -50,42 +59,42 @@ def end(
 class TestAhead:
     def test_the_layers_above_the_one_that_is_asked_for(self) -> None:
         pulls = pulls_of()
-        assert ask(pulls, "l0") == ["l1", "l2"]
-        assert ask(pulls, "l1") == ["l2", "l3"]
+        assert ask(pulls, L0) == [L1, L2]
+        assert ask(pulls, L1) == [L2, L3]
 
     def test_no_layer_that_was_passed_over(self) -> None:
         pulls = pulls_of()
-        assert ask(pulls, "l3") == ["l4", "l5"]
-        assert ask(pulls, "l1") == ["l4", "l5"]  # above the highest, not above this one
+        assert ask(pulls, L3) == [L4, L5]
+        assert ask(pulls, L1) == [L4, L5]  # above the highest, not above this one
 
     def test_the_config_leads_to_nothing(self) -> None:
-        assert ask(pulls_of(), "config") == []
+        assert ask(pulls_of(), CONFIG) == []
 
     def test_at_the_top_there_is_nothing_more(self) -> None:
         pulls = pulls_of()
-        assert ask(pulls, "l4") == ["l5"]
-        assert ask(pulls, "l5") == []
+        assert ask(pulls, L4) == [L5]
+        assert ask(pulls, L5) == []
 
     def test_a_depth_of_none(self) -> None:
-        assert ask(pulls_of(depth=0), "l0") == []
+        assert ask(pulls_of(depth=0), L0) == []
 
     def test_a_layer_that_is_there_twice(self) -> None:
-        pulls = pulls_of(depth=3, children=("config", "empty", "a", "empty", "b"))
-        assert ask(pulls, "empty") == ["a", "b"]
+        pulls = pulls_of(depth=3, children=(CONFIG, EMPTY, A, EMPTY, B))
+        assert ask(pulls, EMPTY) == [A, B]
 
     def test_a_layer_that_was_passed_over_and_is_there_again(self) -> None:
-        pulls = pulls_of(depth=3, children=("config", "empty", "a", "empty", "b"))
-        assert ask(pulls, "a") == ["b"]
+        pulls = pulls_of(depth=3, children=(CONFIG, EMPTY, A, EMPTY, B))
+        assert ask(pulls, A) == [B]
 
     def test_nothing_for_another_client_or_another_place(self) -> None:
-        assert pulls_of().blob_asked("bob", HERE, "l0", 0) == []
-        assert pulls_of().blob_asked("ann", ELSEWHERE, "l0", 0) == []
-        assert pulls_of().blob_asked("ann", HERE, "no layer of it", 0) == []
+        assert pulls_of().blob_asked("bob", HERE, L0, 0) == []
+        assert pulls_of().blob_asked("ann", ELSEWHERE, L0, 0) == []
+        assert pulls_of().blob_asked("ann", HERE, NO_LAYER, 0) == []
 
     def test_a_layer_of_two_images(self) -> None:
         pulls = pulls_of(depth=1)
-        serve_manifest(pulls, 0, children=("config", "l0", "m1"), manifest="another")
-        assert ask(pulls, "l0") == ["l1", "m1"]
+        serve_manifest(pulls, 0, children=(CONFIG, L0, M1), manifest=ANOTHER)
+        assert ask(pulls, L0) == [L1, M1]
 
     @given(
         depth=st.integers(0, 4),
@@ -95,18 +104,18 @@ class TestAhead:
         pulls = pulls_of(depth)
         for at, layer in enumerate(asked):
             highest = max(asked[: at + 1])
-            assert ask(pulls, f"l{layer}") == list(CHILDREN[highest + 2 : highest + 2 + depth])
+            assert ask(pulls, CHILDREN[layer + 1]) == list(CHILDREN[highest + 2 : highest + 2 + depth])
 
 
 class TestSummary:
     def test_what_it_says(self) -> None:
         pulls = pulls_of()
-        pulls.blob_asked("ann", HERE, "config", 1)
-        end(pulls, "config", 1.5, sent_bytes=10)
-        pulls.blob_asked("ann", HERE, "l0", 2)
-        end(pulls, "l0", 4, sent_bytes=200, from_store=False)
-        pulls.blob_asked("ann", HERE, "l1", 3)
-        end(pulls, "l1", 6, sent_bytes=3, from_store=False, failed=True)
+        pulls.blob_asked("ann", HERE, CONFIG, 1)
+        end(pulls, CONFIG, 1.5, sent_bytes=10)
+        pulls.blob_asked("ann", HERE, L0, 2)
+        end(pulls, L0, 4, sent_bytes=200, from_store=False)
+        pulls.blob_asked("ann", HERE, L1, 3)
+        end(pulls, L1, 6, sent_bytes=3, from_store=False, failed=True)
         assert pulls.ended(10.9) == []
         assert pulls.ended(11) == [
             PullSummary(
@@ -122,33 +131,33 @@ class TestSummary:
 
     def test_it_is_told_once(self) -> None:
         pulls = pulls_of()
-        ask(pulls, "l0", 1)
+        ask(pulls, L0, 1)
         assert len(pulls.ended(100)) == 1
         assert pulls.ended(200) == []
 
     def test_not_while_something_is_being_sent(self) -> None:
         pulls = pulls_of()
-        pulls.blob_asked("ann", HERE, "l0", 0)
+        pulls.blob_asked("ann", HERE, L0, 0)
         assert pulls.ended(1000) == []
-        end(pulls, "l0", 1000, sent_bytes=1)
+        end(pulls, L0, 1000, sent_bytes=1)
         assert pulls.ended(1004) == []
         (summary,) = pulls.ended(1005)
         assert summary.seconds == 1000
 
     def test_one_that_goes_on_after_a_pause_has_two_lines(self) -> None:
         pulls = pulls_of()
-        ask(pulls, "l0", 1)
+        ask(pulls, L0, 1)
         assert [summary.blobs for summary in pulls.ended(100)] == [1]
-        pulls.blob_asked("ann", HERE, "l3", 101)
-        end(pulls, "l3", 103, sent_bytes=7)
+        pulls.blob_asked("ann", HERE, L3, 101)
+        end(pulls, L3, 103, sent_bytes=7)
         (summary,) = pulls.ended(200)
         assert (summary.blobs, summary.store_bytes, summary.seconds) == (1, 7, 2.0)
 
     def test_what_comes_after_a_pause_is_still_fetched_ahead(self) -> None:
         pulls = pulls_of()
-        ask(pulls, "l0", 1)
+        ask(pulls, L0, 1)
         pulls.ended(100)
-        assert ask(pulls, "l3", 101) == ["l4", "l5"]
+        assert ask(pulls, L3, 101) == [L4, L5]
 
     def test_one_manifest_asked_for_twice_is_one_pull(self) -> None:
         pulls = pulls_of()
@@ -159,13 +168,13 @@ class TestSummary:
         pulls = pulls_of()
         pulls.ended(100)
         serve_manifest(pulls, 150)
-        ask(pulls, "l0", 151)
+        ask(pulls, L0, 151)
         (summary,) = pulls.ended(200)
         assert (summary.blobs, summary.seconds) == (1, 1.0)
 
     def test_a_blob_that_belongs_to_no_pull_is_no_pull(self) -> None:
         pulls = Pulls(2)
-        assert ask(pulls, "l0") == []
+        assert ask(pulls, L0) == []
         assert pulls.ended(1000) == []
 
     def test_so_many_are_followed(self) -> None:
@@ -173,10 +182,10 @@ class TestSummary:
         for number in range(MAX_PULLS):
             serve_manifest(pulls, 1, client=f"client {number}")
         assert len(pulls.ended(100)) == MAX_PULLS
-        assert ask(pulls, "l0") == []  # the oldest
+        assert ask(pulls, L0) == []  # the oldest
 
     @given(st.lists(st.tuples(st.sampled_from(CHILDREN), st.integers(0, 9), st.booleans(), st.booleans()), max_size=20))
-    def test_no_byte_is_lost_or_told_twice(self, blobs: list[tuple[str, int, bool, bool]]) -> None:
+    def test_no_byte_is_lost_or_told_twice(self, blobs: list[tuple[Digest, int, bool, bool]]) -> None:
         pulls, told, now = pulls_of(), [], 0.0
         for digest, sent_bytes, from_store, pause in blobs:
             pulls.blob_asked("ann", HERE, digest, now)

@@ -12,7 +12,7 @@ SIZE = 1000
 
 
 def spans(header: str | None, size_bytes: int = SIZE) -> list[tuple[int, int]] | None:
-    found = parse_ranges(header, size_bytes)
+    found = parse_ranges(header).spans(size_bytes)
     return None if found is None else [(span.start, span.stop) for span in found]
 
 
@@ -53,13 +53,13 @@ def test_several(header: str, expected: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize("header", ["bytes=1000-", "bytes=1000-1000", "bytes=-0", f"bytes={10**18}-", "bytes=2000-,-0"])
 def test_none_of_it_is_there(header: str) -> None:
     with pytest.raises(UnsatisfiableRangeError):
-        parse_ranges(header, SIZE)
+        parse_ranges(header).spans(SIZE)
 
 
 @pytest.mark.parametrize("header", ["bytes=0-", "bytes=0-0", "bytes=-1"])
 def test_the_empty_blob_has_no_range(header: str) -> None:
     with pytest.raises(UnsatisfiableRangeError):
-        parse_ranges(header, 0)
+        parse_ranges(header).spans(0)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ _HEADERS = st.one_of(
 @given(header=_HEADERS, size_bytes=st.integers(0, 50))
 def test_any_header_gives_bytes_of_the_blob(header: str, size_bytes: int) -> None:
     try:
-        found = parse_ranges(header, size_bytes)
+        found = parse_ranges(header).spans(size_bytes)
     except UnsatisfiableRangeError:
         return
     if found is None:
@@ -126,7 +126,7 @@ def test_it_is_what_a_naive_reader_of_the_rfc_would_send(
     parts = []
     for first, last in ranges:
         if first is not None and last is not None and last < first:
-            assert parse_ranges(header, size_bytes) is None
+            assert parse_ranges(header).spans(size_bytes) is None
             return
         if first is None:
             assert last is not None
@@ -136,9 +136,9 @@ def test_it_is_what_a_naive_reader_of_the_rfc_would_send(
     parts = [part for part in parts if part]
     if not parts:
         with pytest.raises(UnsatisfiableRangeError):
-            parse_ranges(header, size_bytes)
+            parse_ranges(header).spans(size_bytes)
         return
-    found = parse_ranges(header, size_bytes)
+    found = parse_ranges(header).spans(size_bytes)
     if len(parts) > 1 and sum(map(len, parts)) > size_bytes:
         assert found is None
     else:
@@ -149,3 +149,18 @@ def test_it_is_what_a_naive_reader_of_the_rfc_would_send(
 def test_content_range() -> None:
     assert ByteSpan(0, 1).content_range(10) == "bytes 0-0/10"
     assert ByteSpan(3, 10).content_range(10) == "bytes 3-9/10"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, (0, None)),
+        ("bytes=200-", (200, None)),
+        ("bytes=200-299,0-9", (200, 300)),
+        ("bytes=-5", (995, None)),
+        ("bytes=5000-", (0, None)),  # refused once the length is certain
+        ("bytes=0-,0-", (0, None)),
+    ],
+)
+def test_where_an_answer_begins(header: str | None, expected: tuple[int, int | None]) -> None:
+    assert parse_ranges(header).first_bytes(SIZE) == expected

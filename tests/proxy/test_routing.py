@@ -6,9 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.oci.reference import MAX_REPOSITORY_CHARACTERS, UpstreamName, parse_digest, parse_reference, parse_repository
+from peer.oci.digest import Digest
+from peer.oci.reference import (
+    MAX_REPOSITORY_CHARACTERS,
+    Repository,
+    UpstreamName,
+    parse_reference,
+    parse_repository_name,
+)
 from proxy.core.oci_errors import Code
-from proxy.core.routing import Endpoint, Route, RouteError, parse_route
+from proxy.core.routing import NO_NAME, Endpoint, Route, RouteError, parse_route
 
 HUB, GHCR, LOCAL = UpstreamName("docker.io"), UpstreamName("ghcr.io"), UpstreamName("localhost:5000")
 UPSTREAMS = [HUB, GHCR, LOCAL]
@@ -30,7 +37,7 @@ def refused(path: str, ns: str | None = None, header: str | None = None, method:
 class TestEndpoints:
     @pytest.mark.parametrize("path", ["/v2/", "/v2"])
     def test_ping(self, path: str) -> None:
-        assert route(path) == Route(Endpoint.PING, HUB)
+        assert route(path) == Route(Endpoint.PING, Repository(HUB, NO_NAME))
         assert route(path, ns="ghcr.io").upstream == GHCR
         assert route(path).origin_path == ""
 
@@ -53,7 +60,7 @@ class TestEndpoints:
     )
     def test_what_is_asked_for(self, path: str, endpoint: Endpoint, repository: str, reference: str) -> None:
         found = route(path)
-        assert (found.endpoint, found.repository, found.reference) == (endpoint, repository, reference)
+        assert (found.endpoint, found.repository.name, found.reference) == (endpoint, repository, reference)
         assert f"/v2/{found.origin_path}" == path.replace("%61", "a").replace("%3A", ":")
 
     @pytest.mark.parametrize(
@@ -99,13 +106,13 @@ class TestUpstream:
     def test_ns_goes_before_the_header_that_before_the_prefix_that_before_the_default(self) -> None:
         path = f"/v2/docker.io/library/app/blobs/{DIGEST}"
         both = route(path, ns="ghcr.io", header="localhost:5000")
-        assert (both.upstream, both.repository, both.prefix) == (GHCR, "docker.io/library/app", "")
+        assert (both.upstream, both.repository.name, both.prefix) == (GHCR, "docker.io/library/app", "")
         header = route(path, header="localhost:5000")
-        assert (header.upstream, header.repository, header.prefix) == (LOCAL, "docker.io/library/app", "")
+        assert (header.upstream, header.repository.name, header.prefix) == (LOCAL, "docker.io/library/app", "")
         prefix = route(f"/v2/localhost:5000/app/blobs/{DIGEST}")
-        assert (prefix.upstream, prefix.repository, prefix.prefix) == (LOCAL, "app", "localhost:5000/")
+        assert (prefix.upstream, prefix.repository.name, prefix.prefix) == (LOCAL, "app", "localhost:5000/")
         default = route(BLOB)
-        assert (default.upstream, default.repository, default.prefix) == (HUB, "library/app", "")
+        assert (default.upstream, default.repository.name, default.prefix) == (HUB, "library/app", "")
 
     def test_what_is_empty_names_nothing(self) -> None:
         assert route(BLOB, ns="", header="").upstream == HUB
@@ -116,7 +123,7 @@ class TestUpstream:
         assert route(BLOB, ns=name).upstream == HUB
         assert route(BLOB, header=name).upstream == HUB
         by_prefix = route(f"/v2/{name.lower()}/library/app/blobs/{DIGEST}")
-        assert (by_prefix.upstream, by_prefix.repository) == (HUB, "library/app")
+        assert (by_prefix.upstream, by_prefix.repository.name) == (HUB, "library/app")
         assert by_prefix.prefix == f"{name.lower()}/"
 
     @pytest.mark.parametrize("name", ["registry.example", "localhost:5001", "ghcr.io.evil.example", "127.0.0.1:80"])
@@ -131,10 +138,10 @@ class TestUpstream:
         assert refused(BLOB, header=name) == (400, Code.NAME_INVALID)
 
     def test_a_first_component_that_cannot_be_a_host_belongs_to_the_name(self) -> None:
-        assert route("/v2/localhost/app/tags/list").repository == "localhost/app"
+        assert route("/v2/localhost/app/tags/list").repository.name == "localhost/app"
 
     def test_an_upstream_alone_is_no_repository(self) -> None:
-        assert route("/v2/docker.io/tags/list").repository == "docker.io"  # as in any other registry
+        assert route("/v2/docker.io/tags/list").repository.name == "docker.io"  # as in any other registry
 
 
 class TestDishonestPaths:
@@ -225,12 +232,12 @@ def test_anything_is_a_safe_route_or_a_refusal(method: str, path: str, ns: str |
     assert found.upstream in UPSTREAMS
     if found.endpoint is Endpoint.PING:
         return
-    assert parse_repository(found.repository) == found.repository
-    assert ".." not in found.repository.split("/")
+    assert parse_repository_name(found.repository.name) == found.repository.name
+    assert ".." not in found.repository.name.split("/")
     if found.endpoint is Endpoint.MANIFEST:
         assert parse_reference(found.reference) == found.reference
     elif found.endpoint is not Endpoint.TAGS:
-        assert parse_digest(found.reference) == found.reference
+        assert Digest(found.reference) == found.reference
     # What the origin is asked for is what was understood: it reads the same way there.
     assert parse_route("GET", f"/v2/{found.origin_path}", found.upstream, None, UPSTREAMS, HUB).origin_path == (
         found.origin_path

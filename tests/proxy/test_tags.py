@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import OCI_IMAGE
-from proxy.catalog import Resolved
 from proxy.core.grants import ANYONE
-from tests.peer.registry_server import Answering
 from tests.proxy.direct import parts_of, place, route
-from tests.proxy.images import Image, content_of, make_image
-from tests.proxy.node import asynchronous, node_at
-from tests.proxy.registry import ANONYMOUS, ImageRegistry
+from tests.support.images import Image, content_of, make_image
+from tests.support.node import asynchronous, node_at
+from tests.support.registry import ANONYMOUS, ImageRegistry
+from tests.support.registry_server import Answering
 
 APP, SECRET = "library/app", "team/secret"
 OLD, NEW = make_image(content_of("old", 1000)), make_image(content_of("new", 1000))
@@ -25,8 +25,8 @@ LATEST = route(APP, "latest")
 LATEST_PATH = f"/v2/{APP}/manifests/latest"
 
 
-def meaning(image: Image) -> Resolved:
-    return Resolved(image.digest, OCI_IMAGE, len(image.manifest))
+def meaning(image: Image) -> Descriptor:
+    return Descriptor(OCI_IMAGE, image.digest, len(image.manifest))
 
 
 class TestSharing:
@@ -34,13 +34,13 @@ class TestSharing:
     async def test_an_answer_lasts_its_time_and_no_longer(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "latest", OLD)
         async with parts_of(registry, tmp_path, tag_ttl_s=10) as parts:
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == meaning(OLD)
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning(OLD)
             registry.push(APP, "latest", NEW)
             parts.now += 9.9
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == meaning(OLD)
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning(OLD)
             assert len(registry.seen) == 1
             parts.now += 0.1
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == meaning(NEW)
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning(NEW)
 
     @pytest.mark.parametrize(("ttl_s", "asked"), [(60, 1), (0, 3)])
     @asynchronous
@@ -58,7 +58,7 @@ class TestSharing:
         registry.push(APP, "latest", OLD)
         async with parts_of(registry, tmp_path, tag_ttl_s=0) as parts:
             answers = await asyncio.gather(*(parts.tags.resolve(LATEST, None, "") for _ in range(100)))
-        assert {answer.resolved for answer in answers} == {meaning(OLD)}
+        assert {manifest for manifest, _ in answers} == {meaning(OLD)}
         assert len(registry.seen) == 1
 
     @asynchronous
@@ -86,15 +86,15 @@ class TestSharing:
             with pytest.raises(OriginRefusedError):
                 await parts.tags.resolve(LATEST, None, "")
             registry.push(APP, "latest", OLD)
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == meaning(OLD)
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning(OLD)
 
     @asynchronous
     async def test_the_client_may_have_what_its_tag_means(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(SECRET, "latest", OLD)
         registry.members[SECRET] = {ALICE}
         async with parts_of(registry, tmp_path) as parts:
-            answer = await parts.tags.resolve(route(SECRET, "latest"), ALICE, "")
-            assert answer.permit.client == parts.access.client(ALICE)
+            _, permit = await parts.tags.resolve(route(SECRET, "latest"), ALICE, "")
+            assert permit.client == parts.access.client(ALICE)
             await parts.access.check(route(SECRET, OLD.digest), ALICE)
             assert len(registry.seen) == 1
             assert not parts.catalog.is_public(place(SECRET), OLD.digest)
@@ -123,7 +123,7 @@ class TestOriginsThatSayLittle:
         registry.push(APP, "latest", OLD)
         registry.rules[LATEST_PATH] = lambda seen: head if seen.method == "HEAD" else None
         async with parts_of(registry, tmp_path) as parts:
-            assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE)).resolved == meaning(OLD)
+            assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE))[0] == meaning(OLD)
         assert [seen.method for seen in registry.seen] == ["HEAD", "GET"]
         assert {seen.headers["accept"] for seen in registry.seen} == {OCI_IMAGE}
 
@@ -157,8 +157,8 @@ class TestOriginThatIsGone:
             await parts.tags.resolve(LATEST, None, "")
             registry.stop()
             for who in (None, ALICE):
-                answer = await parts.tags.resolve(LATEST, who, "")
-                assert (answer.resolved, answer.permit.client) == (meaning(NEW), ANYONE)
+                manifest, permit = await parts.tags.resolve(LATEST, who, "")
+                assert (manifest, permit.client) == (meaning(NEW), ANYONE)
             with pytest.raises(OriginUnreachableError):
                 await parts.tags.resolve(route(APP, "other"), None, "")
 

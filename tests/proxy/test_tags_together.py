@@ -8,26 +8,26 @@ from pathlib import Path
 import pytest
 
 from peer.errors import OriginRefusedError, OriginUnreachableError
-from peer.oci.manifest import DOCKER_IMAGE, OCI_IMAGE
-from peer.swarm.tags import TagFound, TagName, Turn
-from proxy.catalog import Resolved
+from peer.net.tag_lookups import TagFound, TagName, Turn
+from peer.oci.descriptor import Descriptor
+from peer.oci.manifest import ANY_MANIFEST, DOCKER_IMAGE, OCI_IMAGE
+from peer.oci.reference import Tag
 from proxy.core.grants import ANYONE
-from proxy.origins import ANY_MANIFEST
-from tests.peer.registry_server import Answering
 from tests.proxy.direct import Others, parts_of, place, route
-from tests.proxy.images import content_of, make_image
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ANONYMOUS, ImageRegistry
+from tests.support.images import content_of, make_image
+from tests.support.node import asynchronous
+from tests.support.registry import ANONYMOUS, ImageRegistry
+from tests.support.registry_server import Answering
 
 APP, SECRET = "library/app", "team/secret"
 IMAGE, PRIVATE = make_image(content_of("app", 1000)), make_image(content_of("private", 1000))
 ALICE, BOB = "Bearer alice", "Bearer bob"
-NAME, SECRET_NAME = TagName("docker.io", APP, "latest"), TagName("docker.io", SECRET, "latest")
+NAME, SECRET_NAME = (TagName(place(name), Tag("latest")) for name in (APP, SECRET))
 LATEST, SECRET_LATEST = route(APP, "latest"), route(SECRET, "latest")
-MEANING = Resolved(IMAGE.digest, OCI_IMAGE, len(IMAGE.manifest))
-FOUND = TagFound(IMAGE.digest, len(IMAGE.manifest), OCI_IMAGE)
-FOUND_OPENLY = TagFound(IMAGE.digest, len(IMAGE.manifest), OCI_IMAGE, public=True)
-LIE = TagFound(PRIVATE.digest, len(PRIVATE.manifest), OCI_IMAGE, public=True)
+MEANING = Descriptor(OCI_IMAGE, IMAGE.digest, len(IMAGE.manifest))
+FOUND = TagFound(Descriptor(OCI_IMAGE, IMAGE.digest, len(IMAGE.manifest)))
+FOUND_OPENLY = TagFound(Descriptor(OCI_IMAGE, IMAGE.digest, len(IMAGE.manifest)), public=True)
+LIE = TagFound(Descriptor(OCI_IMAGE, PRIVATE.digest, len(PRIVATE.manifest)), public=True)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class TestOurTurn:
         others = Others(Turn.OURS)
         async with parts_of(registry, tmp_path, others=others) as parts:
             for _ in range(2):
-                assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE)).resolved == MEANING
+                assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE))[0] == MEANING
             await parts.access.check(route(APP, IMAGE.digest), None)
         assert others.looked_up == [NAME], "what this host has asked itself it remembers"
         assert others.told == [(NAME, 200, FOUND_OPENLY)]
@@ -76,7 +76,7 @@ class TestOurTurn:
             registry.rules[f"/v2/{APP}/manifests/latest"] = lambda seen: (
                 None if "authorization" in seen.headers else Answering(401, headers={"WWW-Authenticate": "Basic"})
             )
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == MEANING
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
         assert others.told == [(NAME, 200, FOUND)]
 
     @pytest.mark.parametrize("trust_hosts", [False, True])
@@ -107,10 +107,10 @@ class TestOurTurn:
         self, registry: ImageRegistry, tmp_path: Path, media_type: str
     ) -> None:
         registry.put_manifest(APP, "latest", IMAGE.manifest, media_type)
-        meaning = Resolved(IMAGE.digest, media_type, len(IMAGE.manifest))
+        meaning = Descriptor(media_type, IMAGE.digest, len(IMAGE.manifest))
         others = Others(Turn.OURS)
         async with parts_of(registry, tmp_path, others=others) as parts:
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == meaning
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning
         assert others.told == [(NAME, 0, None)]
 
     @asynchronous
@@ -129,11 +129,11 @@ class TestOurTurn:
     ) -> None:
         others = Others(Turn.OURS)
         registry.members[SECRET] = {ALICE}
-        private = TagFound(PRIVATE.digest, len(PRIVATE.manifest), OCI_IMAGE)
+        private = TagFound(Descriptor(OCI_IMAGE, PRIVATE.digest, len(PRIVATE.manifest)))
         async with parts_of(registry, tmp_path, others=others, trust_hosts=True) as parts:
-            assert (await parts.tags.resolve(LATEST, ALICE, "")).permit.client == ANYONE
-            answer = await parts.tags.resolve(SECRET_LATEST, ALICE, "")
-            assert answer.permit.client == parts.access.client(ALICE)
+            assert (await parts.tags.resolve(LATEST, ALICE, ""))[1].client == ANYONE
+            _, permit = await parts.tags.resolve(SECRET_LATEST, ALICE, "")
+            assert permit.client == parts.access.client(ALICE)
         assert others.told == [(NAME, 200, FOUND_OPENLY), (SECRET_NAME, 200, private)]
         assert not any(seen.headers.get("authorization") == ALICE for seen in registry.seen[:1])
 
@@ -147,8 +147,8 @@ class TestWhatAnotherHostFound:
         others = Others(FOUND_OPENLY)
         async with parts_of(registry, tmp_path, others=others, tag_ttl_s=0, access_ttl_s=100) as parts:
             for _ in range(3):
-                answer = await parts.tags.resolve(LATEST, who, OCI_IMAGE)
-                assert (answer.resolved, answer.permit.client) == (MEANING, parts.access.client(who))
+                manifest, permit = await parts.tags.resolve(LATEST, who, OCI_IMAGE)
+                assert (manifest, permit.client) == (MEANING, parts.access.client(who))
             assert asked(registry) == [("HEAD", f"{APP}/manifests/{IMAGE.digest}")]
             parts.now += 100
             await parts.tags.resolve(LATEST, who, OCI_IMAGE)
@@ -160,7 +160,7 @@ class TestWhatAnotherHostFound:
     async def test_what_is_private_is_for_those_who_may_have_it(self, registry: ImageRegistry, tmp_path: Path) -> None:
         others = Others(LIE)
         async with parts_of(registry, tmp_path, others=others) as parts:
-            assert (await parts.tags.resolve(SECRET_LATEST, ALICE, "")).resolved.digest == PRIVATE.digest
+            assert (await parts.tags.resolve(SECRET_LATEST, ALICE, ""))[0].digest == PRIVATE.digest
             for who in (None, BOB, ANONYMOUS):
                 with pytest.raises(OriginRefusedError) as caught:
                     await parts.tags.resolve(SECRET_LATEST, who, "")
@@ -177,15 +177,15 @@ class TestWhatAnotherHostFound:
         async with parts_of(registry, tmp_path, others=Others(LIE)) as parts:
             await parts.access.check(route(SECRET, PRIVATE.digest), ALICE)  # a client of this host may have it there
             for who in (None, ALICE):
-                assert (await parts.tags.resolve(LATEST, who, "")).resolved == MEANING
+                assert (await parts.tags.resolve(LATEST, who, ""))[0] == MEANING
                 with pytest.raises(OriginRefusedError):
                     await parts.access.check(route(APP, PRIVATE.digest), who)
 
     @asynchronous
     async def test_the_origins_own_length_and_type_are_believed(self, registry: ImageRegistry, tmp_path: Path) -> None:
-        others = Others(TagFound(IMAGE.digest, 3, DOCKER_IMAGE))
+        others = Others(TagFound(Descriptor(DOCKER_IMAGE, IMAGE.digest, 3)))
         async with parts_of(registry, tmp_path, others=others) as parts:
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == MEANING
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
 
     @asynchronous
     async def test_a_client_that_does_not_take_its_type_has_its_own_question(
@@ -203,8 +203,8 @@ class TestWhatAnotherHostFound:
         others = Others(FOUND_OPENLY)
         async with parts_of(registry, tmp_path, others=others, trust_hosts=True) as parts:
             for who in (None, ALICE):
-                answer = await parts.tags.resolve(LATEST, who, "")
-                assert (answer.resolved, answer.permit.client) == (MEANING, ANYONE)
+                manifest, permit = await parts.tags.resolve(LATEST, who, "")
+                assert (manifest, permit.client) == (MEANING, ANYONE)
                 await parts.access.check(route(APP, IMAGE.digest), who)
             assert registry.seen == []
             others.turn = FOUND
@@ -221,7 +221,7 @@ class TestWhatAnotherHostFound:
             await parts.tags.resolve(LATEST, None, "")
             registry.stop()
             parts.now += 1000
-            assert (await parts.tags.resolve(LATEST, None, "")).resolved == MEANING
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
             others.turn = LIE
             with pytest.raises(OriginUnreachableError):
                 await parts.tags.resolve(LATEST, None, "")
@@ -232,6 +232,6 @@ async def test_with_nobody_to_ask_the_host_is_alone(registry: ImageRegistry, tmp
     others = Others(None)
     async with parts_of(registry, tmp_path, others=others) as parts:
         for _ in range(2):
-            assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE)).resolved == MEANING
+            assert (await parts.tags.resolve(LATEST, None, OCI_IMAGE))[0] == MEANING
     assert asked(registry) == [("HEAD", f"{APP}/manifests/latest")]
     assert others.told == []

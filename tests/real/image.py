@@ -19,8 +19,12 @@ import sysconfig
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from p2pd.pull.layout_writer import REF_NAME, LayoutWriter
+from peer.oci.descriptor import Descriptor
+from peer.oci.documents import CONFIG_TYPE, GZIP_LAYER_TYPE, as_json, image_config, image_index, image_manifest
+from peer.oci.manifest import OCI_IMAGE, OCI_INDEX, parse_manifest
 from tests.real.packages import PATH
 from tests.real.paths import cache_directory, new_directory, remove
 
@@ -28,13 +32,8 @@ REPOSITORY: Final = "library/app"
 TAG: Final = "1"
 WEIGHTS_BYTES: Final = 32 * 1024 * 1024
 
-_EDITION: Final = "image-1"
+_EDITION: Final = "image-2"
 """Change this when what is built changes: the cached image of another edition is not used."""
-
-_INDEX: Final = "application/vnd.oci.image.index.v1+json"
-_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
-_LAYER: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 _ARCHITECTURES: Final = {"armhf": "arm", "i386": "386", "ppc64el": "ppc64le"}
 """Debian's names where the OCI's (Go's) differ."""
@@ -50,18 +49,6 @@ _LEFT_OUT: Final = (
 
 
 @dataclass(frozen=True)
-class Blob:
-    """Content of the image, by its digest."""
-
-    digest: str
-    size_bytes: int
-    media_type: str
-
-    def descriptor(self, **fields: object) -> dict[str, object]:
-        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size_bytes, **fields}
-
-
-@dataclass(frozen=True)
 class Image:
     """The image in `layout`: `index` names `manifest`, which names `config` and `layers`.
 
@@ -69,14 +56,14 @@ class Image:
     """
 
     layout: Path
-    index: Blob
-    manifest: Blob
-    config: Blob
-    layers: tuple[Blob, ...]
+    index: Descriptor
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
     diff_ids: tuple[str, ...]
 
     @property
-    def blobs(self) -> tuple[Blob, ...]:
+    def blobs(self) -> tuple[Descriptor, ...]:
         """What is asked for at `/blobs/`."""
         return (self.config, *self.layers)
 
@@ -91,7 +78,7 @@ class Image:
         return {self.manifest.digest, *(blob.digest for blob in self.blobs)}
 
     @property
-    def weights(self) -> Blob:
+    def weights(self) -> Descriptor:
         """The layer of random bytes."""
         return self.layers[2]
 
@@ -121,96 +108,52 @@ def _whole(layout: Path) -> bool:
 
 
 def _read(layout: Path) -> Image:
-    def load(descriptor: dict[str, Any]) -> dict[str, Any]:
-        content = (layout / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
-        return json.loads(content)  # type: ignore[no-any-return]  # JSON that this module wrote
+    def load(blob: Descriptor) -> bytes:
+        return (layout / "blobs" / blob.digest.replace(":", "/")).read_bytes()
 
-    def blob(descriptor: dict[str, Any]) -> Blob:
-        return Blob(descriptor["digest"], descriptor["size"], descriptor["mediaType"])
-
-    index = json.loads((layout / "index.json").read_text(encoding="utf-8"))["manifests"][0]
-    manifest = load(index)["manifests"][0]
-    parts = load(manifest)
-    return Image(
-        layout=layout,
-        index=blob(index),
-        manifest=blob(manifest),
-        config=blob(parts["config"]),
-        layers=tuple(blob(layer) for layer in parts["layers"]),
-        diff_ids=tuple(load(parts["config"])["rootfs"]["diff_ids"]),
-    )
+    index = parse_manifest((layout / "index.json").read_bytes()).children[0]
+    manifest = parse_manifest(load(index)).children[0]
+    config, *layers = parse_manifest(load(manifest)).children
+    diff_ids = json.loads(load(config))["rootfs"]["diff_ids"]
+    return Image(layout, index, manifest, config, tuple(layers), tuple(diff_ids))
 
 
-def _build(layout: Path, workshop: Path) -> None:
+def _build(directory: Path, workshop: Path) -> None:
     """Write the layout; everything temporary goes to `workshop`."""
-    layout.mkdir()
-    builder = _Builder(layout)
+    layout = LayoutWriter(directory)
     layers = [
-        builder.layer(_base_system(workshop)),
-        builder.layer(_python_library(workshop / "python.tar")),
-        builder.layer(_one_file(workshop / "weights.tar", "srv/weights", random.Random(1).randbytes(WEIGHTS_BYTES))),
-        builder.layer(_one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n")),
+        _write_layer(layout, _base_system(workshop)),
+        _write_layer(layout, _python_library(workshop / "python.tar")),
+        _write_layer(layout, _one_file(workshop / "weights.tar", "srv/weights", _weights())),
+        _write_layer(layout, _one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n")),
     ]
-    platform = _debian_architecture()
-    other = "s390x" if platform != "s390x" else "amd64"
-    index = builder.json(
-        _INDEX,
-        {
-            "schemaVersion": 2,
-            "mediaType": _INDEX,
-            "manifests": [
-                builder.manifest(platform, layers).descriptor(platform={"architecture": platform, "os": "linux"}),
-                builder.manifest(other, layers[-1:]).descriptor(platform={"architecture": other, "os": "linux"}),
-            ],
-        },
+    architecture = _debian_architecture()
+    other = "s390x" if architecture != "s390x" else "amd64"
+    manifests = [
+        as_json(_write_manifest(layout, each, some), platform={"architecture": each, "os": "linux"})
+        for each, some in ((architecture, layers), (other, layers[-1:]))
+    ]
+    layout.name(layout.write_json(OCI_INDEX, image_index(manifests)), {REF_NAME: TAG})
+
+
+def _write_layer(layout: LayoutWriter, archive: Path) -> tuple[Descriptor, str]:
+    """Compress an archive into a layer; returns it and its diff id."""
+    content = archive.read_bytes()
+    packed = gzip.compress(content, compresslevel=1, mtime=0)
+    layer = Descriptor(GZIP_LAYER_TYPE, layout.write(packed), len(packed))
+    return layer, "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+def _write_manifest(layout: LayoutWriter, architecture: str, layers: list[tuple[Descriptor, str]]) -> Descriptor:
+    config = image_config(
+        [diff_id for _, diff_id in layers],
+        architecture=architecture,
+        created="1970-01-01T00:00:00Z",
+        config={"Env": [f"PATH={PATH}"], "Cmd": ["/bin/bash"]},
+        history=[{"created": "1970-01-01T00:00:00Z"} for _ in layers],
     )
-    named = index.descriptor(annotations={"org.opencontainers.image.ref.name": TAG})
-    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}), encoding="utf-8")
-    (layout / "oci-layout").write_text(json.dumps({"imageLayoutVersion": "1.0.0"}), encoding="utf-8")
-
-
-class _Builder:
-    """Writes blobs into an OCI image layout."""
-
-    def __init__(self, layout: Path) -> None:
-        self._blobs = layout / "blobs" / "sha256"
-        self._blobs.mkdir(parents=True)
-
-    def layer(self, archive: Path) -> tuple[Blob, str]:
-        """Compress an archive into a layer; returns it and its diff id."""
-        content = archive.read_bytes()
-        packed = gzip.compress(content, compresslevel=1, mtime=0)
-        return self._write(_LAYER, packed), "sha256:" + hashlib.sha256(content).hexdigest()
-
-    def manifest(self, architecture: str, layers: list[tuple[Blob, str]]) -> Blob:
-        config = self.json(
-            _CONFIG,
-            {
-                "created": "1970-01-01T00:00:00Z",
-                "architecture": architecture,
-                "os": "linux",
-                "config": {"Env": [f"PATH={PATH}"], "Cmd": ["/bin/bash"]},
-                "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
-                "history": [{"created": "1970-01-01T00:00:00Z"} for _ in layers],
-            },
-        )
-        return self.json(
-            _MANIFEST,
-            {
-                "schemaVersion": 2,
-                "mediaType": _MANIFEST,
-                "config": config.descriptor(),
-                "layers": [layer.descriptor() for layer, _ in layers],
-            },
-        )
-
-    def json(self, media_type: str, value: object) -> Blob:
-        return self._write(media_type, json.dumps(value).encode())
-
-    def _write(self, media_type: str, content: bytes) -> Blob:
-        name = hashlib.sha256(content).hexdigest()
-        (self._blobs / name).write_bytes(content)
-        return Blob("sha256:" + name, len(content), media_type)
+    manifest = image_manifest(layout.write_json(CONFIG_TYPE, config), [layer for layer, _ in layers])
+    return layout.write_json(OCI_IMAGE, manifest)
 
 
 def _base_system(workshop: Path) -> Path:
@@ -238,6 +181,10 @@ def _one_file(archive: Path, name: str, content: bytes) -> Path:
         info.size, info.mode = len(content), 0o644
         tar.addfile(info, io.BytesIO(content))
     return archive
+
+
+def _weights() -> bytes:
+    return random.Random(1).randbytes(WEIGHTS_BYTES)
 
 
 def _debian_architecture() -> str:

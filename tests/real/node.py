@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from p2pd.demo.process import command
 from tests.real.programs import Program, ProgramError, environment, free_port, tail
 from tests.real.web import get
 
@@ -26,9 +26,8 @@ class Node:
     ) -> None:
         self.mirror = f"127.0.0.1:{mirror_port or free_port()}"
         self.admin = f"127.0.0.1:{free_port()}"
-        addresses = ["--data", str(directory / "data"), "--mirror", self.mirror, "--admin", self.admin]
-        chosen = [arg for upstream in upstreams for arg in ("--upstream", upstream)]
-        self._args = [sys.executable, "-m", "p2pd", "run", *addresses, *chosen]
+        addresses = {"data": directory / "data", "mirror": self.mirror, "admin": self.admin}
+        self._args = command("run", {**addresses, "upstream": list(upstreams)})
         variables = {f"P2PD_{key.upper()}": value for key, value in (settings or {}).items()}
         self._env = environment(directory, variables)
         self._log = directory / "p2pd.log"
@@ -62,7 +61,7 @@ class Node:
 
     def cached(self, digest: str) -> dict[str, Any] | None:
         """What /cache says of the blob (`held_bytes`, `complete`), or None when it says nothing of it."""
-        rows: list[dict[str, Any]] = get(f"http://{self.admin}/cache").json()
+        rows: list[dict[str, Any]] = get(f"http://{self.admin}/cache").json
         return next((row for row in rows if row["digest"] == digest), None)
 
     def held_bytes(self, digest: str) -> int:

@@ -19,7 +19,8 @@ from tests.real.programs import ProgramError
 from tests.real.registry import Registry, basic_auth, token_auth
 from tests.real.skopeo import Skopeo, digests
 from tests.real.tokens import TokenServer
-from tests.real.web import Credentials, Reply, get
+from tests.real.web import Credentials, get
+from tests.support.client import Reply
 
 OWNER: Final = Credentials("owner", "correct horse")
 STRANGER: Final = Credentials("stranger", "battery staple")
@@ -113,4 +114,4 @@ def ask(node: Node, path: str, who: Credentials | None) -> Reply:
 def assert_refused(reply: Reply) -> None:
     """No, in the form that the OCI specification gives to errors."""
     assert reply.status in (401, 403, 404), reply
-    assert all(error["code"] for error in reply.json()["errors"]), reply
+    assert all(error["code"] for error in reply.json["errors"]), reply

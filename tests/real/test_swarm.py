@@ -114,7 +114,7 @@ def _is_connected(member: Member) -> bool:
 
 def status(member: Member) -> dict[str, Any]:
     """What p2pd says of its part in the swarm."""
-    answer: dict[str, Any] = member.host.call(get, f"http://{member.node.admin}/status").json()["swarm"]
+    answer: dict[str, Any] = member.host.call(get, f"http://{member.node.admin}/status").json["swarm"]
     return answer
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.message import Message
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from tests.support.client import Reply
 
 _TIMEOUT_S: Final = 30
 
@@ -29,24 +29,16 @@ class Credentials(NamedTuple):
         return base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
-@dataclass(frozen=True)
-class Reply:
-    """A whole answer; `headers` finds names in any case."""
-
-    status: int
-    headers: Message
-    body: bytes
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
 def get(url: str, headers: Mapping[str, str] | None = None) -> Reply:
     """GET `url`; any status is a reply. Raises OSError when nobody answers."""
     request = urllib.request.Request(url, headers=dict(headers or {}))
     try:
         with _DIRECT.open(request, timeout=_TIMEOUT_S) as answer:
-            return Reply(answer.status, answer.headers, answer.read())
+            return Reply(answer.status, _lower(answer.headers), answer.read())
     except urllib.error.HTTPError as error:
         with error:
-            return Reply(error.code, error.headers, error.read())
+            return Reply(error.code, _lower(error.headers), error.read())
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

@@ -23,6 +23,7 @@ from scheduler.protocol.to_host import (
     Joined,
     Lease,
     LeaseRevoked,
+    Neighbours,
     OriginRefused,
     PieceDigests,
     Sized,
@@ -319,3 +320,21 @@ def test_a_large_swarm_is_told_in_slices_and_everybody_hears_everything() -> Non
         }
         assert told == dict(enumerate(pieces))
     assert most <= 8 + SETTINGS.degree_high
+
+
+def test_in_a_large_swarm_the_neighbours_of_a_publisher_hear_its_digests_at_once() -> None:
+    hosts = [f"h{number}" for number in range(40)]
+    play = Playbook(*hosts, settings=replace(SETTINGS, fanout_slice=1, fanout_per_s=1.0))
+    neighbours: dict[str, set[str]] = {host: set() for host in hosts}
+    for host in hosts:
+        _ = play >> (host, JOIN)
+        for other, message in play._got:
+            if isinstance(message, Joined):
+                neighbours[other] = {added.host for added in message.neighbours}
+            elif isinstance(message, Neighbours):
+                neighbours[other] = neighbours[other] - set(message.remove) | {added.host for added in message.add}
+    _ = play >> ("h0", LeasePieces(1, D, 0, P0))
+    told = {host for host, message in play._got if message == digests(0, P0)}
+    assert 5 < len(neighbours["h0"]) < 30
+    assert neighbours["h0"] <= told
+    assert len(told - neighbours["h0"]) <= 1  # the first slice of all others

@@ -99,6 +99,6 @@ class Playing:
             lines.append(
                 f"{host.name}: {len(host.store[digest])} pieces, whole: {self.is_whole(host)}. {host.failures}"
             )
-            if digest in host.pulls:
-                lines += [f"    {line}" for line in host.pulls[digest].member.story()[-12:]]
+            if digest in host.machine.downloads:
+                lines += [f"    {line}" for line in host.machine.downloads[digest].story()[-12:]]
         return "\n".join([*lines, *(cluster.scheduler.story(digest)[-20:] if cluster.scheduler else ())])

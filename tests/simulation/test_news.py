@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from p2pd.simulation.cluster import SimulatedCluster
-from p2pd.simulation.pull import Pull
 from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
-from peer.core.swarm_events import TellNeighbours
-from scheduler.protocol import link
+from peer.core.events import FromScheduler, TellNeighbours
+from scheduler.protocol import link, to_host
 
 
 def test_what_is_gathered_for_some_and_for_others_reaches_each() -> None:
     cluster = SimulatedCluster(flash_crowd(Shape(3, (blob_of(4),))))
     [blob] = cluster.blobs.values()
-    pulls = [host.pulls.setdefault(blob.digest, Pull(host, blob)) for host in cluster.hosts.values()]
-    teller, *listeners = pulls
+    teller, *listeners = cluster.hosts.values()
     for index, listener in enumerate(listeners):
-        listener.member.exchange.neighbours.begin_generation(1)
-        listener.member.exchange.neighbours.add(teller.host.name, 0)
-        gained = link.Have(blob.digest, 1, (link.Span(index, index + 1),))
-        teller.tell_neighbours(TellNeighbours((listener.host.name,), gained))
+        listener.pull(blob)
+        neighbour = to_host.Neighbour(teller.name, f"{teller.name}:1", 0)
+        joined = to_host.Joined(blob.digest, 1, blob.size_bytes, sealed=False, neighbours=(neighbour,))
+        listener.feed(FromScheduler(joined))
+        have = link.Have(blob.digest, 1, (link.Span(index, index + 1),))
+        teller.tell_neighbours(TellNeighbours((listener.name,), have))
     cluster.event_queue.play(1.0)
-    assert [listener.member.exchange.neighbours.held_by_any() for listener in listeners] == [0b01, 0b10]
+    held = [each.machine.downloads[blob.digest].picker.neighbours.held_by_any() for each in listeners]
+    assert held == [0b01, 0b10]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from p2pd.simulation.scenario import Misbehaviour
-from peer.core.member import DISPROVED
-from peer.core.swarm_events import Fetch
+from peer.core.events import RequestPiece
+from peer.core.swarm_member import MAP_DISPROVED
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
 from scheduler.protocol.inline_blob import InlineBlob
@@ -50,7 +50,7 @@ class TestAPull:
         run = pulled(9, 0)
         assert run.left_the_origin().total() == 1
         assert sum(isinstance(message, InlineBlob) for _, message in run.cluster.told) == 1
-        assert not any(Fetch.__name__ in line for line in run.cluster.instructions)
+        assert not any(RequestPiece.__name__ in line for line in run.cluster.instructions)
 
     def test_the_same_seed_gives_the_same_instructions(self) -> None:
         first, requeue, other = (pulled(7, 24, seed=seed).cluster.instructions for seed in (5, 5, 6))
@@ -90,7 +90,7 @@ class TestNeighboursThatFail:
     def test_one_that_vanishes(self) -> None:
         run = Playing(8, 32, seed=3, lease_s=2.0)
         run.run(began(run, 6))
-        gone = next(host for host in run.hosts if any(pull.transfers for pull in host.pulls.values()))
+        gone = next(host for host in run.hosts if host.ranges)
         run.cluster.vanish(gone)
         run.run()
         run.is_right(*(host for host in run.hosts if host is not gone))
@@ -112,7 +112,7 @@ class TestNeighboursThatFail:
             host.hold([run.blob])
         run.hosts[0].up.rate /= 100
         run.run(within_s=4.0)
-        request = [line for line in run.cluster.instructions if f"h02 {Fetch.__name__}(" in line]
+        request = [line for line in run.cluster.instructions if f"h02 {RequestPiece.__name__}(" in line]
         assert 5 < len(request) <= 10
         assert set(run.came_from_neighbours(run.hosts[2]).values()) == {1}
 
@@ -136,7 +136,7 @@ class TestLies:
         run.is_right(*honest)
         assert any(isinstance(message, Disproved) for _, message in run.cluster.told)
         assert run.cluster.closed == {liar.name: Closing.QUARANTINED}
-        assert all(host.failures == [DISPROVED] and host.attempts == 2 for host in honest)
+        assert all(host.failures == [MAP_DISPROVED] and host.attempts == 2 for host in honest)
         assert max(run.left_the_origin().values()) <= 3, "the liar's copy, and two that agree"
 
     def test_where_no_third_host_can_tell_who_is_right_each_asks_the_origin_itself(self) -> None:
@@ -209,3 +209,29 @@ class TestTheOrigin:
         run.run()
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() <= 32 + 16
+
+
+class TestADiskThatFails:
+    def test_the_host_whose_disk_it_is_is_the_only_one_to_suffer(self) -> None:
+        run = Playing(6, 32, seed=4)
+        bad, others = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
+        bad.disk_fails = True
+        run.run(lambda: all(map(run.is_whole, others)))
+        run.is_right(*others)
+        assert bad.failures
+        assert not run.is_whole(bad)
+        assert not run.cluster.closed, "it lies to nobody"
+
+    def test_what_had_landed_before_is_kept_for_when_it_works_again(self) -> None:
+        run = Playing(6, 32, seed=4)
+        run.run(began(run, 16))
+        bad = max(run.hosts, key=lambda host: len(host.store[run.blob.digest]))
+        held = len(bad.store[run.blob.digest])
+        assert held
+        bad.disk_fails = True
+        run.run(lambda: bool(bad.failures))
+        assert len(bad.store[run.blob.digest]) == held
+        bad.disk_fails = False
+        run.run()
+        run.is_right(*run.hosts)
+        assert max(run.left_the_origin().values()) <= 2, "a lease of the host whose disk failed goes to another host"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from p2pd.simulation.blobs import true_digest
 from p2pd.simulation.cluster import SimulatedCluster
-from p2pd.simulation.pull import Pull, true_digest
 from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
-from peer.core.swarm_events import Fetch
+from peer.core.events import RequestPiece
 
 RATE = 1e6
 
@@ -18,11 +18,11 @@ def test_a_request_that_waits_is_served_unless_it_is_taken_back(taken_back: bool
     [blob] = cluster.blobs.values()
     sender, *others = cluster.hosts.values()
     sender.hold([blob])
-    goes, waits = (Pull(host, blob) for host in others)
+    goes, waits = (host.name for host in others)
     piece_s = blob.length / RATE
-    cluster.ask(goes, Fetch(0, sender.name, 0, true_digest(0)))
+    cluster.request_piece(goes, RequestPiece(blob.digest, 0, sender.name, 0, true_digest(0)))
     cluster.event_queue.play(piece_s - 0.02)
-    cluster.ask(waits, Fetch(0, sender.name, 1, true_digest(1)))
+    cluster.request_piece(waits, RequestPiece(blob.digest, 0, sender.name, 1, true_digest(1)))
     cluster.event_queue.play(piece_s - 0.01)
     assert sender.choker.is_wanted
     if taken_back:

@@ -14,10 +14,10 @@ from peer.store import Store
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import Bounds, SchedulerServer
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import Reply, ask
-from tests.proxy.node import settings_for
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import Reply, ask
+from tests.support.node import settings_for
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 
 UPSTREAM = "reg.test"
 REPOSITORY = "app"

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from peer.core.choker import FREE_SOON_S, UploadRequest
-from peer.swarm.uploading import EARLY_DONE_BYTES, Upload, Uploading
+from peer.net.upload_sender import EARLY_DONE_BYTES, Upload, Uploading
 from peer.tasks import BackgroundTasks
-from tests.peer.registry_server import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 
 T = TypeVar("T")
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.p2pd.daemon_process import Daemon
-from tests.proxy.client import Reply, ask
+from p2pd.demo.process import DaemonProcess, command
+from tests.support.client import Reply, ask
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, until_true
 
 
 class HostProcess:
     """A running node of a swarm."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: DaemonProcess) -> None:
         self._daemon = daemon
         self.mirror, self.admin = (str(daemon.wait_for_event("ready")[name]) for name in ("mirror", "admin"))
 
@@ -48,15 +47,14 @@ async def host_process(swarm: Cluster, directory: Path, **options: object) -> As
         "scheduler": swarm.scheduler.url,
         "upstream": f"{UPSTREAM}={swarm.registry.url}",
         "min_free_bytes": 0,
-        "log_format": "json",
         **options,
     }
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     hosts = swarm.scheduler.core.statistics().hosts
-    daemon = await asyncio.to_thread(Daemon.start, directory, [sys.executable, "-m", "p2pd", "run", *flags])
+    daemon = await asyncio.to_thread(DaemonProcess, command("run", settings))
     try:
-        await asyncio.to_thread(daemon.wait_for, "READY=1")
+        await asyncio.to_thread(daemon.wait_for_event, "ready")
         await until_true(lambda: swarm.scheduler.core.statistics().hosts > hosts)
         yield HostProcess(daemon)
     finally:
-        await asyncio.to_thread(daemon.close)
+        daemon.process.kill()
+        await asyncio.to_thread(daemon.wait)

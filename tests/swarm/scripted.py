@@ -19,7 +19,7 @@ from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.fields import MAX_FRAME_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length, piece_span
-from tests.proxy.images import digest_of
+from tests.support.images import digest_of
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, until_true
 
 Serve = Callable[[web.Request, int, int], Awaitable[web.StreamResponse]]

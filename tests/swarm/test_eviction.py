@@ -12,11 +12,11 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.geometry import piece_length
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import ask
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Host, cluster, held_bytes, together, until_true
 from tests.swarm.scripted import scripted
 

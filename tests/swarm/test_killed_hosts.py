@@ -13,10 +13,10 @@ import pytest
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.geometry import piece_length
 from scheduler.shell.server import Bounds
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, cluster, held_bytes, together, until_true
 from tests.swarm.process import HostProcess, host_process
 

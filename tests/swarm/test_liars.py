@@ -13,10 +13,10 @@ from aiohttp import web
 
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
-from tests.peer.registry_server import Answering, Seen
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import Answering, Seen
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 

@@ -17,15 +17,15 @@ import pytest
 from aiohttp import web
 
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
-from peer.swarm.fetching import CHOKED_HEADER
+from peer.peer_piece import CHOKED_HEADER
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
 from scheduler.protocol.geometry import piece_count, piece_length
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import ask
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 

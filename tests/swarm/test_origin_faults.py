@@ -10,11 +10,11 @@ from aiohttp import web
 
 from peer.oci.manifest import OCI_IMAGE
 from scheduler.core.settings import SchedulerSettings
-from tests.peer.registry_server import PATIENCE_S, Answering, Seen
-from tests.proxy.client import ask
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S, Answering, Seen
 from tests.swarm.cluster import MIB, REPOSITORY, cluster, held_bytes, together, until_true
 from tests.swarm.scripted import scripted
 

@@ -6,11 +6,11 @@ import asyncio
 from pathlib import Path
 
 from peer.oci.manifest import OCI_IMAGE
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import ask
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, Host, cluster, together
 
 LAYERS = (content_of("layer", 2 * MIB), content_of("small", 300_000), content_of("tiny", 4096))

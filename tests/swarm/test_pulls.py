@@ -7,11 +7,11 @@ import hashlib
 from pathlib import Path
 
 from scheduler.protocol.geometry import piece_count, piece_length
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import ask
-from tests.proxy.images import content_of, digest_of, make_image
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.client import ask
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, cluster, together, until_true
 
 HOSTS = 8

@@ -18,9 +18,9 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import TO_HOST
 from scheduler.protocol.connection import PATH, Closing
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB, REPOSITORY, Host, cluster, held_bytes, together, until_true
 from tests.swarm.scripted import scripted
 

@@ -15,10 +15,10 @@ import pytest
 from peer.oci.manifest import OCI_IMAGE
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, to_host
-from tests.proxy.client import Reply, ask
-from tests.proxy.images import content_of, make_image
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ANONYMOUS, ImageRegistry
+from tests.support.client import Reply, ask
+from tests.support.images import content_of, make_image
+from tests.support.node import asynchronous
+from tests.support.registry import ANONYMOUS, ImageRegistry
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, Host, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from tests.proxy.images import content_of
-from tests.proxy.node import asynchronous
-from tests.proxy.registry import ImageRegistry
+from tests.support.images import content_of
+from tests.support.node import asynchronous
+from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB, REPOSITORY, cluster, together
 from tests.swarm.scripted import scripted
 

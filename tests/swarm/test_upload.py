@@ -15,16 +15,16 @@ from blake3 import blake3
 
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
+from peer.net.peer_server import PeerServer
+from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
+from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, PACED_BYTES, Pace, PeerPiece, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from peer.swarm.fetching import CHOKED_HEADER, HOST_HEADER, PACED_BYTES, Pace, PieceFetch, Wanted, neighbour_origin
-from peer.swarm.server import PeerServer
-from peer.swarm.uploading import EARLY_DONE_BYTES, Uploading
 from peer.tasks import BackgroundTasks
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.client import Client, Reply, ask
-from tests.proxy.images import content_of, digest_of
-from tests.proxy.node import asynchronous
+from tests.support.client import Client, Reply, ask
+from tests.support.images import content_of, digest_of
+from tests.support.node import asynchronous
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, until_true
 
 CONTENT = content_of("layer", 8 * MIB)
@@ -121,21 +121,21 @@ async def served(it: Serving, host: str) -> Reply:
 
 
 @contextmanager
-def receiving(directory: Path, address: str) -> Iterator[PieceFetch]:
+def receiving(directory: Path, address: str) -> Iterator[PeerPiece]:
     """A request of host b for the first piece, which its store lacks."""
     store = Store.open(directory / "b", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
     start, stop = blob.span(0)
     origin = neighbour_origin("a", address, "b")
     try:
-        yield PieceFetch(0, "a", origin, Wanted(blob, 0, blake3(CONTENT[start:stop]).digest()))
+        yield PeerPiece(origin, blob, 0, blake3(CONTENT[start:stop]).digest())
     finally:
         origin.close()
         blob.release()
         store.close()
 
 
-def has_landed(fetch: PieceFetch) -> bool:
+def has_landed(fetch: PeerPiece) -> bool:
     """Whether the neighbour had room for it."""
     try:
         fetch.run(BufferPool(len(CONTENT)), Pace(0), lambda _index, _digest: None)
@@ -210,7 +210,7 @@ def test_who_fetches_a_piece_hears_with_it_whether_others_come_first(tmp_path: P
                 async with asyncio.timeout(PATIENCE_S):
                     while not await asyncio.to_thread(has_landed, fetch):
                         pass
-                assert fetch.busy == bool(others)
+                assert fetch.choked == bool(others)
                 if others:
                     await until_true(lambda: UploadRequest("b", RAW_DIGEST) in it.told)
 

@@ -9,9 +9,9 @@ import pytest
 
 from peer.core.choker import MAX_WAITING, TOLD
 from peer.core.uplink import settle_s
-from peer.swarm.uploading import EARLY_DONE_BYTES, Upload
-from tests.peer.registry_server import PATIENCE_S
-from tests.proxy.node import asynchronous
+from peer.net.upload_sender import EARLY_DONE_BYTES, Upload
+from tests.support.node import asynchronous
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
 
 # -- when a piece is out -------------------------------------------------------------------------------------------

@@ -1,0 +1,464 @@
+"""What happens to a host, and what a host wants done: the language between `peer.core.host` and its runner.
+
+Rules:
+1. One event for one fact. Messages of the protocol are events and instructions as they are, so a conversation can be
+   read, and tested, as one.
+2. `digest` is a blob's raw SHA-256. `request` is a number that this host gives to one request, to the origin or to a
+   neighbour, and never again to another.
+3. Every `RequestRange` is answered by exactly one `RangeEnded`, and every `RequestPiece` by exactly one
+   `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `Recover` by `PiecesHeld`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from scheduler.protocol import to_host
+from scheduler.protocol.codec import FromHost, OnLink, ToHost
+from scheduler.protocol.link import LinkMessage
+
+
+class Outcome(Enum):
+    """How a request to the origin ended."""
+
+    DONE = "done"
+    """All pieces that it was for were received."""
+    BROKEN = "broken"
+    """It may be tried again."""
+    REFUSED = "refused"
+    """Never again from this source."""
+    FATAL = "fatal"
+    """The store takes nothing more. What landed is kept."""
+    CORRUPT = "corrupt"
+    """The bytes, or the store, are wrong. What landed is thrown away."""
+
+
+class PeerOutcome(Enum):
+    """How a request to a neighbour ended that brought no piece. CANCELLED blames nobody."""
+
+    CANCELLED = "cancelled"
+    CHOKED = "choked"
+    GONE = "gone"
+    CORRUPT = "corrupt"
+
+
+class Phase(Enum):
+    """How far a download is."""
+
+    RECOVERING = "recovering"
+    """The store is asked what it has of the blob."""
+    FETCHING = "fetching"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    DISPROVED = "disproved"
+    """The swarm's piece map or length proved wrong: the download begins anew."""
+
+
+# -- events: readers ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAdded:
+    """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
+
+    `size_bytes` is what a manifest, or the origin's answer to HEAD, said.
+    """
+
+    digest: bytes
+    source: int
+    upstream: str
+    repository: str
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderMoved:
+    """Reader `reader` stands at byte `position` and wants all up to `stop` (None: to the end). Also its arrival."""
+
+    digest: bytes
+    reader: int
+    position: int
+    stop: int | None
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderLeft:
+    digest: bytes
+    reader: int
+
+
+# -- events: the store -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PiecesHeld:
+    """Pieces of the blob are in the store without a request: from before, or sent inline.
+
+    `pieces` has the BLAKE3 of each by its index (b"": not known). `size_bytes` 0: nothing is held. `verified` says what
+    the SHA-256 of the whole blob is, if all pieces are held.
+    """
+
+    digest: bytes
+    size_bytes: int = 0
+    piece_length: int = 0
+    pieces: Mapping[int, bytes] = field(default_factory=dict)
+    verified: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The blob has its place in the store; pieces may land."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """The store cannot take the blob. `discard`: what landed of it is not to be trusted."""
+
+    digest: bytes
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlobVerified:
+    """The SHA-256 over all pieces is the digest (`ok`), or is not."""
+
+    digest: bytes
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlobStored:
+    """The store holds this blob whole, from before."""
+
+    digest: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRemoved:
+    """The store holds this blob no longer."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DigestsRead:
+    """What the store knows of a whole blob: the BLAKE3 of its pieces, or all bytes of a tiny one."""
+
+    digest: bytes
+    pieces: Mapping[int, bytes]
+    content: bytes = b""
+
+
+# -- events: requests --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RangeOpened:
+    """The origin answered: the blob's geometry, and the pieces `[first, stop)` that will really come."""
+
+    digest: bytes
+    request: int
+    size_bytes: int
+    piece_length: int
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class RangeEnded:
+    """`status` is the origin's answer where that was the reason, else 0.
+
+    `size_bytes`: the origin's answer has another length than the blob was said to have; that is why it ended.
+    """
+
+    digest: bytes
+    request: int
+    outcome: Outcome
+    status: int = 0
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PieceReceived:
+    """A piece is in the store, verified as far as a piece can be. `piece_digest` is its BLAKE3.
+
+    `choked`: with the piece the neighbour said that others come first now.
+    """
+
+    digest: bytes
+    request: int
+    index: int
+    piece_digest: bytes
+    choked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PieceFailed:
+    """A request to a neighbour brought no piece."""
+
+    digest: bytes
+    request: int
+    outcome: PeerOutcome
+
+
+# -- events: other hosts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerFound:
+    """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress."""
+
+    progress_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLost:
+    """There is no connection to a scheduler any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerMissing:
+    """There has been no scheduler for too long: `peer.core.host` tells every download."""
+
+
+@dataclass(frozen=True, slots=True)
+class FromScheduler:
+    message: ToHost
+
+
+@dataclass(frozen=True, slots=True)
+class FromNeighbour:
+    host: str
+    message: OnLink
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The link to a host works; it knows nothing of what this host holds."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The link to a host is gone for good."""
+
+    host: str
+
+
+# -- events: time ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; `next_deadline` said when to send this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """p2pd is stopping: every download ends."""
+
+
+Event = (
+    SourceAdded
+    | ReaderMoved
+    | ReaderLeft
+    | PiecesHeld
+    | Prepared
+    | StoreFailed
+    | BlobVerified
+    | BlobStored
+    | BlobRemoved
+    | DigestsRead
+    | RangeOpened
+    | RangeEnded
+    | PieceReceived
+    | PieceFailed
+    | SchedulerFound
+    | SchedulerLost
+    | SchedulerMissing
+    | FromScheduler
+    | FromNeighbour
+    | LinkUp
+    | LinkLost
+    | Tick
+    | Stopped
+)
+
+
+def in_short(event: Event) -> str:
+    """An event as one line of a story: of a message, which may be long, only the type."""
+    match event:
+        case FromScheduler(message) | FromNeighbour(_, message):
+            return f"{type(event).__name__}({type(message).__name__})"
+        case PiecesHeld(_, size_bytes, _, pieces, verified):
+            return f"PiecesHeld({len(pieces)} of {size_bytes} bytes, verified={verified})"
+        case _:
+            return str(event)
+
+
+# -- instructions: the store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """A download begins: say what the store has of the blob."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Give the blob its place in the store: it has `size_bytes`."""
+
+    digest: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInlineBlob:
+    """The whole of a tiny blob, from the scheduler; to be verified and put into the store."""
+
+    digest: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDigests:
+    """Read what the store knows of the pieces of a whole blob."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The download is over; `phase` says how.
+
+    `reason`: why, if it is not the origin's answer to this host that says so; `status` is the origin's answer to
+    others then, or 0. `discard`: what landed is to be thrown away.
+    """
+
+    digest: bytes
+    phase: Phase
+    reason: str = ""
+    status: int = 0
+    discard: bool = False
+
+
+# -- instructions: requests --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRange:
+    """Fetch pieces `[first, stop)` from `source` (`stop` None: the geometry is not known yet, take the first span)."""
+
+    digest: bytes
+    request: int
+    source: int
+    first: int
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRange:
+    digest: bytes
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPiece:
+    """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`."""
+
+    digest: bytes
+    request: int
+    host: str
+    index: int
+    expected: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CancelPiece:
+    digest: bytes
+    request: int
+
+
+# -- instructions: other hosts -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a message to the scheduler."""
+
+    message: FromHost
+
+
+@dataclass(frozen=True, slots=True)
+class SendInlineBlob:
+    """Send the whole of this tiny blob to the scheduler, for all who wait for it."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TellNeighbours:
+    """Send a message to these neighbours."""
+
+    hosts: tuple[str, ...]
+    message: LinkMessage
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLink:
+    """Keep a link to this host, at this address."""
+
+    host: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseLink:
+    """No blob needs the link to this host any more."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTag:
+    """The scheduler's word on a tag, for whoever waits for it."""
+
+    message: to_host.TagResolve | to_host.TagResult
+
+
+@dataclass(frozen=True, slots=True)
+class ReportQuarantine:
+    """The scheduler has quarantined this host: the operator is to know."""
+
+    reason: str
+    for_s: float
+
+
+Instruction = (
+    Recover
+    | Prepare
+    | StoreInlineBlob
+    | ReadDigests
+    | Ended
+    | RequestRange
+    | CancelRange
+    | RequestPiece
+    | CancelPiece
+    | Tell
+    | SendInlineBlob
+    | TellNeighbours
+    | KeepLink
+    | ReleaseLink
+    | AnswerTag
+    | ReportQuarantine
+)

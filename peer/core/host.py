@@ -1,0 +1,361 @@
+"""One host: takes everything that happens to it, and says everything that it does.
+
+    scheduler session, link book, origin slots      what all blobs share
+    downloads                                        a machine for each blob on its way (`peer.core.download`)
+    seeds                                            the blobs that are held whole: announced, advertised, served
+
+Rules:
+1. No I/O and no clock. `handle(event, now)` is the only mutator; `next_deadline` says when to send `Tick`.
+2. A blob is a download or a seed, or this host is in its swarm no longer. A download that is complete becomes a seed; a
+   seed that the store removes, and a download that fails, are taken back from scheduler and neighbours.
+3. A download whose map or length proved wrong begins anew at once, with the same sources and neighbours: a swarm that
+   all members leave forgets who lied.
+4. Calls go one way: host, download, and what both share. Nothing calls back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from peer.core.digest_reports import digest_reports
+from peer.core.download import Download, DownloadSettings
+from peer.core.events import (
+    AnswerTag,
+    BlobRemoved,
+    BlobStored,
+    BlobVerified,
+    DigestsRead,
+    Ended,
+    Event,
+    FromNeighbour,
+    FromScheduler,
+    Instruction,
+    LinkLost,
+    LinkUp,
+    Phase,
+    PieceFailed,
+    PieceReceived,
+    PiecesHeld,
+    Prepared,
+    RangeEnded,
+    RangeOpened,
+    ReadDigests,
+    ReaderLeft,
+    ReaderMoved,
+    Recover,
+    ReportQuarantine,
+    SchedulerFound,
+    SchedulerLost,
+    SchedulerMissing,
+    SourceAdded,
+    Stopped,
+    StoreFailed,
+    Tell,
+    TellNeighbours,
+    Tick,
+)
+from peer.core.link_book import LinkBook
+from peer.core.origin_slots import OriginSlots
+from peer.core.session import SchedulerSession, SessionState
+from scheduler.protocol import from_host, link, to_host
+from scheduler.protocol.codec import ToHost
+from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE
+from scheduler.protocol.inline_blob import InlineBlob
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """`max_ranges_per_origin` bounds the requests for data: an origin's own limit has room for metadata too.
+
+    `has_scheduler` False: there never is one, and the origin may be asked at once.
+    """
+
+    has_scheduler: bool = True
+    max_ranges_per_origin: int = 12
+    max_ranges_per_blob: int = 4
+    linger_s: float = 30.0
+    scheduler_timeout_s: float = 3.0
+    remembers: int = 64
+
+
+@dataclass(slots=True)
+class HostMachine:
+    """The decisions of one host."""
+
+    settings: HostSettings = field(default_factory=HostSettings)
+    session: SchedulerSession = field(init=False)
+    links: LinkBook = field(default_factory=LinkBook)
+    downloads: dict[bytes, Download] = field(default_factory=dict)
+    seeds: dict[bytes, int] = field(default_factory=dict)
+    """The length in bytes of each blob that is held whole."""
+    slots: OriginSlots = field(init=False)
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    _due: float = math.inf
+    _due_is_known: bool = False
+
+    def __post_init__(self) -> None:
+        state = SessionState.SEARCHING if self.settings.has_scheduler else SessionState.STANDALONE
+        self.session = SchedulerSession(self.settings.scheduler_timeout_s, state)
+        self.slots = OriginSlots(self.settings.max_ranges_per_origin)
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        """Take in one event at monotonic time `now` (seconds) and say what is to be done.
+
+        Raises IllegalTransitionError.
+        """
+        match event:
+            case FromNeighbour():
+                return self._from_neighbour(event, now)
+            case PieceReceived() | PieceFailed() | RangeOpened() | ReaderMoved() | ReaderLeft() | BlobVerified():
+                return self._of_download(event.digest, event, now)
+            case FromScheduler():
+                return self._from_scheduler(event, now)
+            case Tick():
+                return self._tick(now)
+            case RangeEnded(digest, request):
+                return self._of_download(digest, event, now) + self._free_slot(request)
+            case SourceAdded():
+                return self._add_source(event, now)
+            case _:
+                return self._take_in_rare(event, now)
+
+    def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
+        match event:
+            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest):
+                return self._of_download(digest, event, now)
+            case BlobStored(digest, size_bytes):
+                if size_bytes and digest not in self.downloads:
+                    self.seeds[digest] = size_bytes
+            case BlobRemoved(digest):
+                if self.seeds.pop(digest, None) is not None:
+                    return self._leave(digest)
+            case DigestsRead(digest, pieces, content):
+                if content:
+                    return [Tell(InlineBlob(digest, content))]
+                return [Tell(report) for report in digest_reports(digest, pieces)]
+            case LinkUp() | LinkLost():
+                return self._link_changed(event, now)
+            case SchedulerFound(progress_s):
+                self.session.found(progress_s)
+                self._due_is_known = False
+                return [*self._announcements(), *self._feed_each(list(self.downloads.values()), event, now)]
+            case SchedulerLost():
+                self.session.lost(now)
+                self._due_is_known = False
+            case Stopped():
+                return self._feed_each(list(self.downloads.values()), event, now)
+            case _:
+                pass
+        return []
+
+    def next_deadline(self) -> float:
+        """When `Tick` is due; infinity if nothing is."""
+        if not self._due_is_known:
+            due = self.session.due
+            for download in self.downloads.values():
+                due = min(due, download.next_deadline())
+            self._due, self._due_is_known = due, True
+        return self._due
+
+    def may_serve(self, digest: bytes, start: int, stop: int) -> bool:
+        """Whether neighbours may have bytes `[start, stop)` of a blob now."""
+        size_bytes = self.seeds.get(digest)
+        if size_bytes is not None:
+            return stop <= size_bytes
+        download = self.downloads.get(digest)
+        return download is not None and download.may_serve(start, stop)
+
+    def validate(self) -> None:
+        """Raise AssertionError if an invariant does not hold. Looks at every piece: for tests."""
+        for digest, download in self.downloads.items():
+            download.validate()
+            assert not download.is_over(), "a download that has ended is kept"
+            assert digest not in self.seeds, "a blob is a download and a seed"
+        assert all(used <= self.slots.limit for used in self.slots.used().values())
+
+    # -- downloads -------------------------------------------------------------------------------------------------
+
+    def _add_source(self, event: SourceAdded, now: float) -> list[Instruction]:
+        digest = event.digest
+        download = self.downloads.get(digest)
+        if download is not None:
+            return self._feed(download, event, now)
+        lost = self.seeds.pop(digest, None) is not None  # by the store, which has not told
+        settings = DownloadSettings(
+            max_ranges=self.settings.max_ranges_per_blob,
+            linger_s=self.settings.linger_s,
+            scheduler_timeout_s=self.settings.scheduler_timeout_s,
+            progress_s=self.session.progress_s,
+            remembers=self.settings.remembers,
+        )
+        download = self.downloads[digest] = Download(
+            digest,
+            event.upstream,
+            event.repository,
+            settings,
+            self.session,
+            self.links,
+            self._numbers,
+            event.size_bytes,
+        )
+        taken_back = self._leave(digest) if lost else []
+        return [*taken_back, Recover(digest), *self._feed(download, event, now)]
+
+    def _of_download(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
+        download = self.downloads.get(digest)
+        return [] if download is None else self._feed(download, event, now)
+
+    def _feed(self, download: Download, event: Event, now: float) -> list[Instruction]:
+        out = download.handle(event, now)
+        if download.is_settled:
+            return out
+        self._due_is_known = False
+        if download.ended is not None:
+            return out + self._ended(download, download.ended, now)
+        while (upstream := download.next_upstream()) is not None:
+            if not self.slots.is_free(upstream):
+                self.slots.wait(upstream, download.digest)
+                break
+            out.append(self._start_range(download, upstream))
+        return out
+
+    def _feed_each(self, downloads: Iterable[Download], event: Event, now: float) -> list[Instruction]:
+        return [each for download in downloads for each in self._feed(download, event, now)]
+
+    def _start_range(self, download: Download, upstream: str) -> Instruction:
+        started = download.start_range()
+        self._due_is_known = False
+        self.slots.take(upstream, started.request)
+        return started
+
+    def _free_slot(self, request: int) -> list[Instruction]:
+        """A request to an origin has ended: the next download has its slot."""
+        out: list[Instruction] = []
+        upstream = self.slots.release(request)
+        while upstream is not None and (digest := self.slots.next(upstream, self._is_background)) is not None:
+            download = self.downloads.get(digest)
+            if download is None or download.next_upstream() != upstream:
+                continue  # it has no need any more
+            out.append(self._start_range(download, upstream))
+            if download.next_upstream() == upstream:
+                self.slots.wait(upstream, digest)
+        return out
+
+    def _is_background(self, digest: bytes) -> bool:
+        download = self.downloads.get(digest)
+        return download is None or download.readers.background
+
+    def _ended(self, download: Download, ended: Ended, now: float) -> list[Instruction]:
+        digest = download.digest
+        del self.downloads[digest]
+        match ended.phase:
+            case Phase.COMPLETE:
+                self.seeds[digest] = download.pieces.size_bytes
+                return [ended]
+            case Phase.DISPROVED:
+                return [ended, *self._begin_anew(download, now)]
+            case _:
+                return [*self._leave(digest), ended]
+
+    def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        for number, upstream in before.origin.upstreams.items():
+            added = SourceAdded(before.digest, number, upstream, before.repository, before.member.own_size_bytes)
+            out += self._add_source(added, now)
+        self.downloads[before.digest].picker.neighbours.take_over(before.picker.neighbours)
+        return out
+
+    def _tick(self, now: float) -> list[Instruction]:
+        out: list[Instruction] = []
+        if self.session.due <= now:
+            self.session.time_out()
+            self._due_is_known = False
+            out += self._feed_each(list(self.downloads.values()), SchedulerMissing(), now)
+        due = [download for download in self.downloads.values() if download.next_deadline() <= now]
+        return out + self._feed_each(due, Tick(), now)
+
+    # -- the scheduler ---------------------------------------------------------------------------------------------
+
+    def _announcements(self) -> list[Instruction]:
+        """All seeds, so that a scheduler that has restarted knows them again. Each download announces its own part."""
+        holdings = [from_host.Holding(digest, size, complete=True) for digest, size in self.seeds.items()]
+        return [
+            Tell(from_host.Announce(tuple(holdings[first : first + MAX_HOLDINGS_PER_MESSAGE])))
+            for first in range(0, len(holdings), MAX_HOLDINGS_PER_MESSAGE)
+        ]
+
+    def _from_scheduler(self, event: FromScheduler, now: float) -> list[Instruction]:
+        match event.message:
+            case to_host.Quarantined(reason, for_s):
+                return [ReportQuarantine(reason, for_s)]
+            case to_host.TagResolve() | to_host.TagResult() as message:
+                return [AnswerTag(message)]
+            case to_host.Welcome():
+                return []
+            case message:
+                download = self.downloads.get(message.digest)
+                if download is not None:
+                    return self._feed(download, event, now)
+                return self._of_seed(message.digest, message)
+
+    def _of_seed(self, digest: bytes, message: ToHost) -> list[Instruction]:
+        """What the scheduler says of a blob that is held whole, or was wanted before."""
+        is_held = digest in self.seeds
+        match message:
+            case to_host.Neighbours(_, add, remove) if is_held:
+                out: list[Instruction] = []
+                for host in remove:
+                    out += self.links.unwant(digest, host)
+                for neighbour in add:
+                    out += self.links.want(digest, neighbour)
+                    out += self._introduce(digest, neighbour.host)
+                return out
+            case to_host.Lease(lease) if is_held:
+                return [Tell(from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED))]
+            case to_host.Lease():  # it was wanted here, and is no longer: the lease goes back with the membership
+                return [Tell(from_host.Leave(digest))]
+            case to_host.RequestDigests() if is_held:
+                return [ReadDigests(digest)]
+            case to_host.RequestDigests():
+                return [Tell(report) for report in digest_reports(digest, {})]
+            case _:
+                return []
+
+    def _leave(self, digest: bytes) -> list[Instruction]:
+        """This host neither wants nor holds the blob any more."""
+        hosts = self.links.wanted_by(digest)
+        out: list[Instruction] = [Tell(from_host.Leave(digest))]
+        if hosts:
+            out.append(TellNeighbours(hosts, link.DontHave(digest)))
+        for host in hosts:
+            out += self.links.unwant(digest, host)
+        return out
+
+    # -- neighbours ------------------------------------------------------------------------------------------------
+
+    def _from_neighbour(self, event: FromNeighbour, now: float) -> list[Instruction]:
+        message = event.message
+        if isinstance(message, link.LinkHello):
+            return []
+        out = self._of_download(message.digest, event, now)
+        if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):
+            out += self._introduce(message.digest, event.host)
+        return out
+
+    def _link_changed(self, event: LinkUp | LinkLost, now: float) -> list[Instruction]:
+        if isinstance(event, LinkUp):
+            return [each for digest in self.links.up(event.host) for each in self._introduce(digest, event.host)]
+        lost = [self.downloads[digest] for digest in self.links.lost(event.host) if digest in self.downloads]
+        return self._feed_each(lost, event, now)
+
+    def _introduce(self, digest: bytes, host: str) -> list[Instruction]:
+        """Tell a neighbour what is held of a blob."""
+        download = self.downloads.get(digest)
+        if download is not None:
+            return [TellNeighbours((host,), download.picker.bitfield())]
+        if digest in self.seeds:
+            return [TellNeighbours((host,), link.Bitfield(digest, 1, complete=True))]
+        return []

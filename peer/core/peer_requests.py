@@ -1,0 +1,219 @@
+"""Pieces that are asked of neighbours: how many at a time, how long each may take, and whom to ask a second time.
+
+A few at a time: in a cold swarm everybody is busy, and each request more shares somebody's uplink with others. Where
+pieces come and nobody chokes this host, there is more to be had: as many at a time as came so of late, within
+`MAX_REQUESTS`. Each choke takes back two.
+
+A piece that takes several times the median is asked of a second neighbour once nothing else is left to ask for (the
+tail is what a pull waits for); one that takes much longer marks its neighbour as slow. The first answer counts.
+
+Where nothing has been received since the last neighbour was found slow, this host's own link may be the slow one: each
+time the next neighbour is given twice as long. Else a host whose link takes longer for a piece than a neighbour is
+given would never get one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from peer.core.events import CancelPiece, PeerOutcome, RequestPiece
+from peer.core.neighbours import Neighbours
+from peer.core.pieces import PeerRequest, PieceTracker
+
+MIN_REQUESTS = 3
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
+sends at a time (`upload_slots`): with more, somebody is always refused."""
+
+MAX_REQUESTS = 2 * MIN_REQUESTS
+"""Where nobody is busy, and with those that are asked of a second neighbour: each holds memory for its piece."""
+
+CHOKE_COSTS = 2
+
+BESIDE_ORIGIN = 1
+"""While the origin sends to this host: what it sends is scarce, and would have to share this host's downlink."""
+
+HEDGE_AFTER = 4.0
+HEDGE_LEAST_S = 0.25
+SLOW_AFTER = 12.0
+SLOW_LEAST_S = 5.0
+"""Times the median, and never less than the seconds: a median of milliseconds says little about a loaded neighbour."""
+
+SLOW_MOST_S = 60.0
+"""At most, and for a neighbour that holds what no other does: 4 MiB within it are 0.6 Mbit/s."""
+
+
+@dataclass(slots=True)
+class PeerRequests:
+    """The requests to the `neighbours` of one download. `numbers` gives each request of this host a number."""
+
+    digest: bytes
+    pieces: PieceTracker
+    neighbours: Neighbours
+    numbers: Iterator[int]
+    _credit: int = 0
+    """How many pieces came of late of neighbours that did not choke this host, less what the chokes cost."""
+    _piece_s: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    _median_s: float = 0.0
+    _slow_least_s: float = SLOW_LEAST_S
+
+    def asked_of(self, host: str) -> int:
+        """How many requests to `host` are under way."""
+        return sum(request.host == host for request in self.pieces.peer_requests.values())
+
+    def is_full(self) -> bool:
+        """Whether as much is asked for as may be."""
+        limit = BESIDE_ORIGIN if self.pieces.asked_of_origin else max(MIN_REQUESTS, self._credit)
+        return len(self.pieces.peer_requests) >= limit
+
+    def start(self, first: int, now: float) -> list[RequestPiece]:
+        """Ask for as many of the requestable pieces as may be now, and for `first` of them before all others."""
+        started: list[RequestPiece] = []
+        wanted = self.pieces.requestable
+        while wanted and not self.is_full():
+            choice = self.neighbours.choose(wanted, first & wanted, now)
+            if choice is None:
+                break
+            started.append(self._ask(*choice, now))
+            wanted &= ~(1 << choice[1])
+        return started
+
+    def is_late(self, now: float) -> bool:
+        """Whether a piece takes long. The requests stand in the order in which they began."""
+        hedge_after_s = self._hedge_after_s()
+        for request in self.pieces.peer_requests.values():
+            if now < request.started + hedge_after_s:
+                return False
+            if not request.cancelled:
+                return True
+        return False
+
+    def hedge(self, now: float) -> list[RequestPiece]:
+        """Ask a second neighbour for what takes long; for when nothing else is left to ask for."""
+        started: list[RequestPiece] = []
+        running = self.pieces.peer_requests
+        for request in list(running.values()):
+            if not self._may_be_hedged(request, now) or len(running) >= MAX_REQUESTS:
+                continue
+            choice = self.neighbours.choose(1 << request.index, 0, now, besides=request.host)
+            if choice is not None:
+                request.hedged = True
+                second = self._ask(*choice, now)
+                running[second.request].hedged = True
+                started.append(second)
+        return started
+
+    def slow_hosts(self, now: float) -> list[str]:
+        """Neighbours that have taken so long for a piece that another is wanted in their place; each is named once.
+
+        A neighbour that holds wanted pieces which no other neighbour holds is given more time.
+        """
+        wanted = self.pieces.wanted
+        slow = {
+            request.host: None
+            for request in self.pieces.peer_requests.values()
+            if not request.cancelled
+            and now >= request.started + self._slow_after_s()
+            and (now >= request.started + SLOW_MOST_S or not self.neighbours.held_by_none_but(request.host) & wanted)
+        }
+        if slow:
+            self._slow_least_s = min(SLOW_MOST_S, 2 * self._slow_least_s)
+        return list(slow)
+
+    def received(self, request: int, now: float, *, choked: bool) -> list[CancelPiece]:
+        """A request has brought its piece. Returns what need not go on because of it."""
+        ended = self.pieces.end_piece(request)
+        took_s = now - ended.started
+        self._count(choked=choked)
+        self._piece_s.append(took_s)
+        self._median_s = _median(self._piece_s)
+        self._slow_least_s = SLOW_LEAST_S
+        self.neighbours.answered(ended.host, took_s)
+        if choked:
+            self.neighbours.leave_alone(ended.host, now)
+        return self._cancel(self._requests_for(ended.index))
+
+    def failed(self, request: int, outcome: PeerOutcome) -> PeerRequest:
+        """A request has brought nothing; the neighbour's answer is for the caller to judge."""
+        ended = self.pieces.end_piece(request)
+        if outcome is PeerOutcome.CHOKED:
+            self._count(choked=True)
+        else:
+            self.neighbours.let_go(ended.host)
+        for other in self._requests_for(ended.index).values():
+            other.hedged = False  # it may be asked of yet another neighbour
+        return ended
+
+    def cancel_host(self, host: str) -> list[CancelPiece]:
+        """End what is asked of `host`; each request is still answered by its end."""
+        return self._cancel({number: each for number, each in self.pieces.peer_requests.items() if each.host == host})
+
+    def cancel_all(self) -> list[CancelPiece]:
+        """End all requests: the download is over."""
+        return self._cancel(self.pieces.peer_requests)
+
+    def next_due(self, now: float) -> float:
+        """When a request will have taken too long for one of the rules above, after `now`; infinity if none will."""
+        due = math.inf
+        hedge_after_s = self._hedge_after_s()
+        for request in self.pieces.peer_requests.values():
+            if request.cancelled:
+                continue
+            if now < request.started + hedge_after_s:
+                return min(due, request.started + hedge_after_s)  # those after it began later
+            for after_s in (self._slow_after_s(), SLOW_MOST_S):
+                if now < request.started + after_s < due:
+                    due = request.started + after_s
+        return due
+
+    def validate(self) -> None:
+        """Raise AssertionError if more is asked for than may be, or a piece of more than two."""
+        assert 0 <= self._credit <= MAX_REQUESTS
+        running = self.pieces.peer_requests.values()
+        assert len(running) <= MAX_REQUESTS
+        going = [request for request in running if not request.cancelled]
+        for request in going:
+            same = [other.host for other in going if other.index == request.index]
+            assert len(same) == len(set(same)) <= 2, f"piece {request.index} is asked of {same}"
+        for host in self.neighbours:
+            assert self.neighbours.asked_of(host) == self.asked_of(host)
+
+    def _count(self, *, choked: bool) -> None:
+        """A neighbour has sent a piece, or choked this host: more or fewer requests at a time."""
+        self._credit = max(0, self._credit - CHOKE_COSTS) if choked else min(MAX_REQUESTS, self._credit + 1)
+
+    def _ask(self, host: str, index: int, now: float) -> RequestPiece:
+        number = next(self.numbers)
+        self.pieces.request_piece(number, host, index, now)
+        self.neighbours.asked(host)
+        return RequestPiece(self.digest, number, host, index, self.pieces.expected[index])
+
+    def _requests_for(self, index: int) -> dict[int, PeerRequest]:
+        if not self.pieces.asked_of_peers >> index & 1:
+            return {}
+        return {number: each for number, each in self.pieces.peer_requests.items() if each.index == index}
+
+    def _cancel(self, requests: dict[int, PeerRequest]) -> list[CancelPiece]:
+        """Each is cancelled once, however often it is no longer needed."""
+        cancelled = [CancelPiece(self.digest, number) for number, each in requests.items() if not each.cancelled]
+        for request in requests.values():
+            request.cancelled = True
+        return cancelled
+
+    def _may_be_hedged(self, request: PeerRequest, now: float) -> bool:
+        return not request.hedged and not request.cancelled and now >= request.started + self._hedge_after_s()
+
+    def _hedge_after_s(self) -> float:
+        return max(HEDGE_LEAST_S, HEDGE_AFTER * self._median_s)
+
+    def _slow_after_s(self) -> float:
+        return min(SLOW_MOST_S, max(self._slow_least_s, SLOW_AFTER * self._median_s))
+
+
+def _median(values: deque[float]) -> float:
+    """As `statistics.median`, which takes as long as all else that a received piece is."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,0 +1,76 @@
+"""Who reads a blob that is on its way, from where, and what each needs first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from peer.core.events import ReaderMoved
+from peer.core.piece_sets import mask
+from peer.core.pieces import PieceTracker
+
+
+@dataclass(slots=True)
+class Readers:
+    """The readers of one download, by number. With nobody left, the download goes on for `linger_s`."""
+
+    pieces: PieceTracker
+    linger_s: float
+    _readers: dict[int, ReaderMoved] = field(default_factory=dict)
+    _left_at: float | None = None
+    """Since when there is nobody."""
+
+    def move(self, event: ReaderMoved) -> None:
+        """A reader has come, or stands elsewhere."""
+        self._readers[event.reader] = event
+        self._left_at = None
+
+    def leave(self, reader: int, now: float) -> None:
+        """A reader is gone."""
+        self._readers.pop(reader, None)
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """If there is nobody, the time for which the download goes on without readers begins."""
+        if not self._readers and self._left_at is None:
+            self._left_at = now
+
+    def next_deadline(self) -> float | None:
+        """When the download has been without readers for too long."""
+        return None if self._left_at is None else self._left_at + self.linger_s
+
+    def are_gone(self, now: float) -> bool:
+        """Whether the download has been without readers for too long."""
+        return self._left_at is not None and now >= self._left_at + self.linger_s
+
+    @property
+    def background(self) -> bool:
+        """No client waits for this blob: it is fetched ahead, or for completeness."""
+        return all(reader.background for reader in self._readers.values())
+
+    def urgent(self) -> int:
+        """The pieces that clients wait for who asked for a range that ends before the blob does, as a set."""
+        pieces = 0
+        for reader in self._readers.values():
+            if reader.stop is not None and self._is_urgent(reader):
+                length = self.pieces.piece_length
+                pieces |= mask(reader.position // length, -(-reader.stop // length))
+        return pieces & self.pieces.everything
+
+    def ranges_by_need(self) -> Iterator[tuple[int, int]]:
+        """The ranges of pieces that readers need, the most urgent first; the whole blob is the last."""
+        count, length = self.pieces.count, self.pieces.piece_length
+        for reader in sorted(self._readers.values(), key=self._need):
+            first = min(reader.position // length, count)
+            last = count if reader.stop is None else -(-reader.stop // length)
+            yield first, min(last, count)
+        yield 0, count
+
+    def _need(self, reader: ReaderMoved) -> tuple[bool, bool, int]:
+        return reader.background, not self._is_urgent(reader), reader.position
+
+    def _is_urgent(self, reader: ReaderMoved) -> bool:
+        """Whether a client waits for a range that ends before the blob does: earlier bytes are of no use to it."""
+        return bool(self.pieces.count) and (
+            reader.stop is not None and reader.stop < self.pieces.size_bytes and not reader.background
+        )

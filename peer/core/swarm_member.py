@@ -1,0 +1,208 @@
+"""A download's part in the blob's swarm: its conversation with the scheduler, and what follows from that.
+
+Rules:
+1. A length that nobody but the swarm has said is hearsay until the origin, or the store, has said the same.
+2. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
+from peer.core.membership import Membership, MembershipState
+from peer.core.neighbours import EVERYTHING
+from peer.core.origin_requests import OriginRequests
+from peer.core.phase import DownloadCause
+from peer.core.picker import PiecePicker
+from peer.core.piece_sets import pieces_of
+from peer.core.pieces import PieceTracker
+from peer.core.publisher import Publisher
+from peer.core.readers import Readers
+from peer.core.session import SchedulerSession, SessionState
+from scheduler.protocol import from_host, to_host
+from scheduler.protocol.codec import ToHost
+from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.inline_blob import InlineBlob
+
+MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
+RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
+
+
+class Ending(NamedTuple):
+    """Why a download ends; `status` is the origin's answer to other hosts, or 0."""
+
+    cause: DownloadCause
+    reason: str
+    status: int = 0
+
+
+@dataclass(slots=True)
+class SwarmMember:
+    """One blob's swarm as this host sees it."""
+
+    digest: bytes
+    upstream: str
+    repository: str
+    pieces: PieceTracker
+    readers: Readers
+    origin: OriginRequests
+    picker: PiecePicker
+    session: SchedulerSession
+    scheduler_timeout_s: float
+    progress_s: float
+    membership: Membership = field(init=False)
+    publisher: Publisher = field(init=False)
+    size_bytes: int | None = None
+    """The blob's length, whoever has said it."""
+    own_size_bytes: int | None = None
+    """The blob's length, unless only the swarm has said it: what this host may tell others."""
+    has_place: bool = False
+    """The store has made room for the blob."""
+    ending: Ending | None = None
+
+    def __post_init__(self) -> None:
+        self.membership = Membership(self.scheduler_timeout_s)
+        self.publisher = Publisher(self.digest, self.pieces, self.origin, self.picker, self.membership, self.progress_s)
+
+    def begin(self, size_bytes: int | None, now: float) -> list[Instruction]:
+        """The store has said what it has; `size_bytes` is what it, or a manifest, says of the length."""
+        self.own_size_bytes = size_bytes
+        out = self._learn_size(size_bytes)
+        connected = self.session.state is SessionState.CONNECTED
+        self.membership.wait(now, asked=connected)
+        if connected:
+            out += self.join(now)
+        if self.session.state is SessionState.STANDALONE:
+            self.open_origin()
+        return out
+
+    def join(self, now: float) -> list[Instruction]:
+        """There is a scheduler: it is told what is held, and asked who has the rest."""
+        if self.membership.state is MembershipState.ORIGIN_ONLY:
+            return []
+        self.membership.wait(now, asked=True)
+        self.publisher.leases.clear()
+        self.publisher.reports.begin(now)
+        join = Tell(from_host.Join(self.digest, self.upstream, self.repository, self.size_bytes))
+        holding = self.publisher.reports.holding(self.size_bytes)
+        announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
+        return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
+
+    def open_origin(self, *, refused: bool = False) -> None:
+        """Everything may be asked of the origin, and of every neighbour."""
+        self.membership.open_origin(refused=refused)
+        self.picker.neighbours.open_far = EVERYTHING
+        self.publisher.leases.clear()
+
+    # -- the scheduler ---------------------------------------------------------------------------------------------
+
+    def on_message(self, message: ToHost, now: float) -> list[Instruction]:
+        """The scheduler says something of the blob."""
+        if self.ending is not None:
+            return []
+        match message:
+            case to_host.Joined():
+                return self._joined(message, now)
+            case to_host.Sized(_, _, size_bytes):
+                return self._learn_size(size_bytes)
+            case to_host.Neighbours(_, add, remove):
+                return [*self.picker.remove(remove), *self.picker.add(add)]
+            case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
+                return self.publisher.expect(runs, now)
+            case to_host.Reset(_, generation):
+                return self._new_map(generation, now)
+            case to_host.Gateway(_, shares):
+                self.picker.neighbours.open_far = pieces_of(shares)
+                return []
+            case InlineBlob(_, data):
+                return [StoreInlineBlob(self.digest, data)]
+            case to_host.RequestDigests():
+                return list(self.publisher.reports.digest_reports())
+            case _:
+                return self._on_message_of_origin(message, now)
+
+    def _joined(self, message: to_host.Joined, now: float) -> list[Instruction]:
+        self.membership.accept()
+        self.picker.neighbours.open_far = EVERYTHING
+        early = self.publisher.leases.kept()
+        out = [*self._new_map(message.generation, now), *self._learn_size(message.size_bytes)]
+        if self.ending is not None:
+            return out
+        kept = {each.host for each in message.neighbours}
+        out += self.picker.remove([host for host in self.picker.neighbours if host not in kept])
+        out += self.picker.add(message.neighbours)
+        if message.neighbours:  # what was asked of the origin without a lease comes from them, or under one
+            out += self.origin.cancel_within(EVERYTHING)
+        return out + [each for lease in early for each in self._on_message_of_origin(lease, now)]
+
+    def _on_message_of_origin(self, message: ToHost, now: float) -> list[Instruction]:
+        match message:
+            case to_host.Lease() if self.membership.answer_due is not None:
+                self.publisher.leases.keep(message)
+            case to_host.Lease():
+                return self.publisher.leased(message, now)
+            case to_host.LeaseRevoked(lease, _):
+                return list(self.origin.cancel_within(self.publisher.leases.revoke(lease)))
+            case to_host.OriginRefused():
+                self.open_origin(refused=True)
+            case to_host.Failed(_, status, reason):
+                settled = self.picker.generation == 1 and status not in (401, 403)  # these are each client's own
+                if settled or not self.origin.sources:
+                    return self._end(DownloadCause.REFUSED, reason, status)
+                self.open_origin(refused=True)
+            case _:
+                pass
+        return []
+
+    def _learn_size(self, size_bytes: int | None) -> list[Instruction]:
+        if not size_bytes or size_bytes == self.size_bytes:
+            return []
+        if self.size_bytes is not None:
+            return self._end(DownloadCause.MAP_WRONG, RESIZED)
+        self.size_bytes = size_bytes
+        self.pieces.learn_geometry(size_bytes, piece_length(size_bytes))
+        return [] if self.has_place else [Prepare(self.digest, size_bytes)]
+
+    def _new_map(self, generation: int, now: float) -> list[Instruction]:
+        """The map of this generation begins: what was received by the last one is doubtful."""
+        if generation == self.picker.generation:
+            return []
+        doubtful = self.pieces.advertised & ~self.pieces.from_origin | self.pieces.asked_of_peers
+        self.pieces.forget_map()
+        self.picker.neighbours.begin_generation(generation)
+        self.publisher.leases.clear()
+        self.publisher.reports.hurry(now)
+        return self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED) if doubtful else []
+
+    # -- the origin ------------------------------------------------------------------------------------------------
+
+    def opened(self, event: RangeOpened) -> list[Instruction]:
+        """The origin has answered: its first answer tells the length, if nobody knew it."""
+        if self.size_bytes not in (None, event.size_bytes):
+            return self.resized(event.first, event.size_bytes)
+        unknown, self.size_bytes, self.has_place = self.size_bytes is None, event.size_bytes, True
+        self.own_size_bytes = event.size_bytes
+        self.pieces.learn_geometry(event.size_bytes, event.piece_length)
+        self.origin.answered = True
+        self.pieces.narrow_range(event.request, event.first, event.stop)
+        return list(self.publisher.leases.tell_length(event.first, event.size_bytes)) if unknown else []
+
+    def resized(self, first: int, size_bytes: int) -> list[Instruction]:
+        """The origin has another length than was said."""
+        told = self.publisher.leases.tell_length(first, size_bytes) if self.own_size_bytes is None else []
+        self.own_size_bytes = self.own_size_bytes or size_bytes
+        return [*told, *self._end(DownloadCause.MAP_WRONG, RESIZED)]
+
+    def allowed(self) -> tuple[tuple[int, int], ...] | None:
+        """What the origin may be asked for: all when nobody leases it, and nothing before the store has the blob."""
+        if self.size_bytes is not None and not self.has_place:
+            return ()
+        if self.membership.origin_is_open:
+            return None
+        return self.publisher.leases.spans() if self.publisher.leases else ()
+
+    def _end(self, cause: DownloadCause, reason: str, status: int = 0) -> list[Instruction]:
+        self.ending = self.ending or Ending(cause, reason, status)
+        return []

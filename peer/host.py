@@ -1,0 +1,357 @@
+"""The runner of a host: feeds `peer.core.host` all that happens, and carries out all that it says.
+
+    what happens    readers, threads that received a piece or failed, the scheduler client, the links, the store, time
+    what is done    threads that receive, messages, files, ends for readers
+
+Nothing is decided here. Everything runs on the event loop; what a thread has to tell comes by `call_soon_threadsafe`,
+and every instruction that takes time ends by exactly one event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from peer.arrival import Arrival
+from peer.core import events
+from peer.core.choker import UploadRequest
+from peer.core.events import Event, Phase
+from peer.core.host import HostMachine, HostSettings
+from peer.core.session import SessionState
+from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError, P2pdError
+from peer.net.links import Links
+from peer.net.neighbour_origins import NeighbourOrigins
+from peer.net.scheduler_client import SchedulerClient
+from peer.net.tag_lookups import TagLookups
+from peer.oci.digest import Digest
+from peer.store import Blob, Store
+from peer.store_work import StoreWork
+from peer.tasks import BackgroundTasks
+from peer.transfers import Transfers
+from peer.workers import Workers
+from scheduler.protocol import from_host, link
+from scheduler.protocol.inline_blob import InlineBlob
+
+log = structlog.get_logger("peer.host")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this host is to others. Without a scheduler for `scheduler_timeout_s`, it asks origins by itself."""
+
+    host: str
+    site: str = ""
+    zone: str = ""
+    rack: str = ""
+    upload_slots: int = 3
+    scheduler_timeout_s: float = 3.0
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`transfers_per_origin` is for data alone: the origin's own limit of connections has room for metadata too.
+
+    `download_rate_bytes_per_s` is for what neighbours send, all together; 0 is none.
+    """
+
+    transfers_per_origin: int = 12
+    transfers_per_blob: int = 4
+    linger_s: float = 30.0
+    download_rate_bytes_per_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStatistics:
+    """Since the start; `active` is now. `corrupt` counts blobs."""
+
+    active: int
+    origin_bytes: int
+    peer_bytes: int
+    corrupt: int
+    corrupt_pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatistics:
+    """Messages since the start: to neighbours, and to and from the scheduler."""
+
+    link_messages: int
+    scheduler_messages: int
+
+
+class Host:
+    """One host. Without an `identity` it is alone: each blob comes from its origin, and nobody is told of it."""
+
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        tasks: BackgroundTasks,
+        identity: Identity | None = None,
+        schedulers: Sequence[str] = (),
+    ) -> None:
+        self.store = store
+        self.identity = identity or Identity("", scheduler_timeout_s=0.0)
+        self.arrivals: dict[bytes, Arrival] = {}
+        """The blobs on their way, by raw digest."""
+        self.closed = False
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self.machine = HostMachine(
+            HostSettings(
+                has_scheduler=identity is not None,
+                max_ranges_per_origin=limits.transfers_per_origin,
+                max_ranges_per_blob=limits.transfers_per_blob,
+                linger_s=limits.linger_s,
+                scheduler_timeout_s=self.identity.scheduler_timeout_s,
+            )
+        )
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = math.inf
+        """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
+        self._corrupt = 0
+        self._address = ""
+        self._workers = Workers()
+        self._neighbours = NeighbourOrigins(self.identity.host)
+        self._transfers = Transfers(
+            self.arrivals,
+            store,
+            self._workers,
+            self._neighbours,
+            self.feed,
+            rate_bytes_per_s=limits.download_rate_bytes_per_s,
+        )
+        self._store_work = StoreWork(self.arrivals, store, self._workers, self.feed)
+        self.links = Links(
+            self.identity.host,
+            tasks,
+            on_message=lambda host, message: self.feed(events.FromNeighbour(host, message)),
+            on_up=lambda host: self.feed(events.LinkUp(host)),
+            on_lost=lambda host: self.feed(events.LinkLost(host)),
+        )
+        self._scheduler = SchedulerClient(
+            schedulers,
+            self._hello,
+            on_message=lambda message: self.feed(events.FromScheduler(message)),
+            on_found=self._scheduler_found,
+            on_lost=self._scheduler_lost,
+        )
+        self.tags = TagLookups(
+            self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
+        )
+
+    def start(self, address: str) -> None:
+        """Begin to look for a scheduler. Other hosts reach the peer port at `address`."""
+        self._address = address
+        for blob in self.store.blobs():
+            if blob.complete:
+                self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
+        self.store.on_removed = self._removed
+        self.feed(events.SchedulerLost())
+        self._tasks.start(self._scheduler.run())
+
+    def close(self) -> None:
+        """End every download; readers that wait get an error."""
+        self.closed = True
+        for arrival in self.arrivals.values():
+            arrival.last_error = OriginUnreachableError("p2pd is stopping")
+        self.feed(events.Stopped())
+        self._workers.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def disconnect(self) -> None:
+        """End all links and connections."""
+        await self.links.close()
+        self._neighbours.close()
+
+    # -- for neighbours --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def servable(self, digest: Digest, start: int, stop: int) -> Iterator[Blob | None]:
+        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts."""
+        blob = None
+        if self.machine.may_serve(digest.raw, start, stop):
+            arrival = self.arrivals.get(digest.raw)
+            blob = self.store.acquire(digest) if arrival is None else arrival.blob
+            if blob is not None and arrival is not None:
+                blob.acquire()
+        try:
+            yield blob
+        finally:
+            if blob is not None:
+                blob.release()
+
+    def send_unchoke(self, request: UploadRequest) -> None:
+        """This host was too busy for a piece that another host wanted, and has room now."""
+        self.links.send(request.host, link.Unchoke(request.digest))
+
+    def is_far(self, host: str) -> bool:
+        """Whether a neighbour is in another site, as far as this host knows."""
+        return self.machine.links.is_far(host)
+
+    # -- for the operator ------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """There is a scheduler."""
+        return self.machine.session.state is SessionState.CONNECTED
+
+    @property
+    def standalone(self) -> bool:
+        """There has been no scheduler for so long that origins are asked without one."""
+        return self.machine.session.state is SessionState.STANDALONE
+
+    def statistics(self) -> DownloadStatistics:
+        """What has come to this host."""
+        return DownloadStatistics(
+            active=len(self.arrivals),
+            origin_bytes=self._transfers.origin_bytes,
+            peer_bytes=self._transfers.peer_bytes + self._store_work.inline_bytes,
+            corrupt=self._corrupt,
+            corrupt_pieces=self._transfers.corrupt_pieces,
+        )
+
+    def messages(self) -> MessageStatistics:
+        """What this host has said and heard."""
+        return MessageStatistics(self.links.sent_messages, self._scheduler.messages)
+
+    # -- the machine -----------------------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Have the machine decide what follows from `event`, and carry it out."""
+        for instruction in self.machine.handle(event, self._loop.time()):
+            self._carry_out(instruction)
+        self._set_timer()
+
+    def _carry_out(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.TellNeighbours(hosts, message):
+                for host in hosts:
+                    self.links.send(host, message)
+            case events.RequestPiece():
+                self._transfers.request_piece(instruction)
+            case events.Tell(message):
+                self._scheduler.tell(message)
+            case events.RequestRange():
+                self._transfers.request_range(instruction)
+            case events.CancelPiece(_, request) | events.CancelRange(_, request):
+                self._transfers.cancel(request)
+            case events.KeepLink(host, address):
+                self._neighbours.learn(host, address)
+                self.links.want(host, address)
+            case events.ReleaseLink(host):
+                self.links.unwant(host)
+            case events.AnswerTag(message):
+                self.tags.on_message(message)
+            case events.ReportQuarantine(reason, for_s):
+                log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
+            case _:
+                self._carry_out_in_store(instruction)
+
+    def _carry_out_in_store(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.Recover(digest):
+                self._tasks.start(self._store_work.recover(self.arrivals[digest]))
+            case events.Prepare(digest, size_bytes):
+                self._tasks.start(self._store_work.prepare(self.arrivals[digest], size_bytes))
+            case events.StoreInlineBlob(digest, data):
+                self._tasks.start(self._store_work.store_inline(self.arrivals[digest], data))
+            case events.SendInlineBlob(digest):
+                blob = self.arrivals[digest].blob
+                assert blob is not None
+                self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+            case events.ReadDigests(digest):
+                self._tasks.start(self._store_work.read_digests(digest))
+            case events.Ended():
+                self._ended(instruction)
+            case _:
+                pass
+
+    def _set_timer(self) -> None:
+        """Have the machine told when its next deadline has come.
+
+        Each event moves that, mostly to later: a timer that is early costs less than to set another each time.
+        """
+        deadline = self.machine.next_deadline()
+        if deadline >= self._timer_at or self.closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(deadline, self._tick), deadline
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if self.machine.next_deadline() <= self._loop.time():
+            self.feed(events.Tick())
+        else:
+            self._set_timer()
+
+    # -- the scheduler ---------------------------------------------------------------------------------------------
+
+    def _hello(self) -> from_host.Hello:
+        who = self.identity
+        return from_host.Hello(
+            host=who.host,
+            oldest=from_host.VERSION_OLDEST,
+            newest=from_host.VERSION_NEWEST,
+            address=self._address,
+            site=who.site,
+            zone=who.zone,
+            rack=who.rack,
+            upload_slots=who.upload_slots,
+            token=who.token,
+        )
+
+    def _scheduler_found(self, progress_s: float) -> None:
+        log.info("connected to a scheduler")
+        self.feed(events.SchedulerFound(progress_s))
+
+    def _scheduler_lost(self) -> None:
+        self.tags.scheduler_lost()
+        self.feed(events.SchedulerLost())
+
+    # -- the store -------------------------------------------------------------------------------------------------
+
+    def _removed(self, digest: Digest) -> None:
+        """The store has removed a blob. From any thread."""
+        self._loop.call_soon_threadsafe(self._tell_removed, digest)
+
+    def _tell_removed(self, digest: Digest) -> None:
+        if self.store.peek(digest) is None:  # else it is back already
+            self.feed(events.BlobRemoved(digest.raw))
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _ended(self, ended: events.Ended) -> None:
+        arrival = self.arrivals.pop(ended.digest)
+        if ended.phase is Phase.COMPLETE:
+            assert arrival.blob is not None
+            arrival.blob.acquire()
+            self._tasks.start(self._store_work.seal(arrival.blob))
+            arrival.end(None)
+            return
+        if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
+            self._corrupt += 1
+            log.error("wrong bytes from an origin", digest=arrival.digest, error=str(arrival.last_error))
+        if ended.discard and not (ended.phase is Phase.ABANDONED and arrival.holds_something):
+            self.store.discard(arrival.digest)
+        if ended.phase is Phase.DISPROVED:
+            self._corrupt += 1
+            arrival.disproved = True
+            successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type)
+            successor.sources = arrival.sources
+        arrival.end(self._error_of(arrival, ended))
+
+    def _error_of(self, arrival: Arrival, ended: events.Ended) -> P2pdError:
+        if not ended.reason:
+            return arrival.last_error or OriginBrokenError(f"nobody waited for {arrival.digest} any longer")
+        if 400 <= ended.status < 500:
+            return OriginRefusedError(ended.reason, status=ended.status)
+        return OriginUnreachableError(ended.reason)

@@ -1,0 +1,268 @@
+"""Links: one WebSocket for each pair of hosts that are neighbours in at least one swarm, for news of who holds what.
+
+1. Of two hosts, the one with the lesser id dials; so there is one link and no race between two.
+2. News are sent at once, but for those that come within `GATHER_S` of the last: they are gathered into one message a
+   blob. It is half the time of a piece of 4 MiB at 1 Gbit/s.
+3. A link is kept while it is wanted, and dialled again when it breaks, a few times; then the neighbour is lost. For the
+   sake of which blobs it is wanted is in `peer.core.link_book`.
+4. Frames are bounded and decoded strictly, and so is how many come. What is wrong ends the link, and harms nobody
+   else; the neighbour that sent it is lost at once, and shunned for `SHUNNED_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from peer.core.outbox import LinkOutbox
+from peer.core.token_bucket import TokenBucket
+from peer.tasks import BackgroundTasks
+from scheduler.protocol.codec import LINK, OnLink, Unknown
+from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
+from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
+from scheduler.protocol.link import LinkHello, LinkMessage
+
+log = structlog.get_logger("peer.swarm.links")
+
+GATHER_S = 0.015
+DIAL_WITHIN_S = 3.0
+DIAL_AGAIN_S = (0.1, 0.3, 1.0, 3.0)
+WAITED_FOR_S = 6.0
+"""How long the host that does not dial waits for the one that does."""
+
+HEARTBEAT_S = 3.0
+UNWANTED_S = 60.0
+"""How long a link stays that is not wanted: the next blob of an image is likely to want it again."""
+
+MESSAGES_PER_S = 1000
+"""What a neighbour may send in the long run: news of 15 blobs at a time, each as often as `GATHER_S` lets it."""
+
+BURST = 16_384
+"""What it may send at once: on connecting, it tells of each of the 8,192 blobs that a host may hold, perhaps twice."""
+
+SHUNNED_S = 60.0
+MAX_SHUNNED = 1024
+MAX_LINKS = 1024
+"""Of hosts that dial; each neighbour of each blob is one, and most are neighbours in many."""
+
+CLOSE_WITHIN_S = 1.0
+"""How long a neighbour may take to hang up in its turn."""
+
+MAX_WAITING = 16_384
+"""Blobs of which news wait for one neighbour, twice as many as a host may hold; one that does not read is lost."""
+
+_Socket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+
+
+@dataclass(slots=True)
+class _Link:
+    address: str
+    wanted: bool = False
+    outbox: LinkOutbox = field(default_factory=LinkOutbox)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    socket: _Socket | None = None
+    kept: bool = False
+
+
+class Links:
+    """The links of this host, by the other's id. Callbacks are called on the event loop."""
+
+    def __init__(
+        self,
+        host: str,
+        background: BackgroundTasks,
+        *,
+        on_message: Callable[[str, OnLink], None],
+        on_up: Callable[[str], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._host = host
+        self._background = background
+        self._on_message = on_message
+        self._on_up = on_up
+        self._on_lost = on_lost
+        self._links: dict[str, _Link] = {}
+        self._shunned: dict[str, float] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self.sent_messages = 0
+
+    def want(self, host: str, address: str) -> None:
+        """Keep a link to `host`."""
+        link = self._links.get(host)
+        if link is None:
+            link = self._links[host] = _Link(address)
+        link.address = address
+        link.wanted = True
+        if link.socket is None and not link.kept:
+            link.kept = True
+            self._background.start(self._keep(host, link))
+
+    def unwant(self, host: str) -> None:
+        """The link to `host` is not wanted any more."""
+        link = self._links.get(host)
+        if link is not None:
+            link.wanted = False
+            if link.socket is not None:
+                asyncio.get_running_loop().call_later(UNWANTED_S, self._end_unwanted, host, link)
+
+    def _end_unwanted(self, host: str, link: _Link) -> None:
+        if not link.wanted and link.socket is not None and self._links.get(host) is link:
+            self._background.start(_hang_up(link.socket))
+
+    def send(self, host: str, message: LinkMessage) -> None:
+        """Send a message, soon and in order. Nothing if there is no link: a new one begins with all that is held."""
+        link = self._links.get(host)
+        if link is None or link.socket is None:
+            return
+        link.outbox.add(message)
+        link.ready.set()
+
+    async def accept(self, request: web.Request) -> web.WebSocketResponse:
+        """The server's handler for a neighbour that dials."""
+        socket = web.WebSocketResponse(
+            timeout=CLOSE_WITHIN_S, heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False
+        )
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(DIAL_WITHIN_S):
+                hello = _decoded(await socket.receive())
+            if not isinstance(hello, LinkHello):
+                raise ProtocolError("the first message is not LinkHello")
+            if self._is_shunned(hello.host) or (hello.host not in self._links and len(self._links) >= MAX_LINKS):
+                raise ProtocolError(f"no link to {hello.host} is taken now")
+            await socket.send_bytes(LINK.encode(self._hello()))
+        except (ProtocolError, TimeoutError, aiohttp.ClientError, OSError) as error:
+            log.info("refused a link", peer=request.remote, reason=str(error))
+            await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR, message=b"LinkHello is wanted first")
+            return socket
+        link = self._links.setdefault(hello.host, _Link(""))
+        if link.socket is None:
+            await self._talk(hello.host, link, socket)
+        return socket
+
+    async def close(self) -> None:
+        """End all links."""
+        sockets = [link.socket for link in self._links.values() if link.socket is not None]
+        await asyncio.gather(*map(_hang_up, sockets))
+        if self._session is not None:
+            await self._session.close()
+
+    def _hello(self) -> LinkHello:
+        return LinkHello(self._host, VERSION_OLDEST, VERSION_NEWEST)
+
+    async def _keep(self, host: str, link: _Link) -> None:
+        """Have a working link to `host` while anybody wants one, or say that it is lost."""
+        try:
+            if self._host < host:
+                for pause_s in DIAL_AGAIN_S:
+                    if self._is_shunned(host):
+                        return
+                    if await self._dial(host, link) and not link.wanted:
+                        return
+                    await asyncio.sleep(pause_s)
+            else:
+                await asyncio.sleep(0.0 if self._is_shunned(host) else WAITED_FOR_S)
+        finally:
+            link.kept = False
+            if link.socket is None:
+                self._lose(host, link)
+
+    async def _dial(self, host: str, link: _Link) -> bool:
+        """One link, from LinkHello to its end; whether it came to be."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        try:
+            async with asyncio.timeout(DIAL_WITHIN_S):
+                socket = await self._session.ws_connect(
+                    f"http://{link.address}/v1/link",
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=MAX_FRAME_BYTES,
+                    compress=0,
+                )
+                await socket.send_bytes(LINK.encode(self._hello()))
+                hello = _decoded(await socket.receive())
+            if not isinstance(hello, LinkHello) or hello.host != host:
+                raise ProtocolError(f"another host than {host} is at {link.address}")
+        except (ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            log.info("could not reach a neighbour", host=host, address=link.address, reason=str(error))
+            return False
+        if link.socket is None:
+            await self._talk(host, link, socket)
+        await socket.close()
+        return True
+
+    async def _talk(self, host: str, link: _Link, socket: _Socket) -> None:
+        """Exchange news until the link ends."""
+        link.socket = socket
+        link.outbox = LinkOutbox()
+        self._on_up(host)
+        clock = asyncio.get_running_loop().time
+        allowed = TokenBucket(MESSAGES_PER_S, BURST)
+        try:
+            async with asyncio.TaskGroup() as group:
+                sending = group.create_task(self._send(link, socket))
+                async for frame in socket:
+                    message = _decoded(frame)
+                    if allowed.take(1, clock()):
+                        raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
+                    if not isinstance(message, Unknown | LinkHello):
+                        self._on_message(host, message)
+                sending.cancel()
+        except* (ProtocolError, aiohttp.ClientError, OSError) as errors:
+            log.info("a link broke", host=host, reason=str(errors.exceptions[0]))
+            if errors.subgroup(ProtocolError) is not None:
+                self._shun(host)
+        finally:
+            link.socket = None
+            if link.wanted and not link.kept:
+                link.kept = True
+                self._background.start(self._keep(host, link))
+            elif not link.wanted and self._links.get(host) is link:
+                del self._links[host]
+
+    async def _send(self, link: _Link, socket: _Socket) -> None:
+        clock = asyncio.get_running_loop().time
+        sent_s = -GATHER_S
+        while True:
+            await link.ready.wait()
+            if (early_s := sent_s + GATHER_S - clock()) > 0:
+                await asyncio.sleep(early_s)
+            link.ready.clear()
+            if len(link.outbox) > MAX_WAITING:
+                raise ProtocolError("the neighbour does not read what it is sent")
+            for message in link.outbox.take():
+                await socket.send_bytes(LINK.encode(message))
+                self.sent_messages += 1
+            sent_s = clock()
+
+    def _shun(self, host: str) -> None:
+        if len(self._shunned) >= MAX_SHUNNED:
+            del self._shunned[next(iter(self._shunned))]
+        self._shunned[host] = asyncio.get_running_loop().time() + SHUNNED_S
+
+    def _is_shunned(self, host: str) -> bool:
+        return self._shunned.get(host, 0.0) > asyncio.get_running_loop().time()
+
+    def _lose(self, host: str, link: _Link) -> None:
+        link.wanted = False
+        if self._links.get(host) is link:
+            del self._links[host]
+        self._on_lost(host)
+
+
+async def _hang_up(socket: _Socket) -> None:
+    await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+
+
+def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:
+    if frame.type is aiohttp.WSMsgType.ERROR and not isinstance(frame.data, aiohttp.WebSocketError):
+        raise ConnectionError(str(frame.data))  # the network's fault, and not the neighbour's
+    if frame.type is not aiohttp.WSMsgType.BINARY:
+        raise ProtocolError("a frame that is not binary, or the end of the link")
+    return LINK.decode(frame.data)

@@ -1,0 +1,149 @@
+"""The peer port: pieces for other hosts, and the links that neighbours dial.
+
+    GET /v2/swarm/blobs/<digest>   with a Range: 206 from the store, as any registry would answer (curl works)
+    GET /v1/link                   the WebSocket of a neighbour
+
+1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
+2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
+   more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
+   while others come first is told so with the piece (`CHOKED_HEADER`), which saves it a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+
+import structlog
+from aiohttp import web
+
+from peer.core.choker import UploadRequest
+from peer.core.token_bucket import TokenBucket
+from peer.errors import FileLimitError, InvalidNameError, StoreError
+from peer.net.upload_sender import Upload, Uploading
+from peer.oci.digest import Digest
+from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
+from peer.store import Blob
+
+log = structlog.get_logger("peer.net.peer_server")
+
+PACED_BYTES = 256 * 1024
+"""What goes out between two looks at the rate limit."""
+
+STALL_S = 60.0
+"""How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
+host that reads more slowly holds an upload slot for nothing."""
+
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
+
+Servable = Callable[[Digest, int, int], AbstractContextManager[Blob | None]]
+"""Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None."""
+
+
+class PeerServer:
+    """Serves other hosts. `accept_link` handles a neighbour's WebSocket; `is_far`: a host is in another site."""
+
+    def __init__(
+        self,
+        servable: Servable,
+        accept_link: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        *,
+        uploading: Uploading,
+        is_far: Callable[[str], bool],
+        rate_bytes_per_s: int,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self._servable = servable
+        self._accept_link = accept_link
+        self._uploading = uploading
+        self._is_far = is_far
+        self._stall_s = stall_s
+        self._bucket = (
+            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        )
+        self.sent_bytes = 0
+        self.busy_answers = 0
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.add_routes([web.get("/v1/link", self._accept_link), web.get("/v2/swarm/blobs/{digest}", self._blob)])
+        return app
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        try:
+            digest = Digest(request.match_info["digest"])
+        except InvalidNameError as error:
+            return _refusal(400, str(error))
+        asked = _RANGE.fullmatch(request.headers.get("Range", ""))
+        if asked is None or int(asked[2]) < int(asked[1]):
+            return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
+        start, stop = int(asked[1]), int(asked[2]) + 1
+        host = request.headers.get(HOST_HEADER)
+        receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the other host went away")
+        upload = Upload(receiver, transport, stop - start)
+        async with self._uploading.turn(upload) as may_send:
+            if not may_send:
+                self.busy_answers += 1
+                return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
+            try:
+                with self._servable(digest, start, stop) as blob:
+                    if blob is None:
+                        return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
+                    return await self._send(request, upload, blob, start)
+            except FileLimitError as error:
+                return _refusal(429, str(error), {"Retry-After": "0"})
+            except StoreError as error:
+                return _refusal(404, str(error))
+
+    async def _send(self, request: web.Request, upload: Upload, blob: Blob, start: int) -> web.StreamResponse:
+        stop = start + upload.size_bytes
+        response = web.StreamResponse(
+            status=206,
+            headers={
+                "Content-Type": blob.header.media_type or "application/octet-stream",
+                "Content-Range": f"bytes {start}-{stop - 1}/{blob.size_bytes}",
+                "Content-Length": str(upload.size_bytes),
+                **({CHOKED_HEADER: "1"} if upload.requeue else {}),
+            },
+        )
+        try:
+            await response.prepare(request)
+            await self._send_span(upload, blob, start)
+        except ConnectionError:  # aiohttp would log it as our fault; it sees itself that the connection has ended
+            upload.transport.abort()
+        return response
+
+    async def _send_span(self, upload: Upload, blob: Blob, start: int) -> None:
+        """The bytes of `blob` from `start` on. Raises ConnectionError if the other host goes away, or takes long."""
+        transport, stop = upload.transport, start + upload.size_bytes
+        loop = asyncio.get_running_loop()
+        while start < stop:
+            if transport.is_closing():
+                raise ConnectionResetError("the other host went away")
+            count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
+            if self._bucket is not None:
+                await asyncio.sleep(self._bucket.take(count, loop.time()))
+            await self._patiently(transport, loop.sendfile(transport, blob, start, count))  # type: ignore[arg-type] # has fileno()
+            start += count
+            self.sent_bytes += count
+        await self._patiently(transport, self._uploading.drained(upload))
+
+    async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:
+        """Raises ConnectionResetError if the other host goes away, or takes too long: then the connection ends."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await sending
+        except TimeoutError:
+            transport.abort()
+            raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
+        except BrokenPipeError as error:
+            raise ConnectionResetError("the other host went away") from error
+
+
+def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": message}, status=status, headers=headers)

@@ -1,0 +1,207 @@
+"""What goes out of this host to others: how many pieces at a time, and how far each is, as the kernel knows it.
+
+A piece is out when the other host has acknowledged nearly all of it, and not when the kernel has taken it: its buffer
+holds a whole piece on a slow line, and the next piece would have to share that line with what is in there. Who comes
+when is decided in `peer.core.choker`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
+from peer.core.uplink import LEAST_S, Throughput
+from peer.tasks import BackgroundTasks
+
+_TCP_INFO: Final = struct.Struct("=120xQ20xI")
+"""`tcpi_bytes_acked` and `tcpi_min_rtt` (microseconds) of `struct tcp_info` (linux/tcp.h), since Linux 4.6."""
+
+POLL_INTERVAL_S: Final = 0.025
+"""How often a host that sends looks whether a part of its line is unused."""
+
+EARLY_DONE_BYTES: Final = 256 * 1024
+EARLY_DONE_S: Final = 0.005
+"""What may still be on its way of a piece that counts as out: that hides the round trip until the next begins. It is
+known no more exactly than this when a piece is out."""
+
+MAX_QUEUE_S: Final = 1.0
+"""How long one waits at most: well below what a host gives another to answer (`peer.peer_piece.STALL_S`)."""
+
+
+class Upload:
+    """A piece of `size_bytes` that goes out on `transport`, or waits for its turn.
+
+    `requeue`: others are to be served first after it, and who asks is told when it can come again.
+    """
+
+    def __init__(self, receiver: UploadRequest | None, transport: asyncio.Transport, size_bytes: int) -> None:
+        self.receiver: Final = receiver
+        self.transport: Final = transport
+        self.size_bytes: Final = size_bytes
+        self.requeue = False
+        self.told = False
+        """Others have been told that it is nearly out."""
+        self.turn: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        """Done when it goes out."""
+        self._socket: Final[socket.socket] = transport.get_extra_info("socket")
+        self._began_s = 0.0
+        self._before_bytes = 0
+        self._tcp_info = (0, 0)
+
+    def begin(self, now: float, *, requeue: bool) -> None:
+        """Its turn has come."""
+        self.requeue = requeue
+        self._began_s = now
+        self._before_bytes, _ = self._look()
+        if not self.turn.done():
+            self.turn.set_result(None)
+
+    def acked_bytes(self) -> int:
+        """Until now, or until the connection was closed."""
+        return self._look()[0] - self._before_bytes
+
+    def round_trip_s(self) -> float:
+        """To the other host and back, while all queues are empty, as was known at the last look."""
+        return self._tcp_info[1] / 1e6
+
+    def left_s(self, now: float, best_bytes_per_s: float) -> float:
+        """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
+        acked_bytes = self.acked_bytes()
+        left_bytes = self.size_bytes - EARLY_DONE_BYTES - acked_bytes
+        if left_bytes <= 0:
+            return 0.0
+        went_s = now - self._began_s
+        rate = acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
+        return left_bytes / max(1.0, rate)
+
+    def _look(self) -> tuple[int, int]:
+        """What the kernel knows. A closed connection's descriptor may be another connection's."""
+        if not self.transport.is_closing():
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            self._tcp_info = _TCP_INFO.unpack(info)
+        return self._tcp_info
+
+
+class Uploading:
+    """All uploads of this host. `send_unchoke` tells a host that was refused that it can come."""
+
+    def __init__(self, slots: int, background: BackgroundTasks, send_unchoke: Callable[[UploadRequest], None]) -> None:
+        self._choker: Final[Choker[Upload]] = Choker(slots)
+        self._throughput: Final = Throughput()
+        self._background: Final = background
+        self._send_unchoke: Final = send_unchoke
+        self._loop: Final = asyncio.get_running_loop()
+        self._active: Final[dict[Upload, None]] = {}
+        self._acked_before = 0
+        self._watched = False
+
+    @asynccontextmanager
+    async def turn(self, upload: Upload) -> AsyncIterator[bool]:
+        """Whether it may go out, for the length of the block, which ends when it is out."""
+        if not await self._has_turn(upload):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._end(upload)
+
+    async def drained(self, upload: Upload) -> None:
+        """Wait until all of a piece is out that was given to the kernel, or the connection is closed.
+
+        The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
+        """
+        while not upload.transport.is_closing():
+            left_s = upload.left_s(self._loop.time(), self._throughput.best)
+            if left_s <= EARLY_DONE_S:
+                return
+            await asyncio.sleep(min(POLL_INTERVAL_S, left_s))
+
+    async def _has_turn(self, upload: Upload) -> bool:
+        """Whether the turn comes, and has begun."""
+        match self._choker.ask(upload, upload.receiver, self._uplink()):
+            case Admission.SEND:
+                self._begin(upload)
+                return True
+            case Admission.REJECT:
+                return False
+        try:
+            await asyncio.wait([upload.turn], timeout=MAX_QUEUE_S)
+        except asyncio.CancelledError:
+            self._choker.cancel(upload)
+            if upload.turn.done():
+                self._end(upload)
+            raise
+        self._choker.cancel(upload, rejected=True)
+        return upload.turn.done()
+
+    def _begin(self, upload: Upload) -> None:
+        now = self._loop.time()
+        upload.begin(now, requeue=self._choker.is_wanted)
+        first, round_trip_s = not self._active, upload.round_trip_s()
+        self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
+        self._active[upload] = None
+        if not self._watched:
+            self._watched = True
+            self._background.start(self._watch())
+
+    def _end(self, upload: Upload) -> None:
+        acked_bytes = upload.acked_bytes()
+        self._acked_before += acked_bytes
+        del self._active[upload]
+        self._choker.end(upload.receiver if upload.requeue else None)
+        self._go_on()
+        if not upload.transport.is_closing():  # what is still on its way has the line before the piece that has begun
+            self._acked_before += upload.size_bytes - acked_bytes
+        self._throughput.change(self._acked_bytes(), self._loop.time())
+
+    def _go_on(self) -> None:
+        """Begin who waits, and tell others that they can come, if that is so."""
+        uplink = self._uplink()
+        while (upload := self._choker.next(uplink)) is not None:
+            self._begin(upload)
+            uplink = self._uplink()
+        if uplink is Uplink.FREE_SOON:
+            soon = [active for active in self._active if self._left_s(active) <= FREE_SOON_S and not active.told]
+            for active in soon:
+                active.told = True
+            if not soon:
+                return
+        for receiver in self._choker.unchoke(uplink):
+            self._send_unchoke(receiver)
+
+    async def _watch(self) -> None:
+        """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
+        try:
+            while self._active or self._choker.is_wanted:
+                await asyncio.sleep(self._looks_s())
+                self._throughput.sample(self._acked_bytes(), self._loop.time())
+                if self._choker.is_wanted:
+                    self._go_on()
+        finally:
+            self._watched = False
+
+    def _looks_s(self) -> float:
+        """How soon to look again: when a piece is nearly out, at the latest."""
+        soon_s = [self._left_s(active) - FREE_SOON_S for active in self._active if not active.told]
+        return min([POLL_INTERVAL_S, *(max(EARLY_DONE_S, each) for each in soon_s)])
+
+    def _uplink(self) -> Uplink:
+        """What there is on the line, as far as can be told."""
+        if not self._active:
+            return Uplink.FREE
+        if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), self._loop.time()):
+            return Uplink.FREE
+        return Uplink.FREE_SOON if any(self._left_s(active) <= FREE_SOON_S for active in self._active) else Uplink.FULL
+
+    def _left_s(self, active: Upload) -> float:
+        return active.left_s(self._loop.time(), self._throughput.best)
+
+    def _acked_bytes(self) -> int:
+        """Of all pieces, since ever."""
+        return self._acked_before + sum(active.acked_bytes() for active in self._active)

@@ -1,0 +1,168 @@
+"""One piece from a neighbour into the store, in a worker thread.
+
+A neighbour is one more origin, at which nothing is tried twice: the same client that talks to registries asks it for a
+range of the blob, and the piece takes the same way into the store (`peer.origin_range`). The difference is the digest
+of the piece, which is known before: a piece that does not match it never reaches the store.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from peer.core.events import PeerOutcome
+from peer.core.token_bucket import TokenBucket
+from peer.errors import (
+    FetchStoppedError,
+    OriginBrokenError,
+    OriginCorruptError,
+    OriginRefusedError,
+    OriginUnreachableError,
+    P2pdError,
+    PeerBusyError,
+    PeerCorruptError,
+    PeerGoneError,
+)
+from peer.origin.api import Body, ContentRef, Credential
+from peer.origin.client import HttpOrigin
+from peer.origin.clock import Clock, SystemClock
+from peer.origin.upstream import Upstream
+from peer.store import Blob, Landed
+from peer.store.buffers import BufferPool
+
+REPOSITORY = "swarm"
+"""Under this name the peer port serves blobs (`peer.net.peer_server`)."""
+
+PACED_BYTES = 256 * 1024
+"""What a neighbour sends between two looks at the rate limit."""
+
+CONNECTIONS = 8
+CONNECT_S = 2.0
+STALL_S = 5.0
+
+HOST_HEADER = "P2PD-Host"
+"""Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
+
+CHOKED_HEADER = "P2PD-Choked"
+"""Comes with a piece from a host that has others to serve first now."""
+
+
+def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
+    """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short timeouts.
+
+    `asking` is the host that asks: this one.
+    """
+    upstream = Upstream(
+        name=host,
+        endpoints=(f"http://{address}",),
+        max_connections=CONNECTIONS,
+        connect_s=CONNECT_S,
+        stall_s=STALL_S,
+        slot_wait_s=STALL_S,
+        max_attempts=1,
+        max_retry_after_s=0.0,
+        cooldown_s=0.0,
+    )
+    return HttpOrigin(upstream, environ={}, headers={HOST_HEADER: asking})
+
+
+class Pace:
+    """A limit on the bytes per second that all pieces together take; 0 is none. For threads."""
+
+    def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._bucket = (
+            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
+        )
+        self._lock = threading.Lock()
+
+    @property
+    def slice_bytes(self) -> int | None:
+        """What to take between two waits; None: all at once."""
+        return None if self._bucket is None else PACED_BYTES
+
+    def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
+        """Wait as long as it takes to have been allowed `taken_bytes`, or until `stopped`."""
+        if self._bucket is None:
+            return
+        with self._lock:
+            seconds = self._bucket.take(taken_bytes, self._clock.monotonic())
+        if seconds:
+            self._clock.wait(stopped, seconds)
+
+
+class PeerPiece:
+    """One request to a neighbour for a piece, whose BLAKE3 is `expected`. `run` in a thread, `stop` from anywhere.
+
+    `choked`: with the piece the neighbour has said that others come first now.
+    """
+
+    def __init__(self, origin: HttpOrigin, blob: Blob, index: int, expected: bytes) -> None:
+        self.blob = blob
+        self.index = index
+        self.choked = False
+        self._expected = expected
+        self._origin = origin
+        self._stopped = threading.Event()
+        self._body: Body | None = None
+        self._lock = threading.Lock()
+
+    def run(self, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]) -> Landed:
+        """The piece, verified and in the store; `on_held` as for `Blob.land`: the neighbour has done its part then.
+
+        Raises PeerBusyError, PeerGoneError, PeerCorruptError, FetchStoppedError, StoreError.
+        """
+        start, stop = self.blob.span(self.index)
+        # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
+        with buffers.buffer(stop - start) as buffer, self.blob.pin():
+            try:
+                self._receive(buffer[: stop - start], start, stop, pace)
+            except OriginRefusedError as error:
+                if error.status == 429:
+                    raise PeerBusyError(str(error)) from None
+                raise PeerGoneError(str(error)) from None
+            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError) as error:
+                if self._stopped.is_set():
+                    raise FetchStoppedError("stopped") from None
+                raise PeerGoneError(str(error)) from None
+            with buffer[: stop - start] as piece:
+                return self.blob.land(self.index, piece, self._expected, on_held)
+
+    def stop(self) -> None:
+        """End it soon."""
+        self._stopped.set()
+        with self._lock:
+            if self._body is not None:
+                self._body.abort()
+
+    def _receive(self, piece: memoryview, start: int, stop: int, pace: Pace) -> None:
+        if self._stopped.is_set():
+            raise OriginBrokenError("stopped before it began")
+        ref = ContentRef(REPOSITORY, self.blob.digest)
+        with piece, self._origin.open(ref, start, stop, credential=Credential()) as body:
+            with self._lock:
+                self._body = body
+                if self._stopped.is_set():
+                    body.abort()
+            if (body.start, body.stop, body.size_bytes) != (start, stop, self.blob.size_bytes):
+                raise OriginCorruptError("the neighbour has another blob, or ignores Range")
+            self.choked = CHOKED_HEADER.lower() in body.headers
+            step = pace.slice_bytes or len(piece)
+            for at in range(0, len(piece), step):
+                with piece[at : at + step] as part:
+                    if body.readinto(part) < len(part):
+                        raise OriginBrokenError("the neighbour's answer ended early")
+                    pace.wait(len(part), self._stopped)
+
+
+def peer_outcome_of(error: P2pdError) -> PeerOutcome:
+    """What the error that ended a request to a neighbour says to the core."""
+    match error:
+        case PeerBusyError():
+            return PeerOutcome.CHOKED
+        case PeerCorruptError():
+            return PeerOutcome.CORRUPT
+        case PeerGoneError():
+            return PeerOutcome.GONE
+        case _:
+            return PeerOutcome.CANCELLED

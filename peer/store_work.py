@@ -1,0 +1,141 @@
+"""What a host has the store do that takes time: each in a thread, and it ends by one event."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+import structlog
+
+from peer.arrival import Arrival
+from peer.core import events
+from peer.core.events import Event
+from peer.errors import FileLimitError, StoreBrokenError, StoreError
+from peer.oci.digest import Digest
+from peer.store import Blob, Store
+from peer.workers import Workers
+from scheduler.protocol.fields import MAX_INLINE_BYTES
+
+log = structlog.get_logger("peer.store_work")
+
+
+class StoreWork:
+    """For the blobs on their way, `arrivals`. `post` takes the events."""
+
+    def __init__(
+        self, arrivals: Mapping[bytes, Arrival], store: Store, workers: Workers, post: Callable[[Event], None]
+    ) -> None:
+        self.inline_bytes = 0
+        """What came inside the scheduler's messages."""
+        self._arrivals = arrivals
+        self._store = store
+        self._workers = workers
+        self._post = post
+
+    async def recover(self, arrival: Arrival) -> None:
+        """Say what an earlier download left of this blob."""
+        held = events.PiecesHeld(arrival.raw)
+        try:
+            blob = self._store.acquire(arrival.digest)
+            if blob is not None:
+                held = await self._recovered(arrival, blob)
+        except FileLimitError as error:
+            self._failed(arrival, error)
+            return
+        except StoreError as error:
+            log.warning("a damaged blob was removed, it is fetched again", digest=arrival.digest, error=str(error))
+            self._store.discard(arrival.digest)
+        if self._arrivals.get(arrival.raw) is arrival:
+            self._post(held)
+            arrival.wake()
+
+    async def _recovered(self, arrival: Arrival, blob: Blob) -> events.PiecesHeld:
+        with ExitStack() as pin:
+            pin.callback(blob.release)
+            await self._workers.run(blob.recover)
+            if blob.verdict is False:
+                raise StoreBrokenError(f"the bytes that are held of {blob.digest} have another SHA-256")
+            if not blob.held_bytes:  # nor is its length to be believed: somebody's, who has sent nothing of it
+                return events.PiecesHeld(arrival.raw)
+            pin.pop_all()
+        return self._adopted(arrival, blob)
+
+    def _adopted(self, arrival: Arrival, blob: Blob) -> events.PiecesHeld:
+        """The pieces that are held of a blob, which the arrival takes over."""
+        arrival.answered = arrival.answered or bool(blob.held_bytes)
+        digests = {index: blob.piece_digests.get(index, b"") for index in blob.pieces}
+        held = events.PiecesHeld(arrival.raw, blob.size_bytes, blob.header.piece_length, digests, blob.verdict)
+        arrival.adopt(blob)
+        return held
+
+    async def prepare(self, arrival: Arrival, size_bytes: int) -> None:
+        """Give the blob its place in the store before its first piece comes."""
+        try:
+            blob = await self._workers.run(self._store.create, arrival.digest, size_bytes, arrival.media_type)
+        except StoreError as error:
+            self._failed(arrival, error)
+            return
+        arrival.adopt(blob)
+        if self._arrivals.get(arrival.raw) is arrival:
+            self._post(events.Prepared(arrival.raw))
+        arrival.wake()
+
+    async def store_inline(self, arrival: Arrival, data: bytes) -> None:
+        """Take in a tiny blob that came whole from the scheduler, if it is the blob."""
+        if hashlib.sha256(data).digest() != arrival.raw:
+            log.warning("the scheduler sent other bytes under a digest", digest=arrival.digest)
+            return
+        try:
+            blob = await self._workers.run(self._put, arrival, data)
+        except StoreError as error:
+            self._failed(arrival, error)
+            return
+        self.inline_bytes += len(data)
+        held = self._adopted(arrival, blob)
+        if self._arrivals.get(arrival.raw) is arrival:
+            self._post(held)
+        arrival.wake()
+
+    def _put(self, arrival: Arrival, data: bytes) -> Blob:
+        blob = self._store.create(arrival.digest, len(data), arrival.media_type)
+        for index in range(blob.count):
+            start, stop = blob.span(index)
+            blob.land(index, memoryview(data)[start:stop])
+        return blob
+
+    def _failed(self, arrival: Arrival, error: StoreError) -> None:
+        if self._arrivals.get(arrival.raw) is arrival:
+            arrival.last_error = error
+            self._post(events.StoreFailed(arrival.raw, discard=isinstance(error, StoreBrokenError)))
+
+    async def read_digests(self, digest: bytes) -> None:
+        """What the record of a whole blob has, or all of a tiny one."""
+        pieces, content = await asyncio.to_thread(self._recorded, digest)
+        self._post(events.DigestsRead(digest, pieces, content))
+
+    def _recorded(self, digest: bytes) -> tuple[Mapping[int, bytes], bytes]:
+        try:
+            blob = self._store.acquire(Digest.from_raw(digest))
+            if blob is None:
+                return {}, b""
+            with ExitStack() as pin:
+                pin.callback(blob.release)
+                if not blob.whole:
+                    return {}, b""
+                if blob.size_bytes <= MAX_INLINE_BYTES:
+                    return {}, blob.read(0, blob.size_bytes)
+                return blob.recorded_digests(), b""
+        except StoreError as error:
+            log.warning("a blob could not be read", digest=digest.hex(), error=str(error))
+            return {}, b""
+
+    async def seal(self, blob: Blob) -> None:
+        try:
+            await self._workers.run(blob.seal)
+        except StoreError as error:
+            log.warning("a blob could not be flushed; it is hashed again after a restart", error=str(error))
+            self._post(events.BlobRemoved(blob.digest.raw))
+        finally:
+            blob.release()

@@ -1,0 +1,192 @@
+"""What a host has asked of origins and neighbours: each request in a worker thread, from its start to its one event.
+
+A request that was made for a download that has ended may still bring a piece: the piece is for the download that has
+the same file of the blob, if there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from peer.arrival import Arrival
+from peer.core import events
+from peer.core.events import Event, Outcome, PeerOutcome
+from peer.errors import (
+    OriginCorruptError,
+    OriginRefusedError,
+    OriginResizedError,
+    P2pdError,
+    StoreBrokenError,
+    StoreError,
+)
+from peer.net.neighbour_origins import NeighbourOrigins
+from peer.origin_range import OriginRange, outcome_of
+from peer.peer_piece import Pace, PeerPiece, peer_outcome_of
+from peer.store import Blob, Store
+from peer.workers import Workers
+
+log = structlog.get_logger("peer.transfers")
+
+
+class Transfers:
+    """On the event loop. `post` takes the event that each request ends with, and those of the pieces before it."""
+
+    def __init__(
+        self,
+        arrivals: Mapping[bytes, Arrival],
+        store: Store,
+        workers: Workers,
+        neighbours: NeighbourOrigins,
+        post: Callable[[Event], None],
+        *,
+        rate_bytes_per_s: int,
+    ) -> None:
+        self.origin_bytes = 0
+        self.peer_bytes = 0
+        self.corrupt_pieces = 0
+        self._arrivals = arrivals
+        self._store = store
+        self._workers = workers
+        self._neighbours = neighbours
+        self._post = post
+        self._pace = Pace(rate_bytes_per_s)
+        self.loop = asyncio.get_running_loop()
+        self._ranges: dict[int, OriginRange] = {}
+        self._pieces: dict[int, PeerPiece] = {}
+
+    def cancel(self, request: int) -> None:
+        """End a request soon; it is still answered by its event."""
+        running = self._ranges.get(request) or self._pieces.get(request)
+        if running is not None:  # else its end is about to be told
+            running.stop()
+
+    def request_range(self, wanted: events.RequestRange) -> None:
+        arrival = self._arrivals[wanted.digest]
+        started = OriginRange(arrival.sources[wanted.source], arrival.blob, wanted.first, wanted.stop)
+        self._ranges[wanted.request] = started
+        self._workers.start(self._run_range, arrival, wanted.request, started)
+
+    def _run_range(self, arrival: Arrival, request: int, started: OriginRange) -> None:
+        """In a thread: receive the range, and tell the loop of what comes of it."""
+        tell = self.loop.call_soon_threadsafe
+        error: Exception | None = None
+        try:
+            started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+        except Exception as raised:  # a defect of ours is told like any other end
+            error = raised
+        tell(self._range_ended, arrival, request, error)
+
+    def range_opened(self, arrival: Arrival, request: int, blob: Blob, first: int, stop: int) -> None:
+        arrival.adopt(blob)
+        arrival.answered = True
+        if request in self._ranges:
+            length = blob.header.piece_length
+            self._post(events.RangeOpened(arrival.raw, request, blob.size_bytes, length, first, stop))
+        arrival.wake()
+
+    def _range_ended(self, arrival: Arrival, request: int, error: Exception | None) -> None:
+        del self._ranges[request]
+        outcome, status, size_bytes = Outcome.DONE, 0, None
+        if isinstance(error, P2pdError):
+            arrival.last_error = error
+            outcome = outcome_of(error)
+            status = error.status if isinstance(error, OriginRefusedError) else 0
+            size_bytes = error.size_bytes if isinstance(error, OriginResizedError) else None
+        elif error is not None:
+            log.error("a transfer failed", digest=arrival.digest, exc_info=error)
+            outcome = Outcome.FATAL
+        self._post(events.RangeEnded(arrival.raw, request, outcome, status, size_bytes))
+
+    def request_piece(self, wanted: events.RequestPiece) -> None:
+        arrival = self._arrivals[wanted.digest]
+        origin = self._neighbours.get(wanted.host)
+        if origin is None or arrival.blob is None:
+            self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
+            return
+        piece = self._pieces[wanted.request] = PeerPiece(origin, arrival.blob, wanted.index, wanted.expected)
+        self._workers.start(self._run_piece, arrival, wanted, piece)
+
+    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:
+        """In a thread: get the piece, and tell the loop once it is held: the neighbour has done its part then."""
+        tell = self.loop.call_soon_threadsafe
+
+        def on_held(index: int, digest: bytes) -> None:
+            tell(self._piece_received, wanted.request, piece, index, digest)
+
+        try:
+            landed = piece.run(self._workers.buffers, self._pace, on_held)
+        except Exception as error:  # a defect of ours is told like any other end
+            tell(self._piece_failed, arrival, wanted, error)
+        else:
+            if landed.whole is not None:
+                tell(self.verified, piece.blob, landed.whole)
+
+    def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
+        start, stop = piece.blob.span(index)
+        self.peer_bytes += stop - start
+        del self._pieces[request]
+        self._received(piece.blob, request, index, digest, choked=piece.choked)
+
+    def _piece_failed(self, arrival: Arrival, wanted: events.RequestPiece, error: Exception) -> None:
+        """A request has ended without its piece, or with the piece but not with its part of the SHA-256."""
+        was_running = self._pieces.pop(wanted.request, None) is not None
+        outcome = peer_outcome_of(error) if isinstance(error, P2pdError) else PeerOutcome.CANCELLED
+        if outcome is PeerOutcome.CORRUPT:
+            self.corrupt_pieces += 1
+            log.warning("a neighbour sent wrong bytes", host=wanted.host, digest=arrival.digest, piece=wanted.index)
+        if was_running:
+            self._post(events.PieceFailed(arrival.raw, wanted.request, outcome))
+        if isinstance(error, StoreError):
+            if self._arrivals.get(arrival.raw) is arrival:
+                arrival.last_error = error
+                self._post(events.StoreFailed(arrival.raw, discard=isinstance(error, StoreBrokenError)))
+        elif not isinstance(error, P2pdError):
+            log.error("a request to a neighbour failed", digest=arrival.digest, piece=wanted.index, exc_info=error)
+
+    def _received(self, blob: Blob, request: int, index: int, digest: bytes, *, choked: bool = False) -> None:
+        """A piece is in the store, for the download that has its blob: one that has ended has handed it over."""
+        arrival = self._arrivals.get(blob.digest.raw)
+        if arrival is None or arrival.blob is not blob:
+            return
+        arrival.answered = True
+        self._post(events.PieceReceived(arrival.raw, request, index, digest, choked))
+        arrival.wake()
+
+    def range_received(self, blob: Blob, request: int, index: int, digest: bytes) -> None:
+        start, stop = blob.span(index)
+        self.origin_bytes += stop - start
+        self._received(blob, request, index, digest)
+
+    def verified(self, blob: Blob, ok: bool) -> None:
+        arrival = self._arrivals.get(blob.digest.raw)
+        if arrival is None or arrival.blob is not blob:
+            return
+        if not ok:
+            arrival.last_error = OriginCorruptError(
+                f"the bytes that came for {blob.digest} have another SHA-256; they were removed"
+            )
+        self._post(events.BlobVerified(arrival.raw, ok))
+
+
+@dataclass(frozen=True, slots=True)
+class _RangeRelay:
+    """Carries what a range reports from its thread to the event loop, in order."""
+
+    transfers: Transfers
+    arrival: Arrival
+    request: int
+
+    def opened(self, blob: Blob, first: int, stop: int) -> None:
+        self.transfers.loop.call_soon_threadsafe(
+            self.transfers.range_opened, self.arrival, self.request, blob, first, stop
+        )
+
+    def received(self, blob: Blob, index: int, digest: bytes) -> None:
+        self.transfers.loop.call_soon_threadsafe(self.transfers.range_received, blob, self.request, index, digest)
+
+    def verified(self, blob: Blob, ok: bool) -> None:
+        self.transfers.loop.call_soon_threadsafe(self.transfers.verified, blob, ok)

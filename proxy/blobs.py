@@ -1,0 +1,133 @@
+"""Blobs: served from the store, or while they arrive from other hosts and from their origin.
+
+A manifest is stored and fetched as a blob, so `open` and `describe` serve both. `proxy.manifests` is above this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.oci.descriptor import OCTET_STREAM, Descriptor
+from peer.oci.digest import Digest
+from peer.oci.manifest import MAX_MANIFEST_BYTES
+from peer.origin.api import Kind
+from peer.readers import BlobReader, Readers
+from proxy.access import Access, Permit
+from proxy.blob_response import send_blob
+from proxy.core.ranges import parse_ranges
+from proxy.known_manifests import KnownManifests
+from proxy.origins import Origins, described, refused
+from proxy.prefetch import Prefetch
+from proxy.request import RequestContext
+
+log = structlog.get_logger("proxy.blobs")
+
+
+class Blobs:
+    """The endpoint `/v2/<name>/blobs/<digest>`, and the ways to content that manifests share."""
+
+    def __init__(
+        self, origins: Origins, readers: Readers, access: Access, manifests: KnownManifests, prefetch: Prefetch
+    ) -> None:
+        self._origins = origins
+        self._readers = readers
+        self._access = access
+        self._manifests = manifests
+        self._prefetch = prefetch
+
+    async def answer(self, context: RequestContext) -> web.StreamResponse:
+        """Answer GET or HEAD of a blob. Raises OriginError, StoreError."""
+        digest = context.route.digest
+        permit = await self._access.check(context.route, context.authorization)
+        if context.head:
+            return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
+        ranges = parse_ranges(context.request.headers.get("Range"))
+        expected = permit.described or self._manifests.descriptor(digest)
+        at = ranges.first_bytes(expected.size_bytes) if expected else (0, None)
+        with self._prefetch.of_blob(context, permit):
+            async with self.open(context, digest, permit, Kind.BLOB, expected, at) as reader:
+                headers = context.content_headers(Descriptor(OCTET_STREAM, digest, reader.blob.size_bytes))
+                response = await send_blob(context.request, reader, ranges, headers, context.sent)
+        if context.sent.error is not None:
+            log.warning("cut a client's blob short", digest=digest, error=str(context.sent.error))
+        return response
+
+    @asynccontextmanager
+    async def open(
+        self,
+        context: RequestContext,
+        digest: Digest,
+        permit: Permit,
+        kind: Kind,
+        expected: Descriptor | None,
+        at: tuple[int, int | None] = (0, None),
+    ) -> AsyncIterator[BlobReader]:
+        """A reader of `digest`, within the time that a client waits for headers. A manifest is whole by then.
+
+        `expected` and `at` as for `Readers.open`. Raises OriginError, StoreError.
+        """
+        repository, within_s = context.route.repository, self._origins.answer_within_s
+        source = self._origins.source(repository, digest, permit.credential, kind)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(within_s):
+                    opened = self._readers.open(digest, source, expected=expected, at=at)
+                    reader = await stack.enter_async_context(opened)
+                    if kind is Kind.MANIFEST:
+                        await _whole_manifest(reader)
+            except TimeoutError:
+                raise OriginUnreachableError(
+                    f"{repository.upstream} did not send {digest} within {within_s:g} s"
+                ) from None
+            context.cache = "hit" if reader.from_store else "miss"
+            yield reader
+
+    async def describe(self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind) -> Descriptor:
+        """The descriptor of `digest`: of the stored blob, else by the origin's headers, else of the other hosts' blob.
+
+        Raises OriginError, StoreError.
+        """
+        held = self._readers.peek(digest)
+        if held is not None and held.complete:
+            context.cache = "hit"
+            return Descriptor(self._type_of(digest, kind, held.media_type), digest, held.size_bytes)
+        found = permit.described
+        if found is None:
+            path = context.route.origin_path
+            try:
+                answer = await self._origins.head(context.route.repository, path, permit.credential)
+            except OriginUnreachableError:
+                return await self._describe_by_swarm(context, digest, permit, kind)
+            if answer.status >= 400:
+                raise refused(answer, path)
+            found = described(answer, digest)
+        if found is None:
+            raise OriginCorruptError("the origin's answer to HEAD has no length, or another digest")
+        context.cache = "miss"
+        return found
+
+    async def _describe_by_swarm(
+        self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind
+    ) -> Descriptor:
+        """The descriptor of the other hosts' blob. The GET that follows joins the download that begins here."""
+        async with self.open(context, digest, permit, kind, self._manifests.descriptor(digest)) as reader:
+            blob = reader.blob
+            if kind is Kind.MANIFEST:
+                self._manifests.read(digest, blob.read(0, blob.size_bytes), blob.header.media_type)
+            return Descriptor(self._type_of(digest, kind, blob.header.media_type), digest, blob.size_bytes)
+
+    def _type_of(self, digest: Digest, kind: Kind, stored_type: str) -> str:
+        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest) or stored_type
+
+
+async def _whole_manifest(reader: BlobReader) -> None:
+    size_bytes = reader.blob.size_bytes
+    if size_bytes > MAX_MANIFEST_BYTES:
+        raise OriginCorruptError(f"{reader.blob.digest} has {size_bytes} bytes, too many for a manifest")
+    await reader.readable(max(0, size_bytes - 1), size_bytes)

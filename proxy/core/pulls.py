@@ -1,0 +1,159 @@
+"""Pulls: the requests that belong to one image, the layers to fetch ahead for it, and a summary for the log.
+
+A runtime asks for an image's layers from the lowest up, a few at a time (dockerd and containerd 3, podman 6). It
+unpacks them in that order, more slowly than they arrive. So after a request for a layer, requests for the layers above
+it are likely. The runtime already has a lower layer that it did not ask for. Therefore the next few layers above the
+highest requested layer are fetched ahead, and never a layer that was passed over.
+
+A pull has ended when every answer was sent and no request came for `idle_s`. If requests come after that, the pull is
+summarised again, with the later requests only, and its layers are fetched ahead as before.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from peer.oci.digest import Digest
+from peer.oci.reference import Repository
+
+MAX_PULLS = 256
+"""Pulls that are followed at once. The oldest is forgotten first: its layers are no longer fetched ahead."""
+
+IDLE_S = 5.0
+"""Longer than a runtime takes between two layers. While it unpacks a large layer it may take longer: the log then has
+two lines of the pull."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullSummary:
+    """The log's line of a pull. Bytes are those sent to the client; `origin_bytes` were not in the store before."""
+
+    image: str
+    user_agent: str
+    seconds: float
+    blobs: int
+    failed: int
+    store_bytes: int
+    origin_bytes: int
+
+
+@dataclass(slots=True)
+class _Pull:
+    repository: Repository
+    image: str
+    user_agent: str
+    layers: tuple[Digest, ...]
+    children: frozenset[Digest]
+    active_until: float
+    highest: int = -1
+    sending: int = 0
+    untold: _Untold | None = None
+
+
+@dataclass(slots=True)
+class _Untold:
+    """The requests since the last summary."""
+
+    started: float
+    blobs: int = 0
+    failed: int = 0
+    store_bytes: int = 0
+    origin_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Pulls:
+    """Pulls by (client, manifest). `depth` is how many layers to fetch ahead of the client (0: none)."""
+
+    depth: int
+    idle_s: float = IDLE_S
+    _pulls: OrderedDict[tuple[str, Digest], _Pull] = field(default_factory=OrderedDict)
+
+    def manifest_served(
+        self,
+        client: str,
+        manifest: Digest,
+        *,
+        repository: Repository,
+        image: str,
+        user_agent: str,
+        children: tuple[Digest, ...],
+        now: float,
+    ) -> None:
+        """`client` was sent an image's manifest. `children` are its config and then its layers from the lowest up."""
+        key = (client, manifest)
+        if key not in self._pulls:
+            self._pulls[key] = _Pull(repository, image, user_agent, children[1:], frozenset(children), now)
+        pull = self._pulls[key]
+        if pull.untold is None:
+            pull.untold, pull.highest = _Untold(now), -1
+        pull.active_until = now
+        self._pulls.move_to_end(key)
+        while len(self._pulls) > MAX_PULLS:
+            self._pulls.popitem(last=False)
+
+    def blob_asked(self, client: str, repository: Repository, digest: Digest, now: float) -> list[Digest]:
+        """`client` asks for a blob. Returns the layers to fetch ahead now, nearest first."""
+        ahead: list[Digest] = []
+        for pull in self._of(client, repository, digest):
+            pull.sending += 1
+            pull.active_until = now
+            pull.untold = pull.untold or _Untold(now)
+            if digest in pull.layers:
+                pull.highest = max(pull.highest, pull.layers.index(digest))
+                passed, above = pull.layers[: pull.highest + 1], pull.layers[pull.highest + 1 :]
+                # An image may have a layer twice, such as the empty one.
+                ahead += [layer for layer in above[: self.depth] if layer not in passed and layer not in ahead]
+        return ahead
+
+    def blob_ended(
+        self,
+        client: str,
+        repository: Repository,
+        digest: Digest,
+        *,
+        sent_bytes: int,
+        from_store: bool,
+        failed: bool,
+        now: float,
+    ) -> None:
+        """The answer that `blob_asked` announced has ended. `failed` is not for a client that went away."""
+        for pull in self._of(client, repository, digest):
+            pull.sending = max(0, pull.sending - 1)
+            pull.active_until = now
+            untold = pull.untold = pull.untold or _Untold(now)
+            untold.blobs += 1
+            untold.failed += failed
+            if from_store:
+                untold.store_bytes += sent_bytes
+            else:
+                untold.origin_bytes += sent_bytes
+
+    def ended(self, now: float) -> list[PullSummary]:
+        """The pulls that have ended by `now`. Each is returned once."""
+        summaries = []
+        for pull in self._pulls.values():
+            untold = pull.untold
+            if untold is None or pull.sending or now - pull.active_until < self.idle_s:
+                continue
+            pull.untold = None
+            summaries.append(
+                PullSummary(
+                    image=pull.image,
+                    user_agent=pull.user_agent,
+                    seconds=pull.active_until - untold.started,
+                    blobs=untold.blobs,
+                    failed=untold.failed,
+                    store_bytes=untold.store_bytes,
+                    origin_bytes=untold.origin_bytes,
+                )
+            )
+        return summaries
+
+    def _of(self, client: str, repository: Repository, digest: Digest) -> list[_Pull]:
+        return [
+            pull
+            for (known, _), pull in self._pulls.items()
+            if known == client and pull.repository == repository and digest in pull.children
+        ]

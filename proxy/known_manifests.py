@@ -1,0 +1,63 @@
+"""The manifests that were served lately: each is parsed once, and describes the blobs that clients ask for next.
+
+Rules:
+1. A manifest that p2pd does not understand is served all the same; it describes nothing.
+2. The least recently used manifests and descriptors are forgotten first. A blob without a descriptor is served too; its
+   length is known once the origin or another host has answered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import structlog
+
+from peer.errors import ManifestError
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, parse_manifest
+
+log = structlog.get_logger("proxy.known_manifests")
+
+MAX_MANIFESTS = 1024
+MAX_DESCRIPTORS = 64 * MAX_MANIFESTS
+"""Images have some 10 layers; each descriptor takes less than 1 KiB."""
+
+
+class KnownManifests:
+    """Manifests by digest, and the descriptors of their children by the children's digests."""
+
+    def __init__(self) -> None:
+        self._manifests: OrderedDict[Digest, Manifest | None] = OrderedDict()
+        self._descriptors: OrderedDict[Digest, Descriptor] = OrderedDict()
+
+    def read(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+        """The manifest `body`; None for one that p2pd does not understand."""
+        if digest not in self._manifests:
+            self._manifests[digest] = self._parse(digest, body, media_type)
+        self._manifests.move_to_end(digest)
+        while len(self._manifests) > MAX_MANIFESTS:
+            self._manifests.popitem(last=False)
+        return self._manifests[digest]
+
+    def media_type(self, digest: Digest) -> str | None:
+        """The media type of a manifest that was read."""
+        manifest = self._manifests.get(digest)
+        return None if manifest is None else manifest.media_type
+
+    def descriptor(self, digest: Digest) -> Descriptor | None:
+        """The descriptor of `digest` in a manifest that was read."""
+        return self._descriptors.get(digest)
+
+    def _parse(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+        try:
+            manifest = parse_manifest(body, media_type if media_type in KIND_BY_MEDIA_TYPE else None)
+        except ManifestError as error:
+            log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
+            return None
+        for child in manifest.children:
+            self._descriptors[child.digest] = child
+            self._descriptors.move_to_end(child.digest)
+        while len(self._descriptors) > MAX_DESCRIPTORS:
+            self._descriptors.popitem(last=False)
+        return manifest

@@ -1,0 +1,107 @@
+"""Prefetching: the layers that a client will ask for next are fetched before it asks for them.
+
+`proxy.core.pulls` decides which layers those are. This file fetches them, with the client's credential. An error here
+is only logged: the client gets the layer, or the error, when it asks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from peer.errors import P2pdError
+from peer.oci.digest import Digest
+from peer.oci.manifest import Manifest, ManifestKind
+from peer.oci.reference import Repository
+from peer.origin.api import Credential
+from peer.readers import Readers
+from peer.tasks import BackgroundTasks
+from proxy.access import Permit
+from proxy.core.pulls import Pulls, PullSummary
+from proxy.known_manifests import KnownManifests
+from proxy.origins import Origins
+from proxy.request import RequestContext
+
+log = structlog.get_logger("proxy.prefetch")
+
+
+class Prefetch:
+    """Fetches layers ahead of all clients, `depth` layers ahead of each (0: none)."""
+
+    def __init__(
+        self,
+        origins: Origins,
+        readers: Readers,
+        manifests: KnownManifests,
+        background: BackgroundTasks,
+        *,
+        depth: int,
+    ) -> None:
+        self._origins = origins
+        self._readers = readers
+        self._manifests = manifests
+        self._background = background
+        self._pulls = Pulls(depth)
+        self._ahead: set[Digest] = set()
+
+    def manifest_served(self, context: RequestContext, permit: Permit, digest: Digest, manifest: Manifest) -> None:
+        """The client was sent `manifest`. If that is an image, its layers are likely to be asked for next."""
+        if manifest.kind is not ManifestKind.IMAGE:
+            return
+        route = context.route
+        separator = "@" if isinstance(route.reference, Digest) else ":"
+        self._pulls.manifest_served(
+            permit.client,
+            digest,
+            repository=route.repository,
+            image=f"{route.repository}{separator}{route.reference}",
+            user_agent=context.user_agent,
+            children=tuple(child.digest for child in manifest.children),
+            now=time.monotonic(),
+        )
+
+    @contextmanager
+    def of_blob(self, context: RequestContext, permit: Permit) -> Iterator[None]:
+        """Start to fetch the next layers; then the block answers the client's GET of a blob."""
+        repository, digest = context.route.repository, context.route.digest
+        for layer in self._pulls.blob_asked(permit.client, repository, digest, time.monotonic()):
+            self._fetch_ahead(repository, layer, permit.credential)
+        try:
+            yield
+        except P2pdError as error:
+            context.sent.error = error
+            raise
+        finally:
+            self._pulls.blob_ended(
+                permit.client,
+                repository,
+                digest,
+                sent_bytes=context.sent.body_bytes,
+                from_store=context.cache == "hit",
+                failed=context.sent.error is not None,
+                now=time.monotonic(),
+            )
+
+    def ended(self, now: float) -> list[PullSummary]:
+        """The pulls that have ended by monotonic time `now`. Each is returned once."""
+        return self._pulls.ended(now)
+
+    def _fetch_ahead(self, repository: Repository, layer: Digest, credential: Credential) -> None:
+        held = self._readers.peek(layer)
+        if layer not in self._ahead and not (held and held.complete):
+            self._ahead.add(layer)
+            self._background.start(self._fetch(repository, layer, credential))
+
+    async def _fetch(self, repository: Repository, layer: Digest, credential: Credential) -> None:
+        source, expected = self._origins.source(repository, layer, credential), self._manifests.descriptor(layer)
+        try:
+            async with self._readers.open(layer, source, expected=expected, background=True) as reader:
+                size_bytes = reader.blob.size_bytes
+                await reader.readable(max(0, size_bytes - 1), size_bytes)
+        except P2pdError as error:
+            log.info("could not fetch a layer ahead", digest=layer, error=str(error))
+        finally:
+            self._ahead.discard(layer)

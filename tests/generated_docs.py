@@ -1,0 +1,187 @@
+"""docs/protocol.md and docs/metrics.md, made from the code: `make docs` writes them, a test compares.
+
+The messages come from the three codecs, with the bounds that the decoder checks. The metrics come from a node that has
+just served a blob, so that each label has a value, and from a scheduler alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, fields
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+import scheduler.protocol
+from p2pd.admin.metrics import SchedulerMetrics, metrics_of
+from scheduler.core.scheduler import Scheduler
+from scheduler.core.settings import SchedulerSettings
+from scheduler.protocol import codec, connection, from_host, geometry, link, to_host
+from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST
+from scheduler.protocol.fields import (
+    MAX_FRAME_BYTES,
+    Choice,
+    Flag,
+    Items,
+    Maybe,
+    Octets,
+    Record,
+    Seconds,
+    Text,
+    Whole,
+    checks_of,
+)
+from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import node_at, run
+from tests.support.registry import ImageRegistry
+
+DOCS: Final = Path(__file__).parents[1] / "docs"
+GENERATED: Final = "Generated from the code by `make docs`. `tests/test_architecture.py` compares it with the code."
+
+
+def protocol() -> str:
+    """All that travels between a host, the scheduler and a neighbour."""
+    frames = (
+        f"A host reaches the scheduler by WebSocket at `{connection.PATH}`. A frame has at most {MAX_FRAME_BYTES:,} "
+        f"bytes. A blob has at most {geometry.MAX_PIECES:,} pieces, each of {geometry.MIN_PIECE_BYTES:,} to "
+        f"{geometry.MAX_PIECE_BYTES:,} bytes (the last one may be shorter). The number before a message's name is its "
+        "type on the wire. Fields travel in the order of the table."
+    )
+    parts = [
+        "# Protocol",
+        GENERATED,
+        _prose(scheduler.protocol),
+        "## Frames",
+        frames,
+        _prose(codec),
+    ]
+    for title, ways in (("Host to scheduler", FROM_HOST), ("Scheduler to host", TO_HOST), ("Neighbours", LINK)):
+        parts += [f"## {title}", *([_prose(link)] if ways is LINK else [])]
+        for number, kind in ways.types.items():
+            parts += [f"### {number} {kind.__name__}", *_dataclass(kind)]
+    parts.append("## Records")
+    records = [kind for module in (from_host, to_host, link) for kind in _classes(module) if _is_record(kind)]
+    for record in records:
+        parts += [f"### {record.__name__}", *_dataclass(record)]
+    parts.append("## Enumerations")
+    for module in (from_host, connection):
+        for enum in _classes(module):
+            if issubclass(enum, IntEnum):
+                parts += [f"### {enum.__name__}", inspect.getdoc(enum) or "", _members(enum)]
+    return "\n\n".join(parts) + "\n"
+
+
+def metrics() -> str:
+    """The metrics of both daemons."""
+    alone = Scheduler(SchedulerSettings())
+    scheduler_has = {family.name for family in _parsed(generate_latest(metrics_of(SchedulerMetrics(alone))).decode())}
+    with tempfile.TemporaryDirectory() as directory, ImageRegistry() as registry:
+        node = _parsed(run(_scrape_of_node(Path(directory), registry)))
+    lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]
+    for family in sorted(node, key=lambda family: family.name):
+        if not family.name.startswith("p2pd_") or family.name.endswith("_created"):
+            continue
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+        told = ", ".join(f"`{label}`" for label in labels)
+        of = "node, scheduler" if family.name in scheduler_has else "node"
+        lines.append(f"| `{name}` | {family.type} | {told} | {of} | {family.documentation} |")
+    text = (
+        "`GET /metrics` on the admin port, in the text format of Prometheus. A node has the scheduler's metrics only "
+        "if the scheduler runs inside it. The metrics `process_…` are those of prometheus-client."
+    )
+    return "\n\n".join(["# Metrics", GENERATED, text, "\n".join(lines)]) + "\n"
+
+
+DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {"protocol.md": protocol, "metrics.md": metrics}
+
+
+def _prose(module: ModuleType) -> str:
+    """A module's docstring as Markdown: `::` opens a literal block, which is indented in both."""
+    return (inspect.getdoc(module) or "").replace("::\n", ":\n").replace("Rules:\n", "Rules:\n\n")
+
+
+def _classes(module: ModuleType) -> list[type[Any]]:
+    """The classes that a module defines itself, in its order."""
+    return [kind for kind in vars(module).values() if inspect.isclass(kind) and kind.__module__ == module.__name__]
+
+
+def _is_record(kind: type[Any]) -> bool:
+    messages = {message for ways in (FROM_HOST, TO_HOST, LINK) for message in ways.types.values()}
+    return kind not in messages and hasattr(kind, "__dataclass_fields__")
+
+
+def _dataclass(kind: type[Any]) -> Iterator[str]:
+    yield inspect.getdoc(kind) or ""
+    if not fields(kind):
+        return
+    lines = ["| field | value | default |", "|---|---|---|"]
+    for field, check in zip(fields(kind), checks_of(kind)[0], strict=True):
+        default = "" if field.default is MISSING else f"`{field.default!r}`"
+        lines.append(f"| `{field.name}` | {_value(check)} | {default} |")
+    yield "\n".join(lines)
+
+
+def _value(check: object) -> str:
+    """What a check lets pass, in words."""
+    match check:
+        case Octets(low, high, step):
+            size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            return f"bytes, {size}" + (f", in steps of {step}" if step > 1 and low != high else "")
+        case Text(pattern):
+            return "text, `" + pattern.pattern.replace("|", r"\|") + "`"
+        case Whole(low, high):
+            return f"integer, {low:,} to {high:,}"
+        case Seconds(high):
+            return f"seconds, 0 to {high:,g}"
+        case Flag():
+            return "boolean"
+        case Choice(kind, unknown):
+            return f"`{kind.__name__}`; an unknown value is read as {unknown.name}"
+        case Maybe(inner):
+            return f"nil, or {_value(inner)}"
+        case Items(inner, most):
+            return f"array of at most {most:,}: {_value(inner)}"
+        case Record(kind):
+            return f"`{kind.__name__}`"
+    raise TypeError(check)
+
+
+def _members(enum: type[IntEnum]) -> str:
+    """A line for each member of an enumeration, with the text below it in the source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(enum))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        match statement, following:
+            case ast.Assign(targets=[ast.Name(id=name)]), ast.Expr(value=ast.Constant(value=str(text))):
+                texts[name] = inspect.cleandoc(text).replace("\n", " ")
+    lines = ["| value | name | meaning |", "|---|---|---|"]
+    lines += [f"| {member.value} | {member.name} | {texts.get(member.name, '')} |" for member in enum]
+    return "\n".join(lines)
+
+
+def _parsed(scraped: str) -> list[Metric]:
+    return list(text_string_to_metric_families(scraped))
+
+
+async def _scrape_of_node(directory: Path, registry: ImageRegistry) -> str:
+    layer = content_of("layer", 1000)
+    registry.push("library/app", "1.0", make_image(layer))
+    async with node_at(directory / "store", f"docker.io={registry.url}") as node:
+        await node.get(f"library/app/blobs/{digest_of(layer)}")
+        return (await node.ask_admin("GET", "/metrics")).body.decode()
+
+
+if __name__ == "__main__":
+    for file, written in DOCUMENTS.items():
+        (DOCS / file).write_text(written())
