@@ -288,10 +288,14 @@ class Host:
 
     def _tick(self) -> None:
         self._timer, self._timer_at = None, math.inf
-        if self.machine.next_deadline() <= self._loop.time():
-            self.feed(events.Tick())
-        else:
+        if self.machine.next_deadline() > self._loop.time():
             self._set_timer()
+            return
+        was_standalone = self.standalone
+        self.feed(events.Tick())
+        if self.standalone and not was_standalone:
+            waited_s = self.identity.scheduler_timeout_s
+            log.warning("no scheduler for too long: the origin is asked without one", waited_s=waited_s)
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
 
@@ -339,7 +343,8 @@ class Host:
             return
         if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
             self._corrupt += 1
-            log.error("wrong bytes from an origin", digest=arrival.digest, error=str(arrival.last_error))
+            error = str(arrival.last_error)
+            log.error("wrong bytes from an origin", digest=arrival.digest, error=error, story=ended.story)
         if ended.discard and not (ended.phase is Phase.ABANDONED and arrival.holds_something):
             self.store.discard(arrival.digest)
         if ended.phase is Phase.DISPROVED:

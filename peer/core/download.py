@@ -275,6 +275,8 @@ class Download:
     def _took_over(self, event: PiecesHeld, now: float) -> list[Instruction]:
         """Pieces are held without a request; the first such event is the answer to `Recover`."""
         out: list[Instruction] = []
+        if event.size_bytes and self.member.size_bytes not in (None, event.size_bytes):
+            return self.member.resized(0, event.size_bytes)  # the store proves the length, or holds none of this blob
         if event.size_bytes:
             self.pieces.learn_geometry(event.size_bytes, event.piece_length)
             self._check_geometry(event.size_bytes, event.piece_length)
@@ -358,6 +360,10 @@ class Download:
     def _go_on(self, now: float) -> list[Instruction]:
         if self.member.membership.is_overdue(now):
             self.member.open_origin()
+        if self.readers.are_gone(now):
+            return self._end(DownloadCause.UNWANTED)
+        if self.member.membership.origin_is_open and not self.origin.sources:
+            return self._end(DownloadCause.NO_SOURCE)
         out: list[Instruction] = []
         urgent = self.readers.urgent()
         if self.member.has_place:
@@ -369,10 +375,6 @@ class Download:
             out += self.member.publisher.reports.due(self.generation, busy=busy, now=now)
             if urgent:
                 out += self.member.publisher.reports.needs(urgent)
-        if self.readers.are_gone(now):
-            out += self._end(DownloadCause.UNWANTED)
-        elif self.member.membership.origin_is_open and not self.origin.sources:
-            out += self._end(DownloadCause.NO_SOURCE)
         return out
 
     def _end(
@@ -382,7 +384,8 @@ class Download:
         is_empty = self.phase is not Phase.RECOVERING and not self.pieces.held  # until then only the store knows
         self._step(cause)
         discard = discard or cause is DownloadCause.MAP_WRONG or is_empty
-        self.ended = Ended(self.digest, self.phase, reason, status, discard)
+        story = tuple(self.story()[-8:]) if cause is DownloadCause.CORRUPT else ()
+        self.ended = Ended(self.digest, self.phase, reason, status, discard, story)
         return [*self.origin.cancel_all(), *self.picker.requests.cancel_all()]
 
     def _step(self, cause: DownloadCause) -> None:

@@ -342,7 +342,7 @@ class Ended:
     """The download is over; `phase` says how.
 
     `reason`: why, if it is not the origin's answer to this host that says so; `status` is the origin's answer to
-    others then, or 0. `discard`: what landed is to be thrown away.
+    others then, or 0. `discard`: what landed is to be thrown away. `story`: the last events, where bytes were wrong.
     """
 
     digest: bytes
@@ -350,6 +350,7 @@ class Ended:
     reason: str = ""
     status: int = 0
     discard: bool = False
+    story: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 # -- instructions: requests --------------------------------------------------------------------------------------------

@@ -92,8 +92,7 @@ class Neighbours:
         for host, each in before._known.items():
             self.add(host, each.distance)
             known, is_ahead = self._known[host], each.early[0] > before.generation
-            known.early = each.early if is_ahead else (before.generation, each.held)
-            known.held = EVERYTHING if each.held == EVERYTHING else 0
+            known.held, known.early = each.held, each.early if is_ahead else (before.generation, each.held)
 
     def holds(self, host: str, pieces: int, generation: int) -> None:
         """All that `host` holds now."""

@@ -80,10 +80,10 @@ class TestBackground:
         seen = [some.background]
         some.move(ReaderMoved(D, 2, 0, None))
         seen.append(some.background)
-        some.leave(2, 0.0)
-        seen.append(some.background)
-        some.leave(1, 0.0)
-        assert [*seen, some.background] == [True, False, True, True]
+        for reader in (2, 1):
+            some.leave(reader, 0.0)
+            seen.append(some.background)
+        assert seen == [True, False, True, True]
 
 
 class TestLinger:

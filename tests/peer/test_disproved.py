@@ -125,6 +125,40 @@ class TestWhoHasGotHeaders:
         run(scene)
         assert origin.ranges(DIGEST)[0][0] == 0, "all of it is fetched again"
 
+    def test_and_the_blob_is_fetched_though_nobody_asks_again(self, store: Store, origin: FakeOrigin) -> None:
+        hold_part(store, CONTENT, range(5))
+
+        async def scene() -> None:
+            async with scripted(store) as swarm:
+                async with swarm.readers.open(DIGEST, source(origin)):
+                    await swarm.joins(SIZE)
+                    swarm.says(digests(CONTENT), to_host.Reset(RAW, 2))
+                await swarm.joins(SIZE, 2)
+                swarm.says(lease(1, 2))
+                await eventually(lambda: not swarm.host.statistics().active)
+
+        run(scene)
+        assert store.blobs()[0].complete
+
+    def test_a_piece_that_lands_late_in_the_file_that_was_thrown_away(self, store: Store, origin: FakeOrigin) -> None:
+        hold_part(store, CONTENT, range(5))
+
+        async def scene() -> None:
+            async with scripted(store) as swarm:
+                async with swarm.readers.open(DIGEST, source(origin)) as reader:
+                    await swarm.joins(SIZE)
+                    swarm.says(digests(CONTENT), to_host.Reset(RAW, 2))
+                    swarm.host._transfers.range_received(reader.blob, 0, 7, b"x" * 32)
+                    swarm.host._transfers.verified(reader.blob, False)
+                    await swarm.joins(SIZE, 2)
+                    swarm.host._transfers.range_received(reader.blob, 0, 7, b"x" * 32)
+                    swarm.host._transfers.verified(reader.blob, False)
+                assert swarm.beginnings[1].pieces.held == 0
+                assert not swarm.host.arrivals[RAW].answered
+                assert not swarm.beginnings[1].is_over()
+
+        run(scene)
+
     def test_also_one_that_waits_for_more_at_that_moment(self, store: Store, origin: FakeOrigin) -> None:
         hold_part(store, CONTENT, range(5))
 

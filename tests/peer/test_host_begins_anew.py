@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peer.core.events import (
+    BlobVerified,
     CancelPiece,
     Ended,
     LinkLost,
@@ -18,7 +19,7 @@ from peer.core.events import (
     SchedulerLost,
 )
 from peer.core.swarm_member import MAP_DISPROVED
-from scheduler.protocol.from_host import Fault, LeaseEnded, LeaseOutcome, NeighbourFailed
+from scheduler.protocol.from_host import Disproved, Fault, LeaseEnded, LeaseOutcome, NeighbourFailed
 from scheduler.protocol.link import Have, Span
 from scheduler.protocol.to_host import Neighbours, Reset
 from tests.peer.host_playbook import (
@@ -60,6 +61,15 @@ def disproved(playbook: Playbook) -> Playbook:
 def begun_anew(playbook: Playbook) -> Playbook:
     """And the store has thrown away what was received."""
     return disproved(playbook) >> PiecesHeld(D) << Prepare(D, SIZE) << JOIN >> Prepared(D)
+
+
+def disproved_by_sha256() -> Playbook:
+    """All pieces came from b, and are not the blob; it has begun anew."""
+    playbook = fetching() >> digests(2, 3) >> ("b", holds(0, 1, 2, 3))
+    for index, next_asked in enumerate(([asked(2, "b", 2)], [asked(3, "b", 3)], [], [])):
+        playbook = playbook >> received(index, index) << gained(("c",), index, index + 1) << next_asked
+    playbook = playbook >> BlobVerified(D, ok=False) << Disproved(D, 1) << DISPROVED << Recover(D)
+    return playbook >> PiecesHeld(D) << Prepare(D, SIZE) << JOIN >> Prepared(D)
 
 
 class TestSources:
@@ -128,6 +138,16 @@ class TestNeighbours:
         playbook = begun_anew(fetching()) >> joined("b", "c", generation=2)
         playbook = playbook << told("b", generation=2) << told("c", generation=2)
         assert playbook >> digests(0, 1, generation=2) >> Passes(0.5)
+
+    def test_also_where_a_wrong_blob_has_disproved_it(self) -> None:
+        """The scheduler has told of no new map by then, and may never."""
+        playbook = disproved_by_sha256() >> joined("b", "c", generation=2)
+        playbook = playbook << told("b", generation=2) << told("c", generation=2)
+        assert playbook >> digests(0, 1, generation=2) >> Passes(0.5)
+
+    def test_what_was_told_of_a_map_that_still_holds(self) -> None:
+        playbook = disproved_by_sha256() >> joined("b", "c") << told("b") << told("c")
+        assert playbook >> digests(0, 1) << asked(4, "b", 0) << asked(5, "b", 1)
 
     def test_a_link_that_works_introduces_it_with_nothing(self) -> None:
         playbook = fetching() >> received(0, 0) << gained(("c",), 0, 1)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from peer.core import events
 from peer.core.events import Phase
 from peer.errors import (
     OriginBrokenError,
@@ -365,8 +364,7 @@ class TestTheStoreFails:
         run(scene)
         assert origin.requests == []
 
-    @pytest.mark.parametrize("content", [TINY, TINY + b"!"], ids=["right", "wrong"])
-    def test_full_when_the_scheduler_sends_all_of_a_tiny_blob(self, tmp_path: Path, content: bytes) -> None:
+    def test_full_when_the_scheduler_sends_all_of_a_tiny_blob(self, tmp_path: Path) -> None:
         origin = FakeOrigin([TINY])
         raw = digest_of(TINY).raw
 
@@ -375,18 +373,19 @@ class TestTheStoreFails:
             async with scripted(store) as swarm, asyncio.TaskGroup() as clients:
                 waiting = clients.create_task(outcome_of(read(swarm.readers, source(origin, TINY), TINY)))
                 await eventually(lambda: swarm.phase_of(raw) is Phase.FETCHING)
-                swarm.host.feed(events.FromScheduler(InlineBlob(raw, content)))
-                if content != TINY:
-                    await asyncio.sleep(0)
-                    assert swarm.phase_of(raw) is Phase.FETCHING, "other bytes are not taken in"
-                    swarm.host.feed(events.FromScheduler(InlineBlob(raw, TINY)))
+                swarm.says(InlineBlob(raw, TINY))
                 assert isinstance(await waiting, StoreFullError)
             assert store.blobs() == []
             store.close()
 
         run(scene)
 
-    def test_what_the_scheduler_sends_of_a_tiny_blob_is_the_blob(self, store: Store) -> None:
+
+class TestTinyBlobs:
+    @pytest.mark.parametrize("before", [(), (TINY + b"!",), (b"b" + TINY[1:],)], ids=["right", "longer", "wrong"])
+    def test_what_the_scheduler_sends_is_taken_in_if_it_is_the_blob(
+        self, store: Store, before: tuple[bytes, ...]
+    ) -> None:
         origin = FakeOrigin([TINY])
         raw = digest_of(TINY).raw
 
@@ -394,11 +393,13 @@ class TestTheStoreFails:
             async with scripted(store) as swarm, asyncio.TaskGroup() as clients:
                 waiting = clients.create_task(read(swarm.readers, source(origin, TINY), TINY))
                 await eventually(lambda: swarm.phase_of(raw) is Phase.FETCHING)
-                swarm.host.feed(events.FromScheduler(InlineBlob(raw, TINY)))
+                swarm.says(*(InlineBlob(raw, each) for each in (*before, TINY)))
                 assert await waiting == TINY
                 assert swarm.host.statistics().peer_bytes == len(TINY)
 
-        run(scene)
+        with capture_logs() as logs:
+            run(scene)
+        assert [log["event"] for log in logs] == ["the scheduler sent other bytes under a digest"] * len(before)
         assert (origin.requests, store.blobs()[0].complete) == ([], True)
 
 

@@ -10,15 +10,19 @@ from peer.core.events import (
     CancelRange,
     Ended,
     LinkLost,
+    Outcome,
     PeerOutcome,
     Phase,
     PiecesHeld,
     Prepare,
     Prepared,
+    ReaderLeft,
+    ReaderMoved,
     Recover,
     ReleaseLink,
     RequestPiece,
     SchedulerFound,
+    SchedulerLost,
     SendInlineBlob,
     Stopped,
     StoreInlineBlob,
@@ -28,7 +32,7 @@ from peer.core.membership import MembershipState
 from peer.core.neighbours import BUSY_S
 from peer.core.peer_requests import HEDGE_LEAST_S
 from peer.core.reports import STARVING_AFTER_S
-from peer.core.swarm_member import MAP_DISPROVED
+from peer.core.swarm_member import MAP_DISPROVED, RESIZED
 from scheduler.protocol.from_host import (
     Announce,
     Corrupt,
@@ -47,6 +51,8 @@ from scheduler.protocol.to_host import DigestRun, Failed, Neighbours, PieceDiges
 from tests.peer.host_playbook import (
     JOIN,
     PIECE,
+    SCHEDULER_TIMEOUT_S,
+    SETTINGS,
     SIZE,
     WHOLE,
     D,
@@ -68,6 +74,7 @@ from tests.peer.host_playbook import (
     neighbour,
     opened,
     progress,
+    range_ended,
     received,
     source,
     told,
@@ -335,6 +342,22 @@ class TestTheEnd:
         playbook = leased() >> received(0, 0) << LeasePieces(7, D, 0, digest(0)) << gained(("b",), 0, 1)
         assert playbook >> Stopped() << CancelRange(D, 0) << left("b") << Ended(D, Phase.ABANDONED)
 
+    def test_nobody_has_read_it_for_too_long(self) -> None:
+        linger_s = SETTINGS.linger_s
+        playbook = Playbook() >> source() << Recover(D) >> PiecesHeld(D) << Prepare(D, SIZE) << JOIN
+        playbook = playbook >> ReaderMoved(D, 1, 0, None) >> ReaderMoved(D, 2, 0, None) >> ReaderLeft(D, 1)
+        playbook = playbook >> joined() >> lease(7, 0, 4) >> Passes(linger_s)  # somebody does
+        playbook = playbook >> ReaderLeft(D, 2) >> Passes(linger_s - 0.1) >> ReaderMoved(D, 3, 0, None) >> Passes(0.2)
+        playbook = playbook >> ReaderLeft(D, 3) >> Passes(linger_s - 0.1)
+        assert playbook >> Passes(0.1) << left() << Ended(D, Phase.ABANDONED, discard=True)
+
+    def test_nothing_more_is_asked_by_one_that_ends(self) -> None:
+        """The last source refuses piece 0, which b holds too."""
+        playbook = leased() >> digests(0) >> ("b", holds(0)) >> SchedulerLost() >> Passes(SCHEDULER_TIMEOUT_S)
+        playbook = playbook << asked_origin(1, 2, 4) >> range_ended(1, Outcome.BROKEN) << asked_origin(2, 2, 4)
+        playbook = playbook >> range_ended(0, Outcome.REFUSED) << CancelRange(D, 2) << left("b")
+        assert playbook << Ended(D, Phase.FAILED, discard=True)
+
     def test_nothing_comes_of_what_is_said_afterwards(self) -> None:
         ended = with_neighbours("b") >> Stopped() << left("b") << Ended(D, Phase.ABANDONED, discard=True)
         assert ended >> digests(0) >> ("b", holds(0)) >> received(0, 0) >> opened(0, 0, 2) >> Passes(100.0)
@@ -349,6 +372,12 @@ class TestTinyBlobs:
         playbook = playbook >> InlineBlob(D, b"tiny") << StoreInlineBlob(D, b"tiny")
         playbook = playbook >> PiecesHeld(D, 4, PIECE, {0: digest(0)}, verified=True) << Sealed(D, 1)
         assert playbook << TellNeighbours((), WHOLE) << Ended(D, Phase.COMPLETE)
+
+    def test_of_another_length_than_was_said_the_download_begins_anew(self) -> None:
+        tiny = Join(D, "docker.io", "library/app", 4)
+        playbook = Playbook() >> source(size_bytes=4) << Recover(D) >> PiecesHeld(D) << Prepare(D, 4) << tiny
+        playbook = playbook >> Prepared(D) >> PiecesHeld(D, 5, PIECE, {0: digest(0)}, verified=True)
+        assert playbook << Ended(D, Phase.DISPROVED, RESIZED, discard=True) << Recover(D)
 
     def test_other_bytes_than_the_blob_has_do_not_end_it_well(self) -> None:
         playbook = Playbook() >> source(size_bytes=4) << Recover(D) >> PiecesHeld(D) << Prepare(D, 4)

@@ -154,6 +154,11 @@ class TestStates:
         pieces.narrow_range(1, 0, 6)
         assert states(pieces) == "OOOOOO"
 
+    def test_a_piece_of_an_earlier_run_is_held_though_nobody_noted_its_digest(self) -> None:
+        pieces = tracker()
+        pieces.receive(1, b"", from_origin=False)
+        assert states(pieces) == "MHMMMM"
+
     def test_one_range_ends_and_another_goes_on(self) -> None:
         pieces = tracker()
         pieces.request_range(1, 0, 0, 2)

@@ -9,6 +9,7 @@ import asyncio
 
 import pytest
 
+from peer.core.events import Phase
 from peer.errors import (
     OriginUnreachableError,
 )
@@ -30,6 +31,7 @@ from tests.peer.download_fixtures import (
 from tests.peer.fakes import PATIENCE_S, FakeOrigin
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import hold_part
+from tests.peer.swarm_fixtures import RAW, scripted
 
 
 class TestOneFetchForAll:
@@ -175,6 +177,17 @@ class TestInOrder:
                     await asyncio.wait([leaves])
                     origin.release()
                 assert stays.result() == CONTENT
+
+        run(scene)
+
+    def test_one_that_leaves_before_it_has_headers_is_gone_too(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            async with scripted(store, linger_s=0.0) as swarm, asyncio.TaskGroup() as clients:
+                leaves = clients.create_task(read(swarm.readers, source(origin)))
+                await eventually(lambda: swarm.phase_of(RAW) is Phase.FETCHING)
+                leaves.cancel()
+                await asyncio.wait([leaves])
+                assert swarm.host.statistics().active == 0
 
         run(scene)
 
