@@ -57,7 +57,7 @@ from peer.core.pieces import PieceTracker
 from peer.core.readers import Readers
 from peer.core.session import SchedulerSession
 from peer.core.swarm_member import MAP_DISPROVED, SwarmMember
-from scheduler.protocol import from_host
+from scheduler.protocol import from_host, link
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.from_host import Fault, LeaseOutcome
 
@@ -213,11 +213,14 @@ class Download:
     # -- events ----------------------------------------------------------------------------------------------------
 
     def _changes_nothing(self, event: FromNeighbour, now: float) -> bool:
-        """Take a neighbour's news in; most are of pieces that nobody here waits for, or is free to ask for."""
+        """Take a neighbour's news in; most are of pieces that this host does not wait for, or cannot ask for now.
+
+        News by which the neighbour may hold less are different: another neighbour may be asked for its pieces.
+        """
         fresh = self.picker.neighbours.on_message(event.host, event.message)
         if self.phase is not _FETCHING:
             return True
-        if not self._due_is_known or self._due <= now:
+        if not self._due_is_known or self._due <= now or isinstance(event.message, link.Bitfield | link.DontHave):
             return False
         return self.picker.is_indifferent(event.host, fresh, now)
 

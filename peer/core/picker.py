@@ -70,10 +70,10 @@ class PiecePicker:
 
     def is_indifferent(self, host: str, fresh: int, now: float) -> bool:
         """Whether `host` holding the pieces `fresh` too changes nothing of what is asked of whom now."""
-        if not self.neighbours.may_be_asked(host, now):
-            return True
         if self.requests.is_late(now):
             return False
+        if not self.neighbours.may_be_asked(host, now):
+            return True
         return self.requests.is_full() or not fresh & self.pieces.requestable
 
     # -- neighbours ------------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from peer.core.events import SchedulerLost
+from peer.core.events import PeerOutcome, PieceFailed, SchedulerLost
 from peer.core.piece_sets import pieces_of
 from scheduler.protocol import to_host
 from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECES, SHARES
+from scheduler.protocol.link import DontHave
 from tests.peer.host_playbook import (
     SCHEDULER_TIMEOUT_S,
     SIZE,
@@ -74,3 +75,9 @@ def test_without_a_scheduler_all_neighbours_are_asked() -> None:
     playbook = with_far(0) >> digests(0, 1) >> ("far", holds(0, 1)) >> SchedulerLost() >> Passes(SCHEDULER_TIMEOUT_S)
     assert playbook.download.picker.neighbours.open_far == -1
     assert playbook.download.pieces.asked_of_peers == 0b11
+
+
+def test_another_site_is_asked_once_nobody_in_this_one_holds_it_any_more() -> None:
+    waits = with_far(None) >> ("near", holds(0)) >> ("far", holds(0)) >> digests(0) << asked(0, "near", 0)
+    waits = waits >> PieceFailed(D, 0, PeerOutcome.CHOKED) >> Passes(0.1)
+    assert waits >> ("near", DontHave(D)) << asked(1, "far", 0)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from peer.core.events import CancelPiece, Ended, PeerOutcome, Phase, ReleaseLink
-from peer.core.peer_requests import SLOW_MOST_S
+from peer.core.peer_requests import SLOW_LEAST_S, SLOW_MOST_S
 from peer.core.reports import STARVING_AFTER_S
 from scheduler.protocol.from_host import Fault, NeighbourFailed
+from scheduler.protocol.link import DontHave, Have, Span
 from scheduler.protocol.to_host import Failed, Neighbours
 from tests.peer.host_playbook import (
     D,
@@ -57,3 +58,17 @@ def test_with_the_origin_down_the_client_is_told() -> None:
 def test_another_that_holds_it_is_asked_at_once() -> None:
     playbook = given_up() >> Neighbours(D, (neighbour("c"),), ()) << met("c")
     assert playbook >> ("c", holds(0)) << asked(1, "c", 0) << told("c")
+
+
+def test_one_that_holds_it_no_more_is_not_waited_for() -> None:
+    playbook = with_neighbours("b") >> ("b", holds(0)) >> digests(0) << asked(0, "b", 0) >> Passes(SLOW_LEAST_S)
+    playbook = playbook >> ("b", DontHave(D)) << CancelPiece(D, 0) << ReleaseLink("b")
+    assert playbook << NeighbourFailed(D, "b", Fault.SLOW)
+
+
+def test_nor_once_another_holds_it_that_cannot_be_asked_yet() -> None:
+    playbook = with_neighbours("b", "c") >> ("b", holds(0)) >> ("c", holds(1)) >> digests(0, 1)
+    playbook = playbook << asked(0, "b", 0) << asked(1, "c", 1) >> Passes(SLOW_LEAST_S)
+    playbook = playbook >> ("c", Have(D, 1, (Span(0, 1),))) << CancelPiece(D, 0)
+    playbook = playbook << ReleaseLink("b")
+    assert playbook << NeighbourFailed(D, "b", Fault.SLOW)
