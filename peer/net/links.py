@@ -27,7 +27,7 @@ from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
 from scheduler.protocol.link import LinkHello, LinkMessage
 
-log = structlog.get_logger("peer.swarm.links")
+log = structlog.get_logger("peer.net.links")
 
 GATHER_S = 0.015
 DIAL_WITHIN_S = 3.0

@@ -22,7 +22,7 @@ from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import Bye, Hello
 from scheduler.protocol.to_host import Welcome
 
-log = structlog.get_logger("peer.swarm.scheduler")
+log = structlog.get_logger("peer.net.scheduler_client")
 
 CONNECT_WITHIN_S = 3.0
 CLOSE_WITHIN_S = 1.0
