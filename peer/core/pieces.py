@@ -104,11 +104,6 @@ class PieceTracker:
         """Those of the wanted pieces that nobody is asked for."""
         return self.known & ~self.held & ~self.asked_of_peers & ~self.asked_of_origin
 
-    @property
-    def is_whole(self) -> bool:
-        """Every piece is held."""
-        return bool(self.count) and self.held == self.everything
-
     # -- requests --------------------------------------------------------------------------------------------------
 
     def request_range(self, request: int, source: int, first: int, stop: int | None) -> None:

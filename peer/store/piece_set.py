@@ -56,8 +56,3 @@ class PieceSet:
         while end < stop and end in self:
             end += 1
         return end
-
-    def first_missing(self, start: int, stop: int) -> int | None:
-        """The first piece of `[start, stop)` that is not held."""
-        end = self.run_from(start, stop)
-        return end if end < min(stop, self.count) else None

@@ -38,8 +38,6 @@ def test_runs_are_what_counting_gives(count: int, indices: list[int], start: int
     while end < min(stop, count) and end in model:
         end += 1
     assert pieces.run_from(start, stop) == end
-    missing = [index for index in range(start, min(stop, count)) if index not in model]
-    assert pieces.first_missing(start, stop) == (missing[0] if missing else None)
 
 
 @given(COUNTS, INDICES, st.integers(0, 80))

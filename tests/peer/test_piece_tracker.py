@@ -103,7 +103,7 @@ class TestWhatIsAdvertised:
 class TestGeometry:
     def test_before_it_is_known(self) -> None:
         pieces = PieceTracker()
-        assert (pieces.count, pieces.everything, pieces.is_whole) == (0, 0, False)
+        assert (pieces.count, pieces.everything) == (0, 0)
 
     def test_the_last_piece_may_be_shorter(self) -> None:
         pieces = PieceTracker()
@@ -127,9 +127,9 @@ class TestGeometry:
     def test_whole_when_every_piece_is_held(self) -> None:
         pieces = tracker(2)
         pieces.receive(0, digest(0), from_origin=False)
-        assert not pieces.is_whole
+        assert pieces.held != pieces.everything
         pieces.receive(1, b"", from_origin=False)
-        assert pieces.is_whole
+        assert pieces.held == pieces.everything
 
 
 class TestStates:
