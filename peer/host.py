@@ -135,6 +135,8 @@ class Host:
             self.feed,
             rate_bytes_per_s=limits.download_rate_bytes_per_s,
         )
+        store.on_removed = self._removed
+        store.on_found = self._found
         self._store_work = StoreWork(self.arrivals, store, self._workers, self.feed)
         self.links = Links(
             self.identity.host,
@@ -160,8 +162,6 @@ class Host:
         for blob in self.store.blobs():
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
-        self.store.on_removed = self._removed
-        self.store.on_found = self._found
         self.feed(events.SchedulerLost())
         self._tasks.start(self._scheduler.run())
 

@@ -15,18 +15,22 @@ from p2pd.admin.server import NotReady, admin_runner
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
+from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 
 
 class Admin:
     """The pages of a node: `/status`, `/cache` and the cache commands."""
 
-    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry) -> None:
+    def __init__(
+        self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry, scrubber: Scrubber
+    ) -> None:
         self._origins = origins
         self._host = host
         self._store = host.store
         self._peer_server = peer_server
         self._telemetry = telemetry
+        self._scrubber = scrubber
 
     def runner(
         self, addresses: Mapping[str, str], not_ready: NotReady, names: frozenset[str] | None = None
@@ -53,6 +57,7 @@ class Admin:
             "data": str(self._store.directory),
             "upstreams": list(self._origins.upstreams),
             "cache": dataclasses.asdict(self._store.statistics()),
+            "scrub": dataclasses.asdict(self._scrubber.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {
                 "host": self._host.identity.host,

@@ -18,6 +18,7 @@ from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
 from peer.store.health import Condition
+from peer.store.scrubber import Scrubber
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from scheduler.core.scheduler import Scheduler
@@ -38,9 +39,10 @@ class Telemetry:
         origins: Origins,
         host: Host,
         peer_server: PeerServer,
+        scrubber: Scrubber,
         scheduler: Scheduler | None = None,
     ) -> None:
-        self.registry = metrics_of(_Statistics(origins, host, peer_server))
+        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber))
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
@@ -92,10 +94,11 @@ class Telemetry:
 class _Statistics(Collector):
     """Turns the frozen statistics of the lower packages into metrics at each scrape."""
 
-    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer) -> None:
+    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer, scrubber: Scrubber) -> None:
         self._origins = origins
         self._host = host
         self._peer_server = peer_server
+        self._scrubber = scrubber
 
     def collect(self) -> Iterator[Metric]:
         downloads = self._host.statistics()
@@ -135,6 +138,14 @@ class _Statistics(Collector):
         for each in Condition:
             condition.add_metric([each.value], each.value == store.condition)
         yield condition
+        scrub = self._scrubber.statistics()
+        yield CounterMetricFamily("p2pd_scrub_read_bytes", "Bytes that the scrubber has read.", value=scrub.read_bytes)
+        yield CounterMetricFamily("p2pd_scrub_bad", "Blobs that the scrubber found wrong, or gone.", value=scrub.bad)
+        yield GaugeMetricFamily(
+            "p2pd_scrub_last_pass_timestamp_seconds",
+            "When the scrubber last had read all that is held; 0: not yet.",
+            value=scrub.last_pass.ended if scrub.last_pass else 0,
+        )
 
     def _of_origins(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))

@@ -34,6 +34,7 @@ from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
 from peer.readers import Readers
 from peer.store import Store
+from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
@@ -95,7 +96,8 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, host, peer_server, joined.inside)
+        scrubber = Scrubber(store, settings.scrub_rate)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
         tags = Tags(
             origins,
@@ -111,7 +113,7 @@ async def serve(
             origins, Readers(host), access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, host, peer_server, telemetry).runner(
+        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(
             addresses, not_ready, names_of(settings, settings.admin)
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
@@ -128,6 +130,7 @@ async def serve(
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
+        background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
 

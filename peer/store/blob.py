@@ -212,7 +212,7 @@ class Blob:
         """
         if not self._stored or start >= stop:
             return True
-        signature = self._signature()
+        signature = self.signature()
         with self._lock:
             return self._check.covers(signature, *self._indices(start, stop))
 
@@ -223,7 +223,7 @@ class Blob:
         """
         if self._digests is None:
             self._digests = self.recorded_digests()
-        digests, signature = self._digests, self._signature()
+        digests, signature = self._digests, self.signature()
         if signature.size_bytes != self.size_bytes:
             raise StoreBrokenError(f"{self.data_path} has {signature.size_bytes} bytes, not {self.size_bytes}")
         for index in range(*self._indices(start, stop)):
@@ -239,7 +239,29 @@ class Blob:
         length = self.header.piece_length
         return start // length, -(-stop // length)
 
-    def _signature(self) -> Signature:
+    def read_whole(self, signature: Signature) -> None:
+        """All of a pinned blob was read back, and is right, since its file had this signature. Raises StoreError."""
+        if self.signature() == signature:
+            with self._lock:
+                self._check.read_all(signature, time.monotonic())
+
+    def read_gently(self, buffer: bytearray, at: int) -> int:
+        """Fill `buffer` from byte `at` of a pinned blob on, and leave the page cache as it was; returns how much came.
+
+        Raises StoreBrokenError.
+        """
+        with disk_errors(self.data_path):
+            with suppress(OSError):  # it is not in the page cache, or the file system does not say
+                if got := os.preadv(self._file, [buffer], at, os.RWF_NOWAIT):
+                    return got
+            got = os.preadv(self._file, [buffer], at)
+            os.posix_fadvise(self._file, at, got, os.POSIX_FADV_DONTNEED)
+        if not got:
+            raise StoreBrokenError(f"{self.data_path} is shorter than its record says")
+        return got
+
+    def signature(self) -> Signature:
+        """Of the file of a pinned blob. Raises StoreError."""
         with disk_errors(self.data_path):
             return signature_of(self._file)
 

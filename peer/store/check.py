@@ -74,6 +74,11 @@ class Check:
         self._pieces.add(index)
         self._read_at = now
 
+    def read_all(self, signature: Signature, now: float) -> None:
+        """All of it was read back, and was right."""
+        self.stored(signature, now)
+        self._read_at = now
+
     def sent_whole(self, now: float) -> None:
         """All of the blob was sent to somebody."""
         self._sent_at = now

@@ -64,8 +64,10 @@ class StoreDirectory:
         self.path = path
         self.blobs = path / BLOBS
         self._lock_file = -1
-        self._identity: tuple[int, int] | None = None
+        self.identity: tuple[int, int] | None = None
         """Device and inode of the directory that was taken."""
+        self._was_gone = False
+        """It was not there when it was looked for last: what was taken from it then may be there again."""
         self._told: set[str] = set()
 
     def take(self) -> StoreError | None:
@@ -77,7 +79,7 @@ class StoreDirectory:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_owner()
             self._lock()
-            self._identity = _identity(self.path)
+            self.identity = _identity(self.path)
         except (FileExistsError, NotADirectoryError):
             raise ForeignDirectoryError(f"{self.path} is, or is below, a file: name a directory as data") from None
         except OSError as error:
@@ -120,9 +122,10 @@ class StoreDirectory:
             now = _identity(self.path)
         except OSError:
             now = None
-        if now is not None and now == self._identity and is_file(self.path / MARKER) and self.blobs.is_dir():
+        seen, self._was_gone = not self._was_gone, False
+        if now is not None and now == self.identity and seen and is_file(self.path / MARKER) and self.blobs.is_dir():
             return True
-        if now is None or self._identity is None or not is_file(self.path / MARKER):
+        if now is None or self.identity is None or not is_file(self.path / MARKER):
             self._check_device()
         return False
 
@@ -239,7 +242,8 @@ class StoreDirectory:
         """Raises StoreBrokenError if what is there now is on another file system than the directory was."""
         for there in (self.path, *self.path.parents):
             with suppress(OSError):
-                if self._identity is not None and there.stat().st_dev != self._identity[0]:
+                if self.identity is not None and there.stat().st_dev != self.identity[0]:
+                    self._was_gone = True
                     raise StoreBrokenError(f"{self.path} is gone, with its file system: mount it again")
                 return
 

@@ -223,6 +223,8 @@ class Store:
             self._touched.pop(digest, None)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
+            with suppress(OSError):  # it has other blobs
+                blob.data_path.parent.rmdir()
             self.on_removed(Digest(digest))
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
@@ -250,7 +252,9 @@ class Store:
         removed: list[BlobInfo] = []
         try:
             with self._lock:
-                self._retake_if_changed()
+                unable = self._retake_if_changed()
+                if unable is not None:
+                    self.health.failed(unable)
                 removed = self._collect()
             self._look_at_disk()
         except FileLimitError:
@@ -440,28 +444,29 @@ class Store:
             return False
         return self._place.is_held
 
-    def _retake_if_changed(self) -> None:
-        if not self._place.is_same():
-            self._retake()
+    def _retake_if_changed(self) -> StoreError | None:
+        return None if self._place.is_same() else self._retake()
 
-    def _retake(self) -> None:
-        """The directory is another one: made anew, or mounted again. Raises StoreError."""
-        was_taken, before = self._place.is_held, set(self._blobs)
+    def _retake(self) -> StoreError | None:
+        """The directory is another one: made anew, or mounted again. Returns why nothing can be written to it, if so.
+
+        Raises StoreError.
+        """
+        identity, before = self._place.identity, set(self._blobs)
         unable = self._place.retake()
         try:
             self._scan()
             self._date()
         except OSError as error:
             raise translate_disk_error(error, self.directory) from error
-        if was_taken:
+        if identity not in (None, self._place.identity):
             log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._blobs))
         for digest, blob in self._blobs.items():
             if digest not in before:
                 self.on_found(self._info(blob))
         for blob in [blob for blob in self._blobs.values() if not blob.pinned and not blob.data_path.exists()]:
             self.drop(blob, "it went with the directory of the store")
-        if unable is not None:
-            raise unable
+        return unable
 
     def _touch(self, blob: Blob) -> None:
         blob.last_used = now = self._clock.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +88,20 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
             yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@contextmanager
+def files_left(count: int) -> Iterator[None]:
+    """This process may open so many files more."""
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(count + 1)]
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for file in free:
+        os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def flip(path: Path, offset: int) -> None:

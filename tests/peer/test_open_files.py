@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,23 +10,9 @@ from peer.errors import FileLimitError
 from peer.store import Store
 from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, read, run, source, started
 from tests.peer.fakes import FakeOrigin
-from tests.peer.store_fixtures import a_store, hold, hold_part, open_store
+from tests.peer.store_fixtures import a_store, files_left, hold, hold_part, open_store
 
 WHAT_TO_DO = "raise LimitNOFILE"
-
-
-@contextmanager
-def files_left(count: int) -> Iterator[None]:
-    """This process may open so many files more."""
-    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(count + 1)]
-    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for file in free:
-        os.close(file)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def open_files() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +17,8 @@ def small_disk(at: Path, options: str = "size=1m") -> Iterator[Path]:
     try:
         yield at
     finally:
-        subprocess.run(["umount", "-l", at], check=True)
+        while os.path.ismount(at):
+            subprocess.run(["umount", "-l", at], check=True)
 
 
 def mount(at: Path, options: str) -> None:
