@@ -34,7 +34,5 @@ def host_id(file: Path) -> str:
     try:
         write_durably(file, f"{made}\n".encode())
     except OSError as error:
-        log.warning(
-            "the host id could not be kept, it is another after a restart", path=str(file), error=error.strerror
-        )
+        log.warning("the host id could not be kept, a restart changes it", path=str(file), error=error.strerror)
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from p2pd.daemon import logs
 from peer.store import Store
@@ -22,8 +23,12 @@ async def tend(store: Store) -> None:
 
 
 async def tend_for_ever(store: Store, catalog: Catalog) -> None:
-    """See to store and catalog now and then, and more often while something is wrong."""
+    """See to store and catalog every `TEND_EVERY_S`, and every `TRY_AGAIN_S` while something is wrong."""
+    seen_at = time.monotonic()
     while True:
-        await asyncio.sleep(TEND_EVERY_S if store.state.is_well and catalog.is_well else TRY_AGAIN_S)
+        await asyncio.sleep(TRY_AGAIN_S)
+        if store.state.is_well and catalog.is_well and time.monotonic() - seen_at < TEND_EVERY_S:
+            continue
+        seen_at = time.monotonic()
         await tend(store)
         catalog.try_again()
