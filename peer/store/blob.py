@@ -31,7 +31,7 @@ from blake3 import blake3
 from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
 from peer.store.check import Check, Signature, signature_of
-from peer.store.disk import disk_errors
+from peer.store.disk import IN_THE_WAY, disk_errors, is_file
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
@@ -389,15 +389,15 @@ class Blob:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """The seam for writes: how they went is told to `health`."""
+        """The seam for writes. `health` hears of errors; a success says little, for its room was taken before."""
         try:
             with disk_errors(self.data_path):
                 yield
         except StoreError as error:
-            if error.__cause__ is not None:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in IN_THE_WAY:
                 self._health.failed(error)
             raise
-        self._health.worked()
 
     def _count_upkeep(self, count: int) -> None:
         with self._lock:
@@ -490,7 +490,7 @@ class Blob:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
         with disk_errors(self.data_path):
             access = os.O_RDONLY if self.whole else os.O_RDWR
-            self._file = os.open(self.data_path, access | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._file = os.open(self.data_path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if not stat.S_ISREG(os.fstat(self._file).st_mode):
                     raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -510,6 +510,8 @@ class Blob:
 
     def _read_record(self) -> Record:
         with disk_errors(self.record_path):
+            if not is_file(self.record_path):
+                raise StoreBrokenError(f"{self.record_path} is gone")
             return decode(self.record_path.read_bytes())
 
 

@@ -28,7 +28,7 @@ from typing import Final
 import structlog
 
 from peer.errors import ForeignDirectoryError, StoreBrokenError, StoreError, StoreInUseError
-from peer.store.disk import NO_ROOM, flush_directory, is_file, translate_disk_error, write_durably
+from peer.store.disk import IN_THE_WAY, NO_ROOM, flush_directory, is_file, translate_disk_error, write_durably
 from peer.store.record import peek
 
 log = structlog.get_logger("peer.store")
@@ -89,7 +89,7 @@ class StoreDirectory:
         try:
             self.settle()
         except OSError as error:
-            if error.errno not in _UNABLE:
+            if error.errno not in _UNABLE | IN_THE_WAY:
                 self.release()
                 raise translate_disk_error(error, self.path / MARKER) from error
             return translate_disk_error(error, self.path / MARKER)
@@ -223,7 +223,7 @@ class StoreDirectory:
         try:
             file = os.open(lock, os.O_RDWR | os.O_CREAT | flags, 0o600)
         except OSError as error:
-            if error.errno not in _UNABLE:
+            if error.errno not in {*_UNABLE, errno.EISDIR}:
                 raise
             try:
                 file = os.open(lock, os.O_RDONLY | flags)

@@ -13,7 +13,6 @@ from enum import StrEnum
 import structlog
 
 from peer.errors import FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
-from peer.store.disk import IN_THE_WAY
 
 log = structlog.get_logger("peer.store")
 
@@ -49,9 +48,8 @@ class Health:
         self._lock = threading.Lock()
 
     def failed(self, error: StoreError) -> None:
-        """A write has failed. Errors that say nothing of the disk, such as our own limit of files, change nothing."""
-        cause = error.__cause__
-        if isinstance(error, FileLimitError) or (isinstance(cause, OSError) and cause.errno in IN_THE_WAY):
+        """A write has failed. Our own limit of open files says nothing of the disk, and changes nothing."""
+        if isinstance(error, FileLimitError):
             return
         match error:
             case StoreFullError():

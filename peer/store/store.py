@@ -30,7 +30,7 @@ from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullErr
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
 from peer.store.directory import StoreDirectory, raise_if_limited
-from peer.store.disk import NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
+from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
 from peer.store.health import Health, StoreState
 from peer.store.record import Header, encode_header, peek
 from peer.store.use_clock import UseClock
@@ -93,6 +93,8 @@ class Store:
         self._used_bytes = 0
         self._evicted = 0
         self._lost = 0
+        self._unfit_bytes = 0
+        """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
@@ -323,9 +325,15 @@ class Store:
         later = replace(room, free_bytes=room.free_bytes + in_use)
         passing = to_evict((), self.quota, later, wanted, used_bytes=0, now=0.0).is_enough
         full = StoreFullError(self._why_full(wanted.size_bytes or 0, room), passing=passing)
-        if not self._choice(room, Wanted(0)).is_enough:  # else it is this blob alone that does not fit
+        if not wanted.background and not passing and self._is_the_disk(wanted.size_bytes or 0, room):
+            self._unfit_bytes = wanted.size_bytes or 0
             self.health.failed(full)
         raise full
+
+    def _is_the_disk(self, size_bytes: int, room: Room) -> bool:
+        """Whether the disk has no room for what `max_bytes` would let in; not for a blob that never fits there."""
+        largest = min(self.quota.max_bytes, room.total_bytes - self.quota.min_free_bytes)
+        return size_bytes <= max(0, largest) or not is_attainable(self.quota, room)
 
     def _why_full(self, size_bytes: int, room: Room) -> str:
         if not is_attainable(self.quota, room):
@@ -360,6 +368,8 @@ class Store:
                     retaken = True
                     self._retake_if_changed()
                     continue
+                if error.errno in IN_THE_WAY:  # of this blob alone
+                    raise failed from error
                 oldest = next((each for each in spared if not each.in_use), None)
                 if error.errno not in NO_ROOM or wanted.background or not oldest or freed_bytes > header.size_bytes:
                     self.health.failed(failed)
@@ -367,7 +377,7 @@ class Store:
                 spared.remove(oldest)
                 freed_bytes += oldest.size_bytes
                 self._evict(oldest.digest)
-        self.health.worked()
+        self._worked()
         return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self.health)
 
     def _choice(self, room: Room, wanted: Wanted) -> Choice:
@@ -429,11 +439,19 @@ class Store:
         """See whether something can be stored, and by a write if it could not be. Raises StoreError, OSError."""
         with self._lock:
             room = self._room()
-            is_enough = self._choice(room, Wanted(0)).is_enough
+            is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
         if not is_enough:
-            raise StoreFullError(self._why_full(0, room))
+            raise StoreFullError(self._why_full(self._unfit_bytes, room))
         self._place.settle()
-        self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
+        try:
+            self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
+        except OSError as error:
+            if error.errno not in IN_THE_WAY:
+                raise
+        self._worked()
+
+    def _worked(self) -> None:
+        self._unfit_bytes = 0
         self.health.worked()
 
     def _settled(self) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from peer.store.record import peek
 from tests.support.images import content_of, digest_of, make_image
-from tests.support.node import Node, asynchronous, node_at
+from tests.support.node import Node, asynchronous, node_at, until
 from tests.support.registry import ImageRegistry
 from tests.support.small_disk import fill, make_read_only, make_writable, small_disk
 
@@ -76,6 +77,8 @@ class TestReadOnly:
     async def test_it_starts_there(self, registry: ImageRegistry, disk: Path) -> None:
         async with node_at(disk / "data", hub(registry)) as node:
             assert (await node.get(HELD)).body == LAYER
+            (record,) = (disk / "data" / "blobs").glob(f"*/{digest_of(LAYER).hex}.record")
+            await until(lambda: peek(record)[2])
         make_read_only(disk)
         with capture_logs() as logs:
             async with node_at(disk / "data", hub(registry)) as node:
@@ -95,6 +98,20 @@ class TestFull:
             assert await node.cached() == {}
             assert await condition(node) == ("writable", True)
         assert not (disk / "data" / "catalog.damaged").exists()
+
+    @asynchronous
+    async def test_it_becomes_full_while_it_runs(self, registry: ImageRegistry, disk: Path) -> None:
+        """No room is to stay free, so that only the next blob shows it."""
+        with capture_logs() as logs:
+            async with node_at(disk / "data", hub(registry)) as node:
+                await node.get(f"{APP}/manifests/1.0")
+                other = fill(disk)
+                await node.get(NEW)
+                assert await condition(node) == ("full", True)
+                other.unlink()
+                assert (await node.get(NEW)).body == OTHER
+                assert await condition(node) == ("writable", True)
+        assert TAKES_NOTHING in [log["event"] for log in logs]
 
     @asynchronous
     async def test_it_starts_where_nothing_was_yet(self, registry: ImageRegistry, disk: Path) -> None:
