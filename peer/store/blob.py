@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,8 @@ from blake3 import blake3
 
 from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
-from peer.store.check import Check, Signature, signature_of
+from peer.store.check import Check, Signature
+from peer.store.data_file import CHUNK_BYTES, DataFile
 from peer.store.disk import IN_THE_WAY, disk_errors, is_file
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
@@ -40,13 +40,7 @@ from scheduler.protocol.geometry import piece_count, piece_span
 EMPTY_DIGEST = Digest.of(b"")
 """The digest of the empty blob, which is whole from the start."""
 
-HASH_CHUNK_BYTES = 1024 * 1024
-"""The size of one read for hashing: few hand-overs of the interpreter lock, and the bytes are still in the cache."""
-
 RECORD_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-
-WRITE_BYTES = 512 * 1024
-"""The size of one `pwrite`. Longer ones take the kernel up to three times as long (on lazily backed memory)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class Blob:
     ) -> None:
         """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes."""
         self.header = header
-        self.data_path = data_path
+        self.data = DataFile(data_path, header.size_bytes)
         self.record_path = record_path
         self.whole = whole or header.digest == EMPTY_DIGEST
         self.count = piece_count(header.size_bytes, header.piece_length)
@@ -90,7 +84,6 @@ class Blob:
         self._held_bytes = held_bytes
         self._pins = 0
         self._upkeep_pins = 0
-        self._file = -1
         self._record_file = -1
         self._recovered = recovered
         self._recovering = threading.Lock()
@@ -107,6 +100,10 @@ class Blob:
         """COMPLETE is in the record, or was tried to be: from then on the file is not written to."""
         self._digests: dict[int, bytes] | None = None
         """What the record has, kept while the blob is pinned, for `check`."""
+
+    @property
+    def data_path(self) -> Path:
+        return self.data.path
 
     @property
     def digest(self) -> Digest:
@@ -177,16 +174,15 @@ class Blob:
 
     def fileno(self) -> int:
         """The data file of a pinned blob. With this method a Blob can be passed to `sendfile`."""
-        return self._file
+        return self.data.fileno()
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)` of a pinned blob, for small reads such as a manifest. Raises StoreBrokenError."""
-        with disk_errors(self.data_path):
-            got = os.pread(self._file, stop - start, start)
-        if len(got) < stop - start:
+        try:
+            return self.data.read(start, stop)
+        except StoreBrokenError:
             self.doubt()
-            raise StoreBrokenError(f"{self.data_path} is shorter than its record says")
-        return got
+            raise
 
     # -- what is right on the disk ---------------------------------------------------------------------------------
 
@@ -212,7 +208,7 @@ class Blob:
         """
         if not self._stored or start >= stop:
             return True
-        signature = self.signature()
+        signature = self.data.signature()
         with self._lock:
             return self._check.covers(signature, *self._indices(start, stop))
 
@@ -223,14 +219,14 @@ class Blob:
         """
         if self._digests is None:
             self._digests = self.recorded_digests()
-        digests, signature = self._digests, self.signature()
+        digests, signature = self._digests, self.data.signature()
         if signature.size_bytes != self.size_bytes:
             raise StoreBrokenError(f"{self.data_path} has {signature.size_bytes} bytes, not {self.size_bytes}")
         for index in range(*self._indices(start, stop)):
             with self._lock:
                 if self._check.covers(signature, index, index + 1):
                     continue
-            if self._hash_file_piece(index) != digests.get(index):
+            if self.data.blake3(*self.span(index)) != digests.get(index):
                 raise StoreBrokenError(f"piece {index} of {self.data_path} has other bytes than were stored")
             with self._lock:
                 self._check.read(signature, index, time.monotonic())
@@ -241,29 +237,9 @@ class Blob:
 
     def read_whole(self, signature: Signature) -> None:
         """All of a pinned blob was read back, and is right, since its file had this signature. Raises StoreError."""
-        if self.signature() == signature:
+        if self.data.signature() == signature:
             with self._lock:
                 self._check.read_all(signature, time.monotonic())
-
-    def read_gently(self, buffer: bytearray, at: int) -> int:
-        """Fill `buffer` from byte `at` of a pinned blob on, and leave the page cache as it was; returns how much came.
-
-        Raises StoreBrokenError.
-        """
-        with disk_errors(self.data_path):
-            with suppress(OSError):  # it is not in the page cache, or the file system does not say
-                if got := os.preadv(self._file, [buffer], at, os.RWF_NOWAIT):
-                    return got
-            got = os.preadv(self._file, [buffer], at)
-            os.posix_fadvise(self._file, at, got, os.POSIX_FADV_DONTNEED)
-        if not got:
-            raise StoreBrokenError(f"{self.data_path} is shorter than its record says")
-        return got
-
-    def signature(self) -> Signature:
-        """Of the file of a pinned blob. Raises StoreError."""
-        with disk_errors(self.data_path):
-            return signature_of(self._file)
 
     # -- what may be served ----------------------------------------------------------------------------------------
 
@@ -313,7 +289,7 @@ class Blob:
             if expected is not None and digest != expected:
                 raise PeerCorruptError(f"piece {index} of {self.digest} has another BLAKE3 than the map says")
             with self._writing():
-                _write_at(self._file, view, start)
+                self.data.write(view, start)
                 self._append(encode_entry(index, digest))
             self._hold(index, digest)
             on_held(index, digest)
@@ -337,7 +313,7 @@ class Blob:
                 os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
             self._held_bytes = 0
             for index, digest in sorted(record.pieces.items()):
-                if self._hash_file_piece(index) == digest:
+                if self.data.blake3(*self.span(index)) == digest:
                     self._hold(index, digest)
             self._recovered = True
             if 0 in self.pieces:
@@ -349,15 +325,14 @@ class Blob:
 
         Raises StoreError; the blob's bytes are to be checked then before they are sent.
         """
-        self._stored = True
-        with self.upkeep(), self._writing():
-            os.fdatasync(self._file)
-            facts = os.fstat(self._file)
-            if facts.st_size != self.size_bytes or (not facts.st_nlink and not self.discarded):
-                raise StoreBrokenError(f"{self.data_path} was cut or removed while it arrived")
-            self._append(encode_entry(COMPLETE))
-            with self._lock:
-                self._check.stored(signature_of(self._file), time.monotonic())
+        try:
+            with self.upkeep(), self._writing():
+                self.data.flush(removed=self.discarded)
+                self._append(encode_entry(COMPLETE))
+                with self._lock:
+                    self._check.stored(self.data.signature(), time.monotonic())
+        finally:
+            self._stored = True
         self.piece_digests = {}
 
     def recorded_digests(self) -> dict[int, bytes]:
@@ -368,14 +343,13 @@ class Blob:
         """Read and hash every recorded piece again, for `p2pd cache verify`. Slow."""
         with self.upkeep():
             record = self._read_record()
-            if any(self._hash_file_piece(index) != digest for index, digest in record.pieces.items()):
+            if any(self.data.blake3(*self.span(index)) != digest for index, digest in record.pieces.items()):
                 return False
             if not self.whole:
                 return True
-            sha256, scratch = hashlib.sha256(), self._new_scratch()
-            for index in range(self.count):
-                for chunk in self._chunks(index, scratch):
-                    sha256.update(chunk)
+            sha256 = hashlib.sha256()
+            for chunk in self.data.chunks(0, self.size_bytes, bytearray(CHUNK_BYTES)):
+                sha256.update(chunk)
             return sha256.digest() == self.digest.raw
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -438,7 +412,7 @@ class Blob:
         """Continue the SHA-256 over the pieces without a gap. `view` is the next piece's buffer, if there is one."""
         try:
             while True:
-                for chunk in self._chunks(self._hashed, self._kept_scratch()) if view is None else (view,):
+                for chunk in self._chunks(self._hashed) if view is None else (view,):
                     self._sha256.update(chunk)
                 view = None
                 if not self._next_to_read():
@@ -458,54 +432,30 @@ class Blob:
                 self._lock.notify_all()
             return self._hashing
 
-    def _hash_file_piece(self, index: int) -> bytes:
-        piece = blake3()
-        for chunk in self._chunks(index, self._new_scratch()):
-            piece.update(chunk)
-        return piece.digest()
-
-    def _kept_scratch(self) -> bytearray:
-        """The scratch buffer of the thread that extends the SHA-256. It is kept while the blob is pinned."""
+    def _chunks(self, index: int) -> Iterator[memoryview]:
+        """The bytes of a piece, for who extends the SHA-256. The scratch buffer is kept while it is pinned."""
         if self._scratch is None:
-            self._scratch = self._new_scratch()
-        return self._scratch
-
-    def _new_scratch(self) -> bytearray:
-        return bytearray(min(HASH_CHUNK_BYTES, self.header.piece_length))
-
-    def _chunks(self, index: int, scratch_bytes: bytearray) -> Iterator[memoryview]:
-        """The bytes of a piece, read into `scratch_bytes` part by part."""
-        at, stop = self.span(index)
-        scratch = memoryview(scratch_bytes)
-        while at < stop:
-            with disk_errors(self.data_path):
-                got = os.preadv(self._file, [scratch[: stop - at]], at)
-            if not got:
-                raise StoreBrokenError(f"{self.data_path} is shorter than its record says; remove the blob")
-            yield scratch[:got]
-            at += got
+            self._scratch = bytearray(min(CHUNK_BYTES, self.header.piece_length))
+        return self.data.chunks(*self.span(index), self._scratch)
 
     def _open(self) -> None:
         if self.discarded:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
-        with disk_errors(self.data_path):
-            access = os.O_RDONLY if self.whole else os.O_RDWR
-            self._file = os.open(self.data_path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.data.open(for_writing=not self.whole)
+        if not self.whole:
             try:
-                if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                    raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-                if not self.whole:
+                with disk_errors(self.record_path):
                     self._record_file = os.open(self.record_path, RECORD_FLAGS)
-            except OSError:
+            except StoreError:
                 self._close()
                 raise
 
     def _close(self) -> None:
-        for file in (self._file, self._record_file):
-            if file >= 0:
-                with suppress(OSError):
-                    os.close(file)
-        self._file = self._record_file = -1
+        self.data.close()
+        if self._record_file >= 0:
+            with suppress(OSError):
+                os.close(self._record_file)
+        self._record_file = -1
         self._scratch = self._digests = None
 
     def _read_record(self) -> Record:
@@ -513,9 +463,3 @@ class Blob:
             if not is_file(self.record_path):
                 raise StoreBrokenError(f"{self.record_path} is gone")
             return decode(self.record_path.read_bytes())
-
-
-def _write_at(file: int, view: memoryview, offset: int) -> None:
-    written = 0
-    while written < len(view):
-        written += os.pwrite(file, view[written : written + WRITE_BYTES], offset + written)

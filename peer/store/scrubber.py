@@ -123,7 +123,7 @@ class Scrubber:
         """What is wrong with a pinned blob's bytes, "" if nothing. Raises StoreError."""
         loop = asyncio.get_running_loop()
         sha256, buffer, at = hashlib.sha256(), bytearray(READ_BYTES), 0
-        signature = blob.signature()
+        signature = blob.data.signature()
         if signature.size_bytes != blob.size_bytes:
             return f"its file has {signature.size_bytes} bytes, not {blob.size_bytes}"
         while at < blob.size_bytes:
@@ -141,7 +141,7 @@ class Scrubber:
 
 def _hash_some(blob: Blob, sha256: hashlib._Hash, buffer: bytearray, at: int) -> int:
     """Hash the next bytes of a blob; returns how many. Raises StoreBrokenError."""
-    got = blob.read_gently(buffer, at)
+    got = blob.data.read_gently(buffer, at)
     with memoryview(buffer) as view:
         sha256.update(view[:got])
     return got

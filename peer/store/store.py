@@ -20,19 +20,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from peer.core.eviction import COLD_S, Candidate, Choice, Quota, Room, Wanted, expired, is_attainable, to_evict
+from peer.core.eviction import COLD_S, Candidate, Choice, Quota, Room, Wanted, expired, to_evict
 from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
 from peer.store.directory import StoreDirectory, raise_if_limited
 from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
+from peer.store.facts import BlobInfo, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
-from peer.store.record import Header, encode_header, peek
+from peer.store.new_blob import allocate, is_the_disk, why_full
+from peer.store.record import Header, peek
 from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import piece_length
 
@@ -40,40 +42,6 @@ log = structlog.get_logger("peer.store")
 
 TOUCH_EVERY_S = 60.0
 """The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
-    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
-
-    digest: Digest
-    size_bytes: int
-    held_bytes: int
-    complete: bool
-    media_type: str
-    last_used: float
-    in_use: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """`bad` are the digests of blobs with wrong bytes. They were removed; readers that had them open keep the file."""
-
-    checked: int
-    bad: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored."""
-
-    blobs: int
-    used_bytes: int
-    max_bytes: int
-    evicted: int
-    lost: int
-    condition: str
-    cause: str
 
 
 class Store:
@@ -324,29 +292,11 @@ class Store:
         in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
         later = replace(room, free_bytes=room.free_bytes + in_use)
         passing = to_evict((), self.quota, later, wanted, used_bytes=0, now=0.0).is_enough
-        full = StoreFullError(self._why_full(wanted.size_bytes or 0, room), passing=passing)
-        if not wanted.background and not passing and self._is_the_disk(wanted.size_bytes or 0, room):
+        full = StoreFullError(why_full(wanted.size_bytes or 0, self.quota, room, self.directory), passing=passing)
+        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, self.quota, room):
             self._unfit_bytes = wanted.size_bytes or 0
             self.health.failed(full)
         raise full
-
-    def _is_the_disk(self, size_bytes: int, room: Room) -> bool:
-        """Whether the disk has no room for what `max_bytes` would let in; not for a blob that never fits there."""
-        largest = min(self.quota.max_bytes, room.total_bytes - self.quota.min_free_bytes)
-        return size_bytes <= max(0, largest) or not is_attainable(self.quota, room)
-
-    def _why_full(self, size_bytes: int, room: Room) -> str:
-        if not is_attainable(self.quota, room):
-            return (
-                f"min_free_bytes ({self.quota.min_free_bytes}) is more than the file system of {self.directory} has "
-                f"({room.total_bytes}): lower it"
-            )
-        if room.total_inodes and room.free_inodes <= room.spare_inodes:
-            return f"the file system of {self.directory} has no inodes left: remove files, or make it with more inodes"
-        return (
-            f"no room for {size_bytes} bytes in {self.directory}: raise max_bytes (now {self.quota.max_bytes}), "
-            f"lower min_free_bytes (now {self.quota.min_free_bytes}) or free disk space"
-        )
 
     def _allocated(self, header: Header, wanted: Wanted) -> Blob:
         """The new blob, with its files. If there is less room than was said, older blobs go, about as large as it is.
@@ -358,7 +308,7 @@ class Store:
         freed_bytes, retaken = 0, False
         while True:
             try:
-                _write_files(data, record, header)
+                allocate(data, record, header)
                 break
             except OSError as error:
                 _unlink(data, record)
@@ -441,7 +391,7 @@ class Store:
             room = self._room()
             is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
         if not is_enough:
-            raise StoreFullError(self._why_full(self._unfit_bytes, room))
+            raise StoreFullError(why_full(self._unfit_bytes, self.quota, room, self.directory))
         self._place.settle()
         try:
             self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
@@ -546,19 +496,6 @@ class Store:
             last_used=self._clock.to_unix(blob.last_used),
             in_use=blob.in_use,
         )
-
-
-def _write_files(data: Path, record: Path, header: Header) -> None:
-    data.parent.mkdir(exist_ok=True)
-    if data.is_symlink():
-        data.unlink()
-    file = os.open(data, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        if header.size_bytes:
-            os.posix_fallocate(file, 0, header.size_bytes)
-    finally:
-        os.close(file)
-    record.write_bytes(encode_header(header))
 
 
 def _unlink(*paths: Path) -> None:
