@@ -159,7 +159,7 @@ class Download:
             self._due_is_known = True
             due = math.inf
             if self.phase is _FETCHING:
-                due = self.picker.next_due(self._now)
+                due = self.picker.settle(self._now)
                 if self.member.membership.joined:
                     due = min(due, self.member.publisher.reports.next_due(self._now))
             for when in (self.readers.next_deadline(), self.member.membership.answer_due):
