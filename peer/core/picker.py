@@ -57,8 +57,7 @@ class PiecePicker:
         if late:
             for host in self.requests.slow_hosts(now):
                 out += self.drop(host, Fault.SLOW)
-        if not self.requests.is_full():
-            out += self.requests.start(urgent or gap(self.pieces.held, STREAMING_LOOKAHEAD), now)
+        out += self.requests.start(urgent or gap(self.pieces.held, STREAMING_LOOKAHEAD), now)
         if late and not self.pieces.requestable & self.neighbours.held_by_any():
             out += self.requests.hedge(now)
         return out
