@@ -265,6 +265,8 @@ class Neighbours:
 
         The neighbours are counted for all pieces at once: bit k of a piece's count is its bit in `digits[k]`.
         """
+        if candidates.bit_count() == 1:
+            return candidates
         digits: list[int] = []
         for each in self._known.values():
             carry = each.held & candidates
