@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from peer.core.eviction import Quota, Room, is_attainable
@@ -12,15 +14,23 @@ from peer.store.record import Header, encode_header
 def allocate(data: Path, record: Path, header: Header) -> None:
     """Make the files of a new blob, with the room for all of it. Raises OSError."""
     data.parent.mkdir(exist_ok=True)
-    if data.is_symlink():
-        data.unlink()
-    file = os.open(data, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        if header.size_bytes:
-            os.posix_fallocate(file, 0, header.size_bytes)
-    finally:
-        os.close(file)
-    record.write_bytes(encode_header(header))
+    for path, content, size_bytes in ((data, b"", header.size_bytes), (record, encode_header(header), 0)):
+        _clear(path)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(file, "wb", buffering=0) as stream:
+            if size_bytes:
+                os.posix_fallocate(file, 0, size_bytes)
+            if stream.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _clear(path: Path) -> None:
+    """Make way for a file. What has content of its own, a directory with something in it, is left alone."""
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.unlink()
+    elif path.is_dir():
+        with suppress(OSError):
+            path.rmdir()
 
 
 def why_full(size_bytes: int, quota: Quota, room: Room, directory: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,20 @@ class TestWhatIsNotOurs:
             hold(store, CONTENT)
             assert not data.is_symlink()
         assert (tmp_path / "precious").read_bytes() == CONTENT
+
+    @pytest.mark.parametrize("kind", ["", ".record"])
+    def test_what_has_no_content_makes_way_for_a_blob(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "precious").write_bytes(b"precious")
+        with capture_logs(), a_store(tmp_path / "data") as store:
+            folder = store.directory / "blobs" / DIGEST.hex[:2]
+            path = folder / f"{DIGEST.hex}{kind}"
+            for make in (path.mkdir, partial(os.mkfifo, path), partial(path.symlink_to, tmp_path / "precious")):
+                folder.mkdir(exist_ok=True)
+                make()
+                hold(store, CONTENT)
+                assert reads(store)
+                store.discard(DIGEST)
+        assert (tmp_path / "precious").read_bytes() == b"precious"
 
     def test_a_file_in_place_of_a_directory_stops_its_blobs_alone(self, tmp_path: Path) -> None:
         with capture_logs(), a_store(tmp_path) as store:
