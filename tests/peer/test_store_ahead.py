@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from peer.core.events import StoreFailed
 from peer.core.eviction import COLD_S
 from peer.errors import StoreFullError
 from peer.oci.descriptor import Descriptor
 from peer.readers import Readers
 from peer.store import Store
-from tests.peer.download_fixtures import PIECE, eventually, fetch_ahead, outcome_of, read, run, source, started
+from tests.peer.download_fixtures import PIECE, eventually, outcome_of, read, run, source, started
 from tests.peer.fakes import FakeOrigin, content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import hold, open_store
@@ -133,13 +134,14 @@ class TestDownloads:
                 await eventually(lambda: held(store) == {1})
                 joined = group.create_task(read(readers, source(origin, CONTENTS[1]), CONTENTS[1]))
                 await eventually(lambda: any(blob.in_use for blob in store.blobs()))
-                others = [group.create_task(outcome_of(ahead(readers, origin, number))) for number in (2, 3)]
-                done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
-                assert isinstance(done.pop().result(), StoreFullError)
-                assert 1 in held(store)
+                second = store.create(digest_of(CONTENTS[2]), 2 * PIECE, "")
+                with pytest.raises(StoreFullError):
+                    store.create(digest_of(CONTENTS[3]), 2 * PIECE, "")
+                assert held(store) == {1, 2}
+                second.release()
                 origin.release()
                 assert await joined == CONTENTS[1]
-                await asyncio.gather(fetching, *others)
+                await fetching
 
         with capture_logs():
             run(scene)
@@ -170,18 +172,42 @@ class TestDownloads:
             run(scene)
         store.close()
 
-    def test_a_client_that_joins_one_that_had_no_room_begins_it_anew(self, tmp_path: Path, origin: FakeOrigin) -> None:
+    def test_what_the_last_client_has_left_makes_room(self, tmp_path: Path, origin: FakeOrigin) -> None:
         store = open_store(tmp_path, max_bytes=3 * PIECE)
-        hold(store, CONTENTS[0])
 
         async def scene() -> None:
-            async with started(store) as (_, readers), asyncio.TaskGroup() as group:
-                fetching = group.create_task(outcome_of(fetch_ahead(readers, source(origin, CONTENTS[1]), CONTENTS[1])))
-                await eventually(lambda: bool(readers._host.arrivals))
-                assert await read(readers, source(origin, CONTENTS[1]), CONTENTS[1]) == CONTENTS[1]
-                await fetching
+            async with started(store) as (_, readers):
+                origin.hold_at(PIECE)
+                async with readers.open(digest_of(CONTENTS[0]), source(origin, CONTENTS[0])) as reader:
+                    await reader.readable(0, PIECE)
+                    with pytest.raises(StoreFullError):
+                        store.create(digest_of(CONTENTS[1]), 2 * PIECE, "")
+                store.create(digest_of(CONTENTS[1]), 2 * PIECE, "").release()
+                assert held(store) == {1}
+                origin.release()
 
         with capture_logs():
             run(scene)
-        assert held(store) == {1}
+        store.close()
+
+    def test_a_client_that_joins_one_that_has_no_room_begins_it_anew(self, tmp_path: Path, origin: FakeOrigin) -> None:
+        store = open_store(tmp_path)
+
+        async def scene() -> None:
+            async with started(store) as (host, readers), asyncio.TaskGroup() as group:
+                origin.hold_at(0)
+                wanted = source(origin, CONTENTS[1])
+                fetching = group.create_task(outcome_of(ahead(readers, origin, 1)))
+                await eventually(lambda: bool(host.arrivals))
+                client = group.create_task(read(readers, wanted, CONTENTS[1]))
+                (arrival,) = host.arrivals.values()
+                await eventually(lambda: bool(arrival.clients))
+                arrival.last_error = StoreFullError("no room")
+                host.feed(StoreFailed(arrival.raw))
+                origin.release()
+                assert isinstance(await fetching, StoreFullError)
+                assert await client == CONTENTS[1]
+
+        with capture_logs():
+            run(scene)
         store.close()

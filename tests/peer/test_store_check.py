@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from peer.errors import OriginUnreachableError, StoreBrokenError, StoreError
+from peer.sendfile import send_file
 from peer.store import Blob, Store
 from peer.store.check import AGAIN_S, FRESH_S, HOLDS_S, Check, Signature
-from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, eventually, read, run, source, started
+from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, eventually, outcome_of, read, run, source, started
 from tests.peer.fakes import FakeOrigin
+from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import a_store, create, flip, hold, land
 from tests.peer.swarm_fixtures import scripted
 
@@ -265,6 +268,61 @@ def test_a_reader_in_the_middle_goes_on_with_what_is_fetched_again(store: Store,
                     got += reader.blob.read(start, end)
                 assert got == CONTENT
         assert store.statistics().lost == 1
+
+    with capture_logs():
+        run(scene)
+
+
+def test_what_is_read_first_is_right_when_the_reader_is_there(store: Store, origin: FakeOrigin) -> None:
+    """A manifest is read from the blob itself."""
+
+    async def scene() -> None:
+        async with started(store) as (_, readers):
+            hold(store, CONTENT)
+            flip(store._paths(DIGEST)[0], 5)
+            async with readers.open(DIGEST, source(origin)) as reader:
+                await reader.readable(0, len(CONTENT))
+                assert reader.blob.read(0, 10) == CONTENT[:10]
+                assert not reader.from_store
+
+    with capture_logs():
+        run(scene)
+
+
+def test_a_file_that_is_cut_while_it_is_sent_ends_the_answer_with_an_error(store: Store) -> None:
+    async def scene() -> None:
+        hold(store, CONTENT)
+        with acquired(store) as blob:
+            os.truncate(blob.data_path, PIECE)
+
+            async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                errors.append(await outcome_of(send_file(writer.transport, blob, 0, len(CONTENT))))
+                writer.close()
+
+            errors: list[object] = []
+            async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+                assert await reader.read() == CONTENT[:PIECE]
+                writer.close()
+            (error,) = errors
+            assert isinstance(error, StoreBrokenError)
+            assert "shorter" in str(error)
+            os.truncate(blob.data_path, len(CONTENT))
+            assert not blob.is_checked(0, 1)
+
+    run(scene)
+
+
+def test_no_rotten_tiny_blob_goes_to_the_scheduler(store: Store) -> None:
+    tiny = b"a manifest"
+
+    async def scene() -> None:
+        hold(store, tiny)
+        async with scripted(store) as it:
+            it.host.start("127.0.0.1:1")
+            flip(store._paths(digest_of(tiny))[0], 0)
+            assert it.host._store_work._recorded(digest_of(tiny).raw) == ({}, b"")
+        assert store.blobs() == []
 
     with capture_logs():
         run(scene)
