@@ -128,10 +128,10 @@ class TestDownloads:
         store = open_store(tmp_path, max_bytes=TWO_BLOBS)
 
         async def scene() -> None:
-            async with started(store) as (_, readers), asyncio.TaskGroup() as group:
+            async with started(store) as (host, readers), asyncio.TaskGroup() as group:
                 origin.hold_at(PIECE)
                 fetching = group.create_task(ahead(readers, origin, 1))
-                await eventually(lambda: held(store) == {1})
+                await eventually(lambda: any(arrival.blob for arrival in host.arrivals.values()))
                 joined = group.create_task(read(readers, source(origin, CONTENTS[1]), CONTENTS[1]))
                 await eventually(lambda: any(blob.in_use for blob in store.blobs()))
                 second = store.create(digest_of(CONTENTS[2]), 2 * PIECE, "")
