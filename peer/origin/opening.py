@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ class LengthUnknown:
 def is_usable_range(reply: Reply, ref: ContentRef, start: int, stop: int | None) -> bool:
     """Whether `reply` will do as the answer to a request for bytes `[start, stop)`. A refusal may do, too."""
     if reply.status == 416:
-        size_bytes = unsatisfied_range(reply.headers.get("content-range", ""))
+        told = unsatisfied_range(reply.headers.get("content-range", ""))
+        size_bytes = ref.size_bytes if told is None else told
         return start > 0 if size_bytes is None else 0 < size_bytes <= start
     if reply.status == 206:
         return _range_of(reply, ref, start, stop) is not None
@@ -70,6 +72,11 @@ def open_range(
     return found
 
 
+def is_web_page(headers: Mapping[str, str]) -> bool:
+    """Whether an answer says that it is one: of a portal that wants a login, or of a wrong address."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/html"
+
+
 @dataclass(frozen=True, slots=True)
 class _Range:
     stop: int
@@ -92,10 +99,13 @@ def _range_of(reply: Reply, ref: ContentRef, start: int, stop: int | None) -> _R
 def _whole(ref: ContentRef, endpoint: UpstreamEndpoint, reply: Reply) -> Opened | LengthUnknown:
     """The whole content. Raises ExchangeFailedError."""
     length, known, coding = reply.length, ref.size_bytes, _coding(reply)
-    if known is not None and length not in (None, known) and _type_of(reply).partition(";")[0] == "text/html":
-        raise unusable(f"{reply.target} answers with a web page where content was asked for; is its address right?")
     if ref.kind is Kind.MANIFEST:
         return _manifest(ref, endpoint, reply)
+    if is_web_page(reply.headers) and length is not None and length <= WHOLE_BYTES:
+        proven = _proven(ref, read_whole(reply, WHOLE_BYTES) or b"", coding)
+        if proven is None:
+            raise unusable(f"{reply.target} answers with a web page where content was asked for; is its address right?")
+        return _held(endpoint, reply, proven)
     if length is not None and (length == known or not is_decoded(coding)):
         return Opened(reply, endpoint, 0, length, length, _type_of(reply))
     if known is not None:

@@ -99,6 +99,8 @@ class Attempts:
                     outcome = self._attempt(state, endpoint, ask, take, now + share_s)
                 except ExchangeFailedError as error:
                     state.told = error.told or state.told
+                    if error.answer is not None:
+                        state.refusals[endpoint] = error.answer
                     self._note_failure(state, endpoint, str(error), lasting=error.lasting)
                     continue
                 if outcome is not None:
