@@ -22,7 +22,7 @@ from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
-from peer.origin.headers import content_length, content_range
+from peer.origin.headers import content_length, content_range, is_web_page
 from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.opening import LengthUnknown
 from peer.origin.proxies import Proxies
@@ -275,7 +275,7 @@ def _small(method: str, path: str, reply: Reply) -> Answer:
     Frameworks say of any answer to HEAD that it is a web page, so that is the answer if no endpoint has a better one.
     """
     answer = reply.answer()
-    is_useless = path and answer.status == 200 and opening.is_web_page(answer.headers)
+    is_useless = path and answer.status == 200 and is_web_page(answer.headers)
     if is_useless and not answer.body.lstrip().startswith((b"{", b"[")):
         message = f"{reply.target} answers with a web page where {path} was asked for; is its address right?"
         if method == "HEAD" and "docker-content-digest" in answer.headers:

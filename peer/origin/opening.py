@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from peer.oci.digest import Digest
 from peer.origin.api import MAX_ANSWER_BYTES, ContentRef, Kind
 from peer.origin.body import Opened
 from peer.origin.codings import coding_of, decoded, is_decoded
-from peer.origin.headers import content_range, unsatisfied_range
+from peer.origin.headers import content_range, is_web_page, unsatisfied_range
 from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.streams import DecodedStream, HeldStream, read_whole
 
@@ -70,11 +69,6 @@ def open_range(
     if not isinstance(found.reply, HeldStream):
         reply.stream()
     return found
-
-
-def is_web_page(headers: Mapping[str, str]) -> bool:
-    """Whether an answer says that it is one: of a portal that wants a login, or of a wrong address."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/html"
 
 
 @dataclass(frozen=True, slots=True)
