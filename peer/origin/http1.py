@@ -38,6 +38,9 @@ _TIMEVAL = struct.Struct("@ll")
 LOW_WATER_BYTES = 128 * 1024
 """A thread that waits for more is woken once so many bytes have arrived: else each packet would wake it."""
 
+FRAMED_BYTES = 256 * 1024
+"""What is received at once of a body without a length; such a body is copied once."""
+
 MAX_ERROR_BYTES = 64 * 1024
 """The bound on an error's body, which clients get. The distribution API's JSON errors are below 1 KiB."""
 
@@ -266,7 +269,7 @@ class Reply:
             return 0
         try:
             if left is None:
-                read = self._response.read1(len(view))
+                read = self._response.read1(min(len(view), FRAMED_BYTES))
                 view[: len(read)] = read
                 return len(read)
             received = self._response.fp.readinto1(view[:left]) or self._receive(view[:left])
@@ -286,7 +289,8 @@ class Reply:
         return self._socket.recv_into(view[: before_last or len(view)], 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
-        """The whole reply as a small answer, decoded; the connection is kept. Errors are cut to MAX_ERROR_BYTES.
+        """The whole reply as a small answer, decoded; the connection is kept. Errors are cut to MAX_ERROR_BYTES, and
+        where they, or redirects, break off.
 
         Raises ExchangeFailedError if the body breaks off, is too large or in a coding that p2pd does not know.
         """
@@ -314,12 +318,14 @@ class Reply:
         try:
             body = self._response.read(most + 1)
         except (OSError, ValueError, http.client.HTTPException) as error:
+            if self.status >= 300:  # the status is what counts
+                return error.partial if isinstance(error, http.client.IncompleteRead) else b""
             raise self._broken(error) from error
         if self.status >= 400:
             return body[:most]
         if len(body) > most:
             raise unusable(f"{self.target} sent more than {most} bytes where a small answer was expected")
-        if self.left:
+        if self.left and self.status < 300:
             raise ExchangeFailedError(f"{self.target} ended its answer {self.left} bytes early")
         return body
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import socket
 import threading
@@ -97,6 +98,29 @@ def test_an_errors_body_is_cut(server: RegistryServer) -> None:
     server.script(Answering(403, bytes(MAX_ERROR_BYTES + 1)))
     with origin_at(server) as origin:
         assert len(origin.request("GET", "app/tags/list", credential=NOBODY).body) == MAX_ERROR_BYTES
+
+
+@pytest.mark.parametrize("then", ["close", "reset"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answering(403, b"hello", sent_bytes=3),
+        Answering(403, b"5\r\nhe", {"Content-Length": None, "Transfer-Encoding": "chunked"}),
+    ],
+    ids=["length", "chunks"],
+)
+def test_a_refusal_that_breaks_off_is_one(server: RegistryServer, refusal: Answering, then: str) -> None:
+    server.script(dataclasses.replace(refusal, then=then))
+    with origin_at(server) as origin:
+        answer = origin.request("GET", "app/tags/list", credential=NOBODY)
+    assert answer.status == 403
+    assert b"hello".startswith(answer.body)
+
+
+def test_a_redirect_that_breaks_off_is_followed(server: RegistryServer) -> None:
+    server.script(Answering(307, b"hello", {"Location": "/there"}, sent_bytes=2, then="close"), HELLO)
+    with origin_at(server) as origin:
+        assert origin.request("GET", "app/tags/list", credential=NOBODY).body == b"hello"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "X-GZIP", "deflate", "identity, gzip"])
