@@ -22,6 +22,7 @@ from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
+from peer.origin.dialing import Resolve, resolve
 from peer.origin.headers import content_length, content_range, is_web_page
 from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.opening import LengthUnknown
@@ -49,8 +50,8 @@ _WITHOUT_RANGE_S = 60.0
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). Raises
-    ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
+    `resolve` the addresses of a host. Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class HttpOrigin:
         headers: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
+        resolve: Resolve = resolve,
     ) -> None:
         self._upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
+        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
-from peer.origin.dialing import Dialer
+from peer.origin.dialing import Dialer, Resolve, resolve
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
 from peer.origin.trust import TrustedContext
 
@@ -36,13 +36,15 @@ class Connections:
     connections.
     """
 
-    def __init__(self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock) -> None:
+    def __init__(
+        self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock, resolve: Resolve = resolve
+    ) -> None:
         self._upstream = upstream
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
         self._tls = TrustedContext(upstream, clock)
-        self._dialer = Dialer()
+        self._dialer = Dialer(resolve)
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
@@ -69,7 +71,11 @@ class Connections:
         fresh = self._connect(target, deadline)
         try:
             return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline, content)
+        except ExchangeFailedError:
+            self._dialer.did_not_answer(self._place(target))
+            raise
         except ConnectionError as error:
+            self._dialer.did_not_answer(self._place(target))
             raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
 
     def close(self) -> None:
@@ -151,6 +157,7 @@ class Connections:
         except BaseException as error:
             with self._lock:
                 self._open -= 1
+            self._dialer.did_not_answer(self._place(target))
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise ExchangeFailedError(
                     f"the certificate of {target} does not verify ({error.verify_message});"
@@ -164,9 +171,14 @@ class Connections:
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
         return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
 
+    def _place(self, target: Target) -> tuple[str, int]:
+        """Where connections for `target` lead."""
+        proxy = self._proxies.leading_to(target)
+        return (proxy.host, proxy.port) if proxy else (target.host, target.port)
+
     def _dial(self, target: Target, proxy: Proxy | None, timeout_s: float) -> http.client.HTTPConnection:
         """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
-        host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
+        host, port = self._place(target)
         wire: http.client.HTTPConnection
         if target.scheme == "http":
             wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
