@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urljoin, urlsplit
 
 import structlog
 from aiohttp import web
@@ -167,15 +168,26 @@ class Mirror:
         return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
 
 
-_LINK = re.compile(r"<(?:https?://[^/>]*)?/v2/(?P<below>[^>]*)>")
+_LINK = re.compile(r"<([^>]*)>")
 
 
 def _link_here(link: str, route: Route, *, named: bool) -> str:
-    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not."""
+    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not.
+
+    A registry gives the address in any form that RFC 3986 has: whole, without the scheme, or relative in any way to the
+    address that was asked for, which may have a prefix before `/v2/`. An address without `/v2/` stays as it is.
+    """
 
     def here(found: re.Match[str]) -> str:
-        below = found["below"]
-        ns = f"{'&' if '?' in below else '?'}ns={route.upstream}" if named else ""
-        return f"</v2/{route.prefix}{below}{ns}>"
+        try:
+            url = urlsplit(urljoin(f"https://registry/v2/{route.origin_path}", found[1].strip()))
+        except ValueError:
+            return found[0]
+        _, api, below = url.path.partition("/v2/")
+        if not api:
+            return found[0]
+        fields = [field for field in url.query.split("&") if field and field.partition("=")[0] != "ns"]
+        query = "&".join([*fields, f"ns={route.upstream}"] if named else fields)
+        return f"</v2/{route.prefix}{below}{'?' if query else ''}{query}>"
 
-    return _LINK.sub(here, link, count=1)
+    return _LINK.sub(here, link)
