@@ -37,11 +37,11 @@ def why_full(size_bytes: int, quota: Quota, room: Room, directory: Path) -> str:
     """Why a blob of `size_bytes` does not fit, and what to do."""
     if not is_attainable(quota, room):
         return (
-            f"min_free_bytes ({quota.min_free_bytes}) is more than the file system of {directory} has "
-            f"({room.total_bytes}): lower it"
+            f"no room for {size_bytes} bytes in {directory}: min_free_bytes (now {quota.min_free_bytes}) is more than "
+            f"its file system has ({room.total_bytes}), lower it"
         )
     if room.total_inodes and room.free_inodes <= room.spare_inodes:
-        return f"the file system of {directory} has no inodes left: remove files, or make it with more inodes"
+        return f"no room in {directory}: its file system has no inodes left, remove files or make it with more inodes"
     return (
         f"no room for {size_bytes} bytes in {directory}: raise max_bytes (now {quota.max_bytes}), "
         f"lower min_free_bytes (now {quota.min_free_bytes}) or free disk space"
