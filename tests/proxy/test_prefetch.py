@@ -125,7 +125,7 @@ class TestSummary:
                 blobs=3,
                 failed=1,
                 store_bytes=10,
-                origin_bytes=203,
+                fetched_bytes=203,
             )
         ]
 
@@ -195,4 +195,4 @@ class TestSummary:
         told += pulls.ended(now + 10)
         assert sum(each.blobs for each in told) == len(blobs)
         assert sum(each.store_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if stored)
-        assert sum(each.origin_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)
+        assert sum(each.fetched_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)
