@@ -30,20 +30,32 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
+    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB. `redirected`: a redirect's
+    target refused, to which the origin had let the request pass.
     """
 
     def __init__(
-        self, message: str, *, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        message: str,
+        *,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        redirected: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
         self.body = body
+        self.redirected = redirected
 
 
 class OriginUnreachableError(OriginError):
     """No useful answer from any endpoint: refused, timed out, TLS that does not verify, 5xx to the last try."""
+
+
+class OriginTimeoutError(OriginUnreachableError):
+    """No answer within the time that a client waits."""
 
 
 class OriginBrokenError(OriginError):
@@ -52,6 +64,10 @@ class OriginBrokenError(OriginError):
 
 class OriginCorruptError(OriginError):
     """The origin's bytes are not what their digest or their length says. Nothing of it was served as complete."""
+
+
+class OriginTooLargeError(OriginCorruptError):
+    """An answer is longer than any such answer may be."""
 
 
 class OriginResizedError(OriginCorruptError):

@@ -47,11 +47,15 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case."""
+    """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case.
+
+    `redirected`: it came from a redirect's target. Such a refusal is not the origin's own.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    redirected: bool = False
 
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -105,7 +109,7 @@ class Origin(Protocol):
         """Ask for a small answer below `/v2/`, such as `library/alpine/manifests/latest`; an empty path is the ping.
 
         Any status below 500 is an answer, not an error. 429 and 5xx are first tried again, within bounds.
-        Raises OriginUnreachableError, OriginCorruptError (too large, or content-encoded).
+        Raises OriginUnreachableError, OriginCorruptError (content-encoded), OriginTooLargeError.
         """
         ...
 

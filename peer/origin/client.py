@@ -143,6 +143,7 @@ class HttpOrigin:
             status=outcome.status,
             headers={name: outcome.headers[name.lower()] for name in _KEPT if name.lower() in outcome.headers},
             body=outcome.body,
+            redirected=outcome.redirected,
         )
 
     def _opened(

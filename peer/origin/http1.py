@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.errors import OriginTooLargeError, OriginUnreachableError
 from peer.origin.api import MAX_ANSWER_BYTES, Answer
 from peer.origin.headers import content_length
 
@@ -194,6 +194,8 @@ class Reply:
         self._response = response
         self._done: Callable[[Connection, bool], None] | None = done
         self._answer: Answer | None = None
+        self.redirected = False
+        """Whether this is the answer of a redirect's target."""
 
     @property
     def left(self) -> int:
@@ -233,11 +235,11 @@ class Reply:
     def answer(self) -> Answer:
         """The whole reply as a small answer; the connection is kept. An error's body is cut to MAX_ERROR_BYTES.
 
-        Raises ExchangeFailedError if the body breaks off, OriginCorruptError if it is too large.
+        Raises ExchangeFailedError if the body breaks off, OriginTooLargeError.
         """
         if self._answer is None:
             try:
-                self._answer = Answer(self.status, self.headers, self._read_small())
+                self._answer = Answer(self.status, self.headers, self._read_small(), self.redirected)
             finally:
                 self.close()
         return self._answer
@@ -262,7 +264,7 @@ class Reply:
         if self.status >= 400:
             return body[:most]
         if len(body) > most:
-            raise OriginCorruptError(f"{self.target} sent more than {most} bytes where a small answer was expected")
+            raise OriginTooLargeError(f"{self.target} sent more than {most} bytes where a small answer was expected")
         if self.left:
             raise ExchangeFailedError(f"{self.target} ended its answer {self.left} bytes early")
         return body

@@ -47,12 +47,13 @@ def exchange(
     target, sent = home, dict(headers)
     if authorization is not None:
         sent["authorization"] = authorization
-    for _ in range(_MOST + 1):
+    for hops in range(_MOST + 1):
         reply = connections.exchange(cancel_scope, target, method, path, sent, deadline)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
             if target != home:
                 reply.headers.pop("www-authenticate", None)
+            reply.redirected = hops > 0
             return reply
         reply.answer()  # the few bytes of its body are read so that the connection can be kept
         last = target
