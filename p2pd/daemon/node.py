@@ -95,7 +95,8 @@ async def serve(
             rate_bytes_per_s=settings.upload_rate,
         )
         telemetry = Telemetry(origins, host, peer_server, joined.inside)
-        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
+        readers = Readers(host)
+        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
         tags = Tags(
             origins,
             access,
@@ -107,7 +108,7 @@ async def serve(
             trust_hosts=settings.trust_hosts,
         )
         mirror = Mirror(
-            origins, Readers(host), access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+            origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
         admin_runner = Admin(origins, host, peer_server, telemetry).runner(

@@ -261,10 +261,11 @@ class TestRules:
     async def test_what_anyone_may_have_is_fetched_as_anyone(self, registry: ImageRegistry, tmp_path: Path) -> None:
         """A client whose token is no good here gets what is public, and also if it is not in the store."""
         async with parts_of(registry, tmp_path) as parts:
-            parts.access.granted(place(APP), LAYER, Credential(own=True), None)
+            asked = route(APP, LAYER, Endpoint.BLOB)
+            parts.access.granted(asked, Credential(own=True), None)
             for who in (None, MALLORY):
-                permit = await parts.access.check(route(APP, LAYER, Endpoint.BLOB), who)
-                assert permit == Permit(ANYONE, Credential(own=True))
+                permit = await parts.access.check(asked, who)
+                assert permit == Permit(ANYONE, Credential(own=True), parts.now + 100)
 
     @asynchronous
     async def test_what_is_no_longer_public_is_forgotten(self, registry: ImageRegistry, tmp_path: Path) -> None:
@@ -272,11 +273,11 @@ class TestRules:
         asked = route(APP, IMAGE.digest)
         async with parts_of(registry, tmp_path, access_ttl_s=0) as parts:
             await parts.access.check(asked, None)
-            assert parts.catalog.is_public(place(APP), IMAGE.digest)
+            assert parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest)
             registry.members[APP] = {ALICE}
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(asked, MALLORY)  # which says nothing about anyone
-            assert parts.catalog.is_public(place(APP), IMAGE.digest)
+            assert parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(asked, None)
             registry.stop()
@@ -287,17 +288,17 @@ class TestRules:
     async def test_a_repository_is_probed_now_and_then(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:
-            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE), parts.now + 100)
 
             async def grant() -> None:
-                parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
-                await until(lambda: parts.catalog.is_public(place(APP), LAYER))
+                parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+                await until(lambda: parts.catalog.is_public(place(APP), Endpoint.BLOB, LAYER))
 
             await grant()
             await grant()
             assert len(registry.seen) == 1
             parts.now += PROBE_EVERY_S + 1
-            parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
+            parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
             await until(lambda: len(registry.seen) == 2)
         assert all("authorization" not in seen.headers for seen in registry.seen)
 
@@ -306,9 +307,9 @@ class TestRules:
         registry.push(SECRET, "1.0", IMAGE)
         registry.members[SECRET] = {ALICE}
         async with parts_of(registry, tmp_path) as parts:
-            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
-            parts.access.granted_below(place(SECRET), permit, IMAGE.digest, [LAYER])
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE), parts.now + 100)
+            parts.access.granted_below(route(SECRET, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
             await until(lambda: registry.asked("GET", "/token") == 1)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(route(SECRET, LAYER, Endpoint.BLOB), None)
-            assert not parts.catalog.is_public(place(SECRET), LAYER)
+            assert not parts.catalog.is_public(place(SECRET), Endpoint.BLOB, LAYER)

@@ -13,6 +13,7 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
 from proxy.catalog import Catalog
+from proxy.core.routing import Endpoint
 
 HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
 ELSEWHERE = [
@@ -42,23 +43,48 @@ def test_tags_are_remembered(path: Path) -> None:
 
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, [A, B, A])
-        catalog.remember_public(HERE, [])
-        catalog.remember_public(HERE, [A])
+        catalog.remember_public(HERE, Endpoint.BLOB, [A, B, A])
+        catalog.remember_public(HERE, Endpoint.BLOB, [])
+        catalog.remember_public(HERE, Endpoint.BLOB, [A])
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.is_public(HERE, A)
-        assert not any(catalog.is_public(repository, A) for repository in ELSEWHERE)
-        catalog.forget_public(HERE, A)
-        catalog.forget_public(HERE, C)
-        assert not catalog.is_public(HERE, A)
-        assert catalog.is_public(HERE, B)
+        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+        assert not any(catalog.is_public(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
+        catalog.forget_public(HERE, Endpoint.BLOB, A)
+        catalog.forget_public(HERE, Endpoint.BLOB, C)
+        assert not catalog.is_public(HERE, Endpoint.BLOB, A)
+        assert catalog.is_public(HERE, Endpoint.BLOB, B)
 
 
 def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
     with closing(Catalog.open(path, max_public=2)) as catalog:
-        catalog.remember_public(HERE, (A, B, C, D))
+        catalog.remember_public(HERE, Endpoint.BLOB, (A, B, C, D))
     with closing(Catalog.open(path, max_public=2)) as catalog:
-        assert [digest for digest in (A, B, C, D) if catalog.is_public(HERE, digest)] == [C, D]
+        assert [digest for digest in (A, B, C, D) if catalog.is_public(HERE, Endpoint.BLOB, digest)] == [C, D]
+
+
+def test_what_is_public_is_so_at_one_endpoint(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        assert not catalog.is_public(HERE, Endpoint.MANIFEST, A)
+        catalog.forget_public(HERE, Endpoint.MANIFEST, A)
+        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+
+
+def test_a_row_of_an_older_version_counts_for_both_endpoints(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog._database.execute("INSERT INTO public VALUES (?, ?, ?)", (HERE.upstream, HERE.name, A))
+        assert all(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
+        catalog.forget_public(HERE, Endpoint.BLOB, A)
+        assert not any(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
+
+
+def test_what_is_no_manifest_is_no_tags(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        catalog.forget_manifest(ELSEWHERE[0], MEANING.digest)
+        assert catalog.last_known(HERE, LATEST) == MEANING
+        catalog.forget_manifest(HERE, MEANING.digest)
+        assert catalog.last_known(HERE, LATEST) is None
 
 
 @pytest.mark.parametrize(
@@ -78,9 +104,9 @@ def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
         other.execute(f"CREATE TABLE {table} (something TEXT)")
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
-        catalog.remember_public(HERE, [A])
+        catalog.remember_public(HERE, Endpoint.BLOB, [A])
         assert catalog.last_known(HERE, LATEST) == MEANING
-        assert catalog.is_public(HERE, A)
+        assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
 
 def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -> None:
@@ -111,8 +137,8 @@ def test_a_disk_without_room_is_no_error(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         many = [Digest.of(b"%d" % number) for number in range(5000)]
         catalog._database.execute("PRAGMA max_page_count = 1")  # the least that it can be is what there is
-        catalog.remember_public(HERE, many)
-        assert not catalog.is_public(HERE, many[1])
+        catalog.remember_public(HERE, Endpoint.BLOB, many)
+        assert not catalog.is_public(HERE, Endpoint.BLOB, many[1])
 
 
 def test_a_tag_without_a_digest_is_not_known(path: Path) -> None:
