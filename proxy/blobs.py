@@ -13,11 +13,12 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginCorruptError, OriginError, OriginTimeoutError
+from peer.errors import OriginCorruptError, OriginError, OriginResizedError, OriginTimeoutError
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
 from peer.oci.digest import Digest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
 from peer.origin.api import Kind
+from peer.origin_range import OriginSource
 from peer.readers import BlobReader, Readers
 from proxy.access import Access, Permit
 from proxy.blob_response import send_blob
@@ -52,7 +53,7 @@ class Blobs:
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
         asked = context.request.headers
         ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
-        expected = permit.described or self._manifests.descriptor(digest)
+        expected = self._manifests.descriptor(digest) or permit.described
         at = ranges.first_bytes(expected.size_bytes) if expected else (0, None)
         with self._prefetch.of_blob(context, permit):
             async with self.open(context, digest, permit, Kind.BLOB, expected, at) as reader:
@@ -81,14 +82,30 @@ class Blobs:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(within_s):
-                    opened = self._readers.open(digest, source, expected=expected, at=at)
-                    reader = await stack.enter_async_context(opened)
                     if kind is Kind.MANIFEST:
-                        await _whole_manifest(reader)
+                        reader = await self._open_manifest(stack, digest, source, expected)
+                    else:
+                        opened = self._readers.open(digest, source, expected=expected, at=at)
+                        reader = await stack.enter_async_context(opened)
             except TimeoutError:
                 raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {within_s:g} s") from None
             context.cache = "hit" if reader.from_store else "miss"
             yield reader
+
+    async def _open_manifest(
+        self, stack: AsyncExitStack, digest: Digest, source: OriginSource, expected: Descriptor | None
+    ) -> BlobReader:
+        """A reader of a manifest that is whole. Its length is what GET says, if HEAD said another."""
+        for said in (expected, None):
+            try:
+                reader = await stack.enter_async_context(self._readers.open(digest, source, expected=said))
+                await _whole_manifest(reader)
+            except OriginResizedError:
+                if said is None:
+                    raise
+            else:
+                return reader
+        raise AssertionError("the last time returns or raises")
 
     async def describe(self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind) -> Descriptor:
         """The descriptor of `digest`: of the stored blob, else by the origin's headers, else of the other hosts' blob.
@@ -101,7 +118,7 @@ class Blobs:
                 return await self._describe_by_reading(context, digest, permit, kind)
             context.cache = "hit"
             return Descriptor(self._type_of(digest, kind), digest, held.size_bytes)
-        found = permit.described
+        found = (self._manifests.descriptor(digest) if kind is Kind.BLOB else None) or permit.described
         if found is None:
             route = replace(context.route, reference=digest)
             try:

@@ -22,12 +22,14 @@ from peer.errors import (
     OriginError,
     OriginRefusedError,
     OriginTimeoutError,
+    OriginTooLargeError,
 )
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.manifest import ANY_MANIFEST, essence, manifest_type
 from peer.oci.reference import Repository, UpstreamName
 from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
+from peer.origin.headers import content_range
 from peer.origin_range import OriginSource
 from peer.store.blob import EMPTY_DIGEST
 from proxy.core.origin_answers import Word, get_decides, shows_blob, shows_manifest, word_of
@@ -138,18 +140,16 @@ class Origins:
         else:
             found = described(answer, digest) if answer.status == 200 else None
             named = "docker-content-digest" in answer.headers
-            shows = shows_manifest if of_manifest else partial(shows_blob, known_bytes=known_bytes, named=named)
-            if found is not None and shows(found):
+            if found is not None and (
+                (named and shows_manifest(found)) if of_manifest else shows_blob(found, known_bytes, named=named)
+            ):
                 return found
             if not get_decides(answer.status, redirected=answer.redirected):
                 raise unusable(answer, route.origin_path)
         if of_manifest:
             answer = await self._request(route.upstream, "GET", route.origin_path, credential, None)
             return manifest_in(answer, route.origin_path, digest)
-        found = await self._blob_by_get(route, credential)
-        if not shows_blob(found, known_bytes, named=False):
-            raise OriginCorruptError(f"the origin answered with something else than {digest}")
-        return found
+        return await self._blob_by_get(route, credential, known_bytes)
 
     def note(self, upstream: UpstreamName, silence: OriginError | None) -> None:
         """Log that `upstream` begins to say nothing of access, or answers again (None). Each is logged once."""
@@ -173,28 +173,31 @@ class Origins:
         path: str,
         credential: Credential,
         accept: str | None,
+        more: Mapping[str, str] | None = None,
     ) -> Answer:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
-        headers = {"Accept": accept} if accept else {}
+        headers = {**({"Accept": accept} if accept else {}), **(more or {})}
         request = self.upstreams[upstream].origin.request
         return await self._in_thread(upstream, partial(request, method, path, credential=credential, headers=headers))
 
-    async def _blob_by_get(self, route: Route, credential: Credential) -> Descriptor:
-        """What the headers of a GET of the first byte say; the body is not read."""
+    async def _blob_by_get(self, route: Route, credential: Credential, known_bytes: int | None) -> Descriptor:
+        """What a GET of the first byte says. It is a small answer, which need not wait for a body's connection, unless
+        the origin ignores Range and the blob is large. Then the body is not read."""
+        first_byte = {"Range": "bytes=0-0"}
+        try:
+            answer = await self._request(route.upstream, "GET", route.origin_path, credential, None, first_byte)
+            found = blob_in(answer, route)
+        except OriginTooLargeError:
+            found = await self._in_thread(route.upstream, partial(self._open_and_close, route, credential))
+        if not shows_blob(found, known_bytes, named=True):
+            raise OriginCorruptError(f"the origin answered with something else than {route.digest}")
+        return found
+
+    def _open_and_close(self, route: Route, credential: Credential) -> Descriptor:
         ref = ContentRef(route.repository.name, route.digest)
-        origin = self.upstreams[route.upstream].origin
-
-        def look() -> Descriptor:
-            try:
-                with origin.open(ref, 0, 1, credential=credential) as body:
-                    return Descriptor(essence(body.media_type), route.digest, body.size_bytes)
-            except OriginRefusedError as error:
-                if error.status == 416 and route.digest == EMPTY_DIGEST:
-                    return Descriptor("", route.digest, 0)
-                raise
-
-        return await self._in_thread(route.upstream, look)
+        with self.upstreams[route.upstream].origin.open(ref, 0, 1, credential=credential) as body:
+            return Descriptor(essence(body.media_type), route.digest, body.size_bytes)
 
     async def _in_thread(self, upstream: UpstreamName, call: Callable[[], T]) -> T:
         try:
@@ -241,6 +244,24 @@ def manifest_in(answer: Answer, what: str, digest: Digest | None = None) -> Desc
         return Descriptor(manifest_type(answer.body, answer.headers.get("content-type")), found, len(answer.body))
     except ManifestError as error:
         raise OriginCorruptError(f"the origin answered 200 for {what}, and {error}") from None
+
+
+def blob_in(answer: Answer, route: Route) -> Descriptor:
+    """The descriptor of the blob of `route` in the origin's answer to GET of its first byte.
+
+    Raises OriginRefusedError, OriginCorruptError (it is another blob, or none).
+    """
+    media_type, found = essence(answer.headers.get("content-type")), None
+    if answer.status == 206:
+        told = content_range(answer.headers.get("content-range", ""))
+        found = Descriptor(media_type, route.digest, told.size_bytes) if told is not None and told.start == 0 else None
+    elif answer.status == 416 and route.digest == EMPTY_DIGEST:
+        found = Descriptor(media_type, EMPTY_DIGEST, 0)
+    elif answer.status == 200 and Digest.of(answer.body) == route.digest:  # the origin ignores Range
+        found = Descriptor(media_type, route.digest, len(answer.body))
+    if found is None:
+        raise unusable(answer, route.origin_path)
+    return found
 
 
 def unusable(answer: Answer, what: str) -> OriginError:

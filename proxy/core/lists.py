@@ -12,7 +12,7 @@ PAGE_TAGS = 10_000
 """The tags to ask for at once if a whole list is too long. A tag has at most 128 characters."""
 
 _KEY = {Endpoint.TAGS: "tags", Endpoint.REFERRERS: "manifests"}
-_NEXT = re.compile(r"""<([^>]*)>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
+_NEXT = re.compile(r"""<([!-=?-~]*)>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
 
 
 def is_list(endpoint: Endpoint, body: bytes) -> bool:

@@ -50,9 +50,9 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LASTING = frozenset({401, 403, 404, 410})
 
 _OF_PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_OF_TEXTS = _OF_PAGES | {"application/json", "application/xml", "text/plain", "text/xml"}
-"""Types of pages and of error messages. A blob may have the latter, so its digest or its length has to show that it is
-the blob."""
+_OF_TEXTS = _OF_PAGES | {"application/xml", "text/plain", "text/xml"}
+"""With JSON, the types of pages and of error messages. A blob may have the latter, so its digest or its length has to
+show that it is the blob."""
 
 
 def word_of(status: int, *, redirected: bool = False) -> Word:
@@ -80,7 +80,7 @@ def get_decides(status: int, *, redirected: bool = False) -> bool:
 
 
 def shows_manifest(found: Descriptor) -> bool:
-    """Whether `found`, from the headers of a 200, is a manifest's."""
+    """Whether `found`, from the headers of a 200 that name its digest, is a manifest's."""
     return is_manifest_type(found.media_type) and found.size_bytes > 0
 
 
@@ -91,4 +91,5 @@ def shows_blob(found: Descriptor, known_bytes: int | None, *, named: bool) -> bo
     """
     if found.media_type in _OF_PAGES or (known_bytes is not None and found.size_bytes != known_bytes):
         return False
-    return known_bytes is not None or named or found.media_type not in _OF_TEXTS
+    is_text = found.media_type in _OF_TEXTS or found.media_type.endswith("json")
+    return known_bytes is not None or named or not is_text
