@@ -58,7 +58,8 @@ class Manifests:
             body = reader.blob.read(0, reader.blob.size_bytes)
             manifest = self._manifests.read(digest, body, reader.blob.header.media_type)
         if manifest is not None:
-            below = [child.digest for child in manifest.children]
+            # A repository that has a manifest need not have its foreign layers: registries do not look for them.
+            below = [child.digest for child in manifest.children if not child.foreign]
             endpoint = Endpoint.BLOB if manifest.kind is ManifestKind.IMAGE else Endpoint.MANIFEST
             self._access.granted_below(replace(context.route, reference=digest), permit, below, endpoint)
             self._prefetch.manifest_served(context, permit, digest, manifest)

@@ -49,7 +49,7 @@ class Credential:
 class Answer:
     """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case.
 
-    `redirected`: it came from a redirect's target. Such a refusal is not the origin's own.
+    `redirected`: it came from a redirect's target outside of the origin's API. Such a refusal is not the origin's own.
     """
 
     status: int

@@ -195,7 +195,7 @@ class Reply:
         self._done: Callable[[Connection, bool], None] | None = done
         self._answer: Answer | None = None
         self.redirected = False
-        """Whether this is the answer of a redirect's target."""
+        """Whether this is the answer of a redirect's target that is not the registry itself."""
 
     @property
     def left(self) -> int:

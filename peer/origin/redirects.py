@@ -8,6 +8,7 @@ Rules:
 4. The path and the query of a redirect are secret, as they are the signed URL: no message has them.
 5. A challenge of another target is removed from the answer: a client would answer it with its credentials for the first
    target.
+6. An answer of another target, or of the first one outside of the registry's API, is marked as redirected.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def exchange(
     The names of `headers` are lower case.
     """
     target, sent = home, dict(headers)
+    api = f"{path.partition('/v2/')[0]}/v2/"
     if authorization is not None:
         sent["authorization"] = authorization
     for hops in range(_MOST + 1):
@@ -53,7 +55,7 @@ def exchange(
         if reply.status not in _STATUSES or location is None:
             if target != home:
                 reply.headers.pop("www-authenticate", None)
-            reply.redirected = hops > 0
+            reply.redirected = hops > 0 and not (target == home and path.startswith(api))
             return reply
         reply.answer()  # the few bytes of its body are read so that the connection can be kept
         last = target

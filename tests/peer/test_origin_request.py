@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.errors import OriginCorruptError, OriginTooLargeError, OriginUnreachableError
 from peer.origin.api import MAX_ANSWER_BYTES
 from peer.origin.http1 import MAX_ERROR_BYTES
 from tests.peer.origin_fixtures import NOBODY, StillClock, origin_at
@@ -63,8 +63,8 @@ def test_head_has_no_body(server: RegistryServer) -> None:
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 416, 429])
-def test_what_is_below_500_is_an_answer(server: RegistryServer, status: int) -> None:
+@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 416, 429, 501])
+def test_what_is_below_500_is_an_answer_and_so_is_501(server: RegistryServer, status: int) -> None:
     server.script(Answering(status, b"" if status == 304 else b"text"))
     with origin_at(server) as origin:
         assert origin.request("GET", "app/manifests/1", credential=NOBODY).status == status
@@ -86,7 +86,7 @@ def test_an_answer_that_is_too_large_is_corrupt(server: RegistryServer) -> None:
     server.script(Answering(200, bytes(MAX_ANSWER_BYTES)), Answering(200, bytes(MAX_ANSWER_BYTES + 1)))
     with origin_at(server) as origin:
         assert len(origin.request("GET", "app/tags/list", credential=NOBODY).body) == MAX_ANSWER_BYTES
-        with pytest.raises(OriginCorruptError, match="small answer was expected"):
+        with pytest.raises(OriginTooLargeError, match="small answer was expected"):
             origin.request("GET", "app/tags/list", credential=NOBODY)
 
 

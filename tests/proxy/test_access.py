@@ -251,6 +251,49 @@ class TestRules:
                 await parts.access.check(asked, ALICE)
 
     @asynchronous
+    async def test_a_manifests_grant_does_not_renew_itself(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        """A client that is removed at the origin does not stay in by pulling on."""
+        registry.push(SECRET, "1.0", IMAGE)
+        registry.members[SECRET] = {ALICE}
+        manifest, layer = route(SECRET, IMAGE.digest), route(SECRET, LAYER, Endpoint.BLOB)
+        async with parts_of(registry, tmp_path, access_ttl_s=100) as parts:
+            for _ in range(3):
+                permit = await parts.access.check(manifest, ALICE)
+                parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
+                parts.now += 33
+            assert (await parts.access.check(layer, ALICE)).until == parts.now + 1
+            registry.members[SECRET] = set()
+            parts.now += 1
+            for asked in (manifest, layer):
+                with pytest.raises(OriginRefusedError):
+                    await parts.access.check(asked, ALICE)
+
+    @asynchronous
+    async def test_nor_does_that_of_a_tags_answer(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        registry.push(SECRET, "1.0", IMAGE)
+        registry.members[SECRET] = {ALICE}
+        async with parts_of(registry, tmp_path, access_ttl_s=100, tag_ttl_s=1000) as parts:
+            for _ in range(2):
+                _, permit = await parts.tags.resolve(route(SECRET, "1.0"), ALICE, "")
+                parts.access.granted_below(route(SECRET, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+                parts.now += 50
+            registry.members[SECRET] = set()
+            with pytest.raises(OriginRefusedError):
+                await parts.tags.resolve(route(SECRET, "1.0"), ALICE, "")
+
+    @asynchronous
+    async def test_a_probe_that_is_refused_takes_back_that_an_image_is_public(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push(APP, "1.0", IMAGE)
+        async with parts_of(registry, tmp_path, access_ttl_s=0) as parts:
+            await parts.access.check(route(APP, IMAGE.digest), None)
+            registry.members[APP] = {ALICE}
+            permit = await parts.access.check(route(APP, IMAGE.digest), ALICE)
+            parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+            await until(lambda: not parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest))
+
+    @asynchronous
     async def test_many_ask_once(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:

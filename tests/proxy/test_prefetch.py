@@ -16,10 +16,14 @@ CHILDREN = CONFIG, L0, L1, L2, L3, L4, L5 = tuple(Digest.of(b"child %d" % number
 
 
 def pulls_of(
-    depth: int = 2, client: str = "ann", repository: Repository = HERE, children: tuple[Digest, ...] = CHILDREN
+    depth: int = 2,
+    client: str = "ann",
+    repository: Repository = HERE,
+    children: tuple[Digest, ...] = CHILDREN,
+    foreign: frozenset[Digest] = frozenset(),
 ) -> Pulls:
     pulls = Pulls(depth, idle_s=5)
-    serve_manifest(pulls, 0.0, client=client, repository=repository, children=children)
+    serve_manifest(pulls, 0.0, client=client, repository=repository, children=children, foreign=foreign)
     return pulls
 
 
@@ -31,6 +35,7 @@ def serve_manifest(
     repository: Repository = HERE,
     children: tuple[Digest, ...] = CHILDREN,
     manifest: Digest = MANIFEST,
+    foreign: frozenset[Digest] = frozenset(),
 ) -> None:
     pulls.manifest_served(
         client,
@@ -39,6 +44,7 @@ def serve_manifest(
         image="docker.io/library/app:1",
         user_agent="test/1",
         children=children,
+        foreign=foreign,
         now=now,
     )
 
@@ -85,6 +91,12 @@ class TestAhead:
     def test_a_layer_that_was_passed_over_and_is_there_again(self) -> None:
         pulls = pulls_of(depth=3, children=(CONFIG, EMPTY, A, EMPTY, B))
         assert ask(pulls, A) == [B]
+
+    def test_no_foreign_layer(self) -> None:
+        pulls = pulls_of(depth=2, foreign=frozenset({L1, L4}))
+        assert ask(pulls, L0) == [L2, L3]
+        assert ask(pulls, L1) == []
+        assert ask(pulls, L3) == [L5]
 
     def test_nothing_for_another_client_or_another_place(self) -> None:
         assert pulls_of().blob_asked("bob", HERE, L0, 0) == []
