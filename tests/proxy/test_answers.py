@@ -366,6 +366,19 @@ class TestFirst401:
             for path in (TAG, BY_DIGEST, BLOB):
                 assert (await node.get(f"docker.io/{path}", authorization="Bearer other")).status == 200
 
+    @asynchronous
+    async def test_that_client_too_shows_that_something_is_public_no_longer(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push(APP, "1.0", IMAGE)
+        async with limited(registry, tmp_path) as node:
+            assert await statuses(node) == [200] * 6
+            registry.members[APP] = {ALICE}
+            for path in (BY_DIGEST, BLOB):
+                assert (await node.get(f"docker.io/{path}", authorization="Bearer other")).status == 401
+            answer_all(registry, LIMIT)
+            assert await statuses(node) == [429] * 6
+
 
 LISTS = {f"{APP}/tags/list": b'{"tags": ["1.0"]}', f"{APP}/referrers/{IMAGE.digest}": b'{"manifests": []}'}
 

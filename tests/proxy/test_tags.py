@@ -11,6 +11,7 @@ import pytest
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import OCI_IMAGE
+from peer.oci.reference import Tag
 from proxy.core.grants import ANYONE
 from proxy.core.routing import Endpoint
 from tests.proxy.direct import parts_of, place, route
@@ -171,6 +172,17 @@ class TestOriginThatIsGone:
             registry.stop()
             with pytest.raises(OriginUnreachableError):
                 await parts.tags.resolve(LATEST, None, "")
+
+    @asynchronous
+    async def test_not_what_is_no_manifest(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        """An earlier version of p2pd remembered a page as the manifest."""
+        async with parts_of(registry, tmp_path, tag_ttl_s=0, serve_stale=True) as parts:
+            for media_type in ("text/html; charset=utf-8", "application/json", ""):
+                parts.catalog.remember_tag(place(APP), Tag("latest"), Descriptor(media_type, OLD.digest, 9))
+                parts.catalog.remember_public(place(APP), Endpoint.MANIFEST, [OLD.digest])
+                registry.rules[LATEST_PATH] = Answering(429)
+                with pytest.raises(OriginRefusedError):
+                    await parts.tags.resolve(LATEST, None, "")
 
     @asynchronous
     async def test_not_what_is_private(self, registry: ImageRegistry, tmp_path: Path) -> None:

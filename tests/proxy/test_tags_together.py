@@ -159,6 +159,17 @@ class TestOurTurn:
 
 
 class TestWhatAnotherHostFound:
+    @pytest.mark.parametrize("trust_hosts", [False, True])
+    @asynchronous
+    async def test_what_is_no_manifest_is_not_believed(
+        self, registry: ImageRegistry, tmp_path: Path, trust_hosts: bool
+    ) -> None:
+        page = TagFound(Descriptor("text/html", PRIVATE.digest, 55), public=True)
+        others = Others(page)
+        async with parts_of(registry, tmp_path, others=others, trust_hosts=trust_hosts) as parts:
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
+        assert asked(registry) == [("HEAD", f"{APP}/manifests/latest")]
+
     @pytest.mark.parametrize("who", [None, ALICE])
     @asynchronous
     async def test_the_origin_is_asked_who_may_have_it_and_not_again_for_a_while(
