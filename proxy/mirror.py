@@ -27,8 +27,8 @@ from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.blobs import Blobs
-from proxy.core.lists import is_list, next_page, one_page, origin_query
-from proxy.core.oci_errors import Code, Refusal, refusal, refusal_for, refusal_of_list
+from proxy.core.lists import is_list, lists, next_page, one_page, origin_query
+from proxy.core.oci_errors import Code, refusal, refusal_for, refusal_of_list
 from proxy.core.pulls import PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.known_manifests import KnownManifests
@@ -95,7 +95,9 @@ class Mirror:
                 response = as_response(refusal(error.status, error.code, str(error), allow))
             except P2pdError as error:
                 assert context is not None
-                response = as_response(_refusal(error, context.route.endpoint))
+                route = context.route
+                unknown = Code.BLOB_UNKNOWN if route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+                response = as_response((refusal_of_list if lists(route) else refusal_for)(error, unknown))
                 log.info("refused", path=request.path, status=response.status, error=str(error))
             status = response.status
         except (asyncio.CancelledError, ConnectionError):
@@ -178,9 +180,3 @@ class Mirror:
             if page is None:
                 raise
             return await self._origins.ask(route, "GET", f"{path}?{page}", authorization)
-
-
-def _refusal(error: P2pdError, endpoint: Endpoint) -> Refusal:
-    if endpoint in (Endpoint.TAGS, Endpoint.REFERRERS):
-        return refusal_of_list(error)
-    return refusal_for(error, Code.BLOB_UNKNOWN if endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN)

@@ -1,4 +1,4 @@
-"""Lists of tags and of referrers: whether an answer is one, and the address of its next page."""
+"""Lists of tags and of referrers: what asks for one, whether an answer is one, and the address of its next page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ PAGE_TAGS = 10_000
 """The tags to ask for at once if a whole list is too long. A tag has at most 128 characters."""
 
 _KEY = {Endpoint.TAGS: "tags", Endpoint.REFERRERS: "manifests"}
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
+"""The referrers tag schema of the specification, and cosign's `sha256-<hex>.sig`."""
 _NEXT = re.compile(r"""<([!-=?-~]*)>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
+
+
+def lists(route: Route) -> bool:
+    """Whether `route` asks for a list: of tags, or of referrers, by their endpoint or by the tag that stands for it."""
+    named = route.endpoint is Endpoint.MANIFEST and _REFERRERS_TAG.fullmatch(route.reference) is not None
+    return named or route.endpoint in _KEY
 
 
 def is_list(endpoint: Endpoint, body: bytes) -> bool:

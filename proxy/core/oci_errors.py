@@ -8,8 +8,8 @@ The effect of each status, as read in the sources of moby, containerd and contai
 
 So if the mirror cannot serve something, it answers 404 with the reason, and not 5xx: the client goes to the registry.
 
-A list is different: 404 for referrers means that there are none, and clients that list things have no other registry to
-go to. There, an origin that fails is 502 or 504.
+A list is different: 404 for referrers means that there are none, also for the tag `sha256-<hex>` that lists them at a
+registry without a referrers API. There, an origin that fails is 502 or 504.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
     return _relayed(error, unknown)
 
 
-def refusal_of_list(error: P2pdError) -> Refusal:
-    """The refusal for `error` where the origin was asked for a list of tags or of referrers."""
+def refusal_of_list(error: P2pdError, unknown: Code) -> Refusal:
+    """The refusal for `error` where the origin was asked for a list of tags or of referrers; `unknown` as above."""
     if isinstance(error, OriginRefusedError) and _is_for_clients(error):
-        return _relayed(error, Code.NAME_UNKNOWN)
+        return _relayed(error, unknown)
     return refusal(504 if isinstance(error, OriginTimeoutError) else 502, Code.UNAVAILABLE, str(error))
 
 

@@ -395,6 +395,18 @@ class TestLists:
                         reply = await node.ask(method, f"{prefix}{path}")
                         assert reply.status == RELAYED.get(answering.status, 502)
 
+    @pytest.mark.parametrize("suffix", ["", ".sig"])
+    @asynchronous
+    async def test_the_tag_that_stands_for_a_list(self, registry: ImageRegistry, tmp_path: Path, suffix: str) -> None:
+        """A client without a referrers API takes 404 for none."""
+        path = f"{APP}/manifests/{IMAGE.digest.replace(':', '-')}{suffix}"
+        async with limited(registry, tmp_path) as node:
+            assert (await node.get(path)).code == "MANIFEST_UNKNOWN"
+            registry.rules[f"/v2/{path}"] = PAGES["a page"]
+            assert (await node.get(path)).status == 502
+            registry.rules[f"/v2/{path}"] = Answering(503)
+            assert (await node.get(path)).status == 502
+
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
     @asynchronous
     async def test_what_it_says(self, registry: ImageRegistry, tmp_path: Path, status: int) -> None:

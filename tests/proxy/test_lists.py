@@ -7,12 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.oci.digest import Digest
-from proxy.core.lists import PAGE_TAGS, is_list, next_page, one_page, origin_query
+from proxy.core.lists import PAGE_TAGS, is_list, lists, next_page, one_page, origin_query
 from proxy.core.routing import Endpoint
 from tests.proxy.direct import route
 
 TAGS = route("library/app", "latest", Endpoint.TAGS)
 HERE = "/v2/library/app/tags/list"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reference", "expected"),
+    [
+        (Endpoint.TAGS, "latest", True),
+        (Endpoint.REFERRERS, Digest.of(b"a"), True),
+        (Endpoint.MANIFEST, Digest.of(b"a").replace(":", "-"), True),
+        (Endpoint.MANIFEST, Digest.of(b"a").replace(":", "-") + ".sig", True),
+        (Endpoint.MANIFEST, Digest.of(b"a"), False),
+        (Endpoint.MANIFEST, "latest", False),
+        (Endpoint.MANIFEST, "sha256-abc", False),
+        (Endpoint.BLOB, Digest.of(b"a"), False),
+    ],
+)
+def test_what_asks_for_a_list(endpoint: Endpoint, reference: str, expected: bool) -> None:
+    assert lists(route("library/app", reference, endpoint)) is expected
 
 
 @pytest.mark.parametrize(
