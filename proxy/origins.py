@@ -187,10 +187,14 @@ class Origins:
         first_byte = {"Range": "bytes=0-0"}
         try:
             answer = await self._request(route.upstream, "GET", route.origin_path, credential, None, first_byte)
-            found = blob_in(answer, route)
         except OriginTooLargeError:
-            found = await self._in_thread(route.upstream, partial(self._open_and_close, route, credential))
-        if not shows_blob(found, known_bytes, named=True):
+            found, proven = (
+                await self._in_thread(route.upstream, partial(self._open_and_close, route, credential)),
+                False,
+            )
+        else:
+            found, proven = blob_in(answer, route), True
+        if not shows_blob(found, known_bytes, named=proven):
             raise OriginCorruptError(f"the origin answered with something else than {route.digest}")
         return found
 
