@@ -14,7 +14,7 @@ PAGE_TAGS = 10_000
 _KEY = {Endpoint.TAGS: "tags", Endpoint.REFERRERS: "manifests"}
 _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
 """The referrers tag schema of the specification, and cosign's `sha256-<hex>.sig`."""
-_NEXT = re.compile(r"""<([!-=?-~]*)>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
+_NEXT = re.compile(r"""<[ ]*([!-=?-~]*)[ ]*>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
 
 
 def lists(route: Route) -> bool:

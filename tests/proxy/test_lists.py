@@ -63,6 +63,7 @@ def test_what_is_a_list(body: bytes, tags: bool, referrers: bool) -> None:
         ('</v2/library/app/tags/list?last=b&n=2>; rel="next"', "last=b&n=2"),
         ('<https://r.example/prefix/v2/library/app/tags/list?last=b>; rel="next"', "last=b"),
         ("<?last=b>; rel=next", "last=b"),
+        ("< ?last=b >; rel=next", "last=b"),
         ('<list?last=%C3%A9%26>; rel="next"', "last=%C3%A9%26"),
         ('</v2/x/tags/list?last=b&ns=other>; type="x"; rel="next"', "last=b"),
         ('</v2/x?first>; rel="prev", </v2/x?last=b>; rel="next"', "last=b"),
