@@ -30,8 +30,9 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB. `redirected`: a redirect's
-    target refused, to which the origin had let the request pass.
+    and `Content-Range`, unchanged; `challenges` are the values of `WWW-Authenticate` field by field; `body` is the
+    origin's own error body, at most 64 KiB. `redirected`: a redirect's target refused, to which the origin had let the
+    request pass.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class OriginRefusedError(OriginError):
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
         redirected: bool = False,
+        challenges: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
         self.body = body
         self.redirected = redirected
+        one = (value for name, value in self.headers.items() if name.lower() == "www-authenticate")
+        self.challenges = challenges or tuple(one)
 
 
 class OriginUnreachableError(OriginError):
@@ -63,14 +67,19 @@ class OriginBrokenError(OriginError):
 
 
 class OriginCorruptError(OriginError):
-    """The origin's bytes are not what their digest or their length says. Nothing of it was served as complete."""
+    """The origin's bytes are not what their digest says. Nothing of it was served as complete."""
 
 
-class OriginTooLargeError(OriginCorruptError):
+class OriginUnusableError(OriginError):
+    """The origin answered, and nothing can be made of the answer: its length or its range contradicts what was asked
+    for, it is in a coding that p2pd cannot undo, or it is something else. No byte of it was found wrong."""
+
+
+class OriginTooLargeError(OriginUnusableError):
     """An answer is longer than any such answer may be."""
 
 
-class OriginResizedError(OriginCorruptError):
+class OriginResizedError(OriginUnusableError):
     """The origin's answer has another length, `size_bytes`, than the blob was said to have."""
 
     def __init__(self, message: str, size_bytes: int) -> None:

@@ -22,7 +22,7 @@ from typing import Literal
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginCorruptError, OriginError, OriginTooLargeError, P2pdError
+from peer.errors import OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
@@ -162,7 +162,7 @@ class Mirror:
         if answer.status != 200:
             raise unusable(answer, route.origin_path)
         if not is_list(route.endpoint, answer.body):
-            raise OriginCorruptError(f"the origin answered 200 for {route.origin_path}, and that is no such list")
+            raise OriginUnusableError(f"the origin answered 200 for {route.origin_path}, and that is no such list")
         headers = {name: answer.headers[name] for name in FORWARDED_HEADERS if name in answer.headers}
         link = next_page(answer.headers.get("link", ""), route, named=named)
         if link is not None:

@@ -22,7 +22,7 @@ from peer.errors import (
     OriginError,
     OriginRefusedError,
     OriginTimeoutError,
-    OriginTooLargeError,
+    OriginUnusableError,
 )
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
@@ -99,7 +99,7 @@ class Origins:
 
         The credential is the client's own if the client sent one, else the operator's, else none. A client that named
         the upstream by a path prefix has a token for a repository whose name includes the prefix, which the origin
-        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError, OriginCorruptError.
+        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError, OriginUnusableError.
         """
         upstream = route.repository.upstream
         credential = self.credential(upstream, authorization)
@@ -135,7 +135,7 @@ class Origins:
         digest, of_manifest = route.digest, route.endpoint is Endpoint.MANIFEST
         try:
             answer = await self._request(route.upstream, "HEAD", route.origin_path, credential, None)
-        except OriginCorruptError:
+        except OriginUnusableError:
             pass  # the headers alone cannot be used
         else:
             found = described(answer, digest) if answer.status == 200 else None
@@ -187,15 +187,14 @@ class Origins:
         first_byte = {"Range": "bytes=0-0"}
         try:
             answer = await self._request(route.upstream, "GET", route.origin_path, credential, None, first_byte)
-        except OriginTooLargeError:
-            found, proven = (
-                await self._in_thread(route.upstream, partial(self._open_and_close, route, credential)),
-                False,
-            )
+        except OriginUnusableError:
+            found = await self._in_thread(route.upstream, partial(self._open_and_close, route, credential))
+            shows = shows_blob(found, known_bytes, named=False)
         else:
-            found, proven = blob_in(answer, route), True
-        if not shows_blob(found, known_bytes, named=proven):
-            raise OriginCorruptError(f"the origin answered with something else than {route.digest}")
+            found = blob_in(answer, route)
+            shows = shows_blob(found, known_bytes, named=True)
+        if not shows:
+            raise OriginUnusableError(f"the origin answered with something else than {route.digest}")
         return found
 
     def _open_and_close(self, route: Route, credential: Credential) -> Descriptor:
@@ -236,7 +235,7 @@ def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None
 def manifest_in(answer: Answer, what: str, digest: Digest | None = None) -> Descriptor:
     """The descriptor of the manifest in the origin's answer to GET of `what`; `digest` if that was asked for.
 
-    Raises OriginRefusedError, OriginCorruptError (the body is no manifest, or has another digest).
+    Raises OriginRefusedError, OriginUnusableError (the body is no manifest), OriginCorruptError (another digest).
     """
     if answer.status != 200:
         raise unusable(answer, what)
@@ -247,13 +246,13 @@ def manifest_in(answer: Answer, what: str, digest: Digest | None = None) -> Desc
     try:
         return Descriptor(manifest_type(answer.body, answer.headers.get("content-type")), found, len(answer.body))
     except ManifestError as error:
-        raise OriginCorruptError(f"the origin answered 200 for {what}, and {error}") from None
+        raise OriginUnusableError(f"the origin answered 200 for {what}, and {error}") from None
 
 
 def blob_in(answer: Answer, route: Route) -> Descriptor:
     """The descriptor of the blob of `route` in the origin's answer to GET of its first byte.
 
-    Raises OriginRefusedError, OriginCorruptError (it is another blob, or none).
+    Raises OriginRefusedError, OriginUnusableError (it is another blob, or none).
     """
     media_type, found = essence(answer.headers.get("content-type")), None
     if answer.status == 206:
@@ -271,7 +270,7 @@ def blob_in(answer: Answer, route: Route) -> Descriptor:
 def unusable(answer: Answer, what: str) -> OriginError:
     """The error for an answer without the content that was asked for. A refusal carries it to the client."""
     if answer.status < 400:
-        return OriginCorruptError(f"the origin answered {answer.status} for {what}, with nothing that can be used")
+        return OriginUnusableError(f"the origin answered {answer.status} for {what}, with nothing that can be used")
     headers = {name: value for name, value in answer.headers.items() if name in ("www-authenticate", "retry-after")}
     return OriginRefusedError(
         f"the origin answered {answer.status} for {what}",
@@ -279,4 +278,5 @@ def unusable(answer: Answer, what: str) -> OriginError:
         headers=headers,
         body=answer.body,
         redirected=answer.redirected,
+        challenges=answer.challenges,
     )

@@ -31,7 +31,7 @@ from typing import Protocol
 
 import structlog
 
-from peer.errors import OriginCorruptError, OriginError, OriginRefusedError
+from peer.errors import OriginError, OriginRefusedError, OriginUnusableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
@@ -220,7 +220,7 @@ class Tags:
         HEAD first, then GET: some registries do not answer HEAD as the specification wants.
         """
         ask = self._origins.ask_anonymously if anonymous else partial(self._origins.ask, authorization=authorization)
-        with suppress(OriginCorruptError):  # of HEAD: the headers alone cannot be used
+        with suppress(OriginUnusableError):  # of HEAD: the headers alone cannot be used
             asked = await ask(route, "HEAD", route.origin_path, accept=accept)
             manifest = described(asked.answer) if asked.answer.status == 200 else None
             if manifest is not None and _is_of_manifest(manifest):

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import functools
 import http.client
 import ssl
 import threading
@@ -18,7 +17,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
+from peer.origin.dialing import Dialer
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
+from peer.origin.trust import TrustedContext
 
 if TYPE_CHECKING:
     from peer.origin.cancel import CancelScope
@@ -40,7 +41,8 @@ class Connections:
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
-        self._tls = _tls_context(upstream)
+        self._tls = TrustedContext(upstream, clock)
+        self._dialer = Dialer()
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
@@ -54,18 +56,19 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        content: bytes | None = None,
     ) -> Reply:
-        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError."""
+        """Send one request, and read the headers of its answer. Raises ExchangeFailedError."""
         cancel_scope.check()
         idle = self._take_idle(target)
         if idle is not None:
             try:
-                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline)
+                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline, content)
             except ConnectionError:
                 cancel_scope.check()
         fresh = self._connect(target, deadline)
         try:
-            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline)
+            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline, content)
         except ConnectionError as error:
             raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
 
@@ -91,11 +94,12 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        content: bytes | None,
     ) -> Reply:
         """Raises ConnectionError if the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
         try:
-            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done)
+            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done, content)
         except (OSError, OriginUnreachableError):
             cancel_scope.let_go()
             self._drop(connection)
@@ -143,7 +147,7 @@ class Connections:
             self._drop(surplus)
         proxy = self._proxies.leading_to(target)
         try:
-            wire = _dial(target, proxy, self._tls, timeout_s)
+            wire = self._dial(target, proxy, timeout_s)
         except BaseException as error:
             with self._lock:
                 self._open -= 1
@@ -160,42 +164,21 @@ class Connections:
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
         return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
 
-
-def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
-    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
-    host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
-    if target.scheme == "http":
-        wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    else:
-        wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
-        if proxy:
-            wire.set_tunnel(target.host, target.port, proxy.headers)
-    try:
-        wire.connect()
-    except BaseException:
-        wire.close()
-        raise
-    return wire
-
-
-def _tls_context(upstream: Upstream) -> ssl.SSLContext:
-    if upstream.ca_file is None:
-        return _system_context()
-    context = _new_context()
-    try:
-        context.load_verify_locations(upstream.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"upstream {upstream.name}: no CA could be read from {upstream.ca_file}: {error}") from error
-    return context
-
-
-@functools.cache
-def _system_context() -> ssl.SSLContext:
-    """One context for all upstreams: reading the system's authorities takes 30 ms and 1 MiB."""
-    return _new_context()
-
-
-def _new_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    def _dial(self, target: Target, proxy: Proxy | None, timeout_s: float) -> http.client.HTTPConnection:
+        """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
+        host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
+        wire: http.client.HTTPConnection
+        if target.scheme == "http":
+            wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        else:
+            wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls.get())
+            if proxy:
+                wire.set_tunnel(target.host, target.port, proxy.headers)
+        # http.client's own seam for what opens its socket; urllib3 sets it, too.
+        wire._create_connection = self._dialer.connect  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
+            wire.connect()
+        except BaseException:
+            wire.close()
+            raise
+        return wire

@@ -42,11 +42,15 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to a request that is refused."""
+    """The answer to a request that is refused. Each of `challenges` goes into a WWW-Authenticate field of its own.
+
+    The parsers of docker and containerd read one challenge per field: of joined fields they see the first challenge.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    challenges: tuple[str, ...] = ()
 
 
 _BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS, 451: Code.DENIED}
@@ -54,7 +58,8 @@ _FOR_CLIENTS = frozenset({400, 429})
 """The statuses that are relayed though they say nothing of access: what the client can act upon. Others are not, such
 as 405 and 416: p2pd chose the method and the range. dockerd tries again after some of them."""
 
-RELAYED_HEADERS = ("www-authenticate", "retry-after")
+RELAYED_HEADERS = ("retry-after",)
+"""The origin's headers that are relayed beside its challenges."""
 
 
 def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | None = None) -> Refusal:
@@ -83,9 +88,9 @@ def _is_for_clients(error: OriginRefusedError) -> bool:
 
 def _relayed(error: OriginRefusedError, unknown: Code) -> Refusal:
     headers = {name: value for name, value in error.headers.items() if name.lower() in RELAYED_HEADERS}
-    if is_error_body(error.body):
-        return Refusal(error.status, error.body, headers)
-    return refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error), headers)
+    refused = refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error))
+    body = error.body if is_error_body(error.body) else refused.body
+    return Refusal(error.status, body, headers, error.challenges)
 
 
 def is_error_body(body: bytes) -> bool:

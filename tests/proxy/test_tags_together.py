@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import ANY_MANIFEST, DOCKER_IMAGE, OCI_IMAGE
@@ -129,7 +129,7 @@ class TestOurTurn:
         registry.rules[f"/v2/{APP}/manifests/latest"] = Answering(200, b"<html></html>", {"Content-Type": "text/html"})
         others = Others(Turn.OURS)
         async with parts_of(registry, tmp_path, others=others) as parts:
-            with pytest.raises(OriginCorruptError):
+            with pytest.raises(OriginUnusableError):
                 await parts.tags.resolve(LATEST, None, "")
         assert others.told == [(NAME, 0, None)]
 
