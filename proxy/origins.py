@@ -75,16 +75,16 @@ class Origins:
         """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
         accepts any manifest.
 
-        The credential is the client's own if the client sent one, else the operator's, else none. A client that named
-        the upstream by a path prefix has a token for a repository whose name includes the prefix, which the origin
-        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError.
+        The credential is the client's own if the client sent one, else the operator's, else none. A client that has
+        another name for the repository than the origin (a prefix in it, `library/` left out) has a token for that name,
+        which the origin refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError.
         """
         upstream = route.repository.upstream
         credential = Credential(authorization)
         if authorization is None:
             credential = Credential(own=self.upstreams[upstream].has_credentials)
         answer = await self._request(upstream, method, path, credential, accept)
-        if answer.status in (401, 403) and authorization is not None and route.prefix:
+        if answer.status in (401, 403) and authorization is not None and route.renamed:
             second = await self._request(upstream, method, path, OWN, accept)
             if second.status < 400:
                 return OriginAnswer(second, OWN)

@@ -58,7 +58,7 @@ def place(repository: str) -> Repository:
 
 
 def route(repository: str, reference: str, endpoint: Endpoint = Endpoint.MANIFEST, prefix: str = "") -> Route:
-    return Route(endpoint, place(repository), parse_reference(reference), prefix)
+    return Route(endpoint, place(repository), parse_reference(reference), prefix, renamed=bool(prefix))
 
 
 @asynccontextmanager
