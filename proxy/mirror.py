@@ -167,15 +167,16 @@ class Mirror:
         return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
 
 
-_LINK = re.compile(r"<(?:https?://[^/>]*)?/v2/(?P<below>[^>]*)>")
+_LINK = re.compile(r"<[^>?]*(?P<query>\?[^>]*)?>")
 
 
 def _link_here(link: str, route: Route, *, named: bool) -> str:
-    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not."""
+    """The next page's address at this mirror: the route's own, with the query of the origin's address, whose path may
+    have a project of the origin in it. It names the upstream as the client did: by prefix, by `ns` or not."""
 
     def here(found: re.Match[str]) -> str:
-        below = found["below"]
-        ns = f"{'&' if '?' in below else '?'}ns={route.upstream}" if named else ""
-        return f"</v2/{route.prefix}{below}{ns}>"
+        query = found["query"] or ""
+        ns = f"{'&' if query else '?'}ns={route.upstream}" if named else ""
+        return f"</v2/{route.prefix}{route.origin_path}{query}{ns}>"
 
     return _LINK.sub(here, link, count=1)

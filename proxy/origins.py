@@ -30,10 +30,14 @@ OWN = Credential(own=True)
 
 @dataclass(frozen=True, slots=True)
 class UpstreamOrigin:
-    """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none."""
+    """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none.
+
+    `renames`: its repositories have other names there than for clients (`library/alpine` is `hub/library/alpine`).
+    """
 
     origin: Origin
     has_credentials: bool = False
+    renames: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +80,20 @@ class Origins:
         accepts any manifest.
 
         The credential is the client's own if the client sent one, else the operator's, else none. A client that has
-        another name for the repository than the origin (a prefix in it, `library/` left out) has a token for that name,
-        which the origin refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError.
+        another name for the repository than the origin (a prefix, `library/` left out, a project of the origin) may
+        have a token for that name, which the origin refuses. p2pd then asks again with its own credential. Raises
+        OriginUnreachableError.
         """
         upstream = route.repository.upstream
         credential = Credential(authorization)
         if authorization is None:
             credential = Credential(own=self.upstreams[upstream].has_credentials)
         answer = await self._request(upstream, method, path, credential, accept)
-        if answer.status in (401, 403) and authorization is not None and route.renamed:
+        if (
+            answer.status in (401, 403)
+            and authorization is not None
+            and (route.renamed or self.upstreams[upstream].renames)
+        ):
             second = await self._request(upstream, method, path, OWN, accept)
             if second.status < 400:
                 return OriginAnswer(second, OWN)

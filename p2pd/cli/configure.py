@@ -31,7 +31,12 @@ from p2pd.configure.tree import Disk
     metavar="NAME|NAME=URL",
     help="An upstream to mirror; repeatable.  [default: all that are configured]",
 )
-@click.option("--all", "wildcard", is_flag=True, help="Ask the mirror for every other registry as well.")
+@click.option(
+    "--all",
+    "wildcard",
+    is_flag=True,
+    help="Ask the mirror for every other registry as well. p2pd needs the upstream * to serve these.",
+)
 @click.option(
     "--accept-changes", is_flag=True, help="Files that somebody changed after p2pd did are the operator's from now on."
 )
@@ -67,8 +72,10 @@ def configure(
     chosen = RUNTIMES[runtime]
     if undo and (mirror or upstreams or wildcard):
         raise click.UsageError("--undo puts back what was there: it takes no --mirror, --upstream or --all")
-    if wildcard and not chosen.has_wildcard:
-        raise click.UsageError(f"{runtime} has no way to mirror every registry: name each with --upstream")
+    if wildcard and chosen.no_wildcard:
+        raise click.UsageError(
+            f"{runtime} has no way to mirror every registry: name each with --upstream ({chosen.no_wildcard})"
+        )
     request = None
     if not undo:  # --undo has to work with a broken configuration too
         settings = load({}, os.environ, file=config)

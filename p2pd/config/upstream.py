@@ -11,15 +11,15 @@ from p2pd.config.values import ConfigError, UpstreamSetting
 from peer.oci.reference import UpstreamName, parse_upstream_name
 from peer.origin.client import HttpOrigin
 from peer.origin.layout import LayoutOrigin
-from peer.origin.upstream import Upstream
+from peer.origin.upstream import Upstream, UpstreamEndpoint
 from proxy.origins import ANSWER_WITHIN_S, UpstreamOrigin
 
 LAYOUT_SCHEME = "oci-layout"
 
 
 def make_upstreams(settings: Settings) -> Mapping[UpstreamName, UpstreamOrigin]:
-    """Every configured upstream, in order. Raises ConfigError."""
-    return {parse_upstream_name(each.name): _make(each, settings) for each in settings.upstream}
+    """Every configured upstream that has a name, in order. Raises ConfigError."""
+    return {parse_upstream_name(each.name): _make(each, settings) for each in settings.named_upstreams}
 
 
 def _make(setting: UpstreamSetting, settings: Settings) -> UpstreamOrigin:
@@ -40,7 +40,11 @@ def _make(setting: UpstreamSetting, settings: Settings) -> UpstreamOrigin:
             rate_bytes_per_s=settings.origin_rate if setting.rate is None else setting.rate,
             metadata_s=ANSWER_WITHIN_S - 2.0,
         )
-        return UpstreamOrigin(HttpOrigin(upstream), has_credentials=upstream.username is not None)
+        return UpstreamOrigin(
+            HttpOrigin(upstream),
+            has_credentials=upstream.username is not None,
+            renames=any(UpstreamEndpoint.parse(url).project for url in setting.urls),
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -40,5 +40,4 @@ RUNTIME: Final = Runtime(
     programs=("k3s",),
     families=("containerd",),
     activation={CONFIG: "k3s reads it only when it starts: systemctl restart k3s (or k3s-agent; pods keep running)"},
-    has_wildcard=True,
 )

@@ -134,7 +134,8 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
             meanwhile[path] = Entry(base, ours, entry.directories)
         elif path in new:
             meanwhile[path] = entry
-    outcome = ConfigureOutcome(tuple(changes), plan.remarks, accepted)
+    remarks = (*plan.remarks, *(runtime.remarks(request) if request is not None else ()))
+    outcome = ConfigureOutcome(tuple(changes), remarks, accepted)
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 

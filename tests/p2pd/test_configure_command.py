@@ -100,6 +100,29 @@ def test_the_mirrors_address_and_the_wildcard(root: Path) -> None:
     assert "127.0.0.1:8000" in (root / "etc/containerd/certs.d/_default/hosts.toml").read_text()
 
 
+def test_all_is_for_a_mirror_that_serves_everything(root: Path, config: Path) -> None:
+    default = root / "etc/containerd/certs.d/_default/hosts.toml"
+    narrow = run(root, "containerd", "--all", "--config", str(config))
+    assert "p2pd has no upstream '*'" in narrow.output
+    assert default.exists()
+    run(root, "containerd", "--undo")
+
+    config.write_text('mirror = "127.0.0.1:7000"\nupstream = ["docker.io", "*"]\n')
+    wide = run(root, "containerd", "--config", str(config))
+    assert "note:" not in wide.output
+    assert "http://127.0.0.1:7000" in default.read_text()
+    assert (default.parent.parent / "docker.io").exists()
+    assert not (default.parent.parent / "*").exists()
+    run(root, "containerd", "--config", str(config), "--upstream", "docker.io")
+    assert not default.exists()
+    run(root, "containerd", "--upstream", "*")
+    assert default.exists()
+
+    podman = run(root, "podman", "--config", str(config))
+    assert podman.exit_code == 0
+    assert "podman asks the mirror for docker.io only" in podman.output
+
+
 def test_what_cannot_be_done_exits_with_1_and_changes_nothing(root: Path) -> None:
     (root / "etc/docker/daemon.json").write_text("{")
     before = snapshot(root)

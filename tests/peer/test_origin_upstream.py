@@ -17,11 +17,18 @@ from tests.peer.origin_fixtures import origin_at
         ("https://HOST:443/", "https://host", "/v2/x"),
         ("http://host:5000/a/b/", "http://host:5000/a/b", "/a/b/v2/x"),
         ("http://[::1]:5000", "http://[::1]:5000", "/v2/x"),
+        ("https://host/v2/", "https://host", "/v2/x"),
+        ("https://host/a/v2", "https://host/a", "/a/v2/x"),
+        ("https://host/v2/hub/", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/a/v2/hub/b", "https://host/a/v2/hub/b", "/a/v2/hub/b/x"),
+        ("https://host/v2//hub", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/v2x/hub", "https://host/v2x/hub", "/v2x/hub/v2/x"),
     ],
 )
 def test_endpoints(text: str, shown: str, path: str) -> None:
     endpoint = UpstreamEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
+    assert endpoint.path("") == f"{endpoint.prefix}/v2/"  # a ping is of the registry, not of a project
 
 
 @pytest.mark.parametrize(
