@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from peer.errors import OriginCorruptError, OriginRefusedError
 from peer.oci.manifest import ANY_MANIFEST
 from peer.origin import redirects
+from peer.origin.address_policy import Lead
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
@@ -117,6 +118,10 @@ class HttpOrigin:
         self._cancel_scopes.close()
         self._connections.close()
 
+    def retire(self) -> None:
+        """Close idle connections, now and from now on. Whatever is under way goes on."""
+        self._connections.close()
+
     def statistics(self) -> OriginStatistics:
         """The counters so far."""
         return self._traffic.statistics(self._connections.open_count)
@@ -197,13 +202,15 @@ class HttpOrigin:
     ) -> Reply:
         """One attempt at one endpoint. A challenge is answered if the credential is our own."""
 
-        def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
+        def exchange(
+            target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
+        ) -> Reply:
             return redirects.exchange(
-                self._connections, cancel_scope, target, method, path, headers, authorization, deadline
+                self._connections, cancel_scope, target, method, path, headers, authorization, deadline, lead
             )
 
         def fetch(realm: Target, path: str, authorization: str | None) -> Answer:
-            return exchange(realm, "GET", path, authorization).answer()
+            return exchange(realm, "GET", path, authorization, Lead(reply.address)).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
         repository = path.partition("?")[0].rsplit("/", 2)[0]

@@ -5,22 +5,31 @@ Rules:
    closed it, or sent bytes unasked) is dropped. If a kept connection proves dead in use, it is replaced at once, and
    that does not count as a failed attempt.
 2. TLS is verified. There is no switch.
-3. Every error is an ExchangeFailedError that names the host, and never a path or a query.
+3. Each address is judged before it is connected to (`peer.origin.address_policy`). A proxy resolves names itself: then
+   a target is judged only if it is an address.
+4. Every error is an ExchangeFailedError that names the host, and never a path or a query.
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
+import ipaddress
+import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
+from peer.origin.address_policy import AddressPolicy, literal, refusal
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
+from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peer.origin.address_policy import Address, Lead
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.proxies import Proxies, Proxy
@@ -41,6 +50,11 @@ class Connections:
         self._traffic = traffic
         self._clock = clock
         self._tls = _tls_context(upstream)
+        self._policy = AddressPolicy.of(
+            [UpstreamEndpoint.parse(text).target for text in upstream.endpoints],
+            (*upstream.allow_private, *upstream.token_hosts),
+            public_only=upstream.public_only,
+        )
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
@@ -54,16 +68,20 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        lead: Lead | None = None,
     ) -> Reply:
-        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError."""
+        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError.
+
+        `lead` is whoever named `target`, if it is not the upstream's own.
+        """
         cancel_scope.check()
-        idle = self._take_idle(target)
+        idle = self._take_idle(target, lead)
         if idle is not None:
             try:
                 return self._exchange_on(idle, cancel_scope, method, path, headers, deadline)
             except ConnectionError:
                 cancel_scope.check()
-        fresh = self._connect(target, deadline)
+        fresh = self._connect(target, deadline, lead)
         try:
             return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline)
         except ConnectionError as error:
@@ -117,33 +135,45 @@ class Connections:
         with self._lock:
             self._open -= 1
 
-    def _take_idle(self, target: Target) -> Connection | None:
+    def _take_idle(self, target: Target, lead: Lead | None) -> Connection | None:
         oldest = self._clock.monotonic() - self._upstream.idle_s
         with self._lock:
             expired = [connection for connection in self._idle if connection.idle_since < oldest]
             self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
-            found = next((idle for idle in reversed(self._idle) if idle.target == target), None)
+            found = next((idle for idle in reversed(self._idle) if self._is_usable(idle, target, lead)), None)
             if found is not None:
                 self._idle.remove(found)
         for connection in expired:
             self._drop(connection)
         if found is not None and found.is_dead():
             self._drop(found)
-            return self._take_idle(target)
+            return self._take_idle(target, lead)
         return found
 
-    def _connect(self, target: Target, deadline: float) -> Connection:
+    def _is_usable(self, idle: Connection, target: Target, lead: Lead | None) -> bool:
+        address = idle.address or literal(target.host)
+        return idle.target == target and (address is None or self._policy.allows(target, address, lead))
+
+    def _check_address(self, target: Target, lead: Lead | None, address: Address) -> None:
+        """Raises ExchangeFailedError if `target` may not be connected to at `address`."""
+        if not self._policy.allows(target, address, lead):
+            raise ExchangeFailedError(refusal(target, address, lead), lasting=True)
+
+    def _connect(self, target: Target, deadline: float, lead: Lead | None) -> Connection:
         timeout_s = min(self._upstream.connect_s, deadline - self._clock.monotonic())
         if timeout_s <= 0:
             raise ExchangeFailedError(f"{target} was not tried: no time was left")
+        proxy = self._proxies.leading_to(target)
+        check = functools.partial(self._check_address, target, lead)
+        if proxy and (address := _numeric(target.host)):
+            check(address)
         with self._lock:
             surplus = self._idle.pop(0) if self._open >= self._upstream.max_connections and self._idle else None
             self._open += 1
         if surplus is not None:
             self._drop(surplus)
-        proxy = self._proxies.leading_to(target)
         try:
-            wire = _dial(target, proxy, self._tls, timeout_s)
+            wire = _dial(target, proxy, self._tls, timeout_s, check)
         except BaseException as error:
             with self._lock:
                 self._open -= 1
@@ -158,11 +188,18 @@ class Connections:
                 raise ExchangeFailedError(f"{target} could not be connected to{through} ({reason(error)})") from error
             raise
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
-        return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection = Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection.address = None if proxy else _peer(wire.sock)
+        return connection
 
 
-def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
-    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
+def _dial(
+    target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float, check: Callable[[Address], None]
+) -> http.client.HTTPConnection:
+    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy.
+
+    `check` raises for an address that is not to be connected to.
+    """
     host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
     if target.scheme == "http":
         wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -171,21 +208,63 @@ def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: f
         if proxy:
             wire.set_tunnel(target.host, target.port, proxy.headers)
     try:
-        wire.connect()
+        if proxy:
+            wire.connect()
+        else:
+            wire.sock = _connected(target, timeout_s, check)
+            if target.scheme == "https":
+                wire.sock = tls.wrap_socket(wire.sock, server_hostname=target.host)
     except BaseException:
         wire.close()
         raise
     return wire
 
 
+def _connected(target: Target, timeout_s: float, check: Callable[[Address], None]) -> socket.socket:
+    """A socket that is connected to the first address that `check` allows and that takes the connection."""
+    trouble: OSError | ExchangeFailedError = OSError("the name has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
+        made = socket.socket(family, kind, protocol)
+        try:
+            check(ipaddress.ip_address(str(address[0]).partition("%")[0]))
+            made.settimeout(timeout_s)
+            made.connect(address)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except (OSError, ExchangeFailedError) as error:
+            made.close()
+            trouble = error
+        else:
+            return made
+    raise trouble
+
+
+def _peer(connected: socket.socket) -> Address:
+    return ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
+
+
+def _numeric(host: str) -> Address | None:
+    """The address that `host` is in any notation that the resolver takes (`0x7f.1`); None for a name."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return literal(str(found[0][4][0]))
+
+
 def _tls_context(upstream: Upstream) -> ssl.SSLContext:
     if upstream.ca_file is None:
         return _system_context()
-    context = _new_context()
     try:
-        context.load_verify_locations(upstream.ca_file)
+        return _context_with(upstream.ca_file)
     except OSError as error:  # ssl.SSLError is one
         raise ValueError(f"upstream {upstream.name}: no CA could be read from {upstream.ca_file}: {error}") from error
+
+
+@functools.lru_cache(maxsize=32)
+def _context_with(ca_file: Path) -> ssl.SSLContext:
+    """One context for all upstreams that have the same authorities."""
+    context = _new_context()
+    context.load_verify_locations(ca_file)
     return context
 
 

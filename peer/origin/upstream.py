@@ -93,6 +93,10 @@ class Upstream:
     password: str | None = field(default=None, repr=False)
     token_hosts: tuple[str, ...] = ()
     mirrored: str | None = None
+    allow_private: tuple[str, ...] = ()
+    """Hosts, addresses and networks that redirects and realms may lead to, whatever `address_policy` says of them."""
+    public_only: bool = False
+    """Whether the endpoints, too, have to be public or in `allow_private`: a client chose them."""
     max_connections: int = 16
     rate_bytes_per_s: int = 0
     """For all bodies together; 0 is no limit."""

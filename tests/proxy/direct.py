@@ -15,8 +15,9 @@ from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
-from proxy.origins import Origins, UpstreamOrigin
+from proxy.origins import Origins
 from proxy.tags import Tags
+from proxy.upstreams import UpstreamOrigin
 from tests.support.registry import ImageRegistry
 
 HUB = UpstreamName("docker.io")
