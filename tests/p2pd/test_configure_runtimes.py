@@ -145,7 +145,7 @@ def test_the_wildcard_is_told_to_be_narrow_if_the_mirror_serves_named_registries
     wide = replace(REQUEST, wildcard=True)
     (narrow,) = RUNTIMES["containerd"].remarks(wide)
     assert "refuses images of other registries than docker.io, registry.example:5000" in narrow
-    for name in ("containerd", "k3s", "docker"):
+    for name in ("containerd", "k3s", "rke2", "docker"):
         assert RUNTIMES[name].remarks(replace(wide, any_host=True)) == ()
         assert RUNTIMES[name].remarks(REQUEST) == ()
     for name in ("podman", "crio", "buildkit"):
@@ -422,9 +422,10 @@ def test_mirrors_that_are_no_list_are_told() -> None:
 K3S = "/etc/rancher/k3s/registries.yaml"
 
 
-def test_k3s_gets_an_endpoint_for_each_registry() -> None:
+@pytest.mark.parametrize("name", ["k3s", "rke2"])
+def test_k3s_and_rke2_get_an_endpoint_for_each_registry(name: str) -> None:
     assert (
-        body(plan("k3s", {}, replace(REQUEST, wildcard=True)).files[K3S])
+        body(plan(name, {}, replace(REQUEST, wildcard=True)).files[f"/etc/rancher/{name}/registries.yaml"])
         == """\
 mirrors:
   "docker.io":
