@@ -177,7 +177,7 @@ def _link_here(link: str, route: Route, *, named: bool) -> str:
 
     def here(found: re.Match[str]) -> str:
         query = found["query"] or ""
-        ns = f"{'&' if query else '?'}ns={route.upstream}" if named else ""
+        ns = f"{'&' if query else '?'}ns={route.upstream}" if named and not route.prefix else ""
         return f"</v2/{route.prefix}{route.origin_path}{query}{ns}>"
 
     return _LINK.sub(here, link, count=1)

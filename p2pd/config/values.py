@@ -232,13 +232,13 @@ def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
 
 
 def parse_networks(value: object) -> tuple[str, ...]:
-    """A list of hosts, addresses and networks (`10.0.0.0/8`), or one text with white space between them."""
+    """A list of hosts (`*.corp`: all below), addresses and networks (`10.0.0.0/8`), or one text with white space."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise ConfigError('expected a list such as ["registry.corp", "10.0.0.0/8"]')
     for text in texts:
-        if not isinstance(text, str) or not (_is_host(text.removesuffix(".")) or _is_network(text)):
-            raise ConfigError("expected hosts, addresses and networks, such as registry.corp or 10.0.0.0/8")
+        if not isinstance(text, str) or not (_is_host(_domain(text)) or _is_network(text)):
+            raise ConfigError("expected hosts, addresses and networks, such as registry.corp, *.corp or 10.0.0.0/8")
     return tuple(text.lower().removesuffix(".").strip("[]") for text in texts)
 
 
@@ -293,6 +293,10 @@ def _address(text: str) -> Address | None:
     if not _is_host(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         return None
     return Address(host.strip("[]"), int(port))
+
+
+def _domain(text: str) -> str:
+    return text.removesuffix(".").removeprefix("*.")
 
 
 def _is_network(text: str) -> bool:

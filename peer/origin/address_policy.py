@@ -8,11 +8,11 @@ Rules:
 1. The upstream's own addresses are the operator's choice. An upstream that a client chose (`*`) has to be public.
 2. Elsewhere, a public address is always right. Beyond that, nobody leads further inside than where they are:
 
-   | who leads there | private | loopback | any other (link-local, metadata, multicast, reserved) |
-   |-----------------|---------|----------|------------------------------------------------------|
-   | public          | no      | no       | no                                                   |
-   | private         | yes     | no       | no                                                   |
-   | loopback        | yes     | the same address | no                                           |
+   | who leads there | private | loopback         | any other (link-local, metadata, multicast, …) |
+   |-----------------|---------|------------------|------------------------------------------------|
+   | public          | no      | no               | no                                             |
+   | private         | yes     | no               | no                                             |
+   | loopback        | yes     | the same address | no                                             |
 
    Of several redirects, the one that came from furthest outside counts. An address that is not known, since a proxy
    connected to it, is taken for public.
@@ -62,16 +62,24 @@ _METADATA = _networks(
 """Services of a cloud for this machine alone. Some are in private or public ranges."""
 
 _LOOPBACK = _networks("127.0.0.0/8", "::1/128")
-_PRIVATE = _networks("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+_PRIVATE = _networks(
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "198.18.0.0/15",  # for benchmarks; proxies with "fake addresses" give every name one of these
+    "240.0.0.0/4",  # reserved; Google's networks have hosts there, and Istio's proxies names
+    "fc00::/7",
+)
 _SPECIAL = _networks(
     "0.0.0.0/8",
     "192.0.0.0/24",
     "192.0.2.0/24",
     "192.88.99.0/24",
-    "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
-    "224.0.0.0/3",  # multicast, reserved, broadcast
+    "224.0.0.0/4",  # multicast
+    "255.255.255.255/32",
     "2001::/23",
     "2001:db8::/32",
     "3fff::/20",
@@ -87,11 +95,11 @@ def reach_of(address: Address) -> Reach:
         return Reach.SPECIAL
     if _is_in(address, _LOOPBACK):
         return Reach.LOOPBACK
+    if _is_in(address, _SPECIAL):
+        return Reach.SPECIAL
     if _is_in(address, _PRIVATE):
         return Reach.PRIVATE
-    if _is_in(address, _SPECIAL) or (address.version == 6 and address not in _GLOBAL_IPV6):
-        return Reach.SPECIAL
-    return Reach.PUBLIC
+    return Reach.PUBLIC if address.version == 4 or address in _GLOBAL_IPV6 else Reach.SPECIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class AddressPolicy:
 
     @classmethod
     def of(cls, homes: Iterable[Target], listed: Iterable[str], *, public_only: bool) -> AddressPolicy:
-        """`listed` are host names, addresses and networks."""
+        """`listed` are hosts, addresses and networks; `*.corp` is every host below `corp`."""
         hosts, networks = set(), []
         for text in listed:
             try:
@@ -130,7 +138,7 @@ class AddressPolicy:
         """Whether `target` may be connected to at `address`. `lead` is None for the upstream's own targets."""
         if (lead is None or target in self.homes) and not self.public_only:
             return True
-        if target.host.removesuffix(".") in self.hosts or _is_in(_unwrapped(address), self.networks):
+        if self._lists(target.host.removesuffix(".")) or _is_in(_unwrapped(address), self.networks):
             return True
         reach = reach_of(address)
         if reach is Reach.PUBLIC:
@@ -140,6 +148,10 @@ class AddressPolicy:
         if reach is Reach.PRIVATE:
             return reach_of(lead.address) in (Reach.PRIVATE, Reach.LOOPBACK)
         return reach is Reach.LOOPBACK and _is_same_loopback(address, lead.address)
+
+    def _lists(self, host: str) -> bool:
+        labels = host.split(".")
+        return host in self.hosts or any(f"*.{'.'.join(labels[at:])}" in self.hosts for at in range(1, len(labels)))
 
 
 def refusal(target: Target, address: Address, lead: Lead | None) -> str:

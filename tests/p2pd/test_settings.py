@@ -178,7 +178,7 @@ def test_everything_and_what_is_inside_by_flag_by_variable_and_by_file(tmp_path:
 def test_nonsense_about_everything_is_told() -> None:
     assert problems({"upstream": ("*=https://a",), "allow_private": ("10.0.0.0/40",)}, {}) == [
         "--upstream: '*': the upstream * is every registry at its own address: it has no URL",
-        "--allow-private: expected hosts, addresses and networks, such as registry.corp or 10.0.0.0/8",
+        "--allow-private: expected hosts, addresses and networks, such as registry.corp, *.corp or 10.0.0.0/8",
     ]
 
 

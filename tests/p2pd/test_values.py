@@ -192,13 +192,15 @@ def test_the_upstream_for_everything() -> None:
 
 
 def test_hosts_and_networks() -> None:
-    found = parse_networks("Registry.corp. 10.0.0.0/8 10.1.2.3 [fd00::1] fd00::/8")
-    assert found == ("registry.corp", "10.0.0.0/8", "10.1.2.3", "fd00::1", "fd00::/8")
+    found = parse_networks("Registry.corp. *.Corp 10.0.0.0/8 10.1.2.3 [fd00::1] fd00::/8")
+    assert found == ("registry.corp", "*.corp", "10.0.0.0/8", "10.1.2.3", "fd00::1", "fd00::/8")
     assert parse_networks(list(found)) == found
     assert parse_networks("") == ()
 
 
-@pytest.mark.parametrize("value", ["10.0.0.1/8", "10.0.0.0/33", "*", "https://a", "a:5000", "a/b", [3], 3, None])
+@pytest.mark.parametrize(
+    "value", ["10.0.0.1/8", "10.0.0.0/33", "*", "a.*", "*.10.0.0.0/8", "https://a", "a:5000", "a/b", [3], 3, None]
+)
 def test_what_is_no_host_and_no_network(value: object) -> None:
     with pytest.raises(ConfigError, match="expected"):
         parse_networks(value)

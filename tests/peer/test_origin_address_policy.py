@@ -26,14 +26,14 @@ HOME = Target("https", "registry.example", 443)
     [
         (Reach.PUBLIC, ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::1.1.1.1"]),
         (Reach.PRIVATE, ["10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1"]),
-        (Reach.PRIVATE, ["fc00::1", "fdff::1"]),
+        (Reach.PRIVATE, ["fc00::1", "fdff::1", "198.18.0.1", "240.0.0.1"]),
         (Reach.PRIVATE, ["::ffff:10.0.0.1", "64:ff9b::10.0.0.1", "2002:a00:1::"]),
         (Reach.LOOPBACK, ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1", "2002:7f00:1::"]),
         (Reach.SPECIAL, ["169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::169.254.169.254"]),
         (Reach.SPECIAL, ["fe80::1", "fe80::1%eth0"]),
         (Reach.SPECIAL, ["fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"]),
-        (Reach.SPECIAL, ["0.0.0.0", "0.1.2.3", "::", "224.0.0.1", "240.0.0.1", "255.255.255.255", "ff02::1"]),
-        (Reach.SPECIAL, ["192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "2001:db8::1"]),
+        (Reach.SPECIAL, ["0.0.0.0", "0.1.2.3", "::", "224.0.0.1", "255.255.255.255", "ff02::1"]),
+        (Reach.SPECIAL, ["192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1"]),
         (Reach.SPECIAL, ["fec0::1", "::7f00:1"]),
         (Reach.SPECIAL, ["2001:0:1::1"]),
     ],
@@ -79,11 +79,11 @@ def test_the_redirect_from_furthest_outside_counts() -> None:
     assert private.joined(None) == Lead(None)
 
 
-@pytest.mark.parametrize("listed", ["elsewhere.example", "10.0.0.0/8", "10.1.2.3"])
+@pytest.mark.parametrize("listed", ["elsewhere.example", "*.example", "10.0.0.0/8", "10.1.2.3"])
 def test_what_is_listed_is_right(listed: str) -> None:
     assert allows(PRIVATE, PUBLIC, listed=(listed,))
     assert allows("::ffff:10.1.2.3", PUBLIC, listed=(listed,))
-    assert not allows("192.168.0.1", PUBLIC, listed=("10.0.0.0/8", "other.example"))
+    assert not allows("192.168.0.1", PUBLIC, listed=("10.0.0.0/8", "other.example", "*.elsewhere.example"))
 
 
 def test_the_upstreams_own_address_is_the_operators_choice_unless_a_client_chose_the_upstream() -> None:

@@ -70,5 +70,6 @@ class TestProject:
         path = "/v2/hub/library/app/tags/list"
         registry.rules[path] = Answering(200, b"{}", {"Link": f'<{path}?last=b&n=2>; rel="next"'})
         async with node_at(tmp_path / "store", f"docker.io={registry.url}/v2/hub") as node:
-            reply = await node.get("docker.io/library/app/tags/list?n=2")
-            assert reply.headers["link"] == '</v2/docker.io/library/app/tags/list?last=b&n=2>; rel="next"'
+            for ns in ("", "&ns=docker.io"):  # both, where the URL of containerd's mirror has a path
+                reply = await node.get(f"docker.io/library/app/tags/list?n=2{ns}")
+                assert reply.headers["link"] == '</v2/docker.io/library/app/tags/list?last=b&n=2>; rel="next"'

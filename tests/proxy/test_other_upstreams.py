@@ -120,6 +120,8 @@ class TestHowManyThereAre:
             now[0] = UNUSED_S + 1
             others.get(UpstreamName("b.test"))
             assert (others.statistics().open_connections, others.statistics().requests) == (0, 1)
+            assert isinstance(unused.origin, HttpOrigin)
+            assert unused.origin.statistics().open_connections == 0
             assert unused.origin.request("GET", "", credential=NOBODY).status == 200
             others.close()
             with pytest.raises(OriginUnreachableError):
