@@ -213,7 +213,7 @@ class HttpOrigin:
             return exchange(realm, "GET", path, authorization, Lead(reply.address)).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
-        repository = path.partition("?")[0].rsplit("/", 2)[0]
+        repository = endpoint.repository(path.partition("?")[0].rsplit("/", 2)[0])
         asked = endpoint.path(path) + (("&" if "?" in path else "?") + self._query if self._query else "")
         shown = credential.authorization
         if shown is None and credential.own:

@@ -69,6 +69,10 @@ class UpstreamEndpoint:
         """The request path of what is at `below_v2`, which may have a query. Empty: the ping."""
         return f"{self.prefix}/v2/{self.project if below_v2 else ''}{wire_path(below_v2)}"
 
+    def repository(self, name: str) -> str:
+        """The name here of the repository that clients call `name`; empty for none."""
+        return f"{self.project}{name}" if name else ""
+
 
 def wire_path(text: str) -> str:
     """`text` with all that cannot stand in a request line percent-encoded, and what is already so left alone."""

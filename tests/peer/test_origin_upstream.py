@@ -28,6 +28,8 @@ from tests.peer.origin_fixtures import origin_at
 def test_endpoints(text: str, shown: str, path: str) -> None:
     endpoint = UpstreamEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
+    assert f"{endpoint.prefix}/v2/{endpoint.repository('x')}" == path
+    assert endpoint.repository("") == ""
     assert endpoint.path("") == f"{endpoint.prefix}/v2/"  # a ping is of the registry, not of a project
 
 
