@@ -168,16 +168,22 @@ class Mirror:
         return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
 
 
-_LINK = re.compile(r"<[^>?]*(?P<query>\?[^>]*)?>")
+_LINK = re.compile(r"<[^>?#]*(?:\?(?P<query>[^>#]*))?[^>]*>")
 
 
 def _link_here(link: str, route: Route, *, named: bool) -> str:
-    """The next page's address at this mirror: the route's own, with the query of the origin's address, whose path may
-    have a project of the origin in it. It names the upstream as the client did: by prefix, by `ns` or not."""
+    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not.
+
+    The next page is of the same list, so only the query is the origin's. Its address may have any form of RFC 3986, and
+    a path that clients do not know.
+    """
 
     def here(found: re.Match[str]) -> str:
-        query = found["query"] or ""
-        ns = f"{'&' if query else '?'}ns={route.upstream}" if named and not route.prefix else ""
-        return f"</v2/{route.prefix}{route.origin_path}{query}{ns}>"
+        given = (found["query"] or "").strip().split("&")
+        fields = [field for field in given if field and field.partition("=")[0] != "ns"]
+        if named and not route.prefix:
+            fields.append(f"ns={route.upstream}")
+        query = "&".join(fields)
+        return f"</v2/{route.prefix}{route.origin_path}{'?' if query else ''}{query}>"
 
-    return _LINK.sub(here, link, count=1)
+    return _LINK.sub(here, link)

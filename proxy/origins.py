@@ -158,5 +158,9 @@ def refused(answer: Answer, what: str) -> OriginRefusedError:
     """The error that carries the origin's refusal to the client. `what` was asked for."""
     headers = {name: value for name, value in answer.headers.items() if name in ("www-authenticate", "retry-after")}
     return OriginRefusedError(
-        f"the origin answered {answer.status} for {what}", status=answer.status, headers=headers, body=answer.body
+        f"the origin answered {answer.status} for {what}",
+        status=answer.status,
+        headers=headers,
+        body=answer.body,
+        challenges=answer.challenges,
     )

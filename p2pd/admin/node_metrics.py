@@ -114,6 +114,11 @@ class _Statistics(Collector):
             "Pieces from other hosts that were not what their digest says.",
             value=downloads.corrupt_pieces,
         )
+        yield CounterMetricFamily(
+            "p2pd_unusable_answers",
+            "Answers of registries to requests for blobs whose length, range or coding makes them useless.",
+            value=downloads.unusable_answers,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)

@@ -66,7 +66,7 @@ def _upstream(setting: UpstreamSetting, settings: Settings, *, public_only: bool
         endpoints=setting.urls,
         ca_file=setting.ca,
         username=setting.username,
-        password=_password(setting),
+        password_file=setting.password_file,
         token_hosts=setting.token_hosts,
         max_connections=setting.connections or settings.connections_per_origin,
         rate_bytes_per_s=settings.origin_rate if setting.rate is None else setting.rate,
@@ -74,14 +74,3 @@ def _upstream(setting: UpstreamSetting, settings: Settings, *, public_only: bool
         allow_private=settings.allow_private,
         public_only=public_only,
     )
-
-
-def _password(setting: UpstreamSetting) -> str | None:
-    if setting.password_file is None:
-        return None
-    try:
-        return setting.password_file.read_text().rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"upstream {setting.name}: the password file {setting.password_file} cannot be read: {error}"
-        ) from None

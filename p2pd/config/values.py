@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import DOCKER_HUB, is_host, parse_upstream_name
+from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -334,20 +335,27 @@ def _upstream_name(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if re.fullmatch(r"[!-~]+", text) is None or "?" in text or "#" in text:
+    """A registry's address as `UpstreamEndpoint` writes it, or an OCI layout's."""
+    text = text.strip()
+    if not text.isprintable() or re.fullmatch(r"[^ ?#]+", text) is None:
         raise ConfigError("expected a URL after the =, without spaces, ? and #")
     if re.match(r"oci-layout:///[^/]", text):
         return text
     try:
         url = urlsplit(text)
-        host, port = url.hostname or "", url.port
+        port = url.port
     except ValueError:
         raise ConfigError("the URL has a host or a port that cannot be") from None
     if "@" in url.netloc:
         raise ConfigError("credentials do not belong into a URL: give ;username=NAME;password_file=FILE")
-    if url.scheme not in ("https", "http") or not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
+    try:
+        endpoint = UpstreamEndpoint.parse(text)
+    except ValueError:
+        endpoint = None
+    host = endpoint.target.host if endpoint else ""
+    if endpoint is None or not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
         raise ConfigError("expected a URL that starts with https://HOST, http://HOST or oci-layout:///PATH")
-    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
+    return str(endpoint)
 
 
 def _hosts(text: str) -> tuple[str, ...]:

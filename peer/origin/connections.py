@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import http.client
-import ipaddress
 import socket
 import ssl
 import threading
@@ -23,12 +22,12 @@ from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
 from peer.origin.address_policy import AddressPolicy, literal, refusal
+from peer.origin.dialing import Dialer
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
+from peer.origin.trust import TrustedContext
 from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peer.origin.address_policy import Address, Lead
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
@@ -49,7 +48,8 @@ class Connections:
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
-        self._tls = _tls_context(upstream)
+        self._tls = TrustedContext(upstream, clock)
+        self._dialer = Dialer()
         self._policy = AddressPolicy.of(
             [UpstreamEndpoint.parse(text).target for text in upstream.endpoints],
             (*upstream.allow_private, *upstream.token_hosts),
@@ -69,8 +69,9 @@ class Connections:
         headers: Mapping[str, str],
         deadline: float,
         lead: Lead | None = None,
+        content: bytes | None = None,
     ) -> Reply:
-        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError.
+        """Send one request, and read the headers of its answer. Raises ExchangeFailedError.
 
         `lead` is whoever named `target`, if it is not the upstream's own.
         """
@@ -78,12 +79,12 @@ class Connections:
         idle = self._take_idle(target, lead)
         if idle is not None:
             try:
-                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline)
+                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline, content)
             except ConnectionError:
                 cancel_scope.check()
         fresh = self._connect(target, deadline, lead)
         try:
-            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline)
+            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline, content)
         except ConnectionError as error:
             raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
 
@@ -109,11 +110,12 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        content: bytes | None,
     ) -> Reply:
         """Raises ConnectionError if the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
         try:
-            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done)
+            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done, content)
         except (OSError, OriginUnreachableError):
             cancel_scope.let_go()
             self._drop(connection)
@@ -173,7 +175,7 @@ class Connections:
         if surplus is not None:
             self._drop(surplus)
         try:
-            wire = _dial(target, proxy, self._tls, timeout_s, check)
+            wire = self._dial(target, proxy, timeout_s, check)
         except BaseException as error:
             with self._lock:
                 self._open -= 1
@@ -192,54 +194,34 @@ class Connections:
         connection.address = None if proxy else _peer(wire.sock)
         return connection
 
+    def _dial(
+        self, target: Target, proxy: Proxy | None, timeout_s: float, check: Callable[[Address], None]
+    ) -> http.client.HTTPConnection:
+        """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy.
 
-def _dial(
-    target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float, check: Callable[[Address], None]
-) -> http.client.HTTPConnection:
-    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy.
-
-    `check` raises for an address that is not to be connected to.
-    """
-    host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
-    if target.scheme == "http":
-        wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    else:
-        wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
-        if proxy:
-            wire.set_tunnel(target.host, target.port, proxy.headers)
-    try:
-        if proxy:
-            wire.connect()
+        `check` raises for an address that `target` is not to be connected to at.
+        """
+        host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
+        wire: http.client.HTTPConnection
+        if target.scheme == "http":
+            wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
         else:
-            wire.sock = _connected(target, timeout_s, check)
-            if target.scheme == "https":
-                wire.sock = tls.wrap_socket(wire.sock, server_hostname=target.host)
-    except BaseException:
-        wire.close()
-        raise
-    return wire
-
-
-def _connected(target: Target, timeout_s: float, check: Callable[[Address], None]) -> socket.socket:
-    """A socket that is connected to the first address that `check` allows and that takes the connection."""
-    trouble: OSError | ExchangeFailedError = OSError("the name has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM):
-        made = socket.socket(family, kind, protocol)
+            wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls.get())
+            if proxy:
+                wire.set_tunnel(target.host, target.port, proxy.headers)
+        connect = functools.partial(self._dialer.connect, check=None if proxy else check)
+        # http.client's own seam for what opens its socket; urllib3 sets it, too.
+        wire._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001
         try:
-            check(ipaddress.ip_address(str(address[0]).partition("%")[0]))
-            made.settimeout(timeout_s)
-            made.connect(address)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, ExchangeFailedError) as error:
-            made.close()
-            trouble = error
-        else:
-            return made
-    raise trouble
+            wire.connect()
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
 
-def _peer(connected: socket.socket) -> Address:
-    return ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
+def _peer(connected: socket.socket) -> Address | None:
+    return literal(str(connected.getpeername()[0]))
 
 
 def _numeric(host: str) -> Address | None:
@@ -249,32 +231,3 @@ def _numeric(host: str) -> Address | None:
     except (OSError, UnicodeError):
         return None
     return literal(str(found[0][4][0]))
-
-
-def _tls_context(upstream: Upstream) -> ssl.SSLContext:
-    if upstream.ca_file is None:
-        return _system_context()
-    try:
-        return _context_with(upstream.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"upstream {upstream.name}: no CA could be read from {upstream.ca_file}: {error}") from error
-
-
-@functools.lru_cache(maxsize=32)
-def _context_with(ca_file: Path) -> ssl.SSLContext:
-    """One context for all upstreams that have the same authorities."""
-    context = _new_context()
-    context.load_verify_locations(ca_file)
-    return context
-
-
-@functools.cache
-def _system_context() -> ssl.SSLContext:
-    """One context for all upstreams: reading the system's authorities takes 30 ms and 1 MiB."""
-    return _new_context()
-
-
-def _new_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -29,9 +29,10 @@ class Target:
     @classmethod
     def of(cls, url: SplitResult) -> Target:
         """The target of an absolute http or https URL, else ValueError."""
-        if url.scheme not in _DEFAULT_PORTS or not url.hostname:
+        host = _host(url.hostname or "")
+        if url.scheme not in _DEFAULT_PORTS or not host:
             raise ValueError("not an http:// or https:// address with a host")
-        return cls(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme])
+        return cls(url.scheme, host, url.port or _DEFAULT_PORTS[url.scheme])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class UpstreamEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> UpstreamEndpoint:
-        """`https://host[:port][/prefix][/v2[/project]]`, else ValueError."""
+        """`https://host[:port][/prefix][/v2[/project]]`, else ValueError. A `/v2/` at its end is left out."""
         try:
             url = urlsplit(text)
             target = Target.of(url)
@@ -76,7 +77,18 @@ class UpstreamEndpoint:
 
 def wire_path(text: str) -> str:
     """`text` with all that cannot stand in a request line percent-encoded, and what is already so left alone."""
-    return quote(text, safe="/:?[]@!$&'()*+,;=~%")
+    return quote(text.encode("utf-8", "surrogateescape"), safe="/:?[]@!$&'()*+,;=~%")
+
+
+def _host(text: str) -> str:
+    """A host as certificates and Host headers have it: without the dot that ends an absolute name, IDNs in ASCII."""
+    text = text.removesuffix(".")
+    if text.isascii():
+        return text
+    try:
+        return text.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError("its host is not a name that DNS can have") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +107,8 @@ class Upstream:
     ca_file: Path | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    """Has the password, instead of `password`, and is read again when it has changed."""
     token_hosts: tuple[str, ...] = ()
     mirrored: str | None = None
     allow_private: tuple[str, ...] = ()
@@ -119,6 +133,8 @@ class Upstream:
     backoff_cap_s: float = 5.0
     max_retry_after_s: float = 5.0
     """A longer Retry-After is for the client to see, not for a worker thread to sit out."""
+    asks_without_range: bool = True
+    """Whether the whole content is asked for where the answer to a range cannot be used."""
     default_retry_after_s: float | None = None
     """The Retry-After of a 429 that has none. None: such a 429 is for the client to see."""
     cooldown_s: float = 30.0
@@ -129,7 +145,9 @@ class Upstream:
     def __post_init__(self) -> None:
         if not self.endpoints:
             raise ValueError(f"upstream {self.name}: it needs at least one endpoint")
-        if (self.username is None) != (self.password is None):
+        if self.password is not None and self.password_file is not None:
+            raise ValueError(f"upstream {self.name}: a password or a file with it, not both")
+        if (self.username is None) != (self.password is None and self.password_file is None):
             raise ValueError(f"upstream {self.name}: a username and a password go together")
         if self.username is not None and ":" in self.username:
             raise ValueError(f"upstream {self.name}: a username cannot have a colon (RFC 7617)")

@@ -206,6 +206,25 @@ def test_what_is_no_host_and_no_network(value: object) -> None:
         parse_networks(value)
 
 
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("https://registry.example/", "https://registry.example"),
+        ("https://registry.example/v2/", "https://registry.example"),
+        ("https://registry.example/v2", "https://registry.example"),
+        ("https://registry.example:443//", "https://registry.example"),
+        ("http://registry.example:80/some/prefix/v2/", "http://registry.example/some/prefix"),
+        ("HTTPS://Registry.EXAMPLE", "https://registry.example"),
+        ("https://registry.example.", "https://registry.example"),
+        ("https://[2001:DB8::1]:5000/", "https://[2001:db8::1]:5000"),
+        ("https://b\u00fccher.example/v2/", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_loose_addresses_of_one_meaning(written: str, url: str) -> None:
+    assert parse_upstream(f"a= {written} ").urls == (url,)
+    assert parse_upstream(f"a=https://b, {written}").urls == ("https://b", url)
+
+
 def test_an_upstream_that_is_a_directory() -> None:
     assert parse_upstream("docker.io=oci-layout:///srv/images").urls == ("oci-layout:///srv/images",)
 
@@ -233,6 +252,8 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
         ("a=", "expected a URL after the ="),
         ("a=https://a,", "expected a URL after the ="),
         ("a=ftp://a", "expected a URL that starts with"),
+        ("a=https://a b", "without spaces"),
+        ("a=https://\u2024", "expected a URL that starts with"),
         ("a=https://", "expected a URL that starts with"),
         ("a=https://a:99999", "a host or a port that cannot be"),
         ("a=https://[a", "a host or a port that cannot be"),

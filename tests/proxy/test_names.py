@@ -66,6 +66,23 @@ class TestProject:
         assert "scope=repository%3Ahub%2Flibrary%2Fapp%3Apull" in asked
 
     @asynchronous
+    async def test_a_token_is_for_the_registrys_own_name_also_if_its_challenge_names_none(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push("hub/library/app", "1", IMAGE)
+        registry.wants_token = True
+        challenge = {"WWW-Authenticate": f'Bearer realm="{registry.url}/token",service="registry.test"'}
+        unknown = Answering(401, b"", challenge)
+        registry.rules["/v2/hub/library/app/manifests/1"] = lambda seen: (
+            None if seen.headers.get("authorization") == "Bearer anonymous" else unknown
+        )
+        async with node_at(tmp_path / "store", f"docker.io={registry.url}/v2/hub") as node:
+            reply = await node.get("library/app/manifests/1", authorization="Bearer of-another-name")
+            assert reply.status == 200
+        (asked,) = {seen.target for seen in registry.seen if seen.path == "/token"}
+        assert "scope=repository%3Ahub%2Flibrary%2Fapp%3Apull" in asked
+
+    @asynchronous
     async def test_the_next_page_is_at_the_mirror(self, registry: ImageRegistry, tmp_path: Path) -> None:
         path = "/v2/hub/library/app/tags/list"
         registry.rules[path] = Answering(200, b"{}", {"Link": f'<{path}?last=b&n=2>; rel="next"'})
