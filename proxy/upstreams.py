@@ -78,12 +78,12 @@ class OtherUpstreams:
             other = _Other(UpstreamOrigin(origin), origin, now)
         other.used_s = now
         self._known[name] = other
-        while len(self._known) > MAX_OTHERS or next(iter(self._known.values())).used_s < now - UNUSED_S:
-            self._retire(self._known.popitem(last=False)[1])
+        self._retire_unused(now)
         return other.upstream
 
     def statistics(self) -> OriginStatistics:
         """Of all of them together, without what retired ones have still under way."""
+        self._retire_unused(self._clock())
         return _sum((self._past, *(other.origin.statistics() for other in self._known.values())))
 
     def close(self) -> None:
@@ -93,11 +93,16 @@ class OtherUpstreams:
         for origin in tuple(self._retired):
             origin.close()
 
-    def _retire(self, other: _Other) -> None:
-        other.origin.retire()
-        other.upstream.threads.shutdown(wait=False)
-        self._retired.add(other.origin)
-        self._past = _sum((self._past, other.origin.statistics()), open_connections=0)
+    def _retire_unused(self, now: float) -> None:
+        while self._known:
+            oldest = next(iter(self._known))
+            if len(self._known) <= MAX_OTHERS and self._known[oldest].used_s >= now - UNUSED_S:
+                return
+            other = self._known.pop(oldest)
+            other.origin.retire()
+            other.upstream.threads.shutdown(wait=False)
+            self._retired.add(other.origin)
+            self._past = _sum((self._past, other.origin.statistics()), open_connections=0)
 
 
 def _sum(parts: Iterable[OriginStatistics], *, open_connections: int | None = None) -> OriginStatistics:

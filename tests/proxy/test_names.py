@@ -85,7 +85,7 @@ class TestProject:
     @asynchronous
     async def test_the_next_page_is_at_the_mirror(self, registry: ImageRegistry, tmp_path: Path) -> None:
         path = "/v2/hub/library/app/tags/list"
-        registry.rules[path] = Answering(200, b"{}", {"Link": f'<{path}?last=b&n=2>; rel="next"'})
+        registry.rules[path] = Answering(200, b'{"tags": []}', {"Link": f'<{path}?last=b&n=2>; rel="next"'})
         async with node_at(tmp_path / "store", f"docker.io={registry.url}/v2/hub") as node:
             for ns in ("", "&ns=docker.io"):  # both, where the URL of containerd's mirror has a path
                 reply = await node.get(f"docker.io/library/app/tags/list?n=2{ns}")

@@ -118,7 +118,6 @@ class TestHowManyThereAre:
             unused.origin.request("GET", "", credential=NOBODY)
             assert others.statistics().open_connections == 1
             now[0] = UNUSED_S + 1
-            others.get(UpstreamName("b.test"))
             assert (others.statistics().open_connections, others.statistics().requests) == (0, 1)
             assert isinstance(unused.origin, HttpOrigin)
             assert unused.origin.statistics().open_connections == 0
