@@ -14,14 +14,13 @@ class Arrival:
     """A blob on its way, as its readers see it. On the event loop; `peer.core.download` decides.
 
     `sources` are the ways to ask an origin, by number. `answered`: something of the blob has come, from anybody, so it
-    is worth telling a client that it will. `size_bytes` is the length as a manifest said, if one did.
+    is worth telling a client that it will.
     """
 
     def __init__(self, digest: Digest, media_type: str) -> None:
         self.digest = digest
         self.raw = digest.raw
         self.media_type = media_type
-        self.size_bytes: int | None = None
         self.blob: Blob | None = None
         self.sources: list[OriginSource] = []
         self.answered = False

@@ -63,19 +63,13 @@ class RangeReport(Protocol):
 
 
 class OriginRange:
-    """Fetches pieces `[first, stop)` of `known`, or the first span of a blob that is not known yet.
+    """Fetches pieces `[first, stop)` of `known`, or the first span of a blob that is not known yet."""
 
-    `size_bytes` is the blob's length as a manifest said, if one did.
-    """
-
-    def __init__(
-        self, source: OriginSource, known: Blob | None, first: int, stop: int | None, size_bytes: int | None = None
-    ) -> None:
+    def __init__(self, source: OriginSource, known: Blob | None, first: int, stop: int | None) -> None:
         self.source = source
         self._known = known
         self._first = first
         self._stop = stop
-        self._size_bytes = known.size_bytes if known else size_bytes
         self._body: Body | None = None
         self._stopped = False
         self._lock = threading.Lock()
@@ -83,7 +77,7 @@ class OriginRange:
     def run(self, store: Store, buffers: BufferPool, report: RangeReport) -> None:
         """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
         start, stop = self._byte_range()
-        ref = replace(self.source.ref, size_bytes=self._size_bytes)
+        ref = replace(self.source.ref, size_bytes=self._known.size_bytes if self._known else None)
         with self._open(ref, start, stop) as body:
             self._hold(body)
             self._check_size(body.size_bytes)

@@ -127,9 +127,8 @@ class Readers:
         if arrival is None:
             arrival = Arrival(digest, expected.media_type if expected else "")
             self._host.arrivals[arrival.raw] = arrival
-        size_bytes = (expected.size_bytes or None) if expected else None
-        arrival.size_bytes = arrival.size_bytes or size_bytes
         if source is not None and (number := arrival.add_source(source)) is not None:
+            size_bytes = (expected.size_bytes or None) if expected else None
             repository = source.ref.repository
             self._host.feed(events.SourceAdded(arrival.raw, number, source.upstream, repository, size_bytes))
         return arrival

@@ -67,8 +67,7 @@ class Transfers:
 
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
-        source = arrival.sources[wanted.source]
-        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, arrival.size_bytes)
+        started = OriginRange(arrival.sources[wanted.source], arrival.blob, wanted.first, wanted.stop)
         self._ranges[wanted.request] = started
         self._workers.start(self._run_range, arrival, wanted.request, started)
 

@@ -23,7 +23,8 @@ from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
-from peer.origin.headers import content_length, content_range
+from peer.origin.headers import content_length, content_range, is_web_page
+from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.opening import LengthUnknown
 from peer.origin.proxies import Proxies
 from peer.origin.rates import OriginStatistics, Traffic
@@ -31,7 +32,6 @@ from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
-    from peer.origin.http1 import Reply
     from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
 # A blob in a content coding has neither the length nor the digest that its name promises.
@@ -92,7 +92,7 @@ class HttpOrigin:
             return self._attempts.run(
                 cancel_scope,
                 lambda endpoint, deadline: self._ask(cancel_scope, endpoint, method, path, sent, credential, deadline),
-                lambda _, reply: reply.answer(),
+                lambda _, reply: _small(method, path, reply),
                 began + self._upstream.metadata_s,
                 self._upstream.metadata_attempts,
             )
@@ -154,7 +154,7 @@ class HttpOrigin:
     ) -> Opened | LengthUnknown:
         path, plain = _path(ref), self._headers(ref)
         ranged = plain | {"range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-        wants_range = start > 0 or stop is not None
+        wants_range = start > 0 or (stop is not None and (ref.size_bytes is None or stop < ref.size_bytes))
         is_ranged = False
 
         def ask(endpoint: UpstreamEndpoint, deadline: float) -> Reply:
@@ -277,6 +277,23 @@ class HttpOrigin:
         return f"upstream {self._upstream.name}: {ref.digest} of {ref.repository}"
 
 
+def _small(method: str, path: str, reply: Reply) -> Answer:
+    """The reply as a small answer. A web page is none: another endpoint may have one. Raises ExchangeFailedError.
+
+    Frameworks say of any answer to HEAD that it is a web page, so that is the answer if no endpoint has a better one.
+    """
+    answer = reply.answer()
+    is_useless = path and answer.status == 200 and is_web_page(answer.headers)
+    if is_useless and not answer.body.lstrip().startswith((b"{", b"[")):
+        message = f"{reply.target} answers with a web page where {path} was asked for; is its address right?"
+        if method == "HEAD" and "docker-content-digest" in answer.headers:
+            return answer
+        if method == "HEAD":
+            raise ExchangeFailedError(message, lasting=True, answer=answer)
+        raise unusable(message)
+    return answer
+
+
 def _path(ref: ContentRef) -> str:
     return f"{ref.repository}/{ref.kind.value}/{ref.digest}"
 
@@ -297,6 +314,6 @@ def _told_length(reply: Reply) -> int | LengthUnknown:
 def _discard(reply: Reply) -> None:
     """Make the connection free for another request."""
     if reply.status >= 400:
-        reply.answer()
-    else:
-        reply.close()
+        with contextlib.suppress(ExchangeFailedError):
+            reply.answer()
+    reply.close()

@@ -1,4 +1,4 @@
-"""The headers of an answer that p2pd acts on: `Content-Range`, `Content-Length`, `Retry-After`.
+"""The headers of an answer that p2pd acts on: `Content-Range`, `Content-Length`, `Content-Type`, `Retry-After`.
 
 Rules: pure, and total. A header that is not understood is None, never an error: the caller decides what that means.
 """
@@ -6,6 +6,7 @@ Rules: pure, and total. A header that is not understood is None, never an error:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -48,6 +49,11 @@ def content_length(text: str) -> int | None:
     lengths = {each.strip() for each in text.split(",") if each.strip()}
     numbers = {int(each) if _NUMBER.fullmatch(each) else None for each in lengths}
     return numbers.pop() if len(numbers) == 1 else None
+
+
+def is_web_page(headers: Mapping[str, str]) -> bool:
+    """Whether an answer says that it is one: of a portal that wants a login, or of a wrong address."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/html"
 
 
 def retry_after_s(text: str, unix_s: float) -> float | None:

@@ -46,13 +46,17 @@ MAX_ERROR_BYTES = 64 * 1024
 class ExchangeFailedError(OriginUnreachableError):
     """One exchange failed. Another may succeed, unless `lasting`. It is never raised outside `peer.origin`.
 
-    `told` is the error for the caller if no endpoint does better; None: that the upstream gave no answer.
+    If no endpoint does better, the caller gets `answer`, or else the error `told`, or else that the upstream gave no
+    answer.
     """
 
-    def __init__(self, message: str, *, lasting: bool = False, told: OriginError | None = None) -> None:
+    def __init__(
+        self, message: str, *, lasting: bool = False, told: OriginError | None = None, answer: Answer | None = None
+    ) -> None:
         super().__init__(message)
         self.lasting = lasting
         self.told = told
+        self.answer = answer
 
 
 def unusable(message: str) -> ExchangeFailedError:

@@ -18,7 +18,7 @@ from peer.oci.digest import Digest
 from peer.origin.api import MAX_ANSWER_BYTES, ContentRef, Kind
 from peer.origin.body import Opened
 from peer.origin.codings import coding_of, decoded, is_decoded
-from peer.origin.headers import content_range, unsatisfied_range
+from peer.origin.headers import content_range, is_web_page, unsatisfied_range
 from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.streams import DecodedStream, HeldStream, read_whole
 
@@ -40,7 +40,8 @@ class LengthUnknown:
 def is_usable_range(reply: Reply, ref: ContentRef, start: int, stop: int | None) -> bool:
     """Whether `reply` will do as the answer to a request for bytes `[start, stop)`. A refusal may do, too."""
     if reply.status == 416:
-        size_bytes = unsatisfied_range(reply.headers.get("content-range", ""))
+        told = unsatisfied_range(reply.headers.get("content-range", ""))
+        size_bytes = ref.size_bytes if told is None else told
         return start > 0 if size_bytes is None else 0 < size_bytes <= start
     if reply.status == 206:
         return _range_of(reply, ref, start, stop) is not None
@@ -92,10 +93,13 @@ def _range_of(reply: Reply, ref: ContentRef, start: int, stop: int | None) -> _R
 def _whole(ref: ContentRef, endpoint: UpstreamEndpoint, reply: Reply) -> Opened | LengthUnknown:
     """The whole content. Raises ExchangeFailedError."""
     length, known, coding = reply.length, ref.size_bytes, _coding(reply)
-    if known is not None and length not in (None, known) and _type_of(reply).partition(";")[0] == "text/html":
-        raise unusable(f"{reply.target} answers with a web page where content was asked for; is its address right?")
     if ref.kind is Kind.MANIFEST:
         return _manifest(ref, endpoint, reply)
+    if is_web_page(reply.headers) and length is not None and length <= WHOLE_BYTES:
+        proven = _proven(ref, read_whole(reply, WHOLE_BYTES) or b"", coding)
+        if proven is None:
+            raise unusable(f"{reply.target} answers with a web page where content was asked for; is its address right?")
+        return _held(endpoint, reply, proven)
     if length is not None and (length == known or not is_decoded(coding)):
         return Opened(reply, endpoint, 0, length, length, _type_of(reply))
     if known is not None:

@@ -6,8 +6,8 @@ Rules:
 2. All rounds together end at a deadline. Within a round, each endpoint may use its even share of what is left, so one
    that hangs does not keep the next from being asked.
 3. What may be better at another try or another endpoint: no connection, no answer in time, a 5xx, a 429 with a short
-   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429. All else is
-   the answer. An answer that cannot be used does not keep another endpoint's from being used.
+   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429, a refusal
+   that is a web page (a portal's, not the registry's), an answer that cannot be used. All else is the answer.
 4. An endpoint that failed comes after the others for a while.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from peer.errors import OriginError, OriginUnreachableError
-from peer.origin.headers import retry_after_s
+from peer.origin.headers import is_web_page, retry_after_s
 from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.upstream import Upstream, UpstreamEndpoint
 
@@ -99,6 +99,8 @@ class Attempts:
                     outcome = self._attempt(state, endpoint, ask, take, now + share_s)
                 except ExchangeFailedError as error:
                     state.told = error.told or state.told
+                    if error.answer is not None:
+                        state.refusals[endpoint] = error.answer
                     self._note_failure(state, endpoint, str(error), lasting=error.lasting)
                     continue
                 if outcome is not None:
@@ -133,7 +135,7 @@ class Attempts:
         if reply.status >= 500:
             self._note_failure(state, endpoint, f"{reply.target} answered {reply.status}", lasting=False)
             return None
-        if reply.status not in (404, 429):
+        if reply.status not in (404, 429) and (reply.status == 401 or not is_web_page(answer.headers)):
             return answer
         state.refusals[endpoint] = answer
         wait_s = retry_after_s(answer.headers.get("retry-after", ""), self._clock.unix())

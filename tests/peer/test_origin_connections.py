@@ -97,6 +97,17 @@ class TestKeepAlive:
         assert len(server.seen) == 1
 
 
+def test_all_addresses_of_a_host_are_tried(server: RegistryServer) -> None:
+    """`tests/peer/test_origin_dialing.py` has how. Here: registries, and proxies too, are connected to in that way."""
+    for url, environ in (
+        (f"http://localhost:{server.port}", {}),
+        ("http://registry.test", {"http_proxy": f"http://localhost:{server.port}"}),
+    ):
+        with origin_at(url, environ=environ) as origin:
+            assert origin.request("GET", "", credential=NOBODY).status == 200
+            assert list(origin._connections._dialer._worked) == [("localhost", server.port)]
+
+
 class TestLimit:
     """No more connections than allowed, and no wait for one without an end."""
 

@@ -80,6 +80,7 @@ class TestRanges:
             Answering(405),
             Answering(416, headers={"Content-Range": f"bytes */{SIZE}"}),
             Answering(416, headers={"Content-Range": "bytes */0"}),
+            Answering(400, b"no", sent_bytes=1, then="close"),
             Answering(501),
         ],
         ids=[
@@ -96,6 +97,7 @@ class TestRanges:
             "405",
             "416 that fits",
             "416 of nothing",
+            "400 that breaks off",
             "501",
         ],
     )
@@ -133,6 +135,20 @@ class TestRanges:
         with origin_at(server) as origin, pytest.raises(OriginRefusedError, match="status 416"):
             get(origin, REF, SIZE, SIZE + 1)
         assert len(server.seen) == 1
+
+    def test_a_range_that_fits_is_not_beyond_the_end(self, server: RegistryServer) -> None:
+        server.rule = to_any_range(Answering(416))
+        with origin_at(server) as origin:
+            assert get(origin, KNOWN, 100, 200) == CONTENT
+        with origin_at(server) as origin, pytest.raises(OriginRefusedError, match="status 416"):
+            get(origin, REF, 100, 200)
+
+    def test_a_range_of_the_whole_is_not_asked_for(self, server: RegistryServer) -> None:
+        with origin_at(server) as origin:
+            assert get(origin, KNOWN, 0, SIZE) == CONTENT
+            assert get(origin, KNOWN, 0, SIZE + 5) == CONTENT
+            assert get(origin, KNOWN, 0, SIZE - 1) == CONTENT[:-1]
+        assert ranges(server) == [None, None, f"bytes=0-{SIZE - 2}"]
 
     def test_a_total_that_is_not_told_is_known(self, server: RegistryServer) -> None:
         server.script(Answering(206, CONTENT[100:200], {"Content-Range": "bytes 100-199/*"}))
@@ -354,6 +370,35 @@ class TestUseless:
             with origin_at(portal, server) as origin:
                 for ref, content in ((KNOWN, CONTENT), (MANIFEST_REF, MANIFEST)):
                     assert get(origin, ref) == content
+
+    def test_small_answers_come_from_the_next_endpoint_too(self, server: RegistryServer) -> None:
+        server.rule = lambda _: Answering(200, b"{}", {"Docker-Content-Digest": "sha256:1"})
+        with RegistryServer() as portal:
+            portal.rule = lambda _: USELESS["web page"]
+            with origin_at(portal, server) as origin:
+                assert "docker-content-digest" in origin.request("HEAD", "app/manifests/1", credential=NOBODY).headers
+            with origin_at(portal, server) as origin:
+                assert origin.request("GET", "app/tags/list", credential=NOBODY).body == b"{}"
+
+    def test_alone_a_web_page_is_no_small_answer(self, server: RegistryServer) -> None:
+        server.rule = lambda _: USELESS["web page"]
+        with origin_at(server) as origin:
+            with pytest.raises(OriginUnusableError, match="web page"):
+                origin.request("GET", "app/tags/list", credential=NOBODY)
+            assert origin.request("HEAD", "app/manifests/1", credential=NOBODY).status == 200
+            assert origin.request("GET", "", credential=NOBODY).status == 200
+
+    def test_json_that_is_called_a_web_page_is_json(self, server: RegistryServer) -> None:
+        server.rule = lambda _: Answering(200, b'{"tags": []}', {"Content-Type": "text/html"})
+        with origin_at(server) as origin:
+            assert origin.request("GET", "app/tags/list", credential=NOBODY).status == 200
+
+    def test_a_blob_that_is_called_a_web_page_is_proven(self, server: RegistryServer) -> None:
+        server.rule = lambda _: Answering(200, SMALL, {"Content-Type": "Text/HTML"})
+        with origin_at(server) as origin:
+            assert get(origin, SMALL_REF) == SMALL
+            with pytest.raises(OriginUnusableError, match="web page"):
+                get(origin, REF)
 
     @pytest.mark.parametrize("answering", USELESS.values(), ids=USELESS)
     def test_alone_it_is_of_no_use(self, server: RegistryServer, answering: Answering) -> None:

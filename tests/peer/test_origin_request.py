@@ -321,6 +321,18 @@ class TestReplicas:
         with origin_at(server, replica) as origin:
             assert origin.request("GET", "app/manifests/1", credential=NOBODY).status == 429
 
+    @pytest.mark.parametrize("status", [400, 403, 405, 407])
+    def test_a_refusal_that_is_a_web_page_is_not_the_registrys(
+        self, server: RegistryServer, replica: RegistryServer, status: int
+    ) -> None:
+        server.rule = lambda _: Answering(status, b"<html>", {"Content-Type": "text/html"})
+        replica.script(HELLO)
+        with origin_at(server, replica) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=NOBODY).status == 200
+        with origin_at(server) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=NOBODY).status == status
+        assert len(server.seen) == 2
+
     def test_a_403_is_the_answer_at_once(self, server: RegistryServer, replica: RegistryServer) -> None:
         server.script(Answering(403))
         with origin_at(server, replica) as origin:

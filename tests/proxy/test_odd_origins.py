@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from peer.origin.opening import WHOLE_BYTES
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import asynchronous, node_at
 from tests.support.registry import ImageRegistry
@@ -16,6 +17,7 @@ from tests.support.registry_server import Answering, RegistryServer, Seen, chunk
 
 APP = "library/app"
 IMAGE = make_image(content_of("lower", 700_000), content_of("upper", 1000))
+LARGE = make_image(content_of("large", WHOLE_BYTES + 1))
 BLOBS = {f"blobs/{digest_of(blob)}": blob for blob in IMAGE.blobs}
 
 Odd = Callable[[Seen, Answering], Answering]
@@ -92,6 +94,22 @@ async def test_an_image_is_pulled(registry: ImageRegistry, tmp_path: Path, odd: 
         for path, content in BLOBS.items():
             reply = await node.get(f"{APP}/{path}")
             assert (reply.status, reply.body) == (200, content)
+
+
+@pytest.mark.parametrize("odd", [in_chunks, to_the_end, compressed])
+@asynchronous
+async def test_the_length_of_a_large_layer_is_known_from_its_manifest(
+    registry: ImageRegistry, tmp_path: Path, odd: Odd
+) -> None:
+    registry.ignores_range = True
+    registry.push(APP, "1.0", LARGE)
+    make_odd(registry, odd)
+    layer = f"{APP}/blobs/{digest_of(LARGE.layers[0])}"
+    async with node_at(tmp_path / "store", f"docker.io={registry.url}") as node:
+        assert (await node.get(f"{APP}/manifests/1.0")).status == 200
+        reply = await node.get(layer)
+        assert (reply.status, reply.body) == (200, LARGE.layers[0])
+    assert registry.asked("GET", f"/v2/{layer}") == 1
 
 
 @pytest.mark.parametrize("odd", [in_chunks, to_the_end, compressed, labelled, without_ranges])
