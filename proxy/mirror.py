@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urljoin, urlsplit
 
 import structlog
 from aiohttp import web
@@ -128,6 +127,7 @@ class Mirror:
             request.headers.get("OCI-Namespace"),
             self._origins.upstreams.keys(),
             self._origins.default,
+            any_host=self._origins.others is not None,
         )
         return RequestContext(request, route, request.headers.get("Authorization"))
 
@@ -168,26 +168,22 @@ class Mirror:
         return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
 
 
-_LINK = re.compile(r"<([^>]*)>")
+_LINK = re.compile(r"<[^>?#]*(?:\?(?P<query>[^>#]*))?[^>]*>")
 
 
 def _link_here(link: str, route: Route, *, named: bool) -> str:
     """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not.
 
-    A registry gives the address in any form that RFC 3986 has: whole, without the scheme, or relative in any way to the
-    address that was asked for, which may have a prefix before `/v2/`. An address without `/v2/` stays as it is.
+    The next page is of the same list, so only the query is the origin's. Its address may have any form of RFC 3986, and
+    a path that clients do not know.
     """
 
     def here(found: re.Match[str]) -> str:
-        try:
-            url = urlsplit(urljoin(f"https://registry/v2/{route.origin_path}", found[1].strip()))
-        except ValueError:
-            return found[0]
-        _, api, below = url.path.partition("/v2/")
-        if not api:
-            return found[0]
-        fields = [field for field in url.query.split("&") if field and field.partition("=")[0] != "ns"]
-        query = "&".join([*fields, f"ns={route.upstream}"] if named else fields)
-        return f"</v2/{route.prefix}{below}{'?' if query else ''}{query}>"
+        given = (found["query"] or "").strip().split("&")
+        fields = [field for field in given if field and field.partition("=")[0] != "ns"]
+        if named and not route.prefix:
+            fields.append(f"ns={route.upstream}")
+        query = "&".join(fields)
+        return f"</v2/{route.prefix}{route.origin_path}{'?' if query else ''}{query}>"
 
     return _LINK.sub(here, link)
