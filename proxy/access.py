@@ -34,7 +34,7 @@ from proxy.catalog import Catalog
 from proxy.core.grants import ANYONE, Grants
 from proxy.core.origin_answers import Word, takes_back_public, word_of_error
 from proxy.core.routing import Endpoint, Route
-from proxy.origins import OWN, Origins, prefixed
+from proxy.origins import OWN, Origins
 
 log = structlog.get_logger("proxy.access")
 
@@ -159,7 +159,7 @@ class Access:
         none yet, and the digest was public. If it was not, the challenge is the answer, as at the registry.
         """
         if authorization is not None:
-            return prefixed(route, authorization)
+            return self._origins.is_renamed(route, authorization)
         public = self._catalog.is_public(route.repository, route.endpoint, route.digest)
         return refusal.status == 401 and not credential.own and public
 

@@ -129,6 +129,7 @@ class Mirror:
             request.headers.get("OCI-Namespace"),
             self._origins.upstreams.keys(),
             self._origins.default,
+            any_host=self._origins.others is not None,
         )
         return RequestContext(request, route, request.headers.get("Authorization"))
 

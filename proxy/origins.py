@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -28,12 +27,14 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.manifest import ANY_MANIFEST, essence, manifest_type
 from peer.oci.reference import Repository, UpstreamName
-from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
+from peer.origin.api import Answer, ContentRef, Credential, Kind
+from peer.origin.client import HttpOrigin
 from peer.origin.headers import content_range
 from peer.origin_range import OriginSource
 from peer.store.blob import EMPTY_DIGEST
 from proxy.core.origin_answers import Word, get_decides, shows_blob, shows_manifest, word_of
 from proxy.core.routing import Endpoint, Route
+from proxy.upstreams import OTHERS, OtherUpstreams, UpstreamOrigin
 
 T = TypeVar("T")
 
@@ -42,19 +43,8 @@ log = structlog.get_logger("proxy.origins")
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever. After an answer in time they go on to the registry."""
 
-MAX_THREADS = 16
-"""For the requests to one origin, so that an origin that hangs does not delay the requests to the others."""
-
 OWN = Credential(own=True)
 """p2pd's own: the operator's credentials for the upstream, or anonymous if the operator gave none."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamOrigin:
-    """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none."""
-
-    origin: Origin
-    has_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +56,39 @@ class OriginAnswer:
 
 
 class Origins:
-    """All upstreams by name; the first is the default one. `answer_within_s` is how long clients wait for headers."""
+    """The configured `upstreams` by name, of which the first is the default one, and others that clients name.
+
+    `answer_within_s` is how long clients wait for headers. With `make_other`, every host is an upstream.
+    """
 
     def __init__(
-        self, upstreams: Mapping[UpstreamName, UpstreamOrigin], *, answer_within_s: float = ANSWER_WITHIN_S
+        self,
+        upstreams: Mapping[UpstreamName, UpstreamOrigin],
+        *,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        make_other: Callable[[UpstreamName], HttpOrigin] | None = None,
     ) -> None:
         self.upstreams = upstreams
+        self.others = OtherUpstreams(make_other) if make_other else None
         self.default = next(iter(upstreams))
         self._silent: set[UpstreamName] = set()
         self.answer_within_s = answer_within_s
-        self._threads = {
-            upstream: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for upstream in upstreams
-        }
+
+    def upstream(self, name: UpstreamName) -> UpstreamOrigin:
+        """The upstream of that name, which a route has: it is configured, or is made now."""
+        if self.others is None or name in self.upstreams:
+            return self.upstreams[name]
+        return self.others.get(name)
+
+    def label(self, name: str) -> str:
+        """The upstream's name for metrics, of which there are few: all that only clients name have one."""
+        return name if not name or name in self.upstreams else OTHERS
 
     def source(
         self, repository: Repository, digest: Digest, credential: Credential, kind: Kind = Kind.BLOB
     ) -> OriginSource:
         """The source of a download of `digest`: the repository's origin, with `credential` only."""
-        origin = self.upstreams[repository.upstream].origin
+        origin = self.upstream(repository.upstream).origin
         return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream)
 
     async def ask(
@@ -97,14 +102,15 @@ class Origins:
         """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
         accepts any manifest.
 
-        The credential is the client's own if the client sent one, else the operator's, else none. A client that named
-        the upstream by a path prefix has a token for a repository whose name includes the prefix, which the origin
-        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError, OriginUnusableError.
+        The credential is the client's own if the client sent one, else the operator's, else none. A client that has
+        another name for the repository than the origin may have a token for that name, which the origin refuses. p2pd
+        then asks again with its own credential. Raises OriginUnreachableError, OriginUnusableError.
         """
         upstream = route.repository.upstream
         credential = self.credential(upstream, authorization)
         answer = await self._request(upstream, method, path, credential, accept)
-        if word_of(answer.status, redirected=answer.redirected) is Word.REFUSES and prefixed(route, authorization):
+        word = word_of(answer.status, redirected=answer.redirected)
+        if word is Word.REFUSES and self.is_renamed(route, authorization):
             second = await self._request(upstream, method, path, OWN, accept)
             if word_of(second.status, redirected=second.redirected) in (Word.GIVES, Word.SAYS_NOTHING):
                 return OriginAnswer(second, OWN)
@@ -114,7 +120,12 @@ class Origins:
         """The credential for a client with `authorization`: its own, else the operator's, else none."""
         if authorization is not None:
             return Credential(authorization)
-        return Credential(own=self.upstreams[upstream].has_credentials)
+        return Credential(own=self.upstream(upstream).has_credentials)
+
+    def is_renamed(self, route: Route, authorization: str | None) -> bool:
+        """Whether the client has a token for another name of the repository than the origin's: with a prefix, without
+        `library/`, or without the origin's project."""
+        return authorization is not None and (route.renamed or self.upstream(route.upstream).renames)
 
     async def ask_anonymously(
         self, route: Route, method: Literal["GET", "HEAD"], path: str, accept: str | None = None
@@ -122,7 +133,7 @@ class Origins:
         """Ask with the token that registries give to everybody. Not for an upstream with the operator's credentials:
         p2pd would show those. Raises OriginUnreachableError."""
         upstream = route.repository.upstream
-        assert not self.upstreams[upstream].has_credentials
+        assert not self.upstream(upstream).has_credentials
         return OriginAnswer(await self._request(upstream, method, path, OWN, accept), OWN)
 
     async def look(self, route: Route, credential: Credential, known_bytes: int | None = None) -> Descriptor:
@@ -162,9 +173,9 @@ class Origins:
 
     def close(self) -> None:
         for upstream in self.upstreams.values():
-            upstream.origin.close()
-        for threads in self._threads.values():
-            threads.shutdown(wait=False, cancel_futures=True)
+            upstream.close()
+        if self.others is not None:
+            self.others.close()
 
     async def _request(
         self,
@@ -178,7 +189,7 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {**({"Accept": accept} if accept else {}), **(more or {})}
-        request = self.upstreams[upstream].origin.request
+        request = self.upstream(upstream).origin.request
         return await self._in_thread(upstream, partial(request, method, path, credential=credential, headers=headers))
 
     async def _blob_by_get(self, route: Route, credential: Credential, known_bytes: int | None) -> Descriptor:
@@ -199,20 +210,15 @@ class Origins:
 
     def _open_and_close(self, route: Route, credential: Credential) -> Descriptor:
         ref = ContentRef(route.repository.name, route.digest)
-        with self.upstreams[route.upstream].origin.open(ref, 0, 1, credential=credential) as body:
+        with self.upstream(route.upstream).origin.open(ref, 0, 1, credential=credential) as body:
             return Descriptor(essence(body.media_type), route.digest, body.size_bytes)
 
     async def _in_thread(self, upstream: UpstreamName, call: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(self.answer_within_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads[upstream], call)
+                return await asyncio.get_running_loop().run_in_executor(self.upstream(upstream).threads, call)
         except TimeoutError:
             raise OriginTimeoutError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
-
-
-def prefixed(route: Route, authorization: str | None) -> bool:
-    """Whether the client has a token for another repository's name than the origin's (see `Origins.ask`)."""
-    return authorization is not None and bool(route.prefix)
 
 
 def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None:

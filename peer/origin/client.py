@@ -17,11 +17,13 @@ from urllib.parse import urlencode
 from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.oci.manifest import ANY_MANIFEST
 from peer.origin import opening, redirects
+from peer.origin.address_policy import Lead
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
+from peer.origin.dialing import Resolve, resolve
 from peer.origin.headers import content_length, content_range, is_web_page
 from peer.origin.http1 import ExchangeFailedError, Reply, unusable
 from peer.origin.opening import LengthUnknown
@@ -49,8 +51,8 @@ _WITHOUT_RANGE_S = 60.0
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). Raises
-    ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
+    `resolve` the addresses of a host. Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -61,13 +63,14 @@ class HttpOrigin:
         headers: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
+        resolve: Resolve = resolve,
     ) -> None:
         self._upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
+        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)
@@ -127,6 +130,10 @@ class HttpOrigin:
     def close(self) -> None:
         """See `peer.origin.api.Origin.close`. Bodies that are open are aborted."""
         self._cancel_scopes.close()
+        self._connections.close()
+
+    def retire(self) -> None:
+        """Close idle connections, now and from now on. Whatever is under way goes on."""
         self._connections.close()
 
     def statistics(self) -> OriginStatistics:
@@ -224,20 +231,23 @@ class HttpOrigin:
         It is answered once, and once more if the password has changed meanwhile.
         """
 
-        def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
+        def exchange(
+            target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
+        ) -> Reply:
             return redirects.exchange(
-                self._connections, cancel_scope, target, method, path, headers, authorization, deadline
+                self._connections, cancel_scope, target, method, path, headers, authorization, deadline, lead
             )
 
         def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:
+            lead = Lead(reply.address)
             if form is None:
-                return exchange(realm, "GET", path, authorization).answer()
+                return exchange(realm, "GET", path, authorization, lead).answer()
             sent = self._always_sent | {"content-type": "application/x-www-form-urlencoded"}
             # Without its redirects: the form has the password.
-            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, form).answer()
+            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, lead, form).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
-        repository = path.partition("?")[0].rsplit("/", 2)[0]
+        repository = endpoint.repository(path.partition("?")[0].rsplit("/", 2)[0])
         asked = endpoint.path(path) + (("&" if "?" in path else "?") + self._query if self._query else "")
         shown = credential.authorization
         if shown is None and credential.own:

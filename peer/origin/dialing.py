@@ -6,6 +6,8 @@ address after the other, each with a timeout, never comes to one that works with
 1. The families alternate, in the resolver's order (section 4). The address that worked last for this host comes first.
 2. An attempt begins; the next one begins after ATTEMPT_DELAY_S, or at once when all before it have failed (section 5).
 3. The first connection wins. All others are closed.
+4. An address that took a connection and then did not answer comes last, until another does the same. RFC 8305 does not
+   have that: without it, the address that comes first would be asked at every try.
 
 Rejected: an attempt in a thread each, for there may be dozens of them, and no way to end a blocking connect.
 """
@@ -21,6 +23,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
+
+from peer.origin.address_policy import Address as IPAddress
+from peer.origin.address_policy import literal
+from peer.origin.http1 import ExchangeFailedError
 
 ATTEMPT_DELAY_S = 0.25
 """RFC 8305, section 8: the recommended Connection Attempt Delay."""
@@ -46,32 +52,69 @@ class Dialer:
         self._resolve = resolve
         self._lock = threading.Lock()
         self._worked: dict[tuple[str, int], object] = {}
+        self._silent: dict[tuple[str, int], object] = {}
 
-    def connect(self, place: tuple[str, int], timeout_s: float, _source: object = None) -> socket.socket:
+    def connect(
+        self,
+        place: tuple[str, int],
+        timeout_s: float,
+        _source: object = None,
+        *,
+        check: Callable[[IPAddress], None] | None = None,
+    ) -> socket.socket:
         """A connected socket with that timeout, all addresses within `timeout_s`; as `socket.create_connection`.
 
-        Raises OSError: that of the last attempt to fail, or TimeoutError.
+        `check` raises ExchangeFailedError for an address that is not to be connected to. Raises OSError: that of the
+        last attempt to fail, or TimeoutError; and the error of `check` if it allows no address.
         """
         with self._lock:
-            worked = self._worked.get(place)
-        addresses = in_order(self._resolve(*place), worked)
+            worked, silent = self._worked.get(place), self._silent.get(place)
+        addresses = in_order(self._resolve(*place), worked, silent)
+        if check is not None:
+            addresses = _allowed(addresses, check)
         connected, address = _first_to_connect(addresses, timeout_s)
         connected.settimeout(timeout_s)
         with self._lock:
-            self._worked.pop(place, None)
-            self._worked[place] = address
-            if len(self._worked) > _MOST_REMEMBERED:
-                del self._worked[next(iter(self._worked))]
+            _remember(self._worked, place, address)
         return connected
 
+    def did_not_answer(self, place: tuple[str, int]) -> None:
+        """The last connection to this place came to nothing."""
+        with self._lock:
+            if (address := self._worked.pop(place, None)) is not None:
+                _remember(self._silent, place, address)
 
-def in_order(addresses: Iterable[Address], worked: object = None) -> list[Address]:
-    """The address that `worked` first, then the families in turn, beginning with the resolver's first."""
+
+def in_order(addresses: Iterable[Address], worked: object = None, silent: object = None) -> list[Address]:
+    """The address that `worked`, the families in turn, beginning with the resolver's first, and the `silent` one."""
     by_family: dict[int, list[Address]] = {}
     for address in addresses:
         by_family.setdefault(address[0], []).append(address)
     mixed = [each for each in chain.from_iterable(zip_longest(*by_family.values())) if each is not None]
-    return sorted(mixed, key=lambda address: address[3] != worked)
+    return sorted(mixed, key=lambda address: (address[3] == silent) - (address[3] == worked))
+
+
+def _remember(known: dict[tuple[str, int], object], place: tuple[str, int], address: object) -> None:
+    """Keep the address, and drop the oldest if there are too many."""
+    known.pop(place, None)
+    known[place] = address
+    if len(known) > _MOST_REMEMBERED:
+        del known[next(iter(known))]
+
+
+def _allowed(addresses: list[Address], check: Callable[[IPAddress], None]) -> list[Address]:
+    allowed, refused = [], None
+    for address in addresses:
+        found = literal(str(address[3][0]))  # type: ignore[index]  # of getaddrinfo
+        try:
+            if found is not None:
+                check(found)
+            allowed.append(address)
+        except ExchangeFailedError as error:
+            refused = error
+    if refused is not None and not allowed:
+        raise refused
+    return allowed
 
 
 def _first_to_connect(addresses: list[Address], timeout_s: float) -> tuple[socket.socket, object]:

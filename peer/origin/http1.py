@@ -29,6 +29,7 @@ from peer.origin.response_head import framing_of, read_head
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from peer.origin.address_policy import Address
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.upstream import Target
@@ -106,6 +107,8 @@ class Connection:
         clock: Clock,
     ) -> None:
         self.target = target
+        self.address: Address | None = None
+        """The other side's address; None behind a proxy."""
         self.idle_since = 0.0
         self.streams = False
         """Whether a long body is being received: then http.client does not read from the socket."""
@@ -223,6 +226,7 @@ class Reply:
         done: Callable[[Connection, bool], None],
     ) -> None:
         self.target = connection.target
+        self.address = connection.address
         self.status = response.status
         self.headers: dict[str, str] = {}
         for name, value in response.fields:

@@ -54,5 +54,5 @@ def next_page(link: str, route: Route, *, named: bool) -> str | None:
     if found is None or "?" not in found[1]:
         return None
     query = origin_query(found[1].partition("?")[2].partition("#")[0])
-    ns = urlencode({"ns": route.upstream}) if named else ""
+    ns = urlencode({"ns": route.upstream}) if named and not route.prefix else ""
     return f'</v2/{route.prefix}{route.origin_path}?{"&".join(filter(None, (query, ns)))}>; rel="next"'

@@ -62,6 +62,7 @@ def test_the_families_take_turns_and_what_worked_comes_first() -> None:
     assert in_order([a, b, c, d, e]) == [a, d, b, e, c]
     assert in_order([d, e, a]) == [d, a, e]
     assert in_order([a, b, c, d, e], e[3]) == [e, a, d, b, c]
+    assert in_order([a, b, c, d, e], e[3], a[3]) == [e, d, b, c, a]
 
 
 def test_addresses_without_an_answer_cost_a_moment_each_and_once(silent: Address) -> None:
