@@ -89,6 +89,11 @@ class Readers:
         """What the store knows of a blob, without reading it."""
         return self._host.store.peek(digest)
 
+    def whole_length(self, digest: Digest) -> int | None:
+        """The length of a blob that is held whole. It is proven, unlike the length in a manifest or in headers."""
+        held = self.peek(digest)
+        return held.size_bytes if held is not None and held.complete else None
+
     @asynccontextmanager
     async def open(
         self,

@@ -23,6 +23,7 @@ from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, Tag
+from proxy.core.routing import Endpoint
 
 log = structlog.get_logger("proxy.catalog")
 
@@ -44,7 +45,11 @@ _PROOF = """
 SELECT upstream, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
 SELECT upstream, repository, digest FROM public LIMIT 0;
 """
-"""These fail if the tables are of another version."""
+"""These fail if the tables are of another version.
+
+The digest in `public` has its endpoint before it (`blobs/sha256:…`). A digest without one, of an older version of p2pd,
+counts for both endpoints.
+"""
 
 
 class Catalog:
@@ -106,23 +111,31 @@ class Catalog:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
-    def remember_public(self, repository: Repository, digests: Iterable[Digest]) -> None:
+    def forget_manifest(self, repository: Repository, digest: Digest) -> None:
+        """`digest` is no manifest: no tag names it."""
         self._write(
-            "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
-            [(repository.upstream, repository.name, digest) for digest in digests],
-        )
-
-    def forget_public(self, repository: Repository, digest: Digest) -> None:
-        """The origin refused `digest` to a client without a credential."""
-        self._write(
-            "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
+            "DELETE FROM tags WHERE upstream = ? AND repository = ? AND digest = ?",
             [(repository.upstream, repository.name, digest)],
         )
 
-    def is_public(self, repository: Repository, digest: Digest) -> bool:
+    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest]) -> None:
+        """Anyone may have `digests` at that endpoint."""
+        self._write(
+            "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
+            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}") for digest in digests],
+        )
+
+    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+        """The origin does not give `digest` to everyone at that endpoint."""
+        self._write(
+            "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
+            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest)],
+        )
+
+    def is_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
         row = self._read(
-            "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
-            (repository.upstream, repository.name, digest),
+            "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
+            (repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest),
         )
         return row is not None
 

@@ -17,6 +17,7 @@ from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
+from proxy.upstreams import OTHERS
 
 
 class Admin:
@@ -55,7 +56,7 @@ class Admin:
         now = time.time()
         return {
             "data": str(self._store.directory),
-            "upstreams": list(self._origins.upstreams),
+            "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
             "cache": dataclasses.asdict(self._store.statistics()),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),

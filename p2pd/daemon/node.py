@@ -23,7 +23,7 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady
 from p2pd.config.settings import Settings
-from p2pd.config.upstream import make_upstreams
+from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
@@ -87,7 +87,9 @@ async def serve(
         joined = await stack.enter_async_context(schedulers(settings))
         host = Host(store, _limits(settings), background, identity(settings), joined.urls)
         stack.callback(host.close)
-        origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
+        origins = Origins(
+            make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
+        )
         stack.callback(origins.close)
         peer_server = PeerServer(
             host.servable,
@@ -98,7 +100,8 @@ async def serve(
         )
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside)
-        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
+        readers = Readers(host)
+        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
         tags = Tags(
             origins,
             access,
@@ -110,7 +113,7 @@ async def serve(
             trust_hosts=settings.trust_hosts,
         )
         mirror = Mirror(
-            origins, Readers(host), access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+            origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(

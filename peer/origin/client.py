@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.oci.manifest import ANY_MANIFEST
 from peer.origin import opening, redirects
+from peer.origin.address_policy import Lead
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
@@ -131,6 +132,10 @@ class HttpOrigin:
         self._cancel_scopes.close()
         self._connections.close()
 
+    def retire(self) -> None:
+        """Close idle connections, now and from now on. Whatever is under way goes on."""
+        self._connections.close()
+
     def statistics(self) -> OriginStatistics:
         """The counters so far."""
         return self._traffic.statistics(self._connections.open_count)
@@ -205,6 +210,7 @@ class HttpOrigin:
             headers={name: answer.headers[name.lower()] for name in _KEPT if name.lower() in answer.headers},
             body=answer.body,
             challenges=answer.challenges,
+            redirected=answer.redirected,
         )
 
     def _headers(self, ref: ContentRef) -> dict[str, str]:
@@ -225,20 +231,23 @@ class HttpOrigin:
         It is answered once, and once more if the password has changed meanwhile.
         """
 
-        def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
+        def exchange(
+            target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
+        ) -> Reply:
             return redirects.exchange(
-                self._connections, cancel_scope, target, method, path, headers, authorization, deadline
+                self._connections, cancel_scope, target, method, path, headers, authorization, deadline, lead
             )
 
         def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:
+            lead = Lead(reply.address)
             if form is None:
-                return exchange(realm, "GET", path, authorization).answer()
+                return exchange(realm, "GET", path, authorization, lead).answer()
             sent = self._always_sent | {"content-type": "application/x-www-form-urlencoded"}
             # Without its redirects: the form has the password.
-            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, form).answer()
+            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, lead, form).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
-        repository = path.partition("?")[0].rsplit("/", 2)[0]
+        repository = endpoint.repository(path.partition("?")[0].rsplit("/", 2)[0])
         asked = endpoint.path(path) + (("&" if "?" in path else "?") + self._query if self._query else "")
         shown = credential.authorization
         if shown is None and credential.own:

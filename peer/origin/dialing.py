@@ -24,6 +24,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain, zip_longest
 
+from peer.origin.address_policy import Address as IPAddress
+from peer.origin.address_policy import literal
+from peer.origin.http1 import ExchangeFailedError
+
 ATTEMPT_DELAY_S = 0.25
 """RFC 8305, section 8: the recommended Connection Attempt Delay."""
 
@@ -50,14 +54,24 @@ class Dialer:
         self._worked: dict[tuple[str, int], object] = {}
         self._silent: dict[tuple[str, int], object] = {}
 
-    def connect(self, place: tuple[str, int], timeout_s: float, _source: object = None) -> socket.socket:
+    def connect(
+        self,
+        place: tuple[str, int],
+        timeout_s: float,
+        _source: object = None,
+        *,
+        check: Callable[[IPAddress], None] | None = None,
+    ) -> socket.socket:
         """A connected socket with that timeout, all addresses within `timeout_s`; as `socket.create_connection`.
 
-        Raises OSError: that of the last attempt to fail, or TimeoutError.
+        `check` raises ExchangeFailedError for an address that is not to be connected to. Raises OSError: that of the
+        last attempt to fail, or TimeoutError; and the error of `check` if it allows no address.
         """
         with self._lock:
             worked, silent = self._worked.get(place), self._silent.get(place)
         addresses = in_order(self._resolve(*place), worked, silent)
+        if check is not None:
+            addresses = _allowed(addresses, check)
         connected, address = _first_to_connect(addresses, timeout_s)
         connected.settimeout(timeout_s)
         with self._lock:
@@ -86,6 +100,21 @@ def _remember(known: dict[tuple[str, int], object], place: tuple[str, int], addr
     known[place] = address
     if len(known) > _MOST_REMEMBERED:
         del known[next(iter(known))]
+
+
+def _allowed(addresses: list[Address], check: Callable[[IPAddress], None]) -> list[Address]:
+    allowed, refused = [], None
+    for address in addresses:
+        found = literal(str(address[3][0]))  # type: ignore[index]  # of getaddrinfo
+        try:
+            if found is not None:
+                check(found)
+            allowed.append(address)
+        except ExchangeFailedError as error:
+            refused = error
+    if refused is not None and not allowed:
+        raise refused
+    return allowed
 
 
 def _first_to_connect(addresses: list[Address], timeout_s: float) -> tuple[socket.socket, object]:

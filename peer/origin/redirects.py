@@ -6,8 +6,10 @@ Rules:
 2. Of the other headers, only those that describe the request are sent on.
 3. A redirect from https to http is followed for content that its digest proves only. Go's client follows all.
 4. The path and the query of a redirect are secret, as they are the signed URL: no message has them.
-5. A challenge of another target is removed from the answer: a client would answer it with its credentials for the first
+5. Where a redirect may lead to is judged by the address there (`peer.origin.address_policy`).
+6. A challenge of another target is removed from the answer: a client would answer it with its credentials for the first
    target.
+7. An answer of another target, or of the first one outside of the registry's API, is marked as redirected.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from peer.origin.address_policy import Lead
 from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.upstream import Target, wire_path
 
@@ -42,22 +45,26 @@ def exchange(
     headers: Mapping[str, str],
     authorization: str | None,
     deadline: float,
+    lead: Lead | None = None,
 ) -> Reply:
     """The reply to `method` (GET or HEAD) at `home`, or at the end of its redirects. Raises ExchangeFailedError.
 
-    The names of `headers` are lower case.
+    The names of `headers` are lower case. `lead` is whoever named `home`, if it is not the upstream's own.
     """
     target, sent, proven = home, dict(headers), _BY_DIGEST.search(path) is not None
+    api = f"{path.partition('/v2/')[0]}/v2/"
     if authorization is not None:
         sent["authorization"] = authorization
-    for _ in range(_MOST + 1):
-        reply = connections.exchange(cancel_scope, target, method, path, sent, deadline)
+    for hops in range(_MOST + 1):
+        reply = connections.exchange(cancel_scope, target, method, path, sent, deadline, lead)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
             if target != home:
                 reply.drop_challenges()
+            reply.redirected = hops > 0 and not (target == home and path.startswith(api))
             return reply
         reply.answer()  # the few bytes of its body are read so that the connection can be kept
+        lead = Lead(reply.address) if lead is None else lead.joined(reply.address)
         last = target
         target, path = _next(last, path, location)
         if last.scheme == "https" and target.scheme == "http" and not proven:

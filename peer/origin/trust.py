@@ -57,17 +57,24 @@ def _new_context() -> ssl.SSLContext:
 
 
 def _context_with(upstream: str, path: Path) -> ssl.SSLContext:
-    context = _new_context()
     wrong = f"upstream {upstream}: no CA could be read from {path}"
     try:
         files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES) if path.is_dir() else [path]
         blocks = [block for file in files for block in _CERTIFICATE.findall(file.read_bytes())]
     except OSError as error:
         raise ValueError(f"{wrong}: {error}") from None
-    trusted = [block for block in blocks if _add(context, block)]
-    if not trusted:
+    context = _context_of(tuple(blocks))
+    if context is None:
         raise ValueError(f"{wrong}: it has no certificate (-----BEGIN CERTIFICATE-----)")
     return context
+
+
+@functools.lru_cache(maxsize=16)
+def _context_of(blocks: tuple[bytes, ...]) -> ssl.SSLContext | None:
+    """One context for all upstreams with these certificates; None if none of them parses."""
+    context = _new_context()
+    trusted = [block for block in blocks if _add(context, block)]
+    return context if trusted else None
 
 
 def _add(context: ssl.SSLContext, block: bytes) -> bool:

@@ -37,17 +37,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamEndpoint:
-    """One address of an upstream: its API is at `<target><prefix>/v2/`."""
+    """One address of an upstream: its API is at `<target><prefix>/v2/`.
+
+    `project` (`hub/`, or empty) stands before the name of each repository there. A proxy project of Harbor, a
+    pull-through cache of ECR and a dependency proxy of GitLab are such addresses: `https://harbor.corp/v2/hub`.
+    """
 
     target: Target
     prefix: str
+    project: str = ""
 
     def __str__(self) -> str:
-        return f"{self.target}{self.prefix}"
+        return f"{self.target}{self.prefix}" + (f"/v2/{self.project.rstrip('/')}" if self.project else "")
 
     @classmethod
     def parse(cls, text: str) -> UpstreamEndpoint:
-        """`https://host[:port][/prefix]`, else ValueError. A `/v2/` at its end is the API's own, and left out."""
+        """`https://host[:port][/prefix][/v2[/project]]`, else ValueError. A `/v2/` at its end is left out."""
         try:
             url = urlsplit(text)
             target = Target.of(url)
@@ -57,11 +62,17 @@ class UpstreamEndpoint:
             ) from None
         if "@" in url.netloc or url.query or url.fragment:
             raise ValueError(f"the endpoint {target} has a user, a query or a fragment: give credentials apart from it")
-        return cls(target, wire_path(url.path.rstrip("/").removesuffix("/v2").rstrip("/")))
+        prefix, _, project = f"{url.path.rstrip('/')}/".partition("/v2/")
+        project = project.strip("/")
+        return cls(target, wire_path(prefix.rstrip("/")), wire_path(f"{project}/") if project else "")
 
     def path(self, below_v2: str) -> str:
-        """The request path of what is at `below_v2`, which may have a query."""
-        return f"{self.prefix}/v2/{wire_path(below_v2)}"
+        """The request path of what is at `below_v2`, which may have a query. Empty: the ping."""
+        return f"{self.prefix}/v2/{self.project if below_v2 else ''}{wire_path(below_v2)}"
+
+    def repository(self, name: str) -> str:
+        """The name here of the repository that clients call `name`; empty for none."""
+        return f"{self.project}{name}" if name else ""
 
 
 def wire_path(text: str) -> str:
@@ -100,6 +111,10 @@ class Upstream:
     """Has the password, instead of `password`, and is read again when it has changed."""
     token_hosts: tuple[str, ...] = ()
     mirrored: str | None = None
+    allow_private: tuple[str, ...] = ()
+    """Hosts, addresses and networks that redirects and realms may lead to, whatever `address_policy` says of them."""
+    public_only: bool = False
+    """Whether the endpoints, too, have to be public or in `allow_private`: a client chose them."""
     max_connections: int = 16
     rate_bytes_per_s: int = 0
     """For all bodies together; 0 is no limit."""

@@ -1,7 +1,7 @@
 """What is known of a whole blob's bytes on the disk: which pieces were right when they were last read.
 
 Data files are sent by `sendfile`, so nobody looks at the bytes on their way out. A piece is therefore read back and
-compared with its BLAKE3 before it is sent, unless that was done before and still holds (docs/decisions/0014 has what
+compared with its BLAKE3 before it is sent, unless that was done before and still holds (docs/decisions/0015 has what
 each way costs). A check holds until
 
 1. the file's inode, length, mtime or ctime is another: somebody wrote to it;

@@ -249,7 +249,7 @@ class TestProxies:
         with RegistryServer() as direct:
             server.script(Answering(307, headers={"Location": direct.url}))
             direct.rule = lambda _: HELLO
-            with origin_at("http://registry.test", environ=environ) as origin:
+            with origin_at("http://registry.test", environ=environ, allow_private=("127.0.0.1",)) as origin:
                 assert origin.request("GET", "", credential=NOBODY).body == b"hello"
             assert "proxy-authorization" not in direct.seen[0].headers
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,35 +13,15 @@ from peer.errors import OriginBrokenError, OriginUnreachableError
 from peer.origin.api import Credential
 from peer.origin.trust import _new_context
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, StillClock, origin_at, read_all
+from tests.support.authority import KEY, Authority, make_authority, openssl
 from tests.support.registry_server import Answering, RegistryServer, demand_bearer
 
 HELLO = Answering(200, b"hello")
-KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A CA of our own, and a server's context with a certificate of its for 127.0.0.1 and registry.test."""
-
-    ca_file: Path
-    server: ssl.SSLContext
-
-
-def openssl(directory: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    directory = tmp_path_factory.mktemp("ca")
-    openssl(directory, "req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=a CA", "-days", "2")
-    openssl(directory, "req", *KEY, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=a server")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:registry.test")
-    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
-    openssl(directory, "x509", "-req", "-in", "server.csr", "-out", "server.pem", *signing)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem", directory / "server.key")
-    return Authority(directory / "ca.pem", context)
+    return make_authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture

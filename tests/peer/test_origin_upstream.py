@@ -19,8 +19,12 @@ from tests.peer.origin_fixtures import origin_at
         ("http://host:5000/a/b/", "http://host:5000/a/b", "/a/b/v2/x"),
         ("http://[::1]:5000", "http://[::1]:5000", "/v2/x"),
         ("https://host/v2/", "https://host", "/v2/x"),
-        ("https://host//v2//", "https://host", "/v2/x"),
         ("https://host/a/v2", "https://host/a", "/a/v2/x"),
+        ("https://host/v2/hub/", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/a/v2/hub/b", "https://host/a/v2/hub/b", "/a/v2/hub/b/x"),
+        ("https://host/v2//hub", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/v2x/hub", "https://host/v2x/hub", "/v2x/hub/v2/x"),
+        ("https://host//v2//", "https://host", "/v2/x"),
         ("https://host.example.:5000", "https://host.example:5000", "/v2/x"),
         ("https://b\u00fccher.example", "https://xn--bcher-kva.example", "/v2/x"),
     ],
@@ -28,6 +32,9 @@ from tests.peer.origin_fixtures import origin_at
 def test_endpoints(text: str, shown: str, path: str) -> None:
     endpoint = UpstreamEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
+    assert f"{endpoint.prefix}/v2/{endpoint.repository('x')}" == path
+    assert endpoint.repository("") == ""
+    assert endpoint.path("") == f"{endpoint.prefix}/v2/"  # a ping is of the registry, not of a project
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,13 @@ Rule = Callable[[Seen], Answering | None]
 class RegistryServer:
     """Use it as a context manager; `url` is where it listens."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, tunnel_tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        tunnel_tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.seen: list[Seen] = []
         self.blobs: dict[str, bytes] = {}
         self.ignores_range = False
@@ -90,9 +96,9 @@ class RegistryServer:
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -286,7 +292,7 @@ def _read_head(connection: socket.socket) -> bytes | None:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         received = connection.recv(1)
-        if not received:
+        if not received or received == b"\x16":  # a client that tries TLS first: no server waits for the rest
             return None
         head += received
     return head[:-4]
