@@ -7,7 +7,7 @@ packages are read at each scrape; only answers are counted as they happen.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -29,7 +29,7 @@ MAX_CLIENTS = 32
 class Telemetry:
     """All metrics of one node, and the last time that each kind of client was served.
 
-    `scheduler` is the scheduler inside the node, if there is one.
+    `scheduler` is the scheduler inside the node, if there is one. `dropped_lines`: see `p2pd.admin.metrics`.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Telemetry:
         host: Host,
         peer_server: PeerServer,
         scheduler: Scheduler | None = None,
+        dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.registry = metrics_of(_Statistics(origins, host, peer_server))
+        self.registry = metrics_of(_Statistics(origins, host, peer_server), dropped_lines)
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}

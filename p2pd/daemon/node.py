@@ -94,7 +94,7 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, host, peer_server, joined.inside)
+        telemetry = Telemetry(origins, host, peer_server, joined.inside, logs.dropped_lines)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
         tags = Tags(
             origins,
