@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Hello
+from scheduler.shell.accepting import accepting
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
 
@@ -32,6 +34,13 @@ log = structlog.get_logger(__name__)
 
 SWEPT_AT_ONCE: Final = 256
 """Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
+
+
+SPARE_FILES: Final = 64
+"""Files that are left for all else when hosts have used up the others."""
+
+MAX_REFUSED: Final = 256
+"""Connections beyond the maximum that are kept for long enough to be told the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +102,20 @@ class SchedulerServer:
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serve while the context lasts. Gives the port, which the system chooses if `port` is 0."""
         self._loop = asyncio.get_running_loop()
-        server = await self._loop.create_server(self._connect, host, port)
+        accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
         self._swept_at = self._loop.time()
         self._sweep()
         try:
-            with rare_full_collections():
-                yield server.sockets[0].getsockname()[1]
+            async with accepted as (_, taken_port):
+                with rare_full_collections():
+                    yield taken_port
         finally:
-            server.close()
             await self._stop()
-            await server.wait_closed()
+
+    def _most(self) -> int:
+        """The most connections: some files are left for the admin port and the log."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return min(self._bounds.connections + MAX_REFUSED, max(files - SPARE_FILES, files // 2))
 
     async def _stop(self) -> None:
         """Tell every host that the scheduler stops, and let the hosts hang up."""
@@ -129,7 +142,7 @@ class SchedulerServer:
     def opened(self, connection: HostConnection) -> None:
         """Register a connection that has opened."""
         self._connections[connection.number] = connection
-        if self._loop is None or len(self._connections) > self._bounds.connections:
+        if self._loop is None:
             connection.abort()
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
@@ -142,6 +155,8 @@ class SchedulerServer:
         cost = 1 + len(message.holdings) if isinstance(message, Announce) else 1
         if not self._may_send(connection, cost):
             self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
+        elif not connection.greeted and len(self._connections) > self._bounds.connections:
+            self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
             connection.greeted = True
             self._tell(Connected(connection.number, message), connection)
@@ -154,7 +169,8 @@ class SchedulerServer:
         """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
-        log.info("host_closed", address=connection.address, why=closing.name, text=reason)
+        tell = log.info if connection.greeted else log.debug  # a scanner's connections are none of a host
+        tell("host_closed", address=connection.address, why=closing.name, text=reason)
         connection.close(closing, reason)
         if connection.greeted:
             self._tell(Disconnected(connection.number), None)
