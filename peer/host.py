@@ -27,6 +27,7 @@ from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedErro
 from peer.net.links import Links
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.net.scheduler_client import SchedulerClient
+from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
 from peer.store import Blob, Store
@@ -34,7 +35,7 @@ from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
 from peer.workers import Workers
-from scheduler.protocol import from_host, link
+from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
 
 log = structlog.get_logger("peer.host")
@@ -116,6 +117,9 @@ class Host:
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
         self._corrupt = 0
+        self._told_of_untold = False
+        self._seen_at = ""
+        """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
         self._neighbours = NeighbourOrigins(self.identity.host)
@@ -149,7 +153,7 @@ class Host:
     def start(self, address: str) -> None:
         """Begin to look for a scheduler. Other hosts reach the peer port at `address`."""
         self._address = address
-        for blob in self.store.blobs():
+        for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
         self.store.on_removed = self._removed
@@ -250,10 +254,18 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
-            case events.ReportQuarantine(reason, for_s):
-                log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
+            case events.ReportQuarantine() | events.ReportUntold():
+                self._report(instruction)
             case _:
                 self._carry_out_in_store(instruction)
+
+    def _report(self, report: events.ReportQuarantine | events.ReportUntold) -> None:
+        if isinstance(report, events.ReportQuarantine):
+            log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
+        elif not self._told_of_untold:
+            self._told_of_untold = True
+            text = "more blobs are held than the scheduler takes of a host: those used last are announced"
+            log.warning(text, not_announced=report.untold, max_blobs=report.max_blobs)
 
     def _carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -313,9 +325,12 @@ class Host:
             token=who.token,
         )
 
-    def _scheduler_found(self, progress_s: float) -> None:
-        log.info("connected to a scheduler")
-        self.feed(events.SchedulerFound(progress_s))
+    def _scheduler_found(self, welcome: to_host.Welcome) -> None:
+        if welcome.seen_at != self._seen_at and is_elsewhere(self._address, welcome.seen_at):
+            self._seen_at = welcome.seen_at
+            text = "the scheduler sees this host at another address than others are told: can they reach it there?"
+            log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
 
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()

@@ -1,7 +1,7 @@
 """A client's connection to an HTTP port of a node: aiohttp's, with the bounds that all ports share.
 
 1. A connection has `FIRST_REQUEST_S` for its first request and `IDLE_S` for each further one, headers included,
-   however slowly they come. After that it is closed, with status 408 if a request had begun.
+   however slowly they come. After that it is closed without a word, as by nginx.
 2. A request that is not HTTP, or has too much of it, gets 400 or 431 and at most a debug line, without the request's
    text: that may have a credential in it.
 3. A handler's defect gets 500 and one line in the log with a traceback.
@@ -36,7 +36,7 @@ Refuse = Callable[[int, str], web.Response]
 class HttpConnection(RequestHandler):
     """One connection. `refuse` makes the responses to what is no request; `options` are aiohttp's."""
 
-    __slots__ = ("_first_request", "_has_begun", "_refuse", "_stall_ms")
+    __slots__ = ("_first_request", "_refuse", "_stall_ms")
 
     def __init__(
         self,
@@ -51,7 +51,6 @@ class HttpConnection(RequestHandler):
         super().__init__(server, loop=loop, **{"access_log": None, "keepalive_timeout": IDLE_S, **options})
         self._refuse = refuse
         self._stall_ms = int(stall_s * 1000)
-        self._has_begun = False
         self._first_request = loop.call_later(first_request_s, self._too_late)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,10 +62,6 @@ class HttpConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._first_request.cancel()
         super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        self._has_begun = True
-        super().data_received(data)
 
     def handle_error(
         self,
@@ -93,9 +88,5 @@ class HttpConnection(RequestHandler):
 
     def _too_late(self) -> None:
         """Close the connection, unless its first request has come."""
-        if self._request_count or self.transport is None:
-            return
-        if self._has_begun:
-            head = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            self.transport.write(head)
-        self.force_close()
+        if not self._request_count:
+            self.force_close()

@@ -14,7 +14,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Joined
+from scheduler.protocol.to_host import Failed, Joined
 
 FEW_PROVIDERS: Final = 64
 """In a swarm with more providers, a starving member soon gets another provider, and its pieces are not leased again."""
@@ -34,14 +34,19 @@ class Joining:
         self._seeders: Final = seeders
 
     def announce(self, host: Host, message: Announce) -> None:
-        """Record the blobs in a host's store."""
+        """Record the blobs in a host's store. Those beyond the host's bound are ignored."""
         for holding in message.holdings:
+            if not self._membership.has_room(host, holding.digest):
+                continue
             swarm, member = self._membership.enter(host, holding.digest)
             self._hold(swarm, member, holding)
 
     def join(self, host: Host, message: Join) -> None:
         """Make a host a member that wants a blob."""
         state, maps = self._state, self._maps
+        if not self._membership.has_room(host, message.digest):
+            state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
+            return
         source = Source(message.upstream, message.repository)
         swarm, member = self._membership.enter(host, message.digest)
         member.source = swarm.sources.setdefault(source, source)

@@ -17,18 +17,22 @@ from scheduler.core.members import Host, Member, MemberCause, MemberState, Topol
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Hello
-from scheduler.protocol.to_host import Failed, Gateway, Neighbour, Neighbours, OriginRefused, Welcome
+from scheduler.protocol.to_host import (
+    MAX_BLOBS_PER_HOST,
+    Failed,
+    Gateway,
+    Neighbour,
+    Neighbours,
+    OriginRefused,
+    Welcome,
+)
 
 FEATURES: Final = ()
 """The features of this protocol version that some hosts of the same version lack. There are none yet."""
 
 PROGRESS_S: Final = 2.0
 """The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
-
-BLOBS_PER_HOST: Final = 8192
-"""Swarms that one host may be a member of. A member takes about 1 KiB."""
 
 TOPOLOGIES: Final = 4096
 """Topologies that are kept, so that hosts of one rack share one. More topologies would be a mistake in labelling."""
@@ -41,8 +45,8 @@ class Membership:
         self._state: Final = state
         self._topologies: Final[dict[Topology, Topology]] = {}
 
-    def arrive(self, connection: int, hello: Hello) -> None:
-        """Let a host in that has connected, or close its connection."""
+    def arrive(self, connection: int, hello: Hello, seen_at: str) -> None:
+        """Let a host in that has connected from the address `seen_at`, or close its connection."""
         state = self._state
         version = agree(hello)
         if version is None:
@@ -65,7 +69,7 @@ class Membership:
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        state.send((host,), Welcome(version, features, PROGRESS_S))
+        state.send((host,), Welcome(version, features, PROGRESS_S, seen_at=seen_at))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out and end its connection."""
@@ -79,14 +83,16 @@ class Membership:
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
 
+    def has_room(self, host: Host, digest: bytes) -> bool:
+        """Whether the host is, or may become, a member of the blob's swarm."""
+        return digest in host.members or len(host.members) < MAX_BLOBS_PER_HOST
+
     def enter(self, host: Host, digest: bytes) -> tuple[Swarm, Member]:
-        """Make a host an idle member of a blob's swarm if it is no member. Raises ProtocolError over BLOBS_PER_HOST."""
+        """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`."""
         state = self._state
         member = host.members.get(digest)
         if member is not None:
             return state.swarms[digest], member
-        if len(host.members) >= BLOBS_PER_HOST:
-            raise ProtocolError(f"more than {BLOBS_PER_HOST} blobs")
         swarm = state.swarms.get(digest)
         if swarm is None:
             swarm = state.swarms[digest] = Swarm(digest, state.settings, state.rng)

@@ -105,6 +105,12 @@ class Codec(Generic[Message]):
             raise ProtocolError(f"{kind.__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         return frame
 
+    def encode_checked(self, message: Message) -> bytes:
+        """The frame of a message that a receiver accepts. Raises ProtocolError if a field is beyond its bounds."""
+        frame = self.encode(message)
+        self.decode(frame)
+        return frame
+
     def decode(self, frame: bytes) -> Message | Unknown:
         """The message of a frame. Raises ProtocolError."""
         if len(frame) > MAX_FRAME_BYTES:

@@ -249,3 +249,8 @@ class TagAnswer:
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):
             raise f.ProtocolError("a tag has a digest if, and only if, the status is 200")
+
+
+def cost_of(message: object) -> int:
+    """What a message counts against `Welcome.messages_per_s` and `Welcome.burst`: each announced blob is one more."""
+    return 1 + len(message.holdings) if isinstance(message, Announce) else 1

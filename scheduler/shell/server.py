@@ -25,7 +25,8 @@ from scheduler.core.events import Close, Connected, Disconnected, Event, Instruc
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Hello
+from scheduler.protocol.from_host import Hello, cost_of
+from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S
 from scheduler.shell.accepting import accepting
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
@@ -55,10 +56,8 @@ class Bounds:
     """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
     waiting_bytes: int = 4 * 1024 * 1024
     """The most unread bytes of one host: twice the piece map of the largest blob."""
-    messages_per_s: float = 200.0
-    """The most messages per second that a host may send. A host that pulls 20 blobs at 1 Gbit/s sends about 60."""
-    burst: int = 16_384
-    """The most messages that a host may send at once. It announces 8,192 blobs, each counted as one, and joins some."""
+    messages_per_s: float = MAX_MESSAGES_PER_S
+    burst: int = MAX_BURST
     close_s: float = 2.0
     """How long a host may take to hang up after it was told to."""
 
@@ -152,14 +151,13 @@ class SchedulerServer:
         except ProtocolError as error:
             self.failed(connection, Closing.MALFORMED, str(error))
             return
-        cost = 1 + len(message.holdings) if isinstance(message, Announce) else 1
-        if not self._may_send(connection, cost):
+        if not self._may_send(connection, cost_of(message)):
             self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
         elif not connection.greeted and len(self._connections) > self._bounds.connections:
             self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
             connection.greeted = True
-            self._tell(Connected(connection.number, message), connection)
+            self._tell(Connected(connection.number, message, connection.host), connection)
         elif not connection.greeted:
             self.failed(connection, Closing.MALFORMED, "the first message is not a Hello")
         elif not isinstance(message, Unknown):
