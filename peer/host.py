@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -23,14 +23,22 @@ from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
 from peer.core.session import SessionState
-from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError, P2pdError
+from peer.errors import (
+    OriginBrokenError,
+    OriginCorruptError,
+    OriginRefusedError,
+    OriginUnreachableError,
+    P2pdError,
+    StoreError,
+    StoreFullError,
+)
 from peer.net.links import Links
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.net.scheduler_client import SchedulerClient
 from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
-from peer.store import Blob, Store
+from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
@@ -157,6 +165,7 @@ class Host:
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
         self.store.on_removed = self._removed
+        self.store.on_found = self._found
         self.feed(events.SchedulerLost())
         self._tasks.start(self._scheduler.run())
 
@@ -177,9 +186,12 @@ class Host:
 
     # -- for neighbours --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def servable(self, digest: Digest, start: int, stop: int) -> Iterator[Blob | None]:
-        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts."""
+    @asynccontextmanager
+    async def servable(self, digest: Digest, start: int, stop: int) -> AsyncIterator[Blob | None]:
+        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts.
+
+        Raises StoreError if they cannot be read any more.
+        """
         blob = None
         if self.machine.may_serve(digest.raw, start, stop):
             arrival = self.arrivals.get(digest.raw)
@@ -187,10 +199,19 @@ class Host:
             if blob is not None and arrival is not None:
                 blob.acquire()
         try:
+            if blob is not None:
+                await self.check(blob, start, stop)
             yield blob
         finally:
             if blob is not None:
                 blob.release()
+
+    async def check(self, blob: Blob, start: int, stop: int) -> None:
+        """See that bytes `[start, stop)` of a pinned blob are right on the disk, unless that is known.
+
+        Raises StoreError; a blob that is not right has been dropped by then.
+        """
+        await self._store_work.check(blob, start, stop)
 
     def send_unchoke(self, request: UploadRequest) -> None:
         """This host was too busy for a piece that another host wanted, and has room now."""
@@ -278,7 +299,10 @@ class Host:
             case events.SendInlineBlob(digest):
                 blob = self.arrivals[digest].blob
                 assert blob is not None
-                self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+                try:
+                    self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+                except StoreError as error:
+                    log.warning("a blob could not be read", digest=blob.digest, error=str(error))
             case events.ReadDigests(digest):
                 self._tasks.start(self._store_work.read_digests(digest))
             case events.Ended():
@@ -343,8 +367,17 @@ class Host:
         self._loop.call_soon_threadsafe(self._tell_removed, digest)
 
     def _tell_removed(self, digest: Digest) -> None:
-        if self.store.peek(digest) is None:  # else it is back already
+        arrival = self.arrivals.get(digest.raw)
+        if arrival is not None and arrival.blob is not None and arrival.blob.preempted:
+            arrival.last_error = StoreFullError(f"the room of {digest} was needed for what a client reads")
+            self.feed(events.StoreFailed(digest.raw))
+        elif self.store.peek(digest) is None:  # else it is back already
             self.feed(events.BlobRemoved(digest.raw))
+
+    def _found(self, blob: BlobInfo) -> None:
+        """The store has a blob again. From any thread."""
+        if blob.complete:
+            self._loop.call_soon_threadsafe(self.feed, events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -39,6 +38,7 @@ class Admin:
             scrape=self._telemetry.scrape,
             not_ready=not_ready,
             names=names,
+            degraded=self._degraded,
             more=[
                 web.get("/cache", self._blobs),
                 web.delete("/cache/{digest}", self._remove),
@@ -65,6 +65,11 @@ class Admin:
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
         }
 
+    def _degraded(self) -> list[str]:
+        """A node that can store nothing serves what it holds, and passes the rest on."""
+        state = self._store.state
+        return [] if state.is_well else [f"the store is {state.condition.value}, nothing new is stored: {state.cause}"]
+
     async def _blobs(self, _: web.Request) -> web.Response:
         return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
 
@@ -75,7 +80,7 @@ class Admin:
         return web.json_response({"removed": digest})
 
     async def _collect(self, _: web.Request) -> web.Response:
-        removed = await _in_thread(partial(self._store.collect, time.time()))
+        removed = await _in_thread(self._store.collect)
         return web.json_response(
             {"removed": [blob.digest for blob in removed], "freed_bytes": sum(blob.size_bytes for blob in removed)}
         )

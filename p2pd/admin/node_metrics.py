@@ -17,6 +17,7 @@ from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
+from peer.store.health import Condition
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from scheduler.core.scheduler import Scheduler
@@ -98,7 +99,7 @@ class _Statistics(Collector):
         self._peer_server = peer_server
 
     def collect(self) -> Iterator[Metric]:
-        downloads, store = self._host.statistics(), self._host.store.statistics()
+        downloads = self._host.statistics()
         fetched = CounterMetricFamily("p2pd_download_bytes", "Verified bytes that came in.", labels=("source",))
         fetched.add_metric(["origin"], downloads.origin_bytes)
         fetched.add_metric(["peer"], downloads.peer_bytes)
@@ -112,12 +113,29 @@ class _Statistics(Collector):
             value=downloads.corrupt_pieces,
         )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
+        yield from self._of_store()
+        yield from self._of_origins()
+        yield from self._of_swarm()
+
+    def _of_store(self) -> Iterator[Metric]:
+        store = self._host.store.statistics()
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
         yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
         yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
-        yield from self._of_origins()
-        yield from self._of_swarm()
+        yield CounterMetricFamily(
+            "p2pd_cache_lost",
+            "Blobs that were gone from the disk, or had other bytes there than were stored.",
+            value=store.lost,
+        )
+        condition = GaugeMetricFamily(
+            "p2pd_store_condition",
+            "1 for what the store is: new blobs are stored only if writable.",
+            labels=("condition",),
+        )
+        for each in Condition:
+            condition.add_metric([each.value], each.value == store.condition)
+        yield condition
 
     def _of_origins(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))

@@ -27,6 +27,7 @@ from p2pd.config.upstream import make_upstreams
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
+from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -43,7 +44,6 @@ from proxy.tags import Tags
 
 log = logs.get("p2pd.daemon")
 
-COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
@@ -79,6 +79,7 @@ async def serve(
             ttl_s=settings.ttl_s,
         )
         stack.callback(store.close)
+        await tend(store)  # first of all: the catalog needs room, too
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
@@ -126,7 +127,7 @@ async def serve(
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         host.start(addresses["advertise"])
-        background.start(_collect_now_and_then(store))
+        background.start(tend_for_ever(store, catalog))
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
 
@@ -137,13 +138,6 @@ def _limits(settings: Settings) -> Limits:
         settings.connections_per_blob,
         download_rate_bytes_per_s=settings.download_rate,
     )
-
-
-async def _collect_now_and_then(store: Store) -> None:
-    while True:
-        await asyncio.sleep(COLLECT_EVERY_S)
-        for blob in await asyncio.to_thread(store.collect, time.time()):
-            log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
 
 
 async def _tell_pulls_now_and_then(mirror: Mirror) -> None:

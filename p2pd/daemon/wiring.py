@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
+from p2pd.daemon.host_id import host_id
 from p2pd.daemon.listeners import scheduling
-from peer.errors import StoreBrokenError
 from peer.host import Identity
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
@@ -26,9 +23,9 @@ METADATA_SHARE = 4
 
 
 def identity(settings: Settings) -> Identity:
-    """This host's id, the same after every restart. Raises StoreBrokenError."""
+    """This host's id, the same after every restart."""
     return Identity(
-        host=_host_id(settings.data / "host-id"),
+        host=host_id(settings.data / "host-id"),
         site=settings.site,
         zone=settings.zone,
         rack=settings.rack,
@@ -83,13 +80,3 @@ def scheduling_of(settings: Settings) -> SchedulerSettings:
 def connections_for_blobs(settings: Settings) -> int:
     """The connections to an origin that may carry blobs."""
     return max(1, settings.connections_per_origin * (METADATA_SHARE - 1) // METADATA_SHARE)
-
-
-def _host_id(file: Path) -> str:
-    try:
-        if not file.exists():
-            name = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter in "._-")[:40]
-            file.write_text(f"{name or 'host'}-{secrets.token_hex(8)}\n")
-        return file.read_text().strip()
-    except (OSError, ValueError) as error:
-        raise StoreBrokenError(f"{file} cannot be used: {error}; remove it") from error

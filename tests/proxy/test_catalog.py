@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from peer.errors import StoreBrokenError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
 from proxy.catalog import Catalog
+from tests.support.small_disk import fill, make_read_only, small_disk
 
 HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
 ELSEWHERE = [
@@ -22,6 +24,10 @@ ELSEWHERE = [
 LATEST = Tag("latest")
 A, B, C, D = (Digest.of(letter) for letter in (b"a", b"b", b"c", b"d"))
 MEANING = Descriptor("application/vnd.oci.image.index.v1+json", Digest("sha256:" + "a" * 64), 1234)
+
+
+def well(catalog: Catalog) -> bool:
+    return catalog.is_well
 
 
 @pytest.fixture
@@ -98,13 +104,71 @@ def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -
         assert not path.with_suffix(".damaged").exists()
 
 
-def test_a_directory_in_its_place_is_an_error_for_the_operator(path: Path) -> None:
+def test_with_a_directory_in_its_place_nothing_is_known_and_nothing_ends(path: Path) -> None:
     path.mkdir()
-    (path / "file").touch()
-    path.with_suffix(".damaged").mkdir()
-    (path.with_suffix(".damaged") / "file").touch()
-    with pytest.raises(StoreBrokenError, match="remove it"):
-        Catalog.open(path)
+    with capture_logs() as logs, closing(Catalog.open(path)) as catalog:
+        assert not well(catalog)
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        assert catalog.last_known(HERE, LATEST) == MEANING, "until the end of this process"
+        path.rmdir()
+        catalog.try_again()
+        assert well(catalog)
+        catalog.remember_public(HERE, [A])
+    assert [log["event"] for log in logs] == ["the catalog cannot be written for now", "the catalog is written again"]
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_public(HERE, A)
+
+
+def test_damaged_files_do_not_pile_up_and_leave_no_journal(path: Path) -> None:
+    for content in (b"first" * 100, b"second" * 100):
+        path.write_bytes(content)
+        path.with_name(f"{path.name}-wal").write_bytes(content)
+        Catalog.open(path).close()
+    assert path.with_suffix(".damaged").read_bytes() == b"second" * 100
+    assert sorted(file.name for file in path.parent.iterdir()) == ["catalog.damaged", "catalog.db"]
+
+
+def test_one_whose_file_is_removed_goes_on_in_a_new_one(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        path.unlink()
+        catalog.try_again()
+        catalog.remember_public(HERE, [A])
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_public(HERE, A)
+
+
+@pytest.mark.real
+class TestAFullDisk:
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        """A small disk, with a catalog on it, that another program has filled."""
+        with small_disk(tmp_path / "disk") as disk:
+            with closing(Catalog.open(disk / "catalog.db")) as catalog:
+                catalog.remember_public(HERE, [A])
+            fill(disk)
+            yield disk
+
+    def test_the_catalog_is_kept_and_read_and_written_later(self, disk: Path) -> None:
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert not (disk / "catalog.damaged").exists()
+            assert catalog.is_public(HERE, A)
+            catalog.remember_public(HERE, [B])
+            assert not well(catalog)
+            (disk / "other").unlink()
+            catalog.try_again()
+            catalog.remember_public(HERE, [B])
+            assert well(catalog)
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert catalog.is_public(HERE, A)
+            assert catalog.is_public(HERE, B)
+
+    def test_one_with_a_journal_is_not_read_without_it(self, disk: Path) -> None:
+        """The journal may have what was taken back."""
+        (disk / "other").unlink()
+        (disk / "catalog.db-wal").write_bytes(b"x" * 4096)
+        make_read_only(disk)
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert not catalog.is_public(HERE, A)
 
 
 def test_a_disk_without_room_is_no_error(path: Path) -> None:
