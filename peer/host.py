@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -104,13 +104,16 @@ class Host:
         tasks: BackgroundTasks,
         identity: Identity | None = None,
         schedulers: Sequence[str] = (),
+        new_id: Callable[[], str] | None = None,
     ) -> None:
+        """`new_id` makes another id for this host, and keeps it; it is called in a thread."""
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.closed = False
         self._tasks = tasks
+        self._new_id = new_id
         self._loop = asyncio.get_running_loop()
         self.machine = HostMachine(
             HostSettings(
@@ -153,6 +156,7 @@ class Host:
             on_message=lambda message: self.feed(events.FromScheduler(message)),
             on_found=self._scheduler_found,
             on_lost=self._scheduler_lost,
+            on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
             self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
@@ -355,6 +359,17 @@ class Host:
             text = "the scheduler sees this host at another address than others are told: can they reach it there?"
             log.info(text, advertise=self._address, seen_at=welcome.seen_at)
         self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
+
+    async def _take_new_id(self) -> None:
+        """Another machine has this host's id: this one goes on under another."""
+        if self._new_id is None:
+            return
+        before = self.identity.host
+        host = await asyncio.to_thread(self._new_id)
+        log.warning("another host has the id of this one, which takes another", before=before, host=host)
+        self.identity = replace(self.identity, host=host)
+        self.links.rename(host)
+        self._neighbours.rename(host)
 
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()

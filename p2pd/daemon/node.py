@@ -28,7 +28,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -84,7 +84,7 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        host = Host(store, _limits(settings), background, identity(settings), joined.urls, partial(new_id, settings))
         stack.callback(host.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)

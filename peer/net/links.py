@@ -91,6 +91,13 @@ class Links:
         self._session: aiohttp.ClientSession | None = None
         self.sent_messages = 0
 
+    def rename(self, host: str) -> None:
+        """This host's id is `host` from now on. Links under the old one end."""
+        self._host = host
+        for link in self._links.values():
+            if link.socket is not None:
+                self._background.start(_hang_up(link.socket))
+
     def want(self, host: str, address: str) -> None:
         """Keep a link to `host`."""
         link = self._links.get(host)
