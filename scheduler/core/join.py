@@ -12,7 +12,7 @@ from scheduler.core.seeders import Seeders
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
+from scheduler.protocol.from_host import Announce, Fault, Holding, Join, Leave, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Failed, Joined
 
@@ -38,6 +38,10 @@ class Joining:
         for holding in message.holdings:
             if not self._membership.has_room(host, holding.digest):
                 continue
+            if holding.complete and holding.digest not in self._state.swarms:
+                self._state.shelf.put(host, holding.digest, holding.size_bytes)
+                continue
+            self._take_off_shelf(holding.digest)
             swarm, member = self._membership.enter(host, holding.digest)
             self._hold(swarm, member, holding)
 
@@ -48,6 +52,7 @@ class Joining:
             state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
             return
         source = Source(message.upstream, message.repository)
+        self._take_off_shelf(message.digest)
         swarm, member = self._membership.enter(host, message.digest)
         member.source = swarm.sources.setdefault(source, source)
         data = state.inline_blobs.get(message.digest)
@@ -115,6 +120,19 @@ class Joining:
         if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
             swarm.story.tell("%s serves nobody", member.host.id)
             self._membership.expel(swarm, member)
+
+    def leave(self, host: Host, message: Leave) -> None:
+        """Take a host out of a swarm, or a holder off the shelf."""
+        self._state.shelf.discard(host, message.digest)
+        member = host.members.get(message.digest)
+        if member is not None:
+            self._membership.expel(self._state.swarms[message.digest], member)
+
+    def _take_off_shelf(self, digest: bytes) -> None:
+        """Make the holders of a blob, which nobody has asked for until now, members of a swarm."""
+        for host, size_bytes in self._state.shelf.take(digest).items():
+            swarm, member = self._membership.enter(host, digest)
+            self._hold(swarm, member, Holding(digest, size_bytes, complete=True))
 
     def _hold(self, swarm: Swarm, member: Member, holding: Holding) -> None:
         self._maps.claim_size(swarm, member.host, holding.size_bytes)
