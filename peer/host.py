@@ -279,14 +279,17 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
-            case events.ReportQuarantine() | events.ReportUntold():
+            case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
             case _:
                 self._carry_out_in_store(instruction)
 
-    def _report(self, report: events.ReportQuarantine | events.ReportUntold) -> None:
+    def _report(self, report: events.ReportQuarantine | events.ReportUntold | events.ReportUnreachable) -> None:
         if isinstance(report, events.ReportQuarantine):
             log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
+        elif isinstance(report, events.ReportUnreachable):
+            text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
+            log.warning(text, advertise=self._address, hosts=report.reports)
         elif not self._told_of_untold:
             self._told_of_untold = True
             text = "more blobs are held than the scheduler takes of a host: those used last are announced"
@@ -349,7 +352,7 @@ class Host:
             site=who.site,
             zone=who.zone,
             rack=who.rack,
-            upload_slots=who.upload_slots,
+            upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
             token=who.token,
         )
 

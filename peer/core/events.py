@@ -450,6 +450,13 @@ class ReportUntold:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportUnreachable:
+    """So many other hosts could not reach this host: the operator is to know."""
+
+    reports: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReportQuarantine:
     """The scheduler has quarantined this host: the operator is to know."""
 
@@ -474,5 +481,6 @@ Instruction = (
     | ReleaseLink
     | AnswerTag
     | ReportQuarantine
+    | ReportUnreachable
     | ReportUntold
 )

@@ -48,6 +48,7 @@ from peer.core.events import (
     ReaderMoved,
     Recover,
     ReportQuarantine,
+    ReportUnreachable,
     ReportUntold,
     SchedulerFound,
     SchedulerLost,
@@ -310,6 +311,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagResolve() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Unreachable(reports):
+                return [ReportUnreachable(reports)]
             case to_host.Welcome():
                 return []
             case message:

@@ -14,7 +14,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Announce, Fault, Holding, Join, Leave, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Failed, Joined
+from scheduler.protocol.to_host import Failed, Joined, Unreachable
 
 FEW_PROVIDERS: Final = 64
 """In a swarm with more providers, a starving member soon gets another provider, and its pieces are not leased again."""
@@ -112,7 +112,18 @@ class Joining:
             swarm.graph.replace(member, other)
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
+                self._tell_unreachable(other.host, member.host.id)
                 self._found_gone(swarm, other)
+
+    def _tell_unreachable(self, host: Host, reporter: str) -> None:
+        """Tell a host that others cannot reach it, once enough of them have reported it: most likely it advertises a
+        wrong address. In a small cluster all others are enough.
+        """
+        enough = min(GONE_REPORTS, len(self._state.hosts) - 1)
+        if len(host.missed_by) < enough and reporter not in host.missed_by:
+            host.missed_by.add(reporter)
+            if len(host.missed_by) == enough:
+                self._state.send((host,), Unreachable(enough))
 
     def _found_gone(self, swarm: Swarm, member: Member) -> None:
         """Count a report that a member is gone. A gone seeder is expelled, so that its pieces can be leased again."""

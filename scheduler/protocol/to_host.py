@@ -193,6 +193,13 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreachable:
+    """So many other hosts could not reach this host at its `address`. It is sent once for each connection."""
+
+    reports: Annotated[int, f.Whole(1, 2**16)]
+
+
+@dataclass(frozen=True, slots=True)
 class TagResolve:
     """The host must ask the origin for this tag and send TagAnswer within this time."""
 

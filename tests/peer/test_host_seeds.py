@@ -24,6 +24,7 @@ from peer.core.events import (
     Recover,
     ReleaseLink,
     ReportQuarantine,
+    ReportUnreachable,
     ReportUntold,
     SchedulerFound,
     TellNeighbours,
@@ -40,6 +41,7 @@ from scheduler.protocol.to_host import (
     RequestDigests,
     TagResolve,
     TagResult,
+    Unreachable,
     Welcome,
 )
 from tests.peer.host_playbook import (
@@ -222,6 +224,9 @@ class TestABlobThatIsNeitherHeldNorWanted:
 class TestOfNoBlob:
     def test_the_operator_hears_of_a_quarantine(self) -> None:
         assert Playbook() >> Quarantined("it lied", 60.0) << ReportQuarantine("it lied", 60.0)
+
+    def test_that_others_cannot_reach_it_is_reported(self) -> None:
+        assert Playbook() >> Unreachable(3) << ReportUnreachable(3)
 
     def test_what_is_said_of_tags_is_for_who_asked(self) -> None:
         resolve, result = (
