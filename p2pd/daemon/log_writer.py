@@ -87,7 +87,9 @@ class LogWriter:
                 data = data[os.write(self._descriptor, data) :]
                 self._is_within_line = bool(data)
             except BlockingIOError:  # whoever gave us the descriptor made it non-blocking
-                select.select((), (self._descriptor,), (), 1.0)
+                writable = select.poll()
+                writable.register(self._descriptor, select.POLLOUT)
+                writable.poll(1000)
             except OSError:
                 return False
         return True

@@ -54,7 +54,7 @@ class Joining:
         source = Source(message.upstream, message.repository)
         self._take_off_shelf(message.digest)
         swarm, member = self._membership.enter(host, message.digest)
-        member.source = swarm.sources.setdefault(source, source)
+        member.source = swarm.shared(source)
         data = state.inline_blobs.get(message.digest)
         if data is not None:
             state.send((host,), InlineBlob(message.digest, data))

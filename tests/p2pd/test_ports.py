@@ -17,6 +17,7 @@ import aiofastnet
 import pytest
 from aiohttp import web
 
+from p2pd.daemon.lifecycle import raise_file_limit
 from p2pd.daemon.node import serve
 from peer.net.http_connection import HttpConnection
 from scheduler.shell.accepting import PAUSE_S, accepting
@@ -153,3 +154,13 @@ async def test_out_of_files_the_port_rests_says_so_once_and_goes_on(caplog: pyte
             async with asyncio.timeout(PATIENCE_S):
                 assert (await loop.sock_recv(client, 9)).startswith(b"HTTP/1.1")
             client.close()
+
+
+def test_a_daemon_may_open_as_many_files_as_the_system_lets_it() -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before, most - 1), most))
+    try:
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))

@@ -136,3 +136,13 @@ def test_what_a_held_blob_costs() -> None:
     assert costs[0] < 800
     assert costs[1] < 250
     assert costs[2] < 250
+
+
+def test_repositories_that_a_host_names_one_after_the_other_are_forgotten() -> None:
+    play = Playbook("a")
+    for number in range(200):
+        play.scheduler.handle(Received(1, replace(JOIN, repository=f"library/{number}")), play.now)
+    (swarm,) = play.scheduler._state.swarms.values()
+    assert len(swarm.sources) < 50
+    (member,) = swarm.members.values()
+    assert member.source in swarm.sources
