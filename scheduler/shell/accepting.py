@@ -38,6 +38,8 @@ ACCEPTED_AT_ONCE: Final = 64
 SHARE: Final = 4
 """One in four of the process's files may be the connections of one port."""
 
+UNBOUNDED: Final = 1 << 20
+
 Factory = Callable[[], asyncio.BaseProtocol]
 
 Connect = Callable[[Factory, socket.socket], Awaitable[object]]
@@ -72,7 +74,13 @@ async def accepting(
 
 def share_of_files() -> int:
     """The most connections of one port."""
-    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
+    return max(1, open_files() // SHARE)
+
+
+def open_files() -> int:
+    """The files that this process may have open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return UNBOUNDED if files == resource.RLIM_INFINITY else files
 
 
 class _Acceptor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Hello, cost_of
 from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S
-from scheduler.shell.accepting import accepting
+from scheduler.shell.accepting import accepting, open_files
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
 
@@ -113,7 +112,7 @@ class SchedulerServer:
 
     def _most(self) -> int:
         """The most connections: some files are left for the admin port and the log."""
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        files = open_files()
         return min(self._bounds.connections + MAX_REFUSED, max(files - SPARE_FILES, files // 2))
 
     async def _stop(self) -> None:
