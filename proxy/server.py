@@ -54,9 +54,12 @@ def _refuse_malformed(status: int, reason: str) -> web.Response:
 
 def as_response(refused: Refusal) -> web.Response:
     """The HTTP response of a refusal."""
-    return web.Response(
+    response = web.Response(
         status=refused.status,
         body=refused.body,
         headers={**API_VERSION, **refused.headers},
         content_type="application/json",
     )
+    for challenge in refused.challenges:
+        response.headers.add("WWW-Authenticate", challenge)
+    return response
