@@ -17,8 +17,8 @@ from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
-from peer.store.health import Condition
 from peer.origin.rates import OriginStatistics
+from peer.store.health import Condition
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS
