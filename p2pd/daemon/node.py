@@ -28,7 +28,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -85,7 +85,7 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        host = Host(store, _limits(settings), background, identity(settings), joined.urls, partial(new_id, settings))
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -99,7 +99,7 @@ async def serve(
             rate_bytes_per_s=settings.upload_rate,
         )
         scrubber = Scrubber(store, settings.scrub_rate)
-        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
         tags = Tags(
