@@ -31,6 +31,7 @@ from p2pd.simulation.origin import SimulatedOrigin
 from p2pd.simulation.scenario import Misbehaviour, Scenario
 from peer.core.choker import FREE_SOON_S, Admission, Uplink
 from peer.core.events import (
+    CompareBytes,
     FromNeighbour,
     Instruction,
     LinkLost,
@@ -167,6 +168,9 @@ class SimulatedCluster(Network):
     def request_range(self, name: str, wanted: RequestRange) -> None:
         blob = self.blobs[wanted.digest]
         self.origin.open(self.hosts[name], wanted.request, blob, wanted.first, wanted.stop)
+
+    def compare_bytes(self, name: str, wanted: CompareBytes) -> None:
+        self.origin.compare(self.hosts[name], wanted)
 
     def cancel(self, name: str, request: int) -> None:
         asked = self._requests.pop((name, request), None)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from p2pd.simulation.bandwidth import Line
-from p2pd.simulation.blobs import Contents
+from p2pd.simulation.blobs import Contents, false_digest, true_digest
 from p2pd.simulation.costs import GATHER_S, PREPARE_S, RETRY_S
 from p2pd.simulation.network import Network, PieceRequest
-from p2pd.simulation.scenario import Misbehaviour, Node
+from p2pd.simulation.scenario import MISLEADING, Misbehaviour, Node
 from peer.core import events
 from peer.core.choker import FREE_SOON_S, Choker, Uplink, UploadRequest
 from peer.core.events import Event, Instruction, Outcome, PeerOutcome, Phase
@@ -53,7 +53,7 @@ class SimulatedHost:
         self.connection = 0
         self.refused = 0
         """The origin's status for it; 0: the origin gives."""
-        self.lies = node.misbehaviour is Misbehaviour.MISLEADS
+        self.lies = node.misbehaviour in MISLEADING
         """It believes in other bytes than the origin has."""
         self.knows_sizes = True
         self.disk_fails = False
@@ -235,6 +235,21 @@ class SimulatedHost:
             self._network.cancel(self.name, request)
             self.later(0, events.RangeEnded(digest, request, outcome, status))
 
+    def compare_bytes(self, instruction: events.CompareBytes) -> None:
+        self._network.compare_bytes(self.name, instruction)
+
+    def compared(self, wanted: events.CompareBytes, *, answered: bool) -> None:
+        """Bytes of the origin have come, for a comparison; or an answer without them."""
+        own = self.store[wanted.digest].get(wanted.index)
+        equal = own == self.origin_digest(wanted.index) if answered and own is not None else None
+        self.feed(events.BytesCompared(wanted.digest, wanted.request, equal))
+
+    def origin_digest(self, index: int) -> bytes:
+        """The digest of a piece from the origin, as this host has it or says it."""
+        if not self.lies:
+            return true_digest(index)
+        return false_digest(index, self.name if self.misbehaviour is Misbehaviour.MISLEADS else "")
+
     # -- what it says ----------------------------------------------------------------------------------------------
 
     def tell(self, instruction: events.Tell) -> None:
@@ -330,6 +345,7 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.CancelPiece: SimulatedHost.cancel_piece,
     events.RequestRange: SimulatedHost.request_range,
     events.CancelRange: SimulatedHost.cancel_range,
+    events.CompareBytes: SimulatedHost.compare_bytes,
     events.Tell: SimulatedHost.tell,
     events.SendInlineBlob: SimulatedHost.send_inline,
     events.TellNeighbours: SimulatedHost.tell_neighbours,

@@ -8,7 +8,7 @@ from typing import Final
 from p2pd.simulation.bandwidth import Flow, Line
 from p2pd.simulation.event_queue import EventQueue
 from peer.core.choker import UploadRequest
-from peer.core.events import Instruction, RequestPiece, RequestRange
+from peer.core.events import CompareBytes, Instruction, RequestPiece, RequestRange
 from scheduler.protocol.codec import FromHost, OnLink
 
 
@@ -72,6 +72,10 @@ class Network:
 
     def request_range(self, name: str, wanted: RequestRange) -> None:
         """A host asks the origin for pieces."""
+        raise NotImplementedError
+
+    def compare_bytes(self, name: str, wanted: CompareBytes) -> None:
+        """A host asks the origin for bytes of a piece that it holds."""
         raise NotImplementedError
 
     def send(self, request: PieceRequest) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from p2pd.simulation.bandwidth import Flow, Line, Lines
-from p2pd.simulation.blobs import Contents, false_digest, true_digest
+from p2pd.simulation.blobs import Contents
 from p2pd.simulation.costs import ANSWER_S, SILENT_S, VERIFY_BYTES_PER_S
 from p2pd.simulation.event_queue import EventQueue
 from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.scenario import Misbehaviour, Scenario
-from peer.core.events import Outcome, RangeOpened
+from peer.core.events import CompareBytes, Outcome, RangeOpened
 from peer.core.origin_requests import SPAN_PIECES
 
 _Range = tuple[SimulatedHost, int]
@@ -62,6 +63,22 @@ class SimulatedOrigin:
             self._passed(host, self._lines.stop(flow))
         self._free += 1
         self._accept()
+
+    def compare(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+        """A host asks for a few bytes. They are a request of their own, on a connection that is there."""
+        self._event_queue.after(2 * self._latency_s + ANSWER_S, self._give_few, host, wanted)
+
+    def _give_few(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+        if host.refused or not self.up or not self._reaches(host):
+            host.compared(wanted, answered=False)
+            return
+        site = self._sites_in.get(host.node.site)
+        way = (self._line, host.down) if site is None else (self._line, site, host.down)
+        self._lines.send(wanted.stop - wanted.start, way, self._gave_few, host, wanted)
+
+    def _gave_few(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+        self._passed(host, wanted.stop - wanted.start)
+        self._event_queue.after(self._latency_s, partial(host.compared, wanted, answered=True))
 
     def fall_silent(self, host: SimulatedHost, request: int) -> None:
         """Nothing comes from the origin any more, and the host does not know that yet."""
@@ -115,6 +132,6 @@ class SimulatedOrigin:
         host, request = key
         if request not in host.ranges:
             return
-        host.take(blob.digest, request, index, false_digest(index, host.name) if host.lies else true_digest(index))
+        host.take(blob.digest, request, index, host.origin_digest(index))
         if last:
             host.end_range(request, Outcome.DONE)

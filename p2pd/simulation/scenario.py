@@ -31,6 +31,11 @@ class Misbehaviour(Enum):
     CLAIMS = "says that it holds everything, and serves nothing"
     HOARDS = "takes leases, and fetches nothing"
     MISLEADS = "says wrong digests of what it has from the origin, each its own, and sends bytes that match them"
+    CONSPIRES = "as MISLEADS, and all that do it say the same wrong digests"
+
+
+MISLEADING: Final = (Misbehaviour.MISLEADS, Misbehaviour.CONSPIRES)
+"""Hosts whose harm shows only when the SHA-256 of a whole blob is wrong, unless it is found before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +212,7 @@ def scheduler_gone(shape: Shape) -> Scenario:
 
 def malicious(shape: Shape) -> Scenario:
     """One host in ten is malicious, of each kind as many, but for those of `misled`."""
-    vices = tuple(misbehaviour for misbehaviour in Misbehaviour if misbehaviour is not Misbehaviour.MISLEADS)
+    vices = tuple(misbehaviour for misbehaviour in Misbehaviour if misbehaviour not in MISLEADING)
     return _with(
         flash_crowd(shape),
         "malicious",
@@ -216,11 +221,18 @@ def malicious(shape: Shape) -> Scenario:
 
 
 def misled(shape: Shape) -> Scenario:
-    """One host in ten says wrong digests of pieces: that shows only when the SHA-256 of the whole is wrong."""
+    """One host in ten says wrong digests of pieces, and has them confirmed by nobody."""
+    return _misled_by(Misbehaviour.MISLEADS, "misled", shape)
+
+
+def misled_together(shape: Shape) -> Scenario:
+    """One host in ten says wrong digests of pieces, all of them the same, and confirms those of the others."""
+    return _misled_by(Misbehaviour.CONSPIRES, "misled-together", shape)
+
+
+def _misled_by(vice: Misbehaviour, name: str, shape: Shape) -> Scenario:
     return _with(
-        flash_crowd(shape),
-        "misled",
-        lambda index, node: replace(node, misbehaviour=Misbehaviour.MISLEADS) if index % 10 == 5 else node,
+        flash_crowd(shape), name, lambda index, node: replace(node, misbehaviour=vice) if index % 10 == 5 else node
     )
 
 
@@ -262,6 +274,7 @@ SCENARIOS: Final[dict[str, Callable[[Shape], Scenario]]] = {
     "scheduler-gone": scheduler_gone,
     "malicious": malicious,
     "misled": misled,
+    "misled-together": misled_together,
     "many-layers": many_layers,
     "size-mix": size_mix,
 }

@@ -22,6 +22,7 @@ from typing import Final
 
 from peer.core.events import (
     BlobVerified,
+    BytesCompared,
     Ended,
     Event,
     FromNeighbour,
@@ -125,6 +126,7 @@ class Download:
             self.origin,
             self.picker,
             self.session,
+            self.numbers,
             settings.scheduler_timeout_s,
             settings.progress_s,
         )
@@ -257,6 +259,8 @@ class Download:
                 return self._took_over(event, now)
             case Prepared():
                 self.member.has_place = True
+            case BytesCompared():
+                return self.member.compared(event)
             case LinkLost(host):
                 return self.picker.drop(host, Fault.GONE)
             case SchedulerFound() if self.phase is _FETCHING:
@@ -339,6 +343,7 @@ class Download:
         if from_origin:
             self.origin.received(request)
         out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
+        out += self.member.spot_checks.due()
         if request in pieces.peer_requests:
             out += self.picker.requests.received(request, now, choked=event.choked)
         return out
@@ -370,7 +375,7 @@ class Download:
         out: list[Instruction] = []
         urgent = self.readers.urgent()
         if self.member.has_place:
-            out += self.picker.go_on(urgent, now)
+            out += self.picker.go_on(urgent | self.member.spot_checks.wanted, now)
         pieces = self.pieces
         if self.member.membership.joined and self.member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)

@@ -6,7 +6,7 @@ Rules:
 2. `digest` is a blob's raw SHA-256. `request` is a number that this host gives to one request, to the origin or to a
    neighbour, and never again to another.
 3. Every `RequestRange` is answered by exactly one `RangeEnded`, and every `RequestPiece` by exactly one
-   `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `Recover` by `PiecesHeld`.
+   `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `CompareBytes` by `BytesCompared`, `Recover` by `PiecesHeld`.
 """
 
 from __future__ import annotations
@@ -188,6 +188,15 @@ class RangeEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class BytesCompared:
+    """The answer to `CompareBytes`. `equal` None: the origin, or the store, did not give them."""
+
+    digest: bytes
+    request: int
+    equal: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class PieceReceived:
     """A piece is in the store, verified as far as a piece can be. `piece_digest` is its BLAKE3.
 
@@ -285,6 +294,7 @@ Event = (
     | DigestsRead
     | RangeOpened
     | RangeEnded
+    | BytesCompared
     | PieceReceived
     | PieceFailed
     | SchedulerFound
@@ -371,6 +381,18 @@ class RequestRange:
     source: int
     first: int
     stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompareBytes:
+    """Compare bytes `[start, stop)` of piece `index`, which is held, with those that `source` has."""
+
+    digest: bytes
+    request: int
+    source: int
+    index: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,6 +496,7 @@ Instruction = (
     | Ended
     | RequestRange
     | CancelRange
+    | CompareBytes
     | RequestPiece
     | CancelPiece
     | Tell

@@ -24,6 +24,7 @@ from peer.core.announced import Announced
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
 from peer.core.events import (
+    BytesCompared,
     AnswerTag,
     BlobRemoved,
     BlobStored,
@@ -128,7 +129,7 @@ class HostMachine:
 
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
-            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest):
+            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | BytesCompared(digest):
                 return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:

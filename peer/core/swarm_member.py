@@ -7,10 +7,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
+from peer.core.events import BytesCompared, Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
 from peer.core.membership import Membership, MembershipState
 from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
@@ -21,6 +22,7 @@ from peer.core.pieces import PieceTracker
 from peer.core.publisher import Publisher
 from peer.core.readers import Readers
 from peer.core.session import SchedulerSession, SessionState
+from peer.core.spot_checks import SpotChecks
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.geometry import piece_length
@@ -50,10 +52,12 @@ class SwarmMember:
     origin: OriginRequests
     picker: PiecePicker
     session: SchedulerSession
+    numbers: Iterator[int]
     scheduler_timeout_s: float
     progress_s: float
     membership: Membership = field(init=False)
     publisher: Publisher = field(init=False)
+    spot_checks: SpotChecks = field(init=False)
     size_bytes: int | None = None
     """The blob's length, whoever has said it."""
     own_size_bytes: int | None = None
@@ -65,6 +69,7 @@ class SwarmMember:
     def __post_init__(self) -> None:
         self.membership = Membership(self.scheduler_timeout_s)
         self.publisher = Publisher(self.digest, self.pieces, self.origin, self.picker, self.membership, self.progress_s)
+        self.spot_checks = SpotChecks(self.digest, self.pieces, self.origin, self.numbers)
 
     def begin(self, size_bytes: int | None, now: float) -> list[Instruction]:
         """The store has said what it has; `size_bytes` is what it, or a manifest, says of the length."""
@@ -111,6 +116,8 @@ class SwarmMember:
                 return [*self.picker.remove(remove), *self.picker.add(add)]
             case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
                 return self.publisher.expect(runs, now)
+            case to_host.SpotCheck(_, generation) if generation == self.picker.generation:
+                return self.spot_checks.requested(message)
             case to_host.Reset(_, generation):
                 return self._new_map(generation, now)
             case to_host.Gateway(_, shares):
@@ -171,12 +178,20 @@ class SwarmMember:
             return []
         doubtful = self.pieces.advertised & ~self.pieces.from_origin | self.pieces.asked_of_peers
         self.pieces.forget_map()
+        self.spot_checks.clear()
         self.picker.neighbours.begin_generation(generation)
         self.publisher.leases.clear()
         self.publisher.reports.hurry(now)
         return self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED) if doubtful else []
 
     # -- the origin ------------------------------------------------------------------------------------------------
+
+    def compared(self, event: BytesCompared) -> list[Instruction]:
+        """Bytes of a piece were compared with the origin's. If they differ, the map is wrong."""
+        out = self.spot_checks.compared(event)
+        if out and event.equal is False:
+            self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED)
+        return list(out)
 
     def opened(self, event: RangeOpened) -> list[Instruction]:
         """The origin has answered: its first answer tells the length, if nobody knew it."""

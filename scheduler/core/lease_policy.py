@@ -25,6 +25,7 @@ from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
 from scheduler.core.seeders import Seeders
+from scheduler.core.spot_checks import PUBLISHERS, SpotChecks
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol import to_host
@@ -52,11 +53,14 @@ DRAWN: Final = 16
 class LeasePolicy:
     """Grants leases and handles their results."""
 
-    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
+    def __init__(
+        self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders, spot_checks: SpotChecks
+    ) -> None:
         self._state: Final = state
         self._membership: Final = membership
         self._maps: Final = maps
         self._seeders: Final = seeders
+        self._spot_checks: Final = spot_checks
 
     def grant_leases(self, swarm: Swarm) -> None:
         """Grant all leases of one blob that can be granted now."""
@@ -116,7 +120,7 @@ class LeasePolicy:
             self._state.swarms_to_lease[swarm] = None
         else:
             self._state.end_lease(lease, LeaseCause.LAST_PIECE)
-        self._maps.claim_digests(swarm, member, host.id, message.first, message.digests)
+        self._spot_checks.published(swarm, member, message.first, message.digests)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
         """End a lease that its host cannot finish."""
@@ -191,7 +195,7 @@ class LeasePolicy:
 
     def _max_concurrent(self, swarm: Swarm) -> int:
         """The most concurrent leases of a blob (rule 2)."""
-        landed = 0 if swarm.map is None else swarm.map.known.bit_count()
+        landed = 0 if swarm.map is None else (swarm.map.known | swarm.publishers.held).bit_count()
         return min(self._state.settings.leases_per_blob, 1 + landed)
 
     def _length(self, swarm: Swarm) -> int:
@@ -225,15 +229,18 @@ class LeasePolicy:
 
         All wanting members are examined only if none of the drawn members is eligible.
         """
-        draw = self._state.rng.sample
+        draw, publishers = self._state.rng.sample, swarm.publishers
+        admitted = [member for member in publishers.admitted if member.wants]
         for members in (
+            admitted if len(admitted) >= PUBLISHERS and not len(swarm.graph.gateways) else (),
             swarm.gateways.owners_of(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
             draw(swarm.wanting.items, DRAWN),
             swarm.wanting.items,
         ):
             eligible = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
-            if eligible:
-                return eligible
+            trusted = [member for member in eligible if member.host.id not in publishers.suspects]
+            if trusted or (eligible and members is swarm.wanting.items):
+                return trusted or eligible
         return []
 
     def _wait_or_give_up(self, swarm: Swarm) -> None:

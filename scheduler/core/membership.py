@@ -119,6 +119,7 @@ class Membership:
         for lease in swarm.leases_of(member):
             state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
+        swarm.unleased |= swarm.publishers.leave(member)
         swarm.hold(member, 0)
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]
@@ -214,7 +215,7 @@ class Membership:
         del state.swarms[swarm.digest]
         state.swarms_to_lease.pop(swarm, None)
         state.over_quota.pop(swarm, None)
-        for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST):
+        for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
 
 

@@ -28,6 +28,14 @@ class Rng:
         """A random item of `items`, which must not be empty."""
         return items[self.randbelow(len(items))]
 
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """All `items` in a random order (Fisher and Yates)."""
+        order = list(items)
+        for at in range(len(order) - 1, 0, -1):
+            other = self.randbelow(at + 1)
+            order[at], order[other] = order[other], order[at]
+        return order
+
     def sample(self, items: Sequence[T], most: int) -> list[T]:
         """All `items` from a random position on. Of more than `most` items, `most` random items with repetitions."""
         count = len(items)

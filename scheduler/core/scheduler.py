@@ -23,6 +23,7 @@ from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
+from scheduler.core.spot_checks import SpotChecks
 from scheduler.core.state import Due, SchedulerState, TagKey, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
@@ -58,7 +59,10 @@ class Scheduler:
         self._maps: Final = Maps(self._state)
         self._seeders: Final = Seeders(self._state, self._maps)
         self._joining: Final = Joining(self._state, self._membership, self._maps, self._seeders)
-        self._lease_policy: Final = LeasePolicy(self._state, self._membership, self._maps, self._seeders)
+        self._spot_checks: Final = SpotChecks(self._state, self._maps)
+        self._lease_policy: Final = LeasePolicy(
+            self._state, self._membership, self._maps, self._seeders, self._spot_checks
+        )
         self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
         self._tags: Final = Tags(self._state)
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
@@ -77,6 +81,7 @@ class Scheduler:
             from_host.Progress: self._joining.progress,
             from_host.NeighbourFailed: self._joining.neighbour_failed,
             from_host.DigestReport: self._seeders.digests_reported,
+            from_host.SpotChecked: self._spot_checks.checked,
             from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
             from_host.Corrupt: self._quarantine.corrupt,
@@ -150,6 +155,7 @@ class Scheduler:
             needs = swarm.unleased or (swarm.map is None and not state.inline_blobs.size_of(swarm.digest))
             waits = (
                 swarm.leases
+                or swarm.publishers.checks
                 or swarm.digests_requested_of
                 or swarm in state.over_quota
                 or Timer(Due.PATIENCE, swarm.digest) in state.deadlines
@@ -207,6 +213,8 @@ class Scheduler:
                     self._seeders.digest_request_expired(swarm)
                 elif timer.due is Due.FANOUT:
                     self._maps.fan_out(swarm)
+                elif timer.due is Due.SPOT_CHECK:
+                    self._spot_checks.due(swarm)
                 elif timer.due is Due.REST:
                     self._membership.rest(swarm)
                 elif timer.due is Due.ORPHANS:

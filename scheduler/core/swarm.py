@@ -21,6 +21,7 @@ from scheduler.core.members import (
 )
 from scheduler.core.piece_counts import PieceCounts
 from scheduler.core.piece_map import PieceMap
+from scheduler.core.publishers import Publishers
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
@@ -58,6 +59,7 @@ class Swarm:
         "members",
         "needed",
         "orphans",
+        "publishers",
         "piece_counts",
         "size_bytes",
         "size_disputed",
@@ -84,6 +86,7 @@ class Swarm:
         """None while the length is unknown, and for a tiny blob."""
         self.piece_counts: PieceCounts | None = None
 
+        self.publishers: Final = Publishers()
         self.leases: Final[dict[int, Lease]] = {}
         self.unleased = 0
         """Pieces that must come from the origin and are under no lease, as a set of bits."""
@@ -196,6 +199,7 @@ class Swarm:
     def next_generation(self) -> None:
         """Start a new generation: all digests that members were sent are void."""
         self.generation += 1
+        self.publishers.checks.clear()
         self.log = []
         self.fanout_queue = []
         self.fanout_pending = False
@@ -216,6 +220,10 @@ class Swarm:
             leased |= lease.left
             assert lease.digest == self.digest, told
             assert lease.member.wants, told
+        for member in (*self.publishers.checks, *self.publishers.admitted):
+            assert self.members.get(member.host) is member, told
+        assert not leased & self.publishers.held, ("a piece is leased that is checked", told)
+        leased |= self.publishers.held
         assert not leased & self.unleased, told
         for member in self.members.values():
             assert member.host.members[self.digest] is member, told

@@ -15,6 +15,8 @@ A host keeps one WebSocket to the scheduler. Each binary frame is one message (`
      | <-- Lease(pieces)                      |   to some hosts, so that each piece leaves the origin once
      | Length                            -->  |   if the length was unknown; the scheduler sends Sized to all
      | LeasePieces(digests)              -->  |   for each piece that lands; the scheduler sends all PieceDigests
+     | <-- SpotCheck(bytes of a piece)        |   to some hosts: is what a new publisher says what the origin has?
+     | SpotChecked(right|wrong)          -->  |   once the host holds the piece
      | LeaseEnded(failed|refused|…)      -->  |   or: another host gets the rest; refused: OriginRefused
      | Progress(all held pieces)         -->  |   at most every `progress_s`
      | <-- Neighbours(add, remove)            |   as hosts join, leave, and fail

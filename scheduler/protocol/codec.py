@@ -65,6 +65,7 @@ FromHost: TypeAlias = (
     | from_host.Bye
     | from_host.TagLookup
     | from_host.TagAnswer
+    | from_host.SpotChecked
     | InlineBlob
 )
 ToHost: TypeAlias = (
@@ -84,6 +85,7 @@ ToHost: TypeAlias = (
     | to_host.TagResult
     | to_host.Gateway
     | to_host.Unreachable
+    | to_host.SpotCheck
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.LinkMessage
@@ -157,6 +159,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         16: from_host.TagAnswer,
         17: InlineBlob,
         18: from_host.Need,
+        19: from_host.SpotChecked,
     }
 )
 """Host to scheduler."""
@@ -180,6 +183,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         47: InlineBlob,
         48: to_host.Gateway,
         49: to_host.Unreachable,
+        50: to_host.SpotCheck,
     }
 )
 """Scheduler to host."""

@@ -27,6 +27,16 @@ class LeaseOutcome(IntEnum):
     """The host gives the lease back and has not failed: for example, it has the blob already."""
 
 
+class SpotResult(IntEnum):
+    """The result of a comparison with the origin."""
+
+    RIGHT = 0
+    WRONG = 1
+    """The origin has other bytes than the piece, which matches its digest."""
+    UNKNOWN = 2
+    """The origin did not answer, or the host may not ask it."""
+
+
 class Fault(IntEnum):
     """The host's reason to replace a neighbour."""
 
@@ -173,6 +183,16 @@ class DigestReport:
         told_bytes = len(self.digests) + sum(len(run.digests) for run in self.more)
         if told_bytes > f.MAX_DIGESTS_PER_MESSAGE * f.DIGEST_BYTES:
             raise f.ProtocolError("too many digests in one message")
+
+
+@dataclass(frozen=True, slots=True)
+class SpotChecked:
+    """The answer to SpotCheck."""
+
+    digest: f.Digest
+    generation: f.Generation
+    piece: f.PieceIndex
+    result: Annotated[SpotResult, f.Choice(SpotResult, SpotResult.UNKNOWN)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from scheduler.protocol import fields as f
-from scheduler.protocol.geometry import ALL_SHARES
+from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECE_BYTES
 
 MAX_BLOBS_PER_HOST = 8192
 """Blobs that one host may hold or want, unless the Welcome has another bound."""
@@ -140,6 +140,24 @@ class PieceDigests:
     def __post_init__(self) -> None:
         if sum(len(run.digests) for run in self.runs) > f.MAX_DIGESTS_PER_MESSAGE * f.DIGEST_BYTES:
             raise f.ProtocolError("too many digests in one message")
+
+
+@dataclass(frozen=True, slots=True)
+class SpotCheck:
+    """The host is to compare bytes `[start, stop)` of a piece that it has from a neighbour with the origin's.
+
+    The digest of the piece came just before, to few hosts. The host answers with SpotChecked once it holds the piece.
+    """
+
+    digest: f.Digest
+    generation: f.Generation
+    piece: f.PieceIndex
+    start: Annotated[int, f.Whole(0, MAX_PIECE_BYTES - 1)]
+    stop: Annotated[int, f.Whole(1, MAX_PIECE_BYTES)]
+
+    def __post_init__(self) -> None:
+        if self.start >= self.stop:
+            raise f.ProtocolError("a check of no bytes")
 
 
 @dataclass(frozen=True, slots=True)
