@@ -6,7 +6,8 @@ Rules:
 2. `digest` is a blob's raw SHA-256. `request` is a number that this host gives to one request, to the origin or to a
    neighbour, and never again to another.
 3. Every `RequestRange` is answered by exactly one `RangeEnded`, and every `RequestPiece` by exactly one
-   `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `CompareBytes` by `BytesCompared`, `Recover` by `PiecesHeld`.
+   `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `Recover` by `PiecesHeld`, and
+   `CompareBytes` by `BytesCompared`.
 """
 
 from __future__ import annotations

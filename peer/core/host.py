@@ -24,11 +24,11 @@ from peer.core.announced import Announced
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
 from peer.core.events import (
-    BytesCompared,
     AnswerTag,
     BlobRemoved,
     BlobStored,
     BlobVerified,
+    BytesCompared,
     DigestsRead,
     Ended,
     Event,

@@ -30,22 +30,22 @@ class Claim(Generic[V]):
     def __init__(self) -> None:
         self._reports: tuple[tuple[str, V], ...] = ()
 
-    def add(self, reporter: str, value: V) -> None:
+    def add(self, reporter: str, value: V, quorum: int = QUORUM) -> None:
         """Record a host's report. A report that cannot change the outcome, now or in a dispute, is dropped."""
         if any(said_by == reporter for said_by, _ in self._reports):
             return
         if reporter == SECONDHAND and self._reports:
             return
-        if self.reports(value) < QUORUM:
+        if self.reports(value) < quorum:
             self._reports += ((reporter, value),)
 
     def first(self) -> V | None:
         """The value that was reported first. It is believed until the claim is disputed."""
         return self._reports[0][1] if self._reports else None
 
-    def confirmed(self) -> V | None:
-        """The value that QUORUM hosts have reported."""
-        return next((value for _, value in self._reports if self.reports(value) >= QUORUM), None)
+    def confirmed(self, quorum: int = QUORUM) -> V | None:
+        """The value that `quorum` hosts have reported."""
+        return next((value for _, value in self._reports if self.reports(value) >= quorum), None)
 
     def reports(self, value: V) -> int:
         """The number of hosts that have reported `value`."""

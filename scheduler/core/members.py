@@ -129,6 +129,7 @@ class Member:
     """A host in a swarm."""
 
     host: Host
+    entered_at: float = 0.0
     state: MemberState = MemberState.IDLE
     source: Source | None = None
     """None until the member has wanted the blob."""

@@ -106,7 +106,7 @@ class Membership:
                 swarm.set_size(size_bytes)
         swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
-        member = Member(host)
+        member = Member(host, state.now)
         host.members[digest] = member
         swarm.members[host] = member
         swarm.graph.add(member)

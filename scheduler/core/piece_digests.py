@@ -28,7 +28,10 @@ from scheduler.protocol.fields import (
 from scheduler.protocol.from_host import Disproved
 from scheduler.protocol.to_host import DigestRun, PieceDigests, Reset, Sized
 
-DISPROVED: Final = "told something of a piece that two other hosts have disproved"
+DISPUTED: Final = "disputed a piece map that most other hosts have found right"
+DISPROVED: Final = "told something of a piece that the SHA-256 of the blob disproves"
+MAX_CREDIT: Final = 4096
+"""Hosts that are remembered because their digests were right. The one that was right longest ago is forgotten first."""
 
 SEEDERS_ASKED: Final = 16
 """Seeders that are asked for digests of a contested map. Two reports that agree are enough."""
@@ -79,24 +82,22 @@ class Maps:
     def claim_digests(self, swarm: Swarm, member: Member, reporter: str, first: int, digests: bytes) -> None:
         """Record a host's report of the digests of the pieces from `first` on, and tell new digests to members."""
         piece_map = self._map_with(swarm, first, digests)
-        news, doubt, was = 0, False, piece_map.state
+        news, doubt = 0, False
         for at in range(0, len(digests), DIGEST_BYTES):
             piece = first + at // DIGEST_BYTES
             result = piece_map.claim_digest(reporter, piece, digests[at : at + DIGEST_BYTES])
             if result is ClaimResult.NEWS:
                 news |= 1 << piece
-            elif result is ClaimResult.DISPROVED and reporter != SECONDHAND:
+            elif result is ClaimResult.DISPROVED and reporter != SECONDHAND and _was_heard(swarm, member):
                 self.accuse(swarm, (reporter,), DISPROVED)
             doubt = doubt or result is ClaimResult.CONTRADICTION
         if doubt:
-            self._contest(swarm, piece_map, None)
+            self._contest(swarm, piece_map, "a contradiction")
             return
         swarm.unleased &= ~news
         self._need_quorum(swarm, piece_map)
         if news:
             self._publish(swarm, member, [DigestRun(at, run) for at, run in piece_map.runs(news)])
-        if was is MapState.CONTESTED:
-            self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def catch_up(self, swarm: Swarm, member: Member) -> None:
         """Send a member all known digests."""
@@ -144,10 +145,26 @@ class Maps:
         piece_map = swarm.map
         if piece_map is None or message.generation != swarm.generation or piece_map.known != piece_map.everything:
             return
-        if piece_map.is_settled_against(member.host.id):
-            self.accuse(swarm, (member.host.id,), "disproved a piece map that other hosts have proved right")
-        else:
+        if _was_heard(swarm, member):
+            self.accuse(swarm, (member.host.id,), DISPUTED)
+        elif piece_map.dispute(member.host.id):
             self._contest(swarm, piece_map, member.host.id)
+
+    def judge(self, swarm: Swarm) -> None:
+        """Most of the swarm has found the SHA-256 right: who said otherwise is accused, and the others have credit."""
+        piece_map, credit = swarm.map, self._state.credit
+        assert piece_map is not None
+        swarm.judged_at = self._state.now
+        self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
+        for said in swarm.publishers.contradictions:
+            is_right = piece_map.digest(said.piece) == said.digest
+            self.accuse(swarm, (said.checker if is_right else said.publisher,), DISPROVED)
+        for host_id in piece_map.right_reporters():
+            if host_id not in self._state.to_quarantine:
+                credit.pop(host_id, None)
+                credit[host_id] = None
+        while len(credit) > MAX_CREDIT:
+            del credit[next(iter(credit))]
 
     def distrust(self, swarm: Swarm, host_id: str) -> None:
         """Contest a map with digests of a host that was found to lie, unless another host has sealed the map."""
@@ -155,11 +172,11 @@ class Maps:
         if piece_map is None or piece_map.state not in (MapState.GROWING, MapState.KNOWN):
             return
         if piece_map.has_claim_of(host_id):
-            self._contest(swarm, piece_map, None)
+            self._contest(swarm, piece_map, f"the quarantine of {host_id}")
 
-    def _contest(self, swarm: Swarm, piece_map: PieceMap, accuser: str | None) -> None:
-        piece_map.contest(accuser)
-        self.reset(swarm, f"contested by {accuser or 'a contradiction'}")
+    def _contest(self, swarm: Swarm, piece_map: PieceMap, by: str) -> None:
+        piece_map.contest()
+        self.reset(swarm, f"contested by {by}")
         swarm.unleased = piece_map.everything & ~piece_map.known
         holders = self._state.rng.sample(swarm.graph.providers.items, SEEDERS_ASKED)
         swarm.digest_sources.extend(member.host for member in holders if member.state is MemberState.COMPLETE)
@@ -167,7 +184,6 @@ class Maps:
             if member.wants:
                 self.catch_up(swarm, member)
         self._state.note_lost(swarm)
-        self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
 
     def reset(self, swarm: Swarm, reason: str) -> None:
         """Start a new generation: no member holds a piece, and no lease is active."""
@@ -205,6 +221,14 @@ class Maps:
         if swarm.map is None or first + len(digests) // DIGEST_BYTES > swarm.map.count:
             raise ProtocolError("digests of pieces that the blob does not have")
         return swarm.map
+
+
+def _was_heard(swarm: Swarm, member: Member) -> bool:
+    """Whether the map is judged and the member was in the swarm then.
+
+    Two hosts that are alone in a swarm may have found a wrong map right. Who comes later is not accused by their word.
+    """
+    return swarm.map is not None and swarm.map.judged and member.entered_at <= swarm.judged_at
 
 
 def _messages(runs: list[DigestRun]) -> Iterator[tuple[DigestRun, ...]]:

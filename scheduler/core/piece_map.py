@@ -7,17 +7,24 @@ and no host can tell which digest, because all bytes match their digests.
 Our way: the map is *contested*. Each piece is leased again, to a host that has not reported a digest of that piece
 (`scheduler.core.lease_policy`), until two hosts have reported the same digest (`scheduler.core.claims`). The origin
 sends one more copy of the blob, and a third copy of the pieces with different reports. When every piece has two equal
-reports the map is *proven*. Then
+reports the map is *proven*.
 
-1. every host that reported another digest than the proven digest is accused;
-2. if the disputed map was right in every piece, the host that disputed it is accused.
+No report of a digest proves another wrong: hosts that conspire say the same. Only the SHA-256 of the blob does, and a
+host's word on that is believed once more hosts have said so than still want the blob. The map is *judged* then, and
+
+1. every host that reported another digest than the map has is accused;
+2. every host that disputed a map with the same digests, before it was judged, is accused.
+
+Nobody is accused before. So hosts that conspire have an honest host accused only if they are most of the swarm.
 
 Rejected: accusing the publishers of all pieces, because nearly all of them are honest. Rejected: believing the second
-report instead of the first, because a liar would get the second lease and have an honest host quarantined.
+report instead of the first, because a liar would get the second lease.
 
-A dispute of a map that two other hosts have sealed, or that is proven, starts no new fetch: the disputing host is
-accused. If no third host can decide, the swarm fails, every host asks the origin itself, and no host is accused. A host
-behind a proxy that corrupts bytes is treated as a liar, because its pieces are equally useless.
+A dispute of a map that two other hosts have sealed, or that is proven, starts no new fetch unless two hosts dispute it,
+and more than have sealed it: two that are alone in a swarm may have sealed a wrong map before an honest host came. A
+proven map that is disputed so needs one report more for each piece than before. If no other host can decide, the swarm
+fails, every host asks the origin itself, and no host is accused. A host behind a proxy that corrupts bytes is treated
+as a liar, because its pieces are equally useless.
 """
 
 from __future__ import annotations
@@ -55,12 +62,12 @@ MAP_TRANSITIONS: Final[Mapping[MapState, Mapping[MapCause, MapState]]] = {
     MapState.KNOWN: {MapCause.SHA256_RIGHT: MapState.SEALED, MapCause.DISPUTE: MapState.CONTESTED},
     MapState.SEALED: {MapCause.DISPUTE: MapState.CONTESTED},
     MapState.CONTESTED: {MapCause.LAST_PIECE: MapState.PROVEN},
-    MapState.PROVEN: {},
+    MapState.PROVEN: {MapCause.DISPUTE: MapState.CONTESTED},
 }
 
 
 _NEEDS_QUORUM: Final = (MapState.CONTESTED, MapState.PROVEN)
-"""The states in which a digest is believed only if QUORUM hosts have reported it."""
+"""The states in which a digest is believed only if a quorum of hosts has reported it."""
 
 
 class ClaimResult(Enum):
@@ -80,7 +87,19 @@ class ClaimResult(Enum):
 class PieceMap:
     """The map of a blob of `count` pieces; `count` is at least 1."""
 
-    __slots__ = ("_accused", "_claims", "_digests", "_sealers", "_story", "count", "known", "state")
+    __slots__ = (
+        "_claims",
+        "_digests",
+        "_disputed",
+        "_disputers",
+        "_quorum",
+        "_sealers",
+        "_story",
+        "count",
+        "judged",
+        "known",
+        "state",
+    )
 
     def __init__(self, count: int, story: Story) -> None:
         self.count: Final = count
@@ -90,8 +109,14 @@ class PieceMap:
         self._story = story
         self._digests = bytearray(DIGEST_BYTES * count)
         self._claims: dict[int, Claim[bytes]] = {}
-        self._sealers: tuple[str, ...] = ()
-        self._accused: tuple[str, bytes] | None = None
+        self.judged = False
+        """Whether most of the swarm has found the SHA-256 right over these digests."""
+        self._quorum = QUORUM
+        self._sealers: dict[str, None] = {}
+        self._disputers: dict[str, None] = {}
+        """The hosts that found the SHA-256 wrong over these digests."""
+        self._disputed: list[tuple[bytes, tuple[str, ...]]] = []
+        """The digests of earlier maps that were disputed, and by whom."""
 
     @property
     def everything(self) -> int:
@@ -110,12 +135,14 @@ class PieceMap:
     def claim_digest(self, reporter: str, piece: int, digest: bytes) -> ClaimResult:
         """Record a host's report of a piece's digest."""
         claim = self._claims.setdefault(piece, Claim())
-        claim.add(reporter, digest)
+        claim.add(reporter, digest, self._quorum)
         if self.known >> piece & 1:
             if self.digest(piece) == digest:
                 return ClaimResult.NOTHING_NEW
-            return ClaimResult.DISPROVED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
-        believed = claim.confirmed() if self.state is MapState.CONTESTED else claim.first()
+            if self.judged:
+                return ClaimResult.DISPROVED
+            return ClaimResult.UNDECIDED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
+        believed = claim.confirmed(self._quorum) if self.state is MapState.CONTESTED else claim.first()
         if believed is None:
             return ClaimResult.UNDECIDED
         self._believe(piece, believed)
@@ -123,44 +150,63 @@ class PieceMap:
             self._step(MapCause.LAST_PIECE)
         return ClaimResult.NEWS
 
-    def seal(self, host: str) -> None:
-        """Record that a host found the blob's SHA-256 right over this map."""
+    def seal(self, host: str, wanting: int) -> bool:
+        """Record that a host found the blob's SHA-256 right over this map. Returns whether that judges the map.
+
+        `wanting` is the number of hosts that do not have the blob yet.
+        """
         if self.state is MapState.KNOWN:
             self._step(MapCause.SHA256_RIGHT)
-        if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= QUORUM:
-            self._sealers += (host,)
+        if self.judged or self.state not in (MapState.SEALED, MapState.PROVEN):
+            return False
+        self._sealers[host] = None
+        self._disputers.pop(host, None)
+        self.judged = len(self._sealers) >= QUORUM and len(self._sealers) > wanting
+        return self.judged
 
-    def is_settled_against(self, accuser: str) -> bool:
-        """Whether the map stays believed if this host disputes it."""
-        others = sum(sealer != accuser for sealer in self._sealers)
-        return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= QUORUM)
+    def dispute(self, host: str) -> bool:
+        """Record that a host found the SHA-256 wrong over this map. Returns whether the map must be contested."""
+        self._disputers[host] = None
+        self._sealers.pop(host, None)
+        if self.state is MapState.KNOWN or (self.state is MapState.SEALED and len(self._sealers) < QUORUM):
+            return True
+        return len(self._disputers) >= QUORUM and len(self._disputers) > len(self._sealers)
 
-    def contest(self, accuser: str | None) -> None:
-        """Believe only digests with two equal reports. `accuser` found the SHA-256 wrong over the full map."""
+    def contest(self) -> None:
+        """Believe only digests with enough equal reports: two, and one more for each proven map that was disputed."""
+        self._quorum += self.state is MapState.PROVEN
         self._step(MapCause.DISPUTE)
-        if accuser is not None:
-            self._accused = (accuser, bytes(self._digests))
-        self._sealers = ()
+        if self._disputers:
+            self._disputed.append((bytes(self._digests), tuple(self._disputers)))
+        self._disputers, self._sealers, self.judged = {}, {}, False
         self.known = 0
         for piece, claim in self._claims.items():
-            confirmed = claim.confirmed()
+            confirmed = claim.confirmed(self._quorum)
             if confirmed is not None:
                 self._believe(piece, confirmed)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
 
     def wrong_reporters(self) -> tuple[str, ...]:
-        """The hosts to accuse once the map is proven; none before."""
-        if self.state is not MapState.PROVEN:
+        """The hosts to accuse once the map is judged; none before."""
+        if not self.judged:
             return ()
         wrong = {
             reporter: None
             for piece, claim in sorted(self._claims.items())
             for reporter in claim.dissenters(self.digest(piece))
         }
-        if self._accused is not None and self._accused[1] == self._digests:
-            wrong[self._accused[0]] = None
+        wrong |= self._disputers
+        for digests, disputers in self._disputed:
+            if digests == self._digests:
+                wrong |= dict.fromkeys(disputers)
         return tuple(wrong)
+
+    def right_reporters(self) -> tuple[str, ...]:
+        """The hosts whose every report is right, once the map is judged."""
+        reporters = {reporter: None for claim in self._claims.values() for reporter in claim.reporters()}
+        wrong = self.wrong_reporters()
+        return tuple(reporter for reporter in reporters if reporter not in wrong) if self.judged else ()
 
     def has_claim_of(self, host: str) -> bool:
         """Whether this host has reported a digest of any piece."""
@@ -178,7 +224,7 @@ class PieceMap:
         assert full == (self.state in (MapState.KNOWN, MapState.SEALED, MapState.PROVEN)), self._story.lines()
         for piece, claim in self._claims.items():
             if self.known >> piece & 1:
-                believed = claim.confirmed() if self.state in _NEEDS_QUORUM else claim.first()
+                believed = claim.confirmed(self._quorum) if self.state in _NEEDS_QUORUM else claim.first()
                 assert believed == self.digest(piece), self._story.lines()
 
     def _believe(self, piece: int, digest: bytes) -> None:

@@ -79,6 +79,7 @@ class Quarantine:
     def apply(self, host_id: str, reason: Reason) -> None:
         """Put a host into quarantine."""
         state = self._state
+        state.credit.pop(host_id, None)
         self._until[host_id] = state.now + QUARANTINE_S
         state.deadlines.set(Timer(Due.RELEASE, host_id), self._until[host_id])
         self._reports.pop(host_id, None)

@@ -17,9 +17,9 @@ Our way: few hosts publish, and each is looked at first.
 
 The cost in a swarm of honest hosts is PUBLISHERS * CHECKERS / SLICES pieces: half a piece.
 
-Rejected: to lease whole pieces twice. One piece of each of eight publishers is 12 % of a blob of 64 pieces. A part shows
-a piece whose bytes are others throughout (a cache that has another blob, a host that makes them up); few bytes that
-differ show only in the SHA-256.
+Rejected: to lease whole pieces twice. One piece of each of eight publishers is 12 % of a blob of 64 pieces. A part
+shows a piece whose bytes are others throughout (a cache that has another blob, a host that makes them up); few bytes
+that differ show only in the SHA-256.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class SpotChecks:
             for checker, result in check.results.items():
                 if result is SpotResult.WRONG:
                     swarm.story.tell("%s contradicts %s on piece %s", checker.host.id, publisher.host.id, check.piece)
-                    publishers.suspects |= {checker.host.id, publisher.host.id}
+                    publishers.suspects.update((checker.host.id, publisher.host.id))
                     contradiction = Contradiction(checker.host.id, publisher.host.id, check.piece, check.digest)
                     publishers.contradictions.append(contradiction)
             pieces = check.pieces

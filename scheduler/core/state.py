@@ -86,7 +86,7 @@ class SchedulerState:
         self.over_quota: Final[dict[Swarm, None]] = {}
         """Swarms that wait for a lease of another swarm to end, because their origin or their hosts are at a limit."""
         self.credit: Final[dict[str, None]] = {}
-        """Hosts whose digests the SHA-256 of a blob has proved right, the latest last (`scheduler.core.spot_checks`)."""
+        """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""
         self.links_changed: Final[dict[Swarm, None]] = {}
         """Swarms whose graph has changed."""
         self.to_quarantine: Final[dict[str, Reason]] = {}

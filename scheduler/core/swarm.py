@@ -51,6 +51,7 @@ class Swarm:
         "generation",
         "gives_up_at",
         "graph",
+        "judged_at",
         "last_status",
         "leases",
         "length",
@@ -59,8 +60,8 @@ class Swarm:
         "members",
         "needed",
         "orphans",
-        "publishers",
         "piece_counts",
+        "publishers",
         "size_bytes",
         "size_disputed",
         "sources",
@@ -84,6 +85,8 @@ class Swarm:
         self.size_disputed = False
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""
+        self.judged_at = 0.0
+        """When the map was last judged."""
         self.piece_counts: PieceCounts | None = None
 
         self.publishers: Final = Publishers()

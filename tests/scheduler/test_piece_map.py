@@ -49,55 +49,84 @@ def test_words_on_a_growing_map(words: list[tuple[str, int, bytes]], expected: l
 
 def test_a_contested_map_believes_two_hosts_that_agree() -> None:
     contested = known()
-    contested.contest("b")
+    assert contested.dispute("b")
+    contested.contest()
     assert contested.state is MapState.CONTESTED
     assert contested.known == 0
     assert contested.claim_digest("a", 0, X) is ClaimResult.UNDECIDED  # it has said so already
     assert contested.claim_digest("b", 0, X) is ClaimResult.NEWS
     assert contested.claim_digest("a", 1, Y) is ClaimResult.UNDECIDED
     assert contested.claim_digest("c", 1, Y) is ClaimResult.NEWS
-    assert contested.wrong_reporters() == ("b",)
-    assert contested.is_settled_against("a")
+    assert contested.wrong_reporters() == (), "the SHA-256 has not judged yet"
+    assert judged(contested, "a", "c").wrong_reporters() == ("b",)
+    assert contested.right_reporters() == ("a", "c")
     contested.validate()
+
+
+def judged(made: PieceMap, *sealers: str) -> PieceMap:
+    """The map, found right by `sealers`, which are more than still want the blob."""
+    assert [made.seal(sealer, len(sealers) - 1) for sealer in sealers] == [False] * (len(sealers) - 1) + [True]
+    return made
 
 
 def test_a_secondhand_report_is_believed_but_never_counted_or_accused() -> None:
     contested = piece_map((SECONDHAND, 0, Y), count=1)
     assert contested.digest(0) == Y
-    contested.contest("a")
+    contested.contest()
     assert contested.claim_digest("b", 0, X) is ClaimResult.UNDECIDED
     assert contested.claim_digest("c", 0, X) is ClaimResult.NEWS
-    assert contested.wrong_reporters() == ()
+    assert judged(contested, "b", "c").wrong_reporters() == ()
 
 
 def test_a_host_that_disputes_a_right_map_is_accused() -> None:
     contested = known()
-    contested.contest("liar")
+    assert contested.dispute("liar")
+    contested.contest()
     contested.claim_digest("b", 0, X)
     contested.claim_digest("a", 1, X)
     assert contested.state is MapState.PROVEN
-    assert contested.wrong_reporters() == ("liar",)
+    assert contested.wrong_reporters() == ()
+    assert judged(contested, "a", "b").wrong_reporters() == ("liar",)
 
 
-def test_a_map_that_two_others_have_sealed_is_settled() -> None:
+def test_two_that_seal_a_wrong_map_have_nobody_accused_who_disputes_it() -> None:
     sealed = known()
-    sealed.seal("c")
-    assert sealed.state is MapState.SEALED
-    assert not sealed.is_settled_against("a")
-    sealed.seal("c")
-    assert not sealed.is_settled_against("a")
-    sealed.seal("d")
-    assert sealed.is_settled_against("a")
-    assert not sealed.is_settled_against("d")
+    assert not sealed.seal("c", 5)
+    assert sealed.dispute("a"), "one host alone has sealed it"
+    assert not sealed.seal("d", 5)
+    assert not sealed.dispute("a")
+    assert not sealed.dispute("b")
+    assert not sealed.judged
+    assert sealed.dispute("e"), "three against two"
+    sealed.contest()
+    assert sealed.wrong_reporters() == ()
 
 
-def test_a_later_word_against_a_proven_map_is_disproved() -> None:
+def test_a_wrong_map_that_two_have_proven_is_contested_once_more_and_needs_three() -> None:
+    proven = piece_map(("liar", 0, Y), ("accomplice", 0, Y), count=1)
+    proven.dispute("a")
+    proven.contest()
+    assert proven.known == 1
+    assert not proven.dispute("a")
+    assert proven.dispute("b")
+    proven.contest()
+    assert not proven.known
+    words = [proven.claim_digest(host, 0, X) for host in ("a", "b", "c")]
+    assert words == [ClaimResult.UNDECIDED, ClaimResult.UNDECIDED, ClaimResult.NEWS]
+    assert proven.digest(0) == X
+    proven.validate()
+    assert judged(proven, "a", "b", "c").wrong_reporters() == ("liar", "accomplice")
+
+
+def test_a_later_word_against_a_judged_map_is_disproved() -> None:
     proven = known()
     proven.claim_digest("b", 0, X)
     proven.claim_digest("a", 1, X)
-    proven.contest(None)
+    proven.contest()
     assert proven.state is MapState.PROVEN
-    assert proven.claim_digest("c", 1, Y) is ClaimResult.DISPROVED
+    assert proven.claim_digest("c", 1, Y) is ClaimResult.UNDECIDED
+    judged(proven, "a", "b")
+    assert proven.claim_digest("d", 1, Y) is ClaimResult.DISPROVED
 
 
 def test_runs_of_neighbouring_pieces() -> None:
@@ -119,7 +148,7 @@ def test_an_illegal_step_carries_the_story() -> None:
 @pytest.mark.parametrize(
     ("states", "table", "final"),
     [
-        (MapState, MAP_TRANSITIONS, {MapState.PROVEN}),
+        (MapState, MAP_TRANSITIONS, set()),
         (MemberState, MEMBER_TRANSITIONS, {MemberState.GONE}),
         (LeaseState, LEASE_TRANSITIONS, set(LeaseState) - {LeaseState.OFFERED, LeaseState.ACTIVE}),
     ],
