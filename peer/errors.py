@@ -142,5 +142,9 @@ class PeerCorruptError(PeerError):
     """It sent other bytes than the piece's digest says. They never reached the store."""
 
 
+class PieceDiffersError(PeerError):
+    """A piece is as its digest says, and has other bytes than the origin. It never reached the store."""
+
+
 class FetchStoppedError(PeerError):
     """We no longer wanted the piece."""

@@ -272,6 +272,8 @@ class Host:
                 self._scheduler.tell(message)
             case events.RequestRange():
                 self._transfers.request_range(instruction)
+            case events.FetchSample():
+                self._transfers.fetch_sample(instruction)
             case events.CancelPiece(_, request) | events.CancelRange(_, request):
                 self._transfers.cancel(request)
             case events.KeepLink(host, address):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from peer.core.events import PeerOutcome
+from blake3 import blake3
+
+from peer.core.events import PeerOutcome, Sample
 from peer.errors import (
     FetchStoppedError,
     OriginBrokenError,
@@ -22,6 +24,7 @@ from peer.errors import (
     PeerBusyError,
     PeerCorruptError,
     PeerGoneError,
+    PieceDiffersError,
 )
 from peer.origin.api import Body, ContentRef, Credential
 from peer.origin.client import HttpOrigin
@@ -94,11 +97,14 @@ class PeerPiece:
     `choked`: with the piece the neighbour has said that others come first now.
     """
 
-    def __init__(self, origin: HttpOrigin, blob: Blob, index: int, expected: bytes) -> None:
+    def __init__(
+        self, origin: HttpOrigin, blob: Blob, index: int, expected: bytes, sample: Sample | None = None
+    ) -> None:
         self.blob = blob
         self.index = index
         self.choked = False
         self._expected = expected
+        self._sample = sample
         self._origin = origin
         self._stopped = threading.Event()
         self._body: Body | None = None
@@ -107,7 +113,7 @@ class PeerPiece:
     def run(self, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]) -> Landed:
         """The piece, verified and in the store; `on_held` as for `Blob.land`: the neighbour has done its part then.
 
-        Raises PeerBusyError, PeerGoneError, PeerCorruptError, FetchStoppedError, StoreError.
+        Raises PeerBusyError, PeerGoneError, PeerCorruptError, PieceDiffersError, FetchStoppedError, StoreError.
         """
         start, stop = self.blob.span(self.index)
         # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
@@ -123,7 +129,16 @@ class PeerPiece:
                     raise FetchStoppedError("stopped") from None
                 raise PeerGoneError(str(error)) from None
             with buffer[: stop - start] as piece:
+                self._compare(piece)
                 return self.blob.land(self.index, piece, self._expected, on_held)
+
+    def _compare(self, piece: memoryview) -> None:
+        """Raises PieceDiffersError. A piece that does not even match its digest is for `land` to refuse."""
+        if self._sample is None:
+            return
+        start, data = self._sample
+        if piece[start : start + len(data)] != data and blake3(piece).digest() == self._expected:
+            raise PieceDiffersError(f"piece {self.index} of {self.blob.digest} has other bytes than the origin")
 
     def stop(self) -> None:
         """End it soon."""
@@ -159,6 +174,8 @@ def peer_outcome_of(error: P2pdError) -> PeerOutcome:
             return PeerOutcome.CHOKED
         case PeerCorruptError():
             return PeerOutcome.CORRUPT
+        case PieceDiffersError():
+            return PeerOutcome.DIFFERS
         case PeerGoneError():
             return PeerOutcome.GONE
         case _:

@@ -24,7 +24,8 @@ from peer.errors import (
     StoreError,
 )
 from peer.net.neighbour_origins import NeighbourOrigins
-from peer.origin_range import OriginRange, outcome_of
+from peer.origin_range import OriginRange, OriginSource, outcome_of
+from peer.origin_sample import fetch_sample
 from peer.peer_piece import Pace, PeerPiece, peer_outcome_of
 from peer.store import Blob, Store
 from peer.workers import Workers
@@ -106,13 +107,32 @@ class Transfers:
             outcome = Outcome.FATAL
         self._post(events.RangeEnded(arrival.raw, request, outcome, status, size_bytes))
 
+    def fetch_sample(self, wanted: events.FetchSample) -> None:
+        source = self._arrivals[wanted.digest].sources[wanted.source]
+        self._workers.start(self._run_sample, source, wanted)
+
+    def _run_sample(self, source: OriginSource, wanted: events.FetchSample) -> None:
+        """In a thread: ask the origin for few bytes, and tell the loop what came."""
+        data: bytes | None = None
+        try:
+            data = fetch_sample(source, wanted)
+        except Exception:  # a defect of ours is told like any other end
+            log.exception("a sample could not be fetched", digest=source.ref.digest, piece=wanted.index)
+        self.loop.call_soon_threadsafe(self._sampled, wanted, data)
+
+    def _sampled(self, wanted: events.FetchSample, data: bytes | None) -> None:
+        self.origin_bytes += len(data or b"")
+        self._post(events.SampleFetched(wanted.digest, wanted.request, data))
+
     def request_piece(self, wanted: events.RequestPiece) -> None:
         arrival = self._arrivals[wanted.digest]
         origin = self._neighbours.get(wanted.host)
         if origin is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
-        piece = self._pieces[wanted.request] = PeerPiece(origin, arrival.blob, wanted.index, wanted.expected)
+        piece = self._pieces[wanted.request] = PeerPiece(
+            origin, arrival.blob, wanted.index, wanted.expected, wanted.sample
+        )
         self._workers.start(self._run_piece, arrival, wanted, piece)
 
     def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:
@@ -143,6 +163,8 @@ class Transfers:
         if outcome is PeerOutcome.CORRUPT:
             self.corrupt_pieces += 1
             log.warning("a neighbour sent wrong bytes", host=wanted.host, digest=arrival.digest, piece=wanted.index)
+        elif outcome is PeerOutcome.DIFFERS:
+            log.warning("a piece has other bytes than the origin", digest=arrival.digest, piece=wanted.index)
         if was_running:
             self._post(events.PieceFailed(arrival.raw, wanted.request, outcome))
         if isinstance(error, StoreError):

@@ -31,7 +31,7 @@ from p2pd.simulation.origin import SimulatedOrigin
 from p2pd.simulation.scenario import Misbehaviour, Scenario
 from peer.core.choker import FREE_SOON_S, Admission, Uplink
 from peer.core.events import (
-    CompareBytes,
+    FetchSample,
     FromNeighbour,
     Instruction,
     LinkLost,
@@ -169,8 +169,8 @@ class SimulatedCluster(Network):
         blob = self.blobs[wanted.digest]
         self.origin.open(self.hosts[name], wanted.request, blob, wanted.first, wanted.stop)
 
-    def compare_bytes(self, name: str, wanted: CompareBytes) -> None:
-        self.origin.compare(self.hosts[name], wanted)
+    def fetch_sample(self, name: str, wanted: FetchSample) -> None:
+        self.origin.sample(self.hosts[name], wanted)
 
     def cancel(self, name: str, request: int) -> None:
         asked = self._requests.pop((name, request), None)
@@ -224,6 +224,9 @@ class SimulatedCluster(Network):
             digest = false_digest(wanted.index)
         if digest != wanted.expected:
             self._answer(request, 0, PeerOutcome.CORRUPT)
+            return
+        if wanted.sample is not None and digest != wanted.sample.data:
+            self._answer(request, 0, PeerOutcome.DIFFERS)
             return
         request.waits = False
         del self._requests[request.receiver, wanted.request]

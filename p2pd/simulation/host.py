@@ -235,14 +235,13 @@ class SimulatedHost:
             self._network.cancel(self.name, request)
             self.later(0, events.RangeEnded(digest, request, outcome, status))
 
-    def compare_bytes(self, instruction: events.CompareBytes) -> None:
-        self._network.compare_bytes(self.name, instruction)
+    def fetch_sample(self, instruction: events.FetchSample) -> None:
+        self._network.fetch_sample(self.name, instruction)
 
-    def compared(self, wanted: events.CompareBytes, *, answered: bool) -> None:
-        """Bytes of the origin have come, for a comparison; or an answer without them."""
-        own = self.store[wanted.digest].get(wanted.index)
-        equal = own == self.origin_digest(wanted.index) if answered and own is not None else None
-        self.feed(events.BytesCompared(wanted.digest, wanted.request, equal))
+    def sampled(self, wanted: events.FetchSample, *, answered: bool) -> None:
+        """The origin has answered; a piece's digest stands for its bytes."""
+        data = self.origin_digest(wanted.index) if answered else None
+        self.feed(events.SampleFetched(wanted.digest, wanted.request, data))
 
     def origin_digest(self, index: int) -> bytes:
         """The digest of a piece from the origin, as this host has it or says it."""
@@ -345,7 +344,7 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.CancelPiece: SimulatedHost.cancel_piece,
     events.RequestRange: SimulatedHost.request_range,
     events.CancelRange: SimulatedHost.cancel_range,
-    events.CompareBytes: SimulatedHost.compare_bytes,
+    events.FetchSample: SimulatedHost.fetch_sample,
     events.Tell: SimulatedHost.tell,
     events.SendInlineBlob: SimulatedHost.send_inline,
     events.TellNeighbours: SimulatedHost.tell_neighbours,

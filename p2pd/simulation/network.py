@@ -8,7 +8,7 @@ from typing import Final
 from p2pd.simulation.bandwidth import Flow, Line
 from p2pd.simulation.event_queue import EventQueue
 from peer.core.choker import UploadRequest
-from peer.core.events import CompareBytes, Instruction, RequestPiece, RequestRange
+from peer.core.events import FetchSample, Instruction, RequestPiece, RequestRange
 from scheduler.protocol.codec import FromHost, OnLink
 
 
@@ -74,8 +74,8 @@ class Network:
         """A host asks the origin for pieces."""
         raise NotImplementedError
 
-    def compare_bytes(self, name: str, wanted: CompareBytes) -> None:
-        """A host asks the origin for bytes of a piece that it holds."""
+    def fetch_sample(self, name: str, wanted: FetchSample) -> None:
+        """A host asks the origin for few bytes of a piece."""
         raise NotImplementedError
 
     def send(self, request: PieceRequest) -> None:

@@ -13,7 +13,7 @@ from p2pd.simulation.costs import ANSWER_S, SILENT_S, VERIFY_BYTES_PER_S
 from p2pd.simulation.event_queue import EventQueue
 from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.scenario import Misbehaviour, Scenario
-from peer.core.events import CompareBytes, Outcome, RangeOpened
+from peer.core.events import FetchSample, Outcome, RangeOpened
 from peer.core.origin_requests import SPAN_PIECES
 
 _Range = tuple[SimulatedHost, int]
@@ -64,21 +64,21 @@ class SimulatedOrigin:
         self._free += 1
         self._accept()
 
-    def compare(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+    def sample(self, host: SimulatedHost, wanted: FetchSample) -> None:
         """A host asks for a few bytes. They are a request of their own, on a connection that is there."""
         self._event_queue.after(2 * self._latency_s + ANSWER_S, self._give_few, host, wanted)
 
-    def _give_few(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+    def _give_few(self, host: SimulatedHost, wanted: FetchSample) -> None:
         if host.refused or not self.up or not self._reaches(host):
-            host.compared(wanted, answered=False)
+            host.sampled(wanted, answered=False)
             return
         site = self._sites_in.get(host.node.site)
         way = (self._line, host.down) if site is None else (self._line, site, host.down)
         self._lines.send(wanted.stop - wanted.start, way, self._gave_few, host, wanted)
 
-    def _gave_few(self, host: SimulatedHost, wanted: CompareBytes) -> None:
+    def _gave_few(self, host: SimulatedHost, wanted: FetchSample) -> None:
         self._passed(host, wanted.stop - wanted.start)
-        self._event_queue.after(self._latency_s, partial(host.compared, wanted, answered=True))
+        self._event_queue.after(self._latency_s, partial(host.sampled, wanted, answered=True))
 
     def fall_silent(self, host: SimulatedHost, request: int) -> None:
         """Nothing comes from the origin any more, and the host does not know that yet."""

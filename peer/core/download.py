@@ -22,7 +22,6 @@ from typing import Final
 
 from peer.core.events import (
     BlobVerified,
-    BytesCompared,
     Ended,
     Event,
     FromNeighbour,
@@ -30,6 +29,7 @@ from peer.core.events import (
     Instruction,
     LinkLost,
     Outcome,
+    PeerOutcome,
     Phase,
     PieceFailed,
     PieceReceived,
@@ -40,6 +40,7 @@ from peer.core.events import (
     ReaderLeft,
     ReaderMoved,
     RequestRange,
+    SampleFetched,
     SchedulerFound,
     SchedulerMissing,
     SourceAdded,
@@ -233,7 +234,7 @@ class Download:
             case FromScheduler(message):
                 self._early.append(message)
             case PieceFailed(_, request, outcome):
-                return self.picker.failed(request, outcome, now) if self.knows(request) else []
+                return self._piece_failed(request, outcome, now) if self.knows(request) else []
             case RangeOpened(_, request) if self.knows(request):
                 out = self.member.opened(event)
                 self._check_geometry(event.size_bytes, event.piece_length)
@@ -259,8 +260,8 @@ class Download:
                 return self._took_over(event, now)
             case Prepared():
                 self.member.has_place = True
-            case BytesCompared():
-                return self.member.compared(event)
+            case SampleFetched():
+                return self.member.spot_checks.fetched(event)
             case LinkLost(host):
                 return self.picker.drop(host, Fault.GONE)
             case SchedulerFound() if self.phase is _FETCHING:
@@ -343,9 +344,17 @@ class Download:
         if from_origin:
             self.origin.received(request)
         out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
-        out += self.member.spot_checks.due()
+        out += self.member.spot_checks.landed(event.index)
         if request in pieces.peer_requests:
             out += self.picker.requests.received(request, now, choked=event.choked)
+        return out
+
+    def _piece_failed(self, request: int, outcome: PeerOutcome, now: float) -> list[Instruction]:
+        """A request to a neighbour has brought nothing, or a piece that is not the origin's."""
+        asked = self.pieces.peer_requests.get(request)
+        out = self.picker.failed(request, outcome, now)
+        if outcome is PeerOutcome.DIFFERS and asked is not None:
+            out += self.member.spot_checks.differs(asked.index)
         return out
 
     def _verified(self) -> list[Instruction]:

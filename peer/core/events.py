@@ -7,7 +7,7 @@ Rules:
    neighbour, and never again to another.
 3. Every `RequestRange` is answered by exactly one `RangeEnded`, and every `RequestPiece` by exactly one
    `PieceReceived` or `PieceFailed`. `ReadDigests` is answered by `DigestsRead`, `Recover` by `PiecesHeld`, and
-   `CompareBytes` by `BytesCompared`.
+   `FetchSample` by `SampleFetched`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from scheduler.protocol import to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
@@ -39,12 +40,21 @@ class Outcome(Enum):
 
 
 class PeerOutcome(Enum):
-    """How a request to a neighbour ended that brought no piece. CANCELLED blames nobody."""
+    """How a request to a neighbour ended that brought no piece. CANCELLED blames nobody, and DIFFERS no neighbour."""
 
     CANCELLED = "cancelled"
     CHOKED = "choked"
     GONE = "gone"
     CORRUPT = "corrupt"
+    DIFFERS = "differs"
+    """The piece is as its digest says, and not as the origin's bytes."""
+
+
+class Sample(NamedTuple):
+    """Bytes of a piece as the origin has them, from `start` in the piece on."""
+
+    start: int
+    data: bytes
 
 
 class Phase(Enum):
@@ -189,12 +199,12 @@ class RangeEnded:
 
 
 @dataclass(frozen=True, slots=True)
-class BytesCompared:
-    """The answer to `CompareBytes`. `equal` None: the origin, or the store, did not give them."""
+class SampleFetched:
+    """The answer to `FetchSample`. `data` None: the origin did not give it."""
 
     digest: bytes
     request: int
-    equal: bool | None
+    data: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +305,7 @@ Event = (
     | DigestsRead
     | RangeOpened
     | RangeEnded
-    | BytesCompared
+    | SampleFetched
     | PieceReceived
     | PieceFailed
     | SchedulerFound
@@ -385,8 +395,8 @@ class RequestRange:
 
 
 @dataclass(frozen=True, slots=True)
-class CompareBytes:
-    """Compare bytes `[start, stop)` of piece `index`, which is held, with those that `source` has."""
+class FetchSample:
+    """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them. The blob has `size_bytes`."""
 
     digest: bytes
     request: int
@@ -394,6 +404,7 @@ class CompareBytes:
     index: int
     start: int
     stop: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,13 +415,17 @@ class CancelRange:
 
 @dataclass(frozen=True, slots=True)
 class RequestPiece:
-    """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`."""
+    """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`, and it has the bytes of the `sample`.
+
+    One that has the BLAKE3 and other bytes ends as DIFFERS.
+    """
 
     digest: bytes
     request: int
     host: str
     index: int
     expected: bytes
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,7 +512,7 @@ Instruction = (
     | Ended
     | RequestRange
     | CancelRange
-    | CompareBytes
+    | FetchSample
     | RequestPiece
     | CancelPiece
     | Tell

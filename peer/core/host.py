@@ -28,7 +28,6 @@ from peer.core.events import (
     BlobRemoved,
     BlobStored,
     BlobVerified,
-    BytesCompared,
     DigestsRead,
     Ended,
     Event,
@@ -51,6 +50,7 @@ from peer.core.events import (
     ReportQuarantine,
     ReportUnreachable,
     ReportUntold,
+    SampleFetched,
     SchedulerFound,
     SchedulerLost,
     SchedulerMissing,
@@ -129,7 +129,7 @@ class HostMachine:
 
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
-            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | BytesCompared(digest):
+            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest):
                 return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:

@@ -191,7 +191,8 @@ class PeerRequests:
         number = next(self.numbers)
         self.pieces.request_piece(number, host, index, now)
         self.neighbours.asked(host)
-        return RequestPiece(self.digest, number, host, index, self.pieces.expected[index])
+        sample = self.pieces.samples.get(index)
+        return RequestPiece(self.digest, number, host, index, self.pieces.expected[index], sample)
 
     def _requests_for(self, index: int) -> dict[int, PeerRequest]:
         if not self.pieces.asked_of_peers >> index & 1:

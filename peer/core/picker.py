@@ -118,7 +118,7 @@ class PiecePicker:
             case PeerOutcome.CORRUPT:
                 corrupt = Tell(Corrupt(self.digest, self.generation, ended.index, ended.host))
                 return [corrupt, *self.drop(ended.host, None)]
-            case PeerOutcome.CANCELLED:
+            case PeerOutcome.CANCELLED | PeerOutcome.DIFFERS:
                 return []
 
     # -- what they are told ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from peer.core.events import Sample
 from peer.core.piece_sets import mask, union
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.geometry import piece_count
@@ -75,6 +76,10 @@ class PieceTracker:
     asked_of_origin: int = 0
     peer_requests: dict[int, PeerRequest] = field(default_factory=dict)
     asked_of_peers: int = 0
+    samples: dict[int, Sample] = field(default_factory=dict)
+    """Bytes of the origin that pieces must have (`peer.core.spot_checks`)."""
+    differing: int = 0
+    """Pieces whose expected digest is that of other bytes than the origin has."""
 
     def learn_geometry(self, size_bytes: int, piece_length: int) -> bool:
         """The length is known. False if another one was known before."""
@@ -102,7 +107,7 @@ class PieceTracker:
     @property
     def requestable(self) -> int:
         """Those of the wanted pieces that nobody is asked for."""
-        return self.known & ~self.held & ~self.asked_of_peers & ~self.asked_of_origin
+        return self.known & ~self.held & ~self.asked_of_peers & ~self.asked_of_origin & ~self.differing
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -164,6 +169,7 @@ class PieceTracker:
             elif own is not None:
                 differing |= 1 << index
         self.known |= mask(first, first + count)
+        self.differing &= ~mask(first, first + count)
         self.advertised &= ~differing
         return self._advertise(matching)
 
@@ -185,7 +191,8 @@ class PieceTracker:
     def forget_map(self) -> None:
         """A new map begins: nothing of it is known, so nothing is advertised."""
         self.expected.clear()
-        self.known = self.advertised = 0
+        self.samples.clear()
+        self.known = self.advertised = self.differing = 0
 
     def agrees(self) -> bool:
         """Whether every piece that is held has the digest that the map has."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from peer.core.events import BytesCompared, Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
+from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
 from peer.core.membership import Membership, MembershipState
 from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
@@ -115,6 +115,7 @@ class SwarmMember:
             case to_host.Neighbours(_, add, remove):
                 return [*self.picker.remove(remove), *self.picker.add(add)]
             case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
+                self.spot_checks.told(runs)
                 return self.publisher.expect(runs, now)
             case to_host.SpotCheck(_, generation) if generation == self.picker.generation:
                 return self.spot_checks.requested(message)
@@ -185,13 +186,6 @@ class SwarmMember:
         return self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED) if doubtful else []
 
     # -- the origin ------------------------------------------------------------------------------------------------
-
-    def compared(self, event: BytesCompared) -> list[Instruction]:
-        """Bytes of a piece were compared with the origin's. If they differ, the map is wrong."""
-        out = self.spot_checks.compared(event)
-        if out and event.equal is False:
-            self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED)
-        return list(out)
 
     def opened(self, event: RangeOpened) -> list[Instruction]:
         """The origin has answered: its first answer tells the length, if nobody knew it."""

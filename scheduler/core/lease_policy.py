@@ -13,6 +13,8 @@ Rules:
    not failed a lease. A 4xx of the origin concerns that host's client and is not a failed lease.
 5. In a contested map, or with a disputed length, no host is asked for a second report.
 6. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
+7. Leases go to hosts whose first piece was checked, once there are enough (`scheduler.core.spot_checks`), and to none
+   of which it is not known whether they lie, unless no other host is left.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ class LeasePolicy:
                 return
             swarm.gives_up_at = None
             free = [member for member in eligible if self._has_room(swarm, member)]
-            member = min(free, key=lambda member: (member.failures, member.leased), default=None)
+            in_sites, admitted = bool(len(swarm.graph.gateways)), swarm.publishers.admitted
+            ranks = {each: (each.failures, in_sites and each not in admitted, each.leased) for each in free}
+            member = min(ranks, key=ranks.__getitem__, default=None)
             if member is None:
                 self._state.over_quota[swarm] = None
                 return

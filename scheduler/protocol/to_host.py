@@ -144,14 +144,16 @@ class PieceDigests:
 
 @dataclass(frozen=True, slots=True)
 class SpotCheck:
-    """The host is to compare bytes `[start, stop)` of a piece that it has from a neighbour with the origin's.
+    """A publisher says that a piece has this digest. Is it so?
 
-    The digest of the piece came just before, to few hosts. The host answers with SpotChecked once it holds the piece.
+    The host fetches bytes `[start, stop)` of the piece from the origin, and then the piece from a neighbour, as if its
+    digest had come in PieceDigests. It takes the piece only if the bytes are the same, and answers with SpotChecked.
     """
 
     digest: f.Digest
     generation: f.Generation
     piece: f.PieceIndex
+    piece_digest: f.Digest
     start: Annotated[int, f.Whole(0, MAX_PIECE_BYTES - 1)]
     stop: Annotated[int, f.Whole(1, MAX_PIECE_BYTES)]
 

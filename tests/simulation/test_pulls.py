@@ -9,6 +9,7 @@ import pytest
 from p2pd.simulation.scenario import Misbehaviour
 from peer.core.events import RequestPiece
 from peer.core.swarm_member import MAP_DISPROVED
+from scheduler.core.spot_checks import CHECKERS
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
 from scheduler.protocol.inline_blob import InlineBlob
@@ -127,17 +128,29 @@ class TestNeighboursThatFail:
 
 
 class TestLies:
-    @pytest.mark.parametrize(("hosts", "seed"), [(3, 1), (4, 1), (8, 3), (12, 5)])
+    @pytest.mark.parametrize(("hosts", "seed"), [(3, 1), (4, 1), (7, 3)])
     def test_a_publisher_of_wrong_digests_is_found_out(self, hosts: int, seed: int) -> None:
         run = Playing(hosts, 32, seed=seed)
         liar, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
         liar.lies = True
-        run.run(lambda: all(map(run.is_whole, honest)))
+        run.run(lambda: all(map(run.is_whole, honest)) and bool(run.cluster.closed))
         run.is_right(*honest)
         assert any(isinstance(message, Disproved) for _, message in run.cluster.told)
         assert run.cluster.closed == {liar.name: Closing.QUARANTINED}
         assert all(host.failures == [MAP_DISPROVED] and host.attempts == 2 for host in honest)
         assert max(run.left_the_origin().values()) <= 3, "the liar's copy, and two that agree"
+
+    @pytest.mark.parametrize(("hosts", "seed"), [(12, 5), (20, 1), (40, 2)])
+    def test_in_a_larger_swarm_it_is_found_out_before_many_have_its_pieces(self, hosts: int, seed: int) -> None:
+        run = Playing(hosts, 32, seed=seed)
+        liar, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
+        liar.lies = True
+        run.run(lambda: all(map(run.is_whole, honest)))
+        run.is_right(*honest)
+        assert set(run.cluster.closed) <= {liar.name}
+        assert not any(isinstance(message, Disproved) for _, message in run.cluster.told)
+        assert sum(host.attempts > 1 for host in honest) <= CHECKERS
+        assert run.left_the_origin().total() <= 32 + 3, "the liar's pieces, and those that it contradicted"
 
     def test_where_no_third_host_can_tell_who_is_right_each_asks_the_origin_itself(self) -> None:
         run = Playing(2, 32, seed=1)

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from p2pd.simulation.cluster import SimulatedCluster
 from p2pd.simulation.result import RunResult
 from p2pd.simulation.run import Run, run
-from p2pd.simulation.scenario import SCENARIOS, Misbehaviour, Scenario, Shape, blob_of
+from p2pd.simulation.scenario import MISLEADING, SCENARIOS, Misbehaviour, Scenario, Shape, blob_of
 from scheduler.protocol.connection import Closing
 
 RATE = 12.5e6
@@ -42,7 +42,7 @@ def test_every_honest_host_that_stays_has_the_image_and_no_other_bytes(name: str
     result = run(scenario(name, 24, 16, rate=rate), checks=True)
     assert result.failed() == []
     assert set(result.done_s) == {node.name for node in result.scenario.wanting()}
-    assert result.wrong_pieces == 0 or name == "misled"  # they go with the blob whose SHA-256 is wrong
+    assert result.wrong_pieces == 0 or "misled" in name  # those who check them hold them
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ class TestAFlashCrowd:
         assert 0.7 <= crowd.efficiency_last() <= crowd.efficiency_p50() <= 1.0
 
     def test_takes_one_copy_from_the_origin(self, crowd: RunResult) -> None:
-        assert crowd.origin_copies() == pytest.approx(1.0)
+        assert 1.0 <= crowd.origin_copies() <= 1.01, "and a hundredth for checks"
 
     def test_costs_few_calls_for_each_piece(self) -> None:
         """The machine of `peer.core.host` is most of it: this is what a piece costs a node, too."""
@@ -99,7 +99,7 @@ def test_several_sites_need_less_than_a_copy_for_each_host() -> None:
 
 
 @pytest.mark.parametrize(
-    "misbehaviour", [misbehaviour for misbehaviour in Misbehaviour if misbehaviour is not Misbehaviour.MISLEADS]
+    "misbehaviour", [misbehaviour for misbehaviour in Misbehaviour if misbehaviour not in MISLEADING]
 )
 def test_one_malicious_host_of_each_kind_does_no_harm_to_the_others(misbehaviour: Misbehaviour) -> None:
     crowd = scenario("flash-crowd", 12, 16)
@@ -111,11 +111,15 @@ def test_one_malicious_host_of_each_kind_does_no_harm_to_the_others(misbehaviour
     assert result.wrong_pieces == 0
 
 
-def test_those_that_say_wrong_digests_are_found_out_and_nobody_else_is() -> None:
-    cluster = SimulatedCluster(scenario("misled", 24, 32))
-    run = Run(cluster)
-    trio.run(run.run, clock=MockClock(autojump_threshold=0))
-    liars = {name for name, host in cluster.hosts.items() if host.misbehaviour is Misbehaviour.MISLEADS}
-    assert {name for name, closing in cluster.closed.items() if closing is Closing.QUARANTINED} == liars
-    assert run.result().failed() == []
-    assert run.result().origin_copies() > 2, "two witnesses for each piece"
+@pytest.mark.parametrize("name", ["misled", "misled-together"])
+@pytest.mark.parametrize("seed", range(3))
+def test_those_that_say_wrong_digests_are_found_early_and_nobody_else_is_accused(name: str, seed: int) -> None:
+    cluster = SimulatedCluster(scenario(name, 40, 64, seed=seed))
+    play = Run(cluster)
+    trio.run(play.run, clock=MockClock(autojump_threshold=0))
+    quarantined = {host for host, closing in cluster.closed.items() if closing is Closing.QUARANTINED}
+    liars = {host for host, simulated in cluster.hosts.items() if simulated.misbehaviour in MISLEADING}
+    assert quarantined <= liars
+    assert play.result().failed() == []
+    assert play.result().origin_copies() <= 1.1
+    assert play.result().whole_s() <= 1.25 * run(scenario("flash-crowd", 40, 64, seed=seed)).whole_s()
