@@ -396,7 +396,7 @@ class RequestRange:
 
 @dataclass(frozen=True, slots=True)
 class FetchSample:
-    """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them. The blob has `size_bytes`."""
+    """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them."""
 
     digest: bytes
     request: int

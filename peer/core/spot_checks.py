@@ -3,7 +3,8 @@
 Rules:
 1. The scheduler says which bytes of which piece. The sample is fetched first, and the piece is asked of neighbours
    only then: a piece that differs never reaches the store.
-2. A piece that this host has from the origin itself needs no sample. A piece that it has from a neighbour is not checked.
+2. A piece that this host has from the origin itself needs no sample. A piece that it has from a neighbour is not
+   checked.
 3. A piece that differs has a wrong digest: it is not asked for until the scheduler tells its digest to everybody. The
    neighbour that sent it is not blamed.
 """
@@ -87,7 +88,7 @@ class SpotChecks:
         return [_answer(check, SpotResult.WRONG)]
 
     def told(self, runs: tuple[DigestRun, ...]) -> None:
-        """The scheduler tells the digests of these pieces to everybody: it does not wait for checks of them any more."""
+        """The scheduler tells the digests of these pieces to everybody: it waits for checks of them no longer."""
         for piece in list(self._waiting):
             if any(run.first <= piece < run.first + len(run.digests) // DIGEST_BYTES for run in runs):
                 self._end(piece)

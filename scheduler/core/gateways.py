@@ -77,6 +77,13 @@ class Gateways:
             if successor is not None:
                 self._appoint(successor, shares)
 
+    def replace(self, member: Member) -> None:
+        """Have another member of its site take over a member's shares, if there is one that wants the blob."""
+        successor = self._successor(member) if member.is_gateway else None
+        if successor is not None and successor.wants:
+            self._appoint(successor, self._dismiss(member))
+            self.shares_changed[member] = None
+
     def on_starving(self, member: Member, now: float) -> None:
         """Handle a member that lacks pieces and has had no neighbour to ask for them for a while (rule 4)."""
         late = now - GATEWAY_S

@@ -94,6 +94,8 @@ class Joining:
 
     def _out_of_reach(self, swarm: Swarm, member: Member, missing: int) -> int:
         """The missing pieces whose every holder is a host that the starving member avoids."""
+        if member.host.id in swarm.publishers.suspects:  # one that has lied may have lost all neighbours
+            return 0
         if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
         for other in swarm.graph.providers.items:

@@ -53,7 +53,7 @@ class Contradiction(NamedTuple):
 class Publishers:
     """Of one swarm."""
 
-    __slots__ = ("admitted", "asked", "checks", "contradictions", "suspects")
+    __slots__ = ("admitted", "asked", "checks", "contradictions", "silences", "suspects")
 
     def __init__(self) -> None:
         self.admitted: Final[dict[Member, None]] = {}
@@ -61,6 +61,8 @@ class Publishers:
         """By publisher."""
         self.asked = 0
         """The comparisons that hosts were asked for."""
+        self.silences = 0
+        """The checks that nobody has answered in time."""
         self.suspects: Final[set[str]] = set()
         """Hosts of which some lie. They get no leases and check nothing, and are in the swarm otherwise."""
         self.contradictions: Final[list[Contradiction]] = []

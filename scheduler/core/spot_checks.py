@@ -12,8 +12,9 @@ Our way: few hosts publish, and each is looked at first.
 3. PUBLISHERS admitted hosts are enough to spread a blob as fast as all would: they get the leases that follow.
 4. A host whose digests were proved right by the SHA-256 of an earlier blob has *credit*: it is checked in one blob of
    CREDIT, and is admitted in the others.
-5. Checks never hold up a blob: a checker that does not answer within CHECK_S is not waited for, and a piece that nobody
-   could check is believed. Small blobs and small swarms are not checked: to fetch them again costs little.
+5. A checker that does not answer within CHECK_S is not waited for. If none answers, the piece is leased again, since a
+   publisher may send its checkers nothing; MAX_SILENCES times, since all hosts may be slow. A piece that no host can
+   check is believed. Small blobs and small swarms are not checked: to fetch them again costs little.
 
 The cost in a swarm of honest hosts is PUBLISHERS * CHECKERS / SLICES pieces: a quarter of a piece.
 
@@ -46,6 +47,7 @@ MOST_SHARE: Final = 0.01
 """The share of the blob that checks may take from the origin once more, as long as nobody contradicts a publisher."""
 
 CHECK_S: Final = 5.0
+MAX_SILENCES: Final = 4
 CREDIT: Final = 8
 
 MIN_PIECES: Final = 16
@@ -136,26 +138,38 @@ class SpotChecks:
         return (admitted + [other for other in able if other not in admitted])[:CHECKERS]
 
     def _end(self, swarm: Swarm, check: Check) -> None:
-        publishers, publisher = swarm.publishers, check.publisher
+        """All have answered, or one has contradicted, or the time is over."""
+        publishers, publisher, results = swarm.publishers, check.publisher, check.results.values()
         del publishers.checks[publisher]
-        results = check.results.values()
+        self._state.swarms_to_lease[swarm] = None
         if SpotResult.WRONG in results:
-            for checker, result in check.results.items():
-                if result is SpotResult.WRONG:
-                    swarm.story.tell("%s contradicts %s on piece %s", checker.host.id, publisher.host.id, check.piece)
-                    publishers.suspects.update((checker.host.id, publisher.host.id))
-                    contradiction = Contradiction(checker.host.id, publisher.host.id, check.piece, check.digest)
-                    publishers.contradictions.append(contradiction)
-            pieces = check.pieces
-            swarm.hold(publisher, publisher.have & ~pieces)
-            swarm.unleased |= pieces
-            publishers.admitted.pop(publisher, None)
+            self._suspect(swarm, check)
+        elif SpotResult.RIGHT not in results and None in results and publishers.silences < MAX_SILENCES:
+            publishers.silences += 1
+            publisher.failures += 1
         else:
             if SpotResult.RIGHT in results:
                 publishers.admitted[publisher] = None
             for run in check.runs:
                 self._maps.claim_digests(swarm, publisher, publisher.host.id, run.first, run.digests)
-        self._state.swarms_to_lease[swarm] = None
+            return
+        swarm.hold(publisher, publisher.have & ~check.pieces)
+        swarm.unleased |= check.pieces
+
+    def _suspect(self, swarm: Swarm, check: Check) -> None:
+        """A checker contradicts a publisher: neither says anything more of this blob, and neither is a gateway."""
+        publishers, publisher = swarm.publishers, check.publisher
+        for checker, result in check.results.items():
+            if result is SpotResult.WRONG:
+                swarm.story.tell("%s contradicts %s on piece %s", checker.host.id, publisher.host.id, check.piece)
+                contradiction = Contradiction(checker.host.id, publisher.host.id, check.piece, check.digest)
+                publishers.contradictions.append(contradiction)
+                for member in (checker, publisher):
+                    publishers.suspects.add(member.host.id)
+                    publishers.admitted.pop(member, None)
+                    member.failures += 1
+                    swarm.gateways.replace(member)
+        self._state.links_changed[swarm] = None
 
     def _set_timer(self, swarm: Swarm) -> None:
         due = min((check.due for check in swarm.publishers.checks.values()), default=None)
