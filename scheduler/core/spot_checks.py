@@ -7,8 +7,8 @@ Our way: few hosts publish, and each is looked at first.
 1. A publisher is *admitted* once its first piece was checked. The digest of that piece is told to CHECKERS of its
    neighbours alone, drawn at random. They fetch the same random SLICES-th part of the piece from the origin, and take
    the piece from the publisher if it has the same bytes. If all agree, the digest is believed and told to everybody.
-2. If one disagrees, nobody knows which of them lies: neither publishes or checks anything more of this blob, and the
-   piece is leased again. The SHA-256 of the blob says later who was wrong (`piece_digests.Maps.judge`).
+2. If one disagrees, nobody knows which of them lies: none of them publishes or checks anything more of this blob, and
+   the piece is leased again. The SHA-256 of the blob says later who was wrong (`piece_digests.Maps.judge`).
 3. PUBLISHERS admitted hosts are enough to spread a blob as fast as all would: they get the leases that follow.
 4. A host whose digests were proved right by the SHA-256 of an earlier blob has *credit*: it is checked in one blob of
    CREDIT, and is admitted in the others.
@@ -49,6 +49,8 @@ MOST_SHARE: Final = 0.01
 CHECK_S: Final = 5.0
 MAX_SILENCES: Final = 4
 CREDIT: Final = 8
+
+_SAID: Final = (SpotResult.RIGHT, SpotResult.WRONG)
 
 MIN_PIECES: Final = 16
 MIN_MEMBERS: Final = 8
@@ -157,18 +159,18 @@ class SpotChecks:
         swarm.unleased |= check.pieces
 
     def _suspect(self, swarm: Swarm, check: Check) -> None:
-        """A checker contradicts a publisher: neither says anything more of this blob, and neither is a gateway."""
+        """A checker contradicts a publisher. Neither they nor who confirmed it publish, check or are gateways further."""
         publishers, publisher = swarm.publishers, check.publisher
         for checker, result in check.results.items():
             if result is SpotResult.WRONG:
                 swarm.story.tell("%s contradicts %s on piece %s", checker.host.id, publisher.host.id, check.piece)
                 contradiction = Contradiction(checker.host.id, publisher.host.id, check.piece, check.digest)
                 publishers.contradictions.append(contradiction)
-                for member in (checker, publisher):
-                    publishers.suspects.add(member.host.id)
-                    publishers.admitted.pop(member, None)
-                    member.failures += 1
-                    swarm.gateways.replace(member)
+        for member in (publisher, *(each for each, result in check.results.items() if result in _SAID)):
+            publishers.suspects.add(member.host.id)
+            publishers.admitted.pop(member, None)
+            member.failures += 1
+            swarm.gateways.replace(member)
         self._state.links_changed[swarm] = None
 
     def _set_timer(self, swarm: Swarm) -> None:
