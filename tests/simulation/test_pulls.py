@@ -99,13 +99,21 @@ class TestNeighboursThatFail:
         assert not run.is_whole(gone)
 
     def test_one_that_is_slow_is_waited_for_only_where_nobody_else_has_the_piece(self) -> None:
-        run = Playing(8, 32, seed=2)
+        run = Playing(7, 32, seed=2)  # too few for spot checks
         run.hosts[1].up.rate /= 60
         run.run()
         run.is_right(*run.hosts)
         assert set(run.left_the_origin().values()) == {1}
         for host in run.hosts:
             assert set(run.came_from_neighbours(host).values()) <= {1}
+
+    def test_one_that_is_too_slow_for_its_checkers_costs_one_piece_more(self) -> None:
+        run = Playing(8, 32, seed=2)
+        run.hosts[1].up.rate /= 60
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.left_the_origin().total() <= 32 + 1
+        assert not run.cluster.closed
 
     def test_two_that_are_slow_and_hold_the_same_are_hedged(self) -> None:
         run = Playing(3, 5, seed=1)
