@@ -46,6 +46,7 @@ from peer.core.events import (
     ReaderLeft,
     ReaderMoved,
     Recover,
+    RefuseHosts,
     ReportQuarantine,
     SchedulerFound,
     SchedulerLost,
@@ -293,6 +294,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagResolve() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Revoked(hosts):
+                return [RefuseHosts(hosts)]
             case to_host.Welcome():
                 return []
             case message:

@@ -42,6 +42,9 @@ log = structlog.get_logger("peer.store")
 
 MARKER = "p2pd-store"
 MARK = b"store format 1\n"
+OTHERS_OF_OURS = ("scheduler", "identity")
+"""What p2pd keeps in the data directory beside the store: a CA (`scheduler.trust`), a key (`peer.trust`)."""
+
 TOUCH_EVERY_S = 60.0
 """The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
 
@@ -322,7 +325,7 @@ def _take(directory: Path) -> int:
     marker = directory / MARKER
     mark = marker.read_bytes() if marker.exists() else b""
     if not mark:  # new, or killed before the mark was written
-        if any(entry.name != MARKER for entry in directory.iterdir()):
+        if any(entry.name not in (MARKER, *OTHERS_OF_OURS) for entry in directory.iterdir()):
             raise ForeignDirectoryError(
                 f"{directory} has files in it and is not a store of p2pd's: name an empty or new directory as data"
             )

@@ -83,6 +83,7 @@ ToHost: TypeAlias = (
     | to_host.TagResolve
     | to_host.TagResult
     | to_host.Gateway
+    | to_host.Revoked
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.LinkMessage
@@ -172,6 +173,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         46: to_host.TagResult,
         47: InlineBlob,
         48: to_host.Gateway,
+        49: to_host.Revoked,
     }
 )
 """Scheduler to host."""

@@ -174,6 +174,16 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """An operator has revoked these hosts: the host ends its links to them, and refuses them from now on.
+
+    All of them come after Welcome, in as many messages as it takes, and new ones at once.
+    """
+
+    hosts: f.ManyHostIds
+
+
+@dataclass(frozen=True, slots=True)
 class TagResolve:
     """The host must ask the origin for this tag and send TagAnswer within this time."""
 

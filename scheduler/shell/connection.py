@@ -31,6 +31,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
+from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
     f"This is the port of a p2pd scheduler. It serves hosts, by WebSocket at {PATH}, and nothing else: "
@@ -70,15 +71,19 @@ class HostConnection(asyncio.Protocol):
 
     __slots__ = (
         "_frames", "_handshake", "_owner", "_partial", "_transport", "address", "allowance", "counted_at", "ended_at",
-        "greeted", "heard_at", "number", "opened_at", "pinged",
+        "greeted", "heard_at", "host", "number", "opened_at", "peer", "pinged",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
         """The host's address, for logs."""
+        self.peer: PeerIdentity | None = None
+        """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
+        self.host = ""
+        """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
         self.ended_at: float | None = None

@@ -22,6 +22,7 @@ from peer.core.events import (
     Prepared,
     ReadDigests,
     Recover,
+    RefuseHosts,
     ReleaseLink,
     ReportQuarantine,
     SchedulerFound,
@@ -37,6 +38,7 @@ from scheduler.protocol.to_host import (
     Neighbours,
     Quarantined,
     RequestDigests,
+    Revoked,
     TagResolve,
     TagResult,
     Welcome,
@@ -211,6 +213,9 @@ class TestABlobThatIsNeitherHeldNorWanted:
 class TestOfNoBlob:
     def test_the_operator_hears_of_a_quarantine(self) -> None:
         assert Playbook() >> Quarantined("it lied", 60.0) << ReportQuarantine("it lied", 60.0)
+
+    def test_revoked_hosts_are_refused(self) -> None:
+        assert Playbook() >> Revoked(("b", "c")) << RefuseHosts(("b", "c"))
 
     def test_what_is_said_of_tags_is_for_who_asked(self) -> None:
         resolve, result = (
