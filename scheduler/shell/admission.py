@@ -2,7 +2,8 @@
 
 Rules:
 1. The scheduler's own credentials are made, or read again, before they are over. New connections get the new ones.
-2. The ledger may be changed by `p2pd token` and `p2pd host` beside this process. It is looked at every `LOOK_EVERY_S`.
+2. The ledger may be changed by `p2pd token` and `p2pd host` beside this process. The server looks every few
+   seconds (`refresh`).
 3. What comes is from anybody who reaches the port. Whatever is wrong with it is a refusal with a reason.
 """
 
@@ -28,7 +29,6 @@ from scheduler.trust.tls import TlsConnection, identity_of, server_context
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S: Final = 2.0
 RENEW_AFTER: Final = 2 / 3
 
 

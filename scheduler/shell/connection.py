@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from wsproto.connection import Connection as Frames
 from wsproto.connection import ConnectionState, ConnectionType
@@ -31,7 +31,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
-from scheduler.trust.identity import PeerIdentity
+
+if TYPE_CHECKING:
+    from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
     f"This is the port of a p2pd scheduler. It serves hosts, by WebSocket at {PATH}, and nothing else: "

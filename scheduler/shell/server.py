@@ -16,7 +16,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -26,12 +26,17 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
 from scheduler.protocol.from_host import Announce, Hello
 from scheduler.protocol.to_host import Revoked
-from scheduler.shell.admission import LOOK_EVERY_S, Admission
 from scheduler.shell.connection import HostConnection, framed
-from scheduler.shell.doorway import Doorway
 from scheduler.shell.gc_tuning import rare_full_collections
 
+if TYPE_CHECKING:
+    from scheduler.shell.admission import Admission
+    from scheduler.shell.doorway import Doorway
+
 log = structlog.get_logger(__name__)
+
+TRUST_EVERY_S: Final = 2.0
+"""How often it is looked at what an operator has changed: tokens, hosts, certificates."""
 
 SWEPT_AT_ONCE: Final = 256
 """Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
@@ -241,12 +246,18 @@ class SchedulerServer:
 
     def _connect(self) -> HostConnection | Doorway:
         connection = HostConnection(self, next(self._numbers), self._bounds.burst)
-        return connection if self._admission is None else Doorway(connection, self._admission, plain=self._plain)
+        if self._admission is None:
+            return connection
+        from scheduler.shell.doorway import (
+            Doorway,
+        )  # `cryptography` has 10 MiB, which a node without trust does not need
+
+        return Doorway(connection, self._admission, plain=self._plain)
 
     def _watch_trust(self) -> None:
         """Look now and then at what an operator has changed (`scheduler.shell.admission`)."""
         if self._loop is not None and self._admission is not None:
-            self._watcher = self._loop.call_later(LOOK_EVERY_S, self._refresh_trust, self._loop, self._admission)
+            self._watcher = self._loop.call_later(TRUST_EVERY_S, self._refresh_trust, self._loop, self._admission)
 
     def _refresh_trust(self, loop: asyncio.AbstractEventLoop, admission: Admission) -> None:
         before = admission.revoked
