@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -36,6 +37,9 @@ from peer.transfers import Transfers
 from peer.workers import Workers
 from scheduler.protocol import from_host, link
 from scheduler.protocol.inline_blob import InlineBlob
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = structlog.get_logger("peer.host")
 
@@ -95,7 +99,10 @@ class Host:
         tasks: BackgroundTasks,
         identity: Identity | None = None,
         schedulers: Sequence[str] = (),
+        trust: HostTrust | None = None,
     ) -> None:
+        """With `trust`, hosts and schedulers are known by their certificates."""
+        self._trust = trust
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
@@ -118,7 +125,7 @@ class Host:
         self._corrupt = 0
         self._address = ""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host)
+        self._neighbours = NeighbourOrigins(self.identity.host, trust)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -134,6 +141,7 @@ class Host:
             on_message=lambda host, message: self.feed(events.FromNeighbour(host, message)),
             on_up=lambda host: self.feed(events.LinkUp(host)),
             on_lost=lambda host: self.feed(events.LinkLost(host)),
+            trust=trust,
         )
         self._scheduler = SchedulerClient(
             schedulers,
@@ -141,6 +149,7 @@ class Host:
             on_message=lambda message: self.feed(events.FromScheduler(message)),
             on_found=self._scheduler_found,
             on_lost=self._scheduler_lost,
+            trust=trust,
         )
         self.tags = TagLookups(
             self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
@@ -154,6 +163,9 @@ class Host:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
         self.store.on_removed = self._removed
         self.feed(events.SchedulerLost())
+        if self._trust is not None:
+            self._trust.on_revoked = self._refuse
+            self._tasks.start(self._trust.run())
         self._tasks.start(self._scheduler.run())
 
     def close(self) -> None:
@@ -250,10 +262,17 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
-            case events.ReportQuarantine(reason, for_s):
-                log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
+            case events.ReportQuarantine() | events.RefuseHosts():
+                self._heed(instruction)
             case _:
                 self._carry_out_in_store(instruction)
+
+    def _heed(self, instruction: events.ReportQuarantine | events.RefuseHosts) -> None:
+        """What the scheduler says of a host as a whole: of this one, or of others."""
+        if isinstance(instruction, events.ReportQuarantine):
+            log.error("the scheduler has quarantined this host", reason=instruction.reason, for_s=instruction.for_s)
+        elif self._trust is not None:
+            self._trust.revoke(instruction.hosts)
 
     def _carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -320,6 +339,12 @@ class Host:
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()
         self.feed(events.SchedulerLost())
+
+    def _refuse(self, host: str) -> None:
+        """End all that there is with a host that was revoked."""
+        log.warning("a host was revoked", host=host)
+        self.links.shun(host)
+        self._neighbours.forget(host)
 
     # -- the store -------------------------------------------------------------------------------------------------
 

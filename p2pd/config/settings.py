@@ -96,7 +96,11 @@ class Settings:
         parse_optional_address, "", "The address at which other hosts reach peer, if it is another.", "HOST:PORT"
     )
     scheduler: tuple[str, ...] = _key(
-        parse_urls, "", "A scheduler to join, as http://HOST:65003; several are tried in turn. None: one inside.", "URL"
+        parse_urls,
+        "",
+        "A scheduler to join, as https://HOST:65003 with join, else http://; several are tried in turn. None: one"
+        " inside.",
+        "URL",
     )
     listen: Address = _key(
         parse_address,
@@ -202,8 +206,9 @@ class Settings:
 
     @property
     def has_certificate(self) -> bool:
-        """Whether this host is to have a certificate, by a token or from a directory."""
-        return bool(self.join or self.join_file or self.tls_dir)
+        """Whether this host is to have a certificate: one that it has, by a token, or from a directory."""
+        by_tls = any(url.startswith("https://") for url in self.scheduler)
+        return by_tls or bool(self.join or self.join_file or self.tls_dir)
 
 
 KEYS: Final[Mapping[str, Key]] = {each.name: each.metadata["key"] for each in fields(Settings)}

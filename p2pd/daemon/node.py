@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import aiofastnet
 import uvloop
@@ -26,7 +27,7 @@ from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of
+from p2pd.daemon.listeners import listening, listening_with_certificates, names_of, tell_open
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -40,6 +41,9 @@ from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
 from proxy.tags import Tags
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = logs.get("p2pd.daemon")
 
@@ -68,8 +72,9 @@ async def serve(
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
-    headers. Raises P2pdError when the node cannot start.
+    headers. Raises P2pdError or TrustError when the node cannot start.
     """
+    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         store = await asyncio.to_thread(
             Store.open,
@@ -82,8 +87,9 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
+        trust = _trust_of(settings)
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        host = Host(store, _limits(settings), background, identity(settings, trust), joined.urls, trust)
         stack.callback(host.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
@@ -93,6 +99,7 @@ async def serve(
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
+            trust=trust,
         )
         telemetry = Telemetry(origins, host, peer_server, joined.inside)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
@@ -115,7 +122,11 @@ async def serve(
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        peer_at = await stack.enter_async_context(
+            listening(peer_runner, settings.peer)
+            if trust is None
+            else listening_with_certificates(peer_runner, settings.peer, trust, background)
+        )
         stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
@@ -129,6 +140,15 @@ async def serve(
         background.start(_collect_now_and_then(store))
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
+
+
+def _trust_of(settings: Settings) -> HostTrust | None:
+    """This host's credentials; None in a cluster without certificates. Raises TrustError, ConfigError."""
+    if not settings.has_certificate:
+        return None
+    from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
+
+    return host_trust(settings)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -18,8 +18,8 @@ from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.settings import Settings
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of, scheduling
-from p2pd.daemon.trust import admission_or_none, tell_open
+from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
+from p2pd.daemon.trust import admission_or_none
 from p2pd.daemon.wiring import scheduling_of
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer

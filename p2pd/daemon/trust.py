@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from p2pd.config.settings import Settings, open_listeners
+from p2pd.config.settings import Settings
+from p2pd.config.values import ConfigError
 from p2pd.daemon import logs
+from p2pd.daemon.wiring import host_name, over_tls
+from peer.trust.host_trust import HostTrust, Joining, Provided
+from peer.trust.identity_files import IdentityFiles
 from scheduler.shell.admission import Admission
 from scheduler.trust.authority import Authority, OperatorCa
 from scheduler.trust.directory import CertificateDirectory, CertificateFiles
-from scheduler.trust.errors import TrustError, UnsafeFileError
+from scheduler.trust.errors import TokenTextError, TrustError, UnsafeFileError
 from scheduler.trust.files import make_private_directory
 from scheduler.trust.ledger import Ledger
+from scheduler.trust.token import JoinToken, parse_token
 
 log = logs.get("p2pd.trust")
 
@@ -77,10 +82,31 @@ def admission_or_none(settings: Settings, *, may_lack: bool) -> Iterator[Admissi
         yield admitting
 
 
-def tell_open(settings: Settings, names: Collection[str]) -> None:
-    """Log what it means that these listeners are open to other machines, as `allow_open` lets them be."""
-    for name, stake in open_listeners(settings, names, () if settings.allow_open else ["listen"]).items():
-        log.warning("open to anyone who reaches it", key=name, address=str(getattr(settings, name)), stake=stake)
+def host_trust(settings: Settings) -> HostTrust:
+    """The credentials of a host, got or to be got. Blocks. Raises TrustError, ConfigError."""
+    if settings.tls_dir is not None:
+        return HostTrust(Provided(certificate_directory(settings, settings.tls_dir)))
+    if not settings.scheduler:
+        raise ConfigError("a join token is for a cluster with a scheduler of its own: give scheduler too")
+    token = _join_token(settings)
+    files = IdentityFiles(settings.data, name=host_name())
+    if token is None and files.credentials() is None:
+        raise ConfigError(
+            "this host has no certificate: give join or join_file, with a token of `p2pd token create` beside the"
+            " scheduler; or an http:// scheduler, for a cluster without certificates"
+        )
+    return HostTrust(Joining(files, token, over_tls(settings.scheduler)))
+
+
+def _join_token(settings: Settings) -> JoinToken | None:
+    if settings.join_file is None:
+        return parse_token(settings.join) if settings.join else None
+    try:
+        return parse_token(settings.join_file.read_bytes()[:4096].decode("ascii"))
+    except OSError as error:
+        raise ConfigError(f"join_file: {settings.join_file}: {error.strerror}") from None
+    except (UnicodeDecodeError, TokenTextError):
+        raise ConfigError(f"join_file: {settings.join_file} has no join token in it, p2pd1_…") from None
 
 
 def certificate_directory(settings: Settings, directory: Path) -> CertificateDirectory:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
@@ -18,6 +19,9 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
 
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
+
 ANYWHERE = ("0.0.0.0", "::")
 """Addresses that other hosts cannot connect to."""
 
@@ -25,10 +29,15 @@ METADATA_SHARE = 4
 """One in four of an origin's connections is for metadata requests, so that they do not wait behind blobs."""
 
 
-def identity(settings: Settings) -> Identity:
-    """This host's id, the same after every restart. Raises StoreBrokenError."""
+def over_tls(urls: Sequence[str]) -> list[str]:
+    """The URLs of schedulers, for a host with a certificate: it never speaks with one without TLS."""
+    return [f"https://{url.partition('://')[2]}" for url in urls]
+
+
+def identity(settings: Settings, trust: HostTrust | None = None) -> Identity:
+    """This host's id, the same after every restart: that of its certificate. Raises StoreBrokenError."""
     return Identity(
-        host=_host_id(settings.data / "host-id"),
+        host=_host_id(settings.data / "host-id") if trust is None else trust.host,
         site=settings.site,
         zone=settings.zone,
         rack=settings.rack,
@@ -58,7 +67,7 @@ class Schedulers:
 async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
     """The configured schedulers; if there are none, a scheduler inside, until the block ends. Raises ListenError."""
     if settings.scheduler:
-        yield Schedulers(settings.scheduler)
+        yield Schedulers(tuple(over_tls(settings.scheduler)) if settings.has_certificate else settings.scheduler)
         return
     inside = Scheduler(scheduling_of(settings))
     async with scheduling(SchedulerServer(inside), settings.listen) as at:
@@ -85,11 +94,16 @@ def connections_for_blobs(settings: Settings) -> int:
     return max(1, settings.connections_per_origin * (METADATA_SHARE - 1) // METADATA_SHARE)
 
 
+def host_name() -> str:
+    """The beginning of a host id."""
+    letters = (letter for letter in socket.gethostname() if (letter.isascii() and letter.isalnum()) or letter in "._-")
+    return "".join(letters)[:40] or "host"
+
+
 def _host_id(file: Path) -> str:
     try:
         if not file.exists():
-            name = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter in "._-")[:40]
-            file.write_text(f"{name or 'host'}-{secrets.token_hex(8)}\n")
+            file.write_text(f"{host_name()}-{secrets.token_hex(8)}\n")
         return file.read_text().strip()
     except (OSError, ValueError) as error:
         raise StoreBrokenError(f"{file} cannot be used: {error}; remove it") from error

@@ -27,6 +27,7 @@ from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
+    from peer.origin.connections import TlsPeer
     from peer.origin.http1 import Reply
     from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
@@ -40,8 +41,9 @@ _KEPT = ("WWW-Authenticate", "Retry-After", "Content-Range")
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). Raises
-    ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). `peer`
+    says who must be there, where the system's authorities do not. Raises ValueError for an upstream, a CA file or a
+    proxy that cannot be used.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class HttpOrigin:
         headers: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
+        peer: TlsPeer | None = None,
     ) -> None:
         self._upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
+        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, peer)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)

@@ -15,7 +15,8 @@ import http.client
 import ssl
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from peer.errors import OriginUnreachableError
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
@@ -28,6 +29,31 @@ if TYPE_CHECKING:
     from peer.origin.upstream import Target, Upstream
 
 
+class TlsPeer(Protocol):
+    """Who is at the other end of TLS, and how that is known."""
+
+    def context(self) -> ssl.SSLContext:
+        """For a new connection. Raises OSError if there can be none."""
+        ...
+
+    def check(self, connection: ssl.SSLSocket) -> None:
+        """Raises OSError if somebody else is at the other end of a connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """An origin, by the name in its certificate: TLS itself compares it."""
+
+    tls: ssl.SSLContext
+
+    def context(self) -> ssl.SSLContext:
+        return self.tls
+
+    def check(self, connection: ssl.SSLSocket) -> None:
+        """There is nothing left to check."""
+
+
 class Connections:
     """The connections of one upstream, busy and idle, to all the hosts it leads to.
 
@@ -35,12 +61,14 @@ class Connections:
     connections.
     """
 
-    def __init__(self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock) -> None:
+    def __init__(
+        self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock, peer: TlsPeer | None = None
+    ) -> None:
         self._upstream = upstream
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
-        self._tls = _tls_context(upstream)
+        self._peer = peer or _Verified(_tls_context(upstream))
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
@@ -120,8 +148,8 @@ class Connections:
     def _take_idle(self, target: Target) -> Connection | None:
         oldest = self._clock.monotonic() - self._upstream.idle_s
         with self._lock:
-            expired = [connection for connection in self._idle if connection.idle_since < oldest]
-            self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
+            expired = [connection for connection in self._idle if not self._is_good(connection, oldest)]
+            self._idle = [connection for connection in self._idle if self._is_good(connection, oldest)]
             found = next((idle for idle in reversed(self._idle) if idle.target == target), None)
             if found is not None:
                 self._idle.remove(found)
@@ -131,6 +159,10 @@ class Connections:
             self._drop(found)
             return self._take_idle(target)
         return found
+
+    def _is_good(self, connection: Connection, oldest: float) -> bool:
+        """Whether an idle connection can be used: the certificate that it was made with may be over by now."""
+        return connection.idle_since >= oldest and connection.tls in (None, self._peer.context())
 
     def _connect(self, target: Target, deadline: float) -> Connection:
         timeout_s = min(self._upstream.connect_s, deadline - self._clock.monotonic())
@@ -143,7 +175,8 @@ class Connections:
             self._drop(surplus)
         proxy = self._proxies.leading_to(target)
         try:
-            wire = _dial(target, proxy, self._tls, timeout_s)
+            tls = self._peer.context() if target.scheme == "https" else None
+            wire = _dial(target, proxy, tls, timeout_s, self._peer)
         except BaseException as error:
             with self._lock:
                 self._open -= 1
@@ -158,13 +191,17 @@ class Connections:
                 raise ExchangeFailedError(f"{target} could not be connected to{through} ({reason(error)})") from error
             raise
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
-        return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection = Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection.tls = tls
+        return connection
 
 
-def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
+def _dial(
+    target: Target, proxy: Proxy | None, tls: ssl.SSLContext | None, timeout_s: float, peer: TlsPeer
+) -> http.client.HTTPConnection:
     """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
     host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
-    if target.scheme == "http":
+    if tls is None:
         wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
     else:
         wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
@@ -172,6 +209,8 @@ def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: f
             wire.set_tunnel(target.host, target.port, proxy.headers)
     try:
         wire.connect()
+        if isinstance(wire.sock, ssl.SSLSocket):
+            peer.check(wire.sock)
     except BaseException:
         wire.close()
         raise
