@@ -54,7 +54,7 @@ class Admission:
         self._seen = -1
         self._set_credentials(self._own_credentials())
         self.revoked: frozenset[str] = frozenset()
-        self.joined: frozenset[str] = frozenset()
+        self.joined: set[str] = set()
         """The hosts that have, or had, a certificate: nobody without one is any of them."""
         self._read_ledger()
 
@@ -96,7 +96,7 @@ class Admission:
                 token, host, request = _texts(body, "token", "host", "request")
                 chain = self._authority.enroll(token, host, request.encode(), time.time())
                 log.info("host_joined", host=host)
-                self._read_ledger()
+                self.joined.add(host)
                 return Answer(200, "application/x-pem-file", chain)
             if (method, path) == ("POST", RENEW_PATH):
                 if peer is None:
@@ -138,7 +138,7 @@ class Admission:
         with self._lock:
             self._seen = self._ledger.version()
             self.revoked = self._ledger.revoked(time.time())
-            self.joined = frozenset(host.id for host in self._ledger.hosts())
+            self.joined.update(host.id for host in self._ledger.hosts())
 
 
 def _texts(body: bytes, *names: str) -> list[str]:

@@ -6,7 +6,9 @@ Rules:
 2. TLS is done here, in memory, over the transport of the socket: OpenSSL's object and no buffers of ours, where asyncio
    would keep 256 KiB for each connection.
 3. A host without a certificate may fetch the CA and join. For anything else its requests are refused.
-4. The connection is its owner's from the first moment, so silence and slowness are bounded there.
+4. Messages to a host are encrypted together at the end of a turn of the loop: while many hosts join, one that is their
+   neighbour is told of several at once, and each record costs as much as the encryption of a few KiB.
+5. The connection is its owner's from the first moment, so silence and slowness are bounded there.
 """
 
 from __future__ import annotations
@@ -38,11 +40,31 @@ _USE_TLS: Final = b"This scheduler speaks TLS 1.3 with the hosts of its cluster:
 _NO_CERTIFICATE: Final = b"Hosts with a certificate of this cluster are served here: start p2pd with --join TOKEN.\n"
 
 
+class Written:
+    """The connections that were written to in this turn of the loop: each is encrypted once, after it."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Doorway] = []
+
+    def add(self, doorway: Doorway) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._seal)
+        self._waiting.append(doorway)
+
+    def _seal(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for doorway in waiting:
+            doorway.seal()
+
+
 class Doorway(asyncio.Transport, asyncio.Protocol):
     """A protocol to the socket's transport, and the transport of the protocol behind it."""
 
-    def __init__(self, inner: HostConnection, admission: Admission, *, plain: bool) -> None:
+    def __init__(self, inner: HostConnection, admission: Admission, written: Written, *, plain: bool) -> None:
         super().__init__()
+        self._written: Final = written
+        self._unsealed: list[bytes | bytearray | memoryview] = []
+        self._unsealed_bytes = 0
         self._inner: Final = inner
         self._admission: Final = admission
         self._plain: Final = plain
@@ -91,7 +113,9 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
                 self._inner.peer = self._admission.peer(self._tls)
                 self._established = True
             while self._transport is not None and (text := self._tls.read(READ_BYTES)):
-                self._route(text)
+                (self._deliver or self._route)(text)
+                if not (self._incoming.pending or self._tls.pending()):
+                    break  # to read until there is no more would cost an exception each time
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -140,12 +164,25 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         if self._tls is None:
             self._transport.write(data)
             return
-        self._tls.write(data)
-        self._flush()
+        if not self._unsealed:
+            self._written.add(self)
+        self._unsealed.append(data)
+        self._unsealed_bytes += len(data)
+
+    def seal(self) -> None:
+        """Encrypt what was written since the last time, and send it."""
+        if not self._unsealed:
+            return
+        data = self._unsealed[0] if len(self._unsealed) == 1 else b"".join(self._unsealed)
+        self._unsealed, self._unsealed_bytes = [], 0
+        if self._tls is not None and self._transport is not None and not self._transport.is_closing():
+            self._tls.write(data)
+            self._flush()
 
     def close(self) -> None:
         if self._transport is None or self._transport.is_closing():
             return
+        self.seal()
         if self._tls is not None and self._established:
             with suppress(ssl.SSLError):
                 self._tls.unwrap()  # sends close_notify; the other end's is not waited for
@@ -160,7 +197,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def get_write_buffer_size(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return 0 if self._transport is None else self._unsealed_bytes + self._transport.get_write_buffer_size()
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return default if self._transport is None else self._transport.get_extra_info(name, default)

@@ -31,7 +31,7 @@ from scheduler.shell.gc_tuning import rare_full_collections
 
 if TYPE_CHECKING:
     from scheduler.shell.admission import Admission
-    from scheduler.shell.doorway import Doorway
+    from scheduler.shell.doorway import Doorway, Written
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +84,7 @@ class SchedulerServer:
         assert plain or admission is not None
         self._admission: Final = admission
         self._plain: Final = plain
+        self._written: Written | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._core: Final = core
         self._bounds: Final = bounds or Bounds()
@@ -248,11 +249,11 @@ class SchedulerServer:
         connection = HostConnection(self, next(self._numbers), self._bounds.burst)
         if self._admission is None:
             return connection
-        from scheduler.shell.doorway import (
-            Doorway,
-        )  # `cryptography` has 10 MiB, which a node without trust does not need
+        # Imported here: `cryptography` has 10 MiB, which a node without trust does not need.
+        from scheduler.shell.doorway import Doorway, Written
 
-        return Doorway(connection, self._admission, plain=self._plain)
+        self._written = self._written or Written()
+        return Doorway(connection, self._admission, self._written, plain=self._plain)
 
     def _watch_trust(self) -> None:
         """Look now and then at what an operator has changed (`scheduler.shell.admission`)."""
