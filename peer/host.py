@@ -72,13 +72,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class DownloadStatistics:
-    """Since the start; `active` is now. `corrupt` counts blobs."""
+    """Since the start; `active` is now. `corrupt` counts blobs, `unusable_answers` answers of origins."""
 
     active: int
     origin_bytes: int
     peer_bytes: int
     corrupt: int
     corrupt_pieces: int
+    unusable_answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +229,7 @@ class Host:
             peer_bytes=self._transfers.peer_bytes + self._store_work.inline_bytes,
             corrupt=self._corrupt,
             corrupt_pieces=self._transfers.corrupt_pieces,
+            unusable_answers=self._transfers.unusable_answers,
         )
 
     def messages(self) -> MessageStatistics:
@@ -377,11 +379,12 @@ class Host:
             arrival.disproved = True
             successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type)
             successor.sources = arrival.sources
-        arrival.end(self._error_of(arrival, ended))
+        arrival.end(_error_of(arrival, ended))
 
-    def _error_of(self, arrival: Arrival, ended: events.Ended) -> P2pdError:
-        if not ended.reason:
-            return arrival.last_error or OriginBrokenError(f"nobody waited for {arrival.digest} any longer")
-        if 400 <= ended.status < 500:
-            return OriginRefusedError(ended.reason, status=ended.status)
-        return OriginUnreachableError(ended.reason)
+
+def _error_of(arrival: Arrival, ended: events.Ended) -> P2pdError:
+    if not ended.reason:
+        return arrival.last_error or OriginBrokenError(f"nobody waited for {arrival.digest} any longer")
+    if 400 <= ended.status < 500:
+        return OriginRefusedError(ended.reason, status=ended.status)
+    return OriginUnreachableError(ended.reason)

@@ -7,7 +7,7 @@ then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from peer.errors import (
     OriginRefusedError,
     OriginResizedError,
     OriginUnreachableError,
+    OriginUnusableError,
     P2pdError,
     StoreBrokenError,
 )
@@ -76,7 +77,7 @@ class OriginRange:
     def run(self, store: Store, buffers: BufferPool, report: RangeReport) -> None:
         """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
         start, stop = self._byte_range()
-        ref = self.source.ref
+        ref = replace(self.source.ref, size_bytes=self._known.size_bytes if self._known else None)
         with self._open(ref, start, stop) as body:
             self._hold(body)
             self._check_size(body.size_bytes)
@@ -113,8 +114,12 @@ class OriginRange:
                     raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
                 start, stop = blob.span(index)
                 with buffer[: stop - start] as piece:
-                    if body.readinto(piece) < len(piece):
-                        raise OriginCorruptError(f"the origin's {blob.digest} ends before the length that it announced")
+                    received_bytes = body.readinto(piece)
+                    if received_bytes < len(piece):
+                        raise OriginResizedError(
+                            f"the origin's {blob.digest} ends before the length that it announced",
+                            start + received_bytes,
+                        )
                     whole = blob.land(index, piece, on_held=received).whole
                 if whole is not None:
                     report.verified(blob, whole)
@@ -134,7 +139,7 @@ class OriginRange:
                 size_bytes,
             )
         if not 0 < size_bytes <= MAX_BLOB_BYTES:
-            raise OriginCorruptError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")
+            raise OriginUnusableError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")
 
     def _byte_range(self) -> tuple[int, int | None]:
         if self._known is None:
@@ -154,7 +159,7 @@ def _whole_pieces(body: Body, blob: Blob) -> tuple[int, int]:
     length = blob.header.piece_length
     stop = blob.count if body.stop >= blob.size_bytes else body.stop // length
     if body.start % length or body.start // length >= stop:
-        raise OriginCorruptError(
+        raise OriginUnusableError(
             f"the origin sent bytes {body.start} to {body.stop} of {blob.digest}, which nobody asked for"
         )
     return body.start // length, stop
@@ -167,6 +172,8 @@ def outcome_of(error: P2pdError) -> Outcome:
             return Outcome.BROKEN
         case OriginRefusedError() | OriginUnreachableError():
             return Outcome.REFUSED  # the origin client has tried again as often as is sensible
+        case OriginUnusableError():
+            return Outcome.UNUSABLE
         case OriginCorruptError() | StoreBrokenError():
             return Outcome.CORRUPT
         case _:

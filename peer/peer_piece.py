@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peer.core.events import PeerOutcome
-from peer.core.token_bucket import TokenBucket
 from peer.errors import (
     FetchStoppedError,
     OriginBrokenError,
     OriginCorruptError,
     OriginRefusedError,
     OriginUnreachableError,
+    OriginUnusableError,
     P2pdError,
     PeerBusyError,
     PeerCorruptError,
@@ -30,6 +30,7 @@ from peer.origin.api import Body, ContentRef, Credential
 from peer.origin.client import HttpOrigin
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.upstream import Upstream
+from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
 from scheduler.trust.errors import TrustError
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
-
-PACED_BYTES = 256 * 1024
-"""What a neighbour sends between two looks at the rate limit."""
 
 CONNECTIONS = 8
 CONNECT_S = 2.0
@@ -70,6 +68,7 @@ def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | No
         max_attempts=1,
         max_retry_after_s=0.0,
         cooldown_s=0.0,
+        asks_without_range=False,
     )
     return HttpOrigin(
         upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)
@@ -78,12 +77,12 @@ def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | No
 
 @dataclass(frozen=True, slots=True)
 class _Neighbour:
-    """`peer.origin.connections.TlsPeer`, by certificates of the cluster."""
+    """`peer.origin.trust.TlsPeer`, by certificates of the cluster."""
 
     host: str
     trust: HostTrust
 
-    def context(self) -> ssl.SSLContext:
+    def get(self) -> ssl.SSLContext:
         try:
             return self.trust.client
         except TrustError as error:
@@ -101,9 +100,7 @@ class Pace:
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._bucket = (
-            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
-        )
+        self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
     @property
@@ -151,7 +148,7 @@ class PeerPiece:
                 if error.status == 429:
                     raise PeerBusyError(str(error)) from None
                 raise PeerGoneError(str(error)) from None
-            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError) as error:
+            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError, OriginUnusableError) as error:
                 if self._stopped.is_set():
                     raise FetchStoppedError("stopped") from None
                 raise PeerGoneError(str(error)) from None

@@ -5,7 +5,7 @@ Rules:
    blob becomes whole and later clients are served from the store.
 2. While nobody knows the blob's length, or whether the origin honours Range, there is one request at a time: the first
    answer tells.
-3. A source that refuses (its credential, an unknown blob) is dropped and the others go on.
+3. A source that refuses (its credential, an unknown blob), or answers uselessly, is dropped and the others go on.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class OriginRequests:
             return
         if outcome is Outcome.BROKEN and not ended.received and not ended.cancelled:
             source.strikes += 1
-        if outcome is Outcome.REFUSED or source.strikes >= MAX_STRIKES:
+        if outcome in (Outcome.REFUSED, Outcome.UNUSABLE) or source.strikes >= MAX_STRIKES:
             del self.sources[ended.source]
 
     def cancel_within(self, pieces: int) -> list[CancelRange]:
