@@ -221,6 +221,11 @@ class Host:
         """There has been no scheduler for so long that origins are asked without one."""
         return self.machine.session.state is SessionState.STANDALONE
 
+    @property
+    def certificate_expires(self) -> float | None:
+        """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
+        return None if self._trust is None else self._trust.expires
+
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""
         return DownloadStatistics(

@@ -164,6 +164,11 @@ class HostTrust:
             await self._changed.wait()
         return self._credentials
 
+    @property
+    def expires(self) -> float:
+        """When the certificate is over, in Unix seconds; 0 without one."""
+        return 0.0 if self._credentials is None else self._credentials.not_after
+
     def server_context(self) -> ssl.SSLContext:
         """For the peer port. There must be credentials."""
         assert self._credentials is not None

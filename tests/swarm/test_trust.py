@@ -140,6 +140,7 @@ def test_hosts_that_joined_exchange_pieces(tmp_path: Path, registry: ImageRegist
                 assert (await node.blob(digest)).body == BLOB
             assert registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == len(BLOB), "all else came from the other host"
             assert (await one.swarm())["sent_bytes"] >= len(BLOB)
+            assert 86_000 < (await one.swarm())["certificate_expires_s"] <= 86_400
             hosts = json.loads(secure.p2pd("host", "ls", "--json"))
             assert len(hosts) == 2
 
