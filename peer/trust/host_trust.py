@@ -5,7 +5,7 @@ Rules:
 2. New credentials make new contexts (`scheduler.trust.tls`). Connections that are there go on.
 3. Who was revoked is known from the scheduler, and remembered as long as this process lives: a host that has lost the
    scheduler still refuses them.
-4. Failures are told once each, and tried again for ever.
+4. A failure is told when it is another than the one before it, and tried again for ever.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class HostTrust:
 
     async def run(self) -> None:
         """Get credentials and keep them good, until cancelled."""
-        failures = 0
+        failures, told = 0, ""
         while True:
             await asyncio.sleep(max(0.0, self._source.due(self._credentials) - time.time()))
             held = self._credentials
@@ -147,13 +147,14 @@ class HostTrust:
                 found = await asyncio.to_thread(self._source.next, held)
             except TrustError as error:
                 failures += 1
-                if failures == 1:
+                if str(error) != told:
+                    told = str(error)
                     log.warning("no new certificate", reason=str(error), expires=held and int(held.not_after))
                 refused = isinstance(error, JoinRefusedError)
                 pause_s = REFUSED_S if refused else retry_after_s(failures, random.random())  # noqa: S311 # as above
                 await asyncio.sleep(pause_s)
                 continue
-            failures = 0
+            failures, told = 0, ""
             if found is not held:
                 self._take(found)
                 log.info("has a certificate", host=self.host, expires=int(found.not_after))

@@ -86,6 +86,7 @@ class Authority:
             identity = self._host_identity(host)
         except TrustError as error:
             raise JoinRefusedError("request", str(error)) from None
+        self.ledger.check_token(token, now)  # a stranger's request is not even read
         certificate = self._issue(identity, request_pem, now)
         self.ledger.admit(token, host, *_facts(certificate), now)
         return certificates.to_pem(certificate)

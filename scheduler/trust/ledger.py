@@ -131,6 +131,11 @@ class Ledger:
             ).fetchall()
         return [TokenRecord(*row) for row in rows]
 
+    def check_token(self, token: JoinToken, now: float) -> None:
+        """Raise JoinRefusedError for a token that is not good, before any work is done for its bearer."""
+        with self._using() as database:
+            _uses_left(database, token, now)
+
     def revoke_token(self, token_id: str, now: float) -> bool:
         """Whether there was such a token."""
         with self._changing() as database:
@@ -142,16 +147,7 @@ class Ledger:
     def admit(self, token: JoinToken, host: str, key_sha256: bytes, serial: str, expires: float, now: float) -> None:
         """Take a use of the token for a host, whose certificate is to be `serial`. Raises JoinRefusedError."""
         with self._changing() as database:
-            known = database.execute(
-                "SELECT secret_sha256, expires, uses_left, revoked FROM tokens WHERE id = ?", (token.id,)
-            ).fetchone()
-            if known is None or not hmac.compare_digest(known[0], token.secret_sha256):
-                raise JoinRefusedError("token", f"the scheduler knows no join token {token.id} with this secret")
-            _, token_expires, uses_left, revoked = known
-            if revoked is not None:
-                raise JoinRefusedError("token-revoked", f"the join token {token.id} was revoked")
-            if token_expires is not None and now >= token_expires:
-                raise JoinRefusedError("token-expired", f"the join token {token.id} has expired: create another")
+            uses_left = _uses_left(database, token, now)
             if not self._asks_again(database, token.id, host, key_sha256, now):
                 if uses_left == 0:
                     raise JoinRefusedError("token-used", f"the join token {token.id} has no uses left: create another")
@@ -228,6 +224,21 @@ class Ledger:
                 database.execute("ROLLBACK")
                 raise
             database.execute("COMMIT")
+
+
+def _uses_left(database: sqlite3.Connection, token: JoinToken, now: float) -> int | None:
+    """The uses left of a token that is good but for them; None for any number. Raises JoinRefusedError."""
+    known = database.execute(
+        "SELECT secret_sha256, expires, uses_left, revoked FROM tokens WHERE id = ?", (token.id,)
+    ).fetchone()
+    if known is None or not hmac.compare_digest(known[0], token.secret_sha256):
+        raise JoinRefusedError("token", f"the scheduler knows no join token {token.id} with this secret")
+    _, expires, uses_left, revoked = known
+    if revoked is not None:
+        raise JoinRefusedError("token-revoked", f"the join token {token.id} was revoked")
+    if expires is not None and now >= expires:
+        raise JoinRefusedError("token-expired", f"the join token {token.id} has expired: create another")
+    return None if uses_left is None else int(uses_left)
 
 
 def _broken(path: Path, error: sqlite3.Error) -> TrustError:

@@ -26,6 +26,9 @@ from tests.support.client import Reply, ask
 from tests.support.images import content_of
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM
+from tests.trust.fixtures import credentials, host
+from tests.trust.fixtures import scheduler as scheduler_identity
+from tests.trust.test_directory import fill
 
 BLOB = content_of("trust", 6 * MIB)
 PATIENCE_S = 45.0
@@ -232,6 +235,31 @@ def test_certificates_are_renewed_while_pieces_are_exchanged(tmp_path: Path, reg
                 assert (await node.swarm())["scheduler_connected"]
             assert registry.sent[f"/v2/{REPOSITORY}/blobs/{second}"] == 2 * MIB, "the swarm works on"
             assert not [event for node in (one, two) for event in node.logged("lost the scheduler")]
+
+    asyncio.run(main())
+
+
+def test_certificates_of_the_operators_own(tmp_path: Path, registry: ImageRegistry) -> None:
+    digest = registry.put_blob(REPOSITORY, BLOB)
+
+    async def main() -> None:
+        fill(tmp_path / "tls-scheduler", credentials(scheduler_identity()))
+        async with cluster(tmp_path, registry, **{"tls-dir": tmp_path / "tls-scheduler"}) as secure:
+            nodes = []
+            for name in ("one", "two"):
+                fill(tmp_path / f"tls-{name}", credentials(host(name)))
+                nodes.append(await secure.add(name, **{"tls-dir": tmp_path / f"tls-{name}"}))
+            for node, name in zip(nodes, ("one", "two"), strict=True):
+                await node.until_connected()
+                assert (await node.swarm())["host"] == name
+                assert (await node.blob(digest)).body == BLOB
+            assert registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == len(BLOB)
+            fill(tmp_path / "tls-one", credentials(host("one")))
+            while len(nodes[0].logged("has a certificate")) < 1:  # noqa: ASYNC110 # as above
+                await asyncio.sleep(0.1)
+            secure.p2pd("host", "revoke", "two", "--unknown")
+            await nodes[1].until_connected(False)
+            await asyncio.to_thread(nodes[0].daemon.wait_for_event, "a host was revoked")
 
     asyncio.run(main())
 

@@ -64,6 +64,14 @@ def test_what_is_no_token_or_no_request_is_refused(authority: Authority) -> None
         authority.renew(PeerIdentity(authority.cluster, Role.SCHEDULER), REQUEST, NOW)
 
 
+def test_the_request_of_a_stranger_is_not_even_read(authority: Authority) -> None:
+    token = token_of(authority)
+    stranger = JoinToken(token.id, bytes(20), token.ca_fingerprint)
+    with pytest.raises(JoinRefusedError) as caught:
+        authority.enroll(stranger.text, "a", b"no request", NOW)
+    assert caught.value.reason == "token"
+
+
 def test_a_refused_request_takes_no_use(authority: Authority) -> None:
     token = authority.create_token(note="", ttl_s=None, uses=1, now=NOW)
     with pytest.raises(JoinRefusedError):
