@@ -26,6 +26,8 @@ from scheduler.trust.token import JoinToken
 
 ANSWER_WITHIN_S: Final = 10.0
 DEFAULT_PORT: Final = 443
+_TIME: Final = (9, 10)
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL."""
 
 
 class SchedulerUnreachableError(TrustError):
@@ -77,7 +79,8 @@ def _ask(
         with connection.getresponse() as response:
             status, answer = response.status, response.read(MAX_BODY_BYTES)
     except ssl.SSLCertVerificationError as error:
-        raise CertificateError(f"the certificate of {url} does not verify: {error.verify_message}") from None
+        clocks = "; compare the clocks of both machines" if error.verify_code in _TIME else ""
+        raise CertificateError(f"the certificate of {url} does not verify: {error.verify_message}{clocks}") from None
     except ssl.SSLError as error:
         raise SchedulerUnreachableError(f"{url} does not speak TLS 1.3 with this host: {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:

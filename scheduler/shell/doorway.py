@@ -121,7 +121,8 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self.close()
         except ssl.SSLError as error:
-            log.info("tls_refused", address=self._inner.address, reason=error.reason)
+            why = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason
+            log.info("tls_refused", address=self._inner.address, reason=why)
             self.close()
         except CertificateError as error:
             log.info("certificate_refused", address=self._inner.address, reason=str(error))

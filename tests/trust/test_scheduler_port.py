@@ -109,6 +109,16 @@ def test_the_token_is_sent_to_nobody_else(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_clocks_that_differ_are_told_of(tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        future = port.authority.scheduler_credentials(time.time() + 7200)
+        port.admission._context = server_context(future, strangers=True)
+        with pytest.raises(CertificateError, match=r"not yet valid; compare the clocks"):
+            await ask(join, port.url, port.token(), port.authority.ca_pem, "a", REQUEST)
+
+    run(tmp_path, test)
+
+
 def test_a_host_that_poses_as_the_scheduler_gets_no_token(tmp_path: Path) -> None:
     async def test(port: Port) -> None:
         seen: list[bytes] = []
