@@ -12,10 +12,11 @@ from scheduler.protocol.from_host import Hello
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A host has sent Hello on a new connection."""
+    """A host has sent Hello on a new connection. `certified`: the host has shown a certificate with its id."""
 
     connection: int
     hello: Hello
+    certified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ class SchedulerServer:
             self.failed(connection, Closing.REVOKED, f"host {hello.host} was revoked")
             return
         connection.greeted, connection.host = True, hello.host
-        self._tell(Connected(connection.number, hello), connection)
+        self._tell(Connected(connection.number, hello, certified=connection.peer is not None), connection)
         if admission is not None:
             for frame in _revocations(admission.revoked):
                 connection.send(frame)
