@@ -8,21 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.errors import OriginCorruptError, OriginError, OriginResizedError, OriginTimeoutError
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
 from peer.oci.digest import Digest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
 from peer.origin.api import Kind
+from peer.origin_range import OriginSource
 from peer.readers import BlobReader, Readers
 from proxy.access import Access, Permit
 from proxy.blob_response import send_blob
+from proxy.core.conditional import range_applies
+from proxy.core.origin_answers import Word, word_of_error
 from proxy.core.ranges import parse_ranges
 from proxy.known_manifests import KnownManifests
-from proxy.origins import Origins, described, refused
+from proxy.origins import Origins
 from proxy.prefetch import Prefetch
 from proxy.request import RequestContext
 
@@ -45,10 +49,11 @@ class Blobs:
         """Answer GET or HEAD of a blob. Raises OriginError, StoreError."""
         digest = context.route.digest
         permit = await self._access.check(context.route, context.authorization)
-        if context.head:
+        if context.head or context.not_modified(digest):
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
-        ranges = parse_ranges(context.request.headers.get("Range"))
-        expected = permit.described or self._manifests.descriptor(digest)
+        asked = context.request.headers
+        ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
+        expected = self._manifests.descriptor(digest) or permit.described
         at = ranges.first_bytes(expected.size_bytes) if expected else (0, None)
         with self._prefetch.of_blob(context, permit):
             async with self.open(context, digest, permit, Kind.BLOB, expected, at) as reader:
@@ -77,53 +82,66 @@ class Blobs:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(within_s):
-                    opened = self._readers.open(digest, source, expected=expected, at=at)
-                    reader = await stack.enter_async_context(opened)
                     if kind is Kind.MANIFEST:
-                        await _whole_manifest(reader)
+                        reader = await self._open_manifest(stack, digest, source, expected)
+                    else:
+                        opened = self._readers.open(digest, source, expected=expected, at=at)
+                        reader = await stack.enter_async_context(opened)
             except TimeoutError:
-                raise OriginUnreachableError(
-                    f"{repository.upstream} did not send {digest} within {within_s:g} s"
-                ) from None
+                raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {within_s:g} s") from None
             context.cache = "hit" if reader.from_store else "miss"
             yield reader
+
+    async def _open_manifest(
+        self, stack: AsyncExitStack, digest: Digest, source: OriginSource, expected: Descriptor | None
+    ) -> BlobReader:
+        """A reader of a manifest that is whole. Its length is what GET says, if HEAD said another."""
+        for said in (expected, None):
+            try:
+                reader = await stack.enter_async_context(self._readers.open(digest, source, expected=said))
+                await _whole_manifest(reader)
+            except OriginResizedError:
+                if said is None:
+                    raise
+            else:
+                return reader
+        raise AssertionError("the last time returns or raises")
 
     async def describe(self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind) -> Descriptor:
         """The descriptor of `digest`: of the stored blob, else by the origin's headers, else of the other hosts' blob.
 
-        Raises OriginError, StoreError.
+        Raises OriginError, StoreError, ManifestError (what is held is no manifest).
         """
         held = self._readers.peek(digest)
         if held is not None and held.complete:
+            if kind is Kind.MANIFEST and not self._manifests.media_type(digest):
+                return await self._describe_by_reading(context, digest, permit, kind)
             context.cache = "hit"
-            return Descriptor(self._type_of(digest, kind, held.media_type), digest, held.size_bytes)
-        found = permit.described
+            return Descriptor(self._type_of(digest, kind), digest, held.size_bytes)
+        found = (self._manifests.descriptor(digest) if kind is Kind.BLOB else None) or permit.described
         if found is None:
-            path = context.route.origin_path
+            route = replace(context.route, reference=digest)
             try:
-                answer = await self._origins.head(context.route.repository, path, permit.credential)
-            except OriginUnreachableError:
-                return await self._describe_by_swarm(context, digest, permit, kind)
-            if answer.status >= 400:
-                raise refused(answer, path)
-            found = described(answer, digest)
-        if found is None:
-            raise OriginCorruptError("the origin's answer to HEAD has no length, or another digest")
+                found = await self._origins.look(route, permit.credential)
+            except OriginError as error:
+                if word_of_error(error) is not Word.SAYS_NOTHING:
+                    raise
+                return await self._describe_by_reading(context, digest, permit, kind)
         context.cache = "miss"
-        return found
+        return found if kind is Kind.MANIFEST else replace(found, media_type=OCTET_STREAM)
 
-    async def _describe_by_swarm(
+    async def _describe_by_reading(
         self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind
     ) -> Descriptor:
-        """The descriptor of the other hosts' blob. The GET that follows joins the download that begins here."""
+        """The descriptor of what is held here, or by other hosts. The GET that follows joins a download that begins."""
         async with self.open(context, digest, permit, kind, self._manifests.descriptor(digest)) as reader:
             blob = reader.blob
             if kind is Kind.MANIFEST:
                 self._manifests.read(digest, blob.read(0, blob.size_bytes), blob.header.media_type)
-            return Descriptor(self._type_of(digest, kind, blob.header.media_type), digest, blob.size_bytes)
+            return Descriptor(self._type_of(digest, kind), digest, blob.size_bytes)
 
-    def _type_of(self, digest: Digest, kind: Kind, stored_type: str) -> str:
-        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest) or stored_type
+    def _type_of(self, digest: Digest, kind: Kind) -> str:
+        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest)
 
 
 async def _whole_manifest(reader: BlobReader) -> None:

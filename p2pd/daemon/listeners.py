@@ -7,24 +7,33 @@ import os
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import aiofastnet
 from aiohttp import web
 
 from p2pd.config.settings import Settings, open_listeners
 from p2pd.config.values import Address
 from p2pd.daemon import logs
 from peer.errors import P2pdError
-from peer.tasks import BackgroundTasks
+from peer.net.http_connection import HttpConnection
+from proxy.server import Server
+from scheduler.shell.accepting import Factory, accepting
 from scheduler.shell.server import SchedulerServer
+from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
-    from scheduler.trust.certificates import Credentials
 
 log = logs.get("p2pd.daemon.listeners")
 
-BACKLOG: Final = 1024
+HANDSHAKE_S: Final = 5.0
+"""How long the other side may take for a TLS handshake."""
+
+STALL_S = 120.0
+"""How long another program may take nothing of what the admin port or the peer port sends to it. Pieces have a bound of
+their own (`peer.net.peer_server`)."""
 
 
 class ListenError(P2pdError):
@@ -32,66 +41,32 @@ class ListenError(P2pdError):
 
 
 @asynccontextmanager
-async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[Address]:
-    """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError."""
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, address.host, address.port, backlog=BACKLOG)
-        try:
-            await site.start()
-        except OSError as error:
-            raise _listen_error(address, error) from None
-        yield Address(*runner.addresses[0][:2])
-    finally:
-        await runner.cleanup()
+async def listening(runner: web.BaseRunner, address: Address, trust: HostTrust | None = None) -> AsyncIterator[Address]:
+    """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError.
 
-
-@asynccontextmanager
-async def listening_with_certificates(
-    runner: web.BaseRunner, address: Address, trust: HostTrust, background: BackgroundTasks
-) -> AsyncIterator[Address]:
-    """As `listening`, over TLS, once this host has a certificate, and with each new one from then on.
-
-    The port is bound at once, so that its number is known. A new certificate takes a new listener on the same socket,
-    and connections that are there go on.
+    With `trust` the port is TLS. A connection is made with the certificate of its moment, and keeps it; before this
+    host has one, connections are closed.
     """
     await runner.setup()
+    server = runner.server
+    assert server is not None, "the runner is set up"
+    connect = server if isinstance(server, Server) else lambda: HttpConnection(server, _refuse, stall_s=STALL_S)
     try:
-        bound = await _bind(address)
-        with bound:
-            background.start(_serve_each_certificate(runner, bound, trust))
-            yield Address(*bound.getsockname()[:2])
+        async with AsyncExitStack() as stack:
+            port = accepting(
+                address.host,
+                address.port,
+                connect,
+                open_count=lambda: len(server.connections),
+                connect=_plain if trust is None else partial(_over_tls, trust),
+            )
+            try:
+                host_and_port = await stack.enter_async_context(port)
+            except OSError as error:
+                raise _listen_error(address, error) from None
+            yield Address(*host_and_port)
     finally:
         await runner.cleanup()
-
-
-async def _bind(address: Address) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    try:
-        (family, *_, where), *_ = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            bound.setblocking(False)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(where)
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise _listen_error(address, error) from None
-    return bound
-
-
-async def _serve_each_certificate(runner: web.BaseRunner, bound: socket.socket, trust: HostTrust) -> None:
-    held: Credentials | None = None
-    site: web.SockSite | None = None
-    while True:
-        held = await trust.credentials(held)
-        context = trust.server_context()
-        if site is not None:
-            await site.stop()
-        site = web.SockSite(runner, bound.dup(), ssl_context=context, backlog=BACKLOG)
-        await site.start()
 
 
 @asynccontextmanager
@@ -117,10 +92,30 @@ def names_of(settings: Settings, listening: Address) -> frozenset[str] | None:
     return frozenset(each.host.lower() for each in known)
 
 
+async def _plain(factory: Factory, connection: socket.socket) -> object:
+    return await aiofastnet.connect_accepted_socket(asyncio.get_running_loop(), factory, connection)
+
+
+async def _over_tls(trust: HostTrust, factory: Factory, connection: socket.socket) -> object:
+    """Shake hands on an accepted connection. Raises OSError for whoever is not of the cluster."""
+    try:
+        context = trust.server
+    except TrustError as error:
+        raise ConnectionAbortedError(str(error)) from None
+    loop = asyncio.get_running_loop()
+    return await aiofastnet.connect_accepted_socket(
+        loop, factory, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_S
+    )
+
+
 def tell_open(settings: Settings, names: Collection[str]) -> None:
     """Log what it means that these listeners are open to other machines, as `allow_open` lets them be."""
     for name, stake in open_listeners(settings, names, () if settings.allow_open else ["listen"]).items():
         log.warning("open to anyone who reaches it", key=name, address=str(getattr(settings, name)), stake=stake)
+
+
+def _refuse(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=status)
 
 
 def _listen_error(address: Address, error: OSError) -> ListenError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 from p2pd.config.settings import Settings
 from p2pd.config.values import ConfigError
 from p2pd.daemon import logs
-from p2pd.daemon.wiring import host_name, over_tls
+from p2pd.daemon.wiring import over_tls
 from peer.trust.host_trust import HostTrust, Joining, Provided
 from peer.trust.identity_files import IdentityFiles
 from scheduler.shell.admission import Admission
@@ -89,13 +91,18 @@ def host_trust(settings: Settings) -> HostTrust:
     if not settings.scheduler:
         raise ConfigError("a join token is for a cluster with a scheduler of its own: give scheduler too")
     token = _join_token(settings)
-    files = IdentityFiles(settings.data, name=host_name())
+    files = IdentityFiles(settings.data, name=_host_name())
     if token is None and files.credentials() is None:
         raise ConfigError(
             "this host has no certificate: give join or join_file, with a token of `p2pd token create` beside the"
             " scheduler; or an http:// scheduler, for a cluster without certificates"
         )
     return HostTrust(Joining(files, token, over_tls(settings.scheduler)))
+
+
+def _host_name() -> str:
+    """The beginning of a host id."""
+    return re.sub(r"[^A-Za-z0-9._-]", "", socket.gethostname())[:40] or "host"
 
 
 def _join_token(settings: Settings) -> JoinToken | None:

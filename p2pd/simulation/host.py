@@ -338,4 +338,6 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.AnswerTag: SimulatedHost.nothing,
     events.ReportQuarantine: SimulatedHost.nothing,
     events.RefuseHosts: SimulatedHost.nothing,
+    events.ReportUnreachable: SimulatedHost.nothing,
+    events.ReportUntold: SimulatedHost.nothing,
 }

@@ -129,6 +129,7 @@ class HostTrust:
         self.host: Final = source.host
         self._credentials: Credentials | None = None
         self._client: ssl.SSLContext | None = None
+        self._server: ssl.SSLContext | None = None
         self._revoked: dict[str, None] = {}
         self._changed = asyncio.Event()
         self.on_revoked: Callable[[str], None] = lambda _host: None
@@ -170,10 +171,12 @@ class HostTrust:
         """When the certificate is over, in Unix seconds; 0 without one."""
         return 0.0 if self._credentials is None else self._credentials.not_after
 
-    def server_context(self) -> ssl.SSLContext:
-        """For the peer port. There must be credentials."""
-        assert self._credentials is not None
-        return server_context(self._credentials, tickets=self._source.tickets)
+    @property
+    def server(self) -> ssl.SSLContext:
+        """For connections to the peer port. Raises CertificateError if there is no certificate yet."""
+        if self._server is None:
+            raise CertificateError("this host has no certificate yet")
+        return self._server
 
     @property
     def client(self) -> ssl.SSLContext:
@@ -208,6 +211,7 @@ class HostTrust:
 
     def _take(self, credentials: Credentials) -> None:
         self._client = client_context(credentials)
+        self._server = server_context(credentials, tickets=self._source.tickets)
         self._credentials = credentials
         self._changed.set()
         self._changed = asyncio.Event()

@@ -72,19 +72,36 @@ class HostConnection(asyncio.Protocol):
     """The server's end of a WebSocket."""
 
     __slots__ = (
-        "_frames", "_handshake", "_owner", "_partial", "_transport", "address", "allowance", "counted_at", "ended_at",
-        "greeted", "heard_at", "host", "number", "opened_at", "peer", "pinged",
+        "_frames",
+        "_handshake",
+        "_owner",
+        "_partial",
+        "_transport",
+        "address",
+        "allowance",
+        "counted_at",
+        "ended_at",
+        "greeted",
+        "heard_at",
+        "host",
+        "host_id",
+        "number",
+        "opened_at",
+        "peer",
+        "pinged",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
-        """The host's address, for logs."""
+        """The address and port that the connection comes from, for logs."""
+        self.host = ""
+        """The address without the port."""
         self.peer: PeerIdentity | None = None
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
-        self.host = ""
+        self.host_id = ""
         """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
@@ -132,7 +149,8 @@ class HostConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         peer = transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        if peer:
+            self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
         self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike

@@ -179,7 +179,8 @@ class TestOriginBreaks:
                 reply = await node.get(f"{APP}/manifests/{reference}")
                 assert (reply.status, reply.code) == (404, "MANIFEST_UNKNOWN")
                 assert IMAGE.digest in reply.message
-                errors_logged.pop()
+                assert errors_logged
+                errors_logged.clear()  # where HEAD told another length than GET there are two
             assert not await node.cached()
 
     @asynchronous
@@ -253,7 +254,7 @@ class TestRefusals:
             reply = await node.get(BLOB)
             assert (reply.status, reply.code) == (404, "BLOB_UNKNOWN")
             assert "no room" in reply.message
-            assert "max_bytes" in reply.message
+            assert next(iter(limits)) in reply.message
 
 
 def is_oci_refusal(reply: Reply) -> bool:

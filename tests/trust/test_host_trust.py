@@ -151,7 +151,7 @@ def test_a_revoked_host_is_refused() -> None:
         trust = HostTrust(Held(credentials(host("a"))))
         told: list[str] = []
         trust.on_revoked = told.append
-        pair = connected(trust.server_context(), trust.client)
+        pair = connected(trust.server, trust.client)
         assert trust.check(pair.server) == "a"
         trust.revoke(("b", "a"))
         trust.revoke(("a",))
