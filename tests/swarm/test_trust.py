@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from p2pd.demo.process import DaemonProcess, command, neutral_environ
+from scheduler.protocol.codec import LINK
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.joining import CA_PATH
+from scheduler.protocol.link import LinkHello
 from scheduler.trust.tls import joining_context
 from tests.support.client import Reply, ask
 from tests.support.images import content_of
@@ -207,6 +210,30 @@ def test_a_revoked_host_is_cut_off_everywhere(tmp_path: Path, registry: ImageReg
             answer = await raw(one.at["peer"], request.encode(), context)
             assert answer.startswith(b"HTTP/1.1 403")
             assert b"was revoked" in answer
+
+    asyncio.run(main())
+
+
+def test_on_a_link_a_host_is_who_its_certificate_says(tmp_path: Path, registry: ImageRegistry) -> None:
+    async def first_answer(address: str, context: ssl.SSLContext, name: str) -> aiohttp.WSMsgType:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"https://{address}/v1/link", ssl=context) as link,
+        ):
+            await link.send_bytes(LINK.encode(LinkHello(name, 1, 1)))
+            return (await link.receive()).type
+
+    async def main() -> None:
+        async with cluster(tmp_path, registry) as secure:
+            token = secure.p2pd("token", "create")
+            one, two = [await secure.add(name, join=token) for name in ("one", "two")]
+            for node in (one, two):
+                await node.until_connected()
+            context = await asyncio.to_thread(context_of, tmp_path / "two/identity")
+            own, other = [(await node.swarm())["host"] for node in (two, one)]
+            assert await first_answer(one.at["peer"], context, own) is aiohttp.WSMsgType.BINARY
+            for name in (other, "nobody"):
+                assert await first_answer(one.at["peer"], context, name) is aiohttp.WSMsgType.CLOSE
 
     asyncio.run(main())
 
