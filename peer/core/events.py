@@ -466,6 +466,13 @@ class ReportQuarantine:
     for_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class RefuseHosts:
+    """An operator has revoked these hosts: no link to them, and nothing to or from them, from now on."""
+
+    hosts: tuple[str, ...]
+
+
 Instruction = (
     Recover
     | Prepare
@@ -483,6 +490,7 @@ Instruction = (
     | ReleaseLink
     | AnswerTag
     | ReportQuarantine
+    | RefuseHosts
     | ReportUnreachable
     | ReportUntold
 )

@@ -47,6 +47,7 @@ from peer.core.events import (
     ReaderLeft,
     ReaderMoved,
     Recover,
+    RefuseHosts,
     ReportQuarantine,
     ReportUnreachable,
     ReportUntold,
@@ -311,6 +312,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagResolve() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Revoked(hosts):
+                return [RefuseHosts(hosts)]
             case to_host.Unreachable(reports):
                 return [ReportUnreachable(reports)]
             case to_host.Welcome():
