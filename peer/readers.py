@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -50,6 +50,15 @@ class Readers:
     def peek(self, digest: Digest) -> BlobInfo | None:
         """What the store knows of a blob, without reading it."""
         return self._host.store.peek(digest)
+
+    def holds(self, digest: Digest, spans: Iterable[tuple[int, int]]) -> bool:
+        """Whether all of these bytes `[start, stop)` can be sent now."""
+        arrival = self._host.arrivals.get(digest.raw)
+        if arrival is None:
+            held = self.peek(digest)
+            return held is not None and held.complete
+        blob = arrival.blob
+        return blob is not None and all(blob.servable_until(start) >= stop for start, stop in spans)
 
     @asynccontextmanager
     async def open(

@@ -22,7 +22,7 @@ import structlog
 
 from peer.errors import OriginUnreachableError, P2pdError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
@@ -92,7 +92,7 @@ class Access:
     def granted(
         self,
         repository: Repository,
-        digest: Digest,
+        digest: AnyDigest,
         credential: Credential,
         authorization: str | None,
         found: Descriptor | None = None,
@@ -105,7 +105,9 @@ class Access:
         self._grant(repository, permit.client, [digest])
         return permit
 
-    def granted_below(self, repository: Repository, permit: Permit, manifest: Digest, below: Sequence[Digest]) -> None:
+    def granted_below(
+        self, repository: Repository, permit: Permit, manifest: AnyDigest, below: Sequence[AnyDigest]
+    ) -> None:
         """The client was given `manifest`: grant it the blobs `below`, and find out whether anyone may have them."""
         self._grant(repository, permit.client, [manifest, *below])
         now = self._clock()
@@ -113,16 +115,16 @@ class Access:
             self._probed[repository] = now
             self._background.start(self._probe(repository, manifest, below))
 
-    def public_while_gone(self, repository: Repository, digest: Digest) -> Permit | None:
+    def public_while_gone(self, repository: Repository, digest: AnyDigest) -> Permit | None:
         """A permit for `digest` while the origin cannot be asked: only for a digest that anyone may have."""
         return Permit(ANYONE, OWN) if self._catalog.is_public(repository, digest) else None
 
-    def _grant(self, repository: Repository, client: str, digests: Sequence[Digest]) -> None:
+    def _grant(self, repository: Repository, client: str, digests: Sequence[AnyDigest]) -> None:
         self._grants.add(client, repository, digests, self._clock())
         if client == ANYONE:
             self._catalog.remember_public(repository, digests)
 
-    async def _ask(self, route: Route, digest: Digest, authorization: str | None) -> Permit:
+    async def _ask(self, route: Route, digest: AnyDigest, authorization: str | None) -> Permit:
         repository = route.repository
         try:
             asked = await self._origins.ask(route, "HEAD", route.origin_path, authorization)
@@ -138,7 +140,7 @@ class Access:
             raise refused(asked.answer, f"{repository}@{digest}")
         return self.granted(repository, digest, asked.credential, authorization, described(asked.answer, digest))
 
-    async def _probe(self, repository: Repository, manifest: Digest, below: Sequence[Digest]) -> None:
+    async def _probe(self, repository: Repository, manifest: AnyDigest, below: Sequence[AnyDigest]) -> None:
         try:
             answer = await self._origins.head(repository, f"{repository.name}/manifests/{manifest}", OWN)
         except P2pdError as error:

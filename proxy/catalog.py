@@ -18,7 +18,7 @@ import structlog
 
 from peer.errors import InvalidNameError, StoreBrokenError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
 
 log = structlog.get_logger("proxy.catalog")
@@ -89,25 +89,25 @@ class Catalog:
             return None
         digest, media_type, size_bytes = row
         try:
-            return Descriptor(media_type, Digest(digest), size_bytes)
+            return Descriptor(media_type, AnyDigest(digest), size_bytes)
         except (InvalidNameError, TypeError) as error:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
-    def remember_public(self, repository: Repository, digests: Iterable[Digest]) -> None:
+    def remember_public(self, repository: Repository, digests: Iterable[AnyDigest]) -> None:
         self._write(
             "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
             [(repository.upstream, repository.name, digest) for digest in digests],
         )
 
-    def forget_public(self, repository: Repository, digest: Digest) -> None:
+    def forget_public(self, repository: Repository, digest: AnyDigest) -> None:
         """The origin refused `digest` to a client without a credential."""
         self._write(
             "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
             [(repository.upstream, repository.name, digest)],
         )
 
-    def is_public(self, repository: Repository, digest: Digest) -> bool:
+    def is_public(self, repository: Repository, digest: AnyDigest) -> bool:
         row = self._read(
             "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest = ?",
             (repository.upstream, repository.name, digest),

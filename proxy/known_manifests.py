@@ -14,7 +14,7 @@ import structlog
 
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, parse_manifest
 
 log = structlog.get_logger("proxy.known_manifests")
@@ -28,10 +28,10 @@ class KnownManifests:
     """Manifests by digest, and the descriptors of their children by the children's digests."""
 
     def __init__(self) -> None:
-        self._manifests: OrderedDict[Digest, Manifest | None] = OrderedDict()
-        self._descriptors: OrderedDict[Digest, Descriptor] = OrderedDict()
+        self._manifests: OrderedDict[AnyDigest, Manifest | None] = OrderedDict()
+        self._descriptors: OrderedDict[AnyDigest, Descriptor] = OrderedDict()
 
-    def read(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+    def read(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         """The manifest `body`; None for one that p2pd does not understand."""
         if digest not in self._manifests:
             self._manifests[digest] = self._parse(digest, body, media_type)
@@ -40,16 +40,16 @@ class KnownManifests:
             self._manifests.popitem(last=False)
         return self._manifests[digest]
 
-    def media_type(self, digest: Digest) -> str | None:
+    def media_type(self, digest: AnyDigest) -> str | None:
         """The media type of a manifest that was read."""
         manifest = self._manifests.get(digest)
         return None if manifest is None else manifest.media_type
 
-    def descriptor(self, digest: Digest) -> Descriptor | None:
+    def descriptor(self, digest: AnyDigest) -> Descriptor | None:
         """The descriptor of `digest` in a manifest that was read."""
         return self._descriptors.get(digest)
 
-    def _parse(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+    def _parse(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         try:
             manifest = parse_manifest(body, media_type if media_type in KIND_BY_MEDIA_TYPE else None)
         except ManifestError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.origin.api import Kind
 from proxy.access import Access, Permit
 from proxy.blobs import Blobs
@@ -28,7 +28,7 @@ class Manifests:
     async def answer(self, context: RequestContext) -> web.StreamResponse:
         """Answer GET or HEAD of a manifest by tag or by digest. Raises OriginError, StoreError."""
         route = context.route
-        if isinstance(route.reference, Digest):
+        if isinstance(route.reference, AnyDigest):
             permit = await self._access.check(route, context.authorization)
             if context.head:
                 found = await self._blobs.describe(context, route.reference, permit, Kind.MANIFEST)
@@ -42,12 +42,10 @@ class Manifests:
         return await self._send(context, found.digest, permit, found)
 
     async def _send(
-        self, context: RequestContext, digest: Digest, permit: Permit, expected: Descriptor | None
+        self, context: RequestContext, digest: AnyDigest, permit: Permit, expected: Descriptor | None
     ) -> web.Response:
         """Answer with the whole manifest, and prepare for what the client asks for next: the blobs below it."""
-        async with self._blobs.open(context, digest, permit, Kind.MANIFEST, expected) as reader:
-            body = reader.blob.read(0, reader.blob.size_bytes)
-            media_type = reader.blob.header.media_type
+        body, media_type = await self._blobs.manifest(context, digest, permit, expected)
         manifest = self._manifests.read(digest, body, media_type)
         if manifest is not None:
             media_type = manifest.media_type

@@ -11,7 +11,7 @@ from typing import Literal
 
 from peer.errors import InvalidNameError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.manifest import ANY_MANIFEST
 from peer.oci.reference import Repository, UpstreamName
 from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
@@ -20,6 +20,9 @@ from proxy.core.routing import Route
 
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever. After an answer in time they go on to the registry."""
+
+HEADERS_FACTOR = 2.5
+"""Times ANSWER_WITHIN_S: a blob's headers are sent before its first byte has come, in time for containerd."""
 
 MAX_THREADS = 16
 """For the requests to one origin, so that an origin that hangs does not delay the requests to the others."""
@@ -53,12 +56,13 @@ class Origins:
         self.upstreams = upstreams
         self.default = next(iter(upstreams))
         self.answer_within_s = answer_within_s
+        self.headers_within_s = HEADERS_FACTOR * answer_within_s
         self._threads = {
             upstream: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for upstream in upstreams
         }
 
     def source(
-        self, repository: Repository, digest: Digest, credential: Credential, kind: Kind = Kind.BLOB
+        self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB
     ) -> OriginSource:
         """The source of a download of `digest`: the repository's origin, with `credential` only."""
         origin = self.upstreams[repository.upstream].origin
@@ -128,7 +132,7 @@ class Origins:
             raise OriginUnreachableError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
 
 
-def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None:
+def described(answer: Answer, digest: AnyDigest | None = None) -> Descriptor | None:
     """The descriptor in the headers of a good answer; None if they lack the length or the digest.
 
     `digest` is the digest that was asked for; None if a tag was asked for, whose digest the headers have to name. If
@@ -138,7 +142,7 @@ def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None
     if not length.isdecimal() or (digest is not None and named not in (None, digest)):
         return None
     try:
-        return Descriptor(answer.headers.get("content-type", ""), digest or Digest(named or ""), int(length))
+        return Descriptor(answer.headers.get("content-type", ""), digest or AnyDigest(named or ""), int(length))
     except (InvalidNameError, ValueError):
         return None
 

@@ -29,10 +29,10 @@ from typing import Protocol
 
 import structlog
 
-from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.errors import InvalidNameError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import ANY_MANIFEST, KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
 from peer.oci.reference import Repository, Tag
 from peer.origin.api import Answer, Credential
@@ -159,7 +159,8 @@ class Tags:
         status, found = 0, None
         try:
             manifest, credential = await self._ask_openly_first(route, authorization)
-            if manifest.media_type in KIND_BY_MEDIA_TYPE and manifest.size_bytes <= MAX_MANIFEST_BYTES:
+            known = isinstance(manifest.digest, Digest) and manifest.media_type in KIND_BY_MEDIA_TYPE
+            if known and manifest.size_bytes <= MAX_MANIFEST_BYTES:
                 status, found = 200, TagFound(manifest, self._is_public(route.repository, credential))
         except OriginRefusedError as error:
             status = error.status
@@ -233,8 +234,13 @@ def _is_of_manifest(found: Descriptor) -> bool:
 
 
 def _described_by_body(answer: Answer) -> Descriptor:
-    digest = Digest.of(answer.body)
-    announced = answer.headers.get("docker-content-digest", digest)
-    if announced != digest:
-        raise OriginCorruptError(f"the origin sent a manifest as {announced[:80]!a} that is {digest}")
+    announced = answer.headers.get("docker-content-digest")
+    digest: AnyDigest = Digest.of(answer.body)
+    if announced is not None and announced != digest:
+        try:
+            digest = AnyDigest(announced)
+        except InvalidNameError as error:
+            raise OriginCorruptError(f"the origin does not name its manifest: {error}") from None
+        if not digest.names(answer.body):
+            raise OriginCorruptError(f"the origin sent a manifest as {announced[:80]!a} that is other bytes")
     return Descriptor(answer.headers.get("content-type", "application/json"), digest, len(answer.body))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, Self
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 
 
 class Kind(Enum):
@@ -28,7 +28,7 @@ class ContentRef:
     """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`."""
 
     repository: str
-    digest: Digest
+    digest: AnyDigest
     kind: Kind = Kind.BLOB
 
 

@@ -135,6 +135,7 @@ class HttpOrigin:
             lambda endpoint, deadline: self._ask(cancel_scope, endpoint, "GET", path, headers, credential, deadline),
             lambda endpoint, reply: self._opened(ref, endpoint, reply, start, stop),
             self._clock.monotonic() + self._upstream.stall_s,
+            last_until=self._clock.monotonic() + self._upstream.first_byte_s,
         )
         if isinstance(outcome, Opened):
             return outcome

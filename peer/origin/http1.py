@@ -86,6 +86,7 @@ class Connection:
         stall_s: float,
         clock: Clock,
     ) -> None:
+        """`stall_s` is for long bodies."""
         self.target = target
         self.idle_since = 0.0
         self.streams = False
@@ -134,7 +135,7 @@ class Connection:
         left_s = self._deadline - self._clock.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        busy.settimeout(min(left_s, self._stall_s))
+        busy.settimeout(left_s)
 
     def stream(self, busy: socket.socket) -> None:
         """From now on only stalls count: a body may take any time while bytes arrive."""

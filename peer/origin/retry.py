@@ -4,7 +4,7 @@ Rules:
 1. Each endpoint is asked once before any is asked again. Between rounds there is a wait: exponential, with full jitter
    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), on top of what a 429 asked for.
 2. All rounds together end at a deadline. Within a round, each endpoint may use its even share of what is left, so one
-   that hangs does not keep the next from being asked.
+   that hangs does not keep the next from being asked. The last may be given longer: nobody is left to be asked.
 3. What may be better at another try or another endpoint: no connection, no answer in time, a 5xx, a 429 with a short
    Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429. All else is
    the answer.
@@ -71,12 +71,15 @@ class Attempts:
         take: Callable[[UpstreamEndpoint, Reply], T],
         deadline: float,
         max_attempts: int | None = None,
+        *,
+        last_until: float = 0.0,
     ) -> T | Answer:
         """What `take` makes of the first good reply to `ask`, or a refusal (a 4xx) as it came.
 
         `ask` gets an endpoint and a deadline. Either may raise ExchangeFailedError, which leads to the next attempt;
-        other errors pass. There are at most `max_attempts` rounds, by default the upstream's. Raises
-        OriginUnreachableError when there was neither a good reply nor a refusal.
+        other errors pass. There are at most `max_attempts` rounds, by default the upstream's. None begins after
+        `deadline`; the last endpoint of a round may take until `last_until`. Raises OriginUnreachableError when there
+        was neither a good reply nor a refusal.
         """
         state = _Round(self._in_order())
         for turn in range(max_attempts or self._upstream.max_attempts):
@@ -93,9 +96,11 @@ class Attempts:
                     break
                 if turn or index:
                     self._traffic.retried()
-                share_s = (deadline - now) / (len(waiting) - index)
+                until = now + (deadline - now) / (len(waiting) - index)
+                if endpoint is waiting[-1]:
+                    until = max(until, last_until)
                 try:
-                    outcome = self._attempt(state, endpoint, ask, take, now + share_s)
+                    outcome = self._attempt(state, endpoint, ask, take, until)
                 except ExchangeFailedError as error:
                     self._note_failure(state, endpoint, str(error), lasting=error.lasting)
                     continue

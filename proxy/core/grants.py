@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 
 ANYONE = "anyone"
@@ -27,9 +27,9 @@ class Grants:
 
     ttl_s: float
     limit: int = MAX_GRANTS
-    _until: OrderedDict[tuple[str, Repository, Digest], float] = field(default_factory=OrderedDict)
+    _until: OrderedDict[tuple[str, Repository, AnyDigest], float] = field(default_factory=OrderedDict)
 
-    def add(self, client: str, repository: Repository, digests: Iterable[Digest], now: float) -> None:
+    def add(self, client: str, repository: Repository, digests: Iterable[AnyDigest], now: float) -> None:
         for digest in digests:
             key = (client, repository, digest)
             self._until[key] = now + self.ttl_s
@@ -37,7 +37,7 @@ class Grants:
         while len(self._until) > self.limit:
             self._until.popitem(last=False)
 
-    def holder(self, client: str, repository: Repository, digest: Digest, now: float) -> str | None:
+    def holder(self, client: str, repository: Repository, digest: AnyDigest, now: float) -> str | None:
         """The client whose grant lets `client` have `digest` now: itself, else ANYONE, else None."""
         for who in (client, ANYONE):
             if self._until.get((who, repository, digest), now) > now:
