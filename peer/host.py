@@ -243,6 +243,8 @@ class Host:
                 self._transfers.request_range(instruction)
             case events.CancelPiece(_, request) | events.CancelRange(_, request):
                 self._transfers.cancel(request)
+            case events.TrimRange(_, request, stop):
+                self._transfers.trim(request, stop)
             case events.KeepLink(host, address):
                 self._neighbours.learn(host, address)
                 self.links.want(host, address)

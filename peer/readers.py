@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from peer.arrival import Arrival
@@ -13,6 +14,7 @@ from peer.errors import OriginUnreachableError, P2pdError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
+from peer.origin.api import Credential
 from peer.origin_range import OriginSource
 from peer.store import Blob, BlobInfo
 from peer.store.blob import EMPTY_DIGEST
@@ -136,8 +138,27 @@ class Readers:
         if arrival is None:
             arrival = Arrival(digest, expected.media_type if expected else "")
             self._host.arrivals[arrival.raw] = arrival
-        if source is not None and (number := arrival.add_source(source)) is not None:
-            size_bytes = (expected.size_bytes or None) if expected else None
-            repository = source.ref.repository
-            self._host.feed(events.SourceAdded(arrival.raw, number, source.upstream, repository, size_bytes))
+        size_bytes = (expected.size_bytes or None) if expected else None
+        if source is not None:
+            self._add_source(arrival, source, size_bytes)
+            if source.credential.authorization is not None:  # p2pd's own goes on when the client's has expired
+                own = replace(source, credential=Credential(own=True))
+                self._add_source(arrival, own, size_bytes, reserve=True)
         return arrival
+
+    def _add_source(
+        self, arrival: Arrival, source: OriginSource, size_bytes: int | None, *, reserve: bool = False
+    ) -> None:
+        number = arrival.add_source(source)
+        if number is not None:
+            self._host.feed(
+                events.SourceAdded(
+                    arrival.raw,
+                    number,
+                    source.upstream,
+                    source.ref.repository,
+                    size_bytes,
+                    perishable=source.credential.authorization is not None,
+                    reserve=reserve,
+                )
+            )

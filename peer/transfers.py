@@ -64,6 +64,12 @@ class Transfers:
         if running is not None:  # else its end is about to be told
             running.stop()
 
+    def trim(self, request: int, stop: int) -> None:
+        """End a request before piece `stop`; it is still answered by its event."""
+        running = self._ranges.get(request)
+        if running is not None:
+            running.trim(stop)
+
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
         started = OriginRange(arrival.sources[wanted.source], arrival.blob, wanted.first, wanted.stop)

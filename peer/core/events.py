@@ -64,7 +64,8 @@ class Phase(Enum):
 class SourceAdded:
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
-    `size_bytes` is what a manifest, or the origin's answer to HEAD, said.
+    `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may expire within
+    the download. `reserve`: it is for when a credential was refused.
     """
 
     digest: bytes
@@ -72,6 +73,8 @@ class SourceAdded:
     upstream: str
     repository: str
     size_bytes: int | None = None
+    perishable: bool = False
+    reserve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +377,15 @@ class CancelRange:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimRange:
+    """Let the request end before piece `stop`: others see to the rest."""
+
+    digest: bytes
+    request: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPiece:
     """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`."""
 
@@ -453,6 +465,7 @@ Instruction = (
     | Ended
     | RequestRange
     | CancelRange
+    | TrimRange
     | RequestPiece
     | CancelPiece
     | Tell

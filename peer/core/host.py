@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
@@ -262,9 +262,8 @@ class HostMachine:
 
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        for number, upstream in before.origin.upstreams.items():
-            added = SourceAdded(before.digest, number, upstream, before.repository, before.member.own_size_bytes)
-            out += self._add_source(added, now)
+        for added in before.origin.added.values():
+            out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
         self.downloads[before.digest].picker.neighbours.take_over(before.picker.neighbours)
         return out
 
