@@ -64,8 +64,8 @@ class Phase(Enum):
 class SourceAdded:
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
-    `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may expire within
-    the download. `reserve`: it is for when a credential was refused.
+    `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may
+    expire before the download ends. `reserve`: it is for when a credential was refused.
     """
 
     digest: bytes

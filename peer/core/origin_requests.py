@@ -41,12 +41,18 @@ TOO_BUSY = (0, 408, 429)
 """Refusals that may pass; 0: there was no answer."""
 
 
+def pause_s(pauses: int) -> float:
+    """How long after so many pauses the next one is: none at first, for what was only a broken connection."""
+    return float(min(MAX_PAUSE_S, 2.0 ** min(pauses, 10) - 1))
+
+
 @dataclass(slots=True)
 class Source:
     """A way to ask an origin for the blob. It is asked from `ready_at` on (monotonic, seconds)."""
 
     upstream: str
     perishable: bool = False
+    reserve: bool = False
     strikes: int = 0
     pauses: int = 0
     ready_at: float = 0.0
@@ -65,7 +71,7 @@ class OriginRequests:
     reserves: dict[int, Source] = field(default_factory=dict)
     added: dict[int, SourceAdded] = field(default_factory=dict)
     """All sources, also those that were given up."""
-    progress_at: float = 0.0
+    progress_at: float | None = None
     """When the last piece came, or the first request ended without one."""
     answered: bool = False
     """The origin has answered, or the store: the length is no hearsay."""
@@ -74,12 +80,17 @@ class OriginRequests:
         """Another way to ask."""
         self.added[added.source] = added
         where = self.reserves if added.reserve else self.sources
-        where.setdefault(added.source, Source(added.upstream, added.perishable))
+        where.setdefault(added.source, Source(added.upstream, added.perishable, added.reserve))
 
     def next_source(self, now: float) -> int | None:
         """The source to ask now: the one that has failed the least. None: none, or none yet."""
         ready = [number for number, source in self.sources.items() if source.ready_at <= now]
-        return min(ready, key=lambda number: (self.sources[number].strikes, number), default=None)
+
+        def order(number: int) -> tuple[bool, int, int]:
+            source = self.sources[number]
+            return source.reserve, source.strikes, number
+
+        return min(ready, key=order, default=None)
 
     def next_due(self, now: float) -> float:
         """When a source may be asked again, after `now`; infinity if none waits."""
@@ -132,11 +143,12 @@ class OriginRequests:
         source = self.sources.get(ended.source)
         if source is None or ended.cancelled:
             return
-        self.progress_at = self.progress_at or now
+        if self.progress_at is None:
+            self.progress_at = now
         fruitless = outcome is Outcome.BROKEN and not ended.received
         may_pass = fruitless or (outcome is Outcome.REFUSED and status in TOO_BUSY)
         if may_pass and self.pieces.held and now - self.progress_at < GIVE_UP_S:
-            source.ready_at = now + min(MAX_PAUSE_S, 2.0**source.pauses)
+            source.ready_at = now + pause_s(source.pauses)
             source.pauses += 1
             return
         source.strikes += fruitless
