@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -16,6 +15,7 @@ from peer.oci.manifest import ANY_MANIFEST
 from peer.oci.reference import Repository, UpstreamName
 from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
 from peer.origin_range import OriginSource
+from peer.threads import Threads
 from proxy.core.routing import Route
 
 ANSWER_WITHIN_S = 10.0
@@ -57,9 +57,7 @@ class Origins:
         self.default = next(iter(upstreams))
         self.answer_within_s = answer_within_s
         self.headers_within_s = HEADERS_FACTOR * answer_within_s
-        self._threads = {
-            upstream: ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question") for upstream in upstreams
-        }
+        self._threads = {upstream: Threads(MAX_THREADS, "question") for upstream in upstreams}
 
     def source(
         self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -29,6 +28,7 @@ from peer.oci.digest import Hasher
 from peer.origin.api import Body
 from peer.origin_range import OriginSource
 from peer.store import Blob
+from peer.threads import Threads
 from proxy.blob_response import Begin, Sent, SpanSender
 from proxy.core.ranges import ByteSpan
 
@@ -46,7 +46,7 @@ class Relay:
 
     def __init__(self, headers_within_s: float) -> None:
         self._headers_within_s = headers_within_s
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="relay")
+        self._threads = Threads(MAX_THREADS, "relay")
         self._turns: dict[str, asyncio.Semaphore] = {}
 
     def sender(

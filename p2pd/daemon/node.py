@@ -34,6 +34,7 @@ from peer.net.upload_sender import Uploading
 from peer.readers import Readers
 from peer.store import Store
 from peer.tasks import BackgroundTasks
+from peer.threads import Threads
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -45,6 +46,7 @@ log = logs.get("p2pd.daemon")
 
 COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
+SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
 
@@ -71,6 +73,7 @@ async def serve(
     headers. Raises P2pdError when the node cannot start.
     """
     async with AsyncExitStack() as stack:
+        asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
