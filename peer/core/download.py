@@ -210,7 +210,7 @@ class Download:
         number = next(self.numbers)
         first, stop = span
         is_long = stop is not None and stop - first > SPAN_PIECES
-        self.pieces.request_range(number, source, first, stop, is_long=is_long)
+        self.pieces.request_range(number, source, first, stop, self._now, is_long=is_long)
         self._due_is_known = False
         return RequestRange(self.digest, number, source, *span)
 
@@ -242,6 +242,7 @@ class Download:
             case PieceFailed(_, request, outcome):
                 return self.picker.failed(request, outcome, now) if self.knows(request) else []
             case RangeOpened(_, request) if self.knows(request):
+                self.origin.opened(request, now)
                 out = self.member.opened(event)
                 self._check_geometry(event.size_bytes, event.piece_length)
                 return out

@@ -7,8 +7,8 @@ Rules:
    answer tells.
 3. A source that refuses (its credential, an unknown blob) is dropped and the others go on. If a credential is refused,
    the reserves go on too.
-4. A client's credential may expire, and a GET is authorised once, when it begins. Where no other host takes part, one
-   GET with such a credential is for all that is left.
+4. A client's credential may expire, and a GET is authorised once, when it begins. An origin that is slow to answer may
+   be so with each GET. Where no other host takes part, one GET is then for all that is left.
 5. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
    pause, for GIVE_UP_S.
 """
@@ -30,6 +30,9 @@ prefix that clients are served grow evenly. Four pieces of 4 MiB: 64 requests pe
 MAX_STRIKES = 3
 """Requests without one received piece after which a source is given up; the origin client has retried within each."""
 
+
+SLOW_ANSWER_S = 2.0
+"""An origin that takes longer to answer is slow. Registries take 0.1 s, and some 0.5 s if they redirect far away."""
 
 GIVE_UP_S = 180.0
 """How long after the last piece an origin is asked again that does not answer, or says that it has no time."""
@@ -71,6 +74,8 @@ class OriginRequests:
     reserves: dict[int, Source] = field(default_factory=dict)
     added: dict[int, SourceAdded] = field(default_factory=dict)
     """All sources, also those that were given up."""
+    is_slow: bool = False
+    """The origin has taken long to answer."""
     progress_at: float | None = None
     """When the last piece came, or the first request ended without one."""
     answered: bool = False
@@ -115,7 +120,7 @@ class OriginRequests:
         if missing:
             for first, stop in self.readers.ranges_by_need() if allowed is None else allowed:
                 if needed := missing & mask(first, stop):
-                    if alone and self.sources[number].perishable:
+                    if alone and (self.is_slow or self.sources[number].perishable):
                         return self._span(needed, missing, pieces.count)
                     return self._span(needed, missing if allowed is None else needed, SPAN_PIECES)
         return None
@@ -127,6 +132,10 @@ class OriginRequests:
         while stop < first + most and missing >> stop & 1:
             stop += 1
         return first, stop
+
+    def opened(self, request: int, now: float) -> None:
+        """The origin has answered a request."""
+        self.is_slow = self.is_slow or now - self.pieces.origin_requests[request].started >= SLOW_ANSWER_S
 
     def received(self, request: int, now: float) -> None:
         """A piece has come by a request: its source is good."""

@@ -31,11 +31,15 @@ class PieceState(Enum):
 
 @dataclass(slots=True)
 class OriginRequest:
-    """Pieces `[first, stop)` are requested from `source`. `stop` None: to an end that is not known yet."""
+    """Pieces `[first, stop)` are requested from `source`, since `started` (monotonic, seconds).
+
+    `stop` None: to an end that is not known yet.
+    """
 
     source: int
     first: int
     stop: int | None
+    started: float = 0.0
     received: int = 0
     cancelled: bool = False
     is_long: bool = False
@@ -108,9 +112,11 @@ class PieceTracker:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def request_range(self, request: int, source: int, first: int, stop: int | None, *, is_long: bool = False) -> None:
+    def request_range(
+        self, request: int, source: int, first: int, stop: int | None, now: float = 0.0, *, is_long: bool = False
+    ) -> None:
         """The origin is asked for pieces `[first, stop)`."""
-        self.origin_requests[request] = OriginRequest(source, first, stop, is_long=is_long)
+        self.origin_requests[request] = OriginRequest(source, first, stop, now, is_long=is_long)
         self._requests_changed()
 
     def narrow_range(self, request: int, first: int, stop: int) -> None:

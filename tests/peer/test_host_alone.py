@@ -37,7 +37,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.host import HostMachine, HostSettings
-from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES
+from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SLOW_ANSWER_S
 from scheduler.protocol import link
 from scheduler.protocol.from_host import Leave, Sealed
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
@@ -403,6 +403,10 @@ class TestSources:
     def test_one_request_is_for_all_that_is_left_if_its_credential_may_expire(self) -> None:
         host = alone(replace(added(), perishable=True), moved(1, 0))
         assert host.spans(held(0, 3)) == [(1, 3), (4, 20)]
+
+    def test_one_request_is_for_all_that_is_left_if_the_origin_is_slow_to_answer(self) -> None:
+        host = alone(added(), moved(1, 0), PiecesHeld(D), max_ranges=2)
+        assert host.spans(opened(0, 0, 4), now=SLOW_ANSWER_S) == [(4, 20)]
 
     def test_a_fatal_end_is_the_end_whatever_sources_there_are(self) -> None:
         host = alone(added(0), added(1), moved(1, 0), PiecesHeld(D))
