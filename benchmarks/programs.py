@@ -100,14 +100,10 @@ def wait_until_served(program: Program, path: str, statuses: Sequence[int]) -> f
     raise UnmeasurableError(f"{program.name} {state}: {last_lines}")
 
 
-@contextmanager
-def running(
-    name: str, command: Sequence[str], address: str, log: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[Program]:
-    """Run a program until the block ends. Its output is appended to `log`."""
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a program, which the kernel ends with this process (rule 2). Its output is appended to `log`."""
     with log.open("ab") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [find("setpriv"), "--pdeathsig", "TERM", "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -116,6 +112,15 @@ def running(
             env=environment,
             start_new_session=True,  # Ctrl-C signals only this process, which then ends its programs in order
         )
+
+
+@contextmanager
+def running(
+    name: str, command: Sequence[str], address: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Program]:
+    """Run a program until the block ends. Its output is appended to `log`."""
+    started = time.perf_counter()
+    process = spawn(command, log, environment)
     try:
         yield Program(name, process, address, log, started)
     finally:

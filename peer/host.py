@@ -354,11 +354,12 @@ class Host:
             arrival.disproved = True
             successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type)
             successor.sources = arrival.sources
-        arrival.end(self._error_of(arrival, ended))
+        arrival.end(_error_of(arrival, ended))
 
-    def _error_of(self, arrival: Arrival, ended: events.Ended) -> P2pdError:
-        if not ended.reason:
-            return arrival.last_error or OriginBrokenError(f"nobody waited for {arrival.digest} any longer")
-        if 400 <= ended.status < 500:
-            return OriginRefusedError(ended.reason, status=ended.status)
-        return OriginUnreachableError(ended.reason)
+
+def _error_of(arrival: Arrival, ended: events.Ended) -> P2pdError:
+    if not ended.reason:
+        return arrival.last_error or OriginBrokenError(f"nobody waited for {arrival.digest} any longer")
+    if 400 <= ended.status < 500:
+        return OriginRefusedError(ended.reason, status=ended.status)
+    return OriginUnreachableError(ended.reason)

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 
 from peer.core.events import PeerOutcome
-from peer.core.token_bucket import TokenBucket
 from peer.errors import (
     FetchStoppedError,
     OriginBrokenError,
@@ -27,14 +26,12 @@ from peer.origin.api import Body, ContentRef, Credential
 from peer.origin.client import HttpOrigin
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.upstream import Upstream
+from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
-
-PACED_BYTES = 256 * 1024
-"""What a neighbour sends between two looks at the rate limit."""
 
 CONNECTIONS = 8
 CONNECT_S = 2.0
@@ -71,9 +68,7 @@ class Pace:
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
-        self._bucket = (
-            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
-        )
+        self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
     @property

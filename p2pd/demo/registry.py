@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peer.oci.reference import parse_image_reference
-from peer.peer_piece import PACED_BYTES, Pace
+from peer.pacing import PACED_BYTES
+from peer.peer_piece import Pace
 
 if TYPE_CHECKING:
     from p2pd.demo.image import BuiltImage

@@ -72,15 +72,18 @@ class EventQueue:
     def step(self) -> None:
         """Do what is due next. Raises IndexError if nothing is."""
         self.next()
-        self.now, _, action, args = heapq.heappop(self._heap)
-        self.played += 1
-        action(*args)
+        self._play_one()
 
     def play(self, until: float) -> None:
         """Do all that is due by `until`, and what becomes due by it because of that."""
         while (due := self.next()) is not None and due <= until:
-            self.step()
+            self._play_one()
         self.now = max(self.now, until)
+
+    def _play_one(self) -> None:
+        self.now, _, action, args = heapq.heappop(self._heap)
+        self.played += 1
+        action(*args)
 
     async def drive(self) -> None:
         """Play, in a task of trio whose clock is the time, for as long as nobody cancels it."""

@@ -57,7 +57,7 @@ from peer.core.pieces import PieceTracker
 from peer.core.readers import Readers
 from peer.core.session import SchedulerSession
 from peer.core.swarm_member import MAP_DISPROVED, SwarmMember
-from scheduler.protocol import from_host, link
+from scheduler.protocol import from_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.from_host import Fault, LeaseOutcome
 
@@ -105,7 +105,8 @@ class Download:
     ended: Ended | None = None
     _now: float = 0.0
     _due: float = 0.0
-    _due_is_known: bool = False
+    is_settled: bool = False
+    """The last event has changed nothing of what is to be done, and `_due` is when something will be."""
     _early: list[ToHost] = field(default_factory=list)
     """What the scheduler said while the store was asked, to a host that was a member already: a lease, perhaps."""
     _story: deque[tuple[float, Event]] = field(init=False)
@@ -139,7 +140,7 @@ class Download:
             self._story.append((now, event))
         if isinstance(event, FromNeighbour) and self._changes_nothing(event, now):
             return []
-        self._due_is_known = False
+        self.is_settled = False
         out = self._take_in(event, now)
         if self.member.ending is not None and self.ended is None:
             out += self._end(*self.member.ending)
@@ -155,11 +156,11 @@ class Download:
 
     def next_deadline(self) -> float:
         """When `Tick` is due; infinity if none is. What was due by the last event has been seen to."""
-        if not self._due_is_known:
-            self._due_is_known = True
+        if not self.is_settled:
+            self.is_settled = True
             due = math.inf
             if self.phase is _FETCHING:
-                due = min(self.picker.next_due(self._now), self.origin.next_due(self._now))
+                due = min(self.picker.settle(self._now), self.origin.next_due(self._now))
                 if self.member.membership.joined:
                     due = min(due, self.member.publisher.reports.next_due(self._now))
             for when in (self.readers.next_deadline(), self.member.membership.answer_due):
@@ -167,11 +168,6 @@ class Download:
                     due = when
             self._due = due
         return self._due
-
-    @property
-    def is_settled(self) -> bool:
-        """The last event has changed nothing of what is to be done."""
-        return self._due_is_known
 
     @property
     def generation(self) -> int:
@@ -211,7 +207,7 @@ class Download:
         first, stop = span
         is_long = stop is not None and stop - first > SPAN_PIECES
         self.pieces.request_range(number, source, first, stop, self._now, is_long=is_long)
-        self._due_is_known = False
+        self.is_settled = False
         return RequestRange(self.digest, number, source, *span)
 
     def _next_span(self) -> tuple[int, int | None] | None:
@@ -227,12 +223,14 @@ class Download:
         fresh = self.picker.neighbours.on_message(event.host, event.message)
         if self.phase is not _FETCHING:
             return True
-        if not self._due_is_known or self._due <= now or isinstance(event.message, link.Bitfield | link.DontHave):
+        if fresh is None or not self.is_settled or self._due <= now:
             return False
         return self.picker.is_indifferent(event.host, fresh, now)
 
     def _take_in(self, event: Event, now: float) -> list[Instruction]:
         match event:
+            case FromNeighbour():  # has been taken in
+                return []
             case PieceReceived():
                 return self._received(event, now)
             case FromScheduler(message) if self.phase is _FETCHING:
@@ -257,8 +255,6 @@ class Download:
                 self.readers.begin(now)
             case BlobVerified(_, ok):
                 return self._verified() if ok else self._mismatched()
-            case LinkLost(host):
-                return self.picker.drop(host, Fault.GONE)
             case _:
                 return self._take_in_rare(event, now)
         return []
@@ -269,6 +265,8 @@ class Download:
                 return self._took_over(event, now)
             case Prepared():
                 self.member.has_place = True
+            case LinkLost(host):
+                return self.picker.drop(host, Fault.GONE)
             case SchedulerFound() if self.phase is _FETCHING:
                 return self.member.join(now)
             case SchedulerMissing() if self.phase is _FETCHING:
@@ -375,7 +373,7 @@ class Download:
             self.member.open_origin()
         if self.readers.are_gone(now):
             return self._end(DownloadCause.UNWANTED)
-        if self.member.membership.origin_is_open and not self.origin.sources:
+        if not self.origin.sources and self.member.membership.origin_is_open:
             return self._end(DownloadCause.NO_SOURCE)
         out: list[Instruction] = []
         urgent = self.readers.urgent()

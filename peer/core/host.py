@@ -110,13 +110,13 @@ class HostMachine:
             case FromNeighbour():
                 return self._from_neighbour(event, now)
             case PieceReceived() | PieceFailed() | RangeOpened() | ReaderMoved() | ReaderLeft() | BlobVerified():
-                return self._of_download(event.digest, event, now)
+                return self._feed(event.digest, event, now)
             case FromScheduler():
                 return self._from_scheduler(event, now)
             case Tick():
                 return self._tick(now)
             case RangeEnded(digest, request):
-                return self._of_download(digest, event, now) + self._free_slot(request)
+                return self._feed(digest, event, now) + self._free_slot(request)
             case SourceAdded():
                 return self._add_source(event, now)
             case _:
@@ -125,7 +125,7 @@ class HostMachine:
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
             case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest):
-                return self._of_download(digest, event, now)
+                return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:
                     self.seeds[digest] = size_bytes
@@ -141,12 +141,12 @@ class HostMachine:
             case SchedulerFound(progress_s):
                 self.session.found(progress_s)
                 self._due_is_known = False
-                return [*self._announcements(), *self._feed_each(list(self.downloads.values()), event, now)]
+                return [*self._announcements(), *self._feed_each(list(self.downloads), event, now)]
             case SchedulerLost():
                 self.session.lost(now)
                 self._due_is_known = False
             case Stopped():
-                return self._feed_each(list(self.downloads.values()), event, now)
+                return self._feed_each(list(self.downloads), event, now)
             case _:
                 pass
         return []
@@ -180,9 +180,8 @@ class HostMachine:
 
     def _add_source(self, event: SourceAdded, now: float) -> list[Instruction]:
         digest = event.digest
-        download = self.downloads.get(digest)
-        if download is not None:
-            return self._feed(download, event, now)
+        if digest in self.downloads:
+            return self._feed(digest, event, now)
         lost = self.seeds.pop(digest, None) is not None  # by the store, which has not told
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
@@ -191,7 +190,7 @@ class HostMachine:
             progress_s=self.session.progress_s,
             remembers=self.settings.remembers,
         )
-        download = self.downloads[digest] = Download(
+        self.downloads[digest] = Download(
             digest,
             event.upstream,
             event.repository,
@@ -202,13 +201,13 @@ class HostMachine:
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
-        return [*taken_back, Recover(digest), *self._feed(download, event, now)]
+        return [*taken_back, Recover(digest), *self._feed(digest, event, now)]
 
-    def _of_download(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
+    def _feed(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
+        """Give an event to the download of a blob, if there is one."""
         download = self.downloads.get(digest)
-        return [] if download is None else self._feed(download, event, now)
-
-    def _feed(self, download: Download, event: Event, now: float) -> list[Instruction]:
+        if download is None:
+            return []
         out = download.handle(event, now)
         if download.is_settled:
             return out
@@ -222,8 +221,8 @@ class HostMachine:
             out.append(self._start_range(download, upstream))
         return out
 
-    def _feed_each(self, downloads: Iterable[Download], event: Event, now: float) -> list[Instruction]:
-        return [each for download in downloads for each in self._feed(download, event, now)]
+    def _feed_each(self, digests: Iterable[bytes], event: Event, now: float) -> list[Instruction]:
+        return [each for digest in digests for each in self._feed(digest, event, now)]
 
     def _start_range(self, download: Download, upstream: str) -> Instruction:
         started = download.start_range()
@@ -272,8 +271,8 @@ class HostMachine:
         if self.session.due <= now:
             self.session.time_out()
             self._due_is_known = False
-            out += self._feed_each(list(self.downloads.values()), SchedulerMissing(), now)
-        due = [download for download in self.downloads.values() if download.next_deadline() <= now]
+            out += self._feed_each(list(self.downloads), SchedulerMissing(), now)
+        due = [digest for digest, download in self.downloads.items() if download.next_deadline() <= now]
         return out + self._feed_each(due, Tick(), now)
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
@@ -295,9 +294,8 @@ class HostMachine:
             case to_host.Welcome():
                 return []
             case message:
-                download = self.downloads.get(message.digest)
-                if download is not None:
-                    return self._feed(download, event, now)
+                if message.digest in self.downloads:
+                    return self._feed(message.digest, event, now)
                 return self._of_seed(message.digest, message)
 
     def _of_seed(self, digest: bytes, message: ToHost) -> list[Instruction]:
@@ -339,7 +337,7 @@ class HostMachine:
         message = event.message
         if isinstance(message, link.LinkHello):
             return []
-        out = self._of_download(message.digest, event, now)
+        out = self._feed(message.digest, event, now)
         if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):
             out += self._introduce(message.digest, event.host)
         return out
@@ -347,8 +345,7 @@ class HostMachine:
     def _link_changed(self, event: LinkUp | LinkLost, now: float) -> list[Instruction]:
         if isinstance(event, LinkUp):
             return [each for digest in self.links.up(event.host) for each in self._introduce(digest, event.host)]
-        lost = [self.downloads[digest] for digest in self.links.lost(event.host) if digest in self.downloads]
-        return self._feed_each(lost, event, now)
+        return self._feed_each(self.links.lost(event.host), event, now)
 
     def _introduce(self, digest: bytes, host: str) -> list[Instruction]:
         """Tell a neighbour what is held of a blob."""

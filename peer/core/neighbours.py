@@ -94,58 +94,40 @@ class Neighbours:
             known, is_ahead = self._known[host], each.early[0] > before.generation
             known.held, known.early = each.held, each.early if is_ahead else (before.generation, each.held)
 
-    def holds(self, host: str, pieces: int, generation: int) -> None:
-        """All that `host` holds now."""
+    def on_message(self, host: str, message: OnLink) -> int | None:
+        """News from a neighbour: which pieces it holds by them that it may not have held before.
+
+        None: all that it holds was said, which may be less than before.
+        """
         neighbour = self._known.get(host)
         if neighbour is None:
-            return
-        if generation == self.generation:
-            neighbour.held = pieces
-        else:
-            neighbour.early = generation, pieces
-
-    def holds_all(self, host: str) -> None:
-        """`host` holds the whole blob, and has found its SHA-256 right: so it does in every generation."""
-        if host in self._known:
-            self._known[host].held = EVERYTHING
-
-    def holds_nothing(self, host: str) -> None:
-        """`host` serves nothing of the blob any more."""
-        if host in self._known:
-            self._known[host].held, self._known[host].early = 0, (0, 0)
-
-    def on_message(self, host: str, message: OnLink) -> int:
-        """News from a neighbour: which pieces it may hold by them that it did not hold before."""
+            return 0
         match message:
-            case link.Have(_, generation, gained):
+            case link.Have():
                 pieces = 0
-                for span in gained:
+                for span in message.spans:
                     pieces |= (1 << span.stop) - (1 << span.first)
-                self.gains(host, pieces, generation)
-                return pieces & self._open(host)
-            case link.Bitfield(_, _, True):
-                self.holds_all(host)
+                if message.generation == self.generation:
+                    neighbour.held |= pieces
+                else:
+                    told, before = neighbour.early
+                    neighbour.early = message.generation, pieces | (before if told == message.generation else 0)
+                return pieces if neighbour.distance < FAR else pieces & self.open_far
+            case link.Bitfield(_, _, True):  # it has found the SHA-256 right: so it holds all in every generation
+                neighbour.held = EVERYTHING
+            case link.Bitfield(_, generation, False, have) if generation == self.generation:
+                neighbour.held = int.from_bytes(have, "little")
             case link.Bitfield(_, generation, False, have):
-                self.holds(host, int.from_bytes(have, "little"), generation)
+                neighbour.early = generation, int.from_bytes(have, "little")
             case link.DontHave():
-                self.holds_nothing(host)
+                neighbour.held, neighbour.early = 0, (0, 0)
             case link.Unchoke():
-                self.has_room(host)
-                return self._usable(self._known[host]) if host in self._known else 0
+                neighbour.busy_until = 0.0
+                neighbour.called = neighbour.asked > 0
+                return self._usable(neighbour)
             case _:
                 return 0
-        return self._open(host)
-
-    def gains(self, host: str, pieces: int, generation: int) -> None:
-        """`host` holds these too."""
-        neighbour = self._known.get(host)
-        if neighbour is None:
-            return
-        if generation == self.generation:
-            neighbour.held |= pieces
-        else:
-            told, before = neighbour.early
-            neighbour.early = generation, pieces | (before if told == generation else 0)
+        return None
 
     def begin_generation(self, generation: int) -> None:
         """The map is another: what they hold by it is what they have told of it so far."""
@@ -174,11 +156,6 @@ class Neighbours:
     def _usable(self, neighbour: _Neighbour) -> int:
         """The pieces that it may be asked for."""
         return neighbour.held if neighbour.distance < FAR else neighbour.held & self.open_far
-
-    def _open(self, host: str) -> int:
-        """The pieces that `host` may be asked for, if it holds them."""
-        neighbour = self._known.get(host)
-        return EVERYTHING if neighbour is None or neighbour.distance < FAR else self.open_far
 
     # -- how they are doing ----------------------------------------------------------------------------------------
 
@@ -224,13 +201,6 @@ class Neighbours:
             neighbour.called = False
         else:
             neighbour.busy_until = now + BUSY_S
-
-    def has_room(self, host: str) -> None:
-        """It may be asked again."""
-        neighbour = self._known.get(host)
-        if neighbour is not None:
-            neighbour.busy_until = 0.0
-            neighbour.called = neighbour.asked > 0
 
     def _has_answered(self, neighbour: _Neighbour) -> None:
         neighbour.asked -= 1
@@ -295,6 +265,8 @@ class Neighbours:
 
         The neighbours are counted for all pieces at once: bit k of a piece's count is its bit in `digits[k]`.
         """
+        if candidates.bit_count() == 1:
+            return candidates
         digits: list[int] = []
         for each in self._known.values():
             carry = each.held & candidates

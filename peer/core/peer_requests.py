@@ -57,6 +57,8 @@ class PeerRequests:
     """How many pieces came of late of neighbours that did not choke this host, less what the chokes cost."""
     _piece_s: deque[float] = field(default_factory=lambda: deque(maxlen=32))
     _median_s: float = 0.0
+    _hedge_after_s: float = HEDGE_LEAST_S
+    """After how long a piece counts as late."""
     _slow_least_s: float = SLOW_LEAST_S
 
     def asked_of(self, host: str) -> int:
@@ -65,8 +67,10 @@ class PeerRequests:
 
     def is_full(self) -> bool:
         """Whether as much is asked for as may be."""
-        limit = BESIDE_ORIGIN if self.pieces.asked_of_origin else max(MIN_REQUESTS, self._credit)
-        return len(self.pieces.peer_requests) >= limit
+        running = len(self.pieces.peer_requests)
+        if self.pieces.asked_of_origin:
+            return running >= BESIDE_ORIGIN
+        return running >= MIN_REQUESTS and running >= self._credit
 
     def start(self, first: int, now: float) -> list[RequestPiece]:
         """Ask for as many of the requestable pieces as may be now, and for `first` of them before all others."""
@@ -82,9 +86,8 @@ class PeerRequests:
 
     def is_late(self, now: float) -> bool:
         """Whether a piece takes long. The requests stand in the order in which they began."""
-        hedge_after_s = self._hedge_after_s()
         for request in self.pieces.peer_requests.values():
-            if now < request.started + hedge_after_s:
+            if now < request.started + self._hedge_after_s:
                 return False
             if not request.cancelled:
                 return True
@@ -129,6 +132,7 @@ class PeerRequests:
         self._count(choked=choked)
         self._piece_s.append(took_s)
         self._median_s = _median(self._piece_s)
+        self._hedge_after_s = max(HEDGE_LEAST_S, HEDGE_AFTER * self._median_s)
         self._slow_least_s = SLOW_LEAST_S
         self.neighbours.answered(ended.host, took_s)
         if choked:
@@ -157,12 +161,11 @@ class PeerRequests:
     def next_due(self, now: float) -> float:
         """When a request will have taken too long for one of the rules above, after `now`; infinity if none will."""
         due = math.inf
-        hedge_after_s = self._hedge_after_s()
         for request in self.pieces.peer_requests.values():
             if request.cancelled:
                 continue
-            if now < request.started + hedge_after_s:
-                return min(due, request.started + hedge_after_s)  # those after it began later
+            if now < request.started + self._hedge_after_s:
+                return min(due, request.started + self._hedge_after_s)  # those after it began later
             for after_s in (self._slow_after_s(), SLOW_MOST_S):
                 if now < request.started + after_s < due:
                     due = request.started + after_s
@@ -203,10 +206,7 @@ class PeerRequests:
         return cancelled
 
     def _may_be_hedged(self, request: PeerRequest, now: float) -> bool:
-        return not request.hedged and not request.cancelled and now >= request.started + self._hedge_after_s()
-
-    def _hedge_after_s(self) -> float:
-        return max(HEDGE_LEAST_S, HEDGE_AFTER * self._median_s)
+        return not request.hedged and not request.cancelled and now >= request.started + self._hedge_after_s
 
     def _slow_after_s(self) -> float:
         return min(SLOW_MOST_S, max(self._slow_least_s, SLOW_AFTER * self._median_s))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from peer.core.events import Instruction, PeerOutcome, Tell, TellNeighbours
 from peer.core.link_book import LinkBook
-from peer.core.neighbours import Neighbours
+from peer.core.neighbours import EVERYTHING, Neighbours
 from peer.core.peer_requests import PeerRequests
 from peer.core.piece_sets import bitfield, gap, spans
 from peer.core.pieces import PieceTracker
@@ -39,6 +39,8 @@ class PiecePicker:
     numbers: Iterator[int]
     neighbours: Neighbours = field(default_factory=Neighbours)
     requests: PeerRequests = field(init=False)
+    _awaited: int = 0
+    """The pieces that are asked for as soon as a neighbour has them. While a piece is late, any news counts."""
 
     def __post_init__(self) -> None:
         self.requests = PeerRequests(self.digest, self.pieces, self.neighbours, self.numbers)
@@ -55,26 +57,28 @@ class PiecePicker:
         if late:
             for host in self.requests.slow_hosts(now):
                 out += self.drop(host, Fault.SLOW)
-        if not self.requests.is_full():
-            out += self.requests.start(urgent or gap(self.pieces.held, STREAMING_LOOKAHEAD), now)
+        out += self.requests.start(urgent or gap(self.pieces.held, STREAMING_LOOKAHEAD), now)
         if late and not self.pieces.requestable & self.neighbours.held_by_any():
             out += self.requests.hedge(now)
         return out
 
-    def next_due(self, now: float) -> float:
-        """When something of `go_on` will be due, after `now`; infinity if nothing will."""
+    def settle(self, now: float) -> float:
+        """Nothing is left to do now. Returns when something of `go_on` will be due; infinity if nothing will."""
         due = self.requests.next_due(now)
-        if self.requests.is_full() and not self.requests.is_late(now):
+        if self.requests.is_late(now):
+            self._awaited = EVERYTHING
+        elif self.requests.is_full():
+            self._awaited = 0
             return due
+        else:
+            self._awaited = self.pieces.requestable
         return min(due, self.neighbours.next_free(now))
 
     def is_indifferent(self, host: str, fresh: int, now: float) -> bool:
-        """Whether `host` holding the pieces `fresh` too changes nothing of what is asked of whom now."""
-        if self.requests.is_late(now):
+        """Whether `host` holding the pieces `fresh` too changes nothing of what is asked of whom since `settle`."""
+        if self._awaited == EVERYTHING:
             return False
-        if not self.neighbours.may_be_asked(host, now):
-            return True
-        return self.requests.is_full() or not fresh & self.pieces.requestable
+        return not fresh & self._awaited or not self.neighbours.may_be_asked(host, now)
 
     # -- neighbours ------------------------------------------------------------------------------------------------
 

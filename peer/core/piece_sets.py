@@ -68,4 +68,4 @@ def digest_runs(digests: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
 def gap(held: int, behind: int) -> int:
     """The first piece that is not in `held`, as a set, if at least so many are in it that come after; else none."""
     first = ~held & (held + 1)
-    return first if (held // first).bit_count() >= behind else 0
+    return first if (held >> first.bit_length()).bit_count() >= behind else 0

@@ -20,17 +20,14 @@ import structlog
 from aiohttp import web
 
 from peer.core.choker import UploadRequest
-from peer.core.token_bucket import TokenBucket
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
+from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
 from peer.store import Blob
 
 log = structlog.get_logger("peer.net.peer_server")
-
-PACED_BYTES = 256 * 1024
-"""What goes out between two looks at the rate limit."""
 
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
@@ -60,9 +57,7 @@ class PeerServer:
         self._uploading = uploading
         self._is_far = is_far
         self._stall_s = stall_s
-        self._bucket = (
-            TokenBucket(rate_bytes_per_s, max(PACED_BYTES, rate_bytes_per_s // 10)) if rate_bytes_per_s else None
-        )
+        self._bucket = pacing_bucket(rate_bytes_per_s)
         self.sent_bytes = 0
         self.busy_answers = 0
 

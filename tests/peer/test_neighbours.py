@@ -9,9 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.core.neighbours import BUSY_S, EVERYTHING, FAR, FULL_AFTER_S, PER_NEIGHBOUR, Neighbours
+from peer.core.piece_sets import bitfield, spans
 from scheduler.protocol import link
 
 ALL = 0b1111_1111
+D = bytes(32)
+
+
+def holding(pieces: int, generation: int) -> link.Bitfield:
+    """All that a neighbour holds."""
+    return link.Bitfield(D, generation, complete=False, have=bitfield(pieces))
+
+
+def gaining(pieces: int, generation: int) -> link.Have:
+    """What a neighbour holds too."""
+    return link.Have(D, generation, tuple(link.Span(first, stop) for first, stop in spans(pieces)))
 
 
 def neighbours(**held: int) -> Neighbours:
@@ -19,7 +31,7 @@ def neighbours(**held: int) -> Neighbours:
     known = Neighbours(generation=1)
     for host, pieces in held.items():
         known.add(host, 0)
-        known.holds(host, pieces, 1)
+        known.on_message(host, holding(pieces, 1))
     return known
 
 
@@ -108,7 +120,7 @@ class TestOfTheHolders:
         known = neighbours(a=1)
         known.remove("a")
         known.add("a", 0, asked=PER_NEIGHBOUR)
-        known.holds("a", 1, 1)
+        known.on_message("a", holding(1, 1))
         assert known.choose(1, 0, 0.0) is None
 
     def test_not_the_one_that_was_asked_already(self) -> None:
@@ -131,7 +143,7 @@ class TestBusy:
         known = neighbours(a=1)
         self.refuse(known, 100.0)
         assert known.choose(1, 0, 100.1) is None
-        assert known.on_message("a", link.Unchoke(bytes(32))), "somebody may be asked for what is missing"
+        assert known.on_message("a", link.Unchoke(D)), "somebody may be asked for what is missing"
         assert known.choose(1, 0, 100.1) == ("a", 0)
 
     def test_room_is_not_an_answer(self) -> None:
@@ -139,7 +151,7 @@ class TestBusy:
         known = neighbours(a=1)
         now = 100.0
         while not self.refuse(known, now):
-            known.has_room("a")
+            known.on_message("a", link.Unchoke(D))
             now += 0.1
             assert now < 100.0 + 2 * FULL_AFTER_S
         assert now >= 100.0 + FULL_AFTER_S
@@ -199,7 +211,7 @@ class TestBusy:
         known = neighbours(a=1)
         self.served(known, 100.0)
         assert known.choose(1, 0, 100.1) is None
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         assert known.choose(1, 0, 100.1) == ("a", 0)
 
     def test_or_for_a_while_if_it_never_says_that(self) -> None:
@@ -217,14 +229,14 @@ class TestBusy:
     def test_room_may_overtake_a_refusal(self) -> None:
         known = neighbours(a=1)
         known.asked("a")
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         known.refused("a", 100.0)
         assert known.choose(1, 0, 100.0) == ("a", 0)
 
     def test_room_may_overtake_a_piece(self) -> None:
         known = neighbours(a=1)
         known.asked("a")
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         known.answered("a", 0.1)
         known.leave_alone("a", 100.0)
         assert known.choose(1, 0, 100.0) == ("a", 0)
@@ -234,7 +246,7 @@ class TestBusy:
         known = neighbours(a=1)
         known.asked("a")
         if room:
-            known.has_room("a")
+            known.on_message("a", link.Unchoke(D))
         known.asked("a")
         known.answered("a", 0.1)
         known.leave_alone("a", 100.0)
@@ -249,22 +261,22 @@ class TestBusy:
         known.answered("a", 0.1)
         known.leave_alone("a", 100.1)
         assert known.next_free(100.1) == 100.1 + BUSY_S
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         assert known.may_be_asked("a", 100.1)
 
     def test_room_of_before_a_request_says_nothing_of_its_answer(self) -> None:
         known = neighbours(a=1)
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         self.refuse(known, 100.0)
         assert known.choose(1, 0, 100.0) is None
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         self.served(known, 100.1)
         assert known.choose(1, 0, 100.1) is None
 
     def test_room_that_came_with_an_earlier_request_says_nothing_of_the_next(self) -> None:
         known = neighbours(a=1)
         known.asked("a")
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         known.answered("a", 0.1)
         self.refuse(known, 100.0)
         assert known.choose(1, 0, 100.0) is None
@@ -272,17 +284,17 @@ class TestBusy:
     def test_nobody_is_left_alone_that_is_no_neighbour(self) -> None:
         known = Neighbours()
         known.leave_alone("a", 0.0)
-        known.has_room("a")
+        known.on_message("a", link.Unchoke(D))
         assert known.next_free(0.0) == math.inf
 
 
 class TestNews:
     def test_of_a_host_that_is_no_neighbour(self) -> None:
         known = Neighbours(generation=1)
-        known.holds("a", 1, 1)
-        known.gains("a", 1, 1)
-        known.holds_all("a")
-        known.holds_nothing("a")
+        known.on_message("a", holding(1, 1))
+        known.on_message("a", gaining(1, 1))
+        known.on_message("a", link.Bitfield(D, 1, complete=True))
+        known.on_message("a", link.DontHave(D))
         known.asked("a")
         known.answered("a", 1.0)
         known.let_go("a")
@@ -292,15 +304,15 @@ class TestNews:
 
     def test_what_it_gains_is_added_and_what_it_holds_replaces(self) -> None:
         known = neighbours(a=0b001)
-        known.gains("a", 0b010, 1)
+        known.on_message("a", gaining(0b010, 1))
         assert known.held_by_any() == 0b011
-        known.holds("a", 0b100, 1)
+        known.on_message("a", holding(0b100, 1))
         assert known.held_by_any() == 0b100
 
     def test_of_a_generation_that_we_have_not_heard_of_yet(self) -> None:
         known = neighbours(a=0b001)
-        known.holds("a", 0b010, 2)
-        known.gains("a", 0b100, 2)
+        known.on_message("a", holding(0b010, 2))
+        known.on_message("a", gaining(0b100, 2))
         assert known.held_by_any() == 0b001
         known.begin_generation(2)
         assert known.held_by_any() == 0b110
@@ -308,32 +320,32 @@ class TestNews:
     def test_of_a_generation_that_is_over(self) -> None:
         known = neighbours(a=0b001)
         known.begin_generation(2)
-        known.gains("a", 0b010, 1)
+        known.on_message("a", gaining(0b010, 1))
         known.begin_generation(3)
         assert known.held_by_any() == 0
 
     def test_who_holds_the_whole_blob_does_so_in_every_generation(self) -> None:
         known = neighbours(a=0)
-        known.holds_all("a")
+        known.on_message("a", link.Bitfield(D, 1, complete=True))
         known.begin_generation(2)
         assert known.choose(0b100, 0, 0.0) == ("a", 2)
-        known.holds_nothing("a")
+        known.on_message("a", link.DontHave(D))
         assert known.held_by_any() == 0
 
     def test_what_they_may_hold_that_they_did_not(self) -> None:
         known = neighbours(a=0b001)
-        assert known.on_message("a", link.Have(bytes(32), 1, (link.Span(1, 3),))) == 0b110
-        assert known.on_message("a", link.Bitfield(bytes(32), 1, complete=False, have=b"\x08")) == EVERYTHING
+        assert known.on_message("a", link.Have(D, 1, (link.Span(1, 3),))) == 0b110
+        assert known.on_message("a", link.Bitfield(D, 1, complete=False, have=b"\x08")) is None
         assert known.held_by_any() == 0b1000
-        assert known.on_message("a", link.Bitfield(bytes(32), 1, complete=True)) == EVERYTHING
-        assert known.on_message("a", link.DontHave(bytes(32)))
+        assert known.on_message("a", link.Bitfield(D, 1, complete=True)) is None
+        assert known.on_message("a", link.DontHave(D)) is None
         assert known.held_by_any() == 0
 
     def test_who_does_not_hold_all_of_some_pieces(self) -> None:
         known = neighbours(a=0b011, b=0b010, c=0)
         assert known.without(0b010) == ("c",)
         assert known.without(0b011) == ("b", "c")
-        known.holds_all("c")
+        known.on_message("c", link.Bitfield(D, 1, complete=True))
         assert known.without(0b111) == ("a", "b")
 
     def test_what_only_one_of_them_holds(self) -> None:
@@ -348,7 +360,7 @@ class TestOtherSites:
         known = neighbours(near=near)
         known.open_far = open_far
         known.add("far", FAR)
-        known.holds("far", far, 1)
+        known.on_message("far", holding(far, 1))
         return known
 
     def test_only_what_is_open_is_asked_of_them(self) -> None:

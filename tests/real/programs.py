@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from benchmarks.namespaces import NETWORK
+from benchmarks.programs import spawn
 from tests.real.packages import PATH
 
 _POLL_INTERVAL_S: Final = 0.02
@@ -100,15 +101,7 @@ class Program:
     def __init__(self, args: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         self.name = Path(args[0]).name
         self.log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", *args],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for the test run, which then ends its programs in order
-            )
+        self._process = spawn(args, log, env)
 
     def wait_ready(self, ready: Callable[[], bool], timeout_s: float = 30) -> None:
         """Wait until `ready()`. If it ends before, or time is up, it is killed: ProgramError, with the log's end."""

@@ -17,7 +17,8 @@ from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, PACED_BYTES, Pace, PeerPiece, neighbour_origin
+from peer.pacing import PACED_BYTES
+from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.tasks import BackgroundTasks
