@@ -81,6 +81,8 @@ class Relay:
                         response = response or await begin()
                         await response.write(wanted)
                         sent.body_bytes += len(wanted)
+                if response is None:  # there is nothing to send
+                    await begin()
 
         return send_span
 

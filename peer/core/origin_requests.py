@@ -76,6 +76,8 @@ class OriginRequests:
     """All sources, also those that were given up."""
     is_slow: bool = False
     """The origin has taken long to answer."""
+    has_paused: bool = False
+    """A source waits, or has waited."""
     progress_at: float | None = None
     """When the last piece came, or the first request ended without one."""
     answered: bool = False
@@ -89,16 +91,17 @@ class OriginRequests:
 
     def next_source(self, now: float) -> int | None:
         """The source to ask now: the one that has failed the least. None: none, or none yet."""
-        ready = [number for number, source in self.sources.items() if source.ready_at <= now]
-
-        def order(number: int) -> tuple[bool, int, int]:
-            source = self.sources[number]
-            return source.reserve, source.strikes, number
-
-        return min(ready, key=order, default=None)
+        ready = [
+            (source.reserve, source.strikes, number)
+            for number, source in self.sources.items()
+            if source.ready_at <= now
+        ]
+        return min(ready)[-1] if ready else None
 
     def next_due(self, now: float) -> float:
         """When a source may be asked again, after `now`; infinity if none waits."""
+        if not self.has_paused:
+            return math.inf
         return min((source.ready_at for source in self.sources.values() if source.ready_at > now), default=math.inf)
 
     def next_span(
@@ -111,18 +114,19 @@ class OriginRequests:
         pieces, running = self.pieces, len(self.pieces.origin_requests)
         if allowed == () or running >= (self.limit if self.answered else 1):
             return None
-        number = self.next_source(now)
+        if not pieces.count:
+            may_begin = self.next_source(now) is not None
+            return (0, None) if may_begin and (allowed is None or any(not first for first, _ in allowed)) else None
+        missing = pieces.everything & ~pieces.held & ~pieces.asked_of_origin & ~pieces.asked_of_peers
+        number = self.next_source(now) if missing else None
         if number is None:
             return None
-        if not pieces.count:
-            return (0, None) if allowed is None or any(not first for first, _ in allowed) else None
-        missing = pieces.everything & ~pieces.held & ~pieces.asked_of_origin & ~pieces.asked_of_peers
-        if missing:
-            for first, stop in self.readers.ranges_by_need() if allowed is None else allowed:
-                if needed := missing & mask(first, stop):
-                    if alone and (self.is_slow or self.sources[number].perishable):
-                        return self._span(needed, missing, pieces.count)
-                    return self._span(needed, missing if allowed is None else needed, SPAN_PIECES)
+        is_long = alone and (self.is_slow or self.sources[number].perishable)
+        for first, stop in self.readers.ranges_by_need() if allowed is None else allowed:
+            if needed := missing & mask(first, stop):
+                if is_long:
+                    return self._span(needed, missing, pieces.count)
+                return self._span(needed, missing if allowed is None else needed, SPAN_PIECES)
         return None
 
     def _span(self, needed: int, missing: int, most: int) -> tuple[int, int]:
@@ -159,6 +163,7 @@ class OriginRequests:
         if may_pass and self.pieces.held and now - self.progress_at < GIVE_UP_S:
             source.ready_at = now + pause_s(source.pauses)
             source.pauses += 1
+            self.has_paused = True
             return
         source.strikes += fruitless
         if outcome is Outcome.REFUSED or source.strikes >= MAX_STRIKES:
