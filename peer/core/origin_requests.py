@@ -8,7 +8,7 @@ Rules:
 3. A source that refuses (its credential, an unknown blob) is dropped and the others go on. If a credential is refused,
    the reserves go on too.
 4. A client's credential may expire, and a GET is authorised once, when it begins. An origin that is slow to answer may
-   be so with each GET. Where no other host takes part, one GET is then for all that is left.
+   be so with each GET. One GET is then for all that is leased, or for all that is left if no other host takes part.
 5. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
    pause, for GIVE_UP_S.
 """
@@ -121,12 +121,11 @@ class OriginRequests:
         number = self.next_source(now) if missing else None
         if number is None:
             return None
-        is_long = alone and (self.is_slow or self.sources[number].perishable)
+        is_long = self.is_slow or (alone and self.sources[number].perishable)
         for first, stop in self.readers.ranges_by_need() if allowed is None else allowed:
             if needed := missing & mask(first, stop):
-                if is_long:
-                    return self._span(needed, missing, pieces.count)
-                return self._span(needed, missing if allowed is None else needed, SPAN_PIECES)
+                may = missing if allowed is None or (alone and is_long) else needed
+                return self._span(needed, may, pieces.count if is_long else SPAN_PIECES)
         return None
 
     def _span(self, needed: int, missing: int, most: int) -> tuple[int, int]:
