@@ -22,6 +22,7 @@ from peer.core import events
 from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.session import SessionState
 from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError, P2pdError
 from peer.net.links import Links
@@ -63,6 +64,7 @@ class Limits:
     transfers_per_origin: int = 12
     transfers_per_blob: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     download_rate_bytes_per_s: int = 0
 
 
@@ -109,6 +111,7 @@ class Host:
                 max_ranges_per_origin=limits.transfers_per_origin,
                 max_ranges_per_blob=limits.transfers_per_blob,
                 linger_s=limits.linger_s,
+                give_up_s=limits.give_up_s,
                 scheduler_timeout_s=self.identity.scheduler_timeout_s,
             )
         )

@@ -28,6 +28,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -65,12 +66,13 @@ def run(settings: Settings) -> int:
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S
+    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S, give_up_s: float = GIVE_UP_S
 ) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
-    headers. Raises P2pdError when the node cannot start.
+    headers; `give_up_s` is how long an origin that fails within a blob is asked again. Raises P2pdError when the node
+    cannot start.
     """
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
@@ -86,7 +88,7 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        host = Host(store, _limits(settings, give_up_s), background, identity(settings), joined.urls)
         stack.callback(host.close)
         origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
         stack.callback(origins.close)
@@ -134,10 +136,11 @@ async def serve(
         yield addresses
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, give_up_s: float) -> Limits:
     return Limits(
         connections_for_blobs(settings),
         settings.connections_per_blob,
+        give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
 

@@ -49,7 +49,7 @@ from peer.core.events import (
 )
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import EVERYTHING
-from peer.core.origin_requests import REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
+from peer.core.origin_requests import GIVE_UP_S, REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
 from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
 from peer.core.picker import PiecePicker
 from peer.core.piece_sets import mask
@@ -72,12 +72,14 @@ class IllegalTransitionError(Exception):
 class DownloadSettings:
     """`max_ranges` bounds the requests to the origin; the download goes on for `linger_s` though nobody reads it.
 
+    After a piece has come, an origin that fails is asked again for `give_up_s`.
     Where there is no scheduler for `scheduler_timeout_s`, the origin is asked without one. `remembers`: so many of the
     last events are in the story.
     """
 
     max_ranges: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     progress_s: float = 2.0
     remembers: int = 64
@@ -114,7 +116,7 @@ class Download:
     def __post_init__(self) -> None:
         settings = self.settings
         self.readers = Readers(self.pieces, settings.linger_s)
-        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges)
+        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges, settings.give_up_s)
         self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers)
         self.member = SwarmMember(
             self.digest,

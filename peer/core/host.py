@@ -58,6 +58,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.link_book import LinkBook
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.origin_slots import OriginSlots
 from peer.core.session import SchedulerSession, SessionState
 from scheduler.protocol import from_host, link, to_host
@@ -77,6 +78,7 @@ class HostSettings:
     max_ranges_per_origin: int = 12
     max_ranges_per_blob: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     remembers: int = 64
 
@@ -186,6 +188,7 @@ class HostMachine:
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
             linger_s=self.settings.linger_s,
+            give_up_s=self.settings.give_up_s,
             scheduler_timeout_s=self.settings.scheduler_timeout_s,
             progress_s=self.session.progress_s,
             remembers=self.settings.remembers,

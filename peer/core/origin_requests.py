@@ -10,7 +10,7 @@ Rules:
 4. A client's credential may expire, and a GET is authorised once, when it begins. An origin that is slow to answer may
    be so with each GET. One GET is then for all that is leased, or for all that is left if no other host takes part.
 5. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
-   pause, for GIVE_UP_S.
+   pause, for `give_up_s`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ MAX_STRIKES = 3
 SLOW_ANSWER_S = 2.0
 """An origin that takes longer to answer is slow. Registries take 0.1 s, and some 0.5 s if they redirect far away."""
 
-GIVE_UP_S = 180.0
-"""How long after the last piece an origin is asked again that does not answer, or says that it has no time."""
+GIVE_UP_S = 60.0
+"""How long after the last piece an origin is asked again that does not answer, or says that it has no time: as long as
+dockerd tries."""
 
 MAX_PAUSE_S = 20.0
 
@@ -69,6 +70,7 @@ class OriginRequests:
     pieces: PieceTracker
     readers: Readers
     limit: int
+    give_up_s: float = GIVE_UP_S
     sources: dict[int, Source] = field(default_factory=dict)
     """By number; those that were given up are gone."""
     reserves: dict[int, Source] = field(default_factory=dict)
@@ -159,7 +161,7 @@ class OriginRequests:
             self.progress_at = now
         fruitless = outcome is Outcome.BROKEN and not ended.received
         may_pass = fruitless or (outcome is Outcome.REFUSED and status in TOO_BUSY)
-        if may_pass and self.pieces.held and now - self.progress_at < GIVE_UP_S:
+        if may_pass and self.pieces.held and now - self.progress_at < self.give_up_s:
             source.ready_at = now + pause_s(source.pauses)
             source.pauses += 1
             self.has_paused = True

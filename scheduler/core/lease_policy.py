@@ -112,7 +112,9 @@ class LeasePolicy:
         if swarm.map is None or not pieces or pieces & ~lease.left:
             raise ProtocolError("digests of pieces that are not in the lease")
         lease.left &= ~pieces
-        swarm.attempts = swarm.silences = 0
+        swarm.attempts = 0
+        if self._state.now - lease.waits_since <= self._state.settings.lease_s:  # else others need as much time
+            swarm.silences = 0
         swarm.hold(member, member.have | pieces)
         if lease.left:
             self._extend(swarm, lease)
@@ -280,6 +282,7 @@ class LeasePolicy:
     def _set_deadline(self, swarm: Swarm, lease: Lease) -> float:
         """Give the lease its time, and return that, in seconds."""
         within_s = self._state.settings.lease_s * min(MAX_PATIENCE, 1 << min(swarm.silences, MAX_PATIENCE))
+        lease.waits_since = self._state.now
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
         return within_s
 

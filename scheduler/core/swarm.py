@@ -90,7 +90,8 @@ class Swarm:
         self.orphans = 0
         """Pieces whose digests are believed and that no member is known to hold."""
         self.attempts = 0
-        self.silences = 0  # of `attempts`, the leases that expired
+        self.silences = 0
+        """Leases that expired since one brought a piece in the usual time."""
         """Failed leases since a lease last brought a piece."""
         self.last_status = 0
         self.gives_up_at: float | None = None

@@ -216,8 +216,10 @@ def test_an_origin_that_is_slow_for_everybody_has_more_time_with_each_lease_and_
         following = WITHIN * min(MAX_PATIENCE, 2 * times)
         play = play >> Passes(times * WITHIN) << (holder, LeaseRevoked(number, D))
         play = play << (other, Lease(number + 1, D, 1, 0, 1, following))
-    play = play >> ("b", LeasePieces(8, D, 0, P0)) << ("a", digests(0, P0)) << ("b", digests(0, P0))
-    assert play << ("b", Lease(9, D, 1, 1, 2, WITHIN))
+    play = play >> Passes(WITHIN + 1) >> ("b", LeasePieces(8, D, 0, P0))
+    play = play << ("a", digests(0, P0)) << ("b", digests(0, P0))
+    play = play << ("b", Lease(9, D, 1, 1, 2, MAX_PATIENCE * WITHIN)) >> ("b", LeasePieces(9, D, 1, P1))
+    assert play << ("b", Lease(10, D, 1, 2, 3, WITHIN)), "the usual time again, since that one came in it"
 
 
 def test_leases_that_expire_fail_the_swarm_in_the_end() -> None:
