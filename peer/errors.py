@@ -30,16 +30,25 @@ class OriginRefusedError(OriginError):
     """The origin answered, and the answer is no: a 4xx that is for the client to see.
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
-    and `Content-Range`, unchanged; `body` is the origin's own error body, at most 64 KiB.
+    and `Content-Range`, unchanged; `challenges` are the values of `WWW-Authenticate` field by field; `body` is the
+    origin's own error body, at most 64 KiB.
     """
 
     def __init__(
-        self, message: str, *, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        message: str,
+        *,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        challenges: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
         self.body = body
+        one = (value for name, value in self.headers.items() if name.lower() == "www-authenticate")
+        self.challenges = challenges or tuple(one)
 
 
 class OriginUnreachableError(OriginError):
@@ -51,10 +60,15 @@ class OriginBrokenError(OriginError):
 
 
 class OriginCorruptError(OriginError):
-    """The origin's bytes are not what their digest or their length says. Nothing of it was served as complete."""
+    """The origin's bytes are not what their digest says. Nothing of it was served as complete."""
 
 
-class OriginResizedError(OriginCorruptError):
+class OriginUnusableError(OriginError):
+    """The origin answered, and nothing can be made of the answer: its length or its range contradicts what was asked
+    for, or it is in a coding that p2pd cannot undo. No byte of it was found wrong."""
+
+
+class OriginResizedError(OriginUnusableError):
     """The origin's answer has another length, `size_bytes`, than the blob was said to have."""
 
     def __init__(self, message: str, size_bytes: int) -> None:

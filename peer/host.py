@@ -70,13 +70,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class DownloadStatistics:
-    """Since the start; `active` is now. `corrupt` counts blobs."""
+    """Since the start; `active` is now. `corrupt` counts blobs, `unusable_answers` answers of origins."""
 
     active: int
     origin_bytes: int
     peer_bytes: int
     corrupt: int
     corrupt_pieces: int
+    unusable_answers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +220,7 @@ class Host:
             peer_bytes=self._transfers.peer_bytes + self._store_work.inline_bytes,
             corrupt=self._corrupt,
             corrupt_pieces=self._transfers.corrupt_pieces,
+            unusable_answers=self._transfers.unusable_answers,
         )
 
     def messages(self) -> MessageStatistics:

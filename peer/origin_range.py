@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from peer.errors import (
     OriginRefusedError,
     OriginResizedError,
     OriginUnreachableError,
+    OriginUnusableError,
     P2pdError,
     StoreBrokenError,
 )
@@ -78,7 +79,7 @@ class OriginRange:
     def run(self, store: Store, buffers: BufferPool, report: RangeReport) -> None:
         """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
         start, stop = self._byte_range()
-        ref = self.source.ref
+        ref = replace(self.source.ref, size_bytes=self._known.size_bytes if self._known else None)
         with self._open(ref, start, stop) as body:
             self._hold(body)
             self._check_size(body.size_bytes)
@@ -121,8 +122,12 @@ class OriginRange:
                     raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
                 start, stop = blob.span(index)
                 with buffer[: stop - start] as piece:
-                    if body.readinto(piece) < len(piece):
-                        raise OriginCorruptError(f"the origin's {blob.digest} ends before the length that it announced")
+                    received_bytes = body.readinto(piece)
+                    if received_bytes < len(piece):
+                        raise OriginResizedError(
+                            f"the origin's {blob.digest} ends before the length that it announced",
+                            start + received_bytes,
+                        )
                     whole = blob.land(index, piece, on_held=received).whole
                 if whole is not None:
                     report.verified(blob, whole)
@@ -142,7 +147,7 @@ class OriginRange:
                 size_bytes,
             )
         if not 0 < size_bytes <= MAX_BLOB_BYTES:
-            raise OriginCorruptError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")
+            raise OriginUnusableError(f"the origin says that {digest} has {size_bytes} bytes, which no blob may have")
 
     def _byte_range(self) -> tuple[int, int | None]:
         if self._known is None:
@@ -162,7 +167,7 @@ def _whole_pieces(body: Body, blob: Blob) -> tuple[int, int]:
     length = blob.header.piece_length
     stop = blob.count if body.stop >= blob.size_bytes else body.stop // length
     if body.start % length or body.start // length >= stop:
-        raise OriginCorruptError(
+        raise OriginUnusableError(
             f"the origin sent bytes {body.start} to {body.stop} of {blob.digest}, which nobody asked for"
         )
     return body.start // length, stop
@@ -175,6 +180,8 @@ def outcome_of(error: P2pdError) -> Outcome:
             return Outcome.BROKEN
         case OriginRefusedError() | OriginUnreachableError():
             return Outcome.REFUSED  # the origin client has tried again as often as is sensible
+        case OriginUnusableError():
+            return Outcome.UNUSABLE
         case OriginCorruptError() | StoreBrokenError():
             return Outcome.CORRUPT
         case _:

@@ -17,6 +17,7 @@ from peer.errors import (
     OriginCorruptError,
     OriginRefusedError,
     OriginUnreachableError,
+    OriginUnusableError,
     P2pdError,
     PeerBusyError,
     PeerCorruptError,
@@ -59,6 +60,7 @@ def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
         max_attempts=1,
         max_retry_after_s=0.0,
         cooldown_s=0.0,
+        asks_without_range=False,
     )
     return HttpOrigin(upstream, environ={}, headers={HOST_HEADER: asking})
 
@@ -116,7 +118,7 @@ class PeerPiece:
                 if error.status == 429:
                     raise PeerBusyError(str(error)) from None
                 raise PeerGoneError(str(error)) from None
-            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError) as error:
+            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError, OriginUnusableError) as error:
                 if self._stopped.is_set():
                     raise FetchStoppedError("stopped") from None
                 raise PeerGoneError(str(error)) from None

@@ -16,24 +16,28 @@ log = structlog.get_logger("peer.threads")
 
 
 class Threads(ThreadPoolExecutor):
-    """At most `most` threads, and one from the start. Work that has no thread waits for one.
+    """At most `most` threads. Work that has no thread waits for one.
 
-    Raises P2pdError if there is not even one.
+    `ready`: the first thread is there from the start. If there is not even one, raises P2pdError: at the start, or when
+    work is submitted.
     """
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, most: int, name: str, *, ready: bool = True) -> None:
         super().__init__(most, thread_name_prefix=name)
         self._name = name
         self._is_short = False
-        self.submit(int)
-        if not self._threads:
-            raise P2pdError(f"no thread can be started ({name}): raise the limit on tasks (pids.max, TasksMax)")
+        if ready:
+            self.submit(int)
 
     def _adjust_thread_count(self) -> None:
         """Start a thread if none is idle: `ThreadPoolExecutor.submit` calls this after it has queued the work."""
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
+            if not self._threads:
+                raise P2pdError(
+                    f"no thread can be started ({self._name}): raise the limit on tasks (pids.max, TasksMax)"
+                ) from error
             if not self._is_short:
                 self._is_short = True
                 log.warning(

@@ -49,6 +49,7 @@ class Transfers:
         self.origin_bytes = 0
         self.peer_bytes = 0
         self.corrupt_pieces = 0
+        self.unusable_answers = 0
         self._arrivals = arrivals
         self._store = store
         self._workers = workers
@@ -104,6 +105,9 @@ class Transfers:
             outcome = outcome_of(error)
             status = error.status if isinstance(error, OriginRefusedError) else 0
             size_bytes = error.size_bytes if isinstance(error, OriginResizedError) else None
+            if outcome is Outcome.UNUSABLE and size_bytes is None:  # else the swarm may have been told a wrong length
+                self.unusable_answers += 1
+                log.warning("an origin's answer could not be used", digest=arrival.digest, error=str(error))
         elif error is not None:
             log.error("a transfer failed", digest=arrival.digest, exc_info=error)
             outcome = Outcome.FATAL

@@ -127,6 +127,7 @@ class Mirror:
             request.headers.get("OCI-Namespace"),
             self._origins.upstreams.keys(),
             self._origins.default,
+            any_host=self._origins.others is not None,
         )
         return RequestContext(request, route, request.headers.get("Authorization"))
 
@@ -167,15 +168,22 @@ class Mirror:
         return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
 
 
-_LINK = re.compile(r"<(?:https?://[^/>]*)?/v2/(?P<below>[^>]*)>")
+_LINK = re.compile(r"<[^>?#]*(?:\?(?P<query>[^>#]*))?[^>]*>")
 
 
 def _link_here(link: str, route: Route, *, named: bool) -> str:
-    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not."""
+    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not.
+
+    The next page is of the same list, so only the query is the origin's. Its address may have any form of RFC 3986, and
+    a path that clients do not know.
+    """
 
     def here(found: re.Match[str]) -> str:
-        below = found["below"]
-        ns = f"{'&' if '?' in below else '?'}ns={route.upstream}" if named else ""
-        return f"</v2/{route.prefix}{below}{ns}>"
+        given = (found["query"] or "").strip().split("&")
+        fields = [field for field in given if field and field.partition("=")[0] != "ns"]
+        if named and not route.prefix:
+            fields.append(f"ns={route.upstream}")
+        query = "&".join(fields)
+        return f"</v2/{route.prefix}{route.origin_path}{'?' if query else ''}{query}>"
 
-    return _LINK.sub(here, link, count=1)
+    return _LINK.sub(here, link)

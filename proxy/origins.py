@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,10 +13,11 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.manifest import ANY_MANIFEST
 from peer.oci.reference import Repository, UpstreamName
-from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
+from peer.origin.api import Answer, ContentRef, Credential, Kind
+from peer.origin.client import HttpOrigin
 from peer.origin_range import OriginSource
-from peer.threads import Threads
 from proxy.core.routing import Route
+from proxy.upstreams import OTHERS, OtherUpstreams, UpstreamOrigin
 
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever. After an answer in time they go on to the registry."""
@@ -24,19 +25,8 @@ ANSWER_WITHIN_S = 10.0
 HEADERS_FACTOR = 2.5
 """Times ANSWER_WITHIN_S: a blob's headers are sent before its first byte has come, in time for containerd."""
 
-MAX_THREADS = 16
-"""For the requests to one origin, so that an origin that hangs does not delay the requests to the others."""
-
 OWN = Credential(own=True)
 """p2pd's own: the operator's credentials for the upstream, or anonymous if the operator gave none."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamOrigin:
-    """An origin, and whether the operator gave p2pd credentials for it, to be used for clients that have none."""
-
-    origin: Origin
-    has_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +38,39 @@ class OriginAnswer:
 
 
 class Origins:
-    """All upstreams by name; the first is the default one. `answer_within_s` is how long clients wait for headers."""
+    """The configured `upstreams` by name, of which the first is the default one, and others that clients name.
+
+    `answer_within_s` is how long clients wait for headers. With `make_other`, every host is an upstream.
+    """
 
     def __init__(
-        self, upstreams: Mapping[UpstreamName, UpstreamOrigin], *, answer_within_s: float = ANSWER_WITHIN_S
+        self,
+        upstreams: Mapping[UpstreamName, UpstreamOrigin],
+        *,
+        answer_within_s: float = ANSWER_WITHIN_S,
+        make_other: Callable[[UpstreamName], HttpOrigin] | None = None,
     ) -> None:
         self.upstreams = upstreams
+        self.others = OtherUpstreams(make_other) if make_other else None
         self.default = next(iter(upstreams))
         self.answer_within_s = answer_within_s
         self.headers_within_s = HEADERS_FACTOR * answer_within_s
-        self._threads = {upstream: Threads(MAX_THREADS, "question") for upstream in upstreams}
+
+    def upstream(self, name: UpstreamName) -> UpstreamOrigin:
+        """The upstream of that name, which a route has: it is configured, or is made now."""
+        if self.others is None or name in self.upstreams:
+            return self.upstreams[name]
+        return self.others.get(name)
+
+    def label(self, name: str) -> str:
+        """The upstream's name for metrics, of which there are few: all that only clients name have one."""
+        return name if not name or name in self.upstreams else OTHERS
 
     def source(
         self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB
     ) -> OriginSource:
         """The source of a download of `digest`: the repository's origin, with `credential` only."""
-        origin = self.upstreams[repository.upstream].origin
+        origin = self.upstream(repository.upstream).origin
         return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream)
 
     async def ask(
@@ -77,16 +84,21 @@ class Origins:
         """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
         accepts any manifest.
 
-        The credential is the client's own if the client sent one, else the operator's, else none. A client that named
-        the upstream by a path prefix has a token for a repository whose name includes the prefix, which the origin
-        refuses. p2pd then asks again with its own credential. Raises OriginUnreachableError.
+        The credential is the client's own if the client sent one, else the operator's, else none. A client that has
+        another name for the repository than the origin (a prefix, `library/` left out, a project of the origin) may
+        have a token for that name, which the origin refuses. p2pd then asks again with its own credential. Raises
+        OriginUnreachableError.
         """
         upstream = route.repository.upstream
         credential = Credential(authorization)
         if authorization is None:
-            credential = Credential(own=self.upstreams[upstream].has_credentials)
+            credential = Credential(own=self.upstream(upstream).has_credentials)
         answer = await self._request(upstream, method, path, credential, accept)
-        if answer.status in (401, 403) and authorization is not None and route.prefix:
+        if (
+            answer.status in (401, 403)
+            and authorization is not None
+            and (route.renamed or self.upstream(upstream).renames)
+        ):
             second = await self._request(upstream, method, path, OWN, accept)
             if second.status < 400:
                 return OriginAnswer(second, OWN)
@@ -98,7 +110,7 @@ class Origins:
         """Ask with the token that registries give to everybody. Not for an upstream with the operator's credentials:
         p2pd would show those. Raises OriginUnreachableError."""
         upstream = route.repository.upstream
-        assert not self.upstreams[upstream].has_credentials
+        assert not self.upstream(upstream).has_credentials
         return OriginAnswer(await self._request(upstream, method, path, OWN, accept), OWN)
 
     async def head(self, repository: Repository, path: str, credential: Credential) -> Answer:
@@ -107,9 +119,9 @@ class Origins:
 
     def close(self) -> None:
         for upstream in self.upstreams.values():
-            upstream.origin.close()
-        for threads in self._threads.values():
-            threads.shutdown(wait=False, cancel_futures=True)
+            upstream.close()
+        if self.others is not None:
+            self.others.close()
 
     async def _request(
         self,
@@ -122,10 +134,11 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {"Accept": accept} if accept else {}
-        call = partial(self.upstreams[upstream].origin.request, method, path, credential=credential, headers=headers)
+        chosen = self.upstream(upstream)
+        call = partial(chosen.origin.request, method, path, credential=credential, headers=headers)
         try:
             async with asyncio.timeout(self.answer_within_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads[upstream], call)
+                return await asyncio.get_running_loop().run_in_executor(chosen.threads, call)
         except TimeoutError:
             raise OriginUnreachableError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
 
@@ -149,5 +162,9 @@ def refused(answer: Answer, what: str) -> OriginRefusedError:
     """The error that carries the origin's refusal to the client. `what` was asked for."""
     headers = {name: value for name, value in answer.headers.items() if name in ("www-authenticate", "retry-after")}
     return OriginRefusedError(
-        f"the origin answered {answer.status} for {what}", status=answer.status, headers=headers, body=answer.body
+        f"the origin answered {answer.status} for {what}",
+        status=answer.status,
+        headers=headers,
+        body=answer.body,
+        challenges=answer.challenges,
     )

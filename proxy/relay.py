@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -47,7 +48,7 @@ class Relay:
     def __init__(self, headers_within_s: float) -> None:
         self._headers_within_s = headers_within_s
         self._threads = Threads(MAX_THREADS, "relay")
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # of those in use
 
     def sender(
         self, source: OriginSource, size_bytes: int, sent: Sent, *, verified: bool = True, begun: Blob | None = None
@@ -105,7 +106,8 @@ class Relay:
         def open_it() -> _Reading:
             return _Reading(source.origin.open(source.ref, start, stop, credential=source.credential))
 
-        async with self._turns.setdefault(source.upstream, asyncio.Semaphore(RELAYS)):
+        turn = self._turns.setdefault(source.upstream, asyncio.Semaphore(RELAYS))
+        async with turn:
             opening = asyncio.get_running_loop().run_in_executor(self._threads, open_it)
             try:
                 if begin is not None and not (await asyncio.wait((opening,), timeout=self._headers_within_s))[0]:

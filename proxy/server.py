@@ -94,6 +94,8 @@ def as_response(refused: Refusal, *, close: bool = False) -> web.Response:
         headers={**API_VERSION, **refused.headers},
         content_type="application/json",
     )
+    for challenge in refused.challenges:
+        response.headers.add("WWW-Authenticate", challenge)
     if close:
         response.force_close()
     return response

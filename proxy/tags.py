@@ -171,7 +171,7 @@ class Tags:
 
     async def _ask_openly_first(self, route: Route, authorization: str | None) -> tuple[Descriptor, Credential]:
         """With `trust_hosts`, ask anonymously first: if anyone may have the manifest, no other host needs to ask."""
-        if self._trust_hosts and not self._origins.upstreams[route.repository.upstream].has_credentials:
+        if self._trust_hosts and not self._origins.upstream(route.upstream).has_credentials:
             try:
                 return await self._ask(route, None, ANY_MANIFEST, anonymous=True)
             except OriginRefusedError:
@@ -180,7 +180,7 @@ class Tags:
         return await self._ask(route, authorization, ANY_MANIFEST)
 
     def _is_public(self, repository: Repository, credential: Credential) -> bool:
-        return credential.authorization is None and not self._origins.upstreams[repository.upstream].has_credentials
+        return credential.authorization is None and not self._origins.upstream(repository.upstream).has_credentials
 
     async def _admit(self, route: Route, authorization: str | None, told: TagFound) -> _Meaning | None:
         """The manifest that another host found, if this client may have it (rules 2 and 3)."""

@@ -17,6 +17,7 @@ from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
 from proxy.origins import Origins
+from proxy.upstreams import OTHERS
 
 
 class Admin:
@@ -51,7 +52,7 @@ class Admin:
         now = time.time()
         return {
             "data": str(self._store.directory),
-            "upstreams": list(self._origins.upstreams),
+            "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
             "cache": dataclasses.asdict(self._store.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {

@@ -1,7 +1,7 @@
 """Metrics for Prometheus: the mirror's answers, the sources of bytes, and the state of the store.
 
-Labels are few and bounded: upstreams are the operator's own, never repositories or digests. Counters of the lower
-packages are read at each scrape; only answers are counted as they happen.
+Labels are few and bounded: upstreams are the operator's own, and all others together `*`; never repositories or
+digests. Counters of the lower packages are read at each scrape; only answers are counted as they happen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
+from peer.origin.rates import OriginStatistics
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
+from proxy.upstreams import OTHERS
 from scheduler.core.scheduler import Scheduler
 
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
@@ -39,6 +41,7 @@ class Telemetry:
         peer_server: PeerServer,
         scheduler: Scheduler | None = None,
     ) -> None:
+        self._label = origins.label
         self.registry = metrics_of(_Statistics(origins, host, peer_server))
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
@@ -70,10 +73,11 @@ class Telemetry:
 
     def observe(self, record: RequestRecord) -> None:
         """Count one answer of the mirror's."""
-        self._requests.labels(record.upstream, record.endpoint, record.cache, str(record.status)).inc()
+        upstream = self._label(record.upstream)
+        self._requests.labels(upstream, record.endpoint, record.cache, str(record.status)).inc()
         self._seconds.labels(record.endpoint).observe(record.seconds)
         if record.body_bytes:
-            self._sent.labels(record.upstream, record.cache).inc(record.body_bytes)
+            self._sent.labels(upstream, record.cache).inc(record.body_bytes)
         if record.status < 400 and record.endpoint in ("manifests", "blobs"):
             self._last_success.set_to_current_time()
             self._saw(record.user_agent)
@@ -110,6 +114,11 @@ class _Statistics(Collector):
             "Pieces from other hosts that were not what their digest says.",
             value=downloads.corrupt_pieces,
         )
+        yield CounterMetricFamily(
+            "p2pd_unusable_answers",
+            "Answers of registries to requests for blobs whose length, range or coding makes them useless.",
+            value=downloads.unusable_answers,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
@@ -122,10 +131,14 @@ class _Statistics(Collector):
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))
         retries = CounterMetricFamily("p2pd_origin_retries", "Attempts after a failed one.", labels=("upstream",))
         connections = GaugeMetricFamily("p2pd_origin_connections", "Open connections.", labels=("upstream",))
-        for name, upstream in self._origins.upstreams.items():
-            if not isinstance(upstream.origin, HttpOrigin):
-                continue
-            statistics = upstream.origin.statistics()
+        found: dict[str, OriginStatistics] = {
+            name: upstream.origin.statistics()
+            for name, upstream in self._origins.upstreams.items()
+            if isinstance(upstream.origin, HttpOrigin)
+        }
+        if self._origins.others is not None:
+            found[OTHERS] = self._origins.others.statistics()
+        for name, statistics in found.items():
             for status_class, count in sorted(statistics.answers.items()):
                 answers.add_metric([name, status_class], count)
             retries.add_metric([name], statistics.retries)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from p2pd.admin.client import AdminClient
 from p2pd.config.settings import load
+from p2pd.config.values import ANY_HOST, Address
 from p2pd.configure import dockerd
 from p2pd.configure.docker import DAEMON_JSON
 from p2pd.configure.plan import STATE, ConfigureOutcome
@@ -17,6 +20,10 @@ from p2pd.configure.request import request_of
 from p2pd.configure.runtime import Request, Runtime
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.configure.tree import Disk
+from peer.errors import P2pdError
+
+ASK_S = 1.0
+"""How long the daemon on this machine may take to say which upstreams it has."""
 
 
 @click.command("configure")
@@ -31,7 +38,12 @@ from p2pd.configure.tree import Disk
     metavar="NAME|NAME=URL",
     help="An upstream to mirror; repeatable.  [default: all that are configured]",
 )
-@click.option("--all", "wildcard", is_flag=True, help="Ask the mirror for every other registry as well.")
+@click.option(
+    "--all",
+    "wildcard",
+    is_flag=True,
+    help="Ask the mirror for every other registry as well. p2pd needs the upstream * to serve these.",
+)
 @click.option(
     "--accept-changes", is_flag=True, help="Files that somebody changed after p2pd did are the operator's from now on."
 )
@@ -67,15 +79,28 @@ def configure(
     chosen = RUNTIMES[runtime]
     if undo and (mirror or upstreams or wildcard):
         raise click.UsageError("--undo puts back what was there: it takes no --mirror, --upstream or --all")
-    if wildcard and not chosen.has_wildcard:
-        raise click.UsageError(f"{runtime} has no way to mirror every registry: name each with --upstream")
+    if wildcard and chosen.no_wildcard:
+        raise click.UsageError(
+            f"{runtime} has no way to mirror every registry: name each with --upstream ({chosen.no_wildcard})"
+        )
     request = None
     if not undo:  # --undo has to work with a broken configuration too
         settings = load({}, os.environ, file=config)
         request = request_of(settings, mirror=mirror, upstreams=upstreams, wildcard=wildcard)
+        if wildcard and not request.any_host and root.resolve() == Path("/"):
+            request = replace(request, any_host=serves_any_host(settings.admin))
     outcome, steps = _carry_out(chosen, request, root, state, accept=accept_changes, dry_run=dry_run)
     show = _as_json if as_json else _as_text
     click.echo(show(runtime, outcome, steps, undo=undo, dry_run=dry_run))
+
+
+def serves_any_host(admin: Address) -> bool:
+    """Whether the daemon that runs here has the upstream `*`: it may have it by a flag."""
+    try:
+        upstreams = AdminClient(admin, answer_timeout_s=ASK_S).status().get("upstreams")
+    except P2pdError:
+        return False
+    return isinstance(upstreams, list) and ANY_HOST in upstreams
 
 
 def _carry_out(

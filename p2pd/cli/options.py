@@ -53,4 +53,6 @@ def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], C
     text = f"{key.description}  [{PREFIX}{name.upper()}; default: {default}]"
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
-    return click.option(flag, multiple=name in ("upstream", "scheduler"), metavar=key.metavar, help=text)
+    return click.option(
+        flag, multiple=name in ("upstream", "scheduler", "allow_private"), metavar=key.metavar, help=text
+    )

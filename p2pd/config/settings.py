@@ -32,6 +32,7 @@ from p2pd.config.values import (
     parse_depth,
     parse_duration,
     parse_label,
+    parse_networks,
     parse_optional_address,
     parse_path,
     parse_size,
@@ -100,8 +101,16 @@ class Settings:
         "An upstream that may be asked, and where it is reached; the first is the default one. "
         "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
         "rate=SIZE per second. "
-        "URL may be oci-layout:///PATH, a directory on this machine.",
+        "URL may be oci-layout:///PATH, a directory on this machine, or https://HOST/v2/PROJECT, a project of a "
+        "registry. NAME alone is https://NAME. * is every registry that a client names, without credentials of p2pd's.",
         "NAME=URL[,URL...][;option=value...]",
+    )
+    allow_private: tuple[str, ...] = _key(
+        parse_networks,
+        "",
+        "Hosts, addresses and networks inside that an upstream outside may lead to, by a redirect or for a token, and "
+        "that the upstream * may be.",
+        "HOST|NETWORK",
     )
     max_bytes: int = _key(
         parse_size, "50GiB", "Room that the cache may take; what was not used for longest is evicted first.", "SIZE"
@@ -162,6 +171,16 @@ class Settings:
     log_level: str = _key(
         one_of("debug", "info", "warning", "error"), "info", "Least level that is logged.", "debug|info|warning|error"
     )
+
+    @property
+    def named_upstreams(self) -> tuple[UpstreamSetting, ...]:
+        """The upstreams but `*`, one at least; the first is the default one."""
+        return tuple(upstream for upstream in self.upstream if not upstream.is_any_host)
+
+    @property
+    def any_host(self) -> UpstreamSetting | None:
+        """The upstream `*`, if the operator has it."""
+        return next((upstream for upstream in self.upstream if upstream.is_any_host), None)
 
 
 KEYS: Final[Mapping[str, Key]] = {each.name: each.metadata["key"] for each in fields(Settings)}

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from peer.errors import P2pdError
+from peer.errors import InvalidNameError, P2pdError
+from peer.oci.reference import DOCKER_HUB, is_host, parse_upstream_name
+from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,6 +42,10 @@ _SWITCH: Final = {
     "off": False,
     "0": False,
 }
+ANY_HOST: Final = "*"
+"""The name of the upstream that stands for every registry that has no upstream of its own."""
+
+_HUB_URL: Final = "https://registry-1.docker.io"
 _LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
 _NAME: Final = re.compile(rf"(?!.{{254}}){_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)  # RFC 1035: at most 253
 
@@ -67,6 +73,8 @@ class Address:
 class UpstreamSetting:
     """An origin of the images of `name` (`docker.io`, `registry.example:5000`).
 
+    The name `*` stands for every registry that has none of its own; it has no `urls`.
+
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
     `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
     does not show credentials.
@@ -80,6 +88,15 @@ class UpstreamSetting:
     connections: int | None = None
     rate: int | None = None
     token_hosts: tuple[str, ...] = ()
+
+    @property
+    def is_any_host(self) -> bool:
+        return self.name == ANY_HOST
+
+
+def url_of(upstream: str) -> str:
+    """Where the upstream of that name is reached if the operator does not say it."""
+    return _HUB_URL if upstream == DOCKER_HUB else f"https://{upstream}"
 
 
 def parse_size(value: object) -> int:
@@ -170,18 +187,18 @@ def parse_label(value: object) -> str:
 
 
 def parse_upstream(value: object) -> UpstreamSetting:
-    """`NAME=URL[,URL...][;option=value...]`, with the options of `UpstreamSetting`."""
+    """`NAME=URL[,URL...][;option=value...]`, with the options of `UpstreamSetting`; a name or a URL alone; or `*`."""
     if isinstance(value, UpstreamSetting):
         return value
-    name, equals, rest = _text(value).partition("=")
-    if not equals:
-        raise ConfigError("expected NAME=URL, such as docker.io=https://registry-1.docker.io")
-    urls, *options = rest.split(";")
+    head, *options = _text(value).split(";")
+    name, urls = _name_and_urls(head)
     upstream = UpstreamSetting(
-        name=_upstream_name(name),
-        urls=tuple(_url(url) for url in urls.split(",")),
+        name=name,
+        urls=urls,
         **_options(options),  # type: ignore[arg-type] # each has the type that its parser returns
     )
+    if upstream.is_any_host and (upstream.username or upstream.password_file or upstream.token_hosts):
+        raise ConfigError("the upstream * is any registry: credentials need an upstream of their own")
     if (upstream.username is None) != (upstream.password_file is None):
         raise ConfigError("username and password_file are given together or not at all")
     if any(url.startswith("oci-layout:") for url in upstream.urls) and (len(upstream.urls) > 1 or options):
@@ -190,7 +207,10 @@ def parse_upstream(value: object) -> UpstreamSetting:
 
 
 def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
-    """A list of upstreams, or one text with upstreams separated by white space, as in a variable."""
+    """A list of upstreams, or one text with upstreams separated by white space, as in a variable.
+
+    The first of them is the default upstream. If there is none but `*`, that is Docker Hub.
+    """
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise ConfigError('expected a list such as ["docker.io=https://registry-1.docker.io"]')
@@ -207,7 +227,20 @@ def parse_upstreams(value: object) -> tuple[UpstreamSetting, ...]:
     problems += [f"{name} is given twice: put all its URLs into one, separated by commas" for name in sorted(repeated)]
     if problems or not upstreams:
         raise ConfigError("\n".join(problems) or "expected at least one upstream")
-    return tuple(upstreams)
+    if all(upstream.is_any_host for upstream in upstreams):
+        upstreams.insert(0, UpstreamSetting(DOCKER_HUB, (url_of(DOCKER_HUB),)))
+    return tuple(sorted(upstreams, key=lambda upstream: upstream.is_any_host))
+
+
+def parse_networks(value: object) -> tuple[str, ...]:
+    """A list of hosts (`*.corp`: all below), addresses and networks (`10.0.0.0/8`), or one text with white space."""
+    texts = value.split() if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError('expected a list such as ["registry.corp", "10.0.0.0/8"]')
+    for text in texts:
+        if not isinstance(text, str) or not (_is_host(_domain(text)) or _is_network(text)):
+            raise ConfigError("expected hosts, addresses and networks, such as registry.corp, *.corp or 10.0.0.0/8")
+    return tuple(text.lower().removesuffix(".").strip("[]") for text in texts)
 
 
 def one_of(*words: str) -> Callable[[object], str]:
@@ -263,28 +296,66 @@ def _address(text: str) -> Address | None:
     return Address(host.strip("[]"), int(port))
 
 
+def _domain(text: str) -> str:
+    return text.removesuffix(".").removeprefix("*.")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_and_urls(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, urls = text.partition("=")
+    if name == ANY_HOST:
+        if equals:
+            raise ConfigError("the upstream * is every registry at its own address: it has no URL")
+        return ANY_HOST, ()
+    if equals:
+        return _upstream_name(name), tuple(_url(url) for url in urls.split(","))
+    if "://" in text:
+        return _upstream_name(urlsplit(_url(text)).netloc), (_url(text),)
+    if not is_host(text):
+        raise ConfigError("expected NAME=URL, such as docker.io=https://registry-1.docker.io")
+    name = _upstream_name(text)
+    return name, (url_of(name),)
+
+
 def _upstream_name(text: str) -> str:
-    """The name of a registry in lower case, in which names are compared. Its form is `host[:port]`."""
-    if not _is_host(text) and _address(text) is None:
-        raise ConfigError("expected an upstream's name before the =, such as docker.io or registry.example:5000")
-    return text.lower()
+    """The name of a registry, in the form in which names are compared. It is `host[:port]`."""
+    try:
+        return parse_upstream_name(text)
+    except InvalidNameError:
+        raise ConfigError(
+            "expected an upstream's name before the =, such as docker.io or registry.example:5000"
+        ) from None
 
 
 def _url(text: str) -> str:
-    if re.fullmatch(r"[!-~]+", text) is None or "?" in text or "#" in text:
+    """A registry's address as `UpstreamEndpoint` writes it, or an OCI layout's."""
+    text = text.strip()
+    if not text.isprintable() or re.fullmatch(r"[^ ?#]+", text) is None:
         raise ConfigError("expected a URL after the =, without spaces, ? and #")
     if re.match(r"oci-layout:///[^/]", text):
         return text
     try:
         url = urlsplit(text)
-        host, port = url.hostname or "", url.port
+        port = url.port
     except ValueError:
         raise ConfigError("the URL has a host or a port that cannot be") from None
     if "@" in url.netloc:
         raise ConfigError("credentials do not belong into a URL: give ;username=NAME;password_file=FILE")
-    if not text.startswith(("https://", "http://")) or not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
+    try:
+        endpoint = UpstreamEndpoint.parse(text)
+    except ValueError:
+        endpoint = None
+    host = endpoint.target.host if endpoint else ""
+    if endpoint is None or not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
         raise ConfigError("expected a URL that starts with https://HOST, http://HOST or oci-layout:///PATH")
-    return text.rstrip("/")
+    return str(endpoint)
 
 
 def _hosts(text: str) -> tuple[str, ...]:

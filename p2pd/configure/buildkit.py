@@ -43,4 +43,5 @@ RUNTIME: Final = Runtime(
     programs=("buildkitd",),
     families=("buildkit",),
     activation={CONFIG: "buildkitd reads it only when it starts: systemctl restart buildkit"},
+    no_wildcard="buildkitd.toml takes registries by name only",
 )

@@ -109,5 +109,4 @@ RUNTIME: Final = Runtime(
     activation={
         CONFIG: "containerd reads it only when it starts: systemctl restart containerd (containers keep running)"
     },
-    has_wildcard=True,
 )

@@ -33,6 +33,10 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
     content = files.read(DAEMON_JSON) or b""
     values = daemon_values(content)
     remarks = [*hosts.remarks, *_insecure(request, values)]
+    if request.wildcard:
+        remarks.append(
+            f"dockerd's classic store mirrors {HUB} only. Its containerd image store mirrors every registry."
+        )
     wanted = dict(hosts.files)
     if HUB not in request.upstream_names:
         remarks.append(f"{KEY} was left alone: it is for {HUB} only, and that is not among the upstreams.")
@@ -124,5 +128,4 @@ RUNTIME: Final = Runtime(
     programs=("dockerd",),
     families=("docker",),
     activation={DAEMON_JSON: "dockerd reads it again on SIGHUP: systemctl reload docker"},
-    has_wildcard=True,
 )

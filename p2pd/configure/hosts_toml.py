@@ -23,6 +23,7 @@ from tomlkit.items import AoT, Table
 from p2pd.config.values import UpstreamSetting
 from p2pd.configure.runtime import Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table
+from peer.origin.upstream import UpstreamEndpoint
 
 DIAL_TIMEOUT: Final = "1s"
 """For the dial to this machine: refused at once where nobody listens, so it bounds only a mirror that accepts nothing
@@ -75,6 +76,8 @@ def _whole(request: Request, files: Reader, place: str, upstream: UpstreamSettin
     if upstream is not None:
         server = next((url for url in upstream.urls if url.startswith("http")), None)
         document.update({"server": server} if server else {})
+        if server and UpstreamEndpoint.parse(server).project:
+            document.update({"override_path": True})  # containerd would append /v2 to the path
         document.update(_certificates(files, place, upstream))
     document.add(tomlkit.nl()).add("host", new_table(("host", request.mirror_url), _HOST))
     return marked(undo, document.as_string())

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -120,7 +121,7 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     bases, accepted = _bases(old, tree, accept=accept)
     files = _Bases(tree, bases)
     plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
-    made = {directory for entry in old.values() for directory in entry.directories}
+    made = {directory for entry in old.values() for directory in entry.directories} | _made_for_others(tree, state)
     changes, meanwhile, new = [], {}, {}
     for path in sorted({*bases, *plan.files}):
         before, base = tree.read(path), files.read(path)
@@ -134,7 +135,8 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
             meanwhile[path] = Entry(base, ours, entry.directories)
         elif path in new:
             meanwhile[path] = entry
-    outcome = ConfigureOutcome(tuple(changes), plan.remarks, accepted)
+    remarks = (*plan.remarks, *(runtime.remarks(request) if request is not None else ()))
+    outcome = ConfigureOutcome(tuple(changes), remarks, accepted)
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 
@@ -152,6 +154,17 @@ def _bases(journal: Journal, tree: FileTree, *, accept: bool) -> tuple[dict[str,
             "after taking out by hand what is p2pd's if it is to go."
         )
     return bases, tuple(error.path for error in changed)
+
+
+def _made_for_others(tree: FileTree, state: str) -> set[str]:
+    """The directories that were made for any runtime. The last runtime to go takes away what several have used."""
+    made: set[str] = set()
+    for name in tree.names(state) or ():
+        with suppress(ConfigureError):  # a journal that cannot be read is told to those whose it is
+            content = tree.read(f"{state}/{name}", private=True)
+            journal = decode(name, content) if content is not None else {}
+            made.update(directory for entry in journal.values() for directory in entry.directories)
+    return made
 
 
 def _made(tree: FileTree, path: str, made: set[str]) -> tuple[str, ...]:

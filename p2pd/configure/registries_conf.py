@@ -1,7 +1,9 @@
 """podman, Buildah, skopeo and CRI-O: a drop-in for registries.conf, one file for all of them.
 
 These clients do not name an image's registry in requests, so each mirror's location begins with the registry's name:
-`127.0.0.1:65001/docker.io`. They strip credentials for mirrors, and go on to the registry itself without p2pd.
+`127.0.0.1:65001/docker.io`. Their grammar has no colon in a path: the mirror takes `harbor.corp__5001` for
+`harbor.corp:5001`. A prefix such as `*.corp` is no way to mirror every registry, since the location then takes the
+registry's place in the request. They strip credentials for mirrors, and go on to the registry itself without p2pd.
 
 A [[registry]] of the same prefix in a later file replaces the earlier one whole (containers-registries.conf.d(5)). So
 if the operator has such a table, nothing is written, and the error has the lines to add.
@@ -14,6 +16,7 @@ from typing import Any, Final
 
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
 from p2pd.configure.toml_file import parse
+from peer.oci.reference import parse_upstream_name, upstream_as_component
 
 MAIN: Final = "/etc/containers/registries.conf"
 DROP_INS: Final = "/etc/containers/registries.conf.d"
@@ -26,7 +29,7 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
     elsewhere = _configured(files)
     tables = []
     for upstream in request.upstream_names:
-        location = f"{request.mirror_host}/{upstream}"
+        location = f"{request.mirror_host}/{upstream_as_component(parse_upstream_name(upstream))}"
         # `insecure` is for plain HTTP, which does not leave this machine.
         mirror = f'[[registry.mirror]]\nlocation = "{location}"\ninsecure = true\n'
         path, locations = elsewhere.get(upstream, ("", frozenset()))
@@ -66,6 +69,7 @@ PODMAN: Final = Runtime(
     programs=("podman",),
     families=("podman", "containers", "libpod"),
     activation={OURS: "podman reads it for each command; CRI-O, which has the same file, on systemctl reload crio"},
+    no_wildcard="registries.conf takes the registry out of the request, so each registry needs a mirror of its own",
 )
 
 CRIO: Final = replace(

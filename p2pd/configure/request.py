@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from p2pd.config.settings import Settings
-from p2pd.config.values import ConfigError, parse_address, parse_upstream
-from p2pd.configure.docker import HUB
+from p2pd.config.values import ANY_HOST, ConfigError, UpstreamSetting, parse_address, parse_upstream
 from p2pd.configure.runtime import Request
-
-_HUB_URL: Final = "https://registry-1.docker.io"
 
 
 def request_of(
@@ -19,24 +15,30 @@ def request_of(
     """A request with the mirror and all upstreams of `settings`. The arguments, if given, replace these.
 
     `mirror` is HOST:PORT as the runtime reaches it. `upstreams` are names (`quay.io`), or NAME=URL as for `p2pd run`.
-    Raises ConfigError.
+    `wildcard` asks for every registry, as the upstream `*` does. Raises ConfigError.
     """
     address = parse_address(mirror) if mirror is not None else settings.mirror
     if address.port == 0:
         raise ConfigError("the mirror's port is not known before it runs: give --mirror HOST:PORT")
-    known = {upstream.name: upstream for upstream in settings.upstream}
+    known = {upstream.name: upstream for upstream in settings.named_upstreams}
+    given = [_parse(text) for text in upstreams]
+    any_host = settings.any_host is not None or any(upstream.is_any_host for upstream in given)
     chosen = tuple(
-        known.get(text.lower()) or parse_upstream(text if "=" in text else f"{text}={_url_of(text)}")
-        for text in upstreams
+        known.get(upstream.name, upstream) if "=" not in text else upstream
+        for text, upstream in zip(upstreams, given, strict=True)
+        if not upstream.is_any_host
     )
     given_whole = any("=" in text for text in upstreams)
     return Request(
         mirror=address,
-        upstreams=chosen or settings.upstream,
-        default_upstream=(chosen if given_whole else settings.upstream)[0].name,
-        wildcard=wildcard,
+        upstreams=chosen or settings.named_upstreams,
+        default_upstream=(chosen if given_whole else settings.named_upstreams)[0].name,
+        wildcard=wildcard or (any_host and (ANY_HOST in upstreams or not upstreams)),
+        any_host=any_host,
     )
 
 
-def _url_of(upstream: str) -> str:
-    return _HUB_URL if upstream.lower() == HUB else f"https://{upstream}"
+def _parse(text: str) -> UpstreamSetting:
+    """An upstream that is named here may have a name without a dot: the command line means nothing else by it."""
+    is_name = not set("=:;*/.") & set(text)
+    return parse_upstream(f"{text}=https://{text}" if is_name else text)

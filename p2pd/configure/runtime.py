@@ -42,13 +42,15 @@ class Reader(Protocol):
 class Request:
     """The wanted behaviour: the runtime asks `mirror` for images of `upstreams`; if `wildcard`, of any registry.
 
-    `default_upstream` is the upstream whose images the mirror serves to a client that names no registry.
+    `any_host`: the mirror serves any registry (its upstream `*`). `default_upstream` is the upstream whose images the
+    mirror serves to a client that names no registry.
     """
 
     mirror: Address
     upstreams: tuple[UpstreamSetting, ...]
     default_upstream: str
     wildcard: bool = False
+    any_host: bool = False
 
     @property
     def mirror_host(self) -> str:
@@ -85,7 +87,8 @@ class Runtime:
 
     `journal` names the journal of changes: runtimes that read the same files share a journal. `activation` says, by
     path, how the runtime is made to read the file again; other files are read for each pull. `programs` are the names
-    of its executables, `families` the user agents of its requests in p2pd's status.
+    of its executables, `families` the user agents of its requests in p2pd's status. `no_wildcard` says why the runtime
+    cannot be told to ask the mirror for every registry; empty if it can.
     """
 
     name: str
@@ -94,7 +97,21 @@ class Runtime:
     programs: tuple[str, ...]
     families: tuple[str, ...]
     activation: Mapping[str, str] = field(default_factory=dict)
-    has_wildcard: bool = False
+    no_wildcard: str = ""
+
+    def remarks(self, request: Request) -> tuple[str, ...]:
+        """What the operator may expect of a request for every registry."""
+        if not request.wildcard:
+            return ()
+        if self.no_wildcard:
+            return (f"{self.name} asks the mirror for {', '.join(request.upstream_names)} only: {self.no_wildcard}.",)
+        if not request.any_host:
+            served = ", ".join(request.upstream_names)
+            text = (
+                f"p2pd has no upstream '*': it refuses images of other registries than {served}, and {self.name} then"
+            )
+            return (f"{text} asks those registries itself. Add '*' to the upstreams of p2pd.",)
+        return ()
 
 
 def marked(name: str, body: str) -> bytes:

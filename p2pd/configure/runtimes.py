@@ -16,6 +16,7 @@ RUNTIMES: Final[Mapping[str, Runtime]] = {
         registries_conf.PODMAN,
         registries_conf.CRIO,
         buildkit.RUNTIME,
-        k3s.RUNTIME,
+        k3s.K3S,
+        k3s.RKE2,
     )
 }

@@ -23,7 +23,7 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady
 from p2pd.config.settings import Settings
-from p2pd.config.upstream import make_upstreams
+from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
@@ -90,7 +90,9 @@ async def serve(
         joined = await stack.enter_async_context(schedulers(settings))
         host = Host(store, _limits(settings, give_up_s), background, identity(settings), joined.urls)
         stack.callback(host.close)
-        origins = Origins(make_upstreams(settings), answer_within_s=answer_within_s)
+        origins = Origins(
+            make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
+        )
         stack.callback(origins.close)
         peer_server = PeerServer(
             host.servable,

@@ -271,13 +271,14 @@ SCENARIOS: Final[dict[str, Callable[[Shape], Scenario]]] = {
 def _nodes(shape: Shape) -> Iterator[Node]:
     """Hosts in racks, racks in sites: the same number of each in every site, but for the last."""
     per_site = -(-shape.nodes // shape.sites)
+    sites = [f"s{site}" for site in range(shape.sites)]  # one object for each: hosts are compared by it at every turn
     for index in range(shape.nodes):
         site, place = divmod(index, per_site)
         yield Node(
             name=f"n{index:05}",
             up_bytes_per_s=shape.rate_bytes_per_s,
             down_bytes_per_s=shape.down_bytes_per_s or shape.rate_bytes_per_s,
-            site=f"s{site}",
+            site=sites[site],
             rack=f"s{site}r{place // shape.hosts_per_rack}",
         )
 

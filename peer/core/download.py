@@ -318,7 +318,7 @@ class Download:
             return []
         first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
         self.origin.ended(request, outcome, event.status, now)
-        if event.size_bytes is not None and self.member.own_size_bytes is None:  # else the origin contradicts itself
+        if event.size_bytes is not None and self.member.own_size_bytes is None:
             return self.member.resized(first, event.size_bytes)
         if outcome is Outcome.DONE:
             return []
@@ -329,6 +329,8 @@ class Download:
         out: list[Instruction] = list(self.member.publisher.leases.end_within(left, how, event.status))
         match outcome:
             case Outcome.CORRUPT:
+                out += self._end(DownloadCause.CORRUPT, discard=True)
+            case Outcome.UNUSABLE if event.size_bytes is not None:  # the origin contradicts itself
                 out += self._end(DownloadCause.CORRUPT, discard=True)
             case Outcome.FATAL:
                 out += self._end(DownloadCause.STORE_FAILED)

@@ -29,6 +29,8 @@ class Outcome(Enum):
     """It may be tried again."""
     REFUSED = "refused"
     """Never again from this source."""
+    UNUSABLE = "unusable"
+    """Never again from this source, whose answers are of no use. What landed is kept."""
     FATAL = "fatal"
     """The store takes nothing more. What landed is kept."""
     CORRUPT = "corrupt"

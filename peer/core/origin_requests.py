@@ -5,8 +5,8 @@ Rules:
    blob becomes whole and later clients are served from the store.
 2. While nobody knows the blob's length, or whether the origin honours Range, there is one request at a time: the first
    answer tells.
-3. A source that refuses (its credential, an unknown blob) is dropped and the others go on. If a credential is refused,
-   the reserves go on too.
+3. A source that refuses (its credential, an unknown blob), or answers uselessly, is dropped and the others go on. If a
+   credential is refused, the reserves go on too.
 4. A client's credential may expire, and a GET is authorised once, when it begins. An origin that is slow to answer may
    be so with each GET. One GET is then for all that is leased, or for all that is left if no other host takes part.
 5. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
@@ -167,7 +167,7 @@ class OriginRequests:
             self.has_paused = True
             return
         source.strikes += fruitless
-        if outcome is Outcome.REFUSED or source.strikes >= MAX_STRIKES:
+        if outcome in (Outcome.REFUSED, Outcome.UNUSABLE) or source.strikes >= MAX_STRIKES:
             del self.sources[ended.source]
         if outcome is Outcome.REFUSED and status in REFUSED_CREDENTIAL:
             self.sources |= self.reserves

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from peer.errors import InvalidNameError, ManifestError
 from peer.oci.manifest import ManifestKind, parse_manifest
-from peer.oci.reference import DEFAULT_UPSTREAM, parse_tag
+from peer.oci.reference import DOCKER_HUB, parse_tag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ def parse_listing(body: bytes) -> Listing:
 def _prefixes(upstream: str, repository: str) -> tuple[str, ...]:
     """The parts before the tag in names of `repository`. On docker.io `library/` may be left out."""
     repositories = [repository]
-    if upstream == DEFAULT_UPSTREAM:
+    if upstream == DOCKER_HUB:
         short = repository.removeprefix("library/")
         if "/" not in short:
             repositories.append(short)

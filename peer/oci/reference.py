@@ -8,6 +8,10 @@ Rules:
 
 The grammars are from the OCI distribution specification ("Pulling manifests"). The rules by which `alpine` becomes
 `docker.io/library/alpine:latest` are from distribution/reference (`normalize.go`).
+
+An upstream has one name, and people write it in several ways: `GHCR.io`, `ghcr.io.`, `ghcr.io:443`, `index.docker.io`.
+The clients of containers/image (podman, CRI-O, skopeo) cannot write `host:port` within a path, so there it is written
+`host__port`. No host name has an underscore, so this spelling means nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +32,10 @@ Tag = NewType("Tag", str)
 UpstreamName = NewType("UpstreamName", str)
 """An upstream, by the first part of its images' names: `host` or `host:port` in lower case, such as `docker.io`."""
 
-DEFAULT_UPSTREAM: Final = UpstreamName("docker.io")
+DOCKER_HUB: Final = UpstreamName("docker.io")
+_DOCKER_HUB_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
+"""Names of Docker Hub beside `docker.io`. containerd treats them as one registry."""
+
 DEFAULT_TAG: Final = Tag("latest")
 
 MAX_REPOSITORY_CHARACTERS: Final = 255
@@ -46,6 +53,8 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}+")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _MAX_PORT = 65535
+_HTTPS_PORT = "443"
+_HOST_AND_PORT = re.compile(r"(?P<host>[^_]++)__(?P<port>[0-9]++)")
 
 
 def parse_repository_name(text: str) -> RepositoryName:
@@ -80,13 +89,40 @@ def parse_reference(text: str) -> Tag | AnyDigest:
 
 
 def parse_upstream_name(text: str) -> UpstreamName:
-    """Return `text` (`host` or `host:port`, no IPv6 literal) in lower case; raises InvalidNameError."""
+    """Return the name of the upstream that is written `text`: `host` or `host:port`, no IPv6 literal.
+
+    The name is in lower case, without the dot at the end of a host and without the port of https. All names of Docker
+    Hub are `docker.io`. Raises InvalidNameError.
+    """
     if len(text) <= MAX_UPSTREAM_CHARACTERS and text.isascii():
         host, colon, port = text.lower().partition(":")
+        host = host.removesuffix(".")
         port_is_valid = bool(_PORT.fullmatch(port)) and int(port) <= _MAX_PORT if colon else True
         if port_is_valid and all(_LABEL.fullmatch(label) for label in host.split(".")):
-            return UpstreamName(text.lower())
+            name = host if port in ("", _HTTPS_PORT) else f"{host}:{port}"
+            return DOCKER_HUB if name in _DOCKER_HUB_NAMES else UpstreamName(name)
     raise InvalidNameError(f"upstream {shown(text)} is not a host name, or host:port, as in `docker.io`")
+
+
+def is_host(component: str) -> bool:
+    """Whether the first component of an image's name is a host, by docker's rule: else it belongs to the repository."""
+    return "." in component or ":" in component or component.lower() == "localhost"
+
+
+def upstream_as_component(upstream: UpstreamName) -> str:
+    """`host:port` as a component of a path that every client can write: `host__port`. A host alone stays as it is."""
+    return upstream.replace(":", "__")
+
+
+def component_as_host(component: str) -> str:
+    """What a component of a path was before `upstream_as_component`; the component itself if it is not of that form."""
+    found = _HOST_AND_PORT.fullmatch(component)
+    return f"{found['host']}:{found['port']}" if found else component
+
+
+def with_library(upstream: UpstreamName, name: str) -> str:
+    """The repository `name` in full: on Docker Hub, `alpine` is `library/alpine`."""
+    return f"library/{name}" if upstream == DOCKER_HUB and "/" not in name else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +169,12 @@ def parse_image_reference(text: str) -> ImageReference:
         )
     name, at, digest_text = text.partition("@")
     first, slash, rest = name.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
+    if slash and is_host(first):
         upstream = parse_upstream_name(first)
     else:
-        upstream, rest = DEFAULT_UPSTREAM, name
+        upstream, rest = DOCKER_HUB, name
     path, colon, tag_text = rest.partition(":")
-    if upstream == "index.docker.io":
-        upstream = DEFAULT_UPSTREAM
-    if upstream == DEFAULT_UPSTREAM and "/" not in path:
-        path = f"library/{path}"
+    path = with_library(upstream, path)
     digest = Digest(digest_text) if at else None
     tag = parse_tag(tag_text) if colon else None
     if tag is None and digest is None:

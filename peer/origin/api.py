@@ -25,11 +25,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContentRef:
-    """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`."""
+    """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`.
+
+    `size_bytes` is its length as a manifest or another host said; None if nobody has. It is used where an origin's
+    answer does not tell the length, or tells that of coded bytes.
+    """
 
     repository: str
     digest: AnyDigest
     kind: Kind = Kind.BLOB
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +52,16 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case."""
+    """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case.
+
+    Values of one name are joined by commas. `challenges` are those of WWW-Authenticate one by one: many clients read
+    one challenge per field (RFC 9110, section 11.6.1 warns of joining them).
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    challenges: tuple[str, ...] = ()
 
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -74,7 +84,7 @@ class Body(Protocol):
         """Fill `view` from the body. Returns the number of bytes: less than `len(view)` only at the body's end.
 
         A body that is cut short is resumed from the byte where it broke. Raises OriginBrokenError if that fails too,
-        OriginRefusedError if the origin refuses it, OriginCorruptError if the length has changed.
+        OriginRefusedError if the origin refuses it, OriginUnusableError if the length has changed.
         """
         ...
 
@@ -105,15 +115,15 @@ class Origin(Protocol):
         """Ask for a small answer below `/v2/`, such as `library/alpine/manifests/latest`; an empty path is the ping.
 
         Any status below 500 is an answer, not an error. 429 and 5xx are first tried again, within bounds.
-        Raises OriginUnreachableError, OriginCorruptError (too large, or content-encoded).
+        Raises OriginUnreachableError, OriginUnusableError (too large, or in a coding that p2pd does not know).
         """
         ...
 
     def open(self, ref: ContentRef, start: int, stop: int | None, *, credential: Credential) -> Body:
         """Open bytes `[start, stop)` of `ref` (`stop` None: to the end; beyond the end: cut to it).
 
-        Raises OriginRefusedError (4xx), OriginUnreachableError, OriginCorruptError (a Content-Range that contradicts
-        the request).
+        Raises OriginRefusedError (4xx), OriginUnreachableError, OriginUnusableError (an answer that is not the content,
+        or does not tell how long it is), OriginCorruptError (a manifest whose bytes are wrong).
         """
         ...
 

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from peer.errors import OriginBrokenError, OriginCorruptError, OriginUnreachableError
-from peer.origin.http1 import ExchangeFailedError, Reply
+from peer.errors import OriginBrokenError, OriginUnreachableError, OriginUnusableError
+from peer.origin.http1 import ExchangeFailedError
 from peer.origin.rates import Traffic
 from peer.pacing import PACED_BYTES
 
 if TYPE_CHECKING:
     from peer.origin.cancel import CancelScope
     from peer.origin.retry import Attempts
+    from peer.origin.streams import Stream
     from peer.origin.upstream import UpstreamEndpoint
 
 _PROGRESS_BYTES = 64 * 1024
@@ -28,9 +29,9 @@ _PROGRESS_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A reply whose body starts at byte `start` of a blob of `size_bytes`, and is read up to byte `stop`."""
+    """A body that starts at byte `start` of a blob of `size_bytes`, and is read up to byte `stop`."""
 
-    reply: Reply
+    reply: Stream
     endpoint: UpstreamEndpoint
     start: int
     stop: int
@@ -115,6 +116,8 @@ class HttpBody:
         """Receive once, as fast as the rate allows."""
         self._cancel_scope.check()
         received = self._opened.reply.readinto(view[: self._traffic.most_at_once(len(view))])
+        if not received:
+            raise ExchangeFailedError(f"{self._opened.endpoint} ended the body early")
         self._cancel_scope.wait(self._traffic.received(received))
         return received
 
@@ -137,7 +140,7 @@ class HttpBody:
             self._traffic.retried()
             self._opened = self._reopen(self._position, self.stop)
             if self._opened.size_bytes != self.size_bytes:
-                raise OriginCorruptError(
+                raise OriginUnusableError(
                     f"{self._name} was {self.size_bytes} bytes long and is {self._opened.size_bytes} on resuming at"
                     f" {self._opened.endpoint}: its endpoints do not have the same content"
                 )

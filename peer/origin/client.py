@@ -6,42 +6,53 @@ answers; `tokens` answers challenges; `redirects` follows redirects; `connection
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random as random_numbers
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
-from peer.errors import OriginCorruptError, OriginRefusedError
+from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.oci.manifest import ANY_MANIFEST
-from peer.origin import redirects
+from peer.origin import opening, redirects
+from peer.origin.address_policy import Lead
 from peer.origin.api import Answer, ContentRef, Credential, Kind
 from peer.origin.body import HttpBody, Opened
 from peer.origin.cancel import CancelScope, CancelScopes
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.connections import Connections
-from peer.origin.headers import content_range
+from peer.origin.dialing import Resolve, resolve
+from peer.origin.headers import content_length, content_range, is_web_page
+from peer.origin.http1 import ExchangeFailedError, Reply, unusable
+from peer.origin.opening import LengthUnknown
 from peer.origin.proxies import Proxies
 from peer.origin.rates import OriginStatistics, Traffic
 from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
-    from peer.origin.http1 import Reply
     from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
-# A content-encoded blob has neither the length nor the digest that its name promises.
+# A blob in a content coding has neither the length nor the digest that its name promises.
 _ALWAYS_SENT = {"accept-encoding": "identity", "user-agent": "p2pd"}
 
 _KEPT = ("WWW-Authenticate", "Retry-After", "Content-Range")
 """The headers of a refusal that are kept: those for clients, and the length in a 416."""
 
+_MOST_TURNS = 4
+"""Requests of one attempt: without a credential, with one, and both again with a password that has changed."""
+
+_WITHOUT_RANGE_S = 60.0
+"""How long an endpoint is not asked for ranges after it gave an answer to one that could not be used."""
+
 
 class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
-    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1). Raises
-    ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
+    `resolve` the addresses of a host. Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -52,16 +63,18 @@ class HttpOrigin:
         headers: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
+        resolve: Resolve = resolve,
     ) -> None:
         self._upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock)
+        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)
+        self._without_range_until: dict[UpstreamEndpoint, float] = {}
 
     def request(
         self,
@@ -71,7 +84,7 @@ class HttpOrigin:
         credential: Credential,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """See `peer.origin.api.Origin.request`. OriginCorruptError for an answer that is too large, or encoded."""
+        """See `peer.origin.api.Origin.request`. OriginUnusableError for an answer that is too large."""
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         sent.pop("authorization", None)  # that is what `credential` is for
         sent |= self._always_sent
@@ -81,7 +94,7 @@ class HttpOrigin:
             return self._attempts.run(
                 cancel_scope,
                 lambda endpoint, deadline: self._ask(cancel_scope, endpoint, method, path, sent, credential, deadline),
-                self._whole,
+                lambda _, reply: _small(method, path, reply),
                 began + self._upstream.metadata_s,
                 self._upstream.metadata_attempts,
             )
@@ -94,13 +107,15 @@ class HttpOrigin:
             raise ValueError(f"[{start}, {stop}) is not a range of bytes")
 
         def reopen(start: int, stop: int | None) -> Opened:
-            return self._open_range(cancel_scope, ref, start, stop, credential)
+            known = replace(ref, size_bytes=opened.size_bytes)
+            return self._open_range(cancel_scope, known, start, stop, credential)
 
         cancel_scope = self._cancel_scopes.begin(for_body=True, patience_s=self._upstream.slot_wait_s)
         try:
+            opened = self._open_range(cancel_scope, ref, start, stop, credential)
             return HttpBody(
                 self._name(ref),
-                reopen(start, stop),
+                opened,
                 cancel_scope,
                 self._attempts,
                 self._traffic,
@@ -117,6 +132,10 @@ class HttpOrigin:
         self._cancel_scopes.close()
         self._connections.close()
 
+    def retire(self) -> None:
+        """Close idle connections, now and from now on. Whatever is under way goes on."""
+        self._connections.close()
+
     def statistics(self) -> OriginStatistics:
         """The counters so far."""
         return self._traffic.statistics(self._connections.open_count)
@@ -124,67 +143,78 @@ class HttpOrigin:
     def _open_range(
         self, cancel_scope: CancelScope, ref: ContentRef, start: int, stop: int | None, credential: Credential
     ) -> Opened:
-        path = f"{ref.repository}/{ref.kind.value}/{ref.digest}"
-        headers = dict(self._always_sent)
-        if ref.kind is Kind.MANIFEST:
-            headers["accept"] = ANY_MANIFEST
-        if start or stop is not None:
-            headers["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        found = self._get(cancel_scope, ref, start, stop, credential)
+        if isinstance(found, Opened):
+            return found
+        size_bytes = self._length(cancel_scope, ref, credential)
+        found = self._get(cancel_scope, replace(ref, size_bytes=size_bytes), start, stop, credential)
+        assert isinstance(found, Opened)  # the length is known
+        return found
+
+    def _get(
+        self, cancel_scope: CancelScope, ref: ContentRef, start: int, stop: int | None, credential: Credential
+    ) -> Opened | LengthUnknown:
+        path, plain = _path(ref), self._headers(ref)
+        ranged = plain | {"range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        wants_range = start > 0 or (stop is not None and (ref.size_bytes is None or stop < ref.size_bytes))
+        is_ranged = False
+
+        def ask(endpoint: UpstreamEndpoint, deadline: float) -> Reply:
+            nonlocal is_ranged
+            is_ranged = wants_range and self._without_range_until.get(endpoint, 0.0) <= self._clock.monotonic()
+            if not is_ranged:
+                return self._ask(cancel_scope, endpoint, "GET", path, plain, credential, deadline)
+            reply = self._ask(cancel_scope, endpoint, "GET", path, ranged, credential, deadline)
+            if not self._upstream.asks_without_range or opening.is_usable_range(reply, ref, start, stop):
+                return reply
+            _discard(reply)
+            is_ranged, is_coded = False, "content-encoding" in reply.headers
+            reply = self._ask(cancel_scope, endpoint, "GET", path, plain, credential, deadline)
+            if reply.status < 300 and not is_coded:  # the whole of a coded blob is asked for, not of others
+                self._without_range_until[endpoint] = self._clock.monotonic() + _WITHOUT_RANGE_S
+            return reply
+
         outcome = self._attempts.run(
             cancel_scope,
-            lambda endpoint, deadline: self._ask(cancel_scope, endpoint, "GET", path, headers, credential, deadline),
-            lambda endpoint, reply: self._opened(ref, endpoint, reply, start, stop),
+            ask,
+            lambda endpoint, reply: opening.open_range(ref, endpoint, reply, start, stop, ranged=is_ranged),
             self._clock.monotonic() + self._upstream.stall_s,
             last_until=self._clock.monotonic() + self._upstream.first_byte_s,
         )
-        if isinstance(outcome, Opened):
-            return outcome
-        raise OriginRefusedError(
-            f"{self._name(ref)} was refused with status {outcome.status}",
-            status=outcome.status,
-            headers={name: outcome.headers[name.lower()] for name in _KEPT if name.lower() in outcome.headers},
-            body=outcome.body,
+        if isinstance(outcome, Answer):
+            raise self._refused(ref, outcome)
+        return outcome
+
+    def _length(self, cancel_scope: CancelScope, ref: ContentRef, credential: Credential) -> int:
+        """The length of content whose answer to GET does not tell it. Raises OriginUnusableError."""
+        ways: tuple[tuple[str, dict[str, str]], ...] = (("HEAD", {}), ("GET", {"range": "bytes=0-0"}))
+        for method, more in ways:
+
+            def ask(endpoint: UpstreamEndpoint, deadline: float, method: str = method, more: Any = more) -> Reply:
+                headers = self._headers(ref) | more
+                return self._ask(cancel_scope, endpoint, method, _path(ref), headers, credential, deadline)
+
+            deadline = self._clock.monotonic() + self._upstream.stall_s
+            with contextlib.suppress(OriginUnreachableError, OriginUnusableError):
+                found = self._attempts.run(cancel_scope, ask, lambda _, reply: _told_length(reply), deadline, 1)
+                if isinstance(found, int):
+                    return found
+            cancel_scope.check()
+        raise OriginUnusableError(
+            f"{self._name(ref)}: the answer does not tell its length, and neither does the answer to HEAD or to a range"
         )
 
-    def _opened(
-        self, ref: ContentRef, endpoint: UpstreamEndpoint, reply: Reply, start: int, stop: int | None
-    ) -> Opened:
-        """The good reply as a body. Raises OriginCorruptError if it is not the range that was asked for."""
+    def _refused(self, ref: ContentRef, answer: Answer) -> OriginRefusedError:
+        return OriginRefusedError(
+            f"{self._name(ref)} was refused with status {answer.status}",
+            status=answer.status,
+            headers={name: answer.headers[name.lower()] for name in _KEPT if name.lower() in answer.headers},
+            body=answer.body,
+            challenges=answer.challenges,
+        )
 
-        def corrupt(what: str) -> OriginCorruptError:
-            return OriginCorruptError(f"{self._name(ref)} is not usable from {reply.target}: {what}")
-
-        self._refuse_encoded(reply)
-        if reply.length is None:
-            raise corrupt("the answer does not tell its length")
-        media_type = reply.headers.get("content-type", "")
-        if reply.status == 200:
-            opened = Opened(reply, endpoint, 0, reply.length, reply.length, media_type)
-        elif reply.status == 206:
-            told = reply.headers.get("content-range", "")
-            found = content_range(told)
-            if found is None:
-                raise corrupt(f"the Content-Range {told!r} does not tell a range and the whole length")
-            most = found.size_bytes if stop is None else min(stop, found.size_bytes)
-            if found.start != start or found.stop > most or found.stop - found.start != reply.length:
-                raise corrupt(f"bytes [{start}, {most}) were asked for, {reply.length} bytes came as {told!r}")
-            opened = Opened(reply, endpoint, start, most, found.size_bytes, media_type)
-        else:
-            raise corrupt(f"the status is {reply.status}")
-        reply.stream()
-        return opened
-
-    def _whole(self, _endpoint: UpstreamEndpoint, reply: Reply) -> Answer:
-        self._refuse_encoded(reply)
-        return reply.answer()
-
-    def _refuse_encoded(self, reply: Reply) -> None:
-        encoding = reply.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise OriginCorruptError(
-                f"upstream {self._upstream.name}: {reply.target} answers in the encoding {encoding!r} though"
-                " identity was asked for; something on the way compresses what it must not touch"
-            )
+    def _headers(self, ref: ContentRef) -> dict[str, str]:
+        return self._always_sent | ({"accept": ANY_MANIFEST} if ref.kind is Kind.MANIFEST else {})
 
     def _ask(
         self,
@@ -196,31 +226,97 @@ class HttpOrigin:
         credential: Credential,
         deadline: float,
     ) -> Reply:
-        """One attempt at one endpoint. A challenge is answered if the credential is our own."""
+        """One attempt at one endpoint. A challenge is answered if the credential is our own.
 
-        def exchange(target: Target, method: str, path: str, authorization: str | None) -> Reply:
+        It is answered once, and once more if the password has changed meanwhile.
+        """
+
+        def exchange(
+            target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
+        ) -> Reply:
             return redirects.exchange(
-                self._connections, cancel_scope, target, method, path, headers, authorization, deadline
+                self._connections, cancel_scope, target, method, path, headers, authorization, deadline, lead
             )
 
-        def fetch(realm: Target, path: str, authorization: str | None) -> Answer:
-            return exchange(realm, "GET", path, authorization).answer()
+        def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:
+            lead = Lead(reply.address)
+            if form is None:
+                return exchange(realm, "GET", path, authorization, lead).answer()
+            sent = self._always_sent | {"content-type": "application/x-www-form-urlencoded"}
+            # Without its redirects: the form has the password.
+            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, lead, form).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
-        repository = path.partition("?")[0].rsplit("/", 2)[0]
+        repository = endpoint.repository(path.partition("?")[0].rsplit("/", 2)[0])
         asked = endpoint.path(path) + (("&" if "?" in path else "?") + self._query if self._query else "")
         shown = credential.authorization
         if shown is None and credential.own:
             shown = self._tokens.remembered(endpoint, repository)
-        reply = exchange(endpoint.target, method, asked, shown)
-        challenge = reply.headers.get("www-authenticate")
-        if reply.status != 401 or challenge is None or not credential.own:
-            return reply
-        reply.answer()  # read it whole: a client gets it if we have no answer
-        authorization = self._tokens.answer(endpoint, repository, challenge, shown, fetch)
-        if authorization is None:
-            return reply
-        return exchange(endpoint.target, method, asked, authorization)
+        answered = False
+        for _ in range(_MOST_TURNS):
+            reply = exchange(endpoint.target, method, asked, shown)
+            if not credential.own or reply.status not in (401, 403) or reply.target != endpoint.target:
+                return reply
+            if shown is not None and self._tokens.look():
+                answered = False
+            if reply.status == 403:
+                found = self._tokens.remembered(endpoint, repository)
+                if shown is None or found == shown:
+                    return reply
+                reply.answer()
+            else:
+                challenges = reply.challenges or ("Basic",)  # some registries do not say which scheme they want
+                if answered:
+                    return reply
+                reply.answer()  # read it whole: a client gets it if we have no answer
+                found = self._tokens.answer(endpoint, repository, challenges, shown, fetch)
+                if found is None:
+                    return reply
+                answered = True
+            shown = found
+        return reply
 
     def _name(self, ref: ContentRef) -> str:
         return f"upstream {self._upstream.name}: {ref.digest} of {ref.repository}"
+
+
+def _small(method: str, path: str, reply: Reply) -> Answer:
+    """The reply as a small answer. A web page is none: another endpoint may have one. Raises ExchangeFailedError.
+
+    Frameworks say of any answer to HEAD that it is a web page, so that is the answer if no endpoint has a better one.
+    """
+    answer = reply.answer()
+    is_useless = path and answer.status == 200 and is_web_page(answer.headers)
+    if is_useless and not answer.body.lstrip().startswith((b"{", b"[")):
+        message = f"{reply.target} answers with a web page where {path} was asked for; is its address right?"
+        if method == "HEAD" and "docker-content-digest" in answer.headers:
+            return answer
+        if method == "HEAD":
+            raise ExchangeFailedError(message, lasting=True, answer=answer)
+        raise unusable(message)
+    return answer
+
+
+def _path(ref: ContentRef) -> str:
+    return f"{ref.repository}/{ref.kind.value}/{ref.digest}"
+
+
+def _told_length(reply: Reply) -> int | LengthUnknown:
+    """The whole length by the headers of an answer to HEAD, or to a range."""
+    told = reply.headers
+    reply.close()
+    size_bytes = None
+    if reply.status == 206:
+        found = content_range(told.get("content-range", ""))
+        size_bytes = found.size_bytes if found else None
+    elif reply.status == 200:
+        size_bytes = content_length(told.get("content-length", ""))
+    return LengthUnknown() if size_bytes is None or "content-encoding" in told else size_bytes
+
+
+def _discard(reply: Reply) -> None:
+    """Make the connection free for another request."""
+    if reply.status >= 400:
+        with contextlib.suppress(ExchangeFailedError):
+            reply.answer()
+    reply.close()

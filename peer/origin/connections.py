@@ -5,22 +5,30 @@ Rules:
    closed it, or sent bytes unasked) is dropped. If a kept connection proves dead in use, it is replaced at once, and
    that does not count as a failed attempt.
 2. TLS is verified. There is no switch.
-3. Every error is an ExchangeFailedError that names the host, and never a path or a query.
+3. Each address is judged before it is connected to (`peer.origin.address_policy`). A proxy resolves names itself: then
+   a target is judged only if it is an address.
+4. Every error is an ExchangeFailedError that names the host, and never a path or a query.
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
+import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginUnreachableError
+from peer.origin.address_policy import AddressPolicy, literal, refusal
+from peer.origin.dialing import Dialer, Resolve, resolve
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
+from peer.origin.trust import TrustedContext
+from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
+    from peer.origin.address_policy import Address, Lead
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.proxies import Proxies, Proxy
@@ -35,12 +43,20 @@ class Connections:
     connections.
     """
 
-    def __init__(self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock) -> None:
+    def __init__(
+        self, upstream: Upstream, proxies: Proxies, traffic: Traffic, clock: Clock, resolve: Resolve = resolve
+    ) -> None:
         self._upstream = upstream
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
-        self._tls = _tls_context(upstream)
+        self._tls = TrustedContext(upstream, clock)
+        self._dialer = Dialer(resolve)
+        self._policy = AddressPolicy.of(
+            [UpstreamEndpoint.parse(text).target for text in upstream.endpoints],
+            (*upstream.allow_private, *upstream.token_hosts),
+            public_only=upstream.public_only,
+        )
         self._lock = threading.Lock()
         self._idle: list[Connection] = []  # the connection used last is the last
         self._open = 0
@@ -54,19 +70,28 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        lead: Lead | None = None,
+        content: bytes | None = None,
     ) -> Reply:
-        """Send one request, without a body, and read the headers of its answer. Raises ExchangeFailedError."""
+        """Send one request, and read the headers of its answer. Raises ExchangeFailedError.
+
+        `lead` is whoever named `target`, if it is not the upstream's own.
+        """
         cancel_scope.check()
-        idle = self._take_idle(target)
+        idle = self._take_idle(target, lead)
         if idle is not None:
             try:
-                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline)
+                return self._exchange_on(idle, cancel_scope, method, path, headers, deadline, content)
             except ConnectionError:
                 cancel_scope.check()
-        fresh = self._connect(target, deadline)
+        fresh = self._connect(target, deadline, lead)
         try:
-            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline)
+            return self._exchange_on(fresh, cancel_scope, method, path, headers, deadline, content)
+        except ExchangeFailedError:
+            self._dialer.did_not_answer(self._place(target))
+            raise
         except ConnectionError as error:
+            self._dialer.did_not_answer(self._place(target))
             raise ExchangeFailedError(f"{target} did not answer ({reason(error)})") from error
 
     def close(self) -> None:
@@ -91,11 +116,12 @@ class Connections:
         path: str,
         headers: Mapping[str, str],
         deadline: float,
+        content: bytes | None,
     ) -> Reply:
         """Raises ConnectionError if the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
         try:
-            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done)
+            reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done, content)
         except (OSError, OriginUnreachableError):
             cancel_scope.let_go()
             self._drop(connection)
@@ -117,36 +143,49 @@ class Connections:
         with self._lock:
             self._open -= 1
 
-    def _take_idle(self, target: Target) -> Connection | None:
+    def _take_idle(self, target: Target, lead: Lead | None) -> Connection | None:
         oldest = self._clock.monotonic() - self._upstream.idle_s
         with self._lock:
             expired = [connection for connection in self._idle if connection.idle_since < oldest]
             self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
-            found = next((idle for idle in reversed(self._idle) if idle.target == target), None)
+            found = next((idle for idle in reversed(self._idle) if self._is_usable(idle, target, lead)), None)
             if found is not None:
                 self._idle.remove(found)
         for connection in expired:
             self._drop(connection)
         if found is not None and found.is_dead():
             self._drop(found)
-            return self._take_idle(target)
+            return self._take_idle(target, lead)
         return found
 
-    def _connect(self, target: Target, deadline: float) -> Connection:
+    def _is_usable(self, idle: Connection, target: Target, lead: Lead | None) -> bool:
+        address = idle.address or literal(target.host)
+        return idle.target == target and (address is None or self._policy.allows(target, address, lead))
+
+    def _check_address(self, target: Target, lead: Lead | None, address: Address) -> None:
+        """Raises ExchangeFailedError if `target` may not be connected to at `address`."""
+        if not self._policy.allows(target, address, lead):
+            raise ExchangeFailedError(refusal(target, address, lead), lasting=True)
+
+    def _connect(self, target: Target, deadline: float, lead: Lead | None) -> Connection:
         timeout_s = min(self._upstream.connect_s, deadline - self._clock.monotonic())
         if timeout_s <= 0:
             raise ExchangeFailedError(f"{target} was not tried: no time was left")
+        proxy = self._proxies.leading_to(target)
+        check = functools.partial(self._check_address, target, lead)
+        if proxy and (address := _numeric(target.host)):
+            check(address)
         with self._lock:
             surplus = self._idle.pop(0) if self._open >= self._upstream.max_connections and self._idle else None
             self._open += 1
         if surplus is not None:
             self._drop(surplus)
-        proxy = self._proxies.leading_to(target)
         try:
-            wire = _dial(target, proxy, self._tls, timeout_s)
+            wire = self._dial(target, proxy, timeout_s, check)
         except BaseException as error:
             with self._lock:
                 self._open -= 1
+            self._dialer.did_not_answer(self._place(target))
             if isinstance(error, ssl.SSLCertVerificationError):
                 raise ExchangeFailedError(
                     f"the certificate of {target} does not verify ({error.verify_message});"
@@ -158,44 +197,49 @@ class Connections:
                 raise ExchangeFailedError(f"{target} could not be connected to{through} ({reason(error)})") from error
             raise
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
-        return Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection = Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
+        connection.address = None if proxy else _peer(wire.sock)
+        return connection
+
+    def _place(self, target: Target) -> tuple[str, int]:
+        """Where connections for `target` lead."""
+        proxy = self._proxies.leading_to(target)
+        return (proxy.host, proxy.port) if proxy else (target.host, target.port)
+
+    def _dial(
+        self, target: Target, proxy: Proxy | None, timeout_s: float, check: Callable[[Address], None]
+    ) -> http.client.HTTPConnection:
+        """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy.
+
+        `check` raises for an address that `target` is not to be connected to at.
+        """
+        host, port = self._place(target)
+        wire: http.client.HTTPConnection
+        if target.scheme == "http":
+            wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
+        else:
+            wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls.get())
+            if proxy:
+                wire.set_tunnel(target.host, target.port, proxy.headers)
+        connect = functools.partial(self._dialer.connect, check=None if proxy else check)
+        # http.client's own seam for what opens its socket; urllib3 sets it, too.
+        wire._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
+            wire.connect()
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
 
-def _dial(target: Target, proxy: Proxy | None, tls: ssl.SSLContext, timeout_s: float) -> http.client.HTTPConnection:
-    """A connected `HTTPConnection`, through a proxy's tunnel if the target is an https target behind a proxy."""
-    host, port = (proxy.host, proxy.port) if proxy else (target.host, target.port)
-    if target.scheme == "http":
-        wire = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    else:
-        wire = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls)
-        if proxy:
-            wire.set_tunnel(target.host, target.port, proxy.headers)
+def _peer(connected: socket.socket) -> Address | None:
+    return literal(str(connected.getpeername()[0]))
+
+
+def _numeric(host: str) -> Address | None:
+    """The address that `host` is in any notation that the resolver takes (`0x7f.1`); None for a name."""
     try:
-        wire.connect()
-    except BaseException:
-        wire.close()
-        raise
-    return wire
-
-
-def _tls_context(upstream: Upstream) -> ssl.SSLContext:
-    if upstream.ca_file is None:
-        return _system_context()
-    context = _new_context()
-    try:
-        context.load_verify_locations(upstream.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"upstream {upstream.name}: no CA could be read from {upstream.ca_file}: {error}") from error
-    return context
-
-
-@functools.cache
-def _system_context() -> ssl.SSLContext:
-    """One context for all upstreams: reading the system's authorities takes 30 ms and 1 MiB."""
-    return _new_context()
-
-
-def _new_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
+    return literal(str(found[0][4][0]))

@@ -1,4 +1,4 @@
-"""The headers of an answer that p2pd acts on: `Content-Range`, `Content-Length`, `Retry-After`.
+"""The headers of an answer that p2pd acts on: `Content-Range`, `Content-Length`, `Content-Type`, `Retry-After`.
 
 Rules: pure, and total. A header that is not understood is None, never an error: the caller decides what that means.
 """
@@ -6,13 +6,16 @@ Rules: pure, and total. A header that is not understood is None, never an error:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 # 18 digits hold every length that fits a signed 64-bit file offset, and int() accepts them.
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_CONTENT_RANGE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(
+    r"bytes[ \t=:]+([0-9]{1,18})[ \t]*-[ \t]*([0-9]{1,18})[ \t]*/[ \t]*([0-9]{1,18}|\*)", re.IGNORECASE
+)
 _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]{1,18})", re.IGNORECASE)
 
 
@@ -25,12 +28,13 @@ class ContentRange:
     size_bytes: int
 
 
-def content_range(text: str) -> ContentRange | None:
-    """Parse `bytes 0-99/1000`. None also if the total is `*`, or the range is not within it."""
+def content_range(text: str, known_size_bytes: int | None = None) -> ContentRange | None:
+    """Parse `bytes 0-99/1000`. None also if the range is not within the total, or the total is `*` and not known."""
     found = _CONTENT_RANGE.fullmatch(text.strip())
-    if found is None:
+    if found is None or (found[3] == "*" and known_size_bytes is None):
         return None
-    first, last, size_bytes = map(int, found.groups())
+    first, last = int(found[1]), int(found[2])
+    size_bytes = known_size_bytes if found[3] == "*" and known_size_bytes is not None else int(found[3])
     return ContentRange(first, last + 1, size_bytes) if first <= last < size_bytes else None
 
 
@@ -41,8 +45,15 @@ def unsatisfied_range(text: str) -> int | None:
 
 
 def content_length(text: str) -> int | None:
-    """The length of a body. None also for several lengths, of which http.client would take the first."""
-    return int(text) if _NUMBER.fullmatch(text) else None
+    """The length of a body. It may be there several times (RFC 9110, section 8.6); None for lengths that differ."""
+    lengths = {each.strip() for each in text.split(",") if each.strip()}
+    numbers = {int(each) if _NUMBER.fullmatch(each) else None for each in lengths}
+    return numbers.pop() if len(numbers) == 1 else None
+
+
+def is_web_page(headers: Mapping[str, str]) -> bool:
+    """Whether an answer says that it is one: of a portal that wants a login, or of a wrong address."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "text/html"
 
 
 def retry_after_s(text: str, unix_s: float) -> float | None:

@@ -12,20 +12,24 @@ from __future__ import annotations
 import functools
 import http.client
 import io
+import math
 import select
 import socket
 import ssl
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from peer.errors import OriginCorruptError, OriginUnreachableError
+from peer.errors import OriginError, OriginUnreachableError, OriginUnusableError
 from peer.origin.api import MAX_ANSWER_BYTES, Answer
+from peer.origin.codings import coding_of, decoded, is_decoded
 from peer.origin.headers import content_length
+from peer.origin.response_head import framing_of, read_head
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from peer.origin.address_policy import Address
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
     from peer.origin.upstream import Target
@@ -35,16 +39,32 @@ _TIMEVAL = struct.Struct("@ll")
 LOW_WATER_BYTES = 128 * 1024
 """A thread that waits for more is woken once so many bytes have arrived: else each packet would wake it."""
 
+FRAMED_BYTES = 256 * 1024
+"""What is received at once of a body without a length; such a body is copied once."""
+
 MAX_ERROR_BYTES = 64 * 1024
 """The bound on an error's body, which clients get. The distribution API's JSON errors are below 1 KiB."""
 
 
 class ExchangeFailedError(OriginUnreachableError):
-    """One exchange failed. Another may succeed, unless `lasting`. It is never raised outside `peer.origin`."""
+    """One exchange failed. Another may succeed, unless `lasting`. It is never raised outside `peer.origin`.
 
-    def __init__(self, message: str, *, lasting: bool = False) -> None:
+    If no endpoint does better, the caller gets `answer`, or else the error `told`, or else that the upstream gave no
+    answer.
+    """
+
+    def __init__(
+        self, message: str, *, lasting: bool = False, told: OriginError | None = None, answer: Answer | None = None
+    ) -> None:
         super().__init__(message)
         self.lasting = lasting
+        self.told = told
+        self.answer = answer
+
+
+def unusable(message: str) -> ExchangeFailedError:
+    """An endpoint has answered, and the answer is of no use. Another endpoint may do better, and this one will not."""
+    return ExchangeFailedError(message, lasting=True, told=OriginUnusableError(message))
 
 
 class _Incoming(io.RawIOBase):
@@ -88,6 +108,8 @@ class Connection:
     ) -> None:
         """`stall_s` is for long bodies."""
         self.target = target
+        self.address: Address | None = None
+        """The other side's address; None behind a proxy."""
         self.idle_since = 0.0
         self.streams = False
         """Whether a long body is being received: then http.client does not read from the socket."""
@@ -107,6 +129,7 @@ class Connection:
         headers: Mapping[str, str],
         deadline: float,
         done: Callable[[Connection, bool], None],
+        content: bytes | None = None,
     ) -> Reply:
         """Send a request and read the headers of the answer. `done` gets this connection once the answer is closed.
 
@@ -120,8 +143,8 @@ class Connection:
             path, headers = f"{self.target}{path}", {**headers, **self._to_proxy}
         try:
             self.limit(busy)
-            self._wire.request(method, path, headers=headers)
-            response = self._wire.getresponse()
+            self._wire.request(method, path, body=content, headers=headers)
+            response = cast("_Response", self._wire.getresponse())
         except ConnectionError:
             raise
         except ssl.SSLEOFError as error:  # what a ConnectionError is called when TLS has to write
@@ -139,6 +162,7 @@ class Connection:
 
     def stream(self, busy: socket.socket) -> None:
         """From now on only stalls count: a body may take any time while bytes arrive."""
+        self._deadline = math.inf
         self.streams = True
         if isinstance(busy, ssl.SSLSocket):
             busy.settimeout(self._stall_s)
@@ -147,6 +171,10 @@ class Connection:
         busy.settimeout(None)
         seconds, rest = divmod(self._stall_s, 1)
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(seconds), int(rest * 1e6)))
+
+    def stream_framed(self) -> None:
+        """As `stream`, for a body whose length only its framing tells: http.client reads on."""
+        self._deadline = math.inf
 
     def is_dead(self) -> bool:
         """Whether the other side closed the connection, or sent bytes unasked."""
@@ -159,10 +187,25 @@ class Connection:
         self._wire.close()
 
 
-def _response(
-    owner: Connection, sock: socket.socket, debuglevel: int = 0, method: str | None = None
-) -> http.client.HTTPResponse:
-    response = http.client.HTTPResponse(sock, debuglevel, method)
+class _Response(http.client.HTTPResponse):
+    """http.client's response, whose bodies we use, with a head that is read as other clients read it."""
+
+    fields: tuple[tuple[str, str], ...]
+    asked_by: str
+
+    def begin(self) -> None:
+        head = read_head(self.fp)
+        framing = framing_of(head, self.asked_by)
+        self.fields = head.fields
+        self.version, self.status, self.reason = 10 + head.minor, head.status, ""
+        self.headers = self.msg = http.client.HTTPMessage()
+        self.chunked, self.chunk_left = framing.chunked, None
+        self.length, self.will_close = framing.length, not framing.keeps
+
+
+def _response(owner: Connection, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> _Response:
+    response = _Response(sock, debuglevel, method)
+    response.asked_by = method or "GET"
     response.fp = io.BufferedReader(_Incoming(owner, sock, response.fp.detach()))
     return response
 
@@ -170,8 +213,9 @@ def _response(
 class Reply:
     """An answer whose headers have arrived, and whose body is still to be read.
 
-    `headers` have lower-case names; the values of one name are joined by commas. `length` is the body's length, None if
-    the end of the connection tells it. `close` keeps the connection for other requests if the body was read to its end.
+    `headers` have lower-case names; the values of one name are joined by commas. `challenges` are the values of
+    WWW-Authenticate, one by one. `length` is the body's length, None if only its framing tells it. `close` keeps the
+    connection for other requests if the body was read to its end.
     """
 
     def __init__(
@@ -179,16 +223,20 @@ class Reply:
         connection: Connection,
         cancel_scope: CancelScope,
         busy: socket.socket,
-        response: http.client.HTTPResponse,
+        response: _Response,
         done: Callable[[Connection, bool], None],
     ) -> None:
         self.target = connection.target
+        self.address = connection.address
         self.status = response.status
         self.headers: dict[str, str] = {}
-        for name, value in response.headers.items():
-            known = self.headers.get(name.lower())
-            self.headers[name.lower()] = value if known is None else f"{known}, {value}"
-        self.length = None if response.chunked else content_length(self.headers.get("content-length", ""))
+        for name, value in response.fields:
+            known = self.headers.get(name)
+            self.headers[name] = value if known is None else f"{known}, {value}"
+        if (told := content_length(self.headers.get("content-length", ""))) is not None:
+            self.headers["content-length"] = str(told)
+        self.challenges = tuple(value for name, value in response.fields if name == "www-authenticate")
+        self.length = response.length
         self._connection = connection
         self._cancel_scope = cancel_scope
         self._socket = busy
@@ -197,26 +245,40 @@ class Reply:
         self._answer: Answer | None = None
 
     @property
-    def left(self) -> int:
-        """The bytes of the body that have not been read, if its length is known."""
-        return self._response.length or 0
+    def left(self) -> int | None:
+        """The bytes of the body that have not been read; None if its length is not known."""
+        return None if self.length is None else self._response.length or 0
+
+    def drop_challenges(self) -> None:
+        """Take the challenges out of the answer: they are not for our clients."""
+        self.headers.pop("www-authenticate", None)
+        self.challenges = ()
 
     def stream(self) -> None:
         """Drop the deadline: a long body follows."""
-        self._connection.stream(self._socket)
+        if self.length is None:
+            self._connection.stream_framed()
+        else:
+            self._connection.stream(self._socket)
 
     def readinto(self, view: memoryview) -> int:
         """Receive once, into `view`. `stream` was called before. Bytes that came with the headers are first.
 
-        Raises ExchangeFailedError if the body breaks off, or no bytes are `left`. `HTTPResponse.readinto` will not do:
-        it fills the whole view, and if the connection breaks meanwhile, the number of received bytes is lost.
+        Returns 0 at the body's end. Raises ExchangeFailedError if the body breaks off. `HTTPResponse.readinto` will not
+        do: it fills the whole view, and if the connection breaks meanwhile, the number of received bytes is lost.
         """
-        left = self.left
-        if self._done is None or left == 0:
+        if self._done is None:
             raise ExchangeFailedError(f"{self.target} has no more to send for this request")
+        left = self.left
+        if left == 0:
+            return 0
         try:
+            if left is None:
+                read = self._response.read1(min(len(view), FRAMED_BYTES))
+                view[: len(read)] = read
+                return len(read)
             received = self._response.fp.readinto1(view[:left]) or self._receive(view[:left])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise self._broken(error) from error
         if received == 0:
             raise ExchangeFailedError(f"{self.target} ended the body {left} bytes early")
@@ -232,13 +294,15 @@ class Reply:
         return self._socket.recv_into(view[: before_last or len(view)], 0, socket.MSG_WAITALL)
 
     def answer(self) -> Answer:
-        """The whole reply as a small answer; the connection is kept. An error's body is cut to MAX_ERROR_BYTES.
+        """The whole reply as a small answer, decoded; the connection is kept. Errors are cut to MAX_ERROR_BYTES, and
+        where they, or redirects, break off.
 
-        Raises ExchangeFailedError if the body breaks off, OriginCorruptError if it is too large.
+        Raises ExchangeFailedError if the body breaks off, is too large or in a coding that p2pd does not know.
         """
         if self._answer is None:
             try:
-                self._answer = Answer(self.status, self.headers, self._read_small())
+                body = self._decoded(self._read_small())
+                self._answer = Answer(self.status, self.headers, body, self.challenges)
             finally:
                 self.close()
         return self._answer
@@ -259,14 +323,35 @@ class Reply:
         try:
             body = self._response.read(most + 1)
         except (OSError, ValueError, http.client.HTTPException) as error:
+            if self.status >= 300:  # the status is what counts
+                return error.partial if isinstance(error, http.client.IncompleteRead) else b""
             raise self._broken(error) from error
         if self.status >= 400:
             return body[:most]
         if len(body) > most:
-            raise OriginCorruptError(f"{self.target} sent more than {most} bytes where a small answer was expected")
-        if self.left:
+            raise unusable(f"{self.target} sent more than {most} bytes where a small answer was expected")
+        if self.left and self.status < 300:
             raise ExchangeFailedError(f"{self.target} ended its answer {self.left} bytes early")
         return body
+
+    def _decoded(self, body: bytes) -> bytes:
+        """The body without its content coding. A label on bytes that are not so coded is none."""
+        coding = coding_of(self.headers.get("content-encoding", ""))
+        if coding is None:
+            return body
+        if self._response.asked_by == "HEAD":  # the length, too, is that of the coded bytes
+            self.headers.pop("content-length", None)
+            return body
+        plain = decoded(body, MAX_ANSWER_BYTES) if is_decoded(coding) else None
+        if plain is None and self.status < 300 and not body.lstrip().startswith((b"{", b"[")):
+            raise unusable(
+                f"{self.target} answers in the coding {coding} though identity was asked for, and p2pd cannot undo it;"
+                " something on the way compresses what it must not touch"
+            )
+        del self.headers["content-encoding"]
+        if plain is not None:
+            self.headers["content-length"] = str(len(plain))
+        return body if plain is None else plain
 
     def _broken(self, error: Exception) -> ExchangeFailedError:
         return ExchangeFailedError(f"{self.target} broke off its answer ({reason(error)})")

@@ -6,8 +6,8 @@ Rules:
 2. All rounds together end at a deadline. Within a round, each endpoint may use its even share of what is left, so one
    that hangs does not keep the next from being asked. The last may be given longer: nobody is left to be asked.
 3. What may be better at another try or another endpoint: no connection, no answer in time, a 5xx, a 429 with a short
-   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429. All else is
-   the answer.
+   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429, a refusal
+   that is a web page (a portal's, not the registry's), an answer that cannot be used. All else is the answer.
 4. An endpoint that failed comes after the others for a while.
 """
 
@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from peer.errors import OriginUnreachableError
-from peer.origin.headers import retry_after_s
+from peer.errors import OriginError, OriginUnreachableError
+from peer.origin.headers import is_web_page, retry_after_s
 from peer.origin.http1 import ExchangeFailedError, Reply
 from peer.origin.upstream import Upstream, UpstreamEndpoint
 
@@ -39,6 +39,7 @@ class _Round:
     pending: list[UpstreamEndpoint]
     refusals: dict[UpstreamEndpoint, Answer] = field(default_factory=dict)
     trouble: str = "no time was left to ask it"
+    told: OriginError | None = None
     pause_s: float = 0.0
 
 
@@ -78,8 +79,8 @@ class Attempts:
 
         `ask` gets an endpoint and a deadline. Either may raise ExchangeFailedError, which leads to the next attempt;
         other errors pass. There are at most `max_attempts` rounds, by default the upstream's. None begins after
-        `deadline`; the last endpoint of a round may take until `last_until`. Raises OriginUnreachableError when there
-        was neither a good reply nor a refusal.
+        `deadline`; the last endpoint of a round may take until `last_until`. With neither a good reply nor a refusal,
+        raises what the last useless answer told, or OriginUnreachableError.
         """
         state = _Round(self._in_order())
         for turn in range(max_attempts or self._upstream.max_attempts):
@@ -96,12 +97,13 @@ class Attempts:
                     break
                 if turn or index:
                     self._traffic.retried()
-                until = now + (deadline - now) / (len(waiting) - index)
-                if endpoint is waiting[-1]:
-                    until = max(until, last_until)
+                until = _share(now, deadline, last_until, len(waiting) - index)
                 try:
                     outcome = self._attempt(state, endpoint, ask, take, until)
                 except ExchangeFailedError as error:
+                    state.told = error.told or state.told
+                    if error.answer is not None:
+                        state.refusals[endpoint] = error.answer
                     self._note_failure(state, endpoint, str(error), lasting=error.lasting)
                     continue
                 if outcome is not None:
@@ -109,6 +111,8 @@ class Attempts:
         if state.refusals:
             # A 429 before a 404: who is told to come back later may find there what is missing elsewhere.
             return max(state.refusals.values(), key=lambda answer: answer.status)
+        if state.told is not None:
+            raise type(state.told)(f"upstream {self._upstream.name}: {state.told}") from state.told
         raise OriginUnreachableError(
             f"upstream {self._upstream.name} gave no answer: {state.trouble}; see whether the address, the"
             " network, the proxy variables and the CA are right"
@@ -134,7 +138,7 @@ class Attempts:
         if reply.status >= 500:
             self._note_failure(state, endpoint, f"{reply.target} answered {reply.status}", lasting=False)
             return None
-        if reply.status not in (404, 429):
+        if reply.status not in (404, 429) and (reply.status == 401 or not is_web_page(answer.headers)):
             return answer
         state.refusals[endpoint] = answer
         wait_s = retry_after_s(answer.headers.get("retry-after", ""), self._clock.unix())
@@ -157,3 +161,8 @@ class Attempts:
         now = self._clock.monotonic()
         with self._lock:
             return sorted(self._endpoints, key=lambda endpoint: self._failing_until.get(endpoint, now) > now)
+
+
+def _share(now: float, deadline: float, last_until: float, endpoints: int) -> float:
+    """Until when one of so many endpoints may take that are still to be asked."""
+    return max(deadline, last_until) if endpoints == 1 else now + (deadline - now) / endpoints

@@ -29,24 +29,30 @@ class Target:
     @classmethod
     def of(cls, url: SplitResult) -> Target:
         """The target of an absolute http or https URL, else ValueError."""
-        if url.scheme not in _DEFAULT_PORTS or not url.hostname:
+        host = _host(url.hostname or "")
+        if url.scheme not in _DEFAULT_PORTS or not host:
             raise ValueError("not an http:// or https:// address with a host")
-        return cls(url.scheme, url.hostname, url.port or _DEFAULT_PORTS[url.scheme])
+        return cls(url.scheme, host, url.port or _DEFAULT_PORTS[url.scheme])
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamEndpoint:
-    """One address of an upstream: its API is at `<target><prefix>/v2/`."""
+    """One address of an upstream: its API is at `<target><prefix>/v2/`.
+
+    `project` (`hub/`, or empty) stands before the name of each repository there. A proxy project of Harbor, a
+    pull-through cache of ECR and a dependency proxy of GitLab are such addresses: `https://harbor.corp/v2/hub`.
+    """
 
     target: Target
     prefix: str
+    project: str = ""
 
     def __str__(self) -> str:
-        return f"{self.target}{self.prefix}"
+        return f"{self.target}{self.prefix}" + (f"/v2/{self.project.rstrip('/')}" if self.project else "")
 
     @classmethod
     def parse(cls, text: str) -> UpstreamEndpoint:
-        """`https://host[:port][/prefix]`, else ValueError."""
+        """`https://host[:port][/prefix][/v2[/project]]`, else ValueError. A `/v2/` at its end is left out."""
         try:
             url = urlsplit(text)
             target = Target.of(url)
@@ -56,16 +62,33 @@ class UpstreamEndpoint:
             ) from None
         if "@" in url.netloc or url.query or url.fragment:
             raise ValueError(f"the endpoint {target} has a user, a query or a fragment: give credentials apart from it")
-        return cls(target, wire_path(url.path.rstrip("/")))
+        prefix, _, project = f"{url.path.rstrip('/')}/".partition("/v2/")
+        project = project.strip("/")
+        return cls(target, wire_path(prefix.rstrip("/")), wire_path(f"{project}/") if project else "")
 
     def path(self, below_v2: str) -> str:
-        """The request path of what is at `below_v2`, which may have a query."""
-        return f"{self.prefix}/v2/{wire_path(below_v2)}"
+        """The request path of what is at `below_v2`, which may have a query. Empty: the ping."""
+        return f"{self.prefix}/v2/{self.project if below_v2 else ''}{wire_path(below_v2)}"
+
+    def repository(self, name: str) -> str:
+        """The name here of the repository that clients call `name`; empty for none."""
+        return f"{self.project}{name}" if name else ""
 
 
 def wire_path(text: str) -> str:
     """`text` with all that cannot stand in a request line percent-encoded, and what is already so left alone."""
-    return quote(text, safe="/:?[]@!$&'()*+,;=~%")
+    return quote(text.encode("utf-8", "surrogateescape"), safe="/:?[]@!$&'()*+,;=~%")
+
+
+def _host(text: str) -> str:
+    """A host as certificates and Host headers have it: without the dot that ends an absolute name, IDNs in ASCII."""
+    text = text.removesuffix(".")
+    if text.isascii():
+        return text
+    try:
+        return text.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError("its host is not a name that DNS can have") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +107,14 @@ class Upstream:
     ca_file: Path | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    """Has the password, instead of `password`, and is read again when it has changed."""
     token_hosts: tuple[str, ...] = ()
     mirrored: str | None = None
+    allow_private: tuple[str, ...] = ()
+    """Hosts, addresses and networks that redirects and realms may lead to, whatever `address_policy` says of them."""
+    public_only: bool = False
+    """Whether the endpoints, too, have to be public or in `allow_private`: a client chose them."""
     max_connections: int = 16
     rate_bytes_per_s: int = 0
     """For all bodies together; 0 is no limit."""
@@ -108,6 +137,8 @@ class Upstream:
     backoff_cap_s: float = 5.0
     max_retry_after_s: float = 5.0
     """A longer Retry-After is for the client to see, not for a worker thread to sit out."""
+    asks_without_range: bool = True
+    """Whether the whole content is asked for where the answer to a range cannot be used."""
     default_retry_after_s: float | None = None
     """The Retry-After of a 429 that has none. None: such a 429 is for the client to see."""
     cooldown_s: float = 30.0
@@ -118,7 +149,9 @@ class Upstream:
     def __post_init__(self) -> None:
         if not self.endpoints:
             raise ValueError(f"upstream {self.name}: it needs at least one endpoint")
-        if (self.username is None) != (self.password is None):
+        if self.password is not None and self.password_file is not None:
+            raise ValueError(f"upstream {self.name}: a password or a file with it, not both")
+        if (self.username is None) != (self.password is None and self.password_file is None):
             raise ValueError(f"upstream {self.name}: a username and a password go together")
         if self.username is not None and ":" in self.username:
             raise ValueError(f"upstream {self.name}: a username cannot have a colon (RFC 7617)")

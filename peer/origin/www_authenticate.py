@@ -1,6 +1,7 @@
 """`WWW-Authenticate`: the challenges of a registry (RFC 9110, sections 11.2 to 11.6.1).
 
-Rules: pure, and total. Any text gives a list: the challenges before the first place that is not understood.
+Rules: pure, and total. Any text gives a list: the challenges before the first place that is not understood. An address
+without quotes, and parameters without a comma between them, are understood.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _SCHEME = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+|(?=,)|\Z)")
 _TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|\Z)")
 _PARAMETER = re.compile(
     r"""([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*
-        (?: "((?:[^"\\]|\\.)*)" | ([!#$%&'*+.^_`|~0-9A-Za-z-]+) )[ \t]*(?=,|\Z)""",
+        (?: "((?:[^"\\]|\\.)*)" | ([^\s",=][^\s",]*) )(?=[ \t,]|\Z)""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

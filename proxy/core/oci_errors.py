@@ -36,18 +36,23 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The answer to a request that is refused."""
+    """The answer to a request that is refused. Each of `challenges` goes into a WWW-Authenticate field of its own.
+
+    The parsers of docker and containerd read one challenge per field: of joined fields they see the first challenge.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    challenges: tuple[str, ...] = ()
 
 
 _BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS}
 _FOR_CLIENTS = frozenset(range(400, 500)) - {416}
 """The statuses of an origin that are relayed. 416 is not: p2pd chose the range that it answers."""
 
-RELAYED_HEADERS = ("www-authenticate", "retry-after")
+RELAYED_HEADERS = ("retry-after",)
+"""The origin's headers that are relayed beside its challenges."""
 
 
 def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | None = None) -> Refusal:
@@ -61,9 +66,9 @@ def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
     if not isinstance(error, OriginRefusedError) or error.status not in _FOR_CLIENTS:
         return refusal(404, unknown, str(error))
     headers = {name: value for name, value in error.headers.items() if name.lower() in RELAYED_HEADERS}
-    if is_error_body(error.body):
-        return Refusal(error.status, error.body, headers)
-    return refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error), headers)
+    refused = refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error))
+    body = error.body if is_error_body(error.body) else refused.body
+    return Refusal(error.status, body, headers, error.challenges)
 
 
 def is_error_body(body: bytes) -> bool:

@@ -5,7 +5,12 @@ Rules:
 2. The upstream comes from `ns` (containerd, BuildKit), else from the `OCI-Namespace` header (stargz), else from the
    first path component if that is an upstream's name (podman, CRI-O, crane), else it is the default upstream. It is
    always one of the operator's.
-3. A path is decoded once. An encoded slash, backslash, NUL or per cent sign has no honest use in a name and is refused.
+   The exception: if `ns` is Docker Hub, or no upstream, then an upstream's name in the path decides. A client asks so
+   if the mirror's URL has a path (`override_path` of containerd). No repository of Docker Hub begins with a host name.
+   With `any_host`, every host is an upstream. Within a path, only a component with a dot or a port, or `localhost`, is
+   taken for one that is not configured.
+3. On Docker Hub, a name of one component is in `library/`, as every docker client understands it.
+4. A path is decoded once. An encoded slash, backslash, NUL or per cent sign has no honest use in a name and is refused.
 """
 
 from __future__ import annotations
@@ -20,22 +25,21 @@ from urllib.parse import unquote
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import (
+    DOCKER_HUB,
     Repository,
     RepositoryName,
     Tag,
     UpstreamName,
+    component_as_host,
+    is_host,
     parse_reference,
     parse_repository_name,
     parse_upstream_name,
+    with_library,
 )
 from proxy.core.oci_errors import Code
 
 T = TypeVar("T")
-
-DOCKER_HUB = UpstreamName("docker.io")
-DOCKER_HUB_NAMES = frozenset({"index.docker.io", "registry-1.docker.io"})
-"""Names of Docker Hub beside `docker.io`. containerd treats them as one registry."""
-
 
 NO_NAME = RepositoryName("")
 """The name in the repository of a ping, which asks the upstream itself."""
@@ -51,12 +55,16 @@ class Endpoint(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One request. `prefix` is the path component that named the upstream, with its slash, or empty."""
+    """One request. `prefix` is the path component that named the upstream, with its slash, or empty.
+
+    `renamed`: the client's name for the repository is not the upstream's, so its token may be for another repository.
+    """
 
     endpoint: Endpoint
     repository: Repository
     reference: Tag | AnyDigest = Tag("")
     prefix: str = ""
+    renamed: bool = False
 
     @property
     def upstream(self) -> UpstreamName:
@@ -103,6 +111,8 @@ def parse_route(
     ns_header: str | None,
     upstreams: Collection[UpstreamName],
     default: UpstreamName,
+    *,
+    any_host: bool = False,
 ) -> Route:
     """The route of a request. `path` is not decoded and has no query. Raises RouteError."""
     if _DISHONEST.search(path):
@@ -110,18 +120,33 @@ def parse_route(
     decoded = unquote(path)
     if method not in ("GET", "HEAD") or _PUSH.fullmatch(decoded):
         raise RouteError(405, Code.UNSUPPORTED, "this is a mirror, from which images can only be pulled")
-    named = _named_upstream(ns or ns_header, upstreams)
+    text = ns or ns_header
+    named = _checked(400, Code.NAME_INVALID, parse_upstream_name, text) if text else None
+    is_known = named is None or any_host or named in upstreams
     if decoded in ("/v2", "/v2/"):
+        if not is_known:
+            raise _unknown(named or default)
         return Route(Endpoint.PING, Repository(named or default, NO_NAME))
     match = _PATH.fullmatch(decoded)
     if match is None:
         raise RouteError(404, Code.UNSUPPORTED, "this mirror has /v2/<name>/{manifests,blobs,referrers,tags}/… only")
     upstream, name, prefix = named or default, match["name"], ""
-    if named is None:
-        upstream, name, prefix = _split_prefix(name, upstreams, default)
-    repository = Repository(upstream, _checked(400, Code.NAME_INVALID, parse_repository_name, name))
+    if named in (None, DOCKER_HUB) or not is_known:
+        first, _, rest = name.partition("/")
+        found = _host_in_path(first, upstreams, any_host=any_host) if rest else None
+        if found is not None:
+            upstream, name, prefix = found, rest, f"{first}/"
+        elif not is_known:
+            raise _unknown(upstream)
+        elif named is None and rest and ("." in first or ":" in first):
+            # The first component of a repository may have a dot. But it is far more likely an upstream that is not
+            # configured, and the default upstream is not to learn which.
+            raise _unknown(first)
+    full = with_library(upstream, name)
+    repository = Repository(upstream, _checked(400, Code.NAME_INVALID, parse_repository_name, full))
+    renamed = bool(prefix) or full != name
     if match["tags"]:
-        return Route(Endpoint.TAGS, repository, prefix=prefix)
+        return Route(Endpoint.TAGS, repository, prefix=prefix, renamed=renamed)
     endpoint = Endpoint(match["endpoint"])
     reference: Tag | AnyDigest
     if endpoint is Endpoint.MANIFEST:
@@ -129,34 +154,17 @@ def parse_route(
         reference = _checked(404, Code.MANIFEST_UNKNOWN, parse_reference, match["reference"])
     else:
         reference = _checked(400, Code.DIGEST_INVALID, AnyDigest, match["reference"])
-    return Route(endpoint, repository, reference, prefix)
+    return Route(endpoint, repository, reference, prefix, renamed)
 
 
-def _named_upstream(text: str | None, upstreams: Collection[UpstreamName]) -> UpstreamName | None:
-    if not text:
+def _host_in_path(component: str, upstreams: Collection[UpstreamName], *, any_host: bool) -> UpstreamName | None:
+    """The upstream that the first component of a path names: `host`, `host:port` or `host__port`."""
+    host = component_as_host(component)
+    try:
+        upstream = parse_upstream_name(host)
+    except InvalidNameError:
         return None
-    upstream = _checked(400, Code.NAME_INVALID, parse_upstream_name, text)
-    if upstream in DOCKER_HUB_NAMES:
-        upstream = DOCKER_HUB
-    if upstream not in upstreams:
-        raise _unknown(upstream)
-    return upstream
-
-
-def _split_prefix(
-    name: str, upstreams: Collection[UpstreamName], default: UpstreamName
-) -> tuple[UpstreamName, str, str]:
-    first, slash, rest = name.partition("/")
-    if not slash:
-        return default, name, ""
-    host = DOCKER_HUB if first in DOCKER_HUB_NAMES else first
-    if host in upstreams:
-        return UpstreamName(host), rest, f"{first}/"
-    if "." in first or ":" in first:
-        # The first component of a repository may have a dot. But it is far more likely an upstream that is not
-        # configured, and the default upstream is not to learn which.
-        raise _unknown(first)
-    return default, name, ""
+    return upstream if upstream in upstreams or (any_host and is_host(host)) else None
 
 
 def _unknown(upstream: str) -> RouteError:

@@ -14,9 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
+from p2pd.cli.configure import serves_any_host
+from p2pd.config.values import Address
 from p2pd.configure import dockerd
 from p2pd.configure.runtime import ConfigureError
 from tests.p2pd.memory_tree import MemoryTree
+from tests.support.registry_server import Answering, RegistryServer
 
 
 def run(root: Path, *arguments: str) -> Result:
@@ -98,6 +101,46 @@ def test_upstreams_may_be_named_or_given_whole(root: Path, config: Path) -> None
 def test_the_mirrors_address_and_the_wildcard(root: Path) -> None:
     assert run(root, "containerd", "--mirror", "0.0.0.0:8000", "--all").exit_code == 0
     assert "127.0.0.1:8000" in (root / "etc/containerd/certs.d/_default/hosts.toml").read_text()
+
+
+def test_all_is_for_a_mirror_that_serves_everything(root: Path, config: Path) -> None:
+    default = root / "etc/containerd/certs.d/_default/hosts.toml"
+    narrow = run(root, "containerd", "--all", "--config", str(config))
+    assert "p2pd has no upstream '*'" in narrow.output
+    assert default.exists()
+    run(root, "containerd", "--undo")
+
+    config.write_text('mirror = "127.0.0.1:7000"\nupstream = ["docker.io", "*"]\n')
+    wide = run(root, "containerd", "--config", str(config))
+    assert "note:" not in wide.output
+    assert "http://127.0.0.1:7000" in default.read_text()
+    assert (default.parent.parent / "docker.io").exists()
+    assert not (default.parent.parent / "*").exists()
+    run(root, "containerd", "--config", str(config), "--upstream", "docker.io")
+    assert not default.exists()
+    run(root, "containerd", "--upstream", "*")
+    assert default.exists()
+
+    podman = run(root, "podman", "--config", str(config))
+    assert podman.exit_code == 0
+    assert "podman asks the mirror for docker.io only" in podman.output
+
+
+@pytest.mark.parametrize(
+    ("body", "serves"),
+    [
+        (b'{"upstreams": ["docker.io", "*"]}', True),
+        (b'{"upstreams": ["docker.io"]}', False),
+        (b'{"upstreams": 3}', False),
+        (b"{}", False),
+        (b"not JSON", False),
+    ],
+)
+def test_the_daemon_that_runs_here_says_whether_it_serves_everything(body: bytes, serves: bool) -> None:
+    with RegistryServer() as daemon:
+        daemon.script(Answering(200, body))
+        assert serves_any_host(Address("127.0.0.1", daemon.port)) == serves
+    assert not serves_any_host(Address("127.0.0.1", daemon.port))
 
 
 def test_what_cannot_be_done_exits_with_1_and_changes_nothing(root: Path) -> None:

@@ -133,6 +133,27 @@ def test_the_directory_is_the_one_that_containerd_finds_first_with_its_certifica
     assert values["client"] == [["a.cert", "a.key"], ["b.cert", "b.cert"]]
 
 
+def test_a_project_of_a_registry_is_the_whole_path() -> None:
+    project = parse_upstream("docker.io=https://harbor.corp/v2/hub")
+    files = plan("containerd", {}, replace(REQUEST, upstreams=(project,))).files
+    values = tomllib.loads(files[HOSTS].decode())
+    assert (values["server"], values["override_path"]) == ("https://harbor.corp/v2/hub", True)
+    assert "override_path" not in values["host"][MIRROR]
+
+
+def test_the_wildcard_is_told_to_be_narrow_if_the_mirror_serves_named_registries_only() -> None:
+    wide = replace(REQUEST, wildcard=True)
+    (narrow,) = RUNTIMES["containerd"].remarks(wide)
+    assert "refuses images of other registries than docker.io, registry.example:5000" in narrow
+    for name in ("containerd", "k3s", "rke2", "docker"):
+        assert RUNTIMES[name].remarks(replace(wide, any_host=True)) == ()
+        assert RUNTIMES[name].remarks(REQUEST) == ()
+    for name in ("podman", "crio", "buildkit"):
+        (none,) = RUNTIMES[name].remarks(replace(wide, any_host=True))
+        assert "for docker.io, registry.example:5000 only" in none
+    assert "classic store mirrors docker.io only" in plan("docker", {}, wide).remarks[-1]
+
+
 def test_the_wildcard_has_no_server() -> None:
     files = plan("containerd", {}, replace(REQUEST, wildcard=True)).files
     values = tomllib.loads(files["/etc/containerd/certs.d/_default/hosts.toml"].decode())
@@ -338,9 +359,12 @@ def test_podman_finds_the_registry_in_the_mirrors_location() -> None:
             {
                 "prefix": name,
                 "location": name,
-                "mirror": [{"location": f"127.0.0.1:65001/{name}", "insecure": True}],
+                "mirror": [{"location": f"127.0.0.1:65001/{component}", "insecure": True}],
             }
-            for name in ("docker.io", "registry.example:5000")
+            for name, component in (
+                ("docker.io", "docker.io"),
+                ("registry.example:5000", "registry.example__5000"),  # no colon: containers/image refuses one there
+            )
         ]
     }
 
@@ -398,9 +422,10 @@ def test_mirrors_that_are_no_list_are_told() -> None:
 K3S = "/etc/rancher/k3s/registries.yaml"
 
 
-def test_k3s_gets_an_endpoint_for_each_registry() -> None:
+@pytest.mark.parametrize("name", ["k3s", "rke2"])
+def test_k3s_and_rke2_get_an_endpoint_for_each_registry(name: str) -> None:
     assert (
-        body(plan("k3s", {}, replace(REQUEST, wildcard=True)).files[K3S])
+        body(plan(name, {}, replace(REQUEST, wildcard=True)).files[f"/etc/rancher/{name}/registries.yaml"])
         == """\
 mirrors:
   "docker.io":

@@ -114,6 +114,28 @@ def test_a_machine_without_anything_is_told_what_to_do() -> None:
     assert all(finding.advice or finding.check == "runtimes" for finding in found)
 
 
+def test_the_upstreams_are_asked_at_their_own_address_and_any_registry_is_told() -> None:
+    project = settings_of(upstream=["docker.io=https://harbor.corp/v2/hub", "*"], allow_private=["10.0.0.0/8"])
+    node = Node().replying("https://harbor.corp/v2/", HttpReply(401, b""))
+    assert findings(upstreams.check_upstreams, node, project) == [
+        (Level.OK, "https://harbor.corp/v2/hub answers"),
+        (Level.OK, "every other registry with a public address is served, and so are 10.0.0.0/8"),
+    ]
+    alone = settings_of(upstream="*")
+    assert [title for _, title in findings(upstreams.check_upstreams, Node(), alone)] == [
+        "https://registry-1.docker.io answers",
+        "every other registry with a public address is served",
+    ]
+
+
+def test_a_mirror_of_everything_wants_runtimes_that_ask_it_for_everything() -> None:
+    everything = settings_of(upstream=["docker.io", "*"])
+    node = Node(files=MemoryTree({"/usr/bin/containerd": b""})).configured("containerd")
+    (found,) = findings(runtimes.check_configured, node, everything)
+    assert found[0] is Level.WARN
+    assert "/etc/containerd/certs.d/_default/hosts.toml" in found[1]
+
+
 def test_what_may_not_be_seen_is_a_finding() -> None:
     class Closed(MemoryTree):
         def names(self, directory: str) -> frozenset[str] | None:

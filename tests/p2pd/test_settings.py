@@ -164,6 +164,24 @@ def test_any_text_in_a_variable_gives_settings_or_lines_that_name_it(key: str, t
     assert all(line.startswith(name) for line in lines)
 
 
+def test_everything_and_what_is_inside_by_flag_by_variable_and_by_file(tmp_path: Path) -> None:
+    file = written(tmp_path, 'upstream = ["ghcr.io", "*"]\nallow_private = ["10.0.0.0/8", "registry.corp"]')
+    variables = {"P2PD_UPSTREAM": "ghcr.io *", "P2PD_ALLOW_PRIVATE": "10.0.0.0/8 registry.corp"}
+    flags = {"upstream": ("ghcr.io", "*"), "allow_private": ("10.0.0.0/8", "registry.corp")}
+    for settings in (load({}, {}, file=file), load({}, variables), load(flags, {}, default_file=NOWHERE)):
+        assert [upstream.name for upstream in settings.named_upstreams] == ["ghcr.io"]
+        assert settings.any_host is not None
+        assert settings.allow_private == ("10.0.0.0/8", "registry.corp")
+    assert load({}, {}, default_file=NOWHERE).any_host is None
+
+
+def test_nonsense_about_everything_is_told() -> None:
+    assert problems({"upstream": ("*=https://a",), "allow_private": ("10.0.0.0/40",)}, {}) == [
+        "--upstream: '*': the upstream * is every registry at its own address: it has no URL",
+        "--allow-private: expected hosts, addresses and networks, such as registry.corp, *.corp or 10.0.0.0/8",
+    ]
+
+
 def test_settings_do_not_change() -> None:
     settings = load({}, {}, default_file=NOWHERE)
     with pytest.raises(FrozenInstanceError):

@@ -18,10 +18,12 @@ from p2pd.config.values import (
     parse_count,
     parse_depth,
     parse_duration,
+    parse_networks,
     parse_path,
     parse_size,
     parse_switch,
     parse_upstream,
+    parse_upstreams,
     show_duration,
     show_size,
 )
@@ -158,6 +160,71 @@ def test_an_upstream_with_all_its_options() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "url"),
+    [
+        ("GHCR.io=HTTPS://GHCR.io/", "ghcr.io", "https://ghcr.io"),
+        ("ghcr.io.:443=https://ghcr.io", "ghcr.io", "https://ghcr.io"),
+        ("index.docker.io=https://cache.corp", "docker.io", "https://cache.corp"),
+        ("GHCR.io", "ghcr.io", "https://ghcr.io"),
+        ("docker.io", "docker.io", "https://registry-1.docker.io"),
+        ("localhost:5000", "localhost:5000", "https://localhost:5000"),
+        ("https://ghcr.io/", "ghcr.io", "https://ghcr.io"),
+        ("http://Harbor.corp:5001/v2/hub", "harbor.corp:5001", "http://harbor.corp:5001/v2/hub"),
+    ],
+)
+def test_an_upstream_as_people_write_it(text: str, name: str, url: str) -> None:
+    upstream = parse_upstream(text)
+    assert (upstream.name, upstream.urls) == (name, (url,))
+    assert parse_upstream(f"{text};connections=3").connections == 3
+
+
+def test_the_upstream_for_everything() -> None:
+    everything = parse_upstream("*")
+    assert everything.is_any_host
+    assert everything.urls == ()
+    assert parse_upstream("*;rate=1MB;connections=3").rate == 1_000_000
+    hub, last = parse_upstreams(["*"])
+    assert (hub.name, last) == ("docker.io", everything)
+    assert [upstream.name for upstream in parse_upstreams("* ghcr.io=https://ghcr.io")] == ["ghcr.io", "*"]
+    with pytest.raises(ConfigError, match="given twice"):
+        parse_upstreams(["*", "*"])
+
+
+def test_hosts_and_networks() -> None:
+    found = parse_networks("Registry.corp. *.Corp 10.0.0.0/8 10.1.2.3 [fd00::1] fd00::/8")
+    assert found == ("registry.corp", "*.corp", "10.0.0.0/8", "10.1.2.3", "fd00::1", "fd00::/8")
+    assert parse_networks(list(found)) == found
+    assert parse_networks("") == ()
+
+
+@pytest.mark.parametrize(
+    "value", ["10.0.0.1/8", "10.0.0.0/33", "*", "a.*", "*.10.0.0.0/8", "https://a", "a:5000", "a/b", [3], 3, None]
+)
+def test_what_is_no_host_and_no_network(value: object) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        parse_networks(value)
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("https://registry.example/", "https://registry.example"),
+        ("https://registry.example/v2/", "https://registry.example"),
+        ("https://registry.example/v2", "https://registry.example"),
+        ("https://registry.example:443//", "https://registry.example"),
+        ("http://registry.example:80/some/prefix/v2/", "http://registry.example/some/prefix"),
+        ("HTTPS://Registry.EXAMPLE", "https://registry.example"),
+        ("https://registry.example.", "https://registry.example"),
+        ("https://[2001:DB8::1]:5000/", "https://[2001:db8::1]:5000"),
+        ("https://b\u00fccher.example/v2/", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_loose_addresses_of_one_meaning(written: str, url: str) -> None:
+    assert parse_upstream(f"a= {written} ").urls == (url,)
+    assert parse_upstream(f"a=https://b, {written}").urls == ("https://b", url)
+
+
 def test_an_upstream_that_is_a_directory() -> None:
     assert parse_upstream("docker.io=oci-layout:///srv/images").urls == ("oci-layout:///srv/images",)
 
@@ -171,13 +238,22 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("docker.io", "expected NAME=URL"),
+        ("docker", "expected NAME=URL"),
+        ("", "expected NAME=URL"),
+        ("a_b.example", "expected an upstream's name"),
+        ("http://u:p@a", "credentials do not belong into a URL"),
+        ("https://[::1]:5000", "expected an upstream's name"),
+        ("*=https://a", "it has no URL"),
+        ("*;username=u;password_file=/f", "credentials need an upstream of their own"),
+        ("*;token_hosts=a", "credentials need an upstream of their own"),
+        ("[::1]:5000=https://a", "expected an upstream's name"),
         ("=https://a", "expected an upstream's name"),
         ("a/b=https://a", "expected an upstream's name"),
         ("a=", "expected a URL after the ="),
         ("a=https://a,", "expected a URL after the ="),
         ("a=ftp://a", "expected a URL that starts with"),
-        ("a=HTTPS://a", "expected a URL that starts with"),
+        ("a=https://a b", "without spaces"),
+        ("a=https://\u2024", "expected a URL that starts with"),
         ("a=https://", "expected a URL that starts with"),
         ("a=https://a:99999", "a host or a port that cannot be"),
         ("a=https://[a", "a host or a port that cannot be"),

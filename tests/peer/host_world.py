@@ -393,7 +393,7 @@ class World:
             return
         if blob.size_bytes not in (None, SIZE):
             del self.ranges[request]
-            self.feed(events.RangeEnded(digest, request, Outcome.CORRUPT, size_bytes=SIZE))
+            self.feed(events.RangeEnded(digest, request, Outcome.UNUSABLE, size_bytes=SIZE))
             return
         if running.asked.stop is None:
             running.pieces = list(range(4))

@@ -10,6 +10,7 @@ from typing import Any
 from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
 from peer.origin.client import HttpOrigin
+from peer.origin.dialing import Resolve, resolve
 from peer.origin.upstream import Upstream
 from tests.support.registry_server import RegistryServer
 
@@ -49,12 +50,14 @@ def origin_at(
     *servers: RegistryServer | str,
     clock: StillClock | None = None,
     environ: Mapping[str, str] | None = None,
+    resolve: Resolve = resolve,
     **options: Any,
 ) -> Iterator[HttpOrigin]:
     """An origin of these endpoints. It waits for the whole of each backoff, as the random number is always 1."""
     endpoints = tuple(server if isinstance(server, str) else server.url for server in servers)
     upstream = Upstream("reg.test", endpoints, **options)
-    origin = HttpOrigin(upstream, environ=environ or {}, clock=clock or StillClock(), random=lambda: 1.0)
+    still = clock or StillClock()
+    origin = HttpOrigin(upstream, environ=environ or {}, clock=still, random=lambda: 1.0, resolve=resolve)
     try:
         yield origin
     finally:

@@ -385,7 +385,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.finish_range(number, Outcome.DONE)
 
     @precondition(lambda self: self.ranges)
-    @rule(data=st.data(), outcome=st.sampled_from([Outcome.DONE, Outcome.BROKEN, Outcome.REFUSED, Outcome.BROKEN]))
+    @rule(data=st.data(), outcome=st.sampled_from([Outcome.DONE, Outcome.BROKEN, Outcome.REFUSED, Outcome.UNUSABLE]))
     def a_request_ends(self, data: st.DataObject, outcome: Outcome) -> None:
         self.finish_range(data.draw(st.sampled_from(sorted(self.ranges))), outcome)
 
@@ -428,7 +428,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         if running.source in sources and outcome is Outcome.BROKEN and not running.received:
             sources[running.source] += 1
-        if outcome is Outcome.REFUSED or sources.get(running.source) == MAX_STRIKES:
+        if outcome in (Outcome.REFUSED, Outcome.UNUSABLE) or sources.get(running.source) == MAX_STRIKES:
             sources.pop(running.source, None)
 
     # -- time ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from peer.errors import (
     OriginCorruptError,
     OriginRefusedError,
     OriginUnreachableError,
+    OriginUnusableError,
     StoreBrokenError,
     StoreFullError,
 )
@@ -108,13 +109,27 @@ class TestWhenItBreaks:
         async def scene() -> None:
             origin.announced_bytes[DIGEST] = announced
             async with started(store) as (_, readers):
-                with pytest.raises(OriginCorruptError):
+                with pytest.raises(OriginUnusableError):
                     await read(readers, source(origin))
                 assert store.blobs() == []
                 origin.announced_bytes.clear()
                 assert await read(readers, source(origin)) == CONTENT
 
-        run(scene)
+        with capture_logs() as logs:
+            run(scene)
+        assert "wrong bytes from an origin" not in [log["event"] for log in logs]
+
+    def test_an_answer_of_no_use_is_not_called_wrong_bytes(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            origin.announced_bytes[DIGEST] = 0
+            async with started(store) as (host, readers):
+                with pytest.raises(OriginUnusableError):
+                    await read(readers, source(origin))
+                assert (host.statistics().unusable_answers, host.statistics().corrupt) == (1, 0)
+
+        with capture_logs() as logs:
+            run(scene)
+        assert [log["event"] for log in logs] == ["an origin's answer could not be used"]
 
     @pytest.mark.parametrize("kept", [len(CONTENT) - 1, PIECE, 1])
     def test_content_that_is_shorter_than_it_should_be(self, store: Store, origin: FakeOrigin, kept: int) -> None:
@@ -133,7 +148,7 @@ class TestWhenItBreaks:
         async def scene() -> None:
             origin.announced_bytes[DIGEST] = len(CONTENT) - 1
             async with started(store) as (_, readers):
-                with pytest.raises(OriginCorruptError, match="before, it had"):
+                with pytest.raises(OriginUnusableError, match="before, it had"):
                     await read(readers, source(origin))
 
         run(scene)

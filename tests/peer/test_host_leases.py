@@ -157,7 +157,7 @@ class TestJoining:
     def test_a_length_of_the_swarms_that_the_origin_contradicts(self) -> None:
         """The host begins anew with the origin's, which it tells in the answer to the lease: so the liar is found."""
         playbook = told_a_length(2 * SIZE) >> lease(7, 0, 4) << asked_origin(0, 0, 4)
-        playbook = playbook >> RangeEnded(D, 0, Outcome.CORRUPT, size_bytes=SIZE) << Length(7, D, SIZE)
+        playbook = playbook >> RangeEnded(D, 0, Outcome.UNUSABLE, size_bytes=SIZE) << Length(7, D, SIZE)
         playbook = playbook << Ended(D, Phase.DISPROVED, RESIZED, discard=True) << Recover(D)
         assert playbook >> PiecesHeld(D) << Prepare(D, SIZE) << JOIN
         assert playbook.download.member.own_size_bytes == SIZE
@@ -169,7 +169,7 @@ class TestJoining:
         assert playbook >> PiecesHeld(D) << Prepare(D, SIZE) << JOIN
 
     def test_a_length_of_our_own_that_the_origin_contradicts_is_the_origins_fault(self) -> None:
-        playbook = leased() >> RangeEnded(D, 0, Outcome.CORRUPT, size_bytes=SIZE - 1)
+        playbook = leased() >> RangeEnded(D, 0, Outcome.UNUSABLE, size_bytes=SIZE - 1)
         playbook = playbook << LeaseEnded(7, D, LeaseOutcome.FAILED)
         assert playbook << left("b") << Ended(D, Phase.FAILED, discard=True)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.errors import OriginBrokenError, OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.oci.digest import Digest
 from peer.origin.api import Body, ContentRef, Credential, Kind
 from peer.origin.http1 import LOW_WATER_BYTES
@@ -89,9 +89,9 @@ class TestOpening:
         assert server.seen[0].headers["accept-encoding"] == "identity"
 
     def test_manifests_are_accepted_in_every_form(self, server: RegistryServer) -> None:
-        server.add_blob("app", Digest.of(b"1"), b"{}", kind="manifests")
+        server.add_blob("app", Digest.of(b"{}"), b"{}", kind="manifests")
         with origin_at(server) as origin:
-            origin.open(ContentRef("app", Digest.of(b"1"), Kind.MANIFEST), 0, None, credential=NOBODY).close()
+            origin.open(ContentRef("app", Digest.of(b"{}"), Kind.MANIFEST), 0, None, credential=NOBODY).close()
         assert "application/vnd.oci.image.index.v1+json" in server.seen[0].headers["accept"]
 
     def test_the_media_type_is_unchanged(self, server: RegistryServer) -> None:
@@ -112,46 +112,6 @@ class TestOpening:
             origin.open(REF, 0, None, credential=credential).close()
         assert server.seen[0].headers["authorization"] == "Bearer secret"
         assert "secret" not in repr(credential)
-
-    @pytest.mark.parametrize(
-        "answering",
-        [
-            Answering(206, CONTENT[100:200]),
-            Answering(206, CONTENT[100:200], {"Content-Range": "bytes 100-199/*"}),
-            Answering(206, CONTENT[100:200], {"Content-Range": f"bytes 0-99/{SIZE}"}),
-            Answering(206, CONTENT[100:201], {"Content-Range": f"bytes 100-200/{SIZE}"}),
-            Answering(206, CONTENT[100:199], {"Content-Range": f"bytes 100-199/{SIZE}"}),
-            Answering(206, CONTENT[100:201], {"Content-Range": f"bytes 100-199/{SIZE}"}),
-            Answering(206, CONTENT[100:200], {"Content-Range": f"bytes 100-199/{SIZE}", "Content-Length": None}),
-            Answering(200, CONTENT, {"Content-Length": None}, then="close"),
-            Answering(200, CONTENT, {"Content-Encoding": "gzip"}),
-            Answering(200, b"0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
-            Answering(204),
-            Answering(304),
-            Answering(302),
-        ],
-        ids=[
-            "no range",
-            "no total",
-            "other start",
-            "beyond",
-            "fewer",
-            "more",
-            "no length of part",
-            "no length",
-            "encoded",
-            "chunked",
-            "204",
-            "304",
-            "302 to nowhere",
-        ],
-    )
-    def test_contradictions_are_corrupt(self, server: RegistryServer, answering: Answering) -> None:
-        server.script(answering)
-        with origin_at(server) as origin:
-            with pytest.raises(OriginCorruptError, match=r"upstream reg\.test"):
-                origin.open(REF, 100, 200, credential=NOBODY)
-            assert read_all(origin, 100, 200) == CONTENT[100:200]  # and nothing is left over from it
 
     def test_a_refusal_has_what_the_client_needs(self, server: RegistryServer) -> None:
         headers = {"WWW-Authenticate": 'Bearer realm="https://a.b"', "Retry-After": "60", "Set-Cookie": "a=b"}
@@ -246,9 +206,9 @@ class TestResuming:
         with origin_at(server) as origin:
             assert read_all(origin) == CONTENT
 
-    def test_a_length_that_changed_is_corrupt(self, server: RegistryServer) -> None:
+    def test_a_length_that_changed_is_of_no_use(self, server: RegistryServer) -> None:
         server.script(cut(Answering(200, CONTENT), 1000), partial(CONTENT[:-1], 1000, LAST - 1))
-        with origin_at(server) as origin, pytest.raises(OriginCorruptError, match=f"was {SIZE} bytes long"):
+        with origin_at(server) as origin, pytest.raises(OriginUnusableError, match=f"was {SIZE} bytes long"):
             read_all(origin)
 
     def test_a_refusal_on_resuming_is_one(self, server: RegistryServer) -> None:

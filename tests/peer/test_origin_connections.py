@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -11,10 +12,11 @@ import pytest
 from peer.errors import OriginUnreachableError
 from peer.origin.cancel import CancelScopes
 from peer.origin.clock import SystemClock
+from peer.origin.dialing import Address
 from peer.origin.proxies import Proxies
 from peer.origin.upstream import UpstreamEndpoint
 from tests.peer.origin_fixtures import CONTENT, NOBODY, REF, StillClock, origin_at, read_all
-from tests.support.registry_server import PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
+from tests.support.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
 
 HELLO = Answering(200, b"hello")
 
@@ -95,6 +97,54 @@ class TestKeepAlive:
         with origin_at(server) as origin:
             assert read_all(origin) == CONTENT
         assert len(server.seen) == 1
+
+
+class TestAddresses:
+    """Registries, and proxies too, are connected to as `tests/peer/test_origin_dialing.py` has it."""
+
+    @pytest.mark.parametrize("by_proxy", [False, True])
+    def test_an_address_that_refuses_does_not_hide_one_that_works(self, server: RegistryServer, by_proxy: bool) -> None:
+        asked: list[tuple[str, int]] = []
+
+        def resolve(host: str, port: int) -> list[Address]:
+            asked.append((host, port))
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, ("127.0.0.1", port)) for port in (1, server.port)]
+
+        environ = {"http_proxy": "http://proxy.test:3128"} if by_proxy else {}
+        with origin_at("http://registry.test", environ=environ, resolve=resolve) as origin:
+            assert origin.request("GET", "", credential=NOBODY).status == 200
+            assert origin.statistics().retries == 0
+        assert asked == [("proxy.test", 3128) if by_proxy else ("registry.test", 80)]
+
+    @pytest.mark.parametrize("wrong", [SILENT_CLOSE, HANG], ids=["closes", "hangs"])
+    def test_an_address_that_does_not_answer_comes_last(self, server: RegistryServer, wrong: Answering) -> None:
+        with RegistryServer() as silent:
+            silent.rule = lambda _: wrong
+
+            def resolve(_host: str, _port: int) -> list[Address]:
+                ports = (silent.port, server.port)
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, ("127.0.0.1", port)) for port in ports]
+
+            with origin_at("http://registry.test", resolve=resolve, stall_s=0.05) as origin:
+                for _ in range(2):
+                    assert origin.request("GET", "", credential=NOBODY).status == 200
+                    server.rule = lambda _: Answering(200, b"hello", {"Connection": "close"})
+            assert (len(silent.seen), len(server.seen)) == (1, 2)
+
+    def test_an_address_whose_tls_fails_comes_last(self, server: RegistryServer) -> None:
+        """Here nothing there speaks TLS: each address is asked once in turn."""
+        with RegistryServer() as other:
+
+            def resolve(_host: str, _port: int) -> list[Address]:
+                ports = (other.port, server.port)
+                return [(socket.AF_INET, socket.SOCK_STREAM, 0, ("127.0.0.1", port)) for port in ports]
+
+            with (
+                origin_at("https://registry.test", resolve=resolve, connect_s=0.2, max_attempts=2) as origin,
+                pytest.raises(OriginUnreachableError),
+            ):
+                origin.request("GET", "", credential=NOBODY)
+            assert (other.connections, server.connections) == (1, 1)
 
 
 class TestLimit:
@@ -199,7 +249,7 @@ class TestProxies:
         with RegistryServer() as direct:
             server.script(Answering(307, headers={"Location": direct.url}))
             direct.rule = lambda _: HELLO
-            with origin_at("http://registry.test", environ=environ) as origin:
+            with origin_at("http://registry.test", environ=environ, allow_private=("127.0.0.1",)) as origin:
                 assert origin.request("GET", "", credential=NOBODY).body == b"hello"
             assert "proxy-authorization" not in direct.seen[0].headers
 

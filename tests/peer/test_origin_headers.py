@@ -28,6 +28,20 @@ def test_other_ranges_are_not(text: str) -> None:
     assert content_range(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "known", "expected"),
+    [
+        ("bytes 0-4/*", 10, ContentRange(0, 5, 10)),
+        ("bytes 0-10/*", 10, None),
+        ("bytes 0-4/11", 10, ContentRange(0, 5, 11)),
+        ("bytes=0-4/10", None, ContentRange(0, 5, 10)),
+        ("Bytes: 0 - 4 / 10", None, ContentRange(0, 5, 10)),
+    ],
+)
+def test_ranges_written_loosely(text: str, known: int | None, expected: ContentRange | None) -> None:
+    assert content_range(text, known) == expected
+
+
 @given(st.text())
 @example("bytes 0-0/" + "9" * 5000)
 @example("bytes \u0660-\u0660/\u0663")  # digits, but not ours
@@ -36,7 +50,20 @@ def test_no_text_is_an_error_for_a_range(text: str) -> None:
     assert found is None or 0 <= found.start < found.stop <= found.size_bytes
 
 
-@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("12", 12), ("12, 12", None), ("-1", None), ("1_0", None)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("12", 12),
+        ("12, 12", 12),
+        (" 012 ,12", 12),
+        ("12, 13", None),
+        ("12, x", None),
+        ("", None),
+        ("-1", None),
+        ("1_0", None),
+    ],
+)
 def test_a_length_is_digits(text: str, expected: int | None) -> None:
     assert content_length(text) == expected
 

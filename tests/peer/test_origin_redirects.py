@@ -98,14 +98,14 @@ def test_a_challenge_from_elsewhere_is_not_relayed_and_not_answered(
     assert len(storage.seen) == 1
 
 
-def test_five_are_followed_and_no_more(server: RegistryServer) -> None:
-    server.script(*[to("/again")] * 5, Answering(200))
+def test_ten_are_followed_and_no_more(server: RegistryServer) -> None:
+    server.script(*[to("/again")] * 10, Answering(200))
     with origin_at(server) as origin:
         assert origin.request("GET", "", credential=NOBODY).status == 200
-        server.script(*[to("/again")] * 6)
-        with pytest.raises(OriginUnreachableError, match="more than 5 times"):
+        server.script(*[to("/again")] * 11)
+        with pytest.raises(OriginUnreachableError, match="more than 10 times"):
             origin.request("GET", "", credential=NOBODY)
-    assert len(server.seen) == 12
+    assert len(server.seen) == 22
 
 
 @pytest.mark.parametrize(
@@ -132,3 +132,22 @@ def test_a_status_that_redirects_without_saying_where_is_an_answer(server: Regis
     server.script(Answering(302))
     with origin_at(server) as origin:
         assert origin.request("GET", "", credential=NOBODY).status == 302
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/bucket/da ta?sig=a b", "/bucket/da%20ta?sig=a%20b"),
+        ("/bucket/d\u00c3\u00a4ta", "/bucket/d%C3%A4ta"),  # UTF-8 on the wire
+        ("/bucket/d\u00e4ta", "/bucket/d%E4ta"),  # bytes that are no UTF-8 go back unchanged
+        ("../data", "/v2/app/data"),
+        ("?sig=x", "/v2/app/blobs/?sig=x"),
+        ("/bucket/data?sig=" + "x" * 70_000, "/bucket/data?sig=" + "x" * 70_000),
+    ],
+    ids=["spaces", "utf-8", "latin-1", "relative", "query", "long"],
+)
+def test_addresses_written_loosely(server: RegistryServer, location: str, target: str) -> None:
+    server.script(to(location), Answering(200))
+    with origin_at(server) as origin:
+        assert origin.request("GET", "app/blobs/", credential=NOBODY).status == 200
+    assert server.seen[1].target == target

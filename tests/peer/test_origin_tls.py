@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,36 +10,18 @@ from pathlib import Path
 import pytest
 
 from peer.errors import OriginBrokenError, OriginUnreachableError
-from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, origin_at, read_all
+from peer.origin.api import Credential
+from peer.origin.trust import _new_context
+from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, StillClock, origin_at, read_all
+from tests.support.authority import KEY, Authority, make_authority, openssl
 from tests.support.registry_server import Answering, RegistryServer, demand_bearer
 
 HELLO = Answering(200, b"hello")
-KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A CA of our own, and a server's context with a certificate of its for 127.0.0.1 and registry.test."""
-
-    ca_file: Path
-    server: ssl.SSLContext
-
-
-def openssl(directory: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    directory = tmp_path_factory.mktemp("ca")
-    openssl(directory, "req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=a CA", "-days", "2")
-    openssl(directory, "req", *KEY, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=a server")
-    (directory / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:registry.test")
-    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
-    openssl(directory, "x509", "-req", "-in", "server.csr", "-out", "server.pem", *signing)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "server.pem", directory / "server.key")
-    return Authority(directory / "ca.pem", context)
+    return make_authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture
@@ -154,6 +135,122 @@ def test_a_proxys_tunnel_ends_at_the_registry(authority: Authority) -> None:
         for seen in inside:
             assert seen.headers["host"] == "registry.test"
             assert "proxy-authorization" not in seen.headers
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A registry whose certificate an intermediate authority issued, and the certificates of the chain."""
+
+    server: ssl.SSLContext
+    directory: Path
+
+    def pem(self, name: str) -> bytes:
+        return (self.directory / f"{name}.pem").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    directory = tmp_path_factory.mktemp("chain")
+    openssl(
+        directory, "req", "-x509", *KEY, "-keyout", "root.key", "-out", "root.pem", "-subj", "/CN=root", "-days", "2"
+    )
+    (directory / "issuing.ext").write_text("basicConstraints=critical,CA:TRUE")
+    (directory / "leaf.ext").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE")
+    for name, issuer in (("issuing", "root"), ("leaf", "issuing")):
+        openssl(directory, "req", *KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signing = ("-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key", "-CAcreateserial", "-days", "2")
+        files = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext")
+        openssl(directory, "x509", "-req", *files, *signing)
+    (directory / "chain.pem").write_bytes(
+        b"".join((directory / f"{name}.pem").read_bytes() for name in ("leaf", "issuing"))
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "chain.pem", directory / "leaf.key")
+    return Chain(context, directory)
+
+
+class TestAuthorities:
+    """What may stand in the file or directory that `ca` names."""
+
+    @pytest.mark.parametrize("trusted", ["root", "issuing", "leaf"])
+    def test_any_certificate_of_the_chain_does(self, chain: Chain, trusted: str) -> None:
+        with RegistryServer(tls=chain.server) as server:
+            server.rule = lambda _: HELLO
+            with origin_at(server, ca_file=chain.directory / f"{trusted}.pem") as origin:
+                assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+
+    def test_another_certificate_does_not(self, chain: Chain, authority: Authority) -> None:
+        with (
+            RegistryServer(tls=chain.server) as server,
+            origin_at(server, ca_file=authority.ca_file) as origin,
+            pytest.raises(OriginUnreachableError, match="does not verify"),
+        ):
+            origin.request("GET", "", credential=NOBODY)
+
+    def test_a_file_may_have_several_and_text_between_them(
+        self, chain: Chain, authority: Authority, tmp_path: Path
+    ) -> None:
+        broken = b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
+        texts = b"# ours\n", authority.ca_file.read_bytes(), b"subject: x\n", broken, b"\xff", chain.pem("issuing")
+        ca_file = tmp_path / "ca.crt"
+        ca_file.write_bytes(b"".join(texts).replace(b"\n", b"\r\n"))
+        with RegistryServer(tls=chain.server) as server:
+            server.rule = lambda _: HELLO
+            with origin_at(server, ca_file=ca_file) as origin:
+                assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+
+    def test_a_directory_means_its_certificates(self, chain: Chain, tmp_path: Path) -> None:
+        (tmp_path / "ca.crt").write_bytes(chain.pem("root"))
+        (tmp_path / "client.key").write_text("not for us")
+        (tmp_path / "more").mkdir()
+        with RegistryServer(tls=chain.server) as server:
+            server.rule = lambda _: HELLO
+            with origin_at(server, ca_file=tmp_path) as origin:
+                assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+
+    def test_a_file_that_has_changed_is_read_again(self, chain: Chain, authority: Authority, tmp_path: Path) -> None:
+        ca_file, clock = tmp_path / "ca.crt", StillClock()
+        ca_file.write_bytes(authority.ca_file.read_bytes())
+        with RegistryServer(tls=chain.server) as server:
+            server.rule = lambda _: HELLO
+            with origin_at(server, ca_file=ca_file, clock=clock) as origin:
+                with pytest.raises(OriginUnreachableError, match="does not verify"):
+                    origin.request("GET", "", credential=NOBODY)
+                ca_file.write_bytes(chain.pem("root"))
+                clock.pass_s(1.0)
+                assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+
+    def test_an_authority_without_identifiers_does(self, tmp_path: Path) -> None:
+        """Go and curl do not miss them. Python's own contexts do from 3.13 on."""
+        bare = ("-addext", "subjectKeyIdentifier=none", "-addext", "authorityKeyIdentifier=none")
+        names = ("-addext", "subjectAltName=IP:127.0.0.1")
+        files = ("-keyout", "key", "-out", "pem", "-subj", "/CN=x", "-days", "2")
+        openssl(tmp_path, "req", "-x509", *KEY, *files, *bare, *names)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+        with RegistryServer(tls=context) as server:
+            server.rule = lambda _: HELLO
+            with origin_at(server, ca_file=tmp_path / "pem") as origin:
+                assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+        assert not _new_context().verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_a_dot_that_ends_the_name_is_not_part_of_the_certificates(authority: Authority) -> None:
+    with RegistryServer(tunnel_tls=authority.server) as proxy:
+        proxy.rule = lambda _: HELLO
+        environ = {"HTTPS_PROXY": proxy.url}
+        with origin_at("https://Registry.TEST.:443/v2/", environ=environ, ca_file=authority.ca_file) as origin:
+            assert origin.request("GET", "", credential=NOBODY).body == b"hello"
+        assert (proxy.seen[1].target, proxy.seen[1].headers["host"]) == ("/v2/", "registry.test")
+
+
+def test_a_redirect_to_http_is_followed_for_what_a_digest_proves(server: RegistryServer, authority: Authority) -> None:
+    with RegistryServer() as plain:
+        server.script(Answering(307, headers={"Location": f"{plain.url}/data"}))
+        plain.blobs["/data"] = CONTENT
+        with origin_at(server, ca_file=authority.ca_file) as origin:
+            assert read_all(origin, credential=Credential("Bearer secret")) == CONTENT
+        assert "authorization" not in plain.seen[0].headers
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

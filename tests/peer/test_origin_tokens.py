@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 
 import pytest
 
@@ -11,9 +13,10 @@ from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.origin.api import Credential
 from peer.origin.upstream import Upstream
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, StillClock, origin_at, read_all
-from tests.support.registry_server import Answering, RegistryServer, demand_basic, demand_bearer, issue_tokens
+from tests.support.registry_server import Answering, RegistryServer, Seen, demand_basic, demand_bearer, issue_tokens
 
 BASIC = "Basic dXNlcjpwdw=="  # user:pw
+NEW = "Basic dXNlcjpuZXc="  # user:new
 
 
 @pytest.fixture
@@ -118,7 +121,17 @@ class TestBearer:
         assert authorizations(tokens) == [BASIC]
         assert authorizations(server) == [None, "Bearer token-1"]
 
-    @pytest.mark.parametrize(("lifetime", "used_s"), [({}, 48), ({"expires_in": 300}, 240), ({"expires_in": "x"}, 48)])
+    @pytest.mark.parametrize(
+        ("lifetime", "used_s"),
+        [
+            ({}, 48),
+            ({"expires_in": 300}, 240),
+            ({"expires_in": "300", "issued_at": "yesterday"}, 240),
+            ({"expires_in": "x"}, 48),
+            ({"expires_in": 0}, 48),
+            ({"expires_in": None, "issued_at": 7}, 48),
+        ],
+    )
     def test_a_token_is_used_for_most_of_its_life(
         self, server: RegistryServer, tokens: RegistryServer, lifetime: dict[str, object], used_s: float
     ) -> None:
@@ -126,10 +139,10 @@ class TestBearer:
         tokens.rule = issue_tokens(issued, **lifetime)
         server.rule = demand_bearer(f"{tokens.url}/token", issued)
         with origin_at(server, clock=clock, idle_s=1e6) as origin:
-            for passed_s in (0.0, used_s - 0.5, 1.0):
+            for passed_s, asked_for in ((0.0, 1), (used_s - 0.5, 1), (1.0, 2)):
                 clock.pass_s(passed_s)
                 assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
-        assert len(tokens.seen) == 2
+                assert len(tokens.seen) == asked_for
 
     def test_a_token_that_is_no_longer_good_is_replaced(self, server: RegistryServer, issued: set[str]) -> None:
         with origin_at(server) as origin:
@@ -146,8 +159,12 @@ class TestBearer:
             origin.request("GET", "other/app/manifests/1", credential=OURS)
         assert authorizations(server)[2] is None
 
-    def test_access_token_will_do(self, server: RegistryServer, tokens: RegistryServer) -> None:
-        tokens.script(Answering(200, b'{"access_token": "t"}'))
+    @pytest.mark.parametrize(
+        "body",
+        [b'{"access_token": "t"}', b'{"token": "", "access_token": "t"}', b'{"token": null, "access_token": "t"}'],
+    )
+    def test_access_token_will_do(self, server: RegistryServer, tokens: RegistryServer, body: bytes) -> None:
+        tokens.script(Answering(200, body))
         server.rule = demand_bearer(f"{tokens.url}/token", {"t"})
         with origin_at(server) as origin:
             assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
@@ -199,11 +216,179 @@ class TestBearer:
             assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
         assert authorizations(server) == [None, BASIC]
 
+    def test_a_field_that_is_not_understood_does_not_hide_the_next(self, server: RegistryServer) -> None:
+        head = 'WWW-Authenticate: Bearer realm="never ends\r\nWWW-Authenticate: basic  realm = "y"\r\n'
+        server.script(Answering(wire=f"HTTP/1.1 401 So\r\n{head}Content-Length: 0\r\n\r\n".encode()))
+        with origin_at(server, username="user", password="pw") as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        assert authorizations(server) == [None, BASIC]
+
+    def test_a_401_without_a_challenge_may_want_basic(self, server: RegistryServer) -> None:
+        server.rule = lambda seen: None if seen.headers.get("authorization") == BASIC else Answering(401)
+        with origin_at(server, username="user", password="pw") as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        with origin_at(server) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 401
+        assert authorizations(server) == [None, BASIC, BASIC, None]
+
+    @pytest.mark.parametrize("scope", ["", ',scope=""'])
+    def test_a_challenge_without_a_scope_means_the_repository(
+        self, server: RegistryServer, tokens: RegistryServer, scope: str
+    ) -> None:
+        tokens.rule = lambda seen: Answering(200, json.dumps({"token": seen.target.partition("scope=")[2]}).encode())
+        challenge = f'Bearer realm="{tokens.url}/token",service="registry"{scope}'
+        refusal = Answering(401, headers={"WWW-Authenticate": challenge})
+
+        def rule(seen: Seen) -> Answering | None:
+            name = seen.path.removeprefix("/v2/").rsplit("/", 2)[0]
+            wanted = f"Bearer {quote(f'repository:{name}:pull', safe='')}"
+            return Answering(200) if seen.headers.get("authorization") == wanted else refusal
+
+        server.rule = rule
+        with origin_at(server) as origin:
+            for path in ("app/manifests/1", "app/blobs/1", "team/app/tags/list", "app/tags/list?n=1"):
+                assert origin.request("GET", path, credential=OURS).status == 200
+        assert len(tokens.seen) == 2
+
+    def test_the_ping_is_of_no_repository(self, server: RegistryServer, tokens: RegistryServer) -> None:
+        tokens.rule = issue_tokens({"t"})
+        server.rule = demand_bearer(f"{tokens.url}/token", set(), scope="")
+        with origin_at(server) as origin:
+            origin.request("GET", "", credential=OURS)
+        assert tokens.seen[0].target == "/token?service=registry"
+
     def test_nonsense_is_relayed(self, server: RegistryServer) -> None:
         server.script(Answering(401, headers={"WWW-Authenticate": '"Bearer'}), Answering(401))
         with origin_at(server) as origin:
             assert origin.request("GET", "", credential=OURS).headers["www-authenticate"] == '"Bearer'
             assert origin.request("GET", "", credential=OURS).status == 401
+
+
+class TestPost:
+    """Token servers that know POST only."""
+
+    @pytest.mark.parametrize(
+        ("username", "password", "form"),
+        [
+            ("user", "pw", {"grant_type": "password", "username": "user", "password": "pw"}),
+            (None, None, {"grant_type": "password"}),
+            ("<token>", "pw", {"grant_type": "refresh_token", "refresh_token": "pw"}),
+        ],
+    )
+    @pytest.mark.parametrize("refusal", [404, 405, 501])
+    def test_a_form_is_posted(
+        self, server: RegistryServer, tokens: RegistryServer, username: str, password: str, form: object, refusal: int
+    ) -> None:
+        def rule(seen: Seen) -> Answering:
+            return Answering(200, b'{"access_token": "t"}') if seen.method == "POST" else Answering(refusal)
+
+        tokens.rule = rule
+        server.rule = demand_bearer(f"{tokens.url}/token?who=us", {"t"}, scope="repository:app:pull repository:b:pull")
+        with origin_at(server, username=username, password=password) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        asked = tokens.seen[-1]
+        assert (asked.method, asked.target) == ("POST", "/token?who=us")
+        assert "authorization" not in asked.headers
+        assert asked.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert dict(parse_qsl(asked.body.decode())) == {
+            "service": "registry",
+            "scope": "repository:app:pull repository:b:pull",
+            "client_id": "p2pd",
+            **form,  # type: ignore[dict-item]  # a dict
+        }
+        assert len(tokens.seen) == (1 if username == "<token>" else 2)
+
+    def test_a_password_in_a_form_is_not_redirected(self, server: RegistryServer, tokens: RegistryServer) -> None:
+        with RegistryServer() as elsewhere:
+            tokens.script(Answering(405), Answering(307, headers={"Location": f"{elsewhere.url}/token"}))
+            server.rule = demand_bearer(f"{tokens.url}/token", {"t"})
+            with origin_at(server, username="user", password="pw") as origin:
+                assert origin.request("GET", "app/manifests/1", credential=OURS).status == 401
+            assert elsewhere.seen == []
+
+
+class TestRotation:
+    """A password file that changes while p2pd runs."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / "password"
+        file.write_text("pw\n")
+        return file
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_a_password_that_is_refused_is_read_again(self, server: RegistryServer, file: Path, status: int) -> None:
+        server.rule = demand_basic("user", "pw")
+        with origin_at(server, username="user", password_file=file) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+            file.write_text("new")
+            accepts = demand_basic("user", "new")
+            server.rule = lambda seen: accepts(seen) and Answering(status)
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+            assert read_all(origin, credential=OURS) == CONTENT
+        assert authorizations(server) == [None, BASIC, BASIC, NEW, NEW]
+
+    def test_one_that_has_changed_is_used_before_it_is_refused(self, server: RegistryServer, file: Path) -> None:
+        clock = StillClock()
+        server.rule = demand_basic("user", "pw")
+        with origin_at(server, clock=clock, username="user", password_file=file) as origin:
+            origin.request("GET", "app/manifests/1", credential=OURS)
+            file.write_text("new")
+            clock.pass_s(1.0)
+            server.rule = demand_basic("user", "new")
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        assert authorizations(server) == [None, BASIC, NEW]
+
+    def test_one_that_stays_is_refused_once(self, server: RegistryServer, file: Path) -> None:
+        server.rule = demand_basic("user", "other")
+        with origin_at(server, username="user", password_file=file) as origin:
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 401
+        assert authorizations(server) == [None, BASIC]
+
+    def test_a_file_that_is_being_written_keeps_the_password(self, server: RegistryServer, file: Path) -> None:
+        clock = StillClock()
+        server.rule = demand_basic("user", "pw")
+        with origin_at(server, clock=clock, username="user", password_file=file) as origin:
+            file.write_text("")
+            clock.pass_s(1.0)
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+
+    def test_tokens_of_the_old_password_are_dropped(
+        self, server: RegistryServer, tokens: RegistryServer, issued: set[str], file: Path
+    ) -> None:
+        clock = StillClock()
+        with origin_at(server, clock=clock, username="user", password_file=file) as origin:
+            origin.request("GET", "app/manifests/1", credential=OURS)
+            file.write_text("new")
+            clock.pass_s(1.0)
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        assert authorizations(tokens) == [BASIC, NEW]
+        assert authorizations(server)[-1] == "Bearer token-2"
+        assert len(issued) == 2
+
+    def test_a_token_server_that_refuses_it_is_asked_with_the_new_one(
+        self, server: RegistryServer, tokens: RegistryServer, file: Path
+    ) -> None:
+        issued: set[str] = set()
+        give, accepts = issue_tokens(issued), demand_basic("user", "new")
+        tokens.rule = lambda seen: accepts(seen) or give(seen)
+        server.rule = demand_bearer(f"{tokens.url}/token", issued)
+        with origin_at(server, username="user", password_file=file) as origin:
+            file.write_text("new")
+            assert origin.request("GET", "app/manifests/1", credential=OURS).status == 200
+        assert authorizations(tokens) == [BASIC, NEW]
+
+    @pytest.mark.parametrize("text", [None, "", "\n"])
+    def test_the_first_password_must_be_there(self, tmp_path: Path, text: str | None) -> None:
+        file = tmp_path / "password"
+        if text is not None:
+            file.write_text(text)
+        with (
+            pytest.raises(ValueError, match=r"upstream reg\.test: the password file"),
+            origin_at("https://registry.test", username="user", password_file=file),
+        ):
+            pass
 
 
 class TestRealm:
@@ -253,7 +438,7 @@ class TestRealm:
         ) as origin:
             assert origin.request("GET", "", credential=OURS).status == 200
         assert authorizations(tokens) == [None, BASIC, "Bearer t"]
-        assert tokens.seen[1].headers["host"] == realm
+        assert tokens.seen[1].headers["host"] == realm.removesuffix(".")
 
     @pytest.mark.parametrize(
         ("host", "realm"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +18,23 @@ from tests.peer.origin_fixtures import origin_at
         ("https://HOST:443/", "https://host", "/v2/x"),
         ("http://host:5000/a/b/", "http://host:5000/a/b", "/a/b/v2/x"),
         ("http://[::1]:5000", "http://[::1]:5000", "/v2/x"),
+        ("https://host/v2/", "https://host", "/v2/x"),
+        ("https://host/a/v2", "https://host/a", "/a/v2/x"),
+        ("https://host/v2/hub/", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/a/v2/hub/b", "https://host/a/v2/hub/b", "/a/v2/hub/b/x"),
+        ("https://host/v2//hub", "https://host/v2/hub", "/v2/hub/x"),
+        ("https://host/v2x/hub", "https://host/v2x/hub", "/v2x/hub/v2/x"),
+        ("https://host//v2//", "https://host", "/v2/x"),
+        ("https://host.example.:5000", "https://host.example:5000", "/v2/x"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example", "/v2/x"),
     ],
 )
 def test_endpoints(text: str, shown: str, path: str) -> None:
     endpoint = UpstreamEndpoint.parse(text)
     assert (str(endpoint), endpoint.path("x")) == (shown, path)
+    assert f"{endpoint.prefix}/v2/{endpoint.repository('x')}" == path
+    assert endpoint.repository("") == ""
+    assert endpoint.path("") == f"{endpoint.prefix}/v2/"  # a ping is of the registry, not of a project
 
 
 @pytest.mark.parametrize(
@@ -37,6 +50,8 @@ def test_endpoints(text: str, shown: str, path: str) -> None:
         "https://user:secret@host",
         "https://host?secret",
         "https://host#secret",
+        "https://.",
+        "https://\u00fc" + "x" * 64,
     ],
 )
 def test_what_is_no_endpoint_is_an_error_at_once(text: str) -> None:
@@ -51,6 +66,8 @@ def test_what_is_no_endpoint_is_an_error_at_once(text: str) -> None:
         ({"endpoints": ()}, "at least one endpoint"),
         ({"username": "user"}, "go together"),
         ({"password": "secret"}, "go together"),
+        ({"password_file": Path("/secret")}, "go together"),
+        ({"username": "u", "password": "secret", "password_file": Path("/secret")}, "not both"),
         ({"username": "a:b", "password": "secret"}, "colon"),
         ({"max_connections": 0}, "at least 1"),
         ({"max_attempts": 0}, "at least 1"),

@@ -43,7 +43,15 @@ TOKEN = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST
         ("", []),
         ('"', []),
         ('Bearer realm="never ends', [Challenge("bearer")]),
-        ('Bearer realm="a" garbage service="b"', [Challenge("bearer")]),
+        (
+            'Bearer realm="a" garbage service="b"',
+            [Challenge("bearer", {"realm": "a"}), Challenge("garbage", {"service": "b"})],
+        ),
+        (
+            "bearer   realm=https://a.b:5000/token?x ,service=r.test",
+            [Challenge("bearer", {"realm": "https://a.b:5000/token?x", "service": "r.test"})],
+        ),
+        ('Bearer realm="a" service="b"', [Challenge("bearer", {"realm": "a", "service": "b"})]),
         ('Bearer realm="a", @@@, service="b"', [Challenge("bearer", {"realm": "a"})]),
     ],
 )

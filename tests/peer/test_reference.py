@@ -13,11 +13,13 @@ from peer.oci.reference import (
     ImageReference,
     Repository,
     Tag,
+    component_as_host,
     parse_image_reference,
     parse_reference,
     parse_repository_name,
     parse_tag,
     parse_upstream_name,
+    upstream_as_component,
 )
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -94,9 +96,15 @@ def test_a_reference_with_a_colon_is_a_digest_and_any_other_a_tag() -> None:
         ("localhost:5000", "localhost:5000"),
         ("10.0.0.1:65535", "10.0.0.1:65535"),
         ("a-b.example", "a-b.example"),
+        ("ghcr.io.", "ghcr.io"),
+        ("GHCR.io:443", "ghcr.io"),
+        ("ghcr.io.:443", "ghcr.io"),
+        ("ghcr.io:80", "ghcr.io:80"),
+        ("index.docker.io", "docker.io"),
+        ("Registry-1.Docker.io.:443", "docker.io"),
     ],
 )
-def test_an_upstream_is_a_host_and_perhaps_a_port_in_lower_case(text: str, expected: str) -> None:
+def test_an_upstream_has_one_name_however_it_is_written(text: str, expected: str) -> None:
     assert parse_upstream_name(text) == expected
 
 
@@ -117,7 +125,9 @@ def test_an_upstream_is_a_host_and_perhaps_a_port_in_lower_case(text: str, expec
         "a-",
         "a_b",
         "a/b",
-        "a.",
+        ".",
+        "a..",
+        "a.:0",
         "\u212a.example",
         "a" * 64 + ".example",
         ".".join(["a" * 60] * 5),
@@ -129,6 +139,27 @@ def test_other_upstreams_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "component"),
+    [
+        ("harbor.corp:5001", "harbor.corp__5001"),
+        ("10.0.0.7:5000", "10.0.0.7__5000"),
+        ("localhost:5000", "localhost__5000"),
+        ("a--b.example:1", "a--b.example__1"),
+        ("ghcr.io", "ghcr.io"),
+    ],
+)
+def test_an_upstream_with_a_port_is_a_component_that_every_client_can_write(text: str, component: str) -> None:
+    assert upstream_as_component(parse_upstream_name(text)) == component
+    assert parse_repository_name(f"{component}/app")
+    assert component_as_host(component) == text
+
+
+@pytest.mark.parametrize("component", ["team_5000", "a__b", "a__5000__6000", "a_b__5000", "__5000", "a__", "app"])
+def test_other_components_stay_as_they_are(component: str) -> None:
+    assert component_as_host(component) == component
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("alpine", "docker.io/library/alpine:latest"),
@@ -136,6 +167,9 @@ def test_other_upstreams_are_refused(text: str) -> None:
         ("user/app", "docker.io/user/app:latest"),
         ("docker.io/alpine", "docker.io/library/alpine:latest"),
         ("index.docker.io/library/alpine:3", "docker.io/library/alpine:3"),
+        ("Registry-1.docker.io/alpine:3", "docker.io/library/alpine:3"),
+        ("GHCR.io./org/app:3", "ghcr.io/org/app:3"),
+        ("ghcr.io:443/app:3", "ghcr.io/app:3"),
         ("localhost/app", "localhost/app:latest"),
         ("registry.example/a/b/c:tag", "registry.example/a/b/c:tag"),
         (f"host:5000/a/b:tag@{DIGEST}", f"host:5000/a/b:tag@{DIGEST}"),

@@ -42,6 +42,9 @@ def test_without_a_single_thread_there_is_no_pool(limit_threads: Callable[[], No
     limit_threads()
     with pytest.raises(P2pdError, match=r"pids\.max"):
         Threads(8, "test")
+    lazy = Threads(8, "test", ready=False)
+    with pytest.raises(P2pdError, match=r"pids\.max"):
+        lazy.submit(int)
 
 
 def test_as_many_threads_as_work_needs() -> None:

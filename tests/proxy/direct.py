@@ -15,8 +15,9 @@ from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
-from proxy.origins import Origins, UpstreamOrigin
+from proxy.origins import Origins
 from proxy.tags import Tags
+from proxy.upstreams import UpstreamOrigin
 from tests.support.registry import ImageRegistry
 
 HUB = UpstreamName("docker.io")
@@ -58,7 +59,7 @@ def place(repository: str) -> Repository:
 
 
 def route(repository: str, reference: str, endpoint: Endpoint = Endpoint.MANIFEST, prefix: str = "") -> Route:
-    return Route(endpoint, place(repository), parse_reference(reference), prefix)
+    return Route(endpoint, place(repository), parse_reference(reference), prefix, renamed=bool(prefix))
 
 
 @asynccontextmanager

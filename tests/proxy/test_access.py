@@ -60,6 +60,24 @@ class TestChallenge:
         assert registry.asked("GET", "/token") == 0
 
     @asynchronous
+    async def test_each_is_in_a_field_of_its_own(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        """docker's and containerd's parsers read one challenge per field."""
+        challenges = 'Basic realm="registry"', 'Bearer realm="https://auth.example/token",service="registry.example"'
+        fields = "".join(f"WWW-Authenticate: {challenge}\r\n" for challenge in challenges)
+        refusal = Answering(wire=f"HTTP/1.1 401 So\r\n{fields}Content-Length: 0\r\n\r\n".encode())
+        registry.push(APP, "1.0", IMAGE)
+        asked = ("manifests/1.0", "tags/list", *PATHS)
+        registry.rules = {f"/v2/{path}": refusal for path in ("", *(f"{APP}/{path}" for path in asked))}
+        async with node_at(tmp_path / "store", hub(registry)) as node:
+            for path in ("", *(f"{APP}/{path}" for path in asked)):
+                for method in ("GET", "HEAD"):
+                    reply = await node.ask(method, path)
+                    assert (reply.status, reply.challenges) == (401, challenges)
+        registry.rules = {f"/v2/{APP}/blobs/{LAYER}": lambda seen: refusal if seen.method == "GET" else None}
+        async with node_at(tmp_path / "other", hub(registry)) as node:
+            assert (await node.get(f"{APP}/blobs/{LAYER}")).challenges == challenges
+
+    @asynchronous
     async def test_also_that_of_a_blob_that_is_refused_only_when_it_is_fetched(
         self, registry: ImageRegistry, tmp_path: Path
     ) -> None:

@@ -274,7 +274,19 @@ class TestQuestions:
                 reply = await node.ask(method, "")
                 assert (reply.status, reply.headers["docker-distribution-api-version"]) == (200, "registry/2.0")
 
-    @pytest.mark.parametrize("link", ["</v2/{path}?last=b&n=2>", "<{url}/v2/{path}?last=b&n=2>"])
+    @pytest.mark.parametrize(
+        "link",
+        [
+            "</v2/{path}?last=b&n=2>",
+            "<{url}/v2/{path}?last=b&n=2>",
+            "<//registry.test/v2/{path}?last=b&n=2>",
+            "<{url}/some/prefix/v2/{path}?last=b&n=2&ns=other>",
+            "<list?last=b&n=2>",
+            "<./list?last=b&n=2#x>",
+            "<../tags/list?last=b&n=2>",
+            "< ?last=b&n=2 >",
+        ],
+    )
     @pytest.mark.parametrize("prefix", ["", "docker.io/"])
     @asynchronous
     async def test_tags_and_their_next_page(

@@ -69,7 +69,8 @@ def test_the_origins_no_keeps_its_status(status: int, code: Code) -> None:
     refused = refusal_for(OriginRefusedError("no", status=status, headers=headers), Code.MANIFEST_UNKNOWN)
     assert refused.status == status
     assert only_error(refused)["code"] == code
-    assert refused.headers == {name: headers[name] for name in ("www-authenticate", "retry-after")}
+    assert refused.headers == {"retry-after": "30"}
+    assert refused.challenges == (headers["www-authenticate"],)
 
 
 @pytest.mark.parametrize("status", [301, 304, 416, 500, 503])
@@ -78,8 +79,16 @@ def test_what_no_client_could_make_sense_of_is_404(status: int) -> None:
 
 
 def test_headers_are_relayed_however_they_are_written() -> None:
-    error = OriginRefusedError("no", status=401, headers={"WWW-Authenticate": 'Basic realm="x"'})
-    assert list(refusal_for(error, Code.BLOB_UNKNOWN).headers.values()) == ['Basic realm="x"']
+    error = OriginRefusedError("no", status=401, headers={"WWW-Authenticate": 'Basic realm="x"', "Retry-After": "1"})
+    refused = refusal_for(error, Code.BLOB_UNKNOWN)
+    assert (refused.challenges, list(refused.headers.values())) == (('Basic realm="x"',), ["1"])
+
+
+def test_each_challenge_is_relayed_by_itself() -> None:
+    challenges = ('Basic realm="x"', 'Bearer realm="https://a/b"')
+    headers = {"www-authenticate": ", ".join(challenges)}
+    error = OriginRefusedError("no", status=401, headers=headers, challenges=challenges)
+    assert refusal_for(error, Code.BLOB_UNKNOWN).challenges == challenges
 
 
 def test_the_origins_own_words_are_relayed() -> None:

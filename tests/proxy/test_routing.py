@@ -44,7 +44,7 @@ class TestEndpoints:
     @pytest.mark.parametrize(
         ("path", "endpoint", "repository", "reference"),
         [
-            ("/v2/app/manifests/latest", Endpoint.MANIFEST, "app", "latest"),
+            ("/v2/team/app/manifests/latest", Endpoint.MANIFEST, "team/app", "latest"),
             (f"/v2/library/app/manifests/{DIGEST}", Endpoint.MANIFEST, "library/app", DIGEST),
             (BLOB, Endpoint.BLOB, "library/app", DIGEST),
             ("/v2/a/b/c/tags/list", Endpoint.TAGS, "a/b/c", ""),
@@ -118,13 +118,64 @@ class TestUpstream:
         assert route(BLOB, ns="", header="").upstream == HUB
         assert route(BLOB, ns="", header="ghcr.io").upstream == GHCR
 
-    @pytest.mark.parametrize("name", ["index.docker.io", "registry-1.docker.io", "docker.io", "Docker.IO"])
-    def test_names_of_docker_hub(self, name: str) -> None:
-        assert route(BLOB, ns=name).upstream == HUB
-        assert route(BLOB, header=name).upstream == HUB
-        by_prefix = route(f"/v2/{name.lower()}/library/app/blobs/{DIGEST}")
-        assert (by_prefix.upstream, by_prefix.repository.name) == (HUB, "library/app")
-        assert by_prefix.prefix == f"{name.lower()}/"
+    @pytest.mark.parametrize(
+        ("name", "upstream"),
+        [
+            ("index.docker.io", HUB),
+            ("registry-1.docker.io", HUB),
+            ("docker.io", HUB),
+            ("Docker.IO", HUB),
+            ("docker.io.", HUB),
+            ("docker.io:443", HUB),
+            ("GHCR.io", GHCR),
+            ("ghcr.io.", GHCR),
+            ("ghcr.io:443", GHCR),
+            ("ghcr.io.:443", GHCR),
+            ("LocalHost:5000", LOCAL),
+        ],
+    )
+    def test_however_it_is_written(self, name: str, upstream: UpstreamName) -> None:
+        for found in (route(BLOB, ns=name), route(BLOB, header=name)):
+            assert (found.upstream, found.repository.name, found.renamed) == (upstream, "library/app", False)
+        by_prefix = route(f"/v2/{name}/library/app/blobs/{DIGEST}")
+        assert (by_prefix.upstream, by_prefix.repository.name) == (upstream, "library/app")
+        assert (by_prefix.prefix, by_prefix.renamed) == (f"{name}/", True)
+        assert route("/v2/", ns=name).upstream == upstream
+
+    @pytest.mark.parametrize(
+        "prefix", ["harbor.corp:5001", "harbor.corp%3A5001", "harbor.corp__5001", "Harbor.Corp__5001"]
+    )
+    def test_one_with_a_port(self, prefix: str) -> None:
+        harbor = UpstreamName("harbor.corp:5001")
+        path = f"/v2/{prefix}/app/tags/list"
+        found = parse_route("GET", path, None, None, [HUB, harbor], HUB)
+        assert (found.upstream, found.repository.name) == (harbor, "app")
+        assert refused(path) == (404, Code.NAME_UNKNOWN)
+
+    def test_what_is_like_a_port_belongs_to_the_name_if_no_upstream_is_called_so(self) -> None:
+        assert route("/v2/team__5000/app/tags/list").repository.name == "team__5000/app"
+
+    @pytest.mark.parametrize("ns", [None, "docker.io", "index.docker.io"])
+    @pytest.mark.parametrize("prefix", ["", "docker.io/", "index.docker.io/", "registry-1.docker.io/"])
+    def test_library_is_implied_on_docker_hub(self, ns: str | None, prefix: str) -> None:
+        found = route(f"/v2/{prefix}alpine/manifests/3", ns=ns)
+        assert (found.upstream, found.repository.name, found.prefix) == (HUB, "library/alpine", prefix)
+        assert found.origin_path == "library/alpine/manifests/3"
+        assert found.renamed
+        assert route("/v2/alpine/tags/list", header="docker.io").repository.name == "library/alpine"
+
+    def test_library_is_implied_nowhere_else(self) -> None:
+        assert route("/v2/app/tags/list", ns="ghcr.io").repository.name == "app"
+        assert route("/v2/ghcr.io/app/tags/list").repository.name == "app"
+        assert parse_route("GET", "/v2/app/tags/list", None, None, [GHCR], GHCR).repository.name == "app"
+        assert route("/v2/team/app/tags/list").repository.name == "team/app"
+
+    @pytest.mark.parametrize("ns", ["docker.io", "quay.io"])
+    def test_a_mirror_whose_url_has_a_path(self, ns: str) -> None:
+        """containerd with `override_path`: what its URL names goes before an `ns` that can mean nothing there."""
+        found = route("/v2/ghcr.io/project/library/alpine/manifests/3", ns=ns)
+        assert (found.upstream, found.repository.name, found.prefix) == (GHCR, "project/library/alpine", "ghcr.io/")
+        assert refused("/v2/quay.example/library/alpine/manifests/3", ns="quay.io") == (404, Code.NAME_UNKNOWN)
 
     @pytest.mark.parametrize("name", ["registry.example", "localhost:5001", "ghcr.io.evil.example", "127.0.0.1:80"])
     def test_an_unknown_one(self, name: str) -> None:
@@ -141,7 +192,40 @@ class TestUpstream:
         assert route("/v2/localhost/app/tags/list").repository.name == "localhost/app"
 
     def test_an_upstream_alone_is_no_repository(self) -> None:
-        assert route("/v2/docker.io/tags/list").repository.name == "docker.io"  # as in any other registry
+        assert route("/v2/ghcr.io/tags/list").repository.name == "library/ghcr.io"  # as in any other registry
+
+
+class TestAnyHost:
+    def any_route(self, path: str, ns: str | None = None, header: str | None = None) -> Route:
+        return parse_route("GET", path, ns, header, UPSTREAMS, HUB, any_host=True)
+
+    @pytest.mark.parametrize("name", ["quay.io", "Quay.io.", "quay.io:443"])
+    def test_it_is_an_upstream(self, name: str) -> None:
+        assert self.any_route(BLOB, ns=name).upstream == "quay.io"
+        assert self.any_route(BLOB, header=name).upstream == "quay.io"
+        assert self.any_route("/v2/", ns=name).upstream == "quay.io"
+        assert self.any_route(f"/v2/{name}/app/tags/list").repository == Repository(
+            UpstreamName("quay.io"), parse_repository_name("app")
+        )
+
+    @pytest.mark.parametrize(
+        ("first", "upstream"),
+        [("localhost", "localhost"), ("harbor__5001", "harbor:5001"), ("10.0.0.7:5000", "10.0.0.7:5000")],
+    )
+    def test_in_a_path_it_is_what_docker_takes_for_a_host(self, first: str, upstream: str) -> None:
+        assert self.any_route(f"/v2/{first}/app/tags/list").upstream == upstream
+
+    @pytest.mark.parametrize("first", ["team", "a_b", "team_5000"])
+    def test_what_is_no_host_belongs_to_the_name(self, first: str) -> None:
+        assert self.any_route(f"/v2/{first}/app/tags/list").repository.name == f"{first}/app"
+
+    def test_ns_goes_before_the_path(self) -> None:
+        assert self.any_route("/v2/quay.io/app/tags/list", ns="ghcr.io").repository.name == "quay.io/app"
+
+    def test_what_is_no_name_is_refused(self) -> None:
+        for path, ns in (("/v2/a_b.example/app/tags/list", None), ("/v2/a/tags/list", "a/b")):
+            with pytest.raises(RouteError):
+                self.any_route(path, ns=ns)
 
 
 class TestDishonestPaths:
@@ -239,6 +323,8 @@ def test_anything_is_a_safe_route_or_a_refusal(method: str, path: str, ns: str |
     elif found.endpoint is not Endpoint.TAGS:
         assert Digest(found.reference) == found.reference
     # What the origin is asked for is what was understood: it reads the same way there.
+    if found.upstream == HUB and found.repository.name.startswith(("docker.io/", "ghcr.io/")):
+        return  # the second of two names of upstreams
     assert parse_route("GET", f"/v2/{found.origin_path}", found.upstream, None, UPSTREAMS, HUB).origin_path == (
         found.origin_path
     )

@@ -71,7 +71,7 @@ class TestSharing:
             (route(SECRET, "latest"), None, ""),
             (LATEST, ALICE, ""),
             (LATEST, None, OCI_IMAGE),
-            (dataclasses.replace(LATEST, prefix="docker.io/"), None, ""),
+            (dataclasses.replace(LATEST, prefix="docker.io/", renamed=True), None, ""),
         ]
         async with parts_of(registry, tmp_path) as parts:
             await parts.tags.resolve(LATEST, None, "")

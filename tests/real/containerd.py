@@ -49,9 +49,12 @@ class Containerd:
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(_HOSTS.format(mirror_url=mirror_url), encoding="utf-8")
 
-    def pull(self, image: str) -> None:
-        """Pull and unpack (`docker.io/library/app:1`). Raises ProgramError."""
-        how = ["--hosts-dir", str(self._hosts), "--snapshotter", self._snapshotter]
+    def pull(self, image: str, hosts: Path | None = None) -> None:
+        """Pull and unpack (`docker.io/library/app:1`). `hosts` is another directory of hosts.toml files.
+
+        Raises ProgramError.
+        """
+        how = ["--hosts-dir", str(hosts or self._hosts), "--snapshotter", self._snapshotter]
         self._run("images", "pull", *how, image)
 
     def digests(self) -> set[str]:

@@ -16,12 +16,16 @@ from tests.support.registry_server import PATIENCE_S
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. `headers` are lower case. `end`: `whole`, or how a short body ended: `fin` or `reset`."""
+    """An answer. `headers` are lower case. `end`: `whole`, or how a short body ended: `fin` or `reset`.
+
+    `challenges` are the WWW-Authenticate fields, the only ones that may be there several times.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
     end: str = "whole"
+    challenges: tuple[str, ...] = ()
 
     @property
     def json(self) -> Any:
@@ -91,11 +95,13 @@ class Client:
         text, _, self._received = self._received.partition(b"\r\n\r\n")
         first, *lines = text.decode("latin-1").split("\r\n")
         fields = [line.partition(":") for line in lines]
+        challenges = tuple(value.strip() for name, _, value in fields if name.lower() == "www-authenticate")
         names = [name.lower() for name, _, _ in fields]
-        assert len(names) == len(set(names)), "a header is given twice"
+        assert len(names) == len(set(names)) + max(0, len(challenges) - 1), "a header is given twice"
         return Reply(
             int(first.split(" ")[1]),
             {name: value.strip() for name, (_, _, value) in zip(names, fields, strict=True)},
+            challenges=challenges,
         )
 
     async def rest(self, head: Reply, *, has_body: bool = True, first_bytes: int | None = None) -> Reply:
@@ -116,7 +122,7 @@ class Client:
             got += len(more)
         body = b"".join(chunks)
         self._received = body[wanted:]
-        return Reply(head.status, head.headers, body[:wanted], end)
+        return Reply(head.status, head.headers, body[:wanted], end, head.challenges)
 
     async def wait_for_end(self) -> str:
         """Read on until the connection ends: `fin` or `reset`."""

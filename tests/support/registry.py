@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ class _Held(Answering):
 class ImageRegistry(RegistryServer):
     """Use it as a context manager. Header names in `seen` are lower case."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls=tls)
         self.rules: dict[str, Answering | Rule] = {}
         self.members: dict[str, set[str]] = {}
         """Private repositories, and the `Authorization` of those who may pull from them."""

@@ -34,6 +34,7 @@ class Seen:
     target: str
     headers: Mapping[str, str]
     connection: int
+    body: bytes = b""
 
     @property
     def path(self) -> str:
@@ -45,6 +46,7 @@ class Seen:
 class Answering:
     """One answer. Content-Length is the body's, unless `headers` has one (None: leave it out).
 
+    `wire` is sent instead of all that, byte for byte, if it is given; a HEAD gets its heads.
     `sent_bytes` of the body are sent, all of it by default; then comes what `then` says: the next request, the rest of
     the body after a moment, the end of the connection (FIN or RST), or silence until the server stops. `before_byte` is
     called before each byte of the headers, which are then sent one by one.
@@ -56,6 +58,7 @@ class Answering:
     sent_bytes: int | None = None
     then: str = "next"
     before_byte: Callable[[], None] | None = None
+    wire: bytes | None = None
 
 
 MOMENT_S = 0.05
@@ -72,7 +75,13 @@ Rule = Callable[[Seen], Answering | None]
 class RegistryServer:
     """Use it as a context manager; `url` is where it listens."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, tunnel_tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        tunnel_tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.seen: list[Seen] = []
         self.blobs: dict[str, bytes] = {}
         self.ignores_range = False
@@ -87,9 +96,9 @@ class RegistryServer:
         self._lock = threading.Lock()
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
 
     def __enter__(self) -> Self:
         self._start(self._accept)
@@ -166,7 +175,7 @@ class RegistryServer:
         lines = head.decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        seen = Seen(method, target, headers, number)
+        seen = Seen(method, target, headers, number, _read_body(connection, headers))
         self.seen.append(seen)
         if method == "CONNECT":
             if self._tunnel_tls is None:
@@ -195,7 +204,10 @@ class RegistryServer:
         return partial(content, first, last)
 
     def _send(self, connection: socket.socket, seen: Seen, answering: Answering) -> bool:
-        if answering.status:
+        if answering.wire is not None:
+            heads = re.match(rb"(?s)(HTTP/1.1 1.*?\r\n\r\n)*.*?\n\r?\n", answering.wire)
+            connection.sendall(heads[0] if seen.method == "HEAD" and heads else answering.wire)
+        elif answering.status:
             fields = {"Content-Length": str(len(answering.body)), **answering.headers}
             lines = [f"HTTP/1.1 {answering.status} So"]
             lines += [f"{name}: {value}" for name, value in fields.items() if value is not None]
@@ -276,11 +288,24 @@ def issue_tokens(issued: set[str], **more: object) -> Rule:
 
 
 def _read_head(connection: socket.socket) -> bytes | None:
-    """Up to the empty line; requests have no bodies here, and are not pipelined."""
+    """Up to the empty line; requests are not pipelined here."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        received = connection.recv(65536)
+        received = connection.recv(1)
         if not received:
             return None
         head += received
     return head[:-4]
+
+
+def _read_body(connection: socket.socket, headers: Mapping[str, str]) -> bytes:
+    body, length = b"", int(headers.get("content-length", "0"))
+    while len(body) < length and (received := connection.recv(length - len(body))):
+        body += received
+    return body
+
+
+def chunked(*parts: bytes, trailer: bytes = b"") -> bytes:
+    """A chunked body."""
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts if part)
+    return chunks + b"0\r\n" + trailer + b"\r\n"
