@@ -18,6 +18,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
@@ -60,6 +61,7 @@ class Relay:
         `begun`: the client has the bytes before the span from this blob of the store, which is pinned.
         """
         digest = source.ref.digest
+        source = replace(source, ref=replace(source.ref, size_bytes=size_bytes))
 
         async def send_span(begin: Begin, span: ByteSpan) -> None:
             check = digest.hasher() if verified and span.stop == size_bytes else None

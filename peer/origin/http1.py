@@ -158,7 +158,7 @@ class Connection:
         left_s = self._deadline - self._clock.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        busy.settimeout(left_s)
+        busy.settimeout(self._stall_s if math.isinf(left_s) else left_s)
 
     def stream(self, busy: socket.socket) -> None:
         """From now on only stalls count: a body may take any time while bytes arrive."""
