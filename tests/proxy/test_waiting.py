@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import asynchronous, node_at, until
 from tests.support.registry import ImageRegistry
-from tests.support.registry_server import Answering, Seen
+from tests.support.registry_server import PATIENCE_S, Answering, Seen
 
 APP = "library/app"
 LAYER = content_of("layer", 700_000)
@@ -26,14 +27,20 @@ def hub(registry: ImageRegistry) -> str:
 async def test_a_first_byte_that_is_late(registry: ImageRegistry, tmp_path: Path) -> None:
     """The headers go out before it: their length is known from the manifest."""
     registry.push(APP, "1.0", IMAGE)
-    hold = registry.hold(APP, digest_of(LAYER), 0)
+    release = threading.Event()
+
+    def late(seen: Seen) -> Answering | None:
+        assert seen.method == "HEAD" or release.wait(PATIENCE_S)
+        return None
+
     async with node_at(tmp_path / "store", hub(registry), answer_within_s=WITHIN_S) as node, node.client() as client:
         await node.get(f"{APP}/manifests/1.0")
+        registry.rules[f"/v2/{BLOB}"] = late
         await client.request("GET", f"/v2/{BLOB}", {"Range": "bytes=100-"})
         head = await client.head()
         assert (head.status, head.headers["content-length"]) == (206, str(len(LAYER) - 100))
         assert await client.nothing_follows()
-        hold.go.set()
+        release.set()
         assert (await client.rest(head)).body == LAYER[100:]
 
 
