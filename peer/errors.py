@@ -31,7 +31,8 @@ class OriginRefusedError(OriginError):
 
     `status` is the origin's; `headers` holds only those that the client needs (`WWW-Authenticate`, `Retry-After`),
     and `Content-Range`, unchanged; `challenges` are the values of `WWW-Authenticate` field by field; `body` is the
-    origin's own error body, at most 64 KiB.
+    origin's own error body, at most 64 KiB. `redirected`: a redirect's target refused, to which the origin had let the
+    request pass.
     """
 
     def __init__(
@@ -41,18 +42,24 @@ class OriginRefusedError(OriginError):
         status: int,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
+        redirected: bool = False,
         challenges: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
         self.body = body
+        self.redirected = redirected
         one = (value for name, value in self.headers.items() if name.lower() == "www-authenticate")
         self.challenges = challenges or tuple(one)
 
 
 class OriginUnreachableError(OriginError):
     """No useful answer from any endpoint: refused, timed out, TLS that does not verify, 5xx to the last try."""
+
+
+class OriginTimeoutError(OriginUnreachableError):
+    """No answer within the time that a client waits."""
 
 
 class OriginBrokenError(OriginError):
@@ -65,7 +72,11 @@ class OriginCorruptError(OriginError):
 
 class OriginUnusableError(OriginError):
     """The origin answered, and nothing can be made of the answer: its length or its range contradicts what was asked
-    for, or it is in a coding that p2pd cannot undo. No byte of it was found wrong."""
+    for, it is in a coding that p2pd cannot undo, or it is something else. No byte of it was found wrong."""
+
+
+class OriginTooLargeError(OriginUnusableError):
+    """An answer is longer than any such answer may be."""
 
 
 class OriginResizedError(OriginUnusableError):
@@ -81,7 +92,14 @@ class StoreError(P2pdError):
 
 
 class StoreFullError(StoreError):
-    """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted."""
+    """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted.
+
+    `passing`: there will be room once what is in use now is not any more.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class BlobInUseError(StoreError):
@@ -98,6 +116,10 @@ class ForeignDirectoryError(StoreError):
 
 class StoreBrokenError(StoreError):
     """The disk failed under us: reading or writing a blob's file gave an error that is not for lack of room."""
+
+
+class StoreReadOnlyError(StoreBrokenError):
+    """The file system of the store takes no writes. What is held can be read."""
 
 
 class FileLimitError(StoreError):

@@ -7,7 +7,6 @@ short of its Content-Length, with FIN: clients resume after FIN and fail after R
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from aiohttp import web
 
 from peer.errors import OriginCorruptError, P2pdError, StoreError
 from peer.readers import BlobReader
+from peer.sendfile import send_file
 from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
 
 INLINE_BYTES = 64 * 1024
@@ -153,7 +153,7 @@ class BlobSender:
         return self._small() or await self.content.send(self.reader.blob.size_bytes, self._send_span)
 
     async def _send_span(self, begin: Begin, span: ByteSpan) -> None:
-        loop, request, sent = asyncio.get_running_loop(), self.content.request, self.content.sent
+        request, sent = self.content.request, self.content.sent
         await begin()
         position = span.start
         while position < span.stop:
@@ -164,7 +164,7 @@ class BlobSender:
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
-            await loop.sendfile(transport, self.reader.blob, position, end - position)  # type: ignore[arg-type] # fileno()
+            await send_file(transport, self.reader.blob, position, end - position)
             sent.body_bytes += end - position
             position = end
         return None

@@ -8,12 +8,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginCorruptError, OriginUnreachableError, P2pdError, StoreError
+from peer.errors import (
+    OriginCorruptError,
+    OriginError,
+    OriginResizedError,
+    OriginTimeoutError,
+    OriginUnreachableError,
+    P2pdError,
+    StoreError,
+)
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
@@ -22,10 +31,12 @@ from peer.origin_range import OriginSource
 from peer.readers import BlobReader, Readers
 from proxy.access import Access, Permit
 from proxy.blob_response import Begin, BlobSender, Content
+from proxy.core.conditional import range_applies
 from proxy.core.lazy_reads import LazyReads
+from proxy.core.origin_answers import Word, word_of_error
 from proxy.core.ranges import ByteSpan, parse_ranges
 from proxy.known_manifests import KnownManifests
-from proxy.origins import Origins, described, refused
+from proxy.origins import Origins
 from proxy.prefetch import Prefetch
 from proxy.relay import Relay
 from proxy.request import RequestContext
@@ -59,10 +70,11 @@ class Blobs:
         """Answer GET or HEAD of a blob. Raises OriginError, StoreError."""
         digest = context.route.digest
         permit = await self._access.check(context.route, context.authorization)
-        if context.head:
+        if context.head or context.not_modified(digest):
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
-        expected = permit.described or self._manifests.descriptor(digest)
-        ranges = parse_ranges(context.request.headers.get("Range"))
+        asked = context.request.headers
+        ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
+        expected = self._manifests.descriptor(digest) or permit.described
         headers = context.content_headers(Descriptor(OCTET_STREAM, digest, 0))
         content = Content(context.request, ranges, headers, context.sent)
         if ranges.are_closed and (answer := await self._answer_lazy_read(context, permit, content, expected)):
@@ -130,7 +142,7 @@ class Blobs:
         """Pass the blob on from its origin, since the store cannot have it. Raises OriginError."""
         digest = context.route.digest
         if expected is None or not expected.size_bytes:
-            expected = await self._described_by_origin(context, digest, permit)
+            expected = await self._look(context, digest, permit)
         log.info("relaying a blob, it is not kept", digest=digest, reason=reason)
         context.cache = "none"
         source = self._source(context, digest, permit)
@@ -178,69 +190,73 @@ class Blobs:
             async with asyncio.timeout(patience_s):
                 if isinstance(digest, Digest):
                     with suppress(StoreError):
-                        async with self._readers.open(digest, source, expected=expected) as reader:
-                            context.cache = "hit" if reader.from_store else "miss"
-                            return await _whole_manifest(reader), reader.blob.header.media_type
+                        return await self._read_manifest(context, digest, source, expected)
                 context.cache = "none"
                 return await self._relay.whole(source, MAX_MANIFEST_BYTES)
         except TimeoutError:
-            raise OriginUnreachableError(
-                f"{repository.upstream} did not send {digest} within {patience_s:g} s"
-            ) from None
+            raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {patience_s:g} s") from None
+
+    async def _read_manifest(
+        self, context: RequestContext, digest: Digest, source: OriginSource, expected: Descriptor | None
+    ) -> tuple[bytes, str]:
+        """A manifest that the store keeps. Its length is what GET says, if HEAD said another."""
+        for said in (expected, None):
+            try:
+                async with self._readers.open(digest, source, expected=said) as reader:
+                    context.cache = "hit" if reader.from_store else "miss"
+                    return await _whole_manifest(reader), reader.blob.header.media_type
+            except OriginResizedError:
+                if said is None:
+                    raise
+        raise AssertionError("the last time returns or raises")
 
     async def describe(self, context: RequestContext, digest: AnyDigest, permit: Permit, kind: Kind) -> Descriptor:
         """The descriptor of `digest`: of the stored blob, else by the origin's headers, else of the other hosts' blob.
 
-        Raises OriginError, StoreError.
+        Raises OriginError, StoreError, ManifestError (what is held is no manifest).
         """
         held = self._readers.peek(digest) if isinstance(digest, Digest) else None
         if held is not None and held.complete:
+            if kind is Kind.MANIFEST and not self._manifests.media_type(digest):
+                return await self._describe_by_reading(context, held.digest, permit, kind)
             context.cache = "hit"
-            return Descriptor(self._type_of(digest, kind, held.media_type), digest, held.size_bytes)
+            return Descriptor(self._type_of(digest, kind), digest, held.size_bytes)
+        found = self._manifests.descriptor(digest) if kind is Kind.BLOB else None
         try:
-            found = await self._described_by_origin(context, digest, permit)
-        except OriginUnreachableError:
-            if not isinstance(digest, Digest):
+            found = found or await self._look(context, digest, permit)
+        except OriginError as error:
+            if word_of_error(error) is not Word.SAYS_NOTHING or not isinstance(digest, Digest):
                 raise
-            return await self._describe_by_swarm(context, digest, permit, kind)
+            return await self._describe_by_reading(context, digest, permit, kind)
         context.cache = "miss"
-        return found
+        return found if kind is Kind.MANIFEST else replace(found, media_type=OCTET_STREAM)
 
-    async def _described_by_origin(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Descriptor:
-        """Raises OriginError."""
-        found = permit.described
-        if found is None:
-            path = context.route.origin_path
-            answer = await self._origins.head(context.route.repository, path, permit.credential)
-            if answer.status >= 400:
-                raise refused(answer, path)
-            found = described(answer, digest)
-        if found is None:
-            raise OriginCorruptError("the origin's answer to HEAD has no length, or another digest")
-        return found
+    async def _look(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Descriptor:
+        """What the origin says, or has just said. Raises OriginError."""
+        return permit.described or await self._origins.look(replace(context.route, reference=digest), permit.credential)
 
-    async def _describe_by_swarm(
+    async def _describe_by_reading(
         self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind
     ) -> Descriptor:
-        """The descriptor of the other hosts' blob. The GET that follows joins the download that begins here."""
+        """The descriptor of what is held here, or by other hosts. The GET that follows joins a download that begins."""
         expected = self._manifests.descriptor(digest)
         if kind is Kind.MANIFEST:
             body, media_type = await self.manifest(context, digest, permit, expected)
             self._manifests.read(digest, body, media_type)
-            return Descriptor(self._type_of(digest, kind, media_type), digest, len(body))
+            return Descriptor(self._type_of(digest, kind), digest, len(body))
         source, within_s = self._source(context, digest, permit), self._origins.answer_within_s
         try:
             async with asyncio.timeout(within_s), self._readers.open(digest, source, expected=expected) as reader:
                 context.cache = "hit" if reader.from_store else "miss"
                 return Descriptor(OCTET_STREAM, digest, reader.blob.size_bytes)
         except TimeoutError:
-            raise OriginUnreachableError(f"nobody sent {digest} within {within_s:g} s") from None
+            raise OriginTimeoutError(f"nobody sent {digest} within {within_s:g} s") from None
 
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:
         return self._origins.source(context.route.repository, digest, permit.credential)
 
-    def _type_of(self, digest: AnyDigest, kind: Kind, stored_type: str) -> str:
-        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest) or stored_type
+    def _type_of(self, digest: AnyDigest, kind: Kind) -> str:
+        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest)
 
 
 async def _whole_manifest(reader: BlobReader) -> bytes:

@@ -1,7 +1,8 @@
 """The manifests that were served lately: each is parsed once, and describes the blobs that clients ask for next.
 
 Rules:
-1. A manifest that p2pd does not understand is served all the same; it describes nothing.
+1. A manifest that p2pd does not understand is served all the same; it describes nothing. Bytes that are no manifest
+   are not served as one, and are not remembered.
 2. The least recently used manifests and descriptors are forgotten first. A blob without a descriptor is served too; its
    length is known once the origin or another host has answered.
 """
@@ -15,7 +16,7 @@ import structlog
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
-from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, parse_manifest
+from peer.oci.manifest import Manifest, manifest_type, parse_manifest
 
 log = structlog.get_logger("proxy.known_manifests")
 
@@ -28,22 +29,26 @@ class KnownManifests:
     """Manifests by digest, and the descriptors of their children by the children's digests."""
 
     def __init__(self) -> None:
-        self._manifests: OrderedDict[AnyDigest, Manifest | None] = OrderedDict()
+        self._manifests: OrderedDict[AnyDigest, tuple[str, Manifest | None]] = OrderedDict()
         self._descriptors: OrderedDict[AnyDigest, Descriptor] = OrderedDict()
 
     def read(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
-        """The manifest `body`; None for one that p2pd does not understand."""
+        """The manifest `body`; None for one that p2pd does not understand. `media_type` is the one that it came with.
+
+        Raises ManifestError if `body` is no manifest.
+        """
         if digest not in self._manifests:
-            self._manifests[digest] = self._parse(digest, body, media_type)
+            media_type = manifest_type(body, media_type)
+            manifest = self._parse(digest, body, media_type)
+            self._manifests[digest] = (manifest.media_type if manifest else media_type, manifest)
         self._manifests.move_to_end(digest)
         while len(self._manifests) > MAX_MANIFESTS:
             self._manifests.popitem(last=False)
-        return self._manifests[digest]
+        return self._manifests[digest][1]
 
-    def media_type(self, digest: AnyDigest) -> str | None:
-        """The media type of a manifest that was read."""
-        manifest = self._manifests.get(digest)
-        return None if manifest is None else manifest.media_type
+    def media_type(self, digest: AnyDigest) -> str:
+        """The media type of a manifest that was read; empty if it was not."""
+        return self._manifests.get(digest, ("", None))[0]
 
     def descriptor(self, digest: AnyDigest) -> Descriptor | None:
         """The descriptor of `digest` in a manifest that was read."""
@@ -51,7 +56,7 @@ class KnownManifests:
 
     def _parse(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         try:
-            manifest = parse_manifest(body, media_type if media_type in KIND_BY_MEDIA_TYPE else None)
+            manifest = parse_manifest(body, media_type)
         except ManifestError as error:
             log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
             return None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiohttp import web
 
+from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
+from peer.oci.manifest import ManifestKind
 from peer.origin.api import Kind
 from proxy.access import Access, Permit
 from proxy.blobs import Blobs
+from proxy.core.routing import Endpoint
 from proxy.known_manifests import KnownManifests
 from proxy.prefetch import Prefetch
 from proxy.request import RequestContext
@@ -26,20 +31,24 @@ class Manifests:
         self._prefetch = prefetch
 
     async def answer(self, context: RequestContext) -> web.StreamResponse:
-        """Answer GET or HEAD of a manifest by tag or by digest. Raises OriginError, StoreError."""
+        """Answer GET or HEAD of a manifest by tag or by digest. Raises OriginError, StoreError, ManifestError (the
+        content is something else)."""
         route = context.route
         if isinstance(route.reference, AnyDigest):
-            permit = await self._access.check(route, context.authorization)
-            if context.head:
-                found = await self._blobs.describe(context, route.reference, permit, Kind.MANIFEST)
+            digest, permit = route.reference, await self._access.check(route, context.authorization)
+            expected = permit.described or self._manifests.descriptor(digest)
+        else:
+            accept = ", ".join(context.request.headers.getall("Accept", []))
+            expected, permit = await self._tags.resolve(route, context.authorization, accept)
+            digest = expected.digest
+        try:
+            if context.head or context.not_modified(digest):
+                found = await self._blobs.describe(context, digest, replace(permit, described=expected), Kind.MANIFEST)
                 return context.head_response(found)
-            expected = permit.described or self._manifests.descriptor(route.reference)
-            return await self._send(context, route.reference, permit, expected)
-        accept = ", ".join(context.request.headers.getall("Accept", []))
-        found, permit = await self._tags.resolve(route, context.authorization, accept)
-        if context.head:
-            return context.head_response(found)
-        return await self._send(context, found.digest, permit, found)
+            return await self._send(context, digest, permit, expected)
+        except ManifestError:
+            self._tags.forget(route.repository, digest)
+            raise
 
     async def _send(
         self, context: RequestContext, digest: AnyDigest, permit: Permit, expected: Descriptor | None
@@ -48,9 +57,11 @@ class Manifests:
         body, media_type = await self._blobs.manifest(context, digest, permit, expected)
         manifest = self._manifests.read(digest, body, media_type)
         if manifest is not None:
-            media_type = manifest.media_type
-            below = [child.digest for child in manifest.children]
-            self._access.granted_below(context.route.repository, permit, digest, below)
+            # A repository that has a manifest need not have its foreign layers: registries do not look for them.
+            below = [child.digest for child in manifest.children if not child.foreign]
+            endpoint = Endpoint.BLOB if manifest.kind is ManifestKind.IMAGE else Endpoint.MANIFEST
+            self._access.granted_below(replace(context.route, reference=digest), permit, below, endpoint)
             self._prefetch.manifest_served(context, permit, digest, manifest)
         context.sent.body_bytes = len(body)
-        return web.Response(body=body, headers=context.content_headers(Descriptor(media_type, digest, len(body))))
+        found = Descriptor(self._manifests.media_type(digest), digest, len(body))
+        return web.Response(body=body, headers=context.content_headers(found))

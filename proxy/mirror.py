@@ -14,7 +14,6 @@ Manifests are answered in `proxy.manifests`, blobs in `proxy.blobs`, the rest he
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,17 +22,18 @@ from typing import Literal
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginUnreachableError, P2pdError
+from peer.errors import OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.blobs import Blobs
-from proxy.core.oci_errors import Code, refusal, refusal_for
+from proxy.core.lists import is_list, lists, next_page, one_page, origin_query
+from proxy.core.oci_errors import Code, refusal, refusal_for, refusal_of_list
 from proxy.core.pulls import PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.known_manifests import KnownManifests
 from proxy.manifests import Manifests
-from proxy.origins import Origins, refused
+from proxy.origins import OriginAnswer, Origins, unusable
 from proxy.prefetch import Prefetch
 from proxy.request import RequestContext
 from proxy.server import API_VERSION, as_response
@@ -44,7 +44,7 @@ log = structlog.get_logger("proxy.mirror")
 CLIENT_GONE = 499
 """The status in the metrics if the client goes away before the answer begins. nginx has the same."""
 
-FORWARDED_HEADERS = ("content-type", "link", "oci-filters-applied", "warning", "retry-after", "www-authenticate")
+FORWARDED_HEADERS = ("content-type", "oci-filters-applied", "warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,13 @@ class Mirror:
                 context = self._parse(request)
                 response = await self._answer(context)
             except RouteError as error:
-                response = as_response(refusal(error.status, error.code, str(error)))
+                allow = {"Allow": "GET, HEAD"} if error.status == 405 else None
+                response = as_response(refusal(error.status, error.code, str(error), allow))
             except P2pdError as error:
                 assert context is not None
-                unknown = Code.BLOB_UNKNOWN if context.route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
-                response = as_response(refusal_for(error, unknown))
+                route = context.route
+                unknown = Code.BLOB_UNKNOWN if route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+                response = as_response((refusal_of_list if lists(route) else refusal_for)(error, unknown))
                 log.info("refused", path=request.path, status=response.status, error=str(error))
             status = response.status
         except (asyncio.CancelledError, ConnectionError):
@@ -143,47 +145,39 @@ class Mirror:
                 return await self._forward(context)
 
     async def _ping(self, context: RequestContext) -> web.Response:
-        """Relay the origin's answer. While the origin is gone, answer 200: the store may have what the client wants."""
+        """Relay the origin's challenge. Else answer 200: whether a client may have something is asked when it asks for
+        that, and the store may have what the client wants while the origin is gone."""
         try:
-            asked = await self._origins.ask(context.route, "GET", "", context.authorization)
-        except OriginUnreachableError as error:
-            log.info("origin unreachable, the mirror answers for it", upstream=context.route.upstream, error=str(error))
+            answer = (await self._origins.ask(context.route, "GET", "", context.authorization)).answer
+        except OriginError as error:
+            log.debug("the mirror answers for its origin", upstream=context.route.upstream, error=str(error))
             return web.json_response({}, headers=API_VERSION)
-        if asked.answer.status < 400:
-            return web.json_response({}, headers=API_VERSION)
-        raise refused(asked.answer, "/v2/")
+        if answer.status == 401 and not answer.redirected:
+            raise unusable(answer, "/v2/")
+        return web.json_response({}, headers=API_VERSION)
 
     async def _forward(self, context: RequestContext) -> web.Response:
-        route = context.route
-        fields = context.request.rel_url.raw_query_string.split("&")
-        query = "&".join(field for field in fields if field.partition("=")[0] != "ns")
-        path = f"{route.origin_path}?{query}" if query else route.origin_path
-        asked = await self._origins.ask(route, "GET", path, context.authorization)
-        if asked.answer.status >= 400:
-            raise refused(asked.answer, route.origin_path)
-        headers = {name: asked.answer.headers[name] for name in FORWARDED_HEADERS if name in asked.answer.headers}
-        if "link" in headers:
-            headers["link"] = _link_here(headers["link"], route, named="ns" in context.request.query)
-        context.sent.body_bytes = len(asked.answer.body)
-        return web.Response(body=asked.answer.body, headers={**context.headers(), **headers})
+        """Pass on a list of the origin. An origin that fails has no empty list."""
+        route, named = context.route, "ns" in context.request.query
+        answer = (await self._list(route, origin_query(context.request.rel_url.raw_query_string), context)).answer
+        if answer.status != 200:
+            raise unusable(answer, route.origin_path)
+        if not is_list(route.endpoint, answer.body):
+            raise OriginUnusableError(f"the origin answered 200 for {route.origin_path}, and that is no such list")
+        headers = {name: answer.headers[name] for name in FORWARDED_HEADERS if name in answer.headers}
+        link = next_page(answer.headers.get("link", ""), route, named=named)
+        if link is not None:
+            headers["link"] = link
+        context.sent.body_bytes = len(answer.body)
+        return web.Response(body=answer.body, headers={**context.headers(), **headers})
 
-
-_LINK = re.compile(r"<[^>?#]*(?:\?(?P<query>[^>#]*))?[^>]*>")
-
-
-def _link_here(link: str, route: Route, *, named: bool) -> str:
-    """The next page's address at this mirror. It names the upstream as the client did: by prefix, by `ns` or not.
-
-    The next page is of the same list, so only the query is the origin's. Its address may have any form of RFC 3986, and
-    a path that clients do not know.
-    """
-
-    def here(found: re.Match[str]) -> str:
-        given = (found["query"] or "").strip().split("&")
-        fields = [field for field in given if field and field.partition("=")[0] != "ns"]
-        if named and not route.prefix:
-            fields.append(f"ns={route.upstream}")
-        query = "&".join(fields)
-        return f"</v2/{route.prefix}{route.origin_path}{'?' if query else ''}{query}>"
-
-    return _LINK.sub(here, link)
+    async def _list(self, route: Route, query: str, context: RequestContext) -> OriginAnswer:
+        """The origin's answer; of a list of tags that is too long, its first page."""
+        path, authorization = route.origin_path, context.authorization
+        try:
+            return await self._origins.ask(route, "GET", f"{path}?{query}" if query else path, authorization)
+        except OriginTooLargeError:
+            page = one_page(query) if route.endpoint is Endpoint.TAGS else None
+            if page is None:
+                raise
+            return await self._origins.ask(route, "GET", f"{path}?{page}", authorization)

@@ -60,6 +60,7 @@ class Prefetch:
             image=f"{route.repository}{separator}{route.reference}",
             user_agent=context.user_agent,
             children=tuple(child.digest for child in manifest.children),
+            foreign=frozenset(child.digest for child in manifest.children if child.foreign),
             now=time.monotonic(),
         )
 

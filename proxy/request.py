@@ -8,7 +8,9 @@ from typing import Literal
 from aiohttp import web
 
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
+from peer.oci.digest import AnyDigest
 from proxy.blob_response import Sent
+from proxy.core.conditional import not_modified
 from proxy.core.routing import Route
 from proxy.server import API_VERSION
 
@@ -31,6 +33,10 @@ class RequestContext:
     def user_agent(self) -> str:
         return self.request.headers.get("User-Agent", "")[:200]
 
+    def not_modified(self, digest: AnyDigest) -> bool:
+        """Whether the client has the content already, and asks only whether that is so."""
+        return not_modified(self.request.headers.get("If-None-Match"), digest)
+
     def headers(self) -> dict[str, str]:
         """The headers of every answer."""
         named = self.request.query.get("ns") or self.request.headers.get("OCI-Namespace")
@@ -47,5 +53,8 @@ class RequestContext:
         }
 
     def head_response(self, content: Descriptor) -> web.Response:
-        """The answer to HEAD of `content`."""
-        return web.Response(headers={**self.content_headers(content), "Content-Length": str(content.size_bytes)})
+        """The answer without a body: to HEAD of `content`, or 304 to a client that has it."""
+        headers = self.content_headers(content)
+        if self.not_modified(content.digest):
+            return web.Response(status=304, headers=headers)
+        return web.Response(headers={**headers, "Content-Length": str(content.size_bytes)})

@@ -16,32 +16,35 @@ this host and in the whole cluster.
 4. If the client is refused, or does not accept the media type, it gets the origin's own answer for the tag. If no host
    answers in time, this host asks the origin itself.
 
-While the origin is gone, a tag means its last known digest if the operator allows that and anyone may have the image.
+While the origin is gone, or says nothing of access (`proxy.core.origin_answers`), a tag means its last known digest if
+the operator allows that and anyone may have the image. Only a manifest is believed to be what a tag names.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 import structlog
 
-from peer.errors import InvalidNameError, OriginCorruptError, OriginRefusedError, OriginUnreachableError
+from peer.errors import OriginError, OriginRefusedError, OriginUnusableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest, Digest
-from peer.oci.manifest import ANY_MANIFEST, KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES
+from peer.oci.manifest import ANY_MANIFEST, KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES, is_manifest_type
 from peer.oci.reference import Repository, Tag
-from peer.origin.api import Answer, Credential
+from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
 from proxy.access import Access, Permit
 from proxy.catalog import Catalog
 from proxy.core.accept import accepts
+from proxy.core.origin_answers import Word, get_decides, shows_manifest, word_of_error
 from proxy.core.routing import Route
-from proxy.origins import OWN, Origins, described, refused
+from proxy.origins import OWN, Origins, described, manifest_in, unusable
 
 log = structlog.get_logger("proxy.tags")
 
@@ -102,7 +105,7 @@ class Tags:
         """
         question = (self._access.client(authorization), route, accept)
         until, meaning = self._answers.get(question, (0.0, None))
-        if meaning is not None and until > self._clock():
+        if meaning is not None and until > self._clock() and not self._access.is_over(meaning[1]):
             return meaning
         return await self._asking.get(question, lambda: self._resolve(question, authorization))
 
@@ -113,19 +116,31 @@ class Tags:
             meaning = await self._with_others(question, authorization)
             if meaning is None:
                 meaning = self._granted(question, authorization, *await self._ask(route, authorization, accept))
-        except OriginUnreachableError as error:
-            return self._last_known(route.repository, tag, error)
+        except OriginError as error:
+            if word_of_error(error) is Word.SAYS_NOTHING:
+                return self._last_known(route, error)
+            self._origins.note(route.upstream, None)
+            raise
         manifest, _ = meaning
         if self._catalog.last_known(route.repository, tag) != manifest:
             self._catalog.remember_tag(route.repository, tag, manifest)
         return meaning
+
+    def forget(self, repository: Repository, digest: AnyDigest) -> None:
+        """`digest` turned out to be no manifest: no tag names it, whatever the origin's headers said."""
+        self._catalog.forget_manifest(repository, digest)
+        self._answers = {
+            question: answer for question, answer in self._answers.items() if answer[1][0].digest != digest
+        }
 
     def _granted(
         self, question: _Question, authorization: str | None, manifest: Descriptor, credential: Credential
     ) -> _Meaning:
         """The origin has just told this host `manifest`: grant it, and share it for `ttl_s`."""
         _, route, _ = question
-        permit = self._access.granted(route.repository, manifest.digest, credential, authorization, manifest)
+        self._origins.note(route.upstream, None)
+        of_digest = replace(route, reference=manifest.digest)
+        permit = self._access.granted(of_digest, credential, authorization, manifest)
         if len(self._answers) >= MAX_REMEMBERED:
             self._answers.clear()
         self._answers[question] = (self._clock() + self._ttl_s, (manifest, permit))
@@ -148,7 +163,7 @@ class Tags:
             if not accepts(accept, manifest.media_type):
                 return None
             return self._granted(question, authorization, manifest, credential)
-        if turn is None or not accepts(accept, turn.manifest.media_type):
+        if turn is None or not shows_manifest(turn.manifest) or not accepts(accept, turn.manifest.media_type):
             return None
         return await self._admit(route, authorization, turn)
 
@@ -185,10 +200,11 @@ class Tags:
     async def _admit(self, route: Route, authorization: str | None, told: TagFound) -> _Meaning | None:
         """The manifest that another host found, if this client may have it (rules 2 and 3)."""
         manifest = told.manifest
+        of_digest = replace(route, reference=manifest.digest)
         if told.public and self._trust_hosts:
-            return manifest, self._access.granted(route.repository, manifest.digest, OWN, None)
+            return manifest, self._access.granted(of_digest, OWN, None)
         try:
-            permit = await self._access.check(replace(route, reference=manifest.digest), authorization)
+            permit = await self._access.check(of_digest, authorization)
         except OriginRefusedError as error:
             log.info("asking for a tag that another host resolved", repository=str(route.repository), reason=str(error))
             return None
@@ -205,42 +221,28 @@ class Tags:
         HEAD first, then GET: some registries do not answer HEAD as the specification wants.
         """
         ask = self._origins.ask_anonymously if anonymous else partial(self._origins.ask, authorization=authorization)
-        asked = await ask(route, "HEAD", route.origin_path, accept=accept)
-        manifest = described(asked.answer) if asked.answer.status == 200 else None
-        if manifest is not None and _is_of_manifest(manifest):
-            return manifest, asked.credential
-        if asked.answer.status in (200, 400, 404, 405):
-            asked = await ask(route, "GET", route.origin_path, accept=accept)
-            if asked.answer.status == 200:
-                return _described_by_body(asked.answer), asked.credential
-        raise refused(asked.answer, f"{route.repository}:{route.reference}")
+        with suppress(OriginUnusableError):  # of HEAD: the headers alone cannot be used
+            asked = await ask(route, "HEAD", route.origin_path, accept=accept)
+            manifest = described(asked.answer) if asked.answer.status == 200 else None
+            if manifest is not None and _is_of_manifest(manifest):
+                return manifest, asked.credential
+            if not get_decides(asked.answer.status, redirected=asked.answer.redirected):
+                raise unusable(asked.answer, f"{route.repository}:{route.reference}")
+        asked = await ask(route, "GET", route.origin_path, accept=accept)
+        return manifest_in(asked.answer, f"{route.repository}:{route.reference}"), asked.credential
 
-    def _last_known(self, repository: Repository, tag: Tag, error: OriginUnreachableError) -> _Meaning:
+    def _last_known(self, route: Route, silence: OriginError) -> _Meaning:
+        repository, tag = route.repository, Tag(route.reference)
         manifest = self._catalog.last_known(repository, tag) if self._serve_stale else None
-        permit = self._access.public_while_gone(repository, manifest.digest) if manifest else None
-        if manifest is None or permit is None:
-            raise error
-        log.warning(
-            "origin unreachable, served the tag's last known digest",
-            image=f"{repository}:{tag}",
-            digest=manifest.digest,
-        )
+        if manifest is None or not is_manifest_type(manifest.media_type):
+            raise silence
+        permit = self._access.public_while_silent(replace(route, reference=manifest.digest), silence)
+        if permit is None:
+            raise silence
+        log.debug("served a tag's last known digest", image=f"{repository}:{tag}", digest=manifest.digest)
         return manifest, permit
 
 
 def _is_of_manifest(found: Descriptor) -> bool:
     """Whether the descriptor of an origin's headers is complete, and small enough for a manifest."""
-    return bool(found.media_type) and 0 < found.size_bytes <= MAX_MANIFEST_BYTES
-
-
-def _described_by_body(answer: Answer) -> Descriptor:
-    announced = answer.headers.get("docker-content-digest")
-    digest: AnyDigest = Digest.of(answer.body)
-    if announced is not None and announced != digest:
-        try:
-            digest = AnyDigest(announced)
-        except InvalidNameError as error:
-            raise OriginCorruptError(f"the origin does not name its manifest: {error}") from None
-        if not digest.names(answer.body):
-            raise OriginCorruptError(f"the origin sent a manifest as {announced[:80]!a} that is other bytes")
-    return Descriptor(answer.headers.get("content-type", "application/json"), digest, len(answer.body))
+    return shows_manifest(found) and found.size_bytes <= MAX_MANIFEST_BYTES

@@ -27,13 +27,15 @@ from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from p2pd.daemon.upkeep import tend, tend_for_ever
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
 from peer.readers import Readers
 from peer.store import Store
+from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
 from proxy.access import Access
@@ -45,7 +47,6 @@ from proxy.tags import Tags
 
 log = logs.get("p2pd.daemon")
 
-COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
 SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
@@ -84,11 +85,13 @@ async def serve(
             ttl_s=settings.ttl_s,
         )
         stack.callback(store.close)
+        await tend(store)  # first of all: the catalog needs room, too
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings, give_up_s), background, identity(settings), joined.urls)
+        limits = _limits(settings, give_up_s)
+        host = Host(store, limits, background, identity(settings), joined.urls, partial(new_id, settings))
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -101,8 +104,10 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, host, peer_server, joined.inside)
-        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s)
+        scrubber = Scrubber(store, settings.scrub_rate)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
+        readers = Readers(host)
+        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
         tags = Tags(
             origins,
             access,
@@ -114,10 +119,10 @@ async def serve(
             trust_hosts=settings.trust_hosts,
         )
         mirror = Mirror(
-            origins, Readers(host), access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+            origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, host, peer_server, telemetry).runner(
+        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(
             addresses, not_ready, names_of(settings, settings.admin)
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
@@ -133,7 +138,8 @@ async def serve(
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         host.start(addresses["advertise"])
-        background.start(_collect_now_and_then(store))
+        background.start(tend_for_ever(store, catalog))
+        background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
 
@@ -145,13 +151,6 @@ def _limits(settings: Settings, give_up_s: float) -> Limits:
         give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
-
-
-async def _collect_now_and_then(store: Store) -> None:
-    while True:
-        await asyncio.sleep(COLLECT_EVERY_S)
-        for blob in await asyncio.to_thread(store.collect, time.time()):
-            log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
 
 
 async def _tell_pulls_now_and_then(mirror: Mirror) -> None:

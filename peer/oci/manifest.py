@@ -58,7 +58,12 @@ ANY_MANIFEST: Final = ", ".join((*KIND_BY_MEDIA_TYPE, "*/*"))
 """The Accept header for a manifest whose type is not known. A registry answers 404 for a type that is not named, gives
 another manifest in its place, or converts it."""
 
+DOCKER_SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+DOCKER_SCHEMA_1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+
 _SCHEMA_1 = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)")
+_VENDORS_JSON = re.compile(r"application/vnd\.[a-z0-9.+-]{1,100}\+(?:json|prettyjws)")
+"""Every manifest's type so far, also OCI's former artifacts (`application/vnd.oci.artifact.manifest.v1+json`)."""
 _FOREIGN = re.compile(
     r"application/vnd\.docker\.image\.rootfs\.foreign\..*"
     r"|application/vnd\.oci\.image\.layer\.nondistributable\..*"
@@ -85,19 +90,43 @@ class Manifest:
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
+def essence(content_type: str | None) -> str:
+    """The media type in a Content-Type, in lower case and without parameters; empty if there is none."""
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def is_manifest_type(content_type: str) -> bool:
+    """Whether an answer of this type can be a manifest, by p2pd understood or not. Pages and plain JSON can not."""
+    return _VENDORS_JSON.fullmatch(essence(content_type)) is not None
+
+
+def manifest_type(body: bytes, content_type: str | None = None) -> str:
+    """The media type of a manifest, by p2pd understood or not; `content_type` is the one that it came with.
+
+    A manifest is a JSON object with a `schemaVersion`, or a `mediaType` of a manifest. The type that it came with goes
+    before its own, that before the type that its form suggests. Raises ManifestError for what is no manifest.
+    """
+    fields = _document(body)
+    own = fields.get("mediaType")
+    own_type = essence(own) if isinstance(own, str) else ""
+    if type(fields.get("schemaVersion")) is not int and not is_manifest_type(own_type):
+        raise ManifestError("this is no manifest: it has neither a `schemaVersion` nor a manifest's `mediaType`")
+    given = essence(content_type)
+    if is_manifest_type(given):
+        return given
+    if is_manifest_type(own_type):
+        return own_type
+    if fields.get("schemaVersion") == 1:
+        return DOCKER_SCHEMA_1_SIGNED if "signatures" in fields else DOCKER_SCHEMA_1
+    return OCI_INDEX if "manifests" in fields else OCI_IMAGE
+
+
 def parse_manifest(body: bytes, content_type: str | None = None) -> Manifest:
     """Read the manifest or index `body`. `content_type` is its Content-Type, or the media type of its descriptor.
 
     A document without any type is OCI's: before 1.1 the type was optional. Raises ManifestError.
     """
-    if len(body) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"a manifest of {len(body)} bytes is larger than {MAX_MANIFEST_BYTES}")
-    try:
-        # Deep nesting raises RecursionError, a number with too many digits ValueError.
-        document = json.loads(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"not JSON in UTF-8: {error}") from None
-    fields = _object(document, "a manifest")
+    fields = _document(body)
     media_type = _media_type_of(fields, content_type)
     kind = KIND_BY_MEDIA_TYPE[media_type]
     _refuse_ambiguity(fields, kind)
@@ -119,8 +148,19 @@ def parse_manifest(body: bytes, content_type: str | None = None) -> Manifest:
     )
 
 
+def _document(body: bytes) -> Mapping[str, object]:
+    if len(body) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"a manifest of {len(body)} bytes is larger than {MAX_MANIFEST_BYTES}")
+    try:
+        # Deep nesting raises RecursionError, a number with too many digits ValueError.
+        document = json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"not JSON in UTF-8: {error}") from None
+    return _object(document, "a manifest")
+
+
 def _media_type_of(fields: Mapping[str, object], content_type: str | None) -> str:
-    given = content_type.partition(";")[0].strip().lower() if content_type else None
+    given = essence(content_type) or None
     own = _optional_media_type(fields, "mediaType")
     if fields.get("schemaVersion") == 1 or _SCHEMA_1.fullmatch(own or given or ""):
         raise ManifestError("an image of Docker's schema 1 is not supported: push it again with a current client")

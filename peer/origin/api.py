@@ -55,13 +55,15 @@ class Answer:
     """A small answer of an origin, whole: `body` is at most `MAX_ANSWER_BYTES`. Header names are lower case.
 
     Values of one name are joined by commas. `challenges` are those of WWW-Authenticate one by one: many clients read
-    one challenge per field (RFC 9110, section 11.6.1 warns of joining them).
+    one challenge per field (RFC 9110, section 11.6.1 warns of joining them). `redirected`: it came from a redirect's
+    target outside of the origin's API. Such a refusal is not the origin's own.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     challenges: tuple[str, ...] = ()
+    redirected: bool = False
 
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -115,7 +117,7 @@ class Origin(Protocol):
         """Ask for a small answer below `/v2/`, such as `library/alpine/manifests/latest`; an empty path is the ping.
 
         Any status below 500 is an answer, not an error. 429 and 5xx are first tried again, within bounds.
-        Raises OriginUnreachableError, OriginUnusableError (too large, or in a coding that p2pd does not know).
+        Raises OriginUnreachableError, OriginUnusableError (in a coding that p2pd does not know), OriginTooLargeError.
         """
         ...
 

@@ -211,6 +211,7 @@ class HttpOrigin:
             headers={name: answer.headers[name.lower()] for name in _KEPT if name.lower() in answer.headers},
             body=answer.body,
             challenges=answer.challenges,
+            redirected=answer.redirected,
         )
 
     def _headers(self, ref: ContentRef) -> dict[str, str]:

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from peer.errors import OriginError, OriginUnreachableError, OriginUnusableError
+from peer.errors import OriginError, OriginTooLargeError, OriginUnreachableError, OriginUnusableError
 from peer.origin.api import MAX_ANSWER_BYTES, Answer
 from peer.origin.codings import coding_of, decoded, is_decoded
 from peer.origin.headers import content_length
@@ -243,6 +243,8 @@ class Reply:
         self._response = response
         self._done: Callable[[Connection, bool], None] | None = done
         self._answer: Answer | None = None
+        self.redirected = False
+        """Whether this is the answer of a redirect's target that is not the registry itself."""
 
     @property
     def left(self) -> int | None:
@@ -302,7 +304,7 @@ class Reply:
         if self._answer is None:
             try:
                 body = self._decoded(self._read_small())
-                self._answer = Answer(self.status, self.headers, body, self.challenges)
+                self._answer = Answer(self.status, self.headers, body, self.challenges, self.redirected)
             finally:
                 self.close()
         return self._answer
@@ -329,7 +331,8 @@ class Reply:
         if self.status >= 400:
             return body[:most]
         if len(body) > most:
-            raise unusable(f"{self.target} sent more than {most} bytes where a small answer was expected")
+            message = f"{self.target} sent more than {most} bytes where a small answer was expected"
+            raise ExchangeFailedError(message, lasting=True, told=OriginTooLargeError(message))
         if self.left and self.status < 300:
             raise ExchangeFailedError(f"{self.target} ended its answer {self.left} bytes early")
         return body

@@ -9,6 +9,7 @@ Rules:
 5. Where a redirect may lead to is judged by the address there (`peer.origin.address_policy`).
 6. A challenge of another target is removed from the answer: a client would answer it with its credentials for the first
    target.
+7. An answer of another target, or of the first one outside of the registry's API, is marked as redirected.
 """
 
 from __future__ import annotations
@@ -51,14 +52,16 @@ def exchange(
     The names of `headers` are lower case. `lead` is whoever named `home`, if it is not the upstream's own.
     """
     target, sent, proven = home, dict(headers), _BY_DIGEST.search(path) is not None
+    api = f"{path.partition('/v2/')[0]}/v2/"
     if authorization is not None:
         sent["authorization"] = authorization
-    for _ in range(_MOST + 1):
+    for hops in range(_MOST + 1):
         reply = connections.exchange(cancel_scope, target, method, path, sent, deadline, lead)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
             if target != home:
                 reply.drop_challenges()
+            reply.redirected = hops > 0 and not (target == home and path.startswith(api))
             return reply
         reply.answer()  # the few bytes of its body are read so that the connection can be kept
         lead = Lead(reply.address) if lead is None else lead.joined(reply.address)

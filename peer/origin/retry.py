@@ -6,8 +6,9 @@ Rules:
 2. All rounds together end at a deadline. Within a round, each endpoint may use its even share of what is left, so one
    that hangs does not keep the next from being asked. The last may be given longer: nobody is left to be asked.
 3. What may be better at another try or another endpoint: no connection, no answer in time, a 5xx, a 429 with a short
-   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), any other 429, a refusal
-   that is a web page (a portal's, not the registry's), an answer that cannot be used. All else is the answer.
+   Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), a 501 (a method that it does
+   not have), any other 429, a refusal that is a web page (a portal's, not the registry's), an answer that cannot be
+   used. All else is the answer.
 4. An endpoint that failed comes after the others for a while.
 """
 
@@ -135,10 +136,10 @@ class Attempts:
                 reply.close()
                 raise
         answer = reply.answer()
-        if reply.status >= 500:
+        if reply.status >= 500 and reply.status != 501:
             self._note_failure(state, endpoint, f"{reply.target} answered {reply.status}", lasting=False)
             return None
-        if reply.status not in (404, 429) and (reply.status == 401 or not is_web_page(answer.headers)):
+        if reply.status not in (404, 429, 501) and (reply.status == 401 or not is_web_page(answer.headers)):
             return answer
         state.refusals[endpoint] = answer
         wait_s = retry_after_s(answer.headers.get("retry-after", ""), self._clock.unix())

@@ -7,6 +7,9 @@ The effect of each status, as read in the sources of moby, containerd and contai
     podman       the manifest's source has to have every blob; 429: waits for Retry-After
 
 So if the mirror cannot serve something, it answers 404 with the reason, and not 5xx: the client goes to the registry.
+
+A list is different: 404 for referrers means that there are none, also for the tag `sha256-<hex>` that lists them at a
+registry without a referrers API. There, an origin that fails is 502 or 504.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from peer.errors import OriginRefusedError, P2pdError
+from peer.errors import OriginRefusedError, OriginTimeoutError, P2pdError
+from proxy.core.origin_answers import Word, word_of_error
 
 
 class Code(StrEnum):
@@ -31,6 +35,8 @@ class Code(StrEnum):
     SIZE_INVALID = "SIZE_INVALID"
     TOOMANYREQUESTS = "TOOMANYREQUESTS"
     UNAUTHORIZED = "UNAUTHORIZED"
+    UNAVAILABLE = "UNAVAILABLE"
+    """Not of the specification, which has no code for 5xx: docker-registry's."""
     UNSUPPORTED = "UNSUPPORTED"
 
 
@@ -47,9 +53,10 @@ class Refusal:
     challenges: tuple[str, ...] = ()
 
 
-_BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS}
-_FOR_CLIENTS = frozenset(range(400, 500)) - {416}
-"""The statuses of an origin that are relayed. 416 is not: p2pd chose the range that it answers."""
+_BY_STATUS = {401: Code.UNAUTHORIZED, 403: Code.DENIED, 429: Code.TOOMANYREQUESTS, 451: Code.DENIED}
+_FOR_CLIENTS = frozenset({400, 429})
+"""The statuses that are relayed though they say nothing of access: what the client can act upon. Others are not, such
+as 405 and 416: p2pd chose the method and the range. dockerd tries again after some of them."""
 
 RELAYED_HEADERS = ("retry-after",)
 """The origin's headers that are relayed beside its challenges."""
@@ -63,8 +70,23 @@ def refusal(status: int, code: Code, message: str, headers: Mapping[str, str] | 
 
 def refusal_for(error: P2pdError, unknown: Code) -> Refusal:
     """The refusal for `error`. `unknown` is its code if the origin's answer has none, for a manifest or a blob."""
-    if not isinstance(error, OriginRefusedError) or error.status not in _FOR_CLIENTS:
+    if not isinstance(error, OriginRefusedError) or not _is_for_clients(error):
         return refusal(404, unknown, str(error))
+    return _relayed(error, unknown)
+
+
+def refusal_of_list(error: P2pdError, unknown: Code) -> Refusal:
+    """The refusal for `error` where the origin was asked for a list of tags or of referrers; `unknown` as above."""
+    if isinstance(error, OriginRefusedError) and _is_for_clients(error):
+        return _relayed(error, unknown)
+    return refusal(504 if isinstance(error, OriginTimeoutError) else 502, Code.UNAVAILABLE, str(error))
+
+
+def _is_for_clients(error: OriginRefusedError) -> bool:
+    return word_of_error(error) is not Word.SAYS_NOTHING or (error.status in _FOR_CLIENTS and not error.redirected)
+
+
+def _relayed(error: OriginRefusedError, unknown: Code) -> Refusal:
     headers = {name: value for name, value in error.headers.items() if name.lower() in RELAYED_HEADERS}
     refused = refusal(error.status, _BY_STATUS.get(error.status, unknown), str(error))
     body = error.body if is_error_body(error.body) else refused.body

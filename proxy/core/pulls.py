@@ -27,7 +27,10 @@ two lines of the pull."""
 
 @dataclass(frozen=True, slots=True)
 class PullSummary:
-    """The log's line of a pull. Bytes are those sent to the client; `origin_bytes` were not in the store before."""
+    """The log's line of a pull. Bytes are those sent to the client.
+
+    `fetched_bytes` were not in the store before: they came from other hosts or from the origin.
+    """
 
     image: str
     user_agent: str
@@ -35,7 +38,7 @@ class PullSummary:
     blobs: int
     failed: int
     store_bytes: int
-    origin_bytes: int
+    fetched_bytes: int
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class _Untold:
     blobs: int = 0
     failed: int = 0
     store_bytes: int = 0
-    origin_bytes: int = 0
+    fetched_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -79,12 +82,17 @@ class Pulls:
         image: str,
         user_agent: str,
         children: tuple[AnyDigest, ...],
+        foreign: frozenset[AnyDigest] = frozenset(),
         now: float,
     ) -> None:
-        """`client` was sent an image's manifest. `children` are its config and then its layers from the lowest up."""
+        """`client` was sent an image's manifest. `children` are its config and then its layers from the lowest up.
+
+        The registry need not have the `foreign` layers, so they are not fetched ahead.
+        """
         key = (client, manifest)
         if key not in self._pulls:
-            self._pulls[key] = _Pull(repository, image, user_agent, children[1:], frozenset(children), now)
+            layers = tuple(layer for layer in children[1:] if layer not in foreign)
+            self._pulls[key] = _Pull(repository, image, user_agent, layers, frozenset(children), now)
         pull = self._pulls[key]
         if pull.untold is None:
             pull.untold, pull.highest = _Untold(now), -1
@@ -128,7 +136,7 @@ class Pulls:
             if from_store:
                 untold.store_bytes += sent_bytes
             else:
-                untold.origin_bytes += sent_bytes
+                untold.fetched_bytes += sent_bytes
 
     def ended(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by `now`. Each is returned once."""
@@ -146,7 +154,7 @@ class Pulls:
                     blobs=untold.blobs,
                     failed=untold.failed,
                     store_bytes=untold.store_bytes,
-                    origin_bytes=untold.origin_bytes,
+                    fetched_bytes=untold.fetched_bytes,
                 )
             )
         return summaries

@@ -14,16 +14,22 @@ from peer.oci.descriptor import Platform
 from peer.oci.manifest import (
     DOCKER_IMAGE,
     DOCKER_INDEX,
+    DOCKER_SCHEMA_1,
+    DOCKER_SCHEMA_1_SIGNED,
     MAX_DESCRIPTORS,
     MAX_MANIFEST_BYTES,
     OCI_IMAGE,
     OCI_INDEX,
     ManifestKind,
+    is_manifest_type,
+    manifest_type,
     parse_manifest,
 )
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+"""Of a draft of OCI 1.1: such a manifest has no `schemaVersion`."""
 
 
 def digest(number: int) -> str:
@@ -252,3 +258,57 @@ def test_a_document_with_damaged_bytes_is_a_manifest_or_a_manifest_error(
         parse_manifest(bytes(body))
     except ManifestError:
         return
+
+
+@pytest.mark.parametrize(
+    ("document", "content_type", "expected"),
+    [
+        (image(), None, OCI_IMAGE),
+        (image(), OCI_IMAGE, OCI_IMAGE),
+        (image(), f"{OCI_IMAGE}; charset=utf-8", OCI_IMAGE),
+        (image(), "text/html", OCI_IMAGE),
+        (image(), "application/octet-stream", OCI_IMAGE),
+        (image(mediaType=None), "application/json", OCI_IMAGE),
+        (index(mediaType=None), "", OCI_INDEX),
+        ({"schemaVersion": 9}, "application/vnd.example.thing.v9+json", "application/vnd.example.thing.v9+json"),
+        ({"schemaVersion": 1, "fsLayers": []}, "application/json", DOCKER_SCHEMA_1),
+        ({"schemaVersion": 1, "signatures": []}, "application/json", DOCKER_SCHEMA_1_SIGNED),
+        ({"schemaVersion": 1}, DOCKER_SCHEMA_1_SIGNED, DOCKER_SCHEMA_1_SIGNED),
+        ({"mediaType": OCI_ARTIFACT, "blobs": []}, OCI_ARTIFACT, OCI_ARTIFACT),
+        ({"mediaType": OCI_ARTIFACT, "blobs": []}, None, OCI_ARTIFACT),
+    ],
+)
+def test_the_type_of_any_manifest(document: dict[str, Any], content_type: str | None, expected: str) -> None:
+    assert manifest_type(encoded(document), content_type) == expected
+    assert is_manifest_type(expected)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<!DOCTYPE html><html></html>",
+        b"[1]",
+        b"null",
+        b'"schemaVersion"',
+        b"{}",
+        b'{"errors": [{"code": "DENIED"}]}',
+        b'{"mediaType": "text/html"}',
+        b'{"schemaVersion": true}',
+        b'{"schemaVersion": "2"}',
+        b'{"architecture": "amd64", "rootfs": {"type": "layers"}}',
+        encoded(image())[:-1],
+        b"\x1f\x8b" + encoded(image()),
+        b" " * (MAX_MANIFEST_BYTES + 1),
+    ],
+)
+def test_what_is_no_manifest_has_no_type(body: bytes) -> None:
+    for content_type in (None, OCI_IMAGE, "text/html"):
+        with pytest.raises(ManifestError):
+            manifest_type(body, content_type)
+
+
+@given(st.binary(), st.none() | st.text())
+def test_any_bytes_have_a_manifests_type_or_none(body: bytes, content_type: str | None) -> None:
+    with pytest.raises(ManifestError):
+        manifest_type(body, content_type)

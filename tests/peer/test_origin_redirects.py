@@ -135,6 +135,29 @@ def test_a_status_that_redirects_without_saying_where_is_an_answer(server: Regis
 
 
 @pytest.mark.parametrize(
+    ("location", "redirected"),
+    [("/storage/v2/app/blobs/1", True), ("/v2/library/app/blobs/1", False), ("manifests/1", False)],
+)
+@pytest.mark.parametrize("status", [200, 401, 403, 404])
+def test_an_answer_says_whether_it_is_the_registrys_own(
+    server: RegistryServer, location: str, redirected: bool, status: int
+) -> None:
+    server.script(Answering(status), to(location), Answering(status))
+    with origin_at(server) as origin:
+        assert not origin.request("HEAD", "app/blobs/1", credential=NOBODY).redirected
+        assert origin.request("HEAD", "app/blobs/1", credential=NOBODY).redirected is redirected
+
+
+def test_so_does_the_refusal_of_a_body(server: RegistryServer, storage: RegistryServer) -> None:
+    server.script(Answering(403), to(f"{storage.url}/bucket/other"))
+    with origin_at(server) as origin:
+        for redirected in (False, True):
+            with pytest.raises(OriginRefusedError) as caught:
+                origin.open(REF, 0, None, credential=NOBODY)
+            assert caught.value.redirected is redirected
+
+
+@pytest.mark.parametrize(
     ("location", "target"),
     [
         ("/bucket/da ta?sig=a b", "/bucket/da%20ta?sig=a%20b"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from peer.errors import OriginUnreachableError, OriginUnusableError
+from peer.errors import OriginTooLargeError, OriginUnreachableError, OriginUnusableError
 from peer.origin.api import MAX_ANSWER_BYTES
 from peer.origin.http1 import MAX_ERROR_BYTES
 from peer.origin.response_head import MAX_HEAD_BYTES
@@ -67,8 +67,8 @@ def test_head_has_no_body(server: RegistryServer) -> None:
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 416, 429])
-def test_what_is_below_500_is_an_answer(server: RegistryServer, status: int) -> None:
+@pytest.mark.parametrize("status", [200, 304, 400, 401, 403, 416, 429, 501])
+def test_what_is_below_500_is_an_answer_and_so_is_501(server: RegistryServer, status: int) -> None:
     server.script(Answering(status, b"" if status == 304 else b"text"))
     with origin_at(server) as origin:
         assert origin.request("GET", "app/manifests/1", credential=NOBODY).status == status
@@ -90,7 +90,7 @@ def test_an_answer_that_is_too_large_is_of_no_use(server: RegistryServer) -> Non
     server.script(Answering(200, bytes(MAX_ANSWER_BYTES)), Answering(200, bytes(MAX_ANSWER_BYTES + 1)))
     with origin_at(server) as origin:
         assert len(origin.request("GET", "app/tags/list", credential=NOBODY).body) == MAX_ANSWER_BYTES
-        with pytest.raises(OriginUnusableError, match="small answer was expected"):
+        with pytest.raises(OriginTooLargeError, match="small answer was expected"):
             origin.request("GET", "app/tags/list", credential=NOBODY)
 
 

@@ -269,6 +269,49 @@ class TestRules:
                 await parts.access.check(asked, ALICE)
 
     @asynchronous
+    async def test_a_manifests_grant_does_not_renew_itself(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        """A client that is removed at the origin does not stay in by pulling on."""
+        registry.push(SECRET, "1.0", IMAGE)
+        registry.members[SECRET] = {ALICE}
+        manifest, layer = route(SECRET, IMAGE.digest), route(SECRET, LAYER, Endpoint.BLOB)
+        async with parts_of(registry, tmp_path, access_ttl_s=100) as parts:
+            for _ in range(3):
+                permit = await parts.access.check(manifest, ALICE)
+                parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
+                parts.now += 33
+            assert (await parts.access.check(layer, ALICE)).until == parts.now + 1
+            registry.members[SECRET] = set()
+            parts.now += 1
+            for asked in (manifest, layer):
+                with pytest.raises(OriginRefusedError):
+                    await parts.access.check(asked, ALICE)
+
+    @asynchronous
+    async def test_nor_does_that_of_a_tags_answer(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        registry.push(SECRET, "1.0", IMAGE)
+        registry.members[SECRET] = {ALICE}
+        async with parts_of(registry, tmp_path, access_ttl_s=100, tag_ttl_s=1000) as parts:
+            for _ in range(2):
+                _, permit = await parts.tags.resolve(route(SECRET, "1.0"), ALICE, "")
+                parts.access.granted_below(route(SECRET, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+                parts.now += 50
+            registry.members[SECRET] = set()
+            with pytest.raises(OriginRefusedError):
+                await parts.tags.resolve(route(SECRET, "1.0"), ALICE, "")
+
+    @asynchronous
+    async def test_a_probe_that_is_refused_takes_back_that_an_image_is_public(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push(APP, "1.0", IMAGE)
+        async with parts_of(registry, tmp_path, access_ttl_s=0) as parts:
+            await parts.access.check(route(APP, IMAGE.digest), None)
+            registry.members[APP] = {ALICE}
+            permit = await parts.access.check(route(APP, IMAGE.digest), ALICE)
+            parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+            await until(lambda: not parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest))
+
+    @asynchronous
     async def test_many_ask_once(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:
@@ -279,10 +322,11 @@ class TestRules:
     async def test_what_anyone_may_have_is_fetched_as_anyone(self, registry: ImageRegistry, tmp_path: Path) -> None:
         """A client whose token is no good here gets what is public, and also if it is not in the store."""
         async with parts_of(registry, tmp_path) as parts:
-            parts.access.granted(place(APP), LAYER, Credential(own=True), None)
+            asked = route(APP, LAYER, Endpoint.BLOB)
+            parts.access.granted(asked, Credential(own=True), None)
             for who in (None, MALLORY):
-                permit = await parts.access.check(route(APP, LAYER, Endpoint.BLOB), who)
-                assert permit == Permit(ANYONE, Credential(own=True))
+                permit = await parts.access.check(asked, who)
+                assert permit == Permit(ANYONE, Credential(own=True), parts.now + 100)
 
     @asynchronous
     async def test_what_is_no_longer_public_is_forgotten(self, registry: ImageRegistry, tmp_path: Path) -> None:
@@ -290,11 +334,11 @@ class TestRules:
         asked = route(APP, IMAGE.digest)
         async with parts_of(registry, tmp_path, access_ttl_s=0) as parts:
             await parts.access.check(asked, None)
-            assert parts.catalog.is_public(place(APP), IMAGE.digest)
+            assert parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest)
             registry.members[APP] = {ALICE}
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(asked, MALLORY)  # which says nothing about anyone
-            assert parts.catalog.is_public(place(APP), IMAGE.digest)
+            assert parts.catalog.is_public(place(APP), Endpoint.MANIFEST, IMAGE.digest)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(asked, None)
             registry.stop()
@@ -305,17 +349,17 @@ class TestRules:
     async def test_a_repository_is_probed_now_and_then(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:
-            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE), parts.now + 100)
 
             async def grant() -> None:
-                parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
-                await until(lambda: parts.catalog.is_public(place(APP), LAYER))
+                parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
+                await until(lambda: parts.catalog.is_public(place(APP), Endpoint.BLOB, LAYER))
 
             await grant()
             await grant()
             assert len(registry.seen) == 1
             parts.now += PROBE_EVERY_S + 1
-            parts.access.granted_below(place(APP), permit, IMAGE.digest, [LAYER])
+            parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
             await until(lambda: len(registry.seen) == 2)
         assert all("authorization" not in seen.headers for seen in registry.seen)
 
@@ -324,9 +368,9 @@ class TestRules:
         registry.push(SECRET, "1.0", IMAGE)
         registry.members[SECRET] = {ALICE}
         async with parts_of(registry, tmp_path) as parts:
-            permit = Permit(parts.access.client(ALICE), Credential(ALICE))
-            parts.access.granted_below(place(SECRET), permit, IMAGE.digest, [LAYER])
+            permit = Permit(parts.access.client(ALICE), Credential(ALICE), parts.now + 100)
+            parts.access.granted_below(route(SECRET, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)
             await until(lambda: registry.asked("GET", "/token") == 1)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(route(SECRET, LAYER, Endpoint.BLOB), None)
-            assert not parts.catalog.is_public(place(SECRET), LAYER)
+            assert not parts.catalog.is_public(place(SECRET), Endpoint.BLOB, LAYER)

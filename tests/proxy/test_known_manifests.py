@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
-from peer.oci.manifest import OCI_IMAGE
+import pytest
+
+from peer.errors import ManifestError
+from peer.oci.manifest import DOCKER_SCHEMA_1, OCI_IMAGE
 from proxy import known_manifests
 from proxy.known_manifests import KnownManifests
 from tests.support.images import Image, digest_of, make_image
@@ -27,14 +30,22 @@ def test_a_manifest_describes_its_children() -> None:
     assert layer is not None
     assert layer.size_bytes == len(LAYER)
     assert known.media_type(IMAGE.digest) == OCI_IMAGE
-    assert known.media_type(digest_of(LAYER)) is None
+    assert known.media_type(digest_of(LAYER)) == ""
 
 
 def test_what_is_not_understood_describes_nothing() -> None:
     known = KnownManifests()
-    for body in (b"no JSON", json.dumps({"schemaVersion": 1}).encode()):
-        assert known.read(digest_of(body), body, "application/json") is None
-        assert known.media_type(digest_of(body)) is None
+    body = json.dumps({"schemaVersion": 1, "layers": [1]}).encode()
+    assert known.read(digest_of(body), body, "application/json") is None
+    assert known.media_type(digest_of(body)) == DOCKER_SCHEMA_1
+
+
+def test_what_is_no_manifest_is_not_remembered_as_one() -> None:
+    known = KnownManifests()
+    for body in (b"no JSON", b"[]", b'{"errors": [{"code": "DENIED"}]}', IMAGE.config, IMAGE.manifest[:-9]):
+        with pytest.raises(ManifestError):
+            known.read(digest_of(body), body, OCI_IMAGE)
+        assert known.media_type(digest_of(body)) == ""
 
 
 def test_the_least_recently_read_is_forgotten_first() -> None:
@@ -43,7 +54,7 @@ def test_the_least_recently_read_is_forgotten_first() -> None:
     for image in [*images, images[0], IMAGE]:
         read(known, image)
     assert known.media_type(images[0].digest) == known.media_type(IMAGE.digest) == OCI_IMAGE
-    assert known.media_type(images[1].digest) is None
+    assert known.media_type(images[1].digest) == ""
 
 
 def test_descriptors_are_bounded_too() -> None:

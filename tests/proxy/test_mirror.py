@@ -306,7 +306,7 @@ class TestQuestions:
     @asynchronous
     async def test_a_next_page_is_of_the_same_upstream(self, registry: ImageRegistry, tmp_path: Path) -> None:
         path = f"{APP}/tags/list"
-        registry.rules[f"/v2/{path}"] = Answering(200, b"{}", {"Link": f'</v2/{path}?n=2&last=b>; rel="next"'})
+        registry.rules[f"/v2/{path}"] = Answering(200, b'{"tags":[]}', {"Link": f'</v2/{path}?n=2&last=b>; rel="next"'})
         async with node_at(tmp_path / "store", "other.example=http://127.0.0.1:1", hub(registry)) as node:
             reply = await node.get(f"{path}?n=2&ns=docker.io")
             assert reply.headers["link"] == f'</v2/{path}?n=2&last=b&ns=docker.io>; rel="next"'

@@ -170,7 +170,8 @@ class TestOriginBreaks:
                 reply = await node.get(f"{APP}/manifests/{reference}")
                 assert (reply.status, reply.code) == (404, "MANIFEST_UNKNOWN")
                 assert IMAGE.digest in reply.message
-                errors_logged.pop()
+                assert errors_logged
+                errors_logged.clear()  # where HEAD told another length than GET there are two
             assert not await node.cached()
 
     @asynchronous

@@ -12,12 +12,13 @@ from peer.errors import (
     OriginBrokenError,
     OriginCorruptError,
     OriginRefusedError,
+    OriginTimeoutError,
     OriginUnreachableError,
     P2pdError,
     StoreBrokenError,
     StoreFullError,
 )
-from proxy.core.oci_errors import Code, Refusal, is_error_body, refusal, refusal_for
+from proxy.core.oci_errors import Code, Refusal, is_error_body, refusal, refusal_for, refusal_of_list
 
 THEIRS = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "You have reached your pull rate limit."}]}'
 
@@ -76,6 +77,37 @@ def test_the_origins_no_keeps_its_status(status: int, code: Code) -> None:
 @pytest.mark.parametrize("status", [301, 304, 416, 500, 503])
 def test_what_no_client_could_make_sense_of_is_404(status: int) -> None:
     assert refusal_for(OriginRefusedError("odd", status=status), Code.BLOB_UNKNOWN).status == 404
+
+
+@pytest.mark.parametrize("status", [402, 405, 406, 408, 412, 418, 421, 425, 431])
+def test_what_says_nothing_is_404_so_that_the_client_goes_on(status: int) -> None:
+    assert refusal_for(OriginRefusedError("odd", status=status), Code.BLOB_UNKNOWN).status == 404
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 451])
+def test_storages_refusals_are_not_the_registrys(status: int) -> None:
+    error = OriginRefusedError("no", status=status, redirected=True)
+    assert refusal_for(error, Code.BLOB_UNKNOWN).status == 404
+    assert refusal_of_list(error, Code.MANIFEST_UNKNOWN).status == 502
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OriginRefusedError("no", status=404), 404),
+        (OriginRefusedError("no", status=401), 401),
+        (OriginRefusedError("no", status=429), 429),
+        (OriginRefusedError("no", status=400), 400),
+        (OriginRefusedError("no", status=405), 502),
+        (OriginUnreachableError("gone"), 502),
+        (OriginCorruptError("a page"), 502),
+        (OriginTimeoutError("late"), 504),
+    ],
+)
+def test_an_origin_that_fails_has_no_empty_list(error: P2pdError, status: int) -> None:
+    refused = refusal_of_list(error, Code.MANIFEST_UNKNOWN)
+    assert refused.status == status
+    assert (only_error(refused)["code"] == "UNAVAILABLE") is (status >= 500)
 
 
 def test_headers_are_relayed_however_they_are_written() -> None:

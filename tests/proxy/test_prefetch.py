@@ -16,10 +16,14 @@ CHILDREN = CONFIG, L0, L1, L2, L3, L4, L5 = tuple(Digest.of(b"child %d" % number
 
 
 def pulls_of(
-    depth: int = 2, client: str = "ann", repository: Repository = HERE, children: tuple[Digest, ...] = CHILDREN
+    depth: int = 2,
+    client: str = "ann",
+    repository: Repository = HERE,
+    children: tuple[Digest, ...] = CHILDREN,
+    foreign: frozenset[Digest] = frozenset(),
 ) -> Pulls:
     pulls = Pulls(depth, idle_s=5)
-    serve_manifest(pulls, 0.0, client=client, repository=repository, children=children)
+    serve_manifest(pulls, 0.0, client=client, repository=repository, children=children, foreign=foreign)
     return pulls
 
 
@@ -31,6 +35,7 @@ def serve_manifest(
     repository: Repository = HERE,
     children: tuple[Digest, ...] = CHILDREN,
     manifest: Digest = MANIFEST,
+    foreign: frozenset[Digest] = frozenset(),
 ) -> None:
     pulls.manifest_served(
         client,
@@ -39,6 +44,7 @@ def serve_manifest(
         image="docker.io/library/app:1",
         user_agent="test/1",
         children=children,
+        foreign=foreign,
         now=now,
     )
 
@@ -86,6 +92,12 @@ class TestAhead:
         pulls = pulls_of(depth=3, children=(CONFIG, EMPTY, A, EMPTY, B))
         assert ask(pulls, A) == [B]
 
+    def test_no_foreign_layer(self) -> None:
+        pulls = pulls_of(depth=2, foreign=frozenset({L1, L4}))
+        assert ask(pulls, L0) == [L2, L3]
+        assert ask(pulls, L1) == []
+        assert ask(pulls, L3) == [L5]
+
     def test_nothing_for_another_client_or_another_place(self) -> None:
         assert pulls_of().blob_asked("bob", HERE, L0, 0) == []
         assert pulls_of().blob_asked("ann", ELSEWHERE, L0, 0) == []
@@ -125,7 +137,7 @@ class TestSummary:
                 blobs=3,
                 failed=1,
                 store_bytes=10,
-                origin_bytes=203,
+                fetched_bytes=203,
             )
         ]
 
@@ -195,4 +207,4 @@ class TestSummary:
         told += pulls.ended(now + 10)
         assert sum(each.blobs for each in told) == len(blobs)
         assert sum(each.store_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if stored)
-        assert sum(each.origin_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)
+        assert sum(each.fetched_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)

@@ -11,7 +11,9 @@ import pytest
 from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import OCI_IMAGE
+from peer.oci.reference import Tag
 from proxy.core.grants import ANYONE
+from proxy.core.routing import Endpoint
 from tests.proxy.direct import parts_of, place, route
 from tests.support.images import Image, content_of, make_image
 from tests.support.node import asynchronous, node_at
@@ -97,7 +99,7 @@ class TestSharing:
             assert permit.client == parts.access.client(ALICE)
             await parts.access.check(route(SECRET, OLD.digest), ALICE)
             assert len(registry.seen) == 1
-            assert not parts.catalog.is_public(place(SECRET), OLD.digest)
+            assert not parts.catalog.is_public(place(SECRET), Endpoint.MANIFEST, OLD.digest)
 
 
 class TestOriginsThatSayLittle:
@@ -135,16 +137,16 @@ class TestOriginsThatSayLittle:
             with pytest.raises(OriginCorruptError):
                 await parts.tags.resolve(LATEST, None, "")
 
-    @pytest.mark.parametrize("status", [401, 403, 429])
+    @pytest.mark.parametrize(("status", "asked"), [(401, 1), (403, 2), (429, 1)])
     @asynchronous
-    async def test_a_no_is_a_no(self, registry: ImageRegistry, tmp_path: Path, status: int) -> None:
+    async def test_a_no_is_a_no(self, registry: ImageRegistry, tmp_path: Path, status: int, asked: int) -> None:
         registry.rules[LATEST_PATH] = Answering(status, headers={"Retry-After": "60", "WWW-Authenticate": "Basic"})
         async with parts_of(registry, tmp_path) as parts:
             with pytest.raises(OriginRefusedError) as caught:
                 await parts.tags.resolve(LATEST, None, "")
         assert caught.value.status == status
         assert caught.value.headers == {"retry-after": "60", "www-authenticate": "Basic"}
-        assert len(registry.seen) == 1
+        assert len(registry.seen) == asked
 
 
 class TestOriginThatIsGone:
@@ -170,6 +172,17 @@ class TestOriginThatIsGone:
             registry.stop()
             with pytest.raises(OriginUnreachableError):
                 await parts.tags.resolve(LATEST, None, "")
+
+    @asynchronous
+    async def test_not_what_is_no_manifest(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        """An earlier version of p2pd remembered a page as the manifest."""
+        async with parts_of(registry, tmp_path, tag_ttl_s=0, serve_stale=True) as parts:
+            for media_type in ("text/html; charset=utf-8", "application/json", ""):
+                parts.catalog.remember_tag(place(APP), Tag("latest"), Descriptor(media_type, OLD.digest, 9))
+                parts.catalog.remember_public(place(APP), Endpoint.MANIFEST, [OLD.digest])
+                registry.rules[LATEST_PATH] = Answering(429)
+                with pytest.raises(OriginRefusedError):
+                    await parts.tags.resolve(LATEST, None, "")
 
     @asynchronous
     async def test_not_what_is_private(self, registry: ImageRegistry, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from peer.errors import OriginRefusedError, OriginUnreachableError
+from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import ANY_MANIFEST, DOCKER_IMAGE, OCI_IMAGE
 from peer.oci.reference import Tag
 from proxy.core.grants import ANYONE
+from proxy.core.routing import Endpoint
 from tests.proxy.direct import Others, parts_of, place, route
 from tests.support.images import content_of, make_image
 from tests.support.node import asynchronous
@@ -101,16 +102,35 @@ class TestOurTurn:
                 await parts.tags.resolve(LATEST, None, "")
         assert others.told == [(NAME, 0, None)]
 
-    @pytest.mark.parametrize("media_type", ["application/json", "x" * 300])
     @asynchronous
     async def test_what_is_no_manifest_that_we_know_is_for_this_client_alone(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        strange, media_type = b'{"schemaVersion": 9}', "application/vnd.example.thing.v9+json"
+        digest = registry.put_manifest(APP, "latest", strange, media_type)
+        others = Others(Turn.OURS)
+        async with parts_of(registry, tmp_path, others=others) as parts:
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == Descriptor(media_type, digest, len(strange))
+        assert others.told == [(NAME, 0, None)]
+
+    @pytest.mark.parametrize("media_type", ["application/json", "text/plain", "x" * 300])
+    @asynchronous
+    async def test_the_others_are_told_the_manifests_own_type(
         self, registry: ImageRegistry, tmp_path: Path, media_type: str
     ) -> None:
         registry.put_manifest(APP, "latest", IMAGE.manifest, media_type)
-        meaning = Descriptor(media_type, IMAGE.digest, len(IMAGE.manifest))
         others = Others(Turn.OURS)
         async with parts_of(registry, tmp_path, others=others) as parts:
-            assert (await parts.tags.resolve(LATEST, None, ""))[0] == meaning
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
+        assert others.told == [(NAME, 200, FOUND_OPENLY)]
+
+    @asynchronous
+    async def test_they_are_not_told_of_what_is_no_manifest(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        registry.rules[f"/v2/{APP}/manifests/latest"] = Answering(200, b"<html></html>", {"Content-Type": "text/html"})
+        others = Others(Turn.OURS)
+        async with parts_of(registry, tmp_path, others=others) as parts:
+            with pytest.raises(OriginUnusableError):
+                await parts.tags.resolve(LATEST, None, "")
         assert others.told == [(NAME, 0, None)]
 
     @asynchronous
@@ -139,6 +159,17 @@ class TestOurTurn:
 
 
 class TestWhatAnotherHostFound:
+    @pytest.mark.parametrize("trust_hosts", [False, True])
+    @asynchronous
+    async def test_what_is_no_manifest_is_not_believed(
+        self, registry: ImageRegistry, tmp_path: Path, trust_hosts: bool
+    ) -> None:
+        page = TagFound(Descriptor("text/html", PRIVATE.digest, 55), public=True)
+        others = Others(page)
+        async with parts_of(registry, tmp_path, others=others, trust_hosts=trust_hosts) as parts:
+            assert (await parts.tags.resolve(LATEST, None, ""))[0] == MEANING
+        assert asked(registry) == [("HEAD", f"{APP}/manifests/latest")]
+
     @pytest.mark.parametrize("who", [None, ALICE])
     @asynchronous
     async def test_the_origin_is_asked_who_may_have_it_and_not_again_for_a_while(
@@ -167,7 +198,7 @@ class TestWhatAnotherHostFound:
                 assert caught.value.headers == {"www-authenticate": registry.challenge(SECRET)}
                 with pytest.raises(OriginRefusedError):
                     await parts.access.check(route(SECRET, PRIVATE.digest), who)
-            assert not parts.catalog.is_public(place(SECRET), PRIVATE.digest)
+            assert not parts.catalog.is_public(place(SECRET), Endpoint.MANIFEST, PRIVATE.digest)
 
     @asynchronous
     async def test_a_private_image_under_a_public_tag_is_found_out(

@@ -106,7 +106,7 @@ class Client:
 
     async def rest(self, head: Reply, *, has_body: bool = True, first_bytes: int | None = None) -> Reply:
         """`head` with its body, or with the first bytes of it."""
-        length = int(head.headers["content-length"]) if has_body else 0
+        length = int(head.headers["content-length"]) if has_body and head.status != 304 else 0
         wanted = length if first_bytes is None else first_bytes
         chunks, got, end = [self._received], len(self._received), "whole"
         while got < wanted:

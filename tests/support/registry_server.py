@@ -292,7 +292,7 @@ def _read_head(connection: socket.socket) -> bytes | None:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         received = connection.recv(1)
-        if not received:
+        if not received or received == b"\x16":  # a client that tries TLS first: no server waits for the rest
             return None
         head += received
     return head[:-4]
