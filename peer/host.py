@@ -298,6 +298,11 @@ class Host:
                 self._transfers.cancel(request)
             case events.TrimRange(_, request, stop):
                 self._transfers.trim(request, stop)
+            case _:
+                self._carry_out_rare(instruction)
+
+    def _carry_out_rare(self, instruction: events.Instruction) -> None:
+        match instruction:
             case events.KeepLink(host, address):
                 self._neighbours.learn(host, address)
                 self.links.want(host, address)
