@@ -154,7 +154,7 @@ class Host:
             on_lost=self._scheduler_lost,
         )
         self.tags = TagLookups(
-            self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
+            self._scheduler.tell, lambda: self.connected, tasks, patience_s=self.identity.scheduler_timeout_s
         )
 
     def start(self, address: str) -> None:
