@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -35,6 +36,7 @@ from peer.errors import (
 from peer.net.links import Links
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.net.scheduler_client import SchedulerClient
+from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
 from peer.store import Blob, BlobInfo, Store
@@ -42,8 +44,11 @@ from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
 from peer.workers import Workers
-from scheduler.protocol import from_host, link
+from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = structlog.get_logger("peer.host")
 
@@ -104,13 +109,21 @@ class Host:
         tasks: BackgroundTasks,
         identity: Identity | None = None,
         schedulers: Sequence[str] = (),
+        new_id: Callable[[], str] | None = None,
+        trust: HostTrust | None = None,
     ) -> None:
+        """`new_id` makes another id for this host, and keeps it; it is called in a thread.
+
+        With `trust`, hosts and schedulers are known by their certificates.
+        """
+        self._trust = trust
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.closed = False
         self._tasks = tasks
+        self._new_id = new_id
         self._loop = asyncio.get_running_loop()
         self.machine = HostMachine(
             HostSettings(
@@ -125,9 +138,12 @@ class Host:
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
         self._corrupt = 0
+        self._told_of_untold = False
+        self._seen_at = ""
+        """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host)
+        self._neighbours = NeighbourOrigins(self.identity.host, trust)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -145,6 +161,7 @@ class Host:
             on_message=lambda host, message: self.feed(events.FromNeighbour(host, message)),
             on_up=lambda host: self.feed(events.LinkUp(host)),
             on_lost=lambda host: self.feed(events.LinkLost(host)),
+            trust=trust,
         )
         self._scheduler = SchedulerClient(
             schedulers,
@@ -152,6 +169,8 @@ class Host:
             on_message=lambda message: self.feed(events.FromScheduler(message)),
             on_found=self._scheduler_found,
             on_lost=self._scheduler_lost,
+            trust=trust,
+            on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
             self._scheduler.tell, lambda: self.connected, tasks, patience_s=self.identity.scheduler_timeout_s
@@ -160,10 +179,13 @@ class Host:
     def start(self, address: str) -> None:
         """Begin to look for a scheduler. Other hosts reach the peer port at `address`."""
         self._address = address
-        for blob in self.store.blobs():
+        for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
         self.feed(events.SchedulerLost())
+        if self._trust is not None:
+            self._trust.on_revoked = self._refuse
+            self._tasks.start(self._trust.run())
         self._tasks.start(self._scheduler.run())
 
     def close(self) -> None:
@@ -230,6 +252,11 @@ class Host:
         """There has been no scheduler for so long that origins are asked without one."""
         return self.machine.session.state is SessionState.STANDALONE
 
+    @property
+    def certificate_expires(self) -> float | None:
+        """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
+        return None if self._trust is None else self._trust.expires
+
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""
         return DownloadStatistics(
@@ -273,10 +300,23 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
-            case events.ReportQuarantine(reason, for_s):
-                log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
+            case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
+                self._report(instruction)
+            case events.RefuseHosts(hosts) if self._trust is not None:
+                self._trust.revoke(hosts)
             case _:
                 self._carry_out_in_store(instruction)
+
+    def _report(self, report: events.ReportQuarantine | events.ReportUntold | events.ReportUnreachable) -> None:
+        if isinstance(report, events.ReportQuarantine):
+            log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
+        elif isinstance(report, events.ReportUnreachable):
+            text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
+            log.warning(text, advertise=self._address, hosts=report.reports)
+        elif not self._told_of_untold:
+            self._told_of_untold = True
+            text = "more blobs are held than the scheduler takes of a host: those used last are announced"
+            log.warning(text, not_announced=report.untold, max_blobs=report.max_blobs)
 
     def _carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -335,17 +375,37 @@ class Host:
             site=who.site,
             zone=who.zone,
             rack=who.rack,
-            upload_slots=who.upload_slots,
+            upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
             token=who.token,
         )
 
-    def _scheduler_found(self, progress_s: float) -> None:
-        log.info("connected to a scheduler")
-        self.feed(events.SchedulerFound(progress_s))
+    def _scheduler_found(self, welcome: to_host.Welcome) -> None:
+        if welcome.seen_at != self._seen_at and is_elsewhere(self._address, welcome.seen_at):
+            self._seen_at = welcome.seen_at
+            text = "the scheduler sees this host at another address than others are told: can they reach it there?"
+            log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
+
+    async def _take_new_id(self) -> None:
+        """Another machine has this host's id: this one goes on under another."""
+        if self._new_id is None:
+            return
+        before = self.identity.host
+        host = await asyncio.to_thread(self._new_id)
+        log.warning("another host has the id of this one, which takes another", before=before, host=host)
+        self.identity = replace(self.identity, host=host)
+        self.links.rename(host)
+        self._neighbours.rename(host)
 
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()
         self.feed(events.SchedulerLost())
+
+    def _refuse(self, host: str) -> None:
+        """End all that there is with a host that was revoked."""
+        log.warning("a host was revoked", host=host)
+        self.links.shun(host)
+        self._neighbours.forget(host)
 
     # -- the store -------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ import scheduler.protocol
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.protocol import codec, connection, from_host, geometry, link, to_host
+from scheduler.protocol import codec, connection, from_host, geometry, joining, link, to_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST
 from scheduler.protocol.fields import (
     MAX_FRAME_BYTES,
@@ -60,6 +60,8 @@ def protocol() -> str:
         "# Protocol",
         GENERATED,
         _prose(scheduler.protocol),
+        "## Certificates",
+        _prose(joining),
         "## Frames",
         frames,
         _prose(codec),
@@ -83,7 +85,8 @@ def protocol() -> str:
 def metrics() -> str:
     """The metrics of both daemons."""
     alone = Scheduler(SchedulerSettings())
-    scheduler_has = {family.name for family in _parsed(generate_latest(metrics_of(SchedulerMetrics(alone))).decode())}
+    of_scheduler = generate_latest(metrics_of(SchedulerMetrics(alone), lambda: 0)).decode()
+    scheduler_has = {family.name for family in _parsed(of_scheduler)}
     with tempfile.TemporaryDirectory() as directory, ImageRegistry() as registry:
         node = _parsed(run(_scrape_of_node(Path(directory), registry)))
     lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]

@@ -7,7 +7,7 @@ digests. Counters of the lower packages are read at each scrape; only answers ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,7 +33,7 @@ MAX_CLIENTS = 32
 class Telemetry:
     """All metrics of one node, and the last time that each kind of client was served.
 
-    `scheduler` is the scheduler inside the node, if there is one.
+    `scheduler` is the scheduler inside the node, if there is one. `dropped_lines`: see `p2pd.admin.metrics`.
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class Telemetry:
         peer_server: PeerServer,
         scrubber: Scrubber,
         scheduler: Scheduler | None = None,
+        dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         self._label = origins.label
-        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber))
+        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber), dropped_lines)
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
@@ -185,4 +186,9 @@ class _Statistics(Collector):
         )
         yield GaugeMetricFamily(
             "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._host.connected
+        )
+        yield GaugeMetricFamily(
+            "p2pd_certificate_expires_timestamp_seconds",
+            "When this host's certificate is over; 0 without one.",
+            value=self._host.certificate_expires or 0.0,
         )

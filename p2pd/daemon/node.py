@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import aiofastnet
 import uvloop
@@ -26,9 +27,9 @@ from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of
+from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -42,6 +43,9 @@ from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
 from proxy.tags import Tags
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = logs.get("p2pd.daemon")
 
@@ -69,8 +73,9 @@ async def serve(
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
-    headers. Raises P2pdError when the node cannot start.
+    headers. Raises P2pdError or TrustError when the node cannot start.
     """
+    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         store = await asyncio.to_thread(
             Store.open,
@@ -84,8 +89,11 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
+        trust = _trust_of(settings)
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        identify = identity(settings, trust)
+        new = None if trust is not None else partial(new_id, settings)
+        host = Host(store, _limits(settings), background, identify, joined.urls, new, trust)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -97,9 +105,10 @@ async def serve(
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
+            trust=trust,
         )
         scrubber = Scrubber(store, settings.scrub_rate)
-        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
         access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
         tags = Tags(
@@ -121,7 +130,7 @@ async def serve(
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
         stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
@@ -136,6 +145,15 @@ async def serve(
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
+
+
+def _trust_of(settings: Settings) -> HostTrust | None:
+    """This host's credentials; None in a cluster without certificates. Raises TrustError, ConfigError."""
+    if not settings.has_certificate:
+        return None
+    from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
+
+    return host_trust(settings)
 
 
 def _limits(settings: Settings) -> Limits:

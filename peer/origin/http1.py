@@ -110,6 +110,8 @@ class Connection:
         self.address: Address | None = None
         """The other side's address; None behind a proxy."""
         self.idle_since = 0.0
+        self.tls: ssl.SSLContext | None = None
+        """What it was made with, if it is TLS."""
         self.streams = False
         """Whether a long body is being received: then http.client does not read from the socket."""
         self._wire = wire

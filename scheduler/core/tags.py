@@ -8,7 +8,7 @@ Rules:
    late or again is dropped, and so is the word of a host that leaves before the result.
 3. One host's word decides nothing. `most_told` has the rule.
 4. A host may start LOOKUPS_PER_HOST lookups in the time that their results are kept, as each costs a message to every
-   host. There are at most LOOKUPS.
+   host and back. There are at most LOOKUPS.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from scheduler.protocol.to_host import TAG_QUORUM, TagQuery, TagResult
 LOOKUPS_PER_HOST: Final = 64
 """For more tags at a time a host is told that nothing is known; its clients ask again."""
 
-LOOKUPS: Final = 4096
-"""A result takes about 1 KiB."""
+LOOKUPS: Final = 256
+"""In 10 s each host then answers 26 queries a second at most. It may send MAX_MESSAGES_PER_S messages."""
 
 SPLIT_QUORUM: Final = 3
 """The least number of hosts whose words decide if hosts disagree so much that no manifest has a majority."""
@@ -62,7 +62,7 @@ class Lookup:
 
 
 def voter(host: Host) -> str:
-    """The identity that has one word, however many connections it has."""
+    """The identity that has one word: the host's id. With certificates, the scheduler issues it."""
     return host.id
 
 

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from wsproto.connection import Connection as Frames
 from wsproto.connection import ConnectionState, ConnectionType
@@ -31,6 +31,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
     f"This is the port of a p2pd scheduler. It serves hosts, by WebSocket at {PATH}, and nothing else: "
@@ -69,16 +72,37 @@ class HostConnection(asyncio.Protocol):
     """The server's end of a WebSocket."""
 
     __slots__ = (
-        "_frames", "_handshake", "_owner", "_partial", "_transport", "address", "allowance", "counted_at", "ended_at",
-        "greeted", "heard_at", "number", "opened_at", "pinged",
+        "_frames",
+        "_handshake",
+        "_owner",
+        "_partial",
+        "_transport",
+        "address",
+        "allowance",
+        "counted_at",
+        "ended_at",
+        "greeted",
+        "heard_at",
+        "host",
+        "host_id",
+        "number",
+        "opened_at",
+        "peer",
+        "pinged",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
-        """The host's address, for logs."""
+        """The address and port that the connection comes from, for logs."""
+        self.host = ""
+        """The address without the port."""
+        self.peer: PeerIdentity | None = None
+        """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
+        self.host_id = ""
+        """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
         self.ended_at: float | None = None
@@ -125,7 +149,8 @@ class HostConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         peer = transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        if peer:
+            self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
         self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike

@@ -1,41 +1,94 @@
-"""The host's id: kept across restarts, and made anew where the file has none."""
+"""The host id: the same after every restart, and never that of another host."""
 
 from __future__ import annotations
 
+import re
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
-from p2pd.daemon.host_id import host_id
-
-
-def test_it_is_the_same_after_a_restart(tmp_path: Path) -> None:
-    with capture_logs() as logs:
-        assert host_id(tmp_path / "host-id") == host_id(tmp_path / "host-id")
-    assert logs == []
-    assert [path.name for path in tmp_path.iterdir()] == ["host-id"]
+from p2pd.daemon import host_id as module
+from p2pd.daemon.host_id import host_id, renew
 
 
-def test_it_is_another_on_another_host(tmp_path: Path) -> None:
-    assert host_id(tmp_path / "a") != host_id(tmp_path / "b")
+@pytest.fixture
+def machine_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "machine-id"
+    file.write_text("aaaa\n")
+    monkeypatch.setattr(module, "MACHINE_ID", file)
+    return file
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", bytes(40), b"host \x00\x00", b"\xff\xfe", b"two words", b"x" * 2000])
-def test_a_file_without_one_gets_one(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "host-id").write_bytes(content)
-    with capture_logs() as logs:
-        made = host_id(tmp_path / "host-id")
-    assert [log["event"] for log in logs] == ["the file of the host id has none in it, a new one is made"]
-    assert host_id(tmp_path / "host-id") == made
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    return directory
 
 
-def test_one_that_cannot_be_kept_serves_all_the_same(tmp_path: Path) -> None:
-    (tmp_path / "host-id").mkdir()
-    (tmp_path / "host-id" / "file").touch()
-    with capture_logs() as logs:
-        assert host_id(tmp_path / "host-id")
-    assert [log["event"] for log in logs] == [
-        "the file of the host id cannot be read, a new one is made",
-        "the host id could not be kept, a restart changes it",
-    ]
+@pytest.mark.usefixtures("machine_id")
+def test_it_stays(data: Path) -> None:
+    first = host_id(data / "host-id")
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", first)
+    assert host_id(data / "host-id") == first
+    data.rename(data.with_name("moved"))
+    assert host_id(data.with_name("moved") / "host-id") == first
+
+
+@pytest.mark.usefixtures("machine_id")
+def test_a_copied_directory_has_another(data: Path) -> None:
+    first = host_id(data / "host-id")
+    shutil.copytree(data, copy := data.with_name("copy"))
+    second = host_id(copy / "host-id")
+    assert second != first
+    assert host_id(copy / "host-id") == second
+    assert host_id(data / "host-id") == first
+
+
+def test_a_clone_of_the_machine_has_another(data: Path, machine_id: Path) -> None:
+    first = host_id(data / "host-id")
+    machine_id.write_text("bbbb\n")
+    assert host_id(data / "host-id") != first
+
+
+@pytest.mark.parametrize("how", ["empty", "absent"])
+def test_without_a_machine_id_the_host_name_tells(
+    data: Path, machine_id: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    machine_id.write_text("") if how == "empty" else machine_id.unlink()
+    first = host_id(data / "host-id")
+    assert host_id(data / "host-id") == first
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert host_id(data / "host-id").startswith("another-")
+
+
+@pytest.mark.usefixtures("machine_id")
+def test_an_id_without_a_fingerprint_is_kept_and_given_one(data: Path) -> None:
+    file = data / "host-id"
+    file.write_text("old-id\n")
+    assert host_id(file) == "old-id"
+    shutil.copytree(data, copy := data.with_name("copy"))
+    assert host_id(copy / "host-id") != "old-id"
+
+
+@pytest.mark.usefixtures("machine_id")
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", bytes(40), b"host \x00\x00", b"x" * 65, b"a b\n", b"\n\n"])
+def test_what_is_no_id_is_replaced(data: Path, content: bytes) -> None:
+    (data / "host-id").write_bytes(content)
+    assert host_id(data / "host-id") == host_id(data / "host-id")
+
+
+@pytest.mark.usefixtures("machine_id")
+def test_an_id_is_renewed_for_good(data: Path) -> None:
+    first = host_id(data / "host-id")
+    second = renew(data / "host-id")
+    assert second != first
+    assert host_id(data / "host-id") == second
+
+
+@pytest.mark.usefixtures("machine_id")
+def test_an_id_that_cannot_be_kept_serves(data: Path) -> None:
+    (data / "host-id").mkdir()
+    assert host_id(data / "host-id")

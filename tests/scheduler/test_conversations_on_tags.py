@@ -8,7 +8,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from scheduler.core.tags import LOOKUPS_PER_HOST, Manifest, Word, most_told
+from scheduler.core.tags import LOOKUPS, LOOKUPS_PER_HOST, Manifest, Word, most_told
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Codec
 from scheduler.protocol.from_host import Bye, TagAnswer, TagLookup
 from scheduler.protocol.to_host import TagQuery, TagResult, Welcome
@@ -143,6 +143,18 @@ def test_a_host_starts_so_many_lookups_in_their_time_and_no_more() -> None:
     play = play >> KEPT
     assert not len(play.scheduler._tags)
     assert play >> ("n", LOOKUP) << ("n", QUERY)
+
+
+def test_all_hosts_together_start_so_many_and_no_more() -> None:
+    """Each lookup has every host answer: more would have honest hosts send too many messages."""
+    hosts = [f"h{number}" for number in range(-(-LOOKUPS // LOOKUPS_PER_HOST))]
+    play = Playbook("n", *hosts)
+    for number in range(LOOKUPS):
+        tag = (*TAG[:2], str(number))
+        play = play >> (hosts[number // LOOKUPS_PER_HOST], TagLookup(*tag))
+        for host in ("n", *hosts):
+            play = play << (host, TagQuery(*tag, SETTINGS.tag_tell_s))
+    assert play >> ("n", LOOKUP) << ("n", UNKNOWN)
 
 
 A, B, C = (Manifest(letter * 32, 7, "application/json") for letter in (b"a", b"b", b"c"))
