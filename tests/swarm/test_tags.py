@@ -20,6 +20,7 @@ from tests.support.client import Reply, ask
 from tests.support.images import Image, content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ANONYMOUS, ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, Host, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 
@@ -200,6 +201,28 @@ class TestWhileTheRegistryIsGone:
             await swarm.scheduler.start()
             await until_true(lambda: swarm.scheduler.core.statistics().hosts == 4)
             assert_pulled(await pull(newcomers))
+
+    @asynchronous
+    async def test_an_index_of_a_registry_that_gives_tokens_to_anyone(
+        self, tmp_path: Path, registry: ImageRegistry
+    ) -> None:
+        """Holders find out beside the pull that it is public. Newcomers get all that is below the index."""
+        index = registry.push_index(REPOSITORY, "multi", IMAGE)
+        registry.wants_token = True
+        paths = [f"manifests/{index}", f"manifests/{IMAGE.digest}", f"blobs/{digest_of(LAYER)}"]
+        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+            holders = await swarm.add_many(2, **STALE)
+            for host in holders:
+                for path in ("manifests/multi", *paths):
+                    url = f"/v2/{REPOSITORY}/{path}"
+                    assert (await ask(host.mirror, "GET", url, authorization=ANONYMOUS)).status == 200
+                async with asyncio.timeout(PATIENCE_S):
+                    while (await host.manifest(index)).status != 200:
+                        pass
+            registry.stop()
+            (newcomer,) = await swarm.add_many(1, **STALE)
+            for path in ("manifests/multi", *paths):
+                assert (await ask(newcomer.mirror, "GET", f"/v2/{REPOSITORY}/{path}")).status == 200
 
     @asynchronous
     async def test_a_private_image_is_nobodys(self, tmp_path: Path, registry: ImageRegistry) -> None:
