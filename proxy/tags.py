@@ -25,7 +25,7 @@ import structlog
 from peer.errors import OriginError, OriginUnusableError
 from peer.net.tag_lookups import TagName, TagWord
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
 from peer.oci.reference import Repository, Tag
 from peer.origin.api import Credential
@@ -117,7 +117,7 @@ class Tags:
         public = self._catalog.is_public(name.repository, Endpoint.MANIFEST, told.manifest.digest)
         return TagWord(told.manifest, told.age_s) if public else None
 
-    def forget(self, repository: Repository, digest: Digest) -> None:
+    def forget(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` turned out to be no manifest: no tag names it, whatever the origin's headers said."""
         self._catalog.forget_manifest(repository, digest)
         self._answers = {

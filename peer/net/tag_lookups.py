@@ -102,11 +102,11 @@ class TagLookups:
 
 
 def _answer(name: TagName, word: TagWord | None) -> from_host.TagAnswer:
+    """Hosts tell each other of content by its SHA-256 only."""
     asked = (name.repository.upstream, name.repository.name, name.tag)
-    if word is None:
+    if word is None or not isinstance(word.manifest.digest, Digest):
         return from_host.TagAnswer(*asked, 0)
-    manifest = word.manifest
-    facts = (manifest.digest.raw, manifest.size_bytes, manifest.media_type)
+    facts = (word.manifest.digest.raw, word.manifest.size_bytes, word.manifest.media_type)
     return from_host.TagAnswer(*asked, 200, *facts, public=True, age_s=min(word.age_s, from_host.MAX_AGE_S))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from peer.net.tag_lookups import TagLookups, TagName, TagWord
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
 from peer.tasks import BackgroundTasks
 from scheduler.protocol import from_host, to_host
@@ -77,12 +77,15 @@ def test_it_tells_what_its_own_origin_said_and_always_answers() -> None:
         it.lookups.on_message(replace(QUERY, tag="other"))
         words[NAME] = TagWord(MANIFEST, 1e12)
         it.lookups.on_message(QUERY)
+        words[NAME] = TagWord(replace(MANIFEST, digest=AnyDigest("sha512:" + "a" * 128)), 1.0)
+        it.lookups.on_message(QUERY)
         answer = from_host.TagAnswer(*FIELDS, 200, RAW, 7, "application/json", public=True, age_s=3.5)
         assert it.told == [
             from_host.TagAnswer(*FIELDS, 0),
             answer,
             from_host.TagAnswer(*FIELDS[:2], "other", 0),
             replace(answer, age_s=from_host.MAX_AGE_S),
+            from_host.TagAnswer(*FIELDS, 0),
         ]
 
     play(scene)
