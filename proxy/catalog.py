@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import structlog
 
 from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
 from proxy.core.routing import Endpoint
 
@@ -50,6 +51,14 @@ SELECT upstream, repository, digest FROM public LIMIT 0;
 The digest in `public` has its endpoint before it (`blobs/sha256:…`). A digest without one, of an older version of p2pd,
 counts for both endpoints.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class ToldTag:
+    """The manifest that the origin gave for a tag, and how long ago."""
+
+    manifest: Descriptor
+    age_s: float
 
 
 class Catalog:
@@ -97,42 +106,43 @@ class Catalog:
             ],
         )
 
-    def last_known(self, repository: Repository, tag: Tag) -> Descriptor | None:
+    def last_told(self, repository: Repository, tag: Tag) -> ToldTag | None:
+        """What the origin said last of a tag."""
         row = self._read(
-            "SELECT digest, media_type, size_bytes FROM tags WHERE upstream = ? AND repository = ? AND tag = ?",
+            "SELECT digest, media_type, size_bytes, seen FROM tags WHERE upstream = ? AND repository = ? AND tag = ?",
             (repository.upstream, repository.name, tag),
         )
         if row is None:
             return None
-        digest, media_type, size_bytes = row
+        digest, media_type, size_bytes, seen = row
         try:
-            return Descriptor(media_type, Digest(digest), size_bytes)
+            return ToldTag(Descriptor(media_type, AnyDigest(digest), size_bytes), max(0.0, time.time() - seen))
         except (InvalidNameError, TypeError) as error:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
-    def forget_manifest(self, repository: Repository, digest: Digest) -> None:
+    def forget_manifest(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` is no manifest: no tag names it."""
         self._write(
             "DELETE FROM tags WHERE upstream = ? AND repository = ? AND digest = ?",
             [(repository.upstream, repository.name, digest)],
         )
 
-    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest]) -> None:
+    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest]) -> None:
         """Anyone may have `digests` at that endpoint."""
         self._write(
             "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
             [(repository.upstream, repository.name, f"{endpoint.value}/{digest}") for digest in digests],
         )
 
-    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> None:
         """The origin does not give `digest` to everyone at that endpoint."""
         self._write(
             "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
             [(repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest)],
         )
 
-    def is_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+    def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         row = self._read(
             "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
             (repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest),

@@ -77,7 +77,8 @@ class Phase(Enum):
 class SourceAdded:
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
-    `size_bytes` is what a manifest, or the origin's answer to HEAD, said.
+    `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may
+    expire before the download ends. `reserve`: it is for when a credential was refused.
     """
 
     digest: bytes
@@ -85,6 +86,8 @@ class SourceAdded:
     upstream: str
     repository: str
     size_bytes: int | None = None
+    perishable: bool = False
+    reserve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +417,15 @@ class CancelRange:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimRange:
+    """Let the request end before piece `stop`: others see to the rest."""
+
+    digest: bytes
+    request: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPiece:
     """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`, and it has the bytes of the `sample`.
 
@@ -476,9 +488,9 @@ class ReleaseLink:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTag:
-    """The scheduler's word on a tag, for whoever waits for it."""
+    """The scheduler's question for what this host was told of a tag, or its answer to such a question of this host."""
 
-    message: to_host.TagResolve | to_host.TagResult
+    message: to_host.TagQuery | to_host.TagResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +516,13 @@ class ReportQuarantine:
     for_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class RefuseHosts:
+    """An operator has revoked these hosts: no link to them, and nothing to or from them, from now on."""
+
+    hosts: tuple[str, ...]
+
+
 Instruction = (
     Recover
     | Prepare
@@ -513,6 +532,7 @@ Instruction = (
     | RequestRange
     | CancelRange
     | FetchSample
+    | TrimRange
     | RequestPiece
     | CancelPiece
     | Tell
@@ -522,6 +542,7 @@ Instruction = (
     | ReleaseLink
     | AnswerTag
     | ReportQuarantine
+    | RefuseHosts
     | ReportUnreachable
     | ReportUntold
 )

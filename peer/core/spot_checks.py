@@ -44,15 +44,16 @@ class SpotChecks:
         """The pieces that are to be checked and can be asked for, as a set of bits."""
         return sum(1 << piece for piece in self._waiting)
 
-    def requested(self, check: SpotCheck) -> list[Instruction]:
+    def requested(self, check: SpotCheck, now: float) -> list[Instruction]:
         """The scheduler asks for a check."""
         if check.piece >= self.pieces.count or len(self._fetching) + len(self._waiting) >= MAX_CHECKS:
             return []
         if self.pieces.held >> check.piece & 1:
             return [self._judged_by_own(check)]
-        if self.pieces.known >> check.piece & 1 or not self.origin.sources:
+        source = self.origin.next_source(now)
+        if self.pieces.known >> check.piece & 1 or source is None:
             return [_answer(check, SpotResult.UNKNOWN)]
-        number, source = next(self.numbers), self.origin.next_source()
+        number = next(self.numbers)
         self._fetching[number] = check
         return [FetchSample(self.digest, number, source, check.piece, check.start, check.stop, self.pieces.size_bytes)]
 

@@ -95,9 +95,12 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello, seen_at):
+            case Connected(connection, hello, seen_at, certified):
+                before = state.hosts_by_id.get(hello.host)
                 if not self._quarantine.turns_away(connection, hello.host):
-                    self._membership.arrive(connection, hello, seen_at)
+                    self._membership.arrive(connection, hello, seen_at, certified=certified)
+                if before is not None and state.hosts_by_id.get(hello.host) is not before:
+                    self._tags.depart(before)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:

@@ -159,7 +159,7 @@ class SpotChecks:
         swarm.unleased |= check.pieces
 
     def _suspect(self, swarm: Swarm, check: Check) -> None:
-        """A checker contradicts a publisher: they, and who confirmed it, neither publish nor check, nor are gateways."""
+        """A checker contradicts a publisher: they, and who confirmed it, do not publish, check, or act as gateways."""
         publishers, publisher = swarm.publishers, check.publisher
         for checker, result in check.results.items():
             if result is SpotResult.WRONG:

@@ -81,11 +81,12 @@ ToHost: TypeAlias = (
     | to_host.OriginRefused
     | to_host.Failed
     | to_host.Quarantined
-    | to_host.TagResolve
+    | to_host.TagQuery
     | to_host.TagResult
     | to_host.Gateway
     | to_host.Unreachable
     | to_host.SpotCheck
+    | to_host.Revoked
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.LinkMessage
@@ -178,12 +179,13 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         42: to_host.OriginRefused,
         43: to_host.Failed,
         44: to_host.Quarantined,
-        45: to_host.TagResolve,
+        45: to_host.TagQuery,
         46: to_host.TagResult,
         47: InlineBlob,
         48: to_host.Gateway,
         49: to_host.Unreachable,
-        50: to_host.SpotCheck,
+        50: to_host.Revoked,
+        51: to_host.SpotCheck,
     }
 )
 """Scheduler to host."""

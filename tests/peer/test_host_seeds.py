@@ -22,6 +22,7 @@ from peer.core.events import (
     Prepared,
     ReadDigests,
     Recover,
+    RefuseHosts,
     ReleaseLink,
     ReportQuarantine,
     ReportUnreachable,
@@ -39,7 +40,8 @@ from scheduler.protocol.to_host import (
     Neighbours,
     Quarantined,
     RequestDigests,
-    TagResolve,
+    Revoked,
+    TagQuery,
     TagResult,
     Unreachable,
     Welcome,
@@ -225,12 +227,15 @@ class TestOfNoBlob:
     def test_the_operator_hears_of_a_quarantine(self) -> None:
         assert Playbook() >> Quarantined("it lied", 60.0) << ReportQuarantine("it lied", 60.0)
 
+    def test_revoked_hosts_are_refused(self) -> None:
+        assert Playbook() >> Revoked(("b", "c")) << RefuseHosts(("b", "c"))
+
     def test_that_others_cannot_reach_it_is_reported(self) -> None:
         assert Playbook() >> Unreachable(3) << ReportUnreachable(3)
 
     def test_what_is_said_of_tags_is_for_who_asked(self) -> None:
         resolve, result = (
-            TagResolve("docker.io", "library/app", "1", 3.0),
+            TagQuery("docker.io", "library/app", "1", 3.0),
             TagResult("docker.io", "library/app", "1", 0),
         )
         assert Playbook() >> resolve << AnswerTag(resolve) >> result << AnswerTag(result)
