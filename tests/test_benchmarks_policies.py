@@ -19,7 +19,7 @@ PIECES = 32
 SIZE = blob_of(PIECES)
 PIECE_S = SIZE / PIECES / RATE
 PIECE_TAKEN_IN_S = SIZE / PIECES / VERIFY_BYTES_PER_S
-UNPLAYABLE = {"churn", "rack-cut-off", "scheduler-gone", "malicious", "misled"}
+UNPLAYABLE = {"churn", "rack-cut-off", "scheduler-gone", "malicious", "misled", "misled-together"}
 PLAYABLE = [name for name in SCENARIOS if name not in UNPLAYABLE]
 
 

@@ -75,7 +75,7 @@ SLACK: Final = 3.0
 SLACK_S: Final = 120.0
 """A scenario counts as stuck after `SLACK` times the time with the registry alone, and `SLACK_S` more."""
 
-PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled"}]
+PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled", "misled-together"}]
 _FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 

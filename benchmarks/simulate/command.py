@@ -52,10 +52,14 @@ COST_BARS: Final = {
     "churn": Bar("<=", 1.15),
     "malicious": Bar("<=", 1.25),
     "misled": Bar("<=", 1.25),
+    "misled-together": Bar("<=", 1.5),
     "rack-cut-off": None,
     "scheduler-gone": None,
 }
 """The bars of the other hosts' time over that of a flash crowd without failures, by scenario."""
+
+MISLED_COPIES: Final = {"misled": Bar("<=", 1.1), "misled-together": Bar("<=", 1.5)}
+"""The bars of the copies that come from the origin where hosts say wrong digests, by scenario."""
 
 WORTH_COMPILING: Final = 400_000
 """From this number of received pieces on, a simulation takes longer than its compilation."""
@@ -102,6 +106,8 @@ class SimulateTestbed:
         """The bar for a figure of p2pd."""
         if figure == "wrong_pieces":
             return Bar("<=", 0)
+        if figure == "origin_copies" and self.name in MISLED_COPIES:
+            return MISLED_COPIES[self.name]
         if self.name != "flash-crowd":
             return None
         if figure == "efficiency_last":

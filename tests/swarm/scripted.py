@@ -78,6 +78,14 @@ class ScriptedHost:
                 await self.tell(from_host.LeasePieces(lease.lease, self.raw_digest, index, piece))
                 left.discard(index)
 
+    async def lease_landed(self, lease: to_host.Lease) -> None:
+        """Tell wrong digests of the pieces of a lease."""
+        size_bytes = len(self.content)
+        for index in range(lease.first, lease.stop):
+            start, stop = piece_span(index, size_bytes, piece_length(size_bytes))
+            piece = blake3(self.lie_of(start, stop)).digest()
+            await self.tell(from_host.LeasePieces(lease.lease, self.raw_digest, index, piece))
+
     def lie_of(self, start: int, stop: int) -> bytes:
         return bytes(byte ^ 1 for byte in self.content[start:stop])
 
