@@ -396,7 +396,7 @@ class Download:
         out: list[Instruction] = []
         urgent = self.readers.urgent()
         if self.member.has_place:
-            out += self.picker.go_on(urgent | self.member.spot_checks.wanted, now)
+            out += self.picker.go_on(urgent, now)
         pieces = self.pieces
         if self.member.membership.joined and self.member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)

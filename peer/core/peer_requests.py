@@ -74,7 +74,7 @@ class PeerRequests:
 
     def start(self, first: int, now: float) -> list[RequestPiece]:
         """Ask for as many of the requestable pieces as may be now, and for `first` of them before all others."""
-        started: list[RequestPiece] = []
+        started = self._start_checks(now)
         wanted = self.pieces.requestable
         while wanted and not self.is_full():
             choice = self.neighbours.choose(wanted, first & wanted, now)
@@ -82,6 +82,17 @@ class PeerRequests:
                 break
             started.append(self._ask(*choice, now))
             wanted &= ~(1 << choice[1])
+        return started
+
+    def _start_checks(self, now: float) -> list[RequestPiece]:
+        """Ask for pieces that this host is to check, though others be under way: all hosts wait for the answer."""
+        started: list[RequestPiece] = []
+        while self.pieces.samples and len(self.pieces.peer_requests) < MAX_REQUESTS:
+            checked = self.pieces.requestable & self.pieces.sampled
+            choice = self.neighbours.choose(checked, 0, now) if checked else None
+            if choice is None:
+                break
+            started.append(self._ask(*choice, now))
         return started
 
     def is_late(self, now: float) -> bool:

@@ -68,7 +68,7 @@ class PiecePicker:
         if self.requests.is_late(now):
             self._awaited = EVERYTHING
         elif self.requests.is_full():
-            self._awaited = 0
+            self._awaited = self.pieces.requestable & self.pieces.sampled
             return due
         else:
             self._awaited = self.pieces.requestable

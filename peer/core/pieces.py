@@ -115,6 +115,11 @@ class PieceTracker:
         """Those of the wanted pieces that nobody is asked for."""
         return self.known & ~self.held & ~self.asked_of_peers & ~self.asked_of_origin & ~self.differing
 
+    @property
+    def sampled(self) -> int:
+        """The pieces of which there is a sample."""
+        return sum(1 << index for index in self.samples)
+
     # -- requests --------------------------------------------------------------------------------------------------
 
     def request_range(

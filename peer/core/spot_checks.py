@@ -39,11 +39,6 @@ class SpotChecks:
     _waiting: dict[int, SpotCheck] = field(default_factory=dict)
     """Those that wait for their piece, by piece."""
 
-    @property
-    def wanted(self) -> int:
-        """The pieces that are to be checked and can be asked for, as a set of bits."""
-        return sum(1 << piece for piece in self._waiting)
-
     def requested(self, check: SpotCheck, now: float) -> list[Instruction]:
         """The scheduler asks for a check."""
         if check.piece >= self.pieces.count or len(self._fetching) + len(self._waiting) >= MAX_CHECKS:

@@ -36,8 +36,8 @@ While the origin is there, no host asks another: a tag is the origin's to say.
 client. A host may join (upstream, repository, digest) only after the origin has authorised its own client; the
 scheduler believes the host. A swarm is keyed by the digest alone: hosts that pull the same blob from different
 registries are in one swarm. The scheduler tells the expected digest of each piece, as reported by the host that fetched
-the piece from the origin. If the blob's SHA-256 then fails, two hosts must report the same digest
-(`scheduler.core.piece_map`).
+the piece from the origin, and for a new publisher only after SpotCheck (`scheduler.core.spot_checks`). If the blob's
+SHA-256 then fails, two hosts must report the same digest (`scheduler.core.piece_map`).
 
 **Versions.** Hello has the range of versions that the host speaks and the names of its features. Within a version,
 fields and message types are only ever added, and a reader ignores unknown fields and types (`codec`). A feature's name
