@@ -236,16 +236,15 @@ class LeasePolicy:
 
         All wanting members are examined only if none of the drawn members is eligible.
         """
-        draw, publishers = self._state.rng.sample, swarm.publishers
-        admitted = [member for member in publishers.admitted if member.wants]
+        draw, suspects = self._state.rng.sample, swarm.publishers.suspects
         for members in (
-            admitted if len(admitted) >= PUBLISHERS and not len(swarm.graph.gateways) else (),
+            _publishers(swarm),
             swarm.gateways.owners_of(pieces, draw(swarm.graph.gateways.items, SHARES * DRAWN)),
             draw(swarm.wanting.items, DRAWN),
             swarm.wanting.items,
         ):
             eligible = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
-            trusted = [member for member in eligible if member.host.id not in publishers.suspects]
+            trusted = [member for member in eligible if member.host.id not in suspects]
             if trusted or (eligible and members is swarm.wanting.items):
                 return trusted or eligible
         return []
@@ -298,6 +297,14 @@ class LeasePolicy:
         lease.waits_since = self._state.now
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
         return within_s
+
+
+def _publishers(swarm: Swarm) -> list[Member]:
+    """The admitted members, if there are enough of them and no gateways (rule 7)."""
+    if len(swarm.graph.gateways):
+        return []
+    admitted = [member for member in list(swarm.publishers.admitted) if member.wants]
+    return admitted if len(admitted) >= PUBLISHERS else []
 
 
 def _of_shares(pieces: int, shares: int) -> int:
