@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +29,7 @@ from peer.net.neighbour_origins import NeighbourOrigins
 from peer.net.scheduler_client import SchedulerClient
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
+from peer.origin_range import OriginSource
 from peer.store import Blob, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
@@ -102,6 +103,8 @@ class Host:
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.closed = False
+        self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
+        """Called with a source of each blob that has arrived whole because of that source's place alone."""
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self.machine = HostMachine(
@@ -341,6 +344,8 @@ class Host:
             assert arrival.blob is not None
             arrival.blob.acquire()
             self._tasks.start(self._store_work.seal(arrival.blob))
+            if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
+                self.on_arrived(arrival.sources[0])
             arrival.end(None)
             return
         if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
@@ -352,7 +357,9 @@ class Host:
         if ended.phase is Phase.DISPROVED:
             self._corrupt += 1
             arrival.disproved = True
-            successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type)
+            successor = self.arrivals[ended.digest] = Arrival(
+                arrival.digest, arrival.media_type, is_new=arrival.is_new
+            )
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
 

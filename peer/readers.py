@@ -21,23 +21,34 @@ MAX_BEGINNINGS = 4
 """Of one blob, while a client waits for its headers. Every failed attempt exposes a lying host or a wrong piece map."""
 
 
+Confirm = Callable[[], Awaitable[None]]
+"""Raises P2pdError if the reader may not have what the blob holds now."""
+
+
 class BlobReader:
     """A client's hold on a blob: it is pinned, and `readable` says how far it may be sent."""
 
-    def __init__(self, blob: Blob, wait: Callable[[int, int], Awaitable[None]] | None) -> None:
+    def __init__(
+        self, blob: Blob, wait: Callable[[int, int], Awaitable[None]] | None, confirm: Confirm | None = None
+    ) -> None:
         self.blob = blob
         self.from_store = wait is None
         self._wait = wait
+        self._confirm = confirm
 
     async def readable(self, start: int, stop: int) -> int:
         """The end of the bytes from `start` that may be sent now, at most `stop`; waits until there is at least one.
 
-        Raises the error that ended the download.
+        Raises the error that ended the download, or why the reader may not have the bytes.
         """
-        while (end := min(self.blob.servable_until(start), stop)) <= start < stop:
+        while True:
+            if self._confirm is not None:
+                await self._confirm()
+            end = min(self.blob.servable_until(start), stop)
+            if not end <= start < stop:
+                return end
             assert self._wait is not None, "a blob from the store is whole"
             await self._wait(start, stop)
-        return end
 
 
 class Readers:
@@ -56,6 +67,11 @@ class Readers:
         held = self.peek(digest)
         return held.size_bytes if held is not None and held.complete else None
 
+    def is_only_for(self, digest: Digest, place: tuple[str, str]) -> bool:
+        """Whether nothing of `digest` is here, or on its way, because of another place (upstream, repository)."""
+        arrival = self._host.arrivals.get(digest.raw)
+        return self.peek(digest) is None if arrival is None else arrival.is_only_for(place)
+
     @asynccontextmanager
     async def open(
         self,
@@ -65,23 +81,25 @@ class Readers:
         expected: Descriptor | None = None,
         at: tuple[int, int | None] = (0, None),
         background: bool = False,
+        confirm: Confirm | None = None,
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
         `expected` is what a manifest, or the origin's answer to HEAD, said; `at` are the bytes that will be read first.
         Raises OriginError, StoreError. With `source` None only what is held, or on its way already, can be read.
+        `confirm` is asked each time before bytes are read.
         """
         blob = self._acquire_whole(digest)
         if blob is not None:
             try:
-                yield BlobReader(blob, None)
+                yield BlobReader(blob, None, confirm)
             finally:
                 blob.release()
             return
         arrival, reader, blob = await self._known(digest, source, expected, at, background=background)
         try:
             with blob.pin():
-                yield BlobReader(blob, partial(self._wait, arrival, reader, background))
+                yield BlobReader(blob, partial(self._wait, arrival, reader, background), confirm)
         finally:
             self._host.feed(events.ReaderLeft(arrival.raw, reader))
 
@@ -130,7 +148,8 @@ class Readers:
         if arrival is None and source is None:
             raise OriginUnreachableError(f"{digest} is not held here, and there is no origin to ask")
         if arrival is None:
-            arrival = Arrival(digest, expected.media_type if expected else "")
+            is_new = self._host.store.peek(digest) is None
+            arrival = Arrival(digest, expected.media_type if expected else "", is_new=is_new)
             self._host.arrivals[arrival.raw] = arrival
         if source is not None and (number := arrival.add_source(source)) is not None:
             size_bytes = (expected.size_bytes or None) if expected else None

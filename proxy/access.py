@@ -1,13 +1,25 @@
 """Access: a cached blob is served only to a client that the origin lets have it, in that repository, now.
 
+Two things are needed: a grant (the client may have what the place has of this) and knowledge (the place has it). A
+place is a repository of an upstream.
+
 1. When the origin itself gives something to a client (a manifest by tag, a HEAD), the client is granted its digest for
    `ttl_s`; with a manifest, also the digests of the blobs below it, until the manifest's own grant ends. So p2pd asks
    the origin no more often in a pull than the runtime would.
 2. A digest without a grant is asked for at the origin by HEAD, or by GET, with the client's own credential
    (`Origins.look`).
-3. If the origin answers without a client's credential, the digest is granted to ANYONE. The catalog remembers that
+3. Anybody who may push writes manifests, so a manifest proves nothing of the blobs that it names. That a place has a
+   digest is known if its origin has said so, or if the blob arrived here because of that place alone. The catalog keeps
+   that, and it is never believed for another place. What is not known:
+   a. nothing of the blob is here or on its way because of another place: it may be fetched, and the fetch proves it
+      (`Permit.unproven`). If another place joins the fetch before it has ended, (b) holds from then on.
+   b. otherwise the origin is asked, once: it answers for the digest in that place, or the client is refused.
+   Where other hosts also send what is private (`fetch_proves` False), (b) holds always.
+   An upstream that only a client has named (the upstream `*`) may be the client's own server. Its word proves nothing,
+   so from such an upstream clients get what was fetched there, and nothing that is here because of another place.
+4. If the origin answers without a client's credential, the digest is granted to ANYONE. The catalog remembers that
    across restarts: public images can be pulled while the origin is gone, private images cannot.
-4. An origin that says nothing of access (`proxy.core.origin_answers`) counts as gone. That content is public is
+5. An origin that says nothing of access (`proxy.core.origin_answers`) counts as gone. That content is public is
    forgotten only if the origin refuses it to everybody: an anonymous request without a token may be refused at a
    registry whose token server gives tokens to everybody, so p2pd then asks for such a token itself.
 
@@ -20,17 +32,18 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from peer.errors import OriginError, OriginRefusedError, P2pdError
+from peer.errors import OriginError, OriginRefusedError, OriginUnusableError, P2pdError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository
 from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
-from proxy.catalog import Catalog
+from proxy.catalog import Catalog, Public
 from proxy.core.grants import ANYONE, Grants
 from proxy.core.origin_answers import Word, takes_back_public, word_of_error
 from proxy.core.routing import Endpoint, Route
@@ -47,17 +60,22 @@ class Permit:
     """The client may have a digest.
 
     `client` is the holder of the grant, `credential` the one to use at the origin, `until` the monotonic time at which
-    the grant ends. `described` is what the origin said of the content, if the origin was asked just now.
+    the grant ends. `described` is what the origin said of the content, if the origin was asked just now. `unproven`:
+    it is not known that the place has the digest; `Access.confirm` says whether the bytes may be sent (rule 3).
     """
 
     client: str
     credential: Credential
     until: float
     described: Descriptor | None = None
+    unproven: bool = False
 
 
 class Access:
-    """The decisions of all origins. `length_of` says how long the content of a digest is, if it is held whole."""
+    """The decisions of all origins. `length_of` says how long the content of a digest is, if it is held whole.
+
+    `is_only_for` says whether nothing of a digest is here because of another place than (upstream, repository).
+    """
 
     def __init__(
         self,
@@ -67,6 +85,8 @@ class Access:
         *,
         ttl_s: float,
         length_of: Callable[[Digest], int | None] = lambda _: None,
+        is_only_for: Callable[[Digest, tuple[str, str]], bool] = lambda _digest, _place: False,
+        fetch_proves: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._origins = origins
@@ -75,6 +95,8 @@ class Access:
         self._clock = clock
         self._ttl_s = ttl_s
         self._length_of = length_of
+        self._is_only_for = is_only_for
+        self._fetch_proves = fetch_proves
         self._grants = Grants()
         self._key = secrets.token_bytes(32)
         self._checks: SingleFlight[tuple[str, Route], Permit] = SingleFlight(background)
@@ -88,14 +110,34 @@ class Access:
             authorization.encode("utf-8", "surrogateescape"), key=self._key, digest_size=16
         ).hexdigest()
 
-    async def check(self, route: Route, authorization: str | None) -> Permit:
-        """The client's permit for the digest that `route` names, at the endpoint that it names. Raises OriginError."""
+    async def check(self, route: Route, authorization: str | None, *, fetches: bool = False) -> Permit:
+        """The client's permit for the digest that `route` names, at the endpoint that it names. Raises OriginError.
+
+        `fetches`: the client wants the bytes, so that they may prove that the place has them (rule 3).
+        """
         client = self.client(authorization)
         grant = self._grants.find(client, route.repository, route.endpoint, route.digest, self._clock())
-        if grant is not None:
-            credential = OWN if grant.holder == ANYONE else Credential(authorization)
-            return Permit(grant.holder, credential, grant.until)
-        return await self._checks.get((client, route), lambda: self._ask(route, authorization))
+        if grant is None:
+            return await self._checks.get((client, route), lambda: self._ask(route, authorization))
+        credential = OWN if grant.holder == ANYONE else Credential(authorization)
+        permit = Permit(grant.holder, credential, grant.until, unproven=not self._is_known(route))
+        if not permit.unproven or (fetches and self._may_prove(route)):
+            return permit
+        return await self._checks.get((client, route), lambda: self._ask_as(permit, route, authorization))
+
+    async def confirm(self, permit: Permit, route: Route, authorization: str | None) -> None:
+        """Return if the bytes of the digest of `route` that are here now may be sent (rule 3). Raises OriginError."""
+        if permit.unproven and not self._may_prove(route) and not self._is_known(route):
+            await self._checks.get(
+                (self.client(authorization), route), lambda: self._ask_as(permit, route, authorization)
+            )
+
+    def arrived(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+        """The blob is here whole, because of that repository alone (rule 3a)."""
+        if self._fetch_proves:
+            grant = self._grants.find(ANYONE, repository, endpoint, digest, self._clock())
+            public = Public.NO if grant is None else self._open_to_all(repository)
+            self._catalog.remember(repository, endpoint, [digest], public)
 
     def is_over(self, permit: Permit) -> bool:
         """Whether the origin is to be asked again."""
@@ -108,13 +150,17 @@ class Access:
         client's permit. `found` is what the origin said of it.
         """
         client = ANYONE if credential.authorization is None else self.client(authorization)
-        permit = Permit(client, credential, self._clock() + self._ttl_s, found)
+        until = self._clock() + self._ttl_s
+        if self._origins.is_believed(route.upstream):
+            self._catalog.remember(route.repository, route.endpoint, [route.digest])
+        unproven = not (self._origins.is_believed(route.upstream) or self._is_known(route))
+        permit = Permit(client, credential, until, found, unproven)
         self._grant(route.repository, permit, route.endpoint, [route.digest])
         return permit
 
     def granted_below(self, manifest: Route, permit: Permit, below: Sequence[Digest], endpoint: Endpoint) -> None:
-        """The client was given the manifest that `manifest` names by its digest: grant it what is `below`, at
-        `endpoint`, until `permit` ends, and find out whether anyone may have that.
+        """The client was given the manifest that `manifest` names by its digest: grant it what the place has of what is
+        `below`, at `endpoint`, until `permit` ends, and find out whether anyone may have that.
         """
         repository, now = manifest.repository, self._clock()
         self._grant(repository, permit, endpoint, below)
@@ -132,7 +178,27 @@ class Access:
     def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[Digest]) -> None:
         self._grants.add(permit.client, repository, endpoint, digests, permit.until)
         if permit.client == ANYONE:
-            self._catalog.remember_public(repository, endpoint, digests)
+            self._catalog.publish(repository, endpoint, digests, self._open_to_all(repository))
+
+    def _open_to_all(self, repository: Repository) -> Public:
+        """What a grant to ANYONE means there."""
+        return Public.HERE if self._origins.upstream(repository.upstream).has_credentials else Public.EVERYWHERE
+
+    def _is_known(self, route: Route) -> bool:
+        return self._catalog.is_known(route.repository, route.endpoint, route.digest)
+
+    def _may_prove(self, route: Route) -> bool:
+        """Whether the bytes that are here now, or come, are here because of the route's place alone."""
+        return self._fetch_proves and self._is_only_for(route.digest, (route.upstream, route.repository.name))
+
+    async def _ask_as(self, permit: Permit, route: Route, authorization: str | None) -> Permit:
+        """The permit for what the holder of `permit` is granted, once the origin has answered for it in that place."""
+        if not self._origins.is_believed(route.upstream):
+            raise OriginUnusableError(f"{route.digest} is here, and whether {route.repository} has it is not known")
+        if permit.client == ANYONE:
+            with suppress(OriginRefusedError):
+                return await self._look(route, OWN, None)
+        return await self._ask(route, authorization)
 
     async def _ask(self, route: Route, authorization: str | None) -> Permit:
         credential = self._origins.credential(route.upstream, authorization)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -19,7 +20,7 @@ from peer.oci.digest import Digest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
 from peer.origin.api import Kind
 from peer.origin_range import OriginSource
-from peer.readers import BlobReader, Readers
+from peer.readers import BlobReader, Confirm, Readers
 from proxy.access import Access, Permit
 from proxy.blob_response import send_blob
 from proxy.core.conditional import range_applies
@@ -48,8 +49,9 @@ class Blobs:
     async def answer(self, context: RequestContext) -> web.StreamResponse:
         """Answer GET or HEAD of a blob. Raises OriginError, StoreError."""
         digest = context.route.digest
-        permit = await self._access.check(context.route, context.authorization)
-        if context.head or context.not_modified(digest):
+        describes = context.head or context.not_modified(digest)
+        permit = await self._access.check(context.route, context.authorization, fetches=not describes)
+        if describes:
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
         asked = context.request.headers
         ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
@@ -79,26 +81,38 @@ class Blobs:
         """
         repository, within_s = context.route.repository, self._origins.answer_within_s
         source = self._origins.source(repository, digest, permit.credential, kind)
+        confirm = self._confirmation(context, digest, permit)
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(within_s):
                     if kind is Kind.MANIFEST:
-                        reader = await self._open_manifest(stack, digest, source, expected)
+                        reader = await self._open_manifest(stack, digest, source, expected, confirm)
                     else:
-                        opened = self._readers.open(digest, source, expected=expected, at=at)
+                        opened = self._readers.open(digest, source, expected=expected, at=at, confirm=confirm)
                         reader = await stack.enter_async_context(opened)
             except TimeoutError:
                 raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {within_s:g} s") from None
             context.cache = "hit" if reader.from_store else "miss"
             yield reader
 
+    def _confirmation(self, context: RequestContext, digest: Digest, permit: Permit) -> Confirm | None:
+        """What is asked before bytes are sent, if the permit alone does not say that they may be."""
+        if not permit.unproven:
+            return None
+        return partial(self._access.confirm, permit, replace(context.route, reference=digest), context.authorization)
+
     async def _open_manifest(
-        self, stack: AsyncExitStack, digest: Digest, source: OriginSource, expected: Descriptor | None
+        self,
+        stack: AsyncExitStack,
+        digest: Digest,
+        source: OriginSource,
+        expected: Descriptor | None,
+        confirm: Confirm | None,
     ) -> BlobReader:
         """A reader of a manifest that is whole. Its length is what GET says, if HEAD said another."""
         for said in (expected, None):
             try:
-                reader = await stack.enter_async_context(self._readers.open(digest, source, expected=said))
+                reader = await stack.enter_async_context(self._readers.open(digest, source, expected=said, confirm=confirm))
                 await _whole_manifest(reader)
             except OriginResizedError:
                 if said is None:

@@ -1,4 +1,4 @@
-"""The catalog: each tag's last digest, and the digests that anyone may have. It survives restarts.
+"""The catalog: each tag's last digest, and which digests each repository is known to have. It survives restarts.
 
 The mirror needs the catalog while an origin is gone. The catalog is a cache: a file that is damaged, or of another
 version, is renamed and replaced by an empty one, and a row that cannot be read counts as missing.
@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from proxy.core.routing import Endpoint
 
 log = structlog.get_logger("proxy.catalog")
 
-MAX_PUBLIC = 500_000
-"""Rows of the table `public`; the oldest are dropped at start (a row takes some 200 bytes)."""
+MAX_KNOWN = 500_000
+"""Rows of the table `known`; the oldest are dropped at start (a row takes some 200 bytes)."""
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -34,17 +35,31 @@ CREATE TABLE IF NOT EXISTS tags (
     upstream TEXT, repository TEXT, tag TEXT, digest TEXT, media_type TEXT, size_bytes INTEGER, seen REAL,
     PRIMARY KEY (upstream, repository, tag)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS public (
-    upstream TEXT, repository TEXT, digest TEXT, PRIMARY KEY (upstream, repository, digest)
+CREATE TABLE IF NOT EXISTS known (
+    upstream TEXT, repository TEXT, digest TEXT, public INTEGER, PRIMARY KEY (upstream, repository, digest)
 );
+CREATE INDEX IF NOT EXISTS known_digests ON known (digest) WHERE public;
+DROP TABLE IF EXISTS public;
 SELECT upstream, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
-SELECT upstream, repository, digest FROM public LIMIT 0;
+SELECT upstream, repository, digest, public FROM known LIMIT 0;
 """
 """The last two statements fail if the tables are of another version.
 
-The digest in `public` has its endpoint before it (`blobs/sha256:…`). A digest without one, of an older version of p2pd,
-counts for both endpoints.
+A row of `known` says that a repository has a digest: the origin has answered for it there, or it arrived because of
+that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. The table
+`public` of older versions held what manifests named, which is not known.
 """
+
+
+class Public(IntEnum):
+    """Who may have a digest."""
+
+    NO = 0
+    """The clients that the origin lets have it."""
+    HERE = 1
+    """Every client of this node, by the operator's credentials."""
+    EVERYWHERE = 2
+    """Everybody: the origin gives it without credentials."""
 
 
 class Catalog:
@@ -54,15 +69,15 @@ class Catalog:
         self._database = connection
 
     @classmethod
-    def open(cls, path: Path, *, max_public: int = MAX_PUBLIC) -> Catalog:
+    def open(cls, path: Path, *, max_known: int = MAX_KNOWN) -> Catalog:
         """Raises StoreBrokenError if the file can neither be used nor be renamed."""
         try:
-            return cls(_connect(path, max_public))
+            return cls(_connect(path, max_known))
         except sqlite3.DatabaseError as error:
             log.warning("the catalog is damaged and is begun anew", path=str(path), error=str(error))
         try:
             path.replace(path.with_suffix(".damaged"))
-            return cls(_connect(path, max_public))
+            return cls(_connect(path, max_known))
         except (OSError, sqlite3.Error) as error:
             raise StoreBrokenError(f"{path}: {error}; remove it") from error
 
@@ -106,26 +121,51 @@ class Catalog:
             [(repository.upstream, repository.name, digest)],
         )
 
-    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest]) -> None:
-        """Anyone may have `digests` at that endpoint."""
+    def remember(
+        self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest], public: Public = Public.NO
+    ) -> None:
+        """The repository has `digests` at that endpoint."""
         self._write(
-            "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
-            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}") for digest in digests],
+            "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET public = max(public, excluded.public)",
+            [(*_row(repository, endpoint, digest), public) for digest in digests],
+        )
+
+    def publish(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest], public: Public) -> None:
+        """Anyone may have `digests` at that endpoint, those of them that the repository is known to have."""
+        self._write(
+            "UPDATE known SET public = max(public, ?) WHERE upstream = ? AND repository = ? AND digest = ?",
+            [(public, *_row(repository, endpoint, digest)) for digest in digests],
         )
 
     def forget_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
         """The origin does not give `digest` to everyone at that endpoint."""
         self._write(
-            "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
-            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest)],
+            "UPDATE known SET public = 0 WHERE upstream = ? AND repository = ? AND digest = ?",
+            [_row(repository, endpoint, digest)],
         )
 
+    def is_known(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+        """Whether the repository has `digest` at that endpoint."""
+        return self._public(repository, endpoint, digest) is not None
+
     def is_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+        """Whether the repository has `digest` at that endpoint for anyone."""
+        return bool(self._public(repository, endpoint, digest))
+
+    def is_public_everywhere(self, digest: Digest) -> bool:
+        """Whether some repository has `digest` for everybody."""
         row = self._read(
-            "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
-            (repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest),
+            "SELECT max(public) FROM known WHERE public AND digest IN (?, ?)",
+            tuple(f"{endpoint.value}/{digest}" for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST)),
         )
-        return row is not None
+        return row is not None and row[0] == Public.EVERYWHERE
+
+    def _public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> int | None:
+        row = self._read(
+            "SELECT public FROM known WHERE upstream = ? AND repository = ? AND digest = ?",
+            _row(repository, endpoint, digest),
+        )
+        return None if row is None else int(row[0] or 0)
 
     def _read(self, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
         """The first row."""
@@ -145,14 +185,18 @@ class Catalog:
             log.warning("the catalog could not be written", error=str(error))
 
 
-def _connect(path: Path, max_public: int) -> sqlite3.Connection:
+def _row(repository: Repository, endpoint: Endpoint, digest: Digest) -> tuple[str, str, str]:
+    return repository.upstream, repository.name, f"{endpoint.value}/{digest}"
+
+
+def _connect(path: Path, max_known: int) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     try:
         database.executescript(_SCHEMA)
         with database:
             database.execute(
-                "DELETE FROM public WHERE rowid <= (SELECT max(rowid) FROM public) - ?",
-                (max_public,),
+                "DELETE FROM known WHERE rowid <= (SELECT max(rowid) FROM known) - ?",
+                (max_known,),
             )
     except sqlite3.Error:
         database.close()

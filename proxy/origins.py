@@ -80,6 +80,10 @@ class Origins:
             return self.upstreams[name]
         return self.others.get(name)
 
+    def is_believed(self, name: UpstreamName) -> bool:
+        """Whether the operator has configured the upstream. Another may be a server of the client that named it."""
+        return name in self.upstreams
+
     def label(self, name: str) -> str:
         """The upstream's name for metrics, of which there are few: all that only clients name have one."""
         return name if not name or name in self.upstreams else OTHERS

@@ -31,11 +31,15 @@ from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, sche
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
+from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from peer.origin.api import Kind
+from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Store
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
+from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
@@ -98,7 +102,16 @@ async def serve(
         )
         telemetry = Telemetry(origins, host, peer_server, joined.inside)
         readers = Readers(host)
-        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
+        access = Access(
+            origins,
+            catalog,
+            background,
+            ttl_s=settings.access_ttl_s,
+            length_of=readers.whole_length,
+            is_only_for=readers.is_only_for,
+            fetch_proves=True,
+        )
+        host.on_arrived = partial(_tell_arrived, access)
         tags = Tags(
             origins,
             access,
@@ -140,6 +153,12 @@ def _limits(settings: Settings) -> Limits:
         settings.connections_per_blob,
         download_rate_bytes_per_s=settings.download_rate,
     )
+
+
+def _tell_arrived(access: Access, source: OriginSource) -> None:
+    endpoint = Endpoint.MANIFEST if source.ref.kind is Kind.MANIFEST else Endpoint.BLOB
+    repository = Repository(UpstreamName(source.upstream), RepositoryName(source.ref.repository))
+    access.arrived(repository, endpoint, source.ref.digest)
 
 
 async def _collect_now_and_then(store: Store) -> None:
