@@ -25,6 +25,10 @@ class Arrival:
         self.blob: Blob | None = None
         self.sources: list[OriginSource] = []
         self.answered = False
+        self.clients = 0
+        """Who waits for it, but for what is fetched ahead."""
+        self.begun_ahead = False
+        """It was begun when no client waited for it."""
         self.disproved = False
         """The swarm's map or length was wrong: the blob is on its way anew."""
         self.last_error: P2pdError | None = None
@@ -49,7 +53,25 @@ class Arrival:
             blob.release()
             return False
         self.blob = blob
+        blob.is_ahead = blob.is_ahead and not self.clients
         return True
+
+    @property
+    def background(self) -> bool:
+        """No client waits for it."""
+        return not self.clients
+
+    def client_came(self) -> None:
+        """From now on its room is a client's."""
+        self.clients += 1
+        if self.blob is not None:
+            self.blob.is_ahead = False
+
+    def client_left(self) -> None:
+        """With no client left, others may have its room until it is whole."""
+        self.clients -= 1
+        if self.blob is not None and not self.clients and not self.blob.whole:
+            self.blob.is_ahead = True
 
     @property
     def holds_something(self) -> bool:

@@ -92,7 +92,14 @@ class StoreError(P2pdError):
 
 
 class StoreFullError(StoreError):
-    """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted."""
+    """There is no room within `max_bytes` and `min_free_bytes`, and nothing that may be evicted.
+
+    `passing`: there will be room once what is in use now is not any more.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class BlobInUseError(StoreError):
@@ -109,6 +116,10 @@ class ForeignDirectoryError(StoreError):
 
 class StoreBrokenError(StoreError):
     """The disk failed under us: reading or writing a blob's file gave an error that is not for lack of room."""
+
+
+class StoreReadOnlyError(StoreBrokenError):
+    """The file system of the store takes no writes. What is held can be read."""
 
 
 class FileLimitError(StoreError):

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -23,22 +23,35 @@ from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
 from peer.core.session import SessionState
-from peer.errors import OriginBrokenError, OriginCorruptError, OriginRefusedError, OriginUnreachableError, P2pdError
+from peer.errors import (
+    OriginBrokenError,
+    OriginCorruptError,
+    OriginRefusedError,
+    OriginUnreachableError,
+    P2pdError,
+    StoreError,
+    StoreFullError,
+)
 from peer.net.links import Links
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.net.scheduler_client import SchedulerClient
+from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
-from peer.store import Blob, Store
+from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
 from peer.workers import Workers
-from scheduler.protocol import from_host, link
+from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
 
 log = structlog.get_logger("peer.host")
+
+
+MAX_LEFT_OVER = 4096
+"""Beyond that the origin is asked for what was left of a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +110,9 @@ class Host:
         tasks: BackgroundTasks,
         identity: Identity | None = None,
         schedulers: Sequence[str] = (),
+        new_id: Callable[[], str] | None = None,
     ) -> None:
+        """`new_id` makes another id for this host, and keeps it; it is called in a thread."""
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
@@ -105,7 +120,10 @@ class Host:
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
+        self.left_over: dict[bytes, tuple[str, str]] = {}
+        """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
+        self._new_id = new_id
         self._loop = asyncio.get_running_loop()
         self.machine = HostMachine(
             HostSettings(
@@ -120,6 +138,9 @@ class Host:
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
         self._corrupt = 0
+        self._told_of_untold = False
+        self._seen_at = ""
+        """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
         self._neighbours = NeighbourOrigins(self.identity.host)
@@ -131,6 +152,8 @@ class Host:
             self.feed,
             rate_bytes_per_s=limits.download_rate_bytes_per_s,
         )
+        store.on_removed = self._removed
+        store.on_found = self._found
         self._store_work = StoreWork(self.arrivals, store, self._workers, self.feed)
         self.links = Links(
             self.identity.host,
@@ -145,6 +168,7 @@ class Host:
             on_message=lambda message: self.feed(events.FromScheduler(message)),
             on_found=self._scheduler_found,
             on_lost=self._scheduler_lost,
+            on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
             self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
@@ -153,10 +177,9 @@ class Host:
     def start(self, address: str) -> None:
         """Begin to look for a scheduler. Other hosts reach the peer port at `address`."""
         self._address = address
-        for blob in self.store.blobs():
+        for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
-        self.store.on_removed = self._removed
         self.feed(events.SchedulerLost())
         self._tasks.start(self._scheduler.run())
 
@@ -177,9 +200,12 @@ class Host:
 
     # -- for neighbours --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def servable(self, digest: Digest, start: int, stop: int) -> Iterator[Blob | None]:
-        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts."""
+    @asynccontextmanager
+    async def servable(self, digest: Digest, start: int, stop: int) -> AsyncIterator[Blob | None]:
+        """For the peer port: the blob, pinned, if these bytes of it may be served to other hosts.
+
+        Raises StoreError if they cannot be read any more.
+        """
         blob = None
         if self.machine.may_serve(digest.raw, start, stop):
             arrival = self.arrivals.get(digest.raw)
@@ -187,10 +213,19 @@ class Host:
             if blob is not None and arrival is not None:
                 blob.acquire()
         try:
+            if blob is not None:
+                await self.check(blob, start, stop)
             yield blob
         finally:
             if blob is not None:
                 blob.release()
+
+    async def check(self, blob: Blob, start: int, stop: int) -> None:
+        """See that bytes `[start, stop)` of a pinned blob are right on the disk, unless that is known.
+
+        Raises StoreError; a blob that is not right has been dropped by then.
+        """
+        await self._store_work.check(blob, start, stop)
 
     def send_unchoke(self, request: UploadRequest) -> None:
         """This host was too busy for a piece that another host wanted, and has room now."""
@@ -255,10 +290,21 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
-            case events.ReportQuarantine(reason, for_s):
-                log.error("the scheduler has quarantined this host", reason=reason, for_s=for_s)
+            case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
+                self._report(instruction)
             case _:
                 self._carry_out_in_store(instruction)
+
+    def _report(self, report: events.ReportQuarantine | events.ReportUntold | events.ReportUnreachable) -> None:
+        if isinstance(report, events.ReportQuarantine):
+            log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
+        elif isinstance(report, events.ReportUnreachable):
+            text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
+            log.warning(text, advertise=self._address, hosts=report.reports)
+        elif not self._told_of_untold:
+            self._told_of_untold = True
+            text = "more blobs are held than the scheduler takes of a host: those used last are announced"
+            log.warning(text, not_announced=report.untold, max_blobs=report.max_blobs)
 
     def _carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -271,7 +317,10 @@ class Host:
             case events.SendInlineBlob(digest):
                 blob = self.arrivals[digest].blob
                 assert blob is not None
-                self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+                try:
+                    self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+                except StoreError as error:
+                    log.warning("a blob could not be read", digest=blob.digest, error=str(error))
             case events.ReadDigests(digest):
                 self._tasks.start(self._store_work.read_digests(digest))
             case events.Ended():
@@ -314,13 +363,27 @@ class Host:
             site=who.site,
             zone=who.zone,
             rack=who.rack,
-            upload_slots=who.upload_slots,
+            upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
             token=who.token,
         )
 
-    def _scheduler_found(self, progress_s: float) -> None:
-        log.info("connected to a scheduler")
-        self.feed(events.SchedulerFound(progress_s))
+    def _scheduler_found(self, welcome: to_host.Welcome) -> None:
+        if welcome.seen_at != self._seen_at and is_elsewhere(self._address, welcome.seen_at):
+            self._seen_at = welcome.seen_at
+            text = "the scheduler sees this host at another address than others are told: can they reach it there?"
+            log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
+
+    async def _take_new_id(self) -> None:
+        """Another machine has this host's id: this one goes on under another."""
+        if self._new_id is None:
+            return
+        before = self.identity.host
+        host = await asyncio.to_thread(self._new_id)
+        log.warning("another host has the id of this one, which takes another", before=before, host=host)
+        self.identity = replace(self.identity, host=host)
+        self.links.rename(host)
+        self._neighbours.rename(host)
 
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()
@@ -333,13 +396,23 @@ class Host:
         self._loop.call_soon_threadsafe(self._tell_removed, digest)
 
     def _tell_removed(self, digest: Digest) -> None:
-        if self.store.peek(digest) is None:  # else it is back already
+        arrival = self.arrivals.get(digest.raw)
+        if arrival is not None and arrival.blob is not None and arrival.blob.preempted:
+            arrival.last_error = StoreFullError(f"the room of {digest} was needed for what a client reads")
+            self.feed(events.StoreFailed(digest.raw))
+        elif self.store.peek(digest) is None:  # else it is back already
             self.feed(events.BlobRemoved(digest.raw))
+
+    def _found(self, blob: BlobInfo) -> None:
+        """The store has a blob again. From any thread."""
+        if blob.complete:
+            self._loop.call_soon_threadsafe(self.feed, events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
     def _ended(self, ended: events.Ended) -> None:
         arrival = self.arrivals.pop(ended.digest)
+        self._remember_place(arrival)
         if ended.phase is Phase.COMPLETE:
             assert arrival.blob is not None
             arrival.blob.acquire()
@@ -357,11 +430,17 @@ class Host:
         if ended.phase is Phase.DISPROVED:
             self._corrupt += 1
             arrival.disproved = True
-            successor = self.arrivals[ended.digest] = Arrival(
-                arrival.digest, arrival.media_type, is_new=arrival.is_new
-            )
+            successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type, is_new=arrival.is_new)
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
+
+    def _remember_place(self, arrival: Arrival) -> None:
+        """What is left of a download that did not end well is there because of its place."""
+        place = arrival.sources[0].place if arrival.sources else None
+        if place is not None and arrival.is_only_for(place) and len(self.left_over) < MAX_LEFT_OVER:
+            self.left_over[arrival.raw] = place
+        else:
+            self.left_over.pop(arrival.raw, None)
 
 
 def _error_of(arrival: Arrival, ended: events.Ended) -> P2pdError:

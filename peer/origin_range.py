@@ -7,6 +7,7 @@ then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -69,11 +70,21 @@ class RangeReport(Protocol):
 class OriginRange:
     """Fetches pieces `[first, stop)` of `known`, or the first span of a blob that is not known yet."""
 
-    def __init__(self, source: OriginSource, known: Blob | None, first: int, stop: int | None) -> None:
+    def __init__(
+        self,
+        source: OriginSource,
+        known: Blob | None,
+        first: int,
+        stop: int | None,
+        *,
+        is_background: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_background`: no client waits for the blob now."""
         self.source = source
         self._known = known
         self._first = first
         self._stop = stop
+        self._is_background = is_background
         self._body: Body | None = None
         self._stopped = False
         self._lock = threading.Lock()
@@ -131,7 +142,8 @@ class OriginRange:
     def _pinned_blob(self, store: Store, body: Body) -> Blob:
         """The blob that the download is about, even if the store has removed it meanwhile; else a new one."""
         if self._known is None:
-            return store.create(self.source.ref.digest, body.size_bytes, body.media_type)
+            digest, background = self.source.ref.digest, self._is_background()
+            return store.create(digest, body.size_bytes, body.media_type, background=background)
         self._known.acquire()
         return self._known
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from peer.arrival import Arrival
 from peer.core import events
-from peer.errors import OriginUnreachableError, P2pdError
+from peer.errors import OriginUnreachableError, P2pdError, StoreBrokenError, StoreFullError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
@@ -21,16 +21,25 @@ MAX_BEGINNINGS = 4
 """Of one blob, while a client waits for its headers. Every failed attempt exposes a lying host or a wrong piece map."""
 
 
+CHECK_BYTES = 8 * 1024 * 1024
+"""So much of a blob is read back, and then sent while it is still in the cache."""
+
+Wait = Callable[[int, int], Awaitable[None]]
+"""Waits until bytes from a position on may be read, or some of them up to an end."""
+
+
 Confirm = Callable[[], Awaitable[None]]
-"""Raises P2pdError if the reader may not have what the blob holds now."""
+"""Raises P2pdError if the reader may not have what is here of the blob."""
+
+
+async def _no_question() -> None:
+    """The reader may have whatever comes."""
 
 
 class BlobReader:
     """A client's hold on a blob: it is pinned, and `readable` says how far it may be sent."""
 
-    def __init__(
-        self, blob: Blob, wait: Callable[[int, int], Awaitable[None]] | None, confirm: Confirm | None = None
-    ) -> None:
+    def __init__(self, blob: Blob, wait: Wait | None, confirm: Confirm) -> None:
         self.blob = blob
         self.from_store = wait is None
         self._wait = wait
@@ -42,13 +51,45 @@ class BlobReader:
         Raises the error that ended the download, or why the reader may not have the bytes.
         """
         while True:
-            if self._confirm is not None:
-                await self._confirm()
+            await self._confirm()
             end = min(self.blob.servable_until(start), stop)
             if not end <= start < stop:
                 return end
             assert self._wait is not None, "a blob from the store is whole"
             await self._wait(start, stop)
+
+
+class StoredReader(BlobReader):
+    """A hold on a blob that the store has whole. What is sent is right on the disk (`peer.store.check`).
+
+    A blob that proves lost on the way is fetched again, and the reader goes on with it where it was.
+    """
+
+    def __init__(
+        self,
+        blob: Blob,
+        check: Callable[[Blob, int, int], Awaitable[None]],
+        fetch: Callable[[int, int | None], Awaitable[tuple[Blob, Wait]]],
+        confirm: Confirm,
+    ) -> None:
+        super().__init__(blob, None, confirm)
+        self._check = check
+        self._fetch = fetch
+
+    async def readable(self, start: int, stop: int) -> int:
+        """As of any reader. Raises StoreError, and the error that ended the download."""
+        if self._wait is None and start < stop:
+            await self._confirm()
+            try:
+                if self.blob.is_checked(start, stop):
+                    return stop
+                end = min(stop, start + CHECK_BYTES)
+                await self._check(self.blob, start, end)
+            except StoreBrokenError:
+                self.blob, self._wait = await self._fetch(start, stop)
+            else:
+                return end
+        return await super().readable(start, stop)
 
 
 class Readers:
@@ -70,7 +111,12 @@ class Readers:
     def is_only_for(self, digest: Digest, place: tuple[str, str]) -> bool:
         """Whether nothing of `digest` is here, or on its way, because of another place (upstream, repository)."""
         arrival = self._host.arrivals.get(digest.raw)
-        return self.peek(digest) is None if arrival is None else arrival.is_only_for(place)
+        return self._is_new(digest, place) if arrival is None else arrival.is_only_for(place)
+
+    def _is_new(self, digest: Digest, place: tuple[str, str]) -> bool:
+        """Whether a download of `digest` finds nothing in the store that came because of another place."""
+        held = self.peek(digest)
+        return held is None or (not held.complete and self._host.left_over.get(digest.raw) == place)
 
     @asynccontextmanager
     async def open(
@@ -81,7 +127,7 @@ class Readers:
         expected: Descriptor | None = None,
         at: tuple[int, int | None] = (0, None),
         background: bool = False,
-        confirm: Confirm | None = None,
+        confirm: Confirm = _no_question,
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
@@ -89,19 +135,61 @@ class Readers:
         Raises OriginError, StoreError. With `source` None only what is held, or on its way already, can be read.
         `confirm` is asked each time before bytes are read.
         """
-        blob = self._acquire_whole(digest)
-        if blob is not None:
-            try:
-                yield BlobReader(blob, None, confirm)
-            finally:
-                blob.release()
-            return
+        async with AsyncExitStack() as stack:
+
+            async def arriving(first_byte: int, stop: int | None) -> tuple[Blob, Wait]:
+                arrival = self._arriving(digest, source, expected, (first_byte, stop), background=background)
+                return await stack.enter_async_context(arrival)
+
+            held = await self._held(digest, at, background=background)
+            if held is None:
+                reader = BlobReader(*await arriving(*at), confirm)
+            else:
+                stack.callback(held.release)
+                reader = StoredReader(held, self._host.check, arriving, confirm)
+            yield reader
+            if not background and at == (0, None):
+                reader.blob.sent_whole()
+
+    @asynccontextmanager
+    async def _arriving(
+        self,
+        digest: Digest,
+        source: OriginSource | None,
+        expected: Descriptor | None,
+        at: tuple[int, int | None],
+        *,
+        background: bool,
+    ) -> AsyncIterator[tuple[Blob, Wait]]:
+        """The blob that is on its way, pinned, and how to wait for it."""
         arrival, reader, blob = await self._known(digest, source, expected, at, background=background)
         try:
             with blob.pin():
-                yield BlobReader(blob, partial(self._wait, arrival, reader, background), confirm)
+                yield blob, partial(self._wait, arrival, reader, background)
         finally:
-            self._host.feed(events.ReaderLeft(arrival.raw, reader))
+            self._left(arrival, reader, background=background)
+
+    async def _held(self, digest: Digest, at: tuple[int, int | None], *, background: bool) -> Blob | None:
+        """The blob, pinned, if it is held whole and what is read first of it is right on the disk."""
+        blob = self._acquire_whole(digest, background=background)
+        if blob is None:
+            return None
+        start, stop = at
+        blob.asked()
+        try:
+            await self._host.check(blob, start, min(blob.size_bytes if stop is None else stop, start + CHECK_BYTES))
+        except StoreBrokenError:  # it has been dropped, and is fetched again
+            blob.release()
+            return None
+        except BaseException:
+            blob.release()
+            raise
+        return blob
+
+    def _left(self, arrival: Arrival, reader: int, *, background: bool) -> None:
+        if not background:
+            arrival.client_left()
+        self._host.feed(events.ReaderLeft(arrival.raw, reader))
 
     async def _known(
         self,
@@ -115,15 +203,17 @@ class Readers:
         """Join a blob's download as a reader, and wait until the length is known.
 
         If the download finds before that that the swarm has lied to it, it begins anew, and so does the wait for it.
+        One that was begun ahead of clients, and had no room, begins anew for a client.
         """
         for times_left in reversed(range(MAX_BEGINNINGS)):
-            arrival, reader = self._join(digest, source, expected), next(self._numbers)
+            arrival, reader = self._join(digest, source, expected, background=background), next(self._numbers)
             self._host.feed(events.ReaderMoved(arrival.raw, reader, *at, background))
             try:
                 return arrival, reader, await arrival.known_blob()
             except BaseException as error:
-                self._host.feed(events.ReaderLeft(arrival.raw, reader))
-                if not isinstance(error, P2pdError) or not arrival.disproved or not times_left:
+                self._left(arrival, reader, background=background)
+                lost_room = isinstance(error, StoreFullError) and arrival.begun_ahead and not background
+                if not isinstance(error, P2pdError) or not (arrival.disproved or lost_room) or not times_left:
                     raise
         raise AssertionError("the last time returns or raises")
 
@@ -132,25 +222,32 @@ class Readers:
         self._host.feed(events.ReaderMoved(arrival.raw, reader, position, stop, background))
         await arrival.change(position)
 
-    def _acquire_whole(self, digest: Digest) -> Blob | None:
+    def _acquire_whole(self, digest: Digest, *, background: bool) -> Blob | None:
         if digest.raw in self._host.arrivals:
             return None
-        blob = self._host.store.create(digest, 0, "") if digest == EMPTY_DIGEST else self._host.store.acquire(digest)
+        blob = self._host.store.acquire(digest, background=background)
+        if blob is None and digest == EMPTY_DIGEST:
+            blob = self._host.store.create(digest, 0, "")
         if blob is not None and not blob.whole:
             blob.release()
             return None
         return blob
 
-    def _join(self, digest: Digest, source: OriginSource | None, expected: Descriptor | None) -> Arrival:
+    def _join(
+        self, digest: Digest, source: OriginSource | None, expected: Descriptor | None, *, background: bool
+    ) -> Arrival:
         if self._host.closed:
             raise OriginUnreachableError("p2pd is stopping")
         arrival = self._host.arrivals.get(digest.raw)
         if arrival is None and source is None:
             raise OriginUnreachableError(f"{digest} is not held here, and there is no origin to ask")
         if arrival is None:
-            is_new = self._host.store.peek(digest) is None
+            is_new = source is not None and self._is_new(digest, source.place)
             arrival = Arrival(digest, expected.media_type if expected else "", is_new=is_new)
+            arrival.begun_ahead = background
             self._host.arrivals[arrival.raw] = arrival
+        if not background:
+            arrival.client_came()
         if source is not None and (number := arrival.add_source(source)) is not None:
             size_bytes = (expected.size_bytes or None) if expected else None
             repository = source.ref.repository

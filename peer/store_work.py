@@ -12,11 +12,15 @@ import structlog
 from peer.arrival import Arrival
 from peer.core import events
 from peer.core.events import Event
-from peer.errors import FileLimitError, StoreBrokenError, StoreError
+from peer.errors import FileLimitError, StoreBrokenError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store import Blob, Store
 from peer.workers import Workers
 from scheduler.protocol.fields import MAX_INLINE_BYTES
+
+ROOM_WITHIN_S = 2.0
+ROOM_AGAIN_S = 0.02
+"""How long a client may wait for room that others have, and how often it is looked for."""
 
 log = structlog.get_logger("peer.store_work")
 
@@ -38,10 +42,10 @@ class StoreWork:
         """Say what an earlier download left of this blob."""
         held = events.PiecesHeld(arrival.raw)
         try:
-            blob = self._store.acquire(arrival.digest)
+            blob = self._store.acquire(arrival.digest, background=arrival.background)
             if blob is not None:
                 held = await self._recovered(arrival, blob)
-        except FileLimitError as error:
+        except (FileLimitError, StoreReadOnlyError) as error:
             self._failed(arrival, error)
             return
         except StoreError as error:
@@ -73,7 +77,7 @@ class StoreWork:
     async def prepare(self, arrival: Arrival, size_bytes: int) -> None:
         """Give the blob its place in the store before its first piece comes."""
         try:
-            blob = await self._workers.run(self._store.create, arrival.digest, size_bytes, arrival.media_type)
+            blob = await self._created_in_time(arrival, size_bytes)
         except StoreError as error:
             self._failed(arrival, error)
             return
@@ -99,11 +103,25 @@ class StoreWork:
         arrival.wake()
 
     def _put(self, arrival: Arrival, data: bytes) -> Blob:
-        blob = self._store.create(arrival.digest, len(data), arrival.media_type)
+        blob = self._created(arrival, len(data))
         for index in range(blob.count):
             start, stop = blob.span(index)
             blob.land(index, memoryview(data)[start:stop])
         return blob
+
+    async def _created_in_time(self, arrival: Arrival, size_bytes: int) -> Blob:
+        """The new blob. A client waits a little for what others are about to be done with. Raises StoreError."""
+        until_s = self._workers.loop.time() + ROOM_WITHIN_S
+        while True:
+            try:
+                return await self._workers.run(self._created, arrival, size_bytes)
+            except StoreFullError as error:
+                if not error.passing or arrival.background or self._workers.loop.time() > until_s:
+                    raise
+            await asyncio.sleep(ROOM_AGAIN_S)
+
+    def _created(self, arrival: Arrival, size_bytes: int) -> Blob:
+        return self._store.create(arrival.digest, size_bytes, arrival.media_type, background=arrival.background)
 
     def _failed(self, arrival: Arrival, error: StoreError) -> None:
         if self._arrivals.get(arrival.raw) is arrival:
@@ -124,18 +142,43 @@ class StoreWork:
                 pin.callback(blob.release)
                 if not blob.whole:
                     return {}, b""
-                if blob.size_bytes <= MAX_INLINE_BYTES:
-                    return {}, blob.read(0, blob.size_bytes)
-                return blob.recorded_digests(), b""
+                return self._read(blob)
         except StoreError as error:
             log.warning("a blob could not be read", digest=digest.hex(), error=str(error))
             return {}, b""
 
+    def _read(self, blob: Blob) -> tuple[Mapping[int, bytes], bytes]:
+        try:
+            if blob.size_bytes > MAX_INLINE_BYTES:
+                return blob.recorded_digests(), b""
+            if not blob.is_checked(0, blob.size_bytes):
+                blob.check(0, blob.size_bytes)
+            return {}, blob.read(0, blob.size_bytes)
+        except StoreBrokenError as error:
+            self._store.drop(blob, str(error))
+            return {}, b""
+
+    async def check(self, blob: Blob, start: int, stop: int) -> None:
+        """See that bytes `[start, stop)` of a pinned blob are right on the disk. Raises StoreError."""
+        try:
+            if not blob.is_checked(start, stop):
+                await self._workers.run(blob.check, start, stop)
+        except StoreBrokenError as error:
+            self._store.drop(blob, str(error))
+            raise
+
     async def seal(self, blob: Blob) -> None:
         try:
             await self._workers.run(blob.seal)
+        except StoreReadOnlyError as error:
+            self._unsealed(blob, error)
+        except StoreBrokenError as error:
+            self._store.drop(blob, str(error))
         except StoreError as error:
-            log.warning("a blob could not be flushed; it is hashed again after a restart", error=str(error))
-            self._post(events.BlobRemoved(blob.digest.raw))
+            self._unsealed(blob, error)
         finally:
             blob.release()
+
+    def _unsealed(self, blob: Blob, error: StoreError) -> None:
+        log.warning("a blob could not be flushed; it is hashed again after a restart", error=str(error))
+        self._post(events.BlobRemoved(blob.digest.raw))

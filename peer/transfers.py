@@ -67,7 +67,8 @@ class Transfers:
 
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
-        started = OriginRange(arrival.sources[wanted.source], arrival.blob, wanted.first, wanted.stop)
+        source = arrival.sources[wanted.source]
+        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=lambda: arrival.background)
         self._ranges[wanted.request] = started
         self._workers.start(self._run_range, arrival, wanted.request, started)
 

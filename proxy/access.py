@@ -152,11 +152,11 @@ class Access:
         client = ANYONE if credential.authorization is None else self.client(authorization)
         until = self._clock() + self._ttl_s
         if self._origins.is_believed(route.upstream):
-            self._catalog.remember(route.repository, route.endpoint, [route.digest])
+            public = self._open_to_all(route.repository) if client == ANYONE else Public.NO
+            self._catalog.remember(route.repository, route.endpoint, [route.digest], public)
         unproven = not (self._origins.is_believed(route.upstream) or self._is_known(route))
-        permit = Permit(client, credential, until, found, unproven)
-        self._grant(route.repository, permit, route.endpoint, [route.digest])
-        return permit
+        self._grants.add(client, route.repository, route.endpoint, [route.digest], until)
+        return Permit(client, credential, until, found, unproven)
 
     def granted_below(self, manifest: Route, permit: Permit, below: Sequence[Digest], endpoint: Endpoint) -> None:
         """The client was given the manifest that `manifest` names by its digest: grant it what the place has of what is

@@ -7,7 +7,6 @@ after RST.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from aiohttp import web
 
 from peer.errors import P2pdError
 from peer.readers import BlobReader
+from peer.sendfile import send_file
 from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
 
 INLINE_BYTES = 64 * 1024
@@ -95,7 +95,6 @@ async def _begin(
 async def _send_span(
     request: web.BaseRequest, response: web.StreamResponse, reader: BlobReader, span: ByteSpan, sent: Sent
 ) -> None:
-    loop = asyncio.get_running_loop()
     position = span.start
     try:
         while position < span.stop:
@@ -103,7 +102,7 @@ async def _send_span(
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
-            await loop.sendfile(transport, reader.blob, position, end - position)  # type: ignore[arg-type] # has fileno()
+            await send_file(transport, reader.blob, position, end - position)
             sent.body_bytes += end - position
             position = end
     except P2pdError as error:

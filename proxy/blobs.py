@@ -81,7 +81,8 @@ class Blobs:
         """
         repository, within_s = context.route.repository, self._origins.answer_within_s
         source = self._origins.source(repository, digest, permit.credential, kind)
-        confirm = self._confirmation(context, digest, permit)
+        of_digest = replace(context.route, reference=digest)
+        confirm = partial(self._access.confirm, permit, of_digest, context.authorization)
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(within_s):
@@ -90,16 +91,11 @@ class Blobs:
                     else:
                         opened = self._readers.open(digest, source, expected=expected, at=at, confirm=confirm)
                         reader = await stack.enter_async_context(opened)
+                    await confirm()  # before the headers; the reader asks again before each part of the body
             except TimeoutError:
                 raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {within_s:g} s") from None
             context.cache = "hit" if reader.from_store else "miss"
             yield reader
-
-    def _confirmation(self, context: RequestContext, digest: Digest, permit: Permit) -> Confirm | None:
-        """What is asked before bytes are sent, if the permit alone does not say that they may be."""
-        if not permit.unproven:
-            return None
-        return partial(self._access.confirm, permit, replace(context.route, reference=digest), context.authorization)
 
     async def _open_manifest(
         self,
@@ -107,12 +103,14 @@ class Blobs:
         digest: Digest,
         source: OriginSource,
         expected: Descriptor | None,
-        confirm: Confirm | None,
+        confirm: Confirm,
     ) -> BlobReader:
         """A reader of a manifest that is whole. Its length is what GET says, if HEAD said another."""
         for said in (expected, None):
             try:
-                reader = await stack.enter_async_context(self._readers.open(digest, source, expected=said, confirm=confirm))
+                reader = await stack.enter_async_context(
+                    self._readers.open(digest, source, expected=said, confirm=confirm)
+                )
                 await _whole_manifest(reader)
             except OriginResizedError:
                 if said is None:

@@ -1,8 +1,11 @@
 """The catalog: each tag's last digest, and which digests each repository is known to have. It survives restarts.
 
 The mirror needs the catalog while an origin is gone. The catalog is a cache: a file that is damaged, or of another
-version, is renamed and replaced by an empty one, and a row that cannot be read counts as missing.
-Writes are not flushed to the disk one by one: `kill -9` loses none of them, a power cut may lose some.
+version, is renamed and replaced by an empty one, and a row that cannot be read counts as missing. The last such file is
+kept. Writes are not flushed to the disk one by one: `kill -9` loses none of them, a power cut may lose some.
+
+A file that cannot be opened for lack of room, or on a disk that may not be written, is kept: it is read if that is
+possible, else nothing is known, and `try_again` opens it later.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from peer.errors import InvalidNameError, StoreBrokenError
+from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, Tag
@@ -40,10 +43,12 @@ CREATE TABLE IF NOT EXISTS known (
 );
 CREATE INDEX IF NOT EXISTS known_digests ON known (digest) WHERE public;
 DROP TABLE IF EXISTS public;
+"""
+_PROOF = """
 SELECT upstream, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
 SELECT upstream, repository, digest, public FROM known LIMIT 0;
 """
-"""The last two statements fail if the tables are of another version.
+"""These fail if the tables are of another version.
 
 A row of `known` says that a repository has a digest: the origin has answered for it there, or it arrived because of
 that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. The table
@@ -65,21 +70,28 @@ class Public(IntEnum):
 class Catalog:
     """One SQLite file. Used from the event loop: each call takes some tens of microseconds."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._database = connection
+    def __init__(self, path: Path, max_known: int) -> None:
+        self._path = path
+        self._max_known = max_known
+        self._writes_fail = False
+        self._database, self._identity = self._opened()
 
     @classmethod
     def open(cls, path: Path, *, max_known: int = MAX_KNOWN) -> Catalog:
-        """Raises StoreBrokenError if the file can neither be used nor be renamed."""
-        try:
-            return cls(_connect(path, max_known))
-        except sqlite3.DatabaseError as error:
-            log.warning("the catalog is damaged and is begun anew", path=str(path), error=str(error))
-        try:
-            path.replace(path.with_suffix(".damaged"))
-            return cls(_connect(path, max_known))
-        except (OSError, sqlite3.Error) as error:
-            raise StoreBrokenError(f"{path}: {error}; remove it") from error
+        """The catalog in `path`, or as much of it as the disk allows."""
+        return cls(path, max_known)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is in its file, and what is written stays."""
+        return self._identity is not None and not self._writes_fail
+
+    def try_again(self) -> None:
+        """If it could not be opened for writing, or its file is another now, open it again."""
+        if self._identity is None or self._identity != _identity(self._path):
+            before = self._database
+            self._database, self._identity = self._opened()
+            before.close()
 
     def close(self) -> None:
         self._database.close()
@@ -167,6 +179,27 @@ class Catalog:
         )
         return None if row is None else int(row[0] or 0)
 
+    def _opened(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
+        """The database, and which file it is; None for one that nothing can be written to."""
+        try:
+            try:
+                database = _connect(self._path, self._max_known)
+            except sqlite3.Error as error:
+                if not _is_damage(error):
+                    raise
+                log.warning("the catalog is damaged and is begun anew", path=str(self._path), error=str(error))
+                _set_aside(self._path)
+                database = _connect(self._path, self._max_known)
+        except (sqlite3.Error, OSError) as error:
+            if not self._writes_fail:
+                log.warning("the catalog cannot be written for now", path=str(self._path), error=str(error))
+            self._writes_fail = True
+            return _read_only(self._path), None
+        if self._writes_fail:
+            log.info("the catalog is written again", path=str(self._path))
+        self._writes_fail = False
+        return database, _identity(self._path)
+
     def _read(self, statement: str, values: tuple[str, ...]) -> tuple[Any, ...] | None:
         """The first row."""
         try:
@@ -182,7 +215,13 @@ class Catalog:
             with self._database:
                 self._database.executemany(statement, rows)
         except sqlite3.Error as error:  # a full disk: the origin is asked again for what is missing
-            log.warning("the catalog could not be written", error=str(error))
+            if not self._writes_fail:
+                log.warning("the catalog cannot be written for now", path=str(self._path), error=str(error))
+            self._writes_fail = True
+            return
+        if self._identity is not None and self._writes_fail:
+            log.info("the catalog is written again", path=str(self._path))
+            self._writes_fail = False
 
 
 def _row(repository: Repository, endpoint: Endpoint, digest: Digest) -> tuple[str, str, str]:
@@ -192,7 +231,7 @@ def _row(repository: Repository, endpoint: Endpoint, digest: Digest) -> tuple[st
 def _connect(path: Path, max_known: int) -> sqlite3.Connection:
     database = sqlite3.connect(path)
     try:
-        database.executescript(_SCHEMA)
+        database.executescript(_SCHEMA + _PROOF)
         with database:
             database.execute(
                 "DELETE FROM known WHERE rowid <= (SELECT max(rowid) FROM known) - ?",
@@ -202,3 +241,47 @@ def _connect(path: Path, max_known: int) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
+"""What SQLite says of a file that is no database, or has other tables than ours. All else is the disk's doing."""
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a damaged file, and remove its journals: they would be applied to the next. Raises OSError."""
+    path.replace(path.with_suffix(".damaged"))
+    for suffix in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """The database as it is, without a write to the disk; an empty one if it cannot be read so.
+
+    What its journal has is not seen that way. Grants may have been taken back there, so such a file is not read.
+    """
+    journal = path.with_name(f"{path.name}-wal")
+    try:
+        if journal.exists() and journal.stat().st_size:
+            raise sqlite3.OperationalError("there is a journal")
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        try:
+            database.executescript(_PROOF)
+        except sqlite3.Error:
+            database.close()
+            raise
+    except (sqlite3.Error, OSError):
+        database = sqlite3.connect(":memory:")
+        database.executescript(_SCHEMA)
+    return database
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino

@@ -83,7 +83,8 @@ def protocol() -> str:
 def metrics() -> str:
     """The metrics of both daemons."""
     alone = Scheduler(SchedulerSettings())
-    scheduler_has = {family.name for family in _parsed(generate_latest(metrics_of(SchedulerMetrics(alone))).decode())}
+    of_scheduler = generate_latest(metrics_of(SchedulerMetrics(alone), lambda: 0)).decode()
+    scheduler_has = {family.name for family in _parsed(of_scheduler)}
     with tempfile.TemporaryDirectory() as directory, ImageRegistry() as registry:
         node = _parsed(run(_scrape_of_node(Path(directory), registry)))
     lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
@@ -13,14 +13,30 @@ from prometheus_client.registry import Collector
 from scheduler.core.scheduler import Scheduler
 
 
-def metrics_of(statistics: Collector) -> CollectorRegistry:
-    """A registry with these metrics. At each scrape, `statistics` adds those of the lower packages."""
+def metrics_of(statistics: Collector, dropped_lines: Callable[[], int]) -> CollectorRegistry:
+    """A registry with these metrics. At each scrape, `statistics` adds those of the lower packages.
+
+    `dropped_lines` gives the number of lines that the log has lost.
+    """
     registry = CollectorRegistry()
     build = Gauge("p2pd_build_info", "What is running.", ("version", "python"), registry=registry)
     build.labels(metadata.version("p2pd"), platform.python_version()).set(1)
     ProcessCollector(registry=registry)
+    registry.register(_LogMetrics(dropped_lines))
     registry.register(statistics)
     return registry
+
+
+class _LogMetrics(Collector):
+    def __init__(self, dropped_lines: Callable[[], int]) -> None:
+        self._dropped_lines = dropped_lines
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "p2pd_log_lines_dropped",
+            "Lines of the log that were dropped: nobody read them, or they could not be written.",
+            value=self._dropped_lines(),
+        )
 
 
 class SchedulerMetrics(Collector):

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +15,7 @@ from p2pd.admin.server import NotReady, admin_runner
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
+from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS
 
@@ -23,12 +23,15 @@ from proxy.upstreams import OTHERS
 class Admin:
     """The pages of a node: `/status`, `/cache` and the cache commands."""
 
-    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry) -> None:
+    def __init__(
+        self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry, scrubber: Scrubber
+    ) -> None:
         self._origins = origins
         self._host = host
         self._store = host.store
         self._peer_server = peer_server
         self._telemetry = telemetry
+        self._scrubber = scrubber
 
     def runner(
         self, addresses: Mapping[str, str], not_ready: NotReady, names: frozenset[str] | None = None
@@ -40,6 +43,7 @@ class Admin:
             scrape=self._telemetry.scrape,
             not_ready=not_ready,
             names=names,
+            degraded=self._degraded,
             more=[
                 web.get("/cache", self._blobs),
                 web.delete("/cache/{digest}", self._remove),
@@ -54,6 +58,7 @@ class Admin:
             "data": str(self._store.directory),
             "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
             "cache": dataclasses.asdict(self._store.statistics()),
+            "scrub": dataclasses.asdict(self._scrubber.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {
                 "host": self._host.identity.host,
@@ -66,6 +71,11 @@ class Admin:
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
         }
 
+    def _degraded(self) -> list[str]:
+        """A node that can store nothing serves what it holds, and passes the rest on."""
+        state = self._store.state
+        return [] if state.is_well else [f"the store is {state.condition.value}, nothing new is stored: {state.cause}"]
+
     async def _blobs(self, _: web.Request) -> web.Response:
         return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
 
@@ -76,7 +86,7 @@ class Admin:
         return web.json_response({"removed": digest})
 
     async def _collect(self, _: web.Request) -> web.Response:
-        removed = await _in_thread(partial(self._store.collect, time.time()))
+        removed = await _in_thread(self._store.collect)
         return web.json_response(
             {"removed": [blob.digest for blob in removed], "freed_bytes": sum(blob.size_bytes for blob in removed)}
         )

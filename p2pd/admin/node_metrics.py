@@ -7,7 +7,7 @@ digests. Counters of the lower packages are read at each scrape; only answers ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +18,8 @@ from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
 from peer.origin.rates import OriginStatistics
+from peer.store.health import Condition
+from peer.store.scrubber import Scrubber
 from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS
@@ -31,7 +33,7 @@ MAX_CLIENTS = 32
 class Telemetry:
     """All metrics of one node, and the last time that each kind of client was served.
 
-    `scheduler` is the scheduler inside the node, if there is one.
+    `scheduler` is the scheduler inside the node, if there is one. `dropped_lines`: see `p2pd.admin.metrics`.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class Telemetry:
         origins: Origins,
         host: Host,
         peer_server: PeerServer,
+        scrubber: Scrubber,
         scheduler: Scheduler | None = None,
+        dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         self._label = origins.label
-        self.registry = metrics_of(_Statistics(origins, host, peer_server))
+        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber), dropped_lines)
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
@@ -95,13 +99,14 @@ class Telemetry:
 class _Statistics(Collector):
     """Turns the frozen statistics of the lower packages into metrics at each scrape."""
 
-    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer) -> None:
+    def __init__(self, origins: Origins, host: Host, peer_server: PeerServer, scrubber: Scrubber) -> None:
         self._origins = origins
         self._host = host
         self._peer_server = peer_server
+        self._scrubber = scrubber
 
     def collect(self) -> Iterator[Metric]:
-        downloads, store = self._host.statistics(), self._host.store.statistics()
+        downloads = self._host.statistics()
         fetched = CounterMetricFamily("p2pd_download_bytes", "Verified bytes that came in.", labels=("source",))
         fetched.add_metric(["origin"], downloads.origin_bytes)
         fetched.add_metric(["peer"], downloads.peer_bytes)
@@ -120,12 +125,37 @@ class _Statistics(Collector):
             value=downloads.unusable_answers,
         )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
+        yield from self._of_store()
+        yield from self._of_origins()
+        yield from self._of_swarm()
+
+    def _of_store(self) -> Iterator[Metric]:
+        store = self._host.store.statistics()
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
         yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
         yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
-        yield from self._of_origins()
-        yield from self._of_swarm()
+        yield CounterMetricFamily(
+            "p2pd_cache_lost",
+            "Blobs that were gone from the disk, or had other bytes there than were stored.",
+            value=store.lost,
+        )
+        condition = GaugeMetricFamily(
+            "p2pd_store_condition",
+            "1 for what the store is: new blobs are stored only if writable.",
+            labels=("condition",),
+        )
+        for each in Condition:
+            condition.add_metric([each.value], each.value == store.condition)
+        yield condition
+        scrub = self._scrubber.statistics()
+        yield CounterMetricFamily("p2pd_scrub_read_bytes", "Bytes that the scrubber has read.", value=scrub.read_bytes)
+        yield CounterMetricFamily("p2pd_scrub_bad", "Blobs that the scrubber found wrong, or gone.", value=scrub.bad)
+        yield GaugeMetricFamily(
+            "p2pd_scrub_last_pass_timestamp_seconds",
+            "When the scrubber last had read all that is held; 0: not yet.",
+            value=scrub.last_pass.ended if scrub.last_pass else 0,
+        )
 
     def _of_origins(self) -> Iterator[Metric]:
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))

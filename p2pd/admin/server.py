@@ -35,13 +35,14 @@ def admin_runner(
     scrape: Callable[[], bytes],
     not_ready: NotReady,
     names: frozenset[str] | None = None,
+    degraded: NotReady = list,
     more: Sequence[web.RouteDef] = (),
 ) -> web.AppRunner:
     """The server of an admin port. `status` gives the daemon's own part of `/status`.
 
     `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
-    may be filled in later. `names` are the host names that requests may be addressed to; None: any. `more` are further
-    routes.
+    may be filled in later. `names` are the host names that requests may be addressed to; None: any. `degraded` says
+    what is wrong with a daemon that serves all the same. `more` are further routes.
     """
     started = time.time()
     version = metadata.version("p2pd")
@@ -51,7 +52,8 @@ def admin_runner(
 
     async def readyz(_: web.Request) -> web.Response:
         reasons = not_ready()
-        return web.json_response({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+        answer = {"ready": not reasons, "reasons": reasons, "degraded": degraded()}
+        return web.json_response(answer, status=503 if reasons else 200)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
@@ -61,6 +63,7 @@ def admin_runner(
             "version": version,
             "uptime_s": round(time.time() - started, 1),
             "ready": not not_ready(),
+            "degraded": degraded(),
             **addresses,
         }
         return web.json_response({**common, **status()})

@@ -46,7 +46,7 @@ class _Directory:
         self._store = store
 
     def collect(self) -> Collected:
-        removed = self._store.collect(time.time())
+        removed = self._store.collect()
         return Collected(tuple(blob.digest for blob in removed), sum(blob.size_bytes for blob in removed))
 
 

@@ -121,6 +121,12 @@ class Settings:
     ttl_s: float = _key(
         parse_duration, "30d", "How long a blob that nobody asks for is kept; 0 is for ever.", "DURATION"
     )
+    scrub_rate: int = _key(
+        parse_size,
+        "8MiB",
+        "Bytes per second at which the cache is read through for what has rotted on the disk; 0 is never.",
+        "SIZE",
+    )
     connections_per_origin: int = _key(
         parse_count,
         "16",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -35,8 +36,20 @@ class Daemon:
 
 def live(daemon: Daemon, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> int:
     """Run it until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    raise_file_limit()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_live(daemon))
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as the system lets it have, as Go's programs do.
+
+    The usual 1,024 are meant for programs that call select(2).
+    """
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < most:
+        with suppress(OSError, ValueError):  # a system may have a lower bound of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _live(daemon: Daemon) -> int:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
+import aiofastnet
 from aiohttp import web
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address
 from peer.errors import P2pdError
+from peer.net.http_connection import HttpConnection
+from proxy.server import Server
+from scheduler.shell.accepting import accepting
 from scheduler.shell.server import SchedulerServer
+
+STALL_S = 120.0
+"""How long another program may take nothing of what the admin port or the peer port sends to it. Pieces have a bound of
+their own (`peer.net.peer_server`)."""
 
 
 class ListenError(P2pdError):
@@ -22,13 +32,23 @@ class ListenError(P2pdError):
 async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[Address]:
     """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError."""
     await runner.setup()
+    server = runner.server
+    assert server is not None, "the runner is set up"
+    connect = server if isinstance(server, Server) else lambda: HttpConnection(server, _refuse, stall_s=STALL_S)
     try:
-        site = web.TCPSite(runner, address.host, address.port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            raise _listen_error(address, error) from None
-        yield Address(*runner.addresses[0][:2])
+        async with AsyncExitStack() as stack:
+            port = accepting(
+                address.host,
+                address.port,
+                connect,
+                open_count=lambda: len(server.connections),
+                connect=partial(aiofastnet.connect_accepted_socket, asyncio.get_running_loop()),
+            )
+            try:
+                host_and_port = await stack.enter_async_context(port)
+            except OSError as error:
+                raise _listen_error(address, error) from None
+            yield Address(*host_and_port)
     finally:
         await runner.cleanup()
 
@@ -54,6 +74,10 @@ def names_of(settings: Settings, listening: Address) -> frozenset[str] | None:
         return None
     known = [listening] if settings.advertise is None else [listening, settings.advertise]
     return frozenset(each.host.lower() for each in known)
+
+
+def _refuse(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": reason}, status=status)
 
 
 def _listen_error(address: Address, error: OSError) -> ListenError:

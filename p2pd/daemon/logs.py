@@ -5,6 +5,7 @@ Rules:
 2. No credential reaches the log. Redacted are values under keys that name a credential, user names, passwords and
    queries in URLs (registries sign the addresses of their content there), and the text behind `Bearer` or `Basic`.
 3. Text from outside cannot forge a line or control a terminal: control characters are escaped.
+4. Who logs never waits for who reads the log: lines for stderr are written by a thread (`p2pd.daemon.log_writer`).
 
 structlog imports rich if rich is installed, for tracebacks that we do not want. That is 45 ms and 3 MiB of the 56 ms
 and 3.7 MiB that structlog costs at start (2 cores, Python 3.11, after aiohttp), so rich is hidden from structlog.
@@ -12,11 +13,14 @@ and 3.7 MiB that structlog costs at start (2 cores, Python 3.11, after aiohttp),
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO, cast
+
+from p2pd.daemon.log_writer import LogWriter
 
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = cast("Any", None)  # the import system's way to say that there is no such module
@@ -30,6 +34,8 @@ finally:
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
     from structlog.typing import EventDict, Processor
+
+STDERR: Final = 2
 
 _REDACTED: Final = "[redacted]"
 _SECRET_KEY: Final = re.compile(
@@ -53,10 +59,14 @@ def get(name: str) -> BoundLogger:
 
 
 def setup(level: str, form: Literal["auto", "human", "json"] = "auto", stream: TextIO | None = None) -> None:
-    """Send events of `level` and above to `stream` (stderr). `auto` is `human` if the stream is a terminal."""
+    """Send events of `level` and above to `stream`. `auto` is `human` if the stream is a terminal.
+
+    Without a stream, the events go to stderr, and a thread writes them.
+    """
     out = stream or sys.stderr
-    human = form == "human" or (form == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
+    is_terminal = out is not None and out.isatty()  # None: the daemon was started with stderr closed
+    human = form == "human" or (form == "auto" and is_terminal)
+    handler = logging.StreamHandler(stream) if stream else _WriterHandler(STDERR)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_ORIGIN, structlog.stdlib.ExtraAdder()],
@@ -65,13 +75,39 @@ def setup(level: str, form: Literal["auto", "human", "json"] = "auto", stream: T
                 structlog.processors.format_exc_info,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 redact,
-                _human(colors=out.isatty()) if human else structlog.processors.JSONRenderer(ensure_ascii=False),
+                _human(colors=is_terminal) if human else structlog.processors.JSONRenderer(ensure_ascii=False),
             ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+def dropped_lines() -> int:
+    """Lines of the log that nobody took in time, or that could not be written, since `setup`."""
+    return sum(each.writer.dropped for each in logging.getLogger().handlers if isinstance(each, _WriterHandler))
+
+
+class _WriterHandler(logging.Handler):
+    """Formats an event where it happens, and has a thread write the line."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.writer = LogWriter(descriptor, self._notice)
+        atexit.register(self.writer.close)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.writer.put(self.format(record))
+        except Exception:  # as every handler of the standard library: an event never fails who logs it
+            self.handleError(record)
+
+    def _notice(self, count: int) -> str:
+        text = "lines of this log were dropped: nobody took them"
+        record = logging.LogRecord("p2pd.daemon.logs", logging.WARNING, __file__, 0, text, None, None)
+        record.lines = count
+        return self.format(record)
 
 
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:

@@ -27,7 +27,8 @@ from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, schedulers
+from p2pd.daemon.upkeep import tend, tend_for_ever
+from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -36,6 +37,7 @@ from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Store
+from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
@@ -47,7 +49,6 @@ from proxy.tags import Tags
 
 log = logs.get("p2pd.daemon")
 
-COLLECT_EVERY_S = 60.0
 TELL_PULLS_EVERY_S = 1.0
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
@@ -83,11 +84,12 @@ async def serve(
             ttl_s=settings.ttl_s,
         )
         stack.callback(store.close)
+        await tend(store)  # first of all: the catalog needs room, too
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls)
+        host = Host(store, _limits(settings), background, identity(settings), joined.urls, partial(new_id, settings))
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -100,7 +102,8 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
         )
-        telemetry = Telemetry(origins, host, peer_server, joined.inside)
+        scrubber = Scrubber(store, settings.scrub_rate)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
         access = Access(
             origins,
@@ -126,7 +129,7 @@ async def serve(
             origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, host, peer_server, telemetry).runner(
+        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(
             addresses, not_ready, names_of(settings, settings.admin)
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
@@ -142,7 +145,8 @@ async def serve(
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         host.start(addresses["advertise"])
-        background.start(_collect_now_and_then(store))
+        background.start(tend_for_ever(store, catalog))
+        background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
 
@@ -159,13 +163,6 @@ def _tell_arrived(access: Access, source: OriginSource) -> None:
     endpoint = Endpoint.MANIFEST if source.ref.kind is Kind.MANIFEST else Endpoint.BLOB
     repository = Repository(UpstreamName(source.upstream), RepositoryName(source.ref.repository))
     access.arrived(repository, endpoint, source.ref.digest)
-
-
-async def _collect_now_and_then(store: Store) -> None:
-    while True:
-        await asyncio.sleep(COLLECT_EVERY_S)
-        for blob in await asyncio.to_thread(store.collect, time.time()):
-            log.info("evicted", digest=blob.digest, size_bytes=blob.size_bytes)
 
 
 async def _tell_pulls_now_and_then(mirror: Mirror) -> None:

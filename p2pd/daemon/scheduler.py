@@ -16,6 +16,7 @@ from prometheus_client import generate_latest
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.settings import Settings
+from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling
 from p2pd.daemon.wiring import scheduling_of
@@ -36,7 +37,7 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
-        scrape=partial(generate_latest, metrics_of(SchedulerMetrics(core))),
+        scrape=partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines)),
         not_ready=not_ready,
         names=names_of(settings, settings.admin),
     )

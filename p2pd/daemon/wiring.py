@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import secrets
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from urllib.parse import urlsplit
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
+from p2pd.daemon import logs
+from p2pd.daemon.host_id import host_id, renew
 from p2pd.daemon.listeners import scheduling
-from peer.errors import StoreBrokenError
+from p2pd.daemon.reach import Reach, is_ip, reach_of
 from peer.host import Identity
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
 
-ANYWHERE = ("0.0.0.0", "::")
-"""Addresses that other hosts cannot connect to."""
+log = logs.get("p2pd.daemon")
+
+HOST_ID_FILE = "host-id"
 
 METADATA_SHARE = 4
 """One in four of an origin's connections is for metadata requests, so that they do not wait behind blobs."""
 
 
 def identity(settings: Settings) -> Identity:
-    """This host's id, the same after every restart. Raises StoreBrokenError."""
+    """This host's id, the same after every restart."""
     return Identity(
-        host=_host_id(settings.data / "host-id"),
+        host=host_id(settings.data / HOST_ID_FILE),
         site=settings.site,
         zone=settings.zone,
         rack=settings.rack,
@@ -37,13 +38,33 @@ def identity(settings: Settings) -> Identity:
     )
 
 
+def new_id(settings: Settings) -> str:
+    """Another id for this host, because another machine has the one it had."""
+    return renew(settings.data / HOST_ID_FILE)
+
+
 def advertised(settings: Settings, listening: Address) -> str:
-    """The address that other hosts connect to. Raises ConfigError."""
-    if settings.advertise is not None:
-        return str(settings.advertise)
-    if listening.host in ANYWHERE:
-        raise ConfigError(f"peer listens on {listening}: set advertise to the address at which others reach this host")
-    return str(listening)
+    """The address that other hosts connect to. Raises ConfigError if no other host can reach it."""
+    address = settings.advertise or listening
+    if not address.port:
+        address = Address(address.host, listening.port)
+    reach = reach_of(address.host)
+    given = f"advertise is {address}" if settings.advertise else f"peer listens on {address}"
+    how = "set advertise to the address at which others reach this host"
+    if reach is Reach.NOWHERE:
+        raise ConfigError(f"{given}: {how}")
+    far = [url for url in settings.scheduler if reach_of(urlsplit(url).hostname or "") is not Reach.THIS_MACHINE]
+    if reach is Reach.THIS_MACHINE and far:
+        if settings.advertise is None or any(is_ip(urlsplit(url).hostname or "") for url in far):
+            raise ConfigError(
+                f"{given}, which no other host reaches, and the scheduler is at {far[0]}: let peer listen on an "
+                f"address of this host's network (with allow_open = true), and {how}"
+            )
+        log.warning("no other host reaches the address that is advertised", advertise=str(address), scheduler=far[0])
+    elif reach is Reach.THIS_LINK and far:
+        text = "only hosts on the same link reach the address that is advertised"
+        log.warning(text, advertise=str(address), scheduler=far[0])
+    return str(address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +83,9 @@ async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
         return
     inside = Scheduler(scheduling_of(settings))
     async with scheduling(SchedulerServer(inside), settings.listen) as at:
-        yield Schedulers((f"http://{Address('127.0.0.1', at.port) if at.host in ANYWHERE else at}",), inside)
+        if reach_of(at.host) is Reach.NOWHERE:  # it listens at all addresses of one family
+            at = Address("::1" if ":" in at.host else "127.0.0.1", at.port)
+        yield Schedulers((f"http://{at}",), inside)
 
 
 def scheduling_of(settings: Settings) -> SchedulerSettings:
@@ -83,13 +106,3 @@ def scheduling_of(settings: Settings) -> SchedulerSettings:
 def connections_for_blobs(settings: Settings) -> int:
     """The connections to an origin that may carry blobs."""
     return max(1, settings.connections_per_origin * (METADATA_SHARE - 1) // METADATA_SHARE)
-
-
-def _host_id(file: Path) -> str:
-    try:
-        if not file.exists():
-            name = "".join(letter for letter in socket.gethostname() if letter.isalnum() or letter in "._-")[:40]
-            file.write_text(f"{name or 'host'}-{secrets.token_hex(8)}\n")
-        return file.read_text().strip()
-    except (OSError, ValueError) as error:
-        raise StoreBrokenError(f"{file} cannot be used: {error}; remove it") from error

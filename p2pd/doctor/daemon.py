@@ -44,10 +44,15 @@ def check_ready(settings: Settings, around: Environment) -> Iterator[CheckResult
             Level.FAIL, "admin", f"the admin port at {settings.admin} does not answer: {error}", f"{_START}admin"
         )
         return
-    if reply.status == 200:
+    degraded = _reasons(reply.body, "degraded")
+    if reply.status == 200 and degraded:
+        yield CheckResult(
+            Level.WARN, "admin", f"the daemon serves, but {degraded}", "mend that; p2pd tries again itself"
+        )
+    elif reply.status == 200:
         yield CheckResult(Level.OK, "admin", "the daemon is ready")
     else:
-        reasons = _reasons(reply.body) or f"status {reply.status}"
+        reasons = _reasons(reply.body, "reasons") or f"status {reply.status}"
         yield CheckResult(Level.FAIL, "admin", f"the daemon is not ready: {reasons}", "see p2pd's log")
 
 
@@ -94,8 +99,8 @@ def _samples(admin: Address, around: Environment) -> dict[str, float]:
     return found
 
 
-def _reasons(body: bytes) -> str:
+def _reasons(body: bytes, which: str) -> str:
     try:
-        return "; ".join(map(str, json.loads(body)["reasons"]))
+        return "; ".join(map(str, json.loads(body)[which]))
     except (ValueError, KeyError, TypeError):
         return ""

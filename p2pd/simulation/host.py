@@ -337,4 +337,6 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.ReleaseLink: SimulatedHost.nothing,
     events.AnswerTag: SimulatedHost.nothing,
     events.ReportQuarantine: SimulatedHost.nothing,
+    events.ReportUnreachable: SimulatedHost.nothing,
+    events.ReportUntold: SimulatedHost.nothing,
 }

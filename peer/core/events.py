@@ -215,9 +215,13 @@ class PieceFailed:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerFound:
-    """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress."""
+    """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress.
+
+    `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together.
+    """
 
     progress_s: float = 2.0
+    max_blobs: int = to_host.MAX_BLOBS_PER_HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +444,21 @@ class AnswerTag:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportUntold:
+    """`untold` of the blobs that are held are not announced: the scheduler takes `max_blobs` of a host."""
+
+    untold: int
+    max_blobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUnreachable:
+    """So many other hosts could not reach this host: the operator is to know."""
+
+    reports: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReportQuarantine:
     """The scheduler has quarantined this host: the operator is to know."""
 
@@ -464,4 +483,6 @@ Instruction = (
     | ReleaseLink
     | AnswerTag
     | ReportQuarantine
+    | ReportUnreachable
+    | ReportUntold
 )

@@ -1,20 +1,41 @@
 """Which blobs make room: least recently used first, what nobody reads or writes, and what has outlived its time.
 
 LRU is within a few per cent of SIEVE and of perfect LFU on registry traces, and an operator can predict it.
+
+Rules:
+1. Room is bytes and inodes. A blob takes `INODES_PER_BLOB` of them: its data and its record.
+2. What is fetched ahead of clients never takes the room of what clients use: it may evict only blobs that nobody used
+   for `COLD_S`. A client's blob may evict one that is only being fetched ahead.
+3. A blob that was fetched ahead and that no client has read yet goes last.
+4. A file system that is smaller than `min_free_bytes` can never have that much free. Nothing is evicted for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+INODES_PER_BLOB: Final = 2
+NEW_INODES: Final = INODES_PER_BLOB + 1
+"""What a new blob may take: the directory that it is in may be new, too."""
+
+MAX_SPARE_INODES: Final = 1024
+"""Inodes that are left to others, at most; of a small file system one in fifty."""
+
+COLD_S: Final = 600.0
+"""A client that pulls an image comes back for what was fetched ahead within this time, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
+    """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client."""
+
     digest: str
     size_bytes: int
     last_used: float
     in_use: bool
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +47,38 @@ class Quota:
     ttl_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a file system has. `total_inodes` 0: it does not count inodes (btrfs)."""
+
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int = 0
+    total_inodes: int = 0
+    read_only: bool = False
+
+    @property
+    def spare_inodes(self) -> int:
+        """How many inodes are left to others."""
+        return min(MAX_SPARE_INODES, self.total_inodes // 50)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to fit: a new blob of `size_bytes`, or nothing (None). `background`: no client waits for it."""
+
+    size_bytes: int | None = None
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Digests to evict, in this order, and whether that is enough. It is as far as eviction gets if it is not."""
+
+    digests: tuple[str, ...]
+    is_enough: bool
+
+
 def expired(candidates: Iterable[Candidate], quota: Quota, now: float) -> list[str]:
     """Digests that nobody used for `ttl_s` (0: never expire)."""
     if not quota.ttl_s:
@@ -34,15 +87,26 @@ def expired(candidates: Iterable[Candidate], quota: Quota, now: float) -> list[s
 
 
 def to_evict(
-    candidates: Iterable[Candidate], quota: Quota, *, used_bytes: int, free_bytes: int, wanted_bytes: int
-) -> list[str] | None:
-    """Digests to evict so that `wanted_bytes` more fit, oldest first; None if even evicting all would not do."""
-    over = max(used_bytes + wanted_bytes - quota.max_bytes, wanted_bytes + quota.min_free_bytes - free_bytes)
+    candidates: Iterable[Candidate], quota: Quota, room: Room, wanted: Wanted, *, used_bytes: int, now: float
+) -> Choice:
+    """What to evict so that `wanted` fits."""
+    size_bytes, inodes = (0, 0) if wanted.size_bytes is None else (wanted.size_bytes, NEW_INODES)
+    over_bytes = used_bytes + size_bytes - quota.max_bytes
+    if wanted.size_bytes is not None or is_attainable(quota, room):
+        over_bytes = max(over_bytes, size_bytes + quota.min_free_bytes - room.free_bytes)
+    over_inodes = inodes + room.spare_inodes - room.free_inodes if room.total_inodes else 0
     chosen: list[str] = []
-    for candidate in sorted(candidates, key=lambda c: c.last_used):
-        if over <= 0:
+    for candidate in sorted(candidates, key=lambda each: (each.is_ahead, each.last_used)):
+        if over_bytes <= 0 and over_inodes <= 0:
             break
-        if not candidate.in_use:
-            chosen.append(candidate.digest)
-            over -= candidate.size_bytes
-    return chosen if over <= 0 else None
+        if candidate.in_use or (wanted.background and (candidate.is_ahead or now - candidate.last_used < COLD_S)):
+            continue
+        chosen.append(candidate.digest)
+        over_bytes -= candidate.size_bytes
+        over_inodes -= INODES_PER_BLOB
+    return Choice(tuple(chosen), over_bytes <= 0 and over_inodes <= 0)
+
+
+def is_attainable(quota: Quota, room: Room) -> bool:
+    """Whether the file system is large enough to have `min_free_bytes` free."""
+    return quota.min_free_bytes < room.total_bytes

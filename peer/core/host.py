@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from peer.core.announced import Announced
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
 from peer.core.events import (
@@ -47,6 +48,8 @@ from peer.core.events import (
     ReaderMoved,
     Recover,
     ReportQuarantine,
+    ReportUnreachable,
+    ReportUntold,
     SchedulerFound,
     SchedulerLost,
     SchedulerMissing,
@@ -90,7 +93,8 @@ class HostMachine:
     links: LinkBook = field(default_factory=LinkBook)
     downloads: dict[bytes, Download] = field(default_factory=dict)
     seeds: dict[bytes, int] = field(default_factory=dict)
-    """The length in bytes of each blob that is held whole."""
+    """The length in bytes of each blob that is held whole, the least recently used first."""
+    announced: Announced = field(default_factory=Announced)
     slots: OriginSlots = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _due: float = math.inf
@@ -138,10 +142,10 @@ class HostMachine:
                 return [Tell(report) for report in digest_reports(digest, pieces)]
             case LinkUp() | LinkLost():
                 return self._link_changed(event, now)
-            case SchedulerFound(progress_s):
+            case SchedulerFound(progress_s, max_blobs):
                 self.session.found(progress_s)
                 self._due_is_known = False
-                return [*self._announcements(), *self._feed_each(list(self.downloads), event, now)]
+                return [*self._announcements(max_blobs), *self._feed_each(list(self.downloads), event, now)]
             case SchedulerLost():
                 self.session.lost(now)
                 self._due_is_known = False
@@ -201,7 +205,7 @@ class HostMachine:
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
-        return [*taken_back, Recover(digest), *self._feed(digest, event, now)]
+        return [*taken_back, *self._make_room(), Recover(digest), *self._feed(digest, event, now)]
 
     def _feed(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
         """Give an event to the download of a blob, if there is one."""
@@ -253,6 +257,7 @@ class HostMachine:
         match ended.phase:
             case Phase.COMPLETE:
                 self.seeds[digest] = download.pieces.size_bytes
+                self.announced.add(digest)
                 return [ended]
             case Phase.DISPROVED:
                 return [ended, *self._begin_anew(download, now)]
@@ -278,13 +283,27 @@ class HostMachine:
 
     # -- the scheduler ---------------------------------------------------------------------------------------------
 
-    def _announcements(self) -> list[Instruction]:
-        """All seeds, so that a scheduler that has restarted knows them again. Each download announces its own part."""
-        holdings = [from_host.Holding(digest, size, complete=True) for digest, size in self.seeds.items()]
-        return [
+    def _announcements(self, max_blobs: int) -> list[Instruction]:
+        """The seeds, the most recently used first, so that a scheduler that has restarted knows them again.
+
+        Each download announces its own part.
+        """
+        told = self.announced.begin(reversed(self.seeds), len(self.downloads), max_blobs)
+        holdings = [from_host.Holding(digest, self.seeds[digest], complete=True) for digest in told]
+        out: list[Instruction] = [
             Tell(from_host.Announce(tuple(holdings[first : first + MAX_HOLDINGS_PER_MESSAGE])))
             for first in range(0, len(holdings), MAX_HOLDINGS_PER_MESSAGE)
         ]
+        if len(told) < len(self.seeds):
+            out.append(ReportUntold(len(self.seeds) - len(told), max_blobs))
+        return out
+
+    def _make_room(self) -> list[Instruction]:
+        """Take seeds back from the scheduler if it has no room for another download."""
+        out: list[Instruction] = []
+        while (surplus := self.announced.surplus(len(self.downloads))) is not None:
+            out += self._leave(surplus)
+        return out
 
     def _from_scheduler(self, event: FromScheduler, now: float) -> list[Instruction]:
         match event.message:
@@ -292,6 +311,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagResolve() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Unreachable(reports):
+                return [ReportUnreachable(reports)]
             case to_host.Welcome():
                 return []
             case message:
@@ -324,6 +345,7 @@ class HostMachine:
 
     def _leave(self, digest: bytes) -> list[Instruction]:
         """This host neither wants nor holds the blob any more."""
+        self.announced.discard(digest)
         hosts = self.links.wanted_by(digest)
         out: list[Instruction] = [Tell(from_host.Leave(digest))]
         if hosts:

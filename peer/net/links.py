@@ -67,6 +67,8 @@ class _Link:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     socket: _Socket | None = None
     kept: bool = False
+    reason: str = "it did not dial"
+    """Why there is no link."""
 
 
 class Links:
@@ -90,6 +92,13 @@ class Links:
         self._shunned: dict[str, float] = {}
         self._session: aiohttp.ClientSession | None = None
         self.sent_messages = 0
+
+    def rename(self, host: str) -> None:
+        """This host's id is `host` from now on. Links under the old one end."""
+        self._host = host
+        for link in self._links.values():
+            if link.socket is not None:
+                self._background.start(_hang_up(link.socket))
 
     def want(self, host: str, address: str) -> None:
         """Keep a link to `host`."""
@@ -137,7 +146,7 @@ class Links:
                 raise ProtocolError(f"no link to {hello.host} is taken now")
             await socket.send_bytes(LINK.encode(self._hello()))
         except (ProtocolError, TimeoutError, aiohttp.ClientError, OSError) as error:
-            log.info("refused a link", peer=request.remote, reason=str(error))
+            log.debug("refused a link", peer=request.remote, reason=str(error))
             await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR, message=b"LinkHello is wanted first")
             return socket
         link = self._links.setdefault(hello.host, _Link(""))
@@ -190,7 +199,8 @@ class Links:
             if not isinstance(hello, LinkHello) or hello.host != host:
                 raise ProtocolError(f"another host than {host} is at {link.address}")
         except (ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
-            log.info("could not reach a neighbour", host=host, address=link.address, reason=str(error))
+            link.reason = str(error) or type(error).__name__
+            log.debug("could not reach a neighbour", host=host, address=link.address, reason=link.reason)
             return False
         if link.socket is None:
             await self._talk(host, link, socket)
@@ -250,6 +260,7 @@ class Links:
         return self._shunned.get(host, 0.0) > asyncio.get_running_loop().time()
 
     def _lose(self, host: str, link: _Link) -> None:
+        log.info("a neighbour is lost", host=host, address=link.address, reason=link.reason)
         link.wanted = False
         if self._links.get(host) is link:
             del self._links[host]

@@ -22,6 +22,12 @@ class NeighbourOrigins:
         self._addresses: OrderedDict[str, str] = OrderedDict()
         self._origins: OrderedDict[str, tuple[str, HttpOrigin]] = OrderedDict()
 
+    def rename(self, asking: str) -> None:
+        """The host that asks has another id from now on."""
+        self._asking = asking
+        self.close()
+        self._origins.clear()
+
     def learn(self, host: str, address: str) -> None:
         """A host's peer port is at `address` from now on."""
         self._addresses.pop(host, None)

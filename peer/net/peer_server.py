@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from aiohttp import web
@@ -25,6 +25,7 @@ from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
+from peer.sendfile import send_file
 from peer.store import Blob
 
 log = structlog.get_logger("peer.net.peer_server")
@@ -35,8 +36,10 @@ host that reads more slowly holds an upload slot for nothing."""
 
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
 
-Servable = Callable[[Digest, int, int], AbstractContextManager[Blob | None]]
-"""Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None."""
+Servable = Callable[[Digest, int, int], AbstractAsyncContextManager[Blob | None]]
+"""Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None.
+
+They are right on the disk by then; a blob that is not is lost, and StoreError is raised."""
 
 
 class PeerServer:
@@ -86,7 +89,7 @@ class PeerServer:
                 self.busy_answers += 1
                 return _refusal(429, "busy: other pieces fill the line", {"Retry-After": "0"})
             try:
-                with self._servable(digest, start, stop) as blob:
+                async with self._servable(digest, start, stop) as blob:
                     if blob is None:
                         return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
                     return await self._send(request, upload, blob, start)
@@ -109,7 +112,9 @@ class PeerServer:
         try:
             await response.prepare(request)
             await self._send_span(upload, blob, start)
-        except ConnectionError:  # aiohttp would log it as our fault; it sees itself that the connection has ended
+        except (ConnectionError, StoreError) as error:  # aiohttp would log it as our fault; it sees that it has ended
+            if isinstance(error, StoreError):
+                log.warning("a piece for another host could not be read", digest=blob.digest, error=str(error))
             upload.transport.abort()
         return response
 
@@ -123,7 +128,7 @@ class PeerServer:
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:
                 await asyncio.sleep(self._bucket.take(count, loop.time()))
-            await self._patiently(transport, loop.sendfile(transport, blob, start, count))  # type: ignore[arg-type] # has fileno()
+            await self._patiently(transport, send_file(transport, blob, start, count))
             start += count
             self.sent_bytes += count
         await self._patiently(transport, self._uploading.drained(upload))

@@ -3,23 +3,30 @@
 1. `tell` never waits: what cannot be sent because there is no scheduler is dropped, for on the next connection the host
    announces anew all that it holds, and joins anew what it wants.
 2. Whatever comes is decoded within bounds, or ends the connection.
-3. Losing the connection is normal. `on_lost` and `on_found` say when it happens: `on_found` with how
-   often the scheduler wants to hear of progress.
+3. Losing the connection is normal. `on_lost` and `on_found` say when it happens: `on_found` with the scheduler's
+   Welcome.
+4. Reconnects are spread by full jitter, so that a scheduler that restarts is not met by all hosts at once. The log has
+   changes, and not attempts (`peer.net.scheduler_log`).
+5. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
+   because it would cost the connection there. Messages beyond the Welcome's rate wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import aiohttp
 import structlog
 
+from peer.core.token_bucket import TokenBucket
+from peer.net.scheduler_log import SchedulerLog, cause_of, cause_of_close
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost, ToHost, Unknown
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
-from scheduler.protocol.from_host import Bye, Hello
+from scheduler.protocol.from_host import Bye, Hello, cost_of
 from scheduler.protocol.to_host import Welcome
 
 log = structlog.get_logger("peer.net.scheduler_client")
@@ -33,6 +40,18 @@ HEARTBEAT_S = 2.0
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
+RETURN_WITHIN_S = 2.0
+"""A lost connection is made again at a random time within this one. It is less than `scheduler_wait_s`, after which
+origins are asked without a scheduler."""
+
+RATE_MARGIN = 0.9
+"""The part of the allowed rate that is used: the two ends do not count at the same time."""
+
+CLONE_AFTER_S = 8.0
+"""A scheduler notices within 7 s that an old connection of this host is gone (`scheduler.shell.server.Bounds`). An id
+that is still in use after that is in use by another machine."""
+
+BACKOFF_IN_USE_S = 1.0
 MAX_QUEUED = 10_000
 """Messages that wait to be sent; a scheduler that does not read for so long is as good as gone."""
 
@@ -46,16 +65,24 @@ class SchedulerClient:
         hello: Callable[[], Hello],
         *,
         on_message: Callable[[ToHost], None],
-        on_found: Callable[[float], None],
+        on_found: Callable[[Welcome], None],
         on_lost: Callable[[], None],
+        on_cloned: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_cloned` is called when another machine uses this host's id: the next Hello needs another one."""
         self._urls = list(urls)
         self._hello = hello
         self._on_message = on_message
         self._on_found = on_found
         self._on_lost = on_lost
-        self._queue: asyncio.Queue[bytes] | None = None
+        self._on_cloned = on_cloned
+        self._log = SchedulerLog()
+        self._untold: set[type] = set()
+        """The types of messages that were beyond the protocol's bounds, so that the log says it once for each."""
+        self._in_use_since: float | None = None
+        self._queue: asyncio.Queue[tuple[bytes, int]] | None = None
         self._exchanging = asyncio.timeout(None)
+        self._close_reason = ""
         self.messages = 0
         """Sent and received, without those that begin a connection."""
 
@@ -68,7 +95,14 @@ class SchedulerClient:
         if self._queue is None:
             return
         try:
-            self._queue.put_nowait(FROM_HOST.encode(message))
+            frame = FROM_HOST.encode_checked(message)
+        except ProtocolError as error:
+            if type(message) not in self._untold:
+                self._untold.add(type(message))
+                log.warning("a message to the scheduler is beyond the protocol's bounds", reason=str(error))
+            return
+        try:
+            self._queue.put_nowait((frame, cost_of(message)))
         except asyncio.QueueFull:
             if not self._exchanging.expired():
                 log.warning("the scheduler does not read; its connection is given up")
@@ -82,9 +116,13 @@ class SchedulerClient:
                 url = self._urls[0]
                 if await self._converse(session, url):
                     backoff_s = BACKOFF_FIRST_S
+                    pause_s = RETURN_WITHIN_S
+                else:
+                    pause_s = backoff_s
+                    most_s = BACKOFF_MOST_S if self._in_use_since is None else BACKOFF_IN_USE_S
+                    backoff_s = min(most_s, 2 * backoff_s)
                 self._urls.append(self._urls.pop(0))
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(BACKOFF_MOST_S, 2 * backoff_s)
+                await asyncio.sleep(random.uniform(0.0, pause_s))  # noqa: S311 # no secret
 
     async def _converse(self, session: aiohttp.ClientSession, url: str) -> bool:
         """One connection, from Hello to its end; whether the scheduler let us in."""
@@ -97,20 +135,24 @@ class SchedulerClient:
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                 )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            log.info("no scheduler", url=url, reason=str(error) or type(error).__name__)
+        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:  # ValueError: of an odd URL
+            self._log.failed(url, cause_of(error, CONNECT_WITHIN_S))
             return False
         async with socket:
+            cause = ""
+            welcome = None
             try:
-                welcome = await self._enter(socket)
+                welcome = await self._enter(socket, url)
                 if welcome is None:
                     return False
-                await self._exchange(socket, welcome.progress_s)
+                self._in_use_since = None
+                self._log.found(url)
+                await self._exchange(socket, welcome)
             except ProtocolError as error:
-                log.warning("the scheduler broke the protocol", url=url, reason=str(error))
+                cause = f"it broke the protocol: {error}"
                 await socket.close(code=Closing.MALFORMED, message=str(error).encode()[:100])
             except (aiohttp.ClientError, OSError) as error:
-                log.info("the scheduler is gone", url=url, reason=str(error))
+                cause = cause_of(error, CONNECT_WITHIN_S)
             except asyncio.CancelledError:
                 with suppress(aiohttp.ClientError, OSError):
                     await socket.send_bytes(FROM_HOST.encode(Bye()))
@@ -119,27 +161,44 @@ class SchedulerClient:
                 if self._queue is not None:
                     self._queue = None
                     self._on_lost()
-            log.info("lost the scheduler", url=url, code=socket.close_code)
+            if welcome is None:
+                self._log.failed(url, cause)
+                return False
+            self._log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
         return True
 
-    async def _enter(self, socket: aiohttp.ClientWebSocketResponse) -> Welcome | None:
+    async def _enter(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome | None:
         await socket.send_bytes(FROM_HOST.encode(self._hello()))
         async with asyncio.timeout(CONNECT_WITHIN_S):
             first = await socket.receive()
         if first.type is not aiohttp.WSMsgType.BINARY:
-            log.warning("the scheduler does not let this host in", code=socket.close_code, reason=str(first.extra))
+            cause = cause_of_close(socket.close_code, str(first.extra or ""))
+            self._log.failed(url, cause, "the scheduler does not let this host in")
+            if socket.close_code == Closing.ID_IN_USE:
+                self._id_in_use()
             return None
         welcome = TO_HOST.decode(first.data)
         if not isinstance(welcome, Welcome):
             raise ProtocolError("the first message is not Welcome")
         return welcome
 
-    async def _exchange(self, socket: aiohttp.ClientWebSocketResponse, progress_s: float) -> None:
+    def _id_in_use(self) -> None:
+        """Another connection has this host's id: an old one of its own, or that of a clone."""
+        now = asyncio.get_running_loop().time()
+        if self._in_use_since is None:
+            self._in_use_since = now
+        elif now - self._in_use_since > CLONE_AFTER_S:
+            self._in_use_since = None
+            self._on_cloned()
+
+    async def _exchange(self, socket: aiohttp.ClientWebSocketResponse, welcome: Welcome) -> None:
+        self._close_reason = ""
         failure: Exception | None = None
         async with asyncio.timeout(None) as self._exchanging, asyncio.TaskGroup() as group:
             self._queue = asyncio.Queue(MAX_QUEUED)
-            self._on_found(progress_s)
-            sending = group.create_task(self._send(socket, self._queue))
+            allowed = TokenBucket(RATE_MARGIN * welcome.messages_per_s, RATE_MARGIN * welcome.burst)
+            self._on_found(welcome)
+            sending = group.create_task(self._send(socket, self._queue, allowed))
             try:
                 await self._receive(socket)
             except (ProtocolError, aiohttp.ClientError, OSError) as error:
@@ -150,7 +209,13 @@ class SchedulerClient:
             raise failure
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        async for frame in socket:
+        while True:
+            frame = await socket.receive()
+            if frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+                self._close_reason = str(frame.extra or "")
+                return
+            if frame.type is aiohttp.WSMsgType.ERROR:
+                raise ConnectionError(str(frame.data) or "the connection broke")
             if frame.type is not aiohttp.WSMsgType.BINARY:
                 raise ProtocolError("a frame that is not binary")
             self.messages += 1
@@ -158,9 +223,17 @@ class SchedulerClient:
             if not isinstance(message, Unknown):
                 self._on_message(message)
 
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse, queue: asyncio.Queue[bytes]) -> None:
+    async def _send(
+        self,
+        socket: aiohttp.ClientWebSocketResponse,
+        queue: asyncio.Queue[tuple[bytes, int]],
+        allowed: TokenBucket,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            frame = await queue.get()
+            frame, cost = await queue.get()
+            if wait_s := allowed.take(cost, clock()):
+                await asyncio.sleep(wait_s)
             try:
                 await socket.send_bytes(frame)
             except (aiohttp.ClientError, OSError):

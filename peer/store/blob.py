@@ -5,10 +5,12 @@ Rules:
 2. A piece is added to `pieces` after its bytes are in the file and its digest is in the record. Every piece in `pieces`
    may be served. Pieces of an earlier process are added after `recover` has hashed them again.
 3. The blob is `whole` once the SHA-256 over all pieces is its digest. Before that, the last piece must not be served.
-4. The file is open while the blob is pinned. A pinned blob is never evicted.
+4. The file is open while the blob is pinned, for writing only until the blob is whole. A blob that is in use is never
+   evicted. Upkeep pins it without using it, and what is fetched ahead is in use once a client reads it.
 5. A thread that has landed a piece keeps its buffer until the SHA-256 has reached the piece, if all pieces before it
    are held or in such buffers: the thread then waits for hashing only, never for a source. Otherwise it gives the
    buffer back, and the piece is read from the file in its turn.
+6. Bytes of a whole blob are sent after `is_checked` or `check` has said that they are right (`peer.store.check`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,8 +27,12 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from peer.errors import FileLimitError, PeerCorruptError, StoreBrokenError, StoreError, StoreFullError
+from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
+from peer.store.check import Check, Signature
+from peer.store.data_file import CHUNK_BYTES, DataFile
+from peer.store.disk import IN_THE_WAY, disk_errors, is_file
+from peer.store.health import Health
 from peer.store.piece_set import PieceSet
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
 from scheduler.protocol.geometry import piece_count, piece_span
@@ -33,11 +40,7 @@ from scheduler.protocol.geometry import piece_count, piece_span
 EMPTY_DIGEST = Digest.of(b"")
 """The digest of the empty blob, which is whole from the start."""
 
-HASH_CHUNK_BYTES = 1024 * 1024
-"""The size of one read for hashing: few hand-overs of the interpreter lock, and the bytes are still in the cache."""
-
-WRITE_BYTES = 512 * 1024
-"""The size of one `pwrite`. Longer ones take the kernel up to three times as long (on lazily backed memory)."""
+RECORD_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,19 @@ class Blob:
     """A blob that the store holds, in whole or in part."""
 
     def __init__(
-        self, header: Header, data_path: Path, record_path: Path, *, whole: bool, held_bytes: int, recovered: bool
+        self,
+        header: Header,
+        data_path: Path,
+        record_path: Path,
+        *,
+        whole: bool,
+        held_bytes: int,
+        recovered: bool,
+        health: Health | None = None,
     ) -> None:
-        """`recovered`: no earlier process left pieces, so `recover` has nothing to do."""
+        """`recovered`: no earlier process left pieces, so `recover` has nothing to do. `health` hears of writes."""
         self.header = header
-        self.data_path = data_path
+        self.data = DataFile(data_path, header.size_bytes)
         self.record_path = record_path
         self.whole = whole or header.digest == EMPTY_DIGEST
         self.count = piece_count(header.size_bytes, header.piece_length)
@@ -65,9 +76,14 @@ class Blob:
         self.piece_digests: dict[int, bytes] = {}
         self.last_used = 0.0
         self.discarded = False
+        self.is_ahead = False
+        """It is, or was, fetched ahead, and no client has asked for it yet."""
+        self.preempted = False
+        """It was evicted on its way here: a client needed the room."""
+        self._health = health or Health()
         self._held_bytes = held_bytes
         self._pins = 0
-        self._file = -1
+        self._upkeep_pins = 0
         self._record_file = -1
         self._recovered = recovered
         self._recovering = threading.Lock()
@@ -79,6 +95,15 @@ class Blob:
         self._hashing = False
         self._scratch: bytearray | None = None  # kept: mapping it again takes as long as reading into it
         self._unreadable = False
+        self._check = Check(self.count)
+        self._stored = self.whole
+        """COMPLETE is in the record, or was tried to be: from then on the file is not written to."""
+        self._digests: dict[int, bytes] | None = None
+        """What the record has, kept while the blob is pinned, for `check`."""
+
+    @property
+    def data_path(self) -> Path:
+        return self.data.path
 
     @property
     def digest(self) -> Digest:
@@ -91,6 +116,16 @@ class Blob:
     @property
     def pinned(self) -> bool:
         return self._pins > 0
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is held whole, and nothing is written to its file any more."""
+        return self.whole and self._stored
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is being read or written for a client, or for another host."""
+        return self._pins > self._upkeep_pins and not self.is_ahead
 
     @property
     def held_bytes(self) -> int:
@@ -127,14 +162,86 @@ class Blob:
         finally:
             self.release()
 
+    @contextmanager
+    def upkeep(self) -> Iterator[None]:
+        """Pin the blob without using it: it may be evicted meanwhile, and its bytes are there until the end."""
+        with self.pin():
+            self._count_upkeep(1)
+            try:
+                yield
+            finally:
+                self._count_upkeep(-1)
+
     def fileno(self) -> int:
         """The data file of a pinned blob. With this method a Blob can be passed to `sendfile`."""
-        return self._file
+        return self.data.fileno()
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `[start, stop)` of a pinned blob, for small reads such as a manifest. Raises StoreBrokenError."""
-        with _disk_errors(self.data_path):
-            return os.pread(self._file, stop - start, start)
+        try:
+            return self.data.read(start, stop)
+        except StoreBrokenError:
+            self.doubt()
+            raise
+
+    # -- what is right on the disk ---------------------------------------------------------------------------------
+
+    def asked(self) -> None:
+        """Somebody asks for the whole blob: `is_checked` is to be asked anew from here on."""
+        with self._lock:
+            self._check.asked(time.monotonic())
+
+    def sent_whole(self) -> None:
+        """All of the blob was sent to somebody."""
+        with self._lock:
+            self._check.sent_whole(time.monotonic())
+
+    def doubt(self) -> None:
+        """Reading the file has failed: nothing is known to be right any more."""
+        with self._lock:
+            self._check.void()
+
+    def is_checked(self, start: int, stop: int) -> bool:
+        """Whether bytes `[start, stop)` of a pinned blob are known to be right on the disk. Costs a system call.
+
+        Raises StoreBrokenError.
+        """
+        if not self._stored or start >= stop:
+            return True
+        signature = self.data.signature()
+        with self._lock:
+            return self._check.covers(signature, *self._indices(start, stop))
+
+    def check(self, start: int, stop: int) -> None:
+        """Read bytes `[start, stop)` of a pinned, whole blob, and compare them piece by piece. In a worker thread.
+
+        Raises StoreBrokenError if they are others than were stored, or cannot be read; FileLimitError.
+        """
+        if self._digests is None:
+            self._digests = self.recorded_digests()
+        digests, signature = self._digests, self.data.signature()
+        if signature.size_bytes != self.size_bytes:
+            raise StoreBrokenError(f"{self.data_path} has {signature.size_bytes} bytes, not {self.size_bytes}")
+        for index in range(*self._indices(start, stop)):
+            with self._lock:
+                if self._check.covers(signature, index, index + 1):
+                    continue
+            if self.data.blake3(*self.span(index)) != digests.get(index):
+                raise StoreBrokenError(f"piece {index} of {self.data_path} has other bytes than were stored")
+            with self._lock:
+                self._check.read(signature, index, time.monotonic())
+
+    def _indices(self, start: int, stop: int) -> tuple[int, int]:
+        length = self.header.piece_length
+        return start // length, -(-stop // length)
+
+    def read_whole(self, signature: Signature) -> None:
+        """All of a pinned blob was read back, and is right, since its file had this signature. Raises StoreError."""
+        if self.data.signature() == signature:
+            with self._lock:
+                self._check.read_all(signature, time.monotonic())
+
+    # -- what may be served ----------------------------------------------------------------------------------------
 
     def servable_until(self, start: int) -> int:
         """The end of the bytes that may be served from byte `start` on; `start` itself if none may."""
@@ -181,8 +288,8 @@ class Blob:
             digest = blake3(view).digest()
             if expected is not None and digest != expected:
                 raise PeerCorruptError(f"piece {index} of {self.digest} has another BLAKE3 than the map says")
-            with _disk_errors(self.data_path):
-                _write_at(self._file, view, start)
+            with self._writing():
+                self.data.write(view, start)
                 self._append(encode_entry(index, digest))
             self._hold(index, digest)
             on_held(index, digest)
@@ -202,11 +309,11 @@ class Blob:
             if self._recovered or self.whole:
                 return
             record = self._read_record()
-            with _disk_errors(self.record_path):
+            with disk_errors(self.record_path):
                 os.truncate(self.record_path, record.valid_bytes)  # what follows would hide the entries to come
             self._held_bytes = 0
             for index, digest in sorted(record.pieces.items()):
-                if self._hash_file_piece(index) == digest:
+                if self.data.blake3(*self.span(index)) == digest:
                     self._hold(index, digest)
             self._recovered = True
             if 0 in self.pieces:
@@ -214,10 +321,18 @@ class Blob:
                 self._extend_hash(None)
 
     def seal(self) -> None:
-        """Make `whole` durable: flush the data, then append COMPLETE to the record. Slow, so clients go first."""
-        with self.pin(), _disk_errors(self.data_path):
-            os.fdatasync(self._file)
-            self._append(encode_entry(COMPLETE))
+        """Make `whole` durable: flush the data, then append COMPLETE to the record. Slow, so clients go first.
+
+        Raises StoreError; the blob's bytes are to be checked then before they are sent.
+        """
+        try:
+            with self.upkeep(), self._writing():
+                self.data.flush(removed=self.discarded)
+                self._append(encode_entry(COMPLETE))
+                with self._lock:
+                    self._check.stored(self.data.signature(), time.monotonic())
+        finally:
+            self._stored = True
         self.piece_digests = {}
 
     def recorded_digests(self) -> dict[int, bytes]:
@@ -226,16 +341,15 @@ class Blob:
 
     def verify(self) -> bool:
         """Read and hash every recorded piece again, for `p2pd cache verify`. Slow."""
-        with self.pin():
+        with self.upkeep():
             record = self._read_record()
-            if any(self._hash_file_piece(index) != digest for index, digest in record.pieces.items()):
+            if any(self.data.blake3(*self.span(index)) != digest for index, digest in record.pieces.items()):
                 return False
             if not self.whole:
                 return True
-            sha256, scratch = hashlib.sha256(), self._new_scratch()
-            for index in range(self.count):
-                for chunk in self._chunks(index, scratch):
-                    sha256.update(chunk)
+            sha256 = hashlib.sha256()
+            for chunk in self.data.chunks(0, self.size_bytes, bytearray(CHUNK_BYTES)):
+                sha256.update(chunk)
             return sha256.digest() == self.digest.raw
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -247,8 +361,26 @@ class Blob:
                 self._held_bytes += stop - start
             self.piece_digests[index] = digest
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The seam for writes. `health` hears of errors; a success says little, for its room was taken before."""
+        try:
+            with disk_errors(self.data_path):
+                yield
+        except StoreError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in IN_THE_WAY:
+                self._health.failed(error)
+            raise
+
+    def _count_upkeep(self, count: int) -> None:
+        with self._lock:
+            self._upkeep_pins += count
+
     def _append(self, entry: bytes) -> None:
         with self._appending:
+            if self._record_file < 0:  # it was opened as a whole blob
+                self._record_file = os.open(self.record_path, RECORD_FLAGS)
             valid_bytes = os.fstat(self._record_file).st_size
             if os.write(self._record_file, entry) < len(entry):
                 os.ftruncate(self._record_file, valid_bytes)  # a torn entry would hide those to come
@@ -280,7 +412,7 @@ class Blob:
         """Continue the SHA-256 over the pieces without a gap. `view` is the next piece's buffer, if there is one."""
         try:
             while True:
-                for chunk in self._chunks(self._hashed, self._kept_scratch()) if view is None else (view,):
+                for chunk in self._chunks(self._hashed) if view is None else (view,):
                     self._sha256.update(chunk)
                 view = None
                 if not self._next_to_read():
@@ -300,85 +432,34 @@ class Blob:
                 self._lock.notify_all()
             return self._hashing
 
-    def _hash_file_piece(self, index: int) -> bytes:
-        piece = blake3()
-        for chunk in self._chunks(index, self._new_scratch()):
-            piece.update(chunk)
-        return piece.digest()
-
-    def _kept_scratch(self) -> bytearray:
-        """The scratch buffer of the thread that extends the SHA-256. It is kept while the blob is pinned."""
+    def _chunks(self, index: int) -> Iterator[memoryview]:
+        """The bytes of a piece, for who extends the SHA-256. The scratch buffer is kept while it is pinned."""
         if self._scratch is None:
-            self._scratch = self._new_scratch()
-        return self._scratch
-
-    def _new_scratch(self) -> bytearray:
-        return bytearray(min(HASH_CHUNK_BYTES, self.header.piece_length))
-
-    def _chunks(self, index: int, scratch_bytes: bytearray) -> Iterator[memoryview]:
-        """The bytes of a piece, read into `scratch_bytes` part by part."""
-        at, stop = self.span(index)
-        scratch = memoryview(scratch_bytes)
-        while at < stop:
-            with _disk_errors(self.data_path):
-                got = os.preadv(self._file, [scratch[: stop - at]], at)
-            if not got:
-                raise StoreBrokenError(f"{self.data_path} is shorter than its record says; remove the blob")
-            yield scratch[:got]
-            at += got
+            self._scratch = bytearray(min(CHUNK_BYTES, self.header.piece_length))
+        return self.data.chunks(*self.span(index), self._scratch)
 
     def _open(self) -> None:
         if self.discarded:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
-        with _disk_errors(self.data_path):
-            self._file = os.open(self.data_path, os.O_RDWR | os.O_CLOEXEC)
+        self.data.open(for_writing=not self.whole)
+        if not self.whole:
             try:
-                self._record_file = os.open(self.record_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-            except OSError:
+                with disk_errors(self.record_path):
+                    self._record_file = os.open(self.record_path, RECORD_FLAGS)
+            except StoreError:
                 self._close()
                 raise
 
     def _close(self) -> None:
-        for file in (self._file, self._record_file):
+        self.data.close()
+        if self._record_file >= 0:
             with suppress(OSError):
-                os.close(file)
-        self._file = self._record_file = -1
-        self._scratch = None
+                os.close(self._record_file)
+        self._record_file = -1
+        self._scratch = self._digests = None
 
     def _read_record(self) -> Record:
-        with _disk_errors(self.record_path):
+        with disk_errors(self.record_path):
+            if not is_file(self.record_path):
+                raise StoreBrokenError(f"{self.record_path} is gone")
             return decode(self.record_path.read_bytes())
-
-
-def _write_at(file: int, view: memoryview, offset: int) -> None:
-    written = 0
-    while written < len(view):
-        written += os.pwrite(file, view[written : written + WRITE_BYTES], offset + written)
-
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-NO_FILES = {
-    errno.EMFILE: "p2pd has as many files and connections open as it may: raise LimitNOFILE in its unit, or ulimit -n",
-    errno.ENFILE: "the machine has as many files open as it may: raise fs.file-max",
-}
-"""Errors of our own limits on open files. The disk is well: no blob is removed because of them."""
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """The seam where the disk's errors become ours."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        raise translate_disk_error(error, path) from error
-
-
-def translate_disk_error(error: OSError, path: Path) -> StoreError:
-    """Our error for `error`: no room, a limit of our own, or a disk that fails."""
-    if error.errno in NO_FILES:
-        return FileLimitError(f"{path} could not be opened: {NO_FILES[error.errno]}")
-    if error.errno in NO_ROOM:
-        return StoreFullError(f"no room left for {path.parent}: free disk space or lower max_bytes")
-    return StoreBrokenError(f"{path}: {error.strerror or error}; check the disk")

@@ -1,100 +1,74 @@
-"""The store directory: its files, its lock, and the eviction of blobs.
+"""The store: the blobs of one directory, and the eviction of blobs. `peer.store.directory` has the directory itself.
 
-    DIR/p2pd-store            marks the directory as ours, with the format's number
-    DIR/lock                  held (flock) by the one process that uses the store
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
+    DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
 Rules:
-1. A directory that is not a store is never touched, unless it is empty.
-2. A blob without a valid record, and a file without a record, are removed when the store opens.
-3. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
+1. A blob without a valid record, and a blob's file without a record, are removed when the store opens.
+2. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
+3. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
+   (`drop`). It is told (`on_removed`), and whoever asked for it has it fetched again.
+4. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
 """
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from peer.core.eviction import Candidate, Quota, expired, to_evict
-from peer.errors import (
-    BlobInUseError,
-    FileLimitError,
-    ForeignDirectoryError,
-    StoreError,
-    StoreFullError,
-    StoreInUseError,
-)
+from peer.core.eviction import COLD_S, Candidate, Choice, Quota, Room, Wanted, expired, to_evict
+from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
-from peer.store.blob import NO_FILES, Blob, translate_disk_error
-from peer.store.record import Header, encode_header, peek
+from peer.store.blob import Blob
+from peer.store.directory import StoreDirectory, raise_if_limited
+from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
+from peer.store.facts import BlobInfo, StoreStatistics, VerifyReport
+from peer.store.health import Health, StoreState
+from peer.store.new_blob import allocate, is_the_disk, why_full
+from peer.store.record import Header, peek
+from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import piece_length
 
 log = structlog.get_logger("peer.store")
 
-MARKER = "p2pd-store"
-MARK = b"store format 1\n"
 TOUCH_EVERY_S = 60.0
 """The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
-    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
-
-    digest: Digest
-    size_bytes: int
-    held_bytes: int
-    complete: bool
-    media_type: str
-    last_used: float
-    in_use: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """`bad` are the digests of blobs with wrong bytes. They were removed; readers that had them open keep the file."""
-
-    checked: int
-    bad: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
-    blobs: int
-    used_bytes: int
-    max_bytes: int
-    evicted: int
-
-
-def _free_bytes(directory: Path) -> int:
-    disk = os.statvfs(directory)
-    return disk.f_bavail * disk.f_frsize
 
 
 class Store:
     """The blobs of one directory. Every method may be called from any thread. A `digest: str` is a `Digest` in text."""
 
-    def __init__(self, directory: Path, quota: Quota, lock_file: int, free_bytes: Callable[[Path], int]) -> None:
-        self.directory = directory
+    def __init__(
+        self, place: StoreDirectory, quota: Quota, room: Callable[[Path], Room], elapsed: Callable[[], float]
+    ) -> None:
+        self.directory = place.path
         self.quota = quota
-        self._lock_file = lock_file
-        self._free_bytes = free_bytes
+        self.health = Health()
+        self._place = place
+        self._room_of = room
+        self._elapsed = elapsed
+        self._clock = UseClock(time.time(), elapsed)
         self._blobs: dict[str, Blob] = {}
         self._used_bytes = 0
         self._evicted = 0
+        self._lost = 0
+        self._unfit_bytes = 0
+        """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
         """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
+        self.on_found: Callable[[BlobInfo], None] = lambda _blob: None
+        """Called with each blob that came back with the directory, from any thread. It must not block."""
 
     @classmethod
     def open(
@@ -104,30 +78,37 @@ class Store:
         max_bytes: int,
         min_free_bytes: int,
         ttl_s: float,
-        free_bytes: Callable[[Path], int] = _free_bytes,
+        room: Callable[[Path], Room] = room_of,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> Store:
-        """Lock the directory, and read the records in it.
+        """Lock the directory, and read the records in it. `tend` evicts what is beyond the quota.
 
         Raises StoreInUseError, ForeignDirectoryError, StoreBrokenError, FileLimitError.
         """
+        place = StoreDirectory(directory)
+        store = cls(place, Quota(max_bytes, min_free_bytes, ttl_s), room, elapsed)
+        unable = place.take()
         try:
-            lock_file = _take(directory)
-        except OSError as error:
-            raise translate_disk_error(error, directory / MARKER) from error
-        store = cls(directory, Quota(max_bytes, min_free_bytes, ttl_s), lock_file, free_bytes)
-        try:
-            store._scan()
+            found = store._scan()
+            store._clock = UseClock.of(store._clock_file, found, elapsed)
+            store._date()
         except OSError as error:
             store.close()
-            raise translate_disk_error(error, directory / MARKER) from error
+            raise translate_disk_error(error, directory) from error
+        except StoreError:
+            store.close()
+            raise
+        if unable is not None and not store._settled():
+            store.health.failed(unable)
         return store
 
     def close(self) -> None:
         """Release the lock on the directory. Pinned blobs stay readable."""
         with self._lock:
-            if self._lock_file >= 0:
-                os.close(self._lock_file)
-                self._lock_file = -1
+            with suppress(OSError, StoreError):
+                if self._place.is_held and self._place.is_same():
+                    self._clock.save(self._clock_file, at_once=True)
+            self._place.release()
 
     # -- blobs -----------------------------------------------------------------------------------------------------
 
@@ -135,42 +116,47 @@ class Store:
         """The facts of a blob, whole or not, without using it."""
         with self._lock:
             blob = self._blobs.get(digest)
-            return None if blob is None else _info(blob)
+            return None if blob is None else self._info(blob)
 
-    def acquire(self, digest: str) -> Blob | None:
-        """The blob, whole or not, pinned: the caller releases it. Counts as a use.
+    def acquire(self, digest: str, *, background: bool = False) -> Blob | None:
+        """The blob, whole or not, pinned: the caller releases it. Counts as a use, but for `background`.
 
-        Raises StoreBrokenError, FileLimitError.
+        None, too, for a blob whose file cannot be opened any more: it is dropped. Raises FileLimitError,
+        StoreReadOnlyError.
         """
         with self._lock:
             blob = self._blobs.get(digest)
-            if blob is not None:
+            if blob is None:
+                return None
+            try:
                 blob.acquire()
-                self._touch(blob)
+            except (FileLimitError, StoreReadOnlyError):  # the latter of a part, which is opened for writing
+                raise
+            except StoreError as error:
+                self.drop(blob, str(error))
+                return None
+            self._touch(blob)
+            blob.is_ahead = blob.is_ahead and background
             return blob
 
-    def create(self, digest: str, size_bytes: int, media_type: str) -> Blob:
+    def create(self, digest: str, size_bytes: int, media_type: str, *, background: bool = False) -> Blob:
         """The blob, pinned: the stored blob, or a new one with its disk space allocated. The caller releases it.
 
-        A stored blob of another length is removed: a source had lied about its length. Raises StoreFullError,
-        StoreBrokenError, FileLimitError.
+        A stored blob of another length is removed: a source had lied about its length. `background`: no client waits
+        for it, so it takes no room from those that clients use. Raises StoreFullError, StoreBrokenError,
+        FileLimitError.
         """
         with self._lock:
-            blob = self.acquire(digest)
+            blob = self.acquire(digest, background=background)
             if blob is not None and blob.size_bytes == size_bytes:
                 return blob
             if blob is not None:
                 blob.release()
                 self.discard(digest)
-            self._make_room(size_bytes)
             header = Header(Digest(digest), size_bytes, piece_length(size_bytes), media_type)
-            data, record = self._paths(header.digest)
-            try:
-                _write_files(data, record, header)
-            except OSError as error:
-                _unlink(data, record)
-                raise translate_disk_error(error, data) from error
-            blob = Blob(header, data, record, whole=False, held_bytes=0, recovered=True)
+            self._make_room(Wanted(size_bytes, background))
+            blob = self._allocated(header, Wanted(size_bytes, background))
+            blob.is_ahead = background
             self._blobs[header.digest] = blob
             self._used_bytes += size_bytes
             blob.acquire()
@@ -178,15 +164,24 @@ class Store:
             return blob
 
     def remove(self, digest: str) -> bool:
-        """Remove a blob; False if there is none. Raises BlobInUseError while it is pinned."""
+        """Remove a blob; False if there is none. Raises BlobInUseError while it is in use."""
         with self._lock:
             blob = self._blobs.get(digest)
             if blob is None:
                 return False
-            if blob.pinned:
+            if blob.in_use:
                 raise BlobInUseError(f"{digest} is being read or written; try again when that has ended")
             self.discard(digest)
             return True
+
+    def drop(self, blob: Blob, why: str) -> None:
+        """`blob` is lost: its file is gone, or has other bytes than were stored. As `discard`, and it is said."""
+        with self._lock:
+            if self._blobs.get(blob.digest) is not blob:
+                return  # it was dropped already, and perhaps fetched again
+            self._lost += 1
+            self.discard(blob.digest)
+        log.warning("a blob was lost, it is fetched again when it is wanted", digest=blob.digest, cause=why)
 
     def discard(self, digest: str) -> None:
         """Remove a blob at once, even while it is pinned: for wrong bytes. Readers that have it open keep the file."""
@@ -198,6 +193,8 @@ class Store:
             self._touched.pop(digest, None)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
+            with suppress(OSError):  # it has other blobs
+                blob.data_path.parent.rmdir()
             self.on_removed(Digest(digest))
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
@@ -205,21 +202,38 @@ class Store:
     def blobs(self) -> list[BlobInfo]:
         """All blobs, most recently used first."""
         with self._lock:
-            return [_info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
+            return [self._info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
 
-    def collect(self, now: float) -> list[BlobInfo]:
-        """Remove blobs that were not used for `ttl_s`, and blobs beyond the quota. Returns the removed blobs."""
+    def whole_blobs(self) -> list[Blob]:
+        """The blobs that are held whole and flushed, in no order."""
         with self._lock:
-            chosen = expired(self._candidates(), self.quota, now)
-            removed = [self._evict(digest) for digest in chosen]
-            over = to_evict(
-                self._candidates(),
-                self.quota,
-                used_bytes=self._used_bytes,
-                free_bytes=self._free_bytes(self.directory),
-                wanted_bytes=0,
-            )
-            return removed + [self._evict(digest) for digest in over or ()]
+            return [blob for blob in self._blobs.values() if blob.is_stored]
+
+    def collect(self) -> list[BlobInfo]:
+        """Remove blobs that were not used for `ttl_s`, and blobs beyond the quota, as far as that gets.
+
+        Returns the removed blobs.
+        """
+        with self._lock:
+            return self._collect()
+
+    def tend(self) -> list[BlobInfo]:
+        """What is to be done now and then: see whether the disk is well, and evict. Returns the removed blobs."""
+        removed: list[BlobInfo] = []
+        try:
+            with self._lock:
+                unable = self._retake_if_changed()
+                if unable is not None:
+                    self.health.failed(unable)
+                removed = self._collect()
+            self._look_at_disk()
+        except FileLimitError:
+            pass
+        except StoreError as error:
+            self.health.failed(error)
+        except OSError as error:
+            self.health.failed(translate_disk_error(error, self._clock_file))
+        return removed
 
     def verify(self) -> VerifyReport:
         """Read and hash every blob again, and remove those with wrong bytes.
@@ -233,138 +247,258 @@ class Store:
                 continue
             checked += 1
             try:
-                good = blob.verify()
+                why = "" if blob.verify() else "it has other bytes than were stored"
             except FileLimitError:
                 raise
-            except StoreError:
-                good = False
-            if not good:
+            except StoreError as error:
+                why = str(error)
+            if why and not blob.discarded:
                 bad.append(digest)
-                self.discard(digest)
+                self.drop(blob, why)
         return VerifyReport(checked, tuple(bad))
+
+    @property
+    def state(self) -> StoreState:
+        """Whether new blobs can be stored, and why not."""
+        return self.health.state
 
     def statistics(self) -> StoreStatistics:
         with self._lock:
-            return StoreStatistics(len(self._blobs), self._used_bytes, self.quota.max_bytes, self._evicted)
-
-    # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _make_room(self, wanted_bytes: int) -> None:
-        chosen = to_evict(
-            self._candidates(),
-            self.quota,
-            used_bytes=self._used_bytes,
-            free_bytes=self._free_bytes(self.directory),
-            wanted_bytes=wanted_bytes,
-        )
-        if chosen is None:
-            raise StoreFullError(
-                f"no room for {wanted_bytes} bytes in {self.directory}: raise max_bytes (now {self.quota.max_bytes}), "
-                f"lower min_free_bytes (now {self.quota.min_free_bytes}) or free disk space"
+            state = self.health.state
+            return StoreStatistics(
+                blobs=len(self._blobs),
+                used_bytes=self._used_bytes,
+                max_bytes=self.quota.max_bytes,
+                evicted=self._evicted,
+                lost=self._lost,
+                condition=state.condition.value,
+                cause=state.cause,
             )
-        for digest in chosen:
-            self._evict(digest)
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, wanted: Wanted) -> None:
+        """Evict so that `wanted` fits; nothing is evicted in vain. Raises StoreError."""
+        try:
+            room = self._room()
+        except StoreError as error:
+            self.health.failed(error)
+            raise
+        choice = self._choice(room, wanted)
+        if choice.is_enough:
+            for digest in choice.digests:
+                self._evict(digest)
+            return
+        in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
+        later = replace(room, free_bytes=room.free_bytes + in_use)
+        passing = to_evict((), self.quota, later, wanted, used_bytes=0, now=0.0).is_enough
+        full = StoreFullError(why_full(wanted.size_bytes or 0, self.quota, room, self.directory), passing=passing)
+        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, self.quota, room):
+            self._unfit_bytes = wanted.size_bytes or 0
+            self.health.failed(full)
+        raise full
+
+    def _allocated(self, header: Header, wanted: Wanted) -> Blob:
+        """The new blob, with its files. If there is less room than was said, older blobs go, about as large as it is.
+
+        Raises StoreError.
+        """
+        data, record = self._paths(header.digest)
+        spared = sorted(self._candidates(), key=lambda each: (each.is_ahead, each.last_used))
+        freed_bytes, retaken = 0, False
+        while True:
+            try:
+                allocate(data, record, header)
+                break
+            except OSError as error:
+                _unlink(data, record)
+                failed = translate_disk_error(error, data)
+                failed.__cause__ = error
+                if error.errno == errno.ENOENT and not retaken:
+                    retaken = True
+                    self._retake_if_changed()
+                    continue
+                if error.errno in IN_THE_WAY:  # of this blob alone
+                    raise failed from error
+                oldest = next((each for each in spared if not each.in_use), None)
+                if error.errno not in NO_ROOM or wanted.background or not oldest or freed_bytes > header.size_bytes:
+                    self.health.failed(failed)
+                    raise failed from error
+                spared.remove(oldest)
+                freed_bytes += oldest.size_bytes
+                self._evict(oldest.digest)
+        self._worked()
+        return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self.health)
+
+    def _choice(self, room: Room, wanted: Wanted) -> Choice:
+        now = self._clock.now()
+        return to_evict(self._candidates(), self.quota, room, wanted, used_bytes=self._used_bytes, now=now)
+
+    def _collect(self) -> list[BlobInfo]:
+        removed: list[BlobInfo] = []
+        try:
+            old = expired(self._candidates(), self.quota, self._clock.now())
+            removed.extend(self._evict(digest) for digest in old)
+            removed.extend(self._evict(digest) for digest in self._choice(self._room(), Wanted()).digests)
+        except StoreError as error:
+            self.health.failed(error)
+        return removed
 
     def _evict(self, digest: str) -> BlobInfo:
-        info = _info(self._blobs[digest])
+        """Raises StoreError if its file cannot be removed: it is kept then."""
+        blob = self._blobs[digest]
+        try:
+            blob.data_path.unlink(missing_ok=True)
+        except (NotADirectoryError, IsADirectoryError):
+            pass  # it is not there either
+        except OSError as error:
+            raise translate_disk_error(error, blob.data_path) from error
+        info = self._info(blob)
+        blob.preempted = blob.pinned
         self.discard(digest)
         self._evicted += 1
         return info
 
     def _candidates(self) -> Iterator[Candidate]:
-        return (Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.pinned) for blob in self._blobs.values())
+        now = self._clock.now()
+        for blob in self._blobs.values():
+            is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
+            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead)
+
+    def _room(self) -> Room:
+        """Raises StoreError; StoreReadOnlyError where nothing can be removed either."""
+        try:
+            room = self._room_of(self.directory)
+        except FileNotFoundError:
+            self._retake_if_changed()
+            with disk_errors(self.directory):
+                room = self._room_of(self.directory)
+        except OSError as error:
+            raise translate_disk_error(error, self.directory) from error
+        if room.read_only:
+            raise translate_disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.directory)
+        return room
+
+    # -- the disk --------------------------------------------------------------------------------------------------
+
+    @property
+    def _clock_file(self) -> Path:
+        return self.directory / "clock"
+
+    def _look_at_disk(self) -> None:
+        """See whether something can be stored, and by a write if it could not be. Raises StoreError, OSError."""
+        with self._lock:
+            room = self._room()
+            is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
+        if not is_enough:
+            raise StoreFullError(why_full(self._unfit_bytes, self.quota, room, self.directory))
+        self._place.settle()
+        try:
+            self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
+        except OSError as error:
+            if error.errno not in IN_THE_WAY:
+                raise
+        self._worked()
+
+    def _worked(self) -> None:
+        self._unfit_bytes = 0
+        self.health.worked()
+
+    def _settled(self) -> bool:
+        """Whether what could not be made of the directory could be made now."""
+        try:
+            self._place.settle()
+        except OSError:
+            return False
+        return self._place.is_held
+
+    def _retake_if_changed(self) -> StoreError | None:
+        return None if self._place.is_same() else self._retake()
+
+    def _retake(self) -> StoreError | None:
+        """The directory is another one: made anew, or mounted again. Returns why nothing can be written to it, if so.
+
+        Raises StoreError.
+        """
+        identity, before = self._place.identity, set(self._blobs)
+        unable = self._place.retake()
+        try:
+            self._scan()
+            self._date()
+        except OSError as error:
+            raise translate_disk_error(error, self.directory) from error
+        if identity not in (None, self._place.identity):
+            log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._blobs))
+        for digest, blob in self._blobs.items():
+            if digest not in before:
+                self.on_found(self._info(blob))
+        for blob in [blob for blob in self._blobs.values() if not blob.pinned and not blob.data_path.exists()]:
+            self.drop(blob, "it went with the directory of the store")
+        return unable
 
     def _touch(self, blob: Blob) -> None:
-        blob.last_used = now = time.time()
+        blob.last_used = now = self._clock.now()
         if now - self._touched.get(blob.digest, 0.0) > TOUCH_EVERY_S:
             self._touched[blob.digest] = now
             with suppress(OSError):
                 os.utime(blob.record_path, (now, now))
 
+    def _date(self) -> None:
+        """A use beyond the clock is one at the clock: somebody else has dated the file."""
+        now = self._clock.now()
+        for blob in self._blobs.values():
+            blob.last_used = min(blob.last_used, now)
+
     def _paths(self, digest: Digest) -> tuple[Path, Path]:
         data = self.directory / "blobs" / digest.hex[:2] / digest.hex
         return data, data.with_name(f"{digest.hex}.record")
 
-    def _scan(self) -> None:
-        for folder in sorted((self.directory / "blobs").iterdir()):
-            names = {entry.name for entry in os.scandir(folder)}
-            for name in sorted(names):
-                if name.endswith(".record"):
-                    self._load(folder / name.removesuffix(".record"), folder / name)
-                elif f"{name}.record" not in names:
-                    _unlink(folder / name)
+    def _scan(self) -> list[float]:
+        """Take in the blobs that are not known yet; returns when each was last used. Raises OSError, FileLimitError."""
+        uses = []
+        for found in self._place.files():
+            if found.record is None:
+                _unlink(found.data)
+            elif (used := self._load(found.data, found.record)) is not None:
+                uses.append(used)
+        return uses
 
-    def _load(self, data: Path, record: Path) -> None:
+    def _load(self, data: Path, record: Path) -> float | None:
         try:
             header, held_pieces, complete = peek(record)
-            belongs = self._paths(header.digest)[0] == data and data.stat().st_size == header.size_bytes
+            facts = data.lstat()
+            belongs = self._paths(header.digest)[0] == data and facts.st_size == header.size_bytes
+            used = record.stat().st_mtime
         except (StoreError, OSError) as error:
-            if isinstance(error, OSError) and error.errno in NO_FILES:
-                raise
+            if isinstance(error, OSError):
+                raise_if_limited(error, record)
             belongs = False
         if not belongs:
             log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))
-            _unlink(data, record)
-            return
+            _unlink(record, *([data] if is_file(data) else []))
+            return None
+        if header.digest in self._blobs:
+            return None
         held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
-        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False)
-        blob.last_used = record.stat().st_mtime
+        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self.health)
+        blob.last_used = used
         self._blobs[header.digest] = blob
         self._used_bytes += header.size_bytes
+        return used
 
-
-def _take(directory: Path) -> int:
-    """Make or check the directory, and lock it; returns the lock's file descriptor."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except (FileExistsError, NotADirectoryError):
-        raise ForeignDirectoryError(f"{directory} is, or is below, a file: name a directory as data") from None
-    marker = directory / MARKER
-    mark = marker.read_bytes() if marker.exists() else b""
-    if not mark:  # new, or killed before the mark was written
-        if any(entry.name != MARKER for entry in directory.iterdir()):
-            raise ForeignDirectoryError(
-                f"{directory} has files in it and is not a store of p2pd's: name an empty or new directory as data"
-            )
-        marker.write_bytes(MARK)
-    elif mark != MARK:
-        raise ForeignDirectoryError(
-            f"{marker} is damaged, or of a version that this p2pd does not know: name another directory as data"
+    def _info(self, blob: Blob) -> BlobInfo:
+        return BlobInfo(
+            digest=blob.digest,
+            size_bytes=blob.size_bytes,
+            held_bytes=blob.held_bytes,
+            complete=blob.whole,
+            media_type=blob.header.media_type,
+            last_used=self._clock.to_unix(blob.last_used),
+            in_use=blob.in_use,
         )
-    lock_file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock_file)
-        raise StoreInUseError(f"another p2pd uses {directory}: stop it, or name another directory as data") from None
-    (directory / "blobs").mkdir(exist_ok=True)
-    return lock_file
-
-
-def _write_files(data: Path, record: Path, header: Header) -> None:
-    data.parent.mkdir(exist_ok=True)
-    file = os.open(data, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        if header.size_bytes:
-            os.posix_fallocate(file, 0, header.size_bytes)
-    finally:
-        os.close(file)
-    record.write_bytes(encode_header(header))
 
 
 def _unlink(*paths: Path) -> None:
     for path in paths:
         with suppress(OSError):
             path.unlink()
-
-
-def _info(blob: Blob) -> BlobInfo:
-    return BlobInfo(
-        digest=blob.digest,
-        size_bytes=blob.size_bytes,
-        held_bytes=blob.held_bytes,
-        complete=blob.whole,
-        media_type=blob.header.media_type,
-        last_used=blob.last_used,
-        in_use=blob.pinned,
-    )

@@ -12,10 +12,11 @@ from scheduler.protocol.from_host import Hello
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A host has sent Hello on a new connection."""
+    """A host has sent Hello on a new connection, which comes from the address `seen_at`."""
 
     connection: int
     hello: Hello
+    seen_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)

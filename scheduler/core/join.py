@@ -12,9 +12,9 @@ from scheduler.core.seeders import Seeders
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Fault, Holding, Join, NeighbourFailed, Progress
+from scheduler.protocol.from_host import Announce, Fault, Holding, Join, Leave, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Joined
+from scheduler.protocol.to_host import Failed, Joined, Unreachable
 
 FEW_PROVIDERS: Final = 64
 """In a swarm with more providers, a starving member soon gets another provider, and its pieces are not leased again."""
@@ -34,17 +34,27 @@ class Joining:
         self._seeders: Final = seeders
 
     def announce(self, host: Host, message: Announce) -> None:
-        """Record the blobs in a host's store."""
+        """Record the blobs in a host's store. Those beyond the host's bound are ignored."""
         for holding in message.holdings:
+            if not self._membership.has_room(host, holding.digest):
+                continue
+            if holding.complete and holding.digest not in self._state.swarms:
+                self._state.shelf.put(host, holding.digest, holding.size_bytes)
+                continue
+            self._take_off_shelf(holding.digest)
             swarm, member = self._membership.enter(host, holding.digest)
             self._hold(swarm, member, holding)
 
     def join(self, host: Host, message: Join) -> None:
         """Make a host a member that wants a blob."""
         state, maps = self._state, self._maps
+        if not self._membership.has_room(host, message.digest):
+            state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
+            return
         source = Source(message.upstream, message.repository)
+        self._take_off_shelf(message.digest)
         swarm, member = self._membership.enter(host, message.digest)
-        member.source = swarm.sources.setdefault(source, source)
+        member.source = swarm.shared(source)
         data = state.inline_blobs.get(message.digest)
         if data is not None:
             state.send((host,), InlineBlob(message.digest, data))
@@ -102,7 +112,18 @@ class Joining:
             swarm.graph.replace(member, other)
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
+                self._tell_unreachable(other.host, member.host.id)
                 self._found_gone(swarm, other)
+
+    def _tell_unreachable(self, host: Host, reporter: str) -> None:
+        """Tell a host that others cannot reach it, once enough of them have reported it: most likely it advertises a
+        wrong address. In a small cluster all others are enough.
+        """
+        enough = min(GONE_REPORTS, len(self._state.hosts) - 1)
+        if len(host.missed_by) < enough and reporter not in host.missed_by:
+            host.missed_by.add(reporter)
+            if len(host.missed_by) == enough:
+                self._state.send((host,), Unreachable(enough))
 
     def _found_gone(self, swarm: Swarm, member: Member) -> None:
         """Count a report that a member is gone. A gone seeder is expelled, so that its pieces can be leased again."""
@@ -110,6 +131,19 @@ class Joining:
         if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
             swarm.story.tell("%s serves nobody", member.host.id)
             self._membership.expel(swarm, member)
+
+    def leave(self, host: Host, message: Leave) -> None:
+        """Take a host out of a swarm, or a holder off the shelf."""
+        self._state.shelf.discard(host, message.digest)
+        member = host.members.get(message.digest)
+        if member is not None:
+            self._membership.expel(self._state.swarms[message.digest], member)
+
+    def _take_off_shelf(self, digest: bytes) -> None:
+        """Make the holders of a blob, which nobody has asked for until now, members of a swarm."""
+        for host, size_bytes in self._state.shelf.take(digest).items():
+            swarm, member = self._membership.enter(host, digest)
+            self._hold(swarm, member, Holding(digest, size_bytes, complete=True))
 
     def _hold(self, swarm: Swarm, member: Member, holding: Holding) -> None:
         self._maps.claim_size(swarm, member.host, holding.size_bytes)

@@ -80,6 +80,8 @@ class LeasePolicy:
 
     def need(self, host: Host, message: Need) -> None:
         """Mark pieces that a client waits for: they are leased before other pieces."""
+        if not self._membership.has_room(host, message.digest):
+            return
         swarm, _ = self._membership.enter(host, message.digest)
         swarm.needed |= (1 << message.stop) - (1 << message.first)
         self._state.swarms_to_lease[swarm] = None

@@ -36,6 +36,8 @@ class Host:
     members: dict[bytes, Member] = field(default_factory=dict)
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories whose origin has refused this host."""
+    missed_by: set[str] = field(default_factory=set)
+    """Hosts that could not reach this host while it is connected here: a few are remembered."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
     """The host as its neighbours see it, by distance. Built once, because it is sent often and never changes."""
 

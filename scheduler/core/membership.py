@@ -14,21 +14,26 @@ from typing import Final
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
+from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.fields import ProtocolError
 from scheduler.protocol.from_host import Hello
-from scheduler.protocol.to_host import Failed, Gateway, Neighbour, Neighbours, OriginRefused, Welcome
+from scheduler.protocol.to_host import (
+    MAX_BLOBS_PER_HOST,
+    Failed,
+    Gateway,
+    Neighbour,
+    Neighbours,
+    OriginRefused,
+    Welcome,
+)
 
 FEATURES: Final = ()
 """The features of this protocol version that some hosts of the same version lack. There are none yet."""
 
 PROGRESS_S: Final = 2.0
 """The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
-
-BLOBS_PER_HOST: Final = 8192
-"""Swarms that one host may be a member of. A member takes about 1 KiB."""
 
 TOPOLOGIES: Final = 4096
 """Topologies that are kept, so that hosts of one rack share one. More topologies would be a mistake in labelling."""
@@ -41,8 +46,8 @@ class Membership:
         self._state: Final = state
         self._topologies: Final[dict[Topology, Topology]] = {}
 
-    def arrive(self, connection: int, hello: Hello) -> None:
-        """Let a host in that has connected, or close its connection."""
+    def arrive(self, connection: int, hello: Hello, seen_at: str) -> None:
+        """Let a host in that has connected from the address `seen_at`, or close its connection."""
         state = self._state
         version = agree(hello)
         if version is None:
@@ -65,7 +70,7 @@ class Membership:
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        state.send((host,), Welcome(version, features, PROGRESS_S))
+        state.send((host,), Welcome(version, features, PROGRESS_S, seen_at=seen_at))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out and end its connection."""
@@ -76,17 +81,23 @@ class Membership:
         """Take out a host that has left or vanished. Its leases go to other hosts."""
         for digest, member in list(host.members.items()):
             self.expel(self._state.swarms[digest], member)
+        self._state.shelf.remove_host(host)
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
 
+    def has_room(self, host: Host, digest: bytes) -> bool:
+        """Whether the host is, or may become, a member of the blob's swarm, or a holder of the blob."""
+        shelf = self._state.shelf
+        if len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST:
+            return True
+        return digest in host.members or shelf.holds(host, digest)
+
     def enter(self, host: Host, digest: bytes) -> tuple[Swarm, Member]:
-        """Make a host an idle member of a blob's swarm if it is no member. Raises ProtocolError over BLOBS_PER_HOST."""
+        """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`."""
         state = self._state
         member = host.members.get(digest)
         if member is not None:
             return state.swarms[digest], member
-        if len(host.members) >= BLOBS_PER_HOST:
-            raise ProtocolError(f"more than {BLOBS_PER_HOST} blobs")
         swarm = state.swarms.get(digest)
         if swarm is None:
             swarm = state.swarms[digest] = Swarm(digest, state.settings, state.rng)
@@ -121,8 +132,31 @@ class Membership:
         state.swarms_to_lease[swarm] = None
         if not swarm.members:
             self._end(swarm)
-        elif held:
+            return
+        state.note_idle(swarm)
+        if held:
             state.note_lost(swarm)
+
+    def rest(self, swarm: Swarm) -> None:
+        """Put a blob that all members hold whole, and that nobody has asked for lately, back on the shelf.
+
+        The links of the swarm end, and its piece map is forgotten. Seeders know the map.
+        """
+        state = self._state
+        if len(swarm.wanting) or swarm.leases or swarm.size_bytes is None:
+            return
+        if any(member.state is not MemberState.COMPLETE for member in swarm.members.values()):
+            return
+        if swarm.map is not None and swarm.map.state is MapState.CONTESTED:  # somebody is still to be blamed
+            return
+        for host, member in swarm.members.items():
+            if member.links:
+                ended = tuple([other.host.id for other in member.links])
+                state.send((host,), Neighbours(swarm.digest, (), ended))
+            del host.members[swarm.digest]
+            state.shelf.put(host, swarm.digest, swarm.size_bytes)
+        state.links_changed.pop(swarm, None)
+        self._end(swarm)
 
     def refuse(self, swarm: Swarm, member: Member, status: int) -> None:
         """Pass the origin's refusal on to a member's client, and take the member out."""
@@ -180,7 +214,7 @@ class Membership:
         del state.swarms[swarm.digest]
         state.swarms_to_lease.pop(swarm, None)
         state.over_quota.pop(swarm, None)
-        for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE):
+        for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST):
             state.deadlines.cancel(Timer(due, swarm.digest))
 
 

@@ -64,6 +64,7 @@ class Scheduler:
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
+            from_host.Leave: self._joining.leave,
             from_host.Need: self._lease_policy.need,
             from_host.Length: self._lease_policy.learn_length,
             from_host.LeasePieces: self._lease_policy.landed,
@@ -79,7 +80,6 @@ class Scheduler:
             from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
             from_host.Corrupt: self._quarantine.corrupt,
-            from_host.Leave: lambda swarm, member, _: self._membership.expel(swarm, member),
             InlineBlob: self._seeders.inline_blob,
         }
 
@@ -90,9 +90,9 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello):
+            case Connected(connection, hello, seen_at):
                 if not self._quarantine.turns_away(connection, hello.host):
-                    self._membership.arrive(connection, hello)
+                    self._membership.arrive(connection, hello, seen_at)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:
@@ -122,8 +122,8 @@ class Scheduler:
         state = self._state
         return SchedulerStatistics(
             hosts=len(state.hosts),
-            swarms=len(state.swarms),
-            members=sum(len(swarm.members) for swarm in state.swarms.values()),
+            swarms=len(state.swarms) + len(state.shelf),
+            members=sum(len(swarm.members) for swarm in state.swarms.values()) + state.shelf.holdings,
             leases=len(state.leases.active),
             leases_given=state.leases.given,
             quarantined=len(self._quarantine),
@@ -160,6 +160,7 @@ class Scheduler:
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
         self._tags.validate()
+        state.shelf.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
         by_host = self._by_host.get(type(message))
@@ -206,6 +207,8 @@ class Scheduler:
                     self._seeders.digest_request_expired(swarm)
                 elif timer.due is Due.FANOUT:
                     self._maps.fan_out(swarm)
+                elif timer.due is Due.REST:
+                    self._membership.rest(swarm)
                 elif timer.due is Due.ORPHANS:
                     self._lease_policy.orphans_due(swarm)
                 else:

@@ -52,6 +52,7 @@ class Seeders:
             self._state.end_lease(lease, LeaseCause.REVOKE)
             self._state.send((member.host,), LeaseRevoked(lease.id, swarm.digest))
         swarm.step(member, MemberCause.HOLDS_ALL)
+        self._state.note_idle(swarm)
 
     def inline_blob(self, swarm: Swarm, member: Member, message: InlineBlob) -> None:
         """Send a tiny blob, which a host was asked for, to all members that want it."""

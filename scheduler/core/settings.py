@@ -51,6 +51,9 @@ class SchedulerSettings:
     fanout_per_s: float = 20_000.0
     """The most members of one swarm that are sent new digests per second: a fifth of a core at 10 us each."""
 
+    rest_s: float = 600.0
+    """How long after the last member has the whole blob the blob is put on the shelf (`scheduler.core.shelf`)."""
+
     corrupt_reports: int = 3
     """Different hosts that must report one sender of corrupt pieces before the sender is quarantined."""
 

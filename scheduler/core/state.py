@@ -20,6 +20,7 @@ from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Source
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
+from scheduler.core.shelf import Shelf
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
 
@@ -35,6 +36,7 @@ class Due(Enum):
     TAG = auto()
     REPORTS = auto()
     RELEASE = auto()
+    REST = auto()
 
 
 class TagKey(NamedTuple):
@@ -70,6 +72,9 @@ class SchedulerState:
         """Hosts by connection."""
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
+        self.shelf: Final = Shelf()
+        """The blobs that hosts hold and that nobody asks for. A blob on the shelf has no swarm, with one exception: a
+        swarm that a Need has made, until the Join follows."""
         self.leases: Final = LeaseBook()
         self.inline_blobs: Final = InlineBlobCache(settings.inline_cache_bytes)
         self.deadlines: Final[Deadlines[Timer]] = Deadlines()
@@ -108,6 +113,11 @@ class SchedulerState:
         self.swarms_to_lease[swarm] = None
         self.swarms_to_lease.update(self.over_quota)
         self.over_quota.clear()
+
+    def note_idle(self, swarm: Swarm) -> None:
+        """Set the time at which a swarm in which nobody wants the blob goes to the shelf."""
+        if not len(swarm.wanting):
+            self.deadlines.set(Timer(Due.REST, swarm.digest), self.now + self.settings.rest_s)
 
     def note_lost(self, swarm: Swarm) -> None:
         """Mark known pieces without a holder: they wait for a holder's report before they are leased again."""

@@ -28,6 +28,9 @@ from scheduler.protocol.fields import MAX_INLINE_BYTES
 from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import DigestRun
 
+SPARE_SOURCES: Final = 16
+"""Repositories that are kept beyond two for each member."""
+
 MAX_DIGEST_SOURCES: Final = 64
 """Hosts that are remembered because they connected with pieces whose digests the scheduler does not know."""
 
@@ -111,6 +114,14 @@ class Swarm:
     def is_tiny(self) -> bool:
         """Whether the blob is known to be small enough to travel inside messages."""
         return self.size_bytes is not None and self.size_bytes <= MAX_INLINE_BYTES
+
+    def shared(self, source: Source) -> Source:
+        """The one object for a repository. Repositories that no member is in any more are forgotten at times."""
+        if len(self.sources) > 2 * len(self.members) + SPARE_SOURCES:
+            used = {member.source: member.source for member in self.members.values() if member.source is not None}
+            self.sources.clear()
+            self.sources.update(used)
+        return self.sources.setdefault(source, source)
 
     def step(self, member: Member, cause: MemberCause) -> None:
         """Change a member's state by the table, with the pools and counts that depend on the state."""

@@ -83,6 +83,7 @@ ToHost: TypeAlias = (
     | to_host.TagResolve
     | to_host.TagResult
     | to_host.Gateway
+    | to_host.Unreachable
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.LinkMessage
@@ -103,6 +104,12 @@ class Codec(Generic[Message]):
         frame: bytes = msgpack.packb((self._numbers[kind], *_values_of(message)), default=_values_of)
         if len(frame) > MAX_FRAME_BYTES:
             raise ProtocolError(f"{kind.__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
+        return frame
+
+    def encode_checked(self, message: Message) -> bytes:
+        """The frame of a message that a receiver accepts. Raises ProtocolError if a field is beyond its bounds."""
+        frame = self.encode(message)
+        self.decode(frame)
         return frame
 
     def decode(self, frame: bytes) -> Message | Unknown:
@@ -172,6 +179,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         46: to_host.TagResult,
         47: InlineBlob,
         48: to_host.Gateway,
+        49: to_host.Unreachable,
     }
 )
 """Scheduler to host."""

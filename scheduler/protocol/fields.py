@@ -214,14 +214,16 @@ Duration = Annotated[float, Seconds(86_400.0)]
 
 HostId = Annotated[str, _HOST]
 HostIds = Annotated[tuple[str, ...], Items(_HOST, MAX_NEIGHBOURS_PER_MESSAGE)]
-Address = Annotated[str, Text(re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}"))]
+Address = Annotated[str, Text(re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}"))]
 """The address at which neighbours reach a host: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`."""
 
 Label = Annotated[str, Text(re.compile(r"[A-Za-z0-9._/-]{0,64}"))]
 Feature = Text(re.compile(r"[a-z0-9-]{1,32}"))
 Features = Annotated[tuple[str, ...], Items(Feature, MAX_FEATURES)]
 Token = Annotated[str, Text(re.compile(r"[\x21-\x7e]{0,4096}"))]
-Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,253}"))]
+Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,259}"))]
+"""A host name of at most 253 characters, and a port."""
+
 Repository = Annotated[str, Text(re.compile(r"[a-z0-9._/-]{1,255}"))]
 """The characters and the length of the OCI specification. The mirror checks its finer grammar."""
 

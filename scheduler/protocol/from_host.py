@@ -13,6 +13,8 @@ from scheduler.protocol.to_host import DigestRun
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
 
+MAX_UPLOAD_SLOTS = 1024
+
 
 class LeaseOutcome(IntEnum):
     """The host's reason to end a lease before all its pieces were published."""
@@ -48,7 +50,7 @@ class Hello:
     site: f.Label = ""
     zone: f.Label = ""
     rack: f.Label = ""
-    upload_slots: Annotated[int, f.Whole(0, 1024)] = 4
+    upload_slots: Annotated[int, f.Whole(0, MAX_UPLOAD_SLOTS)] = 4
     features: f.Features = ()
     token: f.Token = field(default="", repr=False)
 
@@ -249,3 +251,8 @@ class TagAnswer:
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):
             raise f.ProtocolError("a tag has a digest if, and only if, the status is 200")
+
+
+def cost_of(message: object) -> int:
+    """What a message counts against `Welcome.messages_per_s` and `Welcome.burst`: each announced blob is one more."""
+    return 1 + len(message.holdings) if isinstance(message, Announce) else 1

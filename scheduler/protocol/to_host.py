@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import ALL_SHARES
 
+MAX_BLOBS_PER_HOST = 8192
+"""Blobs that one host may hold or want, unless the Welcome has another bound."""
+
+MAX_MESSAGES_PER_S = 200
+"""The most messages per second of a host. A host that pulls 20 blobs at 1 Gbit/s sends about 60."""
+
+MAX_BURST = 16_384
+"""The most messages that a host may send at once. It announces 8,192 blobs, each counted as one, and joins some."""
+
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The host is connected. Both ends speak `version` and have the `features`."""
+    """The host is connected. Both ends speak `version` and have the `features`.
+
+    The host keeps to the bounds that follow: `max_blobs` that it holds or wants, `messages_per_s` in the long run and
+    `burst` at once (each blob in an Announce counts as one more). `seen_at` is the address that the host's connection
+    comes from; none of these are known from an older scheduler.
+    """
 
     version: Annotated[int, f.Whole(1, 2**16)]
     features: f.Features = ()
     progress_s: f.Duration = 2.0
+    max_blobs: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_BLOBS_PER_HOST
+    messages_per_s: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_MESSAGES_PER_S
+    burst: Annotated[int, f.Whole(1, 2**31 - 1)] = MAX_BURST
+    seen_at: Annotated[str, f.Text(re.compile(r"[0-9A-Za-z.:%_-]{0,64}"))] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +190,13 @@ class Quarantined:
 
     reason: f.Explanation
     for_s: f.Duration
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """So many other hosts could not reach this host at its `address`. It is sent once for each connection."""
+
+    reports: Annotated[int, f.Whole(1, 2**16)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,14 +69,29 @@ class HostConnection(asyncio.Protocol):
     """The server's end of a WebSocket."""
 
     __slots__ = (
-        "_frames", "_handshake", "_owner", "_partial", "_transport", "address", "allowance", "counted_at", "ended_at",
-        "greeted", "heard_at", "number", "opened_at", "pinged",
+        "_frames",
+        "_handshake",
+        "_owner",
+        "_partial",
+        "_transport",
+        "address",
+        "allowance",
+        "counted_at",
+        "ended_at",
+        "greeted",
+        "heard_at",
+        "host",
+        "number",
+        "opened_at",
+        "pinged",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
         self.number: Final = number
         self.address = "?"
-        """The host's address, for logs."""
+        """The address and port that the connection comes from, for logs."""
+        self.host = ""
+        """The address without the port."""
         self.greeted = False
         """Whether the host has sent Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
@@ -125,7 +140,8 @@ class HostConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
         peer = transport.get_extra_info("peername")
-        self.address = f"{peer[0]}:{peer[1]}" if peer else "?"
+        if peer:
+            self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
         self._owner.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike

@@ -24,7 +24,9 @@ from scheduler.core.events import Close, Connected, Disconnected, Event, Instruc
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Hello
+from scheduler.protocol.from_host import Hello, cost_of
+from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S
+from scheduler.shell.accepting import accepting, open_files
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
 
@@ -32,6 +34,13 @@ log = structlog.get_logger(__name__)
 
 SWEPT_AT_ONCE: Final = 256
 """Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
+
+
+SPARE_FILES: Final = 64
+"""Files that are left for all else when hosts have used up the others."""
+
+MAX_REFUSED: Final = 256
+"""Connections beyond the maximum that are kept for long enough to be told the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +55,8 @@ class Bounds:
     """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
     waiting_bytes: int = 4 * 1024 * 1024
     """The most unread bytes of one host: twice the piece map of the largest blob."""
-    messages_per_s: float = 200.0
-    """The most messages per second that a host may send. A host that pulls 20 blobs at 1 Gbit/s sends about 60."""
-    burst: int = 16_384
-    """The most messages that a host may send at once. It announces 8,192 blobs, each counted as one, and joins some."""
+    messages_per_s: float = MAX_MESSAGES_PER_S
+    burst: int = MAX_BURST
     close_s: float = 2.0
     """How long a host may take to hang up after it was told to."""
 
@@ -93,16 +100,20 @@ class SchedulerServer:
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serve while the context lasts. Gives the port, which the system chooses if `port` is 0."""
         self._loop = asyncio.get_running_loop()
-        server = await self._loop.create_server(self._connect, host, port)
+        accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
         self._swept_at = self._loop.time()
         self._sweep()
         try:
-            with rare_full_collections():
-                yield server.sockets[0].getsockname()[1]
+            async with accepted as (_, taken_port):
+                with rare_full_collections():
+                    yield taken_port
         finally:
-            server.close()
             await self._stop()
-            await server.wait_closed()
+
+    def _most(self) -> int:
+        """The most connections: some files are left for the admin port and the log."""
+        files = open_files()
+        return min(self._bounds.connections + MAX_REFUSED, max(files - SPARE_FILES, files // 2))
 
     async def _stop(self) -> None:
         """Tell every host that the scheduler stops, and let the hosts hang up."""
@@ -129,7 +140,7 @@ class SchedulerServer:
     def opened(self, connection: HostConnection) -> None:
         """Register a connection that has opened."""
         self._connections[connection.number] = connection
-        if self._loop is None or len(self._connections) > self._bounds.connections:
+        if self._loop is None:
             connection.abort()
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
@@ -139,12 +150,13 @@ class SchedulerServer:
         except ProtocolError as error:
             self.failed(connection, Closing.MALFORMED, str(error))
             return
-        cost = 1 + len(message.holdings) if isinstance(message, Announce) else 1
-        if not self._may_send(connection, cost):
+        if not self._may_send(connection, cost_of(message)):
             self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
+        elif not connection.greeted and len(self._connections) > self._bounds.connections:
+            self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
             connection.greeted = True
-            self._tell(Connected(connection.number, message), connection)
+            self._tell(Connected(connection.number, message, connection.host), connection)
         elif not connection.greeted:
             self.failed(connection, Closing.MALFORMED, "the first message is not a Hello")
         elif not isinstance(message, Unknown):
@@ -154,7 +166,8 @@ class SchedulerServer:
         """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
-        log.info("host_closed", address=connection.address, why=closing.name, text=reason)
+        tell = log.info if connection.greeted else log.debug  # a scanner's connections are none of a host
+        tell("host_closed", address=connection.address, why=closing.name, text=reason)
         connection.close(closing, reason)
         if connection.greeted:
             self._tell(Disconnected(connection.number), None)

@@ -16,11 +16,10 @@ from peer.store import Store
 
 @dataclass
 class Admin:
-    """What is served, and where. `now` is the time by which blobs are old; `answers` go before all else, by path."""
+    """What is served, and where. `answers` go before all else, by path."""
 
     store: Store
     address: str = ""
-    now: float = 0.0
     status: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
@@ -39,7 +38,7 @@ class Admin:
                     return 409, {"error": str(error)}
                 return (200, {}) if found else (404, {"error": "no such blob"})
             case "POST", ["cache", "gc"]:
-                removed = self.store.collect(self.now)
+                removed = self.store.collect()
                 freed_bytes = sum(blob.size_bytes for blob in removed)
                 return 200, {"removed": [blob.digest for blob in removed], "freed_bytes": freed_bytes}
             case "POST", ["cache", "verify"]:

@@ -36,10 +36,13 @@ class TestHealth:
         async with node_at(tmp_path / "store", hub(registry)) as node:
             assert (await node.ask_admin("GET", "/healthz")).status == 200
             ready = await node.ask_admin("GET", "/readyz")
-            assert (ready.status, ready.json) == (200, {"ready": True, "reasons": []})
+            assert (ready.status, ready.json) == (200, {"ready": True, "reasons": [], "degraded": []})
             node.not_ready.append("the disk is on fire")
             unready = await node.ask_admin("GET", "/readyz")
-            assert (unready.status, unready.json) == (503, {"ready": False, "reasons": ["the disk is on fire"]})
+            assert (unready.status, unready.json) == (
+                503,
+                {"ready": False, "reasons": ["the disk is on fire"], "degraded": []},
+            )
             assert (await node.ask_admin("GET", "/healthz")).status == 200
             assert not (await node.ask_admin("GET", "/status")).json["ready"]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ CONTENTS = (b"first blob", b"second blob")
 DIGESTS = tuple(f"sha256:{hashlib.sha256(content).hexdigest()}" for content in CONTENTS)
 
 
-def opened(directory: Path) -> Store:
-    return Store.open(directory, max_bytes=2**20, min_free_bytes=0, ttl_s=TTL_S)
+def opened(directory: Path, elapsed: Callable[[], float] = time.monotonic) -> Store:
+    return Store.open(directory, max_bytes=2**20, min_free_bytes=0, ttl_s=TTL_S, elapsed=elapsed)
 
 
 def fill(store: Store) -> None:
@@ -69,11 +69,13 @@ class Place:
 @pytest.fixture(params=["daemon", "directory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, unused_address: str) -> Iterator[Place]:
     directory = tmp_path / "store"
-    store = opened(directory)
+    now = 0.0
+    store = opened(directory, lambda: now)
     try:
         fill(store)
         if request.param == "daemon":
-            with serve(Admin(store, now=time.time() + TTL_S + 1)) as admin:
+            now += TTL_S + 1
+            with serve(Admin(store)) as admin:
                 yield Place(directory, ("--admin", admin.address))
         else:
             store.close()

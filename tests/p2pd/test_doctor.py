@@ -180,6 +180,11 @@ def test_the_mirror(reply: HttpReply | str, level: Level, title: str) -> None:
         ),
         (HttpReply(503, b"[]"), Level.FAIL, "status 503"),
         ("connection refused", Level.FAIL, "does not answer"),
+        (
+            HttpReply(200, b'{"ready": true, "degraded": ["the store is full: free disk space"]}'),
+            Level.WARN,
+            "the daemon serves, but the store is full: free disk space",
+        ),
     ],
 )
 def test_readiness(reply: HttpReply | str, level: Level, title: str) -> None:

@@ -63,7 +63,7 @@ def metrics(daemon: Daemon) -> dict[str, float]:
 def test_it_is_healthy_and_ready(tmp_path: Path) -> None:
     with scheduler_in(tmp_path) as daemon:
         assert answer(daemon, "/healthz") == (200, {"healthy": True})
-        assert answer(daemon, "/readyz") == (200, {"ready": True, "reasons": []})
+        assert answer(daemon, "/readyz") == (200, {"ready": True, "reasons": [], "degraded": []})
         assert answer(daemon, "/cache")[0] == 404
         ready = daemon.wait_for_event("ready")
         status = answer(daemon, "/status")[1]

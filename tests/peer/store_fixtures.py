@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from peer.core.eviction import Room
 from peer.store import Blob, Landed, Store
 from tests.peer.origin_conformance import digest_of
 
@@ -21,9 +26,17 @@ def open_store(
     min_free_bytes: int = 0,
     ttl_s: float = 0,
     free_bytes: Callable[[Path], int] = lambda _: PLENTY,
+    elapsed: Callable[[], float] = time.monotonic,
 ) -> Store:
     """A store that has room for everything, but for what the test says."""
-    return Store.open(directory, max_bytes=max_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s, free_bytes=free_bytes)
+    return Store.open(
+        directory,
+        max_bytes=max_bytes,
+        min_free_bytes=min_free_bytes,
+        ttl_s=ttl_s,
+        room=lambda path: Room(free_bytes(path), 2 * PLENTY),
+        elapsed=elapsed,
+    )
 
 
 @contextmanager
@@ -71,9 +84,24 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, most))
     try:
-        yield
+        with capture_logs():  # the log may be a file, too
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@contextmanager
+def files_left(count: int) -> Iterator[None]:
+    """This process may open so many files more."""
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(count + 1)]
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for file in free:
+        os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def flip(path: Path, offset: int) -> None:

@@ -24,10 +24,12 @@ from peer.core.events import (
     Recover,
     ReleaseLink,
     ReportQuarantine,
+    ReportUnreachable,
+    ReportUntold,
     SchedulerFound,
     TellNeighbours,
 )
-from scheduler.protocol.fields import MAX_HOLDINGS_PER_MESSAGE
+from scheduler.protocol.fields import DIGEST_BYTES, MAX_HOLDINGS_PER_MESSAGE
 from scheduler.protocol.from_host import Announce, DigestReport, Holding, LeaseEnded, LeaseOutcome, Leave, Sealed
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
@@ -39,6 +41,7 @@ from scheduler.protocol.to_host import (
     RequestDigests,
     TagResolve,
     TagResult,
+    Unreachable,
     Welcome,
 )
 from tests.peer.host_playbook import (
@@ -91,9 +94,19 @@ class TestAnnouncements:
         held = [number.to_bytes(32, "big") for number in range(MAX_HOLDINGS_PER_MESSAGE + 1)]
         for each in held:
             playbook = playbook >> BlobStored(each, 1)
-        holdings = [Holding(each, 1, complete=True) for each in held]
+        holdings = [Holding(each, 1, complete=True) for each in reversed(held)]
         playbook = playbook >> SchedulerFound() << Announce(tuple(holdings[:MAX_HOLDINGS_PER_MESSAGE]))
         assert playbook << Announce(tuple(holdings[MAX_HOLDINGS_PER_MESSAGE:]))
+
+    def test_as_many_as_the_scheduler_takes_those_used_last_first(self) -> None:
+        playbook = Playbook(connected=False)
+        oldest, older, newest = (name * DIGEST_BYTES for name in (b"1", b"2", b"3"))
+        for each in (oldest, older, newest):
+            playbook = playbook >> BlobStored(each, SIZE)
+        holdings = tuple(Holding(each, SIZE, complete=True) for each in (newest, older))
+        playbook = playbook >> SchedulerFound(max_blobs=2) << Announce(holdings) << ReportUntold(1, 2)
+        # A blob that is wanted takes the place of the blob that was used least recently.
+        assert playbook >> source() << Leave(older) << Recover(D)
 
     def test_nothing_is_announced_by_a_host_that_holds_nothing(self) -> None:
         assert Playbook() >> BlobStored(D, 0) >> SchedulerFound()
@@ -211,6 +224,9 @@ class TestABlobThatIsNeitherHeldNorWanted:
 class TestOfNoBlob:
     def test_the_operator_hears_of_a_quarantine(self) -> None:
         assert Playbook() >> Quarantined("it lied", 60.0) << ReportQuarantine("it lied", 60.0)
+
+    def test_that_others_cannot_reach_it_is_reported(self) -> None:
+        assert Playbook() >> Unreachable(3) << ReportUnreachable(3)
 
     def test_what_is_said_of_tags_is_for_who_asked(self) -> None:
         resolve, result = (

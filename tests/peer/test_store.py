@@ -17,8 +17,9 @@ from peer.errors import (
 )
 from peer.oci.digest import Digest
 from peer.store import Store
+from peer.store.directory import MARK, MARKER
 from peer.store.record import COMPLETE, decode, encode_entry, encode_header
-from peer.store.store import MARK, MARKER, TOUCH_EVERY_S
+from peer.store.store import TOUCH_EVERY_S
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import (
@@ -58,15 +59,16 @@ class TestTheDirectory:
             open_store(tmp_path)
         assert files_in(tmp_path) == [f"{name}/precious"]
 
-    @pytest.mark.parametrize("mark", [b"store format 2\n", b"\xff\xfe", b"store"])
-    def test_a_mark_that_we_do_not_know_is_refused(self, tmp_path: Path, mark: bytes) -> None:
+    @pytest.mark.parametrize(("mark", "why"), [(b"store format 2\n", "of a version"), (b"\xff\xfe", "is damaged")])
+    def test_a_mark_that_we_do_not_know_is_refused(self, tmp_path: Path, mark: bytes, why: str) -> None:
         (tmp_path / MARKER).write_bytes(mark)
-        with pytest.raises(ForeignDirectoryError, match="damaged, or of a version"):
+        with pytest.raises(ForeignDirectoryError, match=why):
             open_store(tmp_path)
         assert files_in(tmp_path) == [MARKER]
 
-    def test_one_that_was_being_made_when_we_were_killed_is_taken(self, tmp_path: Path) -> None:
-        (tmp_path / MARKER).touch()
+    @pytest.mark.parametrize("mark", [b"", b"store", bytes(len(MARK))])
+    def test_one_that_was_being_made_when_we_were_killed_is_taken(self, tmp_path: Path, mark: bytes) -> None:
+        (tmp_path / MARKER).write_bytes(mark)
         with a_store(tmp_path):
             assert (tmp_path / MARKER).read_bytes() == MARK
 

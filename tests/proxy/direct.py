@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peer.net.tag_lookups import TagFound, TagName, Turn
+from peer.oci.digest import Digest
 from peer.oci.reference import Repository, UpstreamName, parse_reference, parse_repository_name
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
@@ -52,6 +53,8 @@ class Parts:
     access: Access = field(init=False)
     tags: Tags = field(init=False)
     now: float = 1000.0
+    elsewhere: set[Digest] = field(default_factory=set)
+    """What is here because of another place than the one that is asked about."""
 
 
 def place(repository: str) -> Repository:
@@ -73,6 +76,7 @@ async def parts_of(
     others: Others | None = None,
     trust_hosts: bool = False,
     operators: tuple[str, str] | None = None,
+    fetch_proves: bool = False,
 ) -> AsyncIterator[Parts]:
     """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try.
 
@@ -84,7 +88,15 @@ async def parts_of(
     with closing(origins), closing(Catalog.open(directory / "catalog.db")) as catalog:
         async with BackgroundTasks() as background:
             parts = Parts(origins, catalog, background)
-            parts.access = Access(origins, catalog, background, ttl_s=access_ttl_s, clock=lambda: parts.now)
+            parts.access = Access(
+                origins,
+                catalog,
+                background,
+                ttl_s=access_ttl_s,
+                is_only_for=lambda digest, _: digest not in parts.elsewhere,
+                fetch_proves=fetch_proves,
+                clock=lambda: parts.now,
+            )
             parts.tags = Tags(
                 origins,
                 parts.access,

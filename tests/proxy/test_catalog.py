@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from peer.errors import StoreBrokenError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
-from proxy.catalog import Catalog
+from proxy.catalog import Catalog, Public
 from proxy.core.routing import Endpoint
+from tests.support.small_disk import fill, make_read_only, small_disk
 
 HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
 ELSEWHERE = [
@@ -23,6 +25,10 @@ ELSEWHERE = [
 LATEST = Tag("latest")
 A, B, C, D = (Digest.of(letter) for letter in (b"a", b"b", b"c", b"d"))
 MEANING = Descriptor("application/vnd.oci.image.index.v1+json", Digest("sha256:" + "a" * 64), 1234)
+
+
+def well(catalog: Catalog) -> bool:
+    return catalog.is_well
 
 
 @pytest.fixture
@@ -41,41 +47,59 @@ def test_tags_are_remembered(path: Path) -> None:
         assert [catalog.last_known(repository, LATEST) for repository in ELSEWHERE] == [None, None]
 
 
+def test_what_a_repository_has_is_remembered(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember(HERE, Endpoint.BLOB, [A, B, A])
+        catalog.remember(HERE, Endpoint.BLOB, [])
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_known(HERE, Endpoint.BLOB, C)
+        assert not any(catalog.is_known(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
+        assert not catalog.is_known(HERE, Endpoint.MANIFEST, A)
+        assert not catalog.is_public(HERE, Endpoint.BLOB, A)
+
+
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, [A, B, A])
-        catalog.remember_public(HERE, Endpoint.BLOB, [])
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+        catalog.remember(HERE, Endpoint.BLOB, [A, B])
+        catalog.publish(HERE, Endpoint.BLOB, [B, C], Public.HERE)
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+        assert [catalog.is_public(HERE, Endpoint.BLOB, digest) for digest in (A, B, C)] == [True, True, False]
+        assert [catalog.is_public_everywhere(digest) for digest in (A, B, C)] == [True, False, False]
         assert not any(catalog.is_public(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
         catalog.forget_public(HERE, Endpoint.BLOB, A)
         catalog.forget_public(HERE, Endpoint.BLOB, C)
         assert not catalog.is_public(HERE, Endpoint.BLOB, A)
-        assert catalog.is_public(HERE, Endpoint.BLOB, B)
+        assert not catalog.is_public_everywhere(A)
+        assert catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_known(HERE, Endpoint.BLOB, C)
 
 
 def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
-    with closing(Catalog.open(path, max_public=2)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, (A, B, C, D))
-    with closing(Catalog.open(path, max_public=2)) as catalog:
-        assert [digest for digest in (A, B, C, D) if catalog.is_public(HERE, Endpoint.BLOB, digest)] == [C, D]
+    with closing(Catalog.open(path, max_known=2)) as catalog:
+        catalog.remember(HERE, Endpoint.BLOB, (A, B, C, D))
+    with closing(Catalog.open(path, max_known=2)) as catalog:
+        assert [digest for digest in (A, B, C, D) if catalog.is_known(HERE, Endpoint.BLOB, digest)] == [C, D]
 
 
 def test_what_is_public_is_so_at_one_endpoint(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.HERE)
         assert not catalog.is_public(HERE, Endpoint.MANIFEST, A)
         catalog.forget_public(HERE, Endpoint.MANIFEST, A)
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
 
-def test_a_row_of_an_older_version_counts_for_both_endpoints(path: Path) -> None:
+def test_what_an_older_version_took_for_public_is_not_known(path: Path) -> None:
+    """It believed the manifests of a repository."""
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE public (upstream TEXT, repository TEXT, digest TEXT)")
+        old.execute("INSERT INTO public VALUES (?, ?, ?)", (HERE.upstream, HERE.name, f"blobs/{A}"))
+        old.commit()
     with closing(Catalog.open(path)) as catalog:
-        catalog._database.execute("INSERT INTO public VALUES (?, ?, ?)", (HERE.upstream, HERE.name, A))
-        assert all(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
-        catalog.forget_public(HERE, Endpoint.BLOB, A)
-        assert not any(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
+        assert not catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_public_everywhere(A)
 
 
 def test_what_is_no_manifest_is_no_tags(path: Path) -> None:
@@ -98,13 +122,13 @@ def test_a_damaged_file_is_put_aside(path: Path, content: bytes) -> None:
     assert path.with_suffix(".damaged").read_bytes() == content
 
 
-@pytest.mark.parametrize("table", ["tags", "public"])
+@pytest.mark.parametrize("table", ["tags", "known"])
 def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"CREATE TABLE {table} (something TEXT)")
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
         assert catalog.last_known(HERE, LATEST) == MEANING
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
@@ -124,20 +148,78 @@ def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -
         assert not path.with_suffix(".damaged").exists()
 
 
-def test_a_directory_in_its_place_is_an_error_for_the_operator(path: Path) -> None:
+def test_with_a_directory_in_its_place_nothing_is_known_and_nothing_ends(path: Path) -> None:
     path.mkdir()
-    (path / "file").touch()
-    path.with_suffix(".damaged").mkdir()
-    (path.with_suffix(".damaged") / "file").touch()
-    with pytest.raises(StoreBrokenError, match="remove it"):
-        Catalog.open(path)
+    with capture_logs() as logs, closing(Catalog.open(path)) as catalog:
+        assert not well(catalog)
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        assert catalog.last_known(HERE, LATEST) == MEANING, "until the end of this process"
+        path.rmdir()
+        catalog.try_again()
+        assert well(catalog)
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+    assert [log["event"] for log in logs] == ["the catalog cannot be written for now", "the catalog is written again"]
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+
+
+def test_damaged_files_do_not_pile_up_and_leave_no_journal(path: Path) -> None:
+    for content in (b"first" * 100, b"second" * 100):
+        path.write_bytes(content)
+        path.with_name(f"{path.name}-wal").write_bytes(content)
+        Catalog.open(path).close()
+    assert path.with_suffix(".damaged").read_bytes() == b"second" * 100
+    assert sorted(file.name for file in path.parent.iterdir()) == ["catalog.damaged", "catalog.db"]
+
+
+def test_one_whose_file_is_removed_goes_on_in_a_new_one(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        path.unlink()
+        catalog.try_again()
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+
+
+@pytest.mark.real
+class TestAFullDisk:
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Iterator[Path]:
+        """A small disk, with a catalog on it, that another program has filled."""
+        with small_disk(tmp_path / "disk") as disk:
+            with closing(Catalog.open(disk / "catalog.db")) as catalog:
+                catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+            fill(disk)
+            yield disk
+
+    def test_the_catalog_is_kept_and_read_and_written_later(self, disk: Path) -> None:
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert not (disk / "catalog.damaged").exists()
+            assert catalog.is_public(HERE, Endpoint.BLOB, A)
+            catalog.remember(HERE, Endpoint.BLOB, [B], Public.EVERYWHERE)
+            assert not well(catalog)
+            (disk / "other").unlink()
+            catalog.try_again()
+            catalog.remember(HERE, Endpoint.BLOB, [B], Public.EVERYWHERE)
+            assert well(catalog)
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert catalog.is_public(HERE, Endpoint.BLOB, A)
+            assert catalog.is_public(HERE, Endpoint.BLOB, B)
+
+    def test_one_with_a_journal_is_not_read_without_it(self, disk: Path) -> None:
+        """The journal may have what was taken back."""
+        (disk / "other").unlink()
+        (disk / "catalog.db-wal").write_bytes(b"x" * 4096)
+        make_read_only(disk)
+        with closing(Catalog.open(disk / "catalog.db")) as catalog:
+            assert not catalog.is_public(HERE, Endpoint.BLOB, A)
 
 
 def test_a_disk_without_room_is_no_error(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         many = [Digest.of(b"%d" % number) for number in range(5000)]
         catalog._database.execute("PRAGMA max_page_count = 1")  # the least that it can be is what there is
-        catalog.remember_public(HERE, Endpoint.BLOB, many)
+        catalog.remember(HERE, Endpoint.BLOB, many, Public.EVERYWHERE)
         assert not catalog.is_public(HERE, Endpoint.BLOB, many[1])
 
 

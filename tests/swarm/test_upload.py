@@ -60,8 +60,8 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
     async def no_links(request: web.Request) -> web.StreamResponse:
         raise web.HTTPNotFound
 
-    @contextmanager
-    def all_of_it(_digest: str, _start: int, _stop: int) -> Iterator[Blob]:
+    @asynccontextmanager
+    async def all_of_it(_digest: str, _start: int, _stop: int) -> AsyncIterator[Blob]:
         if fails is not None:
             raise fails
         with blob.pin():

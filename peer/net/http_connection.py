@@ -1,0 +1,92 @@
+"""A client's connection to an HTTP port of a node: aiohttp's, with the bounds that all ports share.
+
+1. A connection has `FIRST_REQUEST_S` for its first request and `IDLE_S` for each further one, headers included,
+   however slowly they come. After that it is closed without a word, as by nginx.
+2. A request that is not HTTP, or has too much of it, gets 400 or 431 and at most a debug line, without the request's
+   text: that may have a credential in it.
+3. A handler's defect gets 500 and one line in the log with a traceback.
+4. If the other side takes nothing for `stall_s`, the kernel closes the connection (TCP_USER_TIMEOUT, which also counts
+   while the window is closed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+log = structlog.get_logger("peer.net.http_connection")
+
+FIRST_REQUEST_S: Final = 10.0
+"""A client that connects has a request to send. Go's HTTP client, which may open a connection too many, copes."""
+
+IDLE_S: Final = 75.0
+"""As nginx's keepalive_timeout."""
+
+Refuse = Callable[[int, str], web.Response]
+"""The response of a status and a reason, in the form of the port."""
+
+
+class HttpConnection(RequestHandler):
+    """One connection. `refuse` makes the responses to what is no request; `options` are aiohttp's."""
+
+    __slots__ = ("_first_request", "_refuse", "_stall_ms")
+
+    def __init__(
+        self,
+        server: web.Server,
+        refuse: Refuse,
+        *,
+        stall_s: float,
+        first_request_s: float = FIRST_REQUEST_S,
+        **options: Any,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, **{"access_log": None, "keepalive_timeout": IDLE_S, **options})
+        self._refuse = refuse
+        self._stall_ms = int(stall_s * 1000)
+        self._first_request = loop.call_later(first_request_s, self._too_late)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if self._stall_ms and connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._stall_ms)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._first_request.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client went away; aiohttp closes what is left
+        if status >= 500:
+            log.error("a request failed", path=request.path, exc_info=exc)
+            reason = "p2pd failed; its log says why"
+        else:
+            status = 431 if isinstance(exc, LineTooLong) else status
+            # The text after the colon quotes the request.
+            reason = (message or "this is no request").partition(":")[0].partition("\n")[0]
+            log.debug("refused what is no request", peer=request.remote, reason=reason)
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun")
+        response = self._refuse(status, reason)
+        response.force_close()
+        return response
+
+    def _too_late(self) -> None:
+        """Close the connection, unless its first request has come."""
+        if not self._request_count:
+            self.force_close()

@@ -1,0 +1,98 @@
+"""The disk under the store: its errors as ours, its room, and small files that survive a power cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from peer.core.eviction import Room
+from peer.errors import FileLimitError, StoreBrokenError, StoreError, StoreFullError, StoreReadOnlyError
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_FILES = {
+    errno.EMFILE: "p2pd has as many files and connections open as it may: raise LimitNOFILE in its unit, or ulimit -n",
+    errno.ENFILE: "the machine has as many files open as it may: raise fs.file-max",
+}
+"""Errors of our own limits on open files. The disk is well: no blob is removed because of them."""
+
+BAD_BYTES = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.ESTALE, errno.EREMOTEIO})
+"""Errors of reading a file's bytes. `sendfile` has them too, beside those of the connection."""
+
+IN_THE_WAY = frozenset({errno.EISDIR, errno.ELOOP, errno.ENOTDIR, errno.EEXIST})
+"""Something else is where a file of the store should be. That concerns the one blob, and not the disk."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """The seam where the disk's errors become ours. Raises StoreError."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        raise translate_disk_error(error, path) from error
+
+
+def translate_disk_error(error: OSError, path: Path) -> StoreError:
+    """Our error for `error`: no room, a limit of our own, a disk that may not be written, or one that fails."""
+    if error.errno in NO_FILES:
+        return FileLimitError(f"{path} could not be opened: {NO_FILES[error.errno]}")
+    if error.errno in NO_ROOM:
+        return StoreFullError(f"no room left for {path.parent}: free disk space or lower max_bytes")
+    if error.errno == errno.EROFS:
+        return StoreReadOnlyError(f"{path}: the file system is read-only; check the disk, and mount it for writing")
+    if error.errno in IN_THE_WAY:
+        return StoreBrokenError(f"{path}: something else is in its place ({error.strerror}); move it away")
+    return StoreBrokenError(f"{path}: {error.strerror or error}; check the disk")
+
+
+def room_of(directory: Path) -> Room:
+    """What the file system of `directory` has left for this process. Raises OSError."""
+    disk = os.statvfs(directory)
+    return Room(
+        free_bytes=disk.f_bavail * disk.f_frsize,
+        total_bytes=disk.f_blocks * disk.f_frsize,
+        free_inodes=disk.f_favail,
+        total_inodes=disk.f_files,
+        read_only=bool(disk.f_flag & os.ST_RDONLY),
+    )
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a small file in one step that survives a power cut: no reader ever finds half of it. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(file, "wb", closefd=False) as stream:
+                stream.write(content)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        new.replace(path)
+    except OSError:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+    flush_directory(path.parent)
+
+
+def flush_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file, and no link to one. Raises OSError, but for a missing one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False

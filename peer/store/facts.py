@@ -1,0 +1,41 @@
+"""What a store tells of itself and of its blobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peer.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
+
+    digest: Digest
+    size_bytes: int
+    held_bytes: int
+    complete: bool
+    media_type: str
+    last_used: float
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """`bad` are the digests of blobs with wrong bytes. They were removed; readers that had them open keep the file."""
+
+    checked: int
+    bad: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored."""
+
+    blobs: int
+    used_bytes: int
+    max_bytes: int
+    evicted: int
+    lost: int
+    condition: str
+    cause: str

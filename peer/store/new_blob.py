@@ -1,0 +1,54 @@
+"""A new blob's files, and why there is no room for one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from peer.core.eviction import Quota, Room, is_attainable
+from peer.store.record import Header, encode_header
+
+
+def allocate(data: Path, record: Path, header: Header) -> None:
+    """Make the files of a new blob, with the room for all of it. Raises OSError."""
+    data.parent.mkdir(exist_ok=True)
+    for path, content, size_bytes in ((data, b"", header.size_bytes), (record, encode_header(header), 0)):
+        _clear(path)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(file, "wb", buffering=0) as stream:
+            if size_bytes:
+                os.posix_fallocate(file, 0, size_bytes)
+            if stream.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _clear(path: Path) -> None:
+    """Make way for a file. What has content of its own, a directory with something in it, is left alone."""
+    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.unlink()
+    elif path.is_dir():
+        with suppress(OSError):
+            path.rmdir()
+
+
+def why_full(size_bytes: int, quota: Quota, room: Room, directory: Path) -> str:
+    """Why a blob of `size_bytes` does not fit, and what to do."""
+    if not is_attainable(quota, room):
+        return (
+            f"no room for {size_bytes} bytes in {directory}: min_free_bytes (now {quota.min_free_bytes}) is more than "
+            f"its file system has ({room.total_bytes}), lower it"
+        )
+    if room.total_inodes and room.free_inodes <= room.spare_inodes:
+        return f"no room in {directory}: its file system has no inodes left, remove files or make it with more inodes"
+    return (
+        f"no room for {size_bytes} bytes in {directory}: raise max_bytes (now {quota.max_bytes}), "
+        f"lower min_free_bytes (now {quota.min_free_bytes}) or free disk space"
+    )
+
+
+def is_the_disk(size_bytes: int, quota: Quota, room: Room) -> bool:
+    """Whether it is the disk that lacks room for what `max_bytes` lets in; not for a blob that never fits there."""
+    largest = min(quota.max_bytes, room.total_bytes - quota.min_free_bytes)
+    return size_bytes <= max(0, largest) or not is_attainable(quota, room)

@@ -1,0 +1,166 @@
+"""What every HTTP port of a node does with connections that say nothing, too slowly, or nonsense, and out of files."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import aiofastnet
+import pytest
+from aiohttp import web
+
+from p2pd.daemon.lifecycle import raise_file_limit
+from p2pd.daemon.node import serve
+from peer.net.http_connection import HttpConnection
+from scheduler.shell.accepting import PAUSE_S, accepting
+from tests.support.node import asynchronous, settings_for, until
+
+PATIENCE_S = 10.0
+HELLO = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+TLS = bytes.fromhex("16030100c8010000c40303") + os.urandom(190)
+
+MALFORMED = {
+    "garbage": b"\x00\x01\x02 what is this\r\n\r\n",
+    "a TLS hello": TLS,
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a bad field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX y: secret-in-a-field\r\n\r\n",
+    "a long field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"secret-in-a-field" * 8000 + b"\r\n\r\n",
+    "a long line": b"GET /" + b"secret-in-a-field" * 8000 + b" HTTP/1.1\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+}
+
+
+async def conversation(port: int, request: bytes) -> bytes:
+    """What the port answers until it closes the connection."""
+    async with asyncio.timeout(PATIENCE_S):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(request)
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def http_port(*, first_request_s: float = PATIENCE_S, most: int | None = None) -> AsyncIterator[int]:
+    async def handler(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="hello")
+
+    server = web.Server(handler)
+    refuse = lambda status, reason: web.Response(status=status, text=reason)  # noqa: E731 # one line of the fixture
+    async with accepting(
+        "127.0.0.1",
+        0,
+        lambda: HttpConnection(server, refuse, stall_s=1, first_request_s=first_request_s),
+        open_count=lambda: len(server.connections),
+        most=most,
+        connect=partial(aiofastnet.connect_accepted_socket, asyncio.get_running_loop()),
+    ) as (_, port):
+        yield port
+    await server.shutdown()
+
+
+@asynchronous
+async def test_a_silent_connection_is_closed() -> None:
+    async with http_port(first_request_s=0.05) as port:
+        assert await conversation(port, b"") == b""
+
+
+@asynchronous
+async def test_half_a_request_does_not_keep_it_open() -> None:
+    async with http_port(first_request_s=0.05) as port:
+        assert await conversation(port, HELLO[:20]) == b""
+
+
+@asynchronous
+async def test_a_request_that_comes_in_time_keeps_its_connection() -> None:
+    async with http_port(first_request_s=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for pause_s in (0, 0.1):
+            await asyncio.sleep(pause_s)
+            writer.write(HELLO)
+            assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+@pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED)
+@asynchronous
+async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    settings = settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1")
+    async with serve(settings, list) as addresses:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            for name in ("mirror", "admin", "peer"):
+                port = int(addresses[name].rpartition(":")[2])
+                answer = await conversation(port, request_bytes)
+                assert re.match(rb"HTTP/1\.[01] (400|431) ", answer), (name, answer)
+                assert b"secret-in-a-field" not in answer
+        assert not [each for each in caplog.records if "scheduler" not in each.name]  # which finds its scheduler
+
+
+@asynchronous
+async def test_a_port_has_no_more_connections_than_its_share() -> None:
+    async with http_port(most=2, first_request_s=0.2) as port:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        # The third waits in the kernel's queue until the first two have been closed.
+        answer = await conversation(port, HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert answer.endswith(b"hello")
+        for reader, writer in silent:
+            assert await reader.read() == b""
+            writer.close()
+
+
+@contextmanager
+def files_left(count: int) -> Iterator[None]:
+    """Lets the process open only `count` more files."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + count, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
+@asynchronous
+async def test_out_of_files_the_port_rests_says_so_once_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with http_port(most=1000) as port:
+        clients = [socket.socket() for _ in range(3)]
+        with files_left(0):
+            for client in clients:
+                client.connect(("127.0.0.1", port))
+                client.sendall(HELLO)
+                client.setblocking(False)
+            await until(lambda: bool(caplog.records))
+            await asyncio.sleep(PAUSE_S * 1.2)  # and once more
+        (record,) = caplog.records
+        assert "takes no connections" in str(record.msg)
+        loop = asyncio.get_running_loop()
+        for client in clients:
+            async with asyncio.timeout(PATIENCE_S):
+                assert (await loop.sock_recv(client, 9)).startswith(b"HTTP/1.1")
+            client.close()
+
+
+def test_a_daemon_may_open_as_many_files_as_the_system_lets_it() -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before, most - 1), most))
+    try:
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
