@@ -69,7 +69,8 @@ def pair(bed: Testbed) -> Iterator[Pair]:
             programs.p2pd(directories["sender"], bed.origin, sides["sender"]) as sender,
             programs.p2pd(directories["receiver"], bed.origin, sides["receiver"]) as receiver,
         ):
-            two = Pair(Subject(*sender), Subject(*receiver), peer)
+            data = {name: directory / "data" for name, directory in directories.items()}
+            two = Pair(Subject(*sender, data["sender"]), Subject(*receiver, data["receiver"]), peer)
             for subject in (two.sender, two.receiver):
                 subject.wait_until_serving()
                 _wait(lambda subject=subject: status(subject)["swarm"]["scheduler_connected"], "found a scheduler")
@@ -230,7 +231,7 @@ def _complete(subject: Subject, blob: BenchmarkBlob) -> bool:
 
 def _admin(subject: Subject, path: str) -> Any:
     with closing(http.client.HTTPConnection(subject.admin, timeout=load.TRANSFER_BOUND_S)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=subject.secret())
         return json.loads(connection.getresponse().read())
 
 

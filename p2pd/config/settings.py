@@ -76,6 +76,12 @@ class Settings:
     admin: Address = _key(
         parse_address, "127.0.0.1:65004", "Where metrics, health, status and the cache commands are.", "HOST:PORT"
     )
+    metrics: Address | None = _key(
+        parse_optional_address,
+        "",
+        "Where the metrics are too, and nothing else: other machines may reach it.",
+        "HOST:PORT",
+    )
     peer: Address = _key(
         parse_address,
         "127.0.0.1:0",
@@ -196,7 +202,7 @@ _AT_STAKE: Final = {
     "peer": "get every blob that this node holds, private ones too",
     "listen": "join as a host, get every blob that other hosts hold, and tell them what pieces are",
     "mirror": "pull what this node caches and use the credentials of its upstreams",
-    "admin": "read this node's status and empty its cache",
+    "admin": "read this node's status and metrics",
 }
 
 

@@ -21,7 +21,8 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import NotReady
+from p2pd.admin.secret import new_secret, secret_in
+from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
@@ -128,11 +129,17 @@ async def serve(
         mirror = Mirror(
             origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
+        secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(
-            addresses, not_ready, names_of(settings, settings.admin)
+            addresses, not_ready, names_of(settings, settings.admin), secret
         )
-        addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
+        admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
+        stack.enter_context(secret_in(settings.data, secret, admin_at))
+        addresses["admin"] = str(admin_at)
+        if settings.metrics is not None:
+            metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
+            addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
         stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled

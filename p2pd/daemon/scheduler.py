@@ -34,10 +34,11 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     """Run a scheduler; yields the addresses that it listens on. Raises ListenError."""
     core = Scheduler(scheduling_of(settings))
     addresses: dict[str, str] = {}
+    scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
-        scrape=partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines)),
+        scrape=scrape,
         not_ready=not_ready,
         names=names_of(settings, settings.admin),
     )

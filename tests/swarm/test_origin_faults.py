@@ -10,7 +10,6 @@ from aiohttp import web
 
 from peer.oci.manifest import OCI_IMAGE
 from scheduler.core.settings import SchedulerSettings
-from tests.support.client import ask
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
@@ -81,7 +80,7 @@ async def test_what_is_spread_over_the_swarm_when_the_origin_dies_is_had_by_ever
         pulls = [group.create_task(host.blob(digest)) for host in hosts]
         await until_true(lambda: swarm.sent_bytes(digest) == len(CONTENT))
         await until_true(lambda: not swarm.scheduler.core.statistics().leases)
-        held = [sum(blob["held_bytes"] for blob in (await ask(host.admin, "GET", "/cache")).json) for host in hosts]
+        held = [sum(blob["held_bytes"] for blob in await host.cached()) for host in hosts]
         await asyncio.to_thread(registry.stop)
         replies = await together(pulls)
         assert max(held) < len(CONTENT)
