@@ -213,7 +213,7 @@ def p2pd_scheduler(directory: Path, listen: str) -> Iterator[Program]:
     """`p2pd scheduler`, just started, open to other machines. The address of the program is its admin port."""
     directory.mkdir(parents=True, exist_ok=True)
     admin = free_address()
-    words = command("scheduler", {"listen": listen, "admin": admin, "allow-open": None})
+    words = command("scheduler", {"data": directory / "data", "listen": listen, "admin": admin, "allow-open": None})
     with running("p2pd scheduler", words, admin, directory / "log", neutral_environ()) as program:
         yield program
 

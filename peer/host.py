@@ -14,6 +14,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,6 +23,7 @@ from peer.core import events
 from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.session import SessionState
 from peer.errors import (
     OriginBrokenError,
@@ -46,6 +48,9 @@ from peer.transfers import Transfers
 from peer.workers import Workers
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = structlog.get_logger("peer.host")
 
@@ -77,6 +82,7 @@ class Limits:
     transfers_per_origin: int = 12
     transfers_per_blob: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     download_rate_bytes_per_s: int = 0
 
 
@@ -111,8 +117,13 @@ class Host:
         identity: Identity | None = None,
         schedulers: Sequence[str] = (),
         new_id: Callable[[], str] | None = None,
+        trust: HostTrust | None = None,
     ) -> None:
-        """`new_id` makes another id for this host, and keeps it; it is called in a thread."""
+        """`new_id` makes another id for this host, and keeps it; it is called in a thread.
+
+        With `trust`, hosts and schedulers are known by their certificates.
+        """
+        self._trust = trust
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
@@ -131,6 +142,7 @@ class Host:
                 max_ranges_per_origin=limits.transfers_per_origin,
                 max_ranges_per_blob=limits.transfers_per_blob,
                 linger_s=limits.linger_s,
+                give_up_s=limits.give_up_s,
                 scheduler_timeout_s=self.identity.scheduler_timeout_s,
             )
         )
@@ -143,7 +155,7 @@ class Host:
         """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host)
+        self._neighbours = NeighbourOrigins(self.identity.host, trust)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -161,6 +173,7 @@ class Host:
             on_message=lambda host, message: self.feed(events.FromNeighbour(host, message)),
             on_up=lambda host: self.feed(events.LinkUp(host)),
             on_lost=lambda host: self.feed(events.LinkLost(host)),
+            trust=trust,
         )
         self._scheduler = SchedulerClient(
             schedulers,
@@ -168,6 +181,7 @@ class Host:
             on_message=lambda message: self.feed(events.FromScheduler(message)),
             on_found=self._scheduler_found,
             on_lost=self._scheduler_lost,
+            trust=trust,
             on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
@@ -181,6 +195,9 @@ class Host:
             if blob.complete:
                 self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
         self.feed(events.SchedulerLost())
+        if self._trust is not None:
+            self._trust.on_revoked = self._refuse
+            self._tasks.start(self._trust.run())
         self._tasks.start(self._scheduler.run())
 
     def close(self) -> None:
@@ -247,6 +264,11 @@ class Host:
         """There has been no scheduler for so long that origins are asked without one."""
         return self.machine.session.state is SessionState.STANDALONE
 
+    @property
+    def certificate_expires(self) -> float | None:
+        """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
+        return None if self._trust is None else self._trust.expires
+
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""
         return DownloadStatistics(
@@ -283,6 +305,8 @@ class Host:
                 self._transfers.request_range(instruction)
             case events.CancelPiece(_, request) | events.CancelRange(_, request):
                 self._transfers.cancel(request)
+            case events.TrimRange(_, request, stop):
+                self._transfers.trim(request, stop)
             case events.KeepLink(host, address):
                 self._neighbours.learn(host, address)
                 self.links.want(host, address)
@@ -292,6 +316,8 @@ class Host:
                 self.tags.on_message(message)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
+            case events.RefuseHosts(hosts) if self._trust is not None:
+                self._trust.revoke(hosts)
             case _:
                 self._carry_out_in_store(instruction)
 
@@ -388,6 +414,12 @@ class Host:
     def _scheduler_lost(self) -> None:
         self.tags.scheduler_lost()
         self.feed(events.SchedulerLost())
+
+    def _refuse(self, host: str) -> None:
+        """End all that there is with a host that was revoked."""
+        log.warning("a host was revoked", host=host)
+        self.links.shun(host)
+        self._neighbours.forget(host)
 
     # -- the store -------------------------------------------------------------------------------------------------
 

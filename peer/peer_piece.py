@@ -7,8 +7,11 @@ of the piece, which is known before: a piece that does not match it never reache
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from peer.core.events import PeerOutcome
 from peer.errors import (
@@ -30,6 +33,10 @@ from peer.origin.upstream import Upstream
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
+from scheduler.trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
@@ -45,14 +52,15 @@ CHOKED_HEADER = "P2PD-Choked"
 """Comes with a piece from a host that has others to serve first now."""
 
 
-def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
+def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | None = None) -> HttpOrigin:
     """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short timeouts.
 
-    `asking` is the host that asks: this one.
+    `asking` is the host that asks: this one. With `trust`, the connections are TLS, and `host` is who its certificate
+    says.
     """
     upstream = Upstream(
         name=host,
-        endpoints=(f"http://{address}",),
+        endpoints=(f"{'http' if trust is None else 'https'}://{address}",),
         max_connections=CONNECTIONS,
         connect_s=CONNECT_S,
         stall_s=STALL_S,
@@ -62,7 +70,29 @@ def neighbour_origin(host: str, address: str, asking: str) -> HttpOrigin:
         cooldown_s=0.0,
         asks_without_range=False,
     )
-    return HttpOrigin(upstream, environ={}, headers={HOST_HEADER: asking})
+    return HttpOrigin(
+        upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Neighbour:
+    """`peer.origin.trust.TlsPeer`, by certificates of the cluster."""
+
+    host: str
+    trust: HostTrust
+
+    def get(self) -> ssl.SSLContext:
+        try:
+            return self.trust.client
+        except TrustError as error:
+            raise OSError(str(error)) from None
+
+    def check(self, connection: ssl.SSLSocket) -> None:
+        try:
+            self.trust.check(connection, self.host)
+        except TrustError as error:
+            raise OSError(str(error)) from None
 
 
 class Pace:

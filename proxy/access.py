@@ -39,7 +39,7 @@ import structlog
 
 from peer.errors import OriginError, OriginRefusedError, OriginUnusableError, P2pdError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
@@ -84,8 +84,8 @@ class Access:
         background: BackgroundTasks,
         *,
         ttl_s: float,
-        length_of: Callable[[Digest], int | None] = lambda _: None,
-        is_only_for: Callable[[Digest, tuple[str, str]], bool] = lambda _digest, _place: False,
+        length_of: Callable[[AnyDigest], int | None] = lambda _: None,
+        is_only_for: Callable[[AnyDigest, tuple[str, str]], bool] = lambda _digest, _place: False,
         fetch_proves: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,7 +132,7 @@ class Access:
                 (self.client(authorization), route), lambda: self._ask_as(permit, route, authorization)
             )
 
-    def arrived(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+    def arrived(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> None:
         """The blob is here whole, because of that repository alone (rule 3a)."""
         if self._fetch_proves:
             grant = self._grants.find(ANYONE, repository, endpoint, digest, self._clock())
@@ -158,7 +158,7 @@ class Access:
         self._grants.add(client, route.repository, route.endpoint, [route.digest], until)
         return Permit(client, credential, until, found, unproven)
 
-    def granted_below(self, manifest: Route, permit: Permit, below: Sequence[Digest], endpoint: Endpoint) -> None:
+    def granted_below(self, manifest: Route, permit: Permit, below: Sequence[AnyDigest], endpoint: Endpoint) -> None:
         """The client was given the manifest that `manifest` names by its digest: grant it what the place has of what is
         `below`, at `endpoint`, until `permit` ends, and find out whether anyone may have that.
         """
@@ -175,7 +175,7 @@ class Access:
         self._origins.note(route.upstream, silence)
         return self.granted(route, OWN, None)
 
-    def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[Digest]) -> None:
+    def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[AnyDigest]) -> None:
         self._grants.add(permit.client, repository, endpoint, digests, permit.until)
         if permit.client == ANYONE:
             self._catalog.publish(repository, endpoint, digests, self._open_to_all(repository))
@@ -243,7 +243,7 @@ class Access:
         self._origins.note(route.upstream, None)
         return self.granted(route, credential, authorization, found)
 
-    async def _probe(self, manifest: Route, below: Sequence[Digest], endpoint: Endpoint) -> None:
+    async def _probe(self, manifest: Route, below: Sequence[AnyDigest], endpoint: Endpoint) -> None:
         try:
             await self._origins.look(manifest, OWN, self._length_of(manifest.digest))
         except P2pdError as error:

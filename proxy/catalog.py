@@ -22,7 +22,7 @@ import structlog
 
 from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
 from proxy.core.routing import Endpoint
 
@@ -121,12 +121,12 @@ class Catalog:
             return None
         digest, media_type, size_bytes = row
         try:
-            return Descriptor(media_type, Digest(digest), size_bytes)
+            return Descriptor(media_type, AnyDigest(digest), size_bytes)
         except (InvalidNameError, TypeError) as error:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
-    def forget_manifest(self, repository: Repository, digest: Digest) -> None:
+    def forget_manifest(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` is no manifest: no tag names it."""
         self._write(
             "DELETE FROM tags WHERE upstream = ? AND repository = ? AND digest = ?",
@@ -134,7 +134,7 @@ class Catalog:
         )
 
     def remember(
-        self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest], public: Public = Public.NO
+        self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest], public: Public = Public.NO
     ) -> None:
         """The repository has `digests` at that endpoint."""
         self._write(
@@ -142,29 +142,29 @@ class Catalog:
             [(*_row(repository, endpoint, digest), public) for digest in digests],
         )
 
-    def publish(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest], public: Public) -> None:
+    def publish(self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest], public: Public) -> None:
         """Anyone may have `digests` at that endpoint, those of them that the repository is known to have."""
         self._write(
             "UPDATE known SET public = max(public, ?) WHERE upstream = ? AND repository = ? AND digest = ?",
             [(public, *_row(repository, endpoint, digest)) for digest in digests],
         )
 
-    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> None:
         """The origin does not give `digest` to everyone at that endpoint."""
         self._write(
             "UPDATE known SET public = 0 WHERE upstream = ? AND repository = ? AND digest = ?",
             [_row(repository, endpoint, digest)],
         )
 
-    def is_known(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+    def is_known(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint."""
         return self._public(repository, endpoint, digest) is not None
 
-    def is_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+    def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint for anyone."""
         return bool(self._public(repository, endpoint, digest))
 
-    def is_public_everywhere(self, digest: Digest) -> bool:
+    def is_public_everywhere(self, digest: AnyDigest) -> bool:
         """Whether some repository has `digest` for everybody."""
         row = self._read(
             "SELECT max(public) FROM known WHERE public AND digest IN (?, ?)",
@@ -172,7 +172,7 @@ class Catalog:
         )
         return row is not None and row[0] == Public.EVERYWHERE
 
-    def _public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> int | None:
+    def _public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> int | None:
         row = self._read(
             "SELECT public FROM known WHERE upstream = ? AND repository = ? AND digest = ?",
             _row(repository, endpoint, digest),
@@ -224,7 +224,7 @@ class Catalog:
             self._writes_fail = False
 
 
-def _row(repository: Repository, endpoint: Endpoint, digest: Digest) -> tuple[str, str, str]:
+def _row(repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> tuple[str, str, str]:
     return repository.upstream, repository.name, f"{endpoint.value}/{digest}"
 
 

@@ -25,7 +25,7 @@ import scheduler.protocol
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.protocol import codec, connection, from_host, geometry, link, to_host
+from scheduler.protocol import codec, connection, from_host, geometry, joining, link, to_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST
 from scheduler.protocol.fields import (
     MAX_FRAME_BYTES,
@@ -60,6 +60,8 @@ def protocol() -> str:
         "# Protocol",
         GENERATED,
         _prose(scheduler.protocol),
+        "## Certificates",
+        _prose(joining),
         "## Frames",
         frames,
         _prose(codec),

@@ -70,7 +70,7 @@ def scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, LoadHost
     """The process id of `p2pd scheduler`, and its hosts, which are not connected yet."""
     allow_connections(hosts)
     listen, admin = programs.free_address(), programs.free_address()
-    words = command("scheduler", {"listen": listen, "admin": admin})
+    words = command("scheduler", {"data": bed.directory / "data", "listen": listen, "admin": admin})
     with programs.running("p2pd scheduler", words, admin, bed.directory / "log", neutral_environ()) as program:
         programs.wait_until_served(program, "/readyz", [200])
         crowd = LoadHosts(listen, hosts)

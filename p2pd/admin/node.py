@@ -58,7 +58,7 @@ class Admin:
         )
 
     def _status(self) -> dict[str, Any]:
-        now = time.time()
+        now, expires = time.time(), self._host.certificate_expires
         return {
             "data": str(self._store.directory),
             "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
@@ -69,6 +69,7 @@ class Admin:
                 "host": self._host.identity.host,
                 "scheduler_connected": self._host.connected,
                 "alone": self._host.standalone,
+                "certificate_expires_s": None if expires is None else max(0.0, expires - now),
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,
                 **dataclasses.asdict(self._host.messages()),

@@ -187,3 +187,8 @@ class _Statistics(Collector):
         yield GaugeMetricFamily(
             "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._host.connected
         )
+        yield GaugeMetricFamily(
+            "p2pd_certificate_expires_timestamp_seconds",
+            "When this host's certificate is over; 0 without one.",
+            value=self._host.certificate_expires or 0.0,
+        )

@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
     "cache": "List, verify and remove what is cached.",
+    "token": "Make, list and revoke the tokens with which hosts join a cluster.",
+    "host": "List and revoke the hosts that joined a cluster.",
     "plan": "Say how long a rollout will take, and what to change first.",
     "demo": "Show a swarm at work on this machine, with a registry of its own.",
 }
@@ -58,12 +60,13 @@ class App(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from p2pd.config.values import ConfigError
         from peer.errors import P2pdError
+        from scheduler.trust.errors import TrustError
 
         try:
             return super().invoke(ctx)
         except ConfigError as error:
             raise Misuse(str(error)) from None
-        except P2pdError as error:
+        except (P2pdError, TrustError) as error:
             raise Failure(str(error)) from None
         except KeyboardInterrupt:
             ctx.exit(130)  # 128 + SIGINT, as a shell reports it

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
 from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, load
 from p2pd.config.values import parse_switch
 
+SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"
+"""Where a scheduler alone has its CA, and where `p2pd token` and `p2pd host` find it."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def with_settings(
-    *keys: str, defaults: Mapping[str, str] | None = None
+    *keys: str, defaults: Mapping[str, str] | None = None, authenticated: Collection[str] = ()
 ) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[..., R]]:
     """Give a command `--config`, the flags of `keys` (by default of all) and, as first argument, the merged settings.
 
     The settings are always complete: the file and the variables give those that the command has no flag for.
-    `defaults` are the command's own, as an operator would write them.
+    `defaults` are the command's own, as an operator would write them; `authenticated` as for `load`.
     """
     names = keys or tuple(KEYS)
     own = dict(defaults or {})
@@ -31,7 +34,7 @@ def with_settings(
         def with_flags(config: Path | None, **given: Any) -> R:
             flags = {name: given.pop(name) for name in names}
             flags = {name: value for name, value in flags.items() if value not in (None, ())}
-            settings = load(flags, os.environ, file=config, defaults=own)
+            settings = load(flags, os.environ, file=config, defaults=own, authenticated=authenticated)
             return command(settings, **given)  # type: ignore[call-arg] # click gives the rest by name
 
         with_flags.__doc__ = command.__doc__

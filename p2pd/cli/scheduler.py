@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import with_settings
+from p2pd.cli.options import SCHEDULER_DATA, with_settings
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
@@ -15,21 +15,31 @@ if TYPE_CHECKING:
 
 @click.command("scheduler")
 @with_settings(
+    "data",
     "listen",
     "admin",
     "allow_open",
+    "tls_dir",
+    "tls_files",
+    "ca_cert",
+    "ca_key",
+    "certificate_ttl_s",
     "connections_per_origin",
     "connections_per_blob",
     "tag_ttl_s",
     "log_format",
     "log_level",
-    defaults={"listen": "127.0.0.1:65003", "admin": "127.0.0.1:65005"},
+    defaults={"data": SCHEDULER_DATA, "listen": "127.0.0.1:65003", "admin": "127.0.0.1:65005"},
+    authenticated=["listen"],
 )
 def scheduler(settings: Settings) -> None:
-    """Run a scheduler alone, for nodes that are started with --scheduler http://HOST:65003.
+    """Run a scheduler alone, for nodes that are started with --scheduler https://HOST:65003 --join TOKEN.
+
+    It makes the cluster's CA on its first start, and `p2pd token create` beside it makes the tokens. On loopback, and
+    with --allow-open, it serves nodes without certificates too, which are started with --scheduler http://HOST:65003.
 
     Every flag is also a key in the configuration file, with _ for -, and the variable that stands beside it. Flags go
-    before variables, those before the file. Nothing is kept on disk: after a restart, nodes tell all that they hold.
+    before variables, those before the file. Of blobs nothing is kept on disk: nodes tell all that they hold.
     """
     logs.setup(settings.log_level, settings.log_format)
     from p2pd.daemon.scheduler import run as run_scheduler

@@ -17,7 +17,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -31,12 +31,15 @@ from p2pd.config.values import (
     parse_count,
     parse_depth,
     parse_duration,
+    parse_file_names,
     parse_label,
     parse_networks,
     parse_optional_address,
+    parse_optional_path,
     parse_path,
     parse_size,
     parse_switch,
+    parse_token_text,
     parse_upstreams,
     parse_urls,
 )
@@ -57,10 +60,15 @@ class Key:
     default: str
     description: str
     metavar: str
+    secret: bool = False
+    """Whether its value is never shown."""
 
 
-def _key(parse: Callable[[object], Any], default: str, description: str, metavar: str = "") -> Any:
-    return field(default=parse(default), metadata={"key": Key(parse, default, description, metavar)})
+def _key(
+    parse: Callable[[object], Any], default: str, description: str, metavar: str = "", *, secret: bool = False
+) -> Any:
+    key = Key(parse, default, description, metavar, secret)
+    return field(default=parse(default), metadata={"key": key}, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,10 @@ class Settings:
     """The settings of one node. Durations are in seconds, sizes in bytes, rates in bytes/s (0: no limit)."""
 
     data: Path = _key(
-        parse_path, "/var/lib/p2pd", "Directory of the cache: a new or empty one, or one that p2pd made.", "DIR"
+        parse_path,
+        "/var/lib/p2pd",
+        "Directory of the cache, or of a scheduler's CA: a new or empty one, or one that p2pd made.",
+        "DIR",
     )
     mirror: Address = _key(
         parse_address, "127.0.0.1:65001", "Where runtimes reach the mirror. Port 0 takes a free one.", "HOST:PORT"
@@ -92,7 +103,11 @@ class Settings:
         parse_optional_address, "", "The address at which other hosts reach peer, if it is another.", "HOST:PORT"
     )
     scheduler: tuple[str, ...] = _key(
-        parse_urls, "", "A scheduler to join, as http://HOST:65003; several are tried in turn. None: one inside.", "URL"
+        parse_urls,
+        "",
+        "A scheduler to join, as https://HOST:65003 with join, else http://; several are tried in turn. None: one"
+        " inside.",
+        "URL",
     )
     listen: Address = _key(
         parse_address,
@@ -101,6 +116,32 @@ class Settings:
         "HOST:PORT",
     )
     allow_open: bool = _key(parse_switch, "false", "Let this node listen on addresses that other machines can reach.")
+    join: str = _key(
+        parse_token_text,
+        "",
+        "A token of the cluster to join, from `p2pd token create` beside its scheduler: hosts and schedulers then show"
+        " each other certificates, over TLS.",
+        "TOKEN",
+        secret=True,
+    )
+    join_file: Path | None = _key(parse_optional_path, "", "A file with that token.", "FILE")
+    tls_dir: Path | None = _key(
+        parse_optional_path,
+        "",
+        "A directory with a certificate that another system gives this host or scheduler, and renews. Its URI is"
+        " spiffe://CLUSTER/host/ID or spiffe://CLUSTER/scheduler.",
+        "DIR",
+    )
+    tls_files: tuple[str, str, str] = _key(
+        parse_file_names, "tls.crt,tls.key,ca.crt", "The files there: certificate, key, CA.", "NAME,NAME,NAME"
+    )
+    ca_cert: Path | None = _key(
+        parse_optional_path, "", "A CA for a scheduler alone to issue with, instead of one that it makes.", "FILE"
+    )
+    ca_key: Path | None = _key(parse_optional_path, "", "The key of that CA.", "FILE")
+    certificate_ttl_s: float = _key(
+        parse_duration, "24h", "How long a certificate is good that a scheduler issues.", "DURATION"
+    )
     upstream: tuple[UpstreamSetting, ...] = _key(
         parse_upstreams,
         "docker.io=https://registry-1.docker.io",
@@ -185,6 +226,12 @@ class Settings:
     )
 
     @property
+    def has_certificate(self) -> bool:
+        """Whether this host is to have a certificate: one that it has, by a token, or from a directory."""
+        by_tls = any(url.startswith("https://") for url in self.scheduler)
+        return by_tls or bool(self.join or self.join_file or self.tls_dir)
+
+    @property
     def named_upstreams(self) -> tuple[UpstreamSetting, ...]:
         """The upstreams but `*`, one at least; the first is the default one."""
         return tuple(upstream for upstream in self.upstream if not upstream.is_any_host)
@@ -213,10 +260,12 @@ def load(
     file: Path | None = None,
     default_file: Path = DEFAULT_FILE,
     defaults: Mapping[str, str] | None = None,
+    authenticated: Collection[str] = (),
 ) -> Settings:
     """Merge the sources into settings. `flags` has values by key; `file` is the one that a flag names.
 
-    `defaults` are a command's own, for keys that mean something else to it than to `p2pd run`.
+    `defaults` are a command's own, for keys that mean something else to it than to `p2pd run`. `authenticated` are the
+    listeners at which the command lets in nobody without a certificate.
 
     Raises ConfigError, with a line for each problem.
     """
@@ -235,23 +284,60 @@ def load(
             problems += [_problem(one, line) for line in str(error).splitlines()]
     settings = Settings(**values)
     if "allow_open" not in given or "allow_open" in values:  # else the one problem is told already
-        problems += _open_addresses(settings, given)
+        problems += _open_addresses(settings, given, authenticated)
+    problems += _contradictions(settings, given)
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
 
 
-def _open_addresses(settings: Settings, given: Mapping[str, _Given]) -> list[str]:
+def open_listeners(settings: Settings, names: Collection[str], authenticated: Collection[str] = ()) -> dict[str, str]:
+    """What anyone could do who reaches those of these listeners that are not on loopback, by the listeners' names.
+
+    A listener that lets in nobody without a certificate is not among them.
+    """
+    closed = {*authenticated, *(["peer"] if settings.has_certificate else [])}
+    return {
+        name: stake
+        for name, stake in _AT_STAKE.items()
+        if name in names and name not in closed and not getattr(settings, name).is_loopback
+    }
+
+
+def _open_addresses(settings: Settings, given: Mapping[str, _Given], authenticated: Collection[str]) -> list[str]:
     """A problem for each listener that other machines can reach without the operator's explicit permission."""
+    if settings.allow_open:
+        return []
     return [
         _problem(
             given[name],
             f"anyone who reaches this address could {stake}: listen on 127.0.0.1, "
+            f"{'join a cluster (join), ' if name == 'peer' else ''}"
             "or set allow_open = true if a firewall stands before it",
         )
-        for name, stake in _AT_STAKE.items()
-        if name in given and not settings.allow_open and not getattr(settings, name).is_loopback
+        for name, stake in open_listeners(settings, given, authenticated).items()
     ]
+
+
+def _contradictions(settings: Settings, given: Mapping[str, _Given]) -> list[str]:
+    """A problem for each key of trust that makes no sense with the others."""
+    is_set = {name for name in ("join", "join_file", "tls_dir", "ca_cert", "ca_key") if getattr(settings, name)}
+    problems = [
+        _problem(given[name], f"{name} and {other} are given together or not at all")
+        for name, other in (("ca_cert", "ca_key"), ("ca_key", "ca_cert"))
+        if name in is_set and other not in is_set
+    ]
+    problems += [
+        _problem(given[name], f"it does not go with {other}: hosts and schedulers have certificates from one place")
+        for name, other in (
+            ("join_file", "join"),
+            ("join", "tls_dir"),
+            ("join_file", "tls_dir"),
+            ("ca_cert", "tls_dir"),
+        )
+        if {name, other} <= is_set
+    ]
+    return problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +391,8 @@ def _nearest(one: _Given) -> str:
 
 def _problem(one: _Given, problem: str) -> str:
     """One line about a value. Of a list, only the wrong element is shown."""
-    value = "" if isinstance(one.value, list | tuple) else f" = {_shown(one.value)}"
+    hidden = isinstance(one.value, list | tuple) or (one.key in KEYS and KEYS[one.key].secret)
+    value = "" if hidden else f" = {_shown(one.value)}"
     return f"{one.source}{value}: {problem}"
 
 

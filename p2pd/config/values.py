@@ -46,6 +46,7 @@ ANY_HOST: Final = "*"
 """The name of the upstream that stands for every registry that has no upstream of its own."""
 
 _HUB_URL: Final = "https://registry-1.docker.io"
+_SCHEDULER: Final = re.compile(r"https?://[^/]+/*")
 _LABEL: Final = r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?"
 _NAME: Final = re.compile(rf"(?!.{{254}}){_LABEL}(\.{_LABEL})*", re.ASCII | re.IGNORECASE)  # RFC 1035: at most 253
 
@@ -152,6 +153,28 @@ def parse_path(value: object) -> Path:
     return Path(value)
 
 
+def parse_optional_path(value: object) -> Path | None:
+    """A path, or nothing."""
+    return None if value is None or value == "" else parse_path(value)
+
+
+def parse_token_text(value: object) -> str:
+    """A join token, or nothing. Its text is checked where it is used, and is a secret."""
+    text = _text(value)
+    if re.fullmatch(r"[!-~]{0,200}", text) is None:
+        raise ConfigError("expected a join token, p2pd1_…")
+    return text
+
+
+def parse_file_names(value: object) -> tuple[str, str, str]:
+    """Three names of files in a directory, separated by commas."""
+    names = value if isinstance(value, tuple | list) else _text(value).split(",")
+    texts = [str(name).strip() for name in names]
+    if len(texts) != 3 or any(re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name) is None for name in texts):
+        raise ConfigError("expected three names: certificate, key and CA, as in tls.crt,tls.key,ca.crt")
+    return texts[0], texts[1], texts[2]
+
+
 def parse_address(value: object) -> Address:
     """`HOST:PORT` or `[IPV6]:PORT`. A port alone is refused: it does not say which machines can connect."""
     if isinstance(value, Address):
@@ -168,12 +191,14 @@ def parse_optional_address(value: object) -> Address | None:
 
 
 def parse_urls(value: object) -> tuple[str, ...]:
-    """A list of http:// addresses, or one text with addresses separated by white space."""
+    """A list of http:// or https:// addresses, or one text with addresses separated by white space."""
     texts = value.split() if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
         raise ConfigError('expected a list such as ["http://10.0.0.1:65003"]')
     for text in texts:
-        if not isinstance(text, str) or not text.startswith("http://") or _address(text[7:].rstrip("/")) is None:
+        if not isinstance(text, str) or _SCHEDULER.fullmatch(text) is None:
+            raise ConfigError("expected addresses such as http://10.0.0.1:65003")
+        if _address(text.partition("://")[2].rstrip("/")) is None:
             raise ConfigError("expected addresses such as http://10.0.0.1:65003")
     return tuple(text.rstrip("/") for text in texts)
 

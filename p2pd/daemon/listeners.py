@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import aiofastnet
 from aiohttp import web
 
-from p2pd.config.settings import Settings
+from p2pd.config.settings import Settings, open_listeners
 from p2pd.config.values import Address
+from p2pd.daemon import logs
 from peer.errors import P2pdError
 from peer.net.http_connection import HttpConnection
 from proxy.server import Server
-from scheduler.shell.accepting import accepting
+from scheduler.shell.accepting import Factory, accepting
 from scheduler.shell.server import SchedulerServer
+from scheduler.trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
+
+log = logs.get("p2pd.daemon.listeners")
+
+HANDSHAKE_S: Final = 5.0
+"""How long the other side may take for a TLS handshake."""
 
 STALL_S = 120.0
 """How long another program may take nothing of what the admin port or the peer port sends to it. Pieces have a bound of
@@ -29,8 +41,12 @@ class ListenError(P2pdError):
 
 
 @asynccontextmanager
-async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[Address]:
-    """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError."""
+async def listening(runner: web.BaseRunner, address: Address, trust: HostTrust | None = None) -> AsyncIterator[Address]:
+    """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError.
+
+    With `trust` the port is TLS. A connection is made with the certificate of its moment, and keeps it; before this
+    host has one, connections are closed.
+    """
     await runner.setup()
     server = runner.server
     assert server is not None, "the runner is set up"
@@ -42,7 +58,7 @@ async def listening(runner: web.BaseRunner, address: Address) -> AsyncIterator[A
                 address.port,
                 connect,
                 open_count=lambda: len(server.connections),
-                connect=partial(aiofastnet.connect_accepted_socket, asyncio.get_running_loop()),
+                connect=_plain if trust is None else partial(_over_tls, trust),
             )
             try:
                 host_and_port = await stack.enter_async_context(port)
@@ -74,6 +90,28 @@ def names_of(settings: Settings, listening: Address) -> frozenset[str] | None:
         return None
     known = [listening] if settings.advertise is None else [listening, settings.advertise]
     return frozenset(each.host.lower() for each in known)
+
+
+async def _plain(factory: Factory, connection: socket.socket) -> object:
+    return await aiofastnet.connect_accepted_socket(asyncio.get_running_loop(), factory, connection)
+
+
+async def _over_tls(trust: HostTrust, factory: Factory, connection: socket.socket) -> object:
+    """Shake hands on an accepted connection. Raises OSError for whoever is not of the cluster."""
+    try:
+        context = trust.server
+    except TrustError as error:
+        raise ConnectionAbortedError(str(error)) from None
+    loop = asyncio.get_running_loop()
+    return await aiofastnet.connect_accepted_socket(
+        loop, factory, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_S
+    )
+
+
+def tell_open(settings: Settings, names: Collection[str]) -> None:
+    """Log what it means that these listeners are open to other machines, as `allow_open` lets them be."""
+    for name, stake in open_listeners(settings, names, () if settings.allow_open else ["listen"]).items():
+        log.warning("open to anyone who reaches it", key=name, address=str(getattr(settings, name)), stake=stake)
 
 
 def _refuse(status: int, reason: str) -> web.Response:

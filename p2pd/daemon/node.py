@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import aiofastnet
 import uvloop
@@ -27,9 +28,10 @@ from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of
+from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
+from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -40,6 +42,7 @@ from peer.readers import Readers
 from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
+from peer.threads import Threads
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
@@ -48,9 +51,13 @@ from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
 from proxy.tags import Tags
 
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
+
 log = logs.get("p2pd.daemon")
 
 TELL_PULLS_EVERY_S = 1.0
+SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
 
@@ -69,14 +76,17 @@ def run(settings: Settings) -> int:
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S
+    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S, give_up_s: float = GIVE_UP_S
 ) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
-    headers. Raises P2pdError when the node cannot start.
+    headers; `give_up_s` is how long an origin that fails within a blob is asked again. Raises P2pdError or TrustError
+    when the node cannot start.
     """
+    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
+        asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
@@ -89,8 +99,11 @@ async def serve(
         catalog = Catalog.open(settings.data / "catalog.db")
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
+        trust = _trust_of(settings)
         joined = await stack.enter_async_context(schedulers(settings))
-        host = Host(store, _limits(settings), background, identity(settings), joined.urls, partial(new_id, settings))
+        identify = identity(settings, trust)
+        new = None if trust is not None else partial(new_id, settings)
+        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -102,6 +115,7 @@ async def serve(
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
+            trust=trust,
         )
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
@@ -141,7 +155,7 @@ async def serve(
             metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
             addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer))
+        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
         stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)
@@ -158,10 +172,20 @@ async def serve(
         yield addresses
 
 
-def _limits(settings: Settings) -> Limits:
+def _trust_of(settings: Settings) -> HostTrust | None:
+    """This host's credentials; None in a cluster without certificates. Raises TrustError, ConfigError."""
+    if not settings.has_certificate:
+        return None
+    from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
+
+    return host_trust(settings)
+
+
+def _limits(settings: Settings, give_up_s: float) -> Limits:
     return Limits(
         connections_for_blobs(settings),
         settings.connections_per_blob,
+        give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
 

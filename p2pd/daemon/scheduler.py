@@ -1,6 +1,7 @@
 """The scheduler alone, as a daemon: the port that hosts connect to, and an admin port.
 
-A scheduler keeps nothing on disk: after a restart the hosts connect again and announce all pieces that they hold.
+Of blobs a scheduler keeps nothing on disk: after a restart the hosts connect again and announce all pieces that they
+hold. Its CA and the ledger of tokens and hosts are in its data directory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of, scheduling
+from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
+from p2pd.daemon.trust import admission_or_none
 from p2pd.daemon.wiring import scheduling_of
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer
@@ -31,8 +33,10 @@ def run(settings: Settings) -> int:
 
 @asynccontextmanager
 async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[str, str]]:
-    """Run a scheduler; yields the addresses that it listens on. Raises ListenError."""
+    """Run a scheduler; yields the addresses that it listens on. Raises ListenError, TrustError."""
     core = Scheduler(scheduling_of(settings))
+    plain = settings.allow_open or settings.listen.is_loopback
+    tell_open(settings, ("listen", "admin"))
     addresses: dict[str, str] = {}
     scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines))
     admin = admin_runner(
@@ -42,6 +46,8 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
         not_ready=not_ready,
         names=names_of(settings, settings.admin),
     )
-    async with listening(admin, settings.admin) as admin_at, scheduling(SchedulerServer(core), settings.listen) as at:
-        addresses |= {"listen": str(at), "admin": str(admin_at)}
-        yield addresses
+    with admission_or_none(settings, may_lack=plain) as admitting:
+        server = SchedulerServer(core, admission=admitting, plain=plain)
+        async with listening(admin, settings.admin) as admin_at, scheduling(server, settings.listen) as at:
+            addresses |= {"listen": str(at), "admin": str(admin_at)}
+            yield addresses

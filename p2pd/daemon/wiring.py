@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from p2pd.config.settings import Settings
@@ -18,6 +19,9 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
 
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
+
 log = logs.get("p2pd.daemon")
 
 HOST_ID_FILE = "host-id"
@@ -26,10 +30,15 @@ METADATA_SHARE = 4
 """One in four of an origin's connections is for metadata requests, so that they do not wait behind blobs."""
 
 
-def identity(settings: Settings) -> Identity:
-    """This host's id, the same after every restart."""
+def over_tls(urls: Sequence[str]) -> list[str]:
+    """The URLs of schedulers, for a host with a certificate: it never speaks with one without TLS."""
+    return [f"https://{url.partition('://')[2]}" for url in urls]
+
+
+def identity(settings: Settings, trust: HostTrust | None = None) -> Identity:
+    """This host's id, the same after every restart: that of its certificate."""
     return Identity(
-        host=host_id(settings.data / HOST_ID_FILE),
+        host=host_id(settings.data / HOST_ID_FILE) if trust is None else trust.host,
         site=settings.site,
         zone=settings.zone,
         rack=settings.rack,
@@ -79,7 +88,7 @@ class Schedulers:
 async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
     """The configured schedulers; if there are none, a scheduler inside, until the block ends. Raises ListenError."""
     if settings.scheduler:
-        yield Schedulers(settings.scheduler)
+        yield Schedulers(tuple(over_tls(settings.scheduler)) if settings.has_certificate else settings.scheduler)
         return
     inside = Scheduler(scheduling_of(settings))
     async with scheduling(SchedulerServer(inside), settings.listen) as at:

@@ -2,7 +2,7 @@
 
 1. A connection has `FIRST_REQUEST_S` for its first request and `IDLE_S` for each further one, headers included,
    however slowly they come. After that it is closed without a word, as by nginx.
-2. A request that is not HTTP, or has too much of it, gets 400 or 431 and at most a debug line, without the request's
+2. A request that is not HTTP, or has too much of it, gets 400 and at most a debug line, without the request's
    text: that may have a credential in it.
 3. A handler's defect gets 500 and one line in the log with a traceback.
 4. If the other side takes nothing for `stall_s`, the kernel closes the connection (TCP_USER_TIMEOUT, which also counts
@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 log = structlog.get_logger("peer.net.http_connection")
@@ -76,7 +75,6 @@ class HttpConnection(RequestHandler):
             log.error("a request failed", path=request.path, exc_info=exc)
             reason = "p2pd failed; its log says why"
         else:
-            status = 431 if isinstance(exc, LineTooLong) else status
             # The text after the colon quotes the request.
             reason = (message or "this is no request").partition(":")[0].partition("\n")[0]
             log.debug("refused what is no request", peer=request.remote, reason=reason)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
@@ -26,6 +27,10 @@ from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
 from scheduler.protocol.link import LinkHello, LinkMessage
+from scheduler.trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = structlog.get_logger("peer.net.links")
 
@@ -82,7 +87,10 @@ class Links:
         on_message: Callable[[str, OnLink], None],
         on_up: Callable[[str], None],
         on_lost: Callable[[str], None],
+        trust: HostTrust | None = None,
     ) -> None:
+        """With `trust`, a neighbour is who its certificate says, on both sides."""
+        self._trust = trust
         self._host = host
         self._background = background
         self._on_message = on_message
@@ -142,10 +150,11 @@ class Links:
                 hello = _decoded(await socket.receive())
             if not isinstance(hello, LinkHello):
                 raise ProtocolError("the first message is not LinkHello")
+            self._check(request, hello.host)
             if self._is_shunned(hello.host) or (hello.host not in self._links and len(self._links) >= MAX_LINKS):
                 raise ProtocolError(f"no link to {hello.host} is taken now")
             await socket.send_bytes(LINK.encode(self._hello()))
-        except (ProtocolError, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (ProtocolError, TrustError, TimeoutError, aiohttp.ClientError, OSError) as error:
             log.debug("refused a link", peer=request.remote, reason=str(error))
             await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR, message=b"LinkHello is wanted first")
             return socket
@@ -154,12 +163,25 @@ class Links:
             await self._talk(hello.host, link, socket)
         return socket
 
+    def shun(self, host: str) -> None:
+        """End the link to a host, and take none for a while."""
+        self._shun(host)
+        link = self._links.get(host)
+        if link is not None and link.socket is not None:
+            self._background.start(_hang_up(link.socket))
+
     async def close(self) -> None:
         """End all links."""
         sockets = [link.socket for link in self._links.values() if link.socket is not None]
         await asyncio.gather(*map(_hang_up, sockets))
         if self._session is not None:
             await self._session.close()
+
+    def _check(self, request: web.Request, host: str) -> None:
+        """Raise CertificateError if a neighbour that dials is another than it says."""
+        if self._trust is not None:
+            transport = request.transport
+            self._trust.check(None if transport is None else transport.get_extra_info("ssl_object"), host)
 
     def _hello(self) -> LinkHello:
         return LinkHello(self._host, VERSION_OLDEST, VERSION_NEWEST)
@@ -188,17 +210,20 @@ class Links:
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
                 socket = await self._session.ws_connect(
-                    f"http://{link.address}/v1/link",
+                    f"{'http' if self._trust is None else 'https'}://{link.address}/v1/link",
+                    ssl=True if self._trust is None else self._trust.client,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                 )
+                if self._trust is not None:
+                    self._trust.check(socket.get_extra_info("ssl_object"), host)
                 await socket.send_bytes(LINK.encode(self._hello()))
                 hello = _decoded(await socket.receive())
             if not isinstance(hello, LinkHello) or hello.host != host:
                 raise ProtocolError(f"another host than {host} is at {link.address}")
-        except (ProtocolError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (ProtocolError, TrustError, aiohttp.ClientError, OSError, TimeoutError) as error:
             link.reason = str(error) or type(error).__name__
             log.debug("could not reach a neighbour", host=host, address=link.address, reason=link.reason)
             return False

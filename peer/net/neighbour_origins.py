@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from peer.origin.client import HttpOrigin
 from peer.peer_piece import neighbour_origin
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 MAX_ORIGINS = 256
 """Neighbours whose connections are kept at a time."""
@@ -17,8 +21,9 @@ MAX_ADDRESSES = 65_536
 class NeighbourOrigins:
     """By host id. `asking` is the host that asks: this one."""
 
-    def __init__(self, asking: str) -> None:
+    def __init__(self, asking: str, trust: HostTrust | None = None) -> None:
         self._asking = asking
+        self._trust = trust
         self._addresses: OrderedDict[str, str] = OrderedDict()
         self._origins: OrderedDict[str, tuple[str, HttpOrigin]] = OrderedDict()
 
@@ -44,10 +49,17 @@ class NeighbourOrigins:
         if known is not None and known[0] != address:
             known[1].close()
             known = None
-        self._origins[host] = known or (address, neighbour_origin(host, address, self._asking))
+        self._origins[host] = known or (address, neighbour_origin(host, address, self._asking, self._trust))
         while len(self._origins) > MAX_ORIGINS:
             self._origins.popitem(last=False)[1][1].close()
         return self._origins[host][1]
+
+    def forget(self, host: str) -> None:
+        """End all connections to a host."""
+        self._addresses.pop(host, None)
+        known = self._origins.pop(host, None)
+        if known is not None:
+            known[1].close()
 
     def close(self) -> None:
         """End all connections."""

@@ -17,6 +17,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
@@ -28,6 +29,10 @@ from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import Bye, Hello, cost_of
 from scheduler.protocol.to_host import Welcome
+from scheduler.trust.errors import TrustError
+
+if TYPE_CHECKING:
+    from peer.trust.host_trust import HostTrust
 
 log = structlog.get_logger("peer.net.scheduler_client")
 
@@ -68,8 +73,13 @@ class SchedulerClient:
         on_found: Callable[[Welcome], None],
         on_lost: Callable[[], None],
         on_cloned: Callable[[], None] = lambda: None,
+        trust: HostTrust | None = None,
     ) -> None:
-        """`on_cloned` is called when another machine uses this host's id: the next Hello needs another one."""
+        """`on_cloned` is called when another machine uses this host's id: the next Hello needs another one.
+
+        With `trust`, the URLs are https://, and a scheduler is who its certificate says.
+        """
+        self._trust = trust
         self._urls = list(urls)
         self._hello = hello
         self._on_message = on_message
@@ -110,6 +120,8 @@ class SchedulerClient:
 
     async def run(self) -> None:
         """Connect, and connect again, until cancelled; then say goodbye."""
+        if self._trust is not None:
+            await self._trust.credentials()
         backoff_s = BACKOFF_FIRST_S
         async with aiohttp.ClientSession() as session:
             while True:
@@ -130,12 +142,15 @@ class SchedulerClient:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 socket = await session.ws_connect(
                     f"{url.rstrip('/')}{PATH}",
+                    ssl=True if self._trust is None else self._trust.client,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                 )
-        except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:  # ValueError: of an odd URL
+                if self._trust is not None:
+                    self._trust.check_scheduler(socket.get_extra_info("ssl_object"))
+        except (TrustError, aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:  # ValueError: an odd URL
             self._log.failed(url, cause_of(error, CONNECT_WITHIN_S))
             return False
         async with socket:

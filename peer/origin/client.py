@@ -33,6 +33,7 @@ from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
+    from peer.origin.trust import TlsPeer
     from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
 # A blob in a content coding has neither the length nor the digest that its name promises.
@@ -52,7 +53,8 @@ class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
     `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
-    `resolve` the addresses of a host. Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `resolve` the addresses of a host. `peer` says who must be there, where the system's authorities do not. Raises
+    ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -64,13 +66,14 @@ class HttpOrigin:
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
         resolve: Resolve = resolve,
+        peer: TlsPeer | None = None,
     ) -> None:
         self._upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
         self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve)
+        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve, peer)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)
@@ -179,6 +182,7 @@ class HttpOrigin:
             ask,
             lambda endpoint, reply: opening.open_range(ref, endpoint, reply, start, stop, ranged=is_ranged),
             self._clock.monotonic() + self._upstream.stall_s,
+            last_until=self._clock.monotonic() + self._upstream.first_byte_s,
         )
         if isinstance(outcome, Answer):
             raise self._refused(ref, outcome)

@@ -106,10 +106,13 @@ class Connection:
         stall_s: float,
         clock: Clock,
     ) -> None:
+        """`stall_s` is for long bodies."""
         self.target = target
         self.address: Address | None = None
         """The other side's address; None behind a proxy."""
         self.idle_since = 0.0
+        self.tls: ssl.SSLContext | None = None
+        """What it was made with, if it is TLS."""
         self.streams = False
         """Whether a long body is being received: then http.client does not read from the socket."""
         self._wire = wire
@@ -157,7 +160,7 @@ class Connection:
         left_s = self._deadline - self._clock.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        busy.settimeout(min(left_s, self._stall_s))
+        busy.settimeout(self._stall_s if math.isinf(left_s) else left_s)
 
     def stream(self, busy: socket.socket) -> None:
         """From now on only stalls count: a body may take any time while bytes arrive."""

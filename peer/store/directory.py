@@ -41,6 +41,9 @@ _LEFT_BY_OTHERS: Final = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.nfs[0-9a-f]+|\.Trash-[0-9]+|\.fseventsd|a?quota\.(user|group)"
 )
 """What mkfs, file servers and desktops put into the root of a volume."""
+_FOLDERS_BESIDE: Final = ("identity", "scheduler")
+"""A host's key (`peer.trust`), and a scheduler's CA (`p2pd.daemon.trust`)."""
+
 _BESIDE: Final = re.compile(r"lock|clock|host-id|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new")
 """The files that p2pd has beside the blobs."""
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
@@ -201,7 +204,7 @@ class StoreDirectory:
     def _is_a_store(self, names: dict[str, os.DirEntry[str]]) -> bool:
         """Whether these are what a store has: nothing else at all, or a blob with its record."""
         only_ours = all(
-            name == BLOBS or (_BESIDE.fullmatch(name) and entry.is_file(follow_symlinks=False))
+            name in (BLOBS, *_FOLDERS_BESIDE) or (_BESIDE.fullmatch(name) and entry.is_file(follow_symlinks=False))
             for name, entry in names.items()
         )
         folders = [Path(each) for each in self._entries(self.blobs)] if BLOBS in names else []

@@ -12,11 +12,15 @@ from scheduler.protocol.from_host import Hello
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A host has sent Hello on a new connection, which comes from the address `seen_at`."""
+    """A host has sent Hello on a new connection, which comes from the address `seen_at`.
+
+    `certified`: the host has shown a certificate with its id.
+    """
 
     connection: int
     hello: Hello
     seen_at: str = ""
+    certified: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,12 @@ class Membership:
         self._state: Final = state
         self._topologies: Final[dict[Topology, Topology]] = {}
 
-    def arrive(self, connection: int, hello: Hello, seen_at: str) -> None:
-        """Let a host in that has connected from the address `seen_at`, or close its connection."""
+    def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool = False) -> None:
+        """Let a host in that has connected from the address `seen_at`, or close its connection.
+
+        A host whose id is in its certificate may come from another address than before. Without a certificate the
+        address is all that speaks for the id.
+        """
         state = self._state
         version = agree(hello)
         if version is None:
@@ -57,7 +61,7 @@ class Membership:
         before = state.hosts_by_id.get(hello.host)
         if before is not None:
             young = state.now - before.connected_at < state.settings.takeover_s
-            if young or before.address != hello.address:
+            if young or (before.address != hello.address and not certified):
                 reason = f"a host with this id is connected from {before.address}; give this one another id"
                 state.close(Close(connection, Closing.ID_IN_USE, reason))
                 return
@@ -173,7 +177,7 @@ class Membership:
             self._state.send(told, Failed(swarm.digest, status, reason))
         for member in waiting:
             self.expel(swarm, member)
-        swarm.attempts = 0
+        swarm.attempts = swarm.silences = 0
 
     def _status_for(self, swarm: Swarm, member: Member) -> int:
         """The origin's answer to the member's own host, or else the origin's last answer to any host."""

@@ -90,9 +90,9 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello, seen_at):
+            case Connected(connection, hello, seen_at, certified):
                 if not self._quarantine.turns_away(connection, hello.host):
-                    self._membership.arrive(connection, hello, seen_at)
+                    self._membership.arrive(connection, hello, seen_at, certified=certified)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:

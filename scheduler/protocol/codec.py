@@ -84,6 +84,7 @@ ToHost: TypeAlias = (
     | to_host.TagResult
     | to_host.Gateway
     | to_host.Unreachable
+    | to_host.Revoked
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.LinkMessage
@@ -180,6 +181,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         47: InlineBlob,
         48: to_host.Gateway,
         49: to_host.Unreachable,
+        50: to_host.Revoked,
     }
 )
 """Scheduler to host."""

@@ -38,6 +38,10 @@ class Closing(IntEnum):
     QUARANTINED = 4008
     FULL = 4009
     """The scheduler has its maximum of connections."""
+    NOT_THIS_HOST = 4010
+    """The host id in Hello is not the one in the host's certificate, or the host has no certificate."""
+    REVOKED = 4011
+    """An operator has revoked this host."""
 
 
 def agree(hello: Hello) -> int | None:

@@ -33,6 +33,7 @@ MAX_INLINE_BYTES = 64 * 1024
 MAX_RUNS_PER_MESSAGE = 512
 MAX_HOLDINGS_PER_MESSAGE = 512
 MAX_NEIGHBOURS_PER_MESSAGE = 64
+MAX_REVOKED_PER_MESSAGE = 1024
 MAX_FEATURES = 32
 
 
@@ -214,6 +215,7 @@ Duration = Annotated[float, Seconds(86_400.0)]
 
 HostId = Annotated[str, _HOST]
 HostIds = Annotated[tuple[str, ...], Items(_HOST, MAX_NEIGHBOURS_PER_MESSAGE)]
+ManyHostIds = Annotated[tuple[str, ...], Items(_HOST, MAX_REVOKED_PER_MESSAGE)]
 Address = Annotated[str, Text(re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}"))]
 """The address at which neighbours reach a host: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`."""
 

@@ -193,6 +193,16 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """An operator has revoked these hosts: the host ends its links to them, and refuses them from now on.
+
+    All of them come after Welcome, in as many messages as it takes, and new ones at once.
+    """
+
+    hosts: f.ManyHostIds
+
+
+@dataclass(frozen=True, slots=True)
 class Unreachable:
     """So many other hosts could not reach this host at its `address`. It is sent once for each connection."""
 

@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from wsproto.connection import Connection as Frames
 from wsproto.connection import ConnectionState, ConnectionType
@@ -31,6 +31,9 @@ from wsproto.utilities import RemoteProtocolError
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
     f"This is the port of a p2pd scheduler. It serves hosts, by WebSocket at {PATH}, and nothing else: "
@@ -81,8 +84,10 @@ class HostConnection(asyncio.Protocol):
         "greeted",
         "heard_at",
         "host",
+        "host_id",
         "number",
         "opened_at",
+        "peer",
         "pinged",
     )  # fmt: skip
 
@@ -92,8 +97,12 @@ class HostConnection(asyncio.Protocol):
         """The address and port that the connection comes from, for logs."""
         self.host = ""
         """The address without the port."""
+        self.peer: PeerIdentity | None = None
+        """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
+        self.host_id = ""
+        """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
         self.ended_at: float | None = None

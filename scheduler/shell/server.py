@@ -16,21 +16,28 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
 from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Tick
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.fields import ProtocolError
+from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
 from scheduler.protocol.from_host import Hello, cost_of
-from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S
+from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S, Revoked
 from scheduler.shell.accepting import accepting, open_files
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.gc_tuning import rare_full_collections
 
+if TYPE_CHECKING:
+    from scheduler.shell.admission import Admission
+    from scheduler.shell.doorway import Doorway, Written
+
 log = structlog.get_logger(__name__)
+
+TRUST_EVERY_S: Final = 2.0
+"""How often it is looked at what an operator has changed: tokens, hosts, certificates."""
 
 SWEPT_AT_ONCE: Final = 256
 """Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
@@ -76,7 +83,15 @@ class Core(Protocol):
 class SchedulerServer:
     """Runs a core for the hosts that connect."""
 
-    def __init__(self, core: Core, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self, core: Core, bounds: Bounds | None = None, admission: Admission | None = None, *, plain: bool = True
+    ) -> None:
+        """With `admission` hosts have certificates; `plain` says whether hosts without TLS are served too."""
+        assert plain or admission is not None
+        self._admission: Final = admission
+        self._plain: Final = plain
+        self._written: Written | None = None
+        self._watcher: asyncio.TimerHandle | None = None
         self._core: Final = core
         self._bounds: Final = bounds or Bounds()
         self._connections: Final[dict[int, HostConnection]] = {}
@@ -103,6 +118,7 @@ class SchedulerServer:
         accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
         self._swept_at = self._loop.time()
         self._sweep()
+        self._watch_trust()
         try:
             async with accepted as (_, taken_port):
                 with rare_full_collections():
@@ -117,7 +133,7 @@ class SchedulerServer:
 
     async def _stop(self) -> None:
         """Tell every host that the scheduler stops, and let the hosts hang up."""
-        for timer in (self._timer, self._sweeper):
+        for timer in (self._timer, self._sweeper, self._watcher):
             if timer is not None:
                 timer.cancel()
         self._loop = None
@@ -155,12 +171,27 @@ class SchedulerServer:
         elif not connection.greeted and len(self._connections) > self._bounds.connections:
             self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
-            connection.greeted = True
-            self._tell(Connected(connection.number, message, connection.host), connection)
+            self._greet(connection, message)
         elif not connection.greeted:
             self.failed(connection, Closing.MALFORMED, "the first message is not a Hello")
         elif not isinstance(message, Unknown):
             self._tell(Received(connection.number, message), connection)
+
+    def _greet(self, connection: HostConnection, hello: Hello) -> None:
+        """Let a host in, if it is the one that its certificate says."""
+        admission = self._admission
+        if admission is not None and not admission.may_be(connection.peer, hello.host):
+            self.failed(connection, Closing.NOT_THIS_HOST, f"the certificate is not that of host {hello.host}")
+            return
+        if admission is not None and hello.host in admission.revoked:
+            self.failed(connection, Closing.REVOKED, f"host {hello.host} was revoked")
+            return
+        connection.greeted, connection.host_id = True, hello.host
+        certified = connection.peer is not None
+        self._tell(Connected(connection.number, hello, connection.host, certified), connection)
+        if admission is not None:
+            for frame in _revocations(admission.revoked):
+                connection.send(frame)
 
     def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
         """End a host's connection with a reason."""
@@ -227,8 +258,38 @@ class SchedulerServer:
 
     # Connections
 
-    def _connect(self) -> HostConnection:
-        return HostConnection(self, next(self._numbers), self._bounds.burst)
+    def _connect(self) -> HostConnection | Doorway:
+        connection = HostConnection(self, next(self._numbers), self._bounds.burst)
+        if self._admission is None:
+            return connection
+        # Imported here: `cryptography` has 10 MiB, which a node without trust does not need.
+        from scheduler.shell.doorway import Doorway, Written
+
+        self._written = self._written or Written()
+        return Doorway(connection, self._admission, self._written, plain=self._plain)
+
+    def _watch_trust(self) -> None:
+        """Look now and then at what an operator has changed (`scheduler.shell.admission`)."""
+        if self._loop is not None and self._admission is not None:
+            self._watcher = self._loop.call_later(TRUST_EVERY_S, self._refresh_trust, self._loop, self._admission)
+
+    def _refresh_trust(self, loop: asyncio.AbstractEventLoop, admission: Admission) -> None:
+        before = admission.revoked
+        refreshing = loop.run_in_executor(None, admission.refresh)
+        refreshing.add_done_callback(lambda _: self._cut_off(before, admission.revoked))
+
+    def _cut_off(self, before: frozenset[str], revoked: frozenset[str]) -> None:
+        """End the sessions of hosts that were revoked, and tell all others of them."""
+        if frames := _revocations(revoked - before):
+            for connection in list(self._connections.values()):
+                if not connection.greeted:
+                    continue
+                if connection.host_id in revoked:
+                    self.failed(connection, Closing.REVOKED, f"host {connection.host_id} was revoked")
+                    continue
+                for frame in frames:
+                    connection.send(frame)
+        self._watch_trust()
 
     def _may_send(self, connection: HostConnection, cost: int) -> bool:
         """Count a host's message against the messages that the host may send."""
@@ -274,3 +335,10 @@ class SchedulerServer:
             self.failed(connection, Closing.SILENT, f"nothing was heard for {silent_s:.1f} s")
         elif silent_s > bounds.heartbeat_s and not connection.pinged:
             connection.ping()
+
+
+def _revocations(hosts: frozenset[str]) -> list[bytes]:
+    """The frames that tell of revoked hosts."""
+    names = sorted(hosts)
+    parts = [names[at : at + MAX_REVOKED_PER_MESSAGE] for at in range(0, len(names), MAX_REVOKED_PER_MESSAGE)]
+    return [framed(TO_HOST.encode(Revoked(tuple(part)))) for part in parts]

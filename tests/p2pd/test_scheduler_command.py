@@ -8,7 +8,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,14 @@ def argv_for(**options: object) -> list[str]:
     return command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **options})
 
 
-@contextmanager
-def scheduler_in(tmp_path: Path) -> Iterator[Daemon]:
+def scheduler_in(tmp_path: Path) -> AbstractContextManager[Daemon]:
     """A scheduler that is ready."""
-    daemon = Daemon(tmp_path, argv_for())
+    return running(tmp_path, data=tmp_path / "data")
+
+
+@contextmanager
+def running(tmp_path: Path, **options: object) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path, argv_for(**options))
     try:
         daemon.wait_for("READY=1")
         daemon.wait_for(f"STATUS=listen at {daemon.wait_for_event('ready')['listen']}")
@@ -123,10 +127,12 @@ def test_its_keys_are_what_it_goes_by() -> None:
 
 
 @pytest.mark.parametrize("name", ["listen", "admin"])
-def test_the_port_is_taken(name: str) -> None:
+def test_the_port_is_taken(name: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        assert_fails(argv_for(**{name: address}), f"p2pd: cannot listen on {address}: Address already in use")
+        assert_fails(
+            argv_for(data=tmp_path, **{name: address}), f"p2pd: cannot listen on {address}: Address already in use"
+        )
 
 
 def test_it_has_its_own_defaults() -> None:
@@ -134,11 +140,21 @@ def test_it_has_its_own_defaults() -> None:
     assert "[P2PD_LISTEN; default: 127.0.0.1:65003]" in shown
     assert "[P2PD_ADMIN; default: 127.0.0.1:65005]" in shown
     assert all(f"--{name} " in shown for name in ("connections-per-origin", "connections-per-blob", "tag-ttl-s"))
-    assert "--data" not in shown, "it keeps nothing"
+    assert "[P2PD_DATA; default: /var/lib/p2pd-scheduler]" in shown
 
 
-def test_others_reach_it_only_if_that_was_said(tmp_path: Path) -> None:
+def test_others_reach_its_admin_port_only_if_that_was_said(tmp_path: Path) -> None:
     (file := tmp_path / "p2pd.toml").touch()
-    result = CliRunner().invoke(app, ["scheduler", "--config", str(file), "--listen", "0.0.0.0:65003"])
+    result = CliRunner().invoke(app, ["scheduler", "--config", str(file), "--admin", "0.0.0.0:65005"])
     assert result.exit_code == 2
     assert "allow_open = true" in result.stderr
+
+
+def test_where_no_ca_can_be_kept_it_serves_open_clusters_as_before(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with running(tmp_path, data=tmp_path / "data") as daemon:
+        assert daemon.wait_for_event("no CA can be kept: hosts are served without certificates")
+    assert_fails(
+        argv_for(data=tmp_path / "data", listen="0.0.0.0:0"),
+        f"p2pd: {tmp_path}/data/scheduler cannot be made: Not a .*",
+    )

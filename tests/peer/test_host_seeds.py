@@ -22,6 +22,7 @@ from peer.core.events import (
     Prepared,
     ReadDigests,
     Recover,
+    RefuseHosts,
     ReleaseLink,
     ReportQuarantine,
     ReportUnreachable,
@@ -39,6 +40,7 @@ from scheduler.protocol.to_host import (
     Neighbours,
     Quarantined,
     RequestDigests,
+    Revoked,
     TagResolve,
     TagResult,
     Unreachable,
@@ -224,6 +226,9 @@ class TestABlobThatIsNeitherHeldNorWanted:
 class TestOfNoBlob:
     def test_the_operator_hears_of_a_quarantine(self) -> None:
         assert Playbook() >> Quarantined("it lied", 60.0) << ReportQuarantine("it lied", 60.0)
+
+    def test_revoked_hosts_are_refused(self) -> None:
+        assert Playbook() >> Revoked(("b", "c")) << RefuseHosts(("b", "c"))
 
     def test_that_others_cannot_reach_it_is_reported(self) -> None:
         assert Playbook() >> Unreachable(3) << ReportUnreachable(3)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import ANY
 
+from scheduler.core.events import Close, Connected
 from scheduler.core.quarantine import CORRUPT_S
+from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
@@ -48,6 +51,15 @@ def test_a_second_host_with_the_same_id_is_turned_away() -> None:
         << ("a", Closing.ID_IN_USE)
         >> ("a", VANISHES)
     )
+
+
+def test_a_host_with_a_certificate_may_come_from_another_address() -> None:
+    scheduler = Scheduler(SETTINGS)
+    moved = hello("a", address="other:1")
+    scheduler.handle(Connected(1, hello("a"), certified=True), 0.0)
+    assert Close(2, Closing.ID_IN_USE, ANY) in scheduler.handle(Connected(2, moved, certified=True), 1.0), "not so soon"
+    assert Close(1, Closing.REPLACED, ANY) in scheduler.handle(Connected(3, moved, certified=True), 60.0)
+    assert Close(4, Closing.ID_IN_USE, ANY) in scheduler.handle(Connected(4, hello("a")), 120.0)
 
 
 def test_versions() -> None:

@@ -1,0 +1,85 @@
+"""TLS contexts for members of a cluster: TLS 1.3 alone, verified at both ends.
+
+Rules:
+1. A context is made from credentials and never changed. New credentials make a new context, which new connections use;
+   connections that are there go on with theirs.
+2. TLS verifies the chain, and that the peer has the key. `identity_of` is called on every connection after the
+   handshake: cluster, role, host id and time are checked there, resumed sessions included.
+3. Keys do not pass through files: OpenSSL reads them from memory that has no name.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Literal, Protocol
+
+from scheduler.trust.certificates import Credentials
+from scheduler.trust.errors import CertificateError
+from scheduler.trust.identity import PeerIdentity, identity_from_der
+
+
+class TlsConnection(Protocol):
+    """An `ssl.SSLObject`, an `ssl.SSLSocket`, or what aiofastnet has in its place."""
+
+    def getpeercert(self, binary_form: Literal[True], /) -> bytes | None: ...
+
+
+def server_context(credentials: Credentials, *, strangers: bool = False, tickets: int = 2) -> ssl.SSLContext:
+    """For a port. With `strangers` a peer without a certificate is let through the handshake: it may join.
+
+    `tickets` are sent for the resumption of the session. Raises CertificateError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_OPTIONAL if strangers else ssl.CERT_REQUIRED
+    context.num_tickets = tickets
+    return _with(context, credentials)
+
+
+def client_context(credentials: Credentials) -> ssl.SSLContext:
+    """For connections to members of the cluster. Raises CertificateError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # rule 3 of the package
+    context.verify_mode = ssl.CERT_REQUIRED
+    return _with(context, credentials)
+
+
+def joining_context(ca_pem: bytes | None) -> ssl.SSLContext:
+    """For a host without a certificate. With None nothing is verified: to fetch the CA that the token pins."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_NONE if ca_pem is None else ssl.CERT_REQUIRED
+    if ca_pem is not None:
+        _trust(context, ca_pem)
+    return context
+
+
+def identity_of(connection: TlsConnection | None, cluster: str, now: float) -> PeerIdentity:
+    """The peer at the other end (rule 2). Raises CertificateError."""
+    return identity_from_der(None if connection is None else connection.getpeercert(True), cluster, now)
+
+
+def _with(context: ssl.SSLContext, credentials: Credentials) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_flags |= (
+        ssl.VERIFY_X509_PARTIAL_CHAIN
+    )  # the operator's CA may be an intermediate one: it is the anchor
+    _trust(context, credentials.ca_pem)
+    file = os.memfd_create("p2pd-credentials", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(file, "wb", closefd=False) as stream:
+            stream.write(credentials.key_pem.rstrip() + b"\n" + credentials.chain_pem)
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise CertificateError(f"the certificate of {credentials.identity} cannot be used: {error}") from None
+    finally:
+        os.close(file)
+    return context
+
+
+def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise CertificateError(f"the CA's certificate cannot be used: {error}") from None

@@ -1,0 +1,175 @@
+"""A running host's credentials: got with a token, renewed by themselves, and tried for again when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from peer.tasks import BackgroundTasks
+from peer.trust.host_trust import HostTrust, Joining, Provided
+from peer.trust.identity_files import IdentityFiles
+from scheduler.trust.certificates import Credentials
+from scheduler.trust.directory import CertificateDirectory
+from scheduler.trust.errors import CertificateError, TrustError
+from scheduler.trust.tls import server_context
+from scheduler.trust.token import JoinToken
+from tests.trust.fixtures import CA, HOUR, OTHER_CA, connected, credentials, host, scheduler
+from tests.trust.ports import Port, scheduler_at
+from tests.trust.test_directory import fill
+
+PATIENCE_S = 20.0
+MARKS = {"machine-id": frozenset({"1"})}
+
+
+@asynccontextmanager
+async def running(source: Joining | Provided) -> AsyncIterator[HostTrust]:
+    async with asyncio.timeout(PATIENCE_S), BackgroundTasks() as background:
+        trust = HostTrust(source)
+        background.start(trust.run())
+        yield trust
+
+
+def joining(data: Path, port: Port, token: JoinToken | None) -> Joining:
+    return Joining(IdentityFiles(data, name="node", marks=MARKS), token, ["https://127.0.0.1:1", port.url])
+
+
+def test_a_host_joins_and_after_a_restart_needs_no_token(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            async with running(joining(tmp_path / "host", port, port.token())) as trust:
+                first = await trust.credentials()
+                assert first.identity.host == trust.host
+            async with running(joining(tmp_path / "host", port, None)) as trust:
+                assert await trust.credentials() == first
+
+    asyncio.run(main())
+
+
+def test_a_host_renews_by_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            scheduler_at(tmp_path / "authority", lifetime_s=4) as port,
+            running(joining(tmp_path / "host", port, port.token(uses=1))) as trust,
+        ):
+            first = await trust.credentials()
+            second = await trust.credentials(first)
+            assert second.not_after > first.not_after
+            assert second.key_pem == first.key_pem
+            assert (await trust.credentials(second)).not_after > second.not_after
+            (known,) = port.authority.ledger.tokens()
+            assert known.uses_left == 0, "only joining took a use"
+
+    asyncio.run(main())
+
+
+def test_an_expired_certificate_needs_a_token(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority", lifetime_s=HOUR) as port:
+            source = joining(tmp_path / "host", port, None)
+            async with running(joining(tmp_path / "host", port, port.token())) as trust:
+                held = await trust.credentials()
+            over = replace(held, not_after=time.time() - 1)
+            with pytest.raises(TrustError, match="--join TOKEN"):
+                source.next(over)
+            anew = joining(tmp_path / "host", port, port.token())
+            assert (await asyncio.to_thread(anew.next, over)).identity == held.identity
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_what_is_told_of_many_failures(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            token = port.token()
+            port.authority.ledger.revoke_token(token.id, time.time())
+            with pytest.raises(TrustError, match="was revoked"):
+                await asyncio.to_thread(joining(tmp_path / "host", port, token).next, None)
+
+    asyncio.run(main())
+
+
+def test_certificates_of_the_operators_own_are_read_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        fill(tmp_path, credentials(host("a")))
+        source = Provided(CertificateDirectory(tmp_path))
+        held = source.first()
+        assert source.next(held) is held
+        fill(tmp_path, second := credentials(host("a")))
+        assert source.next(held) == second
+        fill(tmp_path, credentials(host("b")))
+        with pytest.raises(CertificateError, match="restart p2pd to be that one"):
+            source.next(second)
+        fill(tmp_path, credentials(scheduler()))
+        with pytest.raises(CertificateError, match="this is a host"):
+            Provided(CertificateDirectory(tmp_path))
+
+    asyncio.run(main())
+
+
+class Held(Provided):
+    """A source that has these credentials, or none."""
+
+    def __init__(self, held: Credentials | None) -> None:
+        self.host = "a"
+        self._held = held
+
+    def first(self) -> Credentials | None:
+        return self._held
+
+
+def test_who_is_at_the_other_end() -> None:
+    async def main() -> None:
+        trust = HostTrust(Held(credentials(host("a"))))
+        pair = connected(server_context(credentials(host("b"))), trust.client)
+        assert trust.check(pair.client) == trust.check(pair.client, "b") == "b"
+        for wrong in ("a", "c", "scheduler"):
+            with pytest.raises(CertificateError, match=f"host {wrong} was expected"):
+                trust.check(pair.client, wrong)
+        with pytest.raises(CertificateError, match="a scheduler was expected"):
+            trust.check_scheduler(pair.client)
+        with pytest.raises(CertificateError, match="no certificate"):
+            trust.check(None)
+        pair = connected(server_context(credentials(scheduler())), trust.client)
+        trust.check_scheduler(pair.client)
+        with pytest.raises(CertificateError):
+            trust.check(pair.client)
+        with pytest.raises(ssl.SSLError):
+            connected(server_context(credentials(host("b", OTHER_CA), OTHER_CA)), trust.client)
+
+    asyncio.run(main())
+
+
+def test_a_revoked_host_is_refused() -> None:
+    async def main() -> None:
+        trust = HostTrust(Held(credentials(host("a"))))
+        told: list[str] = []
+        trust.on_revoked = told.append
+        pair = connected(trust.server, trust.client)
+        assert trust.check(pair.server) == "a"
+        trust.revoke(("b", "a"))
+        trust.revoke(("a",))
+        assert told == ["b", "a"]
+        with pytest.raises(CertificateError, match="was revoked"):
+            trust.check(pair.server)
+
+    asyncio.run(main())
+
+
+def test_without_credentials_there_is_nobody() -> None:
+    async def main() -> None:
+        trust = HostTrust(Held(None))
+        with pytest.raises(CertificateError, match="no certificate yet"):
+            _ = trust.client
+        pair = connected(server_context(credentials(host("b"))), HostTrust(Held(credentials(host("a")))).client)
+        with pytest.raises(CertificateError, match="no certificate yet"):
+            trust.check(pair.client)
+        assert CA.cluster
+
+    asyncio.run(main())

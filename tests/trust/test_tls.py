@@ -1,0 +1,91 @@
+"""Handshakes: who is let in, and who is not."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from scheduler.trust.certificates import Credentials, to_pem
+from scheduler.trust.errors import CertificateError, CertificateExpiredError
+from scheduler.trust.identity import expect_scheduler
+from scheduler.trust.tls import client_context, identity_of, joining_context, server_context
+from tests.trust.fixtures import CA, HOUR, NOW, OTHER_CA, connected, credentials, host, scheduler
+
+SCHEDULER = credentials(scheduler())
+HOST = credentials(host("a"))
+
+
+def test_both_ends_know_each_other() -> None:
+    pair = connected(server_context(SCHEDULER), client_context(HOST))
+    assert identity_of(pair.server, CA.cluster, NOW) == host("a")
+    assert identity_of(pair.client, CA.cluster, NOW) == scheduler()
+    assert pair.client.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        credentials(host("a", OTHER_CA), OTHER_CA),
+        credentials(host("a"), OTHER_CA),  # it claims to be of this cluster
+        credentials(host("a"), at=NOW - 3 * HOUR),
+        credentials(host("a"), at=NOW + 3 * HOUR),
+    ],
+)
+def test_a_stranger_does_not_get_through_the_handshake(client: Credentials) -> None:
+    context = client_context(client)
+    context.verify_mode = ssl.CERT_NONE  # the stranger does not mind whom it talks to
+    with pytest.raises(ssl.SSLError):
+        connected(server_context(SCHEDULER), context)
+    with pytest.raises(ssl.SSLError):
+        connected(server_context(SCHEDULER, strangers=True), context)
+
+
+def test_a_scheduler_of_another_cluster_is_not_believed() -> None:
+    impostor = credentials(scheduler(), OTHER_CA)
+    for context in (client_context(HOST), joining_context(to_pem(CA.certificate))):
+        with pytest.raises(ssl.SSLCertVerificationError):
+            connected(server_context(impostor, strangers=True), context)
+
+
+def test_a_hosts_certificate_makes_no_scheduler() -> None:
+    pair = connected(server_context(credentials(host("b"))), client_context(HOST))
+    with pytest.raises(CertificateError, match="a scheduler was expected, and host b answers"):
+        expect_scheduler(identity_of(pair.client, CA.cluster, NOW))
+
+
+def test_without_a_certificate_only_where_hosts_join() -> None:
+    newcomer = joining_context(to_pem(CA.certificate))
+    with pytest.raises(ssl.SSLError):
+        connected(server_context(SCHEDULER), newcomer)
+    pair = connected(server_context(SCHEDULER, strangers=True), newcomer)
+    with pytest.raises(CertificateError, match="no certificate"):
+        identity_of(pair.server, CA.cluster, NOW)
+    assert identity_of(pair.client, CA.cluster, NOW) == scheduler()
+
+
+def test_older_tls_is_not_spoken() -> None:
+    context = client_context(HOST)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        connected(server_context(SCHEDULER), context)
+
+
+def test_a_session_is_resumed_and_its_certificate_looked_at_again() -> None:
+    server, client = server_context(SCHEDULER), client_context(HOST)
+    first = connected(server, client)
+    again = connected(server, client, first.client.session)
+    assert again.client.session_reused
+    assert identity_of(again.server, CA.cluster, NOW) == host("a")
+    with pytest.raises(CertificateExpiredError):
+        identity_of(again.server, CA.cluster, NOW + 2 * HOUR)
+
+
+def test_a_key_that_is_not_the_certificates_makes_no_context() -> None:
+    other = credentials(host("b"))
+    forged = Credentials(HOST.identity, other.key_pem, HOST.chain_pem, HOST.ca_pem, HOST.not_before, HOST.not_after)
+    with pytest.raises(CertificateError, match="host a"):
+        client_context(forged)
+    with pytest.raises(CertificateError, match="CA"):
+        joining_context(b"")
