@@ -24,6 +24,7 @@ from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
+from peer.store.disk import make_private_file
 from proxy.core.routing import Endpoint
 
 log = structlog.get_logger("proxy.catalog")
@@ -229,6 +230,10 @@ def _row(repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> tuple
 
 
 def _connect(path: Path, max_known: int) -> sqlite3.Connection:
+    for journal in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if journal.exists():
+            make_private_file(journal)
+    make_private_file(path)  # SQLite gives its journals the mode of the file
     database = sqlite3.connect(path)
     try:
         database.executescript(_SCHEMA + _PROOF)
@@ -265,6 +270,8 @@ def _read_only(path: Path) -> sqlite3.Connection:
     """
     journal = path.with_name(f"{path.name}-wal")
     try:
+        if path.is_symlink():
+            raise sqlite3.OperationalError("links are not followed there")
         if journal.exists() and journal.stat().st_size:
             raise sqlite3.OperationalError("there is a journal")
         database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)

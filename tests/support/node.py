@@ -98,7 +98,8 @@ class Node:
 
 def admin_headers(data: Path) -> dict[str, str]:
     """What shows the secret of the admin port of the node whose directory that is."""
-    return {"Authorization": authorization((data / NAME).read_text().splitlines()[0])}
+    file = data / NAME
+    return {"Authorization": authorization(file.read_text().splitlines()[0])} if file.exists() else {}
 
 
 def settings_for(data: Path, *upstreams: str, **options: object) -> Settings:
