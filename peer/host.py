@@ -131,6 +131,8 @@ class Host:
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
+        self.may_share: Callable[[Digest], bool] = lambda _digest: True
+        """Whether other hosts may have a blob that is held, as far as is known."""
         self.left_over: dict[bytes, tuple[str, str]] = {}
         """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
@@ -193,7 +195,7 @@ class Host:
         self._address = address
         for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
-                self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
+                self.share(blob)
         self.feed(events.SchedulerLost())
         if self._trust is not None:
             self._trust.on_revoked = self._refuse
@@ -316,8 +318,6 @@ class Host:
                 self.tags.on_message(message)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
-            case events.RefuseHosts(hosts) if self._trust is not None:
-                self._trust.revoke(hosts)
             case _:
                 self._carry_out_in_store(instruction)
 
@@ -351,6 +351,8 @@ class Host:
                 self._tasks.start(self._store_work.read_digests(digest))
             case events.Ended():
                 self._ended(instruction)
+            case events.RefuseHosts(hosts) if self._trust is not None:
+                self._trust.revoke(hosts)
             case _:
                 pass
 
@@ -438,7 +440,12 @@ class Host:
     def _found(self, blob: BlobInfo) -> None:
         """The store has a blob again. From any thread."""
         if blob.complete:
-            self._loop.call_soon_threadsafe(self.feed, events.BlobStored(blob.digest.raw, blob.size_bytes))
+            self._loop.call_soon_threadsafe(self.share, blob)
+
+    def share(self, blob: BlobInfo) -> None:
+        """Give a blob that is held whole to other hosts, if they may have it."""
+        if blob.digest.raw not in self.machine.seeds and self.may_share(blob.digest):
+            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -452,6 +459,8 @@ class Host:
             if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
                 self.on_arrived(arrival.sources[0])
             arrival.end(None)
+            if self.may_share(arrival.digest):
+                self.feed(events.BlobStored(arrival.raw, arrival.blob.size_bytes))
             return
         if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
             self._corrupt += 1

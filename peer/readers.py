@@ -282,5 +282,6 @@ class Readers:
                     size_bytes,
                     perishable=source.credential.authorization is not None,
                     reserve=reserve,
+                    private=source.private or not (arrival.is_new or self._host.may_share(arrival.digest)),
                 )
             )

@@ -14,7 +14,7 @@ place is a repository of an upstream.
    a. nothing of the blob is here or on its way because of another place: it may be fetched, and the fetch proves it
       (`Permit.unproven`). If another place joins the fetch before it has ended, (b) holds from then on.
    b. otherwise the origin is asked, once: it answers for the digest in that place, or the client is refused.
-   Where other hosts also send what is private (`fetch_proves` False), (b) holds always.
+   Where other hosts also send what is private (`Exchange.EVERYTHING`), (b) holds always.
    An upstream that only a client has named (the upstream `*`) may be the client's own server. Its word proves nothing,
    so from such an upstream clients get what was fetched there, and nothing that is here because of another place.
 4. If the origin answers without a client's credential, the digest is granted to ANYONE. The catalog remembers that
@@ -22,6 +22,11 @@ place is a repository of an upstream.
 5. An origin that says nothing of access (`proxy.core.origin_answers`) counts as gone. That content is public is
    forgotten only if the origin refuses it to everybody: an anonymous request without a token may be refused at a
    registry whose token server gives tokens to everybody, so p2pd then asks for such a token itself.
+
+6. Without certificates only public content is exchanged with other hosts (`Exchange.PUBLIC`): what the origin gives to
+   everybody, without a client's and without the operator's credential. Everything else is private: the download asks
+   the origin alone, and no other host hears of it. A client with a credential waits until it is known whether its image
+   is public.
 
 Grants are added in this file only. Other files say what the origin answered (`granted`, `granted_below`).
 """
@@ -34,6 +39,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 
@@ -55,6 +61,16 @@ PROBE_EVERY_S = 3600.0
 """How often p2pd asks whether a repository is public, if clients show a credential for it."""
 
 
+class Exchange(Enum):
+    """What this host exchanges with other hosts."""
+
+    NOTHING = auto()
+    """It is alone."""
+    PUBLIC = auto()
+    EVERYTHING = auto()
+    """Hosts show certificates, or the operator answers for the network (`allow_open`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Permit:
     """The client may have a digest.
@@ -62,6 +78,7 @@ class Permit:
     `client` is the holder of the grant, `credential` the one to use at the origin, `until` the monotonic time at which
     the grant ends. `described` is what the origin said of the content, if the origin was asked just now. `unproven`:
     it is not known that the place has the digest; `Access.confirm` says whether the bytes may be sent (rule 3).
+    `private`: other hosts are neither told of the content nor given it (rule 6).
     """
 
     client: str
@@ -69,6 +86,7 @@ class Permit:
     until: float
     described: Descriptor | None = None
     unproven: bool = False
+    private: bool = False
 
 
 class Access:
@@ -86,7 +104,8 @@ class Access:
         ttl_s: float,
         length_of: Callable[[AnyDigest], int | None] = lambda _: None,
         is_only_for: Callable[[AnyDigest, tuple[str, str]], bool] = lambda _digest, _place: False,
-        fetch_proves: bool = False,
+        exchange: Exchange = Exchange.EVERYTHING,
+        on_public: Callable[[AnyDigest], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._origins = origins
@@ -96,7 +115,12 @@ class Access:
         self._ttl_s = ttl_s
         self._length_of = length_of
         self._is_only_for = is_only_for
-        self._fetch_proves = fetch_proves
+        self._fetch_proves = exchange is not Exchange.EVERYTHING
+        self._exchange = exchange
+        self._on_public = on_public
+        self._probes: SingleFlight[Repository, None] = SingleFlight(background)
+        self._public: dict[Repository, float] = {}
+        """Until when repositories are known to be public as a whole: an image of theirs is."""
         self._grants = Grants()
         self._key = secrets.token_bytes(32)
         self._checks: SingleFlight[tuple[str, Route], Permit] = SingleFlight(background)
@@ -120,7 +144,10 @@ class Access:
         if grant is None:
             return await self._checks.get((client, route), lambda: self._ask(route, authorization))
         credential = OWN if grant.holder == ANYONE else Credential(authorization)
-        permit = Permit(grant.holder, credential, grant.until, unproven=not self._is_known(route))
+        if fetches and self._exchange is Exchange.PUBLIC and grant.holder != ANYONE:
+            await self._probes.settled(route.repository)
+        private = self._is_private(route.repository, route.endpoint, route.digest)
+        permit = Permit(grant.holder, credential, grant.until, unproven=not self._is_known(route), private=private)
         if not permit.unproven or (fetches and self._may_prove(route)):
             return permit
         return await self._checks.get((client, route), lambda: self._ask_as(permit, route, authorization))
@@ -156,7 +183,31 @@ class Access:
             self._catalog.remember(route.repository, route.endpoint, [route.digest], public)
         unproven = not (self._origins.is_believed(route.upstream) or self._is_known(route))
         self._grants.add(client, route.repository, route.endpoint, [route.digest], until)
-        return Permit(client, credential, until, found, unproven)
+        if client == ANYONE:
+            self._tell_public(route.repository, [route.digest])
+        private = self._is_private(route.repository, route.endpoint, route.digest)
+        return Permit(client, credential, until, found, unproven, private)
+
+    def may_tell(self, repository: Repository, authorization: str | None) -> bool:
+        """Whether other hosts may know what the repository's tags are, for a client with `authorization` (rule 6)."""
+        if self._exchange is not Exchange.PUBLIC:
+            return self._exchange is Exchange.EVERYTHING
+        if self._origins.upstream(repository.upstream).has_credentials:
+            return False
+        return authorization is None or self._public.get(repository, 0.0) > self._clock()
+
+    def _is_private(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        if self._exchange is not Exchange.PUBLIC:
+            return False
+        if self._origins.upstream(repository.upstream).has_credentials:
+            return True
+        return self._grants.find(ANYONE, repository, endpoint, digest, self._clock()) is None
+
+    def _tell_public(self, repository: Repository, digests: Sequence[AnyDigest]) -> None:
+        """What was private until now may be for everybody."""
+        if self._exchange is Exchange.PUBLIC and self._open_to_all(repository) is Public.EVERYWHERE:
+            for digest in digests:
+                self._on_public(digest)
 
     def granted_below(self, manifest: Route, permit: Permit, below: Sequence[AnyDigest], endpoint: Endpoint) -> None:
         """The client was given the manifest that `manifest` names by its digest: grant it what the place has of what is
@@ -166,7 +217,7 @@ class Access:
         self._grant(repository, permit, endpoint, below)
         if permit.client != ANYONE and now - self._probed.get(repository, float("-inf")) > PROBE_EVERY_S:
             self._probed[repository] = now
-            self._background.start(self._probe(manifest, below, endpoint))
+            self._background.start(self._probes.get(repository, lambda: self._probe(manifest, below, endpoint)))
 
     def public_while_silent(self, route: Route, silence: OriginError) -> Permit | None:
         """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have."""
@@ -179,6 +230,7 @@ class Access:
         self._grants.add(permit.client, repository, endpoint, digests, permit.until)
         if permit.client == ANYONE:
             self._catalog.publish(repository, endpoint, digests, self._open_to_all(repository))
+            self._tell_public(repository, digests)
 
     def _open_to_all(self, repository: Repository) -> Public:
         """What a grant to ANYONE means there."""
@@ -250,8 +302,10 @@ class Access:
             log.debug(
                 "could not find out that a repository is public", repository=str(manifest.repository), error=str(error)
             )
+            self._public.pop(manifest.repository, None)
             if takes_back_public(error):
                 self._catalog.forget_public(manifest.repository, manifest.endpoint, manifest.digest)
             return
+        self._public[manifest.repository] = self._clock() + PROBE_EVERY_S
         permit = self.granted(manifest, OWN, None)
         self._grant(manifest.repository, permit, endpoint, below)

@@ -188,7 +188,7 @@ class Blobs:
         """A manifest, whole, and its media type as the origin gave it. Raises OriginError."""
         repository = context.route.repository
         patience_s = None if self._manifests.descriptor(digest) else self._origins.answer_within_s
-        source = self._origins.source(repository, digest, permit.credential, Kind.MANIFEST)
+        source = self._origins.source(repository, digest, permit.credential, Kind.MANIFEST, private=permit.private)
         try:
             async with asyncio.timeout(patience_s):
                 if isinstance(digest, Digest):
@@ -268,7 +268,7 @@ class Blobs:
         return partial(self._access.confirm, permit, of_digest, context.authorization)
 
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:
-        return self._origins.source(context.route.repository, digest, permit.credential)
+        return self._origins.source(context.route.repository, digest, permit.credential, private=permit.private)
 
     def _type_of(self, digest: AnyDigest, kind: Kind) -> str:
         return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest)

@@ -93,11 +93,18 @@ class Origins:
         return name if not name or name in self.upstreams else OTHERS
 
     def source(
-        self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB
+        self,
+        repository: Repository,
+        digest: AnyDigest,
+        credential: Credential,
+        kind: Kind = Kind.BLOB,
+        *,
+        private: bool = False,
     ) -> OriginSource:
-        """The source of a download of `digest`: the repository's origin, with `credential` only."""
+        """The source of a download of `digest`: the repository's origin, with `credential` only. What is `private` is
+        not for other hosts."""
         origin = self.upstream(repository.upstream).origin
-        return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream)
+        return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream, private)
 
     async def ask(
         self,

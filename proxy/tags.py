@@ -153,9 +153,9 @@ class Tags:
 
         Other hosts' answers are not remembered here: the scheduler remembers them for its `tag_ttl_s`.
         """
-        if self._cluster is None:
-            return None
         _, route, accept = question
+        if self._cluster is None or not self._access.may_tell(route.repository, authorization):
+            return None
         name = TagName(route.repository, Tag(route.reference))
         turn = await self._cluster.look_up(name)
         if turn is Turn.OURS:

@@ -232,6 +232,13 @@ class Settings:
         return by_tls or bool(self.join or self.join_file or self.tls_dir)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there are no other hosts: no scheduler is named, and no port at which others would find this node."""
+        here = (self.peer, self.listen)
+        named = self.scheduler or self.advertise or any(each.port or not each.is_loopback for each in here)
+        return not named and not self.has_certificate
+
+    @property
     def named_upstreams(self) -> tuple[UpstreamSetting, ...]:
         """The upstreams but `*`, one at least; the first is the default one."""
         return tuple(upstream for upstream in self.upstream if not upstream.is_any_host)

@@ -30,11 +30,12 @@ from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.reference import Repository, RepositoryName, UpstreamName
 from peer.origin.api import Kind
 from peer.origin_range import OriginSource
@@ -43,7 +44,7 @@ from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
-from proxy.access import Access
+from proxy.access import Access, Exchange
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
@@ -101,7 +102,8 @@ async def serve(
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
         joined = await stack.enter_async_context(schedulers(settings))
-        identify = identity(settings, trust)
+        exchange = exchange_of(settings)
+        identify = None if exchange is Exchange.NOTHING else identity(settings, trust)
         new = None if trust is not None else partial(new_id, settings)
         host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust)
         stack.callback(host.close)
@@ -127,8 +129,11 @@ async def serve(
             ttl_s=settings.access_ttl_s,
             length_of=readers.whole_length,
             is_only_for=readers.is_only_for,
-            fetch_proves=True,
+            exchange=exchange,
+            on_public=partial(_share, host),
         )
+        if exchange is Exchange.PUBLIC:
+            host.may_share = catalog.is_public_everywhere
         host.on_arrived = partial(_tell_arrived, access)
         tags = Tags(
             origins,
@@ -155,17 +160,21 @@ async def serve(
             metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
             addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
-        stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
-        addresses["peer"] = str(peer_at)
-        addresses["advertise"] = advertised(settings, peer_at)
+        if exchange is not Exchange.NOTHING:
+            peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
+            stack.push_async_callback(
+                host.disconnect
+            )  # before the peer port, which waits for links that others dialled
+            addresses["peer"] = str(peer_at)
+            addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
             Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
-        host.start(addresses["advertise"])
+        if exchange is not Exchange.NOTHING:
+            host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
@@ -188,6 +197,12 @@ def _limits(settings: Settings, give_up_s: float) -> Limits:
         give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
+
+
+def _share(host: Host, digest: AnyDigest) -> None:
+    held = host.store.peek(digest) if isinstance(digest, Digest) else None
+    if held is not None and held.complete and held.digest.raw not in host.arrivals:
+        host.share(held)
 
 
 def _tell_arrived(access: Access, source: OriginSource) -> None:

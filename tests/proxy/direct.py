@@ -13,7 +13,7 @@ from peer.oci.reference import Repository, UpstreamName, parse_reference, parse_
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
 from peer.tasks import BackgroundTasks
-from proxy.access import Access
+from proxy.access import Access, Exchange
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
 from proxy.origins import Origins
@@ -76,7 +76,7 @@ async def parts_of(
     others: Others | None = None,
     trust_hosts: bool = False,
     operators: tuple[str, str] | None = None,
-    fetch_proves: bool = False,
+    exchange: Exchange = Exchange.EVERYTHING,
 ) -> AsyncIterator[Parts]:
     """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try.
 
@@ -94,7 +94,7 @@ async def parts_of(
                 background,
                 ttl_s=access_ttl_s,
                 is_only_for=lambda digest, _: digest not in parts.elsewhere,
-                fetch_proves=fetch_proves,
+                exchange=exchange,
                 clock=lambda: parts.now,
             )
             parts.tags = Tags(

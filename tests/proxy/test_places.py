@@ -12,6 +12,7 @@ import pytest
 from peer.errors import OriginRefusedError, OriginUnreachableError
 from peer.oci.documents import CONFIG_TYPE, as_json, image_manifest
 from peer.oci.manifest import OCI_IMAGE, OCI_INDEX
+from proxy.access import Exchange
 from proxy.core.routing import Endpoint
 from tests.proxy.direct import parts_of, place, route
 from tests.support.authority import make_authority
@@ -98,7 +99,7 @@ class TestManifestOfAnotherRepository:
     async def test_nor_if_the_other_joins_what_was_begun_for_it(self, registry: ImageRegistry, tmp_path: Path) -> None:
         registry.push(EVIL, "latest", make_image(b"something"))
         manifest, layer = route(EVIL, "latest"), route(EVIL, LAYER, Endpoint.BLOB)
-        async with parts_of(registry, tmp_path, fetch_proves=True) as parts:
+        async with parts_of(registry, tmp_path, exchange=Exchange.PUBLIC) as parts:
             of_manifest = (await parts.tags.resolve(manifest, None, ""))[1]
             parts.access.granted_below(manifest, of_manifest, [LAYER], Endpoint.BLOB)
             with pytest.raises(OriginRefusedError):
@@ -156,7 +157,7 @@ class TestWhatIsKnown:
     ) -> None:
         private(registry)
         manifest, layer = route(SECRET, IMAGE.digest), route(SECRET, LAYER, Endpoint.BLOB)
-        async with parts_of(registry, tmp_path, fetch_proves=False) as parts:
+        async with parts_of(registry, tmp_path, exchange=Exchange.EVERYTHING) as parts:
             permit = await parts.access.check(manifest, ALICE)
             parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
             parts.access.arrived(place(SECRET), Endpoint.BLOB, LAYER)
@@ -170,7 +171,7 @@ class TestWhatIsKnown:
     ) -> None:
         registry.push(EVIL, "latest", make_image(b"something"))
         manifest, layer = route(EVIL, "latest"), route(EVIL, LAYER, Endpoint.BLOB)
-        async with parts_of(registry, tmp_path, fetch_proves=True) as parts:
+        async with parts_of(registry, tmp_path, exchange=Exchange.PUBLIC) as parts:
             _, permit = await parts.tags.resolve(manifest, None, "")
             parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
             parts.elsewhere.add(LAYER)
