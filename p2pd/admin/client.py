@@ -132,6 +132,6 @@ class AdminClient:
 def _reason(answer: Any, status: int) -> str:
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         return str(answer["error"])
-    if status == 401:
+    if status == 403:
         return "the daemon did not accept the secret of its directory: is it another daemon's? Name it with --data"
     return f"the daemon answered with status {status}"

@@ -81,11 +81,13 @@ def admin_runner(
 
     @web.middleware
     async def with_secret(request: web.Request, handler: Handler) -> web.StreamResponse:
-        is_open = request.path in _OPEN or isinstance(request.match_info.http_exception, web.HTTPNotFound)
+        is_open = (
+            request.path in _OPEN or request.match_info.http_exception is not None
+        )  # no such page: that is no secret
         if secret is None or is_open or shows(request.headers.get("Authorization", ""), secret):
             return await handler(request)
         refused: object = [] if request.method == "GET" else {"error": f"show the daemon's secret: {_HOW}"}
-        return web.json_response(refused, status=401, headers={"WWW-Authenticate": 'Bearer realm="p2pd admin"'})
+        return web.json_response(refused, status=403)
 
     app = web.Application(middlewares=[_errors_as_json, only_for_us, with_secret])
     app.add_routes(

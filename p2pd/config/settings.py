@@ -106,7 +106,7 @@ class Settings:
         parse_urls,
         "",
         "A scheduler to join, as https://HOST:65003 with join, else http://; several are tried in turn. None: one"
-        " inside.",
+        " inside, if advertise or a port of peer or listen says that there are other hosts.",
         "URL",
     )
     listen: Address = _key(
@@ -115,7 +115,12 @@ class Settings:
         "Where a scheduler takes hosts: the one inside this node, or one alone.",
         "HOST:PORT",
     )
-    allow_open: bool = _key(parse_switch, "false", "Let this node listen on addresses that other machines can reach.")
+    allow_open: bool = _key(
+        parse_switch,
+        "false",
+        "Let this node listen on addresses that other machines can reach, and exchange private content without"
+        " certificates.",
+    )
     join: str = _key(
         parse_token_text,
         "",

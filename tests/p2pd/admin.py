@@ -29,7 +29,7 @@ class Admin:
 
     def answer(self, method: str, path: str, has_secret: bool) -> tuple[int, object]:
         if path != "/status" and not has_secret:
-            return 401, []
+            return 403, []
         match method, path.strip("/").split("/"):
             case "GET", ["status"]:
                 return 200, self.status
