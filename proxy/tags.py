@@ -154,7 +154,9 @@ class Tags:
         Other hosts' answers are not remembered here: the scheduler remembers them for its `tag_ttl_s`.
         """
         _, route, accept = question
-        if self._cluster is None or not self._access.may_tell(route.repository, authorization):
+        if self._cluster is None:
+            return None
+        if not (self._trust_hosts or self._access.may_tell(route.repository, authorization)):
             return None
         name = TagName(route.repository, Tag(route.reference))
         turn = await self._cluster.look_up(name)
@@ -176,7 +178,9 @@ class Tags:
             manifest, credential = await self._ask_openly_first(route, authorization)
             known = isinstance(manifest.digest, Digest) and manifest.media_type in KIND_BY_MEDIA_TYPE
             if known and manifest.size_bytes <= MAX_MANIFEST_BYTES:
-                status, found = 200, TagFound(manifest, self._is_public(route.repository, credential))
+                public = self._is_public(route.repository, credential)
+                if public or self._access.may_tell(route.repository, authorization):
+                    status, found = 200, TagFound(manifest, public)
         except OriginRefusedError as error:
             status = error.status
             raise

@@ -95,7 +95,7 @@ def test_where_hosts_trust_each_other_a_public_image_costs_one_question(
 async def test_a_private_image_is_for_those_who_may_have_it(tmp_path: Path, registry: ImageRegistry) -> None:
     registry.members[REPOSITORY] = {ALICE}
     async with cluster(tmp_path, registry) as swarm:
-        hosts = await swarm.add_many(HOSTS)
+        hosts = await swarm.add_many(HOSTS, allow_open=True)
         assert_pulled(await pull(hosts, ALICE))
         assert questions(registry, ALICE) == (1, HOSTS - 1, 1)
         for reply in await pull(hosts, BOB):
@@ -103,6 +103,18 @@ async def test_a_private_image_is_for_those_who_may_have_it(tmp_path: Path, regi
             assert reply.headers["www-authenticate"] == registry.challenge(REPOSITORY)
         # Each is told the digest, is refused that, and gets the origin's own answer for the tag.
         assert questions(registry, BOB) == (HOSTS, HOSTS, 0)
+
+
+@pytest.mark.parametrize("trust_hosts", [False, True])
+@asynchronous
+async def test_without_certificates_each_asks_for_a_private_image_itself(
+    tmp_path: Path, registry: ImageRegistry, trust_hosts: bool
+) -> None:
+    registry.members[REPOSITORY] = {ALICE}
+    async with cluster(tmp_path, registry) as swarm:
+        hosts = await swarm.add_many(HOSTS, trust_hosts=trust_hosts)
+        assert_pulled(await pull(hosts, ALICE))
+        assert questions(registry, ALICE) == (HOSTS, 0, HOSTS)
 
 
 @asynchronous
