@@ -162,6 +162,6 @@ async def held_bytes(host: Host, digest: str, least: int) -> None:
     """Wait until a host holds that much of a blob; each look is a request, so the loop turns meanwhile."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            blobs = (await ask(host.admin, "GET", "/cache")).json
+            blobs = await host.cached()
             if any(blob["digest"] == digest and blob["held_bytes"] >= least for blob in blobs):
                 return
