@@ -45,7 +45,7 @@ async def test_nobody_else_reads_what_is_kept(registry: ImageRegistry, tmp_path:
     if made_by == "the operator":
         data.mkdir()
         data.chmod(0o755)
-    async with node_at(data, f"docker.io={registry.url}") as node:
+    async with node_at(data, f"docker.io={registry.url}", advertise="127.0.0.1:0") as node:
         assert (await node.get("library/app/manifests/1.0")).status == 200
         assert (await node.get(f"library/app/blobs/{digest_of(IMAGE.layers[0])}")).status == 200
         found = modes(data)
