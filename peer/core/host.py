@@ -212,9 +212,9 @@ class HostMachine:
         if digest in self.private:
             return []
         was_told = bool(self.links.wanted_by(digest)) or self.downloads[digest].phase is not Phase.RECOVERING
+        taken_back = self._leave(digest) if was_told else []
         self.private.add(digest)
-        out = self.downloads[digest].hide()
-        return [*self._leave(digest), *out] if was_told else out
+        return [*taken_back, *self.downloads[digest].hide()]
 
     def _tells_of_private(self, instruction: Instruction) -> bool:
         """The one gate to other hosts. That a blob is here no longer may pass."""
