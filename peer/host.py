@@ -187,7 +187,7 @@ class Host:
             on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
-            self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
+            self._scheduler.tell, lambda: self.connected, tasks, patience_s=self.identity.scheduler_timeout_s
         )
 
     def start(self, address: str) -> None:
@@ -309,6 +309,11 @@ class Host:
                 self._transfers.cancel(request)
             case events.TrimRange(_, request, stop):
                 self._transfers.trim(request, stop)
+            case _:
+                self._carry_out_rare(instruction)
+
+    def _carry_out_rare(self, instruction: events.Instruction) -> None:
+        match instruction:
             case events.KeepLink(host, address):
                 self._neighbours.learn(host, address)
                 self.links.want(host, address)

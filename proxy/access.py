@@ -38,7 +38,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import structlog
@@ -59,6 +59,9 @@ log = structlog.get_logger("proxy.access")
 
 PROBE_EVERY_S = 3600.0
 """How often p2pd asks whether a repository is public, if clients show a credential for it."""
+
+
+MAX_PROBED = 10_000
 
 
 class Exchange(Enum):
@@ -119,12 +122,10 @@ class Access:
         self._exchange = exchange
         self._on_public = on_public
         self._probes: SingleFlight[Repository, None] = SingleFlight(background)
-        self._public: dict[Repository, float] = {}
-        """Until when repositories are known to be public as a whole: an image of theirs is."""
         self._grants = Grants()
         self._key = secrets.token_bytes(32)
         self._checks: SingleFlight[tuple[str, Route], Permit] = SingleFlight(background)
-        self._probed: dict[Repository, float] = {}
+        self._probed: dict[tuple[Repository, AnyDigest | None], float] = {}
 
     def client(self, authorization: str | None) -> str:
         """The client's name in grants: a keyed hash of its credential, so that no credential is kept."""
@@ -150,7 +151,12 @@ class Access:
         permit = Permit(grant.holder, credential, grant.until, unproven=not self._is_known(route), private=private)
         if not permit.unproven or (fetches and self._may_prove(route)):
             return permit
-        return await self._checks.get((client, route), lambda: self._ask_as(permit, route, authorization))
+        try:
+            return await self._checks.get((client, route), lambda: self._ask_as(permit, route, authorization))
+        except OriginError as error:
+            if word_of_error(error) is Word.SAYS_NOTHING and self._may_prove(route):
+                return permit  # nothing is here that the place could not have
+            raise
 
     async def confirm(self, permit: Permit, route: Route, authorization: str | None) -> None:
         """Return if the bytes of the digest of `route` that are here now may be sent (rule 3). Raises OriginError."""
@@ -177,24 +183,28 @@ class Access:
         client's permit. `found` is what the origin said of it.
         """
         client = ANYONE if credential.authorization is None else self.client(authorization)
-        until = self._clock() + self._ttl_s
-        if self._origins.is_believed(route.upstream):
+        is_known = self._origins.is_believed(route.upstream)
+        if is_known:
             public = self._open_to_all(route.repository) if client == ANYONE else Public.NO
             self._catalog.remember(route.repository, route.endpoint, [route.digest], public)
-        unproven = not (self._origins.is_believed(route.upstream) or self._is_known(route))
-        self._grants.add(client, route.repository, route.endpoint, [route.digest], until)
         if client == ANYONE:
             self._tell_public(route.repository, [route.digest])
-        private = self._is_private(route.repository, route.endpoint, route.digest)
-        return Permit(client, credential, until, found, unproven, private)
+        return self._permit(route, credential, client, found, is_known=is_known)
 
-    def may_tell(self, repository: Repository, authorization: str | None) -> bool:
-        """Whether other hosts may know what the repository's tags are, for a client with `authorization` (rule 6)."""
-        if self._exchange is not Exchange.PUBLIC:
-            return self._exchange is Exchange.EVERYTHING
-        if self._origins.upstream(repository.upstream).has_credentials:
-            return False
-        return authorization is None or self._public.get(repository, 0.0) > self._clock()
+    def _permit(
+        self,
+        route: Route,
+        credential: Credential,
+        client: str,
+        found: Descriptor | None = None,
+        *,
+        is_known: bool = False,
+    ) -> Permit:
+        """Grant the digest of `route` from now on."""
+        until = self._clock() + self._ttl_s
+        self._grants.add(client, route.repository, route.endpoint, [route.digest], until)
+        private = self._is_private(route.repository, route.endpoint, route.digest)
+        return Permit(client, credential, until, found, not (is_known or self._is_known(route)), private)
 
     def _is_private(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         if self._exchange is not Exchange.PUBLIC:
@@ -215,16 +225,25 @@ class Access:
         """
         repository, now = manifest.repository, self._clock()
         self._grant(repository, permit, endpoint, below)
-        if permit.client != ANYONE and now - self._probed.get(repository, float("-inf")) > PROBE_EVERY_S:
-            self._probed[repository] = now
+        anyones = self._grants.find(ANYONE, repository, manifest.endpoint, manifest.digest, now)
+        if permit.client != ANYONE and anyones is not None:
+            self._grant(repository, replace(permit, client=ANYONE, until=anyones.until), endpoint, below)
+        # Where publicness decides what is exchanged, it is asked of each image: a repository's others may differ.
+        probed = repository, manifest.digest if self._exchange is Exchange.PUBLIC else None
+        if permit.client != ANYONE and now - self._probed.get(probed, float("-inf")) > PROBE_EVERY_S:
+            if len(self._probed) >= MAX_PROBED:
+                self._probed.clear()
+            self._probed[probed] = now
             self._background.start(self._probes.get(repository, lambda: self._probe(manifest, below, endpoint)))
 
-    def public_while_silent(self, route: Route, silence: OriginError) -> Permit | None:
-        """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have."""
-        if not self._catalog.is_public(route.repository, route.endpoint, route.digest):
+    def public_while_silent(self, route: Route, silence: OriginError, *, told_by_hosts: bool = False) -> Permit | None:
+        """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have, as
+        this host has learnt from the origin, or as most hosts say that have (`told_by_hosts`).
+        """
+        if not told_by_hosts and not self._catalog.is_public(route.repository, route.endpoint, route.digest):
             return None
         self._origins.note(route.upstream, silence)
-        return self.granted(route, OWN, None)
+        return self._permit(route, OWN, ANYONE)
 
     def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[AnyDigest]) -> None:
         self._grants.add(permit.client, repository, endpoint, digests, permit.until)
@@ -302,10 +321,8 @@ class Access:
             log.debug(
                 "could not find out that a repository is public", repository=str(manifest.repository), error=str(error)
             )
-            self._public.pop(manifest.repository, None)
             if takes_back_public(error):
                 self._catalog.forget_public(manifest.repository, manifest.endpoint, manifest.digest)
             return
-        self._public[manifest.repository] = self._clock() + PROBE_EVERY_S
         permit = self.granted(manifest, OWN, None)
         self._grant(manifest.repository, permit, endpoint, below)

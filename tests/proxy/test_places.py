@@ -100,8 +100,8 @@ class TestManifestOfAnotherRepository:
         registry.push(EVIL, "latest", make_image(b"something"))
         manifest, layer = route(EVIL, "latest"), route(EVIL, LAYER, Endpoint.BLOB)
         async with parts_of(registry, tmp_path, exchange=Exchange.PUBLIC) as parts:
-            of_manifest = (await parts.tags.resolve(manifest, None, ""))[1]
-            parts.access.granted_below(manifest, of_manifest, [LAYER], Endpoint.BLOB)
+            found, of_manifest = await parts.tags.resolve(manifest, None, "")
+            parts.access.granted_below(route(EVIL, found.digest), of_manifest, [LAYER], Endpoint.BLOB)
             with pytest.raises(OriginRefusedError):
                 await parts.access.check(layer, None)  # a HEAD, whose answer nothing proves
             permit = await parts.access.check(layer, None, fetches=True)
@@ -172,8 +172,8 @@ class TestWhatIsKnown:
         registry.push(EVIL, "latest", make_image(b"something"))
         manifest, layer = route(EVIL, "latest"), route(EVIL, LAYER, Endpoint.BLOB)
         async with parts_of(registry, tmp_path, exchange=Exchange.PUBLIC) as parts:
-            _, permit = await parts.tags.resolve(manifest, None, "")
-            parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
+            found, permit = await parts.tags.resolve(manifest, None, "")
+            parts.access.granted_below(route(EVIL, found.digest), permit, [LAYER], Endpoint.BLOB)
             parts.elsewhere.add(LAYER)
             registry.stop()
             with pytest.raises(OriginUnreachableError):
