@@ -37,6 +37,7 @@ from peer.readers import Readers
 from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
+from peer.trust.piece_keys import PieceKeys
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -90,10 +91,13 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
+        keys = None
+        if trust is not None and settings.pieces != "tls":
+            keys = PieceKeys(asyncio.get_running_loop().time, plain=settings.pieces == "plain")
         joined = await stack.enter_async_context(schedulers(settings))
         identify = identity(settings, trust)
         new = None if trust is not None else partial(new_id, settings)
-        host = Host(store, _limits(settings), background, identify, joined.urls, new, trust)
+        host = Host(store, _limits(settings), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -106,7 +110,9 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
             trust=trust,
+            keys=keys,
         )
+        stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
@@ -130,7 +136,9 @@ async def serve(
         )
         addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
+        peer_at = await stack.enter_async_context(
+            listening(peer_runner, settings.peer, trust, plain_too=keys is not None)
+        )
         stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
         addresses["peer"] = str(peer_at)
         addresses["advertise"] = advertised(settings, peer_at)

@@ -361,7 +361,7 @@ class HostMachine:
 
     def _from_neighbour(self, event: FromNeighbour, now: float) -> list[Instruction]:
         message = event.message
-        if isinstance(message, link.LinkHello):
+        if isinstance(message, link.LinkHello | link.PieceKey):
             return []
         out = self._feed(message.digest, event, now)
         if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):

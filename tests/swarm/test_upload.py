@@ -18,7 +18,7 @@ from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreEr
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
 from peer.pacing import PACED_BYTES
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, neighbour_origin
+from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.tasks import BackgroundTasks
@@ -129,7 +129,7 @@ def receiving(directory: Path, address: str) -> Iterator[PeerPiece]:
     start, stop = blob.span(0)
     origin = neighbour_origin("a", address, "b")
     try:
-        yield PeerPiece(origin, blob, 0, blake3(CONTENT[start:stop]).digest())
+        yield PeerPiece(PieceSource(origin), blob, 0, blake3(CONTENT[start:stop]).digest())
     finally:
         origin.close()
         blob.release()
