@@ -1,8 +1,8 @@
 """The keys under which neighbours ask each other for pieces outside of TLS, and answer.
 
-A host tells each neighbour a key on their link, which is TLS with certificates at both ends. Under it the neighbour asks
-that host for pieces, and for nothing else. `scheduler.protocol.link` has the protocol, and docs/security.md says why it
-is sound.
+A host tells each neighbour a key on their link, which is TLS with certificates at both ends. Under it the neighbour
+asks that host for pieces, and for nothing else. `scheduler.protocol.link` has the protocol, and docs/security.md says
+why it is sound.
 
 Rules:
 1. A key is for one direction, between two hosts, and for a time: each link begins with a new one, and another comes
