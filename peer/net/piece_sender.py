@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import secrets
 import select
@@ -16,12 +17,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
 from peer.store import Blob
-from peer.store.buffers import BufferPool
+from peer.threads import Threads
 from peer.trust.aes128gcm import DATA_BYTES, RECORD_BYTES, SALT_BYTES, Encoder, encoded_bytes
 from peer.trust.piece_keys import AnswerKey
 
@@ -33,11 +33,19 @@ FLUSH_INTERVAL_S: Final = 0.005
 
 
 class Senders:
-    """The threads, which begin as they are needed, and their buffers."""
+    """The threads, which begin as they are needed. Each keeps its buffer: to map one for each piece costs the CPU more
+    than to encrypt the piece. There are as many as pieces go out at a time."""
 
     def __init__(self) -> None:
-        self.threads: Final = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="upload")
-        self.buffers: Final = BufferPool(MAX_THREADS * MEMORY_BYTES)
+        self.threads: Final = Threads(MAX_THREADS, "upload", ready=False)
+        self._own: Final = threading.local()
+
+    def buffer(self) -> memoryview:
+        """The buffer of the running thread, of `MEMORY_BYTES`."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = memoryview(mmap.mmap(-1, MEMORY_BYTES))
+        buffer: memoryview = self._own.buffer
+        return buffer
 
     def close(self) -> None:
         """Begin nothing new."""
@@ -98,10 +106,9 @@ class PieceMessage:
             self._busy = True
         try:
             deadline = time.monotonic() + self._patience_s
-            with self._senders.buffers.buffer(MEMORY_BYTES) as memory:
-                for part in self._records(stop, memory):
-                    with part:
-                        self._send_all(part, deadline)
+            for part in self._records(stop, self._senders.buffer()):
+                with part:
+                    self._send_all(part, deadline)
         finally:
             with self._lock:
                 self._busy = False
