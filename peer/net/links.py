@@ -242,14 +242,13 @@ class Links:
         """Exchange news until the link ends."""
         link.socket = socket
         link.outbox = LinkOutbox()
-        self._on_up(host)
         clock = asyncio.get_running_loop().time
         allowed = TokenBucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
-                sending = [group.create_task(self._send(link, socket))]
-                if self._trust is not None and self._keys is not None:
-                    sending.append(group.create_task(self._tell_keys(host, socket, self._trust, self._keys)))
+                await self._tell_key(host, socket)  # before what is held here is told
+                self._on_up(host)
+                sending = [group.create_task(self._send(link, socket)), group.create_task(self._rotate(host, socket))]
                 async for frame in socket:
                     message = _decoded(frame)
                     if allowed.take(1, clock()):
@@ -273,14 +272,19 @@ class Links:
             elif not link.wanted and self._links.get(host) is link:
                 del self._links[host]
 
-    async def _tell_keys(self, host: str, socket: _Socket, trust: HostTrust, keys: PieceKeys) -> None:
-        """Raises CertificateError when the neighbour's certificate is over: the next link is made with a newer one."""
+    async def _tell_key(self, host: str, socket: _Socket) -> None:
+        """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""
+        if self._trust is None or self._keys is None:
+            return
         connection = socket.get_extra_info("ssl_object")
         certificate = Certificate(None if connection is None else connection.getpeercert(True))
+        self._trust.check(certificate, host)
+        await socket.send_bytes(LINK.encode(self._keys.issue(host, certificate)))
+
+    async def _rotate(self, host: str, socket: _Socket) -> None:
         while True:
-            trust.check(certificate, host)
-            await socket.send_bytes(LINK.encode(keys.issue(host, certificate)))
             await asyncio.sleep(ROTATE_S)
+            await self._tell_key(host, socket)
 
     async def _send(self, link: _Link, socket: _Socket) -> None:
         clock = asyncio.get_running_loop().time

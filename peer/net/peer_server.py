@@ -104,6 +104,7 @@ class PeerServer:
                 web.get("/v1/link", self._link),
                 web.get("/v2/swarm/blobs/{digest}", self._blob),
                 web.get("/v2/swarm/{span}/blobs/{digest}", self._blob),
+                web.route("*", "/{anything:.*}", self._nothing),
             ]
         )
         return app
@@ -112,6 +113,12 @@ class PeerServer:
         """End the threads, which have nothing to send any more."""
         if self._senders is not None:
             self._senders.close()
+
+    async def _nothing(self, request: web.Request) -> web.Response:
+        """A stranger keeps no connection by asking for what is not there."""
+        if self._trust is not None and not _is_tls(request.transport):
+            return _ending(_refusal(401, "this port is for hosts of the cluster"))
+        return _refusal(404, "there is nothing here")
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
         if self._trust is not None and not _is_tls(request.transport):

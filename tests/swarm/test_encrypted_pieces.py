@@ -19,7 +19,7 @@ from peer.trust.aes128gcm import DATA_BYTES
 from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.tls import TlsConnection
-from tests.support.client import Reply, ask
+from tests.support.client import Client, Reply, ask
 from tests.support.images import digest_of
 from tests.support.node import asynchronous
 from tests.support.registry_server import PATIENCE_S
@@ -233,6 +233,26 @@ async def test_a_stranger_gets_401_and_no_slot_and_nothing_is_read(tmp_path: Pat
         assert it.server.busy_answers == it.server.sent_bytes == 0
 
 
+@pytest.mark.parametrize("path", ["/", "/v2/", "/v1/other", "/v2/swarm/blobs/a/b"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@asynchronous
+async def test_a_stranger_keeps_no_connection(tmp_path: Path, method: str, path: str) -> None:
+    async with hosts(tmp_path) as it, Client(it.address) as client:
+        await client.request(method, path)
+        reply = await client.rest(await client.head())
+        assert (reply.status, reply.headers["connection"]) == (401, "close")
+
+
+@asynchronous
+async def test_a_neighbour_or_somebody_before_it_sends_this_host_nowhere(tmp_path: Path) -> None:
+    async with hosts(tmp_path) as it, Line(it.address).running() as inside:
+        location = f"Location: http://{inside.address}/\r\nContent-Length: 0\r\n\r\n"
+        it.line.change = lambda _answer: f"HTTP/1.1 307 x\r\n{location}".encode()
+        with pytest.raises(PeerGoneError):
+            await it.fetch()
+        assert not inside.requests
+
+
 @asynchronous
 async def test_a_stranger_is_not_told_that_the_line_is_full(tmp_path: Path) -> None:
     async with hosts(tmp_path, plain=True) as it:
@@ -319,6 +339,8 @@ CHANGES = {
     "in the clear": in_the_clear,
     "nothing": lambda _answer: b"",
     "401": lambda _answer: b"HTTP/1.1 401 x\r\nContent-Length: 0\r\n\r\n",
+    "chunked": lambda _answer: b"HTTP/1.1 200 x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "endless": lambda answer: answer.replace(b"Content-Length: 5", b"Content-Length: 5000000000", 1),
     "redirect": lambda _answer: b"HTTP/1.1 307 x\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
 }
 
