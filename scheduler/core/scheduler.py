@@ -91,8 +91,11 @@ class Scheduler:
             state.started_at = state.now
         match event:
             case Connected(connection, hello, seen_at, certified):
+                before = state.hosts_by_id.get(hello.host)
                 if not self._quarantine.turns_away(connection, hello.host):
                     self._membership.arrive(connection, hello, seen_at, certified=certified)
+                if before is not None and state.hosts_by_id.get(hello.host) is not before:
+                    self._tags.depart(before)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:
