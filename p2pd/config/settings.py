@@ -137,7 +137,7 @@ class Settings:
         one_of("encrypted", "plain", "tls"),
         "encrypted",
         "How pieces go between hosts with certificates: encrypted; plain, for networks that encrypt already (WireGuard,"
-        " Cilium), authenticated all the same; or over TLS, at four times the CPU.",
+        " Cilium), authenticated all the same; or over TLS, at a higher cost.",
         "encrypted|plain|tls",
     )
     certificate_ttl_s: float = _key(

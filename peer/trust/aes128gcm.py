@@ -32,7 +32,7 @@ OVERHEAD_BYTES: Final = TAG_BYTES + 1
 """What a record has beside its data."""
 
 DATA_BYTES: Final = 256 * 1024
-"""The data in a record of ours. Longer records cost no less: 256 KiB are as cheap as 1 MiB (docs/decisions/0016)."""
+"""The data in a record of ours. Longer records cost no less: 256 KiB are as cheap as 1 MiB (docs/decisions/0017)."""
 
 RECORD_BYTES: Final = DATA_BYTES + OVERHEAD_BYTES
 LEAST_RECORD_BYTES: Final = OVERHEAD_BYTES + 1
