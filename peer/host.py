@@ -51,6 +51,7 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
+    from peer.trust.piece_keys import PieceKeys
 
 log = structlog.get_logger("peer.host")
 
@@ -118,12 +119,14 @@ class Host:
         schedulers: Sequence[str] = (),
         new_id: Callable[[], str] | None = None,
         trust: HostTrust | None = None,
+        keys: PieceKeys | None = None,
     ) -> None:
         """`new_id` makes another id for this host, and keeps it; it is called in a thread.
 
-        With `trust`, hosts and schedulers are known by their certificates.
+        With `trust`, hosts and schedulers are known by their certificates. With `keys`, pieces go outside of TLS.
         """
         self._trust = trust
+        self._keys = keys
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
@@ -157,7 +160,7 @@ class Host:
         """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host, trust)
+        self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -176,6 +179,7 @@ class Host:
             on_up=lambda host: self.feed(events.LinkUp(host)),
             on_lost=lambda host: self.feed(events.LinkLost(host)),
             trust=trust,
+            keys=keys,
         )
         self._scheduler = SchedulerClient(
             schedulers,
@@ -427,6 +431,8 @@ class Host:
         log.warning("a host was revoked", host=host)
         self.links.shun(host)
         self._neighbours.forget(host)
+        if self._keys is not None:
+            self._keys.forget(host)
 
     # -- the store -------------------------------------------------------------------------------------------------
 

@@ -144,6 +144,13 @@ class Settings:
         parse_optional_path, "", "A CA for a scheduler alone to issue with, instead of one that it makes.", "FILE"
     )
     ca_key: Path | None = _key(parse_optional_path, "", "The key of that CA.", "FILE")
+    pieces: Literal["encrypted", "plain", "tls"] = _key(
+        one_of("encrypted", "plain", "tls"),
+        "encrypted",
+        "How pieces go between hosts with certificates: encrypted; plain, for networks that encrypt already (WireGuard,"
+        " Cilium), authenticated all the same; or over TLS, at a higher cost.",
+        "encrypted|plain|tls",
+    )
     certificate_ttl_s: float = _key(
         parse_duration, "24h", "How long a certificate is good that a scheduler issues.", "DURATION"
     )

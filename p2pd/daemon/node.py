@@ -44,6 +44,7 @@ from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
+from peer.trust.piece_keys import PieceKeys
 from proxy.access import Access, Exchange
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
@@ -101,11 +102,14 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
+        keys = None
+        if trust is not None and settings.pieces != "tls":
+            keys = PieceKeys(asyncio.get_running_loop().time, plain=settings.pieces == "plain")
         joined = await stack.enter_async_context(schedulers(settings))
         exchange = exchange_of(settings)
         identify = None if exchange is Exchange.NOTHING else identity(settings, trust)
         new = None if trust is not None else partial(new_id, settings)
-        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust)
+        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -118,7 +122,9 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
             trust=trust,
+            keys=keys,
         )
+        stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
@@ -161,10 +167,9 @@ async def serve(
             addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         if exchange is not Exchange.NOTHING:
-            peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
-            stack.push_async_callback(
-                host.disconnect
-            )  # before the peer port, which waits for links that others dialled
+            peer_port = listening(peer_runner, settings.peer, trust, plain_too=keys is not None)
+            peer_at = await stack.enter_async_context(peer_port)
+            stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["peer"] = str(peer_at)
             addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(

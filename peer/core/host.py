@@ -420,7 +420,7 @@ class HostMachine:
 
     def _from_neighbour(self, event: FromNeighbour, now: float) -> list[Instruction]:
         message = event.message
-        if isinstance(message, link.LinkHello) or message.digest in self.private:
+        if isinstance(message, link.LinkHello | link.PieceKey) or message.digest in self.private:
             return []
         out = self._feed(message.digest, event, now)
         if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):
