@@ -17,10 +17,12 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from scheduler.core.leases import Lease, LeaseCause
-from scheduler.core.members import Host, Member, OriginRefusal, Source
+from scheduler.core.lengths import Lengths, LengthSource
+from scheduler.core.members import Host, Identity, Member, OriginRefusal, Source
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
@@ -52,9 +54,12 @@ DRAWN: Final = 16
 class LeasePolicy:
     """Grants leases and handles their results."""
 
-    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
+    def __init__(
+        self, state: SchedulerState, membership: Membership, lengths: Lengths, maps: Maps, seeders: Seeders
+    ) -> None:
         self._state: Final = state
         self._membership: Final = membership
+        self._lengths: Final = lengths
         self._maps: Final = maps
         self._seeders: Final = seeders
 
@@ -83,6 +88,8 @@ class LeasePolicy:
         if not self._membership.has_room(host, message.digest):
             return
         swarm, _ = self._membership.enter(host, message.digest)
+        if swarm.map is None and not self._state.charge(swarm, host, message.stop // 8):
+            raise ProtocolError("this host says more than the scheduler keeps for one")
         swarm.needed |= (1 << message.stop) - (1 << message.first)
         self._state.swarms_to_lease[swarm] = None
 
@@ -93,7 +100,7 @@ class LeasePolicy:
             return
         swarm, lease = found
         self._extend(swarm, lease)
-        self._maps.claim_size(swarm, host, message.size_bytes)
+        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
@@ -116,7 +123,7 @@ class LeasePolicy:
             self._state.swarms_to_lease[swarm] = None
         else:
             self._state.end_lease(lease, LeaseCause.LAST_PIECE)
-        self._maps.claim_digests(swarm, member, host.id, message.first, message.digests)
+        self._maps.claim_digests(swarm, member, host.identity, message.first, message.digests)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
         """End a lease that its host cannot finish."""
@@ -203,19 +210,20 @@ class LeasePolicy:
         return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
 
     def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
-        """The next pieces to lease, as a set of bits, and the hosts that may not get this lease."""
+        """The next pieces to lease, as a set of bits, and the witnesses that may not get this lease."""
         most = self._length(swarm)
         if swarm.map is None:
-            return (0 if swarm.leases else (1 << most) - 1), (swarm.length.reporters() if swarm.size_disputed else ())
+            excluded = _witnesses(swarm.length.reporters()) if swarm.size_disputed else ()
+            return (0 if swarm.leases else (1 << most) - 1), excluded
         if not swarm.unleased:
             return 0, ()
         candidates = swarm.unleased & swarm.needed or swarm.unleased
         first = (candidates & -candidates).bit_length() - 1
         contested = swarm.map.state is MapState.CONTESTED
-        excluded = swarm.map.reporters(first) if contested else ()
+        excluded = _witnesses(swarm.map.reporters(first)) if contested else ()
         stop = first + 1
         while stop < first + most and swarm.unleased >> stop & 1:
-            if contested and swarm.map.reporters(stop) != excluded:
+            if contested and _witnesses(swarm.map.reporters(stop)) != excluded:
                 break
             stop += 1
         return (1 << stop) - (1 << first), excluded
@@ -231,7 +239,11 @@ class LeasePolicy:
             draw(swarm.wanting.items, DRAWN),
             swarm.wanting.items,
         ):
-            eligible = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
+            eligible = [
+                member
+                for member in members
+                if (not excluded or member.host.identity.witness not in excluded) and self._may_fetch(member)
+            ]
             if eligible:
                 return eligible
         return []
@@ -281,6 +293,10 @@ class LeasePolicy:
     def _set_deadline(self, lease: Lease) -> None:
         due = self._state.now + self._state.settings.lease_s
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), due)
+
+
+def _witnesses(identities: Iterable[Identity]) -> tuple[str, ...]:
+    return tuple([identity.witness for identity in identities])
 
 
 def _of_shares(pieces: int, shares: int) -> int:

@@ -55,9 +55,15 @@ class SchedulerSettings:
     """How long after the last member has the whole blob the blob is put on the shelf (`scheduler.core.shelf`)."""
 
     corrupt_reports: int = 3
-    """Different hosts that must report one sender of corrupt pieces before the sender is quarantined."""
+    """Witnesses that must report one sender of corrupt pieces before the sender is taken out of the swarm."""
 
     inline_cache_bytes: int = 64 * 1024 * 1024
     """Tiny blobs that are kept for messages; the least recently used blobs are dropped first."""
+    witness_bytes: int = 64 * 1024 * 1024
+    """The memory that what one host says may take, or what all hosts without certificates say that come from one
+    address (`scheduler.core.budget`). 25,000 digests of one host, the map of 100 GiB, take 6 MiB."""
+    claimed_bytes: int = 768 * 1024 * 1024
+    """The same for all hosts together: most of the memory that docker/kubernetes.yaml gives the scheduler."""
+
     takeover_s: float = 5.0
     """A newer connection replaces a host's connection at most once in this time (`scheduler.core.membership`)."""

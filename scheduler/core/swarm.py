@@ -41,6 +41,7 @@ class Swarm:
     __slots__ = (
         "attempts",
         "begun_before",
+        "charges",
         "digest",
         "digest_sources",
         "digests_requested_of",
@@ -76,6 +77,8 @@ class Swarm:
         self.wanting: Final = RandomSet(PoolKind.WANTING)
         self.sources: Final[dict[Source, Source]] = {}
         """The repositories in which members were authorised, so that all members share one object for each."""
+        self.charges: Final[dict[str, int]] = {}
+        """The bytes that are charged for the swarm, by owner (`scheduler.core.budget`)."""
         self.generation = 1
         self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None

@@ -89,6 +89,7 @@ class HostConnection(asyncio.Protocol):
         "opened_at",
         "peer",
         "pinged",
+        "probed_at",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
@@ -105,6 +106,8 @@ class HostConnection(asyncio.Protocol):
         """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
+        self.probed_at: float | None = None
+        """The time at which it was asked for a sign of life. None once there was one."""
         self.ended_at: float | None = None
         """The time at which we ended the connection. Later messages are ignored."""
         self.allowance = allowance
@@ -130,6 +133,12 @@ class HostConnection(asyncio.Protocol):
         self.pinged = True
         if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
             self._transport.write(self._frames.send(Ping()))
+
+    def probe(self) -> None:
+        """Ask a host for a sign of life."""
+        if self.probed_at is None:
+            self.probed_at = self._owner.now()
+            self.ping()
 
     def close(self, closing: Closing, reason: str) -> None:
         """Tell the host the reason, and wait for the host to hang up."""
@@ -160,6 +169,7 @@ class HostConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._owner.now()
         self.pinged = False
+        self.probed_at = None
         try:
             if self._frames is not None:
                 if self._frames.state is not ConnectionState.CLOSED:

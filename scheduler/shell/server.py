@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Tick
+from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Send, Tick
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
@@ -60,6 +60,8 @@ class Bounds:
     """How long a connection may take to send Hello."""
     heartbeat_s: float = 4.0
     """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
+    probe_s: float = 2.0
+    """How long a host whose id another host has said may take to answer a ping."""
     waiting_bytes: int = 4 * 1024 * 1024
     """The most unread bytes of one host: twice the piece map of the largest blob."""
     messages_per_s: float = MAX_MESSAGES_PER_S
@@ -104,6 +106,8 @@ class SchedulerServer:
         self._unswept: list[HostConnection] = []
         """The connections that the current sweep has not examined yet."""
         self._blames_from = 0.0
+        self._too_slow: list[HostConnection] = []
+        """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
 
     async def serve(self, host: str, port: int) -> None:
@@ -224,24 +228,32 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        slow: dict[HostConnection, None] = {}
         for instruction in instructions:
-            if isinstance(instruction, Close):
-                connection = self._connections.get(instruction.connection)
-                if connection is not None:
-                    self.failed(connection, instruction.closing, instruction.reason)
-                continue
+            self._carry_out(instruction)
+        self._end_slow()
+        self._set_timer(self._loop)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Send):
             message = framed(TO_HOST.encode(instruction.message))
             for number in instruction.connections:
                 connection = self._connections.get(number)
                 if connection is not None and connection.ended_at is None:
                     connection.send(message)
                     if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        slow[connection] = None
-        for connection in slow:
+                        self._too_slow.append(connection)
+        elif (connection := self._connections.get(instruction.connection)) is not None:
+            if isinstance(instruction, Close):
+                self.failed(connection, instruction.closing, instruction.reason)
+            elif connection.ended_at is None:
+                connection.probe()
+
+    def _end_slow(self) -> None:
+        """End the connections of hosts for which too much waits."""
+        while self._too_slow:
+            connection = self._too_slow.pop()
             self.failed(connection, Closing.SLOW, "too much waits that the host does not read")
             connection.abort()
-        self._set_timer(self._loop)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """Set the timer to the core's next deadline. An early Tick does no harm."""
@@ -331,6 +343,8 @@ class SchedulerServer:
         elif not connection.greeted:
             if now - connection.opened_at > bounds.hello_s:
                 self.failed(connection, Closing.LATE_HELLO, f"no Hello within {bounds.hello_s:g} s")
+        elif connection.probed_at is not None and now - connection.probed_at > bounds.probe_s:
+            self.failed(connection, Closing.SILENT, f"its id is wanted, and nothing was heard for {silent_s:.1f} s")
         elif silent_s > 1.5 * bounds.heartbeat_s and connection.pinged and now >= self._blames_from:
             self.failed(connection, Closing.SILENT, f"nothing was heard for {silent_s:.1f} s")
         elif silent_s > bounds.heartbeat_s and not connection.pinged:

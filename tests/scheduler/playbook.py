@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Received, Tick
+from scheduler.core.events import Close, Connected, Disconnected, Event, Probe, Received, Tick
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
@@ -34,6 +34,9 @@ VANISHES = Disconnected(0)
 def hello(host: str, **fields: Any) -> Hello:
     """What a host says first."""
     return replace(Hello(host, 1, 1, f"{host}:1"), **fields)
+
+
+PROBED = "is pinged"
 
 
 class Playbook:
@@ -86,6 +89,8 @@ class Playbook:
         for instruction in self.scheduler.handle(event, self.now):
             if isinstance(instruction, Close):
                 self._got.append((self._names[instruction.connection], instruction.closing))
+            elif isinstance(instruction, Probe):
+                self._got.append((self._names[instruction.connection], PROBED))
             else:
                 self._got += [(self._names[number], instruction.message) for number in instruction.connections]
         self.scheduler.validate()
@@ -106,4 +111,4 @@ class Playbook:
         self._expected, self._got = [], []
 
 
-__all__ = ["SETTINGS", "VANISHES", "Closing", "Passes", "Playbook", "hello"]
+__all__ = ["PROBED", "SETTINGS", "VANISHES", "Closing", "Passes", "Playbook", "hello"]

@@ -268,14 +268,19 @@ def test_two_hosts_with_one_id() -> None:
     run(test)
 
 
-def test_a_newer_connection_of_the_same_host_takes_over() -> None:
+def test_a_host_that_is_gone_unnoticed_frees_its_id_within_moments() -> None:
     async def test(port: int) -> None:
-        async with connected(port, "a") as first, connected(port, "a") as second:
-            assert await first.hears() is Closing.REPLACED
-            await second.says(JOIN)
-            await second.hears_of(Joined)
+        gone = await raw(port, "a")
+        while True:
+            async with connected(port, None) as again:
+                await again.says(Hello("a", 1, 1, "a:1"))
+                if isinstance(told := await again.hears(), Welcome):
+                    break
+                assert told is Closing.ID_IN_USE
+                await asyncio.sleep(0.02)
+        gone.close()
 
-    run(test, core=Scheduler(SchedulerSettings(takeover_s=0)))
+    run(test, bounds=Bounds(heartbeat_s=60.0, close_s=0.2, probe_s=0.1))
 
 
 def test_what_is_due_happens_without_anybody_saying_anything() -> None:
