@@ -244,10 +244,10 @@ async def test_a_host_under_whose_id_another_has_lied_goes_on_under_another_id(
 ) -> None:
     data = b"tiny"
     join = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
-    core = Scheduler()
-    core.handle(Connected(10_000, HELLO, "127.0.0.1"), 0.0)
-    core.handle(Received(10_000, join), 0.0)
-    core.handle(Received(10_000, InlineBlob(join.digest, b"lies")), 0.0)
+    core, now = Scheduler(), asyncio.get_running_loop().time()
+    core.handle(Connected(10_000, HELLO, "127.0.0.1"), now)
+    core.handle(Received(10_000, join), now)
+    core.handle(Received(10_000, InlineBlob(join.digest, b"lies")), now)
     assert core.statistics().quarantined == 1
     async with SchedulerServer(core).serving("127.0.0.1", 0) as port:
         told = Told((f"http://127.0.0.1:{port}",), caplog)
