@@ -23,6 +23,7 @@ from peer.core import events
 from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.session import SessionState
 from peer.errors import (
     OriginBrokenError,
@@ -76,6 +77,7 @@ class Limits:
     transfers_per_origin: int = 12
     transfers_per_blob: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     download_rate_bytes_per_s: int = 0
 
 
@@ -131,6 +133,7 @@ class Host:
                 max_ranges_per_origin=limits.transfers_per_origin,
                 max_ranges_per_blob=limits.transfers_per_blob,
                 linger_s=limits.linger_s,
+                give_up_s=limits.give_up_s,
                 scheduler_timeout_s=self.identity.scheduler_timeout_s,
             )
         )
@@ -293,6 +296,13 @@ class Host:
                 self._transfers.request_range(instruction)
             case events.CancelPiece(_, request) | events.CancelRange(_, request):
                 self._transfers.cancel(request)
+            case events.TrimRange(_, request, stop):
+                self._transfers.trim(request, stop)
+            case _:
+                self._carry_out_rare(instruction)
+
+    def _carry_out_rare(self, instruction: events.Instruction) -> None:
+        match instruction:
             case events.KeepLink(host, address):
                 self._neighbours.learn(host, address)
                 self.links.want(host, address)

@@ -6,6 +6,7 @@ then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -80,6 +81,7 @@ class OriginRange:
         self._known = known
         self._first = first
         self._stop = stop
+        self._trimmed = sys.maxsize
         self._is_background = is_background
         self._body: Body | None = None
         self._stopped = False
@@ -108,6 +110,10 @@ class OriginRange:
             if self._body is not None:
                 self._body.abort()
 
+    def trim(self, stop: int) -> None:
+        """End before piece `stop`, from any thread, unless that piece is coming already."""
+        self._trimmed = stop
+
     def _open(self, ref: ContentRef, start: int, stop: int | None) -> Body:
         try:
             return self.source.origin.open(ref, start, stop, credential=self.source.credential)
@@ -121,6 +127,8 @@ class OriginRange:
         received = partial(report.received, blob)
         with buffers.buffer(min(blob.header.piece_length, blob.size_bytes)) as buffer:
             for index in indices:
+                if index >= self._trimmed:
+                    return
                 if self._stopped:
                     raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
                 start, stop = blob.span(index)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from peer.arrival import Arrival
@@ -12,7 +13,8 @@ from peer.core import events
 from peer.errors import OriginUnreachableError, P2pdError, StoreBrokenError, StoreFullError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
+from peer.origin.api import Credential
 from peer.origin_range import OriginSource
 from peer.store import Blob, BlobInfo
 from peer.store.blob import EMPTY_DIGEST
@@ -89,9 +91,17 @@ class Readers:
         """What the store knows of a blob, without reading it."""
         return self._host.store.peek(digest)
 
-    def whole_length(self, digest: Digest) -> int | None:
+    def holds(self, digest: Digest, spans: Iterable[tuple[int, int]]) -> bool:
+        """Whether all of these bytes `[start, stop)` can be sent now."""
+        arrival = self._host.arrivals.get(digest.raw)
+        if arrival is None:
+            return self.whole_length(digest) is not None
+        blob = arrival.blob
+        return blob is not None and all(blob.servable_until(start) >= stop for start, stop in spans)
+
+    def whole_length(self, digest: AnyDigest) -> int | None:
         """The length of a blob that is held whole. It is proven, unlike the length in a manifest or in headers."""
-        held = self.peek(digest)
+        held = self.peek(digest) if isinstance(digest, Digest) else None
         return held.size_bytes if held is not None and held.complete else None
 
     @asynccontextmanager
@@ -221,8 +231,27 @@ class Readers:
             self._host.arrivals[arrival.raw] = arrival
         if not background:
             arrival.client_came()
-        if source is not None and (number := arrival.add_source(source)) is not None:
-            size_bytes = (expected.size_bytes or None) if expected else None
-            repository = source.ref.repository
-            self._host.feed(events.SourceAdded(arrival.raw, number, source.upstream, repository, size_bytes))
+        size_bytes = (expected.size_bytes or None) if expected else None
+        if source is not None:
+            self._add_source(arrival, source, size_bytes)
+            if source.credential.authorization is not None:  # p2pd's own goes on when the client's has expired
+                own = replace(source, credential=Credential(own=True))
+                self._add_source(arrival, own, size_bytes, reserve=True)
         return arrival
+
+    def _add_source(
+        self, arrival: Arrival, source: OriginSource, size_bytes: int | None, *, reserve: bool = False
+    ) -> None:
+        number = arrival.add_source(source)
+        if number is not None:
+            self._host.feed(
+                events.SourceAdded(
+                    arrival.raw,
+                    number,
+                    source.upstream,
+                    source.ref.repository,
+                    size_bytes,
+                    perishable=source.credential.authorization is not None,
+                    reserve=reserve,
+                )
+            )

@@ -15,6 +15,7 @@ import structlog
 from peer.arrival import Arrival
 from peer.core import events
 from peer.core.events import Event, Outcome, PeerOutcome
+from peer.core.origin_requests import REFUSED_CREDENTIAL
 from peer.errors import (
     OriginCorruptError,
     OriginRefusedError,
@@ -65,6 +66,12 @@ class Transfers:
         if running is not None:  # else its end is about to be told
             running.stop()
 
+    def trim(self, request: int, stop: int) -> None:
+        """End a request before piece `stop`; it is still answered by its event."""
+        running = self._ranges.get(request)
+        if running is not None:
+            running.trim(stop)
+
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
         source = arrival.sources[wanted.source]
@@ -94,7 +101,8 @@ class Transfers:
         del self._ranges[request]
         outcome, status, size_bytes = Outcome.DONE, 0, None
         if isinstance(error, P2pdError):
-            arrival.last_error = error
+            if not (is_refused_credential(error) and is_refused_credential(arrival.last_error)):
+                arrival.last_error = error  # a client's own refusal stays, when p2pd's own credential fails too
             outcome = outcome_of(error)
             status = error.status if isinstance(error, OriginRefusedError) else 0
             size_bytes = error.size_bytes if isinstance(error, OriginResizedError) else None
@@ -175,6 +183,11 @@ class Transfers:
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"
             )
         self._post(events.BlobVerified(arrival.raw, ok))
+
+
+def is_refused_credential(error: P2pdError | None) -> bool:
+    """Whether the origin refused who asked, and not what was asked for."""
+    return isinstance(error, OriginRefusedError) and error.status in REFUSED_CREDENTIAL
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from peer.store.buffers import BufferPool
+from peer.threads import Threads
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class Workers:
         self.loop = asyncio.get_running_loop()
         self.buffers = BufferPool(BUFFER_BUDGET_BYTES)
         self.closed = False
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="transfer")
+        self._threads = Threads(MAX_THREADS, "transfer")
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
         """The result of `work` in a thread. Raises what it raises."""

@@ -26,7 +26,7 @@ import structlog
 
 from peer.errors import OriginError, OriginRefusedError, P2pdError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from peer.origin.api import Credential
 from peer.tasks import BackgroundTasks, SingleFlight
@@ -66,7 +66,7 @@ class Access:
         background: BackgroundTasks,
         *,
         ttl_s: float,
-        length_of: Callable[[Digest], int | None] = lambda _: None,
+        length_of: Callable[[AnyDigest], int | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._origins = origins
@@ -112,7 +112,7 @@ class Access:
         self._grant(route.repository, permit, route.endpoint, [route.digest])
         return permit
 
-    def granted_below(self, manifest: Route, permit: Permit, below: Sequence[Digest], endpoint: Endpoint) -> None:
+    def granted_below(self, manifest: Route, permit: Permit, below: Sequence[AnyDigest], endpoint: Endpoint) -> None:
         """The client was given the manifest that `manifest` names by its digest: grant it what is `below`, at
         `endpoint`, until `permit` ends, and find out whether anyone may have that.
         """
@@ -129,7 +129,7 @@ class Access:
         self._origins.note(route.upstream, silence)
         return self.granted(route, OWN, None)
 
-    def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[Digest]) -> None:
+    def _grant(self, repository: Repository, permit: Permit, endpoint: Endpoint, digests: Sequence[AnyDigest]) -> None:
         self._grants.add(permit.client, repository, endpoint, digests, permit.until)
         if permit.client == ANYONE:
             self._catalog.remember_public(repository, endpoint, digests)
@@ -177,7 +177,7 @@ class Access:
         self._origins.note(route.upstream, None)
         return self.granted(route, credential, authorization, found)
 
-    async def _probe(self, manifest: Route, below: Sequence[Digest], endpoint: Endpoint) -> None:
+    async def _probe(self, manifest: Route, below: Sequence[AnyDigest], endpoint: Endpoint) -> None:
         try:
             await self._origins.look(manifest, OWN, self._length_of(manifest.digest))
         except P2pdError as error:

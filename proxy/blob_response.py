@@ -1,18 +1,20 @@
-"""Sending a blob to a client: whole, a range, or several, by sendfile, while it may still be arriving.
+"""Sending content to a client: whole, a range, or several, while it may still be arriving.
 
-Python decides how far the client may be served; the kernel moves the bytes from the blob's file to the socket. If the
-rest of a body cannot be had, the answer ends short of its Content-Length, with FIN: clients resume after FIN and fail
-after RST.
+Python decides how far the client may be served; the kernel moves the bytes from a blob's file to the socket. What an
+origin's bytes are passed on for goes the same way (`proxy.relay`). If the rest of a body cannot be had, the answer ends
+short of its Content-Length, with FIN: clients resume after FIN and fail after RST.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
-from peer.errors import P2pdError
+from peer.errors import OriginCorruptError, P2pdError, StoreError
 from peer.readers import BlobReader
 from peer.sendfile import send_file
 from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
@@ -24,6 +26,13 @@ INLINE_BYTES = 64 * 1024
 SEND_BYTES = 16 * 1024 * 1024
 """The most that one sendfile sends: if a client goes away in the middle of one, its bytes are not counted."""
 
+Begin = Callable[[], Awaitable[web.StreamResponse]]
+SpanSender = Callable[[Begin, ByteSpan], Awaitable[None]]
+"""Begins the answer, once there is something to send, and sends the bytes of one span as they come.
+
+Raises the P2pdError that ends them: before the answer has begun, it is the answer.
+"""
+
 
 @dataclass(slots=True)
 class Sent:
@@ -34,79 +43,146 @@ class Sent:
     error: P2pdError | None = None
 
 
-async def send_blob(
-    request: web.BaseRequest, reader: BlobReader, ranges: RequestedRanges, headers: dict[str, str], sent: Sent
-) -> web.StreamResponse:
-    """Answer `request` with `ranges` of what `reader` has; `sent` is kept up to date."""
-    size_bytes = reader.blob.size_bytes
-    try:
-        spans = ranges.spans(size_bytes)
-    except UnsatisfiableRangeError:
-        return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{size_bytes}"})
-    if spans is not None and len(spans) > 1:
-        return await _send_parts(request, reader, headers, spans, sent)
-    span = spans[0] if spans else ByteSpan(0, size_bytes)
-    status = 206 if spans else 200
-    if spans:
-        headers["Content-Range"] = span.content_range(size_bytes)
-    if span.size_bytes <= INLINE_BYTES and reader.blob.whole:
-        body = reader.blob.read(span.start, span.stop)
-        sent.body_bytes = len(body)
-        return web.Response(status=status, headers=headers, body=body)
-    response = await _begin(request, status, headers, span.size_bytes, sent)
-    await _send_span(request, response, reader, span, sent)
-    return response
+@dataclass(slots=True)
+class Content:
+    """The answer to one GET: `ranges` of what has `headers`. `sent` is kept up to date.
 
+    `begun` is the answer once its headers were sent.
+    """
 
-async def _send_parts(
-    request: web.BaseRequest, reader: BlobReader, headers: dict[str, str], spans: list[ByteSpan], sent: Sent
-) -> web.StreamResponse:
-    """multipart/byteranges, a part for each range and in the client's order (RFC 9110, section 14.6)."""
-    boundary = secrets.token_hex(16)
-    media_type = headers["Content-Type"]
-    heads = [
-        f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\n"
-        f"Content-Range: {span.content_range(reader.blob.size_bytes)}\r\n\r\n".encode()
-        for span in spans
-    ]
-    end = f"\r\n--{boundary}--\r\n".encode()
-    length = sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end)
-    headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
-    response = await _begin(request, 206, headers, length, sent)
-    for head, span in zip(heads, spans, strict=True):
-        await response.write(head)
-        await _send_span(request, response, reader, span, sent)
-        if sent.error is not None:
+    request: web.BaseRequest
+    ranges: RequestedRanges
+    headers: dict[str, str]
+    sent: Sent
+    begun: web.StreamResponse | None = None
+    size_bytes: int = 0
+
+    async def begin(self, size_bytes: int) -> None:
+        """Send the headers before there is anything to send, unless several parts, or none, will be sent."""
+        spans = self.ranges.spans_or_none(size_bytes)
+        if not self.ranges.ranges or (spans is not None and len(spans) == 1):
+            await self._begin_whole_or_span(spans[0] if spans else None, size_bytes)
+
+    async def send(self, size_bytes: int, send_span: SpanSender) -> web.StreamResponse:
+        """Answer, by `send_span`, with content that has `size_bytes`. Raises what it raises before the answer began."""
+        try:
+            spans = self.ranges.spans(size_bytes)
+        except UnsatisfiableRangeError:
+            return web.Response(status=416, headers={**self.headers, "Content-Range": f"bytes */{size_bytes}"})
+        if spans is not None and len(spans) > 1:
+            await self._send_parts(spans, size_bytes, send_span)
+        else:
+            await self._send_one(spans[0] if spans else None, size_bytes, send_span)
+        assert self.begun is not None
+        return self.begun
+
+    def cut(self, error: P2pdError) -> web.StreamResponse:
+        """End an answer that has begun, short of its length. One that has not is the error, which is raised."""
+        if self.begun is None:
+            raise error
+        self.sent.error = error
+        self.begun.force_close()
+        return self.begun
+
+    async def _send_one(self, span: ByteSpan | None, size_bytes: int, send_span: SpanSender) -> None:
+        async def begin() -> web.StreamResponse:
+            response = self.begun or await self._begin_whole_or_span(span, size_bytes)
+            if self.size_bytes != size_bytes:
+                raise OriginCorruptError(f"it has {size_bytes} bytes, and {self.size_bytes} were announced")
             return response
-    await response.write(end)
-    return response
+
+        await self._send_span(begin, span or ByteSpan(0, size_bytes), send_span)
+
+    async def _send_parts(self, spans: list[ByteSpan], size_bytes: int, send_span: SpanSender) -> None:
+        """multipart/byteranges, a part for each range and in the client's order (RFC 9110, section 14.6)."""
+        boundary = secrets.token_hex(16)
+        media_type = self.headers["Content-Type"]
+        heads = [
+            f"\r\n--{boundary}\r\nContent-Type: {media_type}\r\n"
+            f"Content-Range: {span.content_range(size_bytes)}\r\n\r\n".encode()
+            for span in spans
+        ]
+        end = f"\r\n--{boundary}--\r\n".encode()
+        length = sum(map(len, heads)) + sum(span.size_bytes for span in spans) + len(end)
+        self.headers["Content-Type"] = f"multipart/byteranges; boundary={boundary}"
+
+        async def begin(head: bytes) -> web.StreamResponse:
+            response = self.begun or await self._begin(206, length)
+            await response.write(head)
+            return response
+
+        for head, span in zip(heads, spans, strict=True):
+            await self._send_span(partial(begin, head), span, send_span)
+            if self.sent.error is not None:
+                return
+        if self.begun is not None:
+            await self.begun.write(end)
+
+    async def _begin_whole_or_span(self, span: ByteSpan | None, size_bytes: int) -> web.StreamResponse:
+        if span:
+            self.headers["Content-Range"] = span.content_range(size_bytes)
+        self.size_bytes = size_bytes
+        return await self._begin(206 if span else 200, span.size_bytes if span else size_bytes)
+
+    async def _begin(self, status: int, length: int) -> web.StreamResponse:
+        self.sent.status = status
+        self.begun = web.StreamResponse(status=status, headers=self.headers)
+        self.begun.content_length = length
+        await self.begun.prepare(self.request)
+        return self.begun
+
+    async def _send_span(self, begin: Begin, span: ByteSpan, send_span: SpanSender) -> None:
+        try:
+            await send_span(begin, span)
+        except P2pdError as error:
+            self.cut(error)
+        except TimeoutError as error:  # TCP_USER_TIMEOUT
+            raise ConnectionAbortedError("the client took nothing for too long") from error
 
 
-async def _begin(
-    request: web.BaseRequest, status: int, headers: dict[str, str], length: int, sent: Sent
-) -> web.StreamResponse:
-    sent.status = status
-    response = web.StreamResponse(status=status, headers=headers)
-    response.content_length = length
-    await response.prepare(request)
-    return response
+@dataclass(slots=True)
+class BlobSender:
+    """Sends a blob of the store, by sendfile. `go_on` sends the rest of a span if the store fails."""
 
+    content: Content
+    reader: BlobReader
+    go_on: SpanSender
 
-async def _send_span(
-    request: web.BaseRequest, response: web.StreamResponse, reader: BlobReader, span: ByteSpan, sent: Sent
-) -> None:
-    position = span.start
-    try:
+    async def answer(self) -> web.StreamResponse:
+        """The whole answer. Raises the error that ends it before its headers."""
+        return self._small() or await self.content.send(self.reader.blob.size_bytes, self._send_span)
+
+    async def _send_span(self, begin: Begin, span: ByteSpan) -> None:
+        request, sent = self.content.request, self.content.sent
+        await begin()
+        position = span.start
         while position < span.stop:
-            end = min(await reader.readable(position, span.stop), position + SEND_BYTES)
+            try:
+                end = min(await self.reader.readable(position, span.stop), position + SEND_BYTES)
+            except StoreError:
+                return await self.go_on(begin, ByteSpan(position, span.stop))
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
-            await send_file(transport, reader.blob, position, end - position)
+            await send_file(transport, self.reader.blob, position, end - position)
             sent.body_bytes += end - position
             position = end
-    except P2pdError as error:
-        sent.error = error
-        response.force_close()
-    except TimeoutError as error:  # TCP_USER_TIMEOUT
-        raise ConnectionAbortedError("the client took nothing for too long") from error
+        return None
+
+    def _small(self) -> web.Response | None:
+        """The answer in one `write`, if the bytes are few, and held."""
+        content, blob = self.content, self.reader.blob
+        if not blob.whole or content.begun is not None:
+            return None
+        try:
+            spans = content.ranges.spans(blob.size_bytes) or []
+        except UnsatisfiableRangeError:
+            return None
+        span = spans[0] if spans else ByteSpan(0, blob.size_bytes)
+        if len(spans) > 1 or span.size_bytes > INLINE_BYTES:
+            return None
+        if spans:
+            content.headers["Content-Range"] = span.content_range(blob.size_bytes)
+        body = blob.read(span.start, span.stop)
+        content.sent.body_bytes = len(body)
+        return web.Response(status=206 if spans else 200, headers=content.headers, body=body)

@@ -21,7 +21,7 @@ import structlog
 
 from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
 from proxy.core.routing import Endpoint
 
@@ -106,33 +106,33 @@ class Catalog:
             return None
         digest, media_type, size_bytes = row
         try:
-            return Descriptor(media_type, Digest(digest), size_bytes)
+            return Descriptor(media_type, AnyDigest(digest), size_bytes)
         except (InvalidNameError, TypeError) as error:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
-    def forget_manifest(self, repository: Repository, digest: Digest) -> None:
+    def forget_manifest(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` is no manifest: no tag names it."""
         self._write(
             "DELETE FROM tags WHERE upstream = ? AND repository = ? AND digest = ?",
             [(repository.upstream, repository.name, digest)],
         )
 
-    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest]) -> None:
+    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest]) -> None:
         """Anyone may have `digests` at that endpoint."""
         self._write(
             "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
             [(repository.upstream, repository.name, f"{endpoint.value}/{digest}") for digest in digests],
         )
 
-    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> None:
+    def forget_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> None:
         """The origin does not give `digest` to everyone at that endpoint."""
         self._write(
             "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
             [(repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest)],
         )
 
-    def is_public(self, repository: Repository, endpoint: Endpoint, digest: Digest) -> bool:
+    def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         row = self._read(
             "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
             (repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest),

@@ -15,7 +15,7 @@ import structlog
 
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.manifest import Manifest, manifest_type, parse_manifest
 
 log = structlog.get_logger("proxy.known_manifests")
@@ -29,10 +29,10 @@ class KnownManifests:
     """Manifests by digest, and the descriptors of their children by the children's digests."""
 
     def __init__(self) -> None:
-        self._manifests: OrderedDict[Digest, tuple[str, Manifest | None]] = OrderedDict()
-        self._descriptors: OrderedDict[Digest, Descriptor] = OrderedDict()
+        self._manifests: OrderedDict[AnyDigest, tuple[str, Manifest | None]] = OrderedDict()
+        self._descriptors: OrderedDict[AnyDigest, Descriptor] = OrderedDict()
 
-    def read(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+    def read(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         """The manifest `body`; None for one that p2pd does not understand. `media_type` is the one that it came with.
 
         Raises ManifestError if `body` is no manifest.
@@ -46,15 +46,15 @@ class KnownManifests:
             self._manifests.popitem(last=False)
         return self._manifests[digest][1]
 
-    def media_type(self, digest: Digest) -> str:
+    def media_type(self, digest: AnyDigest) -> str:
         """The media type of a manifest that was read; empty if it was not."""
         return self._manifests.get(digest, ("", None))[0]
 
-    def descriptor(self, digest: Digest) -> Descriptor | None:
+    def descriptor(self, digest: AnyDigest) -> Descriptor | None:
         """The descriptor of `digest` in a manifest that was read."""
         return self._descriptors.get(digest)
 
-    def _parse(self, digest: Digest, body: bytes, media_type: str) -> Manifest | None:
+    def _parse(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         try:
             manifest = parse_manifest(body, media_type)
         except ManifestError as error:

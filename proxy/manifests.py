@@ -8,7 +8,7 @@ from aiohttp import web
 
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.manifest import ManifestKind
 from peer.origin.api import Kind
 from proxy.access import Access, Permit
@@ -34,7 +34,7 @@ class Manifests:
         """Answer GET or HEAD of a manifest by tag or by digest. Raises OriginError, StoreError, ManifestError (the
         content is something else)."""
         route = context.route
-        if isinstance(route.reference, Digest):
+        if isinstance(route.reference, AnyDigest):
             digest, permit = route.reference, await self._access.check(route, context.authorization)
             expected = permit.described or self._manifests.descriptor(digest)
         else:
@@ -51,12 +51,11 @@ class Manifests:
             raise
 
     async def _send(
-        self, context: RequestContext, digest: Digest, permit: Permit, expected: Descriptor | None
+        self, context: RequestContext, digest: AnyDigest, permit: Permit, expected: Descriptor | None
     ) -> web.Response:
         """Answer with the whole manifest, and prepare for what the client asks for next: the blobs below it."""
-        async with self._blobs.open(context, digest, permit, Kind.MANIFEST, expected) as reader:
-            body = reader.blob.read(0, reader.blob.size_bytes)
-            manifest = self._manifests.read(digest, body, reader.blob.header.media_type)
+        body, media_type = await self._blobs.manifest(context, digest, permit, expected)
+        manifest = self._manifests.read(digest, body, media_type)
         if manifest is not None:
             # A repository that has a manifest need not have its foreign layers: registries do not look for them.
             below = [child.digest for child in manifest.children if not child.foreign]

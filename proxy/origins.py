@@ -24,7 +24,7 @@ from peer.errors import (
     OriginUnusableError,
 )
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import ANY_MANIFEST, essence, manifest_type
 from peer.oci.reference import Repository, UpstreamName
 from peer.origin.api import Answer, ContentRef, Credential, Kind
@@ -42,6 +42,9 @@ log = structlog.get_logger("proxy.origins")
 
 ANSWER_WITHIN_S = 10.0
 """containerd waits 30 s for headers since 2.3, dockerd for ever. After an answer in time they go on to the registry."""
+
+HEADERS_FACTOR = 2.5
+"""Times ANSWER_WITHIN_S: a blob's headers are sent before its first byte has come, in time for containerd."""
 
 OWN = Credential(own=True)
 """p2pd's own: the operator's credentials for the upstream, or anonymous if the operator gave none."""
@@ -73,6 +76,7 @@ class Origins:
         self.default = next(iter(upstreams))
         self._silent: set[UpstreamName] = set()
         self.answer_within_s = answer_within_s
+        self.headers_within_s = HEADERS_FACTOR * answer_within_s
 
     def upstream(self, name: UpstreamName) -> UpstreamOrigin:
         """The upstream of that name, which a route has: it is configured, or is made now."""
@@ -85,7 +89,7 @@ class Origins:
         return name if not name or name in self.upstreams else OTHERS
 
     def source(
-        self, repository: Repository, digest: Digest, credential: Credential, kind: Kind = Kind.BLOB
+        self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB
     ) -> OriginSource:
         """The source of a download of `digest`: the repository's origin, with `credential` only."""
         origin = self.upstream(repository.upstream).origin
@@ -221,7 +225,7 @@ class Origins:
             raise OriginTimeoutError(f"{upstream} did not answer within {self.answer_within_s:g} s") from None
 
 
-def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None:
+def described(answer: Answer, digest: AnyDigest | None = None) -> Descriptor | None:
     """The descriptor in the headers of a good answer; None if they lack the length or the digest.
 
     `digest` is the digest that was asked for; None if a tag was asked for, whose digest the headers have to name. If
@@ -232,23 +236,28 @@ def described(answer: Answer, digest: Digest | None = None) -> Descriptor | None
     if not length.isdecimal() or (digest is not None and named not in (None, digest)):
         return None
     try:
-        found = Descriptor(essence(answer.headers.get("content-type")), digest or Digest(named or ""), int(length))
+        found = Descriptor(essence(answer.headers.get("content-type")), digest or AnyDigest(named or ""), int(length))
     except (InvalidNameError, ValueError):
         return None
     return found if found.size_bytes or found.digest == EMPTY_DIGEST else None
 
 
-def manifest_in(answer: Answer, what: str, digest: Digest | None = None) -> Descriptor:
+def manifest_in(answer: Answer, what: str, digest: AnyDigest | None = None) -> Descriptor:
     """The descriptor of the manifest in the origin's answer to GET of `what`; `digest` if that was asked for.
 
     Raises OriginRefusedError, OriginUnusableError (the body is no manifest), OriginCorruptError (another digest).
     """
     if answer.status != 200:
         raise unusable(answer, what)
-    found = Digest.of(answer.body)
+    found: AnyDigest = Digest.of(answer.body)
     announced = digest or answer.headers.get("docker-content-digest", found)
     if announced != found:
-        raise OriginCorruptError(f"the origin sent a manifest as {announced[:80]!a} that is {found}")
+        try:
+            found = AnyDigest(announced)
+        except InvalidNameError as error:
+            raise OriginCorruptError(f"the origin does not name its manifest: {error}") from None
+        if not found.names(answer.body):
+            raise OriginCorruptError(f"the origin sent a manifest as {found} that is other bytes")
     try:
         return Descriptor(manifest_type(answer.body, answer.headers.get("content-type")), found, len(answer.body))
     except ManifestError as error:
@@ -266,7 +275,7 @@ def blob_in(answer: Answer, route: Route) -> Descriptor:
         found = Descriptor(media_type, route.digest, told.size_bytes) if told is not None and told.start == 0 else None
     elif answer.status == 416 and route.digest == EMPTY_DIGEST:
         found = Descriptor(media_type, EMPTY_DIGEST, 0)
-    elif answer.status == 200 and Digest.of(answer.body) == route.digest:  # the origin ignores Range
+    elif answer.status == 200 and route.digest.names(answer.body):  # the origin ignores Range
         found = Descriptor(media_type, route.digest, len(answer.body))
     if found is None:
         raise unusable(answer, route.origin_path)

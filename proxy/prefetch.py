@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import structlog
 
 from peer.errors import P2pdError
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import Manifest, ManifestKind
 from peer.oci.reference import Repository
 from peer.origin.api import Credential
@@ -47,7 +47,7 @@ class Prefetch:
         self._pulls = Pulls(depth)
         self._ahead: set[Digest] = set()
 
-    def manifest_served(self, context: RequestContext, permit: Permit, digest: Digest, manifest: Manifest) -> None:
+    def manifest_served(self, context: RequestContext, permit: Permit, digest: AnyDigest, manifest: Manifest) -> None:
         """The client was sent `manifest`. If that is an image, its layers are likely to be asked for next."""
         if manifest.kind is not ManifestKind.IMAGE:
             return
@@ -90,9 +90,9 @@ class Prefetch:
         """The pulls that have ended by monotonic time `now`. Each is returned once."""
         return self._pulls.ended(now)
 
-    def _fetch_ahead(self, repository: Repository, layer: Digest, credential: Credential) -> None:
-        held = self._readers.peek(layer)
-        if layer not in self._ahead and not (held and held.complete):
+    def _fetch_ahead(self, repository: Repository, layer: AnyDigest, credential: Credential) -> None:
+        held = self._readers.peek(layer) if isinstance(layer, Digest) else None
+        if isinstance(layer, Digest) and layer not in self._ahead and not (held and held.complete):
             self._ahead.add(layer)
             self._background.start(self._fetch(repository, layer, credential))
 

@@ -8,7 +8,7 @@ from typing import Literal
 from aiohttp import web
 
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from proxy.blob_response import Sent
 from proxy.core.conditional import not_modified
 from proxy.core.routing import Route
@@ -33,7 +33,7 @@ class RequestContext:
     def user_agent(self) -> str:
         return self.request.headers.get("User-Agent", "")[:200]
 
-    def not_modified(self, digest: Digest) -> bool:
+    def not_modified(self, digest: AnyDigest) -> bool:
         """Whether the client has the content already, and asks only whether that is so."""
         return not_modified(self.request.headers.get("If-None-Match"), digest)
 

@@ -34,7 +34,7 @@ import structlog
 from peer.errors import OriginError, OriginRefusedError, OriginUnusableError
 from peer.net.tag_lookups import TagFound, TagName, Turn
 from peer.oci.descriptor import Descriptor
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import ANY_MANIFEST, KIND_BY_MEDIA_TYPE, MAX_MANIFEST_BYTES, is_manifest_type
 from peer.oci.reference import Repository, Tag
 from peer.origin.api import Credential
@@ -126,7 +126,7 @@ class Tags:
             self._catalog.remember_tag(route.repository, tag, manifest)
         return meaning
 
-    def forget(self, repository: Repository, digest: Digest) -> None:
+    def forget(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` turned out to be no manifest: no tag names it, whatever the origin's headers said."""
         self._catalog.forget_manifest(repository, digest)
         self._answers = {
@@ -174,7 +174,8 @@ class Tags:
         status, found = 0, None
         try:
             manifest, credential = await self._ask_openly_first(route, authorization)
-            if manifest.media_type in KIND_BY_MEDIA_TYPE and manifest.size_bytes <= MAX_MANIFEST_BYTES:
+            known = isinstance(manifest.digest, Digest) and manifest.media_type in KIND_BY_MEDIA_TYPE
+            if known and manifest.size_bytes <= MAX_MANIFEST_BYTES:
                 status, found = 200, TagFound(manifest, self._is_public(route.repository, credential))
         except OriginRefusedError as error:
             status = error.status

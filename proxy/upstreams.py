@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
@@ -19,6 +18,7 @@ from peer.oci.reference import UpstreamName
 from peer.origin.api import Origin
 from peer.origin.client import HttpOrigin
 from peer.origin.rates import OriginStatistics
+from peer.threads import Threads
 
 MAX_THREADS = 16
 """For the requests to one origin, so that an origin that hangs does not delay the requests to the others."""
@@ -30,9 +30,9 @@ OTHERS = "*"
 """What the upstreams that clients name are called together, in metrics and in the settings."""
 
 
-def question_threads() -> ThreadPoolExecutor:
+def question_threads() -> Threads:
     """The threads for small requests to one origin. A thread is started when it is needed."""
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="question")
+    return Threads(MAX_THREADS, "question", ready=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class UpstreamOrigin:
     origin: Origin
     has_credentials: bool = False
     renames: bool = False
-    threads: ThreadPoolExecutor = field(default_factory=question_threads, compare=False)
+    threads: Threads = field(default_factory=question_threads, compare=False)
 
     def close(self) -> None:
         self.origin.close()

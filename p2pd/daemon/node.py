@@ -30,6 +30,7 @@ from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
+from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -37,6 +38,7 @@ from peer.readers import Readers
 from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
+from peer.threads import Threads
 from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.mirror import Mirror
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 log = logs.get("p2pd.daemon")
 
 TELL_PULLS_EVERY_S = 1.0
+SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
 
@@ -68,15 +71,17 @@ def run(settings: Settings) -> int:
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S
+    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S, give_up_s: float = GIVE_UP_S
 ) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
-    headers. Raises P2pdError or TrustError when the node cannot start.
+    headers; `give_up_s` is how long an origin that fails within a blob is asked again. Raises P2pdError or TrustError
+    when the node cannot start.
     """
     tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
+        asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
@@ -93,7 +98,7 @@ async def serve(
         joined = await stack.enter_async_context(schedulers(settings))
         identify = identity(settings, trust)
         new = None if trust is not None else partial(new_id, settings)
-        host = Host(store, _limits(settings), background, identify, joined.urls, new, trust)
+        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -156,10 +161,11 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     return host_trust(settings)
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, give_up_s: float) -> Limits:
     return Limits(
         connections_for_blobs(settings),
         settings.connections_per_blob,
+        give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
 

@@ -23,7 +23,7 @@ from p2pd.pull.mirror import PullError, mirror_of, refusal
 from p2pd.pull.platforms import choose_platform
 from peer.errors import ManifestError, OriginRefusedError, P2pdError
 from peer.oci.descriptor import Descriptor, Platform
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
 from peer.oci.reference import ImageReference, Tag
 from peer.origin.api import ContentRef, Credential
@@ -91,7 +91,7 @@ class PullRequest:
 class Verdict:
     """The outcome for one blob. `fetched_bytes` is 0 for a blob that the layout had already."""
 
-    digest: Digest
+    digest: AnyDigest
     media_type: str
     size_bytes: int
     ok: bool
@@ -105,9 +105,9 @@ class PullReport:
     """A finished pull. `digest` is the digest behind the image's name; `skipped` are foreign layers."""
 
     image: str
-    digest: Digest
+    digest: AnyDigest
     verdicts: tuple[Verdict, ...]
-    skipped: tuple[Digest, ...]
+    skipped: tuple[AnyDigest, ...]
     seconds: float
 
     @property
@@ -218,7 +218,9 @@ class _Pull:
         self._progress.on_layer(blob.digest, blob.size_bytes, blob.media_type)
         error: str | None = None
         fetched_bytes = 0
-        if self._layout is None or not self._layout.has(blob.digest, blob.size_bytes):
+        if not isinstance(blob.digest, Digest):
+            error = f"p2pd pull verifies SHA-256 only, and this is a {blob.digest.algorithm}: pull it with skopeo"
+        elif self._layout is None or not self._layout.has(blob.digest, blob.size_bytes):
             with BlobFile(self._layout.blobs if self._layout else None) as file:
                 try:
                     self._fetch(blob, file)
@@ -251,7 +253,7 @@ class _Pull:
         except OriginRefusedError as error:
             raise refusal(self._name(f"blobs/{blob.digest}"), error.status, error.body) from None
 
-    def _manifest(self, reference: Tag | Digest, descriptor: Descriptor | None) -> _Fetched:
+    def _manifest(self, reference: Tag | AnyDigest, descriptor: Descriptor | None) -> _Fetched:
         """The manifest `reference`. `descriptor` is its entry in an index."""
         path = f"{self._request.image.repository.name}/manifests/{reference}"
         headers = {"accept": ", ".join(KIND_BY_MEDIA_TYPE)}

@@ -228,6 +228,10 @@ class SimulatedHost:
     def cancel_range(self, instruction: events.CancelRange) -> None:
         self.end_range(instruction.request, Outcome.BROKEN)
 
+    def trim_range(self, instruction: events.TrimRange) -> None:
+        """The request ends here: what it was to bring besides is asked for again."""
+        self.end_range(instruction.request, Outcome.BROKEN)
+
     def end_range(self, request: int, outcome: Outcome, status: int = 0) -> None:
         """A request to the origin has ended."""
         digest = self.ranges.pop(request, None)
@@ -330,6 +334,7 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.CancelPiece: SimulatedHost.cancel_piece,
     events.RequestRange: SimulatedHost.request_range,
     events.CancelRange: SimulatedHost.cancel_range,
+    events.TrimRange: SimulatedHost.trim_range,
     events.Tell: SimulatedHost.tell,
     events.SendInlineBlob: SimulatedHost.send_inline,
     events.TellNeighbours: SimulatedHost.tell_neighbours,

@@ -49,7 +49,7 @@ from peer.core.events import (
 )
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import EVERYTHING
-from peer.core.origin_requests import OriginRequests
+from peer.core.origin_requests import GIVE_UP_S, REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
 from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
 from peer.core.picker import PiecePicker
 from peer.core.piece_sets import mask
@@ -72,12 +72,14 @@ class IllegalTransitionError(Exception):
 class DownloadSettings:
     """`max_ranges` bounds the requests to the origin; the download goes on for `linger_s` though nobody reads it.
 
+    After a piece has come, an origin that fails is asked again for `give_up_s`.
     Where there is no scheduler for `scheduler_timeout_s`, the origin is asked without one. `remembers`: so many of the
     last events are in the story.
     """
 
     max_ranges: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     progress_s: float = 2.0
     remembers: int = 64
@@ -114,7 +116,7 @@ class Download:
     def __post_init__(self) -> None:
         settings = self.settings
         self.readers = Readers(self.pieces, settings.linger_s)
-        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges)
+        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges, settings.give_up_s)
         self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers)
         self.member = SwarmMember(
             self.digest,
@@ -160,7 +162,7 @@ class Download:
             self.is_settled = True
             due = math.inf
             if self.phase is _FETCHING:
-                due = self.picker.settle(self._now)
+                due = min(self.picker.settle(self._now), self.origin.next_due(self._now))
                 if self.member.membership.joined:
                     due = min(due, self.member.publisher.reports.next_due(self._now))
             for when in (self.readers.next_deadline(), self.member.membership.answer_due):
@@ -193,18 +195,25 @@ class Download:
 
     def next_upstream(self) -> str | None:
         """The upstream that one more request is to go to, once there is a slot for it. None: to none."""
-        if self.phase is not _FETCHING or self.origin.next_span(self.member.allowed()) is None:
+        if self.phase is not _FETCHING or self._next_span() is None:
             return None
-        return self.origin.sources[self.origin.next_source()].upstream
+        source = self.origin.next_source(self._now)
+        return None if source is None else self.origin.sources[source].upstream
 
     def start_range(self) -> RequestRange:
         """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first."""
-        source, span = self.origin.next_source(), self.origin.next_span(self.member.allowed())
+        source, span = self.origin.next_source(self._now), self._next_span()
+        assert source is not None
         assert span is not None
         number = next(self.numbers)
-        self.pieces.request_range(number, source, *span)
+        first, stop = span
+        is_long = stop is not None and stop - first > SPAN_PIECES
+        self.pieces.request_range(number, source, first, stop, self._now, is_long=is_long)
         self.is_settled = False
         return RequestRange(self.digest, number, source, *span)
+
+    def _next_span(self) -> tuple[int, int | None] | None:
+        return self.origin.next_span(self.member.allowed(), self._now, alone=not len(self.picker.neighbours))
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -233,17 +242,18 @@ class Download:
             case PieceFailed(_, request, outcome):
                 return self.picker.failed(request, outcome, now) if self.knows(request) else []
             case RangeOpened(_, request) if self.knows(request):
+                self.origin.opened(request, now)
                 out = self.member.opened(event)
                 self._check_geometry(event.size_bytes, event.piece_length)
                 return out
             case RangeEnded():
-                return self._range_ended(event)
+                return self._range_ended(event, now)
             case ReaderMoved():
                 self.readers.move(event)
             case ReaderLeft(_, reader):
                 self.readers.leave(reader, now)
-            case SourceAdded(_, source, upstream):
-                self.origin.add_source(source, upstream)
+            case SourceAdded():
+                self.origin.add_source(event)
                 self.readers.begin(now)
             case BlobVerified(_, ok):
                 return self._verified() if ok else self._mismatched()
@@ -301,19 +311,21 @@ class Download:
 
     # -- the origin ------------------------------------------------------------------------------------------------
 
-    def _range_ended(self, event: RangeEnded) -> list[Instruction]:
+    def _range_ended(self, event: RangeEnded, now: float) -> list[Instruction]:
         """What a request to the origin has left of its lease is for another host."""
         request, outcome = event.request, event.outcome
         if request not in self.pieces.origin_requests:
             return []
         first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
-        self.origin.ended(request, outcome)
+        self.origin.ended(request, outcome, event.status, now)
         if event.size_bytes is not None and self.member.own_size_bytes is None:
             return self.member.resized(first, event.size_bytes)
         if outcome is Outcome.DONE:
             return []
         left = EVERYTHING if stop is None else mask(first, stop)
         how = LeaseOutcome.REFUSED if outcome is Outcome.REFUSED and event.status else LeaseOutcome.FAILED
+        if event.status in REFUSED_CREDENTIAL and self.origin.sources:
+            how = LeaseOutcome.RETURNED  # another credential goes on
         out: list[Instruction] = list(self.member.publisher.leases.end_within(left, how, event.status))
         match outcome:
             case Outcome.CORRUPT:
@@ -337,7 +349,7 @@ class Download:
             raise self._illegal(f"piece {event.index} landed of a blob of {pieces.count}")
         from_origin = request in pieces.origin_requests
         if from_origin:
-            self.origin.received(request)
+            self.origin.received(request, now)
         out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
         if request in pieces.peer_requests:
             out += self.picker.requests.received(request, now, choked=event.choked)

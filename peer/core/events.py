@@ -66,7 +66,8 @@ class Phase(Enum):
 class SourceAdded:
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
-    `size_bytes` is what a manifest, or the origin's answer to HEAD, said.
+    `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may
+    expire before the download ends. `reserve`: it is for when a credential was refused.
     """
 
     digest: bytes
@@ -74,6 +75,8 @@ class SourceAdded:
     upstream: str
     repository: str
     size_bytes: int | None = None
+    perishable: bool = False
+    reserve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +383,15 @@ class CancelRange:
 
 
 @dataclass(frozen=True, slots=True)
+class TrimRange:
+    """Let the request end before piece `stop`: others see to the rest."""
+
+    digest: bytes
+    request: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPiece:
     """Get piece `index` from `host`; believe it only if its BLAKE3 is `expected`."""
 
@@ -481,6 +493,7 @@ Instruction = (
     | Ended
     | RequestRange
     | CancelRange
+    | TrimRange
     | RequestPiece
     | CancelPiece
     | Tell

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peer.core.announced import Announced
 from peer.core.digest_reports import digest_reports
@@ -62,6 +62,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.link_book import LinkBook
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.origin_slots import OriginSlots
 from peer.core.session import SchedulerSession, SessionState
 from scheduler.protocol import from_host, link, to_host
@@ -81,6 +82,7 @@ class HostSettings:
     max_ranges_per_origin: int = 12
     max_ranges_per_blob: int = 4
     linger_s: float = 30.0
+    give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     remembers: int = 64
 
@@ -191,6 +193,7 @@ class HostMachine:
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
             linger_s=self.settings.linger_s,
+            give_up_s=self.settings.give_up_s,
             scheduler_timeout_s=self.settings.scheduler_timeout_s,
             progress_s=self.session.progress_s,
             remembers=self.settings.remembers,
@@ -267,9 +270,8 @@ class HostMachine:
 
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
-        for number, upstream in before.origin.upstreams.items():
-            added = SourceAdded(before.digest, number, upstream, before.repository, before.member.own_size_bytes)
-            out += self._add_source(added, now)
+        for added in before.origin.added.values():
+            out += self._add_source(replace(added, size_bytes=before.member.own_size_bytes), now)
         self.downloads[before.digest].picker.neighbours.take_over(before.picker.neighbours)
         return out
 

@@ -32,6 +32,13 @@ class Leases:
         """The ranges of pieces that are leased."""
         return tuple(span for pieces in self._left.values() for span in spans(pieces))
 
+    def all(self) -> int:
+        """What is still to be published of all leases, as a set."""
+        together = 0
+        for pieces in self._left.values():
+            together |= pieces
+        return together
+
     def clear(self) -> None:
         """They are over: whoever gave them is gone, or has begun anew."""
         self._left.clear()

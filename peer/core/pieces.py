@@ -31,13 +31,19 @@ class PieceState(Enum):
 
 @dataclass(slots=True)
 class OriginRequest:
-    """Pieces `[first, stop)` are requested from `source`. `stop` None: to an end that is not known yet."""
+    """Pieces `[first, stop)` are requested from `source`, since `started` (monotonic, seconds).
+
+    `stop` None: to an end that is not known yet.
+    """
 
     source: int
     first: int
     stop: int | None
+    started: float = 0.0
     received: int = 0
     cancelled: bool = False
+    is_long: bool = False
+    """It is for more than this host may have to fetch; no longer so once it is narrowed."""
 
 
 @dataclass(slots=True)
@@ -106,14 +112,18 @@ class PieceTracker:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def request_range(self, request: int, source: int, first: int, stop: int | None) -> None:
+    def request_range(
+        self, request: int, source: int, first: int, stop: int | None, now: float = 0.0, *, is_long: bool = False
+    ) -> None:
         """The origin is asked for pieces `[first, stop)`."""
-        self.origin_requests[request] = OriginRequest(source, first, stop)
+        self.origin_requests[request] = OriginRequest(source, first, stop, now, is_long=is_long)
         self._requests_changed()
 
     def narrow_range(self, request: int, first: int, stop: int) -> None:
         """The origin sends these pieces for a request."""
-        self.origin_requests[request].first, self.origin_requests[request].stop = first, stop
+        narrowed = self.origin_requests[request]
+        narrowed.is_long = narrowed.is_long and (first, stop) == (narrowed.first, narrowed.stop)
+        narrowed.first, narrowed.stop = first, stop
         self._requests_changed()
 
     def end_range(self, request: int) -> OriginRequest:

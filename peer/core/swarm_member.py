@@ -108,9 +108,9 @@ class SwarmMember:
             case to_host.Sized(_, _, size_bytes):
                 return self._learn_size(size_bytes)
             case to_host.Neighbours(_, add, remove):
-                return [*self.picker.remove(remove), *self.picker.add(add)]
+                return [*self.picker.remove(remove), *self.picker.add(add), *self._share_origin()]
             case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
-                return self.publisher.expect(runs, now)
+                return [*self.publisher.expect(runs, now), *self._yield_to_others()]
             case to_host.Reset(_, generation):
                 return self._new_map(generation, now)
             case to_host.Gateway(_, shares):
@@ -143,12 +143,14 @@ class SwarmMember:
                 self.publisher.leases.keep(message)
             case to_host.Lease():
                 return self.publisher.leased(message, now)
-            case to_host.LeaseRevoked(lease, _):
-                return list(self.origin.cancel_within(self.publisher.leases.revoke(lease)))
+            case to_host.LeaseRevoked(lease, _):  # the request goes on: the origin may be slow for everybody
+                self.publisher.leases.revoke(lease)
             case to_host.OriginRefused():
                 self.open_origin(refused=True)
             case to_host.Failed(_, status, reason):
                 settled = self.picker.generation == 1 and status not in (401, 403)  # these are each client's own
+                if self.pieces.held and (not status or status >= 500):
+                    settled = False  # clients have been sent some of it, and the origin may be well again in a moment
                 if settled or not self.origin.sources:
                     return self._end(DownloadCause.REFUSED, reason, status)
                 self.open_origin(refused=True)
@@ -175,6 +177,19 @@ class SwarmMember:
         self.publisher.leases.clear()
         self.publisher.reports.hurry(now)
         return self._end(DownloadCause.MAP_WRONG, MAP_DISPROVED) if doubtful else []
+
+    def _share_origin(self) -> list[Instruction]:
+        """Other hosts take part: the origin is asked for what is leased, and no more."""
+        if not self.membership.joined or not len(self.picker.neighbours):
+            return []
+        return list(self.origin.trim(self.publisher.leases.all()))
+
+    def _yield_to_others(self) -> list[Instruction]:
+        """Ask neighbours for what the origin is asked for without a lease, now that a neighbour has it."""
+        if not self.membership.joined:
+            return []
+        asked = self.pieces.asked_of_origin & self.pieces.known & ~self.pieces.held
+        return list(self.origin.cancel_within(asked & ~self.publisher.leases.all()))
 
     # -- the origin ------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ class TagLookups:
             self._tell(from_host.TagAnswer(*asked))
             return
         manifest = found.manifest
+        assert isinstance(manifest.digest, Digest), "hosts tell each other of blobs by their SHA-256"
         facts = (manifest.digest.raw, manifest.size_bytes, manifest.media_type, found.public)
         self._tell(from_host.TagAnswer(*asked, *facts))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peer.oci.digest import Digest
+    from peer.oci.digest import AnyDigest
 
 OCTET_STREAM: Final = "application/octet-stream"
 """The media type of a blob in HTTP. Only a manifest tells the real one."""
@@ -37,7 +37,7 @@ class Descriptor:
     """
 
     media_type: str
-    digest: Digest
+    digest: AnyDigest
     size_bytes: int
     platform: Platform | None = None
     foreign: bool = False

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from peer.errors import InvalidNameError, ManifestError
 from peer.oci.descriptor import Descriptor, Platform
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,7 +205,7 @@ def _descriptor(value: object, what: str) -> Descriptor:
     if not media_type:
         raise ManifestError(f"{what} has no `mediaType`")
     try:
-        digest = Digest(_text(fields.get("digest"), f"the digest of {what}"))
+        digest = AnyDigest(_text(fields.get("digest"), f"the digest of {what}"))
     except InvalidNameError as error:
         raise ManifestError(f"{what}: {error}") from None
     size_bytes = fields.get("size")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NewType
 
 from peer.errors import InvalidNameError
-from peer.oci.digest import Digest, shown
+from peer.oci.digest import AnyDigest, Digest, shown
 
 RepositoryName = NewType("RepositoryName", str)
 """A repository's name within its upstream: `library/alpine`."""
@@ -80,12 +80,12 @@ def parse_tag(text: str) -> Tag:
     return Tag(text)
 
 
-def parse_reference(text: str) -> Tag | Digest:
+def parse_reference(text: str) -> Tag | AnyDigest:
     """Return `text`, the last part of a manifest's path, as a digest if it has a colon, else as a tag.
 
     Raises InvalidNameError.
     """
-    return Digest(text) if ":" in text else parse_tag(text)
+    return AnyDigest(text) if ":" in text else parse_tag(text)
 
 
 def parse_upstream_name(text: str) -> UpstreamName:

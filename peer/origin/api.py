@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, Self
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 
 
 class Kind(Enum):
@@ -32,7 +32,7 @@ class ContentRef:
     """
 
     repository: str
-    digest: Digest
+    digest: AnyDigest
     kind: Kind = Kind.BLOB
     size_bytes: int | None = None
 

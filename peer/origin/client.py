@@ -182,6 +182,7 @@ class HttpOrigin:
             ask,
             lambda endpoint, reply: opening.open_range(ref, endpoint, reply, start, stop, ranged=is_ranged),
             self._clock.monotonic() + self._upstream.stall_s,
+            last_until=self._clock.monotonic() + self._upstream.first_byte_s,
         )
         if isinstance(outcome, Answer):
             raise self._refused(ref, outcome)

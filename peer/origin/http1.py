@@ -106,6 +106,7 @@ class Connection:
         stall_s: float,
         clock: Clock,
     ) -> None:
+        """`stall_s` is for long bodies."""
         self.target = target
         self.address: Address | None = None
         """The other side's address; None behind a proxy."""
@@ -159,7 +160,7 @@ class Connection:
         left_s = self._deadline - self._clock.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        busy.settimeout(min(left_s, self._stall_s))
+        busy.settimeout(self._stall_s if math.isinf(left_s) else left_s)
 
     def stream(self, busy: socket.socket) -> None:
         """From now on only stalls count: a body may take any time while bytes arrive."""

@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlencode
 
 from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, OriginUnreachableError
 from peer.oci.descriptor import OCTET_STREAM
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.layout_index import Listing, parse_listing
 from peer.oci.manifest import MAX_MANIFEST_BYTES, OCI_INDEX, Manifest, parse_manifest
 from peer.oci.reference import parse_reference, parse_repository_name
@@ -51,12 +51,12 @@ class _Index:
 
     identity: tuple[int, int, int]
     listing: Listing
-    referrers: Mapping[Digest, list[dict[str, object]]] | None = None
+    referrers: Mapping[AnyDigest, list[dict[str, object]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    digest: Digest
+    digest: AnyDigest
     body: bytes
     parsed: Manifest
 
@@ -162,7 +162,7 @@ class LayoutOrigin:
         manifest = self._manifest(repository, reference)
         return _answer(manifest.parsed.media_type, manifest.body, {_DIGEST_HEADER: manifest.digest})
 
-    def _blob_answer(self, repository: RepositoryName, digest: Digest, *, with_body: bool) -> Answer:
+    def _blob_answer(self, repository: RepositoryName, digest: AnyDigest, *, with_body: bool) -> Answer:
         with os.fdopen(self._open_blob(repository, digest), "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if with_body and size_bytes > MAX_ANSWER_BYTES:
@@ -187,7 +187,7 @@ class LayoutOrigin:
             more["link"] = f'</v2/{repository}/tags/list?{following}>; rel="next"'
         return _answer(_JSON_TYPE, _json({"name": repository, "tags": page}), more)
 
-    def _referrers_answer(self, repository: RepositoryName, subject: Digest, query: str) -> Answer:
+    def _referrers_answer(self, repository: RepositoryName, subject: AnyDigest, query: str) -> Answer:
         referrers = self._referrers(repository).get(subject, [])
         wanted = parse_qs(query).get("artifactType", [None])[0]
         more = {}
@@ -197,11 +197,11 @@ class LayoutOrigin:
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": referrers}
         return _answer(OCI_INDEX, _json(index), more)
 
-    def _referrers(self, repository: RepositoryName) -> Mapping[Digest, list[dict[str, object]]]:
+    def _referrers(self, repository: RepositoryName) -> Mapping[AnyDigest, list[dict[str, object]]]:
         """The descriptors of the listed manifests that have a subject, by that subject."""
         index = self._index(repository)
         if index.referrers is None:
-            referrers: defaultdict[Digest, list[dict[str, object]]] = defaultdict(list)
+            referrers: defaultdict[AnyDigest, list[dict[str, object]]] = defaultdict(list)
             for listed in index.listing.manifests:
                 try:
                     manifest = self._manifest(repository, listed.digest)
@@ -212,10 +212,10 @@ class LayoutOrigin:
             index.referrers = referrers
         return index.referrers
 
-    def _manifest(self, repository: RepositoryName, reference: Tag | Digest) -> _Manifest:
+    def _manifest(self, repository: RepositoryName, reference: Tag | AnyDigest) -> _Manifest:
         """The manifest `reference`. Its media type is from its descriptor, else from the manifest itself."""
         listing = self._index(repository).listing
-        if isinstance(reference, Digest):
+        if isinstance(reference, AnyDigest):
             digest, media_type = reference, listing.media_type(reference)
         else:
             descriptor = listing.tags(self._upstream, repository).get(reference)
@@ -252,8 +252,8 @@ class LayoutOrigin:
         self._indexes[folders] = index
         return index
 
-    def _open_blob(self, repository: RepositoryName, digest: Digest, *, code: str = "BLOB_UNKNOWN") -> int:
-        file = self._open_file((*self._folders(repository), "blobs", "sha256", digest.hex))
+    def _open_blob(self, repository: RepositoryName, digest: AnyDigest, *, code: str = "BLOB_UNKNOWN") -> int:
+        file = self._open_file((*self._folders(repository), "blobs", digest.algorithm, digest.hex))
         if file is None:
             _refuse(404, code, f"{digest} is not in the layout of {repository} (symbolic links are not followed)")
         return file
@@ -293,9 +293,9 @@ def _repository(text: str) -> RepositoryName:
         _refuse(400, "NAME_INVALID", str(error))
 
 
-def _digest(text: str) -> Digest:
+def _digest(text: str) -> AnyDigest:
     try:
-        return Digest(text)
+        return AnyDigest(text)
     except InvalidNameError as error:
         _refuse(400, "DIGEST_INVALID", str(error))
 

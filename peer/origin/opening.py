@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peer.errors import OriginCorruptError
-from peer.oci.digest import Digest
 from peer.origin.api import MAX_ANSWER_BYTES, ContentRef, Kind
 from peer.origin.body import Opened
 from peer.origin.codings import coding_of, decoded, is_decoded
@@ -127,10 +126,10 @@ def _manifest(ref: ContentRef, endpoint: UpstreamEndpoint, reply: Reply) -> Open
 
 def _proven(ref: ContentRef, body: bytes, coding: str | None) -> bytes | None:
     """The bytes of this digest: as they came, or decoded."""
-    if Digest.of(body) == ref.digest:
+    if ref.digest.names(body):
         return body
     plain = decoded(body, MAX_ANSWER_BYTES) if is_decoded(coding) else None
-    return plain if plain is not None and Digest.of(plain) == ref.digest else None
+    return plain if plain is not None and ref.digest.names(plain) else None
 
 
 def _held(endpoint: UpstreamEndpoint, reply: Reply, body: bytes) -> Opened:

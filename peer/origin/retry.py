@@ -4,7 +4,7 @@ Rules:
 1. Each endpoint is asked once before any is asked again. Between rounds there is a wait: exponential, with full jitter
    (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), on top of what a 429 asked for.
 2. All rounds together end at a deadline. Within a round, each endpoint may use its even share of what is left, so one
-   that hangs does not keep the next from being asked.
+   that hangs does not keep the next from being asked. The last may be given longer: nobody is left to be asked.
 3. What may be better at another try or another endpoint: no connection, no answer in time, a 5xx, a 429 with a short
    Retry-After. What may be better at another endpoint only: a 404 (a replica that lags), a 501 (a method that it does
    not have), any other 429, a refusal that is a web page (a portal's, not the registry's), an answer that cannot be
@@ -73,12 +73,15 @@ class Attempts:
         take: Callable[[UpstreamEndpoint, Reply], T],
         deadline: float,
         max_attempts: int | None = None,
+        *,
+        last_until: float = 0.0,
     ) -> T | Answer:
         """What `take` makes of the first good reply to `ask`, or a refusal (a 4xx) as it came.
 
         `ask` gets an endpoint and a deadline. Either may raise ExchangeFailedError, which leads to the next attempt;
-        other errors pass. There are at most `max_attempts` rounds, by default the upstream's. With neither a good reply
-        nor a refusal, raises what the last useless answer told, or OriginUnreachableError.
+        other errors pass. There are at most `max_attempts` rounds, by default the upstream's. None begins after
+        `deadline`; the last endpoint of a round may take until `last_until`. With neither a good reply nor a refusal,
+        raises what the last useless answer told, or OriginUnreachableError.
         """
         state = _Round(self._in_order())
         for turn in range(max_attempts or self._upstream.max_attempts):
@@ -95,9 +98,9 @@ class Attempts:
                     break
                 if turn or index:
                     self._traffic.retried()
-                share_s = (deadline - now) / (len(waiting) - index)
+                until = _share(now, deadline, last_until, len(waiting) - index)
                 try:
-                    outcome = self._attempt(state, endpoint, ask, take, now + share_s)
+                    outcome = self._attempt(state, endpoint, ask, take, until)
                 except ExchangeFailedError as error:
                     state.told = error.told or state.told
                     if error.answer is not None:
@@ -159,3 +162,8 @@ class Attempts:
         now = self._clock.monotonic()
         with self._lock:
             return sorted(self._endpoints, key=lambda endpoint: self._failing_until.get(endpoint, now) > now)
+
+
+def _share(now: float, deadline: float, last_until: float, endpoints: int) -> float:
+    """Until when one of so many endpoints may take that are still to be asked."""
+    return max(deadline, last_until) if endpoints == 1 else now + (deadline - now) / endpoints

@@ -120,10 +120,14 @@ class Upstream:
     """For all bodies together; 0 is no limit."""
     connect_s: float = 5.0
     stall_s: float = 30.0
-    """How long nothing may arrive; also how long an open or a resume may take to its headers, all attempts together."""
+    """How long nothing may arrive once a body has begun; also how long after an open or a resume another attempt may
+    begin."""
+    first_byte_s: float = 120.0
+    """How long an attempt at a body may wait for headers: some registries scan a layer first, or fetch it themselves.
+    podman and dockerd wait for ever. An endpoint that has others after it waits for its share of `stall_s` only."""
     metadata_s: float = 10.0
     """How long a small answer may take, all attempts together: clients wait some 15 to 30 s for headers."""
-    slot_wait_s: float = 60.0
+    slot_wait_s: float = 300.0
     """How long a body waits for one of `max_connections` to be free."""
     max_attempts: int = 4
     """Rounds over the endpoints until an answer is given up, and resumes without progress until a body is."""

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from proxy.core.routing import Endpoint
 
@@ -40,10 +40,10 @@ class Grants:
     """Times are of a monotonic clock."""
 
     limit: int = MAX_GRANTS
-    _until: OrderedDict[tuple[str, Repository, Endpoint, Digest], float] = field(default_factory=OrderedDict)
+    _until: OrderedDict[tuple[str, Repository, Endpoint, AnyDigest], float] = field(default_factory=OrderedDict)
 
     def add(
-        self, client: str, repository: Repository, endpoint: Endpoint, digests: Iterable[Digest], until: float
+        self, client: str, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest], until: float
     ) -> None:
         """Grant `digests` until that time; a grant that ends later stays."""
         for digest in digests:
@@ -53,7 +53,9 @@ class Grants:
         while len(self._until) > self.limit:
             self._until.popitem(last=False)
 
-    def find(self, client: str, repository: Repository, endpoint: Endpoint, digest: Digest, now: float) -> Grant | None:
+    def find(
+        self, client: str, repository: Repository, endpoint: Endpoint, digest: AnyDigest, now: float
+    ) -> Grant | None:
         """The grant that lets `client` have `digest` now: its own, else that of ANYONE, else None."""
         for holder in (client, ANYONE):
             until = self._until.get((holder, repository, endpoint, digest), now)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 
 MAX_PULLS = 256
@@ -46,8 +46,8 @@ class _Pull:
     repository: Repository
     image: str
     user_agent: str
-    layers: tuple[Digest, ...]
-    children: frozenset[Digest]
+    layers: tuple[AnyDigest, ...]
+    children: frozenset[AnyDigest]
     active_until: float
     highest: int = -1
     sending: int = 0
@@ -71,18 +71,18 @@ class Pulls:
 
     depth: int
     idle_s: float = IDLE_S
-    _pulls: OrderedDict[tuple[str, Digest], _Pull] = field(default_factory=OrderedDict)
+    _pulls: OrderedDict[tuple[str, AnyDigest], _Pull] = field(default_factory=OrderedDict)
 
     def manifest_served(
         self,
         client: str,
-        manifest: Digest,
+        manifest: AnyDigest,
         *,
         repository: Repository,
         image: str,
         user_agent: str,
-        children: tuple[Digest, ...],
-        foreign: frozenset[Digest] = frozenset(),
+        children: tuple[AnyDigest, ...],
+        foreign: frozenset[AnyDigest] = frozenset(),
         now: float,
     ) -> None:
         """`client` was sent an image's manifest. `children` are its config and then its layers from the lowest up.
@@ -101,9 +101,9 @@ class Pulls:
         while len(self._pulls) > MAX_PULLS:
             self._pulls.popitem(last=False)
 
-    def blob_asked(self, client: str, repository: Repository, digest: Digest, now: float) -> list[Digest]:
+    def blob_asked(self, client: str, repository: Repository, digest: AnyDigest, now: float) -> list[AnyDigest]:
         """`client` asks for a blob. Returns the layers to fetch ahead now, nearest first."""
-        ahead: list[Digest] = []
+        ahead: list[AnyDigest] = []
         for pull in self._of(client, repository, digest):
             pull.sending += 1
             pull.active_until = now
@@ -119,7 +119,7 @@ class Pulls:
         self,
         client: str,
         repository: Repository,
-        digest: Digest,
+        digest: AnyDigest,
         *,
         sent_bytes: int,
         from_store: bool,
@@ -159,7 +159,7 @@ class Pulls:
             )
         return summaries
 
-    def _of(self, client: str, repository: Repository, digest: Digest) -> list[_Pull]:
+    def _of(self, client: str, repository: Repository, digest: AnyDigest) -> list[_Pull]:
         return [
             pull
             for (known, _), pull in self._pulls.items()

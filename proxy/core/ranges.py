@@ -42,6 +42,11 @@ class RequestedRanges:
 
     ranges: tuple[tuple[int | None, int | None], ...] = ()
 
+    @property
+    def are_closed(self) -> bool:
+        """There are ranges, and each has an end of its own, or is so many of the last bytes."""
+        return bool(self.ranges) and all(last is not None for _, last in self.ranges)
+
     def spans(self, size_bytes: int) -> list[ByteSpan] | None:
         """The spans of a blob of `size_bytes`; None to send the whole blob.
 
@@ -57,12 +62,16 @@ class RequestedRanges:
             return None
         return spans
 
+    def spans_or_none(self, size_bytes: int) -> list[ByteSpan] | None:
+        """`spans`, and None also if no range is within the blob."""
+        try:
+            return self.spans(size_bytes)
+        except UnsatisfiableRangeError:
+            return None
+
     def first_bytes(self, size_bytes: int) -> tuple[int, int | None]:
         """Where the answer begins if the blob has `size_bytes`, and where its first span ends; None: at the end."""
-        try:
-            spans = self.spans(size_bytes)
-        except UnsatisfiableRangeError:
-            spans = None
+        spans = self.spans_or_none(size_bytes)
         if not spans:
             return 0, None
         return spans[0].start, None if spans[0].stop == size_bytes else spans[0].stop

@@ -23,7 +23,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from peer.errors import InvalidNameError, P2pdError
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest
 from peer.oci.reference import (
     DOCKER_HUB,
     Repository,
@@ -62,7 +62,7 @@ class Route:
 
     endpoint: Endpoint
     repository: Repository
-    reference: Tag | Digest = Tag("")
+    reference: Tag | AnyDigest = Tag("")
     prefix: str = ""
     renamed: bool = False
 
@@ -71,9 +71,9 @@ class Route:
         return self.repository.upstream
 
     @property
-    def digest(self) -> Digest:
+    def digest(self) -> AnyDigest:
         """The reference of a request by digest. Every request for a blob is one."""
-        assert isinstance(self.reference, Digest)
+        assert isinstance(self.reference, AnyDigest)
         return self.reference
 
     @property
@@ -148,12 +148,12 @@ def parse_route(
     if match["tags"]:
         return Route(Endpoint.TAGS, repository, prefix=prefix, renamed=renamed)
     endpoint = Endpoint(match["endpoint"])
-    reference: Tag | Digest
+    reference: Tag | AnyDigest
     if endpoint is Endpoint.MANIFEST:
         # 404 and not 400: the conformance suite asks for an invalid tag and expects MANIFEST_UNKNOWN.
         reference = _checked(404, Code.MANIFEST_UNKNOWN, parse_reference, match["reference"])
     else:
-        reference = _checked(400, Code.DIGEST_INVALID, Digest, match["reference"])
+        reference = _checked(400, Code.DIGEST_INVALID, AnyDigest, match["reference"])
     return Route(endpoint, repository, reference, prefix, renamed)
 
 

@@ -8,9 +8,11 @@ Rules:
    that many hosts want, a lease is a single piece. A host that is alone gets several pieces, which are one request.
 3. While the blob's length is unknown there is only one lease, and its holder reports the length. A tiny blob also has
    only one lease.
-4. A lease that brings no piece in time goes to another host. After LEASE_ATTEMPTS failed leases in a row, all waiting
-   members are told that the swarm failed. Leases that expired in silence do not fail the swarm while other members have
-   not failed a lease. A 4xx of the origin concerns that host's client and is not a failed lease.
+4. A lease that brings no piece in time goes to another host, which has twice the time, up to MAX_PATIENCE times: an
+   origin may be slow for everybody. After LEASE_ATTEMPTS failed leases in a row, all waiting members are told that the
+   swarm failed. Leases that expired in silence fail it only once there are SILENCES times as many: their hosts are
+   connected, and go on with what they asked the origin for. A 4xx of the origin concerns that host's client and is not
+   a failed lease.
 5. In a contested map, or with a disputed length, no host is asked for a second report.
 6. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
 """
@@ -42,7 +44,10 @@ REFUSAL_S: Final = 300.0
 """How long a host gets no lease for a repository that the origin refused to its client. A new client may be allowed."""
 
 SILENCES: Final = 8
-"""Times LEASE_ATTEMPTS: leases that may expire in a row while the swarm has hosts that have failed no lease."""
+"""Times LEASE_ATTEMPTS: leases that may expire in a row."""
+
+MAX_PATIENCE: Final = 4
+"""Times `lease_s`. Some registries scan a layer for a minute before they send it."""
 
 LEASES_EACH: Final = 4
 """The pieces left to lease are enough for this many leases per host, so that other hosts make up for a late host."""
@@ -117,6 +122,8 @@ class LeasePolicy:
             raise ProtocolError("digests of pieces that are not in the lease")
         lease.left &= ~pieces
         swarm.attempts = 0
+        if self._state.now - lease.waits_since <= self._state.settings.lease_s:  # else others need as much time
+            swarm.silences = 0
         swarm.hold(member, member.have | pieces)
         if lease.left:
             self._extend(swarm, lease)
@@ -165,14 +172,10 @@ class LeasePolicy:
         lease.member.failures += 1
         self._state.end_lease(lease, cause)
         swarm.attempts += 1
-        if swarm.attempts >= LEASE_ATTEMPTS and not self._others_may_do_better(swarm, cause):
+        swarm.silences += cause is LeaseCause.EXPIRE
+        most = LEASE_ATTEMPTS * (SILENCES if cause is LeaseCause.EXPIRE else 1)
+        if swarm.attempts >= most:
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
-
-    def _others_may_do_better(self, swarm: Swarm, cause: LeaseCause) -> bool:
-        """Whether the lease ended in silence, which says little about the origin, and another member may do better."""
-        if cause is not LeaseCause.EXPIRE or swarm.attempts >= SILENCES * LEASE_ATTEMPTS:
-            return False
-        return any(not member.failures for member in self._eligible(swarm, (), swarm.unleased))
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> tuple[Swarm, Lease] | None:
         """A host's lease and its swarm; None if the lease has ended and the messages crossed."""
@@ -281,18 +284,21 @@ class LeasePolicy:
         swarm.note_provider(member)
         first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
         swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
-        self._set_deadline(lease)
-        message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, self._state.settings.lease_s)
+        within_s = self._set_deadline(swarm, lease)
+        message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, within_s)
         self._state.send((member.host,), message)
 
     def _extend(self, swarm: Swarm, lease: Lease) -> None:
         """Restart the time limit of a lease that has brought a piece or the length."""
         self._state.leases.step(lease, LeaseCause.PIECE, swarm.story)
-        self._set_deadline(lease)
+        self._set_deadline(swarm, lease)
 
-    def _set_deadline(self, lease: Lease) -> None:
-        due = self._state.now + self._state.settings.lease_s
-        self._state.deadlines.set(Timer(Due.LEASE, lease.id), due)
+    def _set_deadline(self, swarm: Swarm, lease: Lease) -> float:
+        """Give the lease its time, and return that, in seconds."""
+        within_s = self._state.settings.lease_s * min(MAX_PATIENCE, 1 << min(swarm.silences, MAX_PATIENCE))
+        lease.waits_since = self._state.now
+        self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
+        return within_s
 
 
 def _witnesses(identities: Iterable[Identity]) -> tuple[str, ...]:

@@ -70,6 +70,8 @@ class Lease:
     source: Source
     left: int
     state: LeaseState = LeaseState.OFFERED
+    waits_since: float = 0.0
+    """When it was granted, or last brought something."""
 
 
 class LeaseBook:

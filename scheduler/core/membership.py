@@ -183,7 +183,7 @@ class Membership:
             self._state.send(told, Failed(swarm.digest, status, reason))
         for member in waiting:
             self.expel(swarm, member)
-        swarm.attempts = 0
+        swarm.attempts = swarm.silences = 0
 
     def _status_for(self, swarm: Swarm, member: Member) -> int:
         """The origin's answer to the member's own host, or else the origin's last answer to any host."""

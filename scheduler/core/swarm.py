@@ -60,6 +60,7 @@ class Swarm:
         "needed",
         "orphans",
         "piece_counts",
+        "silences",
         "size_bytes",
         "size_disputed",
         "sources",
@@ -95,6 +96,8 @@ class Swarm:
         self.orphans = 0
         """Pieces whose digests are believed and that no member is known to hold."""
         self.attempts = 0
+        self.silences = 0
+        """Leases that expired since one brought a piece in the usual time."""
         """Failed leases since a lease last brought a piece."""
         self.last_status = 0
         self.gives_up_at: float | None = None

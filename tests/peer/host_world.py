@@ -131,6 +131,9 @@ class World:
                 self.asks(instruction)
             case events.CancelRange(digest, request):
                 assert self.ranges[request].asked.digest == digest
+            case events.TrimRange(digest, request, stop):
+                assert self.ranges[request].asked.digest == digest
+                self.ranges[request].pieces = [index for index in self.ranges[request].pieces if index < stop]
             case events.CancelPiece(digest, request):
                 assert self.pieces[request].asked.digest == digest
                 assert not self.pieces[request].cancelled, "a request is cancelled twice"
@@ -190,7 +193,10 @@ class World:
             assert other.opened or other.asked.stop is not None, "another request was to tell the length"
             assert not set(pieces) & set(other.pieces), "the origin is asked for a piece twice"
         assert not set(pieces) & {each.asked.index for each in self.of_download(asked.digest, self.pieces)}
-        self.may_ask_origin(blob, self.machine.downloads[asked.digest].member.membership.state, pieces)
+        download = self.machine.downloads[asked.digest]
+        alone = not len(download.picker.neighbours)
+        may_need = pieces[:1] if alone and download.origin.is_slow else pieces  # one slow answer is then for all
+        self.may_ask_origin(blob, download.member.membership.state, may_need)
         self.ranges[asked.request] = Range(asked, blob.begun, blob.file, pieces)
 
     def may_ask_origin(self, blob: Blob, state: MembershipState, pieces: list[int]) -> None:

@@ -6,13 +6,15 @@ import copy
 import hashlib
 import json
 import pickle
+from collections.abc import Callable
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import InvalidNameError
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest, Hasher
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -39,8 +41,22 @@ def test_other_digests_are_refused_with_the_form_that_is_expected(text: str) -> 
         Digest(text)
 
 
-def test_sha512_is_refused_by_its_name() -> None:
-    with pytest.raises(InvalidNameError, match="sha512, and p2pd supports sha256 only"):
+@pytest.mark.parametrize("algorithm", [hashlib.sha256, hashlib.sha384, hashlib.sha512, blake3])
+def test_every_registered_algorithm_names_content(algorithm: Callable[[bytes], Hasher]) -> None:
+    name = "blake3" if algorithm is blake3 else hashlib.new(algorithm.__name__.removeprefix("openssl_")).name
+    digest = AnyDigest(f"{name}:{algorithm(b'content').hexdigest()}")
+    assert (digest.algorithm, digest.names(b"content"), digest.names(b"others")) == (name, True, False)
+    assert isinstance(digest, Digest) is (name == "sha256")
+
+
+@pytest.mark.parametrize("text", ["", "sha512:", "sha512:" + "0" * 64, "sha512:" + "A" * 128, "md5:" + "0" * 32, "x"])
+def test_other_algorithms_and_lengths_are_no_digest(text: str) -> None:
+    with pytest.raises(InvalidNameError, match="sha256, sha384, sha512, blake3"):
+        AnyDigest(text)
+
+
+def test_a_digest_of_another_algorithm_is_none_for_the_store() -> None:
+    with pytest.raises(InvalidNameError, match="64 lower-case"):
         Digest("sha512:" + "0" * 128)
 
 

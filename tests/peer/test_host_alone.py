@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +37,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.host import HostMachine, HostSettings
-from peer.core.origin_requests import MAX_STRIKES
+from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SLOW_ANSWER_S
 from scheduler.protocol import link
 from scheduler.protocol.from_host import Leave, Sealed
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
@@ -79,8 +81,8 @@ def received(request: int, index: int, blob: bytes = D) -> PieceReceived:
     return PieceReceived(blob, request, index, digest(index))
 
 
-def ended(request: int, outcome: Outcome, blob: bytes = D) -> RangeEnded:
-    return RangeEnded(blob, request, outcome)
+def ended(request: int, outcome: Outcome, blob: bytes = D, *, status: int = 0) -> RangeEnded:
+    return RangeEnded(blob, request, outcome, status)
 
 
 def failed(phase: Phase = Phase.FAILED, *, discard: bool = True, blob: bytes = D) -> list[Instruction]:
@@ -363,7 +365,48 @@ class TestSources:
             host.handle(opened(number, first, stop))
             if number % MAX_STRIKES == MAX_STRIKES - 1:
                 host.handle(received(number, first))
-            spans = host.spans(ended(number, Outcome.BROKEN))
+            spans = host.spans(ended(number, Outcome.BROKEN)) or host.spans(Tick(), now=100.0)
+
+    @pytest.mark.parametrize(("outcome", "status"), [(Outcome.REFUSED, 0), (Outcome.REFUSED, 429), (Outcome.BROKEN, 0)])
+    def test_after_something_has_come_an_origin_that_is_gone_is_asked_again(
+        self, outcome: Outcome, status: int
+    ) -> None:
+        """At once, then after pauses, and no more once nothing has come for too long."""
+        host, spans = known(0, max_ranges=1)
+        now, asked = 0.0, [0.0]
+        for number in itertools.count():
+            if not spans:
+                due = host.machine.next_deadline()
+                if due == math.inf:
+                    break
+                now = due
+                spans = host.spans(Tick(), now=now)
+            asked.append(now)
+            out = host.handle(ended(number, outcome, status=status), now=now)
+            if out == failed(discard=False):
+                break
+            spans = [(each.first, each.stop) for each in out if isinstance(each, RequestRange)]
+        assert asked[:6] == [0.0, 0.0, 0.0, 1.0, 4.0, 11.0]
+        assert GIVE_UP_S <= now <= GIVE_UP_S + MAX_PAUSE_S
+
+    def test_a_reserve_goes_on_when_a_credential_is_refused(self) -> None:
+        reserve = replace(added(1), reserve=True)
+        host = alone(added(0), reserve, moved(1, 0), max_ranges=1)
+        assert host.spans(held(0)) == [(1, 5)]
+        assert host.handle(ended(0, Outcome.REFUSED, status=401)) == [RequestRange(D, 1, 1, 1, 5)]
+        assert host.handle(ended(1, Outcome.REFUSED, status=401)) == failed(discard=False)
+
+    def test_a_reserve_is_not_for_a_blob_that_is_not_there(self) -> None:
+        host = alone(added(0), replace(added(1), reserve=True), moved(1, 0), PiecesHeld(D))
+        assert host.handle(ended(0, Outcome.REFUSED, status=404)) == failed()
+
+    def test_one_request_is_for_all_that_is_left_if_its_credential_may_expire(self) -> None:
+        host = alone(replace(added(), perishable=True), moved(1, 0))
+        assert host.spans(held(0, 3)) == [(1, 3), (4, 20)]
+
+    def test_one_request_is_for_all_that_is_left_if_the_origin_is_slow_to_answer(self) -> None:
+        host = alone(added(), moved(1, 0), PiecesHeld(D), max_ranges=2)
+        assert host.spans(opened(0, 0, 4), now=SLOW_ANSWER_S) == [(4, 20)]
 
     def test_a_fatal_end_is_the_end_whatever_sources_there_are(self) -> None:
         host = alone(added(0), added(1), moved(1, 0), PiecesHeld(D))
@@ -425,7 +468,7 @@ class TestEnds:
             host, _ = known(0, max_ranges=1)
             assert host.handle(StoreFailed(D, discard)) == [CancelRange(D, 0), *failed(discard=discard)]
         host, _ = known(0, max_ranges=1)
-        assert host.handle(ended(0, Outcome.REFUSED)) == failed(discard=False)
+        assert host.handle(ended(0, Outcome.REFUSED, status=404)) == failed(discard=False)
 
     def test_a_stop_ends_all_downloads_at_once(self) -> None:
         host, _ = known(max_ranges=1)

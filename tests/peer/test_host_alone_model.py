@@ -38,7 +38,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.host import HostMachine, HostSettings
-from peer.core.origin_requests import MAX_STRIKES, SPAN_PIECES
+from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SPAN_PIECES, pause_s
 from scheduler.protocol.from_host import Leave, Sealed
 from scheduler.protocol.geometry import MIN_PIECE_BYTES, piece_length
 
@@ -100,6 +100,10 @@ class _Blob:
     held: set[int] = field(default_factory=set)
     sources: dict[int, int] = field(default_factory=dict)
     """How many strikes each has."""
+    ready: dict[int, float] = field(default_factory=dict)
+    """When each may be asked again."""
+    pauses: Counter[int] = field(default_factory=Counter)
+    progress_at: float | None = None
     wants: dict[int, ReaderMoved] = field(default_factory=dict)
     unwanted_since: float | None = None
     ended: list[Ended] = field(default_factory=list)
@@ -163,12 +167,15 @@ class AnyOrder(RuleBasedStateMachine):
         assert not blob.recovering, "the store has not said yet what it has"
         assert not blob.preparing, "a piece has no place yet"
         assert wanted.request not in self.numbers, "a number is given twice"
-        assert blob.sources[wanted.source] == min(blob.sources.values()), "a better source is there"
+        assert blob.ready.get(wanted.source, 0.0) <= self.now, "it is asked in its pause"
+        ready = [blob.sources[each] for each in self.ready(blob)]
+        assert blob.sources[wanted.source] == min(ready), "a better source is there"
         if wanted.stop is None:
             assert not blob.known
         else:
             asked = set(range(wanted.first, wanted.stop))
-            assert 0 < len(asked) <= SPAN_PIECES
+            slow = self.machine.downloads[wanted.digest].origin.is_slow
+            assert 0 < len(asked) <= (COUNT if slow else SPAN_PIECES)
             assert asked <= set(range(COUNT))
             assert not asked & blob.held, "a held piece is asked for"
             assert not asked & self.in_flight(wanted.digest), "a piece is asked for twice at the same time"
@@ -192,6 +199,7 @@ class AnyOrder(RuleBasedStateMachine):
         blob.ended.append(ended)
         blob.active = blob.recovering = blob.preparing = blob.known = blob.answered = False
         blob.held, blob.sources, blob.wants, blob.unwanted_since = set(), {}, {}, None
+        blob.ready, blob.pauses, blob.progress_at = {}, Counter(), None
 
     # -- what the model derives ------------------------------------------------------------------------------------
 
@@ -203,6 +211,9 @@ class AnyOrder(RuleBasedStateMachine):
             for number, each in self.ranges.items()
             if each.digest == digest and each.download == blob.downloads
         }
+
+    def ready(self, blob: _Blob) -> list[int]:
+        return [source for source in blob.sources if blob.ready.get(source, 0.0) <= self.now]
 
     def is_of_now(self, running: _Range) -> bool:
         blob = self.blobs[running.digest]
@@ -350,8 +361,9 @@ class AnyOrder(RuleBasedStateMachine):
         running.received.add(index)
         blob = self.blobs[running.digest]
         if self.is_of_now(running):
+            blob.progress_at = self.now
             if running.source in blob.sources:
-                blob.sources[running.source] = 0
+                blob.sources[running.source] = blob.pauses[running.source] = 0
         elif not (blob.active and blob.known and not blob.preparing and not blob.recovering):
             return
         blob.stored.add(index)
@@ -403,7 +415,17 @@ class AnyOrder(RuleBasedStateMachine):
                 assert not over or over[0].phase is Phase.ABANDONED
 
     def blame(self, running: _Range, outcome: Outcome) -> None:
-        sources = self.blobs[running.digest].sources
+        """Before anything has come, a source that fails is given up soon; after that it is asked again."""
+        blob = self.blobs[running.digest]
+        sources, source = blob.sources, running.source
+        if source not in sources or running.cancelled:
+            return
+        blob.progress_at = self.now if blob.progress_at is None else blob.progress_at
+        may_pass = outcome is Outcome.REFUSED or (outcome is Outcome.BROKEN and not running.received)
+        if may_pass and blob.held and self.now - blob.progress_at < GIVE_UP_S:
+            blob.ready[source] = self.now + pause_s(blob.pauses[source])
+            blob.pauses[source] += 1
+            return
         if running.source in sources and outcome is Outcome.BROKEN and not running.received:
             sources[running.source] += 1
         if outcome in (Outcome.REFUSED, Outcome.UNUSABLE) or sources.get(running.source) == MAX_STRIKES:
@@ -446,16 +468,19 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def time_runs_only_where_nobody_reads(self) -> None:
         due = [blob.unwanted_since + LINGER_S for blob in self.blobs.values() if blob.unwanted_since is not None]
+        for blob in self.blobs.values():
+            due += [blob.ready[source] for source in blob.sources if blob.ready.get(source, 0.0) > self.now]
         assert self.machine.next_deadline() == min(due, default=float("inf"))
 
     @invariant()
     def it_never_stands_still(self) -> None:
         for digest, blob in self.blobs.items():
             open_ = set(range(COUNT)) - blob.held - self.in_flight(digest)
-            waits = blob.recovering or blob.preparing or not blob.active or not blob.sources
+            ready = self.ready(blob)
+            waits = blob.recovering or blob.preparing or not blob.active or not ready
             if waits or not open_ or len(self.own(digest)) >= (SETTINGS.max_ranges_per_blob if blob.answered else 1):
                 continue
-            best = min(blob.sources, key=lambda source: (blob.sources[source], source))
+            best = min(ready, key=lambda source: (blob.sources[source], source))
             full = self.used()[upstream_of(best)] >= SETTINGS.max_ranges_per_origin
             assert full, "a request could be made, and is not"
 
@@ -485,6 +510,8 @@ class AnyOrder(RuleBasedStateMachine):
                 break
             for number in list(self.ranges):
                 self.send_all(number)
+            if not self.ranges:
+                self.time_passes(MAX_PAUSE_S)
         if blob.active:
             assert len(blob.held) == COUNT
             self.feed(BlobVerified(digest, True))

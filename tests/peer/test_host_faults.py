@@ -520,12 +520,12 @@ class TestAfterARestart:
                 origin.hold_at(2 * PIECE)
                 async with readers.open(DIGEST, source(origin)) as reader:
                     await reader.readable(PIECE, len(CONTENT))
-                    origin.unreachable = True
+                    origin.refused = {source(origin).credential}
                     origin.breaks_after = 2 * PIECE
                     origin.release()
-                    with pytest.raises(OriginUnreachableError):
+                    with pytest.raises(OriginRefusedError):
                         await reader.readable(2 * PIECE, len(CONTENT))
-                origin.unreachable = False
+                origin.refused = set()
                 origin.breaks_after = None
                 assert await read(readers, source(origin)) == CONTENT
             starts = [request.start for request in origin.requests[1:]]

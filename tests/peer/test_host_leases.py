@@ -46,12 +46,15 @@ from tests.peer.host_playbook import (
     E,
     Passes,
     Playbook,
+    asked,
     asked_origin,
     beginning,
     digest,
+    digests,
     failed,
     fetching,
     gained,
+    holds,
     joined,
     lease,
     leased,
@@ -223,9 +226,22 @@ class TestLeases:
         assert playbook.download.member.membership.state is MembershipState.ORIGIN_ONLY
         assert playbook >> SchedulerFound()
 
-    def test_a_revoked_lease_is_stopped(self) -> None:
-        playbook = leased() >> LeaseRevoked(7, D) << CancelRange(D, 0) >> range_ended(0, Outcome.BROKEN)
-        assert playbook >> Passes(0.5)
+    def test_the_request_of_a_revoked_lease_goes_on(self) -> None:
+        """The origin may be slow for everybody. What comes is told once it is leased again."""
+        playbook = leased() >> LeaseRevoked(7, D) >> received(0, 0) >> Passes(0.5)
+        published = LeasePieces(8, D, 0, digest(0))
+        assert playbook >> lease(8, 0, 2) << published << gained(("b",), 0, 1)
+
+    def test_until_another_host_has_a_piece_of_it(self) -> None:
+        playbook = leased() >> LeaseRevoked(7, D) >> digests(1) << CancelRange(D, 0)
+        playbook = playbook >> range_ended(0, Outcome.BROKEN)
+        assert playbook >> ("b", holds(1)) << asked(1, "b", 1)
+
+    def test_a_credential_that_was_refused_while_another_goes_on_is_no_refusal(self) -> None:
+        playbook = beginning() >> replace(source(1), reserve=True) >> joined() >> lease(7, 0, 2)
+        playbook = playbook << asked_origin(0, 0, 2) >> range_ended(0, Outcome.REFUSED, 401)
+        playbook = playbook << LeaseEnded(7, D, LeaseOutcome.RETURNED, 401)
+        assert playbook >> lease(8, 0, 2) << asked_origin(1, 0, 2, of=1)
 
     def test_a_lease_of_another_generation_goes_back(self) -> None:
         returned = LeaseEnded(7, D, LeaseOutcome.RETURNED)

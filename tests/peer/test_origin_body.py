@@ -160,6 +160,20 @@ class TestResuming:
             assert read_all(origin, 100, 900) == CONTENT[100:900]
         assert ranges(server) == ["bytes=100-899", "bytes=400-899"]
 
+    def test_headers_may_take_longer_than_bytes(self, server: RegistryServer) -> None:
+        """A registry that scans a layer first, or fetches it from another registry."""
+        clock = StillClock()
+        server.script(Answering(200, CONTENT, before_byte=lambda: clock.pass_s(1.0)))
+        with origin_at(server, clock=clock, stall_s=5.0, first_byte_s=1000.0) as origin:
+            assert read_all(origin) == CONTENT
+            assert clock.now > 1005.0
+
+    def test_but_not_where_another_endpoint_can_be_asked(self, server: RegistryServer, replica: RegistryServer) -> None:
+        server.script(HANG)
+        replica.script(Answering(200, CONTENT))
+        with origin_at(server, replica, stall_s=0.2) as origin:
+            assert read_all(origin) == CONTENT
+
     @pytest.mark.parametrize("came", [1000, LOW_WATER_BYTES // 2])
     def test_after_a_stall(self, server: RegistryServer, came: int) -> None:
         """What came before it counts, though it is too little to wake who waits for it."""

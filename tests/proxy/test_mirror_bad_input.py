@@ -75,15 +75,6 @@ class TestOriginIsGone:
             assert "within 0.2 s" in reply.message
 
     @asynchronous
-    async def test_it_hangs_on_a_blob(self, registry: ImageRegistry, tmp_path: Path) -> None:
-        registry.push(APP, "1.0", IMAGE)
-        registry.rules[f"/v2/{BLOB}"] = on_get(HANG)
-        async with node_at(tmp_path / "store", hub(registry), answer_within_s=0.2) as node:
-            reply = await node.get(BLOB)
-            assert (reply.status, reply.code) == (404, "BLOB_UNKNOWN")
-            assert "within 0.2 s" in reply.message
-
-    @asynchronous
     async def test_one_that_hangs_does_not_keep_others_from_being_asked(
         self, registry: ImageRegistry, tmp_path: Path
     ) -> None:
@@ -245,16 +236,6 @@ class TestRefusals:
                     reply = await node.ask(method, path)
                     assert reply.status == status, path
                     assert method == "HEAD" or reply.code == code
-
-    @pytest.mark.parametrize("limits", [{"max_bytes": 100_000}, {"min_free_bytes": 2**49}])
-    @asynchronous
-    async def test_no_room(self, registry: ImageRegistry, tmp_path: Path, limits: dict[str, int]) -> None:
-        registry.push(APP, "1.0", IMAGE)
-        async with node_at(tmp_path / "store", hub(registry), **limits) as node:
-            reply = await node.get(BLOB)
-            assert (reply.status, reply.code) == (404, "BLOB_UNKNOWN")
-            assert "no room" in reply.message
-            assert next(iter(limits)) in reply.message
 
 
 def is_oci_refusal(reply: Reply) -> bool:

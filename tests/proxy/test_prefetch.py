@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.oci.digest import Digest
+from peer.oci.digest import AnyDigest, Digest
 from peer.oci.reference import Repository, RepositoryName, UpstreamName
 from proxy.core.pulls import MAX_PULLS, Pulls, PullSummary
 
@@ -49,7 +49,7 @@ def serve_manifest(
     )
 
 
-def ask(pulls: Pulls, digest: Digest, now: float = 0.0) -> list[Digest]:
+def ask(pulls: Pulls, digest: Digest, now: float = 0.0) -> list[AnyDigest]:
     """Ask for a blob and be given none of it."""
     ahead = pulls.blob_asked("ann", HERE, digest, now)
     end(pulls, digest, now, sent_bytes=0)

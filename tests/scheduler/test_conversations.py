@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scheduler.core.lease_policy import REFUSAL_S
+from scheduler.core.lease_policy import LEASE_ATTEMPTS, MAX_PATIENCE, REFUSAL_S, SILENCES
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Bye,
@@ -124,7 +124,7 @@ def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
     play = play << ("a", add("b")) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 3, 4, WITHIN))
     play = play >> Passes(WITHIN - 1) >> ("a", LeasePieces(2, D, 2, P2))
     play = play << ("a", digests(2, P2)) << ("b", digests(2, P2))
-    play = play >> Passes(1) << ("b", LeaseRevoked(3, D)) << ("b", Lease(4, D, 1, 3, 4, WITHIN))
+    play = play >> Passes(1) << ("b", LeaseRevoked(3, D)) << ("b", Lease(4, D, 1, 3, 4, 2 * WITHIN))
     play = play >> Passes(WITHIN - 2) >> ("a", LeasePieces(2, D, 1, P1))
     assert play << ("a", digests(1, P1)) << ("b", digests(1, P1)) << ("a", Lease(5, D, 1, 4, 5, WITHIN))
 
@@ -173,7 +173,7 @@ def test_a_lease_that_brings_nothing_goes_to_another_host() -> None:
         << ("a", add("b"))
         >> Passes(WITHIN)
         << ("a", LeaseRevoked(1, D))
-        << ("b", Lease(2, D, 1, 0, 1, WITHIN))
+        << ("b", Lease(2, D, 1, 0, 1, 2 * WITHIN))
         >> ("a", LeasePieces(1, D, 0, P0))  # it was too late, and does not count
         >> ("b", LeasePieces(2, D, 0, P0))
         << ("a", digests(0, P0))
@@ -199,21 +199,38 @@ def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_t
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
         << ("a", Failed(other.digest, 401, "no host is left that could get it from the origin"))
+        >> ("b", LeaseEnded(2, D, LeaseOutcome.REFUSED, 404))
+        << ("b", OriginRefused(D, 404))
         >> Passes(REFUSAL_S)
-        << ("b", LeaseRevoked(2, D))
-        << ("b", Lease(3, D, 1, 0, 1, WITHIN))
-        << ("b", LeaseRevoked(3, D))
-        << ("b", Lease(4, D, 1, 0, 1, WITHIN))
-        << ("b", LeaseRevoked(4, D))
-        << ("b", Lease(5, D, 1, 0, 1, WITHIN))
-        << ("b", LeaseRevoked(5, D))
-        << ("b", Lease(6, D, 1, 0, 1, WITHIN))
-        << ("b", LeaseRevoked(6, D))
-        << ("b", Failed(D, 401, "5 hosts in a row got nothing from the origin"))
         >> ("a", other)
         << ("a", Joined(other.digest, 1, MIB, False, ()))
-        << ("a", Lease(7, other.digest, 1, 0, 1, WITHIN))
+        << ("a", Lease(3, other.digest, 1, 0, 1, WITHIN))
     )
+
+
+def test_an_origin_that_is_slow_for_everybody_has_more_time_with_each_lease_and_the_swarm_does_not_fail() -> None:
+    play = Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    for number, times in enumerate((1, 2, 4, 4, 4, 4, 4), 1):
+        holder, other = ("a", "b") if number % 2 else ("b", "a")
+        following = WITHIN * min(MAX_PATIENCE, 2 * times)
+        play = play >> Passes(times * WITHIN) << (holder, LeaseRevoked(number, D))
+        play = play << (other, Lease(number + 1, D, 1, 0, 1, following))
+    play = play >> Passes(WITHIN + 1) >> ("b", LeasePieces(8, D, 0, P0))
+    play = play << ("a", digests(0, P0)) << ("b", digests(0, P0))
+    play = play << ("b", Lease(9, D, 1, 1, 2, MAX_PATIENCE * WITHIN)) >> ("b", LeasePieces(9, D, 1, P1))
+    assert play << ("b", Lease(10, D, 1, 2, 3, WITHIN)), "the usual time again, since that one came in it"
+
+
+def test_leases_that_expire_fail_the_swarm_in_the_end() -> None:
+    play = Playbook("a", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN))
+    expiring = LEASE_ATTEMPTS * SILENCES
+    for number in range(1, expiring + 1):
+        play = play >> Passes(WITHIN * min(MAX_PATIENCE, 2 ** (number - 1))) << ("a", LeaseRevoked(number, D))
+        if number < expiring:
+            play = play << ("a", Lease(number + 1, D, 1, 0, 1, WITHIN * min(MAX_PATIENCE, 2**number)))
+    assert play << ("a", Failed(D, 0, f"{expiring} hosts in a row got nothing from the origin"))
 
 
 def test_an_origin_that_is_down_is_a_clear_failure_for_everybody() -> None:

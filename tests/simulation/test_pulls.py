@@ -8,6 +8,7 @@ import pytest
 
 from p2pd.simulation.scenario import Misbehaviour
 from peer.core.events import RequestPiece
+from peer.core.origin_requests import GIVE_UP_S
 from peer.core.swarm_member import MAP_DISPROVED
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Corrupt, Disproved, Fault, NeighbourFailed
@@ -203,7 +204,7 @@ class TestTheOrigin:
         run = Playing(4, 32, seed=2)
         run.run(began(run, 16))
         run.cluster.origin.up = False
-        run.run(lambda: all(host.attempts > 1 for host in run.hosts))
+        run.run(lambda: all(host.attempts > 1 for host in run.hosts), within_s=2 * GIVE_UP_S)
         assert all(host.failures for host in run.hosts), "each has a reason to give to its client"
         run.cluster.origin.up = True
         run.run()

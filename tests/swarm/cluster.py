@@ -48,6 +48,10 @@ class RunningScheduler:
         await self._stack.aclose()
 
 
+GIVE_UP_S = 2.0
+"""How long hosts ask an origin again that fails within a blob."""
+
+
 @dataclass
 class Host:
     """A running node; `peer` is its peer port."""
@@ -101,7 +105,7 @@ class Cluster:
         )
         stack = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
-        at = await stack.enter_async_context(serve(settings, list))
+        at = await stack.enter_async_context(serve(settings, list, give_up_s=GIVE_UP_S))
         host = Host(at["mirror"], at["admin"], at["peer"], stack)
         if schedulers is None:
             async with asyncio.timeout(PATIENCE_S):

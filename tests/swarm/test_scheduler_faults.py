@@ -205,10 +205,12 @@ async def test_a_host_that_leaves_hands_its_leases_back(tmp_path: Path, registry
 
 @pytest.mark.parametrize("package", [peer, scheduler])
 def test_nothing_between_hosts_reads_the_wall_clock(package: object) -> None:
-    """Clocks that differ can do no harm where nobody looks at them."""
+    """Clocks that differ can do no harm where nobody looks at them. (A certificate's dates are the wall clock's.)"""
     (root,) = package.__path__  # type: ignore[attr-defined] # it is a package
     for part in ("core", "swarm", "protocol", "shell"):
         for file in (Path(root) / part).glob("**/*.py"):
+            if file.name == "admission.py":
+                continue
             for node in ast.walk(ast.parse(file.read_text())):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
                 module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
