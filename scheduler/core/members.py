@@ -55,6 +55,8 @@ class Host:
     came_from: str = ""
     """The address of the connection; "" if the host has shown a certificate with its id."""
     members: dict[bytes, Member] = field(default_factory=dict)
+    proven: bool = False
+    """Whether the host has brought anything of what it was given leases for."""
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories whose origin has refused this host."""
     missed_by: set[str] = field(default_factory=set)

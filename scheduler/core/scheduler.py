@@ -162,6 +162,8 @@ class Scheduler:
         state.leases.validate()
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
+        late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
+        assert late == state.leases.late
         self._tags.validate()
         state.shelf.validate()
         state.budget.validate()
@@ -197,7 +199,7 @@ class Scheduler:
         while (timer := state.deadlines.pop_due(state.now)) is not None:
             key = timer.key
             if timer.due is Due.LEASE and isinstance(key, int):
-                self._lease_policy.expired(state.leases.active[key])
+                self._lease_policy.expired(state.leases.active.get(key) or state.leases.late[key])
             elif timer.due is Due.TAG and isinstance(key, TagKey):
                 self._tags.due(key)
             elif timer.due is Due.RELEASE and isinstance(key, Identity):

@@ -65,6 +65,7 @@ class Seeders:
             return
         for lease in leases:
             state.end_lease(lease, LeaseCause.LAST_PIECE)
+        member.host.proven = True
         self._end_digest_request(swarm)
         state.inline_blobs.put(swarm.digest, message.data)
         if swarm.size_bytes != len(message.data):

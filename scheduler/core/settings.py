@@ -34,8 +34,11 @@ class SchedulerSettings:
 
     lease_pieces: int = 4
     """The most pieces in a lease: 16 MiB of a large blob, so that a round trip to the origin is a small part of it."""
+    opening_s: float = 1.5
+    """How long a lease may take to bring a tiny blob, or the length, before a second host is asked as well. A client
+    waits for it and for nothing else, most registries answer in a tenth of it, and another request costs little."""
     lease_s: float = 15.0
-    """How long a lease may go without a new piece. 4 MiB in 15 s are 2.2 Mbit/s."""
+    """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
     orphan_s: float = 3.0
     """How long a piece without a known holder waits for a holder's report before the piece is leased again."""

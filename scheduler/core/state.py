@@ -115,7 +115,7 @@ class SchedulerState:
     def reset(self, swarm: Swarm, reason: str) -> None:
         """Start a new generation: no member holds a piece, and no lease is active."""
         swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
-        for lease in list(swarm.leases.values()):
+        for lease in (*swarm.leases.values(), *swarm.late.values()):
             self.end_lease(lease, LeaseCause.REVOKE)
         self.swarms_to_lease[swarm] = None
         swarm.digests_requested_of = None
@@ -136,9 +136,22 @@ class SchedulerState:
     def end_lease(self, lease: Lease, cause: LeaseCause) -> None:
         """End a lease. Its remaining pieces are leased to another host."""
         swarm = self.swarms[lease.digest]
+        was_late = swarm.late.pop(lease.id, None) is not None
         self.leases.step(lease, cause, swarm.story)
-        del swarm.leases[lease.id]
         self.deadlines.cancel(Timer(Due.LEASE, lease.id))
+        if not was_late:
+            self._release(swarm, lease)
+
+    def overdue(self, lease: Lease) -> None:
+        """Let another host have the pieces of a lease as well."""
+        swarm = self.swarms[lease.digest]
+        self.leases.step(lease, LeaseCause.OVERDUE, swarm.story)
+        self._release(swarm, lease)
+        swarm.late[lease.id] = lease
+
+    def _release(self, swarm: Swarm, lease: Lease) -> None:
+        """The remaining pieces of a lease are for another host."""
+        del swarm.leases[lease.id]
         if swarm.map is not None and swarm.piece_counts is not None:
             left = lease.left & swarm.map.everything
             lost = swarm.piece_counts.without_copy(left & swarm.map.known)

@@ -17,7 +17,7 @@ from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello
 from scheduler.protocol.to_host import Welcome
 
-SETTINGS = SchedulerSettings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0)
+SETTINGS = SchedulerSettings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0, opening_s=15.0)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ DENIED = b'{"errors":[{"code":"DENIED","message":"not you"}]}'
 
 EXPIRED = b'{"errors":[{"code":"UNAUTHORIZED","message":"the token has expired"}]}'
 
-NO_EXPIRY = SchedulerSettings(lease_s=3600.0)
+NO_EXPIRY = SchedulerSettings(lease_s=3600.0, opening_s=3600.0)
 """A lease that its holder has not heard of would be waited for in vain."""
 
 IMAGE = make_image(CONTENT, media_type=OCI_IMAGE)
