@@ -64,6 +64,10 @@ class Bounds:
     """How long a host whose id another host has said may take to answer a ping."""
     waiting_bytes: int = 4 * 1024 * 1024
     """The most unread bytes of one host: twice the piece map of the largest blob."""
+    begun_bytes: int = 32 * 1024 * 1024
+    """The most bytes of messages that all hosts have begun and not ended."""
+    message_s: float = 5.0
+    """How long a message may take from its first byte to its last. The longest has 256 KiB."""
     messages_per_s: float = MAX_MESSAGES_PER_S
     burst: int = MAX_BURST
     close_s: float = 2.0
@@ -106,6 +110,7 @@ class SchedulerServer:
         self._unswept: list[HostConnection] = []
         """The connections that the current sweep has not examined yet."""
         self._blames_from = 0.0
+        self._begun_bytes = 0
         self._too_slow: list[HostConnection] = []
         """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
@@ -163,6 +168,15 @@ class SchedulerServer:
         if self._loop is None:
             connection.abort()
 
+    def partly_received(self, connection: HostConnection, grown_bytes: int) -> None:
+        """Count the beginnings of messages. Beyond the bound, the connection whose message began first has to end."""
+        self._begun_bytes += grown_bytes
+        if grown_bytes > 0 and self._begun_bytes > self._bounds.begun_bytes:
+            begun = [each for each in self._connections.values() if each.begun_bytes and each.ended_at is None]
+            oldest = min(begun, key=lambda each: each.begun_at or 0.0, default=connection)
+            self.failed(oldest, Closing.SLOW, "the messages that hosts have begun and not ended are too many")
+            oldest.abort()
+
     def received(self, connection: HostConnection, frame: bytes) -> None:
         """Decode a host's message, and give it to the core."""
         try:
@@ -170,7 +184,7 @@ class SchedulerServer:
         except ProtocolError as error:
             self.failed(connection, Closing.MALFORMED, str(error))
             return
-        if not self._may_send(connection, cost_of(message)):
+        if not self.may_send(connection, cost_of(message)):
             self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
         elif not connection.greeted and len(self._connections) > self._bounds.connections:
             self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
@@ -303,8 +317,8 @@ class SchedulerServer:
                     connection.send(frame)
         self._watch_trust()
 
-    def _may_send(self, connection: HostConnection, cost: int) -> bool:
-        """Count a host's message against the messages that the host may send."""
+    def may_send(self, connection: HostConnection, cost: int) -> bool:
+        """Count a message, or a frame that ends none, against the messages that the host may send."""
         now = self.now()
         earned = (now - connection.counted_at) * self._bounds.messages_per_s
         connection.allowance = min(self._bounds.burst, connection.allowance + earned) - cost
@@ -343,6 +357,9 @@ class SchedulerServer:
         elif not connection.greeted:
             if now - connection.opened_at > bounds.hello_s:
                 self.failed(connection, Closing.LATE_HELLO, f"no Hello within {bounds.hello_s:g} s")
+        elif connection.begun_at is not None and now - connection.begun_at > bounds.message_s:
+            self.failed(connection, Closing.SLOW, f"a message was not ended within {bounds.message_s:g} s")
+            connection.abort()
         elif connection.probed_at is not None and now - connection.probed_at > bounds.probe_s:
             self.failed(connection, Closing.SILENT, f"its id is wanted, and nothing was heard for {silent_s:.1f} s")
         elif silent_s > 1.5 * bounds.heartbeat_s and connection.pinged and now >= self._blames_from:

@@ -183,7 +183,7 @@ def test_a_lease_that_brings_nothing_in_time_is_another_hosts_as_well() -> None:
 
 
 def test_a_host_that_is_late_is_heard_if_it_comes_first_after_all() -> None:
-    play = late() >> ("a", LeasePieces(1, D, 0, P0)) << ("b", LeaseRevoked(2, D))
+    play = late() >> Passes(1) >> ("a", LeasePieces(1, D, 0, P0)) << ("b", LeaseRevoked(2, D))
     assert play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 1, 2, 2 * WITHIN))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -195,6 +195,45 @@ def test_a_flood_is_cut_off() -> None:
             assert told is Closing.FLOODING
 
     run(test, bounds=Bounds(burst=10, messages_per_s=1))
+
+
+def test_a_message_that_does_not_end_is_waited_for_no_longer_than_others() -> None:
+    async def test(port: int) -> None:
+        client = await raw(port, "a")
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, b"\x02\x81\x00\x00\x00\x00x")
+        while True:  # it goes on talking, and answers nothing
+            try:
+                await loop.sock_sendall(client, b"\x00\x80\x00\x00\x00\x00")
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.01)
+        client.close()
+
+    run(test, bounds=Bounds(message_s=0.1, close_s=0.2))
+
+
+def test_of_messages_that_are_begun_the_oldest_goes_when_there_are_too_many() -> None:
+    async def test(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(port, "c") as other:
+            begun = [await raw(port, name) for name in "ab"]
+            for client in begun:
+                await loop.sock_recv(client, 4096)  # Welcome
+                await loop.sock_sendall(client, b"\x02\xfe\x02\x58\x00\x00\x00\x00" + bytes(600))
+                await asyncio.sleep(0.05)
+            with suppress(ConnectionError):
+                while await loop.sock_recv(begun[0], 4096):
+                    pass
+            await other.says(JOIN)
+            await other.hears_of(Joined)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await loop.sock_recv(begun[1], 4096)
+            for client in begun:
+                client.close()
+
+    run(test, bounds=Bounds(begun_bytes=1000))
 
 
 def test_a_host_that_is_silent_is_noticed_and_its_lease_goes_to_another() -> None:

@@ -1,7 +1,7 @@
 """Hosts that lie: about a blob's length, about what they hold, and about what they are going to fetch.
 
-No client ever gets a wrong blob, and none is kept from the right one. Nobody is quarantined for a length: the hosts of this
-machine are one witness.
+No client ever gets a wrong blob, and none is kept from the right one. Nobody is quarantined for a length:
+the hosts of this machine are one witness.
 """
 
 from __future__ import annotations
