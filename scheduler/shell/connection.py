@@ -101,6 +101,7 @@ class HostConnection(asyncio.Protocol):
         "deaf",
         "ended_at",
         "greeted",
+        "has_spoken",
         "heard_at",
         "host",
         "host_id",
@@ -109,6 +110,8 @@ class HostConnection(asyncio.Protocol):
         "peer",
         "pinged",
         "probed_at",
+        "unread_bytes",
+        "unread_since",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
@@ -121,6 +124,12 @@ class HostConnection(asyncio.Protocol):
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
+        self.has_spoken = False
+        """Whether the host has sent anything after Hello."""
+        self.unread_bytes = 0
+        """The sent bytes that the host had not read when this was last looked at."""
+        self.unread_since = 0.0
+        """The time since which the host has not read anything of them."""
         self.host_id = ""
         """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()

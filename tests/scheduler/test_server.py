@@ -386,6 +386,8 @@ def test_a_mistake_of_ours_ends_the_connection_that_met_it_only() -> None:
 def test_more_connections_than_are_taken() -> None:
     async def test(port: int) -> None:
         async with connected(port, "a") as a:
+            await a.says(JOIN)
+            await a.hears_of(Joined)
             async with connected(port, None) as b:
                 await b.says(Hello("b", 1, 1, "b:1"))
                 assert await b.hears() is Closing.FULL
@@ -393,3 +395,67 @@ def test_more_connections_than_are_taken() -> None:
             await a.hears_of(Joined)
 
     run(test, bounds=Bounds(connections=1))
+
+
+def test_a_host_that_has_said_nothing_but_hello_makes_room() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a"), connected(port, "b") as b:
+            await b.says(JOIN)
+            await b.hears_of(Joined)
+            async with connected(port, "c") as c:
+                await c.says(JOIN)
+                await c.hears_of(Joined)
+                async with connected(port, None) as d:
+                    await d.says(Hello("d", 1, 1, "d:1"))
+                    assert await d.hears() is Closing.FULL
+
+    run(test, bounds=Bounds(connections=2))
+
+
+async def unread(port: int, name: str, of: Host, bytes_each: int, count: int) -> socket.socket:
+    """A host that reads nothing of a few tiny blobs that it asks for."""
+    data = bytes(bytes_each)
+    tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
+    await of.says(tiny)
+    lease = await of.hears()
+    if not isinstance(lease, InlineBlob):
+        await of.hears_of(Lease)
+        await of.says(InlineBlob(tiny.digest, data))
+    client = await raw(port, name)
+    for _ in range(count):
+        await asyncio.get_running_loop().sock_sendall(client, masked(FROM_HOST.encode(tiny)))
+    return client
+
+
+async def ends(client: socket.socket) -> None:
+    """Wait until a connection has ended, without reading from it."""
+    with suppress(ConnectionError):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(client, b"\x89\x80\x00\x00\x00\x00")
+            await asyncio.sleep(0.02)
+    client.close()
+
+
+def test_a_host_that_reads_nothing_is_not_waited_for() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            client = await unread(port, "slow", a, MAX_INLINE_BYTES, 100)
+            await ends(client)
+            await a.says(JOIN)
+            await a.hears_of(Joined)
+
+    run(test, bounds=Bounds(waiting_bytes=1 << 30, read_s=0.2, close_s=0.2))
+
+
+def test_of_hosts_that_read_too_little_in_all_those_with_the_most_go() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            small = await unread(port, "small", a, MAX_INLINE_BYTES, 60)
+            large = await unread(port, "large", a, MAX_INLINE_BYTES, 300)
+            await ends(large)
+            await asyncio.get_running_loop().sock_sendall(small, b"\x89\x80\x00\x00\x00\x00")
+            await a.says(JOIN)
+            await a.hears_of(Joined)
+            small.close()
+
+    run(test, bounds=Bounds(waiting_bytes=1 << 30, waiting_bytes_in_all=16 << 20))
