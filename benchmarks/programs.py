@@ -35,7 +35,7 @@ PACKAGES = {
     "ip": "iproute2",
     "tc": "iproute2",
 }
-REPOSITORY = "bench"
+REPOSITORY = "bench/blobs"
 ROOT = Path(__file__).parents[1]
 """The directory in which `python -m p2pd` and `python -m benchmarks.receive` work without an installation."""
 

@@ -176,7 +176,7 @@ class Host:
             on_cloned=lambda: self._tasks.start(self._take_new_id()),
         )
         self.tags = TagLookups(
-            self._scheduler.tell, lambda: self.connected, patience_s=self.identity.scheduler_timeout_s
+            self._scheduler.tell, lambda: self.connected, tasks, patience_s=self.identity.scheduler_timeout_s
         )
 
     def start(self, address: str) -> None:

@@ -122,9 +122,11 @@ class Access:
             self._probed[repository] = now
             self._background.start(self._probe(manifest, below, endpoint))
 
-    def public_while_silent(self, route: Route, silence: OriginError) -> Permit | None:
-        """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have."""
-        if not self._catalog.is_public(route.repository, route.endpoint, route.digest):
+    def public_while_silent(self, route: Route, silence: OriginError, *, told_by_hosts: bool = False) -> Permit | None:
+        """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have, as
+        this host has learnt from the origin, or as most hosts say that have (`told_by_hosts`).
+        """
+        if not told_by_hosts and not self._catalog.is_public(route.repository, route.endpoint, route.digest):
             return None
         self._origins.note(route.upstream, silence)
         return self.granted(route, OWN, None)

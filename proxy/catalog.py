@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ SELECT upstream, repository, digest FROM public LIMIT 0;
 The digest in `public` has its endpoint before it (`blobs/sha256:…`). A digest without one, of an older version of p2pd,
 counts for both endpoints.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class ToldTag:
+    """The manifest that the origin gave for a tag, and how long ago."""
+
+    manifest: Descriptor
+    age_s: float
 
 
 class Catalog:
@@ -97,16 +106,17 @@ class Catalog:
             ],
         )
 
-    def last_known(self, repository: Repository, tag: Tag) -> Descriptor | None:
+    def last_told(self, repository: Repository, tag: Tag) -> ToldTag | None:
+        """What the origin said last of a tag."""
         row = self._read(
-            "SELECT digest, media_type, size_bytes FROM tags WHERE upstream = ? AND repository = ? AND tag = ?",
+            "SELECT digest, media_type, size_bytes, seen FROM tags WHERE upstream = ? AND repository = ? AND tag = ?",
             (repository.upstream, repository.name, tag),
         )
         if row is None:
             return None
-        digest, media_type, size_bytes = row
+        digest, media_type, size_bytes, seen = row
         try:
-            return Descriptor(media_type, AnyDigest(digest), size_bytes)
+            return ToldTag(Descriptor(media_type, AnyDigest(digest), size_bytes), max(0.0, time.time() - seen))
         except (InvalidNameError, TypeError) as error:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None

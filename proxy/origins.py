@@ -131,15 +131,6 @@ class Origins:
         `library/`, or without the origin's project."""
         return authorization is not None and (route.renamed or self.upstream(route.upstream).renames)
 
-    async def ask_anonymously(
-        self, route: Route, method: Literal["GET", "HEAD"], path: str, accept: str | None = None
-    ) -> OriginAnswer:
-        """Ask with the token that registries give to everybody. Not for an upstream with the operator's credentials:
-        p2pd would show those. Raises OriginUnreachableError."""
-        upstream = route.repository.upstream
-        assert not self.upstream(upstream).has_credentials
-        return OriginAnswer(await self._request(upstream, method, path, OWN, accept), OWN)
-
     async def look(self, route: Route, credential: Credential, known_bytes: int | None = None) -> Descriptor:
         """The descriptor of the digest that `route` names, if the origin gives that to `credential`: by HEAD, or by GET
         where HEAD decides nothing.

@@ -150,7 +150,7 @@ def test_what_does_not_end_is_told() -> None:
 
 
 def test_only_blobs_of_the_image_count_as_sent() -> None:
-    line = '10.77.0.3 - - [24/Nov/2026:07:32:47 +0000] "{} /v2/bench/blobs/{} HTTP/1.1" {} {} "" "p2pd"\n'
+    line = '10.77.0.3 - - [24/Nov/2026:07:32:47 +0000] "{} /v2/bench/blobs/blobs/{} HTTP/1.1" {} {} "" "p2pd"\n'
     image = Image(
         Path("storage"), (BenchmarkBlob("sha256:a", 8), BenchmarkBlob("sha256:b", 8)), BenchmarkBlob("sha256:probe", 8)
     )

@@ -180,15 +180,13 @@ class Settings:
         parse_duration, "10s", "How long a tag's digest is remembered before the origin is asked again.", "DURATION"
     )
     serve_stale_tags: bool = _key(
-        parse_switch, "false", "Answer with a tag's last known digest while its origin cannot be reached."
+        parse_switch,
+        "false",
+        "While a tag's origin cannot be reached, answer with the digest that the origin gave last: to this host, or to "
+        "most of the hosts that asked for the tag, at least two, if this host never did.",
     )
     access_ttl_s: float = _key(
         parse_duration, "300s", "How long it is remembered that an origin lets a client have a blob.", "DURATION"
-    )
-    trust_hosts: bool = _key(
-        parse_switch,
-        "false",
-        "Believe another host that says that anyone may have an image, and do not ask the origin for each client.",
     )
     prefetch_layers: int = _key(
         parse_depth, "3", "Layers to fetch ahead of the one that a client asks for; 0 is none.", "NUMBER"

@@ -124,8 +124,8 @@ async def serve(
             ttl_s=settings.tag_ttl_s,
             serve_stale=settings.serve_stale_tags,
             cluster=host.tags,
-            trust_hosts=settings.trust_hosts,
         )
+        host.tags.own_word = tags.own_word
         mirror = Mirror(
             origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )

@@ -101,13 +101,13 @@ def scheduling_of(settings: Settings) -> SchedulerSettings:
     """The settings of a scheduler, inside a node or alone.
 
     All hosts together keep to the origin limits that the keys set, and each host to its share for blobs. A host waits
-    for a tag for `scheduler_wait_s`; two other hosts get their turn to ask the origin within that time.
+    for the other hosts' words on a tag for `scheduler_wait_s`; they have half of that time to tell.
     """
     return SchedulerSettings(
         leases_per_blob=settings.connections_per_blob,
         leases_per_host=connections_for_blobs(settings),
         leases_per_origin=settings.connections_per_origin,
-        tag_resolve_s=settings.scheduler_wait_s / 2,
+        tag_tell_s=settings.scheduler_wait_s / 2,
         tag_ttl_s=settings.tag_ttl_s,
     )
 

@@ -450,9 +450,9 @@ class ReleaseLink:
 
 @dataclass(frozen=True, slots=True)
 class AnswerTag:
-    """The scheduler's word on a tag, for whoever waits for it."""
+    """The scheduler's question for what this host was told of a tag, or its answer to such a question of this host."""
 
-    message: to_host.TagResolve | to_host.TagResult
+    message: to_host.TagQuery | to_host.TagResult
 
 
 @dataclass(frozen=True, slots=True)

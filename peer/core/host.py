@@ -312,7 +312,7 @@ class HostMachine:
         match event.message:
             case to_host.Quarantined(reason, for_s):
                 return [ReportQuarantine(reason, for_s)]
-            case to_host.TagResolve() | to_host.TagResult() as message:
+            case to_host.TagQuery() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
             case to_host.Revoked(hosts):
                 return [RefuseHosts(hosts)]

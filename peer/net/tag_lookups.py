@@ -1,10 +1,10 @@
-"""Tags: this host's part in asking an origin once, for the whole cluster, which digest a tag has.
+"""Tags while their origin is gone: what most of the hosts that asked their origins were told last.
 
-1. Who wants to know waits at most `patience_s`. It is told what another host found, or that the turn is its own: then
-   it asks the origin for all. Else nothing comes of it, and it asks the origin for itself; without a scheduler, at
-   once.
-2. Whose turn it is always says what came of it (`answer`), for the others wait for that.
-3. What is told is another host's word. No digest proves which one a tag has, nor who may have it.
+1. A host that never asked for a tag sends TagLookup, and waits at most `patience_s` for TagResult.
+2. The scheduler asks every host by TagQuery. Each host answers at once with what its own origin told it (`own_word`),
+   or that it has nothing to tell.
+3. One host's word decides nothing: a result counts if it has the words of `TAG_QUORUM` hosts or more. An older
+   scheduler passes on one host's word, without a number of hosts. Such a result does not count.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 
 import structlog
 
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
+from peer.tasks import BackgroundTasks, SingleFlight
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import FromHost
 
@@ -32,95 +32,88 @@ class TagName:
     repository: Repository
     tag: Tag
 
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}"
+
 
 @dataclass(frozen=True, slots=True)
-class TagFound:
-    """The manifest that a tag names. `public`: the origin gave it to a host that showed it no credential."""
+class TagWord:
+    """The public manifest that a host's own origin gave for a tag last, and how long ago."""
 
     manifest: Descriptor
-    public: bool = False
-
-
-class Turn(Enum):
-    """Who is to ask the origin."""
-
-    OURS = auto()
+    age_s: float
 
 
 class TagLookups:
-    """The tags that this host waits for. On the event loop; `tell` sends to the scheduler, if it is `connected`."""
+    """The tags that this host asks the others for, and its answers to them. On the event loop.
 
-    def __init__(self, tell: Callable[[FromHost], None], connected: Callable[[], bool], *, patience_s: float) -> None:
+    `tell` sends to the scheduler, if it is `connected`. `own_word` says what this host can tell of a tag.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[FromHost], None],
+        connected: Callable[[], bool],
+        tasks: BackgroundTasks,
+        *,
+        patience_s: float,
+    ) -> None:
         self._tell = tell
         self._connected = connected
         self._patience_s = patience_s
-        self._waiting: dict[TagName, list[asyncio.Future[TagFound | Turn | None]]] = {}
+        self._asking: SingleFlight[TagName, Descriptor | None] = SingleFlight(tasks)
+        self._results: dict[TagName, asyncio.Future[Descriptor | None]] = {}
+        self.own_word: Callable[[TagName], TagWord | None] = lambda _: None
 
-    async def look_up(self, name: TagName) -> TagFound | Turn | None:
-        """What another host found; or that it is our turn to ask the origin for all; or None, and nobody helps."""
-        if not self._connected():
-            return None
-        mine: asyncio.Future[TagFound | Turn | None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(name, [])
-        waiting.append(mine)
-        if len(waiting) == 1:
-            self._tell(from_host.TagLookup(name.repository.upstream, name.repository.name, name.tag))
+    async def most_were_told(self, name: TagName) -> Descriptor | None:
+        """The public manifest that most hosts were told last; None if there is no majority, or no answer in time."""
+        return await self._asking.get(name, lambda: self._ask(name)) if self._connected() else None
+
+    async def _ask(self, name: TagName) -> Descriptor | None:
+        result: asyncio.Future[Descriptor | None] = asyncio.get_running_loop().create_future()
+        self._results[name] = result
+        self._tell(from_host.TagLookup(name.repository.upstream, name.repository.name, name.tag))
         try:
             async with asyncio.timeout(self._patience_s):
-                return await mine
+                return await result
         except TimeoutError:
-            if not mine.cancelled():  # it came at the last moment
-                return mine.result()
-            log.info("nobody told in time what a tag means", repository=str(name.repository), tag=name.tag)
+            log.info("the scheduler did not say in time what hosts were told of a tag", image=str(name))
             return None
         finally:
-            self._wait_no_more(name, mine)
+            del self._results[name]
 
-    def answer(self, name: TagName, status: int, found: TagFound | None = None) -> None:
-        """Say what the origin answered when it was our turn: `found` with status 200, and 0 if it gave no answer."""
-        asked = (name.repository.upstream, name.repository.name, name.tag, status)
-        if found is None:
-            self._tell(from_host.TagAnswer(*asked))
-            return
-        manifest = found.manifest
-        assert isinstance(manifest.digest, Digest), "hosts tell each other of blobs by their SHA-256"
-        facts = (manifest.digest.raw, manifest.size_bytes, manifest.media_type, found.public)
-        self._tell(from_host.TagAnswer(*asked, *facts))
-
-    def on_message(self, message: to_host.TagResolve | to_host.TagResult) -> None:
-        """The scheduler's word."""
+    def on_message(self, message: to_host.TagQuery | to_host.TagResult) -> None:
+        """The scheduler's question, or its answer."""
         name = TagName(Repository(UpstreamName(message.upstream), RepositoryName(message.repository)), Tag(message.tag))
-        if isinstance(message, to_host.TagResult):
-            self._tell_all(name, _found(message))
-            return
-        first = next((future for future in self._waiting.get(name, ()) if not future.done()), None)
-        if first is None:  # who waited has given up, and asks the origin for itself
-            self.answer(name, 0)
-            return
-        self._wait_no_more(name, first)
-        first.set_result(Turn.OURS)
+        if isinstance(message, to_host.TagQuery):
+            self._tell(_answer(name, self.own_word(name)))
+        else:
+            self._settle(name, _believed(message))
 
     def scheduler_lost(self) -> None:
         """Nobody will tell now."""
-        for name in tuple(self._waiting):
-            self._tell_all(name, None)
+        for name in self._results:
+            self._settle(name, None)
 
-    def _tell_all(self, name: TagName, found: TagFound | None) -> None:
-        for future in self._waiting.pop(name, ()):
-            if not future.done():
-                future.set_result(found)
-
-    def _wait_no_more(self, name: TagName, future: asyncio.Future[TagFound | Turn | None]) -> None:
-        waiting = self._waiting.get(name, [])
-        if future in waiting:
-            waiting.remove(future)
-            if not waiting:
-                del self._waiting[name]
+    def _settle(self, name: TagName, manifest: Descriptor | None) -> None:
+        result = self._results.get(name)
+        if result is not None and not result.done():
+            result.set_result(manifest)
 
 
-def _found(message: to_host.TagResult) -> TagFound | None:
-    """What a result tells, if it tells all that there is to know of a manifest."""
-    if message.status != 200 or message.digest is None or not message.size_bytes or not message.media_type:
+def _answer(name: TagName, word: TagWord | None) -> from_host.TagAnswer:
+    """Hosts tell each other of content by its SHA-256 only."""
+    asked = (name.repository.upstream, name.repository.name, name.tag)
+    if word is None or not isinstance(word.manifest.digest, Digest):
+        return from_host.TagAnswer(*asked, 0)
+    facts = (word.manifest.digest.raw, word.manifest.size_bytes, word.manifest.media_type)
+    return from_host.TagAnswer(*asked, 200, *facts, public=True, age_s=min(word.age_s, from_host.MAX_AGE_S))
+
+
+def _believed(message: to_host.TagResult) -> Descriptor | None:
+    """The manifest that a result tells, if enough hosts tell it, and all that there is to know of it (rule 3)."""
+    if message.status != 200 or not message.public or message.hosts < to_host.TAG_QUORUM:
         return None
-    digest = Digest.from_raw(message.digest)
-    return TagFound(Descriptor(message.media_type, digest, message.size_bytes), message.public)
+    if message.digest is None or not message.size_bytes or not message.media_type:
+        return None
+    return Descriptor(message.media_type, Digest.from_raw(message.digest), message.size_bytes)

@@ -94,8 +94,11 @@ class Scheduler:
         match event:
             case Connected(connection, hello, seen_at, certified):
                 identity = Identity(hello.host, "" if certified else seen_at)
+                before = state.hosts_by_id.get(hello.host)
                 if not self._quarantine.turns_away(connection, identity):
                     self._membership.arrive(connection, hello, seen_at, certified=certified)
+                if before is not None and state.hosts_by_id.get(hello.host) is not before:
+                    self._tags.depart(before)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:

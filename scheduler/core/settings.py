@@ -15,10 +15,10 @@ class SchedulerSettings:
     """Concurrent leases from one origin in the whole cluster. The setting `connections_per_origin` sets it."""
     leases_per_host: int = 12
     """Concurrent leases of one host, of all blobs. Leases of one blob are also divided among the hosts that want it."""
-    tag_resolve_s: float = 10.0
-    """How long a host may take to resolve a tag before the next waiting host is told to resolve the tag."""
+    tag_tell_s: float = 1.5
+    """How long hosts may take to tell what their origins said of a tag that is gone there."""
     tag_ttl_s: float = 10.0
-    """How long an answer is kept. All hosts of one rollout share the answer; a later rollout asks the origin again."""
+    """How long a result is kept. All hosts of one rollout share it."""
 
     seed: int = 0
     """The seed of every random choice."""

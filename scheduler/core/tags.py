@@ -1,46 +1,88 @@
-"""Tag lookups: the digest of a tag is resolved once at the origin, by one of the hosts that ask for it.
+"""Tags whose origin is gone: what most of the hosts that asked their origins were told last.
 
 Rules:
-1. The first host that asks is told to resolve the tag. Hosts that ask meanwhile wait for its answer.
-2. A 4xx is the origin's answer to the credentials of the resolving host. Only this host gets it, and the next waiting
-   host is told to resolve.
-3. A host that vanishes, is late, or cannot reach the origin is replaced by the next waiting host, at most TRIES times
-   in a row. A late answer still counts while hosts wait.
-4. An answer is kept for `tag_ttl_s`, so that one rollout asks the origin once. No digest proves a tag's answer: it is
-   as trustworthy as its resolver. The answer authorises no client: each host asks the origin for its own clients.
+1. The scheduler remembers no host's words. It asks all connected hosts when a host asks, waits for them `tag_tell_s`,
+   and keeps the result for `tag_ttl_s`, so that a rollout asks once. After a restart it first waits `settle_s` for
+   hosts to connect: the first to come back must not be the majority.
+2. A host has one word (`voter`), which counts if it says that anyone may have the image. A word that comes unasked,
+   late or again is dropped, and so is the word of a host that leaves before the result.
+3. One host's word decides nothing. `most_told` has the rule.
+4. A host may start LOOKUPS_PER_HOST lookups in the time that their results are kept, as each costs a message to every
+   host and back. There are at most LOOKUPS.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from scheduler.core.members import Host, Source
 from scheduler.core.state import Due, SchedulerState, TagKey, Timer
 from scheduler.protocol.from_host import TagAnswer, TagLookup
-from scheduler.protocol.to_host import TagResolve, TagResult
+from scheduler.protocol.to_host import TAG_QUORUM, TagQuery, TagResult
 
-TRIES: Final = 3
-"""Hosts in a row that may fail to reach the origin. Then the origin is down, and all waiting hosts are told so."""
+LOOKUPS_PER_HOST: Final = 64
+"""For more tags at a time a host is told that nothing is known; its clients ask again."""
 
-BUSY: Final = (408, 429)
-"""The 4xx answers that do not depend on the credentials."""
+LOOKUPS: Final = 256
+"""In 10 s each host then answers 26 queries a second at most. It may send MAX_MESSAGES_PER_S messages."""
 
-LOOKUPS_PER_HOST: Final = 256
-"""Lookups that one host may wait for or be late with. For more tags it asks the origin itself. A node that starts a
-hundred containers at once asks for a hundred tags."""
+SPLIT_QUORUM: Final = 3
+"""The least number of hosts whose words decide if hosts disagree so much that no manifest has a majority."""
+
+
+class Manifest(NamedTuple):
+    """What a tag names."""
+
+    digest: bytes
+    size_bytes: int
+    media_type: str
+
+
+class Word(NamedTuple):
+    """What a host's origin told it `age_s` ago."""
+
+    manifest: Manifest
+    age_s: float
 
 
 @dataclass(slots=True)
 class Lookup:
-    """The lookup of one tag, until its answer expires."""
+    """One tag, until its result expires."""
 
+    starter: str
     waiting: dict[Host, None] = field(default_factory=dict)
-    """The waiting hosts. The first was told to resolve."""
-    late: dict[Host, None] = field(default_factory=dict)
-    """The hosts that were told to resolve and took too long."""
-    tried: int = 0
+    """The hosts that wait for the result."""
+    asked: dict[Host, None] | None = None
+    """The hosts that have not answered yet; None before they are asked."""
+    words: dict[str, tuple[Host, Word]] = field(default_factory=dict)
     result: TagResult | None = None
+
+
+def voter(host: Host) -> str:
+    """The identity that has one word: the host's id. With certificates, the scheduler issues it."""
+    return host.id
+
+
+def most_told(words: Iterable[Word]) -> tuple[Manifest, int] | None:
+    """The manifest that most of these hosts were told last, and how many were; None if there is no such majority.
+
+    1. More than half of all words, at least TAG_QUORUM.
+    2. Else the tag has moved while hosts asked for it: more than half of the newer half of the words, at least
+       SPLIT_QUORUM. A host can lie about the age of its word, so the age decides only here.
+
+    A newer manifest that less than half of the hosts were told is not taken against a majority: nothing tells it apart
+    from the lie of a few.
+    """
+    newest_first = sorted(words, key=lambda word: word.age_s)
+    newer_half = newest_first[: len(newest_first) // 2 + 1]
+    for among, least in ((newest_first, TAG_QUORUM), (newer_half, SPLIT_QUORUM)):
+        for manifest, hosts in Counter(word.manifest for word in among).most_common(1):
+            if hosts >= least and 2 * hosts > len(among):
+                return manifest, hosts
+    return None
 
 
 class Tags:
@@ -49,133 +91,107 @@ class Tags:
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
         self._lookups: Final[dict[TagKey, Lookup]] = {}
-        self._by_host: Final[dict[Host, dict[TagKey, None]]] = {}
-        """The lookups that each host waits for or is late with."""
+        self._open: Final[dict[TagKey, Lookup]] = {}
+        """The lookups without a result."""
+        self._started: Final[Counter[str]] = Counter()
+        """How many lookups each voter has started."""
 
     def __len__(self) -> int:
         return len(self._lookups)
 
     def look_up(self, host: Host, message: TagLookup) -> None:
-        """Answer a host's lookup, or let the host wait. A host that waits already is not added again."""
+        """Answer a host's lookup, or let the host wait."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
-        if lookup is not None and lookup.result is not None:
-            self._state.send((host,), lookup.result)
-            return
-        if lookup is not None and host in lookup.waiting:
-            return
-        own = self._by_host.setdefault(host, {})
-        if len(own) >= LOOKUPS_PER_HOST:
-            self._state.send((host,), TagResult(*key.source, key.tag, 0))
-            return
-        own[key] = None
         if lookup is None:
-            lookup = self._lookups[key] = Lookup()
-        lookup.late.pop(host, None)
-        lookup.waiting[host] = None
-        if len(lookup.waiting) == 1:
-            self._resolve(key, lookup)
+            starter = voter(host)
+            if self._started[starter] >= LOOKUPS_PER_HOST or len(self._lookups) >= LOOKUPS:
+                self._state.send((host,), TagResult(*key.source, key.tag, 0))
+                return
+            self._started[starter] += 1
+            lookup = self._lookups[key] = self._open[key] = Lookup(starter, {host: None})
+            settled_at = (self._state.started_at or 0.0) + self._state.settings.settle_s
+            if settled_at > self._state.now:
+                self._state.deadlines.set(Timer(Due.TAG, key), settled_at)
+            else:
+                self._ask(key, lookup)
+        elif lookup.result is not None:
+            self._state.send((host,), lookup.result)
+        else:
+            lookup.waiting[host] = None
 
     def answered(self, host: Host, message: TagAnswer) -> None:
-        """Handle a resolver's answer. Only the asked host is heard; of a late host only a digest counts."""
+        """Handle a host's word, if the host was asked for it and has not given it."""
         key = TagKey(Source(message.upstream, message.repository), message.tag)
-        lookup = self._lookups.get(key)
-        if lookup is None or lookup.result is not None:
+        lookup = self._open.get(key)
+        if lookup is None or not lookup.asked or host not in lookup.asked:
             return
-        asked = next(iter(lookup.waiting), None) is host
-        result = TagResult(
-            *key.source,
-            key.tag,
-            message.status,
-            message.digest,
-            message.size_bytes,
-            message.media_type,
-            message.public,
-        )
-        if message.status == 200 and (asked or host in lookup.late):
-            self._tell(key, lookup, tuple(lookup.waiting), result)
-            self._forget_late(key, lookup)
-            lookup.result = result
-            due = self._state.now + self._state.settings.tag_ttl_s
-            self._state.deadlines.set(Timer(Due.TAG, key), due)
-        elif asked and 400 <= message.status < 500 and message.status not in BUSY:
-            self._tell(key, lookup, (host,), result)
-            self._resolve(key, lookup)
-        elif asked:
-            self._next(key, lookup, result)
+        del lookup.asked[host]
+        if message.digest is not None and message.size_bytes is not None and message.public:
+            manifest = Manifest(message.digest, message.size_bytes, message.media_type)
+            lookup.words.setdefault(voter(host), (host, Word(manifest, message.age_s)))
+        if not lookup.asked:
+            self._decide(key, lookup)
 
     def due(self, key: TagKey) -> None:
-        """Handle an answer that has expired, or a resolver that is late."""
+        """Ask the hosts, end the wait for them, or forget a result."""
         lookup = self._lookups[key]
         if lookup.result is not None:
             del self._lookups[key]
-            return
-        late = next(iter(lookup.waiting))
-        self._next(key, lookup, TagResult(*key.source, key.tag, 0))
-        if key in self._lookups:
-            lookup.late[late] = None
-            self._by_host.setdefault(late, {})[key] = None
+            self._started[lookup.starter] -= 1
+            if not self._started[lookup.starter]:
+                del self._started[lookup.starter]
+        elif lookup.asked is None:
+            self._ask(key, lookup)
+        else:
+            self._decide(key, lookup)
 
     def depart(self, host: Host) -> None:
-        """Remove a host that has left from all lookups."""
-        for key in tuple(self._by_host.get(host, ())):
-            lookup = self._lookups[key]
-            was_asked = next(iter(lookup.waiting), None) is host
+        """Remove a host that has left, and its words, from all lookups."""
+        for key, lookup in list(self._open.items()):
             lookup.waiting.pop(host, None)
-            lookup.late.pop(host, None)
-            self._release(host, key)
-            if was_asked:
-                self._resolve(key, lookup)
+            if lookup.words.get(voter(host), (None, None))[0] is host:
+                del lookup.words[voter(host)]
+            if lookup.asked is not None and host in lookup.asked:
+                del lookup.asked[host]
+                if not lookup.asked:
+                    self._decide(key, lookup)
 
     def validate(self) -> None:
-        """Raise AssertionError if a host waits for no answer."""
+        """Raise AssertionError if a lookup waits for nothing, or counts a host that has left."""
+        assert Counter(lookup.starter for lookup in self._lookups.values()) == self._started
         for key, lookup in self._lookups.items():
-            assert (lookup.result is None) == bool(lookup.waiting)
-            assert lookup.result is None or not lookup.late
-            assert not lookup.late.keys() & lookup.waiting.keys()
             assert Timer(Due.TAG, key) in self._state.deadlines
-            for host in (*lookup.waiting, *lookup.late):
-                assert host.connection in self._state.hosts
-                assert key in self._by_host[host]
-        for host, keys in self._by_host.items():
-            assert 0 < len(keys) <= LOOKUPS_PER_HOST
-            for key in keys:
-                assert host in self._lookups[key].waiting or host in self._lookups[key].late
+            assert (lookup.result is None) == (key in self._open)
+            assert lookup.asked is None or bool(lookup.asked) == (key in self._open)
+            for host in (*lookup.waiting, *(lookup.asked or ()), *(host for host, _ in lookup.words.values())):
+                assert self._state.hosts[host.connection] is host
+        assert self._open.keys() <= self._lookups.keys()
 
-    def _next(self, key: TagKey, lookup: Lookup, result: TagResult) -> None:
-        """Pass over a resolver that could not reach the origin."""
-        lookup.tried += 1
-        waiting = tuple(lookup.waiting)
-        self._tell(key, lookup, waiting if lookup.tried >= TRIES else waiting[:1], result)
-        self._resolve(key, lookup)
+    def _ask(self, key: TagKey, lookup: Lookup) -> None:
+        within_s = self._state.settings.tag_tell_s
+        lookup.asked = dict.fromkeys(self._state.hosts.values())
+        self._state.deadlines.set(Timer(Due.TAG, key), self._state.now + within_s)
+        self._state.send(lookup.asked, TagQuery(*key.source, key.tag, within_s))
 
-    def _tell(self, key: TagKey, lookup: Lookup, hosts: tuple[Host, ...], result: TagResult) -> None:
-        """Send the result to hosts, which then wait no longer."""
-        self._state.send(hosts, result)
-        for host in hosts:
-            del lookup.waiting[host]
-            self._release(host, key)
-
-    def _resolve(self, key: TagKey, lookup: Lookup) -> None:
-        """Tell the first waiting host to resolve. A lookup without waiting hosts ends."""
-        timer = Timer(Due.TAG, key)
-        host = next(iter(lookup.waiting), None)
-        if host is None:
-            self._forget_late(key, lookup)
-            del self._lookups[key]
-            self._state.deadlines.cancel(timer)
-            return
-        within_s = self._state.settings.tag_resolve_s
-        self._state.send((host,), TagResolve(*key.source, key.tag, within_s))
-        self._state.deadlines.set(timer, self._state.now + within_s)
-
-    def _forget_late(self, key: TagKey, lookup: Lookup) -> None:
-        for host in lookup.late:
-            self._release(host, key)
-        lookup.late.clear()
-
-    def _release(self, host: Host, key: TagKey) -> None:
-        own = self._by_host[host]
-        del own[key]
-        if not own:
-            del self._by_host[host]
+    def _decide(self, key: TagKey, lookup: Lookup) -> None:
+        """Tell the waiting hosts the result, and keep it. Words, and hosts that are late, are forgotten."""
+        result = TagResult(*key.source, key.tag, 0)
+        if told := most_told(word for _, word in lookup.words.values()):
+            (digest, size_bytes, media_type), hosts = told
+            result = replace(
+                result,
+                status=200,
+                digest=digest,
+                size_bytes=size_bytes,
+                media_type=media_type,
+                public=True,
+                hosts=hosts,
+            )
+        self._state.send(lookup.waiting, result)
+        lookup.result = result
+        lookup.waiting, lookup.asked, lookup.words = {}, {}, {}
+        del self._open[key]
+        settings = self._state.settings
+        kept_s = max(settings.tag_ttl_s, settings.tag_tell_s)
+        self._state.deadlines.set(Timer(Due.TAG, key), self._state.now + kept_s)

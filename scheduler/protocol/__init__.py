@@ -26,9 +26,9 @@ A host keeps one WebSocket to the scheduler. Each binary frame is one message (`
 A tiny blob (64 KiB or less) is fetched under a lease like any other blob, but its holder sends InlineBlob. The
 scheduler checks the blob against its digest and sends it to every waiting member. A tiny blob needs no neighbours.
 
-A tag: many hosts send TagLookup. The scheduler sends TagResolve to one of them, and its TagAnswer becomes a TagResult
-for all. If the origin refuses the resolver's credentials, only the resolver gets that answer, and the next waiting host
-is told to resolve.
+A tag, while its origin is gone: a host that never asked for the tag sends TagLookup. The scheduler sends TagQuery to
+all hosts, each answers with TagAnswer what its own origin told it last, and TagResult has what most of them were told.
+While the origin is there, no host asks another: a tag is the origin's to say.
 
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
 client. A host may join (upstream, repository, digest) only after the origin has authorised its own client; the

@@ -80,7 +80,7 @@ ToHost: TypeAlias = (
     | to_host.OriginRefused
     | to_host.Failed
     | to_host.Quarantined
-    | to_host.TagResolve
+    | to_host.TagQuery
     | to_host.TagResult
     | to_host.Gateway
     | to_host.Unreachable
@@ -176,7 +176,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         42: to_host.OriginRefused,
         43: to_host.Failed,
         44: to_host.Quarantined,
-        45: to_host.TagResolve,
+        45: to_host.TagQuery,
         46: to_host.TagResult,
         47: InlineBlob,
         48: to_host.Gateway,

@@ -13,6 +13,9 @@ from scheduler.protocol.to_host import DigestRun
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
 
+MAX_AGE_S = 10 * 365 * 86_400.0
+"""What is older counts as this old."""
+
 MAX_UPLOAD_SLOTS = 1024
 
 
@@ -224,7 +227,7 @@ class Bye:
 
 @dataclass(frozen=True, slots=True)
 class TagLookup:
-    """The host asks for the digest of a tag. The first host that asks is told to resolve it; other hosts wait."""
+    """The host asks what most hosts were told of a tag by their origins. Its own origin is gone."""
 
     upstream: f.Upstream
     repository: f.Repository
@@ -233,10 +236,11 @@ class TagLookup:
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """The origin's answer to the host that was told to resolve a tag. `digest` is set if `status` is 200.
+    """The answer to TagQuery: what the host's own origin said last of the tag, `age_s` ago. It is one host's word.
 
-    `public` says that the origin answered an anonymous request, without the credentials of a client or an operator. It
-    is the resolver's claim, and each receiver decides whether to trust it.
+    `digest` is set if `status` is 200. Any other status says that the host has nothing to tell. `public` says that the
+    origin answered an anonymous request, without the credentials of a client or an operator. A host never tells what it
+    knows from other hosts.
     """
 
     upstream: f.Upstream
@@ -247,6 +251,7 @@ class TagAnswer:
     size_bytes: f.MaybeSizeBytes = None
     media_type: f.MediaType = ""
     public: Annotated[bool, f.Flag()] = False
+    age_s: Annotated[float, f.Seconds(MAX_AGE_S)] = 0.0
 
     def __post_init__(self) -> None:
         if (self.status == 200) != (self.digest is not None):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import ALL_SHARES
+
+TAG_QUORUM: Final = 2
+"""The least number of hosts whose words on a tag are believed."""
 
 MAX_BLOBS_PER_HOST = 8192
 """Blobs that one host may hold or want, unless the Welcome has another bound."""
@@ -210,8 +213,8 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
-class TagResolve:
-    """The host must ask the origin for this tag and send TagAnswer within this time."""
+class TagQuery:
+    """The host must send TagAnswer within this time: what its own origin told it last of the tag."""
 
     upstream: f.Upstream
     repository: f.Repository
@@ -221,10 +224,10 @@ class TagResolve:
 
 @dataclass(frozen=True, slots=True)
 class TagResult:
-    """The answer to TagLookup. No digest proves the answer: a tag is only as trustworthy as its resolver.
+    """The answer to TagLookup: the public manifest that most of the hosts that asked their origins were told last.
 
-    Status 0 says that no host could reach the origin, or that no host was asked. `public` is the resolver's claim
-    (`TagAnswer`).
+    Status 0 says that there is no such majority. `hosts` is the number of hosts that told this manifest; a result of
+    fewer than TAG_QUORUM is not to be believed.
     """
 
     upstream: f.Upstream
@@ -235,3 +238,4 @@ class TagResult:
     size_bytes: f.MaybeSizeBytes = None
     media_type: f.MediaType = ""
     public: Annotated[bool, f.Flag()] = False
+    hosts: Annotated[int, f.Whole(0, 2**31)] = 0

@@ -122,8 +122,8 @@ def test_its_keys_are_what_it_goes_by() -> None:
     )
     going = scheduling_of(settings)
     assert (going.leases_per_origin, going.leases_per_host, going.leases_per_blob) == (8, 6, 2)
-    assert (going.tag_ttl_s, going.tag_resolve_s) == (3, 2)
-    assert scheduling_of(Settings()) == SchedulerSettings(tag_resolve_s=1.5), "the defaults are the scheduler's own"
+    assert (going.tag_ttl_s, going.tag_tell_s) == (3, 2)
+    assert scheduling_of(Settings()) == SchedulerSettings(), "the defaults are the scheduler's own"
 
 
 @pytest.mark.parametrize("name", ["listen", "admin"])

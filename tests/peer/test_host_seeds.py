@@ -41,7 +41,7 @@ from scheduler.protocol.to_host import (
     Quarantined,
     RequestDigests,
     Revoked,
-    TagResolve,
+    TagQuery,
     TagResult,
     Unreachable,
     Welcome,
@@ -235,7 +235,7 @@ class TestOfNoBlob:
 
     def test_what_is_said_of_tags_is_for_who_asked(self) -> None:
         resolve, result = (
-            TagResolve("docker.io", "library/app", "1", 3.0),
+            TagQuery("docker.io", "library/app", "1", 3.0),
             TagResult("docker.io", "library/app", "1", 0),
         )
         assert Playbook() >> resolve << AnswerTag(resolve) >> result << AnswerTag(result)

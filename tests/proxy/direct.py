@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.net.tag_lookups import TagFound, TagName, Turn
+from peer.net.tag_lookups import TagName
+from peer.oci.descriptor import Descriptor
 from peer.oci.reference import Repository, UpstreamName, parse_reference, parse_repository_name
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
@@ -25,21 +26,14 @@ HUB = UpstreamName("docker.io")
 
 @dataclass
 class Others:
-    """The rest of the cluster, as `proxy.tags.TagCluster`: it says what `turn` is, and keeps what it is told."""
+    """The rest of the cluster, as `proxy.tags.TagCluster`: most hosts were told `told`."""
 
-    turn: TagFound | Turn | None = None
-    looked_up: list[TagName] = field(default_factory=list)
-    told: list[tuple[TagName, int, TagFound | None]] = field(default_factory=list)
-    meanwhile: Callable[[], None] = lambda: None
-    """What happens before the answer comes."""
+    told: Descriptor | None = None
+    asked: list[TagName] = field(default_factory=list)
 
-    async def look_up(self, name: TagName) -> TagFound | Turn | None:
-        self.looked_up.append(name)
-        self.meanwhile()
-        return self.turn
-
-    def answer(self, name: TagName, status: int, found: TagFound | None = None) -> None:
-        self.told.append((name, status, found))
+    async def most_were_told(self, name: TagName) -> Descriptor | None:
+        self.asked.append(name)
+        return self.told
 
 
 @dataclass
@@ -71,7 +65,6 @@ async def parts_of(
     tag_ttl_s: float = 10,
     serve_stale: bool = False,
     others: Others | None = None,
-    trust_hosts: bool = False,
     operators: tuple[str, str] | None = None,
 ) -> AsyncIterator[Parts]:
     """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try.
@@ -93,7 +86,6 @@ async def parts_of(
                 ttl_s=tag_ttl_s,
                 serve_stale=serve_stale,
                 cluster=others,
-                trust_hosts=trust_hosts,
                 clock=lambda: parts.now,
             )
             yield parts

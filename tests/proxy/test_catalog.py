@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,11 @@ A, B, C, D = (Digest.of(letter) for letter in (b"a", b"b", b"c", b"d"))
 MEANING = Descriptor("application/vnd.oci.image.index.v1+json", Digest("sha256:" + "a" * 64), 1234)
 
 
+def last_known(catalog: Catalog, repository: Repository, tag: Tag) -> Descriptor | None:
+    told = catalog.last_told(repository, tag)
+    return told.manifest if told else None
+
+
 def well(catalog: Catalog) -> bool:
     return catalog.is_well
 
@@ -38,13 +44,28 @@ def path(tmp_path: Path) -> Path:
 
 def test_tags_are_remembered(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.last_known(HERE, LATEST) is None
+        assert last_known(catalog, HERE, LATEST) is None
         catalog.remember_tag(HERE, LATEST, Descriptor("other", Digest("sha256:" + "b" * 64), 1))
         catalog.remember_tag(HERE, LATEST, MEANING)
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.last_known(HERE, LATEST) == MEANING
-        assert catalog.last_known(HERE, Tag("other")) is None
-        assert [catalog.last_known(repository, LATEST) for repository in ELSEWHERE] == [None, None]
+        assert last_known(catalog, HERE, LATEST) == MEANING
+        assert last_known(catalog, HERE, Tag("other")) is None
+        assert [last_known(catalog, repository, LATEST) for repository in ELSEWHERE] == [None, None]
+
+
+def test_how_long_ago_the_origin_said_it_counts_from_the_last_time(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        for seen, least, most in ((time.time() - 100, 100, 200), (time.time() + 1000, 0, 0)):
+            catalog._database.execute("UPDATE tags SET seen = ?", (seen,))
+            told = catalog.last_told(HERE, LATEST)
+            assert told is not None
+            assert least <= told.age_s <= most, "a clock that was set back makes no word newer than new"
+        catalog._database.execute("UPDATE tags SET seen = 0")
+        catalog.remember_tag(HERE, LATEST, MEANING)
+        told = catalog.last_told(HERE, LATEST)
+        assert told is not None
+        assert told.age_s < 100
 
 
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
@@ -88,9 +109,9 @@ def test_what_is_no_manifest_is_no_tags(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
         catalog.forget_manifest(ELSEWHERE[0], MEANING.digest)
-        assert catalog.last_known(HERE, LATEST) == MEANING
+        assert last_known(catalog, HERE, LATEST) == MEANING
         catalog.forget_manifest(HERE, MEANING.digest)
-        assert catalog.last_known(HERE, LATEST) is None
+        assert last_known(catalog, HERE, LATEST) is None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +121,7 @@ def test_a_damaged_file_is_put_aside(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
-        assert catalog.last_known(HERE, LATEST) == MEANING
+        assert last_known(catalog, HERE, LATEST) == MEANING
     assert path.with_suffix(".damaged").read_bytes() == content
 
 
@@ -111,7 +132,7 @@ def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
         catalog.remember_public(HERE, Endpoint.BLOB, [A])
-        assert catalog.last_known(HERE, LATEST) == MEANING
+        assert last_known(catalog, HERE, LATEST) == MEANING
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
 
@@ -125,7 +146,7 @@ def test_damage_that_is_found_later_is_something_that_is_not_known(path: Path) -
     content[-8 * page :] = b"\xff" * (8 * page)
     path.write_bytes(content)
     with closing(Catalog.open(path)) as catalog:
-        known = [catalog.last_known(HERE, Tag(f"tag-{number}")) for number in range(300)]
+        known = [last_known(catalog, HERE, Tag(f"tag-{number}")) for number in range(300)]
         assert set(known) == {None, MEANING}
         assert not path.with_suffix(".damaged").exists()
 
@@ -135,7 +156,7 @@ def test_with_a_directory_in_its_place_nothing_is_known_and_nothing_ends(path: P
     with capture_logs() as logs, closing(Catalog.open(path)) as catalog:
         assert not well(catalog)
         catalog.remember_tag(HERE, LATEST, MEANING)
-        assert catalog.last_known(HERE, LATEST) == MEANING, "until the end of this process"
+        assert last_known(catalog, HERE, LATEST) == MEANING, "until the end of this process"
         path.rmdir()
         catalog.try_again()
         assert well(catalog)
@@ -209,4 +230,4 @@ def test_a_tag_without_a_digest_is_not_known(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
         catalog._database.execute("UPDATE tags SET digest = 'sha256:short'")
-        assert catalog.last_known(HERE, LATEST) is None
+        assert last_known(catalog, HERE, LATEST) is None

@@ -35,7 +35,7 @@ from scheduler.protocol.from_host import (
     TagLookup,
 )
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Lease, RequestDigests, TagResolve
+from scheduler.protocol.to_host import Lease, RequestDigests, TagQuery
 
 SETTINGS = SchedulerSettings(
     degree=3, degree_low=2, degree_high=4, leases_per_origin=3, lease_pieces=2, fanout_slice=2, lease_s=5
@@ -60,7 +60,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.connections: dict[str, int] = {}
         self.connected = 0
         self.leases: dict[int, tuple[str, Lease]] = {}
-        self.asked: list[tuple[str, RequestDigests | TagResolve]] = []
+        self.asked: list[tuple[str, RequestDigests | TagQuery]] = []
         self.past: list[tuple[Event, float, list[Instruction]]] = []
 
     def tell(self, event: Event) -> None:
@@ -74,7 +74,7 @@ class AnyOrder(RuleBasedStateMachine):
                 pass
             elif isinstance(instruction.message, Lease):
                 self.leases[instruction.message.lease] = names[instruction.connections[0]], instruction.message
-            elif isinstance(instruction.message, RequestDigests | TagResolve):
+            elif isinstance(instruction.message, RequestDigests | TagQuery):
                 self.asked.append((names[instruction.connections[0]], instruction.message))
 
     def say(self, host: str, message: FromHost) -> None:
@@ -129,9 +129,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data(), status=st.sampled_from((200, 200, 401, 0)))
     def answers(self, data: st.DataObject, status: int) -> None:
         host, asked = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
-        if isinstance(asked, TagResolve):
-            digest = b"d" * 32 if status == 200 else None
-            self.say(host, TagAnswer(asked.upstream, asked.repository, asked.tag, status, digest))
+        if isinstance(asked, TagQuery):
+            facts = (b"d" * 32, 7, "application/json", True, 1.0) if status == 200 else ()
+            self.say(host, TagAnswer(asked.upstream, asked.repository, asked.tag, status, *facts))
         elif SIZES[asked.digest] == len(TINY):
             self.say(host, InlineBlob(asked.digest, TINY))
         else:

@@ -1,4 +1,4 @@
-"""What the scheduler says of tags: the origin is asked once, and no host that hangs keeps the others waiting."""
+"""What the scheduler says of tags whose origin is gone: what most hosts were told, and never one host's word."""
 
 from __future__ import annotations
 
@@ -8,121 +8,189 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from scheduler.core.tags import LOOKUPS_PER_HOST, TRIES
+from scheduler.core.tags import LOOKUPS, LOOKUPS_PER_HOST, Manifest, Word, most_told
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Codec
 from scheduler.protocol.from_host import Bye, TagAnswer, TagLookup
-from scheduler.protocol.to_host import TagResolve, TagResult
+from scheduler.protocol.to_host import TagQuery, TagResult, Welcome
 from tests.scheduler.messages_for_pull import D
-from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook
+from tests.scheduler.playbook import SETTINGS, VANISHES, Closing, Passes, Playbook, hello
 
 TAG = ("docker.io", "library/app", "v1")
 LOOKUP = TagLookup(*TAG)
-RESOLVE = TagResolve(*TAG, SETTINGS.tag_resolve_s)
-ANSWER = TagAnswer(*TAG, 200, D, 7, "application/json", public=True)
-RESULT = TagResult(*TAG, 200, D, 7, "application/json", public=True)
-UNREACHED = TagResult(*TAG, 0)
+QUERY = TagQuery(*TAG, SETTINGS.tag_tell_s)
+ANSWER = TagAnswer(*TAG, 200, D, 7, "application/json", public=True, age_s=5.0)
+LIE = replace(ANSWER, digest=b"x" * 32, age_s=0.0)
+NOTHING = TagAnswer(*TAG, 0)
+RESULT = TagResult(*TAG, 200, D, 7, "application/json", public=True, hosts=2)
+UNKNOWN = TagResult(*TAG, 0)
+KEPT = Passes(max(SETTINGS.tag_ttl_s, SETTINGS.tag_tell_s))
+LATE = Passes(SETTINGS.tag_tell_s)
 
 
-def test_many_hosts_ask_for_a_tag_and_the_origin_is_asked_once() -> None:
+def asked(*hosts: str) -> Playbook:
+    """Host n, which never saw the tag, has asked for it; so all are asked, and n has answered."""
+    play = Playbook("n", *hosts) >> ("n", LOOKUP)
+    for host in ("n", *hosts):
+        play = play << (host, QUERY)
+    return play >> ("n", NOTHING)
+
+
+def test_the_host_is_told_what_most_hosts_were_told_as_soon_as_all_have_answered() -> None:
     assert (
-        Playbook("a", "b", "c")
-        >> ("a", LOOKUP)
-        << ("a", RESOLVE)
-        >> ("b", LOOKUP)
-        >> ("b", TagAnswer(*TAG, 200, b"x" * 32))  # it was not asked
+        asked("a", "b", "c")
         >> ("a", ANSWER)
-        << ("a", RESULT)
+        >> ("b", NOTHING)
+        >> ("c", ANSWER)
+        << ("n", RESULT)
+        >> ("b", LOOKUP)
         << ("b", RESULT)
-        >> ("a", TagAnswer(*TAG, 200, b"x" * 32))  # it has answered
-        >> ("c", LOOKUP)
-        << ("c", RESULT)
-        >> Passes(SETTINGS.tag_ttl_s)
-        >> ("c", LOOKUP)
-        << ("c", RESOLVE)
+        >> KEPT
+        >> ("b", LOOKUP)
+        << ("n", QUERY)
+        << ("a", QUERY)
+        << ("b", QUERY)
+        << ("c", QUERY)
     )
 
 
-def test_a_host_that_asks_again_while_it_waits_is_told_once() -> None:
-    assert (
-        Playbook("a", "b")
-        >> ("a", LOOKUP)
-        << ("a", RESOLVE)
-        >> ("a", LOOKUP)
-        >> ("b", LOOKUP)
-        >> ("b", LOOKUP)
-        >> ("a", ANSWER)
-        << ("a", RESULT)
-        << ("b", RESULT)
-    )
+def test_all_that_ask_meanwhile_are_told_together() -> None:
+    play = asked("a", "b", "m") >> ("m", LOOKUP) >> ("m", LOOKUP) >> ("m", NOTHING) >> ("a", ANSWER) >> ("b", ANSWER)
+    assert play << ("n", RESULT) << ("m", RESULT)
 
 
-def test_a_tag_goes_to_the_next_host_if_the_first_is_refused_late_or_gone() -> None:
-    assert (
-        Playbook("a", "b", "c", "d")
-        >> ("a", LOOKUP)
-        << ("a", RESOLVE)
-        >> ("b", LOOKUP)
-        >> ("c", LOOKUP)
-        >> ("d", LOOKUP)
-        >> ("a", TagAnswer(*TAG, 401))
-        << ("a", TagResult(*TAG, 401))
-        << ("b", RESOLVE)
-        >> ("b", VANISHES)
-        << ("c", RESOLVE)
-        >> Passes(SETTINGS.tag_resolve_s)
-        << ("c", UNREACHED)
-        << ("d", RESOLVE)
-        >> ("d", Bye())
-    )
+@pytest.mark.parametrize("others", [NOTHING, TagAnswer(*TAG, 404), TagAnswer(*TAG, 401)])
+def test_one_hosts_word_decides_nothing(others: TagAnswer) -> None:
+    assert asked("a", "b") >> ("a", ANSWER) >> ("b", others) << ("n", UNKNOWN)
 
 
-def test_of_a_host_that_is_late_only_a_digest_is_heard() -> None:
-    play = Playbook("a", "b", "c") >> ("a", LOOKUP) << ("a", RESOLVE) >> ("b", LOOKUP) >> ("c", LOOKUP)
-    play = play >> Passes(SETTINGS.tag_resolve_s) << ("a", UNREACHED) << ("b", RESOLVE)
-    play = play >> ("a", TagAnswer(*TAG, 404)) >> ("a", TagAnswer(*TAG, 0))
-    assert play >> ("a", ANSWER) << ("b", RESULT) << ("c", RESULT)
+def test_one_liar_among_three_changes_nothing() -> None:
+    assert asked("a", "b", "liar") >> ("liar", LIE) >> ("a", ANSWER) >> ("b", ANSWER) << ("n", RESULT)
 
 
-def test_a_host_that_is_late_may_ask_again_or_vanish() -> None:
-    play = Playbook("a", "b", "c") >> ("a", LOOKUP) << ("a", RESOLVE) >> ("b", LOOKUP) >> ("c", LOOKUP)
-    play = play >> Passes(SETTINGS.tag_resolve_s) << ("a", UNREACHED) << ("b", RESOLVE)
-    play = play >> ("a", LOOKUP) >> Passes(SETTINGS.tag_resolve_s) << ("b", UNREACHED) << ("c", RESOLVE)
-    play = play >> ("b", VANISHES) >> ("c", ANSWER) << ("c", RESULT) << ("a", RESULT)
+@pytest.mark.parametrize("word", [TagAnswer(*TAG, 404), TagAnswer(*TAG, 401), NOTHING])
+def test_a_host_that_says_it_is_gone_or_private_changes_nothing(word: TagAnswer) -> None:
+    assert asked("a", "b", "liar") >> ("liar", word) >> ("a", ANSWER) >> ("b", ANSWER) << ("n", RESULT)
+
+
+def test_two_that_lie_together_do_not_beat_three() -> None:
+    play = asked("a", "b", "c", "x", "y") >> ("x", LIE) >> ("y", LIE)
+    play = play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER)
+    assert play << ("n", replace(RESULT, hosts=3))
+
+
+def test_two_that_lie_together_do_not_beat_two() -> None:
+    play = asked("a", "b", "x", "y") >> ("x", LIE) >> ("y", LIE) >> ("a", ANSWER) >> ("b", ANSWER)
+    assert play << ("n", UNKNOWN)
+
+
+def test_a_word_counts_once() -> None:
+    """Again, under the same id after a new connection, before it was asked for, and after the result."""
+    play = Playbook("n", "a", "x") >> ("x", LIE) >> ("n", LOOKUP) << ("n", QUERY) << ("a", QUERY) << ("x", QUERY)
+    play = play >> ("x", LIE) >> ("x", LIE) >> ("x", VANISHES) >> ("x", hello("x")) << ("x", Welcome(1))
+    play = play >> ("x", LIE) >> ("a", NOTHING) >> ("n", NOTHING) << ("n", UNKNOWN)
+    assert play >> ("x", LIE) >> ("a", LIE) >> ("n", LOOKUP) << ("n", UNKNOWN)
+
+
+def test_what_is_told_for_one_tag_counts_for_no_other() -> None:
+    play = asked("a", "b") >> ("a", replace(ANSWER, tag="v2")) >> ("b", replace(ANSWER, repository="library/other"))
+    assert play >> LATE << ("n", UNKNOWN)
+
+
+def test_what_not_everybody_may_have_counts_for_nothing() -> None:
+    private = replace(ANSWER, public=False)
+    assert asked("a", "b", "c") >> ("a", private) >> ("b", private) >> ("c", private) << ("n", UNKNOWN)
+
+
+def test_a_host_that_is_late_is_not_waited_for_and_its_word_is_dropped() -> None:
+    play = asked("a", "b", "late") >> ("a", ANSWER) >> ("b", ANSWER) >> LATE << ("n", RESULT)
+    assert play >> ("late", LIE) >> ("n", LOOKUP) << ("n", RESULT)
+
+
+def test_hosts_that_leave_are_not_waited_for_and_take_their_words_along() -> None:
+    assert asked("a", "b") >> ("a", ANSWER) >> ("b", Bye()) << ("n", UNKNOWN)
+    assert asked("a", "b", "c") >> ("a", ANSWER) >> ("a", VANISHES) >> ("b", ANSWER) >> ("c", Bye()) << ("n", UNKNOWN)
+    assert asked("a", "b", "c") >> ("a", ANSWER) >> ("n", Bye()) >> ("b", ANSWER) >> ("c", ANSWER)
+
+
+def test_a_host_whose_connection_is_replaced_takes_its_word_along() -> None:
+    play = asked("a", "b", "c") >> ("a", ANSWER) >> ("c", ANSWER)
+    settings_long = SETTINGS.takeover_s
+    play.now += settings_long
+    play = play >> ("a", hello("a")) << ("a", Closing.REPLACED) << ("a", Welcome(1)) << ("n", UNKNOWN)
     assert play
-    assert not play.scheduler._tags._by_host
 
 
-def test_a_tag_of_an_origin_that_is_down_fails_for_all_after_some_tries() -> None:
-    down = TagAnswer(*TAG, 503)
-    result = TagResult(*TAG, 503)
-    assert TRIES == 3
-    play = Playbook("a", "b", "c", "d", "e") >> ("a", LOOKUP) << ("a", RESOLVE)
-    play = play >> ("b", LOOKUP) >> ("c", LOOKUP) >> ("d", LOOKUP) >> ("e", LOOKUP)
-    play = play >> ("a", down) << ("a", result) << ("b", RESOLVE)
-    play = play >> ("b", down) << ("b", result) << ("c", RESOLVE)
-    assert play >> ("c", down) << ("c", result) << ("d", result) << ("e", result)
-    assert not play.scheduler._tags._by_host
+def test_after_a_restart_hosts_have_time_to_come_back() -> None:
+    settings = replace(SETTINGS, settle_s=2.0)
+    play = Playbook("n", "x", "y", settings=settings) >> ("n", LOOKUP) >> Passes(1.0)
+    for host in ("a", "b", "c"):
+        play = play >> (host, hello(host)) << (host, Welcome(1))
+    play = play >> Passes(1.0)
+    for host in ("n", "x", "y", "a", "b", "c"):
+        play = play << (host, QUERY)
+    play = play >> ("n", NOTHING) >> ("x", LIE) >> ("y", LIE)
+    assert play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER) << ("n", replace(RESULT, hosts=3))
 
 
-def test_a_host_waits_for_so_many_tags_and_no_more() -> None:
-    play = Playbook("a", "b")
+def test_a_host_starts_so_many_lookups_in_their_time_and_no_more() -> None:
+    play = Playbook("n")
     for number in range(LOOKUPS_PER_HOST):
         tag = (*TAG[:2], str(number))
-        play = play >> ("a", TagLookup(*tag)) << ("a", TagResolve(*tag, SETTINGS.tag_resolve_s))
-    play = play >> ("a", LOOKUP) << ("a", UNREACHED) >> ("b", LOOKUP) << ("b", RESOLVE)
-    assert play >> ("b", ANSWER) << ("b", RESULT)
-    assert play >> ("a", LOOKUP) << ("a", RESULT), "what is known already costs nothing"
-    assert play >> ("a", VANISHES)
-    assert len(play.scheduler._tags) == 1
+        play = play >> ("n", TagLookup(*tag)) << ("n", TagQuery(*tag, SETTINGS.tag_tell_s))
+        play = play >> ("n", TagAnswer(*tag, 0)) << ("n", TagResult(*tag, 0))
+    play = play >> ("n", LOOKUP) << ("n", UNKNOWN)
+    play = play >> ("n", VANISHES) >> ("n", hello("n")) << ("n", Welcome(1)) >> ("n", LOOKUP) << ("n", UNKNOWN)
+    play = play >> KEPT
+    assert not len(play.scheduler._tags)
+    assert play >> ("n", LOOKUP) << ("n", QUERY)
+
+
+def test_all_hosts_together_start_so_many_and_no_more() -> None:
+    """Each lookup has every host answer: more would have honest hosts send too many messages."""
+    hosts = [f"h{number}" for number in range(-(-LOOKUPS // LOOKUPS_PER_HOST))]
+    play = Playbook("n", *hosts)
+    for number in range(LOOKUPS):
+        tag = (*TAG[:2], str(number))
+        play = play >> (hosts[number // LOOKUPS_PER_HOST], TagLookup(*tag))
+        for host in ("n", *hosts):
+            play = play << (host, TagQuery(*tag, SETTINGS.tag_tell_s))
+    assert play >> ("n", LOOKUP) << ("n", UNKNOWN)
+
+
+A, B, C = (Manifest(letter * 32, 7, "application/json") for letter in (b"a", b"b", b"c"))
 
 
 @pytest.mark.parametrize(
-    ("codec", "message"),
-    [(FROM_HOST, ANSWER), (TO_HOST, RESULT)],
+    ("words", "told"),
+    [
+        ("", None),
+        ("A1", None),
+        ("A1 A2", (A, 2)),
+        ("A1 B2", None),
+        ("A9 A9 B0", (A, 2)),
+        ("A9 A9 A9 B0 B0", (A, 3)),  # the tag moved, or two lie: nothing tells which
+        ("A9 B0 B0", (B, 2)),
+        ("A9 A9 B0 B0", None),
+        ("A9 A9 A9 B0 B0 B0", (B, 3)),  # the tag moved: the newer half of the words decides
+        ("A0 A0 A0 B9 B9 B9", (A, 3)),
+        ("C0 C0 A9 A9 A9 A9 B1 B1 B1 B1", (B, 4)),
+        ("C0 A2 B1", None),
+    ],
 )
-def test_an_older_version_does_not_say_that_anyone_may_have_it(
-    codec: Codec[Any], message: TagAnswer | TagResult
-) -> None:
+def test_what_most_were_told(words: str, told: tuple[Manifest, int] | None) -> None:
+    """A letter is a manifest, the digit its age."""
+    names = {"A": A, "B": B, "C": C}
+    assert most_told(Word(names[word[0]], float(word[1])) for word in words.split()) == told
+
+
+@pytest.mark.parametrize(
+    ("codec", "message", "old"),
+    [
+        (FROM_HOST, ANSWER, replace(ANSWER, age_s=0.0)),
+        (TO_HOST, RESULT, replace(RESULT, hosts=0)),
+    ],
+)
+def test_an_older_version_tells_neither_age_nor_hosts(codec: Codec[Any], message: object, old: object) -> None:
     fields = msgpack.unpackb(codec.encode(message))
     assert codec.decode(msgpack.packb(fields)) == message
-    assert codec.decode(msgpack.packb(fields[:-1])) == replace(message, public=False)
+    assert codec.decode(msgpack.packb(fields[:-1])) == old
