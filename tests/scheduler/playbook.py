@@ -43,6 +43,8 @@ class Playbook:
     """Plays a conversation as it is written down, and compares."""
 
     def __init__(self, *hosts: str, settings: SchedulerSettings = SETTINGS) -> None:
+        self.certified = False
+        """Whether hosts connect with a certificate."""
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
         self._names: dict[int, str] = {}
@@ -69,7 +71,7 @@ class Playbook:
         if isinstance(message, Hello):
             connection = len(self._names) + 1
             self._names[connection] = host
-            self._play(Connected(connection, message))
+            self._play(Connected(connection, message, certified=self.certified))
         elif message is VANISHES:
             self._play(Disconnected(connection))
         else:
