@@ -27,7 +27,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from scheduler.core.claims import QUORUM, Claim
+from scheduler.core.claims import QUORUM, SECONDHAND, Claim
+from scheduler.core.members import Identity
 from scheduler.core.story import Story
 from scheduler.protocol.fields import DIGEST_BYTES
 
@@ -77,10 +78,26 @@ class ClaimResult(Enum):
     """The digest differs from the proven digest."""
 
 
+CHUNK: Final = 64
+"""The pieces whose digests are stored together. A map takes memory as digests arrive, wherever they are in the blob."""
+
+CHUNK_BYTES: Final = CHUNK * (DIGEST_BYTES + 8) + 256
+
+
+class _Chunk:
+    """The believed digests of some consecutive pieces, and the reporter of each that has one reporter."""
+
+    __slots__ = ("digests", "reporters")
+
+    def __init__(self) -> None:
+        self.digests = bytearray(CHUNK * DIGEST_BYTES)
+        self.reporters: list[Identity] = [SECONDHAND] * CHUNK
+
+
 class PieceMap:
     """The map of a blob of `count` pieces; `count` is at least 1."""
 
-    __slots__ = ("_accused", "_claims", "_digests", "_sealers", "_story", "count", "known", "state")
+    __slots__ = ("_accused", "_chunks", "_claims", "_sealers", "_story", "count", "known", "state")
 
     def __init__(self, count: int, story: Story) -> None:
         self.count: Final = count
@@ -88,10 +105,11 @@ class PieceMap:
         self.known = 0
         """The pieces whose digest is believed, as a set of bits."""
         self._story = story
-        self._digests = bytearray(DIGEST_BYTES * count)
+        self._chunks: dict[int, _Chunk] = {}
         self._claims: dict[int, Claim[bytes]] = {}
-        self._sealers: tuple[str, ...] = ()
-        self._accused: tuple[str, bytes] | None = None
+        """The reports about pieces that have several, and of all pieces once the map was disputed."""
+        self._sealers: tuple[Identity, ...] = ()
+        self._accused: tuple[Identity, dict[int, bytes]] | None = None
 
     @property
     def everything(self) -> int:
@@ -100,56 +118,72 @@ class PieceMap:
 
     def digest(self, piece: int) -> bytes:
         """The believed digest of a piece in `known`."""
-        return bytes(self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES])
+        at = piece % CHUNK * DIGEST_BYTES
+        return bytes(self._chunks[piece // CHUNK].digests[at : at + DIGEST_BYTES])
 
-    def reporters(self, piece: int) -> tuple[str, ...]:
+    def growth_bytes(self, first: int, count: int) -> int:
+        """The memory that digests of the pieces from `first` on would make the map take."""
+        chunks = range(first // CHUNK, (first + count - 1) // CHUNK + 1)
+        return CHUNK_BYTES * sum(chunk not in self._chunks for chunk in chunks)
+
+    def reporters(self, piece: int) -> tuple[Identity, ...]:
         """The hosts that have reported a digest of a piece."""
         claim = self._claims.get(piece)
-        return claim.reporters() if claim else ()
+        if claim is not None:
+            return claim.reporters()
+        reporter = self._chunks[piece // CHUNK].reporters[piece % CHUNK] if self.known >> piece & 1 else SECONDHAND
+        return () if reporter == SECONDHAND else (reporter,)
 
-    def claim_digest(self, reporter: str, piece: int, digest: bytes) -> ClaimResult:
+    def claim_digest(self, reporter: Identity, piece: int, digest: bytes) -> ClaimResult:
         """Record a host's report of a piece's digest."""
-        claim = self._claims.setdefault(piece, Claim())
-        claim.add(reporter, digest)
-        if self.known >> piece & 1:
-            if self.digest(piece) == digest:
-                return ClaimResult.NOTHING_NEW
-            return ClaimResult.DISPROVED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
-        believed = claim.confirmed() if self.state is MapState.CONTESTED else claim.first()
-        if believed is None:
-            return ClaimResult.UNDECIDED
-        self._believe(piece, believed)
+        is_known = self.known >> piece & 1
+        if is_known or self.state is MapState.CONTESTED:
+            claim = self._claim(piece)
+            claim.add(reporter, digest)
+            if is_known:
+                if self.digest(piece) == digest:
+                    return ClaimResult.NOTHING_NEW
+                return ClaimResult.DISPROVED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
+            believed = claim.confirmed()
+            if believed is None:
+                return ClaimResult.UNDECIDED
+            digest = believed
+        self._believe(piece, digest, reporter)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
         return ClaimResult.NEWS
 
-    def seal(self, host: str) -> None:
+    def seal(self, host: Identity) -> None:
         """Record that a host found the blob's SHA-256 right over this map."""
         if self.state is MapState.KNOWN:
             self._step(MapCause.SHA256_RIGHT)
-        if self.state is MapState.SEALED and host not in self._sealers and len(self._sealers) <= QUORUM:
+        others = [sealer.witness for sealer in self._sealers]
+        if self.state is MapState.SEALED and host.witness not in others and len(others) <= QUORUM:
             self._sealers += (host,)
 
-    def is_settled_against(self, accuser: str) -> bool:
+    def is_settled_against(self, accuser: Identity) -> bool:
         """Whether the map stays believed if this host disputes it."""
-        others = sum(sealer != accuser for sealer in self._sealers)
+        others = sum(sealer.witness != accuser.witness for sealer in self._sealers)
         return self.state is MapState.PROVEN or (self.state is MapState.SEALED and others >= QUORUM)
 
-    def contest(self, accuser: str | None) -> None:
+    def contest(self, accuser: Identity | None) -> None:
         """Believe only digests with two equal reports. `accuser` found the SHA-256 wrong over the full map."""
         self._step(MapCause.DISPUTE)
         if accuser is not None:
-            self._accused = (accuser, bytes(self._digests))
+            self._accused = (accuser, self._all_digests())
         self._sealers = ()
+        for first, stop in _runs(self.known):
+            for piece in range(first, stop):
+                self._claim(piece)
         self.known = 0
         for piece, claim in self._claims.items():
             confirmed = claim.confirmed()
             if confirmed is not None:
-                self._believe(piece, confirmed)
+                self._believe(piece, confirmed, SECONDHAND)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
 
-    def wrong_reporters(self) -> tuple[str, ...]:
+    def wrong_reporters(self) -> tuple[Identity, ...]:
         """The hosts to accuse once the map is proven; none before."""
         if self.state is not MapState.PROVEN:
             return ()
@@ -158,18 +192,20 @@ class PieceMap:
             for piece, claim in sorted(self._claims.items())
             for reporter in claim.dissenters(self.digest(piece))
         }
-        if self._accused is not None and self._accused[1] == self._digests:
+        if self._accused is not None and self._accused[1] == self._all_digests():
             wrong[self._accused[0]] = None
         return tuple(wrong)
 
-    def has_claim_of(self, host: str) -> bool:
+    def has_claim_of(self, host: Identity) -> bool:
         """Whether this host has reported a digest of any piece."""
-        return any(host in claim.reporters() for claim in self._claims.values())
+        return any(host in chunk.reporters for chunk in self._chunks.values()) or any(
+            host in claim.reporters() for claim in self._claims.values()
+        )
 
     def runs(self, pieces: int) -> Iterator[tuple[int, bytes]]:
         """The believed digests of `pieces`: for each run of consecutive pieces, the first piece and the digests."""
-        for run in re.finditer("1+", bin(pieces)[:1:-1]):
-            yield run.start(), bytes(self._digests[run.start() * DIGEST_BYTES : run.end() * DIGEST_BYTES])
+        for first, stop in _runs(pieces):
+            yield first, b"".join(self._parts(first, stop))
 
     def validate(self) -> None:
         """Raise AssertionError if the map contradicts itself."""
@@ -181,9 +217,37 @@ class PieceMap:
                 believed = claim.confirmed() if self.state in _NEEDS_QUORUM else claim.first()
                 assert believed == self.digest(piece), self._story.lines()
 
-    def _believe(self, piece: int, digest: bytes) -> None:
+    def _parts(self, first: int, stop: int) -> Iterator[bytearray]:
+        for chunk in range(first // CHUNK, (stop - 1) // CHUNK + 1):
+            start = chunk * CHUNK
+            low, high = max(first - start, 0), min(stop - start, CHUNK)
+            yield self._chunks[chunk].digests[low * DIGEST_BYTES : high * DIGEST_BYTES]
+
+    def _all_digests(self) -> dict[int, bytes]:
+        return {at: bytes(chunk.digests) for at, chunk in self._chunks.items()}
+
+    def _claim(self, piece: int) -> Claim[bytes]:
+        """All reports about a piece."""
+        claim = self._claims.get(piece)
+        if claim is None:
+            claim = self._claims[piece] = Claim()
+            if self.known >> piece & 1:
+                claim.add(self._chunks[piece // CHUNK].reporters[piece % CHUNK], self.digest(piece))
+        return claim
+
+    def _believe(self, piece: int, digest: bytes, reporter: Identity) -> None:
         self.known |= 1 << piece
-        self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES] = digest
+        chunk = self._chunks.get(piece // CHUNK)
+        if chunk is None:
+            chunk = self._chunks[piece // CHUNK] = _Chunk()
+        at = piece % CHUNK
+        chunk.digests[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES] = digest
+        chunk.reporters[at] = reporter
 
     def _step(self, cause: MapCause) -> None:
         self.state = self._story.step("map", MAP_TRANSITIONS, self.state, cause)
+
+
+def _runs(pieces: int) -> Iterator[tuple[int, int]]:
+    """The runs of consecutive pieces in a set, each as its first piece and the piece after its last."""
+    return (run.span() for run in re.finditer("1+", bin(pieces)[:1:-1]))
