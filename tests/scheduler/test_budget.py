@@ -107,3 +107,11 @@ def test_charges() -> None:
     assert budget.take("b", 4)
     assert budget.taken == 15
     budget.validate()
+
+
+def test_a_claimed_length_takes_no_map() -> None:
+    scheduler = Scheduler(SETTINGS)
+    scheduler.handle(Connected(1, hello("a"), "192.0.2.66"), 0.0)
+    with takes_at_most(10 * 64 * 1024):
+        for number in range(10):
+            scheduler.handle(Received(1, said(number, "wanted")), 0.0)

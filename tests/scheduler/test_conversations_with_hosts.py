@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import replace
 from unittest.mock import ANY
 
-from scheduler.core.events import Close, Connected, Received, Send
-from scheduler.core.members import Member
+from scheduler.core.events import Close, Connected, Received, Send, Tick
+from scheduler.core.members import Identity, Member
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
@@ -149,3 +149,12 @@ def test_a_lie_under_the_id_of_another_host_does_not_shut_that_host_out() -> Non
     assert isinstance(welcome, Send)
     (welcome,) = scheduler.handle(Connected(4, hello("b"), "192.0.2.66"), 1.0)
     assert isinstance(welcome, Send)
+
+
+def test_a_lie_that_is_found_out_later_is_not_that_of_the_host_that_has_the_id_now() -> None:
+    scheduler = Scheduler(SETTINGS)
+    scheduler.handle(Connected(1, hello("a"), "192.0.2.7"), 0.0)
+    scheduler._state.to_quarantine[Identity("a", "192.0.2.66")] = "lied before it left"
+    assert scheduler.handle(Tick(), 1.0) == []
+    assert scheduler.statistics().quarantined == 1
+    assert scheduler.statistics().hosts == 1
