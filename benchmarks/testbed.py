@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from benchmarks import programs
 from benchmarks.command import UnmeasurableError
 from benchmarks.load import BenchmarkBlob
+from p2pd.admin.secret import NAME, authorization
 from peer.oci.digest import Digest
 
 CHUNK_BYTES = 2**20
@@ -38,6 +39,7 @@ class Subject:
 
     program: programs.Program
     admin: str
+    data: Path
 
     @property
     def pid(self) -> int:
@@ -50,12 +52,16 @@ class Subject:
         """Wait until the mirror answers /v2/; returns the seconds since p2pd's exec."""
         return programs.wait_until_served(self.program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
 
+    def secret(self) -> dict[str, str]:
+        """The header that shows the secret of the admin port."""
+        return {"Authorization": authorization((self.data / NAME).read_text().splitlines()[0])}
+
     def forget(self, blob: BenchmarkBlob) -> None:
         """Remove a blob from p2pd's store. The blob may be in use for a moment after a client has all of it."""
         deadline = time.monotonic() + FORGET_BOUND_S
         while True:
             with closing(http.client.HTTPConnection(self.admin)) as connection:
-                connection.request("DELETE", f"/cache/{blob.digest}", headers={"X-P2PD-Request": "1"})
+                connection.request("DELETE", f"/cache/{blob.digest}", headers=self.secret())
                 status = connection.getresponse().status
             if status == http.HTTPStatus.OK:
                 return
@@ -101,7 +107,7 @@ class Testbed:
         directory = self.directory / "p2pd"
         try:
             with programs.p2pd(directory, self.origin) as (program, admin):
-                yield Subject(program, admin)
+                yield Subject(program, admin, directory / "data")
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 

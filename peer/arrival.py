@@ -14,13 +14,14 @@ class Arrival:
     """A blob on its way, as its readers see it. On the event loop; `peer.core.download` decides.
 
     `sources` are the ways to ask an origin, by number. `answered`: something of the blob has come, from anybody, so it
-    is worth telling a client that it will.
+    is worth telling a client that it will. `is_new`: the store had nothing of the blob before.
     """
 
-    def __init__(self, digest: Digest, media_type: str) -> None:
+    def __init__(self, digest: Digest, media_type: str, *, is_new: bool = False) -> None:
         self.digest = digest
         self.raw = digest.raw
         self.media_type = media_type
+        self.is_new = is_new
         self.blob: Blob | None = None
         self.sources: list[OriginSource] = []
         self.answered = False
@@ -41,6 +42,10 @@ class Arrival:
             return None
         self.sources.append(source)
         return len(self.sources) - 1
+
+    def is_only_for(self, place: tuple[str, str]) -> bool:
+        """Whether nothing of the blob can have come because of another place (upstream, repository)."""
+        return self.is_new and all(source.place == place for source in self.sources)
 
     def adopt(self, blob: Blob) -> bool:
         """Take over the pin on `blob`; False, and it is let go, if it is not needed (any more)."""

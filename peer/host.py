@@ -40,6 +40,7 @@ from peer.net.scheduler_client import SchedulerClient
 from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
+from peer.origin_range import OriginSource
 from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
@@ -50,8 +51,13 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
+    from peer.trust.piece_keys import PieceKeys
 
 log = structlog.get_logger("peer.host")
+
+
+MAX_LEFT_OVER = 4096
+"""Beyond that the origin is asked for what was left of a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +119,25 @@ class Host:
         schedulers: Sequence[str] = (),
         new_id: Callable[[], str] | None = None,
         trust: HostTrust | None = None,
+        keys: PieceKeys | None = None,
     ) -> None:
         """`new_id` makes another id for this host, and keeps it; it is called in a thread.
 
-        With `trust`, hosts and schedulers are known by their certificates.
+        With `trust`, hosts and schedulers are known by their certificates. With `keys`, pieces go outside of TLS.
         """
         self._trust = trust
+        self._keys = keys
         self.store = store
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.closed = False
+        self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
+        """Called with a source of each blob that has arrived whole because of that source's place alone."""
+        self.may_share: Callable[[Digest], bool] = lambda _digest: True
+        """Whether other hosts may have a blob that is held, as far as is known."""
+        self.left_over: dict[bytes, tuple[str, str]] = {}
+        """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
         self._new_id = new_id
         self._loop = asyncio.get_running_loop()
@@ -146,7 +160,7 @@ class Host:
         """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host, trust)
+        self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -165,6 +179,7 @@ class Host:
             on_up=lambda host: self.feed(events.LinkUp(host)),
             on_lost=lambda host: self.feed(events.LinkLost(host)),
             trust=trust,
+            keys=keys,
         )
         self._scheduler = SchedulerClient(
             schedulers,
@@ -184,7 +199,7 @@ class Host:
         self._address = address
         for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
-                self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
+                self.share(blob)
         self.feed(events.SchedulerLost())
         if self._trust is not None:
             self._trust.on_revoked = self._refuse
@@ -314,8 +329,6 @@ class Host:
                 self.tags.on_message(message)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
-            case events.RefuseHosts(hosts) if self._trust is not None:
-                self._trust.revoke(hosts)
             case _:
                 self._carry_out_in_store(instruction)
 
@@ -349,6 +362,8 @@ class Host:
                 self._tasks.start(self._store_work.read_digests(digest))
             case events.Ended():
                 self._ended(instruction)
+            case events.RefuseHosts(hosts) if self._trust is not None:
+                self._trust.revoke(hosts)
             case _:
                 pass
 
@@ -418,6 +433,8 @@ class Host:
         log.warning("a host was revoked", host=host)
         self.links.shun(host)
         self._neighbours.forget(host)
+        if self._keys is not None:
+            self._keys.forget(host)
 
     # -- the store -------------------------------------------------------------------------------------------------
 
@@ -436,17 +453,27 @@ class Host:
     def _found(self, blob: BlobInfo) -> None:
         """The store has a blob again. From any thread."""
         if blob.complete:
-            self._loop.call_soon_threadsafe(self.feed, events.BlobStored(blob.digest.raw, blob.size_bytes))
+            self._loop.call_soon_threadsafe(self.share, blob)
+
+    def share(self, blob: BlobInfo) -> None:
+        """Give a blob that is held whole to other hosts, if they may have it."""
+        if blob.digest.raw not in self.machine.seeds and self.may_share(blob.digest):
+            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
     def _ended(self, ended: events.Ended) -> None:
         arrival = self.arrivals.pop(ended.digest)
+        self._remember_place(arrival)
         if ended.phase is Phase.COMPLETE:
             assert arrival.blob is not None
             arrival.blob.acquire()
             self._tasks.start(self._store_work.seal(arrival.blob))
+            if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
+                self.on_arrived(arrival.sources[0])
             arrival.end(None)
+            if self.may_share(arrival.digest):
+                self.feed(events.BlobStored(arrival.raw, arrival.blob.size_bytes))
             return
         if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
             self._corrupt += 1
@@ -457,9 +484,17 @@ class Host:
         if ended.phase is Phase.DISPROVED:
             self._corrupt += 1
             arrival.disproved = True
-            successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type)
+            successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type, is_new=arrival.is_new)
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
+
+    def _remember_place(self, arrival: Arrival) -> None:
+        """What is left of a download that did not end well is there because of its place."""
+        place = arrival.sources[0].place if arrival.sources else None
+        if place is not None and arrival.is_only_for(place) and len(self.left_over) < MAX_LEFT_OVER:
+            self.left_over[arrival.raw] = place
+        else:
+            self.left_over.pop(arrival.raw, None)
 
 
 def _error_of(arrival: Arrival, ended: events.Ended) -> P2pdError:

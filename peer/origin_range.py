@@ -39,13 +39,19 @@ FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
 class OriginSource:
     """A way to get a blob: which origin, where and as what it is there, and with whose authorisation.
 
-    `upstream` is the origin's name among hosts.
+    `upstream` is the origin's name among hosts. Blobs are known by place: (upstream, repository).
+    `private`: what comes this way is not for other hosts.
     """
 
     origin: Origin
     ref: ContentRef
     credential: Credential
     upstream: str = ""
+    private: bool = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.upstream, self.ref.repository
 
 
 class RangeReport(Protocol):

@@ -3,6 +3,9 @@
 A neighbour is one more origin, at which nothing is tried twice: the same client that talks to registries asks it for a
 range of the blob, and the piece takes the same way into the store (`peer.origin_range`). The difference is the digest
 of the piece, which is known before: a piece that does not match it never reaches the store.
+
+With certificates, a neighbour that has told this host a key is asked outside of TLS, and its answer is encrypted under
+that key (`peer.trust.piece_keys`). If it does not know the key (any more), it is asked over TLS.
 """
 
 from __future__ import annotations
@@ -29,17 +32,20 @@ from peer.errors import (
     PeerGoneError,
     PieceDiffersError,
 )
-from peer.origin.api import Body, ContentRef, Credential
+from peer.origin.api import ContentRef, Credential
+from peer.origin.body import HttpBody
 from peer.origin.client import HttpOrigin
 from peer.origin.clock import Clock, SystemClock
 from peer.origin.upstream import Upstream
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
+from peer.trust.piece_keys import PieceRequest
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
+    from peer.trust.piece_keys import AnswerKey, HeldKey
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
@@ -72,6 +78,7 @@ def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | No
         max_retry_after_s=0.0,
         cooldown_s=0.0,
         asks_without_range=False,
+        follows_redirects=False,
     )
     return HttpOrigin(
         upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)
@@ -96,6 +103,19 @@ class _Neighbour:
             self.trust.check(connection, self.host)
         except TrustError as error:
             raise OSError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class PieceSource:
+    """A neighbour: a client for its peer port, and one for what is asked under a key outside of TLS.
+
+    `plain`: neither host encrypts what it sends so.
+    """
+
+    origin: HttpOrigin
+    outside_tls: HttpOrigin | None = None
+    key: HeldKey | None = None
+    plain: bool = False
 
 
 class Pace:
@@ -128,16 +148,16 @@ class PeerPiece:
     """
 
     def __init__(
-        self, origin: HttpOrigin, blob: Blob, index: int, expected: bytes, sample: Sample | None = None
+        self, source: PieceSource, blob: Blob, index: int, expected: bytes, sample: Sample | None = None
     ) -> None:
         self.blob = blob
         self.index = index
         self.choked = False
         self._expected = expected
         self._sample = sample
-        self._origin = origin
+        self._source = source
         self._stopped = threading.Event()
-        self._body: Body | None = None
+        self._body: HttpBody | None = None
         self._lock = threading.Lock()
 
     def run(self, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]) -> Landed:
@@ -147,9 +167,9 @@ class PeerPiece:
         """
         start, stop = self.blob.span(self.index)
         # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
-        with buffers.buffer(stop - start) as buffer, self.blob.pin():
+        with buffers.buffer(stop - start + self._spare_bytes()) as buffer, self.blob.pin():
             try:
-                self._receive(buffer[: stop - start], start, stop, pace)
+                self._receive(buffer, start, stop, pace)
             except OriginRefusedError as error:
                 if error.status == 429:
                     raise PeerBusyError(str(error)) from None
@@ -177,24 +197,102 @@ class PeerPiece:
             if self._body is not None:
                 self._body.abort()
 
-    def _receive(self, piece: memoryview, start: int, stop: int, pace: Pace) -> None:
+    def _spare_bytes(self) -> int:
+        """What is needed behind a piece to decrypt it: room for one record and, before it, the last delimiter."""
+        if self._source.key is None or self._source.plain:
+            return 0
+        from peer.trust.aes128gcm import RECORD_BYTES  # `cryptography` is not for a node without trust: 10 MiB
+
+        return 1 + RECORD_BYTES
+
+    def _receive(self, buffer: memoryview, start: int, stop: int, pace: Pace) -> None:
         if self._stopped.is_set():
             raise OriginBrokenError("stopped before it began")
+        key, outside_tls = self._source.key, self._source.outside_tls
+        if key is not None and outside_tls is not None:
+            try:
+                if self._source.plain:
+                    self._receive_range(outside_tls, key, buffer, start, stop, pace)
+                else:
+                    self._receive_encrypted(outside_tls, key, buffer, start, stop, pace)
+            except OriginRefusedError as error:
+                if error.status != 401:
+                    raise
+            else:
+                return
+        self._receive_range(self._source.origin, None, buffer, start, stop, pace)
+
+    def _receive_range(
+        self, origin: HttpOrigin, key: HeldKey | None, buffer: memoryview, start: int, stop: int, pace: Pace
+    ) -> None:
         ref = ContentRef(REPOSITORY, self.blob.digest)
-        with piece, self._origin.open(ref, start, stop, credential=Credential()) as body:
-            with self._lock:
-                self._body = body
-                if self._stopped.is_set():
-                    body.abort()
+        credential = Credential()
+        if key is not None:
+            target = f"/v2/{REPOSITORY}/blobs/{self.blob.digest}"
+            credential = Credential(key.authorize(PieceRequest("GET", target, f"bytes={start}-{stop - 1}"))[0])
+        with buffer[: stop - start] as piece, origin.open(ref, start, stop, credential=credential) as body:
+            self._begin(body)
             if (body.start, body.stop, body.size_bytes) != (start, stop, self.blob.size_bytes):
                 raise OriginCorruptError("the neighbour has another blob, or ignores Range")
-            self.choked = CHOKED_HEADER.lower() in body.headers
             step = pace.slice_bytes or len(piece)
             for at in range(0, len(piece), step):
                 with piece[at : at + step] as part:
-                    if body.readinto(part) < len(part):
-                        raise OriginBrokenError("the neighbour's answer ended early")
+                    _fill(body, part)
                     pace.wait(len(part), self._stopped)
+
+    def _receive_encrypted(
+        self, origin: HttpOrigin, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
+    ) -> None:
+        """Decrypt the answer into the beginning of `buffer`, record by record from its end."""
+        from peer.trust.aes128gcm import CodingError
+
+        repository = f"{REPOSITORY}/{start}-{stop - 1}"
+        target = f"/v2/{repository}/blobs/{self.blob.digest}"
+        authorization, answer_key = key.authorize(PieceRequest("GET", target, ""))
+        ref = ContentRef(repository, self.blob.digest)
+        with origin.open(ref, 0, None, credential=Credential(authorization)) as body:
+            self._begin(body)
+            try:
+                self._decrypt(body, answer_key, buffer, stop - start, pace)
+            except CodingError as error:
+                raise OriginBrokenError(f"not what the neighbour has encrypted: {error}") from None
+
+    def _decrypt(self, body: HttpBody, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
+        """Raises CodingError, and what `body` raises."""
+        from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, CodingError, Decoder, Header
+
+        if not HEADER_BYTES < body.stop <= len(buffer) + size_bytes:
+            raise CodingError(f"a message of {body.stop} bytes for a piece of {size_bytes}")
+        begin = bytearray(HEADER_BYTES + len(key.key_id))
+        with memoryview(begin) as view:
+            _fill(body, view)
+        header = Header(bytes(begin[:HEADER_BYTES]), max_record_bytes=RECORD_BYTES)
+        if header.key_id_bytes != len(key.key_id) or begin[HEADER_BYTES:] != key.key_id:
+            raise CodingError("it is under another key")
+        decoder, filled, left = Decoder(key.input_key, header), 0, body.stop - len(begin)
+        while left:
+            length = min(left, header.record_bytes)
+            left -= length
+            with buffer[size_bytes + 1 :][:length] as record, buffer[filled : size_bytes + 1] as data:
+                _fill(body, record)
+                received = decoder.decrypt(record, data)
+            filled += received
+            pace.wait(received, self._stopped)
+        if not decoder.ended or filled != size_bytes:
+            raise CodingError("it ends early")
+
+    def _begin(self, body: HttpBody) -> None:
+        """The headers have come."""
+        with self._lock:
+            self._body = body
+            if self._stopped.is_set():
+                body.abort()
+        self.choked = CHOKED_HEADER.lower() in body.headers
+
+
+def _fill(body: HttpBody, view: memoryview) -> None:
+    if body.readinto(view) < len(view):
+        raise OriginBrokenError("the neighbour's answer ended early")
 
 
 def peer_outcome_of(error: P2pdError) -> PeerOutcome:

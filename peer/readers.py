@@ -30,23 +30,35 @@ Wait = Callable[[int, int], Awaitable[None]]
 """Waits until bytes from a position on may be read, or some of them up to an end."""
 
 
+Confirm = Callable[[], Awaitable[None]]
+"""Raises P2pdError if the reader may not have what is here of the blob."""
+
+
+async def _no_question() -> None:
+    """The reader may have whatever comes."""
+
+
 class BlobReader:
     """A client's hold on a blob: it is pinned, and `readable` says how far it may be sent."""
 
-    def __init__(self, blob: Blob, wait: Wait | None) -> None:
+    def __init__(self, blob: Blob, wait: Wait | None, confirm: Confirm) -> None:
         self.blob = blob
         self.from_store = wait is None
         self._wait = wait
+        self._confirm = confirm
 
     async def readable(self, start: int, stop: int) -> int:
         """The end of the bytes from `start` that may be sent now, at most `stop`; waits until there is at least one.
 
-        Raises the error that ended the download.
+        Raises the error that ended the download, or why the reader may not have the bytes.
         """
-        while (end := min(self.blob.servable_until(start), stop)) <= start < stop:
+        while True:
+            await self._confirm()
+            end = min(self.blob.servable_until(start), stop)
+            if not end <= start < stop:
+                return end
             assert self._wait is not None, "a blob from the store is whole"
             await self._wait(start, stop)
-        return end
 
 
 class StoredReader(BlobReader):
@@ -60,14 +72,16 @@ class StoredReader(BlobReader):
         blob: Blob,
         check: Callable[[Blob, int, int], Awaitable[None]],
         fetch: Callable[[int, int | None], Awaitable[tuple[Blob, Wait]]],
+        confirm: Confirm,
     ) -> None:
-        super().__init__(blob, None)
+        super().__init__(blob, None, confirm)
         self._check = check
         self._fetch = fetch
 
     async def readable(self, start: int, stop: int) -> int:
         """As of any reader. Raises StoreError, and the error that ended the download."""
         if self._wait is None and start < stop:
+            await self._confirm()
             try:
                 if self.blob.is_checked(start, stop):
                     return stop
@@ -104,6 +118,18 @@ class Readers:
         held = self.peek(digest) if isinstance(digest, Digest) else None
         return held.size_bytes if held is not None and held.complete else None
 
+    def is_only_for(self, digest: AnyDigest, place: tuple[str, str]) -> bool:
+        """Whether nothing of `digest` is here, or on its way, because of another place (upstream, repository)."""
+        if not isinstance(digest, Digest):
+            return True  # it is not kept
+        arrival = self._host.arrivals.get(digest.raw)
+        return self._is_new(digest, place) if arrival is None else arrival.is_only_for(place)
+
+    def _is_new(self, digest: Digest, place: tuple[str, str]) -> bool:
+        """Whether a download of `digest` finds nothing in the store that came because of another place."""
+        held = self.peek(digest)
+        return held is None or (not held.complete and self._host.left_over.get(digest.raw) == place)
+
     @asynccontextmanager
     async def open(
         self,
@@ -113,11 +139,13 @@ class Readers:
         expected: Descriptor | None = None,
         at: tuple[int, int | None] = (0, None),
         background: bool = False,
+        confirm: Confirm = _no_question,
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
         `expected` is what a manifest, or the origin's answer to HEAD, said; `at` are the bytes that will be read first.
         Raises OriginError, StoreError. With `source` None only what is held, or on its way already, can be read.
+        `confirm` is asked each time before bytes are read.
         """
         async with AsyncExitStack() as stack:
 
@@ -127,10 +155,10 @@ class Readers:
 
             held = await self._held(digest, at, background=background)
             if held is None:
-                reader = BlobReader(*await arriving(*at))
+                reader = BlobReader(*await arriving(*at), confirm)
             else:
                 stack.callback(held.release)
-                reader = StoredReader(held, self._host.check, arriving)
+                reader = StoredReader(held, self._host.check, arriving, confirm)
             yield reader
             if not background and at == (0, None):
                 reader.blob.sent_whole()
@@ -226,7 +254,8 @@ class Readers:
         if arrival is None and source is None:
             raise OriginUnreachableError(f"{digest} is not held here, and there is no origin to ask")
         if arrival is None:
-            arrival = Arrival(digest, expected.media_type if expected else "")
+            is_new = source is not None and self._is_new(digest, source.place)
+            arrival = Arrival(digest, expected.media_type if expected else "", is_new=is_new)
             arrival.begun_ahead = background
             self._host.arrivals[arrival.raw] = arrival
         if not background:
@@ -253,5 +282,6 @@ class Readers:
                     size_bytes,
                     perishable=source.credential.authorization is not None,
                     reserve=reserve,
+                    private=source.private or not (arrival.is_new or self._host.may_share(arrival.digest)),
                 )
             )

@@ -76,6 +76,11 @@ class SingleFlight(Generic[K, V]):
             self._background.start(self._run(key, work, future))
         return await asyncio.shield(future)
 
+    async def settled(self, key: K) -> None:
+        """Wait until nobody is at the work for `key`, whatever comes of it."""
+        if (future := self._running.get(key)) is not None:
+            await asyncio.wait([future])
+
     async def _run(self, key: K, work: Callable[[], Awaitable[V]], future: asyncio.Future[V]) -> None:
         try:
             future.set_result(await work())

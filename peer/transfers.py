@@ -134,13 +134,12 @@ class Transfers:
 
     def request_piece(self, wanted: events.RequestPiece) -> None:
         arrival = self._arrivals[wanted.digest]
-        origin = self._neighbours.get(wanted.host)
-        if origin is None or arrival.blob is None:
+        source = self._neighbours.get(wanted.host)
+        if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
-        piece = self._pieces[wanted.request] = PeerPiece(
-            origin, arrival.blob, wanted.index, wanted.expected, wanted.sample
-        )
+        piece = PeerPiece(source, arrival.blob, wanted.index, wanted.expected, wanted.sample)
+        self._pieces[wanted.request] = piece
         self._workers.start(self._run_piece, arrival, wanted, piece)
 
     def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:

@@ -28,7 +28,7 @@ from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import MAX_MANIFEST_BYTES
 from peer.origin.api import Kind
 from peer.origin_range import OriginSource
-from peer.readers import BlobReader, Readers
+from peer.readers import BlobReader, Confirm, Readers
 from proxy.access import Access, Permit
 from proxy.blob_response import Begin, BlobSender, Content
 from proxy.core.conditional import range_applies
@@ -69,8 +69,9 @@ class Blobs:
     async def answer(self, context: RequestContext) -> web.StreamResponse:
         """Answer GET or HEAD of a blob. Raises OriginError, StoreError."""
         digest = context.route.digest
-        permit = await self._access.check(context.route, context.authorization)
-        if context.head or context.not_modified(digest):
+        describes = context.head or context.not_modified(digest)
+        permit = await self._access.check(context.route, context.authorization, fetches=not describes)
+        if describes:
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
         asked = context.request.headers
         ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
@@ -122,7 +123,8 @@ class Blobs:
         """A reader of the blob. If its first byte is late, the headers of `content` are sent before."""
         source = self._source(context, digest, permit)
         at = content.ranges.first_bytes(expected.size_bytes) if expected else (0, None)
-        opened = partial(self._readers.open, digest, source, expected=expected, at=at)
+        confirm = self._confirmation(context, digest, permit)
+        opened = partial(self._readers.open, digest, source, expected=expected, at=at, confirm=confirm)
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(self._origins.headers_within_s if expected else None):
@@ -131,6 +133,7 @@ class Blobs:
                 assert expected is not None
                 await content.begin(expected.size_bytes)
                 reader = await stack.enter_async_context(opened())
+            await confirm()  # before the headers; the reader asks again before each part of the body
             context.cache = "hit" if reader.from_store else "miss"
             yield reader
 
@@ -185,24 +188,31 @@ class Blobs:
         """A manifest, whole, and its media type as the origin gave it. Raises OriginError."""
         repository = context.route.repository
         patience_s = None if self._manifests.descriptor(digest) else self._origins.answer_within_s
-        source = self._origins.source(repository, digest, permit.credential, Kind.MANIFEST)
+        source = self._origins.source(repository, digest, permit.credential, Kind.MANIFEST, private=permit.private)
         try:
             async with asyncio.timeout(patience_s):
                 if isinstance(digest, Digest):
                     with suppress(StoreError):
-                        return await self._read_manifest(context, digest, source, expected)
+                        return await self._read_manifest(
+                            context, digest, source, expected, self._confirmation(context, digest, permit)
+                        )
                 context.cache = "none"
                 return await self._relay.whole(source, MAX_MANIFEST_BYTES)
         except TimeoutError:
             raise OriginTimeoutError(f"{repository.upstream} did not send {digest} within {patience_s:g} s") from None
 
     async def _read_manifest(
-        self, context: RequestContext, digest: Digest, source: OriginSource, expected: Descriptor | None
+        self,
+        context: RequestContext,
+        digest: Digest,
+        source: OriginSource,
+        expected: Descriptor | None,
+        confirm: Confirm,
     ) -> tuple[bytes, str]:
         """A manifest that the store keeps. Its length is what GET says, if HEAD said another."""
         for said in (expected, None):
             try:
-                async with self._readers.open(digest, source, expected=said) as reader:
+                async with self._readers.open(digest, source, expected=said, confirm=confirm) as reader:
                     context.cache = "hit" if reader.from_store else "miss"
                     return await _whole_manifest(reader), reader.blob.header.media_type
             except OriginResizedError:
@@ -252,8 +262,13 @@ class Blobs:
         except TimeoutError:
             raise OriginTimeoutError(f"nobody sent {digest} within {within_s:g} s") from None
 
+    def _confirmation(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Confirm:
+        """Says whether the client may have the bytes that are here (`Access.confirm`)."""
+        of_digest = replace(context.route, reference=digest)
+        return partial(self._access.confirm, permit, of_digest, context.authorization)
+
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:
-        return self._origins.source(context.route.repository, digest, permit.credential)
+        return self._origins.source(context.route.repository, digest, permit.credential, private=permit.private)
 
     def _type_of(self, digest: AnyDigest, kind: Kind) -> str:
         return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest)

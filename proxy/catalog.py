@@ -1,4 +1,4 @@
-"""The catalog: each tag's last digest, and the digests that anyone may have. It survives restarts.
+"""The catalog: each tag's last digest, and which digests each repository is known to have. It survives restarts.
 
 The mirror needs the catalog while an origin is gone. The catalog is a cache: a file that is damaged, or of another
 version, is renamed and replaced by an empty one, and a row that cannot be read counts as missing. The last such file is
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository, Tag
+from peer.store.disk import make_private_file
 from proxy.core.routing import Endpoint
 
 log = structlog.get_logger("proxy.catalog")
 
-MAX_PUBLIC = 500_000
-"""Rows of the table `public`; the oldest are dropped at start (a row takes some 200 bytes)."""
+MAX_KNOWN = 500_000
+"""Rows of the table `known`; the oldest are dropped at start (a row takes some 200 bytes)."""
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -38,19 +40,33 @@ CREATE TABLE IF NOT EXISTS tags (
     upstream TEXT, repository TEXT, tag TEXT, digest TEXT, media_type TEXT, size_bytes INTEGER, seen REAL,
     PRIMARY KEY (upstream, repository, tag)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS public (
-    upstream TEXT, repository TEXT, digest TEXT, PRIMARY KEY (upstream, repository, digest)
+CREATE TABLE IF NOT EXISTS known (
+    upstream TEXT, repository TEXT, digest TEXT, public INTEGER, PRIMARY KEY (upstream, repository, digest)
 );
+CREATE INDEX IF NOT EXISTS known_digests ON known (digest) WHERE public;
+DROP TABLE IF EXISTS public;
 """
 _PROOF = """
 SELECT upstream, repository, tag, digest, media_type, size_bytes, seen FROM tags LIMIT 0;
-SELECT upstream, repository, digest FROM public LIMIT 0;
+SELECT upstream, repository, digest, public FROM known LIMIT 0;
 """
 """These fail if the tables are of another version.
 
-The digest in `public` has its endpoint before it (`blobs/sha256:…`). A digest without one, of an older version of p2pd,
-counts for both endpoints.
+A row of `known` says that a repository has a digest: the origin has answered for it there, or it arrived because of
+that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. The table
+`public` of older versions held what manifests named, which is not known.
 """
+
+
+class Public(IntEnum):
+    """Who may have a digest."""
+
+    NO = 0
+    """The clients that the origin lets have it."""
+    HERE = 1
+    """Every client of this node, by the operator's credentials."""
+    EVERYWHERE = 2
+    """Everybody: the origin gives it without credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +80,16 @@ class ToldTag:
 class Catalog:
     """One SQLite file. Used from the event loop: each call takes some tens of microseconds."""
 
-    def __init__(self, path: Path, max_public: int) -> None:
+    def __init__(self, path: Path, max_known: int) -> None:
         self._path = path
-        self._max_public = max_public
+        self._max_known = max_known
         self._writes_fail = False
         self._database, self._identity = self._opened()
 
     @classmethod
-    def open(cls, path: Path, *, max_public: int = MAX_PUBLIC) -> Catalog:
+    def open(cls, path: Path, *, max_known: int = MAX_KNOWN) -> Catalog:
         """The catalog in `path`, or as much of it as the disk allows."""
-        return cls(path, max_public)
+        return cls(path, max_known)
 
     @property
     def is_well(self) -> bool:
@@ -128,38 +144,63 @@ class Catalog:
             [(repository.upstream, repository.name, digest)],
         )
 
-    def remember_public(self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest]) -> None:
-        """Anyone may have `digests` at that endpoint."""
+    def remember(
+        self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest], public: Public = Public.NO
+    ) -> None:
+        """The repository has `digests` at that endpoint."""
         self._write(
-            "INSERT OR IGNORE INTO public VALUES (?, ?, ?)",
-            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}") for digest in digests],
+            "INSERT INTO known VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET public = max(public, excluded.public)",
+            [(*_row(repository, endpoint, digest), public) for digest in digests],
+        )
+
+    def publish(self, repository: Repository, endpoint: Endpoint, digests: Iterable[AnyDigest], public: Public) -> None:
+        """Anyone may have `digests` at that endpoint, those of them that the repository is known to have."""
+        self._write(
+            "UPDATE known SET public = max(public, ?) WHERE upstream = ? AND repository = ? AND digest = ?",
+            [(public, *_row(repository, endpoint, digest)) for digest in digests],
         )
 
     def forget_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> None:
         """The origin does not give `digest` to everyone at that endpoint."""
         self._write(
-            "DELETE FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
-            [(repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest)],
+            "UPDATE known SET public = 0 WHERE upstream = ? AND repository = ? AND digest = ?",
+            [_row(repository, endpoint, digest)],
         )
 
+    def is_known(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        """Whether the repository has `digest` at that endpoint."""
+        return self._public(repository, endpoint, digest) is not None
+
     def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        """Whether the repository has `digest` at that endpoint for anyone."""
+        return bool(self._public(repository, endpoint, digest))
+
+    def is_public_everywhere(self, digest: AnyDigest) -> bool:
+        """Whether some repository has `digest` for everybody."""
         row = self._read(
-            "SELECT 1 FROM public WHERE upstream = ? AND repository = ? AND digest IN (?, ?)",
-            (repository.upstream, repository.name, f"{endpoint.value}/{digest}", digest),
+            "SELECT max(public) FROM known WHERE public AND digest IN (?, ?)",
+            tuple(f"{endpoint.value}/{digest}" for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST)),
         )
-        return row is not None
+        return row is not None and row[0] == Public.EVERYWHERE
+
+    def _public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> int | None:
+        row = self._read(
+            "SELECT public FROM known WHERE upstream = ? AND repository = ? AND digest = ?",
+            _row(repository, endpoint, digest),
+        )
+        return None if row is None else int(row[0] or 0)
 
     def _opened(self) -> tuple[sqlite3.Connection, tuple[int, int] | None]:
         """The database, and which file it is; None for one that nothing can be written to."""
         try:
             try:
-                database = _connect(self._path, self._max_public)
+                database = _connect(self._path, self._max_known)
             except sqlite3.Error as error:
                 if not _is_damage(error):
                     raise
                 log.warning("the catalog is damaged and is begun anew", path=str(self._path), error=str(error))
                 _set_aside(self._path)
-                database = _connect(self._path, self._max_public)
+                database = _connect(self._path, self._max_known)
         except (sqlite3.Error, OSError) as error:
             if not self._writes_fail:
                 log.warning("the catalog cannot be written for now", path=str(self._path), error=str(error))
@@ -194,14 +235,22 @@ class Catalog:
             self._writes_fail = False
 
 
-def _connect(path: Path, max_public: int) -> sqlite3.Connection:
+def _row(repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> tuple[str, str, str]:
+    return repository.upstream, repository.name, f"{endpoint.value}/{digest}"
+
+
+def _connect(path: Path, max_known: int) -> sqlite3.Connection:
+    for journal in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if journal.exists():
+            make_private_file(journal)
+    make_private_file(path)  # SQLite gives its journals the mode of the file
     database = sqlite3.connect(path)
     try:
         database.executescript(_SCHEMA + _PROOF)
         with database:
             database.execute(
-                "DELETE FROM public WHERE rowid <= (SELECT max(rowid) FROM public) - ?",
-                (max_public,),
+                "DELETE FROM known WHERE rowid <= (SELECT max(rowid) FROM known) - ?",
+                (max_known,),
             )
     except sqlite3.Error:
         database.close()
@@ -231,6 +280,8 @@ def _read_only(path: Path) -> sqlite3.Connection:
     """
     journal = path.with_name(f"{path.name}-wal")
     try:
+        if path.is_symlink():
+            raise sqlite3.OperationalError("links are not followed there")
         if journal.exists() and journal.stat().st_size:
             raise sqlite3.OperationalError("there is a journal")
         database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)

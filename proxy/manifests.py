@@ -35,7 +35,8 @@ class Manifests:
         content is something else)."""
         route = context.route
         if isinstance(route.reference, AnyDigest):
-            digest, permit = route.reference, await self._access.check(route, context.authorization)
+            digest, fetches = route.reference, not (context.head or context.not_modified(route.reference))
+            permit = await self._access.check(route, context.authorization, fetches=fetches)
             expected = permit.described or self._manifests.descriptor(digest)
         else:
             accept = ", ".join(context.request.headers.getall("Accept", []))

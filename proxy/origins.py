@@ -84,16 +84,27 @@ class Origins:
             return self.upstreams[name]
         return self.others.get(name)
 
+    def is_believed(self, name: UpstreamName) -> bool:
+        """Whether the operator has configured the upstream. Another may be a server of the client that named it."""
+        return name in self.upstreams
+
     def label(self, name: str) -> str:
         """The upstream's name for metrics, of which there are few: all that only clients name have one."""
         return name if not name or name in self.upstreams else OTHERS
 
     def source(
-        self, repository: Repository, digest: AnyDigest, credential: Credential, kind: Kind = Kind.BLOB
+        self,
+        repository: Repository,
+        digest: AnyDigest,
+        credential: Credential,
+        kind: Kind = Kind.BLOB,
+        *,
+        private: bool = False,
     ) -> OriginSource:
-        """The source of a download of `digest`: the repository's origin, with `credential` only."""
+        """The source of a download of `digest`: the repository's origin, with `credential` only. What is `private` is
+        not for other hosts."""
         origin = self.upstream(repository.upstream).origin
-        return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream)
+        return OriginSource(origin, ContentRef(repository.name, digest, kind), credential, repository.upstream, private)
 
     async def ask(
         self,

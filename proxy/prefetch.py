@@ -16,7 +16,6 @@ from peer.errors import P2pdError
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import Manifest, ManifestKind
 from peer.oci.reference import Repository
-from peer.origin.api import Credential
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Permit
@@ -69,7 +68,7 @@ class Prefetch:
         """Start to fetch the next layers; then the block answers the client's GET of a blob."""
         repository, digest = context.route.repository, context.route.digest
         for layer in self._pulls.blob_asked(permit.client, repository, digest, time.monotonic()):
-            self._fetch_ahead(repository, layer, permit.credential)
+            self._fetch_ahead(repository, layer, permit)
         try:
             yield
         except P2pdError as error:
@@ -90,14 +89,15 @@ class Prefetch:
         """The pulls that have ended by monotonic time `now`. Each is returned once."""
         return self._pulls.ended(now)
 
-    def _fetch_ahead(self, repository: Repository, layer: AnyDigest, credential: Credential) -> None:
+    def _fetch_ahead(self, repository: Repository, layer: AnyDigest, permit: Permit) -> None:
         held = self._readers.peek(layer) if isinstance(layer, Digest) else None
         if isinstance(layer, Digest) and layer not in self._ahead and not (held and held.complete):
             self._ahead.add(layer)
-            self._background.start(self._fetch(repository, layer, credential))
+            self._background.start(self._fetch(repository, layer, permit))
 
-    async def _fetch(self, repository: Repository, layer: Digest, credential: Credential) -> None:
-        source, expected = self._origins.source(repository, layer, credential), self._manifests.descriptor(layer)
+    async def _fetch(self, repository: Repository, layer: Digest, permit: Permit) -> None:
+        source = self._origins.source(repository, layer, permit.credential, private=permit.private)
+        expected = self._manifests.descriptor(layer)
         try:
             async with self._readers.open(layer, source, expected=expected, background=True) as reader:
                 size_bytes = reader.blob.size_bytes

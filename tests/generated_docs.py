@@ -180,7 +180,7 @@ def _parsed(scraped: str) -> list[Metric]:
 async def _scrape_of_node(directory: Path, registry: ImageRegistry) -> str:
     layer = content_of("layer", 1000)
     registry.push("library/app", "1.0", make_image(layer))
-    async with node_at(directory / "store", f"docker.io={registry.url}") as node:
+    async with node_at(directory / "store", f"docker.io={registry.url}", advertise="127.0.0.1:0") as node:
         await node.get(f"library/app/blobs/{digest_of(layer)}")
         return (await node.ask_admin("GET", "/metrics")).body.decode()
 

@@ -6,10 +6,12 @@ Rules:
 2. The reference fetches the same blob, in pieces of the same length, from nginx (sendfile). Both transfer in turns, and
    the samples are compared in pairs.
 3. The receiver's count of bytes by source shows that the origin sent nothing.
+4. What encryption costs is measured between pairs of hosts that do it in different ways, in turns (`encrypted`).
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import importlib.util
 import json
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,13 +33,27 @@ from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import cpu_s
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Subject, Testbed
+from p2pd.demo.process import command, neutral_environ
 from scheduler.protocol.geometry import piece_length
 
 BARS = {
     "vs_limit": Bar(">=", 0.85),
     "vs_libtorrent": Bar(">=", 3),
     "latency_ms": Bar("<", 15),
+    "encrypted_vs_plain": Bar(">=", 0.8),
+    "more_cpu_s_per_gib.sender": Bar("<=", 0.35),
+    "more_cpu_s_per_gib.receiver": Bar("<=", 0.35),
 }
+
+WAYS = ("open", "plain", "encrypted", "tls")
+"""How pieces go: between hosts without certificates, and as `pieces` has it between hosts with certificates."""
+
+ENCRYPTED_FIGURES = (
+    "encrypted_vs_plain",
+    "more_cpu_s_per_gib.sender",
+    "more_cpu_s_per_gib.receiver",
+    *(f"{name}.{way}" for way in WAYS for name in ("gib_s", "cpu_s_per_gib.sender", "cpu_s_per_gib.receiver")),
+)
 
 TINY_BYTES = 4096
 LATENCIES_PER_RUN = 10
@@ -59,17 +75,48 @@ class Pair:
 def pair(bed: Testbed) -> Iterator[Pair]:
     """Two p2pd with empty stores, which have joined one scheduler."""
     listen, peer = programs.free_address(), programs.free_address()
-    sides = {
+    sides: dict[str, dict[str, str | None]] = {
         "sender": {"listen": listen, "peer": peer},
         "receiver": {"scheduler": f"http://{listen}"},
     }
-    directories = {name: bed.directory / name for name in sides}
+    with _running(bed, sides, bed.directory, peer) as two:
+        yield two
+
+
+@contextmanager
+def certified_pair(bed: Testbed, pieces: str) -> Iterator[Pair]:
+    """Two p2pd with empty stores, which have joined one scheduler with a token."""
+    directory = bed.directory / pieces
+    listen, peer, admin = (programs.free_address() for _ in range(3))
+    data = directory / "scheduler"
+    directory.mkdir()
+    words = command("scheduler", {"data": data, "listen": listen, "admin": admin})
+    with programs.running("p2pd scheduler", words, admin, directory / "log", neutral_environ()) as scheduler:
+        programs.wait_until_served(scheduler, "/healthz", (http.HTTPStatus.OK,))
+        made = subprocess.run(
+            [sys.executable, "-m", "p2pd", "token", "create", "--data", str(data)],
+            cwd=programs.ROOT,
+            env=neutral_environ(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        common = {"scheduler": f"https://{listen}", "join": made.stdout.strip(), "pieces": pieces}
+        sides: dict[str, dict[str, str | None]] = {"sender": {**common, "peer": peer}, "receiver": {**common}}
+        with _running(bed, sides, directory, peer) as two:
+            yield two
+
+
+@contextmanager
+def _running(bed: Testbed, sides: dict[str, dict[str, str | None]], below: Path, peer: str) -> Iterator[Pair]:
+    directories = {name: below / name for name in sides}
     try:
         with (
             programs.p2pd(directories["sender"], bed.origin, sides["sender"]) as sender,
             programs.p2pd(directories["receiver"], bed.origin, sides["receiver"]) as receiver,
         ):
-            two = Pair(Subject(*sender), Subject(*receiver), peer)
+            data = {name: directory / "data" for name, directory in directories.items()}
+            two = Pair(Subject(*sender, data["sender"]), Subject(*receiver, data["receiver"]), peer)
             for subject in (two.sender, two.receiver):
                 subject.wait_until_serving()
                 _wait(lambda subject=subject: status(subject)["swarm"]["scheduler_connected"], "found a scheduler")
@@ -165,6 +212,49 @@ def transfer(bed: Testbed) -> list[Figure]:
     ]
 
 
+def encrypted(bed: Testbed) -> list[Figure]:
+    """p2pd in all `WAYS`, in turns."""
+    [blob] = bed.blobs(1, bed.size_bytes)
+    size_gib = blob.size_bytes / GIB
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    sent: dict[str, list[float]] = {way: [] for way in WAYS}
+    received: dict[str, list[float]] = {way: [] for way in WAYS}
+    with ExitStack() as stack:
+        pairs = {way: stack.enter_context(certified_pair(bed, way) if way != "open" else pair(bed)) for way in WAYS}
+        for two in pairs.values():
+            load.curl_s(two.sender.blob_url(blob), blob)  # now the sender holds it
+        for run in range(UNCOUNTED + bed.runs):
+            for way in WAYS[:: 1 if run % 2 else -1]:
+                settle(2 * blob.size_bytes)
+                fetched = fetch(pairs[way], blob)
+                pairs[way].receiver.forget(blob)
+                if run >= UNCOUNTED:
+                    rates[way].append(size_gib / fetched.seconds)
+                    sent[way].append(fetched.sender_cpu_s / size_gib)
+                    received[way].append(fetched.receiver_cpu_s / size_gib)
+    figures = [
+        _bound("encrypted_vs_plain", ratios(rates["encrypted"], rates["open"])),
+        _bound("more_cpu_s_per_gib.sender", _more(sent)),
+        _bound("more_cpu_s_per_gib.receiver", _more(received)),
+    ]
+    for way in WAYS:
+        figures += [
+            Figure(f"gib_s.{way}", rates[way]),
+            Figure(f"cpu_s_per_gib.sender.{way}", sent[way]),
+            Figure(f"cpu_s_per_gib.receiver.{way}", received[way]),
+        ]
+    return figures
+
+
+def _bound(name: str, samples: list[float]) -> Figure:
+    return Figure(name, samples, BARS[name])
+
+
+def _more(samples: dict[str, list[float]]) -> list[float]:
+    """What encryption costs, run by run."""
+    return [ours - plain for ours, plain in zip(samples["encrypted"], samples["open"], strict=True)]
+
+
 def vs_libtorrent(bed: Testbed) -> list[Figure]:
     """p2pd and libtorrent, in turns."""
     if importlib.util.find_spec("libtorrent") is None:
@@ -230,7 +320,7 @@ def _complete(subject: Subject, blob: BenchmarkBlob) -> bool:
 
 def _admin(subject: Subject, path: str) -> Any:
     with closing(http.client.HTTPConnection(subject.admin, timeout=load.TRANSFER_BOUND_S)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=subject.secret())
         return json.loads(connection.getresponse().read())
 
 
@@ -249,6 +339,17 @@ def versions() -> dict[str, str]:
     return found | programs.versions()
 
 
+def add_transfer_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument(
+        "--encrypted",
+        dest="only",
+        action="store_const",
+        const=list(ENCRYPTED_FIGURES),
+        help="measure only what encryption costs: all ways in which pieces go, in turns",
+    )
+
+
 COMMAND = Command(
     name="transfer",
     summary="from host to host, beside what the machine can do and libtorrent",
@@ -265,9 +366,10 @@ COMMAND = Command(
             ),
             transfer,
         ),
+        Measure(ENCRYPTED_FIGURES, encrypted),
         Measure(("libtorrent_gib_s", "vs_libtorrent"), vs_libtorrent),
     ),
-    add_arguments=add_arguments,
+    add_arguments=add_transfer_arguments,
     testbed=open_testbed,
     versions=versions,
 )

@@ -2,7 +2,7 @@
 
 Rules:
 1. Every call ends within a bound.
-2. A request that changes something has the header `X-P2PD-Request`. A foreign web page cannot make a browser send it.
+2. What needs the daemon's secret (`p2pd.admin.secret`) shows it. Without a `directory` there is no secret to show.
 3. Errors are P2pdErrors, and say what to do.
 """
 
@@ -12,8 +12,10 @@ import http.client
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from p2pd.admin.secret import NoSecretError, authorization, read_secret
 from peer.errors import BlobInUseError, P2pdError
 from peer.store import BlobInfo, VerifyReport
 
@@ -45,11 +47,12 @@ class Collected:
 class AdminClient:
     """The daemon's admin port, with a connection for each call.
 
-    Every method raises DaemonUnreachableError and DaemonRefusedError.
+    `directory` is the daemon's. Every method raises DaemonUnreachableError, NoSecretError and DaemonRefusedError.
     """
 
-    def __init__(self, address: Address, *, answer_timeout_s: float = 5.0) -> None:
+    def __init__(self, address: Address, directory: Path | None = None, *, answer_timeout_s: float = 5.0) -> None:
         self._address = address
+        self._directory = directory
         self._answer_timeout_s = answer_timeout_s
 
     def status(self) -> dict[str, Any]:
@@ -109,7 +112,8 @@ class AdminClient:
             ) from None
         try:
             connection.sock.settimeout(timeout_s)
-            connection.request(method, path, headers={"X-P2PD-Request": "1"})
+            headers = {"Authorization": authorization(self._secret())} if path.startswith("/cache") else {}
+            connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         except TimeoutError:
@@ -119,8 +123,15 @@ class AdminClient:
         finally:
             connection.close()
 
+    def _secret(self) -> str:
+        if self._directory is None:
+            raise NoSecretError(f"the daemon at {self._address} wants its secret: name its directory with --data")
+        return read_secret(self._directory, self._address)
+
 
 def _reason(answer: Any, status: int) -> str:
     if isinstance(answer, dict) and isinstance(answer.get("error"), str):
         return str(answer["error"])
+    if status == 403:
+        return "the daemon did not accept the secret of its directory: is it another daemon's? Name it with --data"
     return f"the daemon answered with status {status}"

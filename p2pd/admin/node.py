@@ -34,7 +34,11 @@ class Admin:
         self._scrubber = scrubber
 
     def runner(
-        self, addresses: Mapping[str, str], not_ready: NotReady, names: frozenset[str] | None = None
+        self,
+        addresses: Mapping[str, str],
+        not_ready: NotReady,
+        names: frozenset[str] | None = None,
+        secret: str | None = None,
     ) -> web.AppRunner:
         """The server of the port; for the arguments see `admin_runner`."""
         return admin_runner(
@@ -43,6 +47,7 @@ class Admin:
             scrape=self._telemetry.scrape,
             not_ready=not_ready,
             names=names,
+            secret=secret,
             degraded=self._degraded,
             more=[
                 web.get("/cache", self._blobs),

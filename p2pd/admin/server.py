@@ -1,21 +1,26 @@
 """The part of the admin port that all daemons have: health, readiness, metrics, status, and the rules of the port.
 
-1. A request that changes something needs the header `X-P2PD-Request`. A web page cannot make a browser send the header
-   to another origin.
-2. DNS rebinding makes a foreign page same-origin, so rule 1 does not stop it. On loopback, a request must therefore be
-   addressed to an IP address or to one of our names (`proxy.host_guard`).
-3. Errors are `{"error": "what happened and what to do"}`.
+1. Health, readiness, metrics and status are open to whoever reaches the port. Everything else needs the daemon's secret
+   (`p2pd.admin.secret`): what changes something, and lists of what is held. A digest that is held is as good as the
+   content where another door is open.
+2. DNS rebinding makes a foreign page same-origin. On loopback, a request must therefore be addressed to an IP address
+   or to one of our names (`proxy.host_guard`).
+3. Errors are `{"error": "what happened and what to do"}`. Without the secret a list is empty: a script that does not
+   look at the status sees nothing.
+4. The metrics may have a port of their own, which does nothing else (`metrics_runner`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.secret import shows
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
 
@@ -23,6 +28,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NotReady = Callable[[], list[str]]
 """Says, for `/readyz`, what stands in the way."""
+
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"})
+_HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
 
 SHUTDOWN_S = 1.0
 """How long an answer may take to finish when the daemon stops."""
@@ -37,12 +45,14 @@ def admin_runner(
     names: frozenset[str] | None = None,
     degraded: NotReady = list,
     more: Sequence[web.RouteDef] = (),
+    secret: str | None = None,
 ) -> web.AppRunner:
     """The server of an admin port. `status` gives the daemon's own part of `/status`.
 
     `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
     may be filled in later. `names` are the host names that requests may be addressed to; None: any. `degraded` says
-    what is wrong with a daemon that serves all the same. `more` are further routes.
+    what is wrong with a daemon that serves all the same. `more` are further routes,
+    which need the `secret`.
     """
     started = time.time()
     version = metadata.version("p2pd")
@@ -54,9 +64,6 @@ def admin_runner(
         reasons = not_ready()
         answer = {"ready": not reasons, "reasons": reasons, "degraded": degraded()}
         return web.json_response(answer, status=503 if reasons else 200)
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def whole_status(_: web.Request) -> web.Response:
         common = {
@@ -72,17 +79,38 @@ def admin_runner(
     async def only_for_us(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await guarded(request, handler, names, _refuse)
 
-    app = web.Application(middlewares=[_errors_as_json, only_for_us, _no_cross_origin_changes])
+    @web.middleware
+    async def with_secret(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_open = (
+            request.path in _OPEN or request.match_info.http_exception is not None
+        )  # no such page: that is no secret
+        if secret is None or is_open or shows(request.headers.get("Authorization", ""), secret):
+            return await handler(request)
+        refused: object = [] if request.method == "GET" else {"error": f"show the daemon's secret: {_HOW}"}
+        return web.json_response(refused, status=403)
+
+    app = web.Application(middlewares=[_errors_as_json, only_for_us, with_secret])
     app.add_routes(
         [
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
-            web.get("/metrics", metrics),
+            web.get("/metrics", partial(_metrics, scrape)),
             web.get("/status", whole_status),
             *more,
         ]
     )
     return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+
+def metrics_runner(scrape: Callable[[], bytes]) -> web.AppRunner:
+    """The server of a port that has the metrics, and nothing else."""
+    app = web.Application(middlewares=[_errors_as_json])
+    app.add_routes([web.get("/metrics", partial(_metrics, scrape))])
+    return web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+
+
+async def _metrics(scrape: Callable[[], bytes], _: web.Request) -> web.Response:
+    return web.Response(body=scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 def _refuse(status: int, reason: str) -> web.Response:
@@ -101,10 +129,3 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return web.json_response({"error": str(error)}, status=500)
     except web.HTTPException as error:
         return web.json_response({"error": f"{error.status} {error.reason}: see /status"}, status=error.status)
-
-
-@web.middleware
-async def _no_cross_origin_changes(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method not in ("GET", "HEAD") and "X-P2PD-Request" not in request.headers:
-        return web.json_response({"error": "add the header X-P2PD-Request: 1"}, status=403)
-    return await handler(request)

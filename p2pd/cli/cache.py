@@ -53,7 +53,7 @@ class _Directory:
 @contextmanager
 def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
     """The cache, and a name for it."""
-    daemon = AdminClient(settings.admin)
+    daemon = AdminClient(settings.admin, settings.data)
     try:
         blobs = daemon.blobs()
     except DaemonUnreachableError as error:

@@ -87,6 +87,12 @@ class Settings:
     admin: Address = _key(
         parse_address, "127.0.0.1:65004", "Where metrics, health, status and the cache commands are.", "HOST:PORT"
     )
+    metrics: Address | None = _key(
+        parse_optional_address,
+        "",
+        "Where the metrics are too, and nothing else: other machines may reach it.",
+        "HOST:PORT",
+    )
     peer: Address = _key(
         parse_address,
         "127.0.0.1:0",
@@ -100,7 +106,7 @@ class Settings:
         parse_urls,
         "",
         "A scheduler to join, as https://HOST:65003 with join, else http://; several are tried in turn. None: one"
-        " inside.",
+        " inside, if advertise or a port of peer or listen says that there are other hosts.",
         "URL",
     )
     listen: Address = _key(
@@ -109,7 +115,12 @@ class Settings:
         "Where a scheduler takes hosts: the one inside this node, or one alone.",
         "HOST:PORT",
     )
-    allow_open: bool = _key(parse_switch, "false", "Let this node listen on addresses that other machines can reach.")
+    allow_open: bool = _key(
+        parse_switch,
+        "false",
+        "Let this node listen on addresses that other machines can reach, and exchange private content without"
+        " certificates.",
+    )
     join: str = _key(
         parse_token_text,
         "",
@@ -133,6 +144,13 @@ class Settings:
         parse_optional_path, "", "A CA for a scheduler alone to issue with, instead of one that it makes.", "FILE"
     )
     ca_key: Path | None = _key(parse_optional_path, "", "The key of that CA.", "FILE")
+    pieces: Literal["encrypted", "plain", "tls"] = _key(
+        one_of("encrypted", "plain", "tls"),
+        "encrypted",
+        "How pieces go between hosts with certificates: encrypted; plain, for networks that encrypt already (WireGuard,"
+        " Cilium), authenticated all the same; or over TLS, at a higher cost.",
+        "encrypted|plain|tls",
+    )
     certificate_ttl_s: float = _key(
         parse_duration, "24h", "How long a certificate is good that a scheduler issues.", "DURATION"
     )
@@ -224,6 +242,13 @@ class Settings:
         return by_tls or bool(self.join or self.join_file or self.tls_dir)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there are no other hosts: no scheduler is named, and no port at which others would find this node."""
+        here = (self.peer, self.listen)
+        named = self.scheduler or self.advertise or any(each.port or not each.is_loopback for each in here)
+        return not named and not self.has_certificate
+
+    @property
     def named_upstreams(self) -> tuple[UpstreamSetting, ...]:
         """The upstreams but `*`, one at least; the first is the default one."""
         return tuple(upstream for upstream in self.upstream if not upstream.is_any_host)
@@ -241,7 +266,7 @@ _AT_STAKE: Final = {
     "peer": "get every blob that this node holds, private ones too",
     "listen": "join as a host, get every blob that other hosts hold, and tell them what pieces are",
     "mirror": "pull what this node caches and use the credentials of its upstreams",
-    "admin": "read this node's status and empty its cache",
+    "admin": "read this node's status and metrics",
 }
 
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 log = logs.get("p2pd.daemon.listeners")
 
 HANDSHAKE_S: Final = 5.0
-"""How long the other side may take for a TLS handshake."""
+"""How long the other side may take for a TLS handshake, and before it for the first byte."""
+
+HANDSHAKE: Final = b"\x16"
+"""The first byte of TLS (RFC 8446, section 5.1)."""
 
 STALL_S = 120.0
 """How long another program may take nothing of what the admin port or the peer port sends to it. Pieces have a bound of
@@ -41,11 +44,14 @@ class ListenError(P2pdError):
 
 
 @asynccontextmanager
-async def listening(runner: web.BaseRunner, address: Address, trust: HostTrust | None = None) -> AsyncIterator[Address]:
+async def listening(
+    runner: web.BaseRunner, address: Address, trust: HostTrust | None = None, *, plain_too: bool = False
+) -> AsyncIterator[Address]:
     """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError.
 
     With `trust` the port is TLS. A connection is made with the certificate of its moment, and keeps it; before this
-    host has one, connections are closed.
+    host has one, connections are closed. With `plain_too` plain connections are taken beside it: the server sees which
+    is which, and authenticates their requests itself.
     """
     await runner.setup()
     server = runner.server
@@ -58,7 +64,7 @@ async def listening(runner: web.BaseRunner, address: Address, trust: HostTrust |
                 address.port,
                 connect,
                 open_count=lambda: len(server.connections),
-                connect=_plain if trust is None else partial(_over_tls, trust),
+                connect=_plain if trust is None else partial(_by_first_byte if plain_too else _over_tls, trust),
             )
             try:
                 host_and_port = await stack.enter_async_context(port)
@@ -94,6 +100,23 @@ def names_of(settings: Settings, listening: Address) -> frozenset[str] | None:
 
 async def _plain(factory: Factory, connection: socket.socket) -> object:
     return await aiofastnet.connect_accepted_socket(asyncio.get_running_loop(), factory, connection)
+
+
+async def _by_first_byte(trust: HostTrust, factory: Factory, connection: socket.socket) -> object:
+    """TLS or not: 0x16 begins a handshake, and no HTTP request. Raises OSError for whoever says nothing."""
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(connection.fileno(), lambda: None if readable.done() else readable.set_result(None))
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            await readable
+    except TimeoutError:
+        raise ConnectionAbortedError("nothing came") from None
+    finally:
+        loop.remove_reader(connection.fileno())
+    if connection.recv(1, socket.MSG_PEEK) == HANDSHAKE:
+        return await _over_tls(trust, factory, connection)
+    return await _plain(factory, connection)
 
 
 async def _over_tls(trust: HostTrust, factory: Factory, connection: socket.socket) -> object:

@@ -22,25 +22,32 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import NotReady
+from p2pd.admin.secret import new_secret, secret_in
+from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, identity, new_id, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
+from peer.oci.digest import AnyDigest, Digest
+from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from peer.origin.api import Kind
+from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
-from proxy.access import Access
+from peer.trust.piece_keys import PieceKeys
+from proxy.access import Access, Exchange
 from proxy.catalog import Catalog
+from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
 from proxy.server import Server
@@ -95,10 +102,14 @@ async def serve(
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
+        keys = None
+        if trust is not None and settings.pieces != "tls":
+            keys = PieceKeys(asyncio.get_running_loop().time, plain=settings.pieces == "plain")
         joined = await stack.enter_async_context(schedulers(settings))
-        identify = identity(settings, trust)
+        exchange = exchange_of(settings)
+        identify = None if exchange is Exchange.NOTHING else identity(settings, trust)
         new = None if trust is not None else partial(new_id, settings)
-        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust)
+        host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
@@ -111,11 +122,25 @@ async def serve(
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
             trust=trust,
+            keys=keys,
         )
+        stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         readers = Readers(host)
-        access = Access(origins, catalog, background, ttl_s=settings.access_ttl_s, length_of=readers.whole_length)
+        access = Access(
+            origins,
+            catalog,
+            background,
+            ttl_s=settings.access_ttl_s,
+            length_of=readers.whole_length,
+            is_only_for=readers.is_only_for,
+            exchange=exchange,
+            on_public=partial(_share, host),
+        )
+        if exchange is Exchange.PUBLIC:
+            host.may_share = catalog.is_public_everywhere
+        host.on_arrived = partial(_tell_arrived, access)
         tags = Tags(
             origins,
             access,
@@ -129,23 +154,32 @@ async def serve(
         mirror = Mirror(
             origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
         )
+        secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber).runner(
-            addresses, not_ready, names_of(settings, settings.admin)
+            addresses, not_ready, names_of(settings, settings.admin), secret
         )
-        addresses["admin"] = str(await stack.enter_async_context(listening(admin_runner, settings.admin)))
+        admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
+        stack.enter_context(secret_in(settings.data, secret, admin_at))
+        addresses["admin"] = str(admin_at)
+        if settings.metrics is not None:
+            metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
+            addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        peer_at = await stack.enter_async_context(listening(peer_runner, settings.peer, trust))
-        stack.push_async_callback(host.disconnect)  # before the peer port, which waits for links that others dialled
-        addresses["peer"] = str(peer_at)
-        addresses["advertise"] = advertised(settings, peer_at)
+        if exchange is not Exchange.NOTHING:
+            peer_port = listening(peer_runner, settings.peer, trust, plain_too=keys is not None)
+            peer_at = await stack.enter_async_context(peer_port)
+            stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
+            addresses["peer"] = str(peer_at)
+            addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
             Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
-        host.start(addresses["advertise"])
+        if exchange is not Exchange.NOTHING:
+            host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
@@ -168,6 +202,18 @@ def _limits(settings: Settings, give_up_s: float) -> Limits:
         give_up_s=give_up_s,
         download_rate_bytes_per_s=settings.download_rate,
     )
+
+
+def _share(host: Host, digest: AnyDigest) -> None:
+    held = host.store.peek(digest) if isinstance(digest, Digest) else None
+    if held is not None and held.complete and held.digest.raw not in host.arrivals:
+        host.share(held)
+
+
+def _tell_arrived(access: Access, source: OriginSource) -> None:
+    endpoint = Endpoint.MANIFEST if source.ref.kind is Kind.MANIFEST else Endpoint.BLOB
+    repository = Repository(UpstreamName(source.upstream), RepositoryName(source.ref.repository))
+    access.arrived(repository, endpoint, source.ref.digest)
 
 
 async def _tell_pulls_now_and_then(mirror: Mirror) -> None:

@@ -38,10 +38,11 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     plain = settings.allow_open or settings.listen.is_loopback
     tell_open(settings, ("listen", "admin"))
     addresses: dict[str, str] = {}
+    scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
-        scrape=partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines)),
+        scrape=scrape,
         not_ready=not_ready,
         names=names_of(settings, settings.admin),
     )

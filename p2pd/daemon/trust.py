@@ -86,8 +86,9 @@ def admission_or_none(settings: Settings, *, may_lack: bool) -> Iterator[Admissi
 
 def host_trust(settings: Settings) -> HostTrust:
     """The credentials of a host, got or to be got. Blocks. Raises TrustError, ConfigError."""
+    kernel_tls = settings.pieces == "tls"
     if settings.tls_dir is not None:
-        return HostTrust(Provided(certificate_directory(settings, settings.tls_dir)))
+        return HostTrust(Provided(certificate_directory(settings, settings.tls_dir)), kernel_tls=kernel_tls)
     if not settings.scheduler:
         raise ConfigError("a join token is for a cluster with a scheduler of its own: give scheduler too")
     token = _join_token(settings)
@@ -97,7 +98,7 @@ def host_trust(settings: Settings) -> HostTrust:
             "this host has no certificate: give join or join_file, with a token of `p2pd token create` beside the"
             " scheduler; or an http:// scheduler, for a cluster without certificates"
         )
-    return HostTrust(Joining(files, token, over_tls(settings.scheduler)))
+    return HostTrust(Joining(files, token, over_tls(settings.scheduler)), kernel_tls=kernel_tls)
 
 
 def _host_name() -> str:

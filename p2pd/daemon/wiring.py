@@ -15,6 +15,7 @@ from p2pd.daemon.host_id import host_id, renew
 from p2pd.daemon.listeners import scheduling
 from p2pd.daemon.reach import Reach, is_ip, reach_of
 from peer.host import Identity
+from proxy.access import Exchange
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import SchedulerServer
@@ -87,6 +88,9 @@ class Schedulers:
 @asynccontextmanager
 async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
     """The configured schedulers; if there are none, a scheduler inside, until the block ends. Raises ListenError."""
+    if settings.is_alone:
+        yield Schedulers(())
+        return
     if settings.scheduler:
         yield Schedulers(tuple(over_tls(settings.scheduler)) if settings.has_certificate else settings.scheduler)
         return
@@ -95,6 +99,13 @@ async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
         if reach_of(at.host) is Reach.NOWHERE:  # it listens at all addresses of one family
             at = Address("::1" if ":" in at.host else "127.0.0.1", at.port)
         yield Schedulers((f"http://{at}",), inside)
+
+
+def exchange_of(settings: Settings) -> Exchange:
+    """What this node exchanges with other hosts."""
+    if settings.is_alone:
+        return Exchange.NOTHING
+    return Exchange.EVERYTHING if settings.allow_open or settings.has_certificate else Exchange.PUBLIC
 
 
 def scheduling_of(settings: Settings) -> SchedulerSettings:

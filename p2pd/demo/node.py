@@ -79,7 +79,7 @@ def _running(commands: list[list[str]], shutdown: Shutdown) -> Iterator[list[dic
 
 def _wait_for_scheduler(node: DemoNode, shutdown: Shutdown) -> None:
     give_up_at = time.monotonic() + _JOIN_WITHIN_S
-    while not node.admin.status()["swarm"]["scheduler_connected"]:
+    while (status := node.admin.status())["scheduler"] and not status["swarm"]["scheduler_connected"]:
         if time.monotonic() > give_up_at:
             raise NodeFailedError(f"{node.name} found no scheduler within {_JOIN_WITHIN_S:g} s")
         shutdown.wait(_LOOK_EVERY_S)

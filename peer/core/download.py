@@ -194,6 +194,12 @@ class Download:
         """Whether a request is one of this download that is under way."""
         return request in self.pieces.peer_requests or request in self.pieces.origin_requests
 
+    def hide(self) -> list[Instruction]:
+        """The blob is private: the origin alone has it, as far as this host knows, and nobody hears of it."""
+        self.is_settled = False
+        self.member.open_origin(refused=True)
+        return self.picker.remove(list(self.picker.neighbours))
+
     # -- the origin's slots ----------------------------------------------------------------------------------------
 
     def next_upstream(self) -> str | None:

@@ -78,7 +78,8 @@ class SourceAdded:
     """A client brought a way to get the blob from an origin; `source` is its number. Begins the download if need be.
 
     `size_bytes` is what a manifest, or the origin's answer to HEAD, said. `perishable`: its credential may
-    expire before the download ends. `reserve`: it is for when a credential was refused.
+    expire before the download ends. `reserve`: it is for when a credential was refused. `private`: other hosts are
+    neither told of the blob nor given it.
     """
 
     digest: bytes
@@ -88,6 +89,7 @@ class SourceAdded:
     size_bytes: int | None = None
     perishable: bool = False
     reserve: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class BlobVerified:
 
 @dataclass(frozen=True, slots=True)
 class BlobStored:
-    """The store holds this blob whole, from before."""
+    """The store holds this blob whole, from before, and other hosts may have it."""
 
     digest: bytes
     size_bytes: int

@@ -10,7 +10,9 @@ Rules:
    seed that the store removes, and a download that fails, are taken back from scheduler and neighbours.
 3. A download whose map or length proved wrong begins anew at once, with the same sources and neighbours: a swarm that
    all members leave forgets who lied.
-4. Calls go one way: host, download, and what both share. Nothing calls back.
+4. A private blob is a download that asks the origin alone. Other hosts neither hear of it nor get it, and it becomes no
+   seed; `_tells_of_private` sees every message before it leaves.
+5. Calls go one way: host, download, and what both share. Nothing calls back.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ from peer.core.events import (
     SchedulerFound,
     SchedulerLost,
     SchedulerMissing,
+    SendInlineBlob,
     SourceAdded,
     Stopped,
     StoreFailed,
@@ -98,6 +101,8 @@ class HostMachine:
     downloads: dict[bytes, Download] = field(default_factory=dict)
     seeds: dict[bytes, int] = field(default_factory=dict)
     """The length in bytes of each blob that is held whole, the least recently used first."""
+    private: set[bytes] = field(default_factory=set)
+    """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     announced: Announced = field(default_factory=Announced)
     slots: OriginSlots = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -114,6 +119,10 @@ class HostMachine:
 
         Raises IllegalTransitionError.
         """
+        out = self._take_in(event, now)
+        return [each for each in out if not self._tells_of_private(each)] if self.private else out
+
+    def _take_in(self, event: Event, now: float) -> list[Instruction]:
         match event:
             case FromNeighbour():
                 return self._from_neighbour(event, now)
@@ -136,8 +145,9 @@ class HostMachine:
                 return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:
-                    self.seeds[digest] = size_bytes
+                    return self._seed(digest, size_bytes)
             case BlobRemoved(digest):
+                self.private.discard(digest)
                 if self.seeds.pop(digest, None) is not None:
                     return self._leave(digest)
             case DigestsRead(digest, pieces, content):
@@ -170,6 +180,8 @@ class HostMachine:
 
     def may_serve(self, digest: bytes, start: int, stop: int) -> bool:
         """Whether neighbours may have bytes `[start, stop)` of a blob now."""
+        if digest in self.private:
+            return False
         size_bytes = self.seeds.get(digest)
         if size_bytes is not None:
             return stop <= size_bytes
@@ -184,12 +196,47 @@ class HostMachine:
             assert digest not in self.seeds, "a blob is a download and a seed"
         assert all(used <= self.slots.limit for used in self.slots.used().values())
 
+    # -- who may know ----------------------------------------------------------------------------------------------
+
+    def _seed(self, digest: bytes, size_bytes: int) -> list[Instruction]:
+        """Other hosts may have a blob that is held whole."""
+        is_news = digest not in self.seeds and self.session.state is SessionState.CONNECTED
+        self.private.discard(digest)
+        self.seeds[digest] = size_bytes
+        if not is_news:
+            return []
+        self.announced.add(digest)
+        return [Tell(from_host.Announce((from_host.Holding(digest, size_bytes, complete=True),)))]
+
+    def _hide(self, digest: bytes) -> list[Instruction]:
+        """A blob on its way is private from now on, and stays so."""
+        if digest in self.private:
+            return []
+        was_told = bool(self.links.wanted_by(digest)) or self.downloads[digest].phase is not Phase.RECOVERING
+        taken_back = self._leave(digest) if was_told else []
+        self.private.add(digest)
+        return [*taken_back, *self.downloads[digest].hide()]
+
+    def _tells_of_private(self, instruction: Instruction) -> bool:
+        """The one gate to other hosts. That a blob is here no longer may pass."""
+        match instruction:
+            case Tell(from_host.Leave()) | TellNeighbours(_, link.DontHave()):
+                return False
+            case Tell(message) | TellNeighbours(_, message):
+                if isinstance(message, from_host.Announce):
+                    return any(holding.digest in self.private for holding in message.holdings)
+                return getattr(message, "digest", b"") in self.private
+            case SendInlineBlob(digest):
+                return digest in self.private
+            case _:
+                return False
+
     # -- downloads -------------------------------------------------------------------------------------------------
 
     def _add_source(self, event: SourceAdded, now: float) -> list[Instruction]:
         digest = event.digest
         if digest in self.downloads:
-            return self._feed(digest, event, now)
+            return (self._hide(digest) if event.private else []) + self._feed(digest, event, now)
         lost = self.seeds.pop(digest, None) is not None  # by the store, which has not told
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
@@ -210,6 +257,9 @@ class HostMachine:
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
+        self.private.discard(digest)
+        if event.private:
+            taken_back += self._hide(digest)
         return [*taken_back, *self._make_room(), Recover(digest), *self._feed(digest, event, now)]
 
     def _feed(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
@@ -260,12 +310,17 @@ class HostMachine:
         digest = download.digest
         del self.downloads[digest]
         match ended.phase:
+            case Phase.COMPLETE if digest in self.private:
+                return [ended]
             case Phase.COMPLETE:
                 self.seeds[digest] = download.pieces.size_bytes
                 self.announced.add(digest)
                 return [ended]
             case Phase.DISPROVED:
                 return [ended, *self._begin_anew(download, now)]
+            case _ if digest in self.private:
+                self.private.discard(digest)
+                return [ended]
             case _:
                 return [*self._leave(digest), ended]
 
@@ -321,6 +376,8 @@ class HostMachine:
                 return [ReportUnreachable(reports)]
             case to_host.Welcome():
                 return []
+            case message if message.digest in self.private:
+                return []
             case message:
                 if message.digest in self.downloads:
                     return self._feed(message.digest, event, now)
@@ -364,7 +421,7 @@ class HostMachine:
 
     def _from_neighbour(self, event: FromNeighbour, now: float) -> list[Instruction]:
         message = event.message
-        if isinstance(message, link.LinkHello):
+        if isinstance(message, link.LinkHello | link.PieceKey) or message.digest in self.private:
             return []
         out = self._feed(message.digest, event, now)
         if isinstance(message, link.Bitfield) and self.links.is_to_answer(message.digest, event.host):

@@ -75,6 +75,8 @@ class SwarmMember:
         """The store has said what it has; `size_bytes` is what it, or a manifest, says of the length."""
         self.own_size_bytes = size_bytes
         out = self._learn_size(size_bytes)
+        if self.membership.state is MembershipState.ORIGIN_ONLY:  # the blob is private
+            return out
         connected = self.session.state is SessionState.CONNECTED
         self.membership.wait(now, asked=connected)
         if connected:

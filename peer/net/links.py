@@ -7,6 +7,8 @@
    sake of which blobs it is wanted is in `peer.core.link_book`.
 4. Frames are bounded and decoded strictly, and so is how many come. What is wrong ends the link, and harms nobody
    else; the neighbour that sent it is lost at once, and shunned for `SHUNNED_S`.
+5. With certificates, each side tells the other a key for pieces first, and another from time to time, as long as the
+   other's certificate is good (`peer.trust.piece_keys`).
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ from aiohttp import web
 from peer.core.outbox import LinkOutbox
 from peer.core.token_bucket import TokenBucket
 from peer.tasks import BackgroundTasks
+from peer.trust.piece_keys import ROTATE_S, Certificate
 from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import VERSION_NEWEST, VERSION_OLDEST
-from scheduler.protocol.link import LinkHello, LinkMessage
+from scheduler.protocol.link import LinkHello, LinkMessage, PieceKey
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
+    from peer.trust.piece_keys import PieceKeys
 
 log = structlog.get_logger("peer.net.links")
 
@@ -88,9 +92,11 @@ class Links:
         on_up: Callable[[str], None],
         on_lost: Callable[[str], None],
         trust: HostTrust | None = None,
+        keys: PieceKeys | None = None,
     ) -> None:
-        """With `trust`, a neighbour is who its certificate says, on both sides."""
+        """With `trust`, a neighbour is who its certificate says, on both sides; with `keys`, it is told keys."""
         self._trust = trust
+        self._keys = keys
         self._host = host
         self._background = background
         self._on_message = on_message
@@ -236,20 +242,25 @@ class Links:
         """Exchange news until the link ends."""
         link.socket = socket
         link.outbox = LinkOutbox()
-        self._on_up(host)
         clock = asyncio.get_running_loop().time
         allowed = TokenBucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
-                sending = group.create_task(self._send(link, socket))
+                await self._tell_key(host, socket)  # before what is held here is told
+                self._on_up(host)
+                sending = [group.create_task(self._send(link, socket)), group.create_task(self._rotate(host, socket))]
                 async for frame in socket:
                     message = _decoded(frame)
                     if allowed.take(1, clock()):
                         raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
-                    if not isinstance(message, Unknown | LinkHello):
+                    if isinstance(message, PieceKey):
+                        if self._keys is not None:
+                            self._keys.learn(host, message)
+                    elif not isinstance(message, Unknown | LinkHello):
                         self._on_message(host, message)
-                sending.cancel()
-        except* (ProtocolError, aiohttp.ClientError, OSError) as errors:
+                for task in sending:
+                    task.cancel()
+        except* (ProtocolError, TrustError, aiohttp.ClientError, OSError) as errors:
             log.info("a link broke", host=host, reason=str(errors.exceptions[0]))
             if errors.subgroup(ProtocolError) is not None:
                 self._shun(host)
@@ -260,6 +271,20 @@ class Links:
                 self._background.start(self._keep(host, link))
             elif not link.wanted and self._links.get(host) is link:
                 del self._links[host]
+
+    async def _tell_key(self, host: str, socket: _Socket) -> None:
+        """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""
+        if self._trust is None or self._keys is None:
+            return
+        connection = socket.get_extra_info("ssl_object")
+        certificate = Certificate(None if connection is None else connection.getpeercert(True))
+        self._trust.check(certificate, host)
+        await socket.send_bytes(LINK.encode(self._keys.issue(host, certificate)))
+
+    async def _rotate(self, host: str, socket: _Socket) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_S)
+            await self._tell_key(host, socket)
 
     async def _send(self, link: _Link, socket: _Socket) -> None:
         clock = asyncio.get_running_loop().time

@@ -1,14 +1,17 @@
 """The peer port: pieces for other hosts, and the links that neighbours dial.
 
-    GET /v2/swarm/blobs/<digest>   with a Range: 206 from the store, as any registry would answer (curl works)
-    GET /v1/link                   the WebSocket of a neighbour
+    GET /v2/swarm/blobs/<digest>                  with a Range: 206 from the store, as any registry would answer
+    GET /v2/swarm/<first>-<last>/blobs/<digest>   the same bytes, encrypted: for a neighbour with a key
+    GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
 2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
    more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
    while others come first is told so with the piece (`CHOKED_HEADER`), which saves it a refusal.
-3. With certificates the port is TLS alone, and a host is who its certificate says, in each request anew: a certificate
-   may expire, and a host be revoked, while a connection is kept.
+3. With certificates a host is who its certificate says, in each request anew: a certificate may expire, and a host be
+   revoked, while a connection is kept.
+4. Outside of TLS, a request is authenticated by a key of the neighbour's link, before anything else: whoever has none
+   gets 401 (`peer.trust.piece_keys`). The answer is encrypted, unless the operator has pieces go in the clear.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -30,10 +34,14 @@ from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
 from peer.sendfile import send_file
 from peer.store import Blob
+from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
+    from peer.net.piece_sender import PieceMessage, Senders
     from peer.trust.host_trust import HostTrust
+    from peer.trust.piece_keys import PieceKeys
+    from scheduler.trust.tls import TlsConnection
 
 log = structlog.get_logger("peer.net.peer_server")
 
@@ -44,12 +52,21 @@ STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
 host that reads more slowly holds an upload slot for nothing."""
 
-_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{1,15})")
+_RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})")
+_SPAN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
 Servable = Callable[[Digest, int, int], AbstractAsyncContextManager[Blob | None]]
 """Pins the blob of a digest, for the length of the block, if its bytes `[start, stop)` may be served; else None.
 
 They are right on the disk by then; a blob that is not is lost, and StoreError is raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who asks: the host, if it is known, and with what its answer is encrypted, unless TLS does that or nothing."""
+
+    host: str | None
+    answer_key: AnswerKey | None = None
 
 
 class PeerServer:
@@ -65,8 +82,12 @@ class PeerServer:
         rate_bytes_per_s: int,
         stall_s: float = STALL_S,
         trust: HostTrust | None = None,
+        keys: PieceKeys | None = None,
     ) -> None:
+        """With `keys`, pieces are served outside of TLS too. Whoever made it calls `close`."""
         self._trust = trust
+        self._keys = keys
+        self._senders: Senders | None = None
         self._servable = servable
         self._accept_link = accept_link
         self._uploading = uploading
@@ -78,24 +99,51 @@ class PeerServer:
 
     def application(self) -> web.Application:
         app = web.Application()
-        app.add_routes([web.get("/v1/link", self._accept_link), web.get("/v2/swarm/blobs/{digest}", self._blob)])
+        app.add_routes(
+            [
+                web.get("/v1/link", self._link),
+                web.get("/v2/swarm/blobs/{digest}", self._blob),
+                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob),
+                web.route("*", "/{anything:.*}", self._nothing),
+            ]
+        )
         return app
 
+    def close(self) -> None:
+        """End the threads, which have nothing to send any more."""
+        if self._senders is not None:
+            self._senders.close()
+
+    async def _nothing(self, request: web.Request) -> web.Response:
+        """A stranger keeps no connection by asking for what is not there."""
+        if self._trust is not None and not _is_tls(request.transport):
+            return _ending(_refusal(401, "this port is for hosts of the cluster"))
+        return _refusal(404, "there is nothing here")
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        if self._trust is not None and not _is_tls(request.transport):
+            return _ending(_refusal(403, "links are made over TLS, with a certificate of the cluster"))
+        return await self._accept_link(request)
+
     async def _blob(self, request: web.Request) -> web.StreamResponse:
+        try:
+            asking = self._asking(request)
+        except UnauthenticatedError as error:
+            return _ending(_refusal(401, str(error), {"WWW-Authenticate": SCHEME}))
+        except TrustError as error:
+            return _ending(_refusal(403, str(error)))  # the host may have a newer certificate, for a new connection
         try:
             digest = Digest(request.match_info["digest"])
         except InvalidNameError as error:
             return _refusal(400, str(error))
-        asked = _RANGE.fullmatch(request.headers.get("Range", ""))
+        span = request.match_info.get("span")
+        if (span is None) != (asking.answer_key is None):
+            return _refusal(403, "pieces are encrypted here: by TLS, or under a key of the link")
+        asked = _RANGE.fullmatch(request.headers.get("Range", "")) if span is None else _SPAN.fullmatch(span)
         if asked is None or int(asked[2]) < int(asked[1]):
             return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
         start, stop = int(asked[1]), int(asked[2]) + 1
-        try:
-            host = self._asking(request)
-        except TrustError as error:
-            refusal = _refusal(403, str(error))
-            refusal.force_close()  # the host may have a newer certificate, for a new connection
-            return refusal
+        host = asking.host
         receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
         transport = request.transport
         if transport is None:
@@ -109,20 +157,33 @@ class PeerServer:
                 async with self._servable(digest, start, stop) as blob:
                     if blob is None:
                         return _refusal(404, f"bytes {start} to {stop} of {digest} are not held here")
-                    return await self._send(request, upload, blob, start)
+                    return await self._send(request, upload, blob, start, asking.answer_key)
             except FileLimitError as error:
                 return _refusal(429, str(error), {"Retry-After": "0"})
             except StoreError as error:
                 return _refusal(404, str(error))
 
-    def _asking(self, request: web.Request) -> str | None:
-        """The host that asks, by its certificate; without certificates by its word. Raises CertificateError."""
-        if self._trust is None:
-            return request.headers.get(HOST_HEADER)
-        transport = request.transport
-        return self._trust.check(None if transport is None else transport.get_extra_info("ssl_object"))
+    def _asking(self, request: web.Request) -> _Asking:
+        """The host that asks: by its certificate, or by the key that it was told; without certificates by its word.
 
-    async def _send(self, request: web.Request, upload: Upload, blob: Blob, start: int) -> web.StreamResponse:
+        Raises UnauthenticatedError, CertificateError.
+        """
+        if self._trust is None:
+            return _Asking(request.headers.get(HOST_HEADER))
+        if _is_tls(request.transport) or self._keys is None:
+            return _Asking(self._trust.check(_tls_of(request.transport)))
+        wanted = PieceRequest(request.method, request.raw_path, request.headers.get("Range", ""))
+        asking = self._keys.authenticate(wanted, request.headers.get("Authorization", ""))
+        try:
+            self._trust.check(asking.certificate, asking.host)
+        except TrustError as error:  # over TLS it may show a newer one
+            raise UnauthenticatedError(str(error)) from None
+        in_the_clear = self._keys.plain and "span" not in request.match_info
+        return _Asking(asking.host, None if in_the_clear else asking.answer_key)
+
+    async def _send(
+        self, request: web.Request, upload: Upload, blob: Blob, start: int, key: AnswerKey | None
+    ) -> web.StreamResponse:
         stop = start + upload.size_bytes
         response = web.StreamResponse(
             status=206,
@@ -133,30 +194,49 @@ class PeerServer:
                 **({CHOKED_HEADER: "1"} if upload.requeue else {}),
             },
         )
+        transport = upload.transport
+        message: PieceMessage | None = None
+        if key is not None:
+            message = self._message(blob, (start, stop), key, transport)
+            _encode(response, message.encoded_bytes)
         try:
             await response.prepare(request)
-            await self._send_span(response, upload, blob, start)
+            await self._send_span(response, upload, blob, start, message)
         except (ConnectionError, StoreError) as error:  # aiohttp would log it as our fault; it sees that it has ended
             if isinstance(error, StoreError):
                 log.warning("a piece for another host could not be read", digest=blob.digest, error=str(error))
-            upload.transport.abort()
+            transport.abort()
+        finally:
+            if message is not None:
+                message.close()
         return response
 
-    async def _send_span(self, response: web.StreamResponse, upload: Upload, blob: Blob, start: int) -> None:
+    def _message(self, blob: Blob, span: tuple[int, int], key: AnswerKey, transport: asyncio.Transport) -> PieceMessage:
+        from peer.net.piece_sender import PieceMessage, Senders  # with `cryptography`, which only trust needs: 10 MiB
+
+        if self._senders is None:
+            self._senders = Senders()
+        return PieceMessage(self._senders, blob, span, key, transport, self._stall_s)
+
+    async def _send_span(
+        self, response: web.StreamResponse, upload: Upload, blob: Blob, start: int, message: PieceMessage | None
+    ) -> None:
         """The bytes of `blob` from `start` on. Raises ConnectionError if the other host goes away, or takes long."""
         transport, stop = upload.transport, start + upload.size_bytes
         loop = asyncio.get_running_loop()
+        over_tls = _is_tls(transport) and not transport.get_extra_info("ktls_send_enabled", False)
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
             count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
             if self._bucket is not None:
                 await asyncio.sleep(self._bucket.take(count, loop.time()))
-            sending = (
-                send_file(transport, blob, start, count)
-                if self._trust is None
-                else _encrypted(response, blob, start, count)
-            )
+            if message is not None:
+                sending = message.send(count)
+            elif over_tls:
+                sending = _send_over_tls(response, blob, start, count)
+            else:
+                sending = send_file(transport, blob, start, count)
             await self._patiently(transport, sending)
             start += count
             self.sent_bytes += count
@@ -174,10 +254,33 @@ class PeerServer:
             raise ConnectionResetError("the other host went away") from error
 
 
-async def _encrypted(response: web.StreamResponse, blob: Blob, start: int, count: int) -> None:
-    """Send over TLS, where the kernel has no sendfile: 1 CPU-s per GiB. The place for an encoding that costs less."""
+async def _send_over_tls(response: web.StreamResponse, blob: Blob, start: int, count: int) -> None:
+    """Where the kernel has no TLS, and so no sendfile for it: 1 CPU-s per GiB."""
     for at in range(start, start + count, ENCRYPTED_BYTES):
         await response.write(await asyncio.to_thread(blob.read, at, min(at + ENCRYPTED_BYTES, start + count)))
+
+
+def _tls_of(transport: asyncio.BaseTransport | None) -> TlsConnection | None:
+    return None if transport is None else transport.get_extra_info("ssl_object")
+
+
+def _is_tls(transport: asyncio.BaseTransport | None) -> bool:
+    return _tls_of(transport) is not None
+
+
+def _encode(response: web.StreamResponse, encoded_bytes: int) -> None:
+    """Make it the whole of an encrypted piece, which its URL names, in place of a range of the blob."""
+    response.set_status(200)
+    response.headers["Content-Encoding"] = "aes128gcm"
+    response.headers["Content-Length"] = str(encoded_bytes)
+    response.headers["Content-Type"] = "application/octet-stream"
+    del response.headers["Content-Range"]
+
+
+def _ending(response: web.Response) -> web.Response:
+    """The last response of its connection."""
+    response.force_close()
+    return response
 
 
 def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:

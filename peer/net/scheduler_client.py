@@ -28,7 +28,7 @@ from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost, ToHost, Unkno
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
 from scheduler.protocol.from_host import Bye, Hello, cost_of
-from scheduler.protocol.to_host import Welcome
+from scheduler.protocol.to_host import Quarantined, Welcome
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class SchedulerClient:
         self._untold: set[type] = set()
         """The types of messages that were beyond the protocol's bounds, so that the log says it once for each."""
         self._in_use_since: float | None = None
+        self._sentenced = False
+        """Whether a scheduler has told this process that it is quarantined for what it said itself."""
         self._queue: asyncio.Queue[tuple[bytes, int]] | None = None
         self._exchanging = asyncio.timeout(None)
         self._close_reason = ""
@@ -191,6 +193,8 @@ class SchedulerClient:
             self._log.failed(url, cause, "the scheduler does not let this host in")
             if socket.close_code == Closing.ID_IN_USE:
                 self._id_in_use()
+            elif socket.close_code == Closing.QUARANTINED and not self._sentenced:
+                self._on_cloned()  # somebody has lied under this host's id
             return None
         welcome = TO_HOST.decode(first.data)
         if not isinstance(welcome, Welcome):
@@ -235,6 +239,7 @@ class SchedulerClient:
                 raise ProtocolError("a frame that is not binary")
             self.messages += 1
             message = TO_HOST.decode(frame.data)
+            self._sentenced = self._sentenced or isinstance(message, Quarantined)
             if not isinstance(message, Unknown):
                 self._on_message(message)
 

@@ -239,7 +239,16 @@ class HttpOrigin:
             target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
         ) -> Reply:
             return redirects.exchange(
-                self._connections, cancel_scope, target, method, path, headers, authorization, deadline, lead
+                self._connections,
+                cancel_scope,
+                target,
+                method,
+                path,
+                headers,
+                authorization,
+                deadline,
+                lead,
+                most=redirects.MOST if self._upstream.follows_redirects else 0,
             )
 
         def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:

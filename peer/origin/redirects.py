@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peer.origin.connections import Connections
 
 _STATUSES = frozenset({301, 302, 303, 307, 308})
-_MOST = 10
+MOST = 10
 """The most redirects of one request, as of Go's client. Registries need 1 or 2."""
 
 _BY_DIGEST = re.compile(r"/(?:blobs|manifests)/sha256:[0-9a-f]{64}(?:\?|\Z)")
@@ -46,6 +46,7 @@ def exchange(
     authorization: str | None,
     deadline: float,
     lead: Lead | None = None,
+    most: int = MOST,
 ) -> Reply:
     """The reply to `method` (GET or HEAD) at `home`, or at the end of its redirects. Raises ExchangeFailedError.
 
@@ -55,7 +56,7 @@ def exchange(
     api = f"{path.partition('/v2/')[0]}/v2/"
     if authorization is not None:
         sent["authorization"] = authorization
-    for hops in range(_MOST + 1):
+    for hops in range(most + 1):
         reply = connections.exchange(cancel_scope, target, method, path, sent, deadline, lead)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
@@ -71,7 +72,7 @@ def exchange(
             raise ExchangeFailedError(f"{last} redirects to plain http at {target.host}: refused", lasting=True)
         if target != home:
             sent = {name: value for name, value in headers.items() if name in _TRAVELLING}
-    raise ExchangeFailedError(f"{home} redirects more than {_MOST} times", lasting=True)
+    raise ExchangeFailedError(f"{home} redirects more than {most} times", lasting=True)
 
 
 def _next(here: Target, path: str, location: str) -> tuple[Target, str]:

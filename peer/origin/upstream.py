@@ -139,6 +139,7 @@ class Upstream:
     """A longer Retry-After is for the client to see, not for a worker thread to sit out."""
     asks_without_range: bool = True
     """Whether the whole content is asked for where the answer to a range cannot be used."""
+    follows_redirects: bool = True
     default_retry_after_s: float | None = None
     """The Retry-After of a 429 that has none. None: such a 429 is for the client to see."""
     cooldown_s: float = 30.0

@@ -184,6 +184,14 @@ class Blob:
             self.doubt()
             raise
 
+    def read_into(self, view: memoryview, start: int) -> None:
+        """Fill `view` with the bytes of a pinned blob from `start` on. Raises StoreBrokenError."""
+        try:
+            self.data.read_into(view, start)
+        except StoreBrokenError:
+            self.doubt()
+            raise
+
     # -- what is right on the disk ---------------------------------------------------------------------------------
 
     def asked(self) -> None:

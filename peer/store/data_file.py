@@ -61,6 +61,16 @@ class DataFile:
             raise self._too_short()
         return got
 
+    def read_into(self, view: memoryview, start: int) -> None:
+        """Fill `view` with the bytes from `start` on. Raises StoreBrokenError."""
+        filled = 0
+        while filled < len(view):
+            with disk_errors(self.path), view[filled:] as rest:
+                got = os.preadv(self._file, [rest], start + filled)
+            if not got:
+                raise self._too_short()
+            filled += got
+
     def chunks(self, start: int, stop: int, scratch: bytearray) -> Iterator[memoryview]:
         """Bytes `[start, stop)`, read into `scratch` part by part. Raises StoreBrokenError."""
         at, view = start, memoryview(scratch)

@@ -10,7 +10,9 @@ Rules:
 2. The mark is flushed before anything else is written. One that was lost all the same, by a power cut, is made anew if
    what is beside it is a store's.
 3. What is not of the store is left alone, wherever it is, and said once.
-4. A disk on which nothing can be written stops nobody from starting: what could not be made is made later (`settle`).
+4. Other users may neither read what is in the directory, nor write to it: files are 0600 and directories 0700 whatever
+   the umask. The directory belongs to p2pd's user, or to root. No link in it is followed.
+5. A disk on which nothing can be written stops nobody from starting: what could not be made is made later (`settle`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +31,16 @@ from typing import Final
 import structlog
 
 from peer.errors import ForeignDirectoryError, StoreBrokenError, StoreError, StoreInUseError
-from peer.store.disk import IN_THE_WAY, NO_ROOM, flush_directory, is_file, translate_disk_error, write_durably
+from peer.store.disk import (
+    IN_THE_WAY,
+    NO_ROOM,
+    PRIVATE_FILE,
+    flush_directory,
+    is_file,
+    make_private_directory,
+    translate_disk_error,
+    write_durably,
+)
 from peer.store.record import peek
 
 log = structlog.get_logger("peer.store")
@@ -44,7 +56,9 @@ _LEFT_BY_OTHERS: Final = re.compile(
 _FOLDERS_BESIDE: Final = ("identity", "scheduler")
 """A host's key (`peer.trust`), and a scheduler's CA (`p2pd.daemon.trust`)."""
 
-_BESIDE: Final = re.compile(r"lock|clock|host-id|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new")
+_BESIDE: Final = re.compile(
+    r"lock|clock|host-id|admin-secret|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new"
+)
 """The files that p2pd has beside the blobs."""
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 _BLOB: Final = re.compile(r"([0-9a-f]{64})(\.record)?")
@@ -79,7 +93,10 @@ class StoreDirectory:
         Raises StoreInUseError, ForeignDirectoryError, StoreError.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.path.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_directory(self.path)
+            self._keep_others_out()
             self._check_owner()
             self._lock()
             self.identity = _identity(self.path)
@@ -103,7 +120,7 @@ class StoreDirectory:
         if self._mark() != MARK:
             write_durably(self.path / MARKER, MARK)
         if not self.blobs.is_dir():
-            self.blobs.mkdir(exist_ok=True)
+            make_private_directory(self.blobs)
             flush_directory(self.path)
 
     def release(self) -> None:
@@ -177,6 +194,28 @@ class StoreDirectory:
         marker = self.path / MARKER
         return marker.read_bytes() if is_file(marker) else b""
 
+    def _keep_others_out(self) -> None:
+        """Nobody else may read what is in the directory, or put links there. Raises ForeignDirectoryError.
+
+        Root owns what Kubernetes and others mount for a daemon that is not root; root reads it all anyhow.
+        """
+        facts, us = self.path.stat(), os.geteuid()
+        if facts.st_uid not in (us, 0):
+            raise ForeignDirectoryError(
+                f"{self.path} belongs to the user {facts.st_uid}, and p2pd runs as {us}: "
+                "run it as that user, or name another directory as data"
+            )
+        mode = stat.S_IMODE(facts.st_mode)
+        if facts.st_uid == us and mode & 0o077:
+            with suppress(OSError):  # of a disk that is not to be written: its files are private all the same
+                self.path.chmod(mode & ~0o077)
+                log.info("the directory is now closed to other users", path=str(self.path), mode=f"{mode:o}")
+        elif mode & 0o002 and not mode & stat.S_ISVTX:
+            raise ForeignDirectoryError(
+                f"{self.path} is root's and every user may write to it: close it to others, or name a directory "
+                f"below it as data ({self.path / 'p2pd'}), which p2pd makes for itself"
+            )
+
     def _check_owner(self) -> None:
         """Raises ForeignDirectoryError if the directory is somebody else's."""
         mark = self._mark()
@@ -224,7 +263,8 @@ class StoreDirectory:
         lock = self.path / "lock"
         flags = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            file = os.open(lock, os.O_RDWR | os.O_CREAT | flags, 0o600)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | flags, PRIVATE_FILE)
+            os.fchmod(file, PRIVATE_FILE)
         except OSError as error:
             if error.errno not in {*_UNABLE, errno.EISDIR}:
                 raise

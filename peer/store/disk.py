@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from peer.core.eviction import Room
 from peer.errors import FileLimitError, StoreBrokenError, StoreError, StoreFullError, StoreReadOnlyError
@@ -62,12 +63,34 @@ def room_of(directory: Path) -> Room:
     )
 
 
+PRIVATE_FILE: Final = 0o600
+PRIVATE_DIRECTORY: Final = 0o700
+
+
+def make_private_file(path: Path) -> None:
+    """Make an empty file if there is none; no other user may read it. Raises OSError, for a link too."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        if stat.S_IMODE(os.fstat(file).st_mode) != PRIVATE_FILE:
+            os.fchmod(file, PRIVATE_FILE)
+    finally:
+        os.close(file)
+
+
+def make_private_directory(path: Path) -> None:
+    """Make the directory if there is none, for nobody else. Raises OSError."""
+    with suppress(FileExistsError):
+        path.mkdir(mode=PRIVATE_DIRECTORY)
+        path.chmod(PRIVATE_DIRECTORY)  # whatever the umask took from it
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Replace a small file in one step that survives a power cut: no reader ever finds half of it. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     try:
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
         try:
+            os.fchmod(file, PRIVATE_FILE)
             with open(file, "wb", closefd=False) as stream:
                 stream.write(content)
             os.fsync(file)

@@ -8,16 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from peer.core.eviction import Quota, Room, is_attainable
+from peer.store.disk import PRIVATE_FILE, make_private_directory
 from peer.store.record import Header, encode_header
 
 
 def allocate(data: Path, record: Path, header: Header) -> None:
     """Make the files of a new blob, with the room for all of it. Raises OSError."""
-    data.parent.mkdir(exist_ok=True)
+    make_private_directory(data.parent)
     for path, content, size_bytes in ((data, b"", header.size_bytes), (record, encode_header(header), 0)):
         _clear(path)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
         with open(file, "wb", buffering=0) as stream:
+            os.fchmod(file, PRIVATE_FILE)
             if size_bytes:
                 os.posix_fallocate(file, 0, size_bytes)
             if stream.write(content) < len(content):

@@ -26,7 +26,7 @@ from scheduler.trust.certificates import Credentials, request_certificate
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError
 from scheduler.trust.identity import PeerIdentity, Role, expect_host, expect_scheduler
-from scheduler.trust.tls import TlsConnection, client_context, identity_of, server_context
+from scheduler.trust.tls import TlsConnection, client_context, identity_of, server_context, use_kernel_tls
 from scheduler.trust.token import JoinToken
 
 log = structlog.get_logger("peer.trust")
@@ -123,9 +123,10 @@ class Provided:
 class HostTrust:
     """The credentials of this host. On the event loop; `check` from any thread."""
 
-    def __init__(self, source: Source) -> None:
-        """Raises TrustError. Blocks: reads files."""
+    def __init__(self, source: Source, *, kernel_tls: bool = False) -> None:
+        """`kernel_tls`: encrypt in the kernel where it can. Raises TrustError. Blocks: reads files."""
         self._source = source
+        self._kernel_tls = kernel_tls
         self.host: Final = source.host
         self._credentials: Credentials | None = None
         self._client: ssl.SSLContext | None = None
@@ -212,6 +213,8 @@ class HostTrust:
     def _take(self, credentials: Credentials) -> None:
         self._client = client_context(credentials)
         self._server = server_context(credentials, tickets=self._source.tickets)
+        if self._kernel_tls:
+            use_kernel_tls(self._server)
         self._credentials = credentials
         self._changed.set()
         self._changed = asyncio.Event()

@@ -88,11 +88,17 @@ class Route:
                 return f"{self.repository.name}/{self.endpoint.value}/{self.reference}"
 
 
+_USER = re.compile(r"[^\s/@'\"]*:[^\s/@'\"]*@(?!sha\d)")
+
+
 class RouteError(P2pdError):
-    """A mirror does not answer this request. The client gets `status` and `code`."""
+    """A mirror does not answer this request. The client gets `status` and `code`.
+
+    A user and a password that stood in the path are left out of the message.
+    """
 
     def __init__(self, status: int, code: Code, message: str) -> None:
-        super().__init__(message)
+        super().__init__(_USER.sub("[redacted]@", message))
         self.status = status
         self.code = code
 

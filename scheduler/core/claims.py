@@ -1,21 +1,24 @@
 """A claim: hosts report a value that the scheduler cannot check, such as a piece's digest or a blob's length.
 
 Rules:
-1. Only the first report of each host counts. No host can change its report after it has seen the other reports.
+1. Only the first report of each witness counts: its certificate or, without one, the address that it comes from
+   (`scheduler.core.members.Identity`). No witness can change its report after it has seen the other reports.
 2. The first report is believed, because nearly every report is right and every member waits for it. Once the claim is
-   disputed, a value is believed only if QUORUM hosts reported it independently.
-3. A single host that lies, or that has bad memory or a bad proxy, can neither get a disputed value believed nor get
-   another host accused. Hosts that conspire under several ids can; mTLS and join tokens make ids expensive.
+   disputed, a value is believed only if QUORUM witnesses reported it independently.
+3. A single witness that lies, or that has bad memory or a bad proxy, can neither get a disputed value believed nor get
+   another host accused, under however many ids it speaks.
 """
 
 from __future__ import annotations
 
 from typing import Final, Generic, TypeVar
 
-QUORUM: Final = 2
-"""One host may lie or have bad memory; two hosts that report the same value independently are believed."""
+from scheduler.core.members import Identity
 
-SECONDHAND: Final = ""
+QUORUM: Final = 2
+"""One witness may lie or have bad memory; two that report the same value independently are believed."""
+
+SECONDHAND: Final = Identity("", "")
 """The reporter of a value that a host passes on and did not fetch from the origin. SECONDHAND never counts towards the
 quorum and is never accused."""
 
@@ -28,11 +31,11 @@ class Claim(Generic[V]):
     __slots__ = ("_reports",)
 
     def __init__(self) -> None:
-        self._reports: tuple[tuple[str, V], ...] = ()
+        self._reports: tuple[tuple[Identity, V], ...] = ()
 
-    def add(self, reporter: str, value: V, quorum: int = QUORUM) -> None:
+    def add(self, reporter: Identity, value: V, quorum: int = QUORUM) -> None:
         """Record a host's report. A report that cannot change the outcome, now or in a dispute, is dropped."""
-        if any(said_by == reporter for said_by, _ in self._reports):
+        if any(said_by.witness == reporter.witness for said_by, _ in self._reports):
             return
         if reporter == SECONDHAND and self._reports:
             return
@@ -44,17 +47,17 @@ class Claim(Generic[V]):
         return self._reports[0][1] if self._reports else None
 
     def confirmed(self, quorum: int = QUORUM) -> V | None:
-        """The value that `quorum` hosts have reported."""
+        """The value that `quorum` witnesses have reported."""
         return next((value for _, value in self._reports if self.reports(value) >= quorum), None)
 
     def reports(self, value: V) -> int:
-        """The number of hosts that have reported `value`."""
+        """The number of witnesses that have reported `value`."""
         return sum(said == value and reporter != SECONDHAND for reporter, said in self._reports)
 
-    def reporters(self) -> tuple[str, ...]:
+    def reporters(self) -> tuple[Identity, ...]:
         """The hosts that have reported a value, in order."""
         return tuple(reporter for reporter, _ in self._reports if reporter != SECONDHAND)
 
-    def dissenters(self, value: V) -> tuple[str, ...]:
+    def dissenters(self, value: V) -> tuple[Identity, ...]:
         """The hosts that have reported another value."""
         return tuple(reporter for reporter, said in self._reports if said != value and reporter != SECONDHAND)

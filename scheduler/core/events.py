@@ -63,4 +63,11 @@ class Close:
     reason: str
 
 
-Instruction: TypeAlias = Send | Close
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ping a host. Its connection ends if nothing is heard soon."""
+
+    connection: int
+
+
+Instruction: TypeAlias = Send | Close | Probe

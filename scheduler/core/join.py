@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from scheduler.core.lengths import Lengths, LengthSource
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
@@ -12,7 +13,7 @@ from scheduler.core.seeders import Seeders
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Fault, Holding, Join, Leave, NeighbourFailed, Progress
+from scheduler.protocol.from_host import Announce, Corrupt, Fault, Holding, Join, Leave, NeighbourFailed, Progress
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Failed, Joined, Unreachable
 
@@ -27,9 +28,12 @@ GONE_REPORTS: Final = 3
 class Joining:
     """Handles hosts' reports about themselves. The scheduler believes these reports."""
 
-    def __init__(self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders) -> None:
+    def __init__(
+        self, state: SchedulerState, membership: Membership, lengths: Lengths, maps: Maps, seeders: Seeders
+    ) -> None:
         self._state: Final = state
         self._membership: Final = membership
+        self._lengths: Final = lengths
         self._maps: Final = maps
         self._seeders: Final = seeders
 
@@ -38,10 +42,10 @@ class Joining:
         for holding in message.holdings:
             if not self._membership.has_room(host, holding.digest):
                 continue
-            if holding.complete and holding.digest not in self._state.swarms:
-                self._state.shelf.put(host, holding.digest, holding.size_bytes)
+            if holding.digest not in self._state.swarms:
+                self._state.shelf.put(host, holding)
                 continue
-            self._take_off_shelf(holding.digest)
+            self._take_off_shelf(holding.digest, host)
             swarm, member = self._membership.enter(host, holding.digest)
             self._hold(swarm, member, holding)
 
@@ -52,7 +56,7 @@ class Joining:
             state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
             return
         source = Source(message.upstream, message.repository)
-        self._take_off_shelf(message.digest)
+        self._take_off_shelf(message.digest, host)
         swarm, member = self._membership.enter(host, message.digest)
         member.source = swarm.shared(source)
         data = state.inline_blobs.get(message.digest)
@@ -61,7 +65,10 @@ class Joining:
             self._seeders.complete(swarm, member)
             return
         if message.size_bytes is not None:
-            maps.claim_size(swarm, host, message.size_bytes)
+            self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
+            if member.state is MemberState.GONE:
+                state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
+                return
         if not member.wants:
             swarm.step(member, MemberCause.WANTS)
             if swarm.size_bytes is not None:
@@ -94,7 +101,7 @@ class Joining:
 
     def _out_of_reach(self, swarm: Swarm, member: Member, missing: int) -> int:
         """The missing pieces whose every holder is a host that the starving member avoids."""
-        if member.host.id in swarm.publishers.suspects:  # one that has lied may have lost all neighbours
+        if member.host.identity in swarm.publishers.suspects:  # one that has lied may have lost all neighbours
             return 0
         if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
@@ -116,6 +123,28 @@ class Joining:
             if message.fault is Fault.GONE:
                 self._tell_unreachable(other.host, member.host.id)
                 self._found_gone(swarm, other)
+
+    def corrupt(self, swarm: Swarm, member: Member, message: Corrupt) -> None:
+        """Separate a member from a neighbour that, so it says, sent bytes that do not match the piece map.
+
+        The report proves nothing, because the reporter may lie. The end of the link harms neither of the two. A sender
+        that `corrupt_reports` witnesses have reported is taken out of this swarm: its client is served from the origin.
+        """
+        sender = self._state.hosts_by_id.get(message.sender)
+        other = swarm.members.get(sender) if sender else None
+        if message.generation != swarm.generation or other is None or other not in member.links:
+            return
+        swarm.story.tell("%s: piece %s from %s is corrupt", member.host.id, message.piece, message.sender)
+        swarm.graph.replace(member, other)
+        self._state.links_changed[swarm] = None
+        witness = member.host.identity.witness
+        if witness not in other.accusers:
+            other.accusers += (witness,)
+        if len(other.accusers) >= self._state.settings.corrupt_reports:
+            reason = f"{len(other.accusers)} hosts say that this host sent them corrupt pieces"
+            if other.wants:
+                self._state.send((other.host,), Failed(swarm.digest, 0, reason))
+            self._membership.expel(swarm, other)
 
     def _tell_unreachable(self, host: Host, reporter: str) -> None:
         """Tell a host that others cannot reach it, once enough of them have reported it: most likely it advertises a
@@ -141,14 +170,17 @@ class Joining:
         if member is not None:
             self._membership.expel(self._state.swarms[message.digest], member)
 
-    def _take_off_shelf(self, digest: bytes) -> None:
-        """Make the holders of a blob, which nobody has asked for until now, members of a swarm."""
-        for host, size_bytes in self._state.shelf.take(digest).items():
-            swarm, member = self._membership.enter(host, digest)
-            self._hold(swarm, member, Holding(digest, size_bytes, complete=True))
+    def _take_off_shelf(self, digest: bytes, owner: Host) -> None:
+        """Make the holders of a blob, which nobody has asked for until now, members of a swarm of `owner`."""
+        for host, holding in self._state.shelf.take(digest).items():
+            swarm, member = self._membership.enter(host, digest, owner)
+            self._hold(swarm, member, holding)
 
     def _hold(self, swarm: Swarm, member: Member, holding: Holding) -> None:
-        self._maps.claim_size(swarm, member.host, holding.size_bytes)
+        source = LengthSource.WHOLE if holding.complete else LengthSource.HEARSAY
+        self._lengths.claim(swarm, member.host, holding.size_bytes, source)
+        if member.state is MemberState.GONE:
+            return
         if holding.complete:
             self._seeders.complete(swarm, member)
         elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:

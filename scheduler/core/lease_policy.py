@@ -1,30 +1,38 @@
 """The lease policy: which host fetches which piece from the origin, so that each piece leaves the origin once.
 
 Rules:
-1. A piece is under at most one lease. A piece whose digest is believed and that a member holds is under no lease.
+1. A piece is under at most one lease that is not late. A piece whose digest is believed and that a member holds is
+   under no such lease.
 2. Leases are few and short, and each goes to a host that has had few leases: if all pieces come from one host, the last
    host finishes 1.34 times as late. The first lease is a single piece of a single host, because concurrent leases share
    the origin's bandwidth and delay the first piece. Every piece that lands allows one more concurrent lease. In a swarm
    that many hosts want, a lease is a single piece. A host that is alone gets several pieces, which are one request.
 3. While the blob's length is unknown there is only one lease, and its holder reports the length. A tiny blob also has
    only one lease.
-4. A lease that brings no piece in time goes to another host, which has twice the time, up to MAX_PATIENCE times: an
-   origin may be slow for everybody. After LEASE_ATTEMPTS failed leases in a row, all waiting members are told that the
-   swarm failed. Leases that expired in silence fail it only once there are SILENCES times as many: their hosts are
-   connected, and go on with what they asked the origin for. A 4xx of the origin concerns that host's client and is not
-   a failed lease.
+4. A lease has a time by the size of a piece. If it brings nothing in that time it is late: another host gets the
+   pieces as well, and whoever has them first is heard. Each such silence doubles the time of the next lease, up to
+   MAX_PATIENCE times `lease_s`: an origin may be slow for everybody. The silence of several hosts of one witness that
+   have never brought anything counts once, and other hosts are asked next. Where there is no other host, the lease is
+   revoked and granted again. After LEASE_ATTEMPTS failed leases in a row, all waiting members are told that the swarm
+   failed. Silences fail it only once there are SILENCES times as many: their hosts are connected, and go on with what
+   they asked the origin for. A 4xx of the origin concerns that host's client and is not a failed lease.
 5. In a contested map, or with a disputed length, no host is asked for a second report.
-6. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
-7. Leases go to hosts whose first piece was checked, once there are enough (`scheduler.core.spot_checks`), and to none
+6. Hosts that have brought nothing yet share the leases of one host, if they are of one witness
+   (`scheduler.core.members.Identity`). A late lease counts for nobody.
+7. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
+8. Leases go to hosts whose first piece was checked, once there are enough (`scheduler.core.spot_checks`), and to none
    of which it is not known whether they lie, unless no other host is left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
-from scheduler.core.leases import Lease, LeaseCause
-from scheduler.core.members import Host, Member, OriginRefusal, Source
+from scheduler.core.leases import Lease, LeaseCause, LeaseState
+from scheduler.core.lengths import Lengths, LengthSource
+from scheduler.core.members import Host, Identity, Member, OriginRefusal, Source
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.piece_map import MapState
@@ -35,7 +43,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import LeaseEnded, LeaseOutcome, LeasePieces, Length, Need
-from scheduler.protocol.geometry import SHARES
+from scheduler.protocol.geometry import MAX_PIECE_BYTES, SHARES, piece_length
 from scheduler.protocol.to_host import LeaseRevoked
 
 LEASE_ATTEMPTS: Final = 5
@@ -46,6 +54,12 @@ REFUSAL_S: Final = 300.0
 
 SILENCES: Final = 8
 """Times LEASE_ATTEMPTS: leases that may expire in a row."""
+
+LONGEST_PIECE_S: Final = 5.5
+"""How much longer than `opening_s` a lease of pieces of 4 MiB may take: well below the 10 s of a client in all."""
+
+MAX_SILENT: Final = 64
+"""Silent strangers that a swarm remembers."""
 
 MAX_PATIENCE: Final = 4
 """Times `lease_s`. Some registries scan a layer for a minute before they send it."""
@@ -61,10 +75,17 @@ class LeasePolicy:
     """Grants leases and handles their results."""
 
     def __init__(
-        self, state: SchedulerState, membership: Membership, maps: Maps, seeders: Seeders, spot_checks: SpotChecks
+        self,
+        state: SchedulerState,
+        membership: Membership,
+        lengths: Lengths,
+        maps: Maps,
+        seeders: Seeders,
+        spot_checks: SpotChecks,
     ) -> None:
         self._state: Final = state
         self._membership: Final = membership
+        self._lengths: Final = lengths
         self._maps: Final = maps
         self._seeders: Final = seeders
         self._spot_checks: Final = spot_checks
@@ -83,9 +104,7 @@ class LeasePolicy:
                 return
             swarm.gives_up_at = None
             free = [member for member in eligible if self._has_room(swarm, member)]
-            in_sites, admitted = bool(len(swarm.graph.gateways)), swarm.publishers.admitted
-            ranks = {each: (each.failures, in_sites and each not in admitted, each.leased) for each in free}
-            member = min(ranks, key=ranks.__getitem__, default=None)
+            member = min(free, key=partial(_preference, swarm, pieces), default=None)
             if member is None:
                 self._state.over_quota[swarm] = None
                 return
@@ -96,6 +115,8 @@ class LeasePolicy:
         if not self._membership.has_room(host, message.digest):
             return
         swarm, _ = self._membership.enter(host, message.digest)
+        if swarm.map is None and not self._state.charge(swarm, host, message.stop // 8):
+            raise ProtocolError("this host says more than the scheduler keeps for one")
         swarm.needed |= (1 << message.stop) - (1 << message.first)
         self._state.swarms_to_lease[swarm] = None
 
@@ -106,7 +127,7 @@ class LeasePolicy:
             return
         swarm, lease = found
         self._extend(swarm, lease)
-        self._maps.claim_size(swarm, host, message.size_bytes)
+        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
@@ -119,19 +140,35 @@ class LeasePolicy:
         swarm, lease = found
         member = lease.member
         pieces = ((1 << len(message.digests) // DIGEST_BYTES) - 1) << message.first
-        if swarm.map is None or not pieces or pieces & ~lease.left:
+        if swarm.map is None or not pieces or pieces & ~lease.pieces:
             raise ProtocolError("digests of pieces that are not in the lease")
-        lease.left &= ~pieces
+        host.proven = True
         swarm.attempts = 0
-        if self._state.now - lease.waits_since <= self._state.settings.lease_s:  # else others need as much time
+        if self._state.now - lease.waits_since <= self._patience_s(swarm):  # else others need as much time
             swarm.silences = 0
         swarm.hold(member, member.have | pieces)
+        others = (*swarm.leases.values(), *swarm.late.values()) if swarm.late else ()
+        duplicates = [each for each in others if each is not lease]
+        lease.left &= ~pieces
         if lease.left:
             self._extend(swarm, lease)
             self._state.swarms_to_lease[swarm] = None
         else:
             self._state.end_lease(lease, LeaseCause.LAST_PIECE)
+        self._end_duplicates(swarm, duplicates, pieces)
         self._spot_checks.published(swarm, member, message.first, message.digests)
+
+    def _end_duplicates(self, swarm: Swarm, leases: list[Lease], pieces: int) -> None:
+        """End those leases of other hosts that were for nothing but these pieces, which have landed."""
+        for lease in leases:
+            if lease.left & pieces:
+                lease.left &= ~pieces
+                if not lease.left:
+                    self._revoke(swarm, lease, LeaseCause.REVOKE)
+
+    def _revoke(self, swarm: Swarm, lease: Lease, cause: LeaseCause) -> None:
+        self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest))
+        self._state.end_lease(lease, cause)
 
     def ended(self, host: Host, message: LeaseEnded) -> None:
         """End a lease that its host cannot finish."""
@@ -157,10 +194,30 @@ class LeasePolicy:
             self._failed(swarm, lease, LeaseCause.FAIL)
 
     def expired(self, lease: Lease) -> None:
-        """Revoke a lease that has brought no piece in time."""
+        """Let another host have the pieces of a lease that has brought nothing in time, or revoke the lease."""
         swarm = self._state.swarms[lease.digest]
-        self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest))
-        self._failed(swarm, lease, LeaseCause.EXPIRE)
+        swarm.story.now = self._state.now
+        if lease.state is LeaseState.LATE:
+            self._revoke(swarm, lease, LeaseCause.EXPIRE)
+            return
+        lease.member.failures += 1
+        another = self._has_another(swarm, lease)
+        swarm.silences += lease.stranger not in swarm.silent or not another
+        if lease.stranger and len(swarm.silent) < MAX_SILENT:
+            swarm.silent.add(lease.stranger)
+        if another:
+            self._state.overdue(lease)
+            self._set_deadline(swarm, lease)
+        else:
+            self._revoke(swarm, lease, LeaseCause.EXPIRE)
+        self._count_failure(swarm, LEASE_ATTEMPTS * SILENCES)
+
+    def _has_another(self, swarm: Swarm, lease: Lease) -> bool:
+        """Whether there is a host that can be asked for the pieces of this lease and was not yet."""
+        return any(
+            member is not lease.member and self._may_fetch(member) and not swarm.is_late_with(member, lease.left)
+            for member in swarm.wanting.items
+        )
 
     def orphans_due(self, swarm: Swarm) -> None:
         """Lease pieces again that have waited long enough for a holder's report."""
@@ -172,15 +229,16 @@ class LeasePolicy:
     def _failed(self, swarm: Swarm, lease: Lease, cause: LeaseCause) -> None:
         lease.member.failures += 1
         self._state.end_lease(lease, cause)
+        self._count_failure(swarm, LEASE_ATTEMPTS)
+
+    def _count_failure(self, swarm: Swarm, most: int) -> None:
         swarm.attempts += 1
-        swarm.silences += cause is LeaseCause.EXPIRE
-        most = LEASE_ATTEMPTS * (SILENCES if cause is LeaseCause.EXPIRE else 1)
         if swarm.attempts >= most:
             self._membership.give_up(swarm, f"{swarm.attempts} hosts in a row got nothing from the origin")
 
     def _lease(self, host: Host, message: Length | LeasePieces | LeaseEnded) -> tuple[Swarm, Lease] | None:
         """A host's lease and its swarm; None if the lease has ended and the messages crossed."""
-        lease = self._state.leases.active.get(message.lease)
+        lease = self._state.leases.active.get(message.lease) or self._state.leases.late.get(message.lease)
         if lease is None or lease.member.host is not host:
             return None
         if lease.digest != message.digest:
@@ -214,25 +272,26 @@ class LeasePolicy:
         return max(1, min(most, each, 1 + swarm.map.known.bit_count()))
 
     def _next(self, swarm: Swarm) -> tuple[int, tuple[str, ...]]:
-        """The next pieces to lease, as a set of bits, and the hosts that may not get this lease."""
+        """The next pieces to lease, as a set of bits, and the witnesses that may not get this lease."""
         most = self._length(swarm)
         if swarm.map is None:
-            return (0 if swarm.leases else (1 << most) - 1), (swarm.length.reporters() if swarm.size_disputed else ())
+            excluded = _witnesses(swarm.length.reporters()) if swarm.size_disputed else ()
+            return (0 if swarm.leases else (1 << most) - 1), excluded
         if not swarm.unleased:
             return 0, ()
         candidates = swarm.unleased & swarm.needed or swarm.unleased
         first = (candidates & -candidates).bit_length() - 1
         contested = swarm.map.state is MapState.CONTESTED
-        excluded = swarm.map.reporters(first) if contested else ()
+        excluded = _witnesses(swarm.map.reporters(first)) if contested else ()
         stop = first + 1
         while stop < first + most and swarm.unleased >> stop & 1:
-            if contested and swarm.map.reporters(stop) != excluded:
+            if contested and _witnesses(swarm.map.reporters(stop)) != excluded:
                 break
             stop += 1
         return (1 << stop) - (1 << first), excluded
 
     def _eligible(self, swarm: Swarm, excluded: tuple[str, ...], pieces: int) -> list[Member]:
-        """Some members that may have a lease of the first piece in `pieces`, its gateways first (rule 6).
+        """Some members that may have a lease of the first piece in `pieces`, its gateways first (rule 7).
 
         All wanting members are examined only if none of the drawn members is eligible.
         """
@@ -243,8 +302,12 @@ class LeasePolicy:
             draw(swarm.wanting.items, DRAWN),
             swarm.wanting.items,
         ):
-            eligible = [member for member in members if member.host.id not in excluded and self._may_fetch(member)]
-            trusted = [member for member in eligible if member.host.id not in suspects]
+            eligible = [
+                member
+                for member in members
+                if (not excluded or member.host.identity.witness not in excluded) and self._may_fetch(member)
+            ]
+            trusted = [member for member in eligible if member.host.identity not in suspects]
             if trusted or (eligible and members is swarm.wanting.items):
                 return trusted or eligible
         return []
@@ -267,14 +330,18 @@ class LeasePolicy:
         settings = self._state.settings
         upstream = member.source.upstream if member.source else ""
         share = -(-settings.leases_per_blob // (len(swarm.graph.gateways) or len(swarm.wanting)))
+        leases, host = self._state.leases, member.host
         return (
-            self._state.leases.of_host(member.host) < settings.leases_per_host
+            leases.of_host(host) < settings.leases_per_host
+            and (host.proven or leases.of_strangers(host.identity.witness) < settings.leases_per_host)
             and len(swarm.leases_of(member)) < share
             and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
         )
 
     def _give(self, swarm: Swarm, member: Member, pieces: int) -> None:
         assert isinstance(member.source, Source)
+        for late in [each for each in swarm.late.values() if each.member is member and each.left & pieces]:
+            self._revoke(swarm, late, LeaseCause.REVOKE)
         lease = self._state.leases.open(swarm.digest, member, member.source, pieces)
         swarm.leases[lease.id] = lease
         swarm.unleased &= ~pieces
@@ -293,14 +360,36 @@ class LeasePolicy:
 
     def _set_deadline(self, swarm: Swarm, lease: Lease) -> float:
         """Give the lease its time, and return that, in seconds."""
-        within_s = self._state.settings.lease_s * min(MAX_PATIENCE, 1 << min(swarm.silences, MAX_PATIENCE))
-        lease.waits_since = self._state.now
+        longest_s = MAX_PATIENCE * self._state.settings.lease_s
+        within_s = min(longest_s, self._patience_s(swarm) * (1 << min(swarm.silences, 16)))
+        if lease.state is LeaseState.LATE:
+            within_s = longest_s
+        else:
+            lease.waits_since = self._state.now
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
         return within_s
 
+    def _patience_s(self, swarm: Swarm) -> float:
+        """The usual time of a lease, by the size of a piece."""
+        settings, size_bytes = self._state.settings, swarm.size_bytes
+        piece_bytes = 0 if size_bytes is None else min(size_bytes, piece_length(size_bytes))
+        return min(settings.lease_s, settings.opening_s + LONGEST_PIECE_S * piece_bytes / MAX_PIECE_BYTES)
+
+
+def _preference(swarm: Swarm, pieces: int, member: Member) -> tuple[bool, int, bool, bool, int]:
+    """The member with the least of these gets a lease."""
+    late = bool(swarm.late) and swarm.is_late_with(member, pieces)
+    doubtful = bool(swarm.silent) and not member.host.proven and member.host.identity.witness in swarm.silent
+    unchecked = len(swarm.graph.gateways) > 0 and member not in swarm.publishers.admitted
+    return late, member.failures, doubtful, unchecked, member.leased
+
+
+def _witnesses(identities: Iterable[Identity]) -> tuple[str, ...]:
+    return tuple([identity.witness for identity in identities])
+
 
 def _publishers(swarm: Swarm) -> list[Member]:
-    """The admitted members, if there are enough of them and no gateways (rule 7)."""
+    """The admitted members, if there are enough of them and no gateways (rule 8)."""
     if len(swarm.graph.gateways):
         return []
     admitted = [member for member in list(swarm.publishers.admitted) if member.wants]

@@ -1,4 +1,7 @@
-"""The active leases, and the number of leases of each host and origin. `scheduler.core.lease_policy` grants them."""
+"""The leases, and the number of leases of each host and origin. `scheduler.core.lease_policy` grants them.
+
+A late lease takes no one's place: it counts neither for its host nor for its origin.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ class LeaseState(Enum):
     OFFERED = auto()
     """Sent; the host has not published a piece yet."""
     ACTIVE = auto()
+    LATE = auto()
+    """It has brought nothing in time. Another host gets its pieces as well, and whoever has them first is heard."""
     DONE = auto()
     FAILED = auto()
     RETURNED = auto()
@@ -36,6 +41,8 @@ class LeaseCause(Enum):
     FAIL = auto()
     GIVE_BACK = auto()
     """The host returned the lease, left, or vanished."""
+    OVERDUE = auto()
+    """It has brought nothing in time, and there is another host to ask."""
     EXPIRE = auto()
     REVOKE = auto()
     """The scheduler takes the lease back: the map was reset, the host holds the whole blob, or lengths disagree."""
@@ -50,8 +57,9 @@ _ENDINGS: Final = {
 }
 
 LEASE_TRANSITIONS: Final[Mapping[LeaseState, Mapping[LeaseCause, LeaseState]]] = {
-    LeaseState.OFFERED: {LeaseCause.PIECE: LeaseState.ACTIVE, **_ENDINGS},
-    LeaseState.ACTIVE: {LeaseCause.PIECE: LeaseState.ACTIVE, **_ENDINGS},
+    LeaseState.OFFERED: {LeaseCause.PIECE: LeaseState.ACTIVE, LeaseCause.OVERDUE: LeaseState.LATE, **_ENDINGS},
+    LeaseState.ACTIVE: {LeaseCause.PIECE: LeaseState.ACTIVE, LeaseCause.OVERDUE: LeaseState.LATE, **_ENDINGS},
+    LeaseState.LATE: {LeaseCause.PIECE: LeaseState.LATE, **_ENDINGS},
     LeaseState.DONE: {},
     LeaseState.FAILED: {},
     LeaseState.RETURNED: {},
@@ -62,27 +70,32 @@ LEASE_TRANSITIONS: Final[Mapping[LeaseState, Mapping[LeaseCause, LeaseState]]] =
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A host's permission to fetch pieces. `left` are the pieces that are not published yet, as a set of bits."""
+    """A host's permission to fetch pieces. `left` are those of `pieces` that nobody has published yet, as bits."""
 
     id: int
     digest: bytes
     member: Member
     source: Source
+    pieces: int
     left: int
+    stranger: str
+    """The witness of a host that had brought nothing yet when the lease was granted; "" of any other host."""
     state: LeaseState = LeaseState.OFFERED
     waits_since: float = 0.0
     """When it was granted, or last brought something."""
 
 
 class LeaseBook:
-    """All active leases."""
+    """All leases that have not ended."""
 
     def __init__(self) -> None:
         self.active: Final[dict[int, Lease]] = {}
+        self.late: Final[dict[int, Lease]] = {}
         self.given = 0
         """The number of leases that were ever granted, and the id of the latest lease."""
         self._per_host: Final[dict[Host, int]] = {}
         self._per_upstream: Final[dict[str, int]] = {}
+        self._per_stranger: Final[dict[str, int]] = {}
 
     def of_host(self, host: Host) -> int:
         """The number of active leases of a host, of all blobs."""
@@ -92,11 +105,18 @@ class LeaseBook:
         """The number of active leases from an origin."""
         return self._per_upstream.get(upstream, 0)
 
+    def of_strangers(self, witness: str) -> int:
+        """The number of active leases of all hosts of one witness that had brought nothing yet."""
+        return self._per_stranger.get(witness, 0)
+
     def open(self, digest: bytes, member: Member, source: Source, pieces: int) -> Lease:
         """Open a lease of `pieces`, a set of bits."""
         self.given += 1
-        lease = Lease(self.given, digest, member, source, pieces)
+        stranger = "" if member.host.proven else member.host.identity.witness
+        lease = Lease(self.given, digest, member, source, pieces, pieces, stranger)
         self.active[lease.id] = lease
+        if stranger:
+            self._per_stranger[stranger] = self.of_strangers(stranger) + 1
         self._per_host[member.host] = self.of_host(member.host) + 1
         self._per_upstream[source.upstream] = self.of_upstream(source.upstream) + 1
         member.leased += pieces.bit_count()
@@ -104,12 +124,21 @@ class LeaseBook:
 
     def step(self, lease: Lease, cause: LeaseCause, story: Story) -> bool:
         """Change a lease's state by the table. Returns whether the lease has ended, and removes an ended lease."""
+        was_late = lease.state is LeaseState.LATE
         lease.state = story.step(f"lease {lease.id} of {lease.member.host.id}", LEASE_TRANSITIONS, lease.state, cause)
-        if lease.state is LeaseState.ACTIVE:
+        if lease.state is LeaseState.ACTIVE or (was_late and lease.state is LeaseState.LATE):
             return False
+        if was_late:
+            del self.late[lease.id]
+            return True
         del self.active[lease.id]
         _count_down(self._per_host, lease.member.host)
         _count_down(self._per_upstream, lease.source.upstream)
+        if lease.stranger:
+            _count_down(self._per_stranger, lease.stranger)
+        if lease.state is LeaseState.LATE:
+            self.late[lease.id] = lease
+            return False
         return True
 
     def validate(self) -> None:
@@ -117,6 +146,10 @@ class LeaseBook:
         for lease in self.active.values():
             assert lease.state in (LeaseState.OFFERED, LeaseState.ACTIVE)
             assert lease.member.host.members.get(lease.digest) is lease.member
+        for lease in self.late.values():
+            assert lease.state is LeaseState.LATE
+            assert lease.member.host.members.get(lease.digest) is lease.member
+        assert Counter(lease.stranger for lease in self.active.values() if lease.stranger) == self._per_stranger
         assert Counter(lease.member.host for lease in self.active.values()) == self._per_host
         assert Counter(lease.source.upstream for lease in self.active.values()) == self._per_upstream
 

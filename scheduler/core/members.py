@@ -24,6 +24,25 @@ class Topology(NamedTuple):
     rack: str
 
 
+class Identity(NamedTuple):
+    """A host as far as it is known to be the one that it says.
+
+    `came_from` is the address of its connection, without a port; "" if a certificate proves the id. An id that nothing
+    proves costs nothing, so all ids of one address are one witness.
+    """
+
+    id: str
+    came_from: str
+
+    @property
+    def witness(self) -> str:
+        """The name under which reports are counted and memory is charged."""
+        return self.came_from or self.id
+
+    def __str__(self) -> str:
+        return self.id
+
+
 @dataclass(slots=True, eq=False)
 class Host:
     """A connected host."""
@@ -33,15 +52,21 @@ class Host:
     address: str
     topology: Topology
     connected_at: float
+    came_from: str = ""
+    """The address of the connection; "" if the host has shown a certificate with its id."""
     members: dict[bytes, Member] = field(default_factory=dict)
+    proven: bool = False
+    """Whether the host has brought anything of what it was given leases for."""
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories whose origin has refused this host."""
     missed_by: set[str] = field(default_factory=set)
     """Hosts that could not reach this host while it is connected here: a few are remembered."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)
     """The host as its neighbours see it, by distance. Built once, because it is sent often and never changes."""
+    identity: Identity = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.identity = Identity(self.id, self.came_from)
         self.seen_at = tuple(Neighbour(self.id, self.address, apart) for apart in range(4))
 
 
@@ -142,6 +167,8 @@ class Member:
     leased: int = 0
     """The number of pieces that the member was granted leases for."""
     failures: int = 0
+    accusers: tuple[str, ...] = ()
+    """The witnesses that say that the member sent them corrupt pieces: a few are remembered."""
     digests_sent: int = 0
     """The length of the part of the swarm's `log` that the member was sent."""
     missed: int = 0

@@ -1,16 +1,18 @@
 """Hosts connect and disconnect, and members enter and leave swarms.
 
-Two hosts with the same id: the connected host keeps the id. A newer connection replaces it only if both give the same
-address: a host that lost its connection reconnects before the scheduler has noticed the loss. A connection is replaced
-at most once in `takeover_s`, so that two processes with the same id and address do not disconnect each other all the
-time. Every other connection with the id is closed with ID_IN_USE, and its host tries again. A host that has moved to
-another address is let in when the scheduler notices that the old connection is silent, within seconds.
+Two hosts with the same id: the connected host keeps the id, because anybody can say an id and an address. The newer
+connection is closed with ID_IN_USE, and its host tries again. The connected host is pinged: if the host has lost that
+connection and the scheduler has not noticed it, the host is let in within seconds. A connection with a certificate of
+the id replaces the older one: a host that lost its connection reconnects before the scheduler has noticed the loss. A
+connection is replaced at most once in `takeover_s`, so that two processes with the same certificate do not disconnect
+each other all the time.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from scheduler.core.budget import SWARM_BYTES
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
@@ -18,7 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.from_host import Hello, Holding
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -47,11 +49,7 @@ class Membership:
         self._topologies: Final[dict[Topology, Topology]] = {}
 
     def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool = False) -> None:
-        """Let a host in that has connected from the address `seen_at`, or close its connection.
-
-        A host whose id is in its certificate may come from another address than before. Without a certificate the
-        address is all that speaks for the id.
-        """
+        """Let a host in that has connected from the address `seen_at`, or close its connection."""
         state = self._state
         version = agree(hello)
         if version is None:
@@ -60,8 +58,9 @@ class Membership:
             return
         before = state.hosts_by_id.get(hello.host)
         if before is not None:
-            young = state.now - before.connected_at < state.settings.takeover_s
-            if young or (before.address != hello.address and not certified):
+            young = state.now - before.connected_at < state.settings.takeover_s and not before.came_from
+            if young or not certified:
+                state.probe(before)
                 reason = f"a host with this id is connected from {before.address}; give this one another id"
                 state.close(Close(connection, Closing.ID_IN_USE, reason))
                 return
@@ -70,7 +69,8 @@ class Membership:
         if len(self._topologies) >= TOPOLOGIES:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
-        host = Host(connection, hello.host, hello.address, topology, state.now)
+        came_from = "" if certified else seen_at
+        host = Host(connection, hello.host, hello.address, topology, state.now, came_from)
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
@@ -92,12 +92,17 @@ class Membership:
     def has_room(self, host: Host, digest: bytes) -> bool:
         """Whether the host is, or may become, a member of the blob's swarm, or a holder of the blob."""
         shelf = self._state.shelf
+        if digest not in self._state.swarms and not self._state.budget.has_room(host.identity.witness, SWARM_BYTES):
+            return False
         if len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST:
             return True
         return digest in host.members or shelf.holds(host, digest)
 
-    def enter(self, host: Host, digest: bytes) -> tuple[Swarm, Member]:
-        """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`."""
+    def enter(self, host: Host, digest: bytes, owner: Host | None = None) -> tuple[Swarm, Member]:
+        """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`.
+
+        A swarm that begins is charged to `owner`, by default the host.
+        """
         state = self._state
         member = host.members.get(digest)
         if member is not None:
@@ -105,6 +110,7 @@ class Membership:
         swarm = state.swarms.get(digest)
         if swarm is None:
             swarm = state.swarms[digest] = Swarm(digest, state.settings, state.rng)
+            state.charge(swarm, owner or host, SWARM_BYTES)
             size_bytes = state.inline_blobs.size_of(digest)
             if size_bytes is not None:
                 swarm.set_size(size_bytes)
@@ -123,7 +129,7 @@ class Membership:
         for lease in swarm.leases_of(member):
             state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
-        swarm.unleased |= swarm.publishers.leave(member)
+        swarm.lease_again(swarm.publishers.leave(member))
         swarm.hold(member, 0)
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]
@@ -159,7 +165,7 @@ class Membership:
                 ended = tuple([other.host.id for other in member.links])
                 state.send((host,), Neighbours(swarm.digest, (), ended))
             del host.members[swarm.digest]
-            state.shelf.put(host, swarm.digest, swarm.size_bytes)
+            state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True))
         state.links_changed.pop(swarm, None)
         self._end(swarm)
 
@@ -217,6 +223,7 @@ class Membership:
     def _end(self, swarm: Swarm) -> None:
         state = self._state
         del state.swarms[swarm.digest]
+        state.budget.give_back(swarm.charges)
         state.swarms_to_lease.pop(swarm, None)
         state.over_quota.pop(swarm, None)
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):

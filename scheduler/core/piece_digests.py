@@ -1,4 +1,4 @@
-"""The lengths and piece digests of blobs: which of them are believed, told to members, and disputed.
+"""The piece digests of blobs: which of them are believed, told to members, and disputed.
 
 Rules:
 1. No digest is sent to a host twice because time has passed. Each member remembers how much of the log it was sent.
@@ -9,24 +9,23 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from scheduler.core.claims import QUORUM, SECONDHAND
-from scheduler.core.leases import LeaseCause
-from scheduler.core.members import Host, Member, MemberState
+from scheduler.core.budget import PUBLISHED_BYTES
+from scheduler.core.claims import SECONDHAND
+from scheduler.core.members import Host, Identity, Member, MemberState
 from scheduler.core.piece_map import ClaimResult, MapState, PieceMap
-from scheduler.core.state import Due, Reason, SchedulerState, Timer
+from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import (
     DIGEST_BYTES,
     MAX_DIGESTS_PER_MESSAGE,
-    MAX_INLINE_BYTES,
     MAX_RUNS_PER_MESSAGE,
     ProtocolError,
 )
 from scheduler.protocol.from_host import Disproved
-from scheduler.protocol.to_host import DigestRun, PieceDigests, Reset, Sized
+from scheduler.protocol.to_host import DigestRun, PieceDigests
 
 DISPUTED: Final = "disputed a piece map that most other hosts have found right"
 DISPROVED: Final = "told something of a piece that the SHA-256 of the blob disproves"
@@ -38,50 +37,22 @@ SEEDERS_ASKED: Final = 16
 
 
 class Maps:
-    """Records lengths and digests, tells them to members, and handles disputes."""
+    """Records digests, tells them to members, and handles disputes."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
 
-    # Lengths
-
-    def claim_size(self, swarm: Swarm, host: Host, size_bytes: int) -> None:
-        """Record a host's report of the blob's length."""
-        kept = self._state.inline_blobs.size_of(swarm.digest)
-        if kept is not None:
-            if size_bytes != kept:
-                self.accuse(swarm, (host.id,), "said a wrong length")
-            return
-        swarm.length.add(host.id, size_bytes)
-        if swarm.size_bytes is None:
-            believed = swarm.length.confirmed() if swarm.size_disputed else swarm.length.first()
-            if believed is not None:
-                self._set_size(swarm, believed)
-        elif size_bytes != swarm.size_bytes:
-            if swarm.length.reports(swarm.size_bytes) >= QUORUM:
-                self.accuse(swarm, (host.id,), "said a length that two other hosts contradict")
-            else:
-                self.reset(swarm, f"{host.id} says it is {size_bytes} bytes long")
-                swarm.forget_size()
-
-    def _set_size(self, swarm: Swarm, size_bytes: int) -> None:
-        waiting = [member.host for member in swarm.members.values() if member.state is MemberState.JOINING]
-        if swarm.size_disputed and size_bytes > MAX_INLINE_BYTES:  # if it was first reported as tiny, it has no links
-            for member in swarm.wanting.items:
-                swarm.graph.fill(member)
-            self._state.links_changed[swarm] = None
-        swarm.set_size(size_bytes)
-        self._state.send(waiting, Sized(swarm.digest, swarm.generation, size_bytes))
-        self._state.swarms_to_lease[swarm] = None
-        if swarm.length.reports(size_bytes) >= QUORUM:
-            wrong_reporters = swarm.length.dissenters(size_bytes)
-            self.accuse(swarm, wrong_reporters, "said a length that two other hosts contradict")
-
     # Digests
 
-    def claim_digests(self, swarm: Swarm, member: Member, reporter: str, first: int, digests: bytes) -> None:
-        """Record a host's report of the digests of the pieces from `first` on, and tell new digests to members."""
+    def claim_digests(self, swarm: Swarm, member: Member, reporter: Identity, first: int, digests: bytes) -> None:
+        """Record a host's report of the digests of the pieces from `first` on, and tell new digests to members.
+
+        Raises ProtocolError if the blob has no such pieces, or if they take more memory than the host may have.
+        """
         piece_map = self._map_with(swarm, first, digests)
+        count = len(digests) // DIGEST_BYTES
+        if not self._state.charge(swarm, member.host, PUBLISHED_BYTES * count + piece_map.growth_bytes(first, count)):
+            raise ProtocolError("this host says more than the scheduler keeps for one")
         news, doubt = 0, False
         for at in range(0, len(digests), DIGEST_BYTES):
             piece = first + at // DIGEST_BYTES
@@ -89,7 +60,7 @@ class Maps:
             if result is ClaimResult.NEWS:
                 news |= 1 << piece
             elif result is ClaimResult.DISPROVED and reporter != SECONDHAND and _was_heard(swarm, member):
-                self.accuse(swarm, (reporter,), DISPROVED)
+                self._state.accuse(swarm, (reporter,), DISPROVED)
             doubt = doubt or result is ClaimResult.CONTRADICTION
         if doubt:
             self._contest(swarm, piece_map, "a contradiction")
@@ -146,8 +117,8 @@ class Maps:
         if piece_map is None or message.generation != swarm.generation or piece_map.known != piece_map.everything:
             return
         if _was_heard(swarm, member):
-            self.accuse(swarm, (member.host.id,), DISPUTED)
-        elif piece_map.dispute(member.host.id):
+            self._state.accuse(swarm, (member.host.identity,), DISPUTED)
+        elif piece_map.dispute(member.host.identity):
             self._contest(swarm, piece_map, member.host.id)
 
     def judge(self, swarm: Swarm) -> None:
@@ -155,28 +126,28 @@ class Maps:
         piece_map, credit = swarm.map, self._state.credit
         assert piece_map is not None
         swarm.judged_at = self._state.now
-        self.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
+        self._state.accuse(swarm, piece_map.wrong_reporters(), DISPROVED)
         for said in swarm.publishers.contradictions:
             is_right = piece_map.digest(said.piece) == said.digest
-            self.accuse(swarm, (said.checker if is_right else said.publisher,), DISPROVED)
-        for host_id in piece_map.right_reporters():
-            if host_id not in self._state.to_quarantine:
-                credit.pop(host_id, None)
-                credit[host_id] = None
+            self._state.accuse(swarm, (said.checker if is_right else said.publisher,), DISPROVED)
+        for identity in piece_map.right_reporters():
+            if identity not in self._state.to_quarantine:
+                credit.pop(identity, None)
+                credit[identity] = None
         while len(credit) > MAX_CREDIT:
             del credit[next(iter(credit))]
 
-    def distrust(self, swarm: Swarm, host_id: str) -> None:
+    def distrust(self, swarm: Swarm, identity: Identity) -> None:
         """Contest a map with digests of a host that was found to lie, unless another host has sealed the map."""
         piece_map = swarm.map
         if piece_map is None or piece_map.state not in (MapState.GROWING, MapState.KNOWN):
             return
-        if piece_map.has_claim_of(host_id):
-            self._contest(swarm, piece_map, f"the quarantine of {host_id}")
+        if piece_map.has_claim_of(identity):
+            self._contest(swarm, piece_map, f"the quarantine of {identity}")
 
     def _contest(self, swarm: Swarm, piece_map: PieceMap, by: str) -> None:
         piece_map.contest()
-        self.reset(swarm, f"contested by {by}")
+        self._state.reset(swarm, f"contested by {by}")
         swarm.unleased = piece_map.everything & ~piece_map.known
         holders = self._state.rng.sample(swarm.graph.providers.items, SEEDERS_ASKED)
         swarm.digest_sources.extend(member.host for member in holders if member.state is MemberState.COMPLETE)
@@ -185,21 +156,6 @@ class Maps:
                 self.catch_up(swarm, member)
         self._state.note_lost(swarm)
 
-    def reset(self, swarm: Swarm, reason: str) -> None:
-        """Start a new generation: no member holds a piece, and no lease is active."""
-        swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
-        for lease in list(swarm.leases.values()):
-            self._state.end_lease(lease, LeaseCause.REVOKE)
-        self._state.swarms_to_lease[swarm] = None
-        swarm.digests_requested_of = None
-        self._state.deadlines.cancel(Timer(Due.DIGEST_REQUEST, swarm.digest))
-        swarm.next_generation()
-        for member in swarm.members.values():
-            if member.have:
-                swarm.hold(member, 0)
-        hosts = [member.host for member in swarm.members.values()]
-        self._state.send(hosts, Reset(swarm.digest, swarm.generation))
-
     def _need_quorum(self, swarm: Swarm, piece_map: PieceMap) -> None:
         if piece_map.state is MapState.CONTESTED:
             leased = 0
@@ -207,13 +163,6 @@ class Maps:
                 leased |= lease.left
             swarm.unleased |= piece_map.everything & ~piece_map.known & ~leased
             self._state.swarms_to_lease[swarm] = None
-
-    def accuse(self, swarm: Swarm, host_ids: Iterable[str], why: str) -> None:
-        """Mark hosts to be quarantined."""
-        for host_id in host_ids:
-            swarm.story.tell("%s %s", host_id, why)
-            reason = Reason(f"{why} (blob sha256:{swarm.digest.hex()})", proved=True)
-            self._state.to_quarantine.setdefault(host_id, reason)
 
     @staticmethod
     def _map_with(swarm: Swarm, first: int, digests: bytes) -> PieceMap:

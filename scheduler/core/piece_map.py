@@ -34,7 +34,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import Final
 
-from scheduler.core.claims import QUORUM, Claim
+from scheduler.core.claims import QUORUM, SECONDHAND, Claim
+from scheduler.core.members import Identity
 from scheduler.core.story import Story
 from scheduler.protocol.fields import DIGEST_BYTES
 
@@ -67,7 +68,7 @@ MAP_TRANSITIONS: Final[Mapping[MapState, Mapping[MapCause, MapState]]] = {
 
 
 _NEEDS_QUORUM: Final = (MapState.CONTESTED, MapState.PROVEN)
-"""The states in which a digest is believed only if a quorum of hosts has reported it."""
+"""The states in which a digest is believed only if a quorum of witnesses has reported it."""
 
 
 class ClaimResult(Enum):
@@ -84,12 +85,31 @@ class ClaimResult(Enum):
     """The digest differs from the proven digest."""
 
 
+MAX_DISPUTED: Final = 4
+"""Disputed maps that are remembered with those that disputed them. One takes as much memory as the map."""
+
+CHUNK: Final = 64
+"""The pieces whose digests are stored together. A map takes memory as digests arrive, wherever they are in the blob."""
+
+CHUNK_BYTES: Final = CHUNK * (DIGEST_BYTES + 8) + 256
+
+
+class _Chunk:
+    """The believed digests of some consecutive pieces, and the reporter of each that has one reporter."""
+
+    __slots__ = ("digests", "reporters")
+
+    def __init__(self) -> None:
+        self.digests = bytearray(CHUNK * DIGEST_BYTES)
+        self.reporters: list[Identity] = [SECONDHAND] * CHUNK
+
+
 class PieceMap:
     """The map of a blob of `count` pieces; `count` is at least 1."""
 
     __slots__ = (
+        "_chunks",
         "_claims",
-        "_digests",
         "_disputed",
         "_disputers",
         "_quorum",
@@ -107,15 +127,17 @@ class PieceMap:
         self.known = 0
         """The pieces whose digest is believed, as a set of bits."""
         self._story = story
-        self._digests = bytearray(DIGEST_BYTES * count)
+        self._chunks: dict[int, _Chunk] = {}
         self._claims: dict[int, Claim[bytes]] = {}
+        """The reports about pieces that have several, and of all pieces once the map was disputed."""
         self.judged = False
         """Whether most of the swarm has found the SHA-256 right over these digests."""
         self._quorum = QUORUM
-        self._sealers: dict[str, None] = {}
-        self._disputers: dict[str, None] = {}
-        """The hosts that found the SHA-256 wrong over these digests."""
-        self._disputed: list[tuple[bytes, tuple[str, ...]]] = []
+        self._sealers: dict[str, Identity] = {}
+        """The hosts that found the SHA-256 right over these digests, by witness."""
+        self._disputers: dict[str, Identity] = {}
+        """Those that found it wrong."""
+        self._disputed: list[tuple[dict[int, bytes], tuple[Identity, ...]]] = []
         """The digests of earlier maps that were disputed, and by whom."""
 
     @property
@@ -125,32 +147,44 @@ class PieceMap:
 
     def digest(self, piece: int) -> bytes:
         """The believed digest of a piece in `known`."""
-        return bytes(self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES])
+        at = piece % CHUNK * DIGEST_BYTES
+        return bytes(self._chunks[piece // CHUNK].digests[at : at + DIGEST_BYTES])
 
-    def reporters(self, piece: int) -> tuple[str, ...]:
+    def growth_bytes(self, first: int, count: int) -> int:
+        """The memory that digests of the pieces from `first` on would make the map take."""
+        chunks = range(first // CHUNK, (first + count - 1) // CHUNK + 1)
+        return CHUNK_BYTES * sum(chunk not in self._chunks for chunk in chunks)
+
+    def reporters(self, piece: int) -> tuple[Identity, ...]:
         """The hosts that have reported a digest of a piece."""
         claim = self._claims.get(piece)
-        return claim.reporters() if claim else ()
+        if claim is not None:
+            return claim.reporters()
+        reporter = self._chunks[piece // CHUNK].reporters[piece % CHUNK] if self.known >> piece & 1 else SECONDHAND
+        return () if reporter == SECONDHAND else (reporter,)
 
-    def claim_digest(self, reporter: str, piece: int, digest: bytes) -> ClaimResult:
+    def claim_digest(self, reporter: Identity, piece: int, digest: bytes) -> ClaimResult:
         """Record a host's report of a piece's digest."""
-        claim = self._claims.setdefault(piece, Claim())
-        claim.add(reporter, digest, self._quorum)
-        if self.known >> piece & 1:
-            if self.digest(piece) == digest:
-                return ClaimResult.NOTHING_NEW
-            if self.judged:
-                return ClaimResult.DISPROVED
-            return ClaimResult.UNDECIDED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
-        believed = claim.confirmed(self._quorum) if self.state is MapState.CONTESTED else claim.first()
-        if believed is None:
-            return ClaimResult.UNDECIDED
-        self._believe(piece, believed)
+        is_known = self.known >> piece & 1
+        if is_known or self.state is MapState.CONTESTED:
+            claim = self._claim(piece)
+            claim.add(reporter, digest, self._quorum)
+            if is_known:
+                if self.digest(piece) == digest:
+                    return ClaimResult.NOTHING_NEW
+                if self.judged:
+                    return ClaimResult.DISPROVED
+                return ClaimResult.UNDECIDED if self.state in _NEEDS_QUORUM else ClaimResult.CONTRADICTION
+            believed = claim.confirmed(self._quorum)
+            if believed is None:
+                return ClaimResult.UNDECIDED
+            digest = believed
+        self._believe(piece, digest, reporter)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
         return ClaimResult.NEWS
 
-    def seal(self, host: str, wanting: int) -> bool:
+    def seal(self, host: Identity, wanting: int) -> bool:
         """Record that a host found the blob's SHA-256 right over this map. Returns whether that judges the map.
 
         `wanting` is the number of hosts that do not have the blob yet.
@@ -159,15 +193,15 @@ class PieceMap:
             self._step(MapCause.SHA256_RIGHT)
         if self.judged or self.state not in (MapState.SEALED, MapState.PROVEN):
             return False
-        self._sealers[host] = None
-        self._disputers.pop(host, None)
+        self._sealers[host.witness] = host
+        self._disputers.pop(host.witness, None)
         self.judged = len(self._sealers) >= QUORUM and len(self._sealers) > wanting
         return self.judged
 
-    def dispute(self, host: str) -> bool:
+    def dispute(self, host: Identity) -> bool:
         """Record that a host found the SHA-256 wrong over this map. Returns whether the map must be contested."""
-        self._disputers[host] = None
-        self._sealers.pop(host, None)
+        self._disputers[host.witness] = host
+        self._sealers.pop(host.witness, None)
         if self.state is MapState.KNOWN or (self.state is MapState.SEALED and len(self._sealers) < QUORUM):
             return True
         return len(self._disputers) >= QUORUM and len(self._disputers) > len(self._sealers)
@@ -177,17 +211,20 @@ class PieceMap:
         self._quorum += self.state is MapState.PROVEN
         self._step(MapCause.DISPUTE)
         if self._disputers:
-            self._disputed.append((bytes(self._digests), tuple(self._disputers)))
+            self._disputed = [*self._disputed, (self._all_digests(), tuple(self._disputers.values()))][-MAX_DISPUTED:]
         self._disputers, self._sealers, self.judged = {}, {}, False
+        for first, stop in _runs(self.known):
+            for piece in range(first, stop):
+                self._claim(piece)
         self.known = 0
         for piece, claim in self._claims.items():
             confirmed = claim.confirmed(self._quorum)
             if confirmed is not None:
-                self._believe(piece, confirmed)
+                self._believe(piece, confirmed, SECONDHAND)
         if self.known == self.everything:
             self._step(MapCause.LAST_PIECE)
 
-    def wrong_reporters(self) -> tuple[str, ...]:
+    def wrong_reporters(self) -> tuple[Identity, ...]:
         """The hosts to accuse once the map is judged; none before."""
         if not self.judged:
             return ()
@@ -196,26 +233,30 @@ class PieceMap:
             for piece, claim in sorted(self._claims.items())
             for reporter in claim.dissenters(self.digest(piece))
         }
-        wrong |= self._disputers
+        wrong |= dict.fromkeys(self._disputers.values())
         for digests, disputers in self._disputed:
-            if digests == self._digests:
+            if digests == self._all_digests():
                 wrong |= dict.fromkeys(disputers)
         return tuple(wrong)
 
-    def right_reporters(self) -> tuple[str, ...]:
-        """The hosts whose every report is right, once the map is judged."""
-        reporters = {reporter: None for claim in self._claims.values() for reporter in claim.reporters()}
+    def right_reporters(self) -> tuple[Identity, ...]:
+        """The hosts whose every report is right, once the map is judged; none before."""
+        if not self.judged:
+            return ()
         wrong = self.wrong_reporters()
-        return tuple(reporter for reporter in reporters if reporter not in wrong) if self.judged else ()
+        reporters = {reporter: None for piece in range(self.count) for reporter in self.reporters(piece)}
+        return tuple(reporter for reporter in reporters if reporter not in wrong)
 
-    def has_claim_of(self, host: str) -> bool:
+    def has_claim_of(self, host: Identity) -> bool:
         """Whether this host has reported a digest of any piece."""
-        return any(host in claim.reporters() for claim in self._claims.values())
+        return any(host in chunk.reporters for chunk in self._chunks.values()) or any(
+            host in claim.reporters() for claim in self._claims.values()
+        )
 
     def runs(self, pieces: int) -> Iterator[tuple[int, bytes]]:
         """The believed digests of `pieces`: for each run of consecutive pieces, the first piece and the digests."""
-        for run in re.finditer("1+", bin(pieces)[:1:-1]):
-            yield run.start(), bytes(self._digests[run.start() * DIGEST_BYTES : run.end() * DIGEST_BYTES])
+        for first, stop in _runs(pieces):
+            yield first, b"".join(self._parts(first, stop))
 
     def validate(self) -> None:
         """Raise AssertionError if the map contradicts itself."""
@@ -227,9 +268,37 @@ class PieceMap:
                 believed = claim.confirmed(self._quorum) if self.state in _NEEDS_QUORUM else claim.first()
                 assert believed == self.digest(piece), self._story.lines()
 
-    def _believe(self, piece: int, digest: bytes) -> None:
+    def _parts(self, first: int, stop: int) -> Iterator[bytearray]:
+        for chunk in range(first // CHUNK, (stop - 1) // CHUNK + 1):
+            start = chunk * CHUNK
+            low, high = max(first - start, 0), min(stop - start, CHUNK)
+            yield self._chunks[chunk].digests[low * DIGEST_BYTES : high * DIGEST_BYTES]
+
+    def _all_digests(self) -> dict[int, bytes]:
+        return {at: bytes(chunk.digests) for at, chunk in self._chunks.items()}
+
+    def _claim(self, piece: int) -> Claim[bytes]:
+        """All reports about a piece."""
+        claim = self._claims.get(piece)
+        if claim is None:
+            claim = self._claims[piece] = Claim()
+            if self.known >> piece & 1:
+                claim.add(self._chunks[piece // CHUNK].reporters[piece % CHUNK], self.digest(piece))
+        return claim
+
+    def _believe(self, piece: int, digest: bytes, reporter: Identity) -> None:
         self.known |= 1 << piece
-        self._digests[piece * DIGEST_BYTES : (piece + 1) * DIGEST_BYTES] = digest
+        chunk = self._chunks.get(piece // CHUNK)
+        if chunk is None:
+            chunk = self._chunks[piece // CHUNK] = _Chunk()
+        at = piece % CHUNK
+        chunk.digests[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES] = digest
+        chunk.reporters[at] = reporter
 
     def _step(self, cause: MapCause) -> None:
         self.state = self._story.step("map", MAP_TRANSITIONS, self.state, cause)
+
+
+def _runs(pieces: int) -> Iterator[tuple[int, int]]:
+    """The runs of consecutive pieces in a set, each as its first piece and the piece after its last."""
+    return (run.span() for run in re.finditer("1+", bin(pieces)[:1:-1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from scheduler.core.members import Member
+from scheduler.core.members import Identity, Member
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import SpotResult
 from scheduler.protocol.to_host import DigestRun
@@ -44,8 +44,8 @@ class Check:
 class Contradiction(NamedTuple):
     """A checker says that the origin has other bytes than those with the digest that a publisher says. One is wrong."""
 
-    checker: str
-    publisher: str
+    checker: Identity
+    publisher: Identity
     piece: int
     digest: bytes
 
@@ -63,7 +63,7 @@ class Publishers:
         """The comparisons that hosts were asked for."""
         self.silences = 0
         """The checks that nobody has answered in time."""
-        self.suspects: Final[set[str]] = set()
+        self.suspects: Final[set[Identity]] = set()
         """Hosts of which some lie. They get no leases and check nothing, and are in the swarm otherwise."""
         self.contradictions: Final[list[Contradiction]] = []
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 from scheduler.core.events import Connected, Disconnected, Event, Instruction, Received, Tick
 from scheduler.core.join import Joining
 from scheduler.core.lease_policy import LeasePolicy
-from scheduler.core.members import Host, Member
+from scheduler.core.lengths import Lengths
+from scheduler.core.members import Host, Identity, Member
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
@@ -56,12 +57,13 @@ class Scheduler:
     def __init__(self, settings: SchedulerSettings | None = None) -> None:
         self._state: Final = SchedulerState(settings or SchedulerSettings())
         self._membership: Final = Membership(self._state)
+        self._lengths: Final = Lengths(self._state, self._membership)
         self._maps: Final = Maps(self._state)
         self._seeders: Final = Seeders(self._state, self._maps)
-        self._joining: Final = Joining(self._state, self._membership, self._maps, self._seeders)
+        self._joining: Final = Joining(self._state, self._membership, self._lengths, self._maps, self._seeders)
         self._spot_checks: Final = SpotChecks(self._state, self._maps)
         self._lease_policy: Final = LeasePolicy(
-            self._state, self._membership, self._maps, self._seeders, self._spot_checks
+            self._state, self._membership, self._lengths, self._maps, self._seeders, self._spot_checks
         )
         self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
         self._tags: Final = Tags(self._state)
@@ -84,7 +86,7 @@ class Scheduler:
             from_host.SpotChecked: self._spot_checks.checked,
             from_host.Sealed: self._seeders.sealed,
             from_host.Disproved: self._maps.disproved,
-            from_host.Corrupt: self._quarantine.corrupt,
+            from_host.Corrupt: self._joining.corrupt,
             InlineBlob: self._seeders.inline_blob,
         }
 
@@ -96,8 +98,9 @@ class Scheduler:
             state.started_at = state.now
         match event:
             case Connected(connection, hello, seen_at, certified):
+                identity = Identity(hello.host, "" if certified else seen_at)
                 before = state.hosts_by_id.get(hello.host)
-                if not self._quarantine.turns_away(connection, hello.host):
+                if not self._quarantine.turns_away(connection, identity):
                     self._membership.arrive(connection, hello, seen_at, certified=certified)
                 if before is not None and state.hosts_by_id.get(hello.host) is not before:
                     self._tags.depart(before)
@@ -168,8 +171,11 @@ class Scheduler:
         state.leases.validate()
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
+        late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
+        assert late == state.leases.late
         self._tags.validate()
         state.shelf.validate()
+        state.budget.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
         by_host = self._by_host.get(type(message))
@@ -202,13 +208,11 @@ class Scheduler:
         while (timer := state.deadlines.pop_due(state.now)) is not None:
             key = timer.key
             if timer.due is Due.LEASE and isinstance(key, int):
-                self._lease_policy.expired(state.leases.active[key])
+                self._lease_policy.expired(state.leases.active.get(key) or state.leases.late[key])
             elif timer.due is Due.TAG and isinstance(key, TagKey):
                 self._tags.due(key)
-            elif timer.due is Due.RELEASE and isinstance(key, str):
+            elif timer.due is Due.RELEASE and isinstance(key, Identity):
                 self._quarantine.release(key)
-            elif timer.due is Due.REPORTS and isinstance(key, str):
-                self._quarantine.let_age(key)
             elif isinstance(key, bytes):
                 swarm = state.swarms[key]
                 swarm.story.now = state.now
@@ -230,10 +234,10 @@ class Scheduler:
         state = self._state
         while state.to_quarantine or state.swarms_to_lease:
             while state.to_quarantine:
-                host_id = next(iter(state.to_quarantine))
-                reason = state.to_quarantine.pop(host_id)
-                host = state.hosts_by_id.get(host_id)
-                self._quarantine.apply(host_id, reason)
+                identity = next(iter(state.to_quarantine))
+                reason = state.to_quarantine.pop(identity)
+                host = state.known_as(identity)
+                self._quarantine.apply(identity, reason)
                 if host is not None:
                     self._tags.depart(host)
             while state.swarms_to_lease and not state.to_quarantine:

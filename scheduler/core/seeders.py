@@ -37,9 +37,9 @@ class Seeders:
     def sealed(self, swarm: Swarm, member: Member, message: Sealed) -> None:
         """Record that a host holds the whole blob and that its SHA-256 is right."""
         if swarm.map is not None and swarm.size_bytes is not None and message.generation == swarm.generation:
-            if swarm.map.seal(member.host.id, len(swarm.wanting) - member.wants):
+            if swarm.map.seal(member.host.identity, len(swarm.wanting) - member.wants):
                 self._maps.judge(swarm)
-            swarm.length.add(member.host.id, swarm.size_bytes)
+            swarm.length.add(member.host.identity, swarm.size_bytes)
         self.complete(swarm, member)
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
             swarm.digest_sources.append(member.host)
@@ -62,18 +62,18 @@ class Seeders:
         if not leases and swarm.digests_requested_of is not member.host:
             return
         if hashlib.sha256(message.data).digest() != swarm.digest:
-            self._maps.accuse(swarm, (member.host.id,), "sent other bytes under a blob's digest")
+            self._state.accuse(swarm, (member.host.identity,), "sent other bytes under a blob's digest")
             return
         for lease in leases:
             state.end_lease(lease, LeaseCause.LAST_PIECE)
+        member.host.proven = True
         self._end_digest_request(swarm)
         state.inline_blobs.put(swarm.digest, message.data)
         if swarm.size_bytes != len(message.data):
             if swarm.size_bytes is not None:
-                self._maps.reset(swarm, "its length was wrong")
+                self._state.reset(swarm, "its length was wrong")
                 swarm.forget_size()
             swarm.set_size(len(message.data))
-        self._maps.accuse(swarm, swarm.length.dissenters(len(message.data)), "said a wrong length")
         self.complete(swarm, member)
         waiting = list(swarm.wanting.items)
         state.send([other.host for other in waiting], message)
@@ -100,7 +100,7 @@ class Seeders:
             if swarm.digests_requested_of is not member.host:  # or no longer: its last digests contested the map
                 return
             if run.digests and swarm.map is not None and swarm.map.state in UNFINISHED:
-                reporter = member.host.id if member.state is MemberState.COMPLETE else SECONDHAND
+                reporter = member.host.identity if member.state is MemberState.COMPLETE else SECONDHAND
                 self._maps.claim_digests(swarm, member, reporter, run.first, run.digests)
                 self._state.note_lost(swarm)
         if message.last and swarm.digests_requested_of is member.host:

@@ -34,8 +34,11 @@ class SchedulerSettings:
 
     lease_pieces: int = 4
     """The most pieces in a lease: 16 MiB of a large blob, so that a round trip to the origin is a small part of it."""
+    opening_s: float = 1.5
+    """How long a lease may take to bring a tiny blob, or the length, before a second host is asked as well. A client
+    waits for it and for nothing else, most registries answer in a tenth of it, and another request costs little."""
     lease_s: float = 15.0
-    """How long a lease may go without a new piece. 4 MiB in 15 s are 2.2 Mbit/s."""
+    """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
     orphan_s: float = 3.0
     """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
@@ -55,9 +58,15 @@ class SchedulerSettings:
     """How long after the last member has the whole blob the blob is put on the shelf (`scheduler.core.shelf`)."""
 
     corrupt_reports: int = 3
-    """Different hosts that must report one sender of corrupt pieces before the sender is quarantined."""
+    """Witnesses that must report one sender of corrupt pieces before the sender is taken out of the swarm."""
 
     inline_cache_bytes: int = 64 * 1024 * 1024
     """Tiny blobs that are kept for messages; the least recently used blobs are dropped first."""
+    witness_bytes: int = 64 * 1024 * 1024
+    """The memory that what one host says may take, or what all hosts without certificates say that come from one
+    address (`scheduler.core.budget`). 25,000 digests of one host, the map of 100 GiB, take 6 MiB."""
+    claimed_bytes: int = 768 * 1024 * 1024
+    """The same for all hosts together: most of the memory that docker/kubernetes.yaml gives the scheduler."""
+
     takeover_s: float = 5.0
     """A newer connection replaces a host's connection at most once in this time (`scheduler.core.membership`)."""

@@ -1,8 +1,8 @@
-"""Blobs that hosts hold whole and that nobody asks for. A thousand hosts hold millions of them together.
+"""Blobs that hosts hold, whole or in part, and that nobody asks for. A thousand hosts hold millions of them together.
 
 A swarm of one member takes about 8 KiB, and each further member 1 KiB. A blob on the shelf takes about 500 bytes, and
-each further holder 100. A blob leaves the shelf when a host wants the blob or holds a part of it, and becomes a swarm
-of its holders (`scheduler.core.join`).
+each further holder 100. A blob leaves the shelf when a host wants the blob, and becomes a swarm of its holders
+(`scheduler.core.join`). Each blob is charged to the host that named it first (`scheduler.core.budget`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from scheduler.core.budget import SHELVED_BYTES, Budget
 from scheduler.core.members import Host
+from scheduler.protocol.from_host import Holding
+
+MAX_PARTS: Final = 256
+"""Blobs of one host that are held in part: downloads that were broken off. Each may have a bitfield of 8 KiB."""
 
 
 @dataclass(slots=True, eq=False)
@@ -18,16 +23,20 @@ class _Blob:
     digest: bytes
     size_bytes: int
     """As the first holder says."""
-    holders: dict[Host, int] = field(default_factory=dict)
-    """Each with the size that it says. They may disagree."""
+    owner: str
+    """Whom it is charged to."""
+    holders: dict[Host, int | Holding] = field(default_factory=dict)
+    """Each with the size that it says, or with the part that it holds. They may disagree."""
 
 
 class Shelf:
     """Blobs by digest and by holder. Each blob has at least one holder."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self._budget: Final = budget
         self._blobs: Final[dict[bytes, _Blob]] = {}
         self._of_host: Final[dict[Host, set[_Blob]]] = {}
+        self._parts: Final[dict[Host, int]] = {}
 
     def __len__(self) -> int:
         return len(self._blobs)
@@ -49,33 +58,49 @@ class Shelf:
         blob = self._blobs.get(digest)
         return blob is not None and host in blob.holders
 
-    def put(self, host: Host, digest: bytes, size_bytes: int) -> None:
-        """Record a holder."""
-        blob = self._blobs.get(digest)
+    def put(self, host: Host, holding: Holding) -> None:
+        """Record a holder. A holding beyond the host's bounds is ignored."""
+        self.discard(host, holding.digest)
+        parts = self._parts.get(host, 0)
+        if not holding.complete and parts >= MAX_PARTS:
+            return
+        blob = self._blobs.get(holding.digest)
         if blob is None:
-            blob = self._blobs[digest] = _Blob(digest, size_bytes)
-        # Equal integers are one object, which saves 32 bytes for each holder.
-        blob.holders[host] = blob.size_bytes if size_bytes == blob.size_bytes else size_bytes
+            owner = host.identity.witness
+            if not self._budget.take(owner, SHELVED_BYTES):
+                return
+            blob = _Blob(holding.digest, holding.size_bytes, owner)
+            self._blobs[holding.digest] = blob
+        if holding.complete:
+            # Equal integers are one object, which saves 32 bytes for each holder.
+            blob.holders[host] = blob.size_bytes if holding.size_bytes == blob.size_bytes else holding.size_bytes
+        else:
+            blob.holders[host] = holding
+            self._parts[host] = parts + 1
         self._of_host.setdefault(host, set()).add(blob)
 
-    def take(self, digest: bytes) -> dict[Host, int]:
-        """Take a blob off the shelf: its holders, in the order in which they came, each with the size that it says."""
+    def take(self, digest: bytes) -> dict[Host, Holding]:
+        """Take a blob off the shelf: its holders, in the order in which they came, each with what it says it holds."""
         blob = self._blobs.pop(digest, None)
         if blob is None:
             return {}
-        for host in blob.holders:
-            self._forget(host, blob)
-        return blob.holders
+        self._budget.give_back({blob.owner: SHELVED_BYTES})
+        for host, held in blob.holders.items():
+            self._forget(host, blob, held)
+        return {
+            host: held if isinstance(held, Holding) else Holding(digest, held, complete=True)
+            for host, held in blob.holders.items()
+        }
 
     def discard(self, host: Host, digest: bytes) -> None:
         """A host does not hold the blob any more."""
         blob = self._blobs.get(digest)
         if blob is not None and host in blob.holders:
-            self._drop(host, blob)
-            self._forget(host, blob)
+            self._forget(host, blob, self._drop(host, blob))
 
     def remove_host(self, host: Host) -> None:
         """A host has left, with all its blobs."""
+        self._parts.pop(host, None)
         for blob in self._of_host.pop(host, ()):
             self._drop(host, blob)
 
@@ -84,14 +109,22 @@ class Shelf:
         assert all(blob.holders for blob in self._blobs.values())
         by_blob = {(host, blob) for blob in self._blobs.values() for host in blob.holders}
         assert by_blob == {(host, blob) for host, blobs in self._of_host.items() for blob in blobs}
+        parts = [host for blob in self._blobs.values() for host, held in blob.holders.items() if type(held) is Holding]
+        assert {host: parts.count(host) for host in parts} == self._parts
 
-    def _drop(self, host: Host, blob: _Blob) -> None:
-        del blob.holders[host]
+    def _drop(self, host: Host, blob: _Blob) -> int | Holding:
+        held = blob.holders.pop(host)
         if not blob.holders:
             del self._blobs[blob.digest]
+            self._budget.give_back({blob.owner: SHELVED_BYTES})
+        return held
 
-    def _forget(self, host: Host, blob: _Blob) -> None:
+    def _forget(self, host: Host, blob: _Blob, held: int | Holding) -> None:
         blobs = self._of_host[host]
         blobs.remove(blob)
         if not blobs:
             del self._of_host[host]
+        if isinstance(held, Holding):
+            self._parts[host] -= 1
+            if not self._parts[host]:
+                del self._parts[host]

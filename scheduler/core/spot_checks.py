@@ -33,7 +33,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.publishers import Check, Contradiction
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
-from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import SpotChecked, SpotResult
 from scheduler.protocol.geometry import SHARES, piece_length, piece_span
 from scheduler.protocol.to_host import DigestRun, SpotCheck
@@ -70,7 +70,9 @@ class SpotChecks:
         if check is not None:
             check.runs.append(DigestRun(first, digests))
         elif not self._is_to_check(swarm, member) or not self._begin(swarm, member, DigestRun(first, digests)):
-            self._maps.claim_digests(swarm, member, member.host.id, first, digests)
+            self._maps.claim_digests(swarm, member, member.host.identity, first, digests)
+            return
+        swarm.unleased &= ~swarm.publishers.held  # a late lease has brought pieces that were to be leased again
 
     def checked(self, swarm: Swarm, member: Member, message: SpotChecked) -> None:
         """A checker has compared a piece with the origin, or could not."""
@@ -98,7 +100,7 @@ class SpotChecks:
         most = swarm.map.count * SLICES * MOST_SHARE + 2 * CHECKERS * len(publishers.contradictions)
         if publishers.asked + CHECKERS > most:
             return False
-        if member.host.id in self._state.credit and self._state.rng.randbelow(CREDIT):
+        if member.host.identity in self._state.credit and self._state.rng.randbelow(CREDIT):
             publishers.admitted[member] = None
             return False
         return True
@@ -134,14 +136,18 @@ class SpotChecks:
             and other.source is not None
             and other.refusal(now) is None
             and other not in busy
-            and other.host.id not in publishers.suspects
+            and other.host.identity not in publishers.suspects
         ]
+        witness = member.host.identity.witness
+        able.sort(key=lambda other: other.host.identity.witness == witness)  # its own address is better than nobody
         admitted = [other for other in able if other in publishers.admitted][:1]
         return (admitted + [other for other in able if other not in admitted])[:CHECKERS]
 
     def _end(self, swarm: Swarm, check: Check) -> None:
         """All have answered, or one has contradicted, or the time is over."""
         publishers, publisher, results = swarm.publishers, check.publisher, check.results.values()
+        if publishers.checks.get(publisher) is not check:  # the map was reset meanwhile
+            return
         del publishers.checks[publisher]
         self._state.swarms_to_lease[swarm] = None
         if SpotResult.WRONG in results:
@@ -149,14 +155,22 @@ class SpotChecks:
         elif SpotResult.RIGHT not in results and None in results and publishers.silences < MAX_SILENCES:
             publishers.silences += 1
             publisher.failures += 1
-        else:
-            if SpotResult.RIGHT in results:
-                publishers.admitted[publisher] = None
-            for run in check.runs:
-                self._maps.claim_digests(swarm, publisher, publisher.host.id, run.first, run.digests)
+        elif self._believe(swarm, check):
             return
         swarm.hold(publisher, publisher.have & ~check.pieces)
-        swarm.unleased |= check.pieces
+        swarm.lease_again(check.pieces)
+
+    def _believe(self, swarm: Swarm, check: Check) -> bool:
+        """Take what was held back as published. Returns False if that is more than the publisher may say."""
+        if SpotResult.RIGHT in check.results.values():
+            swarm.publishers.admitted[check.publisher] = None
+        try:
+            for run in check.runs:
+                reporter = check.publisher.host.identity
+                self._maps.claim_digests(swarm, check.publisher, reporter, run.first, run.digests)
+        except ProtocolError:  # it is the publisher's, and this is another host's message
+            return False
+        return True
 
     def _suspect(self, swarm: Swarm, check: Check) -> None:
         """A checker contradicts a publisher: they, and who confirmed it, do not publish, check, or act as gateways."""
@@ -164,10 +178,10 @@ class SpotChecks:
         for checker, result in check.results.items():
             if result is SpotResult.WRONG:
                 swarm.story.tell("%s contradicts %s on piece %s", checker.host.id, publisher.host.id, check.piece)
-                contradiction = Contradiction(checker.host.id, publisher.host.id, check.piece, check.digest)
+                contradiction = Contradiction(checker.host.identity, publisher.host.identity, check.piece, check.digest)
                 publishers.contradictions.append(contradiction)
         for member in (publisher, *(each for each, result in check.results.items() if result in _SAID)):
-            publishers.suspects.add(member.host.id)
+            publishers.suspects.add(member.host.identity)
             publishers.admitted.pop(member, None)
             member.failures += 1
             swarm.gateways.replace(member)

@@ -13,16 +13,18 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
+from scheduler.core.budget import Budget
 from scheduler.core.deadlines import Deadlines
-from scheduler.core.events import Close, Instruction, Send
+from scheduler.core.events import Close, Instruction, Probe, Send
 from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
-from scheduler.core.members import Host, Source
+from scheduler.core.members import Host, Identity, Source
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
+from scheduler.protocol.to_host import Reset
 
 
 class Due(Enum):
@@ -34,7 +36,6 @@ class Due(Enum):
     ORPHANS = auto()
     PATIENCE = auto()
     TAG = auto()
-    REPORTS = auto()
     RELEASE = auto()
     REST = auto()
     SPOT_CHECK = auto()
@@ -51,14 +52,7 @@ class Timer(NamedTuple):
     """A kind of timer, and its lease (a number), blob (a digest), tag, or host."""
 
     due: Due
-    key: int | bytes | str | TagKey
-
-
-class Reason(NamedTuple):
-    """The reason for a quarantine. `proved`: the host reported a wrong value. Otherwise other hosts have complained."""
-
-    text: str
-    proved: bool
+    key: int | bytes | Identity | TagKey
 
 
 class SchedulerState:
@@ -73,7 +67,8 @@ class SchedulerState:
         """Hosts by connection."""
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
-        self.shelf: Final = Shelf()
+        self.budget: Final = Budget(settings.witness_bytes, settings.claimed_bytes)
+        self.shelf: Final = Shelf(self.budget)
         """The blobs that hosts hold and that nobody asks for. A blob on the shelf has no swarm, with one exception: a
         swarm that a Need has made, until the Join follows."""
         self.leases: Final = LeaseBook()
@@ -85,11 +80,11 @@ class SchedulerState:
         """Swarms in which a lease may have become possible or necessary."""
         self.over_quota: Final[dict[Swarm, None]] = {}
         """Swarms that wait for a lease of another swarm to end, because their origin or their hosts are at a limit."""
-        self.credit: Final[dict[str, None]] = {}
+        self.credit: Final[dict[Identity, None]] = {}
         """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""
         self.links_changed: Final[dict[Swarm, None]] = {}
         """Swarms whose graph has changed."""
-        self.to_quarantine: Final[dict[str, Reason]] = {}
+        self.to_quarantine: Final[dict[Identity, str]] = {}
         """Hosts to quarantine, each with its reason."""
 
     def send(self, hosts: Iterable[Host], message: ToHost) -> None:
@@ -98,16 +93,68 @@ class SchedulerState:
         if connections:
             self.outbox.append(Send(connections, message))
 
+    def known_as(self, identity: Identity) -> Host | None:
+        """The connected host with this identity: not one that has taken its id at another address."""
+        host = self.hosts_by_id.get(identity.id)
+        return host if host is not None and host.identity == identity else None
+
+    def charge(self, swarm: Swarm, host: Host, amount: int) -> bool:
+        """Charge a host for memory of a swarm. Returns whether the host may make the scheduler take it."""
+        owner = host.identity.witness
+        if not self.budget.take(owner, amount):
+            return False
+        if amount:
+            swarm.charges[owner] = swarm.charges.get(owner, 0) + amount
+        return True
+
+    def probe(self, host: Host) -> None:
+        """Have a host pinged."""
+        self.outbox.append(Probe(host.connection))
+
     def close(self, instruction: Close) -> None:
         """Add the end of a connection to the outbox."""
         self.outbox.append(instruction)
 
+    def reset(self, swarm: Swarm, reason: str) -> None:
+        """Start a new generation: no member holds a piece, and no lease is active."""
+        swarm.story.tell("generation %s: %s", swarm.generation + 1, reason)
+        for lease in (*swarm.leases.values(), *swarm.late.values()):
+            self.end_lease(lease, LeaseCause.REVOKE)
+        self.swarms_to_lease[swarm] = None
+        swarm.digests_requested_of = None
+        self.deadlines.cancel(Timer(Due.DIGEST_REQUEST, swarm.digest))
+        swarm.next_generation()
+        for member in swarm.members.values():
+            if member.have:
+                swarm.hold(member, 0)
+        hosts = [member.host for member in swarm.members.values()]
+        self.send(hosts, Reset(swarm.digest, swarm.generation))
+
+    def accuse(self, swarm: Swarm, identities: Iterable[Identity], why: str) -> None:
+        """Mark hosts to be quarantined."""
+        for identity in identities:
+            swarm.story.tell("%s %s", identity, why)
+            self.to_quarantine.setdefault(identity, f"{why} (blob sha256:{swarm.digest.hex()})")
+
     def end_lease(self, lease: Lease, cause: LeaseCause) -> None:
         """End a lease. Its remaining pieces are leased to another host."""
         swarm = self.swarms[lease.digest]
+        was_late = swarm.late.pop(lease.id, None) is not None
         self.leases.step(lease, cause, swarm.story)
-        del swarm.leases[lease.id]
         self.deadlines.cancel(Timer(Due.LEASE, lease.id))
+        if not was_late:
+            self._release(swarm, lease)
+
+    def overdue(self, lease: Lease) -> None:
+        """Let another host have the pieces of a lease as well."""
+        swarm = self.swarms[lease.digest]
+        self.leases.step(lease, LeaseCause.OVERDUE, swarm.story)
+        self._release(swarm, lease)
+        swarm.late[lease.id] = lease
+
+    def _release(self, swarm: Swarm, lease: Lease) -> None:
+        """The remaining pieces of a lease are for another host."""
+        del swarm.leases[lease.id]
         if swarm.map is not None and swarm.piece_counts is not None:
             left = lease.left & swarm.map.everything
             lost = swarm.piece_counts.without_copy(left & swarm.map.known)

@@ -42,6 +42,7 @@ class Swarm:
     __slots__ = (
         "attempts",
         "begun_before",
+        "charges",
         "digest",
         "digest_sources",
         "digests_requested_of",
@@ -53,6 +54,7 @@ class Swarm:
         "graph",
         "judged_at",
         "last_status",
+        "late",
         "leases",
         "length",
         "log",
@@ -63,6 +65,7 @@ class Swarm:
         "piece_counts",
         "publishers",
         "silences",
+        "silent",
         "size_bytes",
         "size_disputed",
         "sources",
@@ -80,6 +83,8 @@ class Swarm:
         self.wanting: Final = RandomSet(PoolKind.WANTING)
         self.sources: Final[dict[Source, Source]] = {}
         """The repositories in which members were authorised, so that all members share one object for each."""
+        self.charges: Final[dict[str, int]] = {}
+        """The bytes that are charged for the swarm, by owner (`scheduler.core.budget`)."""
         self.generation = 1
         self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None
@@ -92,6 +97,10 @@ class Swarm:
 
         self.publishers: Final = Publishers()
         self.leases: Final[dict[int, Lease]] = {}
+        self.late: Final[dict[int, Lease]] = {}
+        """Leases that have brought nothing in time. Their pieces are unleased, or under the lease of another host."""
+        self.silent: Final[set[str]] = set()
+        """Witnesses whose hosts had brought nothing before and have let a lease of this blob pass in silence."""
         self.unleased = 0
         """Pieces that must come from the origin and are under no lease, as a set of bits."""
         self.needed = 0
@@ -166,9 +175,22 @@ class Swarm:
         else:
             self.graph.providers.discard(member)
 
+    def lease_again(self, pieces: int) -> None:
+        """Have pieces fetched whose digests were held back, unless they are known, or somebody else has them."""
+        if self.map is not None:
+            taken = self.map.known | self.publishers.held
+            for lease in self.leases.values():
+                taken |= lease.left
+            self.unleased |= pieces & ~taken
+
     def leases_of(self, member: Member) -> list[Lease]:
-        """The member's leases of this blob, oldest first."""
-        return [lease for lease in self.leases.values() if lease.member is member]
+        """The member's leases of this blob, the late ones last."""
+        leases = [lease for lease in self.leases.values() if lease.member is member]
+        return leases + [lease for lease in self.late.values() if lease.member is member] if self.late else leases
+
+    def is_late_with(self, member: Member, pieces: int) -> bool:
+        """Whether the member has a late lease of some of these pieces."""
+        return any(lease.member is member and lease.left & pieces for lease in self.late.values())
 
     def set_size(self, size_bytes: int) -> None:
         """Set the believed length, and divide the blob into pieces."""
@@ -184,6 +206,8 @@ class Swarm:
             for lease in self.leases.values():
                 lease.left &= self.map.everything
                 self.unleased &= ~lease.left
+            for lease in self.late.values():
+                lease.left &= self.map.everything
         for member in self.members.values():
             if member.state is MemberState.JOINING:
                 self.step(member, MemberCause.SIZED)

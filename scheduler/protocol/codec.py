@@ -89,7 +89,7 @@ ToHost: TypeAlias = (
     | to_host.Revoked
     | InlineBlob
 )
-OnLink: TypeAlias = link.LinkHello | link.LinkMessage
+OnLink: TypeAlias = link.LinkHello | link.PieceKey | link.LinkMessage
 
 Message = TypeVar("Message")
 
@@ -191,6 +191,13 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
 """Scheduler to host."""
 
 LINK: Final[Codec[OnLink]] = Codec(
-    {65: link.LinkHello, 66: link.Bitfield, 67: link.Have, 68: link.DontHave, 69: link.Unchoke}
+    {
+        65: link.LinkHello,
+        66: link.Bitfield,
+        67: link.Have,
+        68: link.DontHave,
+        69: link.Unchoke,
+        70: link.PieceKey,
+    }
 )
 """Neighbour to neighbour."""

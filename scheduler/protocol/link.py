@@ -5,11 +5,25 @@ Rules:
 2. No digest of a piece travels on a link: the host that sends a piece never says which digest the piece must have.
 3. Have messages are batched. A batch is sent at most half a piece's transfer time after its first piece.
 4. A message is about one generation of the piece map. A message about another generation is ignored.
+
+Pieces between hosts with certificates, outside of TLS. A host sends PieceKey on each link, first and from time to time.
+Under the newest key the neighbour asks for pieces over plain HTTP, on the port that serves TLS too (the first byte
+tells). A host that has told no key is asked over TLS, by `GET /v2/swarm/blobs/DIGEST` with a Range::
+
+    GET /v2/swarm/FIRST-LAST/blobs/DIGEST       these bytes, as `Content-Encoding: aes128gcm` (RFC 8188)
+    GET /v2/swarm/blobs/DIGEST, with a Range    unencrypted, if the host has said that it sends that (`plain`)
+    Authorization: P2PD-Piece KEYID.NUMBER.MAC  KEYID and MAC in hexadecimal; NUMBER is used once under a key
+
+With HMAC-SHA256, `request` and `answer` are made of the key's secret by the texts `p2pd piece request` and `p2pd piece
+answer`, each with an octet 1 after it. MAC is that of the lines `P2PD-Piece`, method, target, Range (or nothing) and
+NUMBER, under `request`; the lines are joined by line feeds. The same under `answer` is the input key of the answer,
+whose key id is KEYID and NUMBER (8 octets). Its records have at most 262,144 bytes of data. A request that is not
+authenticated is answered 401: the piece may be asked for over TLS then.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 from scheduler.protocol import fields as f
@@ -70,6 +84,18 @@ class Unchoke:
     """The sender had no upload slot for a piece of this blob and has one now. The receiver may ask again."""
 
     digest: f.Digest
+
+
+@dataclass(frozen=True, slots=True)
+class PieceKey:
+    """Under this key the receiver asks the sender for pieces outside of TLS. Only on links with certificates.
+
+    `plain`: the sender sends pieces unencrypted too, to authenticated hosts, if they ask for that.
+    """
+
+    key_id: Annotated[bytes, f.Octets(16, 16)]
+    secret: Annotated[bytes, f.Octets(32, 32)] = field(repr=False)
+    plain: Annotated[bool, f.Flag()] = False
 
 
 LinkMessage: TypeAlias = Bitfield | Have | DontHave | Unchoke

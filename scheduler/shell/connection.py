@@ -6,8 +6,11 @@ Rules:
    request for each connection, as in aiohttp's server, a connection costs 19 KiB.
 2. wsproto implements RFC 6455, except the head of a message that we send (`framed`): a message to many hosts is framed
    once. Beyond the RFC, we refuse text messages and messages over MAX_FRAME_BYTES.
-3. The `ConnectionOwner` is told when a connection opens, for each binary message, and once when the connection ends.
-4. A request that does not ask for a WebSocket at the right path gets an explanation in plain HTTP. Its sender is a
+3. Every frame counts: one that ends no message (a part of a message, a ping, a pong) is counted by the owner like a
+   message. Of a connection that we have ended, only so many frames are looked at as the host was still allowed.
+4. A message that is begun is soon to be ended, and the beginnings of all messages have a bound in all (`server`).
+5. The `ConnectionOwner` is told when a connection opens, for each binary message, and once when the connection ends.
+6. A request that does not ask for a WebSocket at the right path gets an explanation in plain HTTP. Its sender is a
    person with a browser or curl, a probe, or a host that was given the wrong port.
 """
 
@@ -22,6 +25,8 @@ from wsproto.events import (
     AcceptConnection,
     BytesMessage,
     CloseConnection,
+    Event,
+    Message,
     Ping,
     Request,
     TextMessage,
@@ -40,6 +45,9 @@ _WHAT_THIS_IS: Final = (
     f"give its address to `p2pd run --scheduler`.\n"
 ).encode()
 
+MAX_HELLO_BYTES: Final = 16 * 1024
+"""The longest first message: three times what a Hello can be."""
+
 MAX_REASON_BYTES: Final = 123
 """The bytes of a reason that fit into a WebSocket close frame (RFC 6455, 5.5)."""
 
@@ -53,6 +61,14 @@ class ConnectionOwner(Protocol):
 
     def opened(self, connection: HostConnection) -> None:
         """The connection has opened."""
+        ...
+
+    def may_send(self, connection: HostConnection, cost: int) -> bool:
+        """Count what the host sends. Returns whether it was allowed."""
+        ...
+
+    def partly_received(self, connection: HostConnection, grown_bytes: int) -> None:
+        """The beginning of a message is so much longer; negative when it has ended."""
         ...
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
@@ -76,12 +92,16 @@ class HostConnection(asyncio.Protocol):
         "_handshake",
         "_owner",
         "_partial",
+        "_told",
         "_transport",
         "address",
         "allowance",
+        "begun_at",
         "counted_at",
+        "deaf",
         "ended_at",
         "greeted",
+        "has_spoken",
         "heard_at",
         "host",
         "host_id",
@@ -89,6 +109,9 @@ class HostConnection(asyncio.Protocol):
         "opened_at",
         "peer",
         "pinged",
+        "probed_at",
+        "unread_bytes",
+        "unread_since",
     )  # fmt: skip
 
     def __init__(self, owner: ConnectionOwner, number: int, allowance: float) -> None:
@@ -101,10 +124,18 @@ class HostConnection(asyncio.Protocol):
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
         """Whether the host has sent Hello."""
+        self.has_spoken = False
+        """Whether the host has sent anything after Hello."""
+        self.unread_bytes = 0
+        """The sent bytes that the host had not read when this was last looked at."""
+        self.unread_since = 0.0
+        """The time since which the host has not read anything of them."""
         self.host_id = ""
         """The host id in Hello."""
         self.opened_at = self.heard_at = self.counted_at = owner.now()
         self.pinged = False
+        self.probed_at: float | None = None
+        """The time at which it was asked for a sign of life. None once there was one."""
         self.ended_at: float | None = None
         """The time at which we ended the connection. Later messages are ignored."""
         self.allowance = allowance
@@ -113,7 +144,13 @@ class HostConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._handshake: H11Handshake | None = H11Handshake(ConnectionType.SERVER)
         self._frames: Frames | None = None
-        self._partial = b""
+        self._partial = bytearray()
+        self._told = 0
+        """The bytes of it that the owner knows of."""
+        self.begun_at: float | None = None
+        """The time at which the message began that has not ended yet."""
+        self.deaf = False
+        """Whether what comes is not even looked at any more."""
 
     @property
     def waiting_bytes(self) -> int:
@@ -130,6 +167,12 @@ class HostConnection(asyncio.Protocol):
         self.pinged = True
         if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
             self._transport.write(self._frames.send(Ping()))
+
+    def probe(self) -> None:
+        """Ask a host for a sign of life."""
+        if self.probed_at is None:
+            self.probed_at = self._owner.now()
+            self.ping()
 
     def close(self, closing: Closing, reason: str) -> None:
         """Tell the host the reason, and wait for the host to hang up."""
@@ -153,13 +196,22 @@ class HostConnection(asyncio.Protocol):
             self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
         self._owner.opened(self)
 
+    @property
+    def begun_bytes(self) -> int:
+        """The length of the beginning of a message that has not ended yet."""
+        return len(self._partial)
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike
         self._transport = None
+        self._forget_part()
         self._owner.lost(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._owner.now()
         self.pinged = False
+        self.probed_at = None
+        if self.deaf:
+            return
         try:
             if self._frames is not None:
                 if self._frames.state is not ConnectionState.CLOSED:
@@ -198,8 +250,14 @@ class HostConnection(asyncio.Protocol):
         if self._frames is None or self._transport is None:
             return
         for event in self._frames.events():
+            if not self._is_allowed(event):
+                self.deaf = True
+                self._forget_part()
+                self._owner.failed(self, Closing.FLOODING, "more frames a second than a host may send")
+                return
             if isinstance(event, Ping):
-                self._transport.write(self._frames.send(event.response()))
+                if self.ended_at is None:
+                    self._transport.write(self._frames.send(event.response()))
             elif isinstance(event, CloseConnection):
                 if self._frames.state is ConnectionState.REMOTE_CLOSING:
                     self._transport.write(self._frames.send(event.response()))
@@ -216,13 +274,40 @@ class HostConnection(asyncio.Protocol):
 
     def _take_part(self, event: BytesMessage) -> None:
         """Collect a message from its parts: frames, cut again by the network."""
+        if event.message_finished and not self._partial and len(event.data) <= MAX_FRAME_BYTES:
+            self.begun_at = None
+            self._owner.received(self, bytes(event.data))
+            return
         self._partial += event.data
-        if len(self._partial) > MAX_FRAME_BYTES:
-            self._partial = b""
-            self._owner.failed(self, Closing.OVERSIZED, f"a message of more than {MAX_FRAME_BYTES} bytes")
+        most = MAX_FRAME_BYTES if self.greeted else MAX_HELLO_BYTES
+        if len(self._partial) > most:
+            self._forget_part()
+            self._owner.failed(self, Closing.OVERSIZED, f"a message of more than {most} bytes")
         elif event.message_finished:
-            frame, self._partial = self._partial, b""
+            frame = bytes(self._partial)
+            self._forget_part()
             self._owner.received(self, frame)
+        else:
+            if self.begun_at is None:
+                self.begun_at = self._owner.now()
+            grown, self._told = len(self._partial) - self._told, len(self._partial)
+            self._owner.partly_received(self, grown)
+
+    def _forget_part(self) -> None:
+        """Drop the beginning of a message."""
+        told, self._told = self._told, 0
+        self._partial = bytearray()
+        self.begun_at = None
+        if told:
+            self._owner.partly_received(self, -told)
+
+    def _is_allowed(self, event: Event) -> bool:
+        """Whether the host may send this frame. A message is counted when it is received."""
+        if isinstance(event, CloseConnection):
+            return True
+        if isinstance(event, Message) and (event.message_finished or not event.frame_finished):
+            return self.ended_at is None or self._owner.may_send(self, 1)
+        return self._owner.may_send(self, 1)
 
 
 def framed(message: bytes) -> bytes:

@@ -36,6 +36,7 @@ _JOINING: Final = tuple(f" {path} ".encode() for path in (CA_PATH, JOIN_PATH, RE
 _REQUEST_LINE: Final = 40
 """The bytes after which a request is known not to be for any of these paths."""
 
+_NO_HANDSHAKE: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _USE_TLS: Final = b"This scheduler speaks TLS 1.3 with the hosts of its cluster: start p2pd with --join TOKEN.\n"
 _NO_CERTIFICATE: Final = b"Hosts with a certificate of this cluster are served here: start p2pd with --join TOKEN.\n"
 
@@ -184,7 +185,9 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self.seal()
-        if self._tls is not None and self._established:
+        if self._tls is not None and not self._established and not self._outgoing.pending:
+            self._transport.write(_NO_HANDSHAKE)  # it only looked like TLS
+        elif self._tls is not None and self._established:
             with suppress(ssl.SSLError):
                 self._tls.unwrap()  # sends close_notify; the other end's is not waited for
         self._flush()

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Tick
+from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Send, Tick
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
 from scheduler.protocol.from_host import Hello, cost_of
 from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S, Revoked
-from scheduler.shell.accepting import accepting, open_files
+from scheduler.shell.accepting import TOLD_EVERY_S, accepting, open_files
 from scheduler.shell.connection import HostConnection, framed
+from scheduler.shell.crowd import Crowd
 from scheduler.shell.gc_tuning import rare_full_collections
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ SPARE_FILES: Final = 64
 """Files that are left for all else when hosts have used up the others."""
 
 MAX_REFUSED: Final = 256
-"""Connections beyond the maximum that are kept for long enough to be told the reason."""
+"""Connections beyond the maximum that are kept for long enough to be told the reason, or until others have gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,18 @@ class Bounds:
     """How long a connection may take to send Hello."""
     heartbeat_s: float = 4.0
     """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
+    probe_s: float = 2.0
+    """How long a host whose id another host has said may take to answer a ping."""
     waiting_bytes: int = 4 * 1024 * 1024
     """The most unread bytes of one host: twice the piece map of the largest blob."""
+    waiting_bytes_in_all: int = 256 * 1024 * 1024
+    """The most unread bytes of all hosts together. Beyond it, the hosts that read least have to go."""
+    read_s: float = 10.0
+    """How long a host may read nothing of what waits for it."""
+    begun_bytes: int = 32 * 1024 * 1024
+    """The most bytes of messages that all hosts have begun and not ended."""
+    message_s: float = 5.0
+    """How long a message may take from its first byte to its last. The longest has 256 KiB."""
     messages_per_s: float = MAX_MESSAGES_PER_S
     burst: int = MAX_BURST
     close_s: float = 2.0
@@ -95,6 +106,10 @@ class SchedulerServer:
         self._core: Final = core
         self._bounds: Final = bounds or Bounds()
         self._connections: Final[dict[int, HostConnection]] = {}
+        self._crowd: Final = Crowd()
+        most = self._most()
+        self._room: Final = min(self._bounds.connections, most - min(MAX_REFUSED, most // 8))
+        """The connections beyond which one has to go for each that comes."""
         self._numbers: Final = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +119,12 @@ class SchedulerServer:
         self._unswept: list[HostConnection] = []
         """The connections that the current sweep has not examined yet."""
         self._blames_from = 0.0
+        self._told_full_at = -TOLD_EVERY_S
+        self._begun_bytes = 0
+        self._waiting_bytes = 0
+        """At most so many bytes are unread: what was found when it was last counted, and what was sent since."""
+        self._too_slow: list[HostConnection] = []
+        """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
 
     async def serve(self, host: str, port: int) -> None:
@@ -156,8 +177,30 @@ class SchedulerServer:
     def opened(self, connection: HostConnection) -> None:
         """Register a connection that has opened."""
         self._connections[connection.number] = connection
+        self._crowd.add(connection)
         if self._loop is None:
             connection.abort()
+        elif len(self._connections) > self._room:
+            self._make_room(connection)
+
+    def _make_room(self, newest: HostConnection) -> None:
+        """End a connection so that a newer one may stay. Where there is none, `received` tells the newer one so."""
+        if self.now() - self._told_full_at >= TOLD_EVERY_S:
+            self._told_full_at = self.now()
+            log.warning("the scheduler has its maximum of connections; some have to go", most=self._room)
+        leaving = self._crowd.least_welcome(newest)
+        if leaving is not None:
+            self.failed(leaving, Closing.FULL, f"this scheduler has its {self._room} hosts")
+            leaving.abort()
+
+    def partly_received(self, connection: HostConnection, grown_bytes: int) -> None:
+        """Count the beginnings of messages. Beyond the bound, the connection whose message began first has to end."""
+        self._begun_bytes += grown_bytes
+        if grown_bytes > 0 and self._begun_bytes > self._bounds.begun_bytes:
+            begun = [each for each in self._connections.values() if each.begun_bytes and each.ended_at is None]
+            oldest = min(begun, key=lambda each: each.begun_at or 0.0, default=connection)
+            self.failed(oldest, Closing.SLOW, "the messages that hosts have begun and not ended are too many")
+            oldest.abort()
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
         """Decode a host's message, and give it to the core."""
@@ -166,15 +209,16 @@ class SchedulerServer:
         except ProtocolError as error:
             self.failed(connection, Closing.MALFORMED, str(error))
             return
-        if not self._may_send(connection, cost_of(message)):
+        if not self.may_send(connection, cost_of(message)):
             self.failed(connection, Closing.FLOODING, f"more than {self._bounds.messages_per_s:g} messages a second")
-        elif not connection.greeted and len(self._connections) > self._bounds.connections:
-            self.failed(connection, Closing.FULL, f"this scheduler has its {self._bounds.connections} hosts")
+        elif not connection.greeted and len(self._connections) > self._room and connection.peer is None:
+            self.failed(connection, Closing.FULL, f"this scheduler has its {self._room} hosts")
         elif isinstance(message, Hello) and not connection.greeted:
             self._greet(connection, message)
         elif not connection.greeted:
             self.failed(connection, Closing.MALFORMED, "the first message is not a Hello")
         elif not isinstance(message, Unknown):
+            connection.has_spoken = True
             self._tell(Received(connection.number, message), connection)
 
     def _greet(self, connection: HostConnection, hello: Hello) -> None:
@@ -188,6 +232,8 @@ class SchedulerServer:
             return
         connection.greeted, connection.host_id = True, hello.host
         certified = connection.peer is not None
+        if certified:
+            self._crowd.discard(connection)
         self._tell(Connected(connection.number, hello, connection.host, certified), connection)
         if admission is not None:
             for frame in _revocations(admission.revoked):
@@ -197,7 +243,8 @@ class SchedulerServer:
         """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
-        tell = log.info if connection.greeted else log.debug  # a scanner's connections are none of a host
+        is_host = connection.greeted and closing is not Closing.FULL  # neither a scanner nor one of a flood
+        tell = log.info if is_host else log.debug
         tell("host_closed", address=connection.address, why=closing.name, text=reason)
         connection.close(closing, reason)
         if connection.greeted:
@@ -206,6 +253,7 @@ class SchedulerServer:
     def lost(self, connection: HostConnection) -> None:
         """Forget a connection that has ended."""
         self._connections.pop(connection.number, None)
+        self._crowd.discard(connection)
         if not self._connections:
             self._empty.set()
         if connection.greeted and connection.ended_at is None:
@@ -224,24 +272,48 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        slow: dict[HostConnection, None] = {}
         for instruction in instructions:
-            if isinstance(instruction, Close):
-                connection = self._connections.get(instruction.connection)
-                if connection is not None:
-                    self.failed(connection, instruction.closing, instruction.reason)
-                continue
+            self._carry_out(instruction)
+        self._end_slow()
+        self._set_timer(self._loop)
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        if isinstance(instruction, Send):
             message = framed(TO_HOST.encode(instruction.message))
             for number in instruction.connections:
                 connection = self._connections.get(number)
                 if connection is not None and connection.ended_at is None:
                     connection.send(message)
+                    self._waiting_bytes += len(message)
                     if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        slow[connection] = None
-        for connection in slow:
+                        self._too_slow.append(connection)
+        elif (connection := self._connections.get(instruction.connection)) is not None:
+            if isinstance(instruction, Close):
+                self.failed(connection, instruction.closing, instruction.reason)
+            elif connection.ended_at is None:
+                connection.probe()
+
+    def _end_slow(self) -> None:
+        """End the connections of hosts for which too much waits."""
+        while self._too_slow:
+            connection = self._too_slow.pop()
             self.failed(connection, Closing.SLOW, "too much waits that the host does not read")
             connection.abort()
-        self._set_timer(self._loop)
+        if self._waiting_bytes > self._bounds.waiting_bytes_in_all:
+            self._end_slowest()
+
+    def _end_slowest(self) -> None:
+        """Count the unread bytes, and end the connections with the most of them until there are half as many."""
+        waiting = {each: each.waiting_bytes for each in self._connections.values()}
+        self._waiting_bytes = sum(waiting.values())
+        if self._waiting_bytes <= self._bounds.waiting_bytes_in_all:
+            return
+        for connection in sorted(waiting, key=waiting.__getitem__, reverse=True):
+            if self._waiting_bytes <= self._bounds.waiting_bytes_in_all // 2:
+                return
+            self._waiting_bytes -= waiting[connection]
+            self.failed(connection, Closing.SLOW, "too much waits for all hosts, and most of it for this one")
+            connection.abort()
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         """Set the timer to the core's next deadline. An early Tick does no harm."""
@@ -291,8 +363,8 @@ class SchedulerServer:
                     connection.send(frame)
         self._watch_trust()
 
-    def _may_send(self, connection: HostConnection, cost: int) -> bool:
-        """Count a host's message against the messages that the host may send."""
+    def may_send(self, connection: HostConnection, cost: int) -> bool:
+        """Count a message, or a frame that ends none, against the messages that the host may send."""
         now = self.now()
         earned = (now - connection.counted_at) * self._bounds.messages_per_s
         connection.allowance = min(self._bounds.burst, connection.allowance + earned) - cost
@@ -331,10 +403,26 @@ class SchedulerServer:
         elif not connection.greeted:
             if now - connection.opened_at > bounds.hello_s:
                 self.failed(connection, Closing.LATE_HELLO, f"no Hello within {bounds.hello_s:g} s")
+        elif self._reads_nothing(connection, now):
+            self.failed(connection, Closing.SLOW, f"nothing was read for {bounds.read_s:g} s")
+            connection.abort()
+        elif connection.begun_at is not None and now - connection.begun_at > bounds.message_s:
+            self.failed(connection, Closing.SLOW, f"a message was not ended within {bounds.message_s:g} s")
+            connection.abort()
+        elif connection.probed_at is not None and now - connection.probed_at > bounds.probe_s:
+            self.failed(connection, Closing.SILENT, f"its id is wanted, and nothing was heard for {silent_s:.1f} s")
         elif silent_s > 1.5 * bounds.heartbeat_s and connection.pinged and now >= self._blames_from:
             self.failed(connection, Closing.SILENT, f"nothing was heard for {silent_s:.1f} s")
         elif silent_s > bounds.heartbeat_s and not connection.pinged:
             connection.ping()
+
+    def _reads_nothing(self, connection: HostConnection, now: float) -> bool:
+        """Whether bytes wait for a host that has read none of them for too long."""
+        waiting = connection.waiting_bytes
+        if not waiting or waiting < connection.unread_bytes or not connection.unread_bytes:
+            connection.unread_since = now
+        connection.unread_bytes = waiting
+        return now - connection.unread_since > self._bounds.read_s and now >= self._blames_from
 
 
 def _revocations(hosts: frozenset[str]) -> list[bytes]:

@@ -10,8 +10,12 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from p2pd.admin.secret import secret_in, shows
+from p2pd.config.values import parse_address
 from peer.errors import BlobInUseError
 from peer.store import Store
+
+SECRET = "a-secret"
 
 
 @dataclass
@@ -23,9 +27,9 @@ class Admin:
     status: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
-    def answer(self, method: str, path: str, requested_by_p2pd: bool) -> tuple[int, object]:
-        if method != "GET" and not requested_by_p2pd:
-            return 403, {"error": "send X-P2PD-Request: 1"}
+    def answer(self, method: str, path: str, has_secret: bool) -> tuple[int, object]:
+        if path != "/status" and not has_secret:
+            return 403, []
         match method, path.strip("/").split("/"):
             case "GET", ["status"]:
                 return 200, self.status
@@ -55,8 +59,8 @@ def serve(admin: Admin) -> Iterator[Admin]:
             if self.path in admin.answers:
                 status, body = admin.answers[self.path]
             else:
-                asked = self.headers.get("X-P2PD-Request") == "1"
-                status, answer = admin.answer(self.command, self.path, asked)
+                has_secret = shows(self.headers.get("Authorization", ""), SECRET)
+                status, answer = admin.answer(self.command, self.path, has_secret)
                 body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
@@ -73,7 +77,8 @@ def serve(admin: Admin) -> Iterator[Admin]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield admin
+            with secret_in(admin.store.directory, SECRET, parse_address(admin.address)):
+                yield admin
         finally:
             server.shutdown()
             thread.join()

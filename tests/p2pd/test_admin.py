@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from p2pd.admin.secret import NAME
 from tests.support.client import ask
 from tests.support.images import content_of, digest_of, make_image
-from tests.support.node import Node, asynchronous, node_at
+from tests.support.node import Node, admin_headers, asynchronous, node_at
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
@@ -86,9 +87,9 @@ class TestCache:
     async def test_remove(self, registry: ImageRegistry, tmp_path: Path) -> None:
         async with node_at(tmp_path / "store", hub(registry)) as node:
             await pull_layer(node)
-            assert (await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}", change=True)).status == 200
+            assert (await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}")).status == 200
             assert await node.cached() == {}
-            gone = await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}", change=True)
+            gone = await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}")
             assert (gone.status, list(gone.json)) == (404, ["error"])
             await pull_layer(node)  # it can be had again
         assert registry.sent[f"/v2/{APP}/blobs/{LAYER_DIGEST}"] == 2 * len(LAYER)
@@ -99,10 +100,10 @@ class TestCache:
             hold = registry.hold(APP, LAYER_DIGEST, 1000)
             await client.request("GET", f"/v2/{APP}/blobs/{LAYER_DIGEST}")
             head = await client.head()
-            busy = await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}", change=True)
+            busy = await node.ask_admin("DELETE", f"/cache/{LAYER_DIGEST}")
             assert busy.status == 409
             assert "try again" in busy.json["error"]
-            assert (await node.ask_admin("POST", "/cache/gc", change=True)).json == {"removed": [], "freed_bytes": 0}
+            assert (await node.ask_admin("POST", "/cache/gc")).json == {"removed": [], "freed_bytes": 0}
             hold.go.set()
             assert (await client.rest(head)).body == LAYER
 
@@ -110,7 +111,7 @@ class TestCache:
     @asynchronous
     async def test_what_is_no_digest(self, registry: ImageRegistry, tmp_path: Path, digest: str) -> None:
         async with node_at(tmp_path / "store", hub(registry)) as node:
-            reply = await node.ask_admin("DELETE", f"/cache/{digest}", change=True)
+            reply = await node.ask_admin("DELETE", f"/cache/{digest}")
             assert reply.status in (400, 404)
             assert list(reply.json) == ["error"]
 
@@ -119,7 +120,7 @@ class TestCache:
         """All that is older than a time to live of next to nothing."""
         async with node_at(tmp_path / "store", hub(registry), ttl_s="0.000001") as node:
             await pull_layer(node)
-            reply = await node.ask_admin("POST", "/cache/gc", change=True)
+            reply = await node.ask_admin("POST", "/cache/gc")
             assert reply.json == {"removed": [LAYER_DIGEST], "freed_bytes": len(LAYER)}
             assert await node.cached() == {}
 
@@ -128,12 +129,12 @@ class TestCache:
         async with node_at(tmp_path / "store", hub(registry)) as node:
             await pull_layer(node)
             await node.get(f"{APP}/manifests/1.0")
-            assert (await node.ask_admin("POST", "/cache/verify", change=True)).json == {"checked": 2, "bad": []}
+            assert (await node.ask_admin("POST", "/cache/verify")).json == {"checked": 2, "bad": []}
             (data,) = (tmp_path / "store" / "blobs").rglob(LAYER_DIGEST.removeprefix("sha256:"))
             damaged = bytearray(data.read_bytes())
             damaged[-1] ^= 1
             data.write_bytes(damaged)
-            reply = await node.ask_admin("POST", "/cache/verify", change=True)
+            reply = await node.ask_admin("POST", "/cache/verify")
             assert reply.json == {"checked": 2, "bad": [LAYER_DIGEST]}
             await pull_layer(node)
         assert registry.sent[f"/v2/{APP}/blobs/{LAYER_DIGEST}"] == 2 * len(LAYER)
@@ -142,27 +143,62 @@ class TestCache:
 class TestRules:
     @pytest.mark.parametrize(
         ("method", "path"),
-        [("DELETE", f"/cache/{LAYER_DIGEST}"), ("POST", "/cache/gc"), ("POST", "/cache/verify"), ("PUT", "/cache")],
+        [("DELETE", f"/cache/{LAYER_DIGEST}"), ("POST", "/cache/gc"), ("POST", "/cache/verify")],
     )
     @asynchronous
-    async def test_a_page_in_a_browser_changes_nothing(
+    async def test_without_the_secret_nothing_is_changed(
         self, registry: ImageRegistry, tmp_path: Path, method: str, path: str
     ) -> None:
-        """Nor would it be allowed to: nothing here answers the question that a browser asks first."""
         async with node_at(tmp_path / "store", hub(registry)) as node:
             await pull_layer(node)
-            reply = await node.ask_admin(method, path)
-            assert (reply.status, list(reply.json)) == (403, ["error"])
-            assert "X-P2PD-Request" in reply.json["error"]
+            for shown in ("", "Bearer ", "Bearer \xfc"):
+                reply = await ask(node.admin, method, path, {"Authorization": shown})
+                assert (reply.status, list(reply.json)) == (403, ["error"])
+                assert "admin-secret" in reply.json["error"]
             preflight = await ask(
                 node.admin,
                 "OPTIONS",
                 path,
-                {"Origin": "http://evil.example", "Access-Control-Request-Headers": "x-p2pd-request"},
+                {"Origin": "http://evil.example", "Access-Control-Request-Headers": "authorization"},
             )
             assert preflight.status >= 400
             assert not any(name.startswith("access-control-") for name in preflight.headers)
             assert LAYER_DIGEST in await node.cached()
+
+    @asynchronous
+    async def test_without_the_secret_nobody_sees_what_is_held(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        async with node_at(tmp_path / "store", hub(registry)) as node:
+            await pull_layer(node)
+            reply = await node.ask_admin("GET", "/cache", authorized=False)
+            assert (reply.status, reply.json) == (403, [])
+            for path in ("/status", "/metrics", "/healthz", "/readyz"):
+                reply = await node.ask_admin("GET", path, authorized=False)
+                assert reply.status == 200
+                assert LAYER_DIGEST.encode() not in reply.body
+
+    @asynchronous
+    async def test_the_secret_is_for_one_start_and_one_user(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        seen = set()
+        for _ in range(2):
+            async with node_at(tmp_path / "store", hub(registry)) as node:
+                file = tmp_path / "store" / NAME
+                assert file.stat().st_mode & 0o777 == 0o600
+                secret, address = file.read_text().split()
+                assert address == node.admin
+                seen.add(secret)
+            assert not file.exists()
+        assert len(seen) == 2
+
+    @asynchronous
+    async def test_the_metrics_have_a_port_of_their_own_that_does_nothing_else(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        async with node_at(tmp_path / "store", hub(registry), metrics="127.0.0.1:0") as node:
+            port = (await node.ask_admin("GET", "/status")).json["metrics"]
+            assert (await ask(port, "GET", "/metrics")).body.startswith(b"# HELP")
+            for method, path in [("GET", "/status"), ("GET", "/cache"), ("POST", "/cache/gc"), ("POST", "/metrics")]:
+                reply = await ask(port, method, path, admin_headers(tmp_path / "store"))
+                assert reply.status in (404, 405)
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
@@ -173,7 +209,7 @@ class TestRules:
         self, registry: ImageRegistry, tmp_path: Path, method: str, path: str, status: int
     ) -> None:
         async with node_at(tmp_path / "store", hub(registry)) as node:
-            reply = await node.ask_admin(method, path, change=True)
+            reply = await node.ask_admin(method, path)
             assert (reply.status, list(reply.json)) == (status, ["error"])
 
     @asynchronous

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from p2pd.admin.secret import NAME
 from p2pd.cli.app import app
 from peer.store import Store
 from tests.p2pd.admin import Admin, serve
@@ -53,6 +54,7 @@ class Place:
 
     directory: Path
     flags: tuple[str, ...]
+    by_daemon: bool
 
     def run(self, command: str, *args: str) -> Result:
         return p2pd("cache", command, *self.flags, *args)
@@ -76,10 +78,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, unused_address: str) -
         if request.param == "daemon":
             now += TTL_S + 1
             with serve(Admin(store)) as admin:
-                yield Place(directory, ("--admin", admin.address))
+                yield Place(directory, ("--admin", admin.address, "--data", str(directory)), by_daemon=True)
         else:
             store.close()
-            yield Place(directory, ("--admin", unused_address, "--data", str(directory)))
+            yield Place(directory, ("--admin", unused_address, "--data", str(directory)), by_daemon=False)
     finally:
         store.close()
 
@@ -123,7 +125,7 @@ def test_gc_removes_what_is_old(place: Place) -> None:
     result = place.run("gc", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    old = set() if "--data" in place.flags else set(DIGESTS)
+    old = set(DIGESTS) if place.by_daemon else set()
     assert set(found["removed"]) == old
     assert found["freed_bytes"] == (sum(map(len, CONTENTS)) if old else 0)
     assert set(place.digests()) == set(DIGESTS) - old
@@ -149,7 +151,7 @@ def test_a_beginning_that_two_digests_have_removes_neither(tmp_path: Path) -> No
         for last in "01":
             store.create(f"sha256:{'ab' * 31}a{last}", 4, "").release()
         with serve(Admin(store)) as admin:
-            result = p2pd("cache", "rm", "--admin", admin.address, "ab" * 5)
+            result = p2pd("cache", "rm", "--admin", admin.address, "--data", str(store.directory), "ab" * 5)
     finally:
         store.close()
     assert result.exit_code == 1
@@ -163,8 +165,8 @@ def test_a_blob_in_use_is_not_removed(tmp_path: Path) -> None:
         blob = store.acquire(DIGESTS[0])
         assert blob is not None
         with serve(Admin(store)) as admin:
-            listed = p2pd("cache", "ls", "--admin", admin.address)
-            result = p2pd("cache", "rm", "--admin", admin.address, DIGESTS[0])
+            listed = p2pd("cache", "ls", "--admin", admin.address, "--data", str(store.directory))
+            result = p2pd("cache", "rm", "--admin", admin.address, "--data", str(store.directory), DIGESTS[0])
         blob.release()
     finally:
         store.close()
@@ -189,3 +191,24 @@ def test_a_directory_that_is_no_cache_is_left_as_it_is(tmp_path: Path, unused_ad
     assert result.exit_code == 1
     assert result.stderr.endswith(f"nor is there a cache in {tmp_path}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_secret_is_shown_to_its_own_port_only(tmp_path: Path) -> None:
+    """Another program may listen where the daemon is looked for."""
+    store = opened(tmp_path / "store")
+    other = opened(tmp_path / "other")
+    try:
+        with serve(Admin(store)) as admin, serve(Admin(other)) as elsewhere:
+            result = p2pd("cache", "ls", "--admin", elsewhere.address, "--data", str(store.directory))
+            assert result.exit_code == 1
+            assert f"its admin port at {admin.address}, not at {elsewhere.address}" in result.stderr
+            result = p2pd("cache", "ls", "--admin", admin.address, "--data", str(tmp_path))
+            assert result.exit_code == 1
+            assert "wants its secret" in result.stderr
+            (store.directory / NAME).write_text(f"another\n{admin.address}\n")
+            result = p2pd("cache", "ls", "--admin", admin.address, "--data", str(store.directory))
+            assert result.exit_code == 1
+            assert "did not accept the secret" in result.stderr
+    finally:
+        store.close()
+        other.close()

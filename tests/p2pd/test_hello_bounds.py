@@ -25,7 +25,9 @@ NOWHERE = "docker.io=http://127.0.0.1:1"
 )
 @asynchronous
 async def test_a_host_at_the_bounds_of_its_settings_joins(tmp_path: Path, flags: dict[str, str]) -> None:
-    async with serve(settings_for(tmp_path / "data", NOWHERE, **flags), list) as addresses:
+    async with serve(
+        settings_for(tmp_path / "data", NOWHERE, **{"advertise": "127.0.0.1:0", **flags}), list
+    ) as addresses:
         for _ in range(200):
             status = (await ask(addresses["admin"], "GET", "/status", None)).json
             if status["swarm"]["scheduler_connected"]:

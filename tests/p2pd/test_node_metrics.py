@@ -151,7 +151,7 @@ async def connected(node: Node) -> None:
 @asynchronous
 async def test_bytes_from_and_to_other_hosts(registry: ImageRegistry, tmp_path: Path) -> None:
     blob = f"{APP}/blobs/{LAYER_DIGEST}"
-    async with node_at(tmp_path / "first", hub(registry)) as first:
+    async with node_at(tmp_path / "first", hub(registry), advertise="127.0.0.1:0") as first:
         scheduler = (await first.ask_admin("GET", "/status")).json["scheduler"]
         async with node_at(tmp_path / "second", hub(registry), scheduler=[scheduler]) as second:
             await connected(first)
@@ -172,7 +172,7 @@ async def test_bytes_from_and_to_other_hosts(registry: ImageRegistry, tmp_path: 
 
 @asynchronous
 async def test_of_the_scheduler_inside_and_of_none_that_is_elsewhere(registry: ImageRegistry, tmp_path: Path) -> None:
-    async with node_at(tmp_path / "first", hub(registry)) as first:
+    async with node_at(tmp_path / "first", hub(registry), advertise="127.0.0.1:0") as first:
         scheduler = (await first.ask_admin("GET", "/status")).json["scheduler"]
         async with node_at(tmp_path / "second", hub(registry), scheduler=[scheduler]) as second:
             await connected(first)

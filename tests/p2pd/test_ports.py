@@ -98,7 +98,7 @@ async def test_a_request_that_comes_in_time_keeps_its_connection() -> None:
 async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, request_bytes: bytes
 ) -> None:
-    settings = settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1")
+    settings = settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1", advertise="127.0.0.1:0")
     async with serve(settings, list) as addresses:
         caplog.clear()
         with caplog.at_level(logging.INFO):

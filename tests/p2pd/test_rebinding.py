@@ -11,7 +11,7 @@ from p2pd.config.values import Address
 from p2pd.daemon.listeners import names_of
 from tests.support.client import ask
 from tests.support.images import content_of, digest_of
-from tests.support.node import Node, asynchronous, node_at
+from tests.support.node import Node, admin_headers, asynchronous, node_at
 from tests.support.registry import ImageRegistry
 
 APP = "library/app"
@@ -30,7 +30,7 @@ def port_of(address: str) -> str:
 
 async def statuses(node: Node, host: str) -> list[int]:
     """What a request for `host` gets of the mirror, and of the admin port when it reads and when it changes."""
-    page = {"Host": host, "X-P2PD-Request": "1"}  # to its browser it is of the same origin: any header can be sent
+    page = {"Host": host, **admin_headers(node.data)}  # to its browser it is of the same origin: any header can be sent
     replies = [
         await ask(node.mirror, "GET", PATH, {**page, "Host": f"{host}:{port_of(node.mirror)}"}),
         await ask(node.admin, "GET", "/cache", page),

@@ -261,7 +261,9 @@ class AnyOrder(RuleBasedStateMachine):
         blob = self.blobs[digest]
         if not blob.active:
             blob.active, blob.downloads = True, blob.downloads + 1
-        blob.sources.setdefault(source, 0)
+        if source not in blob.sources:  # one that was given up begins anew
+            blob.sources[source] = blob.pauses[source] = 0
+            blob.ready.pop(source, None)
         self.feed(SourceAdded(digest, source, upstream_of(source), "app", SIZE if sized else None))
         assert blob.active
 

@@ -111,8 +111,9 @@ class TestAnnouncements:
         assert playbook >> source() << Leave(older) << Recover(D)
 
     def test_nothing_is_announced_by_a_host_that_holds_nothing(self) -> None:
+        announced = Announce((Holding(D, SIZE, complete=True),))
         assert Playbook() >> BlobStored(D, 0) >> SchedulerFound()
-        assert Playbook() >> BlobStored(D, SIZE) >> BlobRemoved(D) << left() >> SchedulerFound()
+        assert Playbook() >> BlobStored(D, SIZE) << announced >> BlobRemoved(D) << left() >> SchedulerFound()
 
     def test_a_blob_on_its_way_announces_its_own_part(self) -> None:
         playbook = seeding() >> source(blob=E) << Recover(E) >> PiecesHeld(E, SIZE, PIECE, {1: digest(1)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -15,10 +16,12 @@ from aiohttp import web
 import peer.net.scheduler_client as module
 from peer.net.scheduler_client import SchedulerClient
 from peer.net.scheduler_log import MAX_LINES, SchedulerLog, is_elsewhere
+from scheduler.core.events import Connected, Received
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.codec import TO_HOST
 from scheduler.protocol.connection import PATH
-from scheduler.protocol.from_host import Announce, Hello, Holding, Leave, TagAnswer
+from scheduler.protocol.from_host import Announce, Hello, Holding, Join, Leave, TagAnswer
+from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Welcome
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.support.node import asynchronous, until
@@ -233,3 +236,21 @@ def test_where_the_scheduler_sees_a_host() -> None:
     assert not is_elsewhere("node-1:65002", "192.0.2.7")
     assert not is_elsewhere("10.0.0.1:65002", "127.0.0.1")
     assert not is_elsewhere("10.0.0.1:65002", "")
+
+
+@asynchronous
+async def test_a_host_under_whose_id_another_has_lied_goes_on_under_another_id(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = b"tiny"
+    join = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
+    core, now = Scheduler(), asyncio.get_running_loop().time()
+    core.handle(Connected(10_000, HELLO, "127.0.0.1"), now)
+    core.handle(Received(10_000, join), now)
+    core.handle(Received(10_000, InlineBlob(join.digest, b"lies")), now)
+    assert core.statistics().quarantined == 1
+    async with SchedulerServer(core).serving("127.0.0.1", 0) as port:
+        told = Told((f"http://127.0.0.1:{port}",), caplog)
+        async with running(told.client):
+            await until(lambda: bool(told.welcomes))
+            assert told.cloned == 1

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from peer.net.tag_lookups import TagName
 from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
 from peer.oci.reference import Repository, UpstreamName, parse_reference, parse_repository_name
 from peer.origin.client import HttpOrigin
 from peer.origin.upstream import Upstream
 from peer.tasks import BackgroundTasks
-from proxy.access import Access
+from proxy.access import Access, Exchange
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
 from proxy.origins import Origins
@@ -46,6 +47,8 @@ class Parts:
     access: Access = field(init=False)
     tags: Tags = field(init=False)
     now: float = 1000.0
+    elsewhere: set[Digest] = field(default_factory=set)
+    """What is here because of another place than the one that is asked about."""
 
 
 def place(repository: str) -> Repository:
@@ -66,6 +69,7 @@ async def parts_of(
     serve_stale: bool = False,
     others: Others | None = None,
     operators: tuple[str, str] | None = None,
+    exchange: Exchange = Exchange.EVERYTHING,
 ) -> AsyncIterator[Parts]:
     """Everything but the mirror, in front of `registry`; it gives up on one that is gone at the first try.
 
@@ -77,7 +81,15 @@ async def parts_of(
     with closing(origins), closing(Catalog.open(directory / "catalog.db")) as catalog:
         async with BackgroundTasks() as background:
             parts = Parts(origins, catalog, background)
-            parts.access = Access(origins, catalog, background, ttl_s=access_ttl_s, clock=lambda: parts.now)
+            parts.access = Access(
+                origins,
+                catalog,
+                background,
+                ttl_s=access_ttl_s,
+                is_only_for=lambda digest, _: digest not in parts.elsewhere,
+                exchange=exchange,
+                clock=lambda: parts.now,
+            )
             parts.tags = Tags(
                 origins,
                 parts.access,

@@ -275,6 +275,7 @@ class TestRules:
         registry.members[SECRET] = {ALICE}
         manifest, layer = route(SECRET, IMAGE.digest), route(SECRET, LAYER, Endpoint.BLOB)
         async with parts_of(registry, tmp_path, access_ttl_s=100) as parts:
+            parts.catalog.remember(place(SECRET), Endpoint.BLOB, [LAYER])
             for _ in range(3):
                 permit = await parts.access.check(manifest, ALICE)
                 parts.access.granted_below(manifest, permit, [LAYER], Endpoint.BLOB)
@@ -350,6 +351,7 @@ class TestRules:
         registry.push(APP, "1.0", IMAGE)
         async with parts_of(registry, tmp_path) as parts:
             permit = Permit(parts.access.client(ALICE), Credential(ALICE), parts.now + 100)
+            parts.catalog.remember(place(APP), Endpoint.BLOB, [LAYER])
 
             async def grant() -> None:
                 parts.access.granted_below(route(APP, IMAGE.digest), permit, [LAYER], Endpoint.BLOB)

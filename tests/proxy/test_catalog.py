@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
-from proxy.catalog import Catalog
+from proxy.catalog import Catalog, Public
 from proxy.core.routing import Endpoint
 from tests.support.small_disk import fill, make_read_only, small_disk
 
@@ -68,41 +68,59 @@ def test_how_long_ago_the_origin_said_it_counts_from_the_last_time(path: Path) -
         assert told.age_s < 100
 
 
+def test_what_a_repository_has_is_remembered(path: Path) -> None:
+    with closing(Catalog.open(path)) as catalog:
+        catalog.remember(HERE, Endpoint.BLOB, [A, B, A])
+        catalog.remember(HERE, Endpoint.BLOB, [])
+    with closing(Catalog.open(path)) as catalog:
+        assert catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_known(HERE, Endpoint.BLOB, C)
+        assert not any(catalog.is_known(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
+        assert not catalog.is_known(HERE, Endpoint.MANIFEST, A)
+        assert not catalog.is_public(HERE, Endpoint.BLOB, A)
+
+
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, [A, B, A])
-        catalog.remember_public(HERE, Endpoint.BLOB, [])
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+        catalog.remember(HERE, Endpoint.BLOB, [A, B])
+        catalog.publish(HERE, Endpoint.BLOB, [B, C], Public.HERE)
     with closing(Catalog.open(path)) as catalog:
-        assert catalog.is_public(HERE, Endpoint.BLOB, A)
+        assert [catalog.is_public(HERE, Endpoint.BLOB, digest) for digest in (A, B, C)] == [True, True, False]
+        assert [catalog.is_public_everywhere(digest) for digest in (A, B, C)] == [True, False, False]
         assert not any(catalog.is_public(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
         catalog.forget_public(HERE, Endpoint.BLOB, A)
         catalog.forget_public(HERE, Endpoint.BLOB, C)
         assert not catalog.is_public(HERE, Endpoint.BLOB, A)
-        assert catalog.is_public(HERE, Endpoint.BLOB, B)
+        assert not catalog.is_public_everywhere(A)
+        assert catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_known(HERE, Endpoint.BLOB, C)
 
 
 def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
-    with closing(Catalog.open(path, max_public=2)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, (A, B, C, D))
-    with closing(Catalog.open(path, max_public=2)) as catalog:
-        assert [digest for digest in (A, B, C, D) if catalog.is_public(HERE, Endpoint.BLOB, digest)] == [C, D]
+    with closing(Catalog.open(path, max_known=2)) as catalog:
+        catalog.remember(HERE, Endpoint.BLOB, (A, B, C, D))
+    with closing(Catalog.open(path, max_known=2)) as catalog:
+        assert [digest for digest in (A, B, C, D) if catalog.is_known(HERE, Endpoint.BLOB, digest)] == [C, D]
 
 
 def test_what_is_public_is_so_at_one_endpoint(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.HERE)
         assert not catalog.is_public(HERE, Endpoint.MANIFEST, A)
         catalog.forget_public(HERE, Endpoint.MANIFEST, A)
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
 
-def test_a_row_of_an_older_version_counts_for_both_endpoints(path: Path) -> None:
+def test_what_an_older_version_took_for_public_is_not_known(path: Path) -> None:
+    """It believed the manifests of a repository."""
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE public (upstream TEXT, repository TEXT, digest TEXT)")
+        old.execute("INSERT INTO public VALUES (?, ?, ?)", (HERE.upstream, HERE.name, f"blobs/{A}"))
+        old.commit()
     with closing(Catalog.open(path)) as catalog:
-        catalog._database.execute("INSERT INTO public VALUES (?, ?, ?)", (HERE.upstream, HERE.name, A))
-        assert all(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
-        catalog.forget_public(HERE, Endpoint.BLOB, A)
-        assert not any(catalog.is_public(HERE, endpoint, A) for endpoint in (Endpoint.BLOB, Endpoint.MANIFEST))
+        assert not catalog.is_known(HERE, Endpoint.BLOB, A)
+        assert not catalog.is_public_everywhere(A)
 
 
 def test_what_is_no_manifest_is_no_tags(path: Path) -> None:
@@ -125,13 +143,13 @@ def test_a_damaged_file_is_put_aside(path: Path, content: bytes) -> None:
     assert path.with_suffix(".damaged").read_bytes() == content
 
 
-@pytest.mark.parametrize("table", ["tags", "public"])
+@pytest.mark.parametrize("table", ["tags", "known"])
 def test_one_of_another_version_is_put_aside(path: Path, table: str) -> None:
     with closing(sqlite3.connect(path)) as other:
         other.execute(f"CREATE TABLE {table} (something TEXT)")
     with closing(Catalog.open(path)) as catalog:
         catalog.remember_tag(HERE, LATEST, MEANING)
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
         assert last_known(catalog, HERE, LATEST) == MEANING
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
@@ -160,7 +178,7 @@ def test_with_a_directory_in_its_place_nothing_is_known_and_nothing_ends(path: P
         path.rmdir()
         catalog.try_again()
         assert well(catalog)
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
     assert [log["event"] for log in logs] == ["the catalog cannot be written for now", "the catalog is written again"]
     with closing(Catalog.open(path)) as catalog:
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
@@ -179,7 +197,7 @@ def test_one_whose_file_is_removed_goes_on_in_a_new_one(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         path.unlink()
         catalog.try_again()
-        catalog.remember_public(HERE, Endpoint.BLOB, [A])
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
     with closing(Catalog.open(path)) as catalog:
         assert catalog.is_public(HERE, Endpoint.BLOB, A)
 
@@ -191,7 +209,7 @@ class TestAFullDisk:
         """A small disk, with a catalog on it, that another program has filled."""
         with small_disk(tmp_path / "disk") as disk:
             with closing(Catalog.open(disk / "catalog.db")) as catalog:
-                catalog.remember_public(HERE, Endpoint.BLOB, [A])
+                catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
             fill(disk)
             yield disk
 
@@ -199,11 +217,11 @@ class TestAFullDisk:
         with closing(Catalog.open(disk / "catalog.db")) as catalog:
             assert not (disk / "catalog.damaged").exists()
             assert catalog.is_public(HERE, Endpoint.BLOB, A)
-            catalog.remember_public(HERE, Endpoint.BLOB, [B])
+            catalog.remember(HERE, Endpoint.BLOB, [B], Public.EVERYWHERE)
             assert not well(catalog)
             (disk / "other").unlink()
             catalog.try_again()
-            catalog.remember_public(HERE, Endpoint.BLOB, [B])
+            catalog.remember(HERE, Endpoint.BLOB, [B], Public.EVERYWHERE)
             assert well(catalog)
         with closing(Catalog.open(disk / "catalog.db")) as catalog:
             assert catalog.is_public(HERE, Endpoint.BLOB, A)
@@ -222,7 +240,7 @@ def test_a_disk_without_room_is_no_error(path: Path) -> None:
     with closing(Catalog.open(path)) as catalog:
         many = [Digest.of(b"%d" % number) for number in range(5000)]
         catalog._database.execute("PRAGMA max_page_count = 1")  # the least that it can be is what there is
-        catalog.remember_public(HERE, Endpoint.BLOB, many)
+        catalog.remember(HERE, Endpoint.BLOB, many, Public.EVERYWHERE)
         assert not catalog.is_public(HERE, Endpoint.BLOB, many[1])
 
 

@@ -12,6 +12,7 @@ from peer.errors import OriginCorruptError, OriginRefusedError, OriginUnreachabl
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import OCI_IMAGE
 from peer.oci.reference import Tag
+from proxy.catalog import Public
 from proxy.core.grants import ANYONE
 from proxy.core.routing import Endpoint
 from tests.proxy.direct import parts_of, place, route
@@ -179,7 +180,7 @@ class TestOriginThatIsGone:
         async with parts_of(registry, tmp_path, tag_ttl_s=0, serve_stale=True) as parts:
             for media_type in ("text/html; charset=utf-8", "application/json", ""):
                 parts.catalog.remember_tag(place(APP), Tag("latest"), Descriptor(media_type, OLD.digest, 9))
-                parts.catalog.remember_public(place(APP), Endpoint.MANIFEST, [OLD.digest])
+                parts.catalog.remember(place(APP), Endpoint.MANIFEST, [OLD.digest], Public.EVERYWHERE)
                 registry.rules[LATEST_PATH] = Answering(429)
                 with pytest.raises(OriginRefusedError):
                     await parts.tags.resolve(LATEST, None, "")

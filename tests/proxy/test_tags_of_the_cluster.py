@@ -13,6 +13,8 @@ from peer.net.tag_lookups import TagName, TagWord
 from peer.oci.descriptor import Descriptor
 from peer.oci.manifest import MAX_MANIFEST_BYTES, OCI_IMAGE
 from peer.oci.reference import Tag
+from proxy.access import Exchange
+from proxy.catalog import Public
 from proxy.core.grants import ANYONE
 from proxy.core.routing import Endpoint
 from tests.proxy.direct import Others, Parts, parts_of, place, route
@@ -95,7 +97,7 @@ class TestWhileTheOriginIsGone:
         else:
             registry.rules[f"/v2/{APP}/manifests/latest"] = rule
         others = Others(TOLD)
-        async with parts_of(registry, tmp_path, others=others, serve_stale=True) as parts:
+        async with parts_of(registry, tmp_path, others=others, serve_stale=True, exchange=Exchange.PUBLIC) as parts:
             manifest, permit = await parts.tags.resolve(LATEST, who, OCI_IMAGE)
             assert (manifest, permit.client) == (TOLD, ANYONE)
             assert (await parts.access.check(route(APP, OLD.digest), who)).client == ANYONE
@@ -199,5 +201,5 @@ class TestOwnWord:
     async def test_nor_of_what_is_no_manifest(self, registry: ImageRegistry, tmp_path: Path) -> None:
         async with parts_of(registry, tmp_path) as parts:
             parts.catalog.remember_tag(place(APP), Tag("latest"), Descriptor("text/html", OLD.digest, 9))
-            parts.catalog.remember_public(place(APP), Endpoint.MANIFEST, [OLD.digest])
+            parts.catalog.remember(place(APP), Endpoint.MANIFEST, [OLD.digest], Public.EVERYWHERE)
             assert parts.tags.own_word(NAME) is None

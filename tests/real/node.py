@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from p2pd.demo.process import command
 from tests.real.programs import Program, ProgramError, environment, free_port, tail
 from tests.real.web import get
+from tests.support.node import admin_headers
 
 
 class Node:
@@ -26,7 +27,8 @@ class Node:
     ) -> None:
         self.mirror = f"127.0.0.1:{mirror_port or free_port()}"
         self.admin = f"127.0.0.1:{free_port()}"
-        addresses = {"data": directory / "data", "mirror": self.mirror, "admin": self.admin}
+        self.data = directory / "data"
+        addresses = {"data": self.data, "mirror": self.mirror, "admin": self.admin}
         self._args = command("run", {**addresses, "upstream": list(upstreams)})
         variables = {f"P2PD_{key.upper()}": value for key, value in (settings or {}).items()}
         self._env = environment(directory, variables)
@@ -59,10 +61,14 @@ class Node:
         if code != 0:
             raise ProgramError(f"p2pd ended with {code}\n{tail(self._log)}")
 
+    def cache(self) -> list[dict[str, Any]]:
+        """All that /cache says."""
+        rows: list[dict[str, Any]] = get(f"http://{self.admin}/cache", admin_headers(self.data)).json
+        return rows
+
     def cached(self, digest: str) -> dict[str, Any] | None:
         """What /cache says of the blob (`held_bytes`, `complete`), or None when it says nothing of it."""
-        rows: list[dict[str, Any]] = get(f"http://{self.admin}/cache").json
-        return next((row for row in rows if row["digest"] == digest), None)
+        return next((row for row in self.cache() if row["digest"] == digest), None)
 
     def held_bytes(self, digest: str) -> int:
         """How many verified bytes of the blob are recorded."""

@@ -16,7 +16,6 @@ from tests.real.dockerd import Dockerd
 from tests.real.node import Node, StartNode
 from tests.real.programs import ProgramError
 from tests.real.skopeo import Skopeo, digests
-from tests.real.web import get
 from tests.support.fixtures import registry as scripted
 from tests.support.images import digest_of, make_image
 from tests.support.registry import ImageRegistry
@@ -119,7 +118,7 @@ class TestPageForAManifest:
             with pytest.raises(ProgramError) as failed:
                 pull()
             assert "text/html" not in str(failed.value)  # no client was given the page
-        assert get(f"http://{node.admin}/cache").json == []
+        assert node.cache() == []
         origin.rules.clear()
         for pull in pulls_of(dockerd, containerd, skopeo, node):
             pull()

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Received, Tick
+from scheduler.core.events import Close, Connected, Disconnected, Event, Probe, Received, Tick
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello
 from scheduler.protocol.to_host import Welcome
 
-SETTINGS = SchedulerSettings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0)
+SETTINGS = SchedulerSettings(lease_pieces=2, leases_per_host=1, leases_per_blob=2, settle_s=0.0, opening_s=15.0)
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,15 @@ def hello(host: str, **fields: Any) -> Hello:
     return replace(Hello(host, 1, 1, f"{host}:1"), **fields)
 
 
+PROBED = "is pinged"
+
+
 class Playbook:
     """Plays a conversation as it is written down, and compares."""
 
     def __init__(self, *hosts: str, settings: SchedulerSettings = SETTINGS) -> None:
+        self.certified = False
+        """Whether hosts connect with a certificate."""
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
         self._names: dict[int, str] = {}
@@ -66,7 +71,7 @@ class Playbook:
         if isinstance(message, Hello):
             connection = len(self._names) + 1
             self._names[connection] = host
-            self._play(Connected(connection, message))
+            self._play(Connected(connection, message, certified=self.certified))
         elif message is VANISHES:
             self._play(Disconnected(connection))
         else:
@@ -86,6 +91,8 @@ class Playbook:
         for instruction in self.scheduler.handle(event, self.now):
             if isinstance(instruction, Close):
                 self._got.append((self._names[instruction.connection], instruction.closing))
+            elif isinstance(instruction, Probe):
+                self._got.append((self._names[instruction.connection], PROBED))
             else:
                 self._got += [(self._names[number], instruction.message) for number in instruction.connections]
         self.scheduler.validate()
@@ -106,4 +113,4 @@ class Playbook:
         self._expected, self._got = [], []
 
 
-__all__ = ["SETTINGS", "VANISHES", "Closing", "Passes", "Playbook", "hello"]
+__all__ = ["PROBED", "SETTINGS", "VANISHES", "Closing", "Passes", "Playbook", "hello"]

@@ -13,7 +13,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
-from scheduler.shell.connection import HostConnection, framed
+from scheduler.shell.connection import MAX_HELLO_BYTES, HostConnection, framed
 
 
 class FakeTransport(asyncio.Transport):
@@ -42,6 +42,16 @@ class FakeOwner:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.failures: list[tuple[Closing, str]] = []
+        self.allowed = 1000
+        self.begun_bytes = 0
+
+    def may_send(self, connection: HostConnection, cost: int) -> bool:  # noqa: ARG002  there is one connection
+        self.allowed -= cost
+        return self.allowed >= 0
+
+    def partly_received(self, connection: HostConnection, grown_bytes: int) -> None:
+        assert connection.begun_bytes or grown_bytes <= 0
+        self.begun_bytes += grown_bytes
 
     def now(self) -> float:
         return 1.0
@@ -130,6 +140,57 @@ def test_what_is_refused_is_told_in_the_close_frame(event: Any, closing: Closing
     assert told.reason
     client.says(told.response())
     assert client.transport.closed
+
+
+@pytest.mark.parametrize("event", [BytesMessage(b"", message_finished=False), Ping(b"x"), Pong()])
+def test_frames_that_end_no_message_count_and_no_frame_is_read_after_too_many(event: Any) -> None:
+    client = Client()
+    client.opens()
+    client.owner.allowed = 100
+    for _ in range(100):
+        client.says(event)
+    assert not client.owner.failures
+    client.hears()
+    client.says(event)
+    (told,) = client.hears()
+    assert isinstance(told, CloseConnection)
+    assert told.code == Closing.FLOODING
+    client.connection.data_received(b"\x89\x80\x00\x00\x00\x00" * 1000)
+    assert client.owner.allowed == -1, "what comes now is not looked at"
+    assert client.connection.begun_bytes == client.owner.begun_bytes == 0
+
+
+def test_what_comes_after_an_end_of_ours_counts_too() -> None:
+    client = Client()
+    client.opens()
+    client.connection.close(Closing.SILENT, "")
+    client.owner.allowed = 10
+    for _ in range(20):
+        client.connection.data_received(client.socket.send(Ping()))
+    assert client.owner.allowed == -1
+    assert client.connection.deaf
+
+
+def test_the_beginning_of_a_message_is_told_of_until_it_ends() -> None:
+    client = Client()
+    client.opens()
+    client.says(BytesMessage(b"12345", message_finished=False))
+    client.says(BytesMessage(b"678", message_finished=False))
+    assert client.owner.begun_bytes == client.connection.begun_bytes == 8
+    assert client.connection.begun_at == 1.0
+    client.says(BytesMessage(b"9"))
+    assert client.owner.frames == [b"123456789"]
+    assert client.owner.begun_bytes == client.connection.begun_bytes == 0
+    client.says(BytesMessage(b"12", message_finished=False))
+    client.connection.connection_lost(None)
+    assert client.owner.begun_bytes == 0
+
+
+def test_a_first_message_in_parts_is_no_longer_than_a_hello() -> None:
+    client = Client()
+    client.opens()
+    client.says(BytesMessage(bytes(MAX_HELLO_BYTES + 1), message_finished=False))
+    assert client.owner.failures[0][0] is Closing.OVERSIZED
 
 
 def test_a_long_reason_is_cut_between_characters() -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
+import pytest
+
+from scheduler.core.events import Connected, Received, Send, Tick
 from scheduler.core.lease_policy import LEASE_ATTEMPTS, MAX_PATIENCE, REFUSAL_S, SILENCES
+from scheduler.core.scheduler import Scheduler
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import (
     Bye,
@@ -17,6 +23,7 @@ from scheduler.protocol.from_host import (
     Progress,
     Sealed,
 )
+from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import (
     DigestRun,
     Failed,
@@ -124,9 +131,9 @@ def test_a_piece_is_told_as_it_lands_and_the_lease_goes_on() -> None:
     play = play << ("a", add("b")) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 3, 4, WITHIN))
     play = play >> Passes(WITHIN - 1) >> ("a", LeasePieces(2, D, 2, P2))
     play = play << ("a", digests(2, P2)) << ("b", digests(2, P2))
-    play = play >> Passes(1) << ("b", LeaseRevoked(3, D)) << ("b", Lease(4, D, 1, 3, 4, 2 * WITHIN))
-    play = play >> Passes(WITHIN - 2) >> ("a", LeasePieces(2, D, 1, P1))
-    assert play << ("a", digests(1, P1)) << ("b", digests(1, P1)) << ("a", Lease(5, D, 1, 4, 5, WITHIN))
+    play = play >> Passes(WITHIN - 1) >> ("a", LeasePieces(2, D, 1, P1))
+    play = play << ("a", digests(1, P1)) << ("b", digests(1, P1))
+    assert play << ("a", Lease(4, D, 1, 3, 4, WITHIN)), "piece 3, with which b is late, is for a too"
 
 
 def test_the_first_lease_finds_out_the_length() -> None:
@@ -162,24 +169,75 @@ def test_a_first_lease_of_more_pieces_than_there_are() -> None:
     )
 
 
-def test_a_lease_that_brings_nothing_goes_to_another_host() -> None:
-    assert (
-        Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1))
-        >> ("a", JOIN)
-        << ("a", joined())
-        << ("a", Lease(1, D, 1, 0, 1, WITHIN))
-        >> ("b", JOIN)
-        << ("b", joined("a"))
-        << ("a", add("b"))
-        >> Passes(WITHIN)
-        << ("a", LeaseRevoked(1, D))
-        << ("b", Lease(2, D, 1, 0, 1, 2 * WITHIN))
-        >> ("a", LeasePieces(1, D, 0, P0))  # it was too late, and does not count
-        >> ("b", LeasePieces(2, D, 0, P0))
-        << ("a", digests(0, P0))
-        << ("b", digests(0, P0))
-        << ("b", Lease(3, D, 1, 1, 2, WITHIN))
-    )
+def late() -> Playbook:
+    """Host a has let the time of its lease pass, and b has a lease of the same piece."""
+    play = Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    return play >> Passes(WITHIN) << ("b", Lease(2, D, 1, 0, 1, 2 * WITHIN))
+
+
+def test_a_lease_that_brings_nothing_in_time_is_another_hosts_as_well() -> None:
+    play = late() >> ("b", LeasePieces(2, D, 0, P0)) << ("a", LeaseRevoked(1, D))
+    play = play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 1, 2, WITHIN))
+    assert play >> ("a", LeasePieces(1, D, 0, P1)), "the lease has ended"
+
+
+def test_a_host_that_is_late_is_heard_if_it_comes_first_after_all() -> None:
+    play = late() >> Passes(1) >> ("a", LeasePieces(1, D, 0, P0)) << ("b", LeaseRevoked(2, D))
+    assert play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 1, 2, 2 * WITHIN))
+
+
+def test_late_leases_end_with_their_time_their_host_or_their_generation() -> None:
+    play = late() >> Passes(2 * WITHIN) << ("b", LeaseRevoked(2, D)) << ("b", Lease(3, D, 1, 0, 1, 4 * WITHIN))
+    assert play >> Passes(2 * WITHIN) << ("a", LeaseRevoked(1, D))
+    assert not play.scheduler._state.leases.late
+    for ending in (Leave(D), VANISHES):
+        play = late() >> ("a", ending)
+        assert not play.scheduler._state.leases.late
+    play = late() >> ("a", LeasePieces(1, D, 0, P0)) >> ("b", replace(JOIN, size_bytes=2 * MIB))
+    assert not play.scheduler._state.leases.late
+
+
+def test_a_tiny_blob_may_come_from_a_host_that_is_late() -> None:
+    data = b"tiny"
+    digest = hashlib.sha256(data).digest()
+    join = replace(JOIN, digest=digest, size_bytes=len(data))
+    play = Playbook("a", "b", settings=replace(SETTINGS, opening_s=1.0)) >> ("a", join) >> ("b", join)
+    _ = play >> Passes(1.01)
+    assert len(play.scheduler._state.leases.late) == 1
+    _ = play >> ("a", InlineBlob(digest, data))
+    assert play.scheduler.statistics().inline_blobs == 1
+    assert not play.scheduler._state.leases.late
+    assert not play.scheduler._state.leases.active
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "at_most_s"), [(None, 1.5), (10_000, 1.6), (1 << 20, 2.0), (1 << 30, 7.0), (200 << 30, 7.0)]
+)
+def test_the_time_of_a_lease_is_by_the_size_of_a_piece(size_bytes: int | None, at_most_s: float) -> None:
+    scheduler = Scheduler(SchedulerSettings())
+    scheduler.handle(Connected(1, hello("a")), 0.0)
+    told = scheduler.handle(Received(1, replace(JOIN, size_bytes=size_bytes)), 0.0)
+    (lease,) = [each.message for each in told if isinstance(each, Send) and isinstance(each.message, Lease)]
+    assert at_most_s / 2 < lease.within_s <= at_most_s
+
+
+def test_silent_hosts_of_one_address_cost_a_pull_their_shortest_time_once_and_share_their_leases() -> None:
+    settings = SchedulerSettings(leases_per_host=3, settle_s=0.0)
+    scheduler = Scheduler(settings)
+    for number in range(1, 6):
+        scheduler.handle(Connected(number, hello(f"silent-{number}"), "192.0.2.66"), 0.0)
+        scheduler.handle(Received(number, JOIN), 0.0)
+        scheduler.handle(Received(number, replace(JOIN, digest=bytes([number]) * 32)), 0.0)
+    assert scheduler.statistics().leases == settings.leases_per_host
+    scheduler.handle(Connected(9, hello("honest"), "192.0.2.7"), 0.1)
+    scheduler.handle(Received(9, JOIN), 0.1)
+    due = scheduler.next_deadline()
+    assert due is not None
+    assert due < 2.0
+    told = scheduler.handle(Tick(), due)
+    of_blob = [each for each in told if isinstance(each, Send) and isinstance(each.message, Lease)]
+    assert [each.connections for each in of_blob if each.message.digest == D] == [(9,)]  # type: ignore[union-attr]
 
 
 def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_there() -> None:
@@ -209,17 +267,14 @@ def test_a_host_that_the_origin_refuses_gets_its_own_answer_and_no_other_lease_t
 
 
 def test_an_origin_that_is_slow_for_everybody_has_more_time_with_each_lease_and_the_swarm_does_not_fail() -> None:
-    play = Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
-    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    play = Playbook("a", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN))
     for number, times in enumerate((1, 2, 4, 4, 4, 4, 4), 1):
-        holder, other = ("a", "b") if number % 2 else ("b", "a")
-        following = WITHIN * min(MAX_PATIENCE, 2 * times)
-        play = play >> Passes(times * WITHIN) << (holder, LeaseRevoked(number, D))
-        play = play << (other, Lease(number + 1, D, 1, 0, 1, following))
-    play = play >> Passes(WITHIN + 1) >> ("b", LeasePieces(8, D, 0, P0))
-    play = play << ("a", digests(0, P0)) << ("b", digests(0, P0))
-    play = play << ("b", Lease(9, D, 1, 1, 2, MAX_PATIENCE * WITHIN)) >> ("b", LeasePieces(9, D, 1, P1))
-    assert play << ("b", Lease(10, D, 1, 2, 3, WITHIN)), "the usual time again, since that one came in it"
+        play = play >> Passes(times * WITHIN) << ("a", LeaseRevoked(number, D))
+        play = play << ("a", Lease(number + 1, D, 1, 0, 1, WITHIN * min(MAX_PATIENCE, 2 * times)))
+    play = play >> Passes(WITHIN + 1) >> ("a", LeasePieces(8, D, 0, P0)) << ("a", digests(0, P0))
+    play = play << ("a", Lease(9, D, 1, 1, 2, MAX_PATIENCE * WITHIN)) >> ("a", LeasePieces(9, D, 1, P1))
+    assert play << ("a", Lease(10, D, 1, 2, 3, WITHIN)), "the usual time again, since that one came in it"
 
 
 def test_leases_that_expire_fail_the_swarm_in_the_end() -> None:

@@ -114,8 +114,8 @@ def test_hosts_that_leave_are_not_waited_for_and_take_their_words_along() -> Non
 
 def test_a_host_whose_connection_is_replaced_takes_its_word_along() -> None:
     play = asked("a", "b", "c") >> ("a", ANSWER) >> ("c", ANSWER)
-    settings_long = SETTINGS.takeover_s
-    play.now += settings_long
+    play.now += SETTINGS.takeover_s
+    play.certified = True
     play = play >> ("a", hello("a")) << ("a", Closing.REPLACED) << ("a", Welcome(1)) << ("n", UNKNOWN)
     assert play
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -197,6 +197,45 @@ def test_a_flood_is_cut_off() -> None:
     run(test, bounds=Bounds(burst=10, messages_per_s=1))
 
 
+def test_a_message_that_does_not_end_is_waited_for_no_longer_than_others() -> None:
+    async def test(port: int) -> None:
+        client = await raw(port, "a")
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, b"\x02\x81\x00\x00\x00\x00x")
+        while True:  # it goes on talking, and answers nothing
+            try:
+                await loop.sock_sendall(client, b"\x00\x80\x00\x00\x00\x00")
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.01)
+        client.close()
+
+    run(test, bounds=Bounds(message_s=0.1, close_s=0.2))
+
+
+def test_of_messages_that_are_begun_the_oldest_goes_when_there_are_too_many() -> None:
+    async def test(port: int) -> None:
+        loop = asyncio.get_running_loop()
+        async with connected(port, "c") as other:
+            begun = [await raw(port, name) for name in "ab"]
+            for client in begun:
+                await loop.sock_recv(client, 4096)  # Welcome
+                await loop.sock_sendall(client, b"\x02\xfe\x02\x58\x00\x00\x00\x00" + bytes(600))
+                await asyncio.sleep(0.05)
+            with suppress(ConnectionError):
+                while await loop.sock_recv(begun[0], 4096):
+                    pass
+            await other.says(JOIN)
+            await other.hears_of(Joined)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await loop.sock_recv(begun[1], 4096)
+            for client in begun:
+                client.close()
+
+    run(test, bounds=Bounds(begun_bytes=1000))
+
+
 def test_a_host_that_is_silent_is_noticed_and_its_lease_goes_to_another() -> None:
     async def test(port: int) -> None:
         client = await raw(port, "silent")
@@ -268,14 +307,19 @@ def test_two_hosts_with_one_id() -> None:
     run(test)
 
 
-def test_a_newer_connection_of_the_same_host_takes_over() -> None:
+def test_a_host_that_is_gone_unnoticed_frees_its_id_within_moments() -> None:
     async def test(port: int) -> None:
-        async with connected(port, "a") as first, connected(port, "a") as second:
-            assert await first.hears() is Closing.REPLACED
-            await second.says(JOIN)
-            await second.hears_of(Joined)
+        gone = await raw(port, "a")
+        while True:
+            async with connected(port, None) as again:
+                await again.says(Hello("a", 1, 1, "a:1"))
+                if isinstance(told := await again.hears(), Welcome):
+                    break
+                assert told is Closing.ID_IN_USE
+                await asyncio.sleep(0.02)
+        gone.close()
 
-    run(test, core=Scheduler(SchedulerSettings(takeover_s=0)))
+    run(test, bounds=Bounds(heartbeat_s=60.0, close_s=0.2, probe_s=0.1))
 
 
 def test_what_is_due_happens_without_anybody_saying_anything() -> None:
@@ -342,6 +386,8 @@ def test_a_mistake_of_ours_ends_the_connection_that_met_it_only() -> None:
 def test_more_connections_than_are_taken() -> None:
     async def test(port: int) -> None:
         async with connected(port, "a") as a:
+            await a.says(JOIN)
+            await a.hears_of(Joined)
             async with connected(port, None) as b:
                 await b.says(Hello("b", 1, 1, "b:1"))
                 assert await b.hears() is Closing.FULL
@@ -349,3 +395,67 @@ def test_more_connections_than_are_taken() -> None:
             await a.hears_of(Joined)
 
     run(test, bounds=Bounds(connections=1))
+
+
+def test_a_host_that_has_said_nothing_but_hello_makes_room() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a"), connected(port, "b") as b:
+            await b.says(JOIN)
+            await b.hears_of(Joined)
+            async with connected(port, "c") as c:
+                await c.says(JOIN)
+                await c.hears_of(Joined)
+                async with connected(port, None) as d:
+                    await d.says(Hello("d", 1, 1, "d:1"))
+                    assert await d.hears() is Closing.FULL
+
+    run(test, bounds=Bounds(connections=2))
+
+
+async def unread(port: int, name: str, of: Host, bytes_each: int, count: int) -> socket.socket:
+    """A host that reads nothing of a few tiny blobs that it asks for."""
+    data = bytes(bytes_each)
+    tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))
+    await of.says(tiny)
+    lease = await of.hears()
+    if not isinstance(lease, InlineBlob):
+        await of.hears_of(Lease)
+        await of.says(InlineBlob(tiny.digest, data))
+    client = await raw(port, name)
+    for _ in range(count):
+        await asyncio.get_running_loop().sock_sendall(client, masked(FROM_HOST.encode(tiny)))
+    return client
+
+
+async def ends(client: socket.socket) -> None:
+    """Wait until a connection has ended, without reading from it."""
+    with suppress(ConnectionError):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(client, b"\x89\x80\x00\x00\x00\x00")
+            await asyncio.sleep(0.02)
+    client.close()
+
+
+def test_a_host_that_reads_nothing_is_not_waited_for() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            client = await unread(port, "slow", a, MAX_INLINE_BYTES, 100)
+            await ends(client)
+            await a.says(JOIN)
+            await a.hears_of(Joined)
+
+    run(test, bounds=Bounds(waiting_bytes=1 << 30, read_s=0.2, close_s=0.2))
+
+
+def test_of_hosts_that_read_too_little_in_all_those_with_the_most_go() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            small = await unread(port, "small", a, MAX_INLINE_BYTES, 60)
+            large = await unread(port, "large", a, MAX_INLINE_BYTES, 300)
+            await ends(large)
+            await asyncio.get_running_loop().sock_sendall(small, b"\x89\x80\x00\x00\x00\x00")
+            await a.says(JOIN)
+            await a.hears_of(Joined)
+            small.close()
+
+    run(test, bounds=Bounds(waiting_bytes=1 << 30, waiting_bytes_in_all=16 << 20))

@@ -9,11 +9,13 @@ import pytest
 
 from scheduler.core.events import Connected, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
+from scheduler.core.shelf import MAX_PARTS
 from scheduler.protocol.from_host import Announce, Holding, Leave, Need
 from scheduler.protocol.to_host import MAX_BLOBS_PER_HOST, Failed
 from tests.scheduler.messages_for_pull import JOIN, MIB, D, remove
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
+PART = Holding(D, MIB, complete=False, have=b"\x01")
 HELD = Announce((Holding(D, MIB, complete=True),))
 
 
@@ -47,10 +49,23 @@ def test_whoever_wants_it_meets_those_that_hold_it() -> None:
     assert len(swarm.graph.providers) == 2
 
 
-def test_a_part_of_it_makes_a_swarm_too() -> None:
-    play = Playbook("a", "b") >> ("a", HELD) >> ("b", Announce((Holding(D, MIB, complete=False, have=b"\x01"),)))
-    assert shelved(play) == 0
+def test_a_part_of_it_is_held_too_and_known_to_whoever_wants_it() -> None:
+    play = Playbook("a", "b", "c") >> ("a", HELD) >> ("b", Announce((PART,)))
+    assert shelved(play) == 1
     assert play.scheduler.statistics().members == 2
+    _ = play >> ("c", JOIN)
+    (swarm,) = play.scheduler._state.swarms.values()
+    assert {host.id: member.have for host, member in swarm.members.items()} == {"a": 0, "b": 1, "c": 0}
+    assert len(swarm.graph.providers) == 2
+
+
+def test_a_host_holds_parts_of_a_few_blobs_only() -> None:
+    play = Playbook("a")
+    for number in range(MAX_PARTS + 10):
+        _ = play >> ("a", Announce((replace(PART, digest=digest(number)),)))
+    assert shelved(play) == MAX_PARTS
+    _ = play >> ("a", Leave(digest(0))) >> ("a", Announce((PART,)))
+    assert shelved(play) == MAX_PARTS
 
 
 def test_a_need_before_the_join() -> None:

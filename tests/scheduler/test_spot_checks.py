@@ -131,8 +131,9 @@ def test_silence_of_all_checkers_confirms_nothing_and_accuses_nobody() -> None:
     _, lease = crowd.publish()
     crowd.wait(CHECK_S)
     assert not crowd.heard(PieceDigests)
-    crowd.publish()
-    assert crowd.heard(Lease)[-1][1].first == lease.first
+    for _ in range(3):  # the lease that was open has become late meanwhile, and its piece was leased once more
+        crowd.publish()
+    assert [each.first for _, each in crowd.heard(Lease)].count(lease.first) == 2
     assert not crowd.closed
 
 

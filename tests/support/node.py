@@ -14,6 +14,7 @@ import aiofastnet
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
+from p2pd.admin.secret import NAME, authorization
 from p2pd.config.settings import Settings, load
 from p2pd.daemon.node import serve
 from proxy.origins import ANSWER_WITHIN_S
@@ -49,11 +50,12 @@ async def until(holds: Callable[[], bool]) -> None:
 
 @dataclass
 class Node:
-    """A running node. `not_ready` is what /readyz tells."""
+    """A running node. `not_ready` is what /readyz tells, `data` its directory."""
 
     mirror: str
     admin: str
     not_ready: list[str]
+    data: Path
 
     async def ask(
         self,
@@ -69,8 +71,8 @@ class Node:
     async def get(self, path: str, headers: Mapping[str, str] | None = None, **more: Any) -> Reply:
         return await self.ask("GET", path, headers, **more)
 
-    async def ask_admin(self, method: str, path: str, *, change: bool = False) -> Reply:
-        return await ask(self.admin, method, path, {"X-P2PD-Request": "1"} if change else None)
+    async def ask_admin(self, method: str, path: str, *, authorized: bool = True) -> Reply:
+        return await ask(self.admin, method, path, admin_headers(self.data) if authorized else None)
 
     def client(self, **options: Any) -> Client:
         return Client(self.mirror, **options)
@@ -92,6 +94,12 @@ class Node:
         async with asyncio.timeout(PATIENCE_S):
             while not holds(await self.cached()):
                 pass
+
+
+def admin_headers(data: Path) -> dict[str, str]:
+    """What shows the secret of the admin port of the node whose directory that is."""
+    file = data / NAME
+    return {"Authorization": authorization(file.read_text().splitlines()[0])} if file.exists() else {}
 
 
 def settings_for(data: Path, *upstreams: str, **options: object) -> Settings:
@@ -116,4 +124,4 @@ async def node_at(
     not_ready: list[str] = []
     settings = settings_for(data, *upstreams, **options)
     async with serve(settings, lambda: not_ready, answer_within_s=answer_within_s) as addresses:
-        yield Node(addresses["mirror"], addresses["admin"], not_ready)
+        yield Node(addresses["mirror"], addresses["admin"], not_ready, data)

@@ -15,7 +15,7 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.support.client import Reply, ask
-from tests.support.node import settings_for
+from tests.support.node import admin_headers, settings_for
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
@@ -59,6 +59,7 @@ class Host:
     mirror: str
     admin: str
     peer: str
+    data: Path
     _stack: AsyncExitStack
 
     async def blob(self, digest: str, **more: Any) -> Reply:
@@ -71,8 +72,13 @@ class Host:
         status: dict[str, Any] = (await ask(self.admin, "GET", "/status")).json
         return status
 
+    async def cached(self) -> list[dict[str, Any]]:
+        """What /cache lists."""
+        rows: list[dict[str, Any]] = (await ask(self.admin, "GET", "/cache", admin_headers(self.data))).json
+        return rows
+
     async def remove(self, digest: str) -> Reply:
-        return await ask(self.admin, "DELETE", f"/cache/{digest}", {"X-P2PD-Request": "1"})
+        return await ask(self.admin, "DELETE", f"/cache/{digest}", admin_headers(self.data))
 
     async def stop(self) -> None:
         """End it in order."""
@@ -106,7 +112,7 @@ class Cluster:
         stack = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
         at = await stack.enter_async_context(serve(settings, list, give_up_s=GIVE_UP_S))
-        host = Host(at["mirror"], at["admin"], at["peer"], stack)
+        host = Host(at["mirror"], at["admin"], at["peer"], data, stack)
         if schedulers is None:
             async with asyncio.timeout(PATIENCE_S):
                 while not (await host.status())["swarm"]["scheduler_connected"]:
@@ -156,6 +162,6 @@ async def held_bytes(host: Host, digest: str, least: int) -> None:
     """Wait until a host holds that much of a blob; each look is a request, so the loop turns meanwhile."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            blobs = (await ask(host.admin, "GET", "/cache")).json
+            blobs = await host.cached()
             if any(blob["digest"] == digest and blob["held_bytes"] >= least for blob in blobs):
                 return

@@ -14,7 +14,7 @@ from scheduler.protocol.codec import LINK, OnLink, Unknown
 from scheduler.protocol.geometry import piece_length
 from tests.support.client import ask
 from tests.support.images import content_of
-from tests.support.node import asynchronous
+from tests.support.node import admin_headers, asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Host, cluster, held_bytes, together, until_true
@@ -27,7 +27,7 @@ OTHER = content_of("other", 2 * MIB)
 async def until_idle(host: Host, digest: str) -> None:
     """Wait until the blob's data have been flushed: before that it is in use, and not evicted."""
     async with asyncio.timeout(PATIENCE_S):
-        while any(blob["in_use"] for blob in (await ask(host.admin, "GET", "/cache")).json if blob["digest"] == digest):
+        while any(blob["in_use"] for blob in await host.cached() if blob["digest"] == digest):
             pass
 
 
@@ -53,7 +53,7 @@ def test_neighbours_and_scheduler_are_told_of_an_evicted_blob(
             await until_true(lambda: link.Bitfield(neighbour.raw_digest, 1, complete=True) in heard)
             members = swarm.scheduler.core.statistics().members
             if why == "age":
-                reply = await ask(host.admin, "POST", "/cache/gc", {"X-P2PD-Request": "1"})
+                reply = await ask(host.admin, "POST", "/cache/gc", admin_headers(host.data))
                 assert reply.json["removed"] == [digest]
             else:
                 (reply,) = await together([host.blob(other)])

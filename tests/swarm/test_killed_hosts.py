@@ -52,7 +52,9 @@ def test_a_host_that_is_gone_while_it_fetches_from_the_origin(
         digest = registry.put_blob(REPOSITORY, CONTENT)
         hold = registry.hold(REPOSITORY, digest, MIB + 1)
         async with (
-            cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S), Bounds(heartbeat_s=1.0)) as swarm,
+            cluster(
+                tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, opening_s=NEVER_S), Bounds(heartbeat_s=1.0)
+            ) as swarm,
             asyncio.TaskGroup() as group,
             host_process(swarm, tmp_path) as victim,
         ):
@@ -79,7 +81,7 @@ async def test_a_host_that_is_killed_in_the_middle_of_a_piece(tmp_path: Path, re
     """It was the only one that held the blob: what it has not sent whole leaves the origin once more, and once."""
     digest = registry.put_blob(REPOSITORY, LARGE)
     async with (
-        cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, orphan_s=0.05)) as swarm,
+        cluster(tmp_path, registry, SchedulerSettings(lease_s=NEVER_S, opening_s=NEVER_S, orphan_s=0.05)) as swarm,
         host_process(swarm, tmp_path, upload_rate=MIB // 4) as victim,
         asyncio.TaskGroup() as group,
     ):

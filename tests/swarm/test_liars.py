@@ -1,6 +1,7 @@
 """Hosts that lie: about a blob's length, about what they hold, and about what they are going to fetch.
 
-No client ever gets a wrong blob, and none is kept from the right one. Who is contradicted by two others is quarantined.
+No client ever gets a wrong blob, and none is kept from the right one. Nobody is quarantined for a length:
+the hosts of this machine are one witness.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def test_a_host_that_tells_another_length(
             hosts = await swarm.add_many(3)
             replies = await together([host.blob(digest) for host in hosts])
             assert [(reply.status, reply.body == CONTENT) for reply in replies] == [(200, True)] * 3
-            await until_true(lambda: liar.sentenced)
-            assert swarm.scheduler.core.statistics().quarantined == 1
+            assert not liar.sentenced
+            assert swarm.scheduler.core.statistics().quarantined == 0
+            assert swarm.scheduler.core.statistics().hosts == 4
 
     test()
 

@@ -23,7 +23,7 @@ async def remove_all(host: Host) -> None:
         for digest in (IMAGE.digest, *map(digest_of, IMAGE.blobs)):
             while (await host.remove(digest)).status == 409:
                 pass
-    assert (await ask(host.admin, "GET", "/cache")).json == []
+    assert await host.cached() == []
 
 
 async def pull(host: Host, *, heads: bool) -> None:

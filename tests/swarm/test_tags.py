@@ -98,7 +98,7 @@ class TestWhileTheRegistryAnswers:
     async def test_a_registry_that_wants_a_token(self, tmp_path: Path, registry: ImageRegistry) -> None:
         registry.wants_token = True
         async with cluster(tmp_path, registry) as swarm:
-            assert_pulled(await pull(await swarm.add_many(HOSTS), ANONYMOUS))
+            assert_pulled(await pull(await swarm.add_many(HOSTS, allow_open=True), ANONYMOUS))
             tag, digest, body = questions(registry, ANONYMOUS)
             assert (tag, body) == (HOSTS, 1)
             assert digest <= HOSTS, "by which each finds out that anyone may have the image"
@@ -107,7 +107,7 @@ class TestWhileTheRegistryAnswers:
     async def test_a_private_image_is_for_those_who_may_have_it(self, tmp_path: Path, registry: ImageRegistry) -> None:
         registry.members[REPOSITORY] = {ALICE}
         async with cluster(tmp_path, registry) as swarm:
-            hosts = await swarm.add_many(HOSTS)
+            hosts = await swarm.add_many(HOSTS, allow_open=True)
             assert_pulled(await pull(hosts, ALICE))
             assert questions(registry, ALICE) == (HOSTS, 0, 1)
             for reply in await pull(hosts, BOB):

@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,91 @@ def test_hosts_that_joined_exchange_pieces(tmp_path: Path, registry: ImageRegist
             assert len(hosts) == 2
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("pieces", ["encrypted", "plain", "tls"])
+def test_what_can_be_seen_on_the_wire(tmp_path: Path, registry: ImageRegistry, pieces: str) -> None:
+    digest = registry.put_blob(REPOSITORY, BLOB)
+
+    async def main() -> None:
+        peer = free_address()
+        async with cluster(tmp_path, registry) as secure, sniffing(peer) as wire:
+            token = secure.p2pd("token", "create")
+            one = await secure.add("one", join=token, peer=peer, advertise=wire.address, pieces=pieces)
+            two = await secure.add("two", join=token, pieces=pieces)
+            for node in (one, two):
+                await node.until_connected()
+                assert (await node.blob(digest)).body == BLOB
+            assert registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == len(BLOB), "all else came from the other host"
+            seen = bytes(wire.seen)
+            assert len(seen) >= len(BLOB)
+            plain = [BLOB[at : at + 16] in seen for at in range(0, len(BLOB), len(BLOB) // 12)]
+            assert all(plain) if pieces == "plain" else not any(plain)
+            assert (b"Content-Encoding: aes128gcm" in seen) == (pieces == "encrypted")
+            assert (b"authorization: P2PD-Piece" in seen) == (pieces != "tls")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("of_one", "of_two"), [("plain", "encrypted"), ("encrypted", "plain"), ("tls", "encrypted")])
+def test_hosts_of_different_settings_exchange_pieces(
+    tmp_path: Path, registry: ImageRegistry, of_one: str, of_two: str
+) -> None:
+    digest = registry.put_blob(REPOSITORY, BLOB)
+
+    async def main() -> None:
+        peer = free_address()
+        async with cluster(tmp_path, registry) as secure, sniffing(peer) as wire:
+            token = secure.p2pd("token", "create")
+            one = await secure.add("one", join=token, peer=peer, advertise=wire.address, pieces=of_one)
+            two = await secure.add("two", join=token, pieces=of_two)
+            for node in (one, two):
+                await node.until_connected()
+                assert (await node.blob(digest)).body == BLOB
+            assert registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == len(BLOB)
+            assert BLOB[:16] not in wire.seen, "one of them wants it encrypted"
+
+    asyncio.run(main())
+
+
+@dataclass
+class Wire:
+    """What goes to and from a host that others reach at this address."""
+
+    address: str = ""
+    seen: bytearray = field(default_factory=bytearray)
+
+
+@asynccontextmanager
+async def sniffing(to: str) -> AsyncIterator[Wire]:
+    wire, host = Wire(), to.rpartition(":")
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                wire.seen += data
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(host[0], int(host[2]))
+            await asyncio.gather(carry(reader, back), carry(there, writer))
+        except (ConnectionError, asyncio.CancelledError):
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    wire.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield wire
+    finally:
+        server.close()
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def test_a_stranger_gets_nothing(tmp_path: Path, registry: ImageRegistry) -> None:

@@ -18,7 +18,7 @@ from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreEr
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
 from peer.pacing import PACED_BYTES
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, neighbour_origin
+from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.tasks import BackgroundTasks
@@ -49,7 +49,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, fails: StoreError | None = None, **options: float) -> AsyncIterator[Serving]:
+async def serving(directory: Path, *, fails: StoreError | None = None, **options: object) -> AsyncIterator[Serving]:
     """`fails` is what comes of each try to read CONTENT. Hosts whose name begins with `far` are in another site."""
     store = Store.open(directory / "data", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
@@ -75,7 +75,7 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
             no_links,
             uploading=Uploading(1, background, told.append),
             is_far=lambda host: host.startswith("far"),
-            **limits,  # type: ignore[arg-type] # floats, of which one is an int
+            **limits,  # type: ignore[arg-type] # of several types
         )
         runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
         await runner.setup()
@@ -84,6 +84,7 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
             yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
         finally:
             await runner.cleanup()
+            server.close()
             blob.release()
             store.close()
 
@@ -129,7 +130,7 @@ def receiving(directory: Path, address: str) -> Iterator[PeerPiece]:
     start, stop = blob.span(0)
     origin = neighbour_origin("a", address, "b")
     try:
-        yield PeerPiece(origin, blob, 0, blake3(CONTENT[start:stop]).digest())
+        yield PeerPiece(PieceSource(origin), blob, 0, blake3(CONTENT[start:stop]).digest())
     finally:
         origin.close()
         blob.release()
