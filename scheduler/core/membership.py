@@ -15,7 +15,7 @@ from typing import Final
 from scheduler.core.budget import SWARM_BYTES
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
-from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance, network_of
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
@@ -69,7 +69,7 @@ class Membership:
         if len(self._topologies) >= TOPOLOGIES:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
-        came_from = "" if certified else seen_at
+        came_from = "" if certified else network_of(seen_at)
         host = Host(connection, hello.host, hello.address, topology, state.now, came_from)
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
@@ -225,7 +225,7 @@ class Membership:
         del state.swarms[swarm.digest]
         state.budget.give_back(swarm.charges)
         state.swarms_to_lease.pop(swarm, None)
-        state.over_quota.pop(swarm, None)
+        state.over_quota.discard(swarm)
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
 

@@ -66,7 +66,7 @@ class Seeders:
             return
         for lease in leases:
             state.end_lease(lease, LeaseCause.LAST_PIECE)
-        member.host.proven = True
+        member.host.proven, member.host.is_silent = True, False
         self._end_digest_request(swarm)
         state.inline_blobs.put(swarm.digest, message.data)
         if swarm.size_bytes != len(message.data):

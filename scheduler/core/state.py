@@ -19,6 +19,7 @@ from scheduler.core.events import Close, Instruction, Probe, Send
 from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Identity, Source
+from scheduler.core.over_quota import OverQuota
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
@@ -78,8 +79,7 @@ class SchedulerState:
 
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible or necessary."""
-        self.over_quota: Final[dict[Swarm, None]] = {}
-        """Swarms that wait for a lease of another swarm to end, because their origin or their hosts are at a limit."""
+        self.over_quota: Final = OverQuota()
         self.credit: Final[dict[Identity, None]] = {}
         """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""
         self.links_changed: Final[dict[Swarm, None]] = {}
@@ -161,8 +161,7 @@ class SchedulerState:
             swarm.unleased |= left & ~swarm.map.known | lost
         swarm.note_provider(lease.member)
         self.swarms_to_lease[swarm] = None
-        self.swarms_to_lease.update(self.over_quota)
-        self.over_quota.clear()
+        self.swarms_to_lease.update(dict.fromkeys(self.over_quota.next(lease.member)))
 
     def note_idle(self, swarm: Swarm) -> None:
         """Set the time at which a swarm in which nobody wants the blob goes to the shelf."""

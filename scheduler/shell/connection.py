@@ -34,6 +34,7 @@ from wsproto.events import (
 from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
+from scheduler.core.members import network_of
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
 
@@ -105,6 +106,7 @@ class HostConnection(asyncio.Protocol):
         "heard_at",
         "host",
         "host_id",
+        "network",
         "number",
         "opened_at",
         "peer",
@@ -120,6 +122,8 @@ class HostConnection(asyncio.Protocol):
         """The address and port that the connection comes from, for logs."""
         self.host = ""
         """The address without the port."""
+        self.network = ""
+        """What of addresses one machine has, and so this one: `scheduler.core.members.network_of`."""
         self.peer: PeerIdentity | None = None
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
         self.greeted = False
@@ -194,6 +198,7 @@ class HostConnection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if peer:
             self.host, self.address = peer[0], f"{peer[0]}:{peer[1]}"
+            self.network = network_of(self.host)
         self._owner.opened(self)
 
     @property
