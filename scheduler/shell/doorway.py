@@ -113,10 +113,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
                 self._tls.do_handshake()
                 self._inner.peer = self._admission.peer(self._tls)
                 self._established = True
-            while self._transport is not None and (text := self._tls.read(READ_BYTES)):
-                (self._deliver or self._route)(text)
-                if not (self._incoming.pending or self._tls.pending()):
-                    break  # to read until there is no more would cost an exception each time
+            self._take_text(self._tls)
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -129,6 +126,18 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
             log.info("certificate_refused", address=self._inner.address, reason=str(error))
             self.close()
         self._flush()
+
+    def _take_text(self, tls: ssl.SSLObject) -> None:
+        """Deliver what has come. A record may have a single byte, and each delivery costs more than to decrypt it."""
+        parts: list[bytes] = []
+        try:
+            while text := tls.read(READ_BYTES):
+                parts.append(text)
+                if not (self._incoming.pending or tls.pending()):
+                    break  # to read until there is no more would cost an exception each time
+        finally:
+            if parts:
+                (self._deliver or self._route)(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _flush(self) -> None:
         if self._outgoing.pending and self._transport is not None:
@@ -155,8 +164,12 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
     def _refuse(self, status: bytes, why: bytes) -> None:
         head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
         self.write(head % (status, len(why)) + why)
-        self._deliver = lambda _data: None
+        self.hear_no_more()
         self.close()
+
+    def hear_no_more(self) -> None:
+        """Drop whatever else comes."""
+        self._deliver = lambda _data: None
 
     # The transport of what is behind
 
@@ -230,6 +243,7 @@ class _Exchange:
                     if len(self._body) > MAX_BODY_BYTES:
                         raise h11.RemoteProtocolError("the body is too long", error_status_hint=413)
                 elif isinstance(event, h11.EndOfMessage):
+                    self._doorway.hear_no_more()
                     self._ask()
                     return
                 else:
