@@ -48,7 +48,7 @@ class Membership:
         self._state: Final = state
         self._topologies: Final[dict[Topology, Topology]] = {}
 
-    def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool = False) -> None:
+    def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool, burst: int) -> None:
         """Let a host in that has connected from the address `seen_at`, or close its connection."""
         state = self._state
         version = agree(hello)
@@ -74,7 +74,7 @@ class Membership:
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        state.send((host,), Welcome(version, features, PROGRESS_S, seen_at=seen_at))
+        state.send((host,), Welcome(version, features, PROGRESS_S, burst=burst, seen_at=seen_at))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out and end its connection."""

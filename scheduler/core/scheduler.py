@@ -97,11 +97,11 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello, seen_at, certified):
+            case Connected(connection, hello, seen_at, certified, burst):
                 identity = Identity(hello.host, "" if certified else network_of(seen_at))
                 before = state.hosts_by_id.get(hello.host)
                 if not self._quarantine.turns_away(connection, identity):
-                    self._membership.arrive(connection, hello, seen_at, certified=certified)
+                    self._membership.arrive(connection, hello, seen_at, certified=certified, burst=burst)
                 if before is not None and state.hosts_by_id.get(hello.host) is not before:
                     self._tags.depart(before)
             case Received(connection, message):

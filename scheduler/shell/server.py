@@ -47,6 +47,13 @@ SWEPT_AT_ONCE: Final = 256
 SPARE_FILES: Final = 64
 """Files that are left for all else when hosts have used up the others."""
 
+MAX_ALLOWANCES: Final = 4096
+"""The one that was kept first is dropped first. It is whole again after `burst / messages_per_s`, 82 s."""
+
+ANSWER_BYTES: Final = 4096
+"""So much of what a host's message has the scheduler answer counts as one more message of the host: by a few bytes, a
+Join, a host is told a piece map of up to 2 MiB."""
+
 MAX_REFUSED: Final = 256
 """Connections beyond the maximum that are kept for long enough to be told the reason, or until others have gone."""
 
@@ -118,6 +125,8 @@ class SchedulerServer:
         self._swept_at = 0.0
         self._unswept: list[HostConnection] = []
         """The connections that the current sweep has not examined yet."""
+        self._allowances: Final[dict[str, tuple[float, float]]] = {}
+        """Those of hosts with a certificate whose connections have ended, and when they were counted."""
         self._blames_from = 0.0
         self._told_full_at = -TOLD_EVERY_S
         self._begun_bytes = 0
@@ -234,7 +243,9 @@ class SchedulerServer:
         certified = connection.peer is not None
         if certified:
             self._crowd.discard(connection)
-        self._tell(Connected(connection.number, hello, connection.host, certified), connection)
+            self._take_over_allowance(connection)
+        burst = max(1, int(connection.allowance))
+        self._tell(Connected(connection.number, hello, connection.host, certified, burst), connection)
         if admission is not None:
             for frame in _revocations(admission.revoked):
                 connection.send(frame)
@@ -243,6 +254,7 @@ class SchedulerServer:
         """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
+        self._keep_allowance(connection)
         is_host = connection.greeted and closing is not Closing.FULL  # neither a scanner nor one of a flood
         tell = log.info if is_host else log.debug
         tell("host_closed", address=connection.address, why=closing.name, text=reason)
@@ -257,6 +269,7 @@ class SchedulerServer:
         if not self._connections:
             self._empty.set()
         if connection.greeted and connection.ended_at is None:
+            self._keep_allowance(connection)
             self._tell(Disconnected(connection.number), None)
 
     # To and from the core
@@ -273,13 +286,15 @@ class SchedulerServer:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
         for instruction in instructions:
-            self._carry_out(instruction)
+            self._carry_out(instruction, cause)
         self._end_slow()
         self._set_timer(self._loop)
 
-    def _carry_out(self, instruction: Instruction) -> None:
+    def _carry_out(self, instruction: Instruction, cause: HostConnection | None) -> None:
         if isinstance(instruction, Send):
             message = framed(TO_HOST.encode(instruction.message))
+            if cause is not None and instruction.connections == (cause.number,):
+                cause.allowance -= len(message) // ANSWER_BYTES
             for number in instruction.connections:
                 connection = self._connections.get(number)
                 if connection is not None and connection.ended_at is None:
@@ -370,6 +385,22 @@ class SchedulerServer:
         connection.allowance = min(self._bounds.burst, connection.allowance + earned) - cost
         connection.counted_at = now
         return connection.allowance >= 0
+
+    def _keep_allowance(self, connection: HostConnection) -> None:
+        """The connection of a host with a certificate ends: the host has its allowance when it connects again."""
+        if connection.greeted and connection.peer is not None:
+            self._allowances.pop(connection.host_id, None)
+            self._allowances[connection.host_id] = (connection.allowance, connection.counted_at)
+            while len(self._allowances) > MAX_ALLOWANCES:
+                del self._allowances[next(iter(self._allowances))]
+
+    def _take_over_allowance(self, connection: HostConnection) -> None:
+        used = self._bounds.burst - connection.allowance
+        connection.allowance, connection.counted_at = self._allowances.pop(
+            connection.host_id, (self._bounds.burst, connection.counted_at)
+        )
+        self.may_send(connection, 0)  # what it has earned since
+        connection.allowance -= used
 
     def _sweep(self) -> None:
         """Examine some connections for silence and for hosts that do not hang up: each connection once in `interval_s`.

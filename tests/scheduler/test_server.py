@@ -12,15 +12,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from scheduler.core.events import Event, Instruction, Received
+from scheduler.core.events import Event, Instruction, Received, Send
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH, Closing
-from scheduler.protocol.fields import MAX_FRAME_BYTES, MAX_INLINE_BYTES
+from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES
 from scheduler.protocol.from_host import Hello, Join, LeasePieces
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
+from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
 from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
 from tests.scheduler.test_connection import FakeTransport
 
@@ -195,6 +195,29 @@ def test_a_flood_is_cut_off() -> None:
             assert told is Closing.FLOODING
 
     run(test, bounds=Bounds(burst=10, messages_per_s=1))
+
+
+class GenerousCore(Scheduler):
+    """Answers each message with 128 KiB."""
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        if not isinstance(event, Received):
+            return super().handle(event, now)
+        return [Send((event.connection,), PieceDigests(D, 1, (DigestRun(0, bytes(MAX_DIGESTS_PER_MESSAGE * 32)),)))]
+
+
+def test_what_a_host_has_the_scheduler_answer_counts_for_it() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as host:
+            for _ in range(20):
+                await host.says(JOIN)
+            answers = 0
+            while not isinstance(told := await host.hears(), Closing):
+                answers += 1
+            assert told is Closing.FLOODING
+            assert answers == 3
+
+    run(test, core=GenerousCore(), bounds=Bounds(burst=100, messages_per_s=0.001))
 
 
 def test_a_message_that_does_not_end_is_waited_for_no_longer_than_others() -> None:

@@ -17,9 +17,9 @@ import pytest
 from peer.trust.joining import SchedulerUnreachableError, fetch_ca, join, renew
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.from_host import Hello, Join, Leave
 from scheduler.protocol.joining import CA_PATH, JOIN_PATH, MAX_BODY_BYTES, RENEW_PATH
-from scheduler.protocol.to_host import Revoked, Welcome
+from scheduler.protocol.to_host import Joined, Revoked, Welcome
 from scheduler.shell.admission import Admission
 from scheduler.shell.server import Bounds
 from scheduler.trust import certificates
@@ -232,6 +232,30 @@ def test_who_is_silent_after_the_handshake_is_cut_off(tmp_path: Path) -> None:
             assert await raw(port, b"", tls) == b""
 
     run(tmp_path, test, bounds=Bounds(hello_s=0.2))
+
+
+def test_who_connects_again_has_no_new_burst_of_messages(tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        tls = client_context(port.credentials("a"))
+        bursts = []
+        for _ in range(2):
+            async with connected(port, tls) as socket:
+                welcome = await greeted(socket, "a")
+                assert isinstance(welcome, Welcome)
+                bursts.append(welcome.burst)
+                for number in range(5):
+                    await socket.send_bytes(FROM_HOST.encode(Leave(bytes([number]) * 32)))
+                await socket.send_bytes(FROM_HOST.encode(Join(b"d" * 32, "docker.io", "library/app", 0)))
+                while not isinstance(await hears(socket), Joined):
+                    pass
+        async with connected(port, tls) as socket:
+            assert isinstance(await greeted(socket, "a"), Welcome)
+            for _ in range(10):
+                await socket.send_bytes(FROM_HOST.encode(Leave(b"d" * 32)))
+            assert await hears(socket) is Closing.FLOODING
+        assert bursts == [19, 12]
+
+    run(tmp_path, test, bounds=Bounds(burst=20, messages_per_s=0.001))
 
 
 def test_a_revoked_host_is_cut_off_and_the_others_are_told(tmp_path: Path) -> None:
