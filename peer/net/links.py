@@ -252,25 +252,12 @@ class Links:
         """Exchange news until the link ends."""
         link.socket = socket
         link.outbox = LinkOutbox()
-        clock = asyncio.get_running_loop().time
-        allowed = TokenBucket(MESSAGES_PER_S, BURST)
         try:
             async with asyncio.TaskGroup() as group:
                 await self._tell_key(host, socket)  # before what is held here is told
                 self._on_up(host)
                 sending = [group.create_task(self._send(link, socket)), group.create_task(self._rotate(host, socket))]
-                async for frame in socket:
-                    message = None if frame.type in _SIGNS_OF_LIFE else _decoded(frame)
-                    if allowed.take(_cost_of(message), clock()):
-                        raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
-                    if message is None:
-                        if frame.type is aiohttp.WSMsgType.PING:
-                            await socket.pong(frame.data)
-                    elif isinstance(message, PieceKey):
-                        if self._keys is not None:
-                            self._keys.learn(host, message)
-                    elif not isinstance(message, Unknown | LinkHello):
-                        self._on_message(host, message)
+                await self._hear(host, socket)
                 for task in sending:
                     task.cancel()
         except* (ProtocolError, TrustError, aiohttp.ClientError, OSError) as errors:
@@ -284,6 +271,23 @@ class Links:
                 self._background.start(self._keep(host, link))
             elif not link.wanted and self._links.get(host) is link:
                 del self._links[host]
+
+    async def _hear(self, host: str, socket: _Socket) -> None:
+        """What the neighbour says, until the link ends. Raises ProtocolError."""
+        clock = asyncio.get_running_loop().time
+        allowed = TokenBucket(MESSAGES_PER_S, BURST)
+        async for frame in socket:
+            message = None if frame.type in _SIGNS_OF_LIFE else _decoded(frame)
+            if allowed.take(_cost_of(message), clock()):
+                raise ProtocolError(f"more than {MESSAGES_PER_S} messages a second")
+            if message is None:
+                if frame.type is aiohttp.WSMsgType.PING:
+                    await socket.pong(frame.data)
+            elif isinstance(message, PieceKey):
+                if self._keys is not None:
+                    self._keys.learn(host, message)
+            elif not isinstance(message, Unknown | LinkHello):
+                self._on_message(host, message)
 
     async def _tell_key(self, host: str, socket: _Socket) -> None:
         """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""

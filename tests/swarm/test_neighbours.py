@@ -20,6 +20,7 @@ from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
 from peer.peer_piece import CHOKED_HEADER
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
+from scheduler.protocol.codec import LINK
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.support.client import ask
 from tests.support.images import content_of
