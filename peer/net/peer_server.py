@@ -35,6 +35,7 @@ from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
 from peer.sendfile import send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ ENCRYPTED_BYTES = 512 * 1024
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
 host that reads more slowly holds an upload slot for nothing."""
+
+MOST_BYTES = 4 * MAX_PIECE_BYTES
+"""In one answer. Hosts ask for a piece at a time."""
 
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})")
 _SPAN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
@@ -101,9 +105,9 @@ class PeerServer:
         app = web.Application()
         app.add_routes(
             [
-                web.get("/v1/link", self._link),
-                web.get("/v2/swarm/blobs/{digest}", self._blob),
-                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob),
+                web.get("/v1/link", self._link, allow_head=False),
+                web.get("/v2/swarm/blobs/{digest}", self._blob, allow_head=False),
+                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob, allow_head=False),
                 web.route("*", "/{anything:.*}", self._nothing),
             ]
         )
@@ -140,9 +144,9 @@ class PeerServer:
         if (span is None) != (asking.answer_key is None):
             return _refusal(403, "pieces are encrypted here: by TLS, or under a key of the link")
         asked = _RANGE.fullmatch(request.headers.get("Range", "")) if span is None else _SPAN.fullmatch(span)
-        if asked is None or int(asked[2]) < int(asked[1]):
-            return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
-        start, stop = int(asked[1]), int(asked[2]) + 1
+        start, stop = (int(asked[1]), int(asked[2]) + 1) if asked else (0, 0)
+        if not 0 < stop - start <= MOST_BYTES:
+            return _refusal(400, "one range of a few pieces at most is wanted, as in `Range: bytes=0-4194303`")
         host = asking.host
         receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
         transport = request.transport

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
-from peer.net.peer_server import PeerServer
+from peer.net.peer_server import MOST_BYTES, PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
 from peer.pacing import PACED_BYTES
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, PieceSource, neighbour_origin
@@ -290,3 +290,12 @@ def test_downloads_keep_to_the_rate() -> None:
     for _ in range(8 * MIB // PACED_BYTES):
         pace.wait(PACED_BYTES, Event())
     assert clock.waited_s == pytest.approx((8 * MIB - 4 * MIB // 10) / (4 * MIB))
+
+
+@pytest.mark.parametrize(("method", "size_bytes", "status"), [("HEAD", 100, 404), ("GET", MOST_BYTES + 1, 400)])
+@asynchronous
+async def test_only_a_few_pieces_are_sent_at_a_time(tmp_path: Path, method: str, size_bytes: int, status: int) -> None:
+    """An answer to HEAD has no body: the bytes of one would be taken for the next answer."""
+    async with serving(tmp_path) as it:
+        reply = await ask(it.address, method, PATH, a_range(size_bytes))
+        assert (reply.status, it.server.sent_bytes) == (status, 0)
