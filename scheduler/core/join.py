@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from scheduler.core.budget import MEMBER_BYTES
 from scheduler.core.lengths import Lengths, LengthSource
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
 from scheduler.core.membership import Membership
@@ -194,6 +195,9 @@ class Joining:
             self._state.swarms_to_lease[swarm] = None
 
     def _now_holds(self, swarm: Swarm, member: Member, have: int) -> None:
+        """Record what a member holds, as far as the scheduler keeps that for it."""
+        if not self._state.charge_member(member, MEMBER_BYTES + have.bit_length() // 8):
+            return
         had = member.have
         swarm.hold(member, have)
         if had & ~have:

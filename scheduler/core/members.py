@@ -190,6 +190,8 @@ class Member:
     """The number of links that leave the member's site."""
     shares: int = ALL_SHARES
     """The shares of the blob's pieces that the member may ask other sites for, a bit for each share."""
+    charged: int = 0
+    """The bytes that are charged for the member (`scheduler.core.budget`)."""
     progressed_at: float = 0.0
     """The time at which the member last gained a piece, completed the blob, or became a gateway."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from scheduler.core.budget import SWARM_BYTES
+from scheduler.core.budget import MEMBER_BYTES, SWARM_BYTES
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance, network_of
@@ -94,9 +94,10 @@ class Membership:
         shelf = self._state.shelf
         if digest not in self._state.swarms and not self._state.budget.has_room(host.identity.witness, SWARM_BYTES):
             return False
-        if len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST:
+        if digest in host.members or shelf.holds(host, digest):
             return True
-        return digest in host.members or shelf.holds(host, digest)
+        has_room = not host.came_from or self._state.held.has_room(host.came_from, MEMBER_BYTES)
+        return has_room and len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST
 
     def enter(self, host: Host, digest: bytes, owner: Host | None = None) -> tuple[Swarm, Member]:
         """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`.
@@ -117,6 +118,7 @@ class Membership:
         swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
         member = Member(host, state.now)
+        state.charge_member(member, MEMBER_BYTES)
         host.members[digest] = member
         swarm.members[host] = member
         swarm.graph.add(member)
@@ -134,6 +136,7 @@ class Membership:
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]
         del member.host.members[swarm.digest]
+        state.release_member(member)
         swarm.graph.remove(member)
         swarm.gateways.leave(member)
         state.links_changed[swarm] = None
@@ -165,6 +168,7 @@ class Membership:
                 ended = tuple([other.host.id for other in member.links])
                 state.send((host,), Neighbours(swarm.digest, (), ended))
             del host.members[swarm.digest]
+            state.release_member(member)
             state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True))
         state.links_changed.pop(swarm, None)
         self._end(swarm)

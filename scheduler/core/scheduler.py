@@ -177,6 +177,7 @@ class Scheduler:
         self._tags.validate()
         state.shelf.validate()
         state.budget.validate()
+        state.held.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
         by_host = self._by_host.get(type(message))
