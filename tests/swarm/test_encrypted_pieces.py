@@ -16,7 +16,7 @@ from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import DATA_BYTES
-from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest
+from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest, UnauthenticatedError
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.tls import TlsConnection
 from tests.support.client import Client, Reply, ask
@@ -288,6 +288,50 @@ async def test_a_request_that_comes_again_is_refused(tmp_path: Path) -> None:
         assert b" 401 " in (await exchange(it.address, it.line.requests[0]))[:20]
         other = it.line.requests[0].replace(b"/swarm/0-", b"/swarm/1-")
         assert b" 401 " in (await exchange(it.address, other))[:20]
+
+
+ALTERED: dict[str, Callable[[str, str], str]] = {
+    "absolute form": lambda path, key: f"GET http://h{path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}",
+    "another spelling": lambda path, key: (
+        f"GET {path.replace('/0-', '/%30-')} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}"
+    ),
+    "a longer number": lambda path, key: (
+        f"GET {path.replace('/0-', '/00-')} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}"
+    ),
+    "a query": lambda path, key: f"GET {path}?a HTTP/1.1\r\nHost: h\r\nAuthorization: {key}",
+    "a Range": lambda path, key: f"GET {path} HTTP/1.1\r\nHost: h\r\nRange: bytes=0-9\r\nAuthorization: {key}",
+    "another method": lambda path, key: f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nAuthorization: {key}",
+    "a longer sequence number": lambda path, key: (
+        f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key.replace('.', '.0', 1)}"
+    ),
+    "a forgery before it": lambda path, key: (
+        f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key[:-1]}x\r\nAuthorization: {key}"
+    ),
+}
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+@asynchronous
+async def test_a_request_counts_as_it_was_written(tmp_path: Path, alter: Callable[[str, str], str]) -> None:
+    """What is altered is refused, and the request itself is good afterwards."""
+    async with hosts(tmp_path) as it:
+        key = it.authorized(target())["Authorization"]
+        assert b" 401 " in (await exchange(it.address, f"{alter(target(), key)}\r\n\r\n".encode()))[:20]
+        assert it.server.sent_bytes == 0
+        request = f"GET {target()} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}\r\n\r\n"
+        assert b" 200 " in (await exchange(it.address, request.encode()))[:20]
+
+
+@asynchronous
+async def test_what_a_host_asks_for_is_no_request_to_itself(tmp_path: Path) -> None:
+    """Somebody on the line sends host b's request back to host b, whose own keys are others."""
+    async with hosts(tmp_path) as it:
+        request = PieceRequest("GET", target(), "")
+        reflected = it.held.authorize(request)[0]
+        own = PieceKeys(lambda: 0.0, plain=False)
+        own.issue("a", CERTIFICATE)
+        with pytest.raises(UnauthenticatedError):
+            own.authenticate(request, reflected)
 
 
 def flipped(at: int) -> Callable[[bytes], bytes]:
