@@ -54,6 +54,13 @@ def test_any_bytes_are_an_identity_or_our_error(change: bytes | tuple[int, int])
 @pytest.mark.parametrize(
     "uri",
     [
+        "SPIFFE://c/host/a",
+        "spiffe://C/host/a",
+        "spiffe://c/host/%61",
+        "spiffe://c/host/a#",
+        "spiffe://c//host/a",
+        "spiffe://u@c/scheduler",
+        "spiffe://c/Scheduler",
         "spiffe://c/host/",
         "spiffe://c/host/.",
         "spiffe://c/host/..",

@@ -109,6 +109,15 @@ def test_the_token_is_sent_to_nobody_else(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_no_other_ca_comes_with_the_one_that_the_token_pins(tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        own = port.authority.ca_pem
+        port.authority.ca_pem = own + certificates.to_pem(OTHER_CA.certificate)  # type: ignore[misc] # for the test
+        assert await ask(fetch_ca, port.url, port.token()) == own
+
+    run(tmp_path, test)
+
+
 def test_clocks_that_differ_are_told_of(tmp_path: Path) -> None:
     async def test(port: Port) -> None:
         future = port.authority.scheduler_credentials(time.time() + 7200)

@@ -6,7 +6,16 @@ import ssl
 
 import pytest
 
-from scheduler.trust.certificates import Credentials, to_pem
+from scheduler.trust.certificates import (
+    CertificateAuthority,
+    Credentials,
+    issue,
+    key_to_pem,
+    moment,
+    new_key,
+    read_credentials,
+    to_pem,
+)
 from scheduler.trust.errors import CertificateError, CertificateExpiredError
 from scheduler.trust.identity import expect_scheduler
 from scheduler.trust.tls import client_context, identity_of, joining_context, server_context
@@ -89,3 +98,13 @@ def test_a_key_that_is_not_the_certificates_makes_no_context() -> None:
         client_context(forged)
     with pytest.raises(CertificateError, match="CA"):
         joining_context(b"")
+
+
+def test_a_host_issues_no_certificates() -> None:
+    key, forged_key = new_key(), new_key()
+    own = issue(CA, host("a"), key.public_key(), moment(NOW), HOUR)
+    forged = issue(CertificateAuthority(own, key), scheduler(), forged_key.public_key(), moment(NOW), HOUR)
+    chain = to_pem(forged) + to_pem(own)
+    shown = read_credentials(key_to_pem(forged_key), chain, to_pem(CA.certificate))
+    with pytest.raises(ssl.SSLCertVerificationError, match="invalid CA certificate"):
+        connected(server_context(credentials(host("b"))), client_context(shown))
