@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +113,7 @@ class SecureCluster:
         self.nodes.append(node)
         return node
 
-    async def pair(self, *flags: dict[str, object]) -> tuple[Process, Process]:
+    async def pair(self, *flags: Mapping[str, object]) -> tuple[Process, Process]:
         """Two nodes that have joined with a token, `flags` for each, and have found the scheduler."""
         token = self.token()
         first, second = flags or ({}, {})
