@@ -52,6 +52,10 @@ def main(words: list[str]) -> int:
     unnoticed = 0
     with tempfile.TemporaryDirectory(prefix="p2pd-defences-") as scratch:
         tree = _copy(Path(scratch) / "tree")
+        broken = [test for test in dict.fromkeys(each.test for each in chosen) if _verdict(test, tree) != "PASSES"]
+        if broken:
+            sys.stdout.write("these fail with their defences in place:\n  {}\n".format("\n  ".join(broken)))
+            return 1
         for each in chosen:
             verdict = _without(each, tree)
             unnoticed += verdict != "fails"

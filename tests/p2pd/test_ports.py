@@ -112,7 +112,7 @@ async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
 
 @asynchronous
 async def test_a_node_that_is_alone_has_no_port_for_other_hosts(tmp_path: Path) -> None:
-    async with serve(settings_for(tmp_path / "data"), list) as addresses:
+    async with serve(settings_for(tmp_path / "data", "docker.io=http://127.0.0.1:1"), list) as addresses:
         assert addresses.keys() == {"mirror", "admin", "scheduler"}
         assert addresses["scheduler"] == ""
 
