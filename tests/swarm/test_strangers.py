@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -32,7 +32,7 @@ from tests.support.images import content_of, digest_of, make_image
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB
 from tests.swarm.secure_cluster import Process, SecureCluster, cluster, free_address, raw
-from tests.trust.fixtures import OTHER_CA, certificate
+from tests.trust.fixtures import HOUR, OTHER_CA, certificate, credentials
 
 IMAGE = make_image(content_of("strangers", 2 * MIB))
 LAYER = IMAGE.layers[0]
@@ -86,7 +86,7 @@ REQUESTS = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(60),
     FROM_HOST.encode(Hello("one", 1, 1, "127.0.0.1:1")) + b"\n" * 100,
     b"\x16\x03\x01\x00\x05hello" + bytes(200),
-    os.urandom(300) + b"\r\n\r\n",
+    content_of("noise", 300) + b"\r\n\r\n",
 ]
 
 
@@ -96,16 +96,6 @@ def ca_of(secure: SecureCluster) -> CertificateAuthority:
     return certificates.load_ca(certificate, key, moment(time.time()))
 
 
-def credentials(
-    ca: CertificateAuthority, cluster_name: str, host: str, issued: float, lifetime_s: float = 3600.0
-) -> Credentials:
-    key = certificates.new_key()
-    identity = PeerIdentity(cluster_name, Role.HOST, host)
-    made = certificates.issue(ca, identity, key.public_key(), moment(issued), lifetime_s)
-    ca_pem = certificates.to_pem(ca.certificate)
-    return read_credentials(certificates.key_to_pem(key), certificates.to_pem(made), ca_pem)
-
-
 def shows(shown: Credentials) -> ssl.SSLContext:
     """A stranger believes everybody."""
     context = client_context(shown)
@@ -113,7 +103,7 @@ def shows(shown: Credentials) -> ssl.SSLContext:
     return context
 
 
-def shows_file(file: Path, ca: CertificateAuthority, uris: list[str]) -> ssl.SSLContext:
+def shows_other(file: Path, ca: CertificateAuthority, uris: list[str]) -> ssl.SSLContext:
     """A certificate of the CA for something else: credentials are not made of it."""
     key = certificates.new_key()
     file.write_bytes(certificates.key_to_pem(key) + certificates.to_pem(certificate(uris, issuer=ca, key=key)))
@@ -125,14 +115,15 @@ def shows_file(file: Path, ca: CertificateAuthority, uris: list[str]) -> ssl.SSL
 def strangers(secure: SecureCluster, host: str) -> Iterator[tuple[str, ssl.SSLContext | None]]:
     """All but the first two show a certificate that is not a host's of this cluster, or not now."""
     ca, now = ca_of(secure), time.time()
+    one = PeerIdentity(ca.cluster, Role.HOST, host)
     yield "no TLS", None
     yield "no certificate", joining_context(None)
-    yield "another CA", shows(credentials(OTHER_CA, ca.cluster, host, now))
-    yield "a certificate that is over", shows(credentials(ca, ca.cluster, host, now - 7200.0))
-    yield "a certificate that is not good yet", shows(credentials(ca, ca.cluster, host, now + 7200.0))
-    yield "another cluster", shows(credentials(ca, "elsewhere", host, now))
+    yield "another CA", shows(credentials(one, OTHER_CA))
+    yield "a certificate that is over", shows(credentials(one, ca, at=now - 2 * HOUR))
+    yield "a certificate that is not good yet", shows(credentials(one, ca, at=now + 2 * HOUR))
+    yield "another cluster", shows(credentials(replace(one, cluster="elsewhere"), ca))
     for uris in ([], ["https://web.example"], [f"spiffe://{ca.cluster}/web"]):
-        yield f"the cluster's CA, for {uris}", shows_file(secure.directory / "stranger.pem", ca, uris)
+        yield f"the cluster's CA, for {uris}", shows_other(secure.directory / "stranger.pem", ca, uris)
 
 
 def told(answer: bytes, *secrets: str) -> list[str]:
