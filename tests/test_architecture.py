@@ -73,6 +73,11 @@ def test_each_test_of_the_threat_model_has_a_defence_that_it_holds_and_no_other_
     assert {f"{file}::{name}" for file, name in NAMED_TEST.findall(THREAT_MODEL)} == {each.test for each in defences()}
 
 
+def test_what_takes_a_defence_out_is_still_in_its_place() -> None:
+    gone = [f"{each.file}: {each.old}" for each in defences() if (ROOT / each.file).read_text().count(each.old) != 1]
+    assert not gone, "change tests/defences.toml, and see `python -m tests.defences FILE`"
+
+
 def test_each_row_of_the_threat_model_says_what_stops_it_and_where() -> None:
     """A row names a file that exists and a test, or says that nothing stops it."""
     rows = [
