@@ -1,11 +1,10 @@
-"""What holds in every test: Hypothesis without deadlines, for machines differ, and the same examples in CI."""
+"""What holds in every test: Hypothesis without deadlines, for machines differ, and with the same examples each time.
 
-from __future__ import annotations
-
-import os
+`make fuzz` (`tests.fuzz`) runs the same tests with other examples: `--hypothesis-profile=fuzz`.
+"""
 
 from hypothesis import settings
 
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=500)
+settings.load_profile("same")
