@@ -3,8 +3,15 @@
 `make fuzz` (`tests.fuzz`) runs the same tests with other examples: `--hypothesis-profile=fuzz`.
 """
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 settings.register_profile("same", deadline=None, derandomize=True)
-settings.register_profile("fuzz", deadline=None, derandomize=False, max_examples=500)
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    derandomize=False,
+    max_examples=500,
+    # It may run beside other work, and each session of pytest makes the classes of tests anew.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
 settings.load_profile("same")

@@ -21,7 +21,7 @@ PASSED_OR_NOT = ("valid", "interesting")
 """The states of Hypothesis' examples that have run to their end: the others did not meet the test's assumptions."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Fuzzing:
     """A plugin of pytest, for all its sessions."""
 

@@ -31,6 +31,8 @@ MALFORMED = {
     "garbage": b"\x00\x01\x02 what is this\r\n\r\n",
     "a TLS hello": TLS,
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no target": b"CONNECT  \r\nHost: 127.0.0.1\r\n\r\n",
+    "another version": b"GET /status HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n",
     "a bad field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX y: secret-in-a-field\r\n\r\n",
     "a long field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"secret-in-a-field" * 8000 + b"\r\n\r\n",
     "a long line": b"GET /" + b"secret-in-a-field" * 8000 + b" HTTP/1.1\r\n\r\n",
