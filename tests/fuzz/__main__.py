@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis.statistics import collector
 
-FALSIFYING = re.compile(r"Falsifying example: \w+\((.*?\n)\)", re.DOTALL)
+FALSIFYING = re.compile(r"(?:Falsifying example|Failing test case): \w+\((.*?\n)\)", re.DOTALL)
 PASSED_OR_NOT = ("valid", "interesting")
 """The states of Hypothesis' examples that have run to their end: the others did not meet the test's assumptions."""
 
@@ -31,7 +31,7 @@ class Fuzzing:
     failed: set[str] = field(default_factory=set)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         chosen = [each for each in items if each.get_closest_marker("hypothesis") and each.nodeid not in self.failed]
         items[:] = chosen
 
@@ -43,7 +43,7 @@ class Fuzzing:
                 self.examples[item.nodeid] += sum(case["status"] in PASSED_OR_NOT for case in cases)
 
         began = time.monotonic()
-        with collector.with_value(count):
+        with collector.with_value(count):  # type: ignore[arg-type]  # it says None only
             try:
                 return (yield)
             finally:
@@ -71,7 +71,7 @@ class Fuzzing:
 def main(arguments: list[str]) -> int:
     """Run sessions of pytest until it is time."""
     fuzzing = Fuzzing(time.monotonic() + float(os.environ.get("FUZZ_S", "inf")))
-    options = ["-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider", "--hypothesis-profile=fuzz"]
+    options = ["-qq", "--no-header", "--no-summary", "-p", "no:cacheprovider", "--hypothesis-profile=fuzz"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments]  # all is imported already
     ended = pytest.ExitCode.OK
     while ended in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
