@@ -53,8 +53,6 @@ class Fuzzing:
         if report.failed:
             self.failed.add(report.nodeid)
             print(f"\n== {report.nodeid}\n{report.longreprtext}")
-            for _, text in report.sections:
-                print(text)
             for found in FALSIFYING.finditer(re.sub(r"^E? *\| ?|^E +", "", report.longreprtext, flags=re.MULTILINE)):
                 print(f"== for {report.nodeid.rpartition('::')[2]}:\n@example({found[1]})")
 
@@ -71,7 +69,15 @@ class Fuzzing:
 def main(arguments: list[str]) -> int:
     """Run sessions of pytest until it is time."""
     fuzzing = Fuzzing(time.monotonic() + float(os.environ.get("FUZZ_S", "inf")))
-    options = ["-qq", "--no-header", "--no-summary", "-p", "no:cacheprovider", "--hypothesis-profile=fuzz"]
+    options = [
+        "-qq",
+        "--no-header",
+        "--no-summary",
+        "--timeout=0",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-profile=fuzz",
+    ]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments]  # all is imported already
     ended = pytest.ExitCode.OK
     while ended in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):

@@ -36,9 +36,12 @@ TARGETS = {
         f"/v2/docker.io/{APP}/manifests/1.0", f"/v2/{APP}/blobs/sha512:{'0' * 128}", f"/v2/{APP}/blobs/uploads/",
         "/v2/_catalog", "/",
     ],
-    "admin": ["/healthz", "/readyz", "/metrics", "/status", "/cache", f"/cache/{IMAGE.digest}", "/cache/gc", "/cache/x"],
+    "admin": ["/healthz", "/readyz", "/metrics", "/status", "/cache", f"/cache/{IMAGE.digest}", "/cache/gc"],
     "metrics": ["/metrics", "/status", "/"],
-    "peer": [f"/v2/swarm/blobs/{digest_of(LAYER)}", f"/v2/swarm/0-9/blobs/{digest_of(LAYER)}", "/v2/swarm/1-0/blobs/x", "/v1/link"],
+    "peer": [
+        f"/v2/swarm/blobs/{digest_of(LAYER)}", f"/v2/swarm/0-9/blobs/{digest_of(LAYER)}", "/v2/swarm/1-0/blobs/x",
+        "/v1/link",
+    ],
     "scheduler": ["/v1/swarm", "/", "/v1/ca", "/v1/join", "/v1/renew"],
 }  # fmt: skip
 HONEST = {
