@@ -113,6 +113,22 @@ async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
 
 
 @asynchronous
+async def test_a_link_with_a_key_that_is_not_ascii_is_refused_without_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = (
+        b"GET /v1/link HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xe9\r\n\r\n"
+    )
+    async with serve(
+        settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1", advertise="127.0.0.1:0"), list
+    ) as at:
+        answer = await conversation(int(at["peer"].rpartition(":")[2]), opening)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+@asynchronous
 async def test_a_port_has_no_more_connections_than_its_share() -> None:
     async with http_port(most=2, first_request_s=0.2) as port:
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
