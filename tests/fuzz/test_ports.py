@@ -92,7 +92,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
 
 
 @pytest.mark.parametrize("name", list(TARGETS))
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=st.data(), ends=st.booleans())
 def test_whatever_is_sent_the_next_is_served(ports: Ports, name: str, data: st.DataObject, ends: bool) -> None:
     ports.errors.told.clear()
