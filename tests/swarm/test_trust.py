@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,7 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from p2pd.demo.process import DaemonProcess, command, neutral_environ
+from p2pd.demo.process import DaemonProcess, command, neutral_environ, output_of
 from scheduler.protocol.codec import LINK
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.joining import CA_PATH
@@ -71,15 +69,7 @@ class SecureCluster:
     nodes: list[Process] = field(default_factory=list)
 
     def p2pd(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "p2pd", *words, "--data", str(self.directory / "scheduler"), "--config", os.devnull],
-            env=neutral_environ(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=True,
-        )
-        return done.stdout.strip()
+        return output_of(*words, f"--data={self.directory / 'scheduler'}")
 
     @property
     def url(self) -> str:
