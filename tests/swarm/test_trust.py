@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import socket
 import ssl
 import subprocess
@@ -13,49 +12,26 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from p2pd.demo.process import DaemonProcess, command, neutral_environ, output_of
+from p2pd.demo.process import command, neutral_environ, output_of
 from scheduler.protocol.codec import LINK
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.joining import CA_PATH
 from scheduler.protocol.link import LinkHello
 from scheduler.trust.tls import joining_context
-from tests.support.client import Reply, ask
 from tests.support.images import content_of
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM
+from tests.swarm.process import Process, started
 from tests.trust.fixtures import credentials, host
 from tests.trust.fixtures import scheduler as scheduler_identity
 from tests.trust.test_directory import fill
 
 BLOB = content_of("trust", 6 * MIB)
 PATIENCE_S = 45.0
-
-
-@dataclass
-class Process:
-    """A daemon: `at` has the addresses that it listens on."""
-
-    daemon: DaemonProcess
-    at: dict[str, str]
-
-    async def blob(self, digest: str) -> Reply:
-        return await ask(self.at["mirror"], "GET", f"/v2/{REPOSITORY}/blobs/{digest}")
-
-    async def swarm(self) -> dict[str, Any]:
-        told: dict[str, Any] = (await ask(self.at["admin"], "GET", "/status")).json["swarm"]
-        return told
-
-    async def until_connected(self, connected: bool = True) -> None:
-        while (await self.swarm())["scheduler_connected"] != connected:  # noqa: ASYNC110 # another process
-            await asyncio.sleep(0.05)
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        return [each for each in self.daemon.events if each["event"] == event]
 
 
 @dataclass
@@ -87,18 +63,6 @@ class SecureCluster:
             **flags,
         }
         return await started(self.stack, command("run", settings))
-
-
-async def started(stack: AsyncExitStack, argv: list[str]) -> Process:
-    daemon = await asyncio.to_thread(DaemonProcess, argv)
-
-    async def end() -> None:
-        daemon.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(daemon.wait)
-        assert not daemon.other_lines, list(daemon.other_lines)
-
-    stack.push_async_callback(end)
-    return Process(daemon, await asyncio.to_thread(daemon.wait_for_event, "ready"))
 
 
 @asynccontextmanager
