@@ -54,6 +54,19 @@ class MixedCluster:
         await node.until_connected()
         return node
 
+    async def upgrade_scheduler(self) -> None:
+        """At the same address, while hosts run. Returns when they have all connected again."""
+        scheduler, hosts = self.scheduler, await self.connected_hosts()
+        scheduler.daemon.process.terminate()
+        await asyncio.to_thread(scheduler.daemon.wait)
+        self.scheduler = await a_scheduler(self.stack, self.directory, NOW, scheduler.at["listen"])
+        while await self.connected_hosts() < hosts:  # noqa: ASYNC110 # other processes
+            await asyncio.sleep(0.05)
+
+    async def connected_hosts(self) -> int:
+        status = (await ask(self.scheduler.at["admin"], "GET", "/status")).json
+        return int(status["scheduler"]["hosts"])
+
 
 def flags_of(data: Path, registry: ImageRegistry) -> dict[str, object]:
     """Flags of a node, that both versions have."""
@@ -72,10 +85,15 @@ def flags_of(data: Path, registry: ImageRegistry) -> dict[str, object]:
 @asynccontextmanager
 async def cluster(directory: Path, registry: ImageRegistry, version: Mapping[str, str]) -> AsyncIterator[MixedCluster]:
     async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
-        # The released scheduler keeps nothing on disk and has no such flag, so it goes into a variable.
-        words = command("scheduler", {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"})
-        scheduler = await started(stack, words, {**version, "P2PD_DATA": str(directory / "scheduler")})
-        yield MixedCluster(directory, registry, scheduler, stack)
+        yield MixedCluster(directory, registry, await a_scheduler(stack, directory, version), stack)
+
+
+async def a_scheduler(
+    stack: AsyncExitStack, directory: Path, version: Mapping[str, str], listen: str = "127.0.0.1:0"
+) -> Process:
+    """The released scheduler keeps nothing on the disk. It has no flag for that, so the place goes into a variable."""
+    words = command("scheduler", {"listen": listen, "admin": "127.0.0.1:0"})
+    return await started(stack, words, {**version, "P2PD_DATA": str(directory / "scheduler")})
 
 
 def sent_bytes(registry: ImageRegistry, digest: str) -> int:
@@ -113,6 +131,22 @@ def test_hosts_of_both_versions_exchange_pieces(
                     assert sent_bytes(registry, digest) == len(layer), "all else came from the other host"
             image = pushed(registry, "third")
             await asyncio.gather(*(pull(node, "third", image) for node in (old, new)))
+
+    asyncio.run(main())
+
+
+def test_the_scheduler_is_upgraded_under_its_hosts(
+    tmp_path: Path, registry: ImageRegistry, before: Mapping[str, str]
+) -> None:
+    image = pushed(registry, "first")
+
+    async def main() -> None:
+        async with cluster(tmp_path, registry, before) as mixed:
+            await pull(await mixed.add("old", before), "first", image)
+            await mixed.upgrade_scheduler()
+            await pull(await mixed.add("new", NOW), "first", image)
+            for digest, layer in zip(image.layer_digests, image.layers, strict=True):
+                assert sent_bytes(registry, digest) == len(layer), "all else came from the old host"
 
     asyncio.run(main())
 
