@@ -107,6 +107,22 @@ class MessageStatistics:
     scheduler_messages: int
 
 
+@dataclass(frozen=True, slots=True)
+class SwarmHealth:
+    """How a host stands with the scheduler and its neighbours.
+
+    `unreachable_reports`: the hosts that could not reach this one at its advertised address, as far as the scheduler
+    has told. `scheduler_out_s`: for how long there has been no scheduler; None while there is one. `last_error`: the
+    latest failure to reach or to keep a scheduler, with its URL.
+    """
+
+    neighbours: int
+    unreachable_reports: int
+    scheduler_out_s: float | None
+    last_error: str
+    last_error_age_s: float | None
+
+
 class Host:
     """One host. Without an `identity` it is alone: each blob comes from its origin, and nobody is told of it."""
 
@@ -159,6 +175,8 @@ class Host:
         self._seen_at = ""
         """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
+        self._missed_by = 0
+        """The hosts that could not reach this one, as the scheduler has told."""
         self._workers = Workers()
         self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
         self._transfers = Transfers(
@@ -286,6 +304,17 @@ class Host:
             unusable_answers=self._transfers.unusable_answers,
         )
 
+    def swarm_health(self) -> SwarmHealth:
+        """How this host stands with the scheduler and its neighbours."""
+        now, log_ = self._loop.time(), self._scheduler.log
+        return SwarmHealth(
+            neighbours=self.links.up,
+            unreachable_reports=self._missed_by,
+            scheduler_out_s=None if log_.out_since is None else now - log_.out_since,
+            last_error="" if log_.trouble is None else f"{log_.trouble.url}: {log_.trouble.cause}",
+            last_error_age_s=None if log_.trouble is None else now - log_.trouble.at,
+        )
+
     def messages(self) -> MessageStatistics:
         """What this host has said and heard."""
         return MessageStatistics(self.links.sent_messages, self._scheduler.messages)
@@ -336,6 +365,7 @@ class Host:
         if isinstance(report, events.ReportQuarantine):
             log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
         elif isinstance(report, events.ReportUnreachable):
+            self._missed_by = report.reports
             text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
             log.warning(text, advertise=self._address, hosts=report.reports)
         elif not self._told_of_untold:
@@ -412,6 +442,7 @@ class Host:
             self._seen_at = welcome.seen_at
             text = "the scheduler sees this host at another address than others are told: can they reach it there?"
             log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self._missed_by = 0  # the scheduler counts anew for each connection
         self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
 
     async def _take_new_id(self) -> None:

@@ -12,12 +12,15 @@ from aiohttp import web
 
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady, admin_runner
+from p2pd.config.upstream import LAYOUT_SCHEME
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
+from peer.origin.client import HttpOrigin
+from peer.origin.layout import LayoutOrigin
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
-from proxy.upstreams import OTHERS
+from proxy.upstreams import OTHERS, UpstreamOrigin
 
 
 class Admin:
@@ -58,17 +61,24 @@ class Admin:
         )
 
     def _status(self) -> dict[str, Any]:
-        now, expires = time.time(), self._host.certificate_expires
+        now, expires, who = time.time(), self._host.certificate_expires, self._host.identity
         return {
             "data": str(self._store.directory),
             "upstreams": [*self._origins.upstreams, *([OTHERS] if self._origins.others is not None else [])],
-            "cache": dataclasses.asdict(self._store.statistics()),
+            "upstream_settings": [_settings_of(*each) for each in self._origins.upstreams.items()],
+            "cache": {
+                **dataclasses.asdict(self._store.statistics()),
+                "min_free_bytes": self._store.quota.min_free_bytes,
+            },
+            "served": self._served(now),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {
                 "host": self._host.identity.host,
+                "place": [each for each in (who.site, who.zone, who.rack) if each],
                 "scheduler_connected": self._host.connected,
                 "alone": self._host.standalone,
+                **dataclasses.asdict(self._host.swarm_health()),
                 "certificate_expires_s": None if expires is None else max(0.0, expires - now),
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,
@@ -76,6 +86,12 @@ class Admin:
             },
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
         }
+
+    def _served(self, now: float) -> dict[str, Any]:
+        found = dataclasses.asdict(self._telemetry.served)
+        if found["last_refusal"] is not None:
+            found["last_refusal"]["age_s"] = round(now - found["last_refusal"].pop("at"), 1)
+        return found
 
     def _degraded(self) -> list[str]:
         """A node that can store nothing serves what it holds, and passes the rest on."""
@@ -100,6 +116,17 @@ class Admin:
     async def _verify(self, _: web.Request) -> web.Response:
         report = await _in_thread(self._store.verify)
         return web.json_response({"checked": report.checked, "bad": report.bad})
+
+
+def _settings_of(name: str, upstream: UpstreamOrigin) -> dict[str, Any]:
+    """What `p2pd doctor` needs to ask an upstream as this daemon does. Credentials are not among that."""
+    origin = upstream.origin
+    if isinstance(origin, HttpOrigin):
+        said = origin.upstream
+        files = {"ca": said.ca_file, "password_file": said.password_file}
+        return {"name": name, "urls": [*said.endpoints], **{key: str(file) for key, file in files.items() if file}}
+    urls = [f"{LAYOUT_SCHEME}://{origin.directory}"] if isinstance(origin, LayoutOrigin) else []
+    return {"name": name, "urls": urls}
 
 
 async def _in_thread(work: Callable[[], Any]) -> Any:

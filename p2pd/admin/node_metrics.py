@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
@@ -31,6 +32,45 @@ MAX_CLIENTS = 32
 """`/status` tells at most this many families of user agents apart."""
 
 
+@dataclass(slots=True)
+class Refusal:
+    """A request that the mirror answered with an error. `at` is in Unix seconds."""
+
+    status: int
+    upstream: str
+    kind: str
+    client: str
+    at: float
+
+
+@dataclass(slots=True)
+class Served:
+    """What clients got from the mirror: manifests and blobs, by whether the store had them whole (`hits`)."""
+
+    hits: int = 0
+    misses: int = 0
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    last_refusal: Refusal | None = None
+
+    def add(self, record: RequestRecord) -> None:
+        if record.status >= 400:
+            if record.upstream and record.status != 401:  # 401 is a part of each login
+                client = family_of(record.user_agent)
+                self.last_refusal = Refusal(record.status, record.upstream, record.endpoint, client, time.time())
+        elif record.cache == "hit":
+            self.hits += 1
+            self.hit_bytes += record.body_bytes
+        elif record.cache == "miss":
+            self.misses += 1
+            self.miss_bytes += record.body_bytes
+
+
+def family_of(user_agent: str) -> str:
+    """The kind of client, by its user agent: `docker` of `docker/29.0 go/go1.25`."""
+    return user_agent.split("/", 1)[0].split(" ", 1)[0].lower() or "unknown"
+
+
 class Telemetry:
     """All metrics of one node, and the last time that each kind of client was served.
 
@@ -51,6 +91,7 @@ class Telemetry:
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
+        self.served = Served()
         requests = Counter(
             "p2pd_proxy_requests",
             "Requests that the mirror answered, by how they were served.",
@@ -85,6 +126,7 @@ class Telemetry:
         upstream = self._label(record.upstream)
         self._requests_of(upstream, record.endpoint, record.cache, record.status).inc()
         self._seconds_of(record.endpoint).observe(record.seconds)
+        self.served.add(record)
         if record.body_bytes:
             self._sent_of(upstream, record.cache).inc(record.body_bytes)
         if record.status < 400 and record.endpoint in ("manifests", "blobs"):
@@ -96,7 +138,7 @@ class Telemetry:
         return generate_latest(self.registry)
 
     def _saw(self, user_agent: str) -> None:
-        family = user_agent.split("/", 1)[0].split(" ", 1)[0].lower() or "unknown"
+        family = family_of(user_agent)
         if family in self.last_seen or len(self.last_seen) < MAX_CLIENTS:
             self.last_seen[family] = time.time()
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, show_duration
+from p2pd.doctor.disk_space import is_full
 from p2pd.doctor.environment import Environment, UnreachableError
 from p2pd.doctor.result import CheckResult, Level
 
@@ -44,7 +45,7 @@ def check_ready(settings: Settings, around: Environment) -> Iterator[CheckResult
             Level.FAIL, "admin", f"the admin port at {settings.admin} does not answer: {error}", f"{_START}admin"
         )
         return
-    degraded = _reasons(reply.body, "degraded")
+    degraded = "" if is_full(settings, around) else _reasons(reply.body, "degraded")  # check_disk reports that
     if reply.status == 200 and degraded:
         yield CheckResult(
             Level.WARN, "admin", f"the daemon serves, but {degraded}", "mend that; p2pd tries again itself"

@@ -1,13 +1,21 @@
-"""Is there room for the cache, and do only its user and root have access?"""
+"""Is there room for the cache, also in the kubelet's eyes, and do only its user and root have access?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import show_size
-from p2pd.doctor.environment import Environment
+from p2pd.doctor.environment import DiskSpace, Environment
 from p2pd.doctor.result import CheckResult, Level
+from p2pd.doctor.running import number, section, status_of
+
+KUBELET: Final = Path("/var/lib/kubelet")
+KUBELET_COLLECTS_AT: Final = 0.15
+"""The part of a disk below which the kubelet removes images: `imageGCHighThresholdPercent` is 85 by default. It evicts
+pods below a tenth (`nodefs.available`)."""
 
 
 def check_disk(settings: Settings, around: Environment) -> Iterator[CheckResult]:
@@ -16,16 +24,59 @@ def check_disk(settings: Settings, around: Environment) -> Iterator[CheckResult]
     if space is None:
         yield CheckResult(Level.WARN, "disk", f"the disk under {settings.data} could not be examined", "run it as root")
         return
-    free = show_size(space.free_bytes)
-    if space.free_bytes <= settings.min_free_bytes:
-        title = f"{free} are free under {settings.data}, and {show_size(settings.min_free_bytes)} have to stay free"
-        yield CheckResult(Level.FAIL, "disk", title, "make room (p2pd cache gc), or lower min_free_bytes")
+    free = f"{show_size(space.free_bytes)} ({_percent(space.free_bytes, space)}) are free under {settings.data}"
+    if is_full(settings, around):
+        kept = (
+            f", and min_free_bytes keeps {show_size(settings.min_free_bytes)} free" if settings.min_free_bytes else ""
+        )
+        title = f"{free}{kept}: nothing new is stored, and pulls pass through uncached"
+        yield CheckResult(Level.FAIL, "disk", title, _how_to_make_room(settings, space, around))
         return
-    yield CheckResult(Level.OK, "disk", f"{free} are free under {settings.data}")
+    yield CheckResult(Level.OK, "disk", free)
     if settings.max_bytes > space.total_bytes - settings.min_free_bytes:
         title = f"max_bytes is {show_size(settings.max_bytes)}, but the file system has {show_size(space.total_bytes)}"
         advice = "lower max_bytes; until then min_free_bytes decides when something is evicted"
         yield CheckResult(Level.WARN, "disk", title, advice)
+    yield from _kubelet(settings, space, around)
+
+
+def is_full(settings: Settings, around: Environment) -> bool:
+    """Whether no room is left for new blobs."""
+    space = around.space(settings.data)
+    return space is not None and space.free_bytes <= settings.min_free_bytes
+
+
+def _how_to_make_room(settings: Settings, space: DiskSpace, around: Environment) -> str:
+    used = number(section(status_of(settings, around), "cache"), "used_bytes") or 0
+    others = max(0, space.total_bytes - space.free_bytes - int(used))
+    shares = f"the cache takes {show_size(int(used))} there, all other files {show_size(others)}"
+    lower = "; or lower min_free_bytes" if settings.min_free_bytes else ""
+    return f"{shares}: remove what is not needed (p2pd cache rm), or move data to a larger disk{lower}"
+
+
+def _kubelet(settings: Settings, space: DiskSpace, around: Environment) -> Iterator[CheckResult]:
+    """A full cache must not make the kubelet take action: it is the cache that gives way."""
+    if not around.files.names(str(KUBELET)):
+        return
+    its = around.space(KUBELET)
+    if its is None or its.total_bytes != space.total_bytes:  # another disk
+        return
+    used = number(section(status_of(settings, around), "cache"), "used_bytes") or 0
+    left = max(settings.min_free_bytes, space.free_bytes + int(used) - settings.max_bytes)
+    if left >= KUBELET_COLLECTS_AT * space.total_bytes:
+        return
+    wanted = show_size(int(space.total_bytes * (KUBELET_COLLECTS_AT + 0.05)))
+    yield CheckResult(
+        Level.WARN,
+        "kubelet",
+        f"the cache may fill the kubelet's disk until {_percent(left, space)} are free; "
+        "the kubelet removes images below 15 % and evicts pods below 10 %",
+        f"set min_free_bytes to {wanted} (20 %) or more, or lower max_bytes",
+    )
+
+
+def _percent(size_bytes: int, space: DiskSpace) -> str:
+    return f"{100 * size_bytes / space.total_bytes:.0f} %" if space.total_bytes else "0 %"
 
 
 def check_directory(settings: Settings, around: Environment) -> Iterator[CheckResult]:

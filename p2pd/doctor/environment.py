@@ -20,9 +20,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
+from p2pd.config.values import Address
 from p2pd.configure.runtime import Reader
 from p2pd.configure.tree import Disk
 from peer.errors import P2pdError
@@ -54,6 +56,8 @@ class HttpReply:
 
     status: int
     body: bytes
+    date_s: float | None = None
+    """The time at which it was given, by the other's clock, in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +80,15 @@ class Owner:
 class Environment:
     """Everything that the checks read.
 
-    `get`, `get_upstream` (URL, CA file) and `ask_socket` (path of a Unix socket, target of the request) raise
-    UnreachableError; `files` raises ConfigureError; `space` and `owner` return None for a missing path.
+    `get`, `get_upstream` (URL, CA file), `ask_socket` (path of a Unix socket, target of the request) and `connect` (TCP
+    alone) raise UnreachableError; `files` raises ConfigureError; `space` and `owner` return None for a missing path.
     """
 
     files: Reader
     get: Callable[[str], HttpReply]
     get_upstream: Callable[[str, Path | None], HttpReply]
     ask_socket: Callable[[str, str], HttpReply]
+    connect: Callable[[Address], None]
     space: Callable[[Path], DiskSpace | None]
     owner: Callable[[Path], Owner | None]
     now_s: Callable[[], float]
@@ -100,6 +105,7 @@ def real(root: Path) -> Environment:
         get=get,
         get_upstream=get_upstream,
         ask_socket=lambda path, target: ask_socket(str(below(Path(path))), target),
+        connect=connect,
         space=lambda path: space(below(path)),
         owner=lambda path: owner(below(path)),
         now_s=time.time,
@@ -127,13 +133,28 @@ def get_upstream(url: str, ca: Path | None) -> HttpReply:
 def _open(opener: urllib.request.OpenerDirector, url: str, timeout_s: float) -> HttpReply:
     try:
         with opener.open(url, timeout=timeout_s) as response:
-            return HttpReply(response.status, response.read(MAX_BODY_BYTES))
+            return HttpReply(response.status, response.read(MAX_BODY_BYTES), _date(response.headers["Date"]))
     except urllib.error.HTTPError as error:
         with error:
-            return HttpReply(error.code, error.read(MAX_BODY_BYTES))
+            return HttpReply(error.code, error.read(MAX_BODY_BYTES), _date(error.headers["Date"]))
     except urllib.error.URLError as error:
         raise UnreachableError(explain(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(explain(error)) from None
+
+
+def _date(field: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(field).timestamp() if field else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def connect(address: Address) -> None:
+    """Connect, and hang up: whether something listens there."""
+    try:
+        socket.create_connection((address.host, address.port), LOCAL_TIMEOUT_S).close()
+    except OSError as error:
         raise UnreachableError(explain(error)) from None
 
 

@@ -6,28 +6,37 @@ from collections.abc import Iterator
 from typing import Final
 
 from p2pd.config.settings import Settings
-from p2pd.doctor import daemon, disk_space, runtimes, upstreams
+from p2pd.doctor import daemon, disk_space, runtimes, swarm, upstreams
 from p2pd.doctor.environment import Environment
 from p2pd.doctor.result import Check, CheckResult, Level
+from p2pd.doctor.running import differing, in_force
 from peer.errors import P2pdError
 
 CHECKS: Final[tuple[Check, ...]] = (
     daemon.check_mirror,
     daemon.check_ready,
     daemon.check_last_success,
-    runtimes.check_configured,
-    runtimes.check_dockerd,
-    runtimes.check_clients,
+    runtimes.check_runtimes,
     upstreams.check_upstreams,
+    upstreams.check_password_files,
+    swarm.check_scheduler,
+    swarm.check_advertised,
     disk_space.check_disk,
     disk_space.check_directory,
     daemon.check_open_files,
 )
 
 
-def run_checks(settings: Settings, around: Environment) -> tuple[CheckResult, ...]:
-    """The results of all checks. An error of a check becomes a result."""
-    return tuple(finding for check in CHECKS for finding in _findings(check, settings, around))
+def run_checks(here: Settings, around: Environment) -> tuple[CheckResult, ...]:
+    """The results of all checks. An error of a check becomes a result.
+
+    The settings are those of the daemon that runs, and `here` where none says its own. What the daemon reads when it
+    starts is looked at in both.
+    """
+    running = in_force(here, around)
+    found = [*differing(here, running), *(one for check in CHECKS for one in _findings(check, running, around))]
+    found += [one for one in _findings(upstreams.check_password_files, here, around) if one not in found]
+    return tuple(found)
 
 
 def _findings(check: Check, settings: Settings, around: Environment) -> Iterator[CheckResult]:

@@ -112,6 +112,11 @@ class Links:
         self._session: aiohttp.ClientSession | None = None
         self.sent_messages = 0
 
+    @property
+    def up(self) -> int:
+        """The number of neighbours that there is a link to."""
+        return sum(link.socket is not None for link in self._links.values())
+
     def rename(self, host: str) -> None:
         """This host's id is `host` from now on. Links under the old one end."""
         self._host = host

@@ -86,7 +86,7 @@ class SchedulerClient:
         self._on_found = on_found
         self._on_lost = on_lost
         self._on_cloned = on_cloned
-        self._log = SchedulerLog()
+        self.log = SchedulerLog()
         self._untold: set[type] = set()
         """The types of messages that were beyond the protocol's bounds, so that the log says it once for each."""
         self._in_use_since: float | None = None
@@ -153,7 +153,7 @@ class SchedulerClient:
                 if self._trust is not None:
                     self._trust.check_scheduler(socket.get_extra_info("ssl_object"))
         except (TrustError, aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:  # ValueError: an odd URL
-            self._log.failed(url, cause_of(error, CONNECT_WITHIN_S))
+            self.log.failed(url, cause_of(error, CONNECT_WITHIN_S))
             return False
         async with socket:
             cause = ""
@@ -163,7 +163,7 @@ class SchedulerClient:
                 if welcome is None:
                     return False
                 self._in_use_since = None
-                self._log.found(url)
+                self.log.found(url)
                 await self._exchange(socket, welcome)
             except ProtocolError as error:
                 cause = f"it broke the protocol: {error}"
@@ -179,9 +179,9 @@ class SchedulerClient:
                     self._queue = None
                     self._on_lost()
             if welcome is None:
-                self._log.failed(url, cause)
+                self.log.failed(url, cause)
                 return False
-            self._log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
+            self.log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
         return True
 
     async def _enter(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome | None:
@@ -190,7 +190,7 @@ class SchedulerClient:
             first = await socket.receive()
         if first.type is not aiohttp.WSMsgType.BINARY:
             cause = cause_of_close(socket.close_code, str(first.extra or ""))
-            self._log.failed(url, cause, "the scheduler does not let this host in")
+            self.log.failed(url, cause, "the scheduler does not let this host in")
             if socket.close_code == Closing.ID_IN_USE:
                 self._id_in_use()
             elif socket.close_code == Closing.QUARANTINED and not self._sentenced:

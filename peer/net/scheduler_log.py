@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -25,6 +26,15 @@ MAX_LINES: Final = 6
 WINDOW_S: Final = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerTrouble:
+    """The latest failure to reach, or to keep, a scheduler. `at` is by the running loop's clock."""
+
+    url: str
+    cause: str
+    at: float
+
+
 class SchedulerLog:
     """The state of the log. Times are those of the running loop's clock."""
 
@@ -34,12 +44,20 @@ class SchedulerLog:
         self._causes: set[str] = set()
         self._lines: deque[float] = deque(maxlen=MAX_LINES)
         self._left_out = 0
+        self.trouble: SchedulerTrouble | None = None
+        """The latest, which stays after the scheduler is back."""
+
+    @property
+    def out_since(self) -> float | None:
+        """When the outage began; None while there is a scheduler, and before the first attempt."""
+        return self._out_since
 
     def failed(self, url: str, cause: str, event: str = "no scheduler") -> None:
         """An attempt to connect has failed."""
         if self._out_since is None:
             self._out_since = _now()
         self._attempts += 1
+        self.trouble = SchedulerTrouble(url, cause, _now())
         if cause in self._causes or len(self._causes) >= MAX_CAUSES:
             log.debug(event, url=url, reason=cause, attempt=self._attempts)
             return
@@ -57,6 +75,7 @@ class SchedulerLog:
     def lost(self, url: str, cause: str) -> None:
         """The connection has ended."""
         self._out_since = _now()
+        self.trouble = SchedulerTrouble(url, cause, self._out_since)
         self._tell("warning", "lost the scheduler", url=url, reason=cause)
 
     def _tell(self, level: str, event: str, **more: Any) -> None:
@@ -78,6 +97,8 @@ def cause_of(error: BaseException, within_s: float) -> str:
             return f"HTTP {error.status}: no scheduler of p2pd answers there"
         case aiohttp.ClientConnectorDNSError():
             return f"the name {error.host} cannot be resolved"
+        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
+            return "connection refused: nothing listens there"
         case TimeoutError():
             return f"no answer within {within_s:g} s"
         case _:

@@ -79,6 +79,11 @@ class HttpOrigin:
         self._attempts = Attempts(upstream, self._traffic, self._clock, random)
         self._without_range_until: dict[UpstreamEndpoint, float] = {}
 
+    @property
+    def upstream(self) -> Upstream:
+        """What the operator says about the upstream."""
+        return self._upstream
+
     def request(
         self,
         method: Literal["GET", "HEAD"],

@@ -80,6 +80,11 @@ class LayoutOrigin:
         self._closed = False
         self._indexes: dict[tuple[str, ...], _Index] = {}  # by the folders below the directory
 
+    @property
+    def directory(self) -> Path:
+        """The layout, or the tree of layouts."""
+        return self._directory
+
     def request(
         self,
         method: Literal["GET", "HEAD"],

@@ -60,8 +60,40 @@ class TestHealth:
         assert status["cache"]["blobs"] == 2
         assert status["cache"]["used_bytes"] == len(LAYER) + len(IMAGE.manifest)
         assert status["downloads"]["active"] == 0
+        assert status["cache"]["min_free_bytes"] == 0
+        assert [(each["name"], each["urls"]) for each in status["upstream_settings"]] == [
+            ("docker.io", [registry.url]),
+            ("ghcr.io", ["http://127.0.0.1:1"]),
+        ]
         assert set(status["clients"]) == {"containerd", "unknown"}
         assert 0 <= status["clients"]["containerd"] <= status["uptime_s"] + 1
+
+    @asynchronous
+    async def test_status_of_what_clients_got(self, registry: ImageRegistry, tmp_path: Path) -> None:
+        async with node_at(tmp_path / "store", hub(registry)) as node:
+            await pull_layer(node)
+            await pull_layer(node)
+            assert (await node.get(f"{APP}/manifests/none", {"User-Agent": "docker/29.0"})).status == 404
+            served = (await node.ask_admin("GET", "/status")).json["served"]
+        refusal = served.pop("last_refusal")
+        size = len(LAYER)
+        assert served == {"hits": 1, "misses": 1, "hit_bytes": size, "miss_bytes": size}
+        assert 0 <= refusal.pop("age_s") < 60
+        assert refusal == {"status": 404, "upstream": "docker.io", "kind": "manifests", "client": "docker"}
+
+    @asynchronous
+    async def test_status_of_a_host_whose_scheduler_is_gone(self, tmp_path: Path) -> None:
+        settings = {"scheduler": "http://127.0.0.1:1", "site": "east", "rack": "r1"}
+        async with node_at(tmp_path / "store", "docker.io=http://127.0.0.1:1", **settings) as node:
+            async with asyncio.timeout(PATIENCE_S):
+                swarm = {"last_error": ""}
+                while not swarm["last_error"]:
+                    swarm = (await node.ask_admin("GET", "/status")).json["swarm"]
+        assert not swarm["scheduler_connected"]
+        assert swarm["place"] == ["east", "r1"]
+        assert swarm["last_error"] == "http://127.0.0.1:1: connection refused: nothing listens there"
+        assert swarm["scheduler_out_s"] >= swarm["last_error_age_s"] >= 0
+        assert (swarm["neighbours"], swarm["unreachable_reports"]) == (0, 0)
 
 
 class TestCache:

@@ -14,10 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from p2pd.cli.app import app
+from p2pd.config.values import Address
 from p2pd.doctor.environment import (
     HttpReply,
     UnreachableError,
     ask_socket,
+    connect,
     explain,
     get,
     get_upstream,
@@ -72,10 +74,12 @@ def http(serve: Serve) -> HTTPServer:
 def test_answers_and_refusals_are_replies(http: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     url = f"http://127.0.0.1:{http.server_port}"
-    assert get(f"{url}/") == HttpReply(200, b"hello")
-    assert get(f"{url}/v2/") == HttpReply(401, b"hello")
+    replies = [get(f"{url}/"), get(f"{url}/v2/")]
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert get_upstream(f"{url}/gone", None) == HttpReply(404, b"hello")
+    replies.append(get_upstream(f"{url}/gone", None))
+    assert [(reply.status, reply.body) for reply in replies] == [(status, b"hello") for status in (200, 401, 404)]
+    assert all(reply.date_s is not None and reply.date_s > 1.7e9 for reply in replies)
+    connect(Address("127.0.0.1", http.server_port))
 
 
 def test_nobody_there_is_told() -> None:
@@ -83,6 +87,8 @@ def test_nobody_there_is_told() -> None:
         port = server.server_port
     with pytest.raises(UnreachableError, match="connection refused"):
         get(f"http://127.0.0.1:{port}/")
+    with pytest.raises(UnreachableError, match="connection refused"):
+        connect(Address("127.0.0.1", port))
 
 
 def test_tls_where_there_is_none_is_told(http: HTTPServer) -> None:

@@ -1,0 +1,73 @@
+"""Does this host have a scheduler, and do the other hosts reach it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from p2pd.config.settings import Settings
+from p2pd.config.values import Address, show_duration
+from p2pd.daemon.reach import Reach, reach_of
+from p2pd.doctor.environment import Environment, UnreachableError
+from p2pd.doctor.result import CheckResult, Level
+from p2pd.doctor.running import number, section, status_of
+
+STARTING_S: Final = 5.0
+"""A daemon that started less than so long ago may be looking for its scheduler still."""
+
+
+def check_scheduler(settings: Settings, around: Environment) -> Iterator[CheckResult]:
+    """Whether the daemon has a scheduler now. Without one it pulls, but shares nothing new."""
+    status = status_of(settings, around)
+    swarm = section(status, "swarm")
+    if not swarm:
+        return
+    if not swarm.get("host") or not settings.scheduler:
+        yield CheckResult(Level.OK, "scheduler", "no scheduler is configured: this host alone serves its runtimes")
+        return
+    where = " or ".join(settings.scheduler)
+    if swarm.get("scheduler_connected") is True:
+        count = number(swarm, "neighbours") or 0
+        neighbours = f", and this host has {count:.0f} neighbour{'' if count == 1 else 's'} now"
+        yield CheckResult(Level.OK, "scheduler", f"the scheduler at {where} is connected{neighbours}")
+        return
+    out_s = number(swarm, "scheduler_out_s")
+    since = "" if out_s is None else f" for {show_duration(out_s)}"
+    reason = swarm.get("last_error")
+    because = f": {reason}" if isinstance(reason, str) and reason else f" at {where}"
+    starting = (number(status, "uptime_s") or 0.0) < STARTING_S
+    yield CheckResult(
+        Level.WARN if starting else Level.FAIL,
+        "scheduler",
+        f"no scheduler{since}{because}",
+        "start it, or correct scheduler; until then this host takes what is new from registries, not from other hosts",
+    )
+
+
+def check_advertised(settings: Settings, around: Environment) -> Iterator[CheckResult]:
+    """Whether other hosts can connect to this one: what they told the scheduler, and a connection from here."""
+    swarm = section(status_of(settings, around), "swarm")
+    address = settings.advertise
+    if not swarm.get("host") or not settings.scheduler or address is None:
+        return
+    advice = "set advertise to an address of this host that others reach, and let its port through firewalls"
+    missed = number(swarm, "unreachable_reports") or 0
+    if missed:
+        who = "1 other host" if missed == 1 else f"{missed:.0f} other hosts"
+        title = f"{who} could not connect to this one at {address}, the address that it advertises"
+        yield CheckResult(Level.FAIL, "advertise", title, advice)
+    elif swarm.get("scheduler_reaches") is False:
+        title = f"the scheduler cannot connect to this host at {address}, the address that it advertises"
+        yield CheckResult(Level.FAIL, "advertise", title, advice)
+    else:
+        yield _connected(address, advice, around)
+
+
+def _connected(address: Address, advice: str, around: Environment) -> CheckResult:
+    try:
+        around.connect(address)
+    except UnreachableError as error:
+        title = f"nothing can be reached at {address}, which other hosts are told, not even from here: {error}"
+        return CheckResult(Level.WARN, "advertise", title, advice)
+    here = " (only this machine can)" if reach_of(address.host) is Reach.THIS_MACHINE else ""
+    return CheckResult(Level.OK, "advertise", f"other hosts are told to connect to {address}, which answers{here}")
