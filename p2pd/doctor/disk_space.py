@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from p2pd.admin.reading import number, section
 from p2pd.config.settings import Settings
 from p2pd.config.values import show_size
 from p2pd.doctor.environment import DiskSpace, Environment
 from p2pd.doctor.result import CheckResult, Level
-from p2pd.doctor.running import number, section, status_of
+from p2pd.doctor.running import status_of
 
 KUBELET: Final = Path("/var/lib/kubelet")
 KUBELET_COLLECTS_AT: Final = 0.15

@@ -58,18 +58,6 @@ def differing(here: Settings, daemon: Settings) -> Iterator[CheckResult]:
         yield CheckResult(Level.OK, "settings", title, advice)
 
 
-def section(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of the status; empty if there is none."""
-    found = status.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def number(part: Mapping[str, Any], name: str) -> float | None:
-    """A number in a part of the status."""
-    found = part.get(name)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
-
-
 def _upstreams(status: Mapping[str, Any]) -> tuple[UpstreamSetting, ...]:
     found = [
         replace(

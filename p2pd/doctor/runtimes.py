@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from p2pd.admin.reading import section
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError, parse_address, show_duration
 from p2pd.configure.docker import HUB
@@ -25,7 +26,7 @@ from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, Unm
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.doctor.environment import Environment, UnreachableError
 from p2pd.doctor.result import CheckResult, Level
-from p2pd.doctor.running import section, status_of
+from p2pd.doctor.running import status_of
 
 PROGRAM_DIRECTORIES: Final = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/snap/bin")
 DOCKER_SOCKET: Final = "/var/run/docker.sock"

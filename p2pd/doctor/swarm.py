@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from p2pd.admin.reading import number, section
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, show_duration
 from p2pd.daemon.reach import Reach, reach_of
 from p2pd.doctor.environment import Environment, UnreachableError
 from p2pd.doctor.result import CheckResult, Level
-from p2pd.doctor.running import number, section, status_of
+from p2pd.doctor.running import status_of
 
 STARTING_S: Final = 5.0
 """A daemon that started less than so long ago may be looking for its scheduler still."""

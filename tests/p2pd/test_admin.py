@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,10 +84,10 @@ class TestHealth:
 
     @asynchronous
     async def test_status_of_a_host_whose_scheduler_is_gone(self, tmp_path: Path) -> None:
-        settings = {"scheduler": "http://127.0.0.1:1", "site": "east", "rack": "r1"}
+        settings: dict[str, Any] = {"scheduler": "http://127.0.0.1:1", "site": "east", "rack": "r1"}
         async with node_at(tmp_path / "store", "docker.io=http://127.0.0.1:1", **settings) as node:
             async with asyncio.timeout(PATIENCE_S):
-                swarm = {"last_error": ""}
+                swarm: dict[str, Any] = {"last_error": ""}
                 while not swarm["last_error"]:
                     swarm = (await node.ask_admin("GET", "/status")).json["swarm"]
         assert not swarm["scheduler_connected"]

@@ -133,24 +133,134 @@ def admin(tmp_path: Path) -> Iterator[Admin]:
         store.close()
 
 
+NODE = {
+    "version": "1.2.0",
+    "uptime_s": 7200.5,
+    "ready": True,
+    "degraded": ["the store is full, nothing new is stored: free disk space"],
+    "scheduler": "http://10.0.0.1:65003",
+    "admin": "127.0.0.1:65004",
+    "advertise": "10.0.0.7:65002",
+    "mirror": "127.0.0.1:65001",
+    "data": "/var/lib/p2pd",
+    "upstreams": ["docker.io", "*"],
+    "upstream_settings": [{"name": "docker.io", "urls": ["https://registry-1.docker.io"]}],
+    "cache": {
+        "blobs": 3,
+        "used_bytes": 2048,
+        "max_bytes": 4096,
+        "min_free_bytes": 1024,
+        "evicted": 2,
+        "lost": 1,
+        "condition": "full",
+        "cause": "no room",
+    },
+    "scrub": {"rate_bytes_per_s": 0, "read_bytes": 0, "bad": 0, "last_pass": None},
+    "served": {
+        "hits": 3,
+        "misses": 1,
+        "hit_bytes": 3072,
+        "miss_bytes": 1024,
+        "last_refusal": {"status": 502, "upstream": "docker.io", "kind": "blobs", "client": "containers", "age_s": 61},
+    },
+    "downloads": {"active": 2, "origin_bytes": 1024, "peer_bytes": 3072, "corrupt": 1, "corrupt_pieces": 0},
+    "swarm": {
+        "host": "node-1",
+        "place": ["east", "r1"],
+        "scheduler_connected": False,
+        "alone": True,
+        "neighbours": 2,
+        "unreachable_reports": 1,
+        "scheduler_out_s": 180.0,
+        "last_error": "http://10.0.0.1:65003: connection refused",
+        "last_error_age_s": 2.0,
+        "certificate_expires_s": 86400.0,
+        "sent_bytes": 5120,
+    },
+    "clients": {"docker": 1.6, "containers": 60.0, "libpod": 5.0, "curl": 3.0},
+}
+NODE_FOR_PEOPLE = """\
+Daemon
+  version          1.2.0, up for 2h
+  ready            yes
+  problem          the store is full, nothing new is stored: free disk space
+  mirror           127.0.0.1:65001, for runtimes
+  admin            127.0.0.1:65004, for commands
+
+Clients
+  answers          4 manifests and blobs, 75 % from the cache (hit rate)
+  bytes            4.0KiB, 3.0KiB from the cache
+  docker           served 2s ago
+  podman           served 5s ago
+  curl             served 3s ago
+  last error       1m ago: status 502 for blobs of docker.io, asked by podman
+
+Downloads
+  from registries  1.0KiB
+  from neighbours  3.0KiB, 75 % of what came
+  to neighbours    5.0KiB
+  now              2 blobs on their way
+  discarded        1 blobs: they were not what their digests say
+
+Swarm
+  this host        node-1 in east / r1
+  address          10.0.0.7:65002, for other hosts: 1 hosts could not connect there
+  scheduler        not connected for 3m: http://10.0.0.1:65003
+  alone            yes: without a scheduler new images come from registries
+  neighbours       2 hosts to exchange pieces with now
+  last error       2s ago: http://10.0.0.1:65003: connection refused
+  certificate      good for 1d
+
+Cache
+  used             2.0KiB of 4.0KiB, by 3 blobs
+  directory        /var/lib/p2pd
+  kept free        1.0KiB of the disk
+  state            full: no room
+  removed          2 blobs for room or age, 1 missing or damaged
+  re-read          never (scrub_rate is 0)
+
+Upstreams
+  docker.io        https://registry-1.docker.io
+  *                any registry with a public address
+"""
+
+
 def test_status_for_people(admin: Admin) -> None:
-    admin.status = {
-        "ready": True,
-        "cache": {"used_bytes": 2048, "blobs": 3},
-        "uptime_s": 7200.5,
-        "reasons": [],
-        "upstreams": [{"upstream": "docker.io"}],
-    }
+    admin.status = NODE
     result = p2pd("status", "--admin", admin.address)
-    assert result.exit_code == 0
-    assert result.stdout.splitlines() == [
-        "ready                 yes",
-        "cache.used_bytes      2.0KiB",
-        "cache.blobs           3",
-        "uptime_s              2h",
-        "reasons               -",
-        "upstreams.0.upstream  docker.io",
+    assert (result.exit_code, result.stdout) == (0, NODE_FOR_PEOPLE)
+
+
+def test_status_of_a_node_without_a_swarm(admin: Admin) -> None:
+    admin.status = {"swarm": {"host": "", "scheduler_connected": False, "alone": True}, "clients": {}}
+    assert p2pd("status", "--admin", admin.address).stdout.splitlines() == [
+        "Clients",
+        "  runtimes   none was served since the start",
+        "",
+        "Swarm",
+        "  scheduler  none is configured: this node pulls from registries, and shares with nobody",
     ]
+
+
+def test_status_of_a_scheduler(admin: Admin) -> None:
+    admin.status = {"listen": "10.0.0.1:65003", "scheduler": {"hosts": 16, "swarms": 2, "leases_given": 7}}
+    assert p2pd("status", "--admin", admin.address).stdout.splitlines() == [
+        "Daemon",
+        "  listen        10.0.0.1:65003, for hosts",
+        "",
+        "Scheduler",
+        "  hosts         16 hosts: p2pd host ls",
+        "  swarms        2 blobs that hosts want or hold",
+        "  leases given  7 such ranges since the start",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [None, 1, "x", [], {}, [{}], {"a": []}])
+def test_status_of_another_version_is_shown_as_far_as_it_goes(admin: Admin, wrong: object) -> None:
+    for key in NODE:
+        admin.status = {**NODE, key: wrong}
+        result = p2pd("status", "--admin", admin.address)
+        assert result.exit_code == 0, result.exception
 
 
 def test_status_as_json(admin: Admin) -> None:
