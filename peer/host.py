@@ -71,6 +71,7 @@ class Identity:
     upload_slots: int = 3
     scheduler_timeout_s: float = 3.0
     token: str = ""
+    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +436,7 @@ class Host:
             upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
             features=from_host.FEATURES,
             token=who.token,
+            software=who.software,
         )
 
     def _scheduler_found(self, welcome: to_host.Welcome) -> None:

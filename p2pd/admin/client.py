@@ -59,6 +59,10 @@ class AdminClient:
         """The daemon's `/status`."""
         return self._ask("GET", "/status", dict)
 
+    def hosts(self) -> list[dict[str, Any]]:
+        """The hosts of the scheduler there, as `scheduler.core.roster.HostFacts` has them."""
+        return self._ask("GET", "/hosts", lambda rows: [dict(row) for row in rows])
+
     def blobs(self) -> list[BlobInfo]:
         """All blobs that the cache holds whole or in part."""
         return self._ask("GET", "/cache", lambda rows: [BlobInfo(**row) for row in rows])

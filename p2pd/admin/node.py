@@ -21,20 +21,29 @@ from peer.origin.layout import LayoutOrigin
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS, UpstreamOrigin
+from scheduler.core.scheduler import Scheduler
 
 
 class Admin:
     """The pages of a node: `/status`, `/cache` and the cache commands."""
 
     def __init__(
-        self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry, scrubber: Scrubber
+        self,
+        origins: Origins,
+        host: Host,
+        peer_server: PeerServer,
+        telemetry: Telemetry,
+        scrubber: Scrubber,
+        scheduler: Scheduler | None = None,
     ) -> None:
+        """`scheduler` is the one inside the node, if there is one."""
         self._origins = origins
         self._host = host
         self._store = host.store
         self._peer_server = peer_server
         self._telemetry = telemetry
         self._scrubber = scrubber
+        self._scheduler = scheduler
 
     def runner(
         self,
@@ -52,6 +61,7 @@ class Admin:
             names=names,
             secret=secret,
             degraded=self._degraded,
+            hosts=None if self._scheduler is None else self._scheduler.hosts,
             more=[
                 web.get("/cache", self._blobs),
                 web.delete("/cache/{digest}", self._remove),

@@ -1,8 +1,8 @@
 """The part of the admin port that all daemons have: health, readiness, metrics, status, and the rules of the port.
 
-1. Health, readiness, metrics and status are open to whoever reaches the port. Everything else needs the daemon's secret
-   (`p2pd.admin.secret`): what changes something, and lists of what is held. A digest that is held is as good as the
-   content where another door is open.
+1. Health, readiness, metrics, status and a scheduler's hosts are open to whoever reaches the port. Everything else
+   needs the daemon's secret (`p2pd.admin.secret`): what changes something, and lists of what is held. A digest that is
+   held is as good as the content where another door is open.
 2. DNS rebinding makes a foreign page same-origin. On loopback, a request must therefore be addressed to an IP address
    or to one of our names (`proxy.host_guard`).
 3. Errors are `{"error": "what happened and what to do"}`. Without the secret a list is empty: a script that does not
@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -23,13 +25,16 @@ from aiohttp import web
 from p2pd.admin.secret import shows
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
+from scheduler.core.roster import HostFacts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NotReady = Callable[[], list[str]]
 """Says, for `/readyz`, what stands in the way."""
 
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"})
+Hosts = Callable[[float], Sequence[HostFacts]]
+
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status", "/hosts"})
 _HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
 
 SHUTDOWN_S = 1.0
@@ -45,6 +50,7 @@ def admin_runner(
     names: frozenset[str] | None = None,
     degraded: NotReady = list,
     more: Sequence[web.RouteDef] = (),
+    hosts: Hosts | None = None,
     secret: str | None = None,
 ) -> web.AppRunner:
     """The server of an admin port. `status` gives the daemon's own part of `/status`.
@@ -52,7 +58,7 @@ def admin_runner(
     `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
     may be filled in later. `names` are the host names that requests may be addressed to; None: any. `degraded` says
     what is wrong with a daemon that serves all the same. `more` are further routes,
-    which need the `secret`.
+    which need the `secret`. `hosts` gives the hosts of a scheduler by its clock, which is the loop's.
     """
     started = time.time()
     version = metadata.version("p2pd")
@@ -90,8 +96,14 @@ def admin_runner(
         return web.json_response(refused, status=403)
 
     app = web.Application(middlewares=[_errors_as_json, only_for_us, with_secret])
+
+    async def list_hosts(_: web.Request) -> web.Response:
+        found = () if hosts is None else hosts(asyncio.get_running_loop().time())
+        return web.json_response([dataclasses.asdict(each) for each in found])
+
     app.add_routes(
         [
+            *([] if hosts is None else [web.get("/hosts", list_hosts)]),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", partial(_metrics, scrape)),

@@ -15,6 +15,9 @@ from p2pd.config.values import parse_switch
 SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"
 """Where a scheduler alone has its CA, and where `p2pd token` and `p2pd host` find it."""
 
+SCHEDULER_ADMIN: Final = "127.0.0.1:65005"
+"""The admin port of a scheduler alone."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

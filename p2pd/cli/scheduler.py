@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import SCHEDULER_DATA, with_settings
+from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_settings
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "tag_ttl_s",
     "log_format",
     "log_level",
-    defaults={"data": SCHEDULER_DATA, "listen": "127.0.0.1:65003", "admin": "127.0.0.1:65005"},
+    defaults={"data": SCHEDULER_DATA, "listen": "127.0.0.1:65003", "admin": SCHEDULER_ADMIN},
     authenticated=["listen"],
 )
 def scheduler(settings: Settings) -> None:

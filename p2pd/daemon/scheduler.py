@@ -44,6 +44,7 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
         scrape=scrape,
         not_ready=not_ready,
+        hosts=core.hosts,
         names=names_of(settings, settings.admin),
     )
     async with AsyncExitStack() as stack:

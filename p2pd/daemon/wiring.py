@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -45,6 +47,7 @@ def identity(settings: Settings, trust: HostTrust | None = None) -> Identity:
         rack=settings.rack,
         upload_slots=settings.upload_slots,
         scheduler_timeout_s=settings.scheduler_wait_s,
+        software=re.sub(r"[^0-9A-Za-z.+_-]", "", metadata.version("p2pd"))[:32],
     )
 
 

@@ -122,6 +122,7 @@ class Joining:
             swarm.graph.replace(member, other)
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
+                other.host.last_error = f"{member.host.id} could not reach it"
                 self._tell_unreachable(other.host, member.host.id)
                 self._found_gone(swarm, other, member.host.identity.witness)
 

@@ -189,6 +189,9 @@ class LeasePolicy:
             return
         swarm, lease = found
         member = lease.member
+        if message.outcome is not LeaseOutcome.RETURNED:
+            status = f" (status {message.status})" if message.status else ""
+            host.last_error = f"no blob from {lease.source.upstream}{status}"
         if message.outcome is LeaseOutcome.REFUSED:
             self._state.end_lease(lease, LeaseCause.FAIL)
             swarm.last_status = message.status

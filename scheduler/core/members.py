@@ -13,6 +13,7 @@ from enum import Enum, IntEnum, auto
 from ipaddress import IPv6Network
 from typing import Final, NamedTuple
 
+from scheduler.core.rate import Rate
 from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Neighbour
 
@@ -74,6 +75,12 @@ class Host:
     """Whether a lease of the host has passed in silence since the host last brought anything."""
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories whose origin has refused this host."""
+    version: str = ""
+    """The version of p2pd that the host runs, as it says."""
+    last_error: str = ""
+    """The last that went wrong with the host, for the operator."""
+    rate: Rate = field(default_factory=Rate)
+    """What the host gets of the blobs that it wants."""
     missed_by: set[str] = field(default_factory=set)
     """Hosts that could not reach this host while it is connected here: a few are remembered."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)

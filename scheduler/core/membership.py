@@ -68,7 +68,16 @@ class Membership:
         topology = self._topologies.setdefault(topology, topology)
         came_from = "" if certified else network_of(seen_at)
         features = tuple(feature for feature in hello.features if feature in FEATURES)
-        host = Host(connection, hello.host, hello.address, topology, state.now, came_from, SPOT_CHECK in features)
+        host = Host(
+            connection,
+            hello.host,
+            hello.address,
+            topology,
+            state.now,
+            came_from,
+            checks=SPOT_CHECK in features,
+            version=hello.software,
+        )
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         state.send((host,), Welcome(version, features, PROGRESS_S, burst=burst, seen_at=seen_at))

@@ -22,6 +22,7 @@ from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
+from scheduler.core.roster import HostFacts, roster
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import SpotChecks
@@ -127,6 +128,10 @@ class Scheduler:
         """The latest events in a blob's swarm, as lines of text."""
         swarm = self._state.swarms.get(digest)
         return swarm.story.lines() if swarm else ()
+
+    def hosts(self, now: float) -> tuple[HostFacts, ...]:
+        """The connected hosts."""
+        return tuple(roster(self._state, now))
 
     def statistics(self) -> SchedulerStatistics:
         """The current size of each part of the state."""

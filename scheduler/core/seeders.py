@@ -20,6 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.from_host import DigestReport, Sealed
+from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
@@ -53,6 +54,9 @@ class Seeders:
         for lease in swarm.leases_of(member):
             self._state.end_lease(lease, LeaseCause.REVOKE)
             self._state.send((member.host,), LeaseRevoked(lease.id, swarm.digest))
+        if member.wants and swarm.size_bytes is not None:
+            held_bytes = member.have.bit_count() * piece_length(swarm.size_bytes)
+            member.host.rate.add(max(0, swarm.size_bytes - held_bytes), self._state.now)
         swarm.step(member, MemberCause.HOLDS_ALL)
         self._state.note_idle(swarm)
 

@@ -163,8 +163,11 @@ class Swarm:
         """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""
         if self.piece_counts is not None:
             self.piece_counts.change(member.have, have)
-        if have & ~member.have:
+        gained = have & ~member.have
+        if gained:
             member.progressed_at = self.story.now
+            if member.wants and self.size_bytes is not None:
+                member.host.rate.add(gained.bit_count() * piece_length(self.size_bytes), self.story.now)
         member.have = have
         self.note_provider(member)
 

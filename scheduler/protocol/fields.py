@@ -223,6 +223,7 @@ Label = Annotated[str, Text(re.compile(r"[A-Za-z0-9._/-]{0,64}"))]
 Feature = Text(re.compile(r"[a-z0-9-]{1,32}"))
 Features = Annotated[tuple[str, ...], Items(Feature, MAX_FEATURES)]
 Token = Annotated[str, Text(re.compile(r"[\x21-\x7e]{0,4096}"))]
+Software = Annotated[str, Text(re.compile(r"[0-9A-Za-z.+_-]{0,32}"))]
 Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,259}"))]
 """A host name of at most 253 characters, and a port."""
 

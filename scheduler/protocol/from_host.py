@@ -59,7 +59,7 @@ class Hello:
     """The first message on a connection. No version of the protocol may change the beginning of this message.
 
     `oldest` and `newest` are the versions that the host speaks. `upload_slots` is the number of pieces that it sends at
-    a time.
+    a time. `software` is the version of p2pd, for the operator to read.
     """
 
     host: f.HostId
@@ -72,6 +72,7 @@ class Hello:
     upload_slots: Annotated[int, f.Whole(0, MAX_UPLOAD_SLOTS)] = 4
     features: f.Features = ()
     token: f.Token = field(default="", repr=False)
+    software: f.Software = ""
 
 
 @dataclass(frozen=True, slots=True)

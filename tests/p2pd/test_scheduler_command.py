@@ -9,12 +9,13 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.cli.app import app
@@ -104,6 +105,36 @@ def test_a_host_is_let_in_and_told_when_the_scheduler_stops(tmp_path: Path) -> N
         assert daemon.wait() == 0
         daemon.wait_for("STOPPING=1")
         assert [event["event"] for event in daemon.events] == ["ready", "stopping", "stopped"]
+
+
+def test_host_ls_shows_what_the_scheduler_sees(tmp_path: Path) -> None:
+    hello = replace(HELLO, address="10.0.0.7:65002", site="east", rack="r1", software="1.2.3")
+
+    async def join_and_list(daemon: Daemon) -> list[Result]:
+        host, port = daemon.address("listen")
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"http://{host}:{port}{PATH}") as link,
+        ):
+            await link.send_bytes(FROM_HOST.encode(hello))
+            await link.receive_bytes()
+            await link.send_bytes(FROM_HOST.encode(JOIN))
+            await link.receive_bytes()
+            place = ("--admin", daemon.wait_for_event("ready")["admin"], "--data", str(tmp_path / "data"))
+            return [
+                await asyncio.to_thread(CliRunner().invoke, app, ["host", "ls", *place, *more])
+                for more in ((), ("--json",))
+            ]
+
+    with scheduler_in(tmp_path) as daemon:
+        listed, as_json = asyncio.run(join_and_list(daemon))
+    head, line = (each.split() for each in listed.stdout.splitlines())
+    assert head[:7] == ["HOST", "STATE", "ADDRESS", "PLACE", "VERSION", "RATE", "SWARMS"]
+    assert line[:7] == ["host-1", "connected", "10.0.0.7:65002", "east/r1", "1.2.3", "0B/s", "1"]
+    [row] = json.loads(as_json.stdout)
+    assert (row["id"], row["version"], row["swarms"], row["wants"], row["connected"]) == ("host-1", "1.2.3", 1, 1, True)
+    assert (row["certified"], row["expires"], row["revoked"]) == (False, None, None)
 
 
 def test_a_web_page_whose_name_was_bound_to_this_machine_reads_nothing(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def test_hosts_are_listed_and_revoked(tmp_path: Path, authority: Authority) -> N
     for name in ("a-host", "another"):
         join(authority, token, name)
     listed = p2pd(tmp_path, "host", "ls").stdout.splitlines()
-    assert listed[0].split() == ["HOST", "STATE", "JOINED", "RENEWED", "EXPIRES", "TOKEN"]
-    assert [line.split()[:2] for line in listed[1:]] == [["a-host", "good"], ["another", "good"]]
+    assert listed[0].split()[:3] == ["HOST", "STATE", "ADDRESS"]
+    assert [line.split()[:2] for line in listed[1:]] == [["a-host", "away"], ["another", "away"]]
+    assert all(line.split()[-3:] == ["24h", "left", "-"] for line in listed[1:])
     result = p2pd(tmp_path, "host", "revoke", "a-host", "stranger")
     assert (result.exit_code, result.stdout) == (1, "revoked a-host\n")
     assert f"Its join token can be used again: p2pd token revoke {parse_token(token).id}" in result.stderr
@@ -94,6 +95,7 @@ def test_hosts_are_listed_and_revoked(tmp_path: Path, authority: Authority) -> N
     told = {each["id"]: each["revoked"] for each in json.loads(p2pd(tmp_path, "host", "ls", "--json").stdout)}
     assert told["a-host"] is not None
     assert told["another"] is None
+    assert p2pd(tmp_path, "host", "ls").stdout.splitlines()[1].split()[:2] == ["a-host", "revoked"]
 
 
 @pytest.mark.parametrize("words", [("token", "create"), ("token", "ls"), ("host", "ls"), ("host", "revoke", "a")])
