@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
     "doctor": "Check this node's set-up and say what to change.",
+    "support-bundle": "Collect what those who help ask for, without secrets.",
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
     "cache": "List, verify and remove what is cached.",
@@ -24,7 +25,7 @@ COMMANDS: Final = {
     "plan": "Say how long a rollout will take, and what to change first.",
     "demo": "Show a swarm at work on this machine, with a registry of its own.",
 }
-"""Each command is `p2pd.cli.<name>.<name>`. `p2pd --help` shows the text here without importing the command."""
+"""Each command is `p2pd.cli.<name>.<name>`, with _ for -. `p2pd --help` shows the text here and imports no command."""
 
 
 class Failure(click.ClickException):
@@ -50,7 +51,8 @@ class App(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"p2pd.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"p2pd.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

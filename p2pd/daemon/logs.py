@@ -130,10 +130,15 @@ def _clean(key: object, value: object) -> object:
     return _visible(str(value), _CONTROL)
 
 
-def _visible(text: str, escapes: Mapping[int, str]) -> str:
+def redacted(text: str) -> str:
+    """The text without what is behind `Bearer` and `Basic`, and without users and queries in URLs (rule 2)."""
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
-    return text.translate(escapes)
+    return text
+
+
+def _visible(text: str, escapes: Mapping[int, str]) -> str:
+    return redacted(text).translate(escapes)
 
 
 def _human(*, colors: bool) -> Processor:

@@ -156,7 +156,7 @@ async def serve(
         )
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, joined.inside).runner(
+        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, scheduler=joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))

@@ -32,13 +32,14 @@ def p2pd(*args: str, **environ: str) -> Result:
 def test_help_names_every_command_and_imports_none() -> None:
     result = p2pd("--help")
     assert result.exit_code == 0
-    assert all(f"  {name} " in result.stdout and text in result.stdout for name, text in COMMANDS.items())
+    shown = " ".join(result.stdout.split())
+    assert all(f" {name} {text}" in shown for name, text in COMMANDS.items())
     code = "import sys, p2pd.cli.app; sys.exit(bool({'pydantic', 'structlog', 'aiohttp', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_every_command_has_a_module() -> None:
-    assert all(importlib.util.find_spec(f"p2pd.cli.{name}") for name in COMMANDS)
+    assert all(importlib.util.find_spec(f"p2pd.cli.{name.replace('-', '_')}") for name in COMMANDS)
 
 
 def test_run_has_a_flag_for_every_key() -> None:

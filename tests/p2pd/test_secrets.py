@@ -10,6 +10,8 @@ import http.client
 import json
 import os
 import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 from p2pd.demo.process import DaemonProcess, command
@@ -37,6 +39,7 @@ SECRETS = {
             "redirect user",
             "environment",
             "cookie",
+            "join token",
         )
     )
 }
@@ -77,9 +80,40 @@ def fill(registry: ImageRegistry, operators: ImageRegistry, elsewhere: ImageRegi
     operators.rules["/token"] = token
 
 
-def said_by(argv: list[str], environ: dict[str, str]) -> bytes:
-    done = subprocess.run(argv, capture_output=True, env={**os.environ, **environ}, timeout=60, check=False)
+def said_by(words: tuple[str, ...], environ: dict[str, str]) -> bytes:
+    argv = [sys.executable, "-m", "p2pd", *words]
+    variables = {**os.environ, "P2PD_CONFIG": os.devnull, **environ}
+    done = subprocess.run(argv, capture_output=True, env=variables, timeout=60, check=False)
     return done.stdout + done.stderr
+
+
+def bundled(directory: Path, environ: dict[str, str], daemon: DaemonProcess) -> dict[str, bytes]:
+    """The files of two support bundles: one of the daemon as it is, one of a configuration that is wrong.
+
+    The log that is given has every secret in the forms that programs write them in.
+    """
+    lines = [f"GET http://u:{s}@h/x?token={s} Authorization: Bearer {s}" for s in SECRETS.values()]
+    log = directory / "log"
+    log.write_text("\n".join([*lines, f"the password is {SECRETS['password file']}", *daemon.other_lines]))
+    wrong = {"P2PD_JOIN": f"p2pd1_{SECRETS['join token']} x"}
+    joining = {"P2PD_JOIN": f"p2pd1_{SECRETS['join token']}", "P2PD_SCHEDULER": "https://127.0.0.1:1"}
+    found: dict[str, bytes] = {}
+    for name, more in (("well", {}), ("joining", joining), ("wrong", wrong)):
+        path = directory / f"{name}.tar.gz"
+        said = said_by(("support-bundle", str(path), "--log", str(log)), {**environ, **more})
+        found[f"support-bundle {name}"] = said
+        assert path.exists(), said
+        assert path.stat().st_mode & 0o777 == 0o600, said
+        with tarfile.open(path) as archive:
+            for member in archive.getmembers():
+                file = archive.extractfile(member)
+                assert file is not None
+                found[f"{name}: {member.name}"] = file.read()
+    assert b"ops.test" in found["well: well/settings.json"]
+    assert b"p2pd_build_info" in found["well: well/metrics.txt"]
+    assert b"upstream docker.io" in found["well: well/doctor.json"]
+    assert b"the password is [redacted]" in found["well: well/log.txt"]
+    return found
 
 
 def files_in(directory: Path) -> dict[str, bytes]:
@@ -139,7 +173,9 @@ def test_no_secret_stays(tmp_path: Path) -> None:
             environ = {"P2PD_ADMIN": admin, "P2PD_MIRROR": mirror, "P2PD_DATA": str(tmp_path / "data")}
             environ["P2PD_UPSTREAM"] = upstreams[1]
             for name in (("status",), ("doctor",), ("cache", "ls")):
-                said[" ".join(name)] = said_by(command(*name[:1], {}) + list(name[1:]), environ)
+                said[" ".join(name)] = said_by(name, environ)
+                assert b"Usage" not in said[" ".join(name)]
+            said |= bundled(tmp_path, environ, daemon)
             said |= files_in(tmp_path / "data")
         finally:
             daemon.process.terminate()
