@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from p2pd.admin.images import CachedImage
 from p2pd.admin.secret import NoSecretError, authorization, read_secret
 from peer.errors import BlobInUseError, P2pdError
 from peer.store import BlobInfo, VerifyReport
@@ -66,6 +67,10 @@ class AdminClient:
     def blobs(self) -> list[BlobInfo]:
         """All blobs that the cache holds whole or in part."""
         return self._ask("GET", "/cache", lambda rows: [BlobInfo(**row) for row in rows])
+
+    def images(self) -> list[CachedImage]:
+        """The images that are held, by name."""
+        return self._ask("GET", "/cache/images", lambda rows: [CachedImage(**row) for row in rows])
 
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError."""

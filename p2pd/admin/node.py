@@ -6,10 +6,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.upstream import LAYOUT_SCHEME
@@ -64,6 +66,7 @@ class Admin:
             hosts=None if self._scheduler is None else self._scheduler.hosts,
             more=[
                 web.get("/cache", self._blobs),
+                web.get("/cache/images", self._images),
                 web.delete("/cache/{digest}", self._remove),
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
@@ -110,6 +113,10 @@ class Admin:
 
     async def _blobs(self, _: web.Request) -> web.Response:
         return web.json_response([dataclasses.asdict(blob) for blob in self._store.blobs()])
+
+    async def _images(self, _: web.Request) -> web.Response:
+        found = await _in_thread(partial(images_of, self._store))
+        return web.json_response([dataclasses.asdict(image) for image in found])
 
     async def _remove(self, request: web.Request) -> web.Response:
         digest = Digest(request.match_info["digest"])

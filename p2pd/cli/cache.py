@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
 from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
+from p2pd.admin.images import CachedImage, images_of
 from p2pd.cli.options import with_settings
 from p2pd.config.values import show_duration, show_size
-from peer.errors import P2pdError, StoreInUseError
+from p2pd.daemon import logs
+from peer.errors import InvalidNameError, P2pdError, StoreInUseError
+from peer.oci.descriptor import OCTET_STREAM
+from peer.oci.manifest import KIND_BY_MEDIA_TYPE, ManifestKind
+from peer.oci.reference import ImageReference, parse_image_reference
 from peer.store import BlobInfo, Store, VerifyReport
 
 if TYPE_CHECKING:
@@ -26,6 +33,8 @@ class Cache(Protocol):
     """The operations on a cache that the commands use. `AdminClient` and `_Directory` implement them."""
 
     def blobs(self) -> list[BlobInfo]: ...
+
+    def images(self) -> list[CachedImage]: ...
 
     def remove(self, digest: str) -> bool:
         """False if there is no such blob. Raises BlobInUseError."""
@@ -44,6 +53,9 @@ class _Directory:
         self.remove = store.remove
         self.verify = store.verify
         self._store = store
+
+    def images(self) -> list[CachedImage]:
+        return images_of(self._store)
 
     def collect(self) -> Collected:
         removed = self._store.collect()
@@ -78,11 +90,29 @@ def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
         store.close()
 
 
-def _digest_prefix(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be removed: blobs by the beginning of their digest (`sha256:…`), or an image."""
+
+    given: str
+    prefix: str = ""
+    image: ImageReference | None = None
+
+
+def _wanted(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[_Wanted]:
+    found: list[_Wanted] = []
     for value in values:
-        if re.fullmatch(r"(sha256:)?[0-9a-f]{8,64}", value) is None:
-            raise click.BadParameter(f"{value!r} is not a digest, nor its first 8 or more hexadecimal digits")
-    return tuple(f"sha256:{value.removeprefix('sha256:')}" for value in values)
+        if re.fullmatch(r"(sha256:)?[0-9a-f]{8,64}", value):
+            prefix = f"sha256:{value.removeprefix('sha256:')}"
+            found.append(_Wanted(prefix, prefix=prefix))
+            continue
+        try:
+            if re.match(r"sha[0-9]+:", value):
+                raise InvalidNameError("a digest begins with sha256: and has 8 or more hexadecimal digits")
+            found.append(_Wanted(value, image=parse_image_reference(value)))
+        except InvalidNameError as error:
+            raise click.BadParameter(f"{value!r} is neither an image nor a digest: {error}") from None
+    return found
 
 
 _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -92,43 +122,72 @@ _with_place = with_settings("admin", "data")
 @click.group("cache")
 def cache() -> None:
     """List, verify and remove what is cached."""
+    if not logging.getLogger().handlers:
+        logs.setup("warning")  # to stderr: what the store logs is no part of the output
 
 
 @cache.command("ls")
 @_json_flag
 @_with_place
 def ls(settings: Settings, *, as_json: bool) -> None:
-    """List the cached blobs."""
-    with _opened(settings) as (_, blobs):
-        pass
+    """List the cached blobs, and the images that they belong to."""
+    with _opened(settings) as (opened, blobs):
+        images = opened.images()
+    names: dict[str, list[str]] = {}
+    types: dict[str, str] = {}
+    for image in images:
+        for digest, media_type in image.blobs.items():
+            names.setdefault(digest, []).append(image.name)
+            types[digest] = media_type
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(blob) for blob in blobs], indent=2))
+        rows = [{**dataclasses.asdict(blob), "images": names.get(blob.digest, [])} for blob in blobs]
+        click.echo(json.dumps(rows, indent=2))
         return
     now = time.time()
-    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<6}  {}"
-    click.echo(line.format("DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE"))
+    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<6}  {:<10}  {}"
+    click.echo(line.format("DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE", "IMAGE"))
     for blob in blobs:
         held = blob.held_bytes / blob.size_bytes if blob.size_bytes else 1.0
         state = "in use" if blob.in_use else "whole" if blob.complete else "part"
         used = show_duration(max(0.0, now - blob.last_used))
-        size = show_size(blob.size_bytes)
-        click.echo(line.format(blob.digest[:19], size, f"{int(held * 100)}%", used, state, blob.media_type).rstrip())
+        size, kind = show_size(blob.size_bytes), kind_of(types.get(blob.digest, blob.media_type))
+        first, *others = names.get(blob.digest, ["-"])
+        image_name = f"{first} and {len(others)} more" if others else first
+        click.echo(line.format(blob.digest[:19], size, f"{int(held * 100)}%", used, state, kind, image_name))
+
+
+def kind_of(media_type: str) -> str:
+    """A media type in a word."""
+    known = KIND_BY_MEDIA_TYPE.get(media_type)
+    if known is not None:
+        return "index" if known is ManifestKind.INDEX else "manifest"
+    if "layer" in media_type or "rootfs.diff" in media_type:
+        return "layer"
+    if "config" in media_type or "container.image.v1" in media_type:
+        return "config"
+    return "-" if media_type in ("", OCTET_STREAM) else media_type.rpartition("/")[2][:24]
 
 
 @cache.command("rm")
-@click.argument("digests", metavar="DIGEST...", nargs=-1, required=True, callback=_digest_prefix)
+@click.argument("wanted", metavar="IMAGE|DIGEST...", nargs=-1, required=True, callback=_wanted)
 @_json_flag
 @_with_place
-def rm(settings: Settings, *, digests: tuple[str, ...], as_json: bool) -> None:
-    """Remove blobs, each named by its digest or the first 8 or more digits of it."""
+def rm(settings: Settings, *, wanted: list[_Wanted], as_json: bool) -> None:
+    """Remove images, or blobs by their digest or the first 8 or more digits of it.
+
+    Of an image, what other cached images need as well is kept.
+    """
     removed: list[str] = []
     failed: dict[str, str] = {}
     with _opened(settings) as (opened, blobs):
-        for prefix in digests:
+        for each in wanted:
             try:
-                removed.append(_remove(opened, blobs, prefix))
+                if each.image is None:
+                    removed.append(_remove(opened, blobs, each.prefix))
+                else:
+                    removed += _remove_image(opened, each.image)
             except P2pdError as error:
-                failed[prefix] = str(error)
+                failed[each.given] = str(error)
     if as_json:
         click.echo(json.dumps({"removed": removed, "failed": failed}, indent=2))
     else:
@@ -136,6 +195,24 @@ def rm(settings: Settings, *, digests: tuple[str, ...], as_json: bool) -> None:
             click.echo(f"removed {digest}")
     if failed:
         raise P2pdError("\n".join(failed.values()))
+
+
+def _remove_image(opened: Cache, image: ImageReference) -> list[str]:
+    """Remove what only this image needs; returns the digests."""
+    images = opened.images()
+    of_repository = [each for each in images if re.split(r":(?!.*/)|@", each.name)[0] == str(image.repository)]
+    if image.digest is None:
+        mine = [each for each in of_repository if each.name == str(image)]
+    else:  # by all its names
+        mine = [each for each in of_repository if each.digest == image.digest]
+    if not mine:
+        raise P2pdError(f"{image} is not in the cache: p2pd cache ls has its images")
+    kept = {digest for each in images if each not in mine for digest in each.blobs}
+    wanted = dict.fromkeys(digest for each in mine for digest in each.blobs if digest not in kept)
+    if not wanted:
+        others = sorted(each.name for each in images if each not in mine and mine[0].digest in each.blobs)
+        raise P2pdError(f"{image} is kept: {', '.join(others)} needs all of it")
+    return [digest for digest in wanted if opened.remove(digest)]
 
 
 def _remove(opened: Cache, blobs: list[BlobInfo], prefix: str) -> str:

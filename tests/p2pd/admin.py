@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from p2pd.admin.images import images_of
 from p2pd.admin.secret import secret_in, shows
 from p2pd.config.values import parse_address
 from peer.errors import BlobInUseError
@@ -35,6 +36,8 @@ class Admin:
                 return 200, self.status
             case "GET", ["cache"]:
                 return 200, [asdict(blob) for blob in self.store.blobs()]
+            case "GET", ["cache", "images"]:
+                return 200, [asdict(image) for image in images_of(self.store)]
             case "DELETE", ["cache", digest]:
                 try:
                     found = self.store.remove(digest)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +19,14 @@ from click.testing import CliRunner, Result
 
 from p2pd.admin.secret import NAME
 from p2pd.cli.app import app
+from peer.oci.descriptor import Descriptor
+from peer.oci.digest import Digest
+from peer.oci.reference import DOCKER_HUB, Repository, RepositoryName, Tag
 from peer.store import Store
+from proxy.catalog import Catalog
+from proxy.core.routing import Endpoint
 from tests.p2pd.admin import Admin, serve
+from tests.support.images import Image, content_of, digest_of, make_image
 
 TTL_S = 1000.0
 CONTENTS = (b"first blob", b"second blob")
@@ -90,9 +99,9 @@ def test_ls_has_a_line_for_each_blob(place: Place) -> None:
     result = place.run("ls")
     assert result.exit_code == 0, result.output
     head, *lines = result.stdout.splitlines()
-    assert head.split() == ["DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE"]
+    assert head.split() == ["DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE", "IMAGE"]
     assert sorted(line.split()[0] for line in lines) == sorted(digest[:19] for digest in DIGESTS)
-    assert all(line.split()[2] == "100%" and line.split()[4:] == ["whole", "text/plain"] for line in lines)
+    assert all(line.split()[2] == "100%" and line.split()[4:] == ["whole", "plain", "-"] for line in lines)
 
 
 def test_ls_as_json(place: Place) -> None:
@@ -115,9 +124,85 @@ def test_rm_of_what_is_not_there_fails_and_removes_the_rest(place: Place) -> Non
     assert place.digests() == [DIGESTS[1]]
 
 
-@pytest.mark.parametrize("digest", ["0123456", "sha256:", "sha512:0123456789", "../../etc/passwd", "ABCDEF0123"])
-def test_rm_of_what_is_no_digest_is_misuse(place: Place, digest: str) -> None:
+@pytest.mark.parametrize("digest", ["sha256:", "sha512:0123456789", "../../etc/passwd", "ABCDEF0123", "a@b", ""])
+def test_rm_of_what_is_neither_an_image_nor_a_digest_is_misuse(place: Place, digest: str) -> None:
     assert place.run("rm", digest).exit_code == 2
+
+
+def keep_images(store: Store) -> tuple[Image, Image]:
+    """Two images that share a layer; the first has two tags, the second is known by its digest."""
+    shared = content_of("shared", 3000)
+    first, second = make_image(shared, content_of("mine", 2000)), make_image(shared)
+    for image in (first, second):
+        for content in (*image.blobs, image.manifest):
+            held = store.peek(digest_of(content))
+            if held is None:
+                blob = store.create(
+                    digest_of(content), len(content), image.media_type if content == image.manifest else ""
+                )
+                blob.land(0, memoryview(content))
+                blob.seal()
+                blob.release()
+    catalog = Catalog.open(store.directory / "catalog.db")
+    repository = Repository(DOCKER_HUB, RepositoryName("library/app"))
+    for tag in ("1.0", "latest"):
+        catalog.remember_tag(repository, Tag(tag), Descriptor(first.media_type, Digest(first.digest), 1))
+    catalog.remember_tag(repository, Tag("gone"), Descriptor(first.media_type, Digest(f"sha256:{'0' * 64}"), 1))
+    catalog.remember(repository, Endpoint.MANIFEST, [Digest(first.digest), Digest(second.digest)])
+    catalog.close()
+    return first, second
+
+
+@pytest.fixture(params=["daemon", "directory"])
+def with_images(
+    request: pytest.FixtureRequest, tmp_path: Path, unused_address: str
+) -> Iterator[tuple[Place, Image, Image]]:
+    directory = tmp_path / "store"
+    store = opened(directory)
+    try:
+        images = keep_images(store)
+        if request.param == "daemon":
+            with serve(Admin(store)) as admin:
+                yield Place(directory, ("--admin", admin.address, "--data", str(directory)), by_daemon=True), *images
+        else:
+            store.close()
+            yield Place(directory, ("--admin", unused_address, "--data", str(directory)), by_daemon=False), *images
+    finally:
+        store.close()
+
+
+def test_ls_has_the_images_and_kinds_of_blobs(with_images: tuple[Place, Image, Image]) -> None:
+    place, first, second = with_images
+    rows = {row["digest"]: row["images"] for row in json.loads(place.run("ls", "--json").stdout)}
+    names = ["docker.io/library/app:1.0", "docker.io/library/app:latest"]
+    by_digest = f"docker.io/library/app@{second.digest}"
+    assert rows[first.digest] == rows[digest_of(first.layers[1])] == names
+    assert rows[digest_of(first.layers[0])] == [*names, by_digest]
+    assert rows[second.digest] == [by_digest]
+    lines = {line.split()[0]: line.split()[5:] for line in place.run("ls").stdout.splitlines()}
+    assert lines[first.digest[:19]] == ["manifest", names[0], "and", "1", "more"]
+    assert lines[digest_of(first.layers[1])[:19]][0] == "layer"
+    assert lines[second.digest[:19]] == ["manifest", by_digest]
+
+
+def test_rm_of_an_image_keeps_what_others_need(with_images: tuple[Place, Image, Image]) -> None:
+    place, first, second = with_images
+    result = place.run("rm", "app:1.0")
+    assert result.exit_code == 1
+    assert result.stderr == "p2pd: docker.io/library/app:1.0 is kept: docker.io/library/app:latest needs all of it\n"
+    result = place.run("rm", f"app@{second.digest}", "--json")
+    assert set(json.loads(result.stdout)["removed"]) == {second.digest, digest_of(second.config)}
+    assert place.digests() == sorted(map(digest_of, (*first.blobs, first.manifest)))
+    assert place.run("rm", f"other@{first.digest}").exit_code == 1
+    assert place.run("rm", f"app@{first.digest}").exit_code == 0
+    assert place.digests() == []
+
+
+def test_rm_of_an_image_that_is_not_cached(place: Place) -> None:
+    result = place.run("rm", "alpine", DIGESTS[0])
+    assert result.exit_code == 1
+    assert result.stderr == "p2pd: docker.io/library/alpine:latest is not in the cache: p2pd cache ls has its images\n"
+    assert place.digests() == [DIGESTS[1]]
 
 
 def test_gc_removes_what_is_old(place: Place) -> None:
@@ -143,6 +228,20 @@ def test_verify_removes_what_is_damaged_and_fails(place: Place) -> None:
     assert json.loads(result.stdout) == {"checked": 2, "bad": [DIGESTS[0]]}
     assert result.stderr == f"p2pd: {DIGESTS[0]} was damaged\n"
     assert place.digests() == [DIGESTS[1]]
+
+
+def test_the_log_is_no_part_of_the_output(tmp_path: Path, unused_address: str) -> None:
+    """In a process of its own, in which nothing else has set the log up."""
+    store = opened(tmp_path / "store")
+    fill(store)
+    store.close()
+    name = DIGESTS[0].removeprefix("sha256:")
+    (tmp_path / "store/blobs" / name[:2] / name).write_bytes(b"First blob")
+    flags = ["--admin", unused_address, "--data", str(tmp_path / "store"), "--config", os.devnull, "--json"]
+    argv = [sys.executable, "-m", "p2pd", "cache", "verify", *flags]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert json.loads(done.stdout) == {"checked": 2, "bad": [DIGESTS[0]]}
+    assert b"a blob was lost" in done.stderr
 
 
 def test_a_beginning_that_two_digests_have_removes_neither(tmp_path: Path) -> None:
