@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import click
 
+from p2pd.cli.suggest import SuggestingGroup
+
 COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
     "scheduler": "Run a scheduler alone, for nodes that join it.",
@@ -21,11 +23,22 @@ COMMANDS: Final = {
     "pull": "Pull an image through the mirror into its cache.",
     "cache": "List, verify and remove what is cached.",
     "token": "Make, list and revoke the tokens with which hosts join a cluster.",
-    "host": "List and revoke the hosts that joined a cluster.",
+    "host": "List and revoke the hosts of a cluster.",
     "plan": "Say how long a rollout will take, and what to change first.",
     "demo": "Show a swarm at work on this machine, with a registry of its own.",
+    "version": "Show the version of this command, and of the daemon.",
+    "completion": "Print the completion for bash, zsh or fish.",
 }
 """Each command is `p2pd.cli.<name>.<name>`, with _ for -. `p2pd --help` shows the text here and imports no command."""
+
+GROUPS: Final = {
+    "Run": ("run", "scheduler"),
+    "Set up": ("configure", "doctor"),
+    "Look": ("status", "support-bundle", "version"),
+    "Images": ("pull", "cache"),
+    "Cluster": ("token", "host", "plan", "demo"),
+}
+"""The commands by purpose, for `p2pd --help`. The others follow."""
 
 
 class Failure(click.ClickException):
@@ -42,7 +55,7 @@ class Misuse(Failure):
     exit_code = 2
 
 
-class App(click.Group):
+class App(SuggestingGroup):
     """A group whose commands are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
@@ -56,8 +69,10 @@ class App(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        named = {name for names in GROUPS.values() for name in names}
+        for title, names in {**GROUPS, "More": tuple(name for name in COMMANDS if name not in named)}.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{max(map(len, COMMANDS))}}", COMMANDS[name]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         from p2pd.config.values import ConfigError
@@ -74,7 +89,7 @@ class App(click.Group):
             ctx.exit(130)  # 128 + SIGINT, as a shell reports it
 
 
-@click.command(cls=App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="p2pd", message="%(prog)s %(version)s")
 def app() -> None:
     """A registry mirror for every node of a cluster.

@@ -17,6 +17,7 @@ import click
 from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
 from p2pd.admin.images import CachedImage, images_of
 from p2pd.cli.options import with_settings
+from p2pd.cli.suggest import SuggestingGroup
 from p2pd.config.values import show_duration, show_size
 from p2pd.daemon import logs
 from peer.errors import InvalidNameError, P2pdError, StoreInUseError
@@ -119,7 +120,7 @@ _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the res
 _with_place = with_settings("admin", "data")
 
 
-@click.group("cache")
+@click.group("cache", cls=SuggestingGroup)
 def cache() -> None:
     """List, verify and remove what is cached."""
     if not logging.getLogger().handlers:

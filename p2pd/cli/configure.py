@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from p2pd.admin.client import AdminClient
+from p2pd.cli.suggest import SuggestingChoice
 from p2pd.config.settings import load
 from p2pd.config.values import ANY_HOST, Address
 from p2pd.configure import dockerd
@@ -27,7 +28,7 @@ ASK_S = 1.0
 
 
 @click.command("configure")
-@click.argument("runtime", type=click.Choice(list(RUNTIMES)))
+@click.argument("runtime", type=SuggestingChoice(list(RUNTIMES)))
 @click.option("--undo", is_flag=True, help="Put back every file as it was before p2pd changed it.")
 @click.option("--dry-run", is_flag=True, help="Show what would be changed, and change nothing.")
 @click.option("--mirror", metavar="HOST:PORT", help="Where the runtime reaches the mirror.  [default: as configured]")

@@ -11,6 +11,7 @@ import click
 
 from p2pd.admin.reading import number, text
 from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_settings
+from p2pd.cli.suggest import SuggestingGroup
 from p2pd.config.values import show_duration, show_size
 from p2pd.daemon.trust import opened_ledger
 from peer.errors import P2pdError
@@ -25,7 +26,7 @@ _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the res
 _with_place = with_settings("data", defaults={"data": SCHEDULER_DATA})
 
 
-@click.group("host")
+@click.group("host", cls=SuggestingGroup)
 def host() -> None:
     """List and revoke the hosts of a cluster.
 

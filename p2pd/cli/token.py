@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pd.cli.options import SCHEDULER_DATA, with_settings
+from p2pd.cli.suggest import SuggestingGroup
 from p2pd.config.values import ConfigError, parse_duration, show_duration
 from p2pd.daemon.trust import opened_authority
 from peer.errors import P2pdError
@@ -22,7 +23,7 @@ _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the res
 _with_place = with_settings("data", "ca_cert", "ca_key", defaults={"data": SCHEDULER_DATA})
 
 
-@click.group("token")
+@click.group("token", cls=SuggestingGroup)
 def token() -> None:
     """Make, list and revoke the tokens with which hosts join a cluster.
 

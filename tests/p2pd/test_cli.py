@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import platform
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,57 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert all(f" {name} {text}" in shown for name, text in COMMANDS.items())
     code = "import sys, p2pd.cli.app; sys.exit(bool({'pydantic', 'structlog', 'aiohttp', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_help_fills_the_terminal() -> None:
+    wide = CliRunner().invoke(app, ["run", "--help"], terminal_width=118, env={"P2PD_CONFIG": None}).stdout
+    assert 100 < max(map(len, wide.splitlines())) <= 118
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("stauts",), "status"),
+        (("cache", "verfy"), "verify"),
+        (("host", "revok"), "revoke"),
+        (("configure", "dockr"), "docker"),
+        (("completion", "bsh"), "bash"),
+    ],
+)
+def test_what_is_misspelt_gets_the_nearest_word(words: tuple[str, ...], near: str) -> None:
+    result = p2pd(*words)
+    assert result.exit_code == 2
+    assert f"Did you mean '{near}'?" in result.stderr
+    assert result.stderr.count("Did you mean") == 1
+
+
+def test_what_is_like_nothing_gets_no_suggestion() -> None:
+    result = p2pd("qqqqq")
+    assert (result.exit_code, "Did you mean" in result.stderr) == (2, False)
+
+
+def test_version_of_the_command_and_of_the_daemon(admin: Admin) -> None:
+    own = metadata.version("p2pd")
+    admin.status = {"version": own}
+    assert p2pd("version", "--admin", admin.address).stdout.splitlines() == [
+        f"p2pd {own}, Python {platform.python_version()}",
+        f"the daemon at {admin.address}: the same",
+    ]
+    admin.status = {"version": "0.0.7"}
+    assert "0.0.7; restart it" in p2pd("version", "--admin", admin.address).stdout
+    assert json.loads(p2pd("version", "--json", "--admin", "127.0.0.1:1").stdout)["daemon"] is None
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_completes_commands(shell: str) -> None:
+    printed = p2pd("completion", shell).stdout
+    assert "_P2PD_COMPLETE" in printed
+    argv = [sys.executable, "-m", "p2pd"]
+    words = {"COMP_WORDS": "p2pd sta", "COMP_CWORD": "1" if shell != "fish" else "sta"}
+    environ = {**os.environ, "_P2PD_COMPLETE": f"{shell}_complete", **words}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert "status" in done.stdout
+    assert "scheduler" not in done.stdout
 
 
 def test_every_command_has_a_module() -> None:
