@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+ASK_S = 1.0
+"""How long the daemon may take to say what came from where: the pull does not depend on it."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from p2pd.config.values import Address
     from p2pd.pull.docker_config import Login
     from p2pd.pull.image import PullProgress, PullReport
     from peer.oci.reference import ImageReference
@@ -28,6 +32,13 @@ if TYPE_CHECKING:
 @click.option("--username", metavar="NAME", help="Who to be.  [default: who docker's config.json has for the registry]")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @click.option("--token-host", metavar="HOST", multiple=True, help="A token server outside the registry's domain.")
+@click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    default="127.0.0.1:65004",
+    show_default=True,
+    help="p2pd's admin port there: it knows what came from where.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
@@ -36,6 +47,7 @@ def pull(
     image: str,
     to: str,
     mirror: str,
+    admin: str,
     platform: str | None,
     all_platforms: bool,
     username: str | None,
@@ -69,12 +81,16 @@ def pull(
         login=_login(reference, username, password_stdin=password_stdin),
         token_hosts=token_host,
     )
+    daemon = parse_address(admin)
+    before = None if quiet else _came(daemon, request.mirror)
     with _progress(shown=not quiet and not as_json) as progress:
         report = engine.pull(request, progress)
+    after = None if before is None else _came(daemon, request.mirror)
+    sources = None if before is None or after is None else {key: max(0, after[key] - before[key]) for key in before}
     if as_json:
-        click.echo(json.dumps(_as_json(report), indent=2))
+        click.echo(json.dumps({**_as_json(report), "sources": sources}, indent=2))
     elif not quiet or not report.ok:
-        _print(report, only_bad=quiet)
+        _print(report, sources, only_bad=quiet)
     ctx.exit(0 if report.ok else 1)
 
 
@@ -86,6 +102,23 @@ def _login(image: ImageReference, username: str | None, *, password_stdin: bool)
     if username is None:
         return docker_login(image.repository.upstream, os.environ)
     return Login(username, sys.stdin.readline().rstrip("\r\n"))
+
+
+def _came(admin: Address, mirror: Address) -> dict[str, int] | None:
+    """The bytes that have come to the node so far, by where from; None if its daemon does not answer there."""
+    from p2pd.admin.client import AdminClient
+    from p2pd.admin.reading import number, section, text
+    from p2pd.config.values import parse_address
+    from peer.errors import P2pdError
+
+    try:
+        status = AdminClient(admin, answer_timeout_s=ASK_S).status()
+        if parse_address(text(status, "mirror")).port != mirror.port:
+            return None
+    except P2pdError:
+        return None
+    downloads = section(status, "downloads")
+    return {f"{source}_bytes": int(number(downloads, f"{source}_bytes") or 0) for source in ("origin", "peer")}
 
 
 @contextmanager
@@ -124,7 +157,7 @@ def _as_json(report: PullReport) -> dict[str, object]:
     }
 
 
-def _print(report: PullReport, *, only_bad: bool) -> None:
+def _print(report: PullReport, sources: dict[str, int] | None, *, only_bad: bool) -> None:
     from p2pd.config.values import show_size
 
     for verdict in report.verdicts:
@@ -141,3 +174,6 @@ def _print(report: PullReport, *, only_bad: bool) -> None:
     click.echo(
         f"{report.image} is {report.digest}: {show_size(report.fetched_bytes)} in {report.seconds:.1f} s, {rate}/s"
     )
+    if sources is not None:
+        origin, peer = (show_size(sources[f"{source}_bytes"]) for source in ("origin", "peer"))
+        click.echo(f"meanwhile this node took {origin} from registries and {peer} from neighbours; the rest it had")

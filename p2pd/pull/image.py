@@ -25,7 +25,7 @@ from peer.errors import ManifestError, OriginRefusedError, P2pdError
 from peer.oci.descriptor import Descriptor, Platform
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, Manifest, ManifestKind, parse_manifest
-from peer.oci.reference import ImageReference, Tag
+from peer.oci.reference import DOCKER_HUB, ImageReference, Tag
 from peer.origin.api import ContentRef, Credential
 from peer.origin.clock import Clock, SystemClock
 
@@ -251,7 +251,7 @@ class _Pull:
                     file.write(view[:count])
                     self._progress.on_bytes(blob.digest, count)
         except OriginRefusedError as error:
-            raise refusal(self._name(f"blobs/{blob.digest}"), error.status, error.body) from None
+            raise refusal(self._name(f"blobs/{blob.digest}"), error.status, error.body, self._how_to_log_in()) from None
 
     def _manifest(self, reference: Tag | AnyDigest, descriptor: Descriptor | None) -> _Fetched:
         """The manifest `reference`. `descriptor` is its entry in an index."""
@@ -259,7 +259,7 @@ class _Pull:
         headers = {"accept": ", ".join(KIND_BY_MEDIA_TYPE)}
         answer = self._mirror.request("GET", path, credential=_OURS, headers=headers)
         if answer.status != http.client.OK:
-            raise refusal(self._name(f"manifests/{reference}"), answer.status, answer.body)
+            raise refusal(self._name(f"manifests/{reference}"), answer.status, answer.body, self._how_to_log_in())
         body = answer.body
         digest = Digest.of(body)
         expected = reference if ":" in reference else answer.headers.get("docker-content-digest", digest)
@@ -270,6 +270,13 @@ class _Pull:
         except ManifestError as error:
             raise ManifestError(f"manifest {reference}: {error}") from None
         return _Fetched(descriptor or Descriptor(manifest.media_type, digest, len(body)), body, manifest)
+
+    def _how_to_log_in(self) -> str:
+        registry = self._request.image.repository.upstream
+        if self._request.login is None:
+            name = "" if registry == DOCKER_HUB else f" {registry}"
+            return f"if it is private, `docker login{name}`, or give --username and --password-stdin"
+        return f"{registry} does not let {ascii(self._request.login.username)[1:-1]} have it: is the password right?"
 
     def _name(self, below: str) -> str:
         """The name of the content at `below`, for messages."""

@@ -67,12 +67,16 @@ def mirror_of(
         raise PullError(str(error)) from None
 
 
-def refusal(where: str, status: int, body: bytes) -> PullError:
-    """The error for a status that is no success, with the message of the distribution API's error in `body`, if any."""
+def refusal(where: str, status: int, body: bytes, advice: str = "") -> PullError:
+    """The error for a status that is no success, with the message of the distribution API's error in `body`, if any.
+
+    `advice` is for a client that may not have what it asked for.
+    """
     try:
         error = json.loads(body)["errors"][0]
         told = error.get("message") or error["code"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         told = None
     words = ascii(told[:_MOST_SHOWN])[1:-1] if isinstance(told, str) else http.client.responses.get(status, "")
-    return PullError(f"{where}: {status} {words}".rstrip())
+    behind = f"; {advice}" if advice and status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN) else ""
+    return PullError(f"{where}: {status} {words}".rstrip() + behind)

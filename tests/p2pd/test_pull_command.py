@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from p2pd.cli.app import app
 from tests.p2pd.pull_fixtures import AMD64, APP, ARM64, DIGESTS, FIVE, IMAGE, LAYERS, address, demand, spoil
 from tests.support.images import make_image, make_index
+from tests.support.node import asynchronous, node_at
 from tests.support.registry import ImageRegistry
 
 
@@ -54,6 +56,36 @@ def test_it_reads_the_password_from_standard_input(registry: ImageRegistry) -> N
 
     assert run(registry, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="secret\n")[0] == 0
     assert run(registry, IMAGE, "--quiet", "--username", "user", "--password-stdin", stdin="other\n")[0] == 1
+
+
+def test_a_refusal_says_how_to_log_in(registry: ImageRegistry) -> None:
+    registry.push(APP, "1", FIVE)
+    demand(registry, "Basic")
+    code, _, err = run(registry, IMAGE)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "if it is private, `docker login 127.0.0.1:5000`, or give --username and --password-stdin" in err
+    _, _, err = run(registry, IMAGE, "--username", "user", "--password-stdin", stdin="other\n")
+    assert "127.0.0.1:5000 does not let user have it: is the password right?" in err
+
+
+@asynchronous
+async def test_it_says_what_came_from_where(registry: ImageRegistry, tmp_path: Path) -> None:
+    registry.push(APP, "1", FIVE)
+    async with node_at(tmp_path / "store", f"docker.io={registry.url}") as node:
+
+        async def pulled(*more: str, admin: str = node.admin) -> str:
+            argv = ["pull", "app:1", "--mirror", node.mirror, "--admin", admin, *more]
+            runner = CliRunner(env={"DOCKER_CONFIG": "/nonexistent"})
+            result = await asyncio.to_thread(runner.invoke, app, argv)
+            assert result.exit_code == 0, result.output
+            return result.stdout
+
+        said = "meanwhile this node took {} from registries and 0B from neighbours; the rest it had"
+        assert (await pulled()).splitlines()[-1] == said.format("1.4MiB")
+        assert (await pulled()).splitlines()[-1] == said.format("0B")
+        assert json.loads(await pulled("--json"))["sources"] == {"origin_bytes": 0, "peer_bytes": 0}
+        for elsewhere in ("127.0.0.1:1", node.mirror):
+            assert json.loads(await pulled("--json", admin=elsewhere))["sources"] is None
 
 
 def test_it_chooses_the_platform(registry: ImageRegistry) -> None:
