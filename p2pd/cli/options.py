@@ -56,7 +56,7 @@ def with_settings(
 def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """A flag that is None if it is not given. Its text goes unparsed to `load`, which parses all sources."""
     flag = f"--{name.replace('_', '-')}"
-    text = f"{key.description}  [{PREFIX}{name.upper()}; default: {default}]"
+    text = f"{key.description}  [{PREFIX}{name.upper()}; default: {default or 'none'}]"
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(

@@ -16,10 +16,21 @@ JOINS: Final = "scheduler"
 WORTH_WHILE: Final = 0.05
 """A change is advised if it saves at least this part of the time. Less is within the prediction's error."""
 
+RELIEVED: Final[Mapping[str, tuple[str, ...]]] = {
+    "double the origin's bandwidth": ("origin",),
+    "double the nodes' links": ("node links", "node uploads"),
+    "double the sites' uplinks": ("site uplinks",),
+    "lift the upload limit": ("node uploads",),
+}
+"""The parts that each change relieves."""
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutPlan:
-    """`limited_by` is the largest of `parts_s`. `changed_s` is the time of the last node after each change."""
+    """`limited_by` is the largest of `parts_s`; of several that are as large, the one that the best change relieves.
+
+    `changed_s` is the time of the last node after each change.
+    """
 
     cluster: Cluster
     expected: Prediction
@@ -28,7 +39,10 @@ class RolloutPlan:
 
     @property
     def limited_by(self) -> str:
-        return max(self.parts_s, key=lambda part: self.parts_s[part])
+        largest_s = max(self.parts_s.values())
+        as_large = [part for part, part_s in self.parts_s.items() if part_s >= (1 - WORTH_WHILE) * largest_s]
+        relieved = RELIEVED.get(self.best_change or "", ())
+        return max(as_large, key=lambda part: (part in relieved, self.parts_s[part]))
 
     @property
     def best_change(self) -> str | None:

@@ -102,6 +102,7 @@ def test_run_has_a_flag_for_every_key() -> None:
     for key in KEYS:
         assert f"--{key.replace('_', '-')}" in result.stdout
         assert f"P2PD_{key.upper()}" in result.stdout
+    assert "default: ]" not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,17 @@ def test_a_slow_origin_is_what_to_change() -> None:
     assert plan.changed_s["double the origin's bandwidth"] < 0.7 * plan.expected.last_s
 
 
+def test_the_limit_and_the_change_to_make_first_do_not_contradict_each_other() -> None:
+    """The origin is as fast as a node: both are the limit, and more of the one helps, as the simulation shows."""
+    plan = make_plan(replace(SMALL, origin=SMALL.link))
+    parts = {"origin": 4.19, "node links": 4.19, "node uploads": 3.15}
+    changes_s = {"double the origin's bandwidth": 5.0, "double the nodes' links": 3.0}
+    as_large = replace(plan, parts_s=parts, changed_s=changes_s, expected=replace(plan.expected, last_s=5.0))
+    assert (as_large.limited_by, as_large.best_change) == ("node links", "double the nodes' links")
+    assert replace(as_large, changed_s=dict.fromkeys(changes_s, 5.0)).limited_by == "origin", "no change helps"
+    assert replace(as_large, parts_s={**parts, "origin": 5.0}).limited_by == "origin", "it is larger by far"
+
+
 def test_an_upload_limit_is_what_to_lift() -> None:
     plan = make_plan(replace(SMALL, upload=GBIT / 20))
     assert plan.best_change == "lift the upload limit"
