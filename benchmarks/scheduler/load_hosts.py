@@ -1,11 +1,12 @@
 """Load for the scheduler: any number of hosts, in this process, each with a connection of its own.
 
 The hosts must cost less than the scheduler, which does real work for each of their messages. So they make frames by
-hand, with a mask of zeros, and read only the type of an incoming message. Only a lease is decoded, because it needs an
-answer.
+hand, with a mask of zeros, and read only the type of an incoming message. Only leases and spot checks are decoded,
+because they need an answer.
 
 Rules:
-1. A host that gets a lease publishes its pieces at once: the scheduler never waits for an origin.
+1. A host that gets a lease publishes its pieces at once, and one that gets a spot check finds the piece right: the
+   scheduler never waits for an origin.
 2. A host answers pings. The end of a connection, for any reason, ends the measure.
 """
 
@@ -21,9 +22,9 @@ from benchmarks.command import UnmeasurableError
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.fields import DIGEST_BYTES
-from scheduler.protocol.from_host import Hello, Join, LeasePieces, Progress
+from scheduler.protocol.from_host import Hello, Join, LeasePieces, Progress, SpotChecked, SpotResult
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Joined, Lease, Welcome
+from scheduler.protocol.to_host import Joined, Lease, SpotCheck, Welcome
 
 SIZE_BYTES: Final = 2**30
 PIECES: Final = piece_count(SIZE_BYTES, piece_length(SIZE_BYTES))
@@ -38,7 +39,7 @@ ANSWER_BOUND_S: Final = 120.0
 _BINARY, _CLOSE, _PING, _PONG = 0x82, 0x88, 0x89, 0x8A
 _ZERO_MASK = bytes(4)
 _NUMBERS = {kind: number for number, kind in TO_HOST.types.items()}
-_WELCOME, _JOINED, _LEASE = _NUMBERS[Welcome], _NUMBERS[Joined], _NUMBERS[Lease]
+_WELCOME, _JOINED, _LEASE, _SPOT_CHECK = (_NUMBERS[kind] for kind in (Welcome, Joined, Lease, SpotCheck))
 
 _UPGRADE = (
     f"GET {PATH} HTTP/1.1\r\nHost: scheduler\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -125,6 +126,8 @@ class LoadHost(asyncio.Protocol):
             kind = received[start + 1]  # after the head of a short array; types are below 128
             if kind == _LEASE:
                 self._publish(received[start:stop])
+            elif kind == _SPOT_CHECK:
+                self._check(received[start:stop])
             elif kind in (_WELCOME, _JOINED):
                 self.joined_at = time.perf_counter()
                 self.on_answer(self)
@@ -141,6 +144,11 @@ class LoadHost(asyncio.Protocol):
         pieces = range(lease.first, lease.stop)
         self.published += len(pieces)
         self.says(*(LeasePieces(lease.lease, lease.digest, piece, digest_of(piece)) for piece in pieces))
+
+    def _check(self, message: bytes) -> None:
+        check = TO_HOST.decode(message)
+        assert isinstance(check, SpotCheck)
+        self.says(SpotChecked(check.digest, check.generation, check.piece, SpotResult.RIGHT))
 
 
 def digest_of(piece: int) -> bytes:
@@ -181,6 +189,7 @@ class LoadHosts:
                 raise UnmeasurableError("the scheduler did not lease all pieces")
             await asyncio.sleep(0.01)
         await self.settle(first)
+        await self.settle(first)  # the answers to the spot checks of what the first round has published
         return rest
 
     async def join(self, hosts: Sequence[LoadHost], blob: bytes) -> None:

@@ -194,7 +194,7 @@ class Membership:
     def link(self, swarm: Swarm, member: Member) -> None:
         """Give a member neighbours. A tiny blob needs none."""
         if not swarm.is_tiny:
-            swarm.gateways.begin(list(swarm.wanting.items))
+            swarm.gateways.begin(swarm.wanting.items)
             if member.wants:
                 swarm.gateways.admit(member)
             swarm.graph.fill(member)

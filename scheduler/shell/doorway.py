@@ -99,6 +99,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         elif self._plain:
             assert self._transport is not None
             self._transport.set_protocol(self._inner)
+            self._inner.go_on(self._transport)
             self._inner.data_received(data)
         else:
             self._refuse(b"403 Forbidden", _USE_TLS)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -112,6 +113,7 @@ class SchedulerServer:
         """The connections beyond which one has to go for each that comes."""
         self._numbers: Final = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: Callable[[], float] = time.monotonic
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -123,6 +125,9 @@ class SchedulerServer:
         self._begun_bytes = 0
         self._waiting_bytes = 0
         """At most so many bytes are unread: what was found when it was last counted, and what was sent since."""
+        self._unwritten: Final[list[bytes]] = []
+        self._unwritten_to: tuple[int, ...] = ()
+        """The connections that the unwritten messages are for."""
         self._too_slow: list[HostConnection] = []
         """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
@@ -136,6 +141,7 @@ class SchedulerServer:
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serve while the context lasts. Gives the port, which the system chooses if `port` is 0."""
         self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
         self._swept_at = self._loop.time()
         self._sweep()
@@ -172,7 +178,7 @@ class SchedulerServer:
 
     def now(self) -> float:
         """The time in seconds, by the loop's clock."""
-        return asyncio.get_running_loop().time()
+        return self._clock()
 
     def opened(self, connection: HostConnection) -> None:
         """Register a connection that has opened."""
@@ -274,24 +280,37 @@ class SchedulerServer:
             return
         for instruction in instructions:
             self._carry_out(instruction)
+        self._write_out()
         self._end_slow()
         self._set_timer(self._loop)
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, Send):
-            message = framed(TO_HOST.encode(instruction.message))
-            for number in instruction.connections:
-                connection = self._connections.get(number)
-                if connection is not None and connection.ended_at is None:
-                    connection.send(message)
-                    self._waiting_bytes += len(message)
-                    if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        self._too_slow.append(connection)
-        elif (connection := self._connections.get(instruction.connection)) is not None:
+            if instruction.connections != self._unwritten_to:
+                self._write_out()
+                self._unwritten_to = instruction.connections
+            self._unwritten.append(framed(TO_HOST.encode(instruction.message)))
+            return
+        self._write_out()
+        if (connection := self._connections.get(instruction.connection)) is not None:
             if isinstance(instruction, Close):
                 self.failed(connection, instruction.closing, instruction.reason)
             elif connection.ended_at is None:
                 connection.probe()
+
+    def _write_out(self) -> None:
+        """Write the messages of successive instructions that go to the same connections: one write costs 8 us."""
+        if not self._unwritten:
+            return
+        messages = self._unwritten[0] if len(self._unwritten) == 1 else b"".join(self._unwritten)
+        self._unwritten.clear()
+        self._waiting_bytes += len(messages) * len(self._unwritten_to)
+        for number in self._unwritten_to:
+            connection = self._connections.get(number)
+            if connection is not None:
+                connection.send(messages)
+                if connection.waiting_bytes > self._bounds.waiting_bytes:
+                    self._too_slow.append(connection)
 
     def _end_slow(self) -> None:
         """End the connections of hosts for which too much waits."""
