@@ -16,6 +16,7 @@ import asyncio
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from benchmarks.command import UnmeasurableError
@@ -63,6 +64,8 @@ class LoadHost(asyncio.Protocol):
         self.joined_at = 0.0
         self.asked_at = 0.0
         self.published = 0
+        self.resumed = False
+        """Whether the connection is a resumed session of TLS."""
         self._name = name
         self._received = b""
         self._upgraded = False
@@ -163,10 +166,19 @@ def _nothing(_: LoadHost) -> None:
 class LoadHosts:
     """All hosts. Each method returns when the last host has its answer; it raises UnmeasurableError if one has none."""
 
-    def __init__(self, address: str, count: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        count: int,
+        name: str = "host",
+        protocol: Callable[[LoadHost, int], asyncio.BaseProtocol] = lambda host, _: host,
+    ) -> None:
+        """`protocol` gives what stands between the socket and a host, which it gets with its number."""
+        self.address = address
         self._address, _, port = address.rpartition(":")
         self._port = int(port)
-        self.hosts = [LoadHost(f"host-{number}") for number in range(count)]
+        self._protocol = protocol
+        self.hosts = [LoadHost(f"{name}-{number}") for number in range(count)]
 
     async def connect(self) -> None:
         """Connect all hosts, and send Hello."""
@@ -174,8 +186,8 @@ class LoadHosts:
         for first in range(0, len(self.hosts), AT_ONCE):
             some = self.hosts[first : first + AT_ONCE]
             welcomed = self._answers_of(some)
-            for host in some:
-                await loop.create_connection(lambda host=host: host, self._address, self._port)  # type: ignore[misc]
+            for number, host in enumerate(some, first):
+                await loop.create_connection(partial(self._protocol, host, number), self._address, self._port)
             await self._all(welcomed)
 
     async def first_join(self, blob: bytes) -> Sequence[LoadHost]:
