@@ -12,7 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -33,7 +33,7 @@ class Unknown:
 
 _PACKER: Final = msgpack.Packer()
 
-Values: TypeAlias = tuple[object, ...]
+Values: TypeAlias = Sequence[object]
 
 
 def _getter(kind: type[Any]) -> Callable[[Any], Values]:
@@ -52,7 +52,7 @@ def _getter(kind: type[Any]) -> Callable[[Any], Values]:
         values = list(plain(value))
         for at, getter in records.items():
             values[at] = tuple(map(getter, values[at]))  # type: ignore[call-overload]
-        return tuple(values)
+        return values
 
     return with_records
 

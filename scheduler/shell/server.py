@@ -125,9 +125,6 @@ class SchedulerServer:
         self._begun_bytes = 0
         self._waiting_bytes = 0
         """At most so many bytes are unread: what was found when it was last counted, and what was sent since."""
-        self._unwritten: Final[list[bytes]] = []
-        self._unwritten_to: tuple[int, ...] = ()
-        """The connections that the unwritten messages are for."""
         self._too_slow: list[HostConnection] = []
         """Connections that are to be ended once all instructions are carried out."""
         self._empty = asyncio.Event()
@@ -278,37 +275,39 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        for instruction in instructions:
-            self._carry_out(instruction)
-        self._write_out()
+        self._carry_out(instructions)
         self._end_slow()
         self._set_timer(self._loop)
 
-    def _carry_out(self, instruction: Instruction) -> None:
-        if isinstance(instruction, Send):
-            if instruction.connections != self._unwritten_to:
-                self._write_out()
-                self._unwritten_to = instruction.connections
-            self._unwritten.append(framed(TO_HOST.encode(instruction.message)))
-            return
-        self._write_out()
-        if (connection := self._connections.get(instruction.connection)) is not None:
-            if isinstance(instruction, Close):
-                self.failed(connection, instruction.closing, instruction.reason)
-            elif connection.ended_at is None:
-                connection.probe()
+    def _carry_out(self, instructions: list[Instruction]) -> None:
+        """Messages that follow each other and go to the same connections are written at once: a write costs 8 us."""
+        to: tuple[int, ...] = ()
+        messages = b""
+        for instruction in instructions:
+            if isinstance(instruction, Send):
+                message = framed(TO_HOST.encode(instruction.message))
+                if instruction.connections == to:
+                    messages += message
+                    continue
+                self._write(to, messages)
+                to, messages = instruction.connections, message
+                continue
+            self._write(to, messages)
+            to = ()
+            if (connection := self._connections.get(instruction.connection)) is not None:
+                if isinstance(instruction, Close):
+                    self.failed(connection, instruction.closing, instruction.reason)
+                elif connection.ended_at is None:
+                    connection.probe()
+        self._write(to, messages)
 
-    def _write_out(self) -> None:
-        """Write the messages of successive instructions that go to the same connections: one write costs 8 us."""
-        if not self._unwritten:
-            return
-        messages = self._unwritten[0] if len(self._unwritten) == 1 else b"".join(self._unwritten)
-        self._unwritten.clear()
-        self._waiting_bytes += len(messages) * len(self._unwritten_to)
-        for number in self._unwritten_to:
+    def _write(self, to: tuple[int, ...], messages: bytes) -> None:
+        """Write messages to these connections."""
+        for number in to:
             connection = self._connections.get(number)
             if connection is not None:
                 connection.send(messages)
+                self._waiting_bytes += len(messages)
                 if connection.waiting_bytes > self._bounds.waiting_bytes:
                     self._too_slow.append(connection)
 
