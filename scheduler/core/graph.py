@@ -213,7 +213,7 @@ class Graph:
     def _attach(self, member: Member, pool: RandomSet, goal: int) -> None:
         """Link a member to members of a pool until it has `goal` links within its site (rule 1)."""
         tries = 3 * (goal - member.near)
-        while member.near < goal and tries > 0 and len(pool) > 1:
+        while member.near < goal and tries > 0 and len(pool.items) > 1:
             tries -= 1
             self.looked_at += 1
             near = self._rng.choice(pool.items)

@@ -6,8 +6,6 @@ Rules:
 2. `decode` raises no exception but ProtocolError for any bytes, and makes no value larger than the frame. Every error
    that a frame alone can show is found here; all other errors are found by the core.
 3. A type's number is never used again.
-4. Messages become tuples of plain values before they are packed. No Python code runs while MessagePack packs, so all
-   threads can use one packer. A new packer for each message would cost twice what the packing costs.
 """
 
 from __future__ import annotations
@@ -32,6 +30,8 @@ class Unknown:
 
 
 _PACKER: Final = msgpack.Packer()
+"""A new packer for each message would cost twice what the packing costs. Threads may share this packer, because it is
+given plain values only: no Python code runs while it packs."""
 
 Values: TypeAlias = Sequence[object]
 

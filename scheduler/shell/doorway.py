@@ -182,14 +182,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         data = self._unsealed[0] if len(self._unsealed) == 1 else b"".join(self._unsealed)
         self._unsealed, self._unsealed_bytes = [], 0
         if self._tls is not None and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(self._encrypted(self._tls, data))
-
-    def _encrypted(self, tls: ssl.SSLObject, data: bytes | bytearray | memoryview) -> bytes:
-        records = []
-        for at in range(0, len(data), RECORD_BYTES):
-            tls.write(data[at : at + RECORD_BYTES])
-            records.append(self._outgoing.read())
-        return records[0] if len(records) == 1 else b"".join(records)
+            self._transport.write(encrypted(self._tls, self._outgoing, data))
 
     def close(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -215,6 +208,15 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return default if self._transport is None else self._transport.get_extra_info(name, default)
+
+
+def encrypted(tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, data: bytes | bytearray | memoryview) -> bytes:
+    """The records of some data, each of at most RECORD_BYTES of it. `outgoing` is the object's, and empty."""
+    records = []
+    for at in range(0, len(data), RECORD_BYTES):
+        tls.write(data[at : at + RECORD_BYTES])
+        records.append(outgoing.read())
+    return records[0] if len(records) == 1 else b"".join(records)
 
 
 class _Exchange:
