@@ -128,10 +128,11 @@ async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reconnects:
-    """CPU seconds for each host: of one kind, at one scheduler."""
+    """CPU seconds for each host, and the growth of the scheduler's memory: hosts of one kind, at one scheduler."""
 
     connect_cpu_s: float
     join_cpu_s: float
+    member_kib: float
 
     @property
     def total_s(self) -> float:
@@ -141,6 +142,7 @@ class Reconnects:
 async def _reconnect(pid: int, keepers: LoadHosts, crowd: LoadHosts) -> Reconnects:
     """Connect a crowd, let it join the blob that the keepers hold, and hang up."""
     hosts = len(crowd.hosts)
+    rss_mib = settled_rss_mib(pid)
     before_s = cpu_s(pid)
     await crowd.connect()
     await crowd.settle(crowd.hosts)
@@ -148,10 +150,11 @@ async def _reconnect(pid: int, keepers: LoadHosts, crowd: LoadHosts) -> Reconnec
     await crowd.join(crowd.hosts, blob(1))
     await crowd.settle(crowd.hosts)
     joined_s = cpu_s(pid)
+    member_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
     crowd.leave()
     await asyncio.sleep(LEAVING_S)
     await keepers.settle(keepers.hosts)
-    return Reconnects((connected_s - before_s) / hosts, (joined_s - connected_s) / hosts)
+    return Reconnects((connected_s - before_s) / hosts, (joined_s - connected_s) / hosts, member_kib)
 
 
 async def _with_tls(bed: SchedulerTestbed, pid: int, keepers: LoadHosts) -> tuple[Reconnects, Reconnects, Reconnects]:
@@ -205,6 +208,7 @@ def measure_tls(bed: SchedulerTestbed) -> list[Figure]:
     return [
         _figure("joins_tls_vs_open", ratios([x.total_s for x in plain], [x.total_s for x in resumed]), parts),
         _figure("connected_tls_vs_open", ratios([x.join_cpu_s for x in plain], [x.join_cpu_s for x in resumed]), joins),
+        _figure("kib_per_tls_member", [each[2].member_kib for each in samples]),
     ]
 
 
@@ -287,7 +291,7 @@ COMMAND = Command(
             ),
             measure,
         ),
-        Measure(("joins_tls_vs_open", "connected_tls_vs_open"), measure_tls),
+        Measure(("joins_tls_vs_open", "connected_tls_vs_open", "kib_per_tls_member"), measure_tls),
     ),
     add_arguments=add_arguments,
     testbed=open_testbed,
