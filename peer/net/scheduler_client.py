@@ -144,7 +144,7 @@ class SchedulerClient:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 socket = await session.ws_connect(
                     f"{url.rstrip('/')}{PATH}",
-                    ssl=True if self._trust is None else self._trust.client,
+                    ssl=True if self._trust is None else self._trust.to_scheduler,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_FRAME_BYTES,
@@ -199,6 +199,8 @@ class SchedulerClient:
         welcome = TO_HOST.decode(first.data)
         if not isinstance(welcome, Welcome):
             raise ProtocolError("the first message is not Welcome")
+        if self._trust is not None:
+            self._trust.keep_session(socket.get_extra_info("ssl_object"))
         return welcome
 
     def _id_in_use(self) -> None:

@@ -26,7 +26,7 @@ from scheduler.trust.certificates import Credentials, request_certificate
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError
 from scheduler.trust.identity import PeerIdentity, Role, expect_host, expect_scheduler
-from scheduler.trust.tls import TlsConnection, client_context, identity_of, server_context, use_kernel_tls
+from scheduler.trust.tls import TlsConnection, client_context, identity_of, keep_session, server_context, use_kernel_tls
 from scheduler.trust.token import JoinToken
 
 log = structlog.get_logger("peer.trust")
@@ -39,7 +39,6 @@ class Source(Protocol):
     """Where the credentials come from. Methods block."""
 
     host: str
-    tickets: int
 
     def first(self) -> Credentials | None:
         """Those that are there when the host starts. Raises TrustError."""
@@ -56,8 +55,6 @@ class Source(Protocol):
 
 class Joining:
     """Credentials from the scheduler's authority, with a join token at first."""
-
-    tickets = 2
 
     def __init__(self, files: IdentityFiles, token: JoinToken | None, schedulers: Sequence[str]) -> None:
         self.host = files.host
@@ -94,9 +91,6 @@ class Joining:
 class Provided:
     """Credentials that another system writes into a directory."""
 
-    tickets = 0
-    """No resumption: a session made under a CA that was since removed would be resumed."""
-
     def __init__(self, directory: CertificateDirectory) -> None:
         """Raises TrustError if there are none: the host id is in the certificate."""
         self._directory = directory
@@ -130,6 +124,7 @@ class HostTrust:
         self.host: Final = source.host
         self._credentials: Credentials | None = None
         self._client: ssl.SSLContext | None = None
+        self._to_scheduler: ssl.SSLContext | None = None
         self._server: ssl.SSLContext | None = None
         self._revoked: dict[str, None] = {}
         self._changed = asyncio.Event()
@@ -181,10 +176,17 @@ class HostTrust:
 
     @property
     def client(self) -> ssl.SSLContext:
-        """For connections to hosts and to the scheduler. Raises CertificateError if there is no certificate yet."""
+        """For connections to hosts. Raises CertificateError if there is no certificate yet."""
         if self._client is None:
             raise CertificateError("this host has no certificate yet")
         return self._client
+
+    @property
+    def to_scheduler(self) -> ssl.SSLContext:
+        """For the connection to the scheduler. Raises CertificateError if there is no certificate yet."""
+        if self._to_scheduler is None:
+            raise CertificateError("this host has no certificate yet")
+        return self._to_scheduler
 
     def check(self, connection: TlsConnection | None, host: str | None = None) -> str:
         """The host at the other end, which must be `host` if that is given. Raises CertificateError."""
@@ -197,6 +199,10 @@ class HostTrust:
     def check_scheduler(self, connection: TlsConnection | None) -> None:
         """Raises CertificateError if the other end is not the cluster's scheduler."""
         expect_scheduler(self._identity(connection))
+
+    def keep_session(self, connection: object) -> None:
+        """Have the next connection to the scheduler resume the session of this one."""
+        keep_session(connection)
 
     def revoke(self, hosts: Iterable[str]) -> None:
         """Refuse these hosts from now on."""
@@ -212,7 +218,8 @@ class HostTrust:
 
     def _take(self, credentials: Credentials) -> None:
         self._client = client_context(credentials)
-        self._server = server_context(credentials, tickets=self._source.tickets)
+        self._to_scheduler = client_context(credentials, resuming=True)
+        self._server = server_context(credentials)
         if self._kernel_tls:
             use_kernel_tls(self._server)
         self._credentials = credentials

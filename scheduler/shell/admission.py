@@ -125,7 +125,7 @@ class Admission:
         return self._authority.scheduler_credentials(now)
 
     def _set_credentials(self, credentials: Credentials) -> None:
-        tickets = 2 if self._directory is None else 0  # else a CA that was removed would live on in sessions
+        tickets = 1 if self._directory is None else 0  # else a CA that was removed would live on in sessions
         self._context = server_context(credentials, strangers=True, tickets=tickets)
         self._cluster = credentials.identity.cluster
         issued = credentials.not_before + CLOCK_SKEW.total_seconds()

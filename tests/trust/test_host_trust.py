@@ -10,16 +10,22 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from peer.net.scheduler_client import SchedulerClient
 from peer.tasks import BackgroundTasks
 from peer.trust.host_trust import HostTrust, Joining, Provided
 from peer.trust.identity_files import IdentityFiles
+from scheduler.protocol.codec import FROM_HOST
+from scheduler.protocol.connection import PATH, Closing
+from scheduler.protocol.from_host import Hello
 from scheduler.trust.certificates import Credentials
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, TrustError
 from scheduler.trust.tls import server_context
 from scheduler.trust.token import JoinToken
+from tests.support.node import asynchronous
 from tests.trust.fixtures import CA, HOUR, OTHER_CA, connected, credentials, host, scheduler
 from tests.trust.ports import Port, scheduler_at
 from tests.trust.test_directory import fill
@@ -122,6 +128,74 @@ class Held(Provided):
 
     def first(self) -> Credentials | None:
         return self._held
+
+
+class Watched(HostTrust):
+    """Notes whether each session that is kept had been resumed."""
+
+    def __init__(self, held: Credentials) -> None:
+        super().__init__(Held(held))
+        self.resumed: list[bool | None] = []
+
+    def keep_session(self, connection: object) -> None:
+        assert isinstance(connection, ssl.SSLObject)
+        self.resumed.append(connection.session_reused)
+        super().keep_session(connection)
+
+
+async def once_welcomed(port: Port, trust: HostTrust) -> None:
+    """Connect to the scheduler, and leave."""
+    welcomed = asyncio.Event()
+    client = SchedulerClient(
+        [port.url],
+        lambda: Hello("a", 1, 1, "127.0.0.1:1"),
+        on_message=lambda _: None,
+        on_found=lambda _: welcomed.set(),
+        on_lost=lambda: None,
+        trust=trust,
+    )
+    async with BackgroundTasks() as background:
+        background.start(client.run())
+        await welcomed.wait()
+
+
+@asynchronous
+async def test_a_host_resumes_its_session_with_the_scheduler(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        trust = Watched(port.credentials("a"))
+        for _ in range(3):
+            await once_welcomed(port, trust)
+        assert trust.resumed == [False, True, True]
+
+
+@asynchronous
+async def test_a_session_dies_with_the_credentials_of_either_end(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        held = port.credentials("a")
+        trust = Watched(held)
+        await once_welcomed(port, trust)
+        trust._take(held)
+        await once_welcomed(port, trust)
+        port.admission._set_credentials(port.admission._own_credentials())
+        await once_welcomed(port, trust)
+        assert trust.resumed == [False, False, False]
+
+
+@asynchronous
+async def test_a_resumed_session_does_not_let_a_revoked_host_in(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        trust = Watched(port.credentials("a"))
+        await once_welcomed(port, trust)
+        port.authority.ledger.revoke_host("a", time.time())
+        port.admission._read_ledger()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{port.url}{PATH}", ssl=trust.to_scheduler) as socket,
+        ):
+            assert socket.get_extra_info("ssl_object").session_reused
+            await socket.send_bytes(FROM_HOST.encode(Hello("a", 1, 1, "127.0.0.1:1")))
+            await socket.receive()
+            assert socket.close_code == Closing.REVOKED
 
 
 def test_who_is_at_the_other_end() -> None:
