@@ -34,7 +34,7 @@ def origin(request: pytest.FixtureRequest, place: Path, storage: Path, start_ori
         if request.param == "basic":
             settings = basic_auth(directory, OWNER)
         else:
-            tokens = TokenServer(directory, OWNER)
+            tokens = TokenServer(directory, {OWNER: REPOSITORY})
             started.callback(tokens.stop)
             settings = token_auth(tokens)
         registry = Registry(directory, storage, settings)
