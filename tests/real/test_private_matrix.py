@@ -250,7 +250,7 @@ def assert_pulled(
 def test_what_the_node_holds_is_closed_to_the_reader_of_another_repository(
     setting: Setting, images: dict[str, Image]
 ) -> None:
-    """Whoever asks by hand: for the other repository's content there, and in the own repository."""
+    """By hand: for the content there, and for the same digests in the reader's own repository."""
     there = {"Authorization": setting.registry.authorization(NEIGHBOUR, OWNED)}
     here = {"Authorization": setting.registry.authorization(NEIGHBOUR, NEIGHBOURING)}
     expected = 200 if setting.registry.kind == "htpasswd" else 401
@@ -258,6 +258,7 @@ def test_what_the_node_holds_is_closed_to_the_reader_of_another_repository(
         assert ask(setting.node, OWNED, content, there) == expected
     for content in contents(images[OWNED]):
         assert ask(setting.node, NEIGHBOURING, content, here) == 404
+        assert ask(setting.node, NEIGHBOURING, content, setting.first) == (404 if expected == 200 else 401)
     assert ask(setting.node, NEIGHBOURING, f"manifests/{TAG}", here) == 200
 
 
