@@ -38,6 +38,8 @@ from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
@@ -97,6 +99,7 @@ class HostConnection(asyncio.Protocol):
         "address",
         "allowance",
         "begun_at",
+        "context",
         "counted_at",
         "deaf",
         "ended_at",
@@ -122,6 +125,8 @@ class HostConnection(asyncio.Protocol):
         """The address without the port."""
         self.peer: PeerIdentity | None = None
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
+        self.context: SSLContext | None = None
+        """What its TLS was made with."""
         self.greeted = False
         """Whether the host has sent Hello."""
         self.has_spoken = False

@@ -55,7 +55,7 @@ async def linked(socket: Socket, trust: Trust | None, keys: PieceKeys | None) ->
             keys=keys,
         )
         link: Any = _Link("")
-        await links._talk("b", link, socket)  # type: ignore[arg-type] # as above
+        await links._talk("b", link, socket, dialled=True)  # type: ignore[arg-type] # as above
         yield socket.story
 
 
