@@ -294,7 +294,7 @@ class Links:
         """End the link when it is to be dialled anew. Raises CertificateError once the neighbour is not trusted."""
         await trust.watch(_certificate_of(socket), host, reopens=dialled)
         link.renewing = True
-        await _hang_up(socket)
+        self._background.start(_hang_up(socket))
 
     async def _tell_key(self, host: str, socket: _Socket, trust: HostTrust) -> None:
         """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""

@@ -245,7 +245,7 @@ class SchedulerClient:
         except TrustError as error:
             log.info("the session with the scheduler is opened anew", reason=str(error))
         self._reopening = True
-        await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
+        self._exchanging.reschedule(0.0)
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:

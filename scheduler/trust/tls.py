@@ -22,9 +22,9 @@ from scheduler.trust.certificates import Credentials, authorities_in
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.identity import PeerIdentity, identity_from_der
 
-REOPEN_WITHIN: Final = 0.1
-"""The last part of what is left of a certificate, in which a connection is opened anew at a random time: a scheduler's
-certificate is over for all hosts at once."""
+REOPEN_AFTER: Final = (0.75, 0.9)
+"""The parts of what is left of a certificate between which a connection is opened anew, at a random time: a scheduler's
+certificate is over for all hosts at once. Certificates are renewed after two thirds of their time."""
 
 _KERNEL_PROTOCOLS: Final = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 """The protocols above TCP that the kernel has loaded."""
@@ -61,8 +61,7 @@ class TrustedContexts:
 
 def reopen_at(now: float, *ends: float) -> float:
     """When to open a connection anew that was opened `now` with certificates that are over then, in Unix seconds."""
-    left_s = max(0.0, min(ends) - now)
-    return now + left_s * (1 - REOPEN_WITHIN * random.random())  # noqa: S311 # to spread load, and no secret
+    return now + max(0.0, min(ends) - now) * random.uniform(*REOPEN_AFTER)  # noqa: S311 # to spread load, and no secret
 
 
 def server_context(credentials: Credentials, *, strangers: bool = False, tickets: int = 2) -> ssl.SSLContext:
