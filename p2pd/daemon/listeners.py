@@ -54,8 +54,8 @@ async def listening(
     """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError.
 
     With `trust` the port is TLS. A connection is made with the certificate of its moment, and keeps it; before this
-    host has one, connections are closed. Connections end whose other end is not trusted any more. With `plain_too` plain
-    connections are taken beside it: the server sees which is which, and authenticates their requests itself.
+    host has one, connections are closed. Connections end whose other end is not trusted any more. With `plain_too`
+    plain connections are taken beside it: the server sees which is which, and authenticates their requests itself.
     """
     await runner.setup()
     server = runner.server
