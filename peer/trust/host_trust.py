@@ -24,7 +24,7 @@ import structlog
 from peer.trust.identity_files import IdentityFiles
 from peer.trust.joining import fetch_ca, join, renew
 from peer.trust.schedule import REFUSED_S, renew_at, retry_after_s
-from scheduler.trust.certificates import Credentials, request_certificate
+from scheduler.trust.certificates import Credentials, authorities_in, request_certificate
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError
 from scheduler.trust.identity import PeerIdentity, Role, expect_host, expect_scheduler
@@ -79,7 +79,12 @@ class Joining:
         self._schedulers = schedulers
 
     def first(self) -> Credentials | None:
-        return self._files.credentials()
+        """Those on the disk, unless the token is for another CA than they are: the operator has replaced the CA."""
+        held = self._files.credentials()
+        if held is None or self._token is None or self._token.ca_fingerprint in authorities_in(held.ca_pem):
+            return held
+        log.warning("the join token is for another CA than the certificate of this host, which joins anew")
+        return None
 
     def due(self, held: Credentials | None) -> float:
         return 0.0 if held is None else renew_at(held, random.random())  # noqa: S311 # to spread load, and no secret

@@ -52,6 +52,25 @@ def test_a_host_joins_and_after_a_restart_needs_no_token(tmp_path: Path) -> None
     asyncio.run(main())
 
 
+def test_a_token_of_another_ca_has_the_host_join_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            scheduler_at(tmp_path / "before") as port,
+            running(joining(tmp_path / "host", port, port.token())) as trust,
+        ):
+            before = await trust.credentials()
+        async with scheduler_at(tmp_path / "after") as port:
+            token = port.token()
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                after = await trust.credentials()
+            assert after.identity.cluster == port.authority.cluster != before.identity.cluster
+            assert after.identity.host == before.identity.host
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                assert await trust.credentials() == after, "and then it has its certificate"
+
+    asyncio.run(main())
+
+
 def test_a_host_renews_by_itself(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
