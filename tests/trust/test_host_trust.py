@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import pytest
 from peer.tasks import BackgroundTasks
 from peer.trust.host_trust import HostTrust, Joining, Provided
 from peer.trust.identity_files import IdentityFiles
-from scheduler.trust.certificates import Credentials
+from scheduler.trust.certificates import Credentials, to_pem
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, TrustError
+from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.tls import server_context
 from scheduler.trust.token import JoinToken
 from tests.trust.fixtures import CA, HOUR, OTHER_CA, connected, credentials, host, scheduler
@@ -161,6 +162,54 @@ def test_who_is_at_the_other_end() -> None:
             trust.check(pair.client)
         with pytest.raises(ssl.SSLError):
             connected(server_context(credentials(host("b", OTHER_CA), OTHER_CA)), trust.client)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("of_scheduler", [False, True])
+def test_a_connection_is_watched_until_a_certificate_is_over(of_scheduler: bool) -> None:
+    """At both ends of a link, and at this end of the session."""
+
+    async def main() -> None:
+        trust = HostTrust(Held(credentials(host("a"))))
+        short = credentials(scheduler() if of_scheduler else host("b"), at=time.time(), lifetime_s=2)
+        pair, name = connected(server_context(short), trust.client), None if of_scheduler else "b"
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, name, reopens=True)
+            assert time.time() < short.not_after, "in time to open it anew"
+            with pytest.raises(CertificateError, match="expired"):
+                await trust.watch(pair.client, name, reopens=False)
+            assert time.time() >= short.not_after
+
+    asyncio.run(main())
+
+
+def test_a_connection_is_opened_anew_before_this_hosts_own_certificate_is_over() -> None:
+    async def main() -> None:
+        own = credentials(host("a"), at=time.time(), lifetime_s=2)
+        trust = HostTrust(Held(own))
+        pair = connected(server_context(credentials(host("b"))), trust.client)
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, "b", reopens=True)
+        assert time.time() < own.not_after
+
+    asyncio.run(main())
+
+
+def test_what_was_made_with_a_ca_that_is_not_trusted_any_more_is_not_trusted() -> None:
+    async def main() -> None:
+        identity = PeerIdentity("cluster.example", Role.HOST, "a")
+        both = b"".join(to_pem(ca.certificate) for ca in (CA, OTHER_CA))
+        trust = HostTrust(Held(replace(credentials(identity), ca_pem=both)))
+        pair = connected(trust.server, trust.client)
+        for held, good in (
+            (replace(credentials(identity, OTHER_CA), ca_pem=both), True),
+            (credentials(identity, OTHER_CA), False),
+        ):
+            trust._take(held)
+            with nullcontext() if good else pytest.raises(CertificateError, match="another CA was trusted"):
+                trust.check(pair.server)
+        assert trust.check(connected(trust.server, trust.client).server) == "a"
 
     asyncio.run(main())
 
