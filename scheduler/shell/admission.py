@@ -71,9 +71,9 @@ class Admission:
             return None
         return identity_of(connection, self._cluster, time.time())
 
-    def is_over(self, peer: PeerIdentity, context: ssl.SSLContext | None, now: float) -> bool:
-        """Whether a connection has to end that was made with this context. `now` is in Unix seconds."""
-        return peer.not_after < now or context not in self._trusted
+    def is_over(self, peer: PeerIdentity, context: ssl.SSLContext | None) -> bool:
+        """Whether a connection to this peer has to end, which was made with this context."""
+        return peer.not_after < time.time() or context not in self._trusted
 
     def may_be(self, peer: PeerIdentity | None, host: str) -> bool:
         """Whether a connection may speak for a host."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -353,11 +352,11 @@ class SchedulerServer:
 
     def _cut_off(self, before: frozenset[str], admission: Admission) -> None:
         """End the sessions of hosts that are not trusted any more, and tell all others of those that were revoked."""
-        revoked, now = admission.revoked, time.time()
+        revoked = admission.revoked
         frames = _revocations(revoked - before)
         for connection in list(self._connections.values()):
             peer = connection.peer
-            if peer is not None and admission.is_over(peer, connection.context, now):
+            if peer is not None and admission.is_over(peer, connection.context):
                 text = f"the certificate of {peer} has expired, or its CA is not trusted any more"
                 self.failed(connection, Closing.CERTIFICATE_OVER, text)
             elif frames and connection.greeted and connection.host_id in revoked:

@@ -22,7 +22,7 @@ from scheduler.trust.tls import client_context
 from tests.support.images import content_of
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import MIB, REPOSITORY
-from tests.swarm.test_trust import Process, SecureCluster, cluster
+from tests.swarm.secure_cluster import Process, SecureCluster, cluster
 from tests.trust.fixtures import CA, OTHER_CA, credentials
 from tests.trust.test_directory import fill
 

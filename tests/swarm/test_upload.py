@@ -4,6 +4,7 @@ piece now hears so, with a refusal or with the piece before, and is told when it
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -237,7 +238,10 @@ def test_who_cannot_send_now_is_asked_again_and_who_has_lost_it_is_not(
 
 @asynchronous
 async def test_a_host_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
-    async with serving(tmp_path, stall_s=0.05) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
+    async with (
+        serving(tmp_path, stall_s=0.05, stalled_s=math.inf) as it,
+        Client(it.address, receive_buffer_bytes=4096) as slow,
+    ):
         await slow.request("GET", PATH, a_range(MAX_PIECE_BYTES))
         head = await slow.head()
         await served(it, "b")
