@@ -54,6 +54,8 @@ class Host:
     connected_at: float
     came_from: str = ""
     """The address of the connection; "" if the host has shown a certificate with its id."""
+    checks: bool = False
+    """Whether the host answers SpotCheck. Older hosts do not."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""

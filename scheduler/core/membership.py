@@ -20,7 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import Hello, Holding
+from scheduler.protocol.from_host import FEATURES, SPOT_CHECK, Hello, Holding
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -30,9 +30,6 @@ from scheduler.protocol.to_host import (
     OriginRefused,
     Welcome,
 )
-
-FEATURES: Final = ()
-"""The features of this protocol version that some hosts of the same version lack. There are none yet."""
 
 PROGRESS_S: Final = 2.0
 """The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
@@ -70,10 +67,10 @@ class Membership:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
         came_from = "" if certified else seen_at
-        host = Host(connection, hello.host, hello.address, topology, state.now, came_from)
+        features = tuple(feature for feature in hello.features if feature in FEATURES)
+        host = Host(connection, hello.host, hello.address, topology, state.now, came_from, SPOT_CHECK in features)
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
-        features = tuple(feature for feature in hello.features if feature in FEATURES)
         state.send((host,), Welcome(version, features, PROGRESS_S, seen_at=seen_at))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:

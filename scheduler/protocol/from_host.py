@@ -13,6 +13,12 @@ from scheduler.protocol.to_host import DigestRun
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
 
+SPOT_CHECK = "spot-check"
+"""The feature of hosts that answer SpotCheck. It was added within version 1: older hosts would ignore the message."""
+
+FEATURES = (SPOT_CHECK,)
+"""What a host says in Hello that has all features."""
+
 MAX_AGE_S = 10 * 365 * 86_400.0
 """What is older counts as this old."""
 
@@ -190,7 +196,7 @@ class DigestReport:
 
 @dataclass(frozen=True, slots=True)
 class SpotChecked:
-    """The answer to SpotCheck."""
+    """The answer to SpotCheck, which is sent to hosts with the feature `spot-check` only."""
 
     digest: f.Digest
     generation: f.Generation

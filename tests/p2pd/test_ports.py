@@ -31,6 +31,8 @@ MALFORMED = {
     "garbage": b"\x00\x01\x02 what is this\r\n\r\n",
     "a TLS hello": TLS,
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no target": b"CONNECT  \r\nHost: 127.0.0.1\r\n\r\n",
+    "another version": b"GET /status HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n",
     "a bad field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX y: secret-in-a-field\r\n\r\n",
     "a long field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"secret-in-a-field" * 8000 + b"\r\n\r\n",
     "a long line": b"GET /" + b"secret-in-a-field" * 8000 + b" HTTP/1.1\r\n\r\n",
@@ -108,6 +110,22 @@ async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
                 assert re.match(rb"HTTP/1\.[01] 400 ", answer), (name, answer)
                 assert b"secret-in-a-field" not in answer
         assert not [each for each in caplog.records if "scheduler" not in each.name]  # which finds its scheduler
+
+
+@asynchronous
+async def test_a_link_with_a_key_that_is_not_ascii_is_refused_without_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = (
+        b"GET /v1/link HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xe9\r\n\r\n"
+    )
+    async with serve(
+        settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1", advertise="127.0.0.1:0"), list
+    ) as at:
+        answer = await conversation(int(at["peer"].rpartition(":")[2]), opening)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 @asynchronous
