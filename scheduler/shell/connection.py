@@ -40,6 +40,8 @@ from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
@@ -100,6 +102,7 @@ class HostConnection(asyncio.Protocol):
         "address",
         "allowance",
         "begun_at",
+        "context",
         "counted_at",
         "deaf",
         "ended_at",
@@ -128,6 +131,8 @@ class HostConnection(asyncio.Protocol):
         """What of addresses one machine has, and so this one: `scheduler.core.members.network_of`."""
         self.peer: PeerIdentity | None = None
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
+        self.context: SSLContext | None = None
+        """What its TLS was made with."""
         self.greeted = False
         """Whether the host has sent Hello."""
         self.has_spoken = False

@@ -97,7 +97,8 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         elif self._deliver is not None:
             self._deliver(data)
         elif data[0] == HANDSHAKE:
-            self._tls = self._admission.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._inner.context = self._admission.context
+            self._tls = self._inner.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
             self._receive_tls(data)
         elif self._plain:
             assert self._transport is not None

@@ -381,17 +381,20 @@ class SchedulerServer:
     def _refresh_trust(self, loop: asyncio.AbstractEventLoop, admission: Admission) -> None:
         before = admission.revoked
         refreshing = loop.run_in_executor(None, admission.refresh)
-        refreshing.add_done_callback(lambda _: self._cut_off(before, admission.revoked))
+        refreshing.add_done_callback(lambda _: self._cut_off(before, admission))
 
-    def _cut_off(self, before: frozenset[str], revoked: frozenset[str]) -> None:
-        """End the sessions of hosts that were revoked, and tell all others of them."""
-        if frames := _revocations(revoked - before):
-            for connection in list(self._connections.values()):
-                if not connection.greeted:
-                    continue
-                if connection.host_id in revoked:
-                    self.failed(connection, Closing.REVOKED, f"host {connection.host_id} was revoked")
-                    continue
+    def _cut_off(self, before: frozenset[str], admission: Admission) -> None:
+        """End the sessions of hosts that are not trusted any more, and tell all others of those that were revoked."""
+        revoked = admission.revoked
+        frames = _revocations(revoked - before)
+        for connection in list(self._connections.values()):
+            peer = connection.peer
+            if peer is not None and admission.is_over(peer, connection.context):
+                text = f"the certificate of {peer} has expired, or its CA is not trusted any more"
+                self.failed(connection, Closing.CERTIFICATE_OVER, text)
+            elif frames and connection.greeted and connection.host_id in revoked:
+                self.failed(connection, Closing.REVOKED, f"host {connection.host_id} was revoked")
+            elif frames and connection.greeted:
                 for frame in frames:
                     connection.send(frame)
         self._watch_trust()

@@ -15,8 +15,9 @@ Rules:
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
@@ -57,11 +58,15 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """A member of a cluster. `host` is the host id; a scheduler has none."""
+    """A member of a cluster. `host` is the host id; a scheduler has none.
+
+    `not_after` is when the certificate that says so is over, in Unix seconds. It makes no other member.
+    """
 
     cluster: str
     role: Role
     host: str = ""
+    not_after: float = field(default=math.inf, compare=False)
 
     @property
     def uri(self) -> str:
@@ -95,7 +100,7 @@ def identity_in(certificate: x509.Certificate) -> PeerIdentity:
         raise CertificateError("the certificate is that of an authority, not of a host or a scheduler")
     if len(uris) != 1:
         raise CertificateError(f"the certificate has {len(uris)} URIs where it must have one")
-    return parse_uri(uris[0])
+    return replace(parse_uri(uris[0]), not_after=certificate.not_valid_after_utc.timestamp())
 
 
 def check_time(begins: datetime, over: datetime, now: float) -> None:

@@ -1,8 +1,9 @@
 """TLS contexts for members of a cluster: TLS 1.3 alone, verified at both ends.
 
 Rules:
-1. A context is made from credentials and never changed. New credentials make a new context, which new connections use;
-   connections that are there go on with theirs.
+1. A context is made from credentials and never changed. New credentials make a new context, which new connections use.
+   Connections that are there go on with theirs until a certificate of either end is over, or a CA is not trusted any
+   more (`TrustedContexts`). Whoever opened a connection opens another in time (`reopen_at`).
 2. TLS verifies the chain, and that the peer has the key. `identity_of` is called on every connection after the
    handshake: cluster, role, host id and time are checked there, resumed sessions included.
 3. Keys do not pass through files: OpenSSL reads them from memory that has no name.
@@ -13,13 +14,19 @@ Rules:
 from __future__ import annotations
 
 import os
+import random
 import ssl
 from pathlib import Path
 from typing import Final, Literal, Protocol
+from weakref import WeakSet
 
-from scheduler.trust.certificates import Credentials
+from scheduler.trust.certificates import Credentials, authorities_in
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.identity import PeerIdentity, identity_from_der
+
+REOPEN_AFTER: Final = (0.75, 0.9)
+"""The parts of what is left of a certificate between which a connection is opened anew, at a random time: a scheduler's
+certificate is over for all hosts at once. Certificates are renewed after two thirds of their time."""
 
 _KERNEL_PROTOCOLS: Final = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 """The protocols above TCP that the kernel has loaded."""
@@ -29,6 +36,34 @@ class TlsConnection(Protocol):
     """An `ssl.SSLObject`, an `ssl.SSLSocket`, or what aiofastnet has in its place."""
 
     def getpeercert(self, binary_form: Literal[True], /) -> bytes | None: ...
+
+    @property
+    def context(self) -> ssl.SSLContext | None: ...
+
+
+class TrustedContexts:
+    """The contexts whose CAs are all trusted still.
+
+    Once a CA is not trusted any more, a connection that was made with an earlier context may have been verified by it.
+    """
+
+    def __init__(self) -> None:
+        self._cas: frozenset[bytes] = frozenset()
+        self._contexts: WeakSet[ssl.SSLContext] = WeakSet()
+
+    def __contains__(self, context: ssl.SSLContext | None) -> bool:
+        return context in self._contexts
+
+    def add(self, credentials: Credentials, *contexts: ssl.SSLContext) -> None:
+        """Trust the CAs that come with these credentials, and no others. The contexts were made of them."""
+        before, self._cas = self._cas, authorities_in(credentials.ca_pem)
+        still = self._contexts if before <= self._cas else ()
+        self._contexts = WeakSet((*still, *contexts))  # threads look
+
+
+def reopen_at(now: float, *ends: float) -> float:
+    """When to open a connection anew that was opened `now` with certificates that are over then, in Unix seconds."""
+    return now + max(0.0, min(ends) - now) * random.uniform(*REOPEN_AFTER)  # noqa: S311 # to spread load, and no secret
 
 
 class ResumingContext(ssl.SSLContext):

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from peer.trust.identity_files import IdentityFiles
 from scheduler.protocol.codec import FROM_HOST
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.from_host import Hello
-from scheduler.trust.certificates import Credentials
+from scheduler.trust.certificates import Credentials, to_pem
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, TrustError
+from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.tls import server_context
 from scheduler.trust.token import JoinToken
 from tests.support.node import asynchronous
@@ -54,6 +55,25 @@ def test_a_host_joins_and_after_a_restart_needs_no_token(tmp_path: Path) -> None
                 assert first.identity.host == trust.host
             async with running(joining(tmp_path / "host", port, None)) as trust:
                 assert await trust.credentials() == first
+
+    asyncio.run(main())
+
+
+def test_a_token_of_another_ca_has_the_host_join_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            scheduler_at(tmp_path / "before") as port,
+            running(joining(tmp_path / "host", port, port.token())) as trust,
+        ):
+            before = await trust.credentials()
+        async with scheduler_at(tmp_path / "after") as port:
+            token = port.token()
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                after = await trust.credentials()
+            assert after.identity.cluster == port.authority.cluster != before.identity.cluster
+            assert after.identity.host == before.identity.host
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                assert await trust.credentials() == after, "and then it has its certificate"
 
     asyncio.run(main())
 
@@ -216,6 +236,54 @@ def test_who_is_at_the_other_end() -> None:
             trust.check(pair.client)
         with pytest.raises(ssl.SSLError):
             connected(server_context(credentials(host("b", OTHER_CA), OTHER_CA)), trust.client)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("of_scheduler", [False, True])
+def test_a_connection_is_watched_until_a_certificate_is_over(of_scheduler: bool) -> None:
+    """At both ends of a link, and at this end of the session."""
+
+    async def main() -> None:
+        trust = HostTrust(Held(credentials(host("a"))))
+        short = credentials(scheduler() if of_scheduler else host("b"), at=time.time(), lifetime_s=2)
+        pair, name = connected(server_context(short), trust.client), None if of_scheduler else "b"
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, name, reopens=True)
+            assert time.time() < short.not_after, "in time to open it anew"
+            with pytest.raises(CertificateError, match="expired"):
+                await trust.watch(pair.client, name, reopens=False)
+            assert time.time() >= short.not_after
+
+    asyncio.run(main())
+
+
+def test_a_connection_is_opened_anew_before_this_hosts_own_certificate_is_over() -> None:
+    async def main() -> None:
+        own = credentials(host("a"), at=time.time(), lifetime_s=2)
+        trust = HostTrust(Held(own))
+        pair = connected(server_context(credentials(host("b"))), trust.client)
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, "b", reopens=True)
+        assert time.time() < own.not_after
+
+    asyncio.run(main())
+
+
+def test_what_was_made_with_a_ca_that_is_not_trusted_any_more_is_not_trusted() -> None:
+    async def main() -> None:
+        identity = PeerIdentity("cluster.example", Role.HOST, "a")
+        both = b"".join(to_pem(ca.certificate) for ca in (CA, OTHER_CA))
+        trust = HostTrust(Held(replace(credentials(identity), ca_pem=both)))
+        pair = connected(trust.server, trust.client)
+        for held, good in (
+            (replace(credentials(identity, OTHER_CA), ca_pem=both), True),
+            (credentials(identity, OTHER_CA), False),
+        ):
+            trust._take(held)
+            with nullcontext() if good else pytest.raises(CertificateError, match="another CA was trusted"):
+                trust.check(pair.server)
+        assert trust.check(connected(trust.server, trust.client).server) == "a"
 
     asyncio.run(main())
 
