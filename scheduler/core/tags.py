@@ -4,7 +4,7 @@ Rules:
 1. The scheduler remembers no host's words. It asks all connected hosts when a host asks, waits for them `tag_tell_s`,
    and keeps the result for `tag_ttl_s`, so that a rollout asks once. After a restart it first waits `settle_s` for
    hosts to connect: the first to come back must not be the majority.
-2. A witness has one word: a certificate or, without one, the address that a host comes from
+2. A voter has one word: a certificate or, without one, the address that a host comes from, unless that is loopback
    (`scheduler.core.members.Identity`). It counts if it says that anyone may have the image. A word that comes unasked,
    late or again is dropped, and so is the word of a host that leaves before the result.
 3. One host's word decides nothing. `most_told` has the rule.
@@ -59,7 +59,7 @@ class Lookup:
     asked: dict[Host, None] | None = None
     """The hosts that have not answered yet; None before they are asked."""
     words: dict[str, tuple[Host, Word]] = field(default_factory=dict)
-    """By witness."""
+    """By voter."""
     result: TagResult | None = None
 
 
@@ -126,7 +126,7 @@ class Tags:
         del lookup.asked[host]
         if message.digest is not None and message.size_bytes is not None and message.public:
             manifest = Manifest(message.digest, message.size_bytes, message.media_type)
-            lookup.words.setdefault(host.identity.witness, (host, Word(manifest, message.age_s)))
+            lookup.words.setdefault(host.identity.voter, (host, Word(manifest, message.age_s)))
         if not lookup.asked:
             self._decide(key, lookup)
 
@@ -147,8 +147,8 @@ class Tags:
         """Remove a host that has left, and its words, from all lookups."""
         for key, lookup in list(self._open.items()):
             lookup.waiting.pop(host, None)
-            if lookup.words.get(host.identity.witness, (None, None))[0] is host:
-                del lookup.words[host.identity.witness]
+            if lookup.words.get(host.identity.voter, (None, None))[0] is host:
+                del lookup.words[host.identity.voter]
             if lookup.asked is not None and host in lookup.asked:
                 del lookup.asked[host]
                 if not lookup.asked:

@@ -107,7 +107,7 @@ async def test_an_outage_has_a_line_when_it_begins_and_one_when_it_ends(caplog: 
 class Trust:
     """`peer.trust.host_trust.HostTrust` without certificates: the session is to be opened anew when `over` is set."""
 
-    client = True
+    to_scheduler = True
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -116,6 +116,9 @@ class Trust:
         pass
 
     def check_scheduler(self, _connection: object) -> None:
+        pass
+
+    def keep_session(self, _connection: object) -> None:
         pass
 
     async def watch(self, _connection: object, host: str | None, *, reopens: bool) -> None:
