@@ -57,9 +57,6 @@ def check_advertised(settings: Settings, around: Environment) -> Iterator[CheckR
         who = "1 other host" if missed == 1 else f"{missed:.0f} other hosts"
         title = f"{who} could not connect to this one at {address}, the address that it advertises"
         yield CheckResult(Level.FAIL, "advertise", title, advice)
-    elif swarm.get("scheduler_reaches") is False:
-        title = f"the scheduler cannot connect to this host at {address}, the address that it advertises"
-        yield CheckResult(Level.FAIL, "advertise", title, advice)
     else:
         yield _connected(address, advice, around)
 

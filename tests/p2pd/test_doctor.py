@@ -424,15 +424,6 @@ def test_a_daemon_with_the_settings_found_here_has_no_line_on_that() -> None:
                 "2 other hosts could not connect to this one at 10.0.0.7:65002, the address that it advertises",
             ),
         ),
-        (
-            {"scheduler_connected": True, "scheduler_reaches": False},
-            3600.0,
-            (
-                Level.FAIL,
-                "advertise",
-                "the scheduler cannot connect to this host at 10.0.0.7:65002, the address that it advertises",
-            ),
-        ),
     ],
 )
 def test_what_is_wrong_in_the_swarm(
