@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help venv demo test check docs bench clean
+.PHONY: help venv demo test fuzz check docs bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -21,6 +21,9 @@ demo: venv ## a real image from an embedded registry to a swarm of five nodes
 
 test: venv ## all tests; as root on Debian also those with real programs
 	$(BIN)/python -m pytest
+
+fuzz: venv ## all tests with Hypothesis, with new examples until ^C, or for FUZZ_S=600; FUZZ=tests/proxy: those alone
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: venv ## ruff, mypy --strict and import-linter
 	$(BIN)/ruff check .

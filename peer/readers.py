@@ -130,6 +130,22 @@ class Readers:
         held = self.peek(digest)
         return held is None or (not held.complete and self._host.left_over.get(digest.raw) == place)
 
+    async def read(self, digest: Digest, start: int, stop: int) -> bytes | None:
+        """Bytes `[start, stop)`, at most CHECK_BYTES, of a blob that is held whole; None if it is not.
+
+        Raises StoreError.
+        """
+        blob = await self._held(digest, (start, stop), background=False)
+        if blob is None:
+            return None
+        try:
+            body = blob.read(start, stop)
+            if len(body) == blob.size_bytes:
+                blob.sent_whole()
+            return body
+        finally:
+            blob.release()
+
     @asynccontextmanager
     async def open(
         self,

@@ -76,6 +76,22 @@ class Content:
         assert self.begun is not None
         return self.begun
 
+    def small_span(self, size_bytes: int) -> ByteSpan | None:
+        """What to send of `size_bytes`, if it is one span of at most INLINE_BYTES and nothing was sent yet."""
+        try:
+            spans = self.ranges.spans(size_bytes) or [ByteSpan(0, size_bytes)]
+        except UnsatisfiableRangeError:
+            return None
+        is_small = len(spans) == 1 and spans[0].size_bytes <= INLINE_BYTES and self.begun is None
+        return spans[0] if is_small else None
+
+    def in_one_write(self, body: bytes, span: ByteSpan, size_bytes: int) -> web.Response:
+        """The answer with `body`, the bytes of `span`."""
+        if self.ranges.ranges:
+            self.headers["Content-Range"] = span.content_range(size_bytes)
+        self.sent.body_bytes = len(body)
+        return web.Response(status=206 if self.ranges.ranges else 200, headers=self.headers, body=body)
+
     def cut(self, error: P2pdError) -> web.StreamResponse:
         """End an answer that has begun, short of its length. One that has not is the error, which is raised."""
         if self.begun is None:
@@ -150,7 +166,7 @@ class BlobSender:
 
     async def answer(self) -> web.StreamResponse:
         """The whole answer. Raises the error that ends it before its headers."""
-        return self._small() or await self.content.send(self.reader.blob.size_bytes, self._send_span)
+        return await self.content.send(self.reader.blob.size_bytes, self._send_span)
 
     async def _send_span(self, begin: Begin, span: ByteSpan) -> None:
         request, sent = self.content.request, self.content.sent
@@ -168,21 +184,3 @@ class BlobSender:
             sent.body_bytes += end - position
             position = end
         return None
-
-    def _small(self) -> web.Response | None:
-        """The answer in one `write`, if the bytes are few, and held."""
-        content, blob = self.content, self.reader.blob
-        if not blob.whole or content.begun is not None:
-            return None
-        try:
-            spans = content.ranges.spans(blob.size_bytes) or []
-        except UnsatisfiableRangeError:
-            return None
-        span = spans[0] if spans else ByteSpan(0, blob.size_bytes)
-        if len(spans) > 1 or span.size_bytes > INLINE_BYTES:
-            return None
-        if spans:
-            content.headers["Content-Range"] = span.content_range(blob.size_bytes)
-        body = blob.read(span.start, span.stop)
-        content.sent.body_bytes = len(body)
-        return web.Response(status=206 if spans else 200, headers=content.headers, body=body)

@@ -105,11 +105,26 @@ class Blobs:
         if expected is not None and expected.size_bytes > MAX_BLOB_BYTES:
             return await self._relayed(context, permit, content, expected, "it is too large to keep")
         try:
+            if answer := await self._small(context, digest, permit, content):
+                return answer
             async with self._opened_in_time(context, digest, permit, content, expected) as reader:
                 sender = BlobSender(content, reader, partial(self._go_on, context, permit, reader))
                 return await sender.answer()
         except StoreError as error:
             return await self._relayed(context, permit, content, expected, str(error))
+
+    async def _small(
+        self, context: RequestContext, digest: Digest, permit: Permit, content: Content
+    ) -> web.Response | None:
+        """The answer in one `write`, if the bytes are few, and held. Raises OriginError, StoreError."""
+        size_bytes = self._readers.whole_length(digest)
+        span = None if size_bytes is None else content.small_span(size_bytes)
+        body = None if span is None else await self._readers.read(digest, span.start, span.stop)
+        if size_bytes is None or span is None or body is None:
+            return None
+        await self._access.confirm(permit, context.route, context.authorization)
+        context.cache = "hit"
+        return content.in_one_write(body, span, size_bytes)
 
     @asynccontextmanager
     async def _opened_in_time(
@@ -264,7 +279,8 @@ class Blobs:
 
     def _confirmation(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> Confirm:
         """Says whether the client may have the bytes that are here (`Access.confirm`)."""
-        of_digest = replace(context.route, reference=digest)
+        route = context.route
+        of_digest = route if route.reference == digest else replace(route, reference=digest)
         return partial(self._access.confirm, permit, of_digest, context.authorization)
 
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:

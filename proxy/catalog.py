@@ -33,6 +33,9 @@ log = structlog.get_logger("proxy.catalog")
 MAX_KNOWN = 500_000
 """Rows of the table `known`; the oldest are dropped at start (a row takes some 200 bytes)."""
 
+MAX_READ_AS_KNOWN = 10_000
+"""Rows of `known` that are kept in memory: a client's every request asks for one. What is known stays known."""
+
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF;
@@ -84,6 +87,7 @@ class Catalog:
         self._path = path
         self._max_known = max_known
         self._writes_fail = False
+        self._read_as_known: set[tuple[str, str, str]] = set()
         self._database, self._identity = self._opened()
 
     @classmethod
@@ -169,7 +173,12 @@ class Catalog:
 
     def is_known(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint."""
-        return self._public(repository, endpoint, digest) is not None
+        row = _row(repository, endpoint, digest)
+        if row not in self._read_as_known and self._public(repository, endpoint, digest) is not None:
+            if len(self._read_as_known) >= MAX_READ_AS_KNOWN:
+                self._read_as_known.clear()
+            self._read_as_known.add(row)
+        return row in self._read_as_known
 
     def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint for anyone."""

@@ -1,11 +1,17 @@
-"""What holds in every test: Hypothesis without deadlines, for machines differ, and the same examples in CI."""
+"""What holds in every test: Hypothesis without deadlines, for machines differ, and with the same examples each time.
 
-from __future__ import annotations
+`make fuzz` (`tests.fuzz`) runs the same tests with other examples: `--hypothesis-profile=fuzz`.
+"""
 
-import os
+from hypothesis import HealthCheck, settings
 
-from hypothesis import settings
-
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    derandomize=False,
+    max_examples=500,
+    # It may run beside other work, and each session of pytest makes the classes of tests anew.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
+settings.load_profile("same")

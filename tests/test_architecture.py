@@ -1,4 +1,4 @@
-"""The documents say what the code says: the tables of states in ARCHITECTURE.md, the protocol, the metrics."""
+"""The documents say what the code says: tables of states, the protocol, the metrics, the tests of the threat model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from peer.core.session import SESSION_TRANSITIONS
 from scheduler.core.leases import LEASE_TRANSITIONS
 from scheduler.core.members import MEMBER_TRANSITIONS
 from scheduler.core.piece_map import MAP_TRANSITIONS
+from tests.defences import defences
 from tests.generated_docs import DOCS, DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +55,38 @@ def test_the_table_is_that_of_the_code(transitions: Mapping[Enum, Mapping[Enum, 
 @pytest.mark.parametrize("file", DOCUMENTS)
 def test_the_document_is_what_the_code_gives(file: str) -> None:
     assert (DOCS / file).read_text() == DOCUMENTS[file](), "run `make docs`"
+
+
+SECURITY = (DOCS / "security.md").read_text()
+THREAT_MODEL = SECURITY.partition("\n## Pieces")[0]
+NAMED_TEST = re.compile(r"`(tests/\w+/\w+\.py)(?:::(\w+))?`")
+"""A file of tests, and the name of one in it."""
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED_TEST.findall(SECURITY))))
+def test_the_test_that_the_document_names_exists(file: str, name: str) -> None:
+    assert f"def {name}(" in (ROOT / file).read_text() if name else (ROOT / file).exists()
+
+
+def test_each_test_of_the_threat_model_has_a_defence_that_it_holds_and_no_other_has() -> None:
+    """`python -m tests.defences` shows that it fails without."""
+    assert {f"{file}::{name}" for file, name in NAMED_TEST.findall(THREAT_MODEL)} == {each.test for each in defences()}
+
+
+def test_what_takes_a_defence_out_is_still_in_its_place() -> None:
+    gone = [f"{each.file}: {each.old}" for each in defences() if (ROOT / each.file).read_text().count(each.old) != 1]
+    assert not gone, "change tests/defences.toml, and see `python -m tests.defences FILE`"
+
+
+def test_each_row_of_the_threat_model_says_what_stops_it_and_where() -> None:
+    """A row names a file that exists and a test, or says that nothing stops it."""
+    rows = [
+        row for row in (DOCS / "security.md").read_text().splitlines() if row.count(" | ") == 3 and "`tests/" in row
+    ]
+    for row in rows:
+        places = re.findall(r"`((?:p2pd|proxy|peer|scheduler)/[\w/]+\.py)`", row.split(" | ")[1])
+        assert places, row
+        assert all((ROOT / place).exists() for place in places), row
 
 
 def test_kubernetes_runs_the_image_of_this_version() -> None:

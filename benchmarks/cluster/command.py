@@ -65,6 +65,9 @@ MEMORY: Final = Path("/dev/shm")  # noqa: S108 (files there are in a directory o
 MAX_NODES: Final = 200
 """All addresses are of one /24, of which switches, scheduler and registries need some."""
 
+MAX_LAYERS: Final = 127
+"""The most that docker allows."""
+
 HOSTS_PER_RACK: Final = 4
 PROBE_S: Final = 3.0
 """The duration of the plain transfer that measures goodput: the start of a connection is a small part of it."""
@@ -267,6 +270,7 @@ def swarm(bed: ClusterTestbed) -> list[Figure]:
         figure("messages_per_piece", [run.played.progress_share() for run in runs]),
         figure("scheduler_messages_per_host", [run.played.scheduler_messages / pulls for run in runs]),
         figure("cpu_share", [run.cpu_share for run in runs]),
+        figure("cpu_s_per_node", [run.nodes_cpu_s / pulls for run in runs]),
         figure("cpu_s_per_gib.nodes", [run.nodes_cpu_s / gib for run in runs]),
         figure("cpu_s_per_gib.clients", [run.clients_cpu_s / gib for run in runs]),
     ]
@@ -317,7 +321,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--nodes", type=within(2, MAX_NODES), default=16, help="nodes that there are (default %(default)s)"
     )
     parser.add_argument("--rate", type=bytes_per_s, default="100mbit", help="of every link (default %(default)s)")
-    parser.add_argument("--size", type=size, default="256MiB", help="of the image (default %(default)s)")
+    parser.add_argument(
+        "--size", "--layer-size", type=size, default="256MiB", help="of each layer of the image (default %(default)s)"
+    )
+    parser.add_argument("--layers", type=within(1, MAX_LAYERS), default=1, help="of the image (default %(default)s)")
     parser.add_argument(
         "--sites", type=within(1, MAX_NODES), default=1, help="in which the nodes are (default %(default)s)"
     )
@@ -332,7 +339,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def open_testbed(options: argparse.Namespace) -> Iterator[ClusterTestbed]:
     shape = Shape(
         nodes=options.nodes,
-        blobs=(options.size,),
+        blobs=(options.size,) * options.layers,
         rate_bytes_per_s=options.rate,
         sites=options.sites,
         hosts_per_rack=HOSTS_PER_RACK,
@@ -362,6 +369,7 @@ COMMAND = Command(
                 "messages_per_piece",
                 "scheduler_messages_per_host",
                 "cpu_share",
+                "cpu_s_per_node",
                 "cpu_s_per_gib.nodes",
                 "cpu_s_per_gib.clients",
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -50,25 +51,29 @@ class Telemetry:
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
         self.last_seen: dict[str, float] = {}
-        self._requests = Counter(
+        requests = Counter(
             "p2pd_proxy_requests",
             "Requests that the mirror answered, by how they were served.",
             ("upstream", "kind", "cache", "code"),
             registry=self.registry,
         )
-        self._sent = Counter(
+        sent = Counter(
             "p2pd_proxy_sent_bytes",
             "Bytes of bodies sent to clients, by whether the store had them whole.",
             ("upstream", "cache"),
             registry=self.registry,
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             "p2pd_proxy_request_duration_seconds",
             "From a request to the end of its answer.",
             ("kind",),
             buckets=SECONDS,
             registry=self.registry,
         )
+        # `labels` costs more than to count does, and gives the same each time.
+        self._requests_of = cache(requests.labels)
+        self._sent_of = cache(sent.labels)
+        self._seconds_of = cache(seconds.labels)
         self._last_success = Gauge(
             "p2pd_mirror_last_success_timestamp_seconds",
             "When the mirror last served a manifest or a blob.",
@@ -78,10 +83,10 @@ class Telemetry:
     def observe(self, record: RequestRecord) -> None:
         """Count one answer of the mirror's."""
         upstream = self._label(record.upstream)
-        self._requests.labels(upstream, record.endpoint, record.cache, str(record.status)).inc()
-        self._seconds.labels(record.endpoint).observe(record.seconds)
+        self._requests_of(upstream, record.endpoint, record.cache, record.status).inc()
+        self._seconds_of(record.endpoint).observe(record.seconds)
         if record.body_bytes:
-            self._sent.labels(upstream, record.cache).inc(record.body_bytes)
+            self._sent_of(upstream, record.cache).inc(record.body_bytes)
         if record.status < 400 and record.endpoint in ("manifests", "blobs"):
             self._last_success.set_to_current_time()
             self._saw(record.user_agent)

@@ -17,7 +17,7 @@ import structlog
 
 from p2pd.config.values import Address, ConfigError, parse_address
 from peer.errors import P2pdError
-from peer.store.disk import write_durably
+from peer.store.disk import read_file, write_durably
 
 log = structlog.get_logger("p2pd.admin.secret")
 
@@ -62,7 +62,7 @@ def read_secret(directory: Path, port: Address) -> str:
     """The secret of the daemon at `port`. Raises NoSecretError."""
     file = directory / NAME
     try:
-        secret, _, address = file.read_text().strip().partition("\n")
+        secret, _, address = read_file(file).decode().strip().partition("\n")
         of_daemon = parse_address(address)
     except FileNotFoundError:
         raise NoSecretError(

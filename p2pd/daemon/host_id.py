@@ -15,7 +15,7 @@ import socket
 from pathlib import Path
 
 from p2pd.daemon import logs
-from peer.store.disk import write_durably
+from peer.store.disk import read_file, write_durably
 
 log = logs.get("p2pd.daemon")
 
@@ -32,7 +32,7 @@ def host_id(file: Path) -> str:
     A host whose id changes is a new host to the cluster: nothing is lost but what was known of the old one.
     """
     try:
-        found, _, made_for = file.read_bytes()[:1024].decode("ascii", "replace").strip().partition("\n")
+        found, _, made_for = read_file(file)[:1024].decode("ascii", "replace").strip().partition("\n")
         if not _HOST_ID.fullmatch(found.strip()):
             log.warning("the file of the host id has none in it, a new one is made", path=str(file))
         elif made_for and made_for.strip() != _fingerprint(file):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from peer.core.events import Sample
-from peer.core.piece_sets import mask, union
+from peer.core.piece_sets import indices, mask, union
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.geometry import piece_count
 
@@ -93,6 +93,9 @@ class PieceTracker:
             self.size_bytes, self.piece_length = size_bytes, piece_length
             self.count = piece_count(size_bytes, piece_length)
             self.everything = mask(0, self.count)
+            for index in indices(self.known & ~self.everything):
+                del self.expected[index]
+            self.known &= self.everything
             self._requests_changed()
         return (self.size_bytes, self.piece_length) == (size_bytes, piece_length)
 
@@ -172,9 +175,14 @@ class PieceTracker:
         return self._advertise(bit) if self.expected.get(index) == digest else 0
 
     def set_expected(self, first: int, digests: bytes) -> int:
-        """The map has these digests for the pieces from `first` on. Returns what neighbours may have because of it."""
+        """The map has these digests for the pieces from `first` on. Returns what neighbours may have because of it.
+
+        Digests of pieces beyond the blob's length are those of another map, and are left out.
+        """
         matching = differing = 0
         count = len(digests) // DIGEST_BYTES
+        if self.count:
+            count = max(0, min(count, self.count - first))
         for index in range(first, first + count):
             at = (index - first) * DIGEST_BYTES
             digest = self.expected[index] = digests[at : at + DIGEST_BYTES]
@@ -229,6 +237,7 @@ class PieceTracker:
     def validate(self) -> None:
         """Raise AssertionError if a set contradicts the digests or the requests. Looks at every piece: for tests."""
         assert self.known == sum(1 << index for index in self.expected)
+        assert not self.count or not self.known & ~self.everything, "a digest of a piece beyond the blob's length"
         assert self.held == sum(1 << index for index in self.own)
         assert not self.from_origin & ~self.held
         matching = sum(1 << index for index, own in self.own.items() if self.expected.get(index) == own)

@@ -4,8 +4,10 @@
    however slowly they come. After that it is closed without a word, as by nginx.
 2. A request that is not HTTP, or has too much of it, gets 400 and at most a debug line, without the request's
    text: that may have a credential in it.
-3. A handler's defect gets 500 and one line in the log with a traceback.
-4. If the other side takes nothing for `stall_s`, the kernel closes the connection (TCP_USER_TIMEOUT, which also counts
+3. The same holds for what aiohttp's parser lets through: a request without a target, for which aiohttp would fail, and
+   one of another version than HTTP/1, in which it would answer.
+4. A handler's defect gets 500 and one line in the log with a traceback.
+5. If the other side takes nothing for `stall_s`, the kernel closes the connection (TCP_USER_TIMEOUT, which also counts
    while the window is closed).
 """
 
@@ -13,12 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
+from yarl import URL
 
 log = structlog.get_logger("peer.net.http_connection")
 
@@ -30,6 +35,8 @@ IDLE_S: Final = 75.0
 
 Refuse = Callable[[int, str], web.Response]
 """The response of a status and a reason, in the form of the port."""
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpConnection(RequestHandler):
@@ -49,6 +56,10 @@ class HttpConnection(RequestHandler):
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **{"access_log": None, "keepalive_timeout": IDLE_S, **options})
         self._refuse = refuse
+        assert self._request_handler is not None
+        assert self._request_factory is not None
+        self._request_handler = partial(self._answer, self._request_handler)
+        self._request_factory = partial(_request_of, self._request_factory)
         self._stall_ms = int(stall_s * 1000)
         self._first_request = loop.call_later(first_request_s, self._too_late)
 
@@ -80,6 +91,12 @@ class HttpConnection(RequestHandler):
             log.debug("refused what is no request", peer=request.remote, reason=reason)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun")
+        return self._refusal(status, reason)
+
+    async def _answer(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        return await handler(request) if request.raw_path else self._refusal(400, "this is no request")
+
+    def _refusal(self, status: int, reason: str) -> web.Response:
         response = self._refuse(status, reason)
         response.force_close()
         return response
@@ -88,3 +105,10 @@ class HttpConnection(RequestHandler):
         """Close the connection, unless its first request has come."""
         if not self._request_count:
             self.force_close()
+
+
+def _request_of(make: Callable[..., web.BaseRequest], message: RawRequestMessage, *more: Any) -> web.BaseRequest:
+    """The request of a message; one with no path if it is no request of HTTP/1."""
+    if not message.path or message.version not in (HttpVersion10, HttpVersion11):
+        message = message._replace(path="", url=URL("/"), version=HttpVersion10)
+    return make(message, *more)

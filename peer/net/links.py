@@ -150,7 +150,10 @@ class Links:
         socket = web.WebSocketResponse(
             timeout=CLOSE_WITHIN_S, heartbeat=HEARTBEAT_S, max_msg_size=MAX_FRAME_BYTES, compress=False
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ValueError:  # aiohttp's, of a key that is not ASCII
+            raise web.HTTPBadRequest(text="this is no opening of a WebSocket") from None
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
                 hello = _decoded(await socket.receive())

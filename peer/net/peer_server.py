@@ -115,14 +115,19 @@ class PeerServer:
             self._senders.close()
 
     async def _nothing(self, request: web.Request) -> web.Response:
-        """A stranger keeps no connection by asking for what is not there."""
+        """Nobody keeps a connection by asking for what is not there."""
         if self._trust is not None and not _is_tls(request.transport):
             return _ending(_refusal(401, "this port is for hosts of the cluster"))
-        return _refusal(404, "there is nothing here")
+        return _ending(_refusal(404, "there is nothing here"))
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
-        if self._trust is not None and not _is_tls(request.transport):
-            return _ending(_refusal(403, "links are made over TLS, with a certificate of the cluster"))
+        if self._trust is not None:
+            if not _is_tls(request.transport):
+                return _ending(_refusal(403, "links are made over TLS, with a certificate of the cluster"))
+            try:
+                self._trust.check(_tls_of(request.transport))
+            except TrustError as error:
+                return _ending(_refusal(403, str(error)))
         return await self._accept_link(request)
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:

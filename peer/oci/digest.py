@@ -41,6 +41,9 @@ ALGORITHMS: Final[Mapping[str, tuple[int, Callable[[], Hasher]]]] = {
 """The hexadecimal digits and the hash function of each algorithm: those that are registered, and Go's third SHA-2."""
 
 
+_HEXADECIMAL = re.compile("[0-9a-f]+")
+
+
 class AnyDigest(str):
     """`AnyDigest(text)` parses `text`, and gives a `Digest` for a SHA-256; raises InvalidNameError."""
 
@@ -49,7 +52,7 @@ class AnyDigest(str):
     def __new__(cls, text: str) -> Self:
         algorithm, _, digits = text.partition(":")
         length, _ = ALGORITHMS.get(algorithm, (0, None))
-        if not length or not re.fullmatch(rf"[0-9a-f]{{{length}}}", digits):
+        if not length or len(digits) != length or not _HEXADECIMAL.fullmatch(digits):
             raise InvalidNameError(
                 f"digest {shown(text)} is not one of {', '.join(ALGORITHMS)}, a colon, and its lower-case hexadecimal"
                 " digits"

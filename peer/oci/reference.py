@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NewType
 
 from peer.errors import InvalidNameError
@@ -88,6 +89,7 @@ def parse_reference(text: str) -> Tag | AnyDigest:
     return AnyDigest(text) if ":" in text else parse_tag(text)
 
 
+@lru_cache(maxsize=1024)  # the mirror asks for each request
 def parse_upstream_name(text: str) -> UpstreamName:
     """Return the name of the upstream that is written `text`: `host` or `host:port`, no IPv6 literal.
 

@@ -119,3 +119,10 @@ def is_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         return False
+
+
+def read_file(path: Path) -> bytes:
+    """What is in a regular file; no link is followed, and no pipe waited for. Raises OSError."""
+    if not is_file(path):
+        raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
+    return path.read_bytes()

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from peer.store.disk import write_durably
+from peer.store.disk import read_file, write_durably
 
 SAVE_EVERY_S: Final = 600.0
 SLACK_S: Final = 2 * SAVE_EVERY_S
@@ -60,7 +60,7 @@ def start_of(saved: float | None, uses: list[float], unix: float) -> float:
 
 def _read(file: Path) -> float | None:
     with suppress(OSError, ValueError):
-        reading = float(file.read_bytes()[:64])
+        reading = float(read_file(file)[:64])
         if 0 < reading < 1e11:  # neither NaN nor infinity
             return reading
     return None

@@ -14,7 +14,9 @@ PAGE_TAGS = 10_000
 _KEY = {Endpoint.TAGS: "tags", Endpoint.REFERRERS: "manifests"}
 _REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}(?:\..+)?")
 """The referrers tag schema of the specification, and cosign's `sha256-<hex>.sig`."""
-_NEXT = re.compile(r"""<[ ]*([!-=?-~]*)[ ]*>[^<]*?;\s*rel="?next\b""", re.IGNORECASE)
+_LINK = re.compile(r"<([^<>]*)>([^<]*)")
+_NEXT = re.compile(r"""; *rel="?next\b""", re.IGNORECASE)
+_ADDRESS = re.compile(r"[!-~]*")
 
 
 def lists(route: Route) -> bool:
@@ -50,9 +52,9 @@ def next_page(link: str, route: Route, *, named: bool) -> str | None:
     The next page is of the same list, so only the query is the origin's: its address may be absolute, relative, or
     below a path that clients of the mirror do not know. `named`: the client named the upstream by `ns`.
     """
-    found = _NEXT.search(link)
-    if found is None or "?" not in found[1]:
+    address = next((each[1].strip(" ") for each in _LINK.finditer(link) if _NEXT.search(each[2])), "")
+    if "?" not in address or not _ADDRESS.fullmatch(address):
         return None
-    query = origin_query(found[1].partition("?")[2].partition("#")[0])
+    query = origin_query(address.partition("?")[2].partition("#")[0])
     ns = urlencode({"ns": route.upstream}) if named and not route.prefix else ""
     return f'</v2/{route.prefix}{route.origin_path}?{"&".join(filter(None, (query, ns)))}>; rel="next"'

@@ -171,6 +171,9 @@ class Tags:
     def _ask(self, key: TagKey, lookup: Lookup) -> None:
         within_s = self._state.settings.tag_tell_s
         lookup.asked = dict.fromkeys(self._state.hosts.values())
+        if not lookup.asked:  # all have left since
+            self._decide(key, lookup)
+            return
         self._state.deadlines.set(Timer(Due.TAG, key), self._state.now + within_s)
         self._state.send(lookup.asked, TagQuery(*key.source, key.tag, within_s))
 

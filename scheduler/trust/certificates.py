@@ -187,19 +187,14 @@ def read_credentials(key_pem: bytes, chain_pem: bytes, ca_pem: bytes) -> Credent
         leaf = x509.load_pem_x509_certificates(chain_pem)[0]
         key = serialization.load_pem_private_key(key_pem, None)
         authorities = x509.load_pem_x509_certificates(ca_pem)
+        is_the_key = _key_sha256(key.public_key()) == key_sha256(leaf)
+        begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc  # read when they are asked for
     except UNREADABLE as error:
         raise CertificateError(f"key, certificate or CA cannot be read as PEM: {error}") from None
-    if _key_sha256(key.public_key()) != key_sha256(leaf):
+    if not is_the_key:
         raise CertificateError("the key is not that of the certificate")
     assert authorities
-    return Credentials(
-        identity_in(leaf),
-        key_pem,
-        chain_pem,
-        ca_pem,
-        leaf.not_valid_before_utc.timestamp(),
-        leaf.not_valid_after_utc.timestamp(),
-    )
+    return Credentials(identity_in(leaf), key_pem, chain_pem, ca_pem, begins.timestamp(), ends.timestamp())
 
 
 def moment(unix_s: float) -> datetime:

@@ -67,6 +67,8 @@ class CertificateDirectory:
 
     def _content(self, path: Path) -> bytes:
         try:
+            if path.exists() and not path.is_file():  # to open a pipe would wait for who writes to it
+                raise UnsafeFileError(f"{path} is not a file of PEM")
             with path.open("rb") as stream:
                 content = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:

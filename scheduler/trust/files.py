@@ -21,7 +21,7 @@ from typing import Final
 from scheduler.trust.errors import UnsafeFileError
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -55,10 +55,11 @@ def _read(path: Path, *, secret: bool) -> bytes:
     except OSError as error:
         reason = "links are not followed there" if path.is_symlink() else error.strerror
         raise UnsafeFileError(f"{path} cannot be read: {reason}") from None
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+        os.close(file)
+        raise UnsafeFileError(f"{path} is not a file of PEM")
     with os.fdopen(file, "rb") as stream:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
-            raise UnsafeFileError(f"{path} is not a file of PEM")
         if secret:
             _check(path, status)
         try:

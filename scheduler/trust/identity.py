@@ -23,13 +23,20 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
 
 from scheduler.trust.errors import CertificateError, CertificateExpiredError
 
 _URI: Final = re.compile(
     r"spiffe://(?P<cluster>[a-z0-9._-]{1,255})/(?:(?P<scheduler>scheduler)|host/(?P<host>[A-Za-z0-9._-]{1,64}))"
 )
-UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    CryptographyDeprecationWarning,  # where warnings are errors: of what a later `cryptography` will not read
+)
 """What `cryptography` raises on bytes that it cannot read."""
 
 MAX_CERTIFICATE_BYTES: Final = 16 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -92,3 +93,14 @@ def test_an_id_is_renewed_for_good(data: Path) -> None:
 def test_an_id_that_cannot_be_kept_serves(data: Path) -> None:
     (data / "host-id").mkdir()
     assert host_id(data / "host-id")
+
+
+@pytest.mark.usefixtures("machine_id")
+def test_what_is_no_file_is_replaced(data: Path) -> None:
+    """A link is not followed, and a pipe is not waited for."""
+    (data / "elsewhere").write_text("elsewhere\n")
+    (data / "host-id").symlink_to("elsewhere")
+    assert host_id(data / "host-id") != "elsewhere"
+    (data / "host-id").unlink()
+    os.mkfifo(data / "host-id")
+    assert host_id(data / "host-id") == host_id(data / "host-id")

@@ -31,6 +31,8 @@ MALFORMED = {
     "garbage": b"\x00\x01\x02 what is this\r\n\r\n",
     "a TLS hello": TLS,
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no target": b"CONNECT  \r\nHost: 127.0.0.1\r\n\r\n",
+    "another version": b"GET /status HTTP/2.0\r\nHost: 127.0.0.1\r\n\r\n",
     "a bad field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX y: secret-in-a-field\r\n\r\n",
     "a long field": b"GET /status HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"secret-in-a-field" * 8000 + b"\r\n\r\n",
     "a long line": b"GET /" + b"secret-in-a-field" * 8000 + b" HTTP/1.1\r\n\r\n",
@@ -111,14 +113,47 @@ async def test_what_is_no_request_is_refused_at_every_port_without_a_line(
 
 
 @asynchronous
+async def test_a_link_with_a_key_that_is_not_ascii_is_refused_without_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = (
+        b"GET /v1/link HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xe9\r\n\r\n"
+    )
+    async with serve(
+        settings_for(tmp_path / "store", "docker.io=http://127.0.0.1:1", advertise="127.0.0.1:0"), list
+    ) as at:
+        answer = await conversation(int(at["peer"].rpartition(":")[2]), opening)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+@asynchronous
+async def test_a_node_that_is_alone_has_no_port_for_other_hosts(tmp_path: Path) -> None:
+    async with serve(settings_for(tmp_path / "data", "docker.io=http://127.0.0.1:1"), list) as addresses:
+        assert addresses.keys() == {"mirror", "admin", "scheduler"}
+        assert addresses["scheduler"] == ""
+
+
+@asynchronous
 async def test_a_port_has_no_more_connections_than_its_share() -> None:
-    async with http_port(most=2, first_request_s=0.2) as port:
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-        # The third waits in the kernel's queue until the first two have been closed.
+    """The third waits in the kernel's queue until one of the first two has been closed."""
+    ends: list[str] = []
+
+    async def silent(reader: asyncio.StreamReader) -> None:
+        assert await reader.read() == b""
+        ends.append("silent")
+
+    async def third(port: int) -> None:
         answer = await conversation(port, HELLO.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert answer.endswith(b"hello")
-        for reader, writer in silent:
-            assert await reader.read() == b""
+        ends.append("third")
+
+    async with http_port(most=2, first_request_s=0.2) as port:
+        first = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await asyncio.gather(third(port), *(silent(reader) for reader, _ in first))
+        assert ends[0] == "silent"
+        for _, writer in first:
             writer.close()
 
 

@@ -11,10 +11,11 @@ from random import Random
 from typing import Self
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.errors import StoreBrokenError
+from peer.errors import PeerCorruptError, StoreBrokenError
 from peer.oci.digest import Digest
 from peer.store import Blob, Landed, Store
 from peer.store.blob import EMPTY_DIGEST
@@ -70,6 +71,15 @@ class TestLanding:
         assert [one.whole for one in landed] == [None] * 7 + [False]
         assert (blob.whole, blob.verdict) == (False, False)
         assert blob.servable_until(0) == 7 * PIECE
+
+    def test_a_piece_of_another_digest_than_the_map_says_is_not_held(self, blob: Blob) -> None:
+        start, stop = blob.span(3)
+        right = blake3(CONTENT[start:stop]).digest()
+        with pytest.raises(PeerCorruptError):
+            blob.land(3, memoryview(WRONG)[start:stop], right)
+        assert list(blob.pieces) == []
+        blob.land(3, memoryview(CONTENT)[start:stop], right)
+        assert blob.read(start, stop) == CONTENT[start:stop]
 
     def test_a_piece_has_its_length(self, blob: Blob) -> None:
         for index, size in ((0, PIECE - 1), (0, PIECE + 1), (7, PIECE), (7, 0)):

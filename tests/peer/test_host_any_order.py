@@ -287,5 +287,5 @@ class AnyOrder(World, RuleBasedStateMachine):
             assert again.handle(event, now) == instructions, "the same events give the same instructions"
 
 
-AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, derandomize=True)
+AnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=60)
 TestAnyOrder = AnyOrder.TestCase

@@ -96,7 +96,7 @@ class TestWhenItBreaks:
         async def scene() -> None:
             origin.instead[DIGEST] = bytes([CONTENT[0] ^ 1]) + CONTENT[1:]
             async with started(store) as (_, readers), readers.open(DIGEST, source(origin)) as reader:
-                while True:
+                while len(got) < len(CONTENT):
                     end = await reader.readable(len(got), len(CONTENT))
                     got.extend(reader.blob.read(len(got), end))
 

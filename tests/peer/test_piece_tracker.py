@@ -45,6 +45,18 @@ class TestWhatIsAdvertised:
         assert pieces.advertised == 0b11
         assert pieces.agrees()
 
+    def test_digests_beyond_the_length_are_of_another_map(self) -> None:
+        """Or neighbours would be asked for pieces that the blob does not have."""
+        early = PieceTracker()
+        early.set_expected(0, digest(0) + digest(1))
+        early.learn_geometry(PIECE, PIECE)
+        late = tracker(1)
+        late.set_expected(0, digest(0) + digest(1))
+        late.set_expected(3, digest(3))
+        for pieces in (early, late):
+            pieces.validate()
+            assert (pieces.known, pieces.requestable) == (1, 1)
+
     def test_what_is_advertised_already_is_no_news(self) -> None:
         pieces = PieceTracker()
         pieces.set_expected(0, digest(0))

@@ -81,3 +81,8 @@ def test_only_the_time_that_it_runs_counts(tmp_path: Path) -> None:
         removed.append(len(store.collect()))
         store.close()
     assert removed == [0, 0, 0, 1], "1200 s in four runs"
+
+
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "clock")
+    assert UseClock.of(tmp_path / "clock", [1000.0], lambda: 0.0).now() == 1000.0

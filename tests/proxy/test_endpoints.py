@@ -231,12 +231,15 @@ class TestForeignLayers:
         registry.push("team/secret", "1.0", make_image(private))
         registry.members["team/secret"] = {ALICE}
         layer = Descriptor("application/vnd.example.layer", digest_of(private), len(private))
-        registry.push(APP, "1.0", make_image(content_of("own", 10), foreign=[layer]))
+        elsewhere = Descriptor("application/vnd.example.layer", digest_of(b"elsewhere"), 9)
+        registry.push(APP, "1.0", make_image(content_of("own", 10), foreign=[layer, elsewhere]))
         async with node_at(tmp_path / "store", hub(registry)) as node:
             reply = await node.get(f"team/secret/blobs/{digest_of(private)}", authorization=ALICE)
             assert reply.body == private
             assert (await node.get(TAG)).status == 200
             assert (await node.get(f"{APP}/blobs/{digest_of(private)}")).status == 404
+            assert (await node.get(f"{APP}/blobs/{elsewhere.digest}")).status == 404
+            assert registry.asked("HEAD", elsewhere.digest) == 1, "the registry is asked before anything is fetched"
 
     @asynchronous
     async def test_they_are_not_fetched_ahead(self, registry: ImageRegistry, tmp_path: Path) -> None:

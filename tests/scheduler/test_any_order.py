@@ -180,7 +180,5 @@ def frames(instructions: list[Instruction]) -> list[tuple[object, ...]]:
     ]
 
 
-AnyOrder.TestCase.settings = hypothesis_settings(
-    max_examples=150, stateful_step_count=60, deadline=None, derandomize=True
-)
+AnyOrder.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=60)
 TestAnyOrder = AnyOrder.TestCase

@@ -25,7 +25,7 @@ JOIN = Join(DIGEST, "docker.io", "library/app", 1 << 30)
 
 @pytest.mark.parametrize(("codec", "kind"), KINDS, ids=lambda value: getattr(value, "__name__", ""))
 def test_round_trip(codec: Codec[Any], kind: type[Any]) -> None:
-    @settings(max_examples=15, deadline=None, derandomize=True)
+    @settings(max_examples=15)
     @given(messages(kind))
     def round_trip(message: Any) -> None:
         assert codec.decode(codec.encode(message)) == message
@@ -33,7 +33,6 @@ def test_round_trip(codec: Codec[Any], kind: type[Any]) -> None:
     round_trip()
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_protocol_error(frame: bytes) -> None:
     for codec in CODECS:
@@ -47,7 +46,6 @@ things = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.sampled_from(KINDS), st.lists(things, max_size=8))
 def test_any_fields_are_a_message_or_a_protocol_error(known: tuple[Codec[Any], type[Any]], fields: list[Any]) -> None:
     codec, kind = known
@@ -55,7 +53,6 @@ def test_any_fields_are_a_message_or_a_protocol_error(known: tuple[Codec[Any], t
     decode_safely(codec, msgpack.packb([number, *fields]))
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.sampled_from(KINDS), st.data())
 def test_any_change_to_a_frame_is_a_message_or_a_protocol_error(
     known: tuple[Codec[Any], type[Any]], data: st.DataObject

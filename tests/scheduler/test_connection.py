@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
@@ -93,7 +93,6 @@ class Client:
         return list(self.socket.events())
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.binary(max_size=300), max_size=5), st.data())
 def test_any_way_of_cutting_the_bytes_gives_the_same_messages(messages: list[bytes], data: st.DataObject) -> None:
     client = Client()
@@ -254,7 +253,6 @@ def test_a_message_is_framed_once_for_all(length: int) -> None:
     assert digests_sent[-1] == b"next"
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_raise_nothing(garbage: bytes, is_open: bool) -> None:
     client = Client()

@@ -8,6 +8,8 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
+from scheduler.core.events import Connected, Disconnected, Received, Send, Tick
+from scheduler.core.scheduler import Scheduler
 from scheduler.core.tags import LOOKUPS, LOOKUPS_PER_HOST, Manifest, Word, most_told
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Codec
 from scheduler.protocol.from_host import Bye, TagAnswer, TagLookup
@@ -194,3 +196,14 @@ def test_an_older_version_tells_neither_age_nor_hosts(codec: Codec[Any], message
     fields = msgpack.unpackb(codec.encode(message))
     assert codec.decode(msgpack.packb(fields)) == message
     assert codec.decode(msgpack.packb(fields[:-1])) == old
+
+
+def test_if_all_leave_before_they_are_asked_there_is_no_majority() -> None:
+    scheduler = Scheduler(replace(SETTINGS, settle_s=5.0))
+    scheduler.handle(Connected(1, hello("n")), 100.0)
+    scheduler.handle(Received(1, LOOKUP), 100.0)
+    scheduler.handle(Disconnected(1), 101.0)
+    scheduler.handle(Tick(), 105.0)
+    scheduler.validate()
+    scheduler.handle(Connected(2, hello("n")), 106.0)
+    assert scheduler.handle(Received(2, LOOKUP), 106.0) == [Send((2,), UNKNOWN)]

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.protocol.geometry import (
@@ -41,7 +41,6 @@ def test_pieces_of_a_blob(size_bytes: int, length: int, count: int) -> None:
     assert piece_count(size_bytes, length) == count
 
 
-@settings(deadline=None, derandomize=True)
 @given(sizes.filter(bool))
 def test_length_is_the_nearest_power_of_two_within_bounds(size_bytes: int) -> None:
     exact = math.log2(25_000 * size_bytes) / 2
@@ -50,7 +49,6 @@ def test_length_is_the_nearest_power_of_two_within_bounds(size_bytes: int) -> No
     assert length == nearest or abs(exact - math.floor(exact) - 0.5) < 1e-9  # at a tie, floats may round either way
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 64 * MIB), st.data())
 def test_spans_cover_the_blob_without_overlap(size_bytes: int, data: st.DataObject) -> None:
     length = piece_length(size_bytes)

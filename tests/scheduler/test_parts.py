@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.deadlines import Deadlines
@@ -24,7 +24,6 @@ def test_random_numbers_are_even_and_repeat() -> None:
     assert Rng(1).randbelow(1 << 40) != Rng(2).randbelow(1 << 40)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(), unique=True, max_size=20), st.integers(1, 12))
 def test_sample_gives_all_of_few_and_some_of_many(items: list[int], most: int) -> None:
     drawn = Rng(5).sample(items, most)
@@ -34,7 +33,6 @@ def test_sample_gives_all_of_few_and_some_of_many(items: list[int], most: int) -
         assert sorted(drawn) == sorted(items)
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 5), st.none() | st.floats(0, 100))))
 def test_deadlines_come_out_in_order_each_once(steps: list[tuple[int, float | None]]) -> None:
     deadlines: Deadlines[int] = Deadlines()
@@ -75,7 +73,6 @@ def test_piece_counts_count_copies() -> None:
     assert piece_counts.without_copy(0b1111) == 0
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, (1 << 10) - 1))))
 def test_piece_counts_are_of_the_last_reports(reports: list[tuple[int, int]]) -> None:
     piece_counts = PieceCounts()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from scheduler.trust import certificates
 from scheduler.trust.certificates import CertificateAuthority, Credentials, moment
@@ -38,9 +39,15 @@ def credentials(
     )
 
 
-def certificate(uris: Sequence[str], *, ca: bool = False, issuer: CertificateAuthority = CA) -> x509.Certificate:
+def certificate(
+    uris: Sequence[str],
+    *,
+    ca: bool = False,
+    issuer: CertificateAuthority = CA,
+    key: ec.EllipticCurvePrivateKey | None = None,
+) -> x509.Certificate:
     """A certificate with any names, of the issuer's."""
-    key = certificates.new_key()
+    key = key or certificates.new_key()
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))

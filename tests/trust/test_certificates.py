@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -112,6 +114,15 @@ def test_credentials_that_do_not_fit_together_are_refused() -> None:
         with pytest.raises(CertificateError, match="PEM"):
             read_credentials(*parts)
     assert one.key_pem.decode() not in repr(one)
+
+
+def test_a_certificate_with_a_key_of_an_unknown_kind_is_refused() -> None:
+    one = credentials(host("a"))
+    der = x509.load_pem_x509_certificate(one.chain_pem).public_bytes(serialization.Encoding.DER)
+    unknown = der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("008648ce3d030107"))
+    pem = ssl.DER_cert_to_PEM_cert(unknown).encode()
+    with pytest.raises(CertificateError, match="PEM"):
+        read_credentials(one.key_pem, pem, one.ca_pem)
 
 
 def test_two_authorities_are_two() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from scheduler.trust.certificates import Credentials
 from scheduler.trust.directory import CertificateDirectory, CertificateFiles
 from scheduler.trust.errors import CertificateError, UnsafeFileError
+from scheduler.trust.files import read_private
 from tests.trust.fixtures import credentials, host
 
 ONE, OTHER = credentials(host("a")), credentials(host("a"))
@@ -59,3 +62,15 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path) -> None:
     (tmp_path / "tls.crt").write_bytes(OTHER.chain_pem)
     assert directory.changed()
     assert directory.read() == OTHER
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["a directory", "a pipe"])
+def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A mount of a file that is not there makes a directory; to open a pipe waits for who writes to it."""
+    fill(tmp_path, ONE)
+    (tmp_path / "tls.key").unlink()
+    make(tmp_path / "tls.key")
+    with pytest.raises(UnsafeFileError, match="not a file"):
+        CertificateDirectory(tmp_path).read()
+    with pytest.raises(UnsafeFileError, match="not a file"):
+        read_private(tmp_path / "tls.key")

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.trust.errors import CertificateError, CertificateExpiredError
@@ -45,6 +45,7 @@ def test_any_uri_is_an_identity_or_our_error(uri: str) -> None:
 
 
 @given(st.binary() | st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)))
+@example(change=(15, 128))  # a serial number below 0
 def test_any_bytes_are_an_identity_or_our_error(change: bytes | tuple[int, int]) -> None:
     raw = change if isinstance(change, bytes) else GOOD[: change[0]] + bytes([change[1]]) + GOOD[change[0] + 1 :]
     with suppress(CertificateError):
