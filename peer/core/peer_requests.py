@@ -59,6 +59,7 @@ class PeerRequests:
     _came: deque[float] = field(default_factory=lambda: deque(maxlen=ROUNDS * MAX_REQUESTS))
     """When the pieces of the last `ROUNDS` came."""
     _fastest_s: float = math.inf
+    _began: float = math.inf
     _most: int = MIN_REQUESTS
     """So many requests may be under way."""
     _piece_s: deque[float] = field(default_factory=lambda: deque(maxlen=32))
@@ -152,6 +153,7 @@ class PeerRequests:
         self._slow_least_s = SLOW_LEAST_S
         self.neighbours.answered(ended.host, took_s)
         self._came.append(now)
+        self._began = min(self._began, ended.started)
         self._fastest_s = min(self._fastest_s, took_s)
         self._most = self._enough(now)
         if choked:
@@ -203,7 +205,7 @@ class PeerRequests:
         """How many requests fill this host's line, as far as what comes tells."""
         if not self._median_s:
             return MIN_REQUESTS
-        over_s = ROUNDS * self._median_s
+        over_s = min(ROUNDS * self._median_s, now - self._began)
         while self._came[0] <= now - over_s:
             self._came.popleft()
         return max(MIN_REQUESTS, min(MAX_REQUESTS, int(HEADROOM * len(self._came) * self._fastest_s / over_s)))
