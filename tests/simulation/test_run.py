@@ -53,6 +53,10 @@ def test_newcomers_in_a_warm_swarm_receive_as_fast_as_their_lines_allow() -> Non
     assert run(few).efficiency_p50() >= 0.6
 
 
+def test_malicious_hosts_that_are_taken_out_do_not_take_the_origins_line() -> None:
+    assert run(scenario("malicious", 60, 48)).origin_copies() <= 1.1
+
+
 @pytest.fixture(scope="module")
 def crowd() -> RunResult:
     return run(scenario("flash-crowd", 60, 48), curves=True)
