@@ -209,11 +209,14 @@ def p2pd(
 
 
 @contextmanager
-def p2pd_scheduler(directory: Path, listen: str) -> Iterator[Program]:
-    """`p2pd scheduler`, just started, open to other machines. The address of the program is its admin port."""
+def p2pd_scheduler(directory: Path, listen: str, more: Mapping[str, str | None]) -> Iterator[Program]:
+    """`p2pd scheduler` with `more` flags, just started, with its CA in `directory`.
+
+    The address of the program is its admin port.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     admin = free_address()
-    words = command("scheduler", {"data": directory / "data", "listen": listen, "admin": admin, "allow-open": None})
+    words = command("scheduler", {"data": directory, "listen": listen, "admin": admin, **more})
     with running("p2pd scheduler", words, admin, directory / "log", neutral_environ()) as program:
         yield program
 

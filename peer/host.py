@@ -404,6 +404,7 @@ class Host:
             zone=who.zone,
             rack=who.rack,
             upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
+            features=from_host.FEATURES,
             token=who.token,
         )
 

@@ -54,6 +54,9 @@ CONNECTIONS = 8
 CONNECT_S = 2.0
 STALL_S = 5.0
 
+MIN_RECORD_BYTES = 4096
+"""Each record costs some microseconds. Those of p2pd have 256 KiB."""
+
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
 
@@ -266,7 +269,8 @@ class PeerPiece:
         begin = bytearray(HEADER_BYTES + len(key.key_id))
         with memoryview(begin) as view:
             _fill(body, view)
-        header = Header(bytes(begin[:HEADER_BYTES]), max_record_bytes=RECORD_BYTES)
+        begin_bytes = bytes(begin[:HEADER_BYTES])
+        header = Header(begin_bytes, max_record_bytes=RECORD_BYTES, min_record_bytes=MIN_RECORD_BYTES)
         if header.key_id_bytes != len(key.key_id) or begin[HEADER_BYTES:] != key.key_id:
             raise CodingError("it is under another key")
         decoder, filled, left = Decoder(key.input_key, header), 0, body.stop - len(begin)

@@ -75,7 +75,7 @@ class Blobs:
             return context.head_response(await self.describe(context, digest, permit, Kind.BLOB))
         asked = context.request.headers
         ranges = parse_ranges(asked.get("Range") if range_applies(asked.get("If-Range"), digest) else None)
-        expected = self._manifests.descriptor(digest) or permit.described
+        expected = self._manifests.descriptor(context.route.repository, digest) or permit.described
         headers = context.content_headers(Descriptor(OCTET_STREAM, digest, 0))
         content = Content(context.request, ranges, headers, context.sent)
         if ranges.are_closed and (answer := await self._answer_lazy_read(context, permit, content, expected)):
@@ -202,7 +202,7 @@ class Blobs:
     ) -> tuple[bytes, str]:
         """A manifest, whole, and its media type as the origin gave it. Raises OriginError."""
         repository = context.route.repository
-        patience_s = None if self._manifests.descriptor(digest) else self._origins.answer_within_s
+        patience_s = None if self._manifests.descriptor(repository, digest) else self._origins.answer_within_s
         source = self._origins.source(repository, digest, permit.credential, Kind.MANIFEST, private=permit.private)
         try:
             async with asyncio.timeout(patience_s):
@@ -229,7 +229,8 @@ class Blobs:
             try:
                 async with self._readers.open(digest, source, expected=said, confirm=confirm) as reader:
                     context.cache = "hit" if reader.from_store else "miss"
-                    return await _whole_manifest(reader), reader.blob.header.media_type
+                    told = expected.media_type if expected else ""  # there; the store has another place's word
+                    return await _whole_manifest(reader), told or reader.blob.header.media_type
             except OriginResizedError:
                 if said is None:
                     raise
@@ -242,11 +243,11 @@ class Blobs:
         """
         held = self._readers.peek(digest) if isinstance(digest, Digest) else None
         if held is not None and held.complete:
-            if kind is Kind.MANIFEST and not self._manifests.media_type(digest):
+            if kind is Kind.MANIFEST and not self._type_of(context, digest, kind):
                 return await self._describe_by_reading(context, held.digest, permit, kind)
             context.cache = "hit"
-            return Descriptor(self._type_of(digest, kind), digest, held.size_bytes)
-        found = self._manifests.descriptor(digest) if kind is Kind.BLOB else None
+            return Descriptor(self._type_of(context, digest, kind), digest, held.size_bytes)
+        found = self._manifests.descriptor(context.route.repository, digest) if kind is Kind.BLOB else None
         try:
             found = found or await self._look(context, digest, permit)
         except OriginError as error:
@@ -264,11 +265,11 @@ class Blobs:
         self, context: RequestContext, digest: Digest, permit: Permit, kind: Kind
     ) -> Descriptor:
         """The descriptor of what is held here, or by other hosts. The GET that follows joins a download that begins."""
-        expected = self._manifests.descriptor(digest)
+        expected = self._manifests.descriptor(context.route.repository, digest)
         if kind is Kind.MANIFEST:
             body, media_type = await self.manifest(context, digest, permit, expected)
-            self._manifests.read(digest, body, media_type)
-            return Descriptor(self._type_of(digest, kind), digest, len(body))
+            self._manifests.read(context.route.repository, digest, body, media_type)
+            return Descriptor(self._type_of(context, digest, kind), digest, len(body))
         source, within_s = self._source(context, digest, permit), self._origins.answer_within_s
         try:
             async with asyncio.timeout(within_s), self._readers.open(digest, source, expected=expected) as reader:
@@ -286,8 +287,8 @@ class Blobs:
     def _source(self, context: RequestContext, digest: AnyDigest, permit: Permit) -> OriginSource:
         return self._origins.source(context.route.repository, digest, permit.credential, private=permit.private)
 
-    def _type_of(self, digest: AnyDigest, kind: Kind) -> str:
-        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(digest)
+    def _type_of(self, context: RequestContext, digest: AnyDigest, kind: Kind) -> str:
+        return OCTET_STREAM if kind is Kind.BLOB else self._manifests.media_type(context.route.repository, digest)
 
 
 async def _whole_manifest(reader: BlobReader) -> bytes:

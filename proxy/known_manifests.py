@@ -1,5 +1,8 @@
 """The manifests that were served lately: each is parsed once, and describes the blobs that clients ask for next.
 
+What a manifest says of a blob is its author's word. It counts in the repository that the manifest was served from, and
+in no other.
+
 Rules:
 1. A manifest that p2pd does not understand is served all the same; it describes nothing. Bytes that are no manifest
    are not served as one, and are not remembered.
@@ -17,6 +20,7 @@ from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.manifest import Manifest, manifest_type, parse_manifest
+from peer.oci.reference import Repository
 
 log = structlog.get_logger("proxy.known_manifests")
 
@@ -26,43 +30,45 @@ MAX_DESCRIPTORS = 64 * MAX_MANIFESTS
 
 
 class KnownManifests:
-    """Manifests by digest, and the descriptors of their children by the children's digests."""
+    """Manifests, and the descriptors of their children, by repository and digest."""
 
     def __init__(self) -> None:
-        self._manifests: OrderedDict[AnyDigest, tuple[str, Manifest | None]] = OrderedDict()
-        self._descriptors: OrderedDict[AnyDigest, Descriptor] = OrderedDict()
+        self._manifests: OrderedDict[tuple[Repository, AnyDigest], tuple[str, Manifest | None]] = OrderedDict()
+        self._descriptors: OrderedDict[tuple[Repository, AnyDigest], Descriptor] = OrderedDict()
 
-    def read(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
-        """The manifest `body`; None for one that p2pd does not understand. `media_type` is the one that it came with.
+    def read(self, repository: Repository, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
+        """The manifest `body` of `repository`; None for one that p2pd does not understand. `media_type` is the one that
+        it came with.
 
         Raises ManifestError if `body` is no manifest.
         """
-        if digest not in self._manifests:
+        key = repository, digest
+        if key not in self._manifests:
             media_type = manifest_type(body, media_type)
-            manifest = self._parse(digest, body, media_type)
-            self._manifests[digest] = (manifest.media_type if manifest else media_type, manifest)
-        self._manifests.move_to_end(digest)
+            manifest = self._parse(repository, digest, body, media_type)
+            self._manifests[key] = (manifest.media_type if manifest else media_type, manifest)
+        self._manifests.move_to_end(key)
         while len(self._manifests) > MAX_MANIFESTS:
             self._manifests.popitem(last=False)
-        return self._manifests[digest][1]
+        return self._manifests[key][1]
 
-    def media_type(self, digest: AnyDigest) -> str:
-        """The media type of a manifest that was read; empty if it was not."""
-        return self._manifests.get(digest, ("", None))[0]
+    def media_type(self, repository: Repository, digest: AnyDigest) -> str:
+        """The media type of a manifest of `repository` that was read; empty if it was not."""
+        return self._manifests.get((repository, digest), ("", None))[0]
 
-    def descriptor(self, digest: AnyDigest) -> Descriptor | None:
-        """The descriptor of `digest` in a manifest that was read."""
-        return self._descriptors.get(digest)
+    def descriptor(self, repository: Repository, digest: AnyDigest) -> Descriptor | None:
+        """The descriptor of `digest` in a manifest of `repository` that was read."""
+        return self._descriptors.get((repository, digest))
 
-    def _parse(self, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
+    def _parse(self, repository: Repository, digest: AnyDigest, body: bytes, media_type: str) -> Manifest | None:
         try:
             manifest = parse_manifest(body, media_type)
         except ManifestError as error:
             log.info("a manifest was passed on that is not understood", digest=digest, error=str(error))
             return None
         for child in manifest.children:
-            self._descriptors[child.digest] = child
-            self._descriptors.move_to_end(child.digest)
+            self._descriptors[repository, child.digest] = child
+            self._descriptors.move_to_end((repository, child.digest))
         while len(self._descriptors) > MAX_DESCRIPTORS:
             self._descriptors.popitem(last=False)
         return manifest

@@ -37,7 +37,7 @@ class Manifests:
         if isinstance(route.reference, AnyDigest):
             digest, fetches = route.reference, not (context.head or context.not_modified(route.reference))
             permit = await self._access.check(route, context.authorization, fetches=fetches)
-            expected = permit.described or self._manifests.descriptor(digest)
+            expected = permit.described or self._manifests.descriptor(route.repository, digest)
         else:
             accept = ", ".join(context.request.headers.getall("Accept", []))
             expected, permit = await self._tags.resolve(route, context.authorization, accept)
@@ -56,7 +56,7 @@ class Manifests:
     ) -> web.Response:
         """Answer with the whole manifest, and prepare for what the client asks for next: the blobs below it."""
         body, media_type = await self._blobs.manifest(context, digest, permit, expected)
-        manifest = self._manifests.read(digest, body, media_type)
+        manifest = self._manifests.read(context.route.repository, digest, body, media_type)
         if manifest is not None:
             # A repository that has a manifest need not have its foreign layers: registries do not look for them.
             below = [child.digest for child in manifest.children if not child.foreign]
@@ -64,5 +64,5 @@ class Manifests:
             self._access.granted_below(replace(context.route, reference=digest), permit, below, endpoint)
             self._prefetch.manifest_served(context, permit, digest, manifest)
         context.sent.body_bytes = len(body)
-        found = Descriptor(self._manifests.media_type(digest), digest, len(body))
+        found = Descriptor(self._manifests.media_type(context.route.repository, digest), digest, len(body))
         return web.Response(body=body, headers=context.content_headers(found))

@@ -97,7 +97,7 @@ class Prefetch:
 
     async def _fetch(self, repository: Repository, layer: Digest, permit: Permit) -> None:
         source = self._origins.source(repository, layer, permit.credential, private=permit.private)
-        expected = self._manifests.descriptor(layer)
+        expected = self._manifests.descriptor(repository, layer)
         try:
             async with self._readers.open(layer, source, expected=expected, background=True) as reader:
                 size_bytes = reader.blob.size_bytes

@@ -188,6 +188,7 @@ def test_the_defaults_are_those_of_the_bars() -> None:
     options = __main__.parser().parse_args(["cluster"])
     assert (options.nodes, options.rate, options.size) == (16, 12.5e6, 256 * MIB)
     assert (options.scenario, options.sites, options.runs) == ("flash-crowd", 1, 1)
+    assert not options.open, "measured is what users run"
 
 
 @pytest.mark.parametrize(

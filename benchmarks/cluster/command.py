@@ -11,7 +11,9 @@ Rules:
 4. Files are in memory if there is room: a host of a real cluster does not share its disk with all others. The memory is
    written to just before, because a virtual machine may get memory page by page at the first touch. That costs one to
    two seconds of a core for each GiB, and is no work of the nodes.
-5. Malicious hosts exist only in the simulator: no real process plays them.
+5. The swarm is as users run it: hosts with certificates, pieces encrypted. `--open` plays one without, for what that
+   costs and for figures from before there were certificates. The bars are for both.
+6. Malicious hosts exist only in the simulator: no real process plays them.
 """
 
 from __future__ import annotations
@@ -103,8 +105,11 @@ class ClusterRun:
 class ClusterTestbed:
     """One scenario. `runs` are with p2pd, made at the first use; `wanted` names the figures, all if it is empty."""
 
-    def __init__(self, directory: Path, scenario: Scenario, base_rate: float, runs: int, wanted: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, scenario: Scenario, base_rate: float, runs: int, wanted: Sequence[str], *, is_open: bool
+    ) -> None:
         self.scenario = scenario
+        self.is_open = is_open
         self._directory = directory
         self._base_rate = base_rate
         self._count = runs
@@ -147,7 +152,7 @@ class ClusterTestbed:
         bound_s = self.bound_s
         with setting(self.scenario, self.image, self._directory / "p2pd") as place:
             with ExitStack() as stack:
-                swarm = SwarmClients(place, stack)
+                swarm = SwarmClients(place, stack, is_open=self.is_open)
                 swarm.prepare()
                 swarm.fill(bound_s)
                 touch_memory(self._directory / "touched", len(self.scenario.wanting()) * self.scenario.image_bytes)
@@ -263,6 +268,7 @@ def swarm(bed: ClusterTestbed) -> list[Figure]:
 
     return [
         figure("goodput_share", [bed.goodput_share], link),
+        figure("hosts_with_certificate", [0 if bed.is_open else len(bed.scenario.nodes)]),
         figure("efficiency_p50", [limit / median(run.played.took_s()) for run in runs]),
         figure("efficiency_last", [limit / run.played.whole_s() for run in runs], times),
         figure("origin_copies", [run.played.origin_copies() for run in runs]),
@@ -331,6 +337,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenario", choices=PLAYABLE, default="flash-crowd", help="what happens (default %(default)s)"
     )
+    parser.add_argument("--open", action="store_true", help="without certificates, pieces in the clear (rule 5)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn by chance (default %(default)s)")
     parser.set_defaults(runs=1)
 
@@ -348,7 +355,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[ClusterTestbed]:
     scenario = SCENARIOS[options.scenario](shape)
     below = options.workdir or workdir(files_bytes(scenario))
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory:
-        yield ClusterTestbed(Path(directory), scenario, options.rate, options.runs, options.only)
+        yield ClusterTestbed(Path(directory), scenario, options.rate, options.runs, options.only, is_open=options.open)
 
 
 def versions() -> dict[str, str]:
@@ -362,6 +369,7 @@ COMMAND = Command(
         Measure(
             (
                 "goodput_share",
+                "hosts_with_certificate",
                 "efficiency_p50",
                 "efficiency_last",
                 "origin_copies",

@@ -7,7 +7,9 @@ Rules:
    same except for the address that they ask. Clients are started before the time is taken, as runtimes are.
 2. The links of the registry and of each host have the scenario's rates. The scheduler's link has no limit, because the
    scheduler sends little.
-3. A host that vanishes is killed at once together with its client, and closes nothing in order.
+3. Hosts join with a token, as users' hosts do, and exchange encrypted pieces. An open swarm has no certificates, and
+   its pieces go in the clear.
+4. A host that vanishes is killed at once together with its client, and closes nothing in order.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from benchmarks.cluster.schedule import Action, Step
 from benchmarks.command import UnmeasurableError
 from benchmarks.namespaces import CORE, Network, NetworkHost, network
 from benchmarks.procfs import cpu_s
-from p2pd.demo.process import neutral_environ
+from p2pd.demo.process import join_token, neutral_environ
 from p2pd.simulation.scenario import Node, Scenario
 
 REGISTRY_PORT: Final = 5000
@@ -199,16 +201,21 @@ class Counts:
 
 
 class SwarmClients(Clients):
-    """The hosts' clients, each of which asks the p2pd of its host; and a scheduler at a host of its own."""
+    """The hosts' clients, each of which asks the p2pd of its host; and a scheduler at a host of its own (rule 3)."""
 
-    def __init__(self, place: Setting, stack: ExitStack) -> None:
+    def __init__(self, place: Setting, stack: ExitStack, *, is_open: bool) -> None:
         super().__init__(place, "", stack)
         self._scheduler_host = place.network.host()
+        self._open: dict[str, str | None] = {"allow-open": None} if is_open else {}
         self._scheduler = self._start_scheduler()
+        self._joining = self._open or {"join-file": str(self._token_file())}
         self._nodes = {node.name: self._start_node(node) for node in place.scenario.nodes}
         stack.callback(self._terminate)
-        for serving in [place.hosts[name].start(_wait_until_connected, *node) for name, node in self._nodes.items()]:
-            serving.result()
+        for name, serving in {
+            name: place.hosts[name].start(_wait_until_connected, *node) for name, node in self._nodes.items()
+        }.items():
+            if (serving.result() is None) != is_open:
+                raise UnmeasurableError(f"{name} has {'a' if is_open else 'no'} certificate")
 
     def perform(self, step: Step) -> None:
         super().perform(step)
@@ -247,17 +254,23 @@ class SwarmClients(Clients):
 
     def _start_scheduler(self) -> programs.Program:
         listen = f"{self._scheduler_host.address}:{SCHEDULER_PORT}"
-        running = programs.p2pd_scheduler(self._place.directory / "scheduler", listen)
+        running = programs.p2pd_scheduler(self._place.directory / "scheduler", listen, self._open)
         return self._scheduler_host.call(self._stack.enter_context, running)
+
+    def _token_file(self) -> Path:
+        """A new token of the scheduler, which makes its CA before it is ready."""
+        self._scheduler_host.call(programs.wait_until_served, self._scheduler, "/readyz", [http.HTTPStatus.OK])
+        (file := self._place.directory / "join-token").write_text(join_token(self._place.directory / "scheduler"))
+        return file
 
     def _start_node(self, node: Node) -> tuple[programs.Program, str]:
         host = self._place.hosts[node.name]
         flags = {
             "peer": f"{host.address}:{PEER_PORT}",
-            "scheduler": f"http://{self._scheduler_host.address}:{SCHEDULER_PORT}",
+            "scheduler": f"http{'' if self._open else 's'}://{self._scheduler_host.address}:{SCHEDULER_PORT}",
             "site": node.site,
             "rack": node.rack,
-            "allow-open": None,
+            **self._joining,
         }
         running = programs.p2pd(self._place.directory / node.name, self._place.registry, flags)
         return host.call(self._stack.enter_context, running)
@@ -278,13 +291,16 @@ def counted_since(before: Mapping[str, Counts], now: Mapping[str, Counts]) -> Co
     )
 
 
-def _wait_until_connected(program: programs.Program, admin: str) -> None:
+def _wait_until_connected(program: programs.Program, admin: str) -> float | None:
+    """Returns the seconds for which the node's certificate is good; None without one. Raises UnmeasurableError."""
     programs.wait_until_served(program, "/v2/", (http.HTTPStatus.OK, http.HTTPStatus.UNAUTHORIZED))
     deadline = time.monotonic() + programs.START_BOUND_S
-    while not programs.answer(admin, "/status")["swarm"]["scheduler_connected"]:
+    while not (swarm := programs.answer(admin, "/status")["swarm"])["scheduler_connected"]:
         if time.monotonic() > deadline:
             raise UnmeasurableError(f"{program.name} found no scheduler: {program.log.read_text()[-500:]}")
         time.sleep(programs.POLL_INTERVAL_S)
+    expires_s: float | None = swarm["certificate_expires_s"]
+    return expires_s
 
 
 def _fifo_to(program: programs.Program, path: Path) -> BinaryIO:

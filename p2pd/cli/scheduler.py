@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     "data",
     "listen",
     "admin",
+    "metrics",
     "allow_open",
     "tls_dir",
     "tls_files",

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import uvloop
 from prometheus_client import generate_latest
 
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
-from p2pd.admin.server import NotReady, admin_runner
+from p2pd.admin.server import NotReady, admin_runner, metrics_runner
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
 from p2pd.daemon.lifecycle import Daemon, live
@@ -46,8 +46,12 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
         not_ready=not_ready,
         names=names_of(settings, settings.admin),
     )
-    with admission_or_none(settings, may_lack=plain) as admitting:
+    async with AsyncExitStack() as stack:
+        admitting = stack.enter_context(admission_or_none(settings, may_lack=plain))
         server = SchedulerServer(core, admission=admitting, plain=plain)
-        async with listening(admin, settings.admin) as admin_at, scheduling(server, settings.listen) as at:
-            addresses |= {"listen": str(at), "admin": str(admin_at)}
-            yield addresses
+        addresses["admin"] = str(await stack.enter_async_context(listening(admin, settings.admin)))
+        if settings.metrics is not None:
+            metrics = listening(metrics_runner(scrape), settings.metrics)
+            addresses["metrics"] = str(await stack.enter_async_context(metrics))
+        addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
+        yield addresses

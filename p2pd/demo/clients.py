@@ -35,7 +35,9 @@ class Client:
         self.seconds: float | None = None
         self._node = node
         self._lock = threading.Lock()
-        self._before = node.admin.status()["downloads"]
+        status = node.admin.status()
+        self._before = status["downloads"]
+        self.has_certificate = status["swarm"]["certificate_expires_s"] is not None
 
     @property
     def cache_bytes(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from p2pd.admin.client import AdminClient
 from p2pd.config.values import Address, parse_address
-from p2pd.demo.process import DaemonProcess, NodeFailedError, command
+from p2pd.demo.process import DaemonProcess, NodeFailedError, command, join_token
 
 if TYPE_CHECKING:
     from p2pd.demo.shutdown import Shutdown
@@ -25,7 +25,7 @@ _LOOK_EVERY_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DemoNode:
-    """A node that is ready, and has found its scheduler."""
+    """A node that is ready, and has found its scheduler, if it has one."""
 
     name: str
     mirror: Address
@@ -55,11 +55,16 @@ def running_nodes(
 
 
 @contextmanager
-def running_scheduler(shutdown: Shutdown) -> Iterator[str]:
-    """`p2pd scheduler`; yields its URL. Raises NodeFailedError and EndedError."""
-    flags = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
+def running_scheduler(directory: Path, shutdown: Shutdown) -> Iterator[dict[str, str]]:
+    """`p2pd scheduler`, with its files in `directory`; yields the flags with which nodes join its cluster.
+
+    Raises NodeFailedError and EndedError.
+    """
+    flags = {"data": str(directory), "listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
     with _running([command("scheduler", flags)], shutdown) as (ready,):
-        yield f"http://{ready['listen']}"
+        (token := directory / "join-token").write_text(join_token(directory))
+        shutdown.check()
+        yield {"scheduler": f"https://{ready['listen']}", "join-file": str(token)}
 
 
 @contextmanager

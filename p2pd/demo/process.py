@@ -13,11 +13,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from peer.errors import P2pdError
 
 _STOP_WITHIN_S: Final = 10.0
+_ENDS_WITHIN_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.05
 _KEPT_LINES: Final = 20
 
@@ -38,6 +40,31 @@ def command(name: str, flags: Mapping[str, object]) -> list[str]:
     ]
     words = (f"--{flag}" if value is None else f"--{flag}={value}" for flag, value in pairs)
     return [sys.executable, "-m", "p2pd", name, *words]
+
+
+def output_of(*words: str) -> str:
+    """What `p2pd WORDS …`, without this machine's configuration file, prints until it ends. Raises NodeFailedError.
+
+    Ctrl-C in a terminal does not reach the command, which ends by itself.
+    """
+    argv = [sys.executable, "-m", "p2pd", *words, f"--config={os.devnull}"]
+    done = subprocess.run(
+        argv,
+        env=neutral_environ(),
+        capture_output=True,
+        text=True,
+        process_group=0,
+        check=False,
+        timeout=_ENDS_WITHIN_S,
+    )
+    if done.returncode != 0:
+        raise NodeFailedError(f"p2pd {' '.join(words[:2])} failed: {' / '.join(done.stderr.splitlines()[-3:])}")
+    return done.stdout.strip()
+
+
+def join_token(data: Path) -> str:
+    """A new join token of the scheduler that has its CA in `data`, as its operator makes it. Raises NodeFailedError."""
+    return output_of("token", "create", f"--data={data}")
 
 
 def neutral_environ() -> dict[str, str]:

@@ -73,16 +73,19 @@ class _Demonstration:
         with self._nodes(1) as nodes:
             alone = self._pull("one node alone", nodes)
         strangers = self._strangers()
-        with running_scheduler(self._ending) as url, self._nodes(count, {"scheduler": url}) as nodes:
+        joining = running_scheduler(self._directory / "scheduler", self._ending)
+        with joining as flags, self._nodes(count, flags) as nodes:
             swarm = self._pull(f"{count} nodes, a swarm", nodes)
             again = self._pull(f"{nodes[0].name} again", nodes[:1])
         title = f"{count} nodes, {show_size(self._image.size_bytes)}, {_rate(self._plan)}"
         scenes = (alone, strangers, swarm, again)
         figures = self._figures(*scenes)
+        encrypted = sum(client.has_certificate for client in swarm.clients)
         self._console.print(summary(title, scenes, alone.seconds, self._image.size_bytes))
         self._console.print(
             f"The swarm had the image {figures['strangers_to_swarm']:.1f} times sooner than nodes that do not know "
-            f"each other, and the registry gave {figures['origin_copies']:.2f} copies of it, not {count}.",
+            f"each other, and the registry gave {figures['origin_copies']:.2f} copies of it, not {count}. "
+            f"{encrypted} of its {count} nodes joined with a token and have certificates: pieces went encrypted.",
             highlight=False,
         )
         return figures
@@ -139,6 +142,7 @@ class _Demonstration:
                     "origin_bytes": client.origin_bytes,
                     "peer_bytes": client.peer_bytes,
                     "cache_bytes": client.cache_bytes,
+                    "has_certificate": client.has_certificate,
                 }
                 for client in swarm.clients
             ],

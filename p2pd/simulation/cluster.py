@@ -270,7 +270,8 @@ class SimulatedCluster(Network):
             return
         host.connection = len(self._connections) + 1
         self._connections[host.connection] = host
-        hello = from_host.Hello(host.name, 1, 1, f"{host.name}:1", host.node.site, "", host.node.rack)
+        site, rack = host.node.site, host.node.rack
+        hello = from_host.Hello(host.name, 1, 1, f"{host.name}:1", site, rack=rack, features=from_host.FEATURES)
         self._to_scheduler(scheduling.Connected(host.connection, hello), SCHEDULER_S[from_host.Hello])
         host.feed(SchedulerFound())
 

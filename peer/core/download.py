@@ -335,7 +335,7 @@ class Download:
             return []
         first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
         self.origin.ended(request, outcome, event.status, now)
-        if event.size_bytes is not None and self.member.own_size_bytes is None:
+        if event.size_bytes is not None and not self.member.is_size_proven:
             return self.member.resized(first, event.size_bytes)
         if outcome is Outcome.DONE:
             return []

@@ -31,7 +31,9 @@ sends at a time (`upload_slots`): with more, somebody is always refused."""
 MAX_REQUESTS = 16
 """With those that are asked of a second neighbour: as many as a host has neighbours at most."""
 
-HEADROOM = 2.0
+HEADROOM = 2.5
+"""With 2 or 3, a cold swarm of 1,000 hosts takes 1 % longer."""
+
 ROUNDS = 2
 """What comes is counted over the time of so many pieces: those that were asked for at once also come at once."""
 

@@ -34,7 +34,7 @@ from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
-RESIZED = "the swarm said a wrong length of this blob, what was fetched by it is thrown away: ask again"
+RESIZED = "a wrong length was said of this blob, what was fetched by it is thrown away: ask again"
 
 LEASES: Final = 4
 """The leases of one blob that a scheduler grants at a time, unless its operator has set another number."""
@@ -234,10 +234,15 @@ class SwarmMember:
         self.pieces.narrow_range(event.request, event.first, event.stop)
         return list(self.publisher.leases.tell_length(event.first, event.size_bytes)) if unknown else []
 
+    @property
+    def is_size_proven(self) -> bool:
+        """Whether the origin, or the store, has said the length. A manifest has its author's word."""
+        return self.own_size_bytes is not None and self.origin.answered
+
     def resized(self, first: int, size_bytes: int) -> list[Instruction]:
         """The origin has another length than was said."""
-        told = self.publisher.leases.tell_length(first, size_bytes) if self.own_size_bytes is None else []
-        self.own_size_bytes = self.own_size_bytes or size_bytes
+        told = [] if self.is_size_proven else self.publisher.leases.tell_length(first, size_bytes)
+        self.own_size_bytes = self.own_size_bytes if self.is_size_proven else size_bytes
         return [*told, *self._end(DownloadCause.MAP_WRONG, RESIZED)]
 
     def allowed(self, now: float) -> tuple[tuple[int, int], ...] | None:

@@ -5,9 +5,10 @@
     GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
-   more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
-   while others come first is told so with the piece (`CHOKED_HEADER`), which saves it a refusal.
+2. A request is for a piece at most. A few go out at a time, as `peer.core.choker` decides; all keep to
+   `rate_bytes_per_s` together. Who asks for more is told *busy* (429) at once, asks another neighbour, and hears on its
+   link when it can come. One that is served while others come first is told so with the piece (`CHOKED_HEADER`), which
+   saves it a refusal.
 3. With certificates a host is who its certificate says, in each request anew: a certificate may expire, and a host be
    revoked, while a connection is kept.
 4. Outside of TLS, a request is authenticated by a key of the neighbour's link, before anything else: whoever has none
@@ -35,6 +36,7 @@ from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
 from peer.sendfile import send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ ENCRYPTED_BYTES = 512 * 1024
 
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
-host that reads more slowly holds an upload slot for nothing."""
+host that reads more slowly holds an upload slot for nothing. If others wait for the slot, one that takes next to
+nothing loses it sooner (`peer.core.uplink.STALLED_S`)."""
 
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})")
 _SPAN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
@@ -101,9 +104,9 @@ class PeerServer:
         app = web.Application()
         app.add_routes(
             [
-                web.get("/v1/link", self._link),
-                web.get("/v2/swarm/blobs/{digest}", self._blob),
-                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob),
+                web.get("/v1/link", self._link, allow_head=False),
+                web.get("/v2/swarm/blobs/{digest}", self._blob, allow_head=False),
+                web.get("/v2/swarm/{span}/blobs/{digest}", self._blob, allow_head=False),
                 web.route("*", "/{anything:.*}", self._nothing),
             ]
         )
@@ -148,6 +151,8 @@ class PeerServer:
         if asked is None or int(asked[2]) < int(asked[1]):
             return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
         start, stop = int(asked[1]), int(asked[2]) + 1
+        if stop - start > MAX_PIECE_BYTES:
+            return _refusal(400, f"at most {MAX_PIECE_BYTES} bytes are sent at a time: a piece")
         host = asking.host
         receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
         transport = request.transport

@@ -99,12 +99,12 @@ class Encoder(_Records):
 class Header:
     """The beginning of a message. Raises CodingError."""
 
-    def __init__(self, begin: bytes, *, max_record_bytes: int) -> None:
+    def __init__(self, begin: bytes, *, max_record_bytes: int, min_record_bytes: int = LEAST_RECORD_BYTES) -> None:
         """`begin` has `HEADER_BYTES`; `key_id_bytes` follow it."""
         if len(begin) != HEADER_BYTES:
             raise CodingError("a message that ends in its header")
         self.salt, self.record_bytes, self.key_id_bytes = _HEADER.unpack(begin)
-        if not LEAST_RECORD_BYTES <= self.record_bytes <= max_record_bytes:
+        if not min_record_bytes <= self.record_bytes <= max_record_bytes:
             raise CodingError(f"records of {self.record_bytes} bytes")
 
 
@@ -129,8 +129,8 @@ class Decoder(_Records):
                 self._cipher.decrypt_into(self._nonce(), record, None, out)
             except InvalidTag:
                 raise CodingError("a record that was changed, or is not of this message") from None
-            while length and not out[length - 1]:  # padding: none of ours
-                length -= 1
+            if not out[length - 1]:  # padding: none of ours
+                length = len(bytes(out).rstrip(b"\0"))
             delimiter = out[length - 1] if length else 0
         if delimiter not in (MORE, LAST):
             raise CodingError("a record without a delimiter")

@@ -6,6 +6,8 @@ Rules:
 2. All of it is charged to the *witness* of the host that said it (`scheduler.core.members.Identity`): its certificate,
    or the address that it comes from. So many ids on one machine have what one of them has.
 3. A swarm gives back all that was charged for it when it ends.
+4. What hosts without certificates hold and want is charged too, to the network that they come from: their ids cost
+   nothing, so the bounds of one host bound nothing. A host with a certificate has those bounds alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ SHELVED_BYTES: Final = 600
 
 PUBLISHED_BYTES: Final = 192
 """A digest as it is published: the record in the swarm's log."""
+
+MEMBER_BYTES: Final = 1024
+"""A member beside the first."""
+
+HOLDER_BYTES: Final = 100
+"""A holder of a blob on the shelf, without the pieces of which it holds a part."""
 
 BITMAPS: Final = 5
 """Sets of pieces that a swarm and its first member keep: unleased, needed, orphans, counts, held."""

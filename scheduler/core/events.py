@@ -8,19 +8,21 @@ from typing import TypeAlias
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello
+from scheduler.protocol.to_host import MAX_BURST
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
     """A host has sent Hello on a new connection, which comes from the address `seen_at`.
 
-    `certified`: the host has shown a certificate with its id.
+    `certified`: the host has shown a certificate with its id. `burst`: the messages that it may send at once.
     """
 
     connection: int
     hello: Hello
     seen_at: str = ""
     certified: bool = False
+    burst: int = MAX_BURST
 
 
 @dataclass(frozen=True, slots=True)

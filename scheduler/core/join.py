@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from scheduler.core.budget import MEMBER_BYTES
 from scheduler.core.lengths import Lengths, LengthSource
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Source
 from scheduler.core.membership import Membership
@@ -22,7 +23,7 @@ FEW_PROVIDERS: Final = 64
 
 
 GONE_REPORTS: Final = 3
-"""Neighbours that must report a seeder as gone before the seeder is expelled. A few may merely be cut off from it."""
+"""Witnesses that must report a seeder as gone before the seeder is expelled. A few may merely be cut off from it."""
 
 
 class Joining:
@@ -122,7 +123,7 @@ class Joining:
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
                 self._tell_unreachable(other.host, member.host.id)
-                self._found_gone(swarm, other)
+                self._found_gone(swarm, other, member.host.identity.witness)
 
     def corrupt(self, swarm: Swarm, member: Member, message: Corrupt) -> None:
         """Separate a member from a neighbour that, so it says, sent bytes that do not match the piece map.
@@ -156,10 +157,11 @@ class Joining:
             if len(host.missed_by) == enough:
                 self._state.send((host,), Unreachable(enough))
 
-    def _found_gone(self, swarm: Swarm, member: Member) -> None:
+    def _found_gone(self, swarm: Swarm, member: Member, reporter: str) -> None:
         """Count a report that a member is gone. A gone seeder is expelled, so that its pieces can be leased again."""
-        member.missed += 1
-        if member.missed >= GONE_REPORTS and member.state is MemberState.COMPLETE:
+        if len(member.missed_by) < GONE_REPORTS and reporter not in member.missed_by:
+            member.missed_by += (reporter,)
+        if len(member.missed_by) >= GONE_REPORTS and member.state is MemberState.COMPLETE:
             swarm.story.tell("%s serves nobody", member.host.id)
             self._membership.expel(swarm, member)
 
@@ -193,6 +195,9 @@ class Joining:
             self._state.swarms_to_lease[swarm] = None
 
     def _now_holds(self, swarm: Swarm, member: Member, have: int) -> None:
+        """Record what a member holds, as far as the scheduler keeps that for it."""
+        if not self._state.charge_member(member, MEMBER_BYTES + have.bit_length() // 8):
+            return
         had = member.have
         swarm.hold(member, have)
         if had & ~have:

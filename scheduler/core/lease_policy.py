@@ -18,7 +18,8 @@ Rules:
    they asked the origin for. A 4xx of the origin concerns that host's client and is not a failed lease.
 5. In a contested map, or with a disputed length, no host is asked for a second report.
 6. Hosts that have brought nothing yet share the leases of one host, if they are of one witness
-   (`scheduler.core.members.Identity`). A late lease counts for nobody.
+   (`scheduler.core.members.Identity`). A late lease counts for nobody. A host that has let a lease pass in silence has
+   one at a time while other hosts wait for the same origin (`scheduler.core.over_quota`).
 7. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
 8. Leases go to hosts whose first piece was checked, once there are enough (`scheduler.core.spot_checks`), and to none
    of which it is not known whether they lie, unless no other host is left.
@@ -92,23 +93,34 @@ class LeasePolicy:
 
     def grant_leases(self, swarm: Swarm) -> None:
         """Grant all leases of one blob that can be granted now."""
+        over_quota, given = self._state.over_quota, self._state.leases.given
+        waiting_for = self._grant_leases(swarm)
+        if swarm in over_quota and self._state.leases.given > given:  # there may be room for others
+            self._state.swarms_to_lease.update(dict.fromkeys(over_quota.after(swarm)))
+        if waiting_for:
+            over_quota.add(swarm, waiting_for)
+        else:
+            over_quota.discard(swarm)
+
+    def _grant_leases(self, swarm: Swarm) -> list[Member]:
+        """Returns the members of which one is to have the next lease, if none of them may have it now."""
         if not len(swarm.wanting) or self._should_wait(swarm):
-            return
+            return []
         while len(swarm.leases) < self._max_concurrent(swarm):
             pieces, excluded = self._next(swarm)
             if not pieces:
-                return
+                return []
             eligible = self._eligible(swarm, excluded, pieces)
             if not eligible:
                 self._wait_or_give_up(swarm)
-                return
+                return []
             swarm.gives_up_at = None
             free = [member for member in eligible if self._has_room(swarm, member)]
             member = min(free, key=partial(_preference, swarm, pieces), default=None)
             if member is None:
-                self._state.over_quota[swarm] = None
-                return
+                return eligible
             self._give(swarm, member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
+        return []
 
     def need(self, host: Host, message: Need) -> None:
         """Mark pieces that a client waits for: they are leased before other pieces."""
@@ -142,7 +154,7 @@ class LeasePolicy:
         pieces = ((1 << len(message.digests) // DIGEST_BYTES) - 1) << message.first
         if swarm.map is None or not pieces or pieces & ~lease.pieces:
             raise ProtocolError("digests of pieces that are not in the lease")
-        host.proven = True
+        host.proven, host.is_silent = True, False
         swarm.attempts = 0
         if self._state.now - lease.waits_since <= self._patience_s(swarm):  # else others need as much time
             swarm.silences = 0
@@ -201,6 +213,7 @@ class LeasePolicy:
             self._revoke(swarm, lease, LeaseCause.EXPIRE)
             return
         lease.member.failures += 1
+        lease.member.host.is_silent = True
         another = self._has_another(swarm, lease)
         swarm.silences += lease.stranger not in swarm.silent or not another
         if lease.stranger and len(swarm.silent) < MAX_SILENT:
@@ -331,9 +344,10 @@ class LeasePolicy:
         upstream = member.source.upstream if member.source else ""
         share = -(-settings.leases_per_blob // (len(swarm.graph.gateways) or len(swarm.wanting)))
         leases, host = self._state.leases, member.host
+        most = 1 if host.is_silent and self._state.over_quota.others_wait(member) else settings.leases_per_host
         return (
-            leases.of_host(host) < settings.leases_per_host
-            and (host.proven or leases.of_strangers(host.identity.witness) < settings.leases_per_host)
+            leases.of_host(host) < most
+            and (host.proven or leases.of_strangers(host.identity.witness) < most)
             and len(swarm.leases_of(member)) < share
             and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
         )

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
+from ipaddress import IPv6Network
 from typing import Final, NamedTuple
 
 from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Neighbour
+
+LOOPBACK: Final = ("127.", "::/64")
+"""How `network_of` a loopback address begins."""
 
 
 class Topology(NamedTuple):
@@ -24,11 +28,21 @@ class Topology(NamedTuple):
     rack: str
 
 
+def network_of(address: str) -> str:
+    """What one machine has of addresses: an IPv4 address, or the /64 of an IPv6 address (RFC 4291, 2.5.4)."""
+    if ":" not in address:
+        return address
+    try:
+        return str(IPv6Network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
+
+
 class Identity(NamedTuple):
     """A host as far as it is known to be the one that it says.
 
-    `came_from` is the address of its connection, without a port; "" if a certificate proves the id. An id that nothing
-    proves costs nothing, so all ids of one address are one witness.
+    `came_from` is where its connection comes from (`network_of`); "" if a certificate proves the id. An id that nothing
+    proves costs nothing, so all ids that come from one place are one witness.
     """
 
     id: str
@@ -38,6 +52,11 @@ class Identity(NamedTuple):
     def witness(self) -> str:
         """The name under which reports are counted and memory is charged."""
         return self.came_from or self.id
+
+    @property
+    def voter(self) -> str:
+        """The name under which words about tags are counted. On loopback no addresses tell hosts apart."""
+        return self.id if self.came_from.startswith(LOOPBACK) else self.witness
 
     def __str__(self) -> str:
         return self.id
@@ -53,10 +72,14 @@ class Host:
     topology: Topology
     connected_at: float
     came_from: str = ""
-    """The address of the connection; "" if the host has shown a certificate with its id."""
+    """Where the connection comes from (`network_of`); "" if the host has shown a certificate with its id."""
+    checks: bool = False
+    """Whether the host answers SpotCheck. Older hosts do not."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""
+    is_silent: bool = False
+    """Whether a lease of the host has passed in silence since the host last brought anything."""
     refused: dict[Source, OriginRefusal] = field(default_factory=dict)
     """The repositories whose origin has refused this host."""
     missed_by: set[str] = field(default_factory=set)
@@ -173,12 +196,14 @@ class Member:
     """The witnesses that say that the member sent them corrupt pieces: a few are remembered."""
     digests_sent: int = 0
     """The length of the part of the swarm's `log` that the member was sent."""
-    missed: int = 0
-    """The number of neighbours that reported the member as gone while it is connected to the scheduler."""
+    missed_by: tuple[str, ...] = ()
+    """The witnesses that could not reach the member while it is connected to the scheduler: a few are remembered."""
     far: int = 0
     """The number of links that leave the member's site."""
     shares: int = ALL_SHARES
     """The shares of the blob's pieces that the member may ask other sites for, a bit for each share."""
+    charged: int = 0
+    """The bytes that are charged for the member (`scheduler.core.budget`)."""
     progressed_at: float = 0.0
     """The time at which the member last gained a piece, completed the blob, or became a gateway."""
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from scheduler.core.budget import SWARM_BYTES
+from scheduler.core.budget import MEMBER_BYTES, SWARM_BYTES
 from scheduler.core.events import Close
 from scheduler.core.leases import LeaseCause
-from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance, network_of
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import Hello, Holding
+from scheduler.protocol.from_host import FEATURES, SPOT_CHECK, Hello, Holding
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -30,9 +30,6 @@ from scheduler.protocol.to_host import (
     OriginRefused,
     Welcome,
 )
-
-FEATURES: Final = ()
-"""The features of this protocol version that some hosts of the same version lack. There are none yet."""
 
 PROGRESS_S: Final = 2.0
 """The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
@@ -48,7 +45,7 @@ class Membership:
         self._state: Final = state
         self._topologies: Final[dict[Topology, Topology]] = {}
 
-    def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool = False) -> None:
+    def arrive(self, connection: int, hello: Hello, seen_at: str, *, certified: bool, burst: int) -> None:
         """Let a host in that has connected from the address `seen_at`, or close its connection."""
         state = self._state
         version = agree(hello)
@@ -69,12 +66,12 @@ class Membership:
         if len(self._topologies) >= TOPOLOGIES:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
-        came_from = "" if certified else seen_at
-        host = Host(connection, hello.host, hello.address, topology, state.now, came_from)
+        came_from = "" if certified else network_of(seen_at)
+        features = tuple(feature for feature in hello.features if feature in FEATURES)
+        host = Host(connection, hello.host, hello.address, topology, state.now, came_from, SPOT_CHECK in features)
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
-        features = tuple(feature for feature in hello.features if feature in FEATURES)
-        state.send((host,), Welcome(version, features, PROGRESS_S, seen_at=seen_at))
+        state.send((host,), Welcome(version, features, PROGRESS_S, burst=burst, seen_at=seen_at))
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out and end its connection."""
@@ -94,9 +91,10 @@ class Membership:
         shelf = self._state.shelf
         if digest not in self._state.swarms and not self._state.budget.has_room(host.identity.witness, SWARM_BYTES):
             return False
-        if len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST:
+        if digest in host.members or shelf.holds(host, digest):
             return True
-        return digest in host.members or shelf.holds(host, digest)
+        has_room = not host.came_from or self._state.held.has_room(host.came_from, MEMBER_BYTES)
+        return has_room and len(host.members) + shelf.count(host) < MAX_BLOBS_PER_HOST
 
     def enter(self, host: Host, digest: bytes, owner: Host | None = None) -> tuple[Swarm, Member]:
         """Make a host an idle member of a blob's swarm if it is no member. The caller has asked `has_room`.
@@ -117,6 +115,7 @@ class Membership:
         swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
         member = Member(host, state.now)
+        state.charge_member(member, MEMBER_BYTES)
         host.members[digest] = member
         swarm.members[host] = member
         swarm.graph.add(member)
@@ -134,6 +133,7 @@ class Membership:
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]
         del member.host.members[swarm.digest]
+        state.release_member(member)
         swarm.graph.remove(member)
         swarm.gateways.leave(member)
         state.links_changed[swarm] = None
@@ -165,6 +165,7 @@ class Membership:
                 ended = tuple([other.host.id for other in member.links])
                 state.send((host,), Neighbours(swarm.digest, (), ended))
             del host.members[swarm.digest]
+            state.release_member(member)
             state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True))
         state.links_changed.pop(swarm, None)
         self._end(swarm)
@@ -194,7 +195,7 @@ class Membership:
     def link(self, swarm: Swarm, member: Member) -> None:
         """Give a member neighbours. A tiny blob needs none."""
         if not swarm.is_tiny:
-            swarm.gateways.begin(list(swarm.wanting.items))
+            swarm.gateways.begin(swarm.wanting.items)
             if member.wants:
                 swarm.gateways.admit(member)
             swarm.graph.fill(member)
@@ -211,9 +212,13 @@ class Membership:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
                 if changes:
-                    add = tuple([_as_seen(member, other) for other, made in changes.items() if made])
-                    remove = tuple([other.host.id for other, made in changes.items() if not made])
-                    self._state.send((member.host,), Neighbours(swarm.digest, add, remove))
+                    add, remove = [], []
+                    for other, made in changes.items():
+                        if made:
+                            add.append(_as_seen(member, other))
+                        else:
+                            remove.append(other.host.id)
+                    self._state.send((member.host,), Neighbours(swarm.digest, tuple(add), tuple(remove)))
             swarm.graph.changes.clear()
             for member in swarm.gateways.shares_changed:
                 self._state.send((member.host,), Gateway(swarm.digest, member.shares))
@@ -225,7 +230,7 @@ class Membership:
         del state.swarms[swarm.digest]
         state.budget.give_back(swarm.charges)
         state.swarms_to_lease.pop(swarm, None)
-        state.over_quota.pop(swarm, None)
+        state.over_quota.discard(swarm)
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
 

@@ -10,12 +10,14 @@ sends one more copy of the blob, and a third copy of the pieces with different r
 reports the map is *proven*.
 
 No report of a digest proves another wrong: hosts that conspire say the same. Only the SHA-256 of the blob does, and a
-host's word on that is believed once more hosts have said so than still want the blob. The map is *judged* then, and
+host's word on that is believed once more hosts have said so than still want the blob, and more than the square root of
+all that are connected: a few hosts that conspire are most of any small swarm that they enter. The map is *judged* then,
+and
 
 1. every host that reported another digest than the map has is accused;
 2. every host that disputed a map with the same digests, before it was judged, is accused.
 
-Nobody is accused before. So hosts that conspire have an honest host accused only if they are most of the swarm.
+Nobody is accused before. So hosts that conspire have an honest host accused only if they are most of a large swarm.
 
 Rejected: accusing the publishers of all pieces, because nearly all of them are honest. Rejected: believing the second
 report instead of the first, because a liar would get the second lease.
@@ -32,6 +34,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum, auto
+from math import isqrt
 from typing import Final
 
 from scheduler.core.claims import QUORUM, SECONDHAND, Claim
@@ -87,6 +90,12 @@ class ClaimResult(Enum):
 
 MAX_DISPUTED: Final = 4
 """Disputed maps that are remembered with those that disputed them. One takes as much memory as the map."""
+
+
+def conspirators(connected: int) -> int:
+    """The most hosts, of all that are connected, that may conspire without having another host accused."""
+    return isqrt(connected)
+
 
 CHUNK: Final = 64
 """The pieces whose digests are stored together. A map takes memory as digests arrive, wherever they are in the blob."""
@@ -184,10 +193,10 @@ class PieceMap:
             self._step(MapCause.LAST_PIECE)
         return ClaimResult.NEWS
 
-    def seal(self, host: Identity, wanting: int) -> bool:
+    def seal(self, host: Identity, wanting: int, connected: int) -> bool:
         """Record that a host found the blob's SHA-256 right over this map. Returns whether that judges the map.
 
-        `wanting` is the number of hosts that do not have the blob yet.
+        `wanting` is the number of hosts that do not have the blob yet, `connected` that of all hosts.
         """
         if self.state is MapState.KNOWN:
             self._step(MapCause.SHA256_RIGHT)
@@ -195,7 +204,7 @@ class PieceMap:
             return False
         self._sealers[host.witness] = host
         self._disputers.pop(host.witness, None)
-        self.judged = len(self._sealers) >= QUORUM and len(self._sealers) > wanting
+        self.judged = len(self._sealers) >= QUORUM and len(self._sealers) > max(wanting, conspirators(connected))
         return self.judged
 
     def dispute(self, host: Identity) -> bool:

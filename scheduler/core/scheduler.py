@@ -18,7 +18,7 @@ from scheduler.core.events import Connected, Disconnected, Event, Instruction, R
 from scheduler.core.join import Joining
 from scheduler.core.lease_policy import LeasePolicy
 from scheduler.core.lengths import Lengths
-from scheduler.core.members import Host, Identity, Member
+from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
 from scheduler.core.quarantine import Quarantine
@@ -97,11 +97,11 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello, seen_at, certified):
-                identity = Identity(hello.host, "" if certified else seen_at)
+            case Connected(connection, hello, seen_at, certified, burst):
+                identity = Identity(hello.host, "" if certified else network_of(seen_at))
                 before = state.hosts_by_id.get(hello.host)
                 if not self._quarantine.turns_away(connection, identity):
-                    self._membership.arrive(connection, hello, seen_at, certified=certified)
+                    self._membership.arrive(connection, hello, seen_at, certified=certified, burst=burst)
                 if before is not None and state.hosts_by_id.get(hello.host) is not before:
                     self._tags.depart(before)
             case Received(connection, message):
@@ -169,6 +169,7 @@ class Scheduler:
             )
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
         state.leases.validate()
+        state.over_quota.validate()
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
         late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
@@ -176,6 +177,7 @@ class Scheduler:
         self._tags.validate()
         state.shelf.validate()
         state.budget.validate()
+        state.held.validate()
 
     def _receive(self, host: Host, message: FromHost) -> None:
         by_host = self._by_host.get(type(message))

@@ -37,7 +37,8 @@ class Seeders:
     def sealed(self, swarm: Swarm, member: Member, message: Sealed) -> None:
         """Record that a host holds the whole blob and that its SHA-256 is right."""
         if swarm.map is not None and swarm.size_bytes is not None and message.generation == swarm.generation:
-            if swarm.map.seal(member.host.identity, len(swarm.wanting) - member.wants):
+            wanting = len(swarm.wanting) - member.wants
+            if swarm.map.seal(member.host.identity, wanting, len(self._state.hosts)):
                 self._maps.judge(swarm)
             swarm.length.add(member.host.identity, swarm.size_bytes)
         self.complete(swarm, member)
@@ -66,7 +67,7 @@ class Seeders:
             return
         for lease in leases:
             state.end_lease(lease, LeaseCause.LAST_PIECE)
-        member.host.proven = True
+        member.host.proven, member.host.is_silent = True, False
         self._end_digest_request(swarm)
         state.inline_blobs.put(swarm.digest, message.data)
         if swarm.size_bytes != len(message.data):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from scheduler.core.budget import SHELVED_BYTES, Budget
+from scheduler.core.budget import HOLDER_BYTES, SHELVED_BYTES, Budget
 from scheduler.core.members import Host
 from scheduler.protocol.from_host import Holding
 
@@ -32,8 +32,10 @@ class _Blob:
 class Shelf:
     """Blobs by digest and by holder. Each blob has at least one holder."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, held: Budget) -> None:
+        """The blobs are charged to `budget`, and their holders to `held`, those without a certificate."""
         self._budget: Final = budget
+        self._held: Final = held
         self._blobs: Final[dict[bytes, _Blob]] = {}
         self._of_host: Final[dict[Host, set[_Blob]]] = {}
         self._parts: Final[dict[Host, int]] = {}
@@ -64,10 +66,13 @@ class Shelf:
         parts = self._parts.get(host, 0)
         if not holding.complete and parts >= MAX_PARTS:
             return
+        if host.came_from and not self._held.take(host.came_from, _cost_of(holding)):
+            return
         blob = self._blobs.get(holding.digest)
         if blob is None:
             owner = host.identity.witness
             if not self._budget.take(owner, SHELVED_BYTES):
+                self._give_back(host, holding)
                 return
             blob = _Blob(holding.digest, holding.size_bytes, owner)
             self._blobs[holding.digest] = blob
@@ -86,6 +91,7 @@ class Shelf:
             return {}
         self._budget.give_back({blob.owner: SHELVED_BYTES})
         for host, held in blob.holders.items():
+            self._give_back(host, held)
             self._forget(host, blob, held)
         return {
             host: held if isinstance(held, Holding) else Holding(digest, held, complete=True)
@@ -114,10 +120,15 @@ class Shelf:
 
     def _drop(self, host: Host, blob: _Blob) -> int | Holding:
         held = blob.holders.pop(host)
+        self._give_back(host, held)
         if not blob.holders:
             del self._blobs[blob.digest]
             self._budget.give_back({blob.owner: SHELVED_BYTES})
         return held
+
+    def _give_back(self, host: Host, held: int | Holding) -> None:
+        if host.came_from:
+            self._held.give_back({host.came_from: _cost_of(held)})
 
     def _forget(self, host: Host, blob: _Blob, held: int | Holding) -> None:
         blobs = self._of_host[host]
@@ -128,3 +139,7 @@ class Shelf:
             self._parts[host] -= 1
             if not self._parts[host]:
                 del self._parts[host]
+
+
+def _cost_of(held: int | Holding) -> int:
+    return HOLDER_BYTES + (len(held.have) if isinstance(held, Holding) and not held.complete else 0)

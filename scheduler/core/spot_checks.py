@@ -132,6 +132,7 @@ class SpotChecks:
             other
             for other in self._state.rng.shuffled(list(member.links))
             if other.wants
+            and other.host.checks
             and _may_ask(other, member, piece)
             and other.source is not None
             and other.refusal(now) is None

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -18,7 +19,8 @@ from scheduler.core.deadlines import Deadlines
 from scheduler.core.events import Close, Instruction, Probe, Send
 from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
-from scheduler.core.members import Host, Identity, Source
+from scheduler.core.members import Host, Identity, Member, Source
+from scheduler.core.over_quota import OverQuota
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
@@ -68,7 +70,9 @@ class SchedulerState:
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
         self.budget: Final = Budget(settings.witness_bytes, settings.claimed_bytes)
-        self.shelf: Final = Shelf(self.budget)
+        self.held: Final = Budget(settings.witness_bytes, sys.maxsize)
+        """What hosts without certificates hold and want."""
+        self.shelf: Final = Shelf(self.budget, self.held)
         """The blobs that hosts hold and that nobody asks for. A blob on the shelf has no swarm, with one exception: a
         swarm that a Need has made, until the Join follows."""
         self.leases: Final = LeaseBook()
@@ -78,8 +82,7 @@ class SchedulerState:
 
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible or necessary."""
-        self.over_quota: Final[dict[Swarm, None]] = {}
-        """Swarms that wait for a lease of another swarm to end, because their origin or their hosts are at a limit."""
+        self.over_quota: Final = OverQuota()
         self.credit: Final[dict[Identity, None]] = {}
         """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""
         self.links_changed: Final[dict[Swarm, None]] = {}
@@ -106,6 +109,21 @@ class SchedulerState:
         if amount:
             swarm.charges[owner] = swarm.charges.get(owner, 0) + amount
         return True
+
+    def charge_member(self, member: Member, amount: int) -> bool:
+        """Charge so much in all for a member whose host has no certificate. Returns whether the host may have that."""
+        network = member.host.came_from
+        if network and amount > member.charged:
+            if not self.held.take(network, amount - member.charged):
+                return False
+            member.charged = amount
+        return True
+
+    def release_member(self, member: Member) -> None:
+        """A member is gone: give back what was charged for it."""
+        if member.charged:
+            self.held.give_back({member.host.came_from: member.charged})
+            member.charged = 0
 
     def probe(self, host: Host) -> None:
         """Have a host pinged."""
@@ -161,8 +179,7 @@ class SchedulerState:
             swarm.unleased |= left & ~swarm.map.known | lost
         swarm.note_provider(lease.member)
         self.swarms_to_lease[swarm] = None
-        self.swarms_to_lease.update(self.over_quota)
-        self.over_quota.clear()
+        self.swarms_to_lease.update(dict.fromkeys(self.over_quota.next(lease.member)))
 
     def note_idle(self, swarm: Swarm) -> None:
         """Set the time at which a swarm in which nobody wants the blob goes to the shelf."""

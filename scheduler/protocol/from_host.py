@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from scheduler.protocol import fields as f
 from scheduler.protocol.geometry import piece_count, piece_length
@@ -12,6 +12,12 @@ from scheduler.protocol.to_host import DigestRun
 
 VERSION_OLDEST = 1
 VERSION_NEWEST = 1
+
+SPOT_CHECK = "spot-check"
+"""The feature of hosts that answer SpotCheck. It was added within version 1: older hosts would ignore the message."""
+
+FEATURES = (SPOT_CHECK,)
+"""What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
 """What is older counts as this old."""
@@ -190,7 +196,7 @@ class DigestReport:
 
 @dataclass(frozen=True, slots=True)
 class SpotChecked:
-    """The answer to SpotCheck."""
+    """The answer to SpotCheck, which is sent to hosts with the feature `spot-check` only."""
 
     digest: f.Digest
     generation: f.Generation
@@ -278,6 +284,22 @@ class TagAnswer:
             raise f.ProtocolError("a tag has a digest if, and only if, the status is 200")
 
 
+DIGESTS_OF_A_MESSAGE: Final = 32
+"""So many digests cost the scheduler as much as a message without any."""
+
+
 def cost_of(message: object) -> int:
-    """What a message counts against `Welcome.messages_per_s` and `Welcome.burst`: each announced blob is one more."""
-    return 1 + len(message.holdings) if isinstance(message, Announce) else 1
+    """What a message counts against `Welcome.messages_per_s` and `Welcome.burst`.
+
+    It is one, and one more for each announced blob and for each `DIGESTS_OF_A_MESSAGE` digests.
+    """
+    match message:
+        case Announce():
+            return 1 + len(message.holdings)
+        case LeasePieces():
+            return 1 + len(message.digests) // (DIGESTS_OF_A_MESSAGE * f.DIGEST_BYTES)
+        case DigestReport():
+            digests_bytes = len(message.digests) + sum(len(run.digests) for run in message.more)
+            return 1 + digests_bytes // (DIGESTS_OF_A_MESSAGE * f.DIGEST_BYTES)
+        case _:
+            return 1

@@ -27,8 +27,9 @@ class Welcome:
     """The host is connected. Both ends speak `version` and have the `features`.
 
     The host keeps to the bounds that follow: `max_blobs` that it holds or wants, `messages_per_s` in the long run and
-    `burst` at once (each blob in an Announce counts as one more). `seen_at` is the address that the host's connection
-    comes from; none of these are known from an older scheduler.
+    `burst` at once. Each blob in an Announce and each 32 digests count as one more, and so does each 4 KiB of what the
+    scheduler answers to that host alone. A host that connects again by its certificate has what was left of `burst`.
+    `seen_at` is the address that the host's connection comes from; none of these are known from an older scheduler.
     """
 
     version: Annotated[int, f.Whole(1, 2**16)]

@@ -1,10 +1,10 @@
-"""All connections of a scheduler's port, by the address that they come from: who goes when there are too many.
+"""All connections of a scheduler's port, by the network that they come from: who goes when there are too many.
 
 Rules:
 1. A host with a certificate counts for itself and never has to go.
-2. Room for a new connection is made at the address with the most connections. There, the newest connection that has
-   not said Hello goes first, then the newest host that has said nothing but Hello, then, if the new connection comes
-   from an address with fewer connections, the newest host.
+2. Room for a new connection is made at the network (`scheduler.core.members.network_of`) with the most connections.
+   There, the newest connection that has not said Hello goes first, then the newest host that has said nothing but
+   Hello, then, if the new connection comes from a network with fewer connections, the newest host.
 3. Where that leaves nobody, the new connection is one too many.
 """
 
@@ -19,22 +19,22 @@ class Crowd:
     """The connections without a certificate."""
 
     def __init__(self) -> None:
-        self._by_address: Final[dict[str, dict[int, HostConnection]]] = {}
+        self._by_network: Final[dict[str, dict[int, HostConnection]]] = {}
 
     def add(self, connection: HostConnection) -> None:
         """A connection has opened."""
-        self._by_address.setdefault(connection.host, {})[connection.number] = connection
+        self._by_network.setdefault(connection.network, {})[connection.number] = connection
 
     def discard(self, connection: HostConnection) -> None:
         """A connection has ended, or has shown a certificate."""
-        of_address = self._by_address.get(connection.host)
-        if of_address is not None and of_address.pop(connection.number, None) is not None and not of_address:
-            del self._by_address[connection.host]
+        of_network = self._by_network.get(connection.network)
+        if of_network is not None and of_network.pop(connection.number, None) is not None and not of_network:
+            del self._by_network[connection.network]
 
     def least_welcome(self, newest: HostConnection) -> HostConnection | None:
         """The connection that has to go so that `newest` may stay."""
-        own = len(self._by_address.get(newest.host, ()))
-        largest = max(self._by_address.values(), key=len, default={})
+        own = len(self._by_network.get(newest.network, ()))
+        largest = max(self._by_network.values(), key=len, default={})
         others = [each for each in reversed(largest.values()) if each is not newest and each.ended_at is None]
         for tier in range(3):
             if tier == 2 and len(largest) <= own:

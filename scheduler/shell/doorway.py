@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 HANDSHAKE: Final = 0x16
 READ_BYTES: Final = 64 * 1024
+RECORD_BYTES: Final = 4 * 1024
+"""What is encrypted at once. OpenSSL's object for the output keeps memory for the most that it ever held."""
+
 _JOINING: Final = tuple(f" {path} ".encode() for path in (CA_PATH, JOIN_PATH, RENEW_PATH))
 _REQUEST_LINE: Final = 40
 """The bytes after which a request is known not to be for any of these paths."""
@@ -94,11 +97,13 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         elif self._deliver is not None:
             self._deliver(data)
         elif data[0] == HANDSHAKE:
-            self._tls = self._admission.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._inner.context = self._admission.context
+            self._tls = self._inner.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
             self._receive_tls(data)
         elif self._plain:
             assert self._transport is not None
             self._transport.set_protocol(self._inner)
+            self._inner.go_on(self._transport)
             self._inner.data_received(data)
         else:
             self._refuse(b"403 Forbidden", _USE_TLS)
@@ -113,10 +118,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
                 self._tls.do_handshake()
                 self._inner.peer = self._admission.peer(self._tls)
                 self._established = True
-            while self._transport is not None and (text := self._tls.read(READ_BYTES)):
-                (self._deliver or self._route)(text)
-                if not (self._incoming.pending or self._tls.pending()):
-                    break  # to read until there is no more would cost an exception each time
+            self._take_text(self._tls)
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -129,6 +131,18 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
             log.info("certificate_refused", address=self._inner.address, reason=str(error))
             self.close()
         self._flush()
+
+    def _take_text(self, tls: ssl.SSLObject) -> None:
+        """Deliver what has come. A record may have a single byte, and each delivery costs more than to decrypt it."""
+        parts: list[bytes] = []
+        try:
+            while text := tls.read(READ_BYTES):
+                parts.append(text)
+                if not (self._incoming.pending or tls.pending()):
+                    break  # to read until there is no more would cost an exception each time
+        finally:
+            if parts:
+                (self._deliver or self._route)(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def _flush(self) -> None:
         if self._outgoing.pending and self._transport is not None:
@@ -155,8 +169,12 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
     def _refuse(self, status: bytes, why: bytes) -> None:
         head = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
         self.write(head % (status, len(why)) + why)
-        self._deliver = lambda _data: None
+        self.hear_no_more()
         self.close()
+
+    def hear_no_more(self) -> None:
+        """Drop whatever else comes."""
+        self._deliver = lambda _data: None
 
     # The transport of what is behind
 
@@ -178,8 +196,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         data = self._unsealed[0] if len(self._unsealed) == 1 else b"".join(self._unsealed)
         self._unsealed, self._unsealed_bytes = [], 0
         if self._tls is not None and self._transport is not None and not self._transport.is_closing():
-            self._tls.write(data)
-            self._flush()
+            self._transport.write(encrypted(self._tls, self._outgoing, data))
 
     def close(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -207,6 +224,15 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         return default if self._transport is None else self._transport.get_extra_info(name, default)
 
 
+def encrypted(tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, data: bytes | bytearray | memoryview) -> bytes:
+    """The records of some data, each of at most RECORD_BYTES of it. `outgoing` is the object's, and empty."""
+    records = []
+    for at in range(0, len(data), RECORD_BYTES):
+        tls.write(data[at : at + RECORD_BYTES])
+        records.append(outgoing.read())
+    return records[0] if len(records) == 1 else b"".join(records)
+
+
 class _Exchange:
     """One request of a host that joins or renews, and its answer."""
 
@@ -230,6 +256,7 @@ class _Exchange:
                     if len(self._body) > MAX_BODY_BYTES:
                         raise h11.RemoteProtocolError("the body is too long", error_status_hint=413)
                 elif isinstance(event, h11.EndOfMessage):
+                    self._doorway.hear_no_more()
                     self._ask()
                     return
                 else:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from scheduler.trust.certificates import CLOCK_SKEW
 from scheduler.trust.errors import JoinRefusedError, TrustError
 from scheduler.trust.files import create_private
 from scheduler.trust.token import JoinToken
@@ -61,7 +62,7 @@ class TokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """A host that joined. `serial` (hexadecimal) and `expires` are those of its newest certificate."""
+    """A host that joined. `serial` (hexadecimal) is that of its newest certificate; after `expires` it has none."""
 
     id: str
     token: str
@@ -154,7 +155,7 @@ class Ledger:
                 database.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ?", (token.id,))
             database.execute(
                 "INSERT INTO hosts VALUES (?1, ?2, ?3, ?4, ?4, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE"
-                " SET token = ?3, joined = ?4, last_renewed = ?4, serial = ?5, expires = ?6",
+                " SET token = ?3, joined = ?4, last_renewed = ?4, serial = ?5, expires = max(expires, ?6)",
                 (host, key_sha256, token.id, now, serial, expires),
             )
 
@@ -162,7 +163,7 @@ class Ledger:
         """Record a host's new certificate. Raises JoinRefusedError."""
         with self._changing() as database:
             self._check_host(database, host, key_sha256)
-            statement = "UPDATE hosts SET last_renewed = ?, serial = ?, expires = ? WHERE id = ?"
+            statement = "UPDATE hosts SET last_renewed = ?, serial = ?, expires = max(expires, ?) WHERE id = ?"
             if not database.execute(statement, (now, serial, expires, host)).rowcount:
                 raise JoinRefusedError("unknown", f"the scheduler's ledger has no host {host}: join anew with a token")
 
@@ -184,7 +185,8 @@ class Ledger:
         """The revoked hosts that may have a certificate which is not over: those that must be told to others."""
         with self._using() as database:
             statement = "SELECT host FROM revocations LEFT JOIN hosts ON host = id WHERE expires IS NULL OR expires > ?"
-            return frozenset(host for (host,) in database.execute(statement, (now,)))
+            earliest = now - CLOCK_SKEW.total_seconds()  # for hosts whose clocks are late
+            return frozenset(host for (host,) in database.execute(statement, (earliest,)))
 
     def _asks_again(self, database: sqlite3.Connection, token: str, host: str, key: bytes, now: float) -> bool:
         """Whether this is a request that was answered a moment ago. Raises JoinRefusedError."""

@@ -66,6 +66,7 @@ def test_the_registry_gives_one_copy(tmp_path: Path) -> None:
     assert figures["swarm_to_alone"] == pytest.approx(figures["swarm_s"] / figures["alone_s"], rel=0.1)
     assert [each["node"] for each in figures["swarm"]] == ["node 1", "node 2", "node 3"]
     assert [each["received_bytes"] for each in figures["swarm"]] == [size_bytes] * NODES
+    assert [each["has_certificate"] for each in figures["swarm"]] == [True] * NODES
     from_origin = sum(each["origin_bytes"] for each in figures["swarm"])
     from_all = from_origin + sum(each["peer_bytes"] + each["cache_bytes"] for each in figures["swarm"])
     assert from_origin == pytest.approx(figures["origin_bytes"], rel=0.01)  # what nodes say and what the registry saw
@@ -81,6 +82,7 @@ def test_what_is_seen_without_a_terminal() -> None:
     lines = screen.getvalue().splitlines()
     assert "\x1b" not in screen.getvalue()
     starts = ("The registry is a thread of", "one node alone", "(computed)", "3 nodes, a swarm", "node 1 again")
+    assert "3 of its 3 nodes joined with a token" in " ".join(screen.getvalue().split())
     assert all(any(line.strip().startswith(start) for line in lines) for start in starts)
     assert all(len(line) <= 80 for line in lines)
     assert not figures["strangers_measured"]

@@ -109,7 +109,9 @@ class TestHowMany:
     def test_more_with_each_round_where_none_is_slower_for_it(self) -> None:
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
         counts = [in_a_round(running, at, took_s=lambda _: 1.0) for at in range(4)]
-        assert counts == [MIN_REQUESTS * share for share in (1, 2, 3, 5)]
+        assert counts[0] == MIN_REQUESTS
+        assert all(more > count for count, more in itertools.pairwise(counts)), counts
+        assert counts[-1] == MAX_REQUESTS
 
     def test_no_more_than_fill_the_line(self) -> None:
         """Each more makes all others slower: as many pieces come in a second as before."""
@@ -118,7 +120,7 @@ class TestHowMany:
         for _ in range(10):
             counts.append(in_a_round(running, now, took_s=lambda count: count / 4))
             now += counts[-1] / 4
-        assert max(counts) <= MAX_REQUESTS * 0.6, "twice what fills the line, and what comes by chance"
+        assert max(counts) <= MAX_REQUESTS * 0.7, "as many as fill the line, the headroom, and what comes by chance"
 
     def test_few_again_once_less_comes(self) -> None:
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})

@@ -17,7 +17,7 @@ from benchmarks.programs import ROOT
 from tests.real.programs import wait_until
 
 COMMAND: Final = (sys.executable, "-m", "benchmarks", "cluster", "--json", "--nodes", "3", "--rate", "100mbit")
-FIGURES: Final = ("efficiency_last", "origin_copies", "messages_per_piece", "cpu_share")
+FIGURES: Final = ("hosts_with_certificate", "efficiency_last", "origin_copies", "messages_per_piece", "cpu_share")
 
 
 def command(workdir: Path, *words: str, figures: Sequence[str] = FIGURES) -> list[str]:
@@ -53,6 +53,7 @@ def processes(workdir: Path) -> list[str]:
 def test_a_small_cluster_is_measured(programs: None, place: Path, scenario: str) -> None:
     figures = measure(place, "--size", "4MiB", "--scenario", scenario)
     assert set(figures) == set(FIGURES)
+    assert figures["hosts_with_certificate"] == 3
     assert 1.0 <= figures["origin_copies"] <= 1.1
     assert 0.0 < figures["efficiency_last"] <= 1.1
     assert figures["messages_per_piece"] > 0.0
@@ -65,9 +66,10 @@ def test_what_breaks_in_the_cluster_is_survived(programs: None, place: Path) -> 
 
 
 def test_the_other_ways_are_measured_beside(programs: None, place: Path) -> None:
-    names = ("speedup_vs_registry", "speedup_vs_pull_through", "site_copies")
-    figures = measure(place, "--size", "4MiB", "--sites", "2", figures=names)
+    names = ("hosts_with_certificate", "speedup_vs_registry", "speedup_vs_pull_through", "site_copies")
+    figures = measure(place, "--open", "--size", "4MiB", "--sites", "2", figures=names)
     assert set(figures) == set(names)
+    assert figures["hosts_with_certificate"] == 0
     assert figures["site_copies"] >= 1.0
 
 

@@ -14,6 +14,7 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import TO_HOST, FromHost
 from scheduler.protocol.from_host import (
+    FEATURES,
     Announce,
     Bye,
     Corrupt,
@@ -86,7 +87,9 @@ class AnyOrder(RuleBasedStateMachine):
         if host not in self.connections:
             self.connected += 1
             self.connections[host] = self.connected
-            self.tell(Connected(self.connected, Hello(host, 1, 1, f"{host}:1", site=site, rack=rack)))
+            self.tell(
+                Connected(self.connected, Hello(host, 1, 1, f"{host}:1", site=site, rack=rack, features=FEATURES))
+            )
 
     @rule(host=hosts, orderly=st.booleans())
     def goes(self, host: str, orderly: bool) -> None:

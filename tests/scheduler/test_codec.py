@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, Codec, Unknown
 from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, MAX_INLINE_BYTES, ProtocolError
-from scheduler.protocol.from_host import Fault, Hello, Join, NeighbourFailed
+from scheduler.protocol.from_host import DigestReport, Fault, Hello, Join, LeasePieces, NeighbourFailed, cost_of
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, PieceDigests
@@ -152,3 +152,12 @@ def test_deep_nesting_is_refused() -> None:
 def test_numbers_of_types_are_used_once() -> None:
     numbers = [number for codec in CODECS for number in codec.types]
     assert len(numbers) == len(set(numbers))
+
+
+def test_digests_count_as_messages() -> None:
+    """To take 4,096 of them costs the scheduler as much as 128 messages."""
+    digests = bytes(32 * 4096)
+    assert cost_of(LeasePieces(1, DIGEST, 0, bytes(32))) == 1
+    assert cost_of(LeasePieces(1, DIGEST, 0, digests)) == cost_of(DigestReport(DIGEST, 0, digests, last=False)) == 129
+    runs = tuple(DigestRun(piece, bytes(32 * 8)) for piece in range(0, 4096, 8))
+    assert cost_of(DigestReport(DIGEST, 0, b"", last=True, more=runs)) == 129

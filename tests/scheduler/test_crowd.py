@@ -16,7 +16,7 @@ def crowd(*connections: tuple[str, int]) -> tuple[Crowd, list[HostConnection]]:
     made, of = [], Crowd()
     for number, (address, standing) in enumerate(connections):
         connection = HostConnection(FakeOwner(), number, 10)
-        connection.host = address
+        connection.host = connection.network = address
         connection.greeted, connection.has_spoken = standing >= IDLE, standing == SPOKEN
         of.add(connection)
         made.append(connection)

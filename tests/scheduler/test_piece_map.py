@@ -66,7 +66,7 @@ def test_a_contested_map_believes_two_hosts_that_agree() -> None:
 
 def judged(made: PieceMap, *sealers: Identity) -> PieceMap:
     """The map, found right by `sealers`, which are more than still want the blob."""
-    assert [made.seal(sealer, len(sealers) - 1) for sealer in sealers] == [False] * (len(sealers) - 1) + [True]
+    assert [made.seal(sealer, len(sealers) - 1, 0) for sealer in sealers] == [False] * (len(sealers) - 1) + [True]
     return made
 
 
@@ -92,9 +92,9 @@ def test_a_host_that_disputes_a_right_map_is_accused() -> None:
 
 def test_two_that_seal_a_wrong_map_have_nobody_accused_who_disputes_it() -> None:
     sealed = known()
-    assert not sealed.seal(C, 5)
+    assert not sealed.seal(C, 5, 0)
     assert sealed.dispute(A), "one host alone has sealed it"
-    assert not sealed.seal(D, 5)
+    assert not sealed.seal(D, 5, 0)
     assert not sealed.dispute(A)
     assert not sealed.dispute(B)
     assert not sealed.judged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import CHECK_S, CHECKERS, MIN_MEMBERS, MIN_PIECES, SLICES
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.from_host import Bye, Hello, Join, LeasePieces, Leave, Sealed, SpotChecked, SpotResult
+from scheduler.protocol.from_host import FEATURES, Bye, Hello, Join, LeasePieces, Leave, Sealed, SpotChecked, SpotResult
 from scheduler.protocol.geometry import MIN_PIECE_BYTES, piece_count, piece_length
 from scheduler.protocol.to_host import Lease, PieceDigests, SpotCheck
 
@@ -28,13 +29,15 @@ def right(piece: int) -> bytes:
 class Crowd:
     """Hosts that have joined one swarm, and all that the scheduler has told them since."""
 
-    def __init__(self, hosts: int = MIN_MEMBERS + 4, size_bytes: int = SIZE) -> None:
+    def __init__(self, hosts: int = MIN_MEMBERS + 4, size_bytes: int = SIZE, old: Collection[int] = ()) -> None:
+        """`old` are hosts from before there were checks."""
         self.scheduler = Scheduler(SchedulerSettings(leases_per_blob=1, leases_per_host=1, settle_s=0.0))
         self.now = 10.0
         self.told: list[tuple[int, Any]] = []
         self.closed: dict[int, Closing] = {}
         for host in range(1, hosts + 1):
-            self._play(Connected(host, Hello(f"h{host}", 1, 1, f"h{host}:1")))
+            features = () if host in old else FEATURES
+            self._play(Connected(host, Hello(f"h{host}", 1, 1, f"h{host}:1", features=features)))
         for host in range(1, hosts + 1):
             self.say(host, Join(D, "docker.io", "library/app", size_bytes))
 
@@ -143,6 +146,19 @@ def test_where_all_are_silent_checks_end_and_the_blob_goes_on() -> None:
         crowd.publish()
         crowd.wait(CHECK_S)
     assert crowd.heard(PieceDigests)
+
+
+def test_hosts_that_know_no_checks_are_not_asked_for_any() -> None:
+    """In a rolling upgrade: a piece would wait for their answers, which never come."""
+    hosts = range(1, MIN_MEMBERS + 5)
+    crowd = Crowd(len(hosts), old=hosts)
+    crowd.publish()
+    assert not crowd.heard(SpotCheck)
+    assert crowd.heard(PieceDigests), "it is believed at once, since nobody can check it"
+    new = hosts[-3:]
+    crowd = Crowd(len(hosts), old=hosts[:-3])
+    crowd.publish()
+    assert {host for host, _ in crowd.heard(SpotCheck)} <= set(new)
 
 
 def test_a_publisher_that_leaves_takes_its_digest_with_it() -> None:

@@ -1,12 +1,17 @@
-"""A node in a process of its own, which can be killed as a machine is that loses its power: without a last word."""
+"""Nodes and schedulers in processes of their own.
+
+They can be killed as a machine is that loses its power: without a last word.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from p2pd.demo.process import DaemonProcess, command
 from tests.support.client import Reply, ask
@@ -58,3 +63,38 @@ async def host_process(swarm: Cluster, directory: Path, **options: object) -> As
     finally:
         daemon.process.kill()
         await asyncio.to_thread(daemon.wait)
+
+
+@dataclass
+class Process:
+    """A daemon: `at` has the addresses that it listens on."""
+
+    daemon: DaemonProcess
+    at: dict[str, str]
+
+    async def blob(self, digest: str) -> Reply:
+        return await ask(self.at["mirror"], "GET", f"/v2/{REPOSITORY}/blobs/{digest}")
+
+    async def swarm(self) -> dict[str, Any]:
+        told: dict[str, Any] = (await ask(self.at["admin"], "GET", "/status")).json["swarm"]
+        return told
+
+    async def until_connected(self, connected: bool = True) -> None:
+        while (await self.swarm())["scheduler_connected"] != connected:  # noqa: ASYNC110 # another process
+            await asyncio.sleep(0.05)
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        return [each for each in self.daemon.events if each["event"] == event]
+
+
+async def started(stack: AsyncExitStack, argv: list[str], environ: Mapping[str, str] | None = None) -> Process:
+    """A daemon that is ready. It ends with `stack`, and all that it has logged are events."""
+    daemon = await asyncio.to_thread(DaemonProcess, argv, environ)
+
+    async def end() -> None:
+        daemon.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(daemon.wait)
+        assert not daemon.other_lines, list(daemon.other_lines)
+
+    stack.push_async_callback(end)
+    return Process(daemon, await asyncio.to_thread(daemon.wait_for_event, "ready"))

@@ -4,52 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from p2pd.demo.process import DaemonProcess, command, neutral_environ
+from p2pd.demo.process import command, output_of
 from scheduler.trust.tls import joining_context
-from tests.support.client import Reply, ask
 from tests.support.registry import ImageRegistry
+from tests.swarm import process
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 
 PATIENCE_S = 45.0
 
 
 @dataclass
-class Process:
-    """A daemon: `at` has the addresses that it listens on, `data` is its directory."""
+class Process(process.Process):
+    """A daemon with its directory."""
 
-    daemon: DaemonProcess
-    at: dict[str, str]
     data: Path
-
-    async def blob(self, digest: str) -> Reply:
-        return await ask(self.at["mirror"], "GET", f"/v2/{REPOSITORY}/blobs/{digest}")
-
-    async def swarm(self) -> dict[str, Any]:
-        told: dict[str, Any] = (await ask(self.at["admin"], "GET", "/status")).json["swarm"]
-        return told
-
-    async def until_connected(self, connected: bool = True) -> None:
-        while (await self.swarm())["scheduler_connected"] != connected:  # noqa: ASYNC110 # another process
-            await asyncio.sleep(0.05)
 
     async def until_logged(self, event: str) -> None:
         while not self.logged(event):  # noqa: ASYNC110 # as above
             await asyncio.sleep(0.05)
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        return [each for each in self.daemon.events if each["event"] == event]
 
     @property
     def host(self) -> str:
@@ -76,15 +56,7 @@ class SecureCluster:
 
     def p2pd(self, *words: str) -> str:
         """What a command beside the scheduler says."""
-        done = subprocess.run(
-            [sys.executable, "-m", "p2pd", *words, "--data", str(self.scheduler.data), "--config", os.devnull],
-            env=neutral_environ(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=True,
-        )
-        return done.stdout.strip()
+        return output_of(*words, f"--data={self.scheduler.data}")
 
     def token(self, *words: str) -> str:
         return self.p2pd("token", "create", *words)
@@ -135,15 +107,8 @@ class SecureCluster:
 
 async def started(stack: AsyncExitStack, name: str, settings: dict[str, Any]) -> Process:
     """A daemon that ends with the stack, and has written no traceback then."""
-    daemon = await asyncio.to_thread(DaemonProcess, command(name, settings))
-
-    async def end() -> None:
-        daemon.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(daemon.wait)
-        assert not daemon.other_lines, list(daemon.other_lines)
-
-    stack.push_async_callback(end)
-    return Process(daemon, await asyncio.to_thread(daemon.wait_for_event, "ready"), settings["data"])
+    ready = await process.started(stack, command(name, settings))
+    return Process(ready.daemon, ready.at, settings["data"])
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from peer.core.choker import UploadRequest
 from peer.errors import PeerBusyError, PeerGoneError, StoreError
 from peer.net.peer_server import PeerServer
 from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import DATA_BYTES
-from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest
+from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest, UnauthenticatedError
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.tls import TlsConnection
 from tests.support.client import Client, Reply, ask
@@ -39,6 +42,9 @@ class Trust:
         if connection is None or connection.getpeercert(True) not in self.good:
             raise CertificateError("no certificate that is good")
         return host or "b"
+
+    async def watch(self, _connection: TlsConnection | None, _host: str | None, *, reopens: bool) -> None:  # noqa: ARG002
+        await asyncio.get_running_loop().create_future()
 
 
 class Line:
@@ -290,6 +296,50 @@ async def test_a_request_that_comes_again_is_refused(tmp_path: Path) -> None:
         assert b" 401 " in (await exchange(it.address, other))[:20]
 
 
+ALTERED: dict[str, Callable[[str, str], str]] = {
+    "absolute form": lambda path, key: f"GET http://h{path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}",
+    "another spelling": lambda path, key: (
+        f"GET {path.replace('/0-', '/%30-')} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}"
+    ),
+    "a longer number": lambda path, key: (
+        f"GET {path.replace('/0-', '/00-')} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}"
+    ),
+    "a query": lambda path, key: f"GET {path}?a HTTP/1.1\r\nHost: h\r\nAuthorization: {key}",
+    "a Range": lambda path, key: f"GET {path} HTTP/1.1\r\nHost: h\r\nRange: bytes=0-9\r\nAuthorization: {key}",
+    "another method": lambda path, key: f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nAuthorization: {key}",
+    "a longer sequence number": lambda path, key: (
+        f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key.replace('.', '.0', 1)}"
+    ),
+    "a forgery before it": lambda path, key: (
+        f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: {key[:-1]}x\r\nAuthorization: {key}"
+    ),
+}
+
+
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
+@asynchronous
+async def test_a_request_counts_as_it_was_written(tmp_path: Path, alter: Callable[[str, str], str]) -> None:
+    """What is altered is refused, and the request itself is good afterwards."""
+    async with hosts(tmp_path) as it:
+        key = it.authorized(target())["Authorization"]
+        assert b" 401 " in (await exchange(it.address, f"{alter(target(), key)}\r\n\r\n".encode()))[:20]
+        assert it.server.sent_bytes == 0
+        request = f"GET {target()} HTTP/1.1\r\nHost: h\r\nAuthorization: {key}\r\n\r\n"
+        assert b" 200 " in (await exchange(it.address, request.encode()))[:20]
+
+
+@asynchronous
+async def test_what_a_host_asks_for_is_no_request_to_itself(tmp_path: Path) -> None:
+    """Somebody on the line sends host b's request back to host b, whose own keys are others."""
+    async with hosts(tmp_path) as it:
+        request = PieceRequest("GET", target(), "")
+        reflected = it.held.authorize(request)[0]
+        own = PieceKeys(lambda: 0.0, plain=False)
+        own.issue("a", CERTIFICATE)
+        with pytest.raises(UnauthenticatedError):
+            own.authenticate(request, reflected)
+
+
 def flipped(at: int) -> Callable[[bytes], bytes]:
     """A bit of the body is another."""
 
@@ -396,14 +446,29 @@ async def test_a_key_is_of_no_use_to_another_host(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_neighbour_that_takes_nothing_is_let_go_of(tmp_path: Path) -> None:
-    async with hosts(tmp_path, stall_s=0.3) as it:
-        last = len(CONTENT) - 1
+    await taking_nothing(tmp_path, stall_s=0.3)
+
+
+@asynchronous
+async def test_and_sooner_if_others_wait(tmp_path: Path) -> None:
+    """A thread sends on a descriptor of its own, which has to be told too."""
+    await taking_nothing(tmp_path, others=True, stalled_s=0.1)
+
+
+async def taking_nothing(directory: Path, *, others: bool = False, **options: float) -> None:
+    async with hosts(directory, **options) as it:  # type: ignore[arg-type] # as there
+        last = MAX_PIECE_BYTES - 1
         host, _, port = it.address.rpartition(":")
-        _, writer = await asyncio.open_connection(host, int(port), limit=1)
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.connect((host, int(port)))
+        _, writer = await asyncio.open_connection(sock=small, limit=1)
         request = f"GET {target(0, last)} HTTP/1.1\r\nHost: x\r\n"
         request += f"Authorization: {it.authorized(target(0, last))['Authorization']}\r\n\r\n"
         writer.write(request.encode())
         async with asyncio.timeout(20):
             await until_true(lambda: bool(it.server._uploading._active))
+            if others:
+                it.server._uploading._choker._remember(UploadRequest("other", bytes(32)))
             await until_true(lambda: not it.server._uploading._active)
         writer.close()

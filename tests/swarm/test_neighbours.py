@@ -20,6 +20,7 @@ from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
 from peer.peer_piece import CHOKED_HEADER
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
+from scheduler.protocol.codec import LINK
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.support.client import ask
 from tests.support.images import content_of
@@ -115,7 +116,7 @@ def test_a_neighbour_that_does_not_send_the_piece(tmp_path: Path, registry: Imag
     test()
 
 
-@pytest.mark.parametrize("what", ["garbage", "text", "oversized", "flood"])
+@pytest.mark.parametrize("what", ["garbage", "text", "oversized", "flood", "pings", "long messages"])
 def test_a_link_that_breaks_the_protocol_ends_and_is_not_made_again(
     tmp_path: Path, registry: ImageRegistry, what: str
 ) -> None:
@@ -130,6 +131,14 @@ def test_a_link_that_breaks_the_protocol_ends_and_is_not_made_again(
                 elif what == "flood":
                     for _ in range(40_000):
                         await bad.say(socket, link.Have(bad.raw_digest, 9, (link.Span(0, 1),)))
+                elif what == "pings":
+                    for _ in range(40_000):
+                        await socket.ping()
+                elif what == "long messages":
+                    spans = tuple(link.Span(2 * at, 2 * at + 1) for at in range(link.MAX_SPANS_PER_MESSAGE))
+                    frame = LINK.encode(link.Have(bad.raw_digest, 9, spans))
+                    for _ in range(200):
+                        await socket.send_bytes(frame)
                 else:
                     await socket.send_bytes(b"\xc1" * (9 if what == "garbage" else 300_000))
                 await bad.listen(socket)

@@ -177,3 +177,11 @@ def test_no_nonce_comes_twice() -> None:
     encoder._next = 2**32
     with pytest.raises(CodingError, match="too many"):
         encoder._nonce()
+
+
+def test_records_that_are_smaller_than_the_receiver_wants_are_refused() -> None:
+    """Each costs some microseconds, however little is in it."""
+    begin = encode(b"data", record_bytes=40)[:HEADER_BYTES]
+    assert Header(begin, max_record_bytes=RECORD_BYTES, min_record_bytes=40).record_bytes == 40
+    with pytest.raises(CodingError, match="records of 40 bytes"):
+        Header(begin, max_record_bytes=RECORD_BYTES, min_record_bytes=41)

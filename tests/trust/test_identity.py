@@ -44,6 +44,7 @@ def test_any_uri_is_an_identity_or_our_error(uri: str) -> None:
         assert parse_uri(uri).uri == uri
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # not positive: `cryptography` is to refuse it later
 @given(st.binary() | st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)))
 @example(change=(15, 128))  # a serial number below 0
 def test_any_bytes_are_an_identity_or_our_error(change: bytes | tuple[int, int]) -> None:
@@ -55,6 +56,13 @@ def test_any_bytes_are_an_identity_or_our_error(change: bytes | tuple[int, int])
 @pytest.mark.parametrize(
     "uri",
     [
+        "SPIFFE://c/host/a",
+        "spiffe://C/host/a",
+        "spiffe://c/host/%61",
+        "spiffe://c/host/a#",
+        "spiffe://c//host/a",
+        "spiffe://u@c/scheduler",
+        "spiffe://c/Scheduler",
         "spiffe://c/host/",
         "spiffe://c/host/.",
         "spiffe://c/host/..",
@@ -106,6 +114,14 @@ def test_names_beside_the_uri_are_not_looked_at() -> None:
 def test_its_time_is_checked_and_said(now: float, reason: str) -> None:
     with pytest.raises(CertificateExpiredError, match=reason):
         identity_from_der(GOOD, CA.cluster, now)
+
+
+def test_a_certificate_that_was_read_before_is_checked_again() -> None:
+    assert identity_from_der(GOOD, CA.cluster, NOW) == identity_from_der(GOOD, CA.cluster, NOW)
+    with pytest.raises(CertificateExpiredError):
+        identity_from_der(GOOD, CA.cluster, NOW + 4 * HOUR)
+    with pytest.raises(CertificateError, match="of the cluster"):
+        identity_from_der(GOOD, OTHER_CA.cluster, NOW)
 
 
 def test_a_clock_that_is_4_minutes_slow_does_no_harm() -> None:

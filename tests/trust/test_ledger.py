@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.trust.certificates import CLOCK_SKEW
 from scheduler.trust.errors import JoinRefusedError, TrustError, UnsafeFileError
 from scheduler.trust.ledger import SAME_REQUEST_S, Ledger
 from scheduler.trust.token import JoinToken, new_token
@@ -105,7 +106,21 @@ def test_a_revoked_host_does_not_come_back(ledger: Ledger) -> None:
     assert refused(ledger, "b", b"key") == "revoked", "nor under another id"
     with pytest.raises(JoinRefusedError, match="was revoked"):
         ledger.renew("a", b"key", "2", END, NOW)
-    assert ledger.revoked(END) == frozenset(), "its certificate is over: nobody needs to be told"
+    assert ledger.revoked(END) == {"a"}, "the clock of another host may be late"
+    assert ledger.revoked(END + CLOCK_SKEW.total_seconds()) == frozenset(), "its certificate is over for everybody"
+
+
+@pytest.mark.parametrize("again", ["renews", "joins"])
+def test_a_revoked_host_may_use_an_older_certificate_that_ends_later(ledger: Ledger, again: str) -> None:
+    """The operator has made the lifetime shorter since."""
+    ledger.add_token(TOKEN, "", None, None, NOW)
+    admit(ledger, "a")
+    if again == "renews":
+        ledger.renew("a", b"a", "2", NOW + 3600, NOW + 1)
+    else:
+        ledger.admit(TOKEN, "a", b"a", "2", NOW + 3600, NOW + 1)
+    ledger.revoke_host("a", NOW + 2)
+    assert ledger.revoked(END - 1) == {"a"}
 
 
 def test_a_host_that_the_ledger_does_not_know_is_revoked_too(ledger: Ledger) -> None:

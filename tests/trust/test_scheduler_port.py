@@ -17,10 +17,11 @@ import pytest
 from peer.trust.joining import SchedulerUnreachableError, fetch_ca, join, renew
 from scheduler.protocol.codec import FROM_HOST, TO_HOST
 from scheduler.protocol.connection import PATH, Closing
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.from_host import Hello, Join, Leave
 from scheduler.protocol.joining import CA_PATH, JOIN_PATH, MAX_BODY_BYTES, RENEW_PATH
-from scheduler.protocol.to_host import Revoked, Welcome
+from scheduler.protocol.to_host import Joined, Revoked, Welcome
 from scheduler.shell.admission import Admission
+from scheduler.shell.doorway import RECORD_BYTES, encrypted
 from scheduler.shell.server import Bounds
 from scheduler.trust import certificates
 from scheduler.trust.certificates import read_credentials, request_certificate
@@ -30,6 +31,7 @@ from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
 from scheduler.trust.tls import client_context, joining_context, server_context
 from tests.trust.fixtures import NOW, OTHER_CA, credentials, host, scheduler
+from tests.trust.fixtures import connected as joined_in_memory
 from tests.trust.ports import Port, ask, scheduler_at
 from tests.trust.test_directory import fill
 
@@ -105,6 +107,15 @@ def test_the_token_is_sent_to_nobody_else(tmp_path: Path) -> None:
             with pytest.raises(CertificateError, match="does not verify"):
                 await ask(join, other.url, port.token(), ca, "a", REQUEST)
             assert other.authority.ledger.hosts() == []
+
+    run(tmp_path, test)
+
+
+def test_no_other_ca_comes_with_the_one_that_the_token_pins(tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        own = port.authority.ca_pem
+        port.authority.ca_pem = own + certificates.to_pem(OTHER_CA.certificate)  # type: ignore[misc] # for the test
+        assert await ask(fetch_ca, port.url, port.token()) == own
 
     run(tmp_path, test)
 
@@ -234,6 +245,30 @@ def test_who_is_silent_after_the_handshake_is_cut_off(tmp_path: Path) -> None:
     run(tmp_path, test, bounds=Bounds(hello_s=0.2))
 
 
+def test_who_connects_again_has_no_new_burst_of_messages(tmp_path: Path) -> None:
+    async def test(port: Port) -> None:
+        tls = client_context(port.credentials("a"))
+        bursts = []
+        for _ in range(2):
+            async with connected(port, tls) as socket:
+                welcome = await greeted(socket, "a")
+                assert isinstance(welcome, Welcome)
+                bursts.append(welcome.burst)
+                for number in range(5):
+                    await socket.send_bytes(FROM_HOST.encode(Leave(bytes([number]) * 32)))
+                await socket.send_bytes(FROM_HOST.encode(Join(b"d" * 32, "docker.io", "library/app", 0)))
+                while not isinstance(await hears(socket), Joined):
+                    pass
+        async with connected(port, tls) as socket:
+            assert isinstance(await greeted(socket, "a"), Welcome)
+            for _ in range(10):
+                await socket.send_bytes(FROM_HOST.encode(Leave(b"d" * 32)))
+            assert await hears(socket) is Closing.FLOODING
+        assert bursts == [19, 12]
+
+    run(tmp_path, test, bounds=Bounds(burst=20, messages_per_s=0.001))
+
+
 def test_a_revoked_host_is_cut_off_and_the_others_are_told(tmp_path: Path) -> None:
     async def test(port: Port) -> None:
         held = {name: port.credentials(name) for name in ("a", "b", "c")}
@@ -285,6 +320,20 @@ def test_a_session_is_resumed(tmp_path: Path) -> None:
         assert (await ask(once, session))[1]
 
     run(tmp_path, test)
+
+
+def test_a_long_message_goes_in_short_records() -> None:
+    pair = joined_in_memory(server_context(credentials(scheduler())), client_context(credentials(host("a"))))
+    records = encrypted(pair.server, pair.down, bytes(10_000))
+    lengths = []
+    while records:
+        length = 5 + int.from_bytes(records[3:5], "big")
+        lengths.append(length)
+        pair.down.write(records[:length])
+        records = records[length:]
+    assert len(lengths) == 3
+    assert max(lengths) <= RECORD_BYTES + 22
+    assert b"".join(pair.client.read(16_384) for _ in lengths) == bytes(10_000)
 
 
 def test_the_scheduler_renews_its_own_certificate(tmp_path: Path) -> None:

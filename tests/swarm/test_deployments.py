@@ -1,0 +1,245 @@
+"""The files in docker/ that set a cluster up: nothing is open in them, and p2pd runs with just what stands there.
+
+Only places on the disk, ports and the addresses of others are replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+import yaml
+
+from p2pd.cli.options import SCHEDULER_DATA
+from p2pd.config.settings import KEYS
+from p2pd.demo.process import join_token, output_of
+from tests.support.client import ask
+from tests.support.images import content_of
+from tests.support.registry import ImageRegistry
+from tests.swarm.cluster import REPOSITORY, UPSTREAM
+from tests.swarm.process import Process, started
+
+DOCKER: Final = Path(__file__).parents[2] / "docker"
+PATIENCE_S: Final = 90.0
+DATA: Final = KEYS["data"].default
+LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_MIN_FREE_BYTES": "0"}
+"""Ports of this machine that the files leave as they are by default, and what a small disk asks for."""
+
+
+def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
+    """The text with other ports for p2pd's own, and those ports by the ones that they stand for."""
+    ports = {}
+    for port in sorted(set(re.findall(r"\b6500[0-9]\b", text))):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            ports[port] = str(free.getsockname()[1])
+    return re.sub(r"\b6500[0-9]\b", lambda found: ports[found[0]], text), ports
+
+
+async def run(stack: AsyncExitStack, words: list[str], environ: Mapping[str, str]) -> Process:
+    """`p2pd WORDS …` as it stands in a file, with the variables from there."""
+    argv = [sys.executable, "-m", "p2pd", *words]
+    return await started(stack, argv, {"P2PD_CONFIG": os.devnull, "P2PD_LOG_FORMAT": "json", **environ})
+
+
+async def takes_part(node: Process, registry: ImageRegistry) -> None:
+    """It has a certificate, a scheduler, and serves a blob of the registry."""
+    await node.until_connected()
+    assert (await node.swarm())["certificate_expires_s"] > 0
+    content = content_of("layer", 5000)
+    assert (await node.blob(registry.put_blob(REPOSITORY, content))).body == content
+
+
+@pytest.mark.parametrize("file", sorted(DOCKER.iterdir()), ids=lambda file: file.name)
+def test_nothing_is_open(file: Path) -> None:
+    lines = [line for line in file.read_text().splitlines() if not re.match(r" *#", line)]
+    assert not [line for line in lines if re.search("allow.open", line, re.IGNORECASE)]
+
+
+# -- Kubernetes --------------------------------------------------------------------------------------------------------
+
+
+class Pod:
+    """The pod of a workload. Each of its volumes is a directory below `directory`, with the content that is given."""
+
+    def __init__(self, spec: Mapping[str, Any], directory: Path, content: Mapping[str, Mapping[str, str]]) -> None:
+        (self.container,) = spec["containers"]
+        (directory / "none").mkdir(parents=True)
+        self._places: dict[str, Path] = {}
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        for mount in self.container["volumeMounts"]:
+            place = self._places[mount["mountPath"]] = directory / mount["name"]
+            place.mkdir(mode=0o700)
+            source = volumes[mount["name"]]
+            for kind, key in (("configMap", "name"), ("secret", "secretName")):
+                for name, text in content.get(source[kind][key], {}).items() if kind in source else ():
+                    (place / name).write_text(text)
+
+    def place(self, mount_path: str) -> Path:
+        return self._places[mount_path]
+
+    def environ(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The container's variables; `given` are those that Kubernetes makes."""
+        known = dict(given)
+        for each in self.container.get("env", []):
+            value = each.get("value", given.get(each["name"], ""))
+            value = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], value)
+            known[each["name"]] = re.sub(
+                "|".join(map(re.escape, self._places)), lambda found: str(self._places[found[0]]), value
+            )
+        return known
+
+    async def is_healthy(self) -> None:
+        """All probes are answered as Kubernetes wants them to be."""
+        ports = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+        trusting_anybody = ssl.create_default_context()
+        trusting_anybody.check_hostname = False
+        trusting_anybody.verify_mode = ssl.CERT_NONE
+        async with aiohttp.ClientSession() as session:
+            for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+                probe = self.container[name]["httpGet"]
+                scheme, port = probe.get("scheme", "HTTP").lower(), ports.get(probe["port"], probe["port"])
+                url = f"{scheme}://127.0.0.1:{port}{probe['path']}"
+                async with session.get(url, ssl=trusting_anybody) as answer:
+                    assert answer.status == 200, url
+
+
+def test_kubernetes(tmp_path: Path, registry: ImageRegistry) -> None:
+    text, ports = with_free_ports((DOCKER / "kubernetes.yaml").read_text())
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
+    making_a_token = re.search(
+        r"create secret generic (\w+) .*--from-literal=(\w+)=.* -- p2pd ([^)]*)", text, re.DOTALL
+    )
+    assert making_a_token is not None
+    secret, key, words = making_a_token.groups()
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+            spec = objects["Deployment", "scheduler"]["spec"]["template"]["spec"]
+            pod = Pod(spec, tmp_path / "scheduler", {})
+            (volume,) = spec["volumes"]
+            assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in objects, "the CA lives on"
+            data = pod.place(SCHEDULER_DATA)
+            environ = {"P2PD_ADMIN": "127.0.0.1:0", "P2PD_DATA": str(data)}
+            await run(stack, pod.container["args"], pod.environ({}) | environ)
+            await pod.is_healthy()
+            assert b"p2pd_scheduler_hosts 0.0" in (await ask(f"127.0.0.1:{ports['65006']}", "GET", "/metrics")).body
+
+            config = objects["ConfigMap", "p2pd"]["data"]
+            token = {key: await asyncio.to_thread(output_of, *words.split(), f"--data={data}")}
+            pod = Pod(
+                objects["DaemonSet", "p2pd"]["spec"]["template"]["spec"],
+                tmp_path / "node",
+                {"p2pd": config, secret: token},
+            )
+            (port,) = objects["Service", "scheduler"]["spec"]["ports"]
+            given = {
+                "NODE_IP": "127.0.0.1",
+                "SCHEDULER_SERVICE_HOST": "127.0.0.1",
+                "SCHEDULER_SERVICE_PORT": str(port["port"]),
+            }
+            defaults = {key: KEYS[key].default.partition(":") for key in ("mirror", "admin")}
+            replaced = {
+                **LOCAL,
+                **{f"P2PD_{key.upper()}": f"{host}:{ports[port]}" for key, (host, _, port) in defaults.items()},
+                "P2PD_CONFIG": str(pod.place("/etc/p2pd") / "p2pd.toml"),
+                "P2PD_DATA": str(pod.place(DATA)),
+                "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
+            }
+            node = await run(stack, pod.container["args"], pod.environ(given) | replaced)
+            await takes_part(node, registry)
+            await pod.is_healthy()
+
+    asyncio.run(main())
+
+
+# -- systemd -----------------------------------------------------------------------------------------------------------
+
+
+class Unit:
+    """A unit file. With `all_of_it`, the settings that it has as comments for nodes of a cluster too."""
+
+    def __init__(self, name: str, credentials: Path, *, all_of_it: bool) -> None:
+        text = (DOCKER / name).read_text()
+        settings = re.findall(rf"^{'#?' if all_of_it else ''}([A-Za-z]+)=(.*)$", text, re.MULTILINE)
+        (argv,) = [shlex.split(value) for key, value in settings if key == "ExecStart"]
+        assert argv[0] == "/usr/local/bin/p2pd"
+        self.words = argv[1:]
+        (self.state,) = [f"/var/lib/{value}" for key, value in settings if key == "StateDirectory"]
+        self.loaded = dict(value.split(":") for key, value in settings if key == "LoadCredential")
+        variables = [word for key, value in settings if key == "Environment" for word in shlex.split(value)]
+        self.environ = dict(each.replace("%d", str(credentials)).split("=", 1) for each in variables)
+
+
+def test_the_units_of_systemd(tmp_path: Path, registry: ImageRegistry) -> None:
+    (credentials := tmp_path / "credentials").mkdir()
+    scheduler, node = (Unit(name, credentials, all_of_it=True) for name in ("p2pd-scheduler.service", "p2pd.service"))
+    assert (scheduler.state, node.state) == (SCHEDULER_DATA, DATA)
+    assert scheduler.environ["P2PD_DATA"] == SCHEDULER_DATA
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+            data = tmp_path / "scheduler"
+            replaced = {"P2PD_DATA": str(data), "P2PD_ADMIN": "127.0.0.1:0", "P2PD_LISTEN": "0.0.0.0:0"}
+            assert scheduler.environ["P2PD_LISTEN"] == "0.0.0.0:65003"
+            at = (await run(stack, scheduler.words, scheduler.environ | replaced)).at["listen"]
+            assert set(node.loaded) == {"join", "hub"}
+            (credentials / "join").write_text(await asyncio.to_thread(join_token, data))
+            (credentials / "hub").write_text("a password\n")
+            in_toml = {"P2PD_SCHEDULER": f"https://127.0.0.1:{at.rpartition(':')[2]}", "P2PD_PEER": "127.0.0.1:0"}
+            joined = await run(
+                stack, node.words, node.environ | in_toml | LOCAL | {"P2PD_DATA": str(tmp_path / "node")}
+            )
+            await joined.until_connected()
+            assert (await joined.swarm())["certificate_expires_s"] > 0
+
+            alone = Unit("p2pd.service", credentials, all_of_it=False)
+            replaced = {"P2PD_DATA": str(tmp_path / "alone"), "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}"}
+            lone = await run(stack, alone.words, alone.environ | LOCAL | replaced)
+            assert "peer" not in lone.at
+
+    asyncio.run(main())
+
+
+# -- compose -----------------------------------------------------------------------------------------------------------
+
+
+def test_compose(tmp_path: Path, registry: ImageRegistry) -> None:
+    """Its service, with the lines for a node of a cluster that it has as comments."""
+    text = re.sub(r"^( *)# (?=P2PD_\w+: |secrets: )", r"\1", (DOCKER / "compose.yaml").read_text(), flags=re.MULTILINE)
+    document = yaml.safe_load(text)
+    service = document["services"]["p2pd"]
+    (secret,) = service["secrets"]
+    assert secret in document["secrets"]
+    assert service["environment"]["P2PD_JOIN_FILE"] == f"/run/secrets/{secret}"
+    assert service["volumes"] == [f"cache:{DATA}"]
+
+    async def main() -> None:
+        async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+            data = tmp_path / "scheduler"
+            environ = {"P2PD_LISTEN": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_DATA": str(data)}
+            at = (await run(stack, ["scheduler"], environ)).at["listen"]
+            (token := tmp_path / "token").write_text(await asyncio.to_thread(join_token, data))
+            text = "\n".join(f"{name}={value}" for name, value in service["environment"].items())
+            text, ports = with_free_ports(text.replace("SCHEDULER:65003", at).replace("NODE:", "127.0.0.1:"))
+            environ = dict(line.split("=", 1) for line in text.splitlines())
+            replaced = {
+                "P2PD_JOIN_FILE": str(token),
+                "P2PD_DATA": str(tmp_path / "node"),
+                "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
+            }
+            node = await run(stack, ["run"], environ | LOCAL | replaced)
+            await takes_part(node, registry)
+            assert node.at["advertise"] == f"127.0.0.1:{ports['65002']}"
+
+    asyncio.run(main())

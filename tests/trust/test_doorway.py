@@ -1,0 +1,125 @@
+"""What one connection with TLS costs the scheduler, however its bytes are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from scheduler.protocol.joining import JOIN_PATH
+from scheduler.shell.connection import HostConnection
+from scheduler.shell.doorway import Doorway, Written
+from scheduler.trust.tls import client_context
+from tests.trust.ports import Port, scheduler_at
+
+
+class Behind:
+    """The protocol behind the doorway: `delivered` is what it was given, each time."""
+
+    def __init__(self) -> None:
+        self.delivered: list[bytes] = []
+        self.peer = None
+        self.address = "?"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        pass
+
+    def connection_lost(self, _: Exception | None) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> None:
+        self.delivered.append(data)
+
+
+class Wire(asyncio.Transport):
+    """The transport of the socket: `sent` is what goes to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class Host:
+    """A host with a certificate, after its handshake. `seal` encrypts one record."""
+
+    def __init__(self, port: Port) -> None:
+        self.behind, self._wire = Behind(), Wire()
+        self.doorway = Doorway(cast("HostConnection", self.behind), port.admission, Written(), plain=False)
+        self.doorway.connection_made(self._wire)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = client_context(port.credentials("a")).wrap_bio(self._incoming, self._outgoing)
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.send(self._outgoing.read())
+                self._incoming.write(bytes(self._wire.sent))
+                self._wire.sent.clear()
+            else:
+                self.send(self._outgoing.read())
+                return
+
+    def seal(self, text: bytes) -> bytes:
+        self._tls.write(text)
+        return self._outgoing.read()
+
+    def send(self, data: bytes) -> None:
+        self.doorway.data_received(data)
+
+
+TEXT = b"GET / HTTP/1.1\r\n" + b"x" * 500
+
+
+@pytest.mark.parametrize("record_bytes", [1, 7, len(TEXT)])
+def test_what_comes_together_is_delivered_together(tmp_path: Path, record_bytes: int) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port)
+            records = [host.seal(TEXT[at : at + record_bytes]) for at in range(0, len(TEXT), record_bytes)]
+            host.send(b"".join(records))
+            host.send(b"".join(host.seal(b"y") for _ in range(100)))
+            assert host.behind.delivered == [TEXT, b"y" * 100]
+
+    asyncio.run(main())
+
+
+def test_what_follows_a_request_to_join_is_dropped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port)
+            host.send(host.seal(f"POST {JOIN_PATH} HTTP/1.1\r\nHost: s\r\nContent-Length: 2\r\n\r\n{{}}".encode()))
+            exchange = host.doorway._deliver
+            assert exchange is not None
+            assert "_Exchange" not in repr(exchange)
+            host.send(host.seal(b"x" * 10_000))
+            assert host.behind.delivered == []
+
+    asyncio.run(main())
+
+
+def test_what_came_before_the_end_is_delivered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port)
+            text = host.seal(TEXT)
+            with pytest.raises(ssl.SSLWantReadError):
+                host._tls.unwrap()
+            host.send(text + host._outgoing.read())
+            assert host.behind.delivered == [TEXT]
+
+    asyncio.run(main())
