@@ -4,7 +4,7 @@ Rules:
 1. The daemon starts without credentials, and without a scheduler. Until it has them it takes part in no swarm.
 2. New credentials make new contexts (`scheduler.trust.tls`). Connections that are there go on until a certificate of
    either end is over, or a CA is not trusted any more. Each end watches the other's certificate (`watch`).
-3. Who was revoked is known from the scheduler, and remembered as long as this process lives: a host that has lost the
+3. Who was revoked is known from the scheduler, and remembered (`peer.trust.revocations`): a host that has lost the
    scheduler still refuses them.
 4. A failure is told when it is another than the one before it, and tried again for ever.
 """
@@ -17,12 +17,14 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
 from peer.trust.identity_files import IdentityFiles
 from peer.trust.joining import fetch_ca, join, renew
+from peer.trust.revocations import Revocations
 from peer.trust.schedule import REFUSED_S, renew_at, retry_after_s
 from scheduler.trust.certificates import Credentials, authorities_in, request_certificate
 from scheduler.trust.directory import CertificateDirectory
@@ -46,7 +48,6 @@ LOOK_EVERY_S: Final = 5.0
 """How often a directory with certificates is looked at, and the certificate of the other end of a connection."""
 
 LOOK_AT_LEAST_S: Final = 0.25
-MAX_REVOKED: Final = 65_536
 
 
 class Source(Protocol):
@@ -136,8 +137,11 @@ class Provided:
 class HostTrust:
     """The credentials of this host. On the event loop; `check` from any thread."""
 
-    def __init__(self, source: Source, *, kernel_tls: bool = False) -> None:
-        """`kernel_tls`: encrypt in the kernel where it can. Raises TrustError. Blocks: reads files."""
+    def __init__(self, source: Source, revoked: Path | None = None, *, kernel_tls: bool = False) -> None:
+        """`revoked`: the file of revoked hosts. `kernel_tls`: encrypt in the kernel where it can.
+
+        Raises TrustError. Blocks: reads files.
+        """
         self._source = source
         self._kernel_tls = kernel_tls
         self.host: Final = source.host
@@ -145,7 +149,7 @@ class HostTrust:
         self._client: ssl.SSLContext | None = None
         self._to_scheduler: ssl.SSLContext | None = None
         self._server: ssl.SSLContext | None = None
-        self._revoked: dict[str, None] = {}
+        self._revoked = Revocations(revoked)
         self._trusted = TrustedContexts()
         self._changed = asyncio.Event()
         self.on_revoked: Callable[[str], None] = lambda _host: None
@@ -241,10 +245,8 @@ class HostTrust:
 
     def revoke(self, hosts: Iterable[str]) -> None:
         """Refuse these hosts from now on."""
-        for host in hosts:
-            if host not in self._revoked and len(self._revoked) < MAX_REVOKED:
-                self._revoked[host] = None
-                self.on_revoked(host)
+        for host in self._revoked.add(hosts):
+            self.on_revoked(host)
 
     def _identity(self, connection: TlsConnection | None) -> PeerIdentity:
         if self._credentials is None:
