@@ -310,7 +310,7 @@ class Host:
         """How this host stands with the scheduler and its neighbours."""
         now, log_ = self._loop.time(), self._scheduler.log
         return SwarmHealth(
-            neighbours=self.links.up,
+            neighbours=self.links.open_count,
             unreachable_reports=self._missed_by,
             scheduler_out_s=None if log_.out_since is None else now - log_.out_since,
             last_error="" if log_.trouble is None else f"{log_.trouble.url}: {log_.trouble.cause}",

@@ -120,8 +120,8 @@ class Links:
         self.sent_messages = 0
 
     @property
-    def up(self) -> int:
-        """The number of neighbours that there is a link to."""
+    def open_count(self) -> int:
+        """How many links work now."""
         return sum(link.socket is not None for link in self._links.values())
 
     def rename(self, host: str) -> None:
