@@ -16,4 +16,4 @@ def test_the_hosts_that_could_not_reach_this_one_are_told(store: Store) -> None:
             health = swarm.host.swarm_health()
             assert (health.unreachable_reports, health.neighbours, health.last_error) == (3, 0, "")
 
-    run(scene())
+    run(scene)
