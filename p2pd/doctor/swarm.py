@@ -16,6 +16,9 @@ from p2pd.doctor.running import status_of
 STARTING_S: Final = 5.0
 """A daemon that started less than so long ago may be looking for its scheduler still."""
 
+NO_WEBSOCKET: Final = 400
+"""The answer of a host's peer port to a request that opens no WebSocket."""
+
 
 def check_scheduler(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """Whether the daemon has a scheduler now. Without one it pulls, but shares nothing new."""
@@ -58,12 +61,18 @@ def check_advertised(settings: Settings, around: Environment) -> Iterator[CheckR
         title = f"{who} could not connect to this one at {address}, the address that it advertises"
         yield CheckResult(Level.FAIL, "advertise", title, advice)
     else:
-        yield _connected(address, advice, around)
+        plain = number(swarm, "certificate_expires_s") is None
+        yield _connected(address, advice, around, plain=plain)
 
 
-def _connected(address: Address, advice: str, around: Environment) -> CheckResult:
+def _connected(address: Address, advice: str, around: Environment, *, plain: bool) -> CheckResult:
+    """A connection alone proves little where a proxy takes all of them; hosts with certificates speak TLS."""
     try:
         around.connect(address)
+        if plain:
+            status = around.get(f"http://{address}/v1/link").status
+            if status != NO_WEBSOCKET:
+                raise UnreachableError(f"what answers there (status {status}) is no host of p2pd")
     except UnreachableError as error:
         title = f"nothing can be reached at {address}, which other hosts are told, not even from here: {error}"
         return CheckResult(Level.WARN, "advertise", title, advice)

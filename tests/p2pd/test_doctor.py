@@ -363,6 +363,7 @@ def told(status: object, node: Node | None = None) -> list[tuple[Level, str, str
     node = node or Node()
     node.replying(f"{ADMIN}/status", HttpReply(200, json.dumps(status).encode()))
     node.listening |= {"10.0.0.7:65002"}
+    node.replies.setdefault("http://10.0.0.7:65002/v1/link", HttpReply(400, b""))
     return [(one.level, one.check, one.title) for one in run_checks(SETTINGS, node.environment())]
 
 
@@ -436,6 +437,16 @@ def test_an_advertised_address_that_not_even_this_machine_reaches() -> None:
     [(level, check, title)] = alarms(told(running(advertise="10.99.9.9:65002"), well()))
     assert (level, check) == (Level.WARN, "advertise")
     assert "10.99.9.9:65002" in title
+
+
+@pytest.mark.parametrize("expires_s", [None, 3600.0])
+@pytest.mark.parametrize("reply", ["no answer in time", HttpReply(404, b"")])
+def test_what_takes_connections_at_the_advertised_address_is_to_be_a_host(
+    expires_s: float | None, reply: HttpReply | str
+) -> None:
+    swarm = {"host": "a", "scheduler_connected": True, "certificate_expires_s": expires_s}
+    found = alarms(told(running(swarm=swarm), well().replying("http://10.0.0.7:65002/v1/link", reply)))
+    assert [check for _, check, _ in found] == (["advertise"] if expires_s is None else [])
 
 
 def test_a_host_without_a_scheduler_is_not_blamed_for_that() -> None:
