@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from p2pd.admin.secret import NAME
+from p2pd.doctor.swarm import NO_WEBSOCKET
 from tests.support.client import ask
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import Node, admin_headers, asynchronous, node_at
@@ -90,6 +91,8 @@ class TestHealth:
                 swarm: dict[str, Any] = {"last_error": ""}
                 while not swarm["last_error"]:
                     swarm = (await node.ask_admin("GET", "/status")).json["swarm"]
+            peer = (await node.ask_admin("GET", "/status")).json["peer"]
+            assert (await ask(peer, "GET", "/v1/link")).status == NO_WEBSOCKET, "by that the doctor knows a host"
         assert not swarm["scheduler_connected"]
         assert swarm["place"] == ["east", "r1"]
         assert swarm["last_error"] == "http://127.0.0.1:1: connection refused: nothing listens there"
