@@ -21,7 +21,7 @@ import tomlkit
 from tomlkit.items import AoT, Table
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import Reader, Request, RuntimePlan, marked
+from p2pd.configure.runtime import COMMENT, Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table
 from peer.origin.upstream import UpstreamEndpoint
 
@@ -112,7 +112,7 @@ def _merged(path: str, present: bytes, mirror_url: str) -> bytes:
             if isinstance(item, Table | AoT) and key is not None and not key.is_dotted()
         )
         at = next(tables, len(document.body))
-        comment = tomlkit.comment("Added by `p2pd configure`.")
+        comment = tomlkit.comment(COMMENT.removeprefix("# "))
         document.body[at:at] = [(None, comment), (tomlkit.key("host"), ours), (None, tomlkit.nl())]
 
     def is_wanted(result: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from p2pd.configure.removal import without_values
 from p2pd.configure.runtime import ConfigureError
 
 FORMAT = 1
@@ -42,15 +43,26 @@ class Entry:
     ours: tuple[bytes, ...]
     directories: tuple[str, ...] = ()
 
+    def is_untouched(self, present: bytes | None) -> bool:
+        """Whether nobody else has changed the file since p2pd did."""
+        return present == self.original or present in self.ours
+
     def base(self, path: str, present: bytes | None) -> bytes | None:
-        """The file without our change. Raises ChangedError if the change cannot be taken out of `present` exactly."""
-        if present == self.original or present in self.ours:
+        """The file without our change. Raises ChangedError if the change cannot be taken out of `present` exactly.
+
+        It is taken out by lines, which keeps every other byte; or by values, if somebody has rewritten the file. A file
+        that somebody has removed is nobody's.
+        """
+        if self.is_untouched(present):
             return self.original
-        if present is not None and self.original is not None:
-            for ours in self.ours:
-                without = take_out(ours, self.original, present)
-                if without is not None:
-                    return without
+        if present is None:
+            return None
+        for ours in self.ours:
+            without = take_out(ours, self.original, present) if self.original is not None else None
+            if without is None:
+                without = without_values(path, self.original, ours, present)
+            if without is not None:
+                return without if without.strip() or self.original is not None else None
         raise ChangedError(path, difference(path, self.ours[-1], present))
 
 

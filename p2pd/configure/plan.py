@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from p2pd.configure.journal import ChangedError, Entry, Journal, decode, difference, encode
+from p2pd.configure.removal import says_the_same
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, Unmarked
 from p2pd.configure.tree import FileTree
 
@@ -63,9 +64,10 @@ def configure(
 ) -> ConfigureOutcome:
     """Make the runtime use the mirror; without a request, undo all changes that were ever made for it.
 
-    If a file was changed since, that change is kept, provided that ours can be taken out exactly. If ours cannot,
-    ConfigureError has the difference. With `accept`, such a file counts as the operator's: undoing leaves it as it is,
-    and configuring starts from it. After a ConfigureError, all files are as they were.
+    If a file was changed since, that change is kept: a file that says what is wanted is left as it is, and undoing
+    takes out what is ours. If that is not possible exactly, ConfigureError has the difference. With `accept`, such a
+    file counts as the operator's: undoing leaves it as it is, and configuring starts from it. After a ConfigureError,
+    all files are as they were.
     """
     work = _work_out(runtime, request, tree, state, accept=accept)
     if dry_run or (not work.outcome.changes and work.new == work.old):
@@ -118,7 +120,9 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     journal_path = _journal_path(runtime, state)
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
-    bases, accepted = _bases(old, tree, accept=accept)
+    bases, changed = _bases(old, tree)
+    if request is None and not accept:
+        _refuse(changed)
     files = _Bases(tree, bases)
     plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
     made = {directory for entry in old.values() for directory in entry.directories} | _made_for_others(tree, state)
@@ -126,6 +130,19 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     for path in sorted({*bases, *plan.files}):
         before, base = tree.read(path), files.read(path)
         after = plan.files.get(path, base)
+        if before is not None and path in plan.files and says_the_same(path, before, plan.files[path]):
+            after = before  # whoever wrote it
+        if path in changed and not accept and before != after:
+            _refuse(changed)
+        if (
+            path in old
+            and not accept
+            and request is not None
+            and before == after
+            and not old[path].is_untouched(before)
+        ):
+            meanwhile[path] = new[path] = old[path]
+            continue
         entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made))
         if after != base:
             new[path] = entry
@@ -135,25 +152,47 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
             meanwhile[path] = Entry(base, ours, entry.directories)
         elif path in new:
             meanwhile[path] = entry
-    remarks = (*plan.remarks, *(runtime.remarks(request) if request is not None else ()))
-    outcome = ConfigureOutcome(tuple(changes), remarks, accepted)
+    remarks = (*plan.remarks, *runtime.remarks(request)) if request is not None else _left(old, bases, tree)
+    outcome = ConfigureOutcome(tuple(changes), remarks, tuple(changed) if accept else ())
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 
-def _bases(journal: Journal, tree: FileTree, *, accept: bool) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
-    bases, changed = {}, []
+def _bases(journal: Journal, tree: FileTree) -> tuple[dict[str, bytes | None], dict[str, ChangedError]]:
+    """The bases by path, and the files of which p2pd's change cannot be taken out."""
+    bases, changed = {}, {}
     for path, entry in journal.items():
         try:
             bases[path] = entry.base(path, tree.read(path))
         except ChangedError as error:
-            changed.append(error)
-    if changed and not accept:
+            changed[path] = error
+            bases[path] = tree.read(path)
+    return bases, changed
+
+
+def _refuse(changed: Mapping[str, ChangedError]) -> None:
+    """Raises ConfigureError if there is such a file."""
+    if changed:
         raise ConfigureError(
-            "\n".join(str(error) for error in changed)
-            + "\nNothing was changed. Take that back; or say --accept-changes to have these files as they are now, "
-            "after taking out by hand what is p2pd's if it is to go."
+            "\n".join(str(error) for error in changed.values())
+            + "\nNothing was changed. Take p2pd's lines out of it by hand (marked - if they are gone, + is what others "
+            "wrote); then run this again with --accept-changes, which leaves the file as it is then."
         )
-    return bases, tuple(error.path for error in changed)
+
+
+def _left(journal: Journal, bases: Mapping[str, bytes | None], tree: FileTree) -> tuple[str, ...]:
+    """What undoing leaves of the files that others have changed since p2pd did."""
+    left = []
+    for path, entry in sorted(journal.items()):
+        present = tree.read(path)
+        if entry.is_untouched(present):
+            continue
+        if present is None:
+            left.append(f"{path} was removed by somebody else: it stays away.")
+        elif bases[path] == present:
+            left.append(f"{path} was changed by somebody else and has nothing of p2pd's any more: left as it is.")
+        else:
+            left.append(f"{path} was changed by somebody else: p2pd's part was taken out, and the rest is left.")
+    return tuple(left)
 
 
 def _made_for_others(tree: FileTree, state: str) -> set[str]:

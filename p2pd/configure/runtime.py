@@ -19,7 +19,11 @@ from typing import Final, Protocol
 from p2pd.config.values import Address, UpstreamSetting
 from peer.errors import P2pdError
 
-_MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0-9a-f]{16})\)[^\n]*\n")
+MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0-9a-f]{16})\)[^\n]*\n")
+"""The first line of a file that is wholly ours."""
+
+COMMENT: Final = "# Added by `p2pd configure`."
+"""The line before what p2pd put into an operator's file, where the format has comments."""
 
 
 class ConfigureError(P2pdError):
@@ -122,7 +126,7 @@ def marked(name: str, body: str) -> bytes:
 
 def is_ours(content: bytes) -> bool:
     """Whether the file is as `marked` made it. A file with any change counts as the operator's."""
-    match = _MARK.match(content)
+    match = MARK.match(content)
     return match is not None and _digest(content[match.end() :]).encode() == match[1]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,11 @@ requests = st.builds(
 steps = st.lists(st.tuples(st.sampled_from(list(RUNTIMES)), st.none() | requests), max_size=6)
 
 REQUEST = Request(Address("127.0.0.1", 65001), (HUB, PRIVATE), "docker.io")
+CONFIG = "/etc/containerd/config.toml"
+DOCKER = "/etc/docker/daemon.json"
+BUILDKIT = "/etc/buildkit/buildkitd.toml"
+HUB_HOSTS = "/etc/docker/certs.d/docker.io/hosts.toml"
+HUB_CONTAINERD = "/etc/containerd/certs.d/docker.io/hosts.toml"
 DOCKER_NODE = {"/etc/docker/daemon.json": DAEMON, "/etc/docker/certs.d/docker.io/hosts.toml": HOSTS}
 CONTAINERD_NODE = {"/etc/containerd/config.toml": CONTAINERD}
 
@@ -227,14 +233,25 @@ def test_what_somebody_else_changed_elsewhere_in_a_file_survives_another_configu
     assert tree.files[path] == CONTAINERD + b"  grpc_histogram = false\n"
 
 
-def test_undo_refuses_what_somebody_changed_in_our_midst_and_shows_it() -> None:
+def test_undo_takes_the_mirror_out_of_a_list_that_somebody_changed() -> None:
     tree = MemoryTree(DOCKER_NODE)
     path = "/etc/docker/daemon.json"
     configure(RUNTIMES["docker"], REQUEST, tree)
     tree.files[path] = tree.files[path].replace(b"https://cache.example", b"https://new.example")
+    (left,) = configure(RUNTIMES["docker"], None, tree).remarks
+    assert left == f"{path} was changed by somebody else: p2pd's part was taken out, and the rest is left."
+    assert tree.files == {**DOCKER_NODE, path: DAEMON.replace(b"https://cache.example", b"https://new.example")}
+
+
+def test_undo_refuses_what_it_cannot_read_and_shows_it() -> None:
+    tree = MemoryTree(DOCKER_NODE)
+    path = "/etc/docker/daemon.json"
+    configure(RUNTIMES["docker"], REQUEST, tree)
+    tree.files[path] = tree.files[path].replace(b'"https://cache.example"', b"https://new.example")
     was = dict(tree.files)
     with pytest.raises(
-        ConfigureError, match=r"(?s)daemon.json was changed by somebody else.*\+\t+\"https://new.example"
+        ConfigureError,
+        match=r"(?s)daemon.json was changed by somebody else.*\+\t+https://new.example.*--accept-changes",
     ):
         configure(RUNTIMES["docker"], None, tree)
     assert tree.files == was
@@ -244,25 +261,138 @@ def test_undo_refuses_what_somebody_changed_in_our_midst_and_shows_it() -> None:
     assert tree.files == {**DOCKER_NODE, path: was[path]}
 
 
-def test_undo_refuses_a_file_that_somebody_removed() -> None:
+def test_a_file_that_somebody_removed_stays_away() -> None:
     tree = MemoryTree(DOCKER_NODE)
     configure(RUNTIMES["docker"], REQUEST, tree)
     del tree.files["/etc/docker/daemon.json"]
-    with pytest.raises(ConfigureError, match="was changed by somebody else"):
-        configure(RUNTIMES["docker"], None, tree)
+    (left,) = configure(RUNTIMES["docker"], None, tree).remarks
+    assert left == "/etc/docker/daemon.json was removed by somebody else: it stays away."
+    assert operators(tree)[0] == {HUB_HOSTS: HOSTS}
 
 
-def test_accepted_changes_are_where_the_next_configure_starts_from() -> None:
+NVIDIA = """
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.nvidia]
+  runtime_type = "io.containerd.runc.v2"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "changed", "left"),
+    [
+        pytest.param(
+            "containerd",
+            {},
+            lambda text: text + NVIDIA,
+            {CONFIG: f"version = 2\n{NVIDIA}"},
+            id="a table put behind a file of ours",
+        ),
+        pytest.param(
+            "containerd",
+            {},
+            lambda _: (
+                'version = 2\n\n[plugins]\n\n  [plugins."io.containerd.grpc.v1.cri"]\n\n'
+                '    [plugins."io.containerd.grpc.v1.cri".containerd]\n      default_runtime_name = "nvidia"\n\n'
+                '    [plugins."io.containerd.grpc.v1.cri".registry]\n      config_path = "/etc/containerd/certs.d"\n'
+            ),
+            {
+                CONFIG: (
+                    'version = 2\n\n[plugins]\n\n  [plugins."io.containerd.grpc.v1.cri"]\n\n'
+                    '    [plugins."io.containerd.grpc.v1.cri".containerd]\n      default_runtime_name = "nvidia"\n\n'
+                )
+            },
+            id="a file of ours written anew",
+        ),
+        pytest.param(
+            "containerd",
+            {CONFIG: "# mine\nversion = 2\n"},
+            lambda text: text.removeprefix("# mine\n").replace('"', "'") + "\n[metrics]\naddress = ':1'\n",
+            {CONFIG: "version = 2\n\n[metrics]\naddress = ':1'\n"},
+            id="the operator's file written anew",
+        ),
+        pytest.param(
+            "containerd",
+            {CONFIG: CONTAINERD.decode()},
+            lambda text: text.replace("/etc/containerd/certs.d", "/srv/certs.d"),
+            {CONFIG: CONTAINERD.decode().replace("/etc/containerd/certs.d:/etc/docker/certs.d", "/srv/certs.d")},
+            id="the value changed",
+        ),
+        pytest.param(
+            "docker",
+            {DOCKER: '{"debug": true}\n'},
+            lambda _: (
+                '{\n    "debug": true,\n    "registry-mirrors": [\n        "http://127.0.0.1:65001"\n    ],\n'
+                '    "x": 1.50\n}'
+            ),
+            {DOCKER: '{\n    "debug": true,\n    "x": 1.50\n}'},
+            id="daemon.json written anew",
+        ),
+        pytest.param(
+            "docker",
+            {},
+            lambda text: text.replace("{", '{"runtimes": {"nvidia": {}},', 1),
+            {DOCKER: '{"runtimes": {"nvidia": {}}\n}\n'},
+            id="a daemon.json of ours with another member",
+        ),
+        pytest.param(
+            "docker",
+            {DOCKER: DAEMON.decode()},
+            lambda text: text.replace('"https://cache.example"', '"https://a",\n\t\t"https://cache.example"'),
+            {DOCKER: DAEMON.decode().replace('"https://cache.example"', '"https://a",\n\t\t"https://cache.example"')},
+            id="a mirror beside ours",
+        ),
+        pytest.param(
+            "containerd",
+            {HUB_CONTAINERD: HOSTS.decode()},
+            lambda text: text.replace('dial_timeout = "1s"\n', 'dial_timeout = "1s"\n[host."https://x"]\n'),
+            {HUB_CONTAINERD: HOSTS.decode().replace("\n[host", '\n[host."https://x"]\n\n[host')},
+            id="a host beside ours",
+        ),
+        pytest.param(
+            "buildkit",
+            {},
+            lambda text: "debug = true\n" + text.replace('["127', '["https://a", "127'),
+            {BUILDKIT: 'debug = true\n[registry."docker.io"]\n  mirrors = ["https://a"]\n\n'},
+            id="a mirror before ours",
+        ),
+    ],
+)
+def test_beside_another_tool_configuring_changes_nothing_and_undoing_takes_out_its_own(
+    name: str, node: Mapping[str, str], changed: Callable[[str], str], left: Mapping[str, str]
+) -> None:
+    tree = MemoryTree({path: text.encode() for path, text in node.items()})
+    request = replace(REQUEST, upstreams=(HUB,))
+    configure(RUNTIMES[name], request, tree)
+    (path,) = left
+    tree.files[path] = changed(tree.files[path].decode()).encode()
+    if b"/srv/" not in tree.files[path]:  # there it no longer says what is wanted
+        was = dict(tree.files)
+        assert configure(RUNTIMES[name], request, tree).changes == ()
+        assert tree.files[path] == was[path]
+    outcome = configure(RUNTIMES[name], None, tree)
+    assert {path: tree.files[path].decode()} == left
+    assert operators(tree)[0].keys() == {*node, *left}
+    assert outcome.remarks[0].startswith(f"{path} was changed by somebody else")
+
+
+def test_another_mirror_takes_the_place_of_ours_in_a_file_that_somebody_changed() -> None:
     tree = MemoryTree({})
-    path = "/etc/containerd/config.toml"
+    configure(RUNTIMES["docker"], REQUEST, tree)
+    tree.files[DOCKER] = b'{"registry-mirrors": ["http://127.0.0.1:65001", "https://a"], "debug": true}'
+    configure(RUNTIMES["docker"], OTHER, tree)
+    assert tree.files[DOCKER] == b'{"registry-mirrors": ["http://127.0.0.1:7000", "https://a"], "debug": true}'
+
+
+def test_a_file_that_nobody_can_read_any_more_is_told_unless_it_is_accepted() -> None:
+    tree = MemoryTree({})
     configure(RUNTIMES["containerd"], REQUEST, tree)
-    tree.files[path] += b'\n[debug]\n  level = "debug"\n'
-    with pytest.raises(ConfigureError, match="--accept-changes"):
-        configure(RUNTIMES["containerd"], OTHER, tree)
-    edited = tree.files[path]
-    assert configure(RUNTIMES["containerd"], OTHER, tree, accept=True).accepted == (path,)
-    configure(RUNTIMES["containerd"], None, tree)
-    assert operators(tree)[0] == {path: edited}
+    ours = tree.files[CONFIG]
+    tree.files[CONFIG] += b"[debug\n"
+    for request in (REQUEST, None):
+        with pytest.raises(ConfigureError):
+            configure(RUNTIMES["containerd"], request, tree)
+    tree.files[CONFIG] = edited = ours.replace(b"# Written", b"# Was written") + b'\n[debug]\n  level = "debug"\n'
+    configure(RUNTIMES["containerd"], OTHER, tree)
+    assert tree.files[CONFIG] == edited
 
 
 def test_files_that_are_wholly_ours_are_ours_without_a_journal_too() -> None:

@@ -69,7 +69,8 @@ def test_daemon_json_gets_the_mirror_first_and_keeps_its_layout(before: str, aft
     [
         ("{", "is not JSON"),
         ("[]", "is not what dockerd takes"),
-        ('{"registry-mirrors": "https://a"}', "is not what dockerd takes"),
+        ('{"registry-mirrors": "https://a"}', r'is not what dockerd takes \("registry-mirrors" is no list\)'),
+        ('\ufeff{"debug": true}', "begins with a byte order mark"),
         ('{"registry-mirrors": [], "registry-mirrors": []} trailing', "is not JSON"),
         ('{"registry-mirrors": ["https://a"], "registry-mirrors": ["https://b"]}', "cannot change safely"),
     ],
