@@ -15,13 +15,14 @@ passes over.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 import tomlkit
 from tomlkit.items import AoT, Table
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import COMMENT, Reader, Request, RuntimePlan, marked
+from p2pd.configure.runtime import COMMENT, NotMountedError, Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table
 from peer.origin.upstream import UpstreamEndpoint
 
@@ -65,6 +66,16 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> RuntimeP
     return RuntimePlan(wanted, tuple(remarks))
 
 
+def has_hosts(files: Reader, directory: str) -> list[str]:
+    """The registries below `directory` for which it has anything beside files that are wholly p2pd's."""
+    return [
+        name
+        for name in sorted(files.names(directory) or ())
+        if (files.names(f"{directory}/{name}") or frozenset()) - {"hosts.toml"}
+        or files.read(f"{directory}/{name}/hosts.toml") is not None
+    ]
+
+
 def _directory(files: Reader, parent: str, upstream: str) -> str:
     host, colon, port = upstream.rpartition(":")
     underscored = f"{host}_{port}_"
@@ -87,8 +98,9 @@ def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> dict[
     """The keys for the certificates of the registry, as containerd's `loadCertFiles` would find them."""
     names = files.names(place) or frozenset()
     authorities = sorted(name for name in names if name.endswith(".crt"))
-    if upstream.ca is not None and upstream.ca.is_absolute() and files.read(str(upstream.ca)) is not None:
-        authorities.append(str(upstream.ca))
+    with suppress(NotMountedError):
+        if upstream.ca is not None and upstream.ca.is_absolute() and files.read(str(upstream.ca)) is not None:
+            authorities.append(str(upstream.ca))
     pairs = [
         [name, key if (key := f"{name.removesuffix('.cert')}.key") in names else name]
         for name in sorted(names)

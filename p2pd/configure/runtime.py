@@ -30,8 +30,12 @@ class ConfigureError(P2pdError):
     """A runtime could not be configured or undone; no file was changed. The text says what to do."""
 
 
+class NotMountedError(ConfigureError):
+    """A path is outside of the mounted directories, so nobody knows from here what the machine has there."""
+
+
 class Reader(Protocol):
-    """The present files. Paths are absolute, as the runtime sees them."""
+    """The present files. Paths are absolute, as the runtime sees them. Both methods raise NotMountedError."""
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes; None if there is no such file. Raises ConfigureError if it cannot be read."""

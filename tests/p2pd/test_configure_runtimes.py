@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from p2pd.config.values import Address, parse_upstream
+from p2pd.configure.plan import configure
 from p2pd.configure.runtime import ConfigureError, Request, RuntimePlan
 from p2pd.configure.runtimes import RUNTIMES
 from tests.p2pd.memory_tree import MemoryTree
@@ -310,7 +311,31 @@ def test_without_a_config_toml_one_is_written_that_every_containerd_reads() -> N
 def test_the_hosts_are_written_where_config_toml_looks_for_them() -> None:
     result = plan("containerd", {CONFIG: f'version = 2\n{CRI_V2}\nconfig_path = "/srv/hosts:/etc/more"\n'})
     assert "/srv/hosts/docker.io/hosts.toml" in result.files
-    assert "/etc/more counts for containerd only if it is moved to /srv/hosts" in result.remarks[0]
+
+
+LISTED = f'version = 2\n{CRI_V2}\nconfig_path = "/opt/certs.d:/etc/containerd/certs.d"\n'
+
+
+def test_of_several_directories_the_one_in_use_is_kept() -> None:
+    result = plan("containerd", {CONFIG: LISTED, "/etc/containerd/certs.d/quay.io/ca.crt": "certificate"})
+    assert HOSTS in result.files
+    assert PATH in result.files[CONFIG].decode()
+
+
+def test_none_of_several_directories_in_use_is_switched_off() -> None:
+    ours = plan("docker", {}).files["/etc/docker/certs.d/docker.io/hosts.toml"].decode()
+    files = {CONFIG: LISTED, "/opt/certs.d/quay.io/hosts.toml": ours, HOSTS: 'server = "https://a"\n'}
+    one = MemoryTree({path: text.encode() for path, text in files.items()})
+    configure(RUNTIMES["containerd"], REQUEST, one)
+    assert PATH in one.files[CONFIG].decode()
+
+    tree = MemoryTree({**{path: text.encode() for path, text in files.items()}, "/opt/certs.d/ghcr.io/ca.crt": b"c"})
+    told = (
+        r"(?s)/opt/certs.d has ghcr.io; /etc/containerd/certs.d has docker.io.*\ncp -an /etc/containerd/certs.d/. /opt"
+    )
+    with pytest.raises(ConfigureError, match=told):
+        configure(RUNTIMES["containerd"], REQUEST, tree)
+    assert tree.files[CONFIG].decode() == LISTED
 
 
 @pytest.mark.parametrize(
