@@ -36,12 +36,14 @@ class ChangedError(ConfigureError):
 class Entry:
     """One file. `ours` are the contents that p2pd may have written: one, or two while a change is under way.
 
-    `directories` are those that p2pd made for the file, outermost first.
+    `directories` are those that p2pd made for the file, outermost first. `runtimes` are those that need our change: the
+    last one that is undone takes it away. It is empty in journals of earlier versions.
     """
 
     original: bytes | None
     ours: tuple[bytes, ...]
     directories: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
 
     def is_untouched(self, present: bytes | None) -> bool:
         """Whether nobody else has changed the file since p2pd did."""
@@ -76,6 +78,7 @@ def encode(journal: Journal) -> bytes:
             "original": None if entry.original is None else base64.b64encode(entry.original).decode(),
             "ours": [base64.b64encode(one).decode() for one in entry.ours],
             "directories": entry.directories,
+            "runtimes": entry.runtimes,
         }
         for path, entry in sorted(journal.items())
     }
@@ -100,6 +103,7 @@ def _entry(fields: Mapping[str, Any]) -> Entry:
         original=None if original is None else base64.b64decode(original, validate=True),
         ours=tuple(base64.b64decode(one, validate=True) for one in (first, *others)),
         directories=tuple(map(str, fields["directories"])),
+        runtimes=tuple(map(str, fields.get("runtimes", ()))),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from p2pd.configure.journal import ChangedError, Entry, Journal, decode, difference, encode
@@ -121,38 +121,40 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
     bases, changed = _bases(old, tree)
-    if request is None and not accept:
-        _refuse(changed)
     files = _Bases(tree, bases)
     plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
+    shared = {path: entry for path, entry in old.items() if path not in plan.files and _others(entry, runtime)}
+    changed = {path: error for path, error in changed.items() if path not in shared}
+    if request is None and not accept:
+        _refuse(changed)
     made = {directory for entry in old.values() for directory in entry.directories} | _made_for_others(tree, state)
-    changes, meanwhile, new = [], {}, {}
+    changes: list[Change] = []
+    meanwhile: dict[str, Entry] = {}
+    new: dict[str, Entry] = {}
     for path in sorted({*bases, *plan.files}):
+        earlier = old.get(path)
+        others = _others(earlier, runtime) if earlier is not None else ()
+        if earlier is not None and path in shared:
+            meanwhile[path] = new[path] = replace(earlier, runtimes=others)
+            continue
         before, base = tree.read(path), files.read(path)
         after = plan.files.get(path, base)
         if before is not None and path in plan.files and says_the_same(path, before, plan.files[path]):
             after = before  # whoever wrote it
         if path in changed and not accept and before != after:
             _refuse(changed)
-        if (
-            path in old
-            and not accept
-            and request is not None
-            and before == after
-            and not old[path].is_untouched(before)
-        ):
-            meanwhile[path] = new[path] = old[path]
-            continue
-        entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made))
-        if after != base:
-            new[path] = entry
+        entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made), (*others, runtime.name))
         if before != after:
             changes.append(Change(path, before, after))
-            ours = tuple(one for one in (before, after) if one is not None)
-            meanwhile[path] = Entry(base, ours, entry.directories)
-        elif path in new:
+            meanwhile[path] = replace(entry, ours=tuple(one for one in (before, after) if one is not None))
+        elif earlier is not None and request is not None and not accept and not earlier.is_untouched(before):
+            entry = replace(earlier, runtimes=entry.runtimes)  # others have changed it: what is ours is what it was
+            meanwhile[path] = new[path] = entry
+        elif after != base:
             meanwhile[path] = entry
-    remarks = (*plan.remarks, *runtime.remarks(request)) if request is not None else _left(old, bases, tree)
+        if after != base:
+            new.setdefault(path, entry)
+    remarks = (*plan.remarks, *runtime.remarks(request)) if request is not None else _left(runtime, old, bases, tree)
     outcome = ConfigureOutcome(tuple(changes), remarks, tuple(changed) if accept else ())
     return _Work(outcome, journal_path, old, meanwhile, new)
 
@@ -179,20 +181,28 @@ def _refuse(changed: Mapping[str, ChangedError]) -> None:
         )
 
 
-def _left(journal: Journal, bases: Mapping[str, bytes | None], tree: FileTree) -> tuple[str, ...]:
+def _left(runtime: Runtime, journal: Journal, bases: Mapping[str, bytes | None], tree: FileTree) -> tuple[str, ...]:
     """What undoing leaves of the files that others have changed since p2pd did."""
     left = []
     for path, entry in sorted(journal.items()):
         present = tree.read(path)
-        if entry.is_untouched(present):
+        if others := _others(entry, runtime):
+            if runtime.name in entry.runtimes:
+                left.append(f"{path} was left as it is: it is for {' and '.join(others)} too.")
+        elif entry.is_untouched(present):
             continue
-        if present is None:
+        elif present is None:
             left.append(f"{path} was removed by somebody else: it stays away.")
         elif bases[path] == present:
             left.append(f"{path} was changed by somebody else and has nothing of p2pd's any more: left as it is.")
         else:
             left.append(f"{path} was changed by somebody else: p2pd's part was taken out, and the rest is left.")
     return tuple(left)
+
+
+def _others(entry: Entry, runtime: Runtime) -> tuple[str, ...]:
+    """The other runtimes that need p2pd's change of the file."""
+    return tuple(name for name in entry.runtimes if name != runtime.name)
 
 
 def _made_for_others(tree: FileTree, state: str) -> set[str]:

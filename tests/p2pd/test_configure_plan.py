@@ -404,12 +404,36 @@ def test_files_that_are_wholly_ours_are_ours_without_a_journal_too() -> None:
     assert operators(tree)[0] == {}
 
 
-def test_podman_and_crio_share_their_file_and_its_journal() -> None:
+REGISTRIES = "/etc/containers/registries.conf"
+DROP_INS = "/etc/containers/registries.conf.d"
+
+
+@pytest.mark.parametrize(("first", "second"), [("podman", "crio"), ("crio", "podman")])
+def test_undoing_one_of_podman_and_crio_leaves_the_others(first: str, second: str) -> None:
+    node = {REGISTRIES: b'[[registry]]\nlocation = "docker.io"\n'}
+    tree, alone = MemoryTree(node), MemoryTree(node)
+    for name in ("podman", "crio"):
+        configure(RUNTIMES[name], REQUEST, tree)
+        assert configure(RUNTIMES[name], REQUEST, tree).changes == ()
+    configure(RUNTIMES[second], REQUEST, alone)
+
+    outcome = configure(RUNTIMES[first], None, tree)
+    assert outcome.remarks == (f"{REGISTRIES} was left as it is: it is for {second} too.",)
+    assert operators(tree) == operators(alone)
+    assert f"`p2pd configure {second}`" in str(operators(tree)[0])
+    assert configure(RUNTIMES[first], None, tree).remarks == ()
+    configure(RUNTIMES[second], None, tree)
+    assert operators(tree) == operators(MemoryTree(node))
+
+
+def test_the_file_that_podman_and_crio_shared_is_undone_by_either() -> None:
     tree = MemoryTree({})
     configure(RUNTIMES["podman"], REQUEST, tree)
-    assert configure(RUNTIMES["crio"], REQUEST, tree).changes == ()
+    journal = json.loads(tree.files[f"{STATE}/containers.json"])
+    del journal["files"][f"{DROP_INS}/90-p2pd.conf"]["runtimes"]  # as an earlier version wrote it
+    tree.files[f"{STATE}/containers.json"] = json.dumps(journal).encode()
     configure(RUNTIMES["crio"], None, tree)
-    assert operators(tree)[0] == {}
+    assert operators(tree) == operators(MemoryTree({}))
 
 
 @settings(max_examples=60, deadline=None)

@@ -395,10 +395,92 @@ def test_podman_finds_the_registry_in_the_mirrors_location() -> None:
     }
 
 
-def test_a_registry_that_is_configured_elsewhere_is_not_replaced() -> None:
-    text = '[[registry]]\nlocation = "docker.io"\nblocked = true\n'
-    with pytest.raises(ConfigureError, match=r"(?s)50-mine.conf says already.*127.0.0.1:65001/docker.io"):
+MIRROR_TABLE = '[[registry.mirror]]\nlocation = "127.0.0.1:65001/docker.io{path}"\ninsecure = true\n'
+ADDED_MIRROR = f"\n# Added by `p2pd configure`.\n{MIRROR_TABLE}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            '[[registry]]\nlocation = "docker.io"',
+            '[[registry]]\nlocation = "docker.io"\n' + ADDED_MIRROR.format(path=""),
+            id="no mirror",
+        ),
+        pytest.param(
+            '# a\n[[registry]] # b\nprefix = "docker.io"\nlocation = "docker.io" # c\n\n# mine\n[[registry.mirror]]\n'
+            'location = "cache.example"\n\n[[registry]]\nlocation = "quay.io"\n',
+            '# a\n[[registry]] # b\nprefix = "docker.io"\nlocation = "docker.io" # c\n'
+            + ADDED_MIRROR.format(path="")
+            + '\n# mine\n[[registry.mirror]]\nlocation = "cache.example"\n\n[[registry]]\nlocation = "quay.io"\n',
+            id="before the operator's mirror",
+        ),
+        pytest.param(
+            '[[registry]]\r\nlocation = "quay.io"\r\n[[registry]]\r\nlocation = "docker.io"\r\n',
+            '[[registry]]\r\nlocation = "quay.io"\r\n[[registry]]\r\nlocation = "docker.io"\r\n'
+            + ADDED_MIRROR.format(path="").replace("\n", "\r\n"),
+            id="carriage returns",
+        ),
+    ],
+)
+def test_a_registry_of_the_operators_gets_the_mirror_before_its_own(before: str, after: str) -> None:
+    result = plan("podman", {REGISTRIES: before}, replace(REQUEST, upstreams=(HUB,)))
+    assert {path: content.decode() for path, content in result.files.items()} == {REGISTRIES: after}
+    assert result.remarks == (f"{REGISTRIES} is the operator's: the mirror is the first of docker.io in it.",)
+
+
+def test_a_longer_prefix_gets_the_mirror_too_and_one_in_a_later_file_counts() -> None:
+    library = '[[registry]]\nlocation = "docker.io/library"\n'
+    later = "/etc/containers/registries.conf.d/99-z.conf"
+    files = plan("podman", {REGISTRIES: library, later: library}, replace(REQUEST, upstreams=(HUB,))).files
+    assert files[later].decode() == library + ADDED_MIRROR.format(path="/library")
+    assert set(files) == {later, OURS}
+
+
+def test_the_mirror_goes_into_several_tables_of_a_file() -> None:
+    text = '[[registry]]\nlocation = "docker.io"\n[[registry]]\nlocation = "docker.io/library"\n'
+    files = plan("podman", {REGISTRIES: text}, replace(REQUEST, upstreams=(HUB,))).files
+    tables = tomllib.loads(files[REGISTRIES].decode())["registry"]
+    assert [table["mirror"][0]["location"] for table in tables] == [
+        "127.0.0.1:65001/docker.io",
+        "127.0.0.1:65001/docker.io/library",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ('[[registry]]\nlocation = "docker.io"\nblocked = true\n', "blocks docker.io, so podman pulls nothing of it"),
+        (
+            '[[registry]]\nlocation = "docker.io/library"\nblocked = true\n',
+            "blocks docker.io/library, so podman pulls nothing of it",
+        ),
+        (
+            '[[registry]]\nprefix = "docker.io/library"\nlocation = "harbor.corp/hub"\n',
+            "images of docker.io/library come from harbor.corp/hub: podman does not ask the mirror",
+        ),
+    ],
+)
+def test_what_is_blocked_or_comes_from_elsewhere_is_left_alone_and_told(text: str, remark: str) -> None:
+    result = plan("podman", {REGISTRIES: text}, replace(REQUEST, upstreams=(HUB,)))
+    assert REGISTRIES not in result.files
+    assert remark in " ".join(result.remarks)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[[registry]]\nprefix = "docker.io"\nlocation = "harbor.corp/hub"\n', "come from harbor.corp/hub"),
+        ('registry = [{ location = "docker.io" }]\n', "cannot change safely"),
+        ('[[registry]]\nlocation = "docker.io"\nmirror = [{ location = "a" }]\n', "cannot change safely"),
+    ],
+)
+def test_a_registry_that_cannot_have_the_mirror_is_told_with_lines_to_paste(text: str, reason: str) -> None:
+    with pytest.raises(ConfigureError) as raised:
         plan("crio", {"/etc/containers/registries.conf.d/50-mine.conf": text})
+    first, _, pasted = str(raised.value).partition("\n")
+    assert reason in first
+    assert pasted == MIRROR_TABLE.format(path="")
 
 
 def test_a_registry_that_has_the_mirror_elsewhere_is_left_out() -> None:
