@@ -7,7 +7,9 @@ Rules:
    operator's hosts away. We never do.)
 3. The directory of a registry is the first that containerd would find, `host_port_` before `host:port`. With a
    hosts.toml in it, containerd no longer looks for `*.crt` and `*.cert` there, so the file names those that are.
-4. `capabilities` are pull and resolve: nothing is ever pushed to a mirror.
+4. If an operator's _default directory is what counts for a registry, our host is put there: a directory of the
+   registry's own would hide it. The mirror is asked for other registries too then, and refuses them at once.
+5. `capabilities` are pull and resolve: nothing is ever pushed to a mirror.
 
 The format: containerd, docs/hosts.md and core/remotes/docker/config/hosts.go. A key that a version does not know, it
 passes over.
@@ -44,36 +46,35 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> RuntimeP
     """
     wanted: dict[str, bytes] = {}
     remarks = []
-    entries: list[tuple[str, UpstreamSetting | None]] = [
-        (_directory(files, directory, upstream.name), upstream) for upstream in request.upstreams
-    ]
-    if request.wildcard:
-        entries.append((f"{directory}/{WILDCARD}", None))
-    for place, upstream in entries:
+    default = f"{directory}/{WILDCARD}"
+    has_default = (files.read(f"{default}/hosts.toml") or b"").strip() != b""
+    entries: dict[str, UpstreamSetting | None] = {default: None} if request.wildcard else {}
+    for upstream in request.upstreams:
+        place = _directory(files, directory, upstream.name)
+        if has_default and not _is_used(files, place):
+            entries[default] = None
+        else:
+            entries[place] = upstream
+    for place in sorted(entries):
         path = f"{place}/hosts.toml"
         present = files.read(path)
         if present is None or not present.strip():
-            wanted[path] = _whole(request, files, place, upstream, undo)
+            wanted[path] = _whole(request, files, place, entries[place], undo)
         else:
             wanted[path] = _merged(path, present, request.mirror_url)
             remarks.append(f"{path} is the operator's: its hosts are asked after the mirror.")
-    default = files.read(f"{directory}/{WILDCARD}/hosts.toml")
-    if default is not None and not request.wildcard:
-        remarks.append(
-            f"{directory}/{WILDCARD}/hosts.toml no longer counts for {', '.join(request.upstream_names)}: "
-            "containerd reads one directory per registry."
-        )
     return RuntimePlan(wanted, tuple(remarks))
 
 
 def has_hosts(files: Reader, directory: str) -> list[str]:
     """The registries below `directory` for which it has anything beside files that are wholly p2pd's."""
-    return [
-        name
-        for name in sorted(files.names(directory) or ())
-        if (files.names(f"{directory}/{name}") or frozenset()) - {"hosts.toml"}
-        or files.read(f"{directory}/{name}/hosts.toml") is not None
-    ]
+    return [name for name in sorted(files.names(directory) or ()) if _is_used(files, f"{directory}/{name}")]
+
+
+def _is_used(files: Reader, place: str) -> bool:
+    """Whether the directory of a registry has anything beside a file that is wholly p2pd's."""
+    names = files.names(place) or frozenset()
+    return bool(names - {"hosts.toml"}) or files.read(f"{place}/hosts.toml") is not None
 
 
 def _directory(files: Reader, parent: str, upstream: str) -> str:

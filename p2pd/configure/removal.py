@@ -19,7 +19,7 @@ from typing import Any, Final
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from p2pd.configure import json_file
+from p2pd.configure import json_file, yaml_file
 from p2pd.configure.runtime import COMMENT, MARK
 
 Values = dict[str, Any]
@@ -67,17 +67,23 @@ def revert(original: Mapping[str, Any], ours: Mapping[str, Any], present: Any, *
         was, now = original.get(key), present[key]
         if isinstance(value, dict) and isinstance(now, dict):
             revert(was if isinstance(was, dict) else {}, value, now, is_top=False)
-            if key not in original and not now:
-                del present[key]
+            _emptied(original, key, present)
         elif isinstance(value, list) and isinstance(now, list):
             _revert_list(was if isinstance(was, list) else [], value, now)
-            if key not in original and not now:
-                del present[key]
+            _emptied(original, key, present)
         elif now == value:
             if key in original:
                 present[key] = was
             else:
                 del present[key]
+
+
+def _emptied(original: Mapping[str, Any], key: str, present: Any) -> None:
+    """If nothing is left of what p2pd had put something into, it is what it was."""
+    if not present[key] and key not in original:
+        del present[key]
+    elif not present[key] and original[key] is None:  # a key of YAML without a value
+        present[key] = None
 
 
 def _revert_list(original: list[Any], ours: list[Any], present: Any) -> None:
@@ -148,9 +154,39 @@ def _without_json(text: str, original: Values, ours: Values) -> str:
     return text
 
 
+# YAML
+
+
+def _without_yaml(text: str, original: Values, ours: Values, above: tuple[str, ...] = ()) -> str:
+    """Only endpoints, and the mappings around them, are ever p2pd's (k3s.py)."""
+    for key, value in ours.items():
+        was, keys = original.get(key), (*above, key)
+        if was == value:
+            continue
+        if isinstance(value, dict):
+            text = _without_yaml(text, was if isinstance(was, dict) else {}, value, keys)
+        elif isinstance(value, list):
+            for element in value:
+                if element in table_of(yaml_file.loads(text), keys, []) and element not in (was or []):
+                    text = yaml_file.without(text, keys, element)
+        if key not in original and not table_of(yaml_file.loads(text), keys, True):
+            text = yaml_file.without(text, keys)
+    return text
+
+
+def table_of(values: Any, keys: tuple[str, ...], otherwise: Any) -> Any:
+    """What `keys` lead to."""
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return otherwise
+        values = values[key]
+    return values
+
+
 _FORMS: Final[Mapping[str, tuple[Callable[[str], Values], Callable[[str, Values, Values], str]]]] = {
     ".toml": (tomllib.loads, _without_toml),
     ".conf": (tomllib.loads, _without_toml),
     ".json": (_json_values, _without_json),
+    ".yaml": (yaml_file.loads, _without_yaml),
 }
 """By a file's suffix: its parser, and the removal."""

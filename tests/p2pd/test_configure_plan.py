@@ -75,6 +75,29 @@ toml_files = st.one_of(
         max_size=6,
     ).map(lambda lines: "\n".join(lines).encode()),
 )
+yaml_files = st.lists(
+    st.sampled_from(
+        [
+            "mirrors:",
+            "mirrors: {}",
+            "  docker.io:",
+            '  "docker.io": {endpoint: ["https://a"]}',
+            '  "*":',
+            "    endpoint:",
+            "    endpoint: [https://a]",
+            "    - https://a",
+            "      - https://b # c",
+            "    rewrite: {a: b}",
+            "  quay.io: &q",
+            "  x: *q",
+            "configs: |",
+            "# a comment",
+            "",
+            "---",
+        ]
+    ),
+    max_size=7,
+).map(lambda lines: "\n".join(lines).encode())
 FILES = {
     "/etc/docker/daemon.json": daemon_files,
     "/etc/docker/certs.d/docker.io/hosts.toml": toml_files,
@@ -83,7 +106,9 @@ FILES = {
     "/etc/containerd/certs.d/registry.example_5000_/hosts.toml": toml_files,
     "/etc/containers/registries.conf": toml_files,
     "/etc/buildkit/buildkitd.toml": toml_files,
-    "/etc/rancher/k3s/registries.yaml": st.just(b"mirrors: {}\n"),
+    "/etc/containerd/certs.d/_default/hosts.toml": toml_files,
+    "/etc/containers/registries.conf.d/50-mine.conf": toml_files,
+    "/etc/rancher/k3s/registries.yaml": yaml_files,
 }
 nodes = st.fixed_dictionaries({"/etc/hostname": st.just(b"node")}, optional=FILES)
 requests = st.builds(
@@ -98,6 +123,8 @@ REQUEST = Request(Address("127.0.0.1", 65001), (HUB, PRIVATE), "docker.io")
 CONFIG = "/etc/containerd/config.toml"
 DOCKER = "/etc/docker/daemon.json"
 BUILDKIT = "/etc/buildkit/buildkitd.toml"
+REGISTRIES = "/etc/containers/registries.conf"
+K3S = "/etc/rancher/k3s/registries.yaml"
 HUB_HOSTS = "/etc/docker/certs.d/docker.io/hosts.toml"
 HUB_CONTAINERD = "/etc/containerd/certs.d/docker.io/hosts.toml"
 DOCKER_NODE = {"/etc/docker/daemon.json": DAEMON, "/etc/docker/certs.d/docker.io/hosts.toml": HOSTS}
@@ -354,6 +381,27 @@ NVIDIA = """
             {BUILDKIT: 'debug = true\n[registry."docker.io"]\n  mirrors = ["https://a"]\n\n'},
             id="a mirror before ours",
         ),
+        pytest.param(
+            "k3s",
+            {},
+            lambda text: text + "configs: {}\n",
+            {K3S: "configs: {}\n"},
+            id="registries.yaml with more below",
+        ),
+        pytest.param(
+            "k3s",
+            {K3S: "mirrors:\n  docker.io:\n    endpoint:\n    - https://a\n"},
+            lambda text: text.replace("    - https://a", "    - https://b\n    - https://a"),
+            {K3S: "mirrors:\n  docker.io:\n    endpoint:\n    - https://b\n    - https://a\n"},
+            id="registries.yaml with another endpoint",
+        ),
+        pytest.param(
+            "podman",
+            {REGISTRIES: '[[registry]]\nlocation = "docker.io"\n'},
+            lambda text: text + '[[registry.mirror]]\nlocation = "a"\n',
+            {REGISTRIES: '[[registry]]\nlocation = "docker.io"\n\n[[registry.mirror]]\nlocation = "a"\n'},
+            id="another mirror behind ours",
+        ),
     ],
 )
 def test_beside_another_tool_configuring_changes_nothing_and_undoing_takes_out_its_own(
@@ -404,7 +452,6 @@ def test_files_that_are_wholly_ours_are_ours_without_a_journal_too() -> None:
     assert operators(tree)[0] == {}
 
 
-REGISTRIES = "/etc/containers/registries.conf"
 DROP_INS = "/etc/containers/registries.conf.d"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -203,9 +204,15 @@ def test_a_hosts_toml_that_cannot_be_changed_is_told(text: str, reason: str) -> 
         plan("containerd", {HOSTS: text})
 
 
-def test_a_default_directory_that_is_hidden_by_ours_is_told() -> None:
-    remarks = plan("containerd", {"/etc/containerd/certs.d/_default/hosts.toml": 'server = "https://a"\n'}).remarks
-    assert "no longer counts for docker.io, registry.example:5000" in remarks[0]
+DEFAULT_HOSTS = "/etc/containerd/certs.d/_default/hosts.toml"
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+def test_the_operators_default_directory_is_not_hidden_and_gets_the_mirror(*, wildcard: bool) -> None:
+    files = {DEFAULT_HOSTS: '[host."https://a"]\n', "/etc/containerd/certs.d/docker.io/ca.crt": "certificate"}
+    result = plan("containerd", files, replace(REQUEST, wildcard=wildcard))
+    assert set(result.files) == {CONFIG, DEFAULT_HOSTS, HOSTS}  # the directory of docker.io hides it already
+    assert list(tomllib.loads(result.files[DEFAULT_HOSTS].decode())["host"]) == [MIRROR, "https://a"]
 
 
 # containerd's config.toml
@@ -549,11 +556,86 @@ mirrors:
     )
 
 
-def test_an_operators_registries_yaml_is_left_alone() -> None:
-    with pytest.raises(ConfigureError, match=r"(?s)does not change YAML.*\"docker.io\":\n    endpoint:"):
-        plan("k3s", {K3S: "mirrors: {}\n"})
-    done = plan("k3s", {K3S: f"mirrors: {{docker.io: {{endpoint: [{MIRROR}]}}, 'registry.example:5000': ...}}\n"})
-    assert done.files == {}
+ENTRY = '"docker.io":\n{0}  endpoint:\n{0}    - "http://127.0.0.1:65001"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("# none yet\n", f"# none yet\nmirrors:\n  {ENTRY.format('  ')}", id="only a comment"),
+        pytest.param("mirrors:\n", f"mirrors:\n  {ENTRY.format('  ')}", id="nothing in it"),
+        pytest.param("mirrors: {}", f'mirrors: {{"docker.io": {{"endpoint": ["{MIRROR}"]}}}}\n', id="an empty mapping"),
+        pytest.param(
+            "configs: # of a\n  a: {}\n",
+            f"mirrors:\n  {ENTRY.format('  ')}configs: # of a\n  a: {{}}\n",
+            id="no mirrors",
+        ),
+        pytest.param(
+            "# mine\nmirrors:\n    # first\n    quay.io: # q\n        endpoint: ['https://q']\nconfigs:\n",
+            f"# mine\nmirrors:\n    # first\n    {ENTRY.format('    ')}"
+            "    quay.io: # q\n        endpoint: ['https://q']\nconfigs:\n",
+            id="another registry",
+        ),
+        pytest.param(
+            "mirrors:\r\n  docker.io:\r\n    endpoint:\r\n    - https://a # near\r\n    - https://b\r\n",
+            f'mirrors:\r\n  docker.io:\r\n    endpoint:\r\n    - "{MIRROR}"\r\n    - https://a # near\r\n'
+            "    - https://b\r\n",
+            id="the registry, carriage returns",
+        ),
+        pytest.param(
+            'mirrors:\n  "docker.io": { endpoint: [ "https://a" ] }\n',
+            f'mirrors:\n  "docker.io": {{ endpoint: ["{MIRROR}",  "https://a" ] }}\n',
+            id="in flow style",
+        ),
+        pytest.param(
+            'mirrors:\n  "*":\n    endpoint:\n      - https://a\n',
+            f'mirrors:\n  "*":\n    endpoint:\n      - "{MIRROR}"\n      - https://a\n',
+            id="what holds for it so far is not hidden",
+        ),
+        pytest.param(
+            "mirrors:\n  docker.io:\n  a.example:\n",
+            f'mirrors:\n  docker.io:\n    endpoint:\n      - "{MIRROR}"\n  a.example:\n',
+            id="a registry without endpoints",
+        ),
+        pytest.param(
+            f"mirrors: {{docker.io: {{endpoint: [{MIRROR}/]}}}}\n",
+            f"mirrors: {{docker.io: {{endpoint: [{MIRROR}/]}}}}\n",
+            id="it is there",
+        ),
+    ],
+)
+def test_an_operators_registries_yaml_gets_the_mirror_first_and_keeps_all_else(before: str, after: str) -> None:
+    result = plan("k3s", {K3S: before}, replace(REQUEST, upstreams=(HUB,)))
+    assert result.files[K3S].decode() == after
+
+
+@pytest.mark.parametrize(
+    ("text", "pasted"),
+    [
+        pytest.param("x: &a\n  docker.io: {}\nmirrors: *a\n", f'      - "{MIRROR}"', id="an alias"),
+        pytest.param("mirrors: [\n", None, id="no YAML"),
+        pytest.param("- a\n", None, id="no mapping"),
+        pytest.param(
+            "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvw")),
+            None,
+            id="a bomb of aliases",
+        ),
+        pytest.param("mirrors: {}\n---\nx: 1\n", None, id="two documents"),
+        pytest.param("mirrors:\n  docker.io: {rewrite: {a: b}}\n", None, id="a rewrite"),
+        pytest.param("mirrors: 3\n", f"mirrors:\n  {ENTRY.format('  ')}"[:-1], id="a number"),
+    ],
+)
+def test_a_registries_yaml_that_cannot_be_changed_is_told(text: str, pasted: str | None) -> None:
+    with pytest.raises(ConfigureError, match="nothing was changed") as raised:
+        plan("k3s", {K3S: text}, replace(REQUEST, upstreams=(HUB,)))
+    if pasted is not None:
+        assert str(raised.value).partition("\n")[2] == pasted
+
+
+def test_a_registry_with_an_alias_is_refused() -> None:
+    text = "mirrors:\n  docker.io: &a\n    endpoint:\n    - https://a\n  quay.io: *a\n"
+    with pytest.raises(ConfigureError, match=r"(?s)cannot change safely.*as the first endpoint of docker.io"):
+        plan("k3s", {K3S: text}, replace(REQUEST, upstreams=(HUB,)))
 
 
 # the mirror's address
