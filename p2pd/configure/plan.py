@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from p2pd.configure.journal import ChangedError, Entry, Journal, decode, difference, encode
-from p2pd.configure.removal import says_the_same
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, Unmarked
 from p2pd.configure.tree import FileTree
 
@@ -139,8 +138,13 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
             continue
         before, base = tree.read(path), files.read(path)
         after = plan.files.get(path, base)
-        if before is not None and path in plan.files and says_the_same(path, before, plan.files[path]):
-            after = before  # whoever wrote it
+        if (
+            before != after
+            and earlier is not None
+            and request is not None
+            and _still_does(path, runtime, request, tree, old)
+        ):
+            after = before
         if path in changed and not accept and before != after:
             _refuse(changed)
         entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made), (*others, runtime.name))
@@ -169,6 +173,20 @@ def _bases(journal: Journal, tree: FileTree) -> tuple[dict[str, bytes | None], d
             changed[path] = error
             bases[path] = tree.read(path)
     return bases, changed
+
+
+def _still_does(path: str, runtime: Runtime, request: Request, tree: FileTree, journal: Journal) -> bool:
+    """Whether a file that others have changed since needs nothing more: the request is what it was, and is met."""
+    entry, present = journal[path], tree.read(path)
+    if present is None or entry.is_untouched(present):
+        return False
+    originals = {one: each.original for one, each in journal.items()}
+    try:
+        wrote = runtime.plan(request, _Bases(tree, originals)).files.get(path)
+        wanted = runtime.plan(request, _Bases(tree, {**originals, path: present})).files.get(path, present)
+    except ConfigureError:
+        return False
+    return wrote in entry.ours and wanted == present
 
 
 def _refuse(changed: Mapping[str, ChangedError]) -> None:

@@ -67,8 +67,12 @@ def plan(name: str, request: Request, files: Reader) -> RuntimePlan:
         if upstream not in registries:
             mirror_text = _text(_mirror(location))
             tables.append(f'\n[[registry]]\nprefix = "{upstream}"\nlocation = "{upstream}"\n{mirror_text}')
-    if tables:
-        wanted[OURS[name]] = marked(name, f"# podman, CRI-O, Buildah and skopeo all read it.\n{''.join(tables)}")
+    path = OURS[name]
+    present = wanted.get(path) or files.read(path) or b""
+    if tables and present.strip():  # others have put something into it
+        wanted[path] = present.rstrip(b"\n") + "".join(["\n", *(f"\n{COMMENT}{one}" for one in tables)]).encode()
+    elif tables:
+        wanted[path] = marked(name, f"# podman, CRI-O, Buildah and skopeo all read it.\n{''.join(tables)}")
     return RuntimePlan(wanted, tuple(remarks))
 
 
@@ -126,7 +130,7 @@ def _configured(files: Reader) -> dict[str, _Registry]:
     """By prefix, the [[registry]] tables of foreign files; the last file of a prefix counts."""
     drop_ins = sorted(f"{DROP_INS}/{name}" for name in files.names(DROP_INS) or () if name.endswith(".conf"))
     found = {}
-    for path in [MAIN, *(path for path in drop_ins if path not in OURS.values())]:
+    for path in [MAIN, *drop_ins]:
         content = files.read(path)
         for index, registry in enumerate(_tables(parse(path, content).get("registry")) if content is not None else ()):
             prefix = str(registry.get("prefix") or registry.get("location", ""))

@@ -46,19 +46,6 @@ def without_values(path: str, original: bytes | None, ours: bytes, present: byte
         return None
 
 
-def says_the_same(path: str, one: bytes, other: bytes) -> bool:
-    """Whether both contents have the same values, in any order: where others put the mirror behind theirs, it stays."""
-    form = _FORMS.get(PurePosixPath(path).suffix)
-    if form is None:
-        return one == other
-    parse, _ = form
-    try:
-        values, others = parse(one.decode()), parse(other.decode())
-    except (ValueError, RecursionError):
-        return False
-    return _unordered(values) == _unordered(others)
-
-
 def revert(original: Mapping[str, Any], ours: Mapping[str, Any], present: Any, *, is_top: bool = True) -> None:
     """Make the changes of `ours` against `original` undone in `present`, a table of plain values or of tomlkit's."""
     for key, value in ours.items():
@@ -107,12 +94,6 @@ def _scalars(element: object) -> Values | None:
     if not isinstance(element, dict):
         return None
     return {key: value for key, value in element.items() if not isinstance(value, dict | list)}
-
-
-def _unordered(value: object) -> object:
-    if isinstance(value, dict):
-        return sorted(((key, _unordered(one)) for key, one in value.items()), key=repr)
-    return sorted((_unordered(one) for one in value), key=repr) if isinstance(value, list) else value
 
 
 def _unmarked(text: str) -> str:

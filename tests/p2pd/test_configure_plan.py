@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pd.config.values import Address, parse_upstream
+from p2pd.configure import toml_file, yaml_file
 from p2pd.configure.plan import STATE, configure, pending
 from p2pd.configure.runtime import ConfigureError, Request
 from p2pd.configure.runtimes import RUNTIMES
@@ -420,6 +423,39 @@ def test_beside_another_tool_configuring_changes_nothing_and_undoing_takes_out_i
     assert {path: tree.files[path].decode()} == left
     assert operators(tree)[0].keys() == {*node, *left}
     assert outcome.remarks[0].startswith(f"{path} was changed by somebody else")
+
+
+APPENDED = {".toml": b"\n[zzz]\nz = 1\n", ".conf": b"\n[zzz]\nz = 1\n", ".yaml": b"\nzzz: {}\n"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(nodes, st.sampled_from(list(RUNTIMES)), requests)
+def test_whatever_the_file_was_others_may_add_to_it(files: Mapping[str, bytes], name: str, request: Request) -> None:
+    tree = MemoryTree(files)
+    try:
+        changed = [change.path for change in configure(RUNTIMES[name], request, tree).changes]
+        for path in changed:
+            tree.files[path] += APPENDED.get(PurePosixPath(path).suffix, b"")
+            parse(path, tree.files[path])
+    except ConfigureError:
+        return  # what was there cannot be added to
+    was = dict(tree.files)
+    assert configure(RUNTIMES[name], request, tree).changes == ()
+    assert {path: tree.files[path] for path in changed} == {path: was[path] for path in changed}
+    configure(RUNTIMES[name], None, tree)
+    for path in changed:
+        suffix = APPENDED.get(PurePosixPath(path).suffix, b"")
+        before = files.get(path, b"")
+        if suffix and (before.endswith(b"\n") or not before):
+            assert without_version(parse(path, tree.files[path])) == without_version(parse(path, before + suffix))
+
+
+def parse(path: str, content: bytes) -> dict[str, Any]:
+    return yaml_file.parse(path, content) if path.endswith(".yaml") else toml_file.parse(path, content)
+
+
+def without_version(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "version"}
 
 
 def test_another_mirror_takes_the_place_of_ours_in_a_file_that_somebody_changed() -> None:
