@@ -120,11 +120,13 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
     bases, changed = _bases(old, tree)
-    files = _Bases(tree, bases)
+    accepted = set(changed) if accept else set()
+    met = {path for path in set(old) - accepted if request is not None and _is_met(path, runtime, request, tree, old)}
+    files = _Bases(tree, {**bases, **{path: tree.read(path) for path in met}})
     plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
     shared = {path: entry for path, entry in old.items() if path not in plan.files and _others(entry, runtime)}
-    changed = {path: error for path, error in changed.items() if path not in shared}
-    if request is None and not accept:
+    changed = {path: error for path, error in changed.items() if path not in {*shared, *accepted}}
+    if request is None:
         _refuse(changed)
     made = {directory for entry in old.values() for directory in entry.directories} | _made_for_others(tree, state)
     changes: list[Change] = []
@@ -138,28 +140,21 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
             continue
         before, base = tree.read(path), files.read(path)
         after = plan.files.get(path, base)
-        if (
-            before != after
-            and earlier is not None
-            and request is not None
-            and _still_does(path, runtime, request, tree, old)
-        ):
-            after = before
-        if path in changed and not accept and before != after:
+        if path in changed and before != after:
             _refuse(changed)
         entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made), (*others, runtime.name))
+        if earlier is not None and path in {*met, *changed}:  # others have changed it: what is ours is what it was
+            meanwhile[path] = new[path] = replace(earlier, runtimes=entry.runtimes)
+            continue
+        if after != base:
+            new[path] = entry
         if before != after:
             changes.append(Change(path, before, after))
             meanwhile[path] = replace(entry, ours=tuple(one for one in (before, after) if one is not None))
-        elif earlier is not None and request is not None and not accept and not earlier.is_untouched(before):
-            entry = replace(earlier, runtimes=entry.runtimes)  # others have changed it: what is ours is what it was
-            meanwhile[path] = new[path] = entry
-        elif after != base:
+        elif path in new:
             meanwhile[path] = entry
-        if after != base:
-            new.setdefault(path, entry)
     remarks = (*plan.remarks, *runtime.remarks(request)) if request is not None else _left(runtime, old, bases, tree)
-    outcome = ConfigureOutcome(tuple(changes), remarks, tuple(changed) if accept else ())
+    outcome = ConfigureOutcome(tuple(changes), remarks, tuple(sorted(accepted)))
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 
@@ -175,8 +170,8 @@ def _bases(journal: Journal, tree: FileTree) -> tuple[dict[str, bytes | None], d
     return bases, changed
 
 
-def _still_does(path: str, runtime: Runtime, request: Request, tree: FileTree, journal: Journal) -> bool:
-    """Whether a file that others have changed since needs nothing more: the request is what it was, and is met."""
+def _is_met(path: str, runtime: Runtime, request: Request, tree: FileTree, journal: Journal) -> bool:
+    """Whether others have changed the file since, and it needs nothing: the request is what it was, and is met."""
     entry, present = journal[path], tree.read(path)
     if present is None or entry.is_untouched(present):
         return False
@@ -194,8 +189,8 @@ def _refuse(changed: Mapping[str, ChangedError]) -> None:
     if changed:
         raise ConfigureError(
             "\n".join(str(error) for error in changed.values())
-            + "\nNothing was changed. Take p2pd's lines out of it by hand (marked - if they are gone, + is what others "
-            "wrote); then run this again with --accept-changes, which leaves the file as it is then."
+            + "\nNothing was changed: p2pd cannot take its part out of that. Take it out by hand; then run this again "
+            "with --accept-changes, which leaves such a file as it is."
         )
 
 

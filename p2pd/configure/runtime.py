@@ -115,10 +115,12 @@ class Runtime:
             return (f"{self.name} asks the mirror for {', '.join(request.upstream_names)} only: {self.no_wildcard}.",)
         if not request.any_host:
             served = ", ".join(request.upstream_names)
-            text = (
-                f"p2pd has no upstream '*': it refuses images of other registries than {served}, and {self.name} then"
+            remark = (
+                f"{self.name} asks the mirror for every registry, and p2pd serves {served} only. It refuses others, "
+                f"and {self.name} then asks these itself. To have p2pd serve them, give it the upstream '*' too "
+                "(p2pd run --upstream '*', or \"*\" in the list `upstream` of p2pd.toml)."
             )
-            return (f"{text} asks those registries itself. Add '*' to the upstreams of p2pd.",)
+            return (remark,)
         return ()
 
 

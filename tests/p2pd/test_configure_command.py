@@ -120,7 +120,7 @@ def test_the_mirrors_address_and_the_wildcard(root: Path) -> None:
 def test_all_is_for_a_mirror_that_serves_everything(root: Path, config: Path) -> None:
     default = root / "etc/containerd/certs.d/_default/hosts.toml"
     narrow = run(root, "containerd", "--all", "--config", str(config))
-    assert "p2pd has no upstream '*'" in narrow.output
+    assert "give it the upstream '*' too" in narrow.output
     assert default.exists()
     run(root, "containerd", "--undo")
 
@@ -175,6 +175,7 @@ def test_what_cannot_be_done_exits_with_1_and_changes_nothing(root: Path) -> Non
         (["docker", "--mirror", "127.0.0.1:0"], "port is not known"),
         (["docker", "--upstream", "../.."], "expected an upstream's name"),
         (["rkt"], "rkt"),
+        (["dockr"], "Did you mean docker?"),
         (["docker", "--config", "/nowhere/p2pd.toml"], "no such file"),
     ],
 )

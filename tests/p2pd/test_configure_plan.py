@@ -458,6 +458,27 @@ def without_version(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "version"}
 
 
+def test_a_directory_that_somebody_has_chosen_since_is_followed() -> None:
+    tree = MemoryTree(CONTAINERD_NODE)
+    configure(RUNTIMES["containerd"], REQUEST, tree)
+    tree.files[CONFIG] = chosen = tree.files[CONFIG].replace(b"/etc/containerd/certs.d", b"/srv/certs.d")
+    configure(RUNTIMES["containerd"], REQUEST, tree)
+    assert tree.files[CONFIG] == chosen
+    assert "/srv/certs.d/docker.io/hosts.toml" in tree.files
+    assert HUB_CONTAINERD not in tree.files
+    configure(RUNTIMES["containerd"], None, tree)
+    assert operators(tree)[0] == {CONFIG: chosen}
+
+
+def test_a_file_to_which_nothing_could_be_added_any_more_may_still_have_it() -> None:
+    """Without the mirror, the file would have no place for it: tomlkit would move the arrays that stand apart."""
+    tree = MemoryTree({CONFIG: b"version = 2\n"})
+    configure(RUNTIMES["containerd"], REQUEST, tree)
+    tree.files[CONFIG] = edited = tree.files[CONFIG] + b"[[debug]]\n[metrics]\n[[debug]]\n"
+    assert configure(RUNTIMES["containerd"], REQUEST, tree).changes == ()
+    assert tree.files[CONFIG] == edited
+
+
 def test_another_mirror_takes_the_place_of_ours_in_a_file_that_somebody_changed() -> None:
     tree = MemoryTree({})
     configure(RUNTIMES["docker"], REQUEST, tree)

@@ -147,7 +147,8 @@ def test_a_project_of_a_registry_is_the_whole_path() -> None:
 def test_the_wildcard_is_told_to_be_narrow_if_the_mirror_serves_named_registries_only() -> None:
     wide = replace(REQUEST, wildcard=True)
     (narrow,) = RUNTIMES["containerd"].remarks(wide)
-    assert "refuses images of other registries than docker.io, registry.example:5000" in narrow
+    assert "p2pd serves docker.io, registry.example:5000 only" in narrow
+    assert "p2pd run --upstream '*'" in narrow
     for name in ("containerd", "k3s", "rke2", "docker"):
         assert RUNTIMES[name].remarks(replace(wide, any_host=True)) == ()
         assert RUNTIMES[name].remarks(REQUEST) == ()
