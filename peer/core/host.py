@@ -89,6 +89,8 @@ class HostSettings:
     give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     remembers: int = 64
+    host: str = ""
+    """The host's id, by which its choices differ from those of others."""
 
 
 @dataclass(slots=True)
@@ -163,6 +165,7 @@ class HostMachine:
             case SchedulerLost():
                 self.session.lost(now)
                 self._due_is_known = False
+                return self._feed_each(list(self.downloads), event, now)
             case Stopped():
                 return self._feed_each(list(self.downloads), event, now)
             case _:
@@ -245,6 +248,7 @@ class HostMachine:
             scheduler_timeout_s=self.settings.scheduler_timeout_s,
             progress_s=self.session.progress_s,
             remembers=self.settings.remembers,
+            host=self.settings.host,
         )
         self.downloads[digest] = Download(
             digest,
