@@ -487,6 +487,18 @@ def test_another_mirror_takes_the_place_of_ours_in_a_file_that_somebody_changed(
     assert tree.files[DOCKER] == b'{"registry-mirrors": ["http://127.0.0.1:7000", "https://a"], "debug": true}'
 
 
+def test_another_mirror_in_a_drop_in_of_ours_leaves_what_others_put_into_it() -> None:
+    tree = MemoryTree({})
+    path = f"{DROP_INS}/90-p2pd.conf"
+    configure(RUNTIMES["podman"], REQUEST, tree)
+    tree.files[path] += b'\n[[registry]]\nlocation = "quay.io"\n'
+    configure(RUNTIMES["podman"], OTHER, tree)
+    registries = toml_file.parse(path, tree.files[path])["registry"]
+    assert [registry["location"] for registry in registries] == ["quay.io", "docker.io"]
+    assert b"7000" in tree.files[path]
+    assert b"65001" not in tree.files[path]
+
+
 def test_a_file_that_nobody_can_read_any_more_is_told_unless_it_is_accepted() -> None:
     tree = MemoryTree({})
     configure(RUNTIMES["containerd"], REQUEST, tree)
