@@ -6,6 +6,8 @@ Rules:
 2. Then, under a lock: the journal, the files one by one, the journal again. If a write fails, the earlier ones are
    undone. If the process dies, the journal covers both the old and the new bytes, and the next run goes on from there.
 3. A second run changes nothing. Undoing restores each file's bytes or absence; mode and owner never change.
+4. What others have changed since stays: a file in which the request is still met is left as it is, and undoing takes
+   out what is p2pd's. A file that several runtimes need is undone with the last of them.
 """
 
 from __future__ import annotations

@@ -148,15 +148,15 @@ def _without_yaml(text: str, original: Values, ours: Values, above: tuple[str, .
             text = _without_yaml(text, was if isinstance(was, dict) else {}, value, keys)
         elif isinstance(value, list):
             for element in value:
-                if element in table_of(yaml_file.loads(text), keys, []) and element not in (was or []):
+                if element in _value(yaml_file.loads(text), keys, []) and element not in (was or []):
                     text = yaml_file.without(text, keys, element)
-        if key not in original and not table_of(yaml_file.loads(text), keys, True):
+        if key not in original and not _value(yaml_file.loads(text), keys, True):
             text = yaml_file.without(text, keys)
     return text
 
 
-def table_of(values: Any, keys: tuple[str, ...], otherwise: Any) -> Any:
-    """What `keys` lead to."""
+def _value(values: Any, keys: tuple[str, ...], otherwise: Any) -> Any:
+    """The value that `keys` lead to."""
     for key in keys:
         if not isinstance(values, dict) or key not in values:
             return otherwise
