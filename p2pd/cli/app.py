@@ -45,8 +45,8 @@ class Failure(click.ClickException):
     """A P2pdError as click's exception, with exit code 1."""
 
     def show(self, file: Any = None) -> None:
-        for line in self.message.splitlines():
-            click.echo(f"p2pd: {line}", file=file, err=True)
+        """The first line says whose message it is. Lines below it may be for pasting, so they are as they are."""
+        click.echo(f"p2pd: {self.message}", file=file, err=True)
 
 
 class Misuse(Failure):

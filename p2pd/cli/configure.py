@@ -29,7 +29,11 @@ ASK_S = 1.0
 
 @click.command("configure")
 @click.argument("runtime", type=SuggestingChoice(list(RUNTIMES)))
-@click.option("--undo", is_flag=True, help="Put back every file as it was before p2pd changed it.")
+@click.option(
+    "--undo",
+    is_flag=True,
+    help="Put back every file as it was before p2pd changed it. What others have changed since stays.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be changed, and change nothing.")
 @click.option("--mirror", metavar="HOST:PORT", help="Where the runtime reaches the mirror.  [default: as configured]")
 @click.option(
@@ -46,7 +50,9 @@ ASK_S = 1.0
     help="Ask the mirror for every other registry as well. p2pd needs the upstream * to serve these.",
 )
 @click.option(
-    "--accept-changes", is_flag=True, help="Files that somebody changed after p2pd did are the operator's from now on."
+    "--accept-changes",
+    is_flag=True,
+    help="Files that somebody changed so that p2pd cannot take its part out again are the operator's from now on.",
 )
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="p2pd's own configuration.")
 @click.option(
@@ -74,8 +80,9 @@ def configure(
 ) -> None:
     """Point a container runtime at the mirror, or undo that.
 
-    Files are replaced all together or not at all. The old bytes are kept, and --undo restores them exactly. No runtime
-    is restarted; if a restart is needed, the output says so. Run it as root.
+    Files are replaced all together or not at all. The old bytes are kept, and --undo restores them exactly. A runtime
+    that has what it needs is left alone, whoever wrote it. No runtime is restarted; if a restart is needed, the output
+    says so. Run it as root.
     """
     chosen = RUNTIMES[runtime]
     if undo and (mirror or upstreams or wildcard):

@@ -2,7 +2,8 @@
 
 The trap (containerd issues 12415 and 12636): the default since 2.2 is "/etc/containerd/certs.d:/etc/docker/certs.d".
 The transfer service takes that as the name of one directory, and never asks a mirror. `config_path` has to be one
-directory. If the operator has set a single directory, it is kept and gets the hosts.toml files.
+directory. If the operator has set a single directory, it is kept and gets the hosts.toml files. Of several, the one
+that has anything in it is kept. If more than one has, containerd would no longer find a part of it: that is refused.
 
 `ctr` and nerdctl do not read config.toml: they take `--hosts-dir`.
 """
@@ -13,11 +14,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.configure import hosts_toml
-from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, marked
+from p2pd.configure.runtime import ConfigureError, NotMountedError, Reader, Request, Runtime, RuntimePlan, marked
 from p2pd.configure.toml_file import parse, table, with_value
 
 CONFIG: Final = "/etc/containerd/config.toml"
 CERTS_D: Final = "/etc/containerd/certs.d"
+DEFAULT: Final = f"{CERTS_D}:/etc/docker/certs.d"
+"""Of containerd since 2.2, also as `containerd config default` writes it."""
 DROP_INS: Final = "/etc/containerd/conf.d"
 
 _CRI_V2: Final = "io.containerd.grpc.v1.cri"
@@ -56,12 +59,9 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
         return replace(hosts, remarks=(*hosts.remarks, remark))
     keys = registry_keys(values)
     _refuse_old_mirrors(table(values, keys))
-    directory, *further = config_path(values).split(":")
-    directory = directory if directory.startswith("/") else CERTS_D
+    directory, unseen = _directory(config_path(values), files)
     hosts = hosts_toml.plan(request, files, directory, "containerd")
-    remarks = [*hosts.remarks]
-    if any(further):
-        remarks.append(f"What is in {', '.join(further)} counts for containerd only if it is moved to {directory}.")
+    remarks = [*hosts.remarks, *unseen]
     if values.get("imports"):
         remarks.append(
             f"{CONFIG} imports other files, which may set config_path too; "
@@ -87,6 +87,37 @@ def registry_keys(values: dict[str, Any]) -> tuple[str, ...]:
 def config_path(values: dict[str, Any]) -> str:
     """The `config_path` of config.toml; empty if it is not set."""
     return str(table(values, registry_keys(values)).get("config_path", ""))
+
+
+def _directory(listed: str, files: Reader) -> tuple[str, tuple[str, ...]]:
+    """The one directory of the `config_path` that has anything in it, else its first, and what is to be remarked.
+
+    Raises ConfigureError if several have, or if a directory that an operator has listed cannot be seen.
+    """
+    used, remarks = {}, []
+    directories = [one for one in listed.split(":") if one.startswith("/")] or [CERTS_D]
+    for directory in directories:
+        try:
+            registries = hosts_toml.has_hosts(files, directory)
+        except NotMountedError:
+            if listed != DEFAULT or directory == CERTS_D:
+                raise
+            remarks.append(
+                f"{directory} is not mounted here: what is in it counts for containerd if it is in {CERTS_D}."
+            )
+            continue
+        if registries:
+            used[directory] = registries
+    first, *others = used or directories
+    if used and others:
+        has = "; ".join(f"{directory} has {', '.join(registries)}" for directory, registries in used.items())
+        copies = "\n".join(f"cp -an {other}/. {first}/" for other in others)
+        raise ConfigureError(
+            f"{CONFIG}: config_path lists several directories that are in use ({has}). containerd's transfer service "
+            "takes the list for the name of one directory, and p2pd does not choose which of them no longer counts; "
+            f'nothing was changed. Copy all into one, set config_path = "{first}", and run this again:\n{copies}'
+        )
+    return first, tuple(remarks)
 
 
 def _refuse_old_mirrors(registry: dict[str, Any]) -> None:

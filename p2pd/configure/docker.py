@@ -13,12 +13,11 @@ one element is inserted at the front, and every other byte stays as it is.
 
 from __future__ import annotations
 
+import codecs
 import json
-import re
-from json.decoder import JSONDecoder
 from typing import Any, Final
 
-from p2pd.configure import hosts_toml
+from p2pd.configure import hosts_toml, json_file
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, text_of
 
 DAEMON_JSON: Final = "/etc/docker/daemon.json"
@@ -52,12 +51,20 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
 
 def daemon_values(content: bytes) -> dict[str, Any]:
     """The members of daemon.json; none if it is empty, as for dockerd. Raises ConfigureError for any other text."""
+    if content.startswith(codecs.BOM_UTF8):
+        raise ConfigureError(
+            f"{DAEMON_JSON} begins with a byte order mark, which dockerd does not take: save it as UTF-8 without one; "
+            "nothing was changed"
+        )
     try:
         values = json.loads(text_of(DAEMON_JSON, content)) if content.strip() else {}
     except (ValueError, RecursionError) as error:
         raise ConfigureError(f"{DAEMON_JSON} is not JSON ({error}): mend it first; nothing was changed") from None
-    if not isinstance(values, dict) or not isinstance(values.get(KEY, []), list):
-        raise ConfigureError(f"{DAEMON_JSON} is not what dockerd takes: mend it first; nothing was changed")
+    wrong = "the file is no object" if not isinstance(values, dict) else ""
+    if not wrong and not isinstance(values.get(KEY, []), list):
+        wrong = f'"{KEY}" is no list'
+    if wrong:
+        raise ConfigureError(f"{DAEMON_JSON} is not what dockerd takes ({wrong}): mend it first; nothing was changed")
     return values
 
 
@@ -69,8 +76,8 @@ def _with_mirror(content: bytes, values: dict[str, Any], mirror_url: str) -> byt
     if not values:
         return f"{json.dumps({KEY: [mirror_url]}, indent=2)}\n".encode()
     text = content.decode()
-    if KEY in values:
-        after = _put_first(text, _value_of(text, KEY), json.dumps(mirror_url), is_empty=not mirrors)
+    if (member := json_file.member(text, KEY)) is not None:
+        after = _put_first(text, member.value, json.dumps(mirror_url), is_empty=not mirrors)
     else:
         after = _put_first(text, text.index("{"), f"{json.dumps(KEY)}: {json.dumps([mirror_url])}", is_empty=False)
     if json.loads(after) != {**values, KEY: [mirror_url, *mirrors]}:
@@ -88,25 +95,6 @@ def _put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
     if is_empty:
         return text[: bracket + 1] + item + rest[len(space) :]
     return f"{text[: bracket + 1]}{space}{item},{rest if space else ' ' + rest}"
-
-
-def _value_of(text: str, wanted: str) -> int:
-    """The position of the value of the member `wanted` in the JSON object `text`."""
-    decoder = JSONDecoder()
-    space = re.compile(r"[ \t\r\n]*")
-
-    def skip(at: int) -> int:
-        match = space.match(text, at)
-        return match.end() if match else at
-
-    at = skip(skip(0) + 1)
-    while True:
-        key, at = decoder.raw_decode(text, at)
-        start = skip(skip(at) + 1)
-        if key == wanted:
-            return start
-        _, at = decoder.raw_decode(text, start)
-        at = skip(skip(at) + 1)
 
 
 def _insecure(request: Request, values: dict[str, Any]) -> list[str]:

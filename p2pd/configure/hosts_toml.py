@@ -7,7 +7,9 @@ Rules:
    operator's hosts away. We never do.)
 3. The directory of a registry is the first that containerd would find, `host_port_` before `host:port`. With a
    hosts.toml in it, containerd no longer looks for `*.crt` and `*.cert` there, so the file names those that are.
-4. `capabilities` are pull and resolve: nothing is ever pushed to a mirror.
+4. If an operator's _default directory is what counts for a registry, our host is put there: a directory of the
+   registry's own would hide it. The mirror is asked for other registries too then, and refuses them at once.
+5. `capabilities` are pull and resolve: nothing is ever pushed to a mirror.
 
 The format: containerd, docs/hosts.md and core/remotes/docker/config/hosts.go. A key that a version does not know, it
 passes over.
@@ -15,13 +17,14 @@ passes over.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 import tomlkit
 from tomlkit.items import AoT, Table
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import Reader, Request, RuntimePlan, marked
+from p2pd.configure.runtime import COMMENT, NotMountedError, Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table
 from peer.origin.upstream import UpstreamEndpoint
 
@@ -43,26 +46,35 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> RuntimeP
     """
     wanted: dict[str, bytes] = {}
     remarks = []
-    entries: list[tuple[str, UpstreamSetting | None]] = [
-        (_directory(files, directory, upstream.name), upstream) for upstream in request.upstreams
-    ]
-    if request.wildcard:
-        entries.append((f"{directory}/{WILDCARD}", None))
-    for place, upstream in entries:
+    default = f"{directory}/{WILDCARD}"
+    has_default = (files.read(f"{default}/hosts.toml") or b"").strip() != b""
+    entries: dict[str, UpstreamSetting | None] = {default: None} if request.wildcard else {}
+    for upstream in request.upstreams:
+        place = _directory(files, directory, upstream.name)
+        if has_default and not _is_used(files, place):
+            entries[default] = None
+        else:
+            entries[place] = upstream
+    for place in sorted(entries):
         path = f"{place}/hosts.toml"
         present = files.read(path)
         if present is None or not present.strip():
-            wanted[path] = _whole(request, files, place, upstream, undo)
+            wanted[path] = _whole(request, files, place, entries[place], undo)
         else:
             wanted[path] = _merged(path, present, request.mirror_url)
             remarks.append(f"{path} is the operator's: its hosts are asked after the mirror.")
-    default = files.read(f"{directory}/{WILDCARD}/hosts.toml")
-    if default is not None and not request.wildcard:
-        remarks.append(
-            f"{directory}/{WILDCARD}/hosts.toml no longer counts for {', '.join(request.upstream_names)}: "
-            "containerd reads one directory per registry."
-        )
     return RuntimePlan(wanted, tuple(remarks))
+
+
+def has_hosts(files: Reader, directory: str) -> list[str]:
+    """The registries below `directory` for which it has anything beside files that are wholly p2pd's."""
+    return [name for name in sorted(files.names(directory) or ()) if _is_used(files, f"{directory}/{name}")]
+
+
+def _is_used(files: Reader, place: str) -> bool:
+    """Whether the directory of a registry has anything beside a file that is wholly p2pd's."""
+    names = files.names(place) or frozenset()
+    return bool(names - {"hosts.toml"}) or files.read(f"{place}/hosts.toml") is not None
 
 
 def _directory(files: Reader, parent: str, upstream: str) -> str:
@@ -87,8 +99,9 @@ def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> dict[
     """The keys for the certificates of the registry, as containerd's `loadCertFiles` would find them."""
     names = files.names(place) or frozenset()
     authorities = sorted(name for name in names if name.endswith(".crt"))
-    if upstream.ca is not None and upstream.ca.is_absolute() and files.read(str(upstream.ca)) is not None:
-        authorities.append(str(upstream.ca))
+    with suppress(NotMountedError):
+        if upstream.ca is not None and upstream.ca.is_absolute() and files.read(str(upstream.ca)) is not None:
+            authorities.append(str(upstream.ca))
     pairs = [
         [name, key if (key := f"{name.removesuffix('.cert')}.key") in names else name]
         for name in sorted(names)
@@ -112,7 +125,7 @@ def _merged(path: str, present: bytes, mirror_url: str) -> bytes:
             if isinstance(item, Table | AoT) and key is not None and not key.is_dotted()
         )
         at = next(tables, len(document.body))
-        comment = tomlkit.comment("Added by `p2pd configure`.")
+        comment = tomlkit.comment(COMMENT.removeprefix("# "))
         document.body[at:at] = [(None, comment), (tomlkit.key("host"), ours), (None, tomlkit.nl())]
 
     def is_wanted(result: dict[str, Any]) -> bool:

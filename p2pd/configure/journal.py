@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from p2pd.configure.removal import without_values
 from p2pd.configure.runtime import ConfigureError
 
 FORMAT = 1
@@ -35,22 +36,35 @@ class ChangedError(ConfigureError):
 class Entry:
     """One file. `ours` are the contents that p2pd may have written: one, or two while a change is under way.
 
-    `directories` are those that p2pd made for the file, outermost first.
+    `directories` are those that p2pd made for the file, outermost first. `runtimes` are those that need our change: the
+    last one that is undone takes it away. It is empty in journals of earlier versions.
     """
 
     original: bytes | None
     ours: tuple[bytes, ...]
     directories: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+
+    def is_untouched(self, present: bytes | None) -> bool:
+        """Whether nobody else has changed the file since p2pd did."""
+        return present == self.original or present in self.ours
 
     def base(self, path: str, present: bytes | None) -> bytes | None:
-        """The file without our change. Raises ChangedError if the change cannot be taken out of `present` exactly."""
-        if present == self.original or present in self.ours:
+        """The file without our change. Raises ChangedError if the change cannot be taken out of `present` exactly.
+
+        It is taken out by lines, which keeps every other byte; or by values, if somebody has rewritten the file. A file
+        that somebody has removed is nobody's.
+        """
+        if self.is_untouched(present):
             return self.original
-        if present is not None and self.original is not None:
-            for ours in self.ours:
-                without = take_out(ours, self.original, present)
-                if without is not None:
-                    return without
+        if present is None:
+            return None
+        for ours in self.ours:
+            without = take_out(ours, self.original, present) if self.original is not None else None
+            if without is None:
+                without = without_values(path, self.original, ours, present)
+            if without is not None:
+                return without if without.strip() or self.original is not None else None
         raise ChangedError(path, difference(path, self.ours[-1], present))
 
 
@@ -64,6 +78,7 @@ def encode(journal: Journal) -> bytes:
             "original": None if entry.original is None else base64.b64encode(entry.original).decode(),
             "ours": [base64.b64encode(one).decode() for one in entry.ours],
             "directories": entry.directories,
+            "runtimes": entry.runtimes,
         }
         for path, entry in sorted(journal.items())
     }
@@ -88,6 +103,7 @@ def _entry(fields: Mapping[str, Any]) -> Entry:
         original=None if original is None else base64.b64decode(original, validate=True),
         ours=tuple(base64.b64decode(one, validate=True) for one in (first, *others)),
         directories=tuple(map(str, fields["directories"])),
+        runtimes=tuple(map(str, fields.get("runtimes", ()))),
     )
 
 

@@ -6,13 +6,15 @@ Rules:
 2. Then, under a lock: the journal, the files one by one, the journal again. If a write fails, the earlier ones are
    undone. If the process dies, the journal covers both the old and the new bytes, and the next run goes on from there.
 3. A second run changes nothing. Undoing restores each file's bytes or absence; mode and owner never change.
+4. What others have changed since stays: a file in which the request is still met is left as it is, and undoing takes
+   out what is p2pd's. A file that several runtimes need is undone with the last of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from p2pd.configure.journal import ChangedError, Entry, Journal, decode, difference, encode
@@ -63,9 +65,10 @@ def configure(
 ) -> ConfigureOutcome:
     """Make the runtime use the mirror; without a request, undo all changes that were ever made for it.
 
-    If a file was changed since, that change is kept, provided that ours can be taken out exactly. If ours cannot,
-    ConfigureError has the difference. With `accept`, such a file counts as the operator's: undoing leaves it as it is,
-    and configuring starts from it. After a ConfigureError, all files are as they were.
+    If a file was changed since, that change is kept: a file that says what is wanted is left as it is, and undoing
+    takes out what is ours. If that is not possible exactly, ConfigureError has the difference. With `accept`, such a
+    file counts as the operator's: undoing leaves it as it is, and configuring starts from it. After a ConfigureError,
+    all files are as they were.
     """
     work = _work_out(runtime, request, tree, state, accept=accept)
     if dry_run or (not work.outcome.changes and work.new == work.old):
@@ -118,42 +121,103 @@ def _work_out(runtime: Runtime, request: Request | None, tree: FileTree, state: 
     journal_path = _journal_path(runtime, state)
     content = tree.read(journal_path, private=True)
     old = decode(journal_path, content) if content is not None else {}
-    bases, accepted = _bases(old, tree, accept=accept)
-    files = _Bases(tree, bases)
+    bases, changed = _bases(old, tree)
+    accepted = set(changed) if accept else set()
+    met = {path for path in set(old) - accepted if request is not None and _is_met(path, runtime, request, tree, old)}
+    files = _Bases(tree, {**bases, **{path: tree.read(path) for path in met}})
     plan = runtime.plan(request, files) if request is not None else RuntimePlan({})
+    shared = {path: entry for path, entry in old.items() if path not in plan.files and _others(entry, runtime)}
+    changed = {path: error for path, error in changed.items() if path not in {*shared, *accepted}}
+    if request is None:
+        _refuse(changed)
     made = {directory for entry in old.values() for directory in entry.directories} | _made_for_others(tree, state)
-    changes, meanwhile, new = [], {}, {}
+    changes: list[Change] = []
+    meanwhile: dict[str, Entry] = {}
+    new: dict[str, Entry] = {}
     for path in sorted({*bases, *plan.files}):
+        earlier = old.get(path)
+        others = _others(earlier, runtime) if earlier is not None else ()
+        if earlier is not None and path in shared:
+            meanwhile[path] = new[path] = replace(earlier, runtimes=others)
+            continue
         before, base = tree.read(path), files.read(path)
         after = plan.files.get(path, base)
-        entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made))
+        if path in changed and before != after:
+            _refuse(changed)
+        entry = Entry(base, (after,) if after is not None else (), _made(tree, path, made), (*others, runtime.name))
+        if earlier is not None and path in {*met, *changed}:  # others have changed it: what is ours is what it was
+            meanwhile[path] = new[path] = replace(earlier, runtimes=entry.runtimes)
+            continue
         if after != base:
             new[path] = entry
         if before != after:
             changes.append(Change(path, before, after))
-            ours = tuple(one for one in (before, after) if one is not None)
-            meanwhile[path] = Entry(base, ours, entry.directories)
+            meanwhile[path] = replace(entry, ours=tuple(one for one in (before, after) if one is not None))
         elif path in new:
             meanwhile[path] = entry
-    remarks = (*plan.remarks, *(runtime.remarks(request) if request is not None else ()))
-    outcome = ConfigureOutcome(tuple(changes), remarks, accepted)
+    remarks = (*plan.remarks, *runtime.remarks(request)) if request is not None else _left(runtime, old, bases, tree)
+    outcome = ConfigureOutcome(tuple(changes), remarks, tuple(sorted(accepted)))
     return _Work(outcome, journal_path, old, meanwhile, new)
 
 
-def _bases(journal: Journal, tree: FileTree, *, accept: bool) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
-    bases, changed = {}, []
+def _bases(journal: Journal, tree: FileTree) -> tuple[dict[str, bytes | None], dict[str, ChangedError]]:
+    """The bases by path, and the files of which p2pd's change cannot be taken out."""
+    bases, changed = {}, {}
     for path, entry in journal.items():
         try:
             bases[path] = entry.base(path, tree.read(path))
         except ChangedError as error:
-            changed.append(error)
-    if changed and not accept:
+            changed[path] = error
+            bases[path] = tree.read(path)
+    return bases, changed
+
+
+def _is_met(path: str, runtime: Runtime, request: Request, tree: FileTree, journal: Journal) -> bool:
+    """Whether others have changed the file since, and it needs nothing: the request is what it was, and is met."""
+    entry, present = journal[path], tree.read(path)
+    if present is None or entry.is_untouched(present):
+        return False
+    originals = {one: each.original for one, each in journal.items()}
+    try:
+        wrote = runtime.plan(request, _Bases(tree, originals)).files.get(path)
+        wanted = runtime.plan(request, _Bases(tree, {**originals, path: present})).files.get(path, present)
+    except ConfigureError:
+        return False
+    return wrote in entry.ours and wanted == present
+
+
+def _refuse(changed: Mapping[str, ChangedError]) -> None:
+    """Raises ConfigureError if there is such a file."""
+    if changed:
         raise ConfigureError(
-            "\n".join(str(error) for error in changed)
-            + "\nNothing was changed. Take that back; or say --accept-changes to have these files as they are now, "
-            "after taking out by hand what is p2pd's if it is to go."
+            "\n".join(str(error) for error in changed.values())
+            + "\nNothing was changed: p2pd cannot take its part out of that. Take it out by hand; then run this again "
+            "with --accept-changes, which leaves such a file as it is."
         )
-    return bases, tuple(error.path for error in changed)
+
+
+def _left(runtime: Runtime, journal: Journal, bases: Mapping[str, bytes | None], tree: FileTree) -> tuple[str, ...]:
+    """What undoing leaves of the files that others have changed since p2pd did."""
+    left = []
+    for path, entry in sorted(journal.items()):
+        present = tree.read(path)
+        if others := _others(entry, runtime):
+            if runtime.name in entry.runtimes:
+                left.append(f"{path} was left as it is: it is for {' and '.join(others)} too.")
+        elif entry.is_untouched(present):
+            continue
+        elif present is None:
+            left.append(f"{path} was removed by somebody else: it stays away.")
+        elif bases[path] == present:
+            left.append(f"{path} was changed by somebody else and has nothing of p2pd's any more: left as it is.")
+        else:
+            left.append(f"{path} was changed by somebody else: p2pd's part was taken out, and the rest is left.")
+    return tuple(left)
+
+
+def _others(entry: Entry, runtime: Runtime) -> tuple[str, ...]:
+    """The other runtimes that need p2pd's change of the file."""
+    return tuple(name for name in entry.runtimes if name != runtime.name)
 
 
 def _made_for_others(tree: FileTree, state: str) -> set[str]:

@@ -19,15 +19,23 @@ from typing import Final, Protocol
 from p2pd.config.values import Address, UpstreamSetting
 from peer.errors import P2pdError
 
-_MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0-9a-f]{16})\)[^\n]*\n")
+MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0-9a-f]{16})\)[^\n]*\n")
+"""The first line of a file that is wholly ours."""
+
+COMMENT: Final = "# Added by `p2pd configure`."
+"""The line before what p2pd put into an operator's file, where the format has comments."""
 
 
 class ConfigureError(P2pdError):
     """A runtime could not be configured or undone; no file was changed. The text says what to do."""
 
 
+class NotMountedError(ConfigureError):
+    """A path is outside of the mounted directories, so nobody knows from here what the machine has there."""
+
+
 class Reader(Protocol):
-    """The present files. Paths are absolute, as the runtime sees them."""
+    """The present files. Paths are absolute, as the runtime sees them. Both methods raise NotMountedError."""
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes; None if there is no such file. Raises ConfigureError if it cannot be read."""
@@ -107,10 +115,12 @@ class Runtime:
             return (f"{self.name} asks the mirror for {', '.join(request.upstream_names)} only: {self.no_wildcard}.",)
         if not request.any_host:
             served = ", ".join(request.upstream_names)
-            text = (
-                f"p2pd has no upstream '*': it refuses images of other registries than {served}, and {self.name} then"
+            remark = (
+                f"{self.name} asks the mirror for every registry, and p2pd serves {served} only. It refuses others, "
+                f"and {self.name} then asks these itself. To have p2pd serve them, give it the upstream '*' too "
+                "(p2pd run --upstream '*', or \"*\" in the list `upstream` of p2pd.toml)."
             )
-            return (f"{text} asks those registries itself. Add '*' to the upstreams of p2pd.",)
+            return (remark,)
         return ()
 
 
@@ -122,7 +132,7 @@ def marked(name: str, body: str) -> bytes:
 
 def is_ours(content: bytes) -> bool:
     """Whether the file is as `marked` made it. A file with any change counts as the operator's."""
-    match = _MARK.match(content)
+    match = MARK.match(content)
     return match is not None and _digest(content[match.end() :]).encode() == match[1]
 
 

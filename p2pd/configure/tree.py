@@ -6,12 +6,16 @@ Rules:
 2. An existing file keeps mode, owner and extended attributes. A new file is readable by all, unless it is private.
 3. A write to a symbolic link goes to its target. A link that leads out of the root is refused.
 4. Every OSError becomes a ConfigureError that names the path.
+5. If the root is put together of mounted directories, as in an init container, a path outside of these is refused. It
+   would be read from the container, and written to it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -19,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from p2pd.configure.runtime import ConfigureError, Reader
+from p2pd.configure.runtime import ConfigureError, NotMountedError, Reader
 
 
 class FileTree(Reader, Protocol):
@@ -48,8 +52,13 @@ class FileTree(Reader, Protocol):
 class Disk:
     """The Tree below `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mounts: Sequence[Path] | None = None) -> None:
+        """`mounts`: the mount points of this process, by default as the kernel has them."""
         self._root = Path(os.path.realpath(root))
+        mounts = mount_points() if mounts is None else mounts
+        is_whole = self._root == Path("/") or (self._root / "usr").exists()
+        below = [point for point in mounts or () if point != self._root and point.is_relative_to(self._root)]
+        self._mounted = [] if is_whole else below
 
     def read(self, path: str, *, private: bool = False) -> bytes | None:
         with _told(path, "read"):
@@ -120,6 +129,12 @@ class Disk:
         real = Path(os.path.realpath(self._root / path.lstrip("/")))
         if not real.is_relative_to(self._root):
             raise ConfigureError(f"{path} is a symbolic link that leads out of {self._root}, to {real}")
+        if self._mounted and not any(real.is_relative_to(one) or one.is_relative_to(real) for one in self._mounted):
+            raise NotMountedError(
+                f"{path} is not in a directory that is mounted below {self._root}. Mount the machine's {path}, or the "
+                f"directory that it is in, at the same place below {self._root} (in Kubernetes: a hostPath volume and "
+                "a volumeMount of the init container); nothing was changed"
+            )
         return real
 
 
@@ -130,7 +145,18 @@ def _told(path: str, verb: str) -> Iterator[None]:
     except PermissionError:
         raise ConfigureError(f"cannot {verb} {path}: permission denied (run it as root)") from None
     except OSError as error:
-        raise ConfigureError(f"cannot {verb} {path}: {error.strerror}") from None
+        advice = " (is its directory mounted read-only?)" if error.errno == errno.EROFS else ""
+        raise ConfigureError(f"cannot {verb} {path}: {error.strerror}{advice}") from None
+
+
+def mount_points() -> tuple[Path, ...]:
+    """The mount points that this process sees; none if the kernel does not tell (proc_pid_mountinfo(5))."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return ()
+    fields = (line.split(b" ")[4].decode(errors="surrogateescape") for line in lines)
+    return tuple(Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)) for field in fields)
 
 
 def _new(real: Path) -> Path:

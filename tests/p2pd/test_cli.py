@@ -169,7 +169,7 @@ class One(App):
     ("ending", "exit_code", "stderr"),
     [
         (P2pdError("the disk is full"), 1, "p2pd: the disk is full\n"),
-        (ConfigError("a\nb"), 2, "p2pd: a\np2pd: b\n"),
+        (ConfigError("a\nb"), 2, "p2pd: a\nb\n"),  # what is below may be for pasting
         (KeyboardInterrupt(), 130, ""),
         (SystemExit(7), 7, ""),
     ],

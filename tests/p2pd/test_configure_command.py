@@ -65,6 +65,20 @@ def test_configuring_twice_and_undoing_twice(root: Path, config: Path) -> None:
     assert "nothing to undo" in run(root, "docker", "--undo").output
 
 
+def test_what_another_tool_writes_is_no_failure_and_stays_when_ours_goes(root: Path, config: Path) -> None:
+    assert run(root, "containerd", "--config", str(config)).exit_code == 0
+    path = root / "etc/containerd/config.toml"
+    path.write_text(path.read_text() + '\n[debug]\n  level = "debug"\n')
+    again = run(root, "containerd", "--config", str(config))
+    assert again.exit_code == 0
+    assert "containerd is configured already; nothing was changed" in again.output
+
+    undone = run(root, "containerd", "--undo")
+    assert undone.exit_code == 0
+    assert "note: /etc/containerd/config.toml was changed by somebody else: p2pd's part was taken out" in undone.output
+    assert path.read_text() == 'version = 2\n\n[debug]\n  level = "debug"\n'
+
+
 def test_a_dry_run_shows_the_difference_and_changes_nothing(root: Path, config: Path) -> None:
     before = snapshot(root)
     result = run(root, "docker", "--dry-run", "--config", str(config))
@@ -106,7 +120,7 @@ def test_the_mirrors_address_and_the_wildcard(root: Path) -> None:
 def test_all_is_for_a_mirror_that_serves_everything(root: Path, config: Path) -> None:
     default = root / "etc/containerd/certs.d/_default/hosts.toml"
     narrow = run(root, "containerd", "--all", "--config", str(config))
-    assert "p2pd has no upstream '*'" in narrow.output
+    assert "give it the upstream '*' too" in narrow.output
     assert default.exists()
     run(root, "containerd", "--undo")
 
@@ -161,6 +175,7 @@ def test_what_cannot_be_done_exits_with_1_and_changes_nothing(root: Path) -> Non
         (["docker", "--mirror", "127.0.0.1:0"], "port is not known"),
         (["docker", "--upstream", "../.."], "expected an upstream's name"),
         (["rkt"], "rkt"),
+        (["dockr"], "Did you mean 'docker'?"),
         (["docker", "--config", "/nowhere/p2pd.toml"], "no such file"),
     ],
 )

@@ -16,6 +16,7 @@ entries = st.builds(
     st.none() | st.binary(max_size=20),
     st.lists(st.binary(max_size=20), min_size=1, max_size=2).map(tuple),
     st.lists(st.text(max_size=5), max_size=2).map(tuple),
+    st.lists(st.text(max_size=5), max_size=2).map(tuple),
 )
 
 
@@ -84,7 +85,7 @@ def test_what_touches_our_lines_cannot_be_taken_out(present: bytes) -> None:
     assert take_out(b"head\nOURS\ntail\n", b"head\ntail\n", present) is None
 
 
-def test_a_file_that_was_ours_alone_is_not_guessed_at() -> None:
+def test_a_file_of_a_form_that_p2pd_cannot_read_is_not_guessed_at() -> None:
     entry = Entry(None, (b"ours\n",))
     assert entry.base("/a", b"ours\n") is None
     assert entry.base("/a", None) is None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from p2pd.config.values import Address, parse_upstream
+from p2pd.configure.plan import configure
 from p2pd.configure.runtime import ConfigureError, Request, RuntimePlan
 from p2pd.configure.runtimes import RUNTIMES
 from tests.p2pd.memory_tree import MemoryTree
@@ -69,7 +71,8 @@ def test_daemon_json_gets_the_mirror_first_and_keeps_its_layout(before: str, aft
     [
         ("{", "is not JSON"),
         ("[]", "is not what dockerd takes"),
-        ('{"registry-mirrors": "https://a"}', "is not what dockerd takes"),
+        ('{"registry-mirrors": "https://a"}', r'is not what dockerd takes \("registry-mirrors" is no list\)'),
+        ('\ufeff{"debug": true}', "begins with a byte order mark"),
         ('{"registry-mirrors": [], "registry-mirrors": []} trailing', "is not JSON"),
         ('{"registry-mirrors": ["https://a"], "registry-mirrors": ["https://b"]}', "cannot change safely"),
     ],
@@ -144,7 +147,8 @@ def test_a_project_of_a_registry_is_the_whole_path() -> None:
 def test_the_wildcard_is_told_to_be_narrow_if_the_mirror_serves_named_registries_only() -> None:
     wide = replace(REQUEST, wildcard=True)
     (narrow,) = RUNTIMES["containerd"].remarks(wide)
-    assert "refuses images of other registries than docker.io, registry.example:5000" in narrow
+    assert "p2pd serves docker.io, registry.example:5000 only" in narrow
+    assert "p2pd run --upstream '*'" in narrow
     for name in ("containerd", "k3s", "rke2", "docker"):
         assert RUNTIMES[name].remarks(replace(wide, any_host=True)) == ()
         assert RUNTIMES[name].remarks(REQUEST) == ()
@@ -201,9 +205,15 @@ def test_a_hosts_toml_that_cannot_be_changed_is_told(text: str, reason: str) -> 
         plan("containerd", {HOSTS: text})
 
 
-def test_a_default_directory_that_is_hidden_by_ours_is_told() -> None:
-    remarks = plan("containerd", {"/etc/containerd/certs.d/_default/hosts.toml": 'server = "https://a"\n'}).remarks
-    assert "no longer counts for docker.io, registry.example:5000" in remarks[0]
+DEFAULT_HOSTS = "/etc/containerd/certs.d/_default/hosts.toml"
+
+
+@pytest.mark.parametrize("wildcard", [False, True])
+def test_the_operators_default_directory_is_not_hidden_and_gets_the_mirror(*, wildcard: bool) -> None:
+    files = {DEFAULT_HOSTS: '[host."https://a"]\n', "/etc/containerd/certs.d/docker.io/ca.crt": "certificate"}
+    result = plan("containerd", files, replace(REQUEST, wildcard=wildcard))
+    assert set(result.files) == {CONFIG, DEFAULT_HOSTS, HOSTS}  # the directory of docker.io hides it already
+    assert list(tomllib.loads(result.files[DEFAULT_HOSTS].decode())["host"]) == [MIRROR, "https://a"]
 
 
 # containerd's config.toml
@@ -309,7 +319,31 @@ def test_without_a_config_toml_one_is_written_that_every_containerd_reads() -> N
 def test_the_hosts_are_written_where_config_toml_looks_for_them() -> None:
     result = plan("containerd", {CONFIG: f'version = 2\n{CRI_V2}\nconfig_path = "/srv/hosts:/etc/more"\n'})
     assert "/srv/hosts/docker.io/hosts.toml" in result.files
-    assert "/etc/more counts for containerd only if it is moved to /srv/hosts" in result.remarks[0]
+
+
+LISTED = f'version = 2\n{CRI_V2}\nconfig_path = "/opt/certs.d:/etc/containerd/certs.d"\n'
+
+
+def test_of_several_directories_the_one_in_use_is_kept() -> None:
+    result = plan("containerd", {CONFIG: LISTED, "/etc/containerd/certs.d/quay.io/ca.crt": "certificate"})
+    assert HOSTS in result.files
+    assert PATH in result.files[CONFIG].decode()
+
+
+def test_none_of_several_directories_in_use_is_switched_off() -> None:
+    ours = plan("docker", {}).files["/etc/docker/certs.d/docker.io/hosts.toml"].decode()
+    files = {CONFIG: LISTED, "/opt/certs.d/quay.io/hosts.toml": ours, HOSTS: 'server = "https://a"\n'}
+    one = MemoryTree({path: text.encode() for path, text in files.items()})
+    configure(RUNTIMES["containerd"], REQUEST, one)
+    assert PATH in one.files[CONFIG].decode()
+
+    tree = MemoryTree({**{path: text.encode() for path, text in files.items()}, "/opt/certs.d/ghcr.io/ca.crt": b"c"})
+    told = (
+        r"(?s)/opt/certs.d has ghcr.io; /etc/containerd/certs.d has docker.io.*\ncp -an /etc/containerd/certs.d/. /opt"
+    )
+    with pytest.raises(ConfigureError, match=told):
+        configure(RUNTIMES["containerd"], REQUEST, tree)
+    assert tree.files[CONFIG].decode() == LISTED
 
 
 @pytest.mark.parametrize(
@@ -369,10 +403,92 @@ def test_podman_finds_the_registry_in_the_mirrors_location() -> None:
     }
 
 
-def test_a_registry_that_is_configured_elsewhere_is_not_replaced() -> None:
-    text = '[[registry]]\nlocation = "docker.io"\nblocked = true\n'
-    with pytest.raises(ConfigureError, match=r"(?s)50-mine.conf says already.*127.0.0.1:65001/docker.io"):
+MIRROR_TABLE = '[[registry.mirror]]\nlocation = "127.0.0.1:65001/docker.io{path}"\ninsecure = true\n'
+ADDED_MIRROR = f"\n# Added by `p2pd configure`.\n{MIRROR_TABLE}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(
+            '[[registry]]\nlocation = "docker.io"',
+            '[[registry]]\nlocation = "docker.io"\n' + ADDED_MIRROR.format(path=""),
+            id="no mirror",
+        ),
+        pytest.param(
+            '# a\n[[registry]] # b\nprefix = "docker.io"\nlocation = "docker.io" # c\n\n# mine\n[[registry.mirror]]\n'
+            'location = "cache.example"\n\n[[registry]]\nlocation = "quay.io"\n',
+            '# a\n[[registry]] # b\nprefix = "docker.io"\nlocation = "docker.io" # c\n'
+            + ADDED_MIRROR.format(path="")
+            + '\n# mine\n[[registry.mirror]]\nlocation = "cache.example"\n\n[[registry]]\nlocation = "quay.io"\n',
+            id="before the operator's mirror",
+        ),
+        pytest.param(
+            '[[registry]]\r\nlocation = "quay.io"\r\n[[registry]]\r\nlocation = "docker.io"\r\n',
+            '[[registry]]\r\nlocation = "quay.io"\r\n[[registry]]\r\nlocation = "docker.io"\r\n'
+            + ADDED_MIRROR.format(path="").replace("\n", "\r\n"),
+            id="carriage returns",
+        ),
+    ],
+)
+def test_a_registry_of_the_operators_gets_the_mirror_before_its_own(before: str, after: str) -> None:
+    result = plan("podman", {REGISTRIES: before}, replace(REQUEST, upstreams=(HUB,)))
+    assert {path: content.decode() for path, content in result.files.items()} == {REGISTRIES: after}
+    assert result.remarks == (f"{REGISTRIES} is the operator's: the mirror is the first of docker.io in it.",)
+
+
+def test_a_longer_prefix_gets_the_mirror_too_and_one_in_a_later_file_counts() -> None:
+    library = '[[registry]]\nlocation = "docker.io/library"\n'
+    later = "/etc/containers/registries.conf.d/99-z.conf"
+    files = plan("podman", {REGISTRIES: library, later: library}, replace(REQUEST, upstreams=(HUB,))).files
+    assert files[later].decode() == library + ADDED_MIRROR.format(path="/library")
+    assert set(files) == {later, OURS}
+
+
+def test_the_mirror_goes_into_several_tables_of_a_file() -> None:
+    text = '[[registry]]\nlocation = "docker.io"\n[[registry]]\nlocation = "docker.io/library"\n'
+    files = plan("podman", {REGISTRIES: text}, replace(REQUEST, upstreams=(HUB,))).files
+    tables = tomllib.loads(files[REGISTRIES].decode())["registry"]
+    assert [table["mirror"][0]["location"] for table in tables] == [
+        "127.0.0.1:65001/docker.io",
+        "127.0.0.1:65001/docker.io/library",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ('[[registry]]\nlocation = "docker.io"\nblocked = true\n', "blocks docker.io, so podman pulls nothing of it"),
+        (
+            '[[registry]]\nlocation = "docker.io/library"\nblocked = true\n',
+            "blocks docker.io/library, so podman pulls nothing of it",
+        ),
+        (
+            '[[registry]]\nprefix = "docker.io/library"\nlocation = "harbor.corp/hub"\n',
+            "images of docker.io/library come from harbor.corp/hub: podman does not ask the mirror",
+        ),
+    ],
+)
+def test_what_is_blocked_or_comes_from_elsewhere_is_left_alone_and_told(text: str, remark: str) -> None:
+    result = plan("podman", {REGISTRIES: text}, replace(REQUEST, upstreams=(HUB,)))
+    assert REGISTRIES not in result.files
+    assert remark in " ".join(result.remarks)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[[registry]]\nprefix = "docker.io"\nlocation = "harbor.corp/hub"\n', "come from harbor.corp/hub"),
+        ('registry = [{ location = "docker.io" }]\n', "cannot change safely"),
+        ('[[registry]]\nlocation = "docker.io"\nmirror = [{ location = "a" }]\n', "cannot change safely"),
+    ],
+)
+def test_a_registry_that_cannot_have_the_mirror_is_told_with_lines_to_paste(text: str, reason: str) -> None:
+    with pytest.raises(ConfigureError) as raised:
         plan("crio", {"/etc/containers/registries.conf.d/50-mine.conf": text})
+    first, _, pasted = str(raised.value).partition("\n")
+    assert reason in first
+    assert pasted == MIRROR_TABLE.format(path="")
 
 
 def test_a_registry_that_has_the_mirror_elsewhere_is_left_out() -> None:
@@ -441,11 +557,86 @@ mirrors:
     )
 
 
-def test_an_operators_registries_yaml_is_left_alone() -> None:
-    with pytest.raises(ConfigureError, match=r"(?s)does not change YAML.*\"docker.io\":\n    endpoint:"):
-        plan("k3s", {K3S: "mirrors: {}\n"})
-    done = plan("k3s", {K3S: f"mirrors: {{docker.io: {{endpoint: [{MIRROR}]}}, 'registry.example:5000': ...}}\n"})
-    assert done.files == {}
+ENTRY = '"docker.io":\n{0}  endpoint:\n{0}    - "http://127.0.0.1:65001"\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("# none yet\n", f"# none yet\nmirrors:\n  {ENTRY.format('  ')}", id="only a comment"),
+        pytest.param("mirrors:\n", f"mirrors:\n  {ENTRY.format('  ')}", id="nothing in it"),
+        pytest.param("mirrors: {}", f'mirrors: {{"docker.io": {{"endpoint": ["{MIRROR}"]}}}}\n', id="an empty mapping"),
+        pytest.param(
+            "configs: # of a\n  a: {}\n",
+            f"mirrors:\n  {ENTRY.format('  ')}configs: # of a\n  a: {{}}\n",
+            id="no mirrors",
+        ),
+        pytest.param(
+            "# mine\nmirrors:\n    # first\n    quay.io: # q\n        endpoint: ['https://q']\nconfigs:\n",
+            f"# mine\nmirrors:\n    # first\n    {ENTRY.format('    ')}"
+            "    quay.io: # q\n        endpoint: ['https://q']\nconfigs:\n",
+            id="another registry",
+        ),
+        pytest.param(
+            "mirrors:\r\n  docker.io:\r\n    endpoint:\r\n    - https://a # near\r\n    - https://b\r\n",
+            f'mirrors:\r\n  docker.io:\r\n    endpoint:\r\n    - "{MIRROR}"\r\n    - https://a # near\r\n'
+            "    - https://b\r\n",
+            id="the registry, carriage returns",
+        ),
+        pytest.param(
+            'mirrors:\n  "docker.io": { endpoint: [ "https://a" ] }\n',
+            f'mirrors:\n  "docker.io": {{ endpoint: ["{MIRROR}",  "https://a" ] }}\n',
+            id="in flow style",
+        ),
+        pytest.param(
+            'mirrors:\n  "*":\n    endpoint:\n      - https://a\n',
+            f'mirrors:\n  "*":\n    endpoint:\n      - "{MIRROR}"\n      - https://a\n',
+            id="what holds for it so far is not hidden",
+        ),
+        pytest.param(
+            "mirrors:\n  docker.io:\n  a.example:\n",
+            f'mirrors:\n  docker.io:\n    endpoint:\n      - "{MIRROR}"\n  a.example:\n',
+            id="a registry without endpoints",
+        ),
+        pytest.param(
+            f"mirrors: {{docker.io: {{endpoint: [{MIRROR}/]}}}}\n",
+            f"mirrors: {{docker.io: {{endpoint: [{MIRROR}/]}}}}\n",
+            id="it is there",
+        ),
+    ],
+)
+def test_an_operators_registries_yaml_gets_the_mirror_first_and_keeps_all_else(before: str, after: str) -> None:
+    result = plan("k3s", {K3S: before}, replace(REQUEST, upstreams=(HUB,)))
+    assert result.files[K3S].decode() == after
+
+
+@pytest.mark.parametrize(
+    ("text", "pasted"),
+    [
+        pytest.param("x: &a\n  docker.io: {}\nmirrors: *a\n", f'      - "{MIRROR}"', id="an alias"),
+        pytest.param("mirrors: [\n", None, id="no YAML"),
+        pytest.param("- a\n", None, id="no mapping"),
+        pytest.param(
+            "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvw")),
+            None,
+            id="a bomb of aliases",
+        ),
+        pytest.param("mirrors: {}\n---\nx: 1\n", None, id="two documents"),
+        pytest.param("mirrors:\n  docker.io: {rewrite: {a: b}}\n", None, id="a rewrite"),
+        pytest.param("mirrors: 3\n", f"mirrors:\n  {ENTRY.format('  ')}"[:-1], id="a number"),
+    ],
+)
+def test_a_registries_yaml_that_cannot_be_changed_is_told(text: str, pasted: str | None) -> None:
+    with pytest.raises(ConfigureError, match="nothing was changed") as raised:
+        plan("k3s", {K3S: text}, replace(REQUEST, upstreams=(HUB,)))
+    if pasted is not None:
+        assert str(raised.value).partition("\n")[2] == pasted
+
+
+def test_a_registry_with_an_alias_is_refused() -> None:
+    text = "mirrors:\n  docker.io: &a\n    endpoint:\n    - https://a\n  quay.io: *a\n"
+    with pytest.raises(ConfigureError, match=r"(?s)cannot change safely.*as the first endpoint of docker.io"):
+        plan("k3s", {K3S: text}, replace(REQUEST, upstreams=(HUB,)))
 
 
 # the mirror's address

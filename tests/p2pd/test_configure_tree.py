@@ -11,9 +11,9 @@ import pytest
 
 from p2pd.config.values import Address, parse_upstream
 from p2pd.configure.plan import configure
-from p2pd.configure.runtime import ConfigureError, Request
+from p2pd.configure.runtime import ConfigureError, NotMountedError, Request
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.configure.tree import Disk, FileTree
+from p2pd.configure.tree import Disk, FileTree, mount_points
 from tests.p2pd.memory_tree import MemoryTree
 
 REQUEST = Request(Address("127.0.0.1", 65001), (parse_upstream("docker.io=https://registry-1.docker.io"),), "docker.io")
@@ -157,3 +157,66 @@ def test_errors_name_the_path(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(ConfigureError, match="cannot read /loop"):
         Disk(tmp_path).read("/loop")
+
+
+# a root of mounted directories
+
+
+def mounted(root: Path, *paths: str) -> Disk:
+    for path in paths:
+        (root / path).mkdir(parents=True, exist_ok=True)
+    return Disk(root, [Path("/"), Path("/proc"), *(root / path for path in paths)])
+
+
+STATE = "var/lib/p2pd-configure"
+
+
+def config_path(root: Path, value: str) -> bytes:
+    config = root / "etc/containerd/config.toml"
+    config.write_text(f'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{value}"\n')
+    return config.read_bytes()
+
+
+def test_a_directory_that_is_not_mounted_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+    disk = mounted(tmp_path, "etc/containerd", STATE)
+    before = config_path(tmp_path, "/opt/certs.d")
+    with pytest.raises(NotMountedError, match=r"Mount the machine's /opt/certs.d, .* hostPath"):
+        configure(RUNTIMES["containerd"], REQUEST, disk)
+    assert (tmp_path / "etc/containerd/config.toml").read_bytes() == before
+    assert not (tmp_path / "opt").exists()
+
+    configure(RUNTIMES["containerd"], REQUEST, mounted(tmp_path, "etc/containerd", STATE, "opt/certs.d"))
+    assert (tmp_path / "opt/certs.d/docker.io/hosts.toml").exists()
+    with pytest.raises(NotMountedError, match=r"/opt/certs.d"):  # undoing would forget that file
+        configure(RUNTIMES["containerd"], None, disk)
+
+
+def test_what_was_there_has_to_be_kept_on_the_machine(tmp_path: Path) -> None:
+    with pytest.raises(NotMountedError, match=r"/var/lib/p2pd-configure"):
+        configure(RUNTIMES["containerd"], REQUEST, mounted(tmp_path, "etc/containerd"))
+
+
+def test_a_list_of_the_operators_is_not_narrowed_unseen_and_containerds_own_is_told(tmp_path: Path) -> None:
+    disk = mounted(tmp_path, "etc/containerd", STATE)
+    config_path(tmp_path, "/etc/containerd/certs.d:/etc/more")
+    with pytest.raises(NotMountedError, match=r"/etc/more"):
+        configure(RUNTIMES["containerd"], REQUEST, disk)
+    config_path(tmp_path, "/etc/containerd/certs.d:/etc/docker/certs.d")
+    assert "/etc/docker/certs.d is not mounted here" in configure(RUNTIMES["containerd"], REQUEST, disk).remarks[0]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_whole_machine_or_a_directory_without_mounts_has_all_its_paths(tmp_path: Path, *, whole: bool) -> None:
+    disk = mounted(tmp_path, *(["proc", "usr"] if whole else []))
+    configure(RUNTIMES["docker"], REQUEST, disk)
+    assert (tmp_path / "etc/docker/daemon.json").exists()
+
+
+def test_a_certificate_of_p2pd_that_is_not_mounted_is_left_out(tmp_path: Path) -> None:
+    request = Request(REQUEST.mirror, (parse_upstream("a.example=https://a.example;ca=/etc/p2pd/ca.pem"),), "a.example")
+    configure(RUNTIMES["containerd"], request, mounted(tmp_path, "etc/containerd", STATE))
+    assert "ca.pem" not in (tmp_path / "etc/containerd/certs.d/a.example/hosts.toml").read_text()
+
+
+def test_the_mounts_of_this_process_are_known() -> None:
+    assert Path("/proc") in mount_points()

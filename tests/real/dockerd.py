@@ -1,4 +1,4 @@
-"""A dockerd of our own, beside any other on this machine: classic image store, p2pd as its `registry-mirrors`."""
+"""A dockerd of our own, beside any other on this machine: classic image store, told of p2pd by `p2pd configure`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from p2pd.configure.docker import DAEMON_JSON
 from tests.real.filesystems import has_overlay
+from tests.real.machine import configured
 from tests.real.programs import Program, ProgramError, environment, run
 from tests.real.web import Credentials
 
@@ -23,25 +25,23 @@ class Dockerd:
     def __init__(self, directory: Path, mirror_url: str) -> None:
         self._directory = directory
         socket = f"unix://{directory}/docker.sock"
-        config = directory / "daemon.json"
-        config.write_text(
-            json.dumps(
-                {
-                    "registry-mirrors": [mirror_url],
-                    "data-root": str(directory / "data"),
-                    "exec-root": str(directory / "exec"),
-                    "pidfile": str(directory / "docker.pid"),
-                    "deprecated-key-path": str(directory / "key.json"),
-                    "hosts": [socket],
-                    "log-level": "warn",
-                    "iptables": False,
-                    "ip-forward": False,
-                    "bridge": "none",
-                    "storage-driver": "overlay2" if has_overlay(directory) else "vfs",
-                }
-            ),
-            encoding="utf-8",
+        operators = json.dumps(
+            {
+                "data-root": str(directory / "data"),
+                "exec-root": str(directory / "exec"),
+                "pidfile": str(directory / "docker.pid"),
+                "deprecated-key-path": str(directory / "key.json"),
+                "hosts": [socket],
+                "log-level": "warn",
+                "iptables": False,
+                "ip-forward": False,
+                "bridge": "none",
+                "storage-driver": "overlay2" if has_overlay(directory) else "vfs",
+            }
         )
+        files = {DAEMON_JSON: operators}
+        root = configured(directory / "machine", "docker", mirror_url.removeprefix("http://"), files=files)
+        config = root / DAEMON_JSON.removeprefix("/")
         self._docker = ["docker", "--host", socket]
         log = directory / "dockerd.log"
         self._program = Program(["dockerd", "--config-file", str(config)], environment(directory), log)
@@ -54,6 +54,12 @@ class Dockerd:
         auths = {} if credentials is None else {_DOCKER_IO: {"auth": credentials.basic}}
         (client / "config.json").write_text(json.dumps({"auths": auths}), encoding="utf-8")
         run([*self._docker[:1], "--config", str(client), *self._docker[1:], "pull", image], self._env)
+
+    def mirrors(self) -> list[str]:
+        """The mirrors of docker.io that dockerd has read."""
+        return [
+            url.rstrip("/") for url in json.loads(self._run("info", "--format", "{{json .RegistryConfig.Mirrors}}"))
+        ]
 
     def inspect(self, image: str) -> dict[str, Any]:
         """What dockerd knows of an image that it has: `Id` is the config's digest."""

@@ -1,4 +1,4 @@
-"""What `p2pd configure` writes, read by the real runtimes: a registry with a port, and every registry at once."""
+"""What `p2pd configure` writes, read by the real runtimes: in files of its own, and in an operator's."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import load
-from p2pd.configure.plan import configure
-from p2pd.configure.request import request_of
-from p2pd.configure.runtimes import RUNTIMES
-from p2pd.configure.tree import Disk
 from tests.real.containerd import Containerd
+from tests.real.dockerd import Dockerd
 from tests.real.image import Image
+from tests.real.machine import configured
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin
 from tests.real.podman import Podman
+from tests.real.programs import environment, run
 from tests.real.skopeo import Skopeo, digests
 
 REGISTRY = "registry.invalid:5001"
@@ -28,20 +26,10 @@ def node(start_node: StartNode, origin: Origin) -> Node:
     return start_node("docker.io=http://127.0.0.1:1", f"{REGISTRY}={origin.url}")
 
 
-def written(place: Path, runtime: str, node: Node, *, wildcard: bool = False) -> Path:
-    """The root of a machine on which `runtime` was configured for the registry."""
-    root = place / "root"
-    root.mkdir()
-    upstreams = ["docker.io"] if wildcard else [REGISTRY]
-    settings = load({}, {}, default_file=place / "no such file")
-    request = request_of(settings, mirror=node.mirror, upstreams=upstreams, wildcard=wildcard)
-    configure(RUNTIMES[runtime], request, Disk(root))
-    return root
-
-
 @pytest.fixture
 def registries(place: Path, node: Node) -> str:
-    return (written(place, "podman", node) / "etc/containers/registries.conf.d/90-p2pd.conf").read_text()
+    root = configured(place / "machine", "podman", node.mirror, upstreams=[REGISTRY])
+    return (root / "etc/containers/registries.conf.d/90-p2pd.conf").read_text()
 
 
 def test_podman_pulls_from_a_registry_with_a_port(place: Path, registries: str, origin: Origin, image: Image) -> None:
@@ -58,7 +46,65 @@ def test_skopeo_copies_from_a_registry_with_a_port(place: Path, registries: str,
 def test_containerd_asks_the_mirror_for_every_registry(
     place: Path, node: Node, containerd: Containerd, origin: Origin, image: Image
 ) -> None:
-    root = written(place, "containerd", node, wildcard=True)
+    root = configured(place / "machine", "containerd", node.mirror, wildcard=True)
     containerd.pull(REFERENCE, hosts=root / "etc/containerd/certs.d")
     assert containerd.digests() == {image.index.digest, *image.digests}
     assert origin.blob_requests()
+
+
+OPERATORS = """\
+[[registry]]
+location = "registry.invalid:5001"
+
+# near
+[[registry.mirror]]
+location = "127.0.0.1:1/cache"
+insecure = true
+
+[[registry]]
+prefix = "registry.invalid:5001/library"
+location = "registry.invalid:5001/library"
+"""
+
+
+@pytest.mark.parametrize("runtime", ["podman", "crio"])
+def test_the_mirror_is_asked_first_among_an_operators_own(
+    place: Path, node: Node, runtime: str, origin: Origin, image: Image
+) -> None:
+    path = "/etc/containers/registries.conf"
+    root = configured(place / "machine", runtime, node.mirror, upstreams=[REGISTRY], files={path: OPERATORS})
+    assert digests(Skopeo(place, (root / path.removeprefix("/")).read_text()).copy(REFERENCE)) == image.digests
+    assert origin.blob_requests()
+
+
+CONFIG = "/etc/containerd/config.toml"
+CRI = '[plugins."io.containerd.grpc.v1.cri"'
+CONFIGS = [
+    pytest.param(None, id="none"),
+    pytest.param("", id="empty"),
+    pytest.param('# mine\nversion = 2\nroot = "/srv" # big\n', id="without the plugin"),
+    pytest.param(f'version = 2\n{CRI}]\n  sandbox_image = "a"\n  {CRI}.registry]\n', id="an empty table"),
+    pytest.param(f'version = 2\n{CRI}]\nregistry = {{ config_path = "" }}\n', id="an inline table"),
+    pytest.param(
+        f'version = 2\n{CRI}.registry]\nconfig_path = "/etc/containerd/certs.d:/etc/docker/certs.d"\n', id="a list"
+    ),
+]
+
+
+@pytest.mark.parametrize("text", CONFIGS)
+def test_containerd_reads_its_config_toml_and_what_another_tool_adds(
+    programs: None, place: Path, text: str | None
+) -> None:
+    files = {CONFIG: text} if text is not None else {}
+    root = configured(place / "machine", "containerd", "127.0.0.1:65001", files=files)
+    config = root / CONFIG.removeprefix("/")
+    for tool in ("nvidia", "crun"):
+        dump = run(["containerd", "--config", str(config), "config", "dump"], environment(place))
+        assert '"/etc/containerd/certs.d"' in next(line for line in dump.splitlines() if "config_path" in line)
+        config.write_text(f"{config.read_text()}\n{CRI}.containerd.runtimes.{tool}]\n  runtime_type = 'x'\n")
+        configured(root, "containerd", "127.0.0.1:65001")
+    assert "nvidia" in config.read_text()
+
+
+def test_dockerd_reads_its_daemon_json(dockerd: Dockerd, mirror_port: int) -> None:
+    assert dockerd.mirrors() == [f"http://127.0.0.1:{mirror_port}"]
