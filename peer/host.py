@@ -275,6 +275,10 @@ class Host:
         """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
         return None if self._trust is None else self._trust.expires
 
+    def set_download_rate(self, rate_bytes_per_s: int) -> None:
+        """From now on neighbours together send at most this; 0 is no limit."""
+        self._transfers.pace.set_rate(rate_bytes_per_s)
+
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""
         return DownloadStatistics(

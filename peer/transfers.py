@@ -56,7 +56,7 @@ class Transfers:
         self._workers = workers
         self._neighbours = neighbours
         self._post = post
-        self._pace = Pace(rate_bytes_per_s)
+        self.pace = Pace(rate_bytes_per_s)
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -150,7 +150,7 @@ class Transfers:
             tell(self._piece_received, wanted.request, piece, index, digest)
 
         try:
-            landed = piece.run(self._workers.buffers, self._pace, on_held)
+            landed = piece.run(self._workers.buffers, self.pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from p2pd.admin.secret import NoSecretError, authorization, read_secret
+from p2pd.config.changes import Change, Reloaded
+from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, P2pdError
 from peer.store import BlobInfo, VerifyReport
 
@@ -26,6 +28,10 @@ T = TypeVar("T")
 
 _WORK_TIMEOUT_S: Final = 3600.0
 """Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
+
+
+_RELOAD_TIMEOUT_S: Final = 30.0
+"""The daemon reads files, which may be on a slow disk."""
 
 
 class DaemonUnreachableError(P2pdError):
@@ -90,8 +96,23 @@ class AdminClient:
             timeout_s=_WORK_TIMEOUT_S,
         )
 
+    def in_force(self) -> list[dict[str, Any]]:
+        """Each key of the daemon's settings, as `p2pd.daemon.control.Control.in_force` gives them."""
+        return self._ask("GET", "/config", list)
+
+    def reload(self) -> Reloaded:
+        """Have the daemon read its settings again. Raises ConfigError; then all is as it was."""
+        return self._ask(
+            "POST",
+            "/reload",
+            lambda found: Reloaded(_changes(found["changed"]), _changes(found["needs_restart"])),
+            timeout_s=_RELOAD_TIMEOUT_S,
+        )
+
     def _ask(self, method: str, path: str, decode: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         status, answer = self._call(method, path, timeout_s or self._answer_timeout_s)
+        if status == 422:
+            raise ConfigError(_reason(answer, status))
         if status != 200:
             raise DaemonRefusedError(_reason(answer, status))
         try:
@@ -112,7 +133,7 @@ class AdminClient:
             ) from None
         try:
             connection.sock.settimeout(timeout_s)
-            headers = {"Authorization": authorization(self._secret())} if path.startswith("/cache") else {}
+            headers = {"Authorization": authorization(self._secret())} if path != "/status" else {}
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
@@ -127,6 +148,10 @@ class AdminClient:
         if self._directory is None:
             raise NoSecretError(f"the daemon at {self._address} wants its secret: name its directory with --data")
         return read_secret(self._directory, self._address)
+
+
+def _changes(rows: list[dict[str, str | None]]) -> tuple[Change, ...]:
+    return tuple(Change(str(row["what"]), row["before"], row["after"]) for row in rows)
 
 
 def _reason(answer: Any, status: int) -> str:

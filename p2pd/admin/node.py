@@ -1,4 +1,4 @@
-"""A node's admin port: its status, and the cache commands."""
+"""A node's admin port: its status, the cache commands, and what may be asked of the daemon."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.control import Control, control_routes
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady, admin_runner
 from peer.host import Host
@@ -21,10 +22,16 @@ from proxy.upstreams import OTHERS
 
 
 class Admin:
-    """The pages of a node: `/status`, `/cache` and the cache commands."""
+    """The pages of a node: `/status`, `/cache` and the cache commands; with `control`, `/config` and `/reload`."""
 
     def __init__(
-        self, origins: Origins, host: Host, peer_server: PeerServer, telemetry: Telemetry, scrubber: Scrubber
+        self,
+        origins: Origins,
+        host: Host,
+        peer_server: PeerServer,
+        telemetry: Telemetry,
+        scrubber: Scrubber,
+        control: Control | None = None,
     ) -> None:
         self._origins = origins
         self._host = host
@@ -32,6 +39,7 @@ class Admin:
         self._peer_server = peer_server
         self._telemetry = telemetry
         self._scrubber = scrubber
+        self._control = control
 
     def runner(
         self,
@@ -54,6 +62,7 @@ class Admin:
                 web.delete("/cache/{digest}", self._remove),
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
+                *([] if self._control is None else control_routes(self._control)),
             ],
         )
 

@@ -15,6 +15,8 @@ COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
     "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
+    "config": "Show the settings in force, and where each is from.",
+    "reload": "Have the daemon read its settings again.",
     "doctor": "Check this node's set-up and say what to change.",
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",

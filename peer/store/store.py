@@ -217,6 +217,11 @@ class Store:
         with self._lock:
             return self._collect()
 
+    def set_quota(self, quota: Quota) -> None:
+        """From now on it keeps to `quota`; the next `tend` evicts what is beyond it."""
+        with self._lock:
+            self.quota = quota
+
     def tend(self) -> list[BlobInfo]:
         """What is to be done now and then: see whether the disk is well, and evict. Returns the removed blobs."""
         removed: list[BlobInfo] = []
