@@ -160,6 +160,7 @@ class Transfers:
     def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
         start, stop = piece.blob.span(index)
         self.peer_bytes += stop - start
+        piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
         del self._pieces[request]
         self._received(piece.blob, request, index, digest, choked=piece.choked)
 
@@ -193,6 +194,7 @@ class Transfers:
     def range_received(self, blob: Blob, request: int, index: int, digest: bytes) -> None:
         start, stop = blob.span(index)
         self.origin_bytes += stop - start
+        blob.came = blob.came.plus(origin_bytes=stop - start)
         self._received(blob, request, index, digest)
 
     def verified(self, blob: Blob, ok: bool) -> None:

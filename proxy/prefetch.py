@@ -43,7 +43,7 @@ class Prefetch:
         self._readers = readers
         self._manifests = manifests
         self._background = background
-        self._pulls = Pulls(depth)
+        self._pulls = Pulls(depth, readers.came)
         self._ahead: set[Digest] = set()
 
     def manifest_served(self, context: RequestContext, permit: Permit, digest: AnyDigest, manifest: Manifest) -> None:
@@ -80,7 +80,7 @@ class Prefetch:
                 repository,
                 digest,
                 sent_bytes=context.sent.body_bytes,
-                from_store=context.cache == "hit",
+                relayed=context.cache == "none",
                 failed=context.sent.error is not None,
                 now=time.monotonic(),
             )
