@@ -216,6 +216,10 @@ class Host:
         if self._timer is not None:
             self._timer.cancel()
 
+    def drain(self) -> None:
+        """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
+        self.feed(events.Draining())
+
     async def disconnect(self) -> None:
         """End all links and connections."""
         await self.links.close()

@@ -109,6 +109,21 @@ class AdminClient:
             timeout_s=_RELOAD_TIMEOUT_S,
         )
 
+    def drain(self, timeout_s: float) -> bool:
+        """Have the daemon finish what is under way, and stop. Returns whether it finished all within `timeout_s`."""
+        path = f"/drain?timeout={timeout_s:g}"
+        return self._ask("POST", path, lambda found: bool(found["finished"]), timeout_s=timeout_s + _RELOAD_TIMEOUT_S)
+
+    def is_there(self) -> bool:
+        """Whether a daemon answers."""
+        try:
+            self.status()
+        except DaemonUnreachableError:
+            return False
+        except DaemonRefusedError:  # it is closing the connection
+            pass
+        return True
+
     def _ask(self, method: str, path: str, decode: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         status, answer = self._call(method, path, timeout_s or self._answer_timeout_s)
         if status == 422:

@@ -1,4 +1,4 @@
-"""The pages of an admin port by which a daemon is asked for its settings, and to read them again."""
+"""The pages of an admin port by which a daemon is asked for its settings, to read them again, and to drain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from p2pd.config.changes import Reloaded
+from p2pd.config.values import parse_duration
 
 
 class Control(Protocol):
@@ -19,6 +20,8 @@ class Control(Protocol):
         """Raises ConfigError."""
         ...
 
+    async def drain(self, timeout_s: float) -> bool: ...
+
 
 def control_routes(control: Control) -> list[web.RouteDef]:
     """These pages need the daemon's secret. 422: the settings are wrong, and nothing has changed."""
@@ -29,4 +32,8 @@ def control_routes(control: Control) -> list[web.RouteDef]:
     async def reload(_: web.Request) -> web.Response:
         return web.json_response(dataclasses.asdict(await control.reload()))
 
-    return [web.get("/config", config), web.post("/reload", reload)]
+    async def drain(request: web.Request) -> web.Response:
+        timeout_s = parse_duration(request.query.get("timeout", ""))
+        return web.json_response({"finished": await control.drain(timeout_s)})
+
+    return [web.get("/config", config), web.post("/reload", reload), web.post("/drain", drain)]

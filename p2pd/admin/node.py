@@ -22,7 +22,7 @@ from proxy.upstreams import OTHERS
 
 
 class Admin:
-    """The pages of a node: `/status`, `/cache` and the cache commands; with `control`, `/config` and `/reload`."""
+    """The pages of a node: `/status`, `/cache` and the cache commands; with `control`, `p2pd.admin.control`."""
 
     def __init__(
         self,

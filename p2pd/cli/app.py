@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "status": "Show how the daemon on this node is.",
     "config": "Show the settings in force, and where each is from.",
     "reload": "Have the daemon read its settings again.",
+    "drain": "Have the daemon finish what is under way, and stop.",
     "doctor": "Check this node's set-up and say what to change.",
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",

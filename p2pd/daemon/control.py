@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logs.get("p2pd.daemon")
 
+LOOK_EVERY_S = 0.1
+
 Prepare = Callable[["Settings"], Callable[[], None]]
 """Makes, in a thread, all that new settings need; returns what puts them in force on the loop. Raises ConfigError."""
 
@@ -33,10 +36,36 @@ class Control:
         """The daemon is to end in order."""
         self.prepare: Prepare | None = None
         """None until the daemon is ready for new settings."""
+        self.drained: Callable[[], bool] | None = None
+        """Begins to drain at its first call; returns whether nothing is under way any more."""
+        self._draining = False
         self._sources = sources
         self._loaded = loaded
         self._takes_up = takes_up
         self._one_at_a_time = asyncio.Lock()
+
+    def not_ready(self) -> list[str]:
+        """What stands in the way of new work, for `/readyz`."""
+        return ["p2pd is stopping"] if self.stop.is_set() else ["p2pd is draining"] if self._draining else []
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Begin nothing new, finish what is under way, and stop; at the latest after `timeout_s`.
+
+        Returns whether all was finished. What was not has the grace that it has after SIGTERM.
+        """
+        if self.drained is None:
+            return False
+        self._draining = True
+        log.info("draining", timeout_s=timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.drained() and not self.stop.is_set():  # noqa: ASYNC110 # that a pull ends, time tells
+                    await asyncio.sleep(LOOK_EVERY_S)
+        finished = self.drained()
+        if not finished:
+            log.warning("not all was finished in time", timeout_s=timeout_s)
+        self.stop.set()
+        return finished
 
     @property
     def settings(self) -> Settings:

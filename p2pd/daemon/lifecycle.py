@@ -63,7 +63,7 @@ async def _live(daemon: Daemon) -> int:
     stop = daemon.control.stop
     notifier = Notifier(os.environ)
     async with (
-        daemon.serve(lambda: ["p2pd is stopping"] if stop.is_set() else []) as addresses,
+        daemon.serve(daemon.control.not_ready) as addresses,
         BackgroundTasks() as tasks,
     ):
         _on_signals(stop)

@@ -28,6 +28,7 @@ from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
+from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
@@ -168,6 +169,7 @@ async def serve(
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
             control.prepare = NodeReload(origins, access, host, peer_server, background).prepare
+            control.drained = Draining(mirror, host).drained
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )

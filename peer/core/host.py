@@ -31,6 +31,7 @@ from peer.core.events import (
     BlobStored,
     BlobVerified,
     DigestsRead,
+    Draining,
     Ended,
     Event,
     FromNeighbour,
@@ -163,7 +164,8 @@ class HostMachine:
             case SchedulerLost():
                 self.session.lost(now)
                 self._due_is_known = False
-            case Stopped():
+            case Draining() | Stopped():
+                self.settings = replace(self.settings, linger_s=0.0)  # of those that clients still begin
                 return self._feed_each(list(self.downloads), event, now)
             case _:
                 pass

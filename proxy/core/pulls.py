@@ -153,6 +153,16 @@ class Pulls:
                 untold.sent_bytes[digest] = untold.sent_bytes.get(digest, 0) + sent_bytes
                 untold.came[digest] = self.came(digest)
 
+    def is_under_way(self, repository: Repository, digest: AnyDigest) -> bool:
+        """Whether a pull that has not ended, from whatever client, has this blob."""
+        pulls = (pull for pull in self._pulls.values() if pull.untold is not None)
+        return any(pull.repository == repository and digest in pull.children for pull in pulls)
+
+    @property
+    def under_way(self) -> int:
+        """How many pulls have not ended."""
+        return sum(pull.untold is not None for pull in self._pulls.values())
+
     def ended(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by `now`. Each is returned once."""
         summaries = []
