@@ -10,9 +10,10 @@ possible, else nothing is known, and `try_again` opens it later.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,7 +25,7 @@ import structlog
 from peer.errors import InvalidNameError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
-from peer.oci.reference import Repository, Tag
+from peer.oci.reference import Repository, Tag, UpstreamName
 from peer.store.disk import make_private_file
 from proxy.core.routing import Endpoint
 
@@ -47,6 +48,7 @@ CREATE TABLE IF NOT EXISTS known (
     upstream TEXT, repository TEXT, digest TEXT, public INTEGER, PRIMARY KEY (upstream, repository, digest)
 );
 CREATE INDEX IF NOT EXISTS known_digests ON known (digest) WHERE public;
+CREATE TABLE IF NOT EXISTS operators (upstream TEXT PRIMARY KEY, user TEXT) WITHOUT ROWID;
 DROP TABLE IF EXISTS public;
 """
 _PROOF = """
@@ -56,8 +58,9 @@ SELECT upstream, repository, digest, public FROM known LIMIT 0;
 """These fail if the tables are of another version.
 
 A row of `known` says that a repository has a digest: the origin has answered for it there, or it arrived because of
-that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. The table
-`public` of older versions held what manifests named, which is not known.
+that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. `operators` has
+a hash of the user by whose credentials something is `Public.HERE`: of another user's nothing is. The table `public` of
+older versions held what manifests named, which is not known.
 """
 
 
@@ -83,17 +86,24 @@ class ToldTag:
 class Catalog:
     """One SQLite file. Used from the event loop: each call takes some tens of microseconds."""
 
-    def __init__(self, path: Path, max_known: int) -> None:
+    def __init__(self, path: Path, max_known: int, operators: Mapping[UpstreamName, str]) -> None:
         self._path = path
         self._max_known = max_known
+        self._operators = {upstream: _hashed(upstream, user) for upstream, user in operators.items()}
         self._writes_fail = False
         self._read_as_known: set[tuple[str, str, str]] = set()
         self._database, self._identity = self._opened()
 
     @classmethod
-    def open(cls, path: Path, *, max_known: int = MAX_KNOWN) -> Catalog:
-        """The catalog in `path`, or as much of it as the disk allows."""
-        return cls(path, max_known)
+    def open(
+        cls, path: Path, *, max_known: int = MAX_KNOWN, operators: Mapping[UpstreamName, str] | None = None
+    ) -> Catalog:
+        """The catalog in `path`, or as much of it as the disk allows.
+
+        `operators` are the users whose credentials the operator gave for upstreams. What another user's credentials
+        opened is closed.
+        """
+        return cls(path, max_known, operators or {})
 
     @property
     def is_well(self) -> bool:
@@ -182,7 +192,11 @@ class Catalog:
 
     def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
         """Whether the repository has `digest` at that endpoint for anyone."""
-        return bool(self._public(repository, endpoint, digest))
+        public = self._public(repository, endpoint, digest)
+        if public == Public.HERE:  # the file has the present operator, unless it could not be written
+            row = self._read("SELECT user FROM operators WHERE upstream = ?", (repository.upstream,))
+            return row is not None and row[0] == self._operators.get(repository.upstream)
+        return public == Public.EVERYWHERE
 
     def is_public_everywhere(self, digest: AnyDigest) -> bool:
         """Whether some repository has `digest` for everybody."""
@@ -203,18 +217,18 @@ class Catalog:
         """The database, and which file it is; None for one that nothing can be written to."""
         try:
             try:
-                database = _connect(self._path, self._max_known)
+                database = _connect(self._path, self._max_known, self._operators)
             except sqlite3.Error as error:
                 if not _is_damage(error):
                     raise
                 log.warning("the catalog is damaged and is begun anew", path=str(self._path), error=str(error))
                 _set_aside(self._path)
-                database = _connect(self._path, self._max_known)
+                database = _connect(self._path, self._max_known, self._operators)
         except (sqlite3.Error, OSError) as error:
             if not self._writes_fail:
                 log.warning("the catalog cannot be written for now", path=str(self._path), error=str(error))
             self._writes_fail = True
-            return _read_only(self._path), None
+            return _read_only(self._path, self._operators), None
         if self._writes_fail:
             log.info("the catalog is written again", path=str(self._path))
         self._writes_fail = False
@@ -248,7 +262,12 @@ def _row(repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> tuple
     return repository.upstream, repository.name, f"{endpoint.value}/{digest}"
 
 
-def _connect(path: Path, max_known: int) -> sqlite3.Connection:
+def _hashed(upstream: str, user: str) -> str:
+    """The user of an upstream: no part of a credential is kept."""
+    return hashlib.sha256(f"{upstream} {user}".encode()).hexdigest()
+
+
+def _connect(path: Path, max_known: int, operators: Mapping[UpstreamName, str]) -> sqlite3.Connection:
     for journal in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         if journal.exists():
             make_private_file(journal)
@@ -261,10 +280,25 @@ def _connect(path: Path, max_known: int) -> sqlite3.Connection:
                 "DELETE FROM known WHERE rowid <= (SELECT max(rowid) FROM known) - ?",
                 (max_known,),
             )
+            _close_others(database, operators)
     except sqlite3.Error:
         database.close()
         raise
     return database
+
+
+def _close_others(database: sqlite3.Connection, operators: Mapping[UpstreamName, str]) -> None:
+    """Make `operators` the users by whom something is `Public.HERE`, and nothing so by others."""
+    before = dict(database.execute("SELECT upstream, user FROM operators"))
+    changed = [name for name in {*before, *operators} if before.get(name) != operators.get(name)]
+    if not changed:  # nothing is written to a full disk
+        return
+    database.executemany(
+        "UPDATE known SET public = ? WHERE upstream = ? AND public = ?",
+        [(Public.NO, name, Public.HERE) for name in changed],
+    )
+    database.execute("DELETE FROM operators")
+    database.executemany("INSERT INTO operators VALUES (?, ?)", operators.items())
 
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA})
@@ -282,7 +316,7 @@ def _set_aside(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
+def _read_only(path: Path, operators: Mapping[UpstreamName, str]) -> sqlite3.Connection:
     """The database as it is, without a write to the disk; an empty one if it cannot be read so.
 
     What its journal has is not seen that way. Grants may have been taken back there, so such a file is not read.
@@ -302,6 +336,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
     except (sqlite3.Error, OSError):
         database = sqlite3.connect(":memory:")
         database.executescript(_SCHEMA)
+        _close_others(database, operators)
     return database
 
 

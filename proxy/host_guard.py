@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -18,7 +19,30 @@ log = structlog.get_logger("proxy.host_guard")
 MISDIRECTED = 421
 """RFC 9110, section 15.5.20."""
 
+TOLD_EVERY_S: Final = 10.0
+"""A foreign page may send requests all day."""
+
 R = TypeVar("R", bound=web.BaseRequest)
+
+
+class _Told:
+    """How often the log has been told of it."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+        self._left_out = 0
+
+    def tell(self, request: web.BaseRequest) -> None:
+        now, text = time.monotonic(), "refused a request for another host"
+        if now < self._next_s:
+            self._left_out += 1
+            log.debug(text, peer=request.remote, path=request.path)
+            return
+        log.warning(text, peer=request.remote, path=request.path, lines_left_out=self._left_out)
+        self._next_s, self._left_out = now + TOLD_EVERY_S, 0
+
+
+_told: Final = _Told()
 
 
 async def guarded(
@@ -33,5 +57,5 @@ async def guarded(
     """
     if names is None or is_for_us(request.headers.getall("Host", ()), names):
         return await handler(request)
-    log.warning("refused a request for another host", peer=request.remote, path=request.path)
+    _told.tell(request)
     return refuse(MISDIRECTED, NOT_FOR_US)

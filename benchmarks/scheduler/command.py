@@ -7,6 +7,8 @@ Rules:
 2. A rate is that of one core: joins over the CPU seconds that the scheduler's process took for them. It does not depend
    on a free core. The report has the rate by the clock beside it, which includes the work of the hosts.
 3. Each sample is of a newly started scheduler.
+4. With TLS and without, a host reconnects and joins: TCP, TLS 1.3 with a resumed session and the host's certificate,
+   Hello, and a join as above. Both kinds do so in turns at the same scheduler.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -25,10 +27,11 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import programs
-from benchmarks.command import Command, Measure
+from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, LoadHosts, allow_connections
+from benchmarks.scheduler.load_tls import TlsConnection, tickets
 from p2pd.demo.process import command, neutral_environ
 
 BARS = {
@@ -36,19 +39,24 @@ BARS = {
     "join_p99_ms": Bar("<=", 50),
     "kib_per_member": Bar("<=", 10),
     "cost_growth": Bar("<=", 1.5),
+    "joins_tls_vs_open": Bar(">=", 0.8),
 }
 
 FEW_HOSTS = 100
 FEW_HOSTS_BLOBS = 25
 """Swarms that a hundred hosts join, one swarm after the other: 2,000 joins are counted."""
 
+RECONNECTS = 3
 REPORTS = 4
 LATENCY_LOAD = 0.8
+LEAVING_S = 0.5
+"""How long the scheduler has to notice that a crowd has hung up."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerTestbed:
     hosts: int
+    tls_hosts: int
     runs: int
     directory: Path
 
@@ -66,9 +74,9 @@ class Sample:
 
 
 @contextmanager
-def scheduler(bed: SchedulerTestbed, hosts: int) -> Iterator[tuple[int, LoadHosts]]:
-    """The process id of `p2pd scheduler`, and its hosts, which are not connected yet."""
-    allow_connections(hosts)
+def scheduler(bed: SchedulerTestbed, hosts: int, more: int = 0) -> Iterator[tuple[int, LoadHosts]]:
+    """The process id of `p2pd scheduler`, and its hosts, which are not connected yet. `more` hosts may follow."""
+    allow_connections(hosts + more)
     listen, admin = programs.free_address(), programs.free_address()
     words = command("scheduler", {"data": bed.directory / "data", "listen": listen, "admin": admin})
     with programs.running("p2pd scheduler", words, admin, bed.directory / "log", neutral_environ()) as program:
@@ -116,6 +124,92 @@ async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
         await crowd.settle(crowd.hosts)
         total_s += cpu_s(pid) - before_s
     return total_s / (FEW_HOSTS_BLOBS * (FEW_HOSTS - FIRST_HOSTS))
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnects:
+    """CPU seconds for each host, and the growth of the scheduler's memory: hosts of one kind, at one scheduler."""
+
+    connect_cpu_s: float
+    join_cpu_s: float
+    member_kib: float
+
+    @property
+    def total_s(self) -> float:
+        return self.connect_cpu_s + self.join_cpu_s
+
+
+async def _reconnect(pid: int, keepers: LoadHosts, crowd: LoadHosts) -> Reconnects:
+    """Connect a crowd, let it join the blob that the keepers hold, and hang up."""
+    hosts = len(crowd.hosts)
+    rss_mib = settled_rss_mib(pid)
+    before_s = cpu_s(pid)
+    await crowd.connect()
+    await crowd.settle(crowd.hosts)
+    connected_s = cpu_s(pid)
+    await crowd.join(crowd.hosts, blob(1))
+    await crowd.settle(crowd.hosts)
+    joined_s = cpu_s(pid)
+    member_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
+    crowd.leave()
+    await asyncio.sleep(LEAVING_S)
+    await keepers.settle(keepers.hosts)
+    return Reconnects((connected_s - before_s) / hosts, (joined_s - connected_s) / hosts, member_kib)
+
+
+async def _with_tls(bed: SchedulerTestbed, pid: int, keepers: LoadHosts) -> tuple[Reconnects, Reconnects, Reconnects]:
+    """Without TLS, with TLS and a resumed session, and with TLS and a full handshake: the last is measured once."""
+    count = bed.tls_hosts
+    held = tickets(bed.directory / "data" / "scheduler" / "authority", (f"tls-{number}" for number in range(count)))
+
+    def crowd(name: str) -> LoadHosts:
+        if name == "open":
+            return LoadHosts(keepers.address, count, name)
+        return LoadHosts(keepers.address, count, name, lambda host, number: TlsConnection(host, held[number]))
+
+    await keepers.connect()
+    await keepers.first_join(blob(1))
+    full = await _reconnect(pid, keepers, crowd("tls"))
+    found: dict[str, list[Reconnects]] = {"open": [], "tls": []}
+    for _ in range(RECONNECTS):
+        for name, samples in found.items():
+            hosts = crowd(name)
+            samples.append(await _reconnect(pid, keepers, hosts))
+            if name == "tls" and not all(host.resumed for host in hosts.hosts):
+                raise UnmeasurableError("the scheduler has not resumed every session")
+    return _median(found["open"]), _median(found["tls"]), full
+
+
+def _median(samples: Sequence[Reconnects]) -> Reconnects:
+    return sorted(samples, key=lambda sample: sample.total_s)[len(samples) // 2]
+
+
+def measure_tls(bed: SchedulerTestbed) -> list[Figure]:
+    """Joins of hosts that reconnect with TLS, beside joins of hosts that reconnect without."""
+    samples = []
+    for _ in range(bed.runs):
+        with (
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            scheduler(bed, FIRST_HOSTS, 2 * bed.tls_hosts) as (pid, keepers),
+        ):
+            samples.append(runner.run(_with_tls(bed, pid, keepers)))
+    plain = [each[0] for each in samples]
+    resumed = [each[1] for each in samples]
+
+    def us(values: Iterable[float]) -> float:
+        return 1e6 * statistics.median(values)
+
+    parts = {
+        "open_us": us(each.total_s for each in plain),
+        "tls_us": us(each.total_s for each in resumed),
+        "full_handshake_us": us(each[2].total_s for each in samples),
+    }
+    joins = {"open_us": us(each.join_cpu_s for each in plain), "tls_us": us(each.join_cpu_s for each in resumed)}
+    return [
+        _figure("joins_tls_vs_open", ratios([x.total_s for x in plain], [x.total_s for x in resumed]), parts),
+        _figure("connected_tls_vs_open", ratios([x.join_cpu_s for x in plain], [x.join_cpu_s for x in resumed]), joins),
+        _figure("kib_per_tls_member", [each[2].member_kib for each in samples]),
+    ]
 
 
 def reports() -> list[bytes]:
@@ -167,12 +261,13 @@ def hosts(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", type=hosts, default=10_000, help="hosts that are connected (default %(default)s)")
+    parser.add_argument("--tls-hosts", type=hosts, default=2000, help="hosts that reconnect (default %(default)s)")
 
 
 @contextmanager
 def open_testbed(options: argparse.Namespace) -> Iterator[SchedulerTestbed]:
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=options.workdir) as directory:
-        yield SchedulerTestbed(options.hosts, options.runs, Path(directory))
+        yield SchedulerTestbed(options.hosts, options.tls_hosts, options.runs, Path(directory))
 
 
 def versions() -> dict[str, str]:
@@ -196,6 +291,7 @@ COMMAND = Command(
             ),
             measure,
         ),
+        Measure(("joins_tls_vs_open", "connected_tls_vs_open", "kib_per_tls_member"), measure_tls),
     ),
     add_arguments=add_arguments,
     testbed=open_testbed,

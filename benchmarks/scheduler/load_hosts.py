@@ -1,11 +1,12 @@
 """Load for the scheduler: any number of hosts, in this process, each with a connection of its own.
 
 The hosts must cost less than the scheduler, which does real work for each of their messages. So they make frames by
-hand, with a mask of zeros, and read only the type of an incoming message. Only a lease is decoded, because it needs an
-answer.
+hand, with a mask of zeros, and read only the type of an incoming message. Only leases and spot checks are decoded,
+because they need an answer.
 
 Rules:
-1. A host that gets a lease publishes its pieces at once: the scheduler never waits for an origin.
+1. A host that gets a lease publishes its pieces at once, and one that gets a spot check finds the piece right: the
+   scheduler never waits for an origin.
 2. A host answers pings. The end of a connection, for any reason, ends the measure.
 """
 
@@ -15,15 +16,16 @@ import asyncio
 import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from benchmarks.command import UnmeasurableError
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
 from scheduler.protocol.connection import PATH
 from scheduler.protocol.fields import DIGEST_BYTES
-from scheduler.protocol.from_host import Hello, Join, LeasePieces, Progress
+from scheduler.protocol.from_host import Hello, Join, LeasePieces, Progress, SpotChecked, SpotResult
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Joined, Lease, Welcome
+from scheduler.protocol.to_host import Joined, Lease, SpotCheck, Welcome
 
 SIZE_BYTES: Final = 2**30
 PIECES: Final = piece_count(SIZE_BYTES, piece_length(SIZE_BYTES))
@@ -38,7 +40,7 @@ ANSWER_BOUND_S: Final = 120.0
 _BINARY, _CLOSE, _PING, _PONG = 0x82, 0x88, 0x89, 0x8A
 _ZERO_MASK = bytes(4)
 _NUMBERS = {kind: number for number, kind in TO_HOST.types.items()}
-_WELCOME, _JOINED, _LEASE = _NUMBERS[Welcome], _NUMBERS[Joined], _NUMBERS[Lease]
+_WELCOME, _JOINED, _LEASE, _SPOT_CHECK = (_NUMBERS[kind] for kind in (Welcome, Joined, Lease, SpotCheck))
 
 _UPGRADE = (
     f"GET {PATH} HTTP/1.1\r\nHost: scheduler\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -62,6 +64,8 @@ class LoadHost(asyncio.Protocol):
         self.joined_at = 0.0
         self.asked_at = 0.0
         self.published = 0
+        self.resumed = False
+        """Whether the connection is a resumed session of TLS."""
         self._name = name
         self._received = b""
         self._upgraded = False
@@ -125,6 +129,8 @@ class LoadHost(asyncio.Protocol):
             kind = received[start + 1]  # after the head of a short array; types are below 128
             if kind == _LEASE:
                 self._publish(received[start:stop])
+            elif kind == _SPOT_CHECK:
+                self._check(received[start:stop])
             elif kind in (_WELCOME, _JOINED):
                 self.joined_at = time.perf_counter()
                 self.on_answer(self)
@@ -142,6 +148,11 @@ class LoadHost(asyncio.Protocol):
         self.published += len(pieces)
         self.says(*(LeasePieces(lease.lease, lease.digest, piece, digest_of(piece)) for piece in pieces))
 
+    def _check(self, message: bytes) -> None:
+        check = TO_HOST.decode(message)
+        assert isinstance(check, SpotCheck)
+        self.says(SpotChecked(check.digest, check.generation, check.piece, SpotResult.RIGHT))
+
 
 def digest_of(piece: int) -> bytes:
     """A made-up digest of a piece, which all hosts claim."""
@@ -155,10 +166,19 @@ def _nothing(_: LoadHost) -> None:
 class LoadHosts:
     """All hosts. Each method returns when the last host has its answer; it raises UnmeasurableError if one has none."""
 
-    def __init__(self, address: str, count: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        count: int,
+        name: str = "host",
+        protocol: Callable[[LoadHost, int], asyncio.BaseProtocol] = lambda host, _: host,
+    ) -> None:
+        """`protocol` gives what stands between the socket and a host, which it gets with its number."""
+        self.address = address
         self._address, _, port = address.rpartition(":")
         self._port = int(port)
-        self.hosts = [LoadHost(f"host-{number}") for number in range(count)]
+        self._protocol = protocol
+        self.hosts = [LoadHost(f"{name}-{number}") for number in range(count)]
 
     async def connect(self) -> None:
         """Connect all hosts, and send Hello."""
@@ -166,8 +186,8 @@ class LoadHosts:
         for first in range(0, len(self.hosts), AT_ONCE):
             some = self.hosts[first : first + AT_ONCE]
             welcomed = self._answers_of(some)
-            for host in some:
-                await loop.create_connection(lambda host=host: host, self._address, self._port)  # type: ignore[misc]
+            for number, host in enumerate(some, first):
+                await loop.create_connection(partial(self._protocol, host, number), self._address, self._port)
             await self._all(welcomed)
 
     async def first_join(self, blob: bytes) -> Sequence[LoadHost]:
@@ -181,6 +201,7 @@ class LoadHosts:
                 raise UnmeasurableError("the scheduler did not lease all pieces")
             await asyncio.sleep(0.01)
         await self.settle(first)
+        await self.settle(first)  # the answers to the spot checks of what the first round has published
         return rest
 
     async def join(self, hosts: Sequence[LoadHost], blob: bytes) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from p2pd.admin.secret import NoSecretError, authorization, read_secret
+from p2pd.admin.secret import NoSecretError, authorization, is_on_this_machine, read_secret
 from p2pd.config.changes import Change, Reloaded
 from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, P2pdError
@@ -148,7 +149,7 @@ class AdminClient:
             ) from None
         try:
             connection.sock.settimeout(timeout_s)
-            headers = {"Authorization": authorization(self._secret())} if path != "/status" else {}
+            headers = {"Authorization": authorization(self._secret(connection.sock))} if path != "/status" else {}
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
@@ -159,7 +160,12 @@ class AdminClient:
         finally:
             connection.close()
 
-    def _secret(self) -> str:
+    def _secret(self, connected: socket.socket) -> str:
+        if not is_on_this_machine(connected.getpeername()[0], connected.getsockname()[0]):
+            raise NoSecretError(
+                f"{self._address} is another machine, and the daemon's secret does not go over the network: run this on"
+                " the daemon's machine, by SSH or in its container"
+            )
         if self._directory is None:
             raise NoSecretError(f"the daemon at {self._address} wants its secret: name its directory with --data")
         return read_secret(self._directory, self._address)

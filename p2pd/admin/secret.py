@@ -2,7 +2,7 @@
 
 The daemon makes a new secret at every start. Its file has two lines: the secret, and the address of the admin port. The
 command line shows the secret to that port alone: another program that listens where the daemon is expected learns
-nothing.
+nothing. It shows the secret on this machine alone, since the admin port has no TLS (`is_on_this_machine`).
 """
 
 from __future__ import annotations
@@ -56,6 +56,14 @@ def authorization(secret: str) -> str:
 def shows(field: str, secret: str) -> bool:
     """Whether the header field shows the secret."""
     return hmac.compare_digest(field.encode("utf-8", "surrogateescape"), authorization(secret).encode())
+
+
+def is_on_this_machine(there: str, here: str) -> bool:
+    """Whether a connection between these addresses stays on this machine.
+
+    Nobody else has an address of this machine: Linux drops what comes from outside with such a source.
+    """
+    return there == here or Address(there, 0).is_loopback
 
 
 def read_secret(directory: Path, port: Address) -> str:

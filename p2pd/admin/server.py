@@ -2,7 +2,8 @@
 
 1. Health, readiness, metrics and status are open to whoever reaches the port. Everything else needs the daemon's secret
    (`p2pd.admin.secret`): what changes something, and lists of what is held. A digest that is held is as good as the
-   content where another door is open.
+   content where another door is open. Such calls are answered on this machine alone, whatever the port listens on:
+   the port has no TLS, and the secret would cross the network in the clear.
 2. DNS rebinding makes a foreign page same-origin. On loopback, a request must therefore be addressed to an IP address
    or to one of our names (`proxy.host_guard`).
 3. Errors are `{"error": "what happened and what to do"}`. Without the secret a list is empty: a script that does not
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -20,7 +22,7 @@ from typing import Any
 
 from aiohttp import web
 
-from p2pd.admin.secret import shows
+from p2pd.admin.secret import is_on_this_machine, shows
 from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
@@ -31,6 +33,7 @@ NotReady = Callable[[], list[str]]
 """Says, for `/readyz`, what stands in the way."""
 
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"})
+_ELSEWHERE = "this is answered on the daemon's own machine alone: run the command there, by SSH or in the container"
 _HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
 
 SHUTDOWN_S = 1.0
@@ -85,7 +88,11 @@ def admin_runner(
         is_open = (
             request.path in _OPEN or request.match_info.http_exception is not None
         )  # no such page: that is no secret
-        if secret is None or is_open or shows(request.headers.get("Authorization", ""), secret):
+        if secret is None or is_open:
+            return await handler(request)
+        if not _is_local(request.transport):
+            return web.json_response({"error": _ELSEWHERE}, status=403)
+        if shows(request.headers.get("Authorization", ""), secret):
             return await handler(request)
         refused: object = [] if request.method == "GET" else {"error": f"show the daemon's secret: {_HOW}"}
         return web.json_response(refused, status=403)
@@ -112,6 +119,14 @@ def metrics_runner(scrape: Callable[[], bytes]) -> web.AppRunner:
 
 async def _metrics(scrape: Callable[[], bytes], _: web.Request) -> web.Response:
     return web.Response(body=scrape(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _is_local(transport: asyncio.Transport | None) -> bool:
+    """Whether a request comes from this machine."""
+    if transport is None:
+        return False
+    peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return bool(peer and here) and is_on_this_machine(peer[0], here[0])
 
 
 def _refuse(status: int, reason: str) -> web.Response:

@@ -18,6 +18,7 @@ from p2pd.config.values import Address
 from p2pd.daemon import logs
 from peer.errors import P2pdError
 from peer.net.http_connection import HttpConnection
+from peer.tasks import BackgroundTasks
 from proxy.server import Server
 from scheduler.shell.accepting import Factory, accepting
 from scheduler.shell.server import SchedulerServer
@@ -33,6 +34,9 @@ HANDSHAKE_S: Final = 5.0
 
 HANDSHAKE: Final = b"\x16"
 """The first byte of TLS (RFC 8446, section 5.1)."""
+
+LOOK_EVERY_S = 5.0
+"""How often the certificates of the other ends of open connections are looked at."""
 
 STALL_S = 120.0
 """How long another program may take nothing of what the admin port or the peer port sends to it. Pieces have a bound of
@@ -50,8 +54,8 @@ async def listening(
     """Run the server of `runner` at `address`; yields the address with its real port. Raises ListenError.
 
     With `trust` the port is TLS. A connection is made with the certificate of its moment, and keeps it; before this
-    host has one, connections are closed. With `plain_too` plain connections are taken beside it: the server sees which
-    is which, and authenticates their requests itself.
+    host has one, connections are closed. Connections end whose other end is not trusted any more. With `plain_too`
+    plain connections are taken beside it: the server sees which is which, and authenticates their requests itself.
     """
     await runner.setup()
     server = runner.server
@@ -70,9 +74,29 @@ async def listening(
                 host_and_port = await stack.enter_async_context(port)
             except OSError as error:
                 raise _listen_error(address, error) from None
+            if trust is not None:
+                background = await stack.enter_async_context(BackgroundTasks())
+                background.start(_end_distrusted(server, trust))
             yield Address(*host_and_port)
     finally:
         await runner.cleanup()
+
+
+async def _end_distrusted(server: web.Server, trust: HostTrust) -> None:
+    """End connections whose other end's certificate is over or revoked. What is being answered is finished."""
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        for connection in server.connections:
+            assert isinstance(connection, HttpConnection)
+            transport = connection.transport
+            tls = None if transport is None else transport.get_extra_info("ssl_object")
+            if tls is None:
+                continue  # each of its requests is authenticated by itself
+            try:
+                trust.check(tls)
+            except TrustError as error:
+                log.debug("a connection of another host ends", reason=str(error))
+                connection.finish()
 
 
 @asynccontextmanager

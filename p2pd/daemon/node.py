@@ -39,7 +39,7 @@ from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
 from peer.oci.digest import AnyDigest, Digest
-from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from peer.oci.reference import Repository, RepositoryName, UpstreamName, parse_upstream_name
 from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
@@ -109,7 +109,8 @@ async def serve(
         )
         stack.callback(store.close)
         await tend(store)  # first of all: the catalog needs room, too
-        catalog = Catalog.open(settings.data / "catalog.db")
+        users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
+        catalog = Catalog.open(settings.data / "catalog.db", operators=users)
         stack.callback(catalog.close)
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)

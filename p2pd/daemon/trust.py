@@ -86,9 +86,10 @@ def admission_or_none(settings: Settings, *, may_lack: bool) -> Iterator[Admissi
 
 def host_trust(settings: Settings) -> HostTrust:
     """The credentials of a host, got or to be got. Blocks. Raises TrustError, ConfigError."""
-    kernel_tls = settings.pieces == "tls"
+    kernel_tls, revoked = settings.pieces == "tls", settings.data / "identity" / "revoked"
     if settings.tls_dir is not None:
-        return HostTrust(Provided(certificate_directory(settings, settings.tls_dir)), kernel_tls=kernel_tls)
+        provided = Provided(certificate_directory(settings, settings.tls_dir))
+        return HostTrust(provided, revoked, kernel_tls=kernel_tls)
     if not settings.scheduler:
         raise ConfigError("a join token is for a cluster with a scheduler of its own: give scheduler too")
     token = _join_token(settings)
@@ -98,7 +99,7 @@ def host_trust(settings: Settings) -> HostTrust:
             "this host has no certificate: give join or join_file, with a token of `p2pd token create` beside the"
             " scheduler; or an http:// scheduler, for a cluster without certificates"
         )
-    return HostTrust(Joining(files, token, over_tls(settings.scheduler)), kernel_tls=kernel_tls)
+    return HostTrust(Joining(files, token, over_tls(settings.scheduler)), revoked, kernel_tls=kernel_tls)
 
 
 def _host_name() -> str:

@@ -8,7 +8,8 @@
 3. A host that finds this one busy is remembered, and told when it can come; it chooses anew then, or has no need any
    more. So two are told for each piece that may go out: who comes first is served.
 4. A host that is served while others are remembered takes its place behind them: it need not ask to be refused.
-5. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
+5. A host has all slots but one at most: whatever it does with what it is sent, others are served.
+6. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
 """
 
 from __future__ import annotations
@@ -64,8 +65,14 @@ class Choker(Generic[Request]):
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
         self._refused: Final[dict[UploadRequest, None]] = {}
 
-    def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink) -> Admission:
-        """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known."""
+    def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
+        """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.
+
+        `already` pieces go out to this host now.
+        """
+        if already >= max(1, self.slots - 1):
+            self._remember(receiver)
+            return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
             self.active += 1
             admission = Admission.SEND

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 SPARE_FRACTION = 0.15
 """What part of the line must be unused for another piece."""
@@ -29,6 +30,27 @@ DECAY_PER_S = 0.1
 """By how much the highest rate fades in a second."""
 
 PROBE_INTERVAL_S = 2.0
+
+
+STALLED_S: Final = 10.0
+STALLED_BYTES: Final = 64 * 1024
+"""A receiver is stalled that takes less than this in that time, although it could have more. At 1 Mbit/s one takes 20
+times that, and may have as many senders."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of the receiver of one piece, which had taken `acked_bytes` at `since_s`. Times are monotonic, in seconds."""
+
+    since_s: float
+    patience_s: float = STALLED_S
+    acked_bytes: int = 0
+
+    def is_stalled(self, now: float, acked_bytes: int, *, waits: bool) -> bool:
+        """Whether it has taken next to nothing for too long. `waits`: there is something that it has not taken yet."""
+        if not waits or acked_bytes - self.acked_bytes >= STALLED_BYTES:
+            self.since_s, self.acked_bytes = now, acked_bytes
+        return now - self.since_s > self.patience_s
 
 
 def settle_s(round_trip_s: float) -> float:

@@ -101,6 +101,12 @@ class HttpConnection(RequestHandler):
         response.force_close()
         return response
 
+    def finish(self) -> None:
+        """Close the connection once the request that is being answered, if there is one, has its answer."""
+        self.close()
+        if not self._request_in_progress:  # aiohttp's `close` forgets such a connection, and leaves it open
+            self.force_close()
+
     def _too_late(self) -> None:
         """Close the connection, unless its first request has come."""
         if not self._request_count:

@@ -7,7 +7,9 @@
    sake of which blobs it is wanted is in `peer.core.link_book`.
 4. Frames are bounded and decoded strictly, and so is how many come, pings too. What is wrong ends the link, and harms
    nobody else; the neighbour that sent it is lost at once, and shunned for `SHUNNED_S`.
-5. With certificates, each side tells the other a key for pieces first, and another from time to time, as long as the
+5. With certificates, a link is dialled anew before one of the two is over, and ends at the latest when it is. Pieces
+   that are on their way meanwhile go on.
+6. With certificates, each side tells the other a key for pieces first, and another from time to time, as long as the
    other's certificate is good (`peer.trust.piece_keys`).
 """
 
@@ -41,6 +43,9 @@ log = structlog.get_logger("peer.net.links")
 GATHER_S = 0.015
 DIAL_WITHIN_S = 3.0
 DIAL_AGAIN_S = (0.1, 0.3, 1.0, 3.0)
+LASTING_S = 10.0
+"""A link that has lasted for so long is dialled again as one that has never failed."""
+
 WAITED_FOR_S = 6.0
 """How long the host that does not dial waits for the one that does."""
 
@@ -81,6 +86,8 @@ class _Link:
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     socket: _Socket | None = None
     kept: bool = False
+    renewing: bool = False
+    """Whether the link ends because it is to be dialled anew."""
     reason: str = "it did not dial"
     """Why there is no link."""
 
@@ -178,7 +185,7 @@ class Links:
             return socket
         link = self._links.setdefault(hello.host, _Link(""))
         if link.socket is None:
-            await self._talk(hello.host, link, socket)
+            await self._talk(hello.host, link, socket, dialled=False)
         return socket
 
     def shun(self, host: str) -> None:
@@ -208,18 +215,25 @@ class Links:
         """Have a working link to `host` while anybody wants one, or say that it is lost."""
         try:
             if self._host < host:
-                for pause_s in DIAL_AGAIN_S:
-                    if self._is_shunned(host):
-                        return
-                    if await self._dial(host, link) and not link.wanted:
-                        return
-                    await asyncio.sleep(pause_s)
+                await self._keep_dialling(host, link)
             else:
                 await asyncio.sleep(0.0 if self._is_shunned(host) else WAITED_FOR_S)
         finally:
             link.kept = False
             if link.socket is None:
                 self._lose(host, link)
+
+    async def _keep_dialling(self, host: str, link: _Link) -> None:
+        clock = asyncio.get_running_loop().time
+        failures = 0
+        while failures < len(DIAL_AGAIN_S) and not self._is_shunned(host):
+            began_s, link.renewing = clock(), False
+            if await self._dial(host, link) and not link.wanted:
+                return
+            if link.renewing or clock() - began_s > LASTING_S:
+                failures = 0
+            await asyncio.sleep(DIAL_AGAIN_S[failures])
+            failures += 1
 
     async def _dial(self, host: str, link: _Link) -> bool:
         """One link, from LinkHello to its end; whether it came to be."""
@@ -247,21 +261,25 @@ class Links:
             log.debug("could not reach a neighbour", host=host, address=link.address, reason=link.reason)
             return False
         if link.socket is None:
-            await self._talk(host, link, socket)
+            await self._talk(host, link, socket, dialled=True)
         await socket.close()
         return True
 
-    async def _talk(self, host: str, link: _Link, socket: _Socket) -> None:
+    async def _talk(self, host: str, link: _Link, socket: _Socket, *, dialled: bool) -> None:
         """Exchange news until the link ends."""
         link.socket = socket
         link.outbox = LinkOutbox()
         try:
             async with asyncio.TaskGroup() as group:
-                await self._tell_key(host, socket)  # before what is held here is told
+                beside = []
+                if self._trust is not None:
+                    await self._tell_key(host, socket, self._trust)  # before what is held here is told
+                    beside.append(group.create_task(self._rotate(host, socket, self._trust)))
+                    beside.append(group.create_task(self._watch(host, link, socket, self._trust, dialled=dialled)))
                 self._on_up(host)
-                sending = [group.create_task(self._send(link, socket)), group.create_task(self._rotate(host, socket))]
+                beside.append(group.create_task(self._send(link, socket)))
                 await self._hear(host, socket)
-                for task in sending:
+                for task in beside:
                     task.cancel()
         except* (ProtocolError, TrustError, aiohttp.ClientError, OSError) as errors:
             log.info("a link broke", host=host, reason=str(errors.exceptions[0]))
@@ -292,19 +310,23 @@ class Links:
             elif not isinstance(message, Unknown | LinkHello):
                 self._on_message(host, message)
 
-    async def _tell_key(self, host: str, socket: _Socket) -> None:
-        """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""
-        if self._trust is None or self._keys is None:
-            return
-        connection = socket.get_extra_info("ssl_object")
-        certificate = Certificate(None if connection is None else connection.getpeercert(True))
-        self._trust.check(certificate, host)
-        await socket.send_bytes(LINK.encode(self._keys.issue(host, certificate)))
+    async def _watch(self, host: str, link: _Link, socket: _Socket, trust: HostTrust, *, dialled: bool) -> None:
+        """End the link when it is to be dialled anew. Raises CertificateError once the neighbour is not trusted."""
+        await trust.watch(_certificate_of(socket), host, reopens=dialled)
+        link.renewing = True
+        self._background.start(_hang_up(socket))
 
-    async def _rotate(self, host: str, socket: _Socket) -> None:
+    async def _tell_key(self, host: str, socket: _Socket, trust: HostTrust) -> None:
+        """Raises CertificateError if the neighbour's certificate is over: the next link is made with a newer one."""
+        if self._keys is not None:
+            certificate = _certificate_of(socket)
+            trust.check(certificate, host)
+            await socket.send_bytes(LINK.encode(self._keys.issue(host, certificate)))
+
+    async def _rotate(self, host: str, socket: _Socket, trust: HostTrust) -> None:
         while True:
             await asyncio.sleep(ROTATE_S)
-            await self._tell_key(host, socket)
+            await self._tell_key(host, socket, trust)
 
     async def _send(self, link: _Link, socket: _Socket) -> None:
         clock = asyncio.get_running_loop().time
@@ -344,6 +366,12 @@ async def _hang_up(socket: _Socket) -> None:
 def _cost_of(message: OnLink | Unknown | None) -> int:
     """What a frame counts against `MESSAGES_PER_S` and `BURST`."""
     return 1 + len(message.spans) // SPANS_OF_A_MESSAGE if isinstance(message, Have) else 1
+
+
+def _certificate_of(socket: _Socket) -> Certificate:
+    """The certificate that a neighbour has shown."""
+    connection = socket.get_extra_info("ssl_object")
+    return Certificate(None) if connection is None else Certificate(connection.getpeercert(True), connection.context)
 
 
 def _decoded(frame: aiohttp.WSMessage) -> OnLink | Unknown:

@@ -5,9 +5,10 @@
     GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
-2. A few pieces go out at a time, as `peer.core.choker` decides; all keep to `rate_bytes_per_s` together. Who asks for
-   more is told *busy* (429) at once, asks another neighbour, and hears on its link when it can come. One that is served
-   while others come first is told so with the piece (`CHOKED_HEADER`), which saves it a refusal.
+2. A request is for a piece at most. A few go out at a time, as `peer.core.choker` decides; all keep to
+   `rate_bytes_per_s` together. Who asks for more is told *busy* (429) at once, asks another neighbour, and hears on its
+   link when it can come. One that is served while others come first is told so with the piece (`CHOKED_HEADER`), which
+   saves it a refusal.
 3. With certificates a host is who its certificate says, in each request anew: a certificate may expire, and a host be
    revoked, while a connection is kept.
 4. Outside of TLS, a request is authenticated by a key of the neighbour's link, before anything else: whoever has none
@@ -51,10 +52,8 @@ ENCRYPTED_BYTES = 512 * 1024
 
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
-host that reads more slowly holds an upload slot for nothing."""
-
-MOST_BYTES = 4 * MAX_PIECE_BYTES
-"""In one answer. Hosts ask for a piece at a time."""
+host that reads more slowly holds an upload slot for nothing. If others wait for the slot, one that takes next to
+nothing loses it sooner (`peer.core.uplink.STALLED_S`)."""
 
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})")
 _SPAN = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
@@ -153,9 +152,11 @@ class PeerServer:
         if (span is None) != (asking.answer_key is None):
             return _refusal(403, "pieces are encrypted here: by TLS, or under a key of the link")
         asked = _RANGE.fullmatch(request.headers.get("Range", "")) if span is None else _SPAN.fullmatch(span)
-        start, stop = (int(asked[1]), int(asked[2]) + 1) if asked else (0, 0)
-        if not 0 < stop - start <= MOST_BYTES:
-            return _refusal(400, "one range of a few pieces at most is wanted, as in `Range: bytes=0-4194303`")
+        if asked is None or int(asked[2]) < int(asked[1]):
+            return _refusal(400, "one range is wanted, as in `Range: bytes=0-4194303`")
+        start, stop = int(asked[1]), int(asked[2]) + 1
+        if stop - start > MAX_PIECE_BYTES:
+            return _refusal(400, f"at most {MAX_PIECE_BYTES} bytes are sent at a time: a piece")
         host = asking.host
         receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
         transport = request.transport

@@ -7,7 +7,9 @@
    Welcome.
 4. Reconnects are spread by full jitter, so that a scheduler that restarts is not met by all hosts at once. The log has
    changes, and not attempts (`peer.net.scheduler_log`).
-5. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
+5. With certificates, the session is opened anew before a certificate of either end is over. That takes one round trip,
+   and what is on its way between hosts goes on.
+6. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
    because it would cost the connection there. Messages beyond the Welcome's rate wait.
 """
 
@@ -95,6 +97,8 @@ class SchedulerClient:
         self._queue: asyncio.Queue[tuple[bytes, int]] | None = None
         self._exchanging = asyncio.timeout(None)
         self._close_reason = ""
+        self._reopening = False
+        """Whether the session ends because it is to be opened anew."""
         self.messages = 0
         """Sent and received, without those that begin a connection."""
 
@@ -128,8 +132,11 @@ class SchedulerClient:
         async with aiohttp.ClientSession() as session:
             while True:
                 url = self._urls[0]
+                self._reopening = False
                 if await self._converse(session, url):
                     backoff_s = BACKOFF_FIRST_S
+                    if self._reopening:
+                        continue
                     pause_s = RETURN_WITHIN_S
                 else:
                     pause_s = backoff_s
@@ -144,7 +151,7 @@ class SchedulerClient:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 socket = await session.ws_connect(
                     f"{url.rstrip('/')}{PATH}",
-                    ssl=True if self._trust is None else self._trust.client,
+                    ssl=True if self._trust is None else self._trust.to_scheduler,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
                     heartbeat=HEARTBEAT_S,
                     max_msg_size=MAX_FRAME_BYTES,
@@ -181,7 +188,8 @@ class SchedulerClient:
             if welcome is None:
                 self._log.failed(url, cause)
                 return False
-            self._log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
+            if not self._reopening:
+                self._log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
         return True
 
     async def _enter(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome | None:
@@ -199,6 +207,8 @@ class SchedulerClient:
         welcome = TO_HOST.decode(first.data)
         if not isinstance(welcome, Welcome):
             raise ProtocolError("the first message is not Welcome")
+        if self._trust is not None:
+            self._trust.keep_session(socket.get_extra_info("ssl_object"))
         return welcome
 
     def _id_in_use(self) -> None:
@@ -217,15 +227,27 @@ class SchedulerClient:
             self._queue = asyncio.Queue(MAX_QUEUED)
             allowed = TokenBucket(RATE_MARGIN * welcome.messages_per_s, RATE_MARGIN * welcome.burst)
             self._on_found(welcome)
-            sending = group.create_task(self._send(socket, self._queue, allowed))
+            beside = [group.create_task(self._send(socket, self._queue, allowed))]
+            if self._trust is not None:
+                beside.append(group.create_task(self._watch(socket, self._trust)))
             try:
                 await self._receive(socket)
             except (ProtocolError, aiohttp.ClientError, OSError) as error:
                 failure = error  # raised here, it would come out within a group of exceptions
             finally:
-                sending.cancel()
+                for task in beside:
+                    task.cancel()
         if failure is not None:
             raise failure
+
+    async def _watch(self, socket: aiohttp.ClientWebSocketResponse, trust: HostTrust) -> None:
+        """End the session, to open it anew with the certificates that both ends have then."""
+        try:
+            await trust.watch(socket.get_extra_info("ssl_object"), None, reopens=True)
+        except TrustError as error:
+            log.info("the session with the scheduler is opened anew", reason=str(error))
+        self._reopening = True
+        self._exchanging.reschedule(0.0)
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:

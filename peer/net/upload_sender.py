@@ -2,24 +2,27 @@
 
 A piece is out when the other host has acknowledged nearly all of it, and not when the kernel has taken it: its buffer
 holds a whole piece on a slow line, and the next piece would have to share that line with what is in there. Who comes
-when is decided in `peer.core.choker`.
+when is decided in `peer.core.choker`. A receiver that takes next to nothing loses its connection, if others wait
+(`peer.core.uplink.Progress`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
-from peer.core.uplink import LEAST_S, Throughput
+from peer.core.uplink import LEAST_S, STALLED_S, Progress, Throughput
 from peer.tasks import BackgroundTasks
 
-_TCP_INFO: Final = struct.Struct("=120xQ20xI")
-"""`tcpi_bytes_acked` and `tcpi_min_rtt` (microseconds) of `struct tcp_info` (linux/tcp.h), since Linux 4.6."""
+_TCP_INFO: Final = struct.Struct("=24xI92xQ16xII")
+"""`tcpi_unacked` (packets), `tcpi_bytes_acked`, `tcpi_notsent_bytes` and `tcpi_min_rtt` (microseconds) of `struct
+tcp_info` (linux/tcp.h), since Linux 4.6."""
 
 POLL_INTERVAL_S: Final = 0.025
 """How often a host that sends looks whether a part of its line is unused."""
@@ -51,23 +54,36 @@ class Upload:
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
         self._began_s = 0.0
         self._before_bytes = 0
-        self._tcp_info = (0, 0)
+        self._tcp_info = (0, 0, 0, 0)
+        self._progress = Progress(0.0)
 
-    def begin(self, now: float, *, requeue: bool) -> None:
+    def begin(self, now: float, *, requeue: bool, patience_s: float) -> None:
         """Its turn has come."""
         self.requeue = requeue
         self._began_s = now
-        self._before_bytes, _ = self._look()
+        self._progress = Progress(now, patience_s)
+        self._before_bytes = self._look()[1]
         if not self.turn.done():
             self.turn.set_result(None)
 
     def acked_bytes(self) -> int:
         """Until now, or until the connection was closed."""
-        return self._look()[0] - self._before_bytes
+        return self._look()[1] - self._before_bytes
 
     def round_trip_s(self) -> float:
         """To the other host and back, while all queues are empty, as was known at the last look."""
-        return self._tcp_info[1] / 1e6
+        return self._tcp_info[3] / 1e6
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether the receiver has taken next to nothing for too long."""
+        unacked, acked_bytes, unsent_bytes, _ = self._look()
+        return self._progress.is_stalled(now, acked_bytes - self._before_bytes, waits=bool(unacked or unsent_bytes))
+
+    def cut(self) -> None:
+        """End the connection, also for a thread that sends on a descriptor of its own (`peer.net.piece_sender`)."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self._socket.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+        self.transport.abort()
 
     def left_s(self, now: float, best_bytes_per_s: float) -> float:
         """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
@@ -79,7 +95,7 @@ class Upload:
         rate = acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
         return left_bytes / max(1.0, rate)
 
-    def _look(self) -> tuple[int, int]:
+    def _look(self) -> tuple[int, int, int, int]:
         """What the kernel knows. A closed connection's descriptor may be another connection's."""
         if not self.transport.is_closing():
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
@@ -90,8 +106,16 @@ class Upload:
 class Uploading:
     """All uploads of this host. `send_unchoke` tells a host that was refused that it can come."""
 
-    def __init__(self, slots: int, background: BackgroundTasks, send_unchoke: Callable[[UploadRequest], None]) -> None:
+    def __init__(
+        self,
+        slots: int,
+        background: BackgroundTasks,
+        send_unchoke: Callable[[UploadRequest], None],
+        *,
+        stalled_s: float = STALLED_S,
+    ) -> None:
         self._choker: Final[Choker[Upload]] = Choker(slots)
+        self._stalled_s: Final = stalled_s
         self._throughput: Final = Throughput()
         self._background: Final = background
         self._send_unchoke: Final = send_unchoke
@@ -124,7 +148,7 @@ class Uploading:
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
-        match self._choker.ask(upload, upload.receiver, self._uplink()):
+        match self._choker.ask(upload, upload.receiver, self._uplink(), already=self._already(upload.receiver)):
             case Admission.SEND:
                 self._begin(upload)
                 return True
@@ -140,9 +164,14 @@ class Uploading:
         self._choker.cancel(upload, rejected=True)
         return upload.turn.done()
 
+    def _already(self, receiver: UploadRequest | None) -> int:
+        """How many pieces go out to this host now."""
+        active = [each.receiver.host for each in self._active if each.receiver is not None]
+        return 0 if receiver is None else active.count(receiver.host)
+
     def _begin(self, upload: Upload) -> None:
         now = self._loop.time()
-        upload.begin(now, requeue=self._choker.is_wanted)
+        upload.begin(now, requeue=self._choker.is_wanted, patience_s=self._stalled_s)
         first, round_trip_s = not self._active, upload.round_trip_s()
         self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
         self._active[upload] = None
@@ -180,8 +209,12 @@ class Uploading:
         try:
             while self._active or self._choker.is_wanted:
                 await asyncio.sleep(self._looks_s())
-                self._throughput.sample(self._acked_bytes(), self._loop.time())
+                now = self._loop.time()
+                self._throughput.sample(self._acked_bytes(), now)
+                stalled = [active for active in self._active if active.is_stalled(now)]
                 if self._choker.is_wanted:
+                    for upload in stalled:
+                        upload.cut()
                     self._go_on()
         finally:
             self._watched = False

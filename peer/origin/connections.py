@@ -160,7 +160,7 @@ class Connections:
                 self._idle.remove(found)
         for connection in expired:
             self._drop(connection)
-        if found is not None and found.is_dead():
+        if found is not None and (found.is_dead() or self._is_distrusted(found)):
             self._drop(found)
             return self._take_idle(target, lead)
         return found
@@ -168,6 +168,15 @@ class Connections:
     def _is_good(self, idle: Connection, oldest: float) -> bool:
         """Whether an idle connection can be used: our certificate, which it was made with, may be over by now."""
         return idle.idle_since >= oldest and (self._peer is None or idle.tls is self._peer.get())
+
+    def _is_distrusted(self, idle: Connection) -> bool:
+        """Whether the other side's certificate is over by now."""
+        try:
+            if self._peer is not None:
+                idle.check(self._peer)
+        except OSError:
+            return True
+        return False
 
     def _is_usable(self, idle: Connection, target: Target, lead: Lead | None) -> bool:
         address = idle.address or literal(target.host)

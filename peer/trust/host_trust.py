@@ -2,8 +2,9 @@
 
 Rules:
 1. The daemon starts without credentials, and without a scheduler. Until it has them it takes part in no swarm.
-2. New credentials make new contexts (`scheduler.trust.tls`). Connections that are there go on.
-3. Who was revoked is known from the scheduler, and remembered as long as this process lives: a host that has lost the
+2. New credentials make new contexts (`scheduler.trust.tls`). Connections that are there go on until a certificate of
+   either end is over, or a CA is not trusted any more. Each end watches the other's certificate (`watch`).
+3. Who was revoked is known from the scheduler, and remembered (`peer.trust.revocations`): a host that has lost the
    scheduler still refuses them.
 4. A failure is told when it is another than the one before it, and tried again for ever.
 """
@@ -11,35 +12,48 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
 from peer.trust.identity_files import IdentityFiles
 from peer.trust.joining import fetch_ca, join, renew
+from peer.trust.revocations import Revocations
 from peer.trust.schedule import REFUSED_S, renew_at, retry_after_s
-from scheduler.trust.certificates import Credentials, request_certificate
+from scheduler.trust.certificates import Credentials, authorities_in, request_certificate
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError
 from scheduler.trust.identity import PeerIdentity, Role, expect_host, expect_scheduler
-from scheduler.trust.tls import TlsConnection, client_context, identity_of, server_context, use_kernel_tls
+from scheduler.trust.tls import (
+    TlsConnection,
+    TrustedContexts,
+    client_context,
+    identity_of,
+    keep_session,
+    reopen_at,
+    server_context,
+    use_kernel_tls,
+)
 from scheduler.trust.token import JoinToken
 
 log = structlog.get_logger("peer.trust")
 
 LOOK_EVERY_S: Final = 5.0
-MAX_REVOKED: Final = 65_536
+"""How often a directory with certificates is looked at, and the certificate of the other end of a connection."""
+
+LOOK_AT_LEAST_S: Final = 0.25
 
 
 class Source(Protocol):
     """Where the credentials come from. Methods block."""
 
     host: str
-    tickets: int
 
     def first(self) -> Credentials | None:
         """Those that are there when the host starts. Raises TrustError."""
@@ -57,8 +71,6 @@ class Source(Protocol):
 class Joining:
     """Credentials from the scheduler's authority, with a join token at first."""
 
-    tickets = 2
-
     def __init__(self, files: IdentityFiles, token: JoinToken | None, schedulers: Sequence[str]) -> None:
         self.host = files.host
         self._files = files
@@ -66,7 +78,12 @@ class Joining:
         self._schedulers = schedulers
 
     def first(self) -> Credentials | None:
-        return self._files.credentials()
+        """Those on the disk, unless the token is for another CA than they are: the operator has replaced the CA."""
+        held = self._files.credentials()
+        if held is None or self._token is None or self._token.ca_fingerprint in authorities_in(held.ca_pem):
+            return held
+        log.warning("the join token is for another CA than the certificate of this host, which joins anew")
+        return None
 
     def due(self, held: Credentials | None) -> float:
         return 0.0 if held is None else renew_at(held, random.random())  # noqa: S311 # to spread load, and no secret
@@ -94,9 +111,6 @@ class Joining:
 class Provided:
     """Credentials that another system writes into a directory."""
 
-    tickets = 0
-    """No resumption: a session made under a CA that was since removed would be resumed."""
-
     def __init__(self, directory: CertificateDirectory) -> None:
         """Raises TrustError if there are none: the host id is in the certificate."""
         self._directory = directory
@@ -123,15 +137,20 @@ class Provided:
 class HostTrust:
     """The credentials of this host. On the event loop; `check` from any thread."""
 
-    def __init__(self, source: Source, *, kernel_tls: bool = False) -> None:
-        """`kernel_tls`: encrypt in the kernel where it can. Raises TrustError. Blocks: reads files."""
+    def __init__(self, source: Source, revoked: Path | None = None, *, kernel_tls: bool = False) -> None:
+        """`revoked`: the file of revoked hosts. `kernel_tls`: encrypt in the kernel where it can.
+
+        Raises TrustError. Blocks: reads files.
+        """
         self._source = source
         self._kernel_tls = kernel_tls
         self.host: Final = source.host
         self._credentials: Credentials | None = None
         self._client: ssl.SSLContext | None = None
+        self._to_scheduler: ssl.SSLContext | None = None
         self._server: ssl.SSLContext | None = None
-        self._revoked: dict[str, None] = {}
+        self._revoked = Revocations(revoked)
+        self._trusted = TrustedContexts()
         self._changed = asyncio.Event()
         self.on_revoked: Callable[[str], None] = lambda _host: None
         """Called with each host that is revoked, on the event loop."""
@@ -181,10 +200,17 @@ class HostTrust:
 
     @property
     def client(self) -> ssl.SSLContext:
-        """For connections to hosts and to the scheduler. Raises CertificateError if there is no certificate yet."""
+        """For connections to hosts. Raises CertificateError if there is no certificate yet."""
         if self._client is None:
             raise CertificateError("this host has no certificate yet")
         return self._client
+
+    @property
+    def to_scheduler(self) -> ssl.SSLContext:
+        """For the connection to the scheduler. Raises CertificateError if there is no certificate yet."""
+        if self._to_scheduler is None:
+            raise CertificateError("this host has no certificate yet")
+        return self._to_scheduler
 
     def check(self, connection: TlsConnection | None, host: str | None = None) -> str:
         """The host at the other end, which must be `host` if that is given. Raises CertificateError."""
@@ -198,23 +224,44 @@ class HostTrust:
         """Raises CertificateError if the other end is not the cluster's scheduler."""
         expect_scheduler(self._identity(connection))
 
+    def keep_session(self, connection: object) -> None:
+        """Have the next connection to the scheduler resume the session of this one."""
+        keep_session(connection)
+
+    async def watch(self, connection: TlsConnection | None, host: str | None, *, reopens: bool) -> None:
+        """Watch a connection that has just begun, to a host; None: to the scheduler.
+
+        Returns when the connection is to be opened anew, before a certificate is over; never if not `reopens`. Raises
+        CertificateError once the other end is not trusted any more.
+        """
+        ends = self._identity(connection).not_after
+        anew = reopen_at(time.time(), ends, self.expires) if reopens else math.inf
+        while (now := time.time()) < anew:
+            await asyncio.sleep(min(LOOK_EVERY_S, max(LOOK_AT_LEAST_S, min(anew, ends) - now)))
+            if host is None:
+                self.check_scheduler(connection)
+            else:
+                self.check(connection, host)
+
     def revoke(self, hosts: Iterable[str]) -> None:
         """Refuse these hosts from now on."""
-        for host in hosts:
-            if host not in self._revoked and len(self._revoked) < MAX_REVOKED:
-                self._revoked[host] = None
-                self.on_revoked(host)
+        for host in self._revoked.add(hosts):
+            self.on_revoked(host)
 
     def _identity(self, connection: TlsConnection | None) -> PeerIdentity:
         if self._credentials is None:
             raise CertificateError("this host has no certificate yet")
+        if connection is not None and connection.context not in self._trusted:
+            raise CertificateError("the connection was made when another CA was trusted, which is not any more")
         return identity_of(connection, self._credentials.identity.cluster, time.time())
 
     def _take(self, credentials: Credentials) -> None:
         self._client = client_context(credentials)
-        self._server = server_context(credentials, tickets=self._source.tickets)
+        self._to_scheduler = client_context(credentials, resuming=True)
+        self._server = server_context(credentials)
         if self._kernel_tls:
             use_kernel_tls(self._server)
+        self._trusted.add(credentials, self._client, self._to_scheduler, self._server)
         self._credentials = credentials
         self._changed.set()
         self._changed = asyncio.Event()

@@ -20,6 +20,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import ssl
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -55,6 +56,8 @@ class Certificate:
     """The certificate that a neighbour has shown on a link: `scheduler.trust.tls.TlsConnection`, after it has ended."""
 
     der: bytes | None
+    context: ssl.SSLContext | None = None
+    """What TLS was made with."""
 
     def getpeercert(self, binary_form: Literal[True], /) -> bytes | None:  # noqa: ARG002 # as that of `ssl`
         return self.der

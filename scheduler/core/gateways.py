@@ -47,7 +47,7 @@ class Gateways:
         """Start to appoint gateways if there are several sites. `wanting` are the members that want the blob."""
         if not self.are_needed and self._graph.is_of_sites:
             self.are_needed = True
-            for member in wanting:
+            for member in list(wanting):
                 self.admit(member)
 
     def admit(self, member: Member) -> None:

@@ -152,8 +152,7 @@ class Graph:
         for other in _far_of(member):
             if other.is_gateway and not other.shares & member.shares:
                 self._drop(member, other)
-        near = [other for other in member.links if not is_far(member, other)]
-        for other in near[self._settings.degree :]:
+        for other in _near_of(member)[self._settings.degree :]:
             self._drop(member, other)
         self.fill(member)
 
@@ -162,14 +161,16 @@ class Graph:
 
         A gateway needs a provider in another site, too.
         """
-        if not any(other.is_provider and not is_far(member, other) for other in member.links):
+        if not any(other.is_provider for other in _near_of(member)):
             site = self.of_site(member)
             self._link_one(member, self.providers if len(site) == len(self.everyone) else site)
-        if member.is_gateway and not any(other.is_provider and is_far(member, other) for other in member.links):
+        if member.is_gateway and not any(other.is_provider for other in _far_of(member)):
             self._link_one(member, self.providers, far=True)
 
     def _link_one(self, member: Member, pool: RandomSet, *, far: bool = False) -> None:
         for provider in self._draw(pool):
+            if len(provider.links) >= self._settings.degree_high:  # as nearly all have in a large swarm that is cold
+                continue
             fits = provider.is_provider and is_far(member, provider) is far
             if fits and self._may_link(member, provider) and self._has_room(member, provider):
                 self._link(member, provider)
@@ -212,7 +213,7 @@ class Graph:
     def _attach(self, member: Member, pool: RandomSet, goal: int) -> None:
         """Link a member to members of a pool until it has `goal` links within its site (rule 1)."""
         tries = 3 * (goal - member.near)
-        while member.near < goal and tries > 0 and len(pool) > 1:
+        while member.near < goal and tries > 0 and len(pool.items) > 1:
             tries -= 1
             self.looked_at += 1
             near = self._rng.choice(pool.items)
@@ -221,7 +222,7 @@ class Graph:
             if near.near < self._settings.degree and self._has_room(member, near):
                 self._link(member, near)
             elif member.near + 2 <= goal and near.near:
-                self._split(member, near, [other for other in near.links if not is_far(near, other)])
+                self._split(member, near, _near_of(near))
             elif self._has_room(member, near):
                 self._link(member, near)
 
@@ -332,7 +333,12 @@ class Graph:
 
 def is_far(a: Member, b: Member) -> bool:
     """Whether two members are in different sites."""
-    return a.host.topology.site != b.host.topology.site
+    one, other = a.host.topology, b.host.topology
+    return one is not other and one.site != other.site  # `Membership` gives hosts of one rack the same object
+
+
+def _near_of(member: Member) -> list[Member]:
+    return [other for other in member.links if not is_far(member, other)] if member.far else list(member.links)
 
 
 def _far_of(member: Member) -> list[Member]:

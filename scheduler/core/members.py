@@ -16,6 +16,9 @@ from typing import Final, NamedTuple
 from scheduler.protocol.geometry import ALL_SHARES
 from scheduler.protocol.to_host import Neighbour
 
+LOOPBACK: Final = ("127.", "::/64")
+"""How `network_of` a loopback address begins."""
+
 
 class Topology(NamedTuple):
     """The place of a host. Zone names are unique within a site, and rack names within a zone."""
@@ -49,6 +52,11 @@ class Identity(NamedTuple):
     def witness(self) -> str:
         """The name under which reports are counted and memory is charged."""
         return self.came_from or self.id
+
+    @property
+    def voter(self) -> str:
+        """The name under which words about tags are counted. On loopback no addresses tell hosts apart."""
+        return self.id if self.came_from.startswith(LOOPBACK) else self.witness
 
     def __str__(self) -> str:
         return self.id

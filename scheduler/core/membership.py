@@ -195,7 +195,7 @@ class Membership:
     def link(self, swarm: Swarm, member: Member) -> None:
         """Give a member neighbours. A tiny blob needs none."""
         if not swarm.is_tiny:
-            swarm.gateways.begin(list(swarm.wanting.items))
+            swarm.gateways.begin(swarm.wanting.items)
             if member.wants:
                 swarm.gateways.admit(member)
             swarm.graph.fill(member)
@@ -212,9 +212,13 @@ class Membership:
             swarm.graph.mend()
             for member, changes in swarm.graph.changes.items():
                 if changes:
-                    add = tuple([_as_seen(member, other) for other, made in changes.items() if made])
-                    remove = tuple([other.host.id for other, made in changes.items() if not made])
-                    self._state.send((member.host,), Neighbours(swarm.digest, add, remove))
+                    add, remove = [], []
+                    for other, made in changes.items():
+                        if made:
+                            add.append(_as_seen(member, other))
+                        else:
+                            remove.append(other.host.id)
+                    self._state.send((member.host,), Neighbours(swarm.digest, tuple(add), tuple(remove)))
             swarm.graph.changes.clear()
             for member in swarm.gateways.shares_changed:
                 self._state.send((member.host,), Gateway(swarm.digest, member.shares))

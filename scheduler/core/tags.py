@@ -4,7 +4,8 @@ Rules:
 1. The scheduler remembers no host's words. It asks all connected hosts when a host asks, waits for them `tag_tell_s`,
    and keeps the result for `tag_ttl_s`, so that a rollout asks once. After a restart it first waits `settle_s` for
    hosts to connect: the first to come back must not be the majority.
-2. A host has one word (`voter`), which counts if it says that anyone may have the image. A word that comes unasked,
+2. A voter has one word: a certificate or, without one, the address that a host comes from, unless that is loopback
+   (`scheduler.core.members.Identity`). It counts if it says that anyone may have the image. A word that comes unasked,
    late or again is dropped, and so is the word of a host that leaves before the result.
 3. One host's word decides nothing. `most_told` has the rule.
 4. A host may start LOOKUPS_PER_HOST lookups in the time that their results are kept, as each costs a message to every
@@ -50,7 +51,7 @@ class Word(NamedTuple):
 
 @dataclass(slots=True)
 class Lookup:
-    """One tag, until its result expires."""
+    """One tag, until its result expires. `starter` is a witness."""
 
     starter: str
     waiting: dict[Host, None] = field(default_factory=dict)
@@ -58,12 +59,8 @@ class Lookup:
     asked: dict[Host, None] | None = None
     """The hosts that have not answered yet; None before they are asked."""
     words: dict[str, tuple[Host, Word]] = field(default_factory=dict)
+    """By voter."""
     result: TagResult | None = None
-
-
-def voter(host: Host) -> str:
-    """The identity that has one word: the host's id. With certificates, the scheduler issues it."""
-    return host.id
 
 
 def most_told(words: Iterable[Word]) -> tuple[Manifest, int] | None:
@@ -94,7 +91,7 @@ class Tags:
         self._open: Final[dict[TagKey, Lookup]] = {}
         """The lookups without a result."""
         self._started: Final[Counter[str]] = Counter()
-        """How many lookups each voter has started."""
+        """How many lookups each witness has started."""
 
     def __len__(self) -> int:
         return len(self._lookups)
@@ -104,7 +101,7 @@ class Tags:
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
         if lookup is None:
-            starter = voter(host)
+            starter = host.identity.witness
             if self._started[starter] >= LOOKUPS_PER_HOST or len(self._lookups) >= LOOKUPS:
                 self._state.send((host,), TagResult(*key.source, key.tag, 0))
                 return
@@ -129,7 +126,7 @@ class Tags:
         del lookup.asked[host]
         if message.digest is not None and message.size_bytes is not None and message.public:
             manifest = Manifest(message.digest, message.size_bytes, message.media_type)
-            lookup.words.setdefault(voter(host), (host, Word(manifest, message.age_s)))
+            lookup.words.setdefault(host.identity.voter, (host, Word(manifest, message.age_s)))
         if not lookup.asked:
             self._decide(key, lookup)
 
@@ -150,8 +147,8 @@ class Tags:
         """Remove a host that has left, and its words, from all lookups."""
         for key, lookup in list(self._open.items()):
             lookup.waiting.pop(host, None)
-            if lookup.words.get(voter(host), (None, None))[0] is host:
-                del lookup.words[voter(host)]
+            if lookup.words.get(host.identity.voter, (None, None))[0] is host:
+                del lookup.words[host.identity.voter]
             if lookup.asked is not None and host in lookup.asked:
                 del lookup.asked[host]
                 if not lookup.asked:

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError, read
+from scheduler.protocol.fields import MAX_FRAME_BYTES, Items, ProtocolError, Record, checks_of, read
 from scheduler.protocol.inline_blob import InlineBlob
 
 
@@ -29,22 +29,37 @@ class Unknown:
     type: int
 
 
-_GETTERS: Final[dict[type[Any], Callable[[Any], tuple[object, ...]]]] = {}
+_PACKER: Final = msgpack.Packer()
+"""A new packer for each message would cost twice what the packing costs. Threads may share this packer, because it is
+given plain values only: no Python code runs while it packs."""
+
+Values: TypeAlias = Sequence[object]
 
 
-def _values_of(value: Any) -> tuple[object, ...]:
-    """The fields of a message or a record, in order. MessagePack calls it for each record within a message."""
-    kind = type(value)
-    getter = _GETTERS.get(kind)
-    if getter is None:
-        getter = _GETTERS[kind] = _getter([field.name for field in fields(kind)])
-    return getter(value)
+def _getter(kind: type[Any]) -> Callable[[Any], Values]:
+    """A function that gives the fields of a message or a record of this type, in order, with records as tuples."""
+    names = [field.name for field in fields(kind)]
+    plain: Callable[[Any], Values] = attrgetter(*names) if len(names) > 1 else _getter_of_few(names)
+    records = {
+        at: _getter(check.check.kind)
+        for at, check in enumerate(checks_of(kind)[0])
+        if isinstance(check, Items) and isinstance(check.check, Record)
+    }
+    if not records:
+        return plain
+
+    def with_records(value: Any) -> Values:
+        values = list(plain(value))
+        for at, getter in records.items():
+            values[at] = tuple(map(getter, values[at]))  # type: ignore[call-overload]
+        return values
+
+    return with_records
 
 
-def _getter(names: list[str]) -> Callable[[Any], tuple[object, ...]]:
-    if len(names) < 2:  # attrgetter makes no tuple of a single value
-        return lambda value: tuple(getattr(value, name) for name in names)
-    return attrgetter(*names)
+def _getter_of_few(names: list[str]) -> Callable[[Any], Values]:
+    """Since attrgetter makes no tuple of a single value."""
+    return lambda value: tuple(getattr(value, name) for name in names)
 
 
 FromHost: TypeAlias = (
@@ -99,12 +114,13 @@ class Codec(Generic[Message]):
 
     def __init__(self, types: Mapping[int, type[Any]]) -> None:
         self.types: Final = types
-        self._numbers: Final = {kind: number for number, kind in types.items()}
+        self._numbers: Final = {kind: (number, _getter(kind)) for number, kind in types.items()}
 
     def encode(self, message: Message) -> bytes:
         """The frame of a message. Raises ProtocolError if the frame would be too long."""
         kind = type(message)
-        frame: bytes = msgpack.packb((self._numbers[kind], *_values_of(message)), default=_values_of)
+        number, getter = self._numbers[kind]
+        frame: bytes = _PACKER.pack((number, *getter(message)))
         if len(frame) > MAX_FRAME_BYTES:
             raise ProtocolError(f"{kind.__name__} makes a frame of {len(frame)} bytes, over {MAX_FRAME_BYTES}")
         return frame

@@ -42,6 +42,8 @@ class Closing(IntEnum):
     """The host id in Hello is not the one in the host's certificate, or the host has no certificate."""
     REVOKED = 4011
     """An operator has revoked this host."""
+    CERTIFICATE_OVER = 4012
+    """The certificate that the host has shown has expired, or its CA is not trusted any more."""
 
 
 def agree(hello: Hello) -> int | None:

@@ -2,6 +2,7 @@
 
 Rules:
 1. The scheduler's own credentials are made, or read again, before they are over. New connections get the new ones.
+   Those that are there end when the host's certificate is over, or a CA is not trusted any more.
 2. The ledger may be changed by `p2pd token` and `p2pd host` beside this process. The server looks every few
    seconds (`refresh`).
 3. What comes is from anybody who reaches the port. Whatever is wrong with it is a refusal with a reason.
@@ -25,7 +26,7 @@ from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustError
 from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
-from scheduler.trust.tls import TlsConnection, identity_of, server_context
+from scheduler.trust.tls import TlsConnection, TrustedContexts, identity_of, server_context
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Admission:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._seen = -1
+        self._trusted = TrustedContexts()
         self._set_credentials(self._own_credentials())
         self.revoked: frozenset[str] = frozenset()
         self.joined: set[str] = set()
@@ -68,6 +70,10 @@ class Admission:
         if connection.getpeercert(True) is None:
             return None
         return identity_of(connection, self._cluster, time.time())
+
+    def is_over(self, peer: PeerIdentity, context: ssl.SSLContext | None) -> bool:
+        """Whether a connection to this peer has to end, which was made with this context."""
+        return peer.not_after < time.time() or context not in self._trusted
 
     def may_be(self, peer: PeerIdentity | None, host: str) -> bool:
         """Whether a connection may speak for a host."""
@@ -125,8 +131,9 @@ class Admission:
         return self._authority.scheduler_credentials(now)
 
     def _set_credentials(self, credentials: Credentials) -> None:
-        tickets = 2 if self._directory is None else 0  # else a CA that was removed would live on in sessions
+        tickets = 1 if self._directory is None else 0  # else a CA that was removed would live on in sessions
         self._context = server_context(credentials, strangers=True, tickets=tickets)
+        self._trusted.add(credentials, self._context)
         self._cluster = credentials.identity.cluster
         issued = credentials.not_before + CLOCK_SKEW.total_seconds()
         self._renew_at = issued + (credentials.not_after - issued) * RENEW_AFTER

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from wsproto.connection import Connection as Frames
@@ -39,6 +40,8 @@ from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from scheduler.trust.identity import PeerIdentity
 
 _WHAT_THIS_IS: Final = (
@@ -95,9 +98,11 @@ class HostConnection(asyncio.Protocol):
         "_partial",
         "_told",
         "_transport",
+        "_write",
         "address",
         "allowance",
         "begun_at",
+        "context",
         "counted_at",
         "deaf",
         "ended_at",
@@ -126,6 +131,8 @@ class HostConnection(asyncio.Protocol):
         """What of addresses one machine has, and so this one: `scheduler.core.members.network_of`."""
         self.peer: PeerIdentity | None = None
         """Who the certificate says that the host is; None without one (`scheduler.shell.doorway`)."""
+        self.context: SSLContext | None = None
+        """What its TLS was made with."""
         self.greeted = False
         """Whether the host has sent Hello."""
         self.has_spoken = False
@@ -146,6 +153,8 @@ class HostConnection(asyncio.Protocol):
         """The messages that the host may send at once, counted from `counted_at` on."""
         self._owner: Final = owner
         self._transport: asyncio.Transport | None = None
+        self._write: Callable[[bytes], object] | None = None
+        """The transport's, from the handshake to the beginning of the end."""
         self._handshake: H11Handshake | None = H11Handshake(ConnectionType.SERVER)
         self._frames: Frames | None = None
         self._partial = bytearray()
@@ -162,15 +171,15 @@ class HostConnection(asyncio.Protocol):
         return self._transport.get_write_buffer_size() if self._transport else 0
 
     def send(self, message: bytes) -> None:
-        """Send a message that was `framed`."""
-        if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
-            self._transport.write(message)
+        """Send messages that were `framed`."""
+        if self._write is not None:
+            self._write(message)
 
     def ping(self) -> None:
         """Send a silent host a ping."""
         self.pinged = True
-        if self._frames is not None and self._frames.state is ConnectionState.OPEN and self._transport is not None:
-            self._transport.write(self._frames.send(Ping()))
+        if self._frames is not None and self._write is not None:
+            self._write(self._frames.send(Ping()))
 
     def probe(self) -> None:
         """Ask a host for a sign of life."""
@@ -183,6 +192,7 @@ class HostConnection(asyncio.Protocol):
         if self.ended_at is not None or self._transport is None:
             return
         self.ended_at = self._owner.now()
+        self._write = None
         if self._frames is not None and self._frames.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             self._transport.write(self._frames.send(CloseConnection(closing, _cut(reason))))
         else:
@@ -192,6 +202,10 @@ class HostConnection(asyncio.Protocol):
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def go_on(self, transport: asyncio.Transport) -> None:
+        """Use another transport from now on. Nothing has been received yet."""
+        self._transport = transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
@@ -207,7 +221,7 @@ class HostConnection(asyncio.Protocol):
         return len(self._partial)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  every loss is handled alike
-        self._transport = None
+        self._transport = self._write = None
         self._forget_part()
         self._owner.lost(self)
 
@@ -242,6 +256,7 @@ class HostConnection(asyncio.Protocol):
                 return
             self._transport.write(self._handshake.send(AcceptConnection()))
             self._frames, self._handshake = self._handshake.connection, None
+            self._write = self._transport.write
             return
 
     def _refuse(self, status: bytes, reason: str) -> None:
@@ -264,6 +279,7 @@ class HostConnection(asyncio.Protocol):
                 if self.ended_at is None:
                     self._transport.write(self._frames.send(event.response()))
             elif isinstance(event, CloseConnection):
+                self._write = None
                 if self._frames.state is ConnectionState.REMOTE_CLOSING:
                     self._transport.write(self._frames.send(event.response()))
                 elif self._frames.state is ConnectionState.OPEN:  # wsproto's event for a frame that it cannot read

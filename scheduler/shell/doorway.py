@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 
 HANDSHAKE: Final = 0x16
 READ_BYTES: Final = 64 * 1024
+RECORD_BYTES: Final = 4 * 1024
+"""What is encrypted at once. OpenSSL's object for the output keeps memory for the most that it ever held."""
+
 _JOINING: Final = tuple(f" {path} ".encode() for path in (CA_PATH, JOIN_PATH, RENEW_PATH))
 _REQUEST_LINE: Final = 40
 """The bytes after which a request is known not to be for any of these paths."""
@@ -94,11 +97,13 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         elif self._deliver is not None:
             self._deliver(data)
         elif data[0] == HANDSHAKE:
-            self._tls = self._admission.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._inner.context = self._admission.context
+            self._tls = self._inner.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
             self._receive_tls(data)
         elif self._plain:
             assert self._transport is not None
             self._transport.set_protocol(self._inner)
+            self._inner.go_on(self._transport)
             self._inner.data_received(data)
         else:
             self._refuse(b"403 Forbidden", _USE_TLS)
@@ -191,8 +196,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         data = self._unsealed[0] if len(self._unsealed) == 1 else b"".join(self._unsealed)
         self._unsealed, self._unsealed_bytes = [], 0
         if self._tls is not None and self._transport is not None and not self._transport.is_closing():
-            self._tls.write(data)
-            self._flush()
+            self._transport.write(encrypted(self._tls, self._outgoing, data))
 
     def close(self) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -218,6 +222,15 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
 
     def get_extra_info(self, name: str, default: object = None) -> object:
         return default if self._transport is None else self._transport.get_extra_info(name, default)
+
+
+def encrypted(tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, data: bytes | bytearray | memoryview) -> bytes:
+    """The records of some data, each of at most RECORD_BYTES of it. `outgoing` is the object's, and empty."""
+    records = []
+    for at in range(0, len(data), RECORD_BYTES):
+        tls.write(data[at : at + RECORD_BYTES])
+        records.append(outgoing.read())
+    return records[0] if len(records) == 1 else b"".join(records)
 
 
 class _Exchange:

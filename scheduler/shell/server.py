@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -119,6 +120,7 @@ class SchedulerServer:
         """The connections beyond which one has to go for each that comes."""
         self._numbers: Final = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clock: Callable[[], float] = time.monotonic
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -145,6 +147,7 @@ class SchedulerServer:
     async def serving(self, host: str, port: int) -> AsyncIterator[int]:
         """Serve while the context lasts. Gives the port, which the system chooses if `port` is 0."""
         self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
         self._swept_at = self._loop.time()
         self._sweep()
@@ -181,7 +184,7 @@ class SchedulerServer:
 
     def now(self) -> float:
         """The time in seconds, by the loop's clock."""
-        return asyncio.get_running_loop().time()
+        return self._clock()
 
     def opened(self, connection: HostConnection) -> None:
         """Register a connection that has opened."""
@@ -285,28 +288,43 @@ class SchedulerServer:
             if cause is not None:
                 self.failed(cause, Closing.BROKEN, "a mistake of the scheduler's own; its log has more")
             return
-        for instruction in instructions:
-            self._carry_out(instruction, cause)
+        self._carry_out(instructions, cause)
         self._end_slow()
         self._set_timer(self._loop)
 
-    def _carry_out(self, instruction: Instruction, cause: HostConnection | None) -> None:
-        if isinstance(instruction, Send):
-            message = framed(TO_HOST.encode(instruction.message))
-            if cause is not None and instruction.connections == (cause.number,):
-                cause.allowance -= len(message) // ANSWER_BYTES
-            for number in instruction.connections:
-                connection = self._connections.get(number)
-                if connection is not None and connection.ended_at is None:
-                    connection.send(message)
-                    self._waiting_bytes += len(message)
-                    if connection.waiting_bytes > self._bounds.waiting_bytes:
-                        self._too_slow.append(connection)
-        elif (connection := self._connections.get(instruction.connection)) is not None:
-            if isinstance(instruction, Close):
-                self.failed(connection, instruction.closing, instruction.reason)
-            elif connection.ended_at is None:
-                connection.probe()
+    def _carry_out(self, instructions: list[Instruction], cause: HostConnection | None) -> None:
+        """Messages that follow each other and go to the same connections are written at once: a write costs 8 us."""
+        to: tuple[int, ...] = ()
+        messages = b""
+        for instruction in instructions:
+            if isinstance(instruction, Send):
+                message = framed(TO_HOST.encode(instruction.message))
+                if cause is not None and instruction.connections == (cause.number,):
+                    cause.allowance -= len(message) // ANSWER_BYTES
+                if instruction.connections == to:
+                    messages += message
+                    continue
+                self._write(to, messages)
+                to, messages = instruction.connections, message
+                continue
+            self._write(to, messages)
+            to = ()
+            if (connection := self._connections.get(instruction.connection)) is not None:
+                if isinstance(instruction, Close):
+                    self.failed(connection, instruction.closing, instruction.reason)
+                elif connection.ended_at is None:
+                    connection.probe()
+        self._write(to, messages)
+
+    def _write(self, to: tuple[int, ...], messages: bytes) -> None:
+        """Write messages to these connections."""
+        for number in to:
+            connection = self._connections.get(number)
+            if connection is not None and connection.ended_at is None:
+                connection.send(messages)
+                self._waiting_bytes += len(messages)
+                if connection.waiting_bytes > self._bounds.waiting_bytes:
+                    self._too_slow.append(connection)
 
     def _end_slow(self) -> None:
         """End the connections of hosts for which too much waits."""
@@ -363,17 +381,20 @@ class SchedulerServer:
     def _refresh_trust(self, loop: asyncio.AbstractEventLoop, admission: Admission) -> None:
         before = admission.revoked
         refreshing = loop.run_in_executor(None, admission.refresh)
-        refreshing.add_done_callback(lambda _: self._cut_off(before, admission.revoked))
+        refreshing.add_done_callback(lambda _: self._cut_off(before, admission))
 
-    def _cut_off(self, before: frozenset[str], revoked: frozenset[str]) -> None:
-        """End the sessions of hosts that were revoked, and tell all others of them."""
-        if frames := _revocations(revoked - before):
-            for connection in list(self._connections.values()):
-                if not connection.greeted:
-                    continue
-                if connection.host_id in revoked:
-                    self.failed(connection, Closing.REVOKED, f"host {connection.host_id} was revoked")
-                    continue
+    def _cut_off(self, before: frozenset[str], admission: Admission) -> None:
+        """End the sessions of hosts that are not trusted any more, and tell all others of those that were revoked."""
+        revoked = admission.revoked
+        frames = _revocations(revoked - before)
+        for connection in list(self._connections.values()):
+            peer = connection.peer
+            if peer is not None and admission.is_over(peer, connection.context):
+                text = f"the certificate of {peer} has expired, or its CA is not trusted any more"
+                self.failed(connection, Closing.CERTIFICATE_OVER, text)
+            elif frames and connection.greeted and connection.host_id in revoked:
+                self.failed(connection, Closing.REVOKED, f"host {connection.host_id} was revoked")
+            elif frames and connection.greeted:
                 for frame in frames:
                     connection.send(frame)
         self._watch_trust()

@@ -95,6 +95,11 @@ def _key_sha256(key: object) -> bytes:
     return hashlib.sha256(key.public_bytes(encoding, form)).digest()
 
 
+def authorities_in(ca_pem: bytes) -> frozenset[bytes]:
+    """The fingerprints of the CAs in a bundle, which `read_credentials` has read."""
+    return frozenset(map(fingerprint_of, x509.load_pem_x509_certificates(ca_pem)))
+
+
 def cluster_of(ca: x509.Certificate) -> str:
     """The name of the cluster that a CA makes (rule 4)."""
     return key_sha256(ca)[:16].hex()

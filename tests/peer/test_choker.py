@@ -51,6 +51,14 @@ class TestWhoMayBegin:
         assert choker.active == SLOTS
 
 
+def test_no_host_has_all_slots() -> None:
+    choker: Choker[int] = Choker(SLOTS)
+    turns = [choker.ask(number, host(1), Uplink.FREE, already=number) for number in range(SLOTS)]
+    assert turns == [Admission.SEND] * (SLOTS - 1) + [Admission.REJECT]
+    assert choker.ask(SLOTS, host(2), Uplink.FREE) is Admission.SEND
+    assert Choker[int](1).ask(FIRST, host(1), Uplink.FREE) is Admission.SEND, "where there is one slot"
+
+
 class TestWhoWaits:
     def test_one_and_only_while_a_piece_is_nearly_out(self) -> None:
         choker = filled()

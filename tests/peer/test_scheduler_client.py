@@ -104,6 +104,42 @@ async def test_an_outage_has_a_line_when_it_begins_and_one_when_it_ends(caplog: 
         assert refused["event"] == "no scheduler"
 
 
+class Trust:
+    """`peer.trust.host_trust.HostTrust` without certificates: the session is to be opened anew when `over` is set."""
+
+    to_scheduler = True
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    async def credentials(self) -> None:
+        pass
+
+    def check_scheduler(self, _connection: object) -> None:
+        pass
+
+    def keep_session(self, _connection: object) -> None:
+        pass
+
+    async def watch(self, _connection: object, host: str | None, *, reopens: bool) -> None:
+        assert (host, reopens) == (None, True)
+        await self.over.wait()
+        self.over.clear()
+
+
+@asynchronous
+async def test_a_session_is_opened_anew_when_a_certificate_is_soon_over(caplog: pytest.LogCaptureFixture) -> None:
+    async with SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port:
+        told, trust = Told((f"http://127.0.0.1:{port}", "http://127.0.0.1:1"), caplog), Trust()
+        told.client._trust = trust  # type: ignore[assignment] # it has what is used of it
+        async with running(told.client):
+            for count in (1, 2, 3):
+                await until(lambda count=count: len(told.welcomes) == count)  # type: ignore[misc]
+                assert told.lost == count - 1
+                trust.over.set()
+        assert {line["event"] for line in told.lines()} == {"connected to a scheduler"}
+
+
 @asynchronous
 async def test_another_server_is_named_as_the_cause(caplog: pytest.LogCaptureFixture) -> None:
     runner = web.AppRunner(web.Application())

@@ -12,7 +12,10 @@ from peer.core.uplink import (
     SETTLE_MAX_S,
     SETTLE_MIN_S,
     SPARE_FRACTION,
+    STALLED_BYTES,
+    STALLED_S,
     WINDOW_S,
+    Progress,
     Throughput,
 )
 
@@ -196,3 +199,27 @@ class TestProbing:
         sender.begins(first=False).sends(0.5, 2 * LINE / 10)
         assert not sender.has_spare()
         assert sender.sends(0.5, LINE / 10).has_spare(), "one of the two is out"
+
+
+class TestWhoIsStalled:
+    """Each looks once a second, for a minute."""
+
+    def stalled_after_s(self, rate: float, *, waits: bool = True) -> int | None:
+        progress = Progress(0.0)
+        for second in range(60):
+            if progress.is_stalled(float(second), int(second * rate), waits=waits):
+                return second
+        return None
+
+    def test_who_takes_nothing_of_what_waits(self) -> None:
+        assert self.stalled_after_s(0.0) == STALLED_S + 1
+
+    def test_who_takes_a_byte_now_and_then(self) -> None:
+        assert self.stalled_after_s(STALLED_BYTES / STALLED_S / 2) == STALLED_S + 1
+
+    @pytest.mark.parametrize("senders", [1, 6])
+    def test_not_a_line_of_1_mbit_that_has_several_senders(self, senders: int) -> None:
+        assert self.stalled_after_s(1e6 / 8 / senders) is None
+
+    def test_not_who_has_taken_all_that_it_was_sent(self) -> None:
+        assert self.stalled_after_s(0.0, waits=False) is None, "the sender is slow: its disk, or its `upload_rate`"

@@ -78,7 +78,8 @@ async def parts_of(
     name, password = operators or (None, None)
     origin = HttpOrigin(Upstream(HUB, (registry.url,), max_attempts=1, username=name, password=password))
     origins = Origins({HUB: UpstreamOrigin(origin, has_credentials=operators is not None)})
-    with closing(origins), closing(Catalog.open(directory / "catalog.db")) as catalog:
+    users = {} if name is None else {HUB: name}
+    with closing(origins), closing(Catalog.open(directory / "catalog.db", operators=users)) as catalog:
         async with BackgroundTasks() as background:
             parts = Parts(origins, catalog, background)
             parts.access = Access(

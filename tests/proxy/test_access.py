@@ -201,6 +201,25 @@ class TestCredentialsOfOurOwn:
         assert all("operator" not in seen.headers.get("authorization", "") for seen in registry.seen[:4])
 
     @asynchronous
+    async def test_what_the_operators_opened_is_closed_once_the_operator_is_another(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push(SECRET, "1.0", IMAGE)
+        registry.members[SECRET] = {"Bearer operator"}
+        registry.tokens["Basic " + base64.b64encode(b"operator:secret").decode()] = "Bearer operator"
+        (tmp_path / "password").write_text("secret\n")
+        (tmp_path / "new password").write_text("other\n")
+        operator = f";username=operator;password_file={tmp_path / 'password'}"
+        rotated = f";username=operator;password_file={tmp_path / 'new password'}"
+        other = f";username=other;password_file={tmp_path / 'password'}"
+        by_digest = f"{SECRET}/manifests/{IMAGE.digest}"
+        async with node_at(tmp_path / "store", f"{hub(registry)}{operator}") as node:
+            assert await pull(node, SECRET) == [200] * 4
+        for settings, status in ((rotated, 200), (other, 404), ("", 404), (operator, 404)):
+            async with node_at(tmp_path / "store", f"docker.io=http://127.0.0.1:1{settings}") as node:
+                assert (await node.get(by_digest)).status == status, settings
+
+    @asynchronous
     async def test_a_token_for_the_name_with_the_prefix_is_tried_before_nobodys(
         self, registry: ImageRegistry, tmp_path: Path
     ) -> None:

@@ -24,6 +24,7 @@ ELSEWHERE = [
     Repository(UpstreamName("ghcr.io"), RepositoryName("library/app")),
 ]
 LATEST = Tag("latest")
+ANN = {UpstreamName("docker.io"): "ann"}
 A, B, C, D = (Digest.of(letter) for letter in (b"a", b"b", b"c", b"d"))
 MEANING = Descriptor("application/vnd.oci.image.index.v1+json", Digest("sha256:" + "a" * 64), 1234)
 
@@ -81,11 +82,11 @@ def test_what_a_repository_has_is_remembered(path: Path) -> None:
 
 
 def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
-    with closing(Catalog.open(path)) as catalog:
+    with closing(Catalog.open(path, operators=ANN)) as catalog:
         catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
         catalog.remember(HERE, Endpoint.BLOB, [A, B])
         catalog.publish(HERE, Endpoint.BLOB, [B, C], Public.HERE)
-    with closing(Catalog.open(path)) as catalog:
+    with closing(Catalog.open(path, operators=ANN)) as catalog:
         assert [catalog.is_public(HERE, Endpoint.BLOB, digest) for digest in (A, B, C)] == [True, True, False]
         assert [catalog.is_public_everywhere(digest) for digest in (A, B, C)] == [True, False, False]
         assert not any(catalog.is_public(repository, Endpoint.BLOB, A) for repository in ELSEWHERE)
@@ -97,6 +98,27 @@ def test_what_is_public_is_remembered_until_it_is_not(path: Path) -> None:
         assert not catalog.is_known(HERE, Endpoint.BLOB, C)
 
 
+@pytest.mark.parametrize("operators", [{}, {UpstreamName("docker.io"): "bob"}, {UpstreamName("ghcr.io"): "ann"}])
+def test_what_one_users_credentials_opened_is_closed_for_another_user(
+    path: Path, operators: dict[UpstreamName, str]
+) -> None:
+    with closing(Catalog.open(path, operators=ANN)) as catalog:
+        catalog.remember(HERE, Endpoint.BLOB, [A], Public.EVERYWHERE)
+        catalog.remember(HERE, Endpoint.BLOB, [B], Public.HERE)
+        assert catalog.is_public(HERE, Endpoint.BLOB, B)
+    for present in (operators, ANN):
+        with closing(Catalog.open(path, operators=present)) as catalog:
+            assert catalog.is_public(HERE, Endpoint.BLOB, A)
+            assert not catalog.is_public(HERE, Endpoint.BLOB, B)
+            assert catalog.is_known(HERE, Endpoint.BLOB, B)
+
+
+def test_no_user_is_in_the_file(path: Path) -> None:
+    with closing(Catalog.open(path, operators={UpstreamName("docker.io"): "ann-from-accounting"})):
+        found = [file.read_bytes() for file in path.parent.iterdir()]
+    assert not any(b"accounting" in content for content in found)
+
+
 def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
     with closing(Catalog.open(path, max_known=2)) as catalog:
         catalog.remember(HERE, Endpoint.BLOB, (A, B, C, D))
@@ -105,7 +127,7 @@ def test_the_oldest_rows_go_when_there_are_too_many(path: Path) -> None:
 
 
 def test_what_is_public_is_so_at_one_endpoint(path: Path) -> None:
-    with closing(Catalog.open(path)) as catalog:
+    with closing(Catalog.open(path, operators=ANN)) as catalog:
         catalog.remember(HERE, Endpoint.BLOB, [A], Public.HERE)
         assert not catalog.is_public(HERE, Endpoint.MANIFEST, A)
         catalog.forget_public(HERE, Endpoint.MANIFEST, A)
@@ -226,6 +248,18 @@ class TestAFullDisk:
         with closing(Catalog.open(disk / "catalog.db")) as catalog:
             assert catalog.is_public(HERE, Endpoint.BLOB, A)
             assert catalog.is_public(HERE, Endpoint.BLOB, B)
+
+    @pytest.mark.parametrize(("operators", "is_public"), [(ANN, True), ({}, False)])
+    def test_what_one_users_credentials_opened_is_closed_though_nothing_can_be_written(
+        self, disk: Path, operators: dict[UpstreamName, str], is_public: bool
+    ) -> None:
+        (disk / "other").unlink()
+        with closing(Catalog.open(disk / "catalog.db", operators=ANN)) as catalog:
+            catalog.remember(HERE, Endpoint.BLOB, [B], Public.HERE)
+        make_read_only(disk)
+        with closing(Catalog.open(disk / "catalog.db", operators=operators)) as catalog:
+            assert catalog.is_public(HERE, Endpoint.BLOB, A)
+            assert catalog.is_public(HERE, Endpoint.BLOB, B) is is_public
 
     def test_one_with_a_journal_is_not_read_without_it(self, disk: Path) -> None:
         """The journal may have what was taken back."""

@@ -5,20 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from tests.real.cri import Cri
 from tests.real.filesystems import has_overlay
 from tests.real.programs import Program, ProgramError, environment, run
+from tests.real.web import Credentials
 
 _CONFIG: Final = """
 version = 2
 root = "{directory}/root"
 state = "{directory}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [debug]
 level = "warn"
 [grpc]
 address = "{directory}/containerd.sock"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{directory}/opt"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{directory}/hosts"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "{snapshotter}"
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = "{directory}/cni"
+bin_dir = "{directory}/cni"
 """
 
 _HOSTS: Final = """
@@ -30,15 +38,17 @@ capabilities = ["pull", "resolve"]
 
 
 class Containerd:
-    """containerd without the Kubernetes part (CRI), which needs a network for its pods."""
+    """containerd. `cri` is its Kubernetes part, which has no network for pods, and so can do nothing but pull."""
 
     def __init__(self, directory: Path) -> None:
         self._env = environment(directory)
         self._hosts = directory / "hosts"
         self._snapshotter = "overlayfs" if has_overlay(directory) else "native"
         config = directory / "config.toml"
-        config.write_text(_CONFIG.format(directory=directory), encoding="utf-8")
-        self._ctr = ["ctr", "--address", f"{directory}/containerd.sock"]
+        config.write_text(_CONFIG.format(directory=directory, snapshotter=self._snapshotter), encoding="utf-8")
+        socket = directory / "containerd.sock"
+        self._ctr = ["ctr", "--address", str(socket)]
+        self.cri = Cri(socket, self._env)
         log = directory / "containerd.log"
         self._program = Program(["containerd", "--config", str(config)], self._env, log)
         self._program.wait_ready(self._answers)
@@ -49,13 +59,14 @@ class Containerd:
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(_HOSTS.format(mirror_url=mirror_url), encoding="utf-8")
 
-    def pull(self, image: str, hosts: Path | None = None) -> None:
+    def pull(self, image: str, hosts: Path | None = None, credentials: Credentials | None = None) -> None:
         """Pull and unpack (`docker.io/library/app:1`). `hosts` is another directory of hosts.toml files.
 
         Raises ProgramError.
         """
         how = ["--hosts-dir", str(hosts or self._hosts), "--snapshotter", self._snapshotter]
-        self._run("images", "pull", *how, image)
+        who = [] if credentials is None else ["--user", ":".join(credentials)]
+        self._run("images", "pull", *how, *who, image)
 
     def digests(self) -> set[str]:
         """Every blob in the content store; containerd has checked each against its digest."""

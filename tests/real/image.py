@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sysconfig
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -118,20 +119,36 @@ def _read(layout: Path) -> Image:
     return Image(layout, index, manifest, config, tuple(layers), tuple(diff_ids))
 
 
+def small_image(directory: Path, content: bytes) -> Image:
+    """An image for this platform that has one file, made now in a new directory below `directory`."""
+    workshop = new_directory(directory)
+    layout = workshop / "layout"
+    _write_image(layout, [_one_file(workshop / "file.tar", "srv/content", content)], [_debian_architecture()])
+    return _read(layout)
+
+
 def _build(directory: Path, workshop: Path) -> None:
     """Write the layout; everything temporary goes to `workshop`."""
-    layout = LayoutWriter(directory)
-    layers = [
-        _write_layer(layout, _base_system(workshop)),
-        _write_layer(layout, _python_library(workshop / "python.tar")),
-        _write_layer(layout, _one_file(workshop / "weights.tar", "srv/weights", _weights())),
-        _write_layer(layout, _one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n")),
+    archives = [
+        _base_system(workshop),
+        _python_library(workshop / "python.tar"),
+        _one_file(workshop / "weights.tar", "srv/weights", _weights()),
+        _one_file(workshop / "settings.tar", "etc/app.conf", b"greeting = hello\n"),
     ]
     architecture = _debian_architecture()
-    other = "s390x" if architecture != "s390x" else "amd64"
+    _write_image(directory, archives, [architecture, "s390x" if architecture != "s390x" else "amd64"])
+
+
+def _write_image(directory: Path, archives: Sequence[Path], architectures: Sequence[str]) -> None:
+    """Write a layout with one image: a layer of each archive for the first platform, the last one for all others."""
+    layout = LayoutWriter(directory)
+    layers = [_write_layer(layout, archive) for archive in archives]
     manifests = [
-        as_json(_write_manifest(layout, each, some), platform={"architecture": each, "os": "linux"})
-        for each, some in ((architecture, layers), (other, layers[-1:]))
+        as_json(
+            _write_manifest(layout, architecture, layers if architecture == architectures[0] else layers[-1:]),
+            platform={"architecture": architecture, "os": "linux"},
+        )
+        for architecture in architectures
     ]
     layout.name(layout.write_json(OCI_INDEX, image_index(manifests)), {REF_NAME: TAG})
 

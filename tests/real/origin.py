@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from tests.real.guards import Guard
 from tests.real.programs import Program, environment, free_port, listens, wait_until
 from tests.real.web import get
 
 _CONFIG: Final = """
+{modules}
 daemon off;
 master_process off;  # one process: a request is in the log before the next one is answered
 pid {directory}/nginx.pid;
@@ -22,7 +24,7 @@ error_log {directory}/nginx.log warn;
 events {{ worker_connections 512; }}
 http {{
     log_format record escape=json '{{"method": "$request_method", "path": "$uri", "status": $status, '
-                                  '"bytes_sent": $body_bytes_sent, "range": "$http_range"}}';
+                                  '"bytes_sent": $body_bytes_sent, "range": "$http_range", "user": "$remote_user"}}';
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
@@ -30,17 +32,7 @@ http {{
     scgi_temp_path {directory}/scgi;
     server {{
         listen {address}:{port};
-        location / {{
-            access_log {directory}/requests.log record;
-            limit_rate {rate_bytes_s};
-            proxy_pass {registry_url};
-            proxy_set_header Host $http_host;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_buffers 8 64k;  # nginx knows limit_rate only where it buffers
-            proxy_buffer_size 64k;
-            proxy_max_temp_file_size 0;
-        }}
+        {locations}
         location = /status {{
             access_log off;
             stub_status;
@@ -49,25 +41,51 @@ http {{
 }}
 """
 
+_LOCATION: Final = """
+        location {path} {{
+            access_log {directory}/requests.log record;
+            limit_rate {rate_bytes_s};
+            {directives}
+            proxy_pass {registry_url};
+            proxy_set_header Host $http_host;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffers 8 64k;  # nginx knows limit_rate only where it buffers
+            proxy_buffer_size 64k;
+            proxy_max_temp_file_size 0;
+        }}
+"""
+
 
 @dataclass(frozen=True)
 class Request:
-    """One request to the origin that has ended. `range` is the header as it was sent, or empty."""
+    """One request to the origin that has ended. `range` is the header as it was sent, or empty.
+
+    `user` is who the request says to be by HTTP Basic, rightly or not; empty if it does not say.
+    """
 
     method: str
     path: str
     status: int
     bytes_sent: int
     range: str
+    user: str
 
 
 class Origin:
     """nginx at `url` in front of `registry_url`.
 
-    `rate_bytes_s` is how fast each answer is sent, 0 for as fast as it can.
+    `rate_bytes_s` is how fast each answer is sent, 0 for as fast as it can. `guard` says who may read what.
     """
 
-    def __init__(self, directory: Path, registry_url: str, rate_bytes_s: int = 0, address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        registry_url: str,
+        rate_bytes_s: int = 0,
+        address: str = "127.0.0.1",
+        guard: Guard = Guard(),  # noqa: B008  # it cannot be changed
+    ) -> None:
         port = free_port()
         self.url = f"http://{address}:{port}"
         self._record = directory / "requests.log"
@@ -78,13 +96,24 @@ class Origin:
                 directory=directory,
                 address=address,
                 port=port,
-                registry_url=registry_url,
-                rate_bytes_s=rate_bytes_s,
+                modules="".join(f"load_module {module};" for module in guard.modules),
+                locations="".join(
+                    _LOCATION.format(
+                        path=path,
+                        directives=directives,
+                        directory=directory,
+                        registry_url=registry_url,
+                        rate_bytes_s=rate_bytes_s,
+                    )
+                    for path, directives in guard.directives.items()
+                ),
             ),
             encoding="utf-8",
         )
         log = directory / "nginx.log"
-        self._program = Program(["nginx", "-e", str(log), "-c", str(config)], environment(directory), log)
+        self._program = Program(
+            [*guard.wrapper, "nginx", "-e", str(log), "-c", str(config)], environment(directory), log
+        )
         self._program.wait_ready(lambda: listens(port, address))
 
     def requests(self) -> list[Request]:

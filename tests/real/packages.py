@@ -25,15 +25,24 @@ PACKAGE_OF: Final = {
     "containerd": "containerd",
     "debootstrap": "debootstrap",
     "docker-registry": "docker-registry",
+    "curl": "curl",
     "dockerd": "docker.io",
     "htpasswd": "apache2-utils",
     "iptables": "iptables",
+    "ldapwhoami": "ldap-utils",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "podman": "podman",
     "skopeo": "skopeo",
+    "slapd": "slapd",
 }
 """The package that each program is in."""
+
+PAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_http_auth_pam_module.so")
+"""nginx's module for PAM."""
+
+PACKAGE_OF_FILE: Final = {PAM_MODULE: "libnginx-mod-http-auth-pam"}
+"""The package that each file is in that is no program."""
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
 """What Debian's packages ask whether they may start their services; exit code 101 forbids it (invoke-rc.d(8))."""
@@ -50,10 +59,11 @@ def unsuitable() -> str | None:
 
 
 def install() -> None:
-    """Make sure that every program of `PACKAGE_OF` is there. Raises CalledProcessError when apt-get fails."""
+    """Make sure that everything above is there. Raises CalledProcessError when apt-get fails."""
     with (cache_directory() / "apt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         packages = [package for program, package in PACKAGE_OF.items() if shutil.which(program, path=PATH) is None]
+        packages += [package for file, package in PACKAGE_OF_FILE.items() if not file.exists()]
         if packages:
             with _no_services_started():
                 _apt_get("update")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.real.filesystems import has_overlay
 from tests.real.programs import environment, run
+from tests.real.web import Credentials
 
 
 class Podman:
@@ -26,9 +27,12 @@ class Podman:
             f'[storage]\ndriver = "{driver}"\ngraphroot = "{directory}/root"\nrunroot = "{directory}/run"\n',
             encoding="utf-8",
         )
+        self._auth_file = directory / "auth.json"
+        self._auth_file.write_text("{}", encoding="utf-8")
         self._env = environment(
             directory,
             {
+                "REGISTRY_AUTH_FILE": str(self._auth_file),
                 "CONTAINERS_REGISTRIES_CONF": str(registries_conf),
                 "CONTAINERS_CONF": str(containers_conf),
                 "CONTAINERS_STORAGE_CONF": str(storage_conf),
@@ -37,9 +41,15 @@ class Podman:
         )
         self._podman = ["podman", "--tmpdir", str(directory / "tmp")]
 
-    def pull(self, image: str) -> None:
-        """Pull and unpack. Raises ProgramError."""
-        self._run("pull", "--quiet", image)
+    def log_in(self, registry: str, credentials: Credentials | None) -> None:
+        """Have an entry for `registry` (`127.0.0.1:65001`), as `podman login` makes it, or no entry at all."""
+        auths = {} if credentials is None else {registry: {"auth": credentials.basic}}
+        self._auth_file.write_text(json.dumps({"auths": auths}), encoding="utf-8")
+
+    def pull(self, image: str, credentials: Credentials | None = None) -> None:
+        """Pull and unpack, with `--creds`, which are for the image's registry. Raises ProgramError."""
+        who = [] if credentials is None else ["--creds", ":".join(credentials)]
+        self._run("pull", "--quiet", *who, image)
 
     def inspect(self, image: str) -> dict[str, Any]:
         """What podman knows of an image that it has: `Id` is the config's digest without the algorithm."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.real.guards import htpasswd
 from tests.real.image import REPOSITORY, TAG, Image
-from tests.real.packages import PATH
 from tests.real.programs import Program, environment, free_port, listens, run
 from tests.real.tokens import TokenServer
 from tests.real.web import Credentials
@@ -26,7 +25,6 @@ class Registry:
         self._directory = directory
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        self._image = f"docker://127.0.0.1:{self._port}/{REPOSITORY}:{TAG}"
         self._config = directory / "registry.yml"
         self._config.write_text(  # JSON is YAML
             json.dumps(
@@ -47,13 +45,16 @@ class Registry:
         )
         self._program.wait_ready(lambda: listens(self._port))
 
-    def push(self, image: Image) -> None:
-        """Store the image, every platform of it, as `library/app:1`."""
-        self._copy("--dest-tls-verify=false", f"oci:{image.layout}:{TAG}", self._image)
+    def push(self, image: Image, repository: str = REPOSITORY) -> None:
+        """Store the image, every platform of it, as `library/app:1`, or as `1` of another repository."""
+        self._copy("--dest-tls-verify=false", f"oci:{image.layout}:{TAG}", self._image(repository))
 
     def export(self, layout: Path) -> None:
         """Write `library/app:1`, every platform of it, to a new OCI image layout, as skopeo does it."""
-        self._copy("--src-tls-verify=false", self._image, f"oci:{layout}:{TAG}")
+        self._copy("--src-tls-verify=false", self._image(REPOSITORY), f"oci:{layout}:{TAG}")
+
+    def _image(self, repository: str) -> str:
+        return f"docker://127.0.0.1:{self._port}/{repository}:{TAG}"
 
     def _copy(self, *args: str) -> None:
         run(["skopeo", "--insecure-policy", "copy", "--quiet", "--all", *args], environment(self._directory))
@@ -63,17 +64,9 @@ class Registry:
         self._program.terminate()
 
 
-def basic_auth(directory: Path, user: Credentials) -> dict[str, Any]:
-    """Only `user` may read, by HTTP Basic."""
-    users = directory / "htpasswd"
-    hashed = subprocess.run(  # the registry knows bcrypt only
-        ["htpasswd", "-nbB", user.username, user.password],
-        env={"PATH": PATH},
-        capture_output=True,
-        check=True,
-    )
-    users.write_bytes(hashed.stdout)
-    return {"auth": {"htpasswd": {"realm": "tests", "path": str(users)}}}
+def basic_auth(directory: Path, *users: Credentials) -> dict[str, Any]:
+    """Only `users` may read, by HTTP Basic: all of them everything."""
+    return {"auth": {"htpasswd": {"realm": "tests", "path": str(htpasswd(directory / "htpasswd", *users))}}}
 
 
 def token_auth(tokens: TokenServer) -> dict[str, Any]:

@@ -5,25 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-from tests.real.containerd import Containerd
+from peer.oci.manifest import ANY_MANIFEST
 from tests.real.dockerd import Dockerd
 from tests.real.image import REPOSITORY, Image
-from tests.real.node import Node, StartNode
+from tests.real.node import Node
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory
+from tests.real.private import OWNER, STRANGER
 from tests.real.programs import ProgramError
 from tests.real.registry import Registry, basic_auth, token_auth
 from tests.real.skopeo import Skopeo, digests
 from tests.real.tokens import TokenServer
 from tests.real.web import Credentials, get
 from tests.support.client import Reply
-
-OWNER: Final = Credentials("owner", "correct horse")
-STRANGER: Final = Credentials("stranger", "battery staple")
 
 
 @pytest.fixture(params=["basic", "token"])
@@ -34,7 +31,7 @@ def origin(request: pytest.FixtureRequest, place: Path, storage: Path, start_ori
         if request.param == "basic":
             settings = basic_auth(directory, OWNER)
         else:
-            tokens = TokenServer(directory, OWNER)
+            tokens = TokenServer(directory, {OWNER: REPOSITORY})
             started.callback(tokens.stop)
             settings = token_auth(tokens)
         registry = Registry(directory, storage, settings)
@@ -62,28 +59,6 @@ def test_private_image_is_for_its_owner_only(
     assert_closed_to_strangers(dockerd, skopeo, node, image)
 
 
-def test_private_image_stays_closed_while_its_registry_is_gone(
-    skopeo: Skopeo, node: Node, origin: Origin, image: Image
-) -> None:
-    skopeo.copy(f"{node.mirror}/docker.io/library/app:1", OWNER)
-    origin.stop()
-    for who in (None, STRANGER):
-        for content in (f"manifests/{image.index.digest}", "manifests/1", f"blobs/{image.weights.digest}"):
-            assert_refused(ask(node, f"{REPOSITORY}/{content}", who))
-
-
-def test_credentials_of_the_operator_serve_clients_that_have_none(
-    place: Path, containerd: Containerd, skopeo: Skopeo, start_node: StartNode, origin: Origin, image: Image
-) -> None:
-    password_file = place / "password"
-    password_file.write_text(OWNER.password, encoding="utf-8")
-    password_file.chmod(0o600)
-    node = start_node(f"docker.io={origin.url};username={OWNER.username};password_file={password_file}")
-    containerd.pull("docker.io/library/app:1")
-    assert containerd.digests() == {image.index.digest, *image.digests}
-    assert digests(skopeo.copy(f"{node.mirror}/docker.io/library/app:1")) == image.digests
-
-
 def assert_closed_to_strangers(dockerd: Dockerd, skopeo: Skopeo, node: Node, image: Image) -> None:
     """Nobody gets any of it without credentials or with wrong ones, nor its owner from another repository."""
     for who in (None, STRANGER):
@@ -108,7 +83,7 @@ def contents(image: Image) -> list[str]:
 def ask(node: Node, path: str, who: Credentials | None) -> Reply:
     """GET from the mirror by hand."""
     authorization = {} if who is None else {"Authorization": f"Basic {who.basic}"}
-    return get(f"{node.url}/v2/{path}", {"Accept": "*/*", **authorization})
+    return get(f"{node.url}/v2/{path}", {"Accept": ANY_MANIFEST, **authorization})
 
 
 def assert_refused(reply: Reply) -> None:

@@ -45,6 +45,8 @@ class Playbook:
     def __init__(self, *hosts: str, settings: SchedulerSettings = SETTINGS) -> None:
         self.certified = False
         """Whether hosts connect with a certificate."""
+        self.seen_at = ""
+        """The address from which hosts connect."""
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
         self._names: dict[int, str] = {}
@@ -71,7 +73,7 @@ class Playbook:
         if isinstance(message, Hello):
             connection = len(self._names) + 1
             self._names[connection] = host
-            self._play(Connected(connection, message, certified=self.certified))
+            self._play(Connected(connection, message, self.seen_at, self.certified))
         elif message is VANISHES:
             self._play(Disconnected(connection))
         else:

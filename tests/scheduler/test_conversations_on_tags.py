@@ -74,6 +74,21 @@ def test_a_host_that_says_it_is_gone_or_private_changes_nothing(word: TagAnswer)
     assert asked("a", "b", "liar") >> ("liar", word) >> ("a", ANSWER) >> ("b", ANSWER) << ("n", RESULT)
 
 
+@pytest.mark.parametrize(
+    ("address", "certified", "words"),
+    [("192.0.2.7", False, 1), ("192.0.2.7", True, 2), ("127.0.0.1", False, 2), ("::1", False, 2)],
+)
+def test_ids_that_come_from_one_address_have_one_word_unless_certificates_or_nothing_tells_them_apart(
+    address: str, certified: bool, words: int
+) -> None:
+    play = Playbook("n")
+    play.seen_at, play.certified = address, certified
+    for host in ("x", "y"):
+        play = play >> (host, hello(host)) << (host, Welcome(1, seen_at=play.seen_at))
+    play = play >> ("n", LOOKUP) << ("n", QUERY) << ("x", QUERY) << ("y", QUERY) >> ("n", NOTHING)
+    assert play >> ("x", ANSWER) >> ("y", ANSWER) << ("n", RESULT if words > 1 else UNKNOWN)
+
+
 def test_two_that_lie_together_do_not_beat_three() -> None:
     play = asked("a", "b", "c", "x", "y") >> ("x", LIE) >> ("y", LIE)
     play = play >> ("a", ANSWER) >> ("b", ANSWER) >> ("c", ANSWER)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
+from scheduler.core.events import Received
 from scheduler.core.gateways import GATEWAY_S
+from scheduler.core.members import Member
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import Announce, Holding, LeaseEnded, LeaseOutcome, LeasePieces, Leave, Progress
 from scheduler.protocol.geometry import ALL_SHARES
@@ -204,3 +207,17 @@ def test_where_one_site_holds_the_blob_those_that_want_it_in_another_have_a_gate
         << ("b1", add("b2", 0))
         << ("b2", Gateway(D, 0))
     )
+
+
+def test_a_join_does_not_look_through_the_swarm_of_one_site() -> None:
+    class Unread(list[Member]):
+        def __iter__(self) -> NoReturn:
+            raise AssertionError("a join costs as much as the swarm has members")
+
+    play = with_hosts("a1", "a2", "a3")
+    scheduler = play.scheduler
+    for connection in (1, 2):
+        scheduler.handle(Received(connection, JOIN), 1000.0)
+    wanting = scheduler._state.swarms[D].wanting
+    wanting.items = Unread(wanting.items)
+    assert scheduler.handle(Received(3, JOIN), 1000.0)

@@ -11,8 +11,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import BytesMessage, Request
 
-from scheduler.core.events import Event, Instruction, Received, Send
+from scheduler.core.events import Event, Instruction, Probe, Received, Send
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
@@ -21,6 +23,7 @@ from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, 
 from scheduler.protocol.from_host import Hello, Join, LeasePieces
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
+from scheduler.shell.connection import framed
 from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
 from tests.scheduler.test_connection import FakeTransport
 
@@ -482,3 +485,52 @@ def test_of_hosts_that_read_too_little_in_all_those_with_the_most_go() -> None:
             small.close()
 
     run(test, bounds=Bounds(waiting_bytes=1 << 30, waiting_bytes_in_all=16 << 20))
+
+
+def test_the_messages_of_one_event_to_one_host_are_one_write() -> None:
+    welcome, joined = Welcome(1), Joined(D, 1, 1 << 20, sealed=False, neighbours=())
+    digests = PieceDigests(D, 1, ())
+    said: list[Instruction] = [
+        Send((1,), welcome),
+        Send((1, 2), joined),
+        Send((1, 2), digests),
+        Probe(2),
+        Send((2,), digests),
+    ]
+
+    class Scripted(Scheduler):
+        def handle(self, event: Event, now: float) -> list[Instruction]:  # noqa: ARG002
+            return said if isinstance(event, Received) else []
+
+    class Transport(FakeTransport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.writes: list[bytes] = []
+
+        def write(self, data: Any) -> None:
+            self.writes.append(data)
+
+    async def main() -> None:
+        server = SchedulerServer(Scripted())
+        async with asyncio.timeout(PATIENCE_S), server.serving("127.0.0.1", 0):
+            transports = [Transport(), Transport()]
+            for transport in transports:
+                connection, client = server._connect(), WSConnection(ConnectionType.CLIENT)
+                connection.connection_made(transport)
+                connection.data_received(client.send(Request(host="scheduler", target=PATH)))
+                client.receive_data(b"".join(transport.writes))
+                assert list(client.events())
+                connection.data_received(client.send(BytesMessage(FROM_HOST.encode(Hello("host", 1, 1, "h:1")))))
+                transport.writes.clear()
+            connection.data_received(client.send(BytesMessage(FROM_HOST.encode(JOIN))))
+            both = frames(joined, digests)
+            assert transports[0].writes == [frames(welcome), both]
+            assert transports[1].writes == [both, b"\x89\x00", frames(digests)]
+            for each in list(server._connections.values()):
+                each.connection_lost(None)
+
+    asyncio.run(main())
+
+
+def frames(*messages: Any) -> bytes:
+    return b"".join(framed(TO_HOST.encode(message)) for message in messages)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from p2pd.daemon.node import serve
 from peer.store import Store
+from scheduler.core.events import Connected, Event, Instruction
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import Bounds, SchedulerServer
@@ -24,13 +25,29 @@ REPOSITORY = "app"
 MIB = 1 << 20
 
 
+class Apart(Scheduler):
+    """Sees each host at an address of its own, as on a network: on loopback all hosts are one witness."""
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        if isinstance(event, Connected):
+            number = sum(event.hello.host.encode()) % 65_536
+            event = replace(event, seen_at=f"198.18.{number >> 8}.{number & 255}")
+        return super().handle(event, now)
+
+
 class RunningScheduler:
     """A scheduler at a port that stays the same when it is started again."""
 
-    def __init__(self, settings: SchedulerSettings | None = None, bounds: Bounds | None = None) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings | None = None,
+        bounds: Bounds | None = None,
+        kind: type[Scheduler] = Scheduler,
+    ) -> None:
         self.settings = settings
         self.bounds = bounds
-        self.core = Scheduler(settings)
+        self._kind = kind
+        self.core = kind(settings)
         self._port = 0
         self._stack = AsyncExitStack()
 
@@ -40,7 +57,7 @@ class RunningScheduler:
 
     async def start(self) -> None:
         """With nothing of what an earlier one knew."""
-        self.core = Scheduler(self.settings)
+        self.core = self._kind(self.settings)
         server = SchedulerServer(self.core, self.bounds)
         self._port = await self._stack.enter_async_context(server.serving("127.0.0.1", self._port))
 
@@ -133,10 +150,14 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    directory: Path, registry: ImageRegistry, settings: SchedulerSettings | None = None, bounds: Bounds | None = None
+    directory: Path,
+    registry: ImageRegistry,
+    settings: SchedulerSettings | None = None,
+    bounds: Bounds | None = None,
+    kind: type[Scheduler] = Scheduler,
 ) -> AsyncIterator[Cluster]:
     """A scheduler, and room for hosts."""
-    scheduler = RunningScheduler(settings, bounds)
+    scheduler = RunningScheduler(settings, bounds, kind)
     await scheduler.start()
     made = Cluster(directory, registry, scheduler)
     try:

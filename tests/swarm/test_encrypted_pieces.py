@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from peer.core.choker import UploadRequest
 from peer.errors import PeerBusyError, PeerGoneError, StoreError
 from peer.net.peer_server import PeerServer
 from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
@@ -17,6 +19,7 @@ from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import DATA_BYTES
 from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest, UnauthenticatedError
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.tls import TlsConnection
 from tests.support.client import Client, Reply, ask
@@ -39,6 +42,9 @@ class Trust:
         if connection is None or connection.getpeercert(True) not in self.good:
             raise CertificateError("no certificate that is good")
         return host or "b"
+
+    async def watch(self, _connection: TlsConnection | None, _host: str | None, *, reopens: bool) -> None:  # noqa: ARG002
+        await asyncio.get_running_loop().create_future()
 
 
 class Line:
@@ -440,14 +446,29 @@ async def test_a_key_is_of_no_use_to_another_host(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_neighbour_that_takes_nothing_is_let_go_of(tmp_path: Path) -> None:
-    async with hosts(tmp_path, stall_s=0.3) as it:
-        last = len(CONTENT) - 1
+    await taking_nothing(tmp_path, stall_s=0.3)
+
+
+@asynchronous
+async def test_and_sooner_if_others_wait(tmp_path: Path) -> None:
+    """A thread sends on a descriptor of its own, which has to be told too."""
+    await taking_nothing(tmp_path, others=True, stalled_s=0.1)
+
+
+async def taking_nothing(directory: Path, *, others: bool = False, **options: float) -> None:
+    async with hosts(directory, **options) as it:  # type: ignore[arg-type] # as there
+        last = MAX_PIECE_BYTES - 1
         host, _, port = it.address.rpartition(":")
-        _, writer = await asyncio.open_connection(host, int(port), limit=1)
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        small.connect((host, int(port)))
+        _, writer = await asyncio.open_connection(sock=small, limit=1)
         request = f"GET {target(0, last)} HTTP/1.1\r\nHost: x\r\n"
         request += f"Authorization: {it.authorized(target(0, last))['Authorization']}\r\n\r\n"
         writer.write(request.encode())
         async with asyncio.timeout(20):
             await until_true(lambda: bool(it.server._uploading._active))
+            if others:
+                it.server._uploading._choker._remember(UploadRequest("other", bytes(32)))
             await until_true(lambda: not it.server._uploading._active)
         writer.close()

@@ -35,6 +35,10 @@ class Socket:
     async def send_bytes(self, frame: bytes) -> None:
         self.story.append(LINK.decode(frame))
 
+    async def close(self, *, code: int) -> None:
+        assert code == aiohttp.WSCloseCode.GOING_AWAY
+        self.story.append("hung up")
+
     async def __aiter__(self) -> AsyncIterator[aiohttp.WSMessage]:
         await asyncio.sleep(0)
         for frame in self._frames:
@@ -55,7 +59,7 @@ async def linked(socket: Socket, trust: Trust | None, keys: PieceKeys | None) ->
             keys=keys,
         )
         link: Any = _Link("")
-        await links._talk("b", link, socket)  # type: ignore[arg-type] # as above
+        await links._talk("b", link, socket, dialled=True)  # type: ignore[arg-type] # as above
         yield socket.story
 
 
@@ -85,6 +89,18 @@ async def test_a_key_is_told_before_anything_else_and_one_that_is_told_is_kept()
 async def test_a_neighbour_whose_certificate_is_over_gets_none_and_the_link_ends() -> None:
     async with linked(Socket(b"over"), Trust(), keys()) as story:
         assert story == []
+
+
+class Renewing(Trust):
+    async def watch(self, _connection: object, host: str | None, *, reopens: bool) -> None:
+        assert (host, reopens) == ("b", True)
+
+
+@asynchronous
+async def test_a_link_is_hung_up_to_be_dialled_anew_when_a_certificate_is_soon_over() -> None:
+    async with linked(Socket(b"good"), Renewing(), None) as story:
+        await asyncio.sleep(0)
+        assert story == ["up", "hung up"]
 
 
 @asynchronous

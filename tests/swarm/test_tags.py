@@ -21,7 +21,7 @@ from tests.support.images import Image, content_of, digest_of, make_image
 from tests.support.node import asynchronous
 from tests.support.registry import ANONYMOUS, ImageRegistry
 from tests.support.registry_server import PATIENCE_S
-from tests.swarm.cluster import REPOSITORY, UPSTREAM, Cluster, Host, cluster, together, until_true
+from tests.swarm.cluster import REPOSITORY, UPSTREAM, Apart, Cluster, Host, cluster, together, until_true
 from tests.swarm.scripted import ScriptedHost, scripted
 
 HOSTS = 5
@@ -150,7 +150,7 @@ class TestWhileTheRegistryIsGone:
 
         @asynchronous
         async def test() -> None:
-            async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+            async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
                 holders = await swarm.add_many(3, **STALE)
                 assert_pulled(await pull(holders))
                 for host in holders:
@@ -170,7 +170,7 @@ class TestWhileTheRegistryIsGone:
 
     @asynchronous
     async def test_what_one_node_was_told_is_for_its_own_clients(self, tmp_path: Path, registry: ImageRegistry) -> None:
-        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+        async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
             (holder,) = await swarm.add_many(1, **STALE)
             assert_pulled(await pull([holder]))
             registry.stop()
@@ -183,7 +183,7 @@ class TestWhileTheRegistryIsGone:
 
     @asynchronous
     async def test_of_a_tag_that_moved_they_get_the_newer(self, tmp_path: Path, registry: ImageRegistry) -> None:
-        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+        async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
             holders = await swarm.add_many(3, **STALE)
             registry.push(REPOSITORY, "latest", OLD)
             assert_pulled(await pull(holders), OLD)
@@ -194,7 +194,7 @@ class TestWhileTheRegistryIsGone:
 
     @asynchronous
     async def test_a_scheduler_that_was_started_again_asks_again(self, tmp_path: Path, registry: ImageRegistry) -> None:
-        async with cluster(tmp_path, registry) as swarm:
+        async with cluster(tmp_path, registry, kind=Apart) as swarm:
             holders = await swarm.add_many(3, **STALE)
             assert_pulled(await pull(holders))
             registry.stop()
@@ -212,7 +212,7 @@ class TestWhileTheRegistryIsGone:
         index = registry.push_index(REPOSITORY, "multi", IMAGE)
         registry.wants_token = True
         paths = [f"manifests/{index}", f"manifests/{IMAGE.digest}", f"blobs/{digest_of(LAYER)}"]
-        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+        async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
             holders = await swarm.add_many(2, **STALE)
             for host in holders:
                 for path in ("manifests/multi", *paths):
@@ -229,7 +229,7 @@ class TestWhileTheRegistryIsGone:
     @asynchronous
     async def test_a_private_image_is_nobodys(self, tmp_path: Path, registry: ImageRegistry) -> None:
         registry.members[REPOSITORY] = {ALICE}
-        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+        async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
             assert_pulled(await pull(await swarm.add_many(3, **STALE), ALICE))
             registry.stop()
             newcomers = await swarm.add_many(1, **STALE)
@@ -240,7 +240,7 @@ class TestWhileTheRegistryIsGone:
     async def test_a_node_whose_operator_does_not_want_it_does_not_ask(
         self, tmp_path: Path, registry: ImageRegistry
     ) -> None:
-        async with cluster(tmp_path, registry, AT_ONCE) as swarm:
+        async with cluster(tmp_path, registry, AT_ONCE, kind=Apart) as swarm:
             assert_pulled(await pull(await swarm.add_many(3, **STALE)))
             registry.stop()
             assert [reply.status for reply in await pull(await swarm.add_many(1))] == [404]

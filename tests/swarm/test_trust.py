@@ -18,7 +18,7 @@ from scheduler.protocol.codec import LINK
 from scheduler.protocol.link import LinkHello
 from tests.support.images import content_of
 from tests.support.registry import ImageRegistry
-from tests.swarm.cluster import MIB
+from tests.swarm.cluster import MIB, REPOSITORY
 from tests.swarm.secure_cluster import PATIENCE_S, cluster, free_address
 from tests.trust.fixtures import credentials, host
 from tests.trust.fixtures import scheduler as scheduler_identity
@@ -130,14 +130,17 @@ def test_on_a_link_a_host_is_who_its_certificate_says(tmp_path: Path, registry: 
 def test_certificates_are_renewed_while_pieces_are_exchanged(tmp_path: Path, registry: ImageRegistry) -> None:
     async def main() -> None:
         async with cluster(tmp_path, registry, **{"certificate-ttl-s": 6}) as secure:
-            nodes = await secure.pair()
-            await secure.pull(content_of("before", 2 * MIB), *nodes)
-            while min(len(node.logged("has a certificate")) for node in nodes) < 3:  # noqa: ASYNC110 # other processes
-                await asyncio.sleep(0.1)
-            await secure.pull(content_of("after", 2 * MIB), *nodes)
+            slow = {"upload-rate": len(BLOB) // 14}
+            nodes = await secure.pair(slow, slow)
+            digest = registry.put_blob(REPOSITORY, BLOB)
             for node in nodes:
-                assert (await node.swarm())["scheduler_connected"]
-                assert not node.logged("lost the scheduler")
+                assert (await node.blob(digest)).body == BLOB
+            assert (await nodes[0].swarm())["sent_bytes"], "pieces went on"
+            for node in nodes:
+                assert len(node.logged("has a certificate")) >= 3
+                assert len(node.logged("connected to a scheduler")) >= 3, "opened anew with each certificate"
+                for event in ("lost the scheduler", "a link broke", "no scheduler"):
+                    assert not node.logged(event)
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ piece now hears so, with a refusal or with the piece before, and is told when it
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,14 +15,16 @@ from aiohttp import web
 from blake3 import blake3
 
 from peer.core.choker import UploadRequest
+from peer.core.uplink import STALLED_S
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
-from peer.net.peer_server import MOST_BYTES, PeerServer
+from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
 from peer.pacing import PACED_BYTES
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.tasks import BackgroundTasks
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from tests.support.client import Client, Reply, ask
 from tests.support.images import content_of, digest_of
 from tests.support.node import asynchronous
@@ -49,7 +52,9 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, fails: StoreError | None = None, **options: object) -> AsyncIterator[Serving]:
+async def serving(
+    directory: Path, *, fails: StoreError | None = None, stalled_s: float = STALLED_S, **options: object
+) -> AsyncIterator[Serving]:
     """`fails` is what comes of each try to read CONTENT. Hosts whose name begins with `far` are in another site."""
     store = Store.open(directory / "data", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
@@ -73,7 +78,7 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
         server = PeerServer(
             all_of_it,
             no_links,
-            uploading=Uploading(1, background, told.append),
+            uploading=Uploading(1, background, told.append, stalled_s=stalled_s),
             is_far=lambda host: host.startswith("far"),
             **limits,  # type: ignore[arg-type] # of several types
         )
@@ -93,10 +98,10 @@ async def serving(directory: Path, *, fails: StoreError | None = None, **options
 async def filled(it: Serving) -> AsyncIterator[None]:
     """The line is full, for the length of the block: a host that does not read has a piece before it is out."""
     async with Client(it.address, receive_buffer_bytes=4096) as slow:
-        await slow.request("GET", PATH, a_range(len(CONTENT)))
+        await slow.request("GET", PATH, a_range(MAX_PIECE_BYTES))
         head = await slow.head()
         yield
-        assert (await slow.rest(head)).body == CONTENT
+        assert (await slow.rest(head)).body == CONTENT[:MAX_PIECE_BYTES]
 
 
 @asynccontextmanager
@@ -233,11 +238,32 @@ def test_who_cannot_send_now_is_asked_again_and_who_has_lost_it_is_not(
 
 @asynchronous
 async def test_a_host_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
-    async with serving(tmp_path, stall_s=0.05) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
-        await slow.request("GET", PATH, a_range(len(CONTENT)))
+    async with (
+        serving(tmp_path, stall_s=0.05, stalled_s=math.inf) as it,
+        Client(it.address, receive_buffer_bytes=4096) as slow,
+    ):
+        await slow.request("GET", PATH, a_range(MAX_PIECE_BYTES))
         head = await slow.head()
         await served(it, "b")
         assert (await slow.rest(head)).end != "whole"
+
+
+@asynchronous
+async def test_a_host_that_takes_nothing_loses_its_slot_soon_if_others_wait_for_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, stalled_s=0.1) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
+        await slow.request("GET", PATH, a_range(MAX_PIECE_BYTES))
+        head = await slow.head()
+        assert (await served(it, "b")).body == CONTENT[:9], "long before `stall_s`"
+        assert (await slow.rest(head)).end != "whole"
+
+
+@asynchronous
+async def test_no_more_than_a_piece_is_sent_at_a_time(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        assert len((await it.asked_by("b", MAX_PIECE_BYTES)).body) == MAX_PIECE_BYTES
+        refused = await it.asked_by("b", MAX_PIECE_BYTES + 1)
+        assert refused.status == 400
+        assert it.server.busy_answers == 0, "it had no slot"
 
 
 @asynchronous
@@ -292,7 +318,7 @@ def test_downloads_keep_to_the_rate() -> None:
     assert clock.waited_s == pytest.approx((8 * MIB - 4 * MIB // 10) / (4 * MIB))
 
 
-@pytest.mark.parametrize(("method", "size_bytes", "status"), [("HEAD", 100, 404), ("GET", MOST_BYTES + 1, 400)])
+@pytest.mark.parametrize(("method", "size_bytes", "status"), [("HEAD", 100, 404), ("GET", MAX_PIECE_BYTES + 1, 400)])
 @asynchronous
 async def test_only_a_few_pieces_are_sent_at_a_time(tmp_path: Path, method: str, size_bytes: int, status: int) -> None:
     """An answer to HEAD has no body: the bytes of one would be taken for the next answer."""

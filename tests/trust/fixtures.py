@@ -70,9 +70,9 @@ class Pair:
     """Two ends of a TLS connection, joined in memory."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
-        self._up, self._down = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.server = server.wrap_bio(self._up, self._down, server_side=True)
-        self.client = client.wrap_bio(self._down, self._up, session=session)
+        self._up, self.down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.server = server.wrap_bio(self._up, self.down, server_side=True)
+        self.client = client.wrap_bio(self.down, self._up, session=session)
 
     def shake_hands(self) -> None:
         """Raises the ssl.SSLError of the end that refuses."""

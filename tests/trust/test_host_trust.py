@@ -6,20 +6,27 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from peer.net.scheduler_client import SchedulerClient
 from peer.tasks import BackgroundTasks
 from peer.trust.host_trust import HostTrust, Joining, Provided
 from peer.trust.identity_files import IdentityFiles
-from scheduler.trust.certificates import Credentials
+from scheduler.protocol.codec import FROM_HOST
+from scheduler.protocol.connection import PATH, Closing
+from scheduler.protocol.from_host import Hello
+from scheduler.trust.certificates import Credentials, to_pem
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, TrustError
+from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.tls import server_context
 from scheduler.trust.token import JoinToken
+from tests.support.node import asynchronous
 from tests.trust.fixtures import CA, HOUR, OTHER_CA, connected, credentials, host, scheduler
 from tests.trust.ports import Port, scheduler_at
 from tests.trust.test_directory import fill
@@ -48,6 +55,25 @@ def test_a_host_joins_and_after_a_restart_needs_no_token(tmp_path: Path) -> None
                 assert first.identity.host == trust.host
             async with running(joining(tmp_path / "host", port, None)) as trust:
                 assert await trust.credentials() == first
+
+    asyncio.run(main())
+
+
+def test_a_token_of_another_ca_has_the_host_join_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            scheduler_at(tmp_path / "before") as port,
+            running(joining(tmp_path / "host", port, port.token())) as trust,
+        ):
+            before = await trust.credentials()
+        async with scheduler_at(tmp_path / "after") as port:
+            token = port.token()
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                after = await trust.credentials()
+            assert after.identity.cluster == port.authority.cluster != before.identity.cluster
+            assert after.identity.host == before.identity.host
+            async with running(joining(tmp_path / "host", port, token)) as trust:
+                assert await trust.credentials() == after, "and then it has its certificate"
 
     asyncio.run(main())
 
@@ -124,6 +150,74 @@ class Held(Provided):
         return self._held
 
 
+class Watched(HostTrust):
+    """Notes whether each session that is kept had been resumed."""
+
+    def __init__(self, held: Credentials) -> None:
+        super().__init__(Held(held))
+        self.resumed: list[bool | None] = []
+
+    def keep_session(self, connection: object) -> None:
+        assert isinstance(connection, ssl.SSLObject)
+        self.resumed.append(connection.session_reused)
+        super().keep_session(connection)
+
+
+async def once_welcomed(port: Port, trust: HostTrust) -> None:
+    """Connect to the scheduler, and leave."""
+    welcomed = asyncio.Event()
+    client = SchedulerClient(
+        [port.url],
+        lambda: Hello("a", 1, 1, "127.0.0.1:1"),
+        on_message=lambda _: None,
+        on_found=lambda _: welcomed.set(),
+        on_lost=lambda: None,
+        trust=trust,
+    )
+    async with BackgroundTasks() as background:
+        background.start(client.run())
+        await welcomed.wait()
+
+
+@asynchronous
+async def test_a_host_resumes_its_session_with_the_scheduler(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        trust = Watched(port.credentials("a"))
+        for _ in range(3):
+            await once_welcomed(port, trust)
+        assert trust.resumed == [False, True, True]
+
+
+@asynchronous
+async def test_a_session_dies_with_the_credentials_of_either_end(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        held = port.credentials("a")
+        trust = Watched(held)
+        await once_welcomed(port, trust)
+        trust._take(held)
+        await once_welcomed(port, trust)
+        port.admission._set_credentials(port.admission._own_credentials())
+        await once_welcomed(port, trust)
+        assert trust.resumed == [False, False, False]
+
+
+@asynchronous
+async def test_a_resumed_session_does_not_let_a_revoked_host_in(tmp_path: Path) -> None:
+    async with asyncio.timeout(PATIENCE_S), scheduler_at(tmp_path) as port:
+        trust = Watched(port.credentials("a"))
+        await once_welcomed(port, trust)
+        port.authority.ledger.revoke_host("a", time.time())
+        port.admission._read_ledger()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{port.url}{PATH}", ssl=trust.to_scheduler) as socket,
+        ):
+            assert socket.get_extra_info("ssl_object").session_reused
+            await socket.send_bytes(FROM_HOST.encode(Hello("a", 1, 1, "127.0.0.1:1")))
+            await socket.receive()
+            assert socket.close_code == Closing.REVOKED
+
+
 def test_who_is_at_the_other_end() -> None:
     async def main() -> None:
         trust = HostTrust(Held(credentials(host("a"))))
@@ -142,6 +236,54 @@ def test_who_is_at_the_other_end() -> None:
             trust.check(pair.client)
         with pytest.raises(ssl.SSLError):
             connected(server_context(credentials(host("b", OTHER_CA), OTHER_CA)), trust.client)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("of_scheduler", [False, True])
+def test_a_connection_is_watched_until_a_certificate_is_over(of_scheduler: bool) -> None:
+    """At both ends of a link, and at this end of the session."""
+
+    async def main() -> None:
+        trust = HostTrust(Held(credentials(host("a"))))
+        short = credentials(scheduler() if of_scheduler else host("b"), at=time.time(), lifetime_s=2)
+        pair, name = connected(server_context(short), trust.client), None if of_scheduler else "b"
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, name, reopens=True)
+            assert time.time() < short.not_after, "in time to open it anew"
+            with pytest.raises(CertificateError, match="expired"):
+                await trust.watch(pair.client, name, reopens=False)
+            assert time.time() >= short.not_after
+
+    asyncio.run(main())
+
+
+def test_a_connection_is_opened_anew_before_this_hosts_own_certificate_is_over() -> None:
+    async def main() -> None:
+        own = credentials(host("a"), at=time.time(), lifetime_s=2)
+        trust = HostTrust(Held(own))
+        pair = connected(server_context(credentials(host("b"))), trust.client)
+        async with asyncio.timeout(PATIENCE_S):
+            await trust.watch(pair.client, "b", reopens=True)
+        assert time.time() < own.not_after
+
+    asyncio.run(main())
+
+
+def test_what_was_made_with_a_ca_that_is_not_trusted_any_more_is_not_trusted() -> None:
+    async def main() -> None:
+        identity = PeerIdentity("cluster.example", Role.HOST, "a")
+        both = b"".join(to_pem(ca.certificate) for ca in (CA, OTHER_CA))
+        trust = HostTrust(Held(replace(credentials(identity), ca_pem=both)))
+        pair = connected(trust.server, trust.client)
+        for held, good in (
+            (replace(credentials(identity, OTHER_CA), ca_pem=both), True),
+            (credentials(identity, OTHER_CA), False),
+        ):
+            trust._take(held)
+            with nullcontext() if good else pytest.raises(CertificateError, match="another CA was trusted"):
+                trust.check(pair.server)
+        assert trust.check(connected(trust.server, trust.client).server) == "a"
 
     asyncio.run(main())
 

@@ -116,6 +116,14 @@ def test_its_time_is_checked_and_said(now: float, reason: str) -> None:
         identity_from_der(GOOD, CA.cluster, now)
 
 
+def test_a_certificate_that_was_read_before_is_checked_again() -> None:
+    assert identity_from_der(GOOD, CA.cluster, NOW) == identity_from_der(GOOD, CA.cluster, NOW)
+    with pytest.raises(CertificateExpiredError):
+        identity_from_der(GOOD, CA.cluster, NOW + 4 * HOUR)
+    with pytest.raises(CertificateError, match="of the cluster"):
+        identity_from_der(GOOD, OTHER_CA.cluster, NOW)
+
+
 def test_a_clock_that_is_4_minutes_slow_does_no_harm() -> None:
     issued = credentials(host("a"))
     assert issued.not_before == NOW - 300

@@ -21,6 +21,7 @@ from scheduler.protocol.from_host import Hello, Join, Leave
 from scheduler.protocol.joining import CA_PATH, JOIN_PATH, MAX_BODY_BYTES, RENEW_PATH
 from scheduler.protocol.to_host import Joined, Revoked, Welcome
 from scheduler.shell.admission import Admission
+from scheduler.shell.doorway import RECORD_BYTES, encrypted
 from scheduler.shell.server import Bounds
 from scheduler.trust import certificates
 from scheduler.trust.certificates import read_credentials, request_certificate
@@ -30,6 +31,7 @@ from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
 from scheduler.trust.tls import client_context, joining_context, server_context
 from tests.trust.fixtures import NOW, OTHER_CA, credentials, host, scheduler
+from tests.trust.fixtures import connected as joined_in_memory
 from tests.trust.ports import Port, ask, scheduler_at
 from tests.trust.test_directory import fill
 
@@ -318,6 +320,20 @@ def test_a_session_is_resumed(tmp_path: Path) -> None:
         assert (await ask(once, session))[1]
 
     run(tmp_path, test)
+
+
+def test_a_long_message_goes_in_short_records() -> None:
+    pair = joined_in_memory(server_context(credentials(scheduler())), client_context(credentials(host("a"))))
+    records = encrypted(pair.server, pair.down, bytes(10_000))
+    lengths = []
+    while records:
+        length = 5 + int.from_bytes(records[3:5], "big")
+        lengths.append(length)
+        pair.down.write(records[:length])
+        records = records[length:]
+    assert len(lengths) == 3
+    assert max(lengths) <= RECORD_BYTES + 22
+    assert b"".join(pair.client.read(16_384) for _ in lengths) == bytes(10_000)
 
 
 def test_the_scheduler_renews_its_own_certificate(tmp_path: Path) -> None:

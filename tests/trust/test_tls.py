@@ -18,7 +18,7 @@ from scheduler.trust.certificates import (
 )
 from scheduler.trust.errors import CertificateError, CertificateExpiredError
 from scheduler.trust.identity import expect_scheduler
-from scheduler.trust.tls import client_context, identity_of, joining_context, server_context
+from scheduler.trust.tls import client_context, identity_of, joining_context, keep_session, server_context
 from tests.trust.fixtures import CA, HOUR, NOW, OTHER_CA, connected, credentials, host, scheduler
 
 SCHEDULER = credentials(scheduler())
@@ -83,13 +83,33 @@ def test_older_tls_is_not_spoken() -> None:
 
 
 def test_a_session_is_resumed_and_its_certificate_looked_at_again() -> None:
-    server, client = server_context(SCHEDULER), client_context(HOST)
+    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST)
     first = connected(server, client)
     again = connected(server, client, first.client.session)
     assert again.client.session_reused
     assert identity_of(again.server, CA.cluster, NOW) == host("a")
     with pytest.raises(CertificateExpiredError):
         identity_of(again.server, CA.cluster, NOW + 2 * HOUR)
+
+
+def test_a_kept_session_is_offered_once() -> None:
+    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST, resuming=True)
+    first = connected(server, client)
+    assert not connected(server, client).client.session_reused
+    keep_session(first.client)
+    assert connected(server, client).client.session_reused
+    assert not connected(server, client).client.session_reused
+
+
+def test_new_credentials_resume_no_session_of_the_old_ones() -> None:
+    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST, resuming=True)
+    keep_session(connected(server, client).client)
+    assert not connected(server, client_context(HOST, resuming=True)).client.session_reused
+    assert not connected(server_context(SCHEDULER, tickets=1), client).client.session_reused, "nor at another server"
+
+
+def test_links_are_not_resumed() -> None:
+    assert server_context(HOST).num_tickets == 0
 
 
 def test_a_key_that_is_not_the_certificates_makes_no_context() -> None:
