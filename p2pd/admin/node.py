@@ -78,6 +78,7 @@ class Admin:
                 "host": self._host.identity.host,
                 "scheduler_connected": self._host.connected,
                 "alone": self._host.standalone,
+                "neighbours": self._host.links.open_count,
                 "certificate_expires_s": None if expires is None else max(0.0, expires - now),
                 "sent_bytes": self._peer_server.sent_bytes,
                 "busy_answers": self._peer_server.busy_answers,

@@ -74,6 +74,7 @@ def admin_runner(
             "version": version,
             "uptime_s": round(time.time() - started, 1),
             "ready": not not_ready(),
+            "reasons": not_ready(),
             "degraded": degraded(),
             **addresses,
         }

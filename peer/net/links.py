@@ -119,6 +119,11 @@ class Links:
         self._session: aiohttp.ClientSession | None = None
         self.sent_messages = 0
 
+    @property
+    def open_count(self) -> int:
+        """How many links work now."""
+        return sum(link.socket is not None for link in self._links.values())
+
     def rename(self, host: str) -> None:
         """This host's id is `host` from now on. Links under the old one end."""
         self._host = host

@@ -178,7 +178,7 @@ class Pulls:
                 PullSummary(
                     image=pull.image,
                     user_agent=pull.user_agent,
-                    seconds=pull.active_until - untold.started,
+                    seconds=round(pull.active_until - untold.started, 3),
                     blobs=untold.blobs,
                     failed=untold.failed,
                     store_bytes=sum(untold.sent_bytes.values()) - peer_bytes - origin_bytes,
