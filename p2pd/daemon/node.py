@@ -169,7 +169,7 @@ async def serve(
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, host, peer_server, background).prepare
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
             control.drained = Draining(mirror, host).drained
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret

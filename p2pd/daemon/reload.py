@@ -20,6 +20,7 @@ from peer.oci.reference import UpstreamName
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.origins import Origins
+from proxy.tags import Tags
 from proxy.upstreams import UpstreamOrigin
 
 TAKEN_UP: Final = frozenset(
@@ -44,6 +45,7 @@ class NodeReload:
 
     origins: Origins
     access: Access
+    tags: Tags
     host: Host
     peer_server: PeerServer
     background: BackgroundTasks
@@ -58,7 +60,9 @@ class NodeReload:
     ) -> None:
         before = self.origins.upstreams
         self.origins.replace(upstreams, others)
-        self.access.forget({name for name, upstream in before.items() if upstreams.get(name) is not upstream})
+        changed = {name for name, upstream in before.items() if upstreams.get(name) is not upstream}
+        self.access.forget(changed)
+        self.tags.forget_all_of(changed)
         self.host.set_download_rate(settings.download_rate)
         self.peer_server.set_rate(settings.upload_rate)
         store = self.host.store

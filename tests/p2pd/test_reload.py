@@ -114,12 +114,12 @@ class TestUpstreams:
     def test_what_was_granted_by_other_credentials_is_asked_anew(self, tmp_path: Path, other: ImageRegistry) -> None:
         password = tmp_path / "password"
         password.write_text("hunter2")
-        path = f"/v2/{APP}/manifests/{PRIVATE.digest}"
+        paths = [f"/v2/{APP}/manifests/{reference}" for reference in (PRIVATE.digest, "2.0")]
         with reloading(tmp_path, upstreams(f"docker.io={other.url};username=puller;password_file={password}")) as it:
-            assert it.get(path) == (200, PRIVATE.manifest)
+            assert [it.get(path) for path in paths] == [(200, PRIVATE.manifest)] * 2
             it.write(upstreams(f"docker.io={other.url}"))
             assert it.command("reload").exit_code == 0
-            assert it.get(path)[0] == 401
+            assert [it.get(path)[0] for path in paths] == [401, 401]
 
     def test_counters_go_on(self, tmp_path: Path, registry: ImageRegistry) -> None:
         def answers() -> int:
