@@ -41,6 +41,7 @@ from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
+from peer.peer_piece import Pace
 from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
@@ -279,9 +280,10 @@ class Host:
         """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
         return None if self._trust is None else self._trust.expires
 
-    def set_download_rate(self, rate_bytes_per_s: int) -> None:
-        """From now on neighbours together send at most this; 0 is no limit."""
-        self._transfers.pace.set_rate(rate_bytes_per_s)
+    @property
+    def pace(self) -> Pace:
+        """The limit on what neighbours together send."""
+        return self._transfers.pace
 
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""

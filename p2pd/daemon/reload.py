@@ -63,7 +63,7 @@ class NodeReload:
         changed = {name for name, upstream in before.items() if upstreams.get(name) is not upstream}
         self.access.forget(changed)
         self.tags.forget_all_of(changed)
-        self.host.set_download_rate(settings.download_rate)
+        self.host.pace.set_rate(settings.download_rate)
         self.peer_server.set_rate(settings.upload_rate)
         store = self.host.store
         store.set_quota(Quota(settings.max_bytes, settings.min_free_bytes, settings.ttl_s))

@@ -100,6 +100,11 @@ class PeerServer:
         self.sent_bytes = 0
         self.busy_answers = 0
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether there is a limit on what is sent."""
+        return self._bucket is not None
+
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """From now on all pieces together keep to this rate, also those under way; 0 is no limit."""
         self._bucket = pacing_bucket(rate_bytes_per_s)

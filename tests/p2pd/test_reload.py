@@ -15,13 +15,27 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
+from p2pd.config.upstream import make_upstreams
+from p2pd.daemon.reload import NodeReload
 from p2pd.demo.process import command
+from peer.core.eviction import Quota
+from peer.host import Host, Limits
+from peer.net.peer_server import PeerServer
+from peer.net.upload_sender import Uploading
+from peer.store import Store
+from peer.tasks import BackgroundTasks
+from proxy.access import Access
+from proxy.catalog import Catalog
+from proxy.origins import Origins
+from proxy.tags import Tags
 from tests.support.daemon_process import Daemon
 from tests.support.images import content_of, digest_of, make_image
+from tests.support.node import asynchronous, settings_for
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
 APP = "library/app"
+MIB = 1 << 20
 LAYER = content_of("layer", 8 * 1024 * 1024)
 LAYER_DIGEST = digest_of(LAYER)
 IMAGE = make_image(LAYER, content_of("small", 1000))
@@ -152,6 +166,34 @@ class TestLimits:
             it.write(upstreams(f"docker.io={registry.url}"), 'log_level = "info"')
             assert it.hang_up()["changed"] == ["log_level: error -> info"]
             assert [each["event"] for each in it.daemon.events].count("reloaded") == 1
+
+    @asynchronous
+    async def test_rates_and_room(self, tmp_path: Path) -> None:
+        """Of bytes from neighbours, and to them, and of the store."""
+        hub = "docker.io=http://a"
+        settings = settings_for(
+            tmp_path, hub, max_bytes=5, min_free_bytes=7, ttl_s=9, upload_rate=MIB, download_rate=MIB
+        )
+        store = Store.open(tmp_path / "store", max_bytes=1, min_free_bytes=0, ttl_s=0)
+        catalog, origins = Catalog.open(tmp_path / "catalog"), Origins(make_upstreams(settings))
+        async with BackgroundTasks() as tasks:
+            host = Host(store, Limits(), tasks)
+            uploading = Uploading(1, tasks, host.send_unchoke)
+            server = PeerServer(
+                host.servable, host.links.accept, uploading=uploading, is_far=host.is_far, rate_bytes_per_s=0
+            )
+            access = Access(origins, catalog, tasks, ttl_s=1)
+            tags = Tags(origins, access, catalog, tasks, ttl_s=1, serve_stale=False)
+            assert (host.pace.slice_bytes, server.is_paced) == (None, False)
+            NodeReload(origins, access, tags, host, server, tasks).prepare(settings)()
+            assert store.quota == Quota(5, 7, 9)
+            assert host.pace.slice_bytes is not None
+            assert server.is_paced
+            host.close()
+            server.close()
+        origins.close()
+        catalog.close()
+        store.close()
 
 
 class TestWhatIsNotTakenUp:
