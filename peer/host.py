@@ -150,6 +150,7 @@ class Host:
                 linger_s=limits.linger_s,
                 give_up_s=limits.give_up_s,
                 scheduler_timeout_s=self.identity.scheduler_timeout_s,
+                host=self.identity.host,
             )
         )
         self._timer: asyncio.Handle | None = None

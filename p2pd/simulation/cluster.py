@@ -44,7 +44,7 @@ from peer.core.events import (
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.protocol import from_host
+from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink, ToHost
 from scheduler.protocol.connection import Closing
 
@@ -341,7 +341,9 @@ class SimulatedCluster(Network):
     def _is_told(self, host: SimulatedHost, connection: int, message: ToHost) -> None:
         if host.connection != connection:
             return
-        if self.reaches_outside(host):
+        if isinstance(message, to_host.Failed) and host.misbehaviour is not None:
+            self.vanish(host)  # as above: it was taken out, and would but take the origin's line
+        elif self.reaches_outside(host):
             host.is_told(message)
         else:
             self._held.append((self._is_told, (host, connection, message)))

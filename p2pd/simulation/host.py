@@ -46,6 +46,7 @@ class SimulatedHost:
         settings = HostSettings(
             linger_s=LINGER_S,
             scheduler_timeout_s=PATIENCE_S,
+            host=node.name,
             remembers=64 if checks else 0,  # nobody reads the story then, and it would keep millions of events
         )
         self.machine: Final = HostMachine(settings)

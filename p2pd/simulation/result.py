@@ -73,8 +73,9 @@ class RunResult:
 def limit_s(scenario: Scenario, *, goodput: float = 1.0) -> float:
     """The least time from start to end in which all that want the image can have it.
 
-    A wave begins when those before it have ended, and none is faster than one pull. `goodput` is what part of a link's
-    rate carries the image's bytes, as one link was measured to have it.
+    A wave begins when those before it have ended, and none is faster than one pull, or than the uplinks of all hosts of
+    it and of the waves before. `goodput` is what part of a link's rate carries the image's bytes, as one link was
+    measured to have it.
     """
     wanting, size = scenario.wanting(), scenario.image_bytes
     if not wanting:
@@ -92,9 +93,18 @@ def limit_s(scenario: Scenario, *, goodput: float = 1.0) -> float:
         fastest = max(scenario.origin_bytes_per_s, *(node.up_bytes_per_s for node in serving))
         ramp = math.floor(math.log2(len(first))) / max(1, scenario.pieces)
         first_s = max(first_s, size / scenario.origin_bytes_per_s, size / fastest * (1 + ramp))
+    later_s = sum(_wave_s(scenario, wave, pull_s) for wave in waves[1:])
     last_start_s = max(node.starts_s for node in wanting)
-    whole_s = max(first_s + (len(waves) - 1) * pull_s, len(wanting) * size / rate, last_start_s + pull_s)
+    whole_s = max(first_s + later_s, len(wanting) * size / rate, last_start_s + pull_s)
     return whole_s / goodput
+
+
+def _wave_s(scenario: Scenario, wave: int, pull_s: float) -> float:
+    """The least time for a wave after the first: hosts of later waves neither hold the image nor want it yet."""
+    taking_part = [node for node in scenario.nodes if node.misbehaviour is None and node.wave <= wave]
+    rate = scenario.origin_bytes_per_s + sum(node.up_bytes_per_s for node in taking_part)
+    count = sum(node.wave == wave for node in scenario.wanting())
+    return max(pull_s, count * scenario.image_bytes / rate)
 
 
 def registry_s(scenario: Scenario) -> float:

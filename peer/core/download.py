@@ -43,6 +43,7 @@ from peer.core.events import (
     RequestRange,
     SampleFetched,
     SchedulerFound,
+    SchedulerLost,
     SchedulerMissing,
     SourceAdded,
     Stopped,
@@ -51,7 +52,7 @@ from peer.core.events import (
     in_short,
 )
 from peer.core.link_book import LinkBook
-from peer.core.neighbours import EVERYTHING
+from peer.core.neighbours import EVERYTHING, Neighbours
 from peer.core.origin_requests import GIVE_UP_S, REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
 from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
 from peer.core.picker import PiecePicker
@@ -86,6 +87,7 @@ class DownloadSettings:
     scheduler_timeout_s: float = 3.0
     progress_s: float = 2.0
     remembers: int = 64
+    host: str = ""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,8 @@ class Download:
         settings = self.settings
         self.readers = Readers(self.pieces, settings.linger_s)
         self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges, settings.give_up_s)
-        self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers)
+        neighbours = Neighbours(host=settings.host)
+        self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers, neighbours)
         self.member = SwarmMember(
             self.digest,
             self.upstream,
@@ -169,7 +172,8 @@ class Download:
                 due = min(self.picker.settle(self._now), self.origin.next_due(self._now))
                 if self.member.membership.joined:
                     due = min(due, self.member.publisher.reports.next_due(self._now))
-            for when in (self.readers.next_deadline(), self.member.membership.answer_due):
+            member = self.member
+            for when in (self.readers.next_deadline(), member.membership.answer_due, member.spares_origin_until):
                 if when is not None and self._now < when < due:
                     due = when
             self._due = due
@@ -198,7 +202,7 @@ class Download:
     def hide(self) -> list[Instruction]:
         """The blob is private: the origin alone has it, as far as this host knows, and nobody hears of it."""
         self.is_settled = False
-        self.member.open_origin(refused=True)
+        self.member.open_origin(self._now, refused=True)
         return self.picker.remove(list(self.picker.neighbours))
 
     # -- the origin's slots ----------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ class Download:
         return RequestRange(self.digest, number, source, *span)
 
     def _next_span(self) -> tuple[int, int | None] | None:
-        return self.origin.next_span(self.member.allowed(), self._now, alone=not len(self.picker.neighbours))
+        return self.origin.next_span(self.member.allowed(self._now), self._now, alone=not len(self.picker.neighbours))
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -283,8 +287,10 @@ class Download:
                 return self.picker.drop(host, Fault.GONE)
             case SchedulerFound() if self.phase is _FETCHING:
                 return self.member.join(now)
+            case SchedulerLost():
+                self.member.scheduler_lost()
             case SchedulerMissing() if self.phase is _FETCHING:
-                self.member.open_origin()
+                self.member.open_origin(now)
             case StoreFailed(_, discard):
                 return self._end(DownloadCause.STORE_FAILED, discard=discard)
             case Draining():
@@ -398,7 +404,7 @@ class Download:
 
     def _go_on(self, now: float) -> list[Instruction]:
         if self.member.membership.is_overdue(now):
-            self.member.open_origin()
+            self.member.open_origin(now)
         if self.readers.are_gone(now):
             return self._end(DownloadCause.UNWANTED)
         if not self.origin.sources and self.member.membership.origin_is_open:

@@ -90,6 +90,8 @@ class HostSettings:
     give_up_s: float = GIVE_UP_S
     scheduler_timeout_s: float = 3.0
     remembers: int = 64
+    host: str = ""
+    """The host's id, by which its choices differ from those of others."""
 
 
 @dataclass(slots=True)
@@ -164,6 +166,7 @@ class HostMachine:
             case SchedulerLost():
                 self.session.lost(now)
                 self._due_is_known = False
+                return self._feed_each(list(self.downloads), event, now)
             case Draining() | Stopped():
                 return self._end_downloads(event, now)
             case _:
@@ -246,6 +249,7 @@ class HostMachine:
             scheduler_timeout_s=self.settings.scheduler_timeout_s,
             progress_s=self.session.progress_s,
             remembers=self.settings.remembers,
+            host=self.settings.host,
         )
         self.downloads[digest] = Download(
             digest,

@@ -4,6 +4,8 @@ Rules:
 1. Sets of pieces are integers, a bit for each piece: the questions asked here (who holds what nobody else does?) are
    then a few operations on long integers, whatever the number of pieces.
 2. Rarest first among the neighbours; where pieces are equally rare, the lowest index, so that a warm swarm streams.
+   What is asked for beyond `IN_ORDER` requests begins at a place of the host's own: where all neighbours hold
+   everything, hosts that began together would else hold the same pieces, and have nothing to give each other.
 3. Of the neighbours that hold it, in this order: the fewest requests of ours; the nearest; the fastest; by name.
 4. Of neighbours in other sites only the pieces are asked that `open_far` has, and only what no neighbour in this site
    holds; such pieces come first, for others here wait for them.
@@ -15,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +33,9 @@ FULL_AFTER_S = 15.0
 
 FAR = 3
 """The distance of a neighbour in another site."""
+
+IN_ORDER = 3
+"""Neighbours that are asked in the order of pieces, before others are asked from the host's own place on."""
 
 EVERYTHING = -1
 """The set of all pieces, however many there are."""
@@ -57,6 +63,8 @@ class Neighbours:
     generation: int = 0
     open_far: int = EVERYTHING
     """The pieces that may be asked of neighbours in other sites."""
+    host: str = ""
+    """This host's id."""
     _known: dict[str, _Neighbour] = field(default_factory=dict)
     _asking: int = 0
     """How many of them a request is under way to."""
@@ -140,6 +148,10 @@ class Neighbours:
     def without(self, pieces: int) -> tuple[str, ...]:
         """Those that do not hold all of these."""
         return tuple(host for host, each in self._known.items() if pieces & ~each.held)
+
+    def count_wanting(self) -> int:
+        """How many of them do not hold all."""
+        return sum(neighbour.held != EVERYTHING for neighbour in self._known.values())
 
     def held_by_any(self, *, besides: str | None = None) -> int:
         """The pieces that one of them holds, or one other than `besides`."""
@@ -248,6 +260,9 @@ class Neighbours:
         if not able:
             return None
         rarest = self._rarest(obtainable & first or obtainable & far_only or obtainable)
+        if self._asking >= IN_ORDER:
+            at = zlib.crc32(self.host.encode()) % rarest.bit_length()
+            rarest = rarest >> at << at or rarest
         bit = rarest & -rarest
         _, host = min((each.asked, each.distance, each.piece_s, host) for host, each in able if each.held & bit)[2:]
         return host, bit.bit_length() - 1

@@ -2,14 +2,19 @@
 
 Rules:
 1. A length that nobody but the swarm has said is hearsay until the origin, or the store, has said the same.
-2. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
+2. Without a scheduler, new pieces do not spread: nobody tells their digests. If every host of a swarm asked the origin
+   for itself, each would get its share of the origin's line, and what the others get would be of no use to it. So only
+   the hosts go on that had a lease when the scheduler was lost, one piece at a time. Leases are granted in the order of
+   pieces, so each takes every LEASES-th piece after its last one: without a message, no two take the same. Any other
+   host waits as long as a host alone would, once for each neighbour that lacks pieces, and then asks for itself.
+3. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
 from peer.core.membership import Membership, MembershipState
@@ -17,7 +22,7 @@ from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
 from peer.core.phase import DownloadCause
 from peer.core.picker import PiecePicker
-from peer.core.piece_sets import pieces_of
+from peer.core.piece_sets import indices, pieces_of
 from peer.core.pieces import PieceTracker
 from peer.core.publisher import Publisher
 from peer.core.readers import Readers
@@ -30,6 +35,9 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "a wrong length was said of this blob, what was fetched by it is thrown away: ask again"
+
+LEASES: Final = 4
+"""The leases of one blob that a scheduler grants at a time, unless its operator has set another number."""
 
 
 class Ending(NamedTuple):
@@ -65,6 +73,10 @@ class SwarmMember:
     has_place: bool = False
     """The store has made room for the blob."""
     ending: Ending | None = None
+    last_leased: int | None = None
+    """The last piece that was leased to this host when the scheduler was lost."""
+    spares_origin_until: float = 0.0
+    """Without a scheduler, when this host asks the origin for all that it lacks (rule 2)."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.scheduler_timeout_s)
@@ -82,7 +94,7 @@ class SwarmMember:
         if connected:
             out += self.join(now)
         if self.session.state is SessionState.STANDALONE:
-            self.open_origin()
+            self.open_origin(now)
         return out
 
     def join(self, now: float) -> list[Instruction]:
@@ -97,9 +109,16 @@ class SwarmMember:
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
         return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
 
-    def open_origin(self, *, refused: bool = False) -> None:
-        """Everything may be asked of the origin, and of every neighbour."""
+    def scheduler_lost(self) -> None:
+        """The connection to the scheduler is lost."""
+        leased = self.publisher.leases.all()
+        self.last_leased = leased.bit_length() - 1 if leased else None
+
+    def open_origin(self, now: float, *, refused: bool = False) -> None:
+        """Everything may be asked of every neighbour, and of the origin, at once or in a while (rule 2)."""
         self.membership.open_origin(refused=refused)
+        others = 0 if refused else self.picker.neighbours.count_wanting()
+        self.spares_origin_until = now + self.scheduler_timeout_s * others
         self.picker.neighbours.open_far = EVERYTHING
         self.publisher.leases.clear()
 
@@ -156,14 +175,14 @@ class SwarmMember:
             case to_host.LeaseRevoked(lease, _):  # the request goes on: the origin may be slow for everybody
                 self.publisher.leases.revoke(lease)
             case to_host.OriginRefused():
-                self.open_origin(refused=True)
+                self.open_origin(now, refused=True)
             case to_host.Failed(_, status, reason):
                 settled = self.picker.generation == 1 and status not in (401, 403)  # these are each client's own
                 if self.pieces.held and (not status or status >= 500):
                     settled = False  # clients have been sent some of it, and the origin may be well again in a moment
                 if settled or not self.origin.sources:
                     return self._end(DownloadCause.REFUSED, reason, status)
-                self.open_origin(refused=True)
+                self.open_origin(now, refused=True)
             case _:
                 pass
         return []
@@ -226,13 +245,23 @@ class SwarmMember:
         self.own_size_bytes = self.own_size_bytes if self.is_size_proven else size_bytes
         return [*told, *self._end(DownloadCause.MAP_WRONG, RESIZED)]
 
-    def allowed(self) -> tuple[tuple[int, int], ...] | None:
+    def allowed(self, now: float) -> tuple[tuple[int, int], ...] | None:
         """What the origin may be asked for: all when nobody leases it, and nothing before the store has the blob."""
         if self.size_bytes is not None and not self.has_place:
             return ()
         if self.membership.origin_is_open:
-            return None
+            return None if now >= self.spares_origin_until else self._continued()
         return self.publisher.leases.spans() if self.publisher.leases else ()
+
+    def _continued(self) -> tuple[tuple[int, int], ...]:
+        """What a publisher goes on with without a scheduler: one piece that no neighbour holds."""
+        pieces = self.pieces
+        if self.last_leased is None or pieces.origin_requests:
+            return ()
+        lacking = pieces.everything & ~pieces.held & ~pieces.asked_of_peers & ~self.picker.neighbours.held_by_any()
+        own = (piece for piece in indices(lacking >> self.last_leased << self.last_leased))
+        first = next((piece for piece in own if not (piece - self.last_leased) % LEASES), None)
+        return () if first is None else ((first, first + 1),)
 
     def _end(self, cause: DownloadCause, reason: str, status: int = 0) -> list[Instruction]:
         self.ending = self.ending or Ending(cause, reason, status)

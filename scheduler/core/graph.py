@@ -12,7 +12,10 @@ Our rules:
 3. If a member has no provider (a member with pieces or a lease) among its neighbours, it is linked to a provider that
    has room.
 4. When a member leaves, its neighbours in its site are linked in pairs, near with far, so that their degrees stay.
-5. Only gateways have links to other sites (`gateways`). A new gateway splits a link between two gateways of the same
+5. In a warm swarm, a newcomer is linked first to seeders that have the fewest receivers, as many of its links as the
+   share of the seeders in the swarm, and then to others that want the blob. So each seeder has somebody to send to.
+   Links between two seeders serve nobody, and end where they take the room of such a link.
+6. Only gateways have links to other sites (`gateways`). A new gateway splits a link between two gateways of the same
    shares. If there is no such link, the gateway is linked to a provider.
 
 In a cold swarm only a few members hold pieces, and those members have no room for all others. Every other member has a
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from scheduler.core.members import Member, PoolKind, RandomSet, Topology, distance
+from scheduler.core.members import Member, MemberState, PoolKind, RandomSet, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 
@@ -33,6 +36,10 @@ FAR_SHARE: Final = 4
 
 AVOIDED: Final = 16
 """Hosts that a member remembers and is not linked to again; the oldest is forgotten first. As many as `degree_high`."""
+
+SUPPLY: Final = 12.0
+"""The uplinks of seeders that a member is linked to: a seeder with two receivers counts as a half for each. So those
+that come first leave some to the others. Receiving ten times as fast as hosts send is common (1 and 10 Gbit/s)."""
 
 MENDED: Final = 16
 """Members with too few links that are repaired after one event. A leaving member has at most this many neighbours."""
@@ -55,6 +62,8 @@ class Graph:
         "gateways",
         "looked_at",
         "providers",
+        "seeders",
+        "wanting",
     )
 
     def __init__(self, settings: SchedulerSettings, rng: Rng) -> None:
@@ -64,6 +73,8 @@ class Graph:
         self.everyone: Final = RandomSet(PoolKind.SWARM)
         self.providers: Final = RandomSet(PoolKind.PROVIDERS)
         self.gateways: Final = RandomSet(PoolKind.GATEWAYS)
+        self.seeders: Final = RandomSet(PoolKind.SEEDERS)
+        self.wanting: Final = RandomSet(PoolKind.WANTING)
         self._thin: Final[dict[Member, None]] = {}
         """Members that have too few links and will be given more (`mend`)."""
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
@@ -99,6 +110,7 @@ class Graph:
         """Remove a member, and link its neighbours in pairs."""
         self.everyone.discard(member)
         self.providers.discard(member)
+        self.seeders.discard(member)
         for _, key in _levels(member.host.topology):
             self._pools[key].discard(member)
             if not self._pools[key]:
@@ -125,12 +137,45 @@ class Graph:
 
     def fill(self, member: Member) -> None:
         """Give a member the links that it lacks, as far as other members have room."""
+        if member.wants:
+            self._fill_warm(member)
         self._fill_near(member)
         if member.is_gateway:
             self._reach_out(member)
         if self._is_thin(member):
             self._thin[member] = None
         self.ensure_provider(member)
+
+    def _fill_warm(self, member: Member) -> None:
+        """Link a member to the seeders with the fewest receivers, and then to others that want the blob (rule 5)."""
+        high, place = self._settings.degree_high, member.host.topology
+        most = high * len(self.seeders) // len(self.everyone)
+        linked = [other for other in member.links if other.state is MemberState.COMPLETE]
+        count, supply = len(linked), sum([1 / _receivers(other) for other in linked])
+        if count >= most or supply >= SUPPLY:
+            return
+        able = [each for each in self._draw(self.seeders) if not is_far(member, each) and self._may_link(member, each)]
+        for other in sorted(able, key=lambda each: (_receivers(each), distance(place, each.host.topology))):
+            if count >= most or supply >= SUPPLY:
+                break
+            if len(other.links) >= high:
+                self._drop_idle(other)
+            if self._has_room(member, other):
+                self._link(member, other)
+                count += 1
+                supply += 1 / _receivers(other)
+        for other in self._draw(self.wanting):
+            if len(member.links) >= max(self._settings.degree, count + high - most):
+                return
+            if not is_far(member, other) and self._may_link(member, other) and self._has_room(member, other):
+                self._link(member, other)
+
+    def _drop_idle(self, seeder: Member) -> None:
+        """End a link of a seeder to another seeder."""
+        for other in seeder.links:
+            if other.state is MemberState.COMPLETE and not is_far(seeder, other):
+                self._unlink(seeder, other)
+                return
 
     def _fill_near(self, member: Member) -> None:
         pools = [self._pools[key] for _, key in reversed(_levels(member.host.topology))]
@@ -235,7 +280,7 @@ class Graph:
             self._link(member, other)
 
     def _reach_out(self, member: Member) -> None:
-        """Give a gateway its links to other sites (rule 5)."""
+        """Give a gateway its links to other sites (rule 6)."""
         goal = self._far_goal(member)
         for peer in self._draw(self.gateways):
             if member.far < goal and _are_peers(member, peer) and self._may_link(member, peer):
@@ -339,6 +384,11 @@ def is_far(a: Member, b: Member) -> bool:
 
 def _near_of(member: Member) -> list[Member]:
     return [other for other in member.links if not is_far(member, other)] if member.far else list(member.links)
+
+
+def _receivers(member: Member) -> int:
+    """The number of neighbours that want pieces."""
+    return sum(other.wants for other in member.links)
 
 
 def _far_of(member: Member) -> list[Member]:

@@ -167,6 +167,8 @@ class PoolKind(IntEnum):
     """Members that hold pieces or have a lease."""
     GATEWAYS = 6
     """Members through which pieces enter their site."""
+    SEEDERS = 7
+    """Members that hold the whole blob."""
 
 
 ABSENT: Final = -1

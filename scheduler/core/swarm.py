@@ -16,7 +16,6 @@ from scheduler.core.members import (
     MemberCause,
     MemberState,
     PoolKind,
-    RandomSet,
     Source,
 )
 from scheduler.core.piece_counts import PieceCounts
@@ -80,7 +79,7 @@ class Swarm:
         self.graph: Final = Graph(settings, rng)
         self.gateways: Final = Gateways(self.graph, settings, self.story)
         self.members: Final[dict[Host, Member]] = {}
-        self.wanting: Final = RandomSet(PoolKind.WANTING)
+        self.wanting: Final = self.graph.wanting
         self.sources: Final[dict[Source, Source]] = {}
         """The repositories in which members were authorised, so that all members share one object for each."""
         self.charges: Final[dict[str, int]] = {}
@@ -149,9 +148,11 @@ class Swarm:
             self.hold(member, 0)
             self.wanting.discard(member)
             self.graph.providers.add(member)
+            self.graph.seeders.add(member)
             member.progressed_at = self.story.now
         elif was_complete:
             self.graph.providers.discard(member)
+            self.graph.seeders.discard(member)
         if self.piece_counts is not None:
             self.piece_counts.complete += (member.state is MemberState.COMPLETE) - was_complete
         if member.wants:

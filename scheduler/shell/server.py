@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -120,7 +119,8 @@ class SchedulerServer:
         """The connections beyond which one has to go for each that comes."""
         self._numbers: Final = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clock: Callable[[], float] = time.monotonic
+        self._clock: Callable[[], float] = lambda: 0.0
+        """The loop's, once there is one: also while the server stops."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None

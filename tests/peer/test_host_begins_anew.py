@@ -95,7 +95,8 @@ class TestSources:
 
     def test_without_a_scheduler_the_origin_is_asked(self) -> None:
         playbook = disproved(fetching()) >> SchedulerLost() >> Passes(SCHEDULER_TIMEOUT_S)
-        assert playbook >> PiecesHeld(D) << Prepare(D, SIZE) >> Prepared(D) << asked_origin(2, 0, 4)
+        playbook = playbook >> PiecesHeld(D) << Prepare(D, SIZE) >> Prepared(D)
+        assert playbook >> Passes(2 * SCHEDULER_TIMEOUT_S) << asked_origin(2, 0, 4), "once for each neighbour"
 
 
 class TestNeighbours:

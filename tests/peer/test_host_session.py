@@ -12,6 +12,7 @@ from peer.core.events import (
     PiecesHeld,
     Prepare,
     Prepared,
+    ReaderMoved,
     Recover,
     SchedulerFound,
     SchedulerLost,
@@ -19,7 +20,8 @@ from peer.core.events import (
 )
 from peer.core.host import HostSettings
 from peer.core.session import SessionState
-from scheduler.protocol.from_host import Announce, DigestReport, Holding
+from scheduler.protocol.from_host import Announce, DigestReport, Holding, LeasePieces
+from scheduler.protocol.link import Bitfield
 from scheduler.protocol.to_host import Failed, Gateway, Neighbours, OriginRefused, RequestDigests, Sized
 from tests.peer.host_playbook import (
     JOIN,
@@ -42,6 +44,7 @@ from tests.peer.host_playbook import (
     left,
     met,
     neighbour,
+    opened,
     progress,
     range_ended,
     received,
@@ -67,11 +70,29 @@ class TestTheTimeout:
         assert playbook >> Passes(0.1) << asked_origin(0, 0, 4) << asked_origin(1, 0, 4, blob=E)
         assert playbook.machine.session.state is SessionState.STANDALONE
 
-    def test_also_to_members_of_a_swarm(self) -> None:
-        playbook = with_neighbours("b") >> SchedulerLost() >> Passes(0.9)
+    def test_to_members_of_a_swarm_once_it_has_passed_for_each_neighbour_too(self) -> None:
+        """A neighbour that holds the whole blob asks for nothing."""
+        playbook = with_neighbours("b", "c", "d") >> ("d", Bitfield(D, 1, complete=True)) >> SchedulerLost()
+        playbook = playbook >> Passes(0.9)
         for _ in range(2):
             playbook = playbook >> Passes(1.0) << progress(starving=True)
+        playbook = playbook >> Passes(0.1) >> Passes(2 * SCHEDULER_TIMEOUT_S - 0.1)
         assert playbook >> Passes(0.1) << asked_origin(0, 0, 4)
+
+    def test_a_host_with_a_lease_goes_on(self) -> None:
+        """With every fourth piece after its last one: the other leases are of those between."""
+        size = 12 * PIECE
+        playbook = Playbook() >> source(size_bytes=size) << Recover(D) >> ReaderMoved(D, 1, 0, None)
+        playbook = playbook >> PiecesHeld(D) << Prepare(D, size) << replace(JOIN, size_bytes=size) >> Prepared(D)
+        playbook = playbook >> joined("b", size_bytes=size) << met("b") >> ("b", holds()) << told("b")
+        playbook = playbook >> lease(7, 1, 2) << asked_origin(0, 1, 2) >> opened(0, 1, 2, size_bytes=size)
+        playbook = playbook >> SchedulerLost() >> received(0, 1) << LeasePieces(7, D, 1, digest(1))
+        playbook = playbook << gained(("b",), 1, 2) >> range_ended(0, Outcome.DONE) >> Passes(SCHEDULER_TIMEOUT_S)
+        playbook = playbook << progress(1, starving=True) << progress(1, starving=True)
+        playbook = playbook << asked_origin(1, 5, 6) >> opened(1, 5, 6, size_bytes=size) >> received(1, 5)
+        playbook = playbook >> range_ended(1, Outcome.DONE) << asked_origin(2, 9, 10)
+        playbook = playbook >> range_ended(2, Outcome.BROKEN) << asked_origin(3, 9, 10)
+        assert playbook >> Passes(SCHEDULER_TIMEOUT_S) << asked_origin(4, 0, 1)
 
     def test_it_begins_when_the_scheduler_is_lost(self) -> None:
         """And not with each download."""

@@ -366,6 +366,7 @@ class TestTheEnd:
     def test_nothing_more_is_asked_by_one_that_ends(self) -> None:
         """The last source refuses piece 0, which b holds too."""
         playbook = leased() >> digests(0) >> ("b", holds(0)) >> SchedulerLost() >> Passes(SCHEDULER_TIMEOUT_S)
+        playbook = playbook >> Passes(SCHEDULER_TIMEOUT_S)
         playbook = playbook << asked_origin(1, 2, 4) >> range_ended(1, Outcome.BROKEN) << asked_origin(2, 2, 4)
         playbook = playbook >> range_ended(0, Outcome.REFUSED) << CancelRange(D, 2) << left("b")
         assert playbook << Ended(D, Phase.FAILED, discard=True)

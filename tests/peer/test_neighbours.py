@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.core.neighbours import BUSY_S, EVERYTHING, FAR, FULL_AFTER_S, PER_NEIGHBOUR, Neighbours
+from peer.core.neighbours import BUSY_S, EVERYTHING, FAR, FULL_AFTER_S, IN_ORDER, PER_NEIGHBOUR, Neighbours
 from peer.core.piece_sets import bitfield, spans
 from scheduler.protocol import link
 
@@ -42,6 +42,23 @@ class TestChoice:
 
     def test_the_lowest_of_equally_rare_ones(self) -> None:
         assert neighbours(a=0b110, b=0b110).choose(ALL, 0, 0.0) == ("a", 1)
+
+    def test_beyond_some_that_are_in_order_from_the_hosts_own_place_on(self) -> None:
+        places = set()
+        for host in ("x", "y", "z"):
+            known = neighbours(**{f"n{number}": ALL for number in range(IN_ORDER + 1)})
+            known.host = host
+            wanted = ALL
+            for index in range(IN_ORDER):
+                choice = known.choose(wanted, 0, 0.0)
+                assert choice == (f"n{index}", index)
+                known.asked(choice[0])
+                wanted &= ~(1 << index)
+            last = known.choose(wanted, 0, 0.0)
+            assert last is not None
+            places.add(last[1])
+            assert known.choose(wanted & 0b1000, 0, 0.0) == (last[0], 3), "or what there is"
+        assert len(places) > 1
 
     def test_what_is_urgent_before_what_is_rare(self) -> None:
         known = neighbours(a=0b111, b=0b110)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +12,6 @@ from peer.core.events import CancelPiece, PeerOutcome, RequestPiece
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
 from peer.core.peer_requests import (
     BESIDE_ORIGIN,
-    CHOKE_COSTS,
     HEDGE_AFTER,
     HEDGE_LEAST_S,
     MAX_REQUESTS,
@@ -26,7 +26,7 @@ from peer.core.pieces import PeerRequest, PieceTracker
 from tests.peer.test_neighbours import neighbours
 
 D = b"d" * 32
-EXPECTED = {index: bytes([index]) * 32 for index in range(20)}
+EXPECTED = {index: bytes([index]) * 32 for index in range(100)}
 COUNT = len(EXPECTED)
 ALL = (1 << COUNT) - 1
 ORIGIN = 99
@@ -79,6 +79,14 @@ def receive(running: PeerRequests, number: int, now: float, *, choked: bool = Fa
     return running.received(number, now, choked=choked)
 
 
+def in_a_round(running: PeerRequests, now: float, took_s: Callable[[int], float]) -> int:
+    """All that may be asked for is asked for, and comes at once after `took_s` for so many. Returns how many."""
+    count = len(hosts_of(running, ALL & ~running.pieces.held, now))
+    for number in list(running.pieces.peer_requests):
+        receive(running, number, now + took_s(count))
+    return count
+
+
 def first_of(running: PeerRequests) -> int:
     """The request that has been under way for the longest."""
     return next(iter(running.pieces.peer_requests))
@@ -98,27 +106,31 @@ class TestHowMany:
         assert len(hosts_of(running, ALL)) == MIN_REQUESTS
         assert running.is_full()
 
-    def test_more_where_pieces_come_and_nobody_is_busy(self) -> None:
+    def test_more_with_each_round_where_none_is_slower_for_it(self) -> None:
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
-        for received in range(1, MAX_REQUESTS + 3):
-            hosts_of(running, ALL)
-            receive(running, first_of(running), 1.0)
-            hosts_of(running, ALL)
-            assert len(running.pieces.peer_requests) == max(MIN_REQUESTS, min(received, MAX_REQUESTS))
+        counts = [in_a_round(running, at, took_s=lambda _: 1.0) for at in range(4)]
+        assert counts[0] == MIN_REQUESTS
+        assert all(more > count for count, more in itertools.pairwise(counts)), counts
+        assert counts[-1] == MAX_REQUESTS
 
-    @pytest.mark.parametrize("refused", [True, False], ids=["refused", "others come first"])
-    def test_no_more_once_somebody_is(self, refused: bool) -> None:
+    def test_no_more_than_fill_the_line(self) -> None:
+        """Each more makes all others slower: as many pieces come in a second as before."""
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
-        running._credit = MIN_REQUESTS + CHOKE_COSTS
-        for _ in range(2):
-            hosts_of(running, ALL)
-            if refused:
-                running.neighbours.refused(running.failed(first_of(running), PeerOutcome.CHOKED).host, 0.0)
-            else:
-                receive(running, first_of(running), 0.0, choked=True)
-        assert running._credit == MIN_REQUESTS - CHOKE_COSTS
-        assert running.is_full(), "as many go on as there were"
+        now, counts = 0.0, list[int]()
+        for _ in range(10):
+            counts.append(in_a_round(running, now, took_s=lambda count: count / 4))
+            now += counts[-1] / 4
+        assert max(counts) <= MAX_REQUESTS * 0.7, "as many as fill the line, the headroom, and what comes by chance"
+
+    def test_few_again_once_less_comes(self) -> None:
+        running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 1)})
+        for at in range(4):
+            in_a_round(running, at, took_s=lambda _: 1.0)
+        assert len(hosts_of(running, ALL, 4.0)) > MIN_REQUESTS
+        for at in range(4):
+            receive(running, first_of(running), 8.0 + 4 * at, choked=True)
         while len(running.pieces.peer_requests) > MIN_REQUESTS:
+            assert running.is_full()
             running.failed(first_of(running), PeerOutcome.GONE)
         assert running.is_full()
 
@@ -235,7 +247,7 @@ class TestHedging:
 
     def test_a_second_neighbour_only_within_the_limit(self) -> None:
         running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS + 2)})
-        running._credit = MAX_REQUESTS
+        running._most = MAX_REQUESTS
         assert len(hosts_of(running, ALL)) == MAX_REQUESTS
         assert hedged(running, 1.0) == []
         running.failed(first_of(running), PeerOutcome.GONE)

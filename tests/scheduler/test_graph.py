@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from scheduler.core.members import Host, Member, MemberCause, Topology, distance
+from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.swarm import Swarm
@@ -149,3 +149,56 @@ def test_changes_that_undo_each_other_are_not_told() -> None:
     newcomer = join(swarm, 3, Topology("s0", "z", "r0"))
     leave(swarm, newcomer)
     assert not any(swarm.graph.changes.get(member) for member in members)
+
+
+def warm(seeders: int, newcomers: int, *, racks: int = 1) -> tuple[Swarm, list[Member]]:
+    """Seeders that were linked while they wanted the blob, and members that join after that."""
+    swarm, held = swarm_of(seeders, racks=racks)
+    for member in held:
+        swarm.step(member, MemberCause.HOLDS_ALL)
+    places = [Topology("s0", "z", f"r{number % racks}") for number in range(newcomers)]
+    return swarm, [join(swarm, seeders + number, place) for number, place in enumerate(places)]
+
+
+def seeders_of(member: Member) -> list[Member]:
+    return [other for other in member.links if other.state is MemberState.COMPLETE]
+
+
+def receivers_of(member: Member) -> int:
+    return sum(other.wants for other in member.links)
+
+
+class TestWarm:
+    def test_newcomers_share_the_seeders_evenly(self) -> None:
+        swarm, newcomers = warm(270, 30, racks=9)
+        swarm.graph.validate()
+        counts = Counter(receivers_of(member) for member in swarm.graph.seeders.items)
+        assert max(counts) <= 3
+        assert counts[1] + counts[2] > 0.9 * 270, "nearly each seeder has somebody to send to"
+        supplies = [sum(1 / receivers_of(seeder) for seeder in seeders_of(each)) for each in newcomers]
+        assert min(supplies) > 5
+
+    def test_newcomers_are_linked_to_each_other_too(self) -> None:
+        members = warm(100, 100)[1]
+        links = sum(map(receivers_of, members))
+        assert links > 5 * 100
+
+    def test_links_between_seeders_make_room(self) -> None:
+        """All links of these seeders are to each other, and each may have no more."""
+        swarm, held = swarm_of(SETTINGS.degree_high + 1)
+        for one in held:
+            for other in held:
+                if other not in one.links and one is not other:
+                    swarm.graph._link(one, other)
+            swarm.step(one, MemberCause.HOLDS_ALL)
+        newcomer = join(swarm, 99, Topology("s0", "z", "r0"))
+        count = len(seeders_of(newcomer))
+        assert count > SETTINGS.degree, "more than it gets by splitting such links"
+        swarm.graph.validate()
+
+    def test_a_cold_swarm_is_linked_as_ever(self) -> None:
+        """One seeder among many that want the blob is no reason for more links."""
+        swarm, members = warm(1, 100)
+        most = max(map(len, (seeders_of(member) for member in members)))
+        assert most <= 1
+        swarm.graph.validate()

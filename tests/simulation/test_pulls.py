@@ -183,6 +183,16 @@ class TestWithoutAScheduler:
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() <= 64 + 16, "at most what was on its way, and not published"
 
+    def test_one_that_is_away_for_longer(self) -> None:
+        """Those that had leases go on meanwhile; if all asked the origin it would give 1.7 copies."""
+        run = Playing(12, 64, seed=3)
+        run.run(began(run, 30))
+        run.cluster.stop_scheduler()
+        run.cluster.event_queue.after(4.0, run.cluster.start_scheduler)
+        run.run()
+        run.is_right(*run.hosts)
+        assert run.cluster.origin_bytes <= 1.25 * run.blob.size_bytes
+
     def test_one_that_is_gone_for_good(self) -> None:
         run = Playing(8, 64, seed=3)
         run.run(began(run, 30))

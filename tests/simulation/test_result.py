@@ -46,6 +46,13 @@ class TestTheLimit:
         assert len(warm.wanting()) == 1
         assert limit_s(warm) == pytest.approx(8.0)
 
+    def test_of_later_waves_is_what_the_lines_of_all_so_far_carry(self) -> None:
+        """Ten hosts in fives of two, which receive at once what they want, and the origin sends as fast as each."""
+        waves = scenario("rolling-update", nodes=10)
+        waves = replace(waves, nodes=tuple(replace(node, down_bytes_per_s=100 * RATE) for node in waves.nodes))
+        cold = 8 * (1 + 1 / 16)
+        assert limit_s(waves) == pytest.approx(cold + sum(2 * 8 / (1 + hosts) for hosts in (4, 6, 8, 10)))
+
     def test_malicious_hosts_neither_want_nor_serve(self) -> None:
         few = scenario("malicious", nodes=10)
         assert len(few.wanting()) == 9

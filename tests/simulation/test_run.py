@@ -45,6 +45,18 @@ def test_every_honest_host_that_stays_has_the_image_and_no_other_bytes(name: str
     assert result.wrong_pieces == 0 or "misled" in name  # those who check them hold them
 
 
+def test_newcomers_in_a_warm_swarm_receive_as_fast_as_their_lines_allow() -> None:
+    """Ten uplinks fill a downlink, and each of the few newcomers has ten seeders to itself."""
+    shape = Shape(60, (blob_of(128),), rate_bytes_per_s=RATE, down_bytes_per_s=10 * RATE)
+    warm = SCENARIOS["warm-newcomers"](shape)
+    few = replace(warm, nodes=tuple(replace(node, holds_image=node.name > "n00020") for node in warm.nodes))
+    assert run(few).efficiency_p50() >= 0.6
+
+
+def test_malicious_hosts_that_are_taken_out_do_not_take_the_origins_line() -> None:
+    assert run(scenario("malicious", 60, 48)).origin_copies() <= 1.1
+
+
 @pytest.fixture(scope="module")
 def crowd() -> RunResult:
     return run(scenario("flash-crowd", 60, 48), curves=True)
