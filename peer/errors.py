@@ -87,6 +87,10 @@ class OriginResizedError(OriginUnusableError):
         self.size_bytes = size_bytes
 
 
+class DrainingError(P2pdError):
+    """This node begins nothing new: it is about to stop."""
+
+
 class StoreError(P2pdError):
     """The base of what the local piece store does to us."""
 

@@ -41,6 +41,7 @@ from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
+from peer.peer_piece import Pace
 from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
@@ -236,6 +237,10 @@ class Host:
         if self._timer is not None:
             self._timer.cancel()
 
+    def drain(self) -> None:
+        """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
+        self.feed(events.Draining())
+
     async def disconnect(self) -> None:
         """End all links and connections."""
         await self.links.close()
@@ -294,6 +299,11 @@ class Host:
     def certificate_expires(self) -> float | None:
         """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
         return None if self._trust is None else self._trust.expires
+
+    @property
+    def pace(self) -> Pace:
+        """The limit on what neighbours together send."""
+        return self._transfers.pace
 
     def statistics(self) -> DownloadStatistics:
         """What has come to this host."""

@@ -129,6 +129,11 @@ class Pace:
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """From now on this is the rate, also of pieces under way."""
+        with self._lock:
+            self._bucket = pacing_bucket(rate_bytes_per_s)
+
     @property
     def slice_bytes(self) -> int | None:
         """What to take between two waits; None: all at once."""
@@ -136,10 +141,8 @@ class Pace:
 
     def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
         """Wait as long as it takes to have been allowed `taken_bytes`, or until `stopped`."""
-        if self._bucket is None:
-            return
         with self._lock:
-            seconds = self._bucket.take(taken_bytes, self._clock.monotonic())
+            seconds = self._bucket.take(taken_bytes, self._clock.monotonic()) if self._bucket else 0.0
         if seconds:
             self._clock.wait(stopped, seconds)
 

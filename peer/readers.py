@@ -18,6 +18,7 @@ from peer.origin.api import Credential
 from peer.origin_range import OriginSource
 from peer.store import Blob, BlobInfo
 from peer.store.blob import EMPTY_DIGEST
+from peer.store.facts import Came
 
 MAX_BEGINNINGS = 4
 """Of one blob, while a client waits for its headers. Every failed attempt exposes a lying host or a wrong piece map."""
@@ -104,6 +105,10 @@ class Readers:
     def peek(self, digest: Digest) -> BlobInfo | None:
         """What the store knows of a blob, without reading it."""
         return self._host.store.peek(digest)
+
+    def came(self, digest: AnyDigest) -> Came:
+        """What has come of a blob that is held, whole or not, since the start."""
+        return self._host.store.came(digest)
 
     def holds(self, digest: Digest, spans: Iterable[tuple[int, int]]) -> bool:
         """Whether all of these bytes `[start, stop)` can be sent now."""

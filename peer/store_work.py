@@ -97,6 +97,7 @@ class StoreWork:
             self._failed(arrival, error)
             return
         self.inline_bytes += len(data)
+        blob.came = blob.came.plus(peer_bytes=len(data))
         held = self._adopted(arrival, blob)
         if self._arrivals.get(arrival.raw) is arrival:
             self._post(held)

@@ -56,7 +56,7 @@ class Transfers:
         self._workers = workers
         self._neighbours = neighbours
         self._post = post
-        self._pace = Pace(rate_bytes_per_s)
+        self.pace = Pace(rate_bytes_per_s)
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -150,7 +150,7 @@ class Transfers:
             tell(self._piece_received, wanted.request, piece, index, digest)
 
         try:
-            landed = piece.run(self._workers.buffers, self._pace, on_held)
+            landed = piece.run(self._workers.buffers, self.pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
@@ -160,6 +160,7 @@ class Transfers:
     def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
         start, stop = piece.blob.span(index)
         self.peer_bytes += stop - start
+        piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
         del self._pieces[request]
         self._received(piece.blob, request, index, digest, choked=piece.choked)
 
@@ -193,6 +194,7 @@ class Transfers:
     def range_received(self, blob: Blob, request: int, index: int, digest: bytes) -> None:
         start, stop = blob.span(index)
         self.origin_bytes += stop - start
+        blob.came = blob.came.plus(origin_bytes=stop - start)
         self._received(blob, request, index, digest)
 
     def verified(self, blob: Blob, ok: bool) -> None:

@@ -36,7 +36,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -171,6 +171,10 @@ class Access:
             grant = self._grants.find(ANYONE, repository, endpoint, digest, self._clock())
             public = Public.NO if grant is None else self._open_to_all(repository)
             self._catalog.remember(repository, endpoint, [digest], public)
+
+    def forget(self, upstreams: Collection[str]) -> None:
+        """These upstreams are others now, or have other credentials: their origins are asked anew."""
+        self._grants.forget(upstreams)
 
     def is_over(self, permit: Permit) -> bool:
         """Whether the origin is to be asked again."""

@@ -22,14 +22,15 @@ from typing import Literal
 import structlog
 from aiohttp import web
 
-from peer.errors import OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
+from peer.errors import DrainingError, OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
+from peer.oci.digest import AnyDigest
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.blobs import Blobs
 from proxy.core.lists import is_list, lists, next_page, one_page, origin_query
 from proxy.core.oci_errors import Code, refusal, refusal_for, refusal_of_list
-from proxy.core.pulls import PullSummary
+from proxy.core.pulls import IDLE_S, PullSummary
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.known_manifests import KnownManifests
 from proxy.manifests import Manifests
@@ -80,10 +81,14 @@ class Mirror:
         self._prefetch = Prefetch(origins, readers, manifests, background, depth=depth)
         self._blobs = Blobs(origins, readers, access, manifests, self._prefetch)
         self._manifests = Manifests(access, tags, self._blobs, manifests, self._prefetch)
+        self._known = manifests
+        self._answering = 0
+        self._draining_since: float | None = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; the server's handler."""
         started = time.monotonic()
+        self._answering += 1
         context: RequestContext | None = None
         status = 500  # a defect of ours, unless the status is set below
         try:
@@ -104,6 +109,7 @@ class Mirror:
             status = (context.sent.status if context else None) or CLIENT_GONE
             raise
         finally:
+            self._answering -= 1
             self._observe(
                 RequestRecord(
                     upstream=context.route.upstream if context else "",
@@ -116,6 +122,31 @@ class Mirror:
                 )
             )
         return response
+
+    def drain(self) -> None:
+        """Refuse new pulls from now on, so that clients go to the registry. Pulls under way are served to their end.
+
+        A client that has the manifest from here may take the blobs from nowhere else (podman).
+        """
+        self._draining_since = time.monotonic()
+        self._prefetch.drain()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered, and no pull is under way."""
+        return not self._answering and not self._prefetch.under_way
+
+    def _refuse_what_is_new(self, route: Route, since: float) -> None:
+        """Raises DrainingError, unless the route names a blob of a pull under way, or a manifest of an index that was
+        served a moment before."""
+        digest = route.reference if isinstance(route.reference, AnyDigest) else None
+        if digest is not None:
+            is_child = self._known.descriptor(route.repository, digest) is not None
+            if is_child and time.monotonic() - since < IDLE_S:
+                return
+            if self._prefetch.is_under_way(route.repository, digest):
+                return
+        raise DrainingError("this node is about to stop and serves no new pull: ask the registry")
 
     def ended_pulls(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by monotonic time `now`. Each is returned once."""
@@ -134,6 +165,8 @@ class Mirror:
         return RequestContext(request, route, request.headers.get("Authorization"))
 
     async def _answer(self, context: RequestContext) -> web.StreamResponse:
+        if self._draining_since is not None and context.route.endpoint in (Endpoint.MANIFEST, Endpoint.BLOB):
+            self._refuse_what_is_new(context.route, self._draining_since)
         match context.route.endpoint:
             case Endpoint.PING:
                 return await self._ping(context)

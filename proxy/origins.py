@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
+from weakref import WeakSet
 
 import structlog
 
@@ -27,7 +28,7 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import ANY_MANIFEST, essence, manifest_type
 from peer.oci.reference import Repository, UpstreamName
-from peer.origin.api import Answer, ContentRef, Credential, Kind
+from peer.origin.api import Answer, ContentRef, Credential, Kind, Origin
 from peer.origin.client import HttpOrigin
 from peer.origin.headers import content_range
 from peer.origin_range import OriginSource
@@ -61,7 +62,8 @@ class OriginAnswer:
 class Origins:
     """The configured `upstreams` by name, of which the first is the default one, and others that clients name.
 
-    `answer_within_s` is how long clients wait for headers. With `make_other`, every host is an upstream.
+    `answer_within_s` is how long clients wait for headers. With `make_other`, every host is an upstream. `replace`
+    changes all that while requests are under way: each goes on with the origin that it has, or with the new one.
     """
 
     def __init__(
@@ -72,17 +74,57 @@ class Origins:
         make_other: Callable[[UpstreamName], HttpOrigin] | None = None,
     ) -> None:
         self.upstreams = upstreams
-        self.others = OtherUpstreams(make_other) if make_other else None
-        self.default = next(iter(upstreams))
+        self._make_other = make_other
+        self._others = OtherUpstreams(make_other) if make_other else None
+        self._removed: dict[UpstreamName, UpstreamOrigin] = {}
+        """Those that are no longer configured, for requests that are under way."""
+        self._retired: WeakSet[Origin] = WeakSet()
         self._silent: set[UpstreamName] = set()
         self.answer_within_s = answer_within_s
         self.headers_within_s = HEADERS_FACTOR * answer_within_s
 
+    @property
+    def default(self) -> UpstreamName:
+        """The first."""
+        return next(iter(self.upstreams))
+
+    @property
+    def others(self) -> OtherUpstreams | None:
+        """The upstreams that only clients name, if there may be such."""
+        return self._others if self._make_other else None
+
     def upstream(self, name: UpstreamName) -> UpstreamOrigin:
-        """The upstream of that name, which a route has: it is configured, or is made now."""
-        if self.others is None or name in self.upstreams:
-            return self.upstreams[name]
-        return self.others.get(name)
+        """The upstream of that name, which a route has: it is configured, or was, or is made now."""
+        found = self.upstreams.get(name) or (None if self.others else self._removed.get(name))
+        if found is None:
+            assert self._others is not None, name
+            found = self._others.get(name)
+        return found
+
+    def replace(
+        self,
+        upstreams: Mapping[UpstreamName, UpstreamOrigin],
+        make_other: Callable[[UpstreamName], HttpOrigin] | None = None,
+    ) -> None:
+        """From now on these are the upstreams. One that is there already stays as it is; the others are retired.
+
+        What is under way goes on: a request to an upstream that is gone, and a download that another origin has begun.
+        """
+        before, self.upstreams = self.upstreams, upstreams
+        for name, upstream in before.items():
+            if upstreams.get(name) is not upstream:
+                self._removed[name] = upstream.retire()
+                self._retired.add(upstream.origin)
+        for name, upstream in upstreams.items():
+            self._removed.pop(name, None)
+            if isinstance(upstream.origin, HttpOrigin):
+                upstream.origin.take_over()
+        if make_other != self._make_other:
+            self._make_other = make_other
+            if make_other is not None and self._others is None:
+                self._others = OtherUpstreams(make_other)
+            elif make_other is not None and self._others is not None:
+                self._others.remake(make_other)
 
     def is_believed(self, name: UpstreamName) -> bool:
         """Whether the operator has configured the upstream. Another may be a server of the client that named it."""
@@ -178,10 +220,12 @@ class Origins:
             log.info("the origin answers again", upstream=upstream)
 
     def close(self) -> None:
-        for upstream in self.upstreams.values():
+        for upstream in (*self.upstreams.values(), *self._removed.values()):
             upstream.close()
-        if self.others is not None:
-            self.others.close()
+        for origin in tuple(self._retired):
+            origin.close()
+        if self._others is not None:
+            self._others.close()
 
     async def _request(
         self,

@@ -43,8 +43,9 @@ class Prefetch:
         self._readers = readers
         self._manifests = manifests
         self._background = background
-        self._pulls = Pulls(depth)
+        self._pulls = Pulls(depth, readers.came)
         self._ahead: set[Digest] = set()
+        self._draining = False
 
     def manifest_served(self, context: RequestContext, permit: Permit, digest: AnyDigest, manifest: Manifest) -> None:
         """The client was sent `manifest`. If that is an image, its layers are likely to be asked for next."""
@@ -67,7 +68,8 @@ class Prefetch:
     def of_blob(self, context: RequestContext, permit: Permit) -> Iterator[None]:
         """Start to fetch the next layers; then the block answers the client's GET of a blob."""
         repository, digest = context.route.repository, context.route.digest
-        for layer in self._pulls.blob_asked(permit.client, repository, digest, time.monotonic()):
+        layers = self._pulls.blob_asked(permit.client, repository, digest, time.monotonic())
+        for layer in [] if self._draining else layers:
             self._fetch_ahead(repository, layer, permit)
         try:
             yield
@@ -80,10 +82,23 @@ class Prefetch:
                 repository,
                 digest,
                 sent_bytes=context.sent.body_bytes,
-                from_store=context.cache == "hit",
+                relayed=context.cache == "none",
                 failed=context.sent.error is not None,
                 now=time.monotonic(),
             )
+
+    def drain(self) -> None:
+        """From now on, fetch nothing ahead."""
+        self._draining = True
+
+    def is_under_way(self, repository: Repository, digest: AnyDigest) -> bool:
+        """Whether a pull that has not ended has this blob."""
+        return self._pulls.is_under_way(repository, digest)
+
+    @property
+    def under_way(self) -> int:
+        """How many pulls have not ended."""
+        return self._pulls.under_way
 
     def ended(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by monotonic time `now`. Each is returned once."""

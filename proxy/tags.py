@@ -15,7 +15,7 @@ with the same credential and Accept header.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -122,6 +122,12 @@ class Tags:
         self._catalog.forget_manifest(repository, digest)
         self._answers = {
             question: answer for question, answer in self._answers.items() if answer[1][0].digest != digest
+        }
+
+    def forget_all_of(self, upstreams: Collection[str]) -> None:
+        """These upstreams are others now, or have other credentials: their origins are asked anew."""
+        self._answers = {
+            question: answer for question, answer in self._answers.items() if question[1].upstream not in upstreams
         }
 
     def _granted(

@@ -47,6 +47,13 @@ class UpstreamOrigin:
     renames: bool = False
     threads: Threads = field(default_factory=question_threads, compare=False)
 
+    def retire(self) -> UpstreamOrigin:
+        """It takes nothing new; returns what requests that are under way go on with. Threads end when they have."""
+        if isinstance(self.origin, HttpOrigin):
+            self.origin.retire()
+        self.threads.shutdown(wait=False)
+        return UpstreamOrigin(self.origin, self.has_credentials, self.renames)
+
     def close(self) -> None:
         self.origin.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
@@ -81,6 +88,12 @@ class OtherUpstreams:
         self._retire_unused(now)
         return other.upstream
 
+    def remake(self, make: Callable[[UpstreamName], HttpOrigin]) -> None:
+        """From now on `make` makes them. Those that are known are retired."""
+        self._make = make
+        while self._known:
+            self._retire_oldest()
+
     def statistics(self) -> OriginStatistics:
         """Of all of them together, without what retired ones have still under way."""
         self._retire_unused(self._clock())
@@ -98,11 +111,13 @@ class OtherUpstreams:
             oldest = next(iter(self._known))
             if len(self._known) <= MAX_OTHERS and self._known[oldest].used_s >= now - UNUSED_S:
                 return
-            other = self._known.pop(oldest)
-            other.origin.retire()
-            other.upstream.threads.shutdown(wait=False)
-            self._retired.add(other.origin)
-            self._past = _sum((self._past, other.origin.statistics()), open_connections=0)
+            self._retire_oldest()
+
+    def _retire_oldest(self) -> None:
+        _, other = self._known.popitem(last=False)
+        other.upstream.retire()
+        self._retired.add(other.origin)
+        self._past = _sum((self._past, other.origin.statistics()), open_connections=0)
 
 
 def _sum(parts: Iterable[OriginStatistics], *, open_connections: int | None = None) -> OriginStatistics:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from p2pd.admin.images import CachedImage
 from p2pd.admin.secret import NoSecretError, authorization, is_on_this_machine, read_secret
+from p2pd.config.changes import Change, Reloaded
+from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, P2pdError
 from peer.store import BlobInfo, VerifyReport
 
@@ -28,6 +30,12 @@ T = TypeVar("T")
 
 _WORK_TIMEOUT_S: Final = 3600.0
 """Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
+
+_OPEN: Final = ("/status", "/hosts")
+"""Paths that are answered without the secret."""
+
+_RELOAD_TIMEOUT_S: Final = 30.0
+"""The daemon reads files, which may be on a slow disk."""
 
 
 class DaemonUnreachableError(P2pdError):
@@ -100,8 +108,38 @@ class AdminClient:
             timeout_s=_WORK_TIMEOUT_S,
         )
 
+    def in_force(self) -> list[dict[str, Any]]:
+        """Each key of the daemon's settings, as `p2pd.daemon.control.Control.in_force` gives them."""
+        return self._ask("GET", "/config", list)
+
+    def reload(self) -> Reloaded:
+        """Have the daemon read its settings again. Raises ConfigError; then all is as it was."""
+        return self._ask(
+            "POST",
+            "/reload",
+            lambda found: Reloaded(_changes(found["changed"]), _changes(found["needs_restart"])),
+            timeout_s=_RELOAD_TIMEOUT_S,
+        )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Have the daemon finish what is under way, and stop. Returns whether it finished all within `timeout_s`."""
+        path = f"/drain?timeout={timeout_s:g}"
+        return self._ask("POST", path, lambda found: bool(found["finished"]), timeout_s=timeout_s + _RELOAD_TIMEOUT_S)
+
+    def is_there(self) -> bool:
+        """Whether a daemon answers."""
+        try:
+            self.status()
+        except DaemonUnreachableError:
+            return False
+        except DaemonRefusedError:  # it is closing the connection
+            pass
+        return True
+
     def _ask(self, method: str, path: str, decode: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
         status, answer = self._call(method, path, timeout_s or self._answer_timeout_s)
+        if status == 422:
+            raise ConfigError(_reason(answer, status))
         if status != 200:
             raise DaemonRefusedError(_reason(answer, status))
         try:
@@ -122,9 +160,7 @@ class AdminClient:
             ) from None
         try:
             connection.sock.settimeout(timeout_s)
-            headers = (
-                {"Authorization": authorization(self._secret(connection.sock))} if path.startswith("/cache") else {}
-            )
+            headers = {} if path in _OPEN else {"Authorization": authorization(self._secret(connection.sock))}
             connection.request(method, path, headers=headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
@@ -144,6 +180,10 @@ class AdminClient:
         if self._directory is None:
             raise NoSecretError(f"the daemon at {self._address} wants its secret: name its directory with --data")
         return read_secret(self._directory, self._address)
+
+
+def _changes(rows: list[dict[str, str | None]]) -> tuple[Change, ...]:
+    return tuple(Change(str(row["what"]), row["before"], row["after"]) for row in rows)
 
 
 def _reason(answer: Any, status: int) -> str:

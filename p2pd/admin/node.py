@@ -1,4 +1,4 @@
-"""A node's admin port: its status, and the cache commands."""
+"""A node's admin port: its status, the cache commands, and what may be asked of the daemon."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady, admin_runner
@@ -27,7 +28,7 @@ from scheduler.core.scheduler import Scheduler
 
 
 class Admin:
-    """The pages of a node: `/status`, `/cache` and the cache commands."""
+    """The pages of a node: `/status`, `/cache` and the cache commands; with `control`, `p2pd.admin.control`."""
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class Admin:
         peer_server: PeerServer,
         telemetry: Telemetry,
         scrubber: Scrubber,
+        control: Control | None = None,
         scheduler: Scheduler | None = None,
     ) -> None:
         """`scheduler` is the one inside the node, if there is one."""
@@ -46,6 +48,7 @@ class Admin:
         self._telemetry = telemetry
         self._scrubber = scrubber
         self._scheduler = scheduler
+        self._control = control
 
     def runner(
         self,
@@ -70,6 +73,7 @@ class Admin:
                 web.delete("/cache/{digest}", self._remove),
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
+                *([] if self._control is None else control_routes(self._control)),
             ],
         )
 

@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import web
 
 from p2pd.admin.secret import is_on_this_machine, shows
+from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
 from scheduler.core.roster import HostFacts
@@ -78,6 +79,7 @@ def admin_runner(
             "version": version,
             "uptime_s": round(time.time() - started, 1),
             "ready": not not_ready(),
+            "reasons": not_ready(),
             "degraded": degraded(),
             **addresses,
         }
@@ -147,6 +149,8 @@ def _refuse(status: int, reason: str) -> web.Response:
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except ConfigError as error:
+        return web.json_response({"error": str(error)}, status=422)
     except BlobInUseError as error:
         return web.json_response({"error": str(error)}, status=409)
     except InvalidNameError as error:

@@ -17,6 +17,9 @@ COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
     "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
+    "config": "Show the settings in force, and where each is from.",
+    "reload": "Have the daemon read its settings again.",
+    "drain": "Have the daemon finish what is under way, and stop.",
     "doctor": "Check this node's set-up and say what to change.",
     "support-bundle": "Collect what those who help ask for, without secrets.",
     "configure": "Make a container runtime use the mirror, or undo that.",
@@ -32,9 +35,9 @@ COMMANDS: Final = {
 """Each command is `p2pd.cli.<name>.<name>`, with _ for -. `p2pd --help` shows the text here and imports no command."""
 
 GROUPS: Final = {
-    "Run": ("run", "scheduler"),
+    "Run": ("run", "scheduler", "reload", "drain"),
     "Set up": ("configure", "doctor"),
-    "Look": ("status", "support-bundle", "version"),
+    "Look": ("status", "config", "support-bundle", "version"),
     "Images": ("pull", "cache"),
     "Cluster": ("token", "host", "plan", "demo"),
 }

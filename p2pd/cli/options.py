@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, load
+from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, Sources
 from p2pd.config.values import parse_switch
 
 SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"
@@ -30,15 +30,30 @@ def with_settings(
     The settings are always complete: the file and the variables give those that the command has no flag for.
     `defaults` are the command's own, as an operator would write them; `authenticated` as for `load`.
     """
+
+    def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
+        def merged(sources: Sources, /, *args: P.args, **given: P.kwargs) -> R:
+            return command(sources.read().settings, *args, **given)
+
+        merged.__doc__ = command.__doc__
+        return with_sources(*keys, defaults=defaults, authenticated=authenticated)(merged)
+
+    return decorate
+
+
+def with_sources(
+    *keys: str, defaults: Mapping[str, str] | None = None, authenticated: Collection[str] = ()
+) -> Callable[[Callable[Concatenate[Sources, P], R]], Callable[..., R]]:
+    """As `with_settings`, for a command that reads the settings itself, and perhaps again."""
     names = keys or tuple(KEYS)
     own = dict(defaults or {})
 
-    def decorate(command: Callable[Concatenate[Settings, P], R]) -> Callable[..., R]:
+    def decorate(command: Callable[Concatenate[Sources, P], R]) -> Callable[..., R]:
         def with_flags(config: Path | None, **given: Any) -> R:
             flags = {name: given.pop(name) for name in names}
             flags = {name: value for name, value in flags.items() if value not in (None, ())}
-            settings = load(flags, os.environ, file=config, defaults=own, authenticated=authenticated)
-            return command(settings, **given)  # type: ignore[call-arg] # click gives the rest by name
+            sources = Sources(flags, os.environ, config, defaults=own, authenticated=authenticated)
+            return command(sources, **given)  # type: ignore[call-arg] # click gives the rest by name
 
         with_flags.__doc__ = command.__doc__
         for name in reversed(names):

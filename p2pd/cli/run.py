@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import with_settings
+from p2pd.cli.options import with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Settings
+    from p2pd.config.settings import Sources
 
 
 @click.command("run")
-@with_settings()
-def run(settings: Settings) -> None:
+@with_sources()
+def run(sources: Sources) -> None:
     """Run one node: the mirror and its cache.
 
     Every flag is also a key in the configuration file, with _ for -, and the variable that stands beside it. Flags go
-    before variables, those before the file.
+    before variables, those before the file. SIGHUP and `p2pd reload` read the file again.
     """
-    logs.setup(settings.log_level, settings.log_format)
+    loaded = sources.read()
+    logs.setup(loaded.settings.log_level, loaded.settings.log_format)
     from p2pd.daemon.node import run as run_daemon
 
-    raise SystemExit(run_daemon(settings))
+    raise SystemExit(run_daemon(sources, loaded))

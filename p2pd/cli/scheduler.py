@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_settings
+from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Settings
+    from p2pd.config.settings import Sources
 
 
 @click.command("scheduler")
-@with_settings(
+@with_sources(
     "data",
     "listen",
     "admin",
@@ -33,16 +33,18 @@ if TYPE_CHECKING:
     defaults={"data": SCHEDULER_DATA, "listen": "127.0.0.1:65003", "admin": SCHEDULER_ADMIN},
     authenticated=["listen"],
 )
-def scheduler(settings: Settings) -> None:
+def scheduler(sources: Sources) -> None:
     """Run a scheduler alone, for nodes that are started with --scheduler https://HOST:65003 --join TOKEN.
 
     It makes the cluster's CA on its first start, and `p2pd token create` beside it makes the tokens. On loopback, and
     with --allow-open, it serves nodes without certificates too, which are started with --scheduler http://HOST:65003.
 
     Every flag is also a key in the configuration file, with _ for -, and the variable that stands beside it. Flags go
-    before variables, those before the file. Of blobs nothing is kept on disk: nodes tell all that they hold.
+    before variables, those before the file. SIGHUP has log_level read again. Of blobs nothing is kept on disk: nodes
+    tell all that they hold.
     """
-    logs.setup(settings.log_level, settings.log_format)
+    loaded = sources.read()
+    logs.setup(loaded.settings.log_level, loaded.settings.log_format)
     from p2pd.daemon.scheduler import run as run_scheduler
 
-    raise SystemExit(run_scheduler(settings))
+    raise SystemExit(run_scheduler(sources, loaded))

@@ -18,6 +18,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -270,6 +271,30 @@ _AT_STAKE: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and by key the place of each that is not the default: `/etc/p2pd/p2pd.toml:12`, a variable, a flag."""
+
+    settings: Settings
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where settings are read, also again while a daemon runs. For the fields see `load`."""
+
+    flags: Mapping[str, object]
+    environ: Mapping[str, str]
+    file: Path | None = None
+    default_file: Path = DEFAULT_FILE
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    authenticated: Collection[str] = ()
+
+    def read(self) -> Loaded:
+        """Merge them. Raises ConfigError, with a line for each problem."""
+        return _merged(self)
+
+
 def load(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
@@ -286,14 +311,19 @@ def load(
 
     Raises ConfigError, with a line for each problem.
     """
+    return Sources(flags, environ, file, default_file, defaults or {}, authenticated).read().settings
+
+
+def _merged(sources: Sources) -> Loaded:
     problems: list[str] = []
     given: dict[str, _Given] = {}
-    for one in (*_from_file(file, environ, default_file), *_from_environ(environ), *_from_flags(flags)):
+    in_file = _from_file(sources.file, sources.environ, sources.default_file)
+    for one in (*in_file, *_from_environ(sources.environ), *_from_flags(sources.flags)):
         if one.key in KEYS:
             given[one.key] = one
         else:
             problems.append(f"{one.source}: no such key{_nearest(one)}")
-    values: dict[str, Any] = {key: KEYS[key].parse(text) for key, text in (defaults or {}).items()}
+    values: dict[str, Any] = {key: KEYS[key].parse(text) for key, text in sources.defaults.items()}
     for one in given.values():
         try:
             values[one.key] = KEYS[one.key].parse(one.value)
@@ -301,11 +331,11 @@ def load(
             problems += [_problem(one, line) for line in str(error).splitlines()]
     settings = Settings(**values)
     if "allow_open" not in given or "allow_open" in values:  # else the one problem is told already
-        problems += _open_addresses(settings, given, authenticated)
+        problems += _open_addresses(settings, given, sources.authenticated)
     problems += _contradictions(settings, given)
     if problems:
         raise ConfigError("\n".join(problems))
-    return settings
+    return Loaded(settings, {key: one.place or one.source for key, one in given.items()})
 
 
 def open_listeners(settings: Settings, names: Collection[str], authenticated: Collection[str] = ()) -> dict[str, str]:
@@ -359,20 +389,24 @@ def _contradictions(settings: Settings, given: Mapping[str, _Given]) -> list[str
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value and its source. `prefix` is the beginning of a key there; keys behind a prefix are in upper case."""
+    """A value and its source. `prefix` is the beginning of a key there; keys behind a prefix are in upper case.
+
+    `place` is where in the source it is, if the source has places.
+    """
 
     key: str
     value: object
     source: str
     prefix: str = ""
+    place: str = ""
 
 
 def _from_file(file: Path | None, environ: Mapping[str, str], default_file: Path) -> list[_Given]:
     named = file or (Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None)
     path = named or default_file
     try:
-        with path.open("rb") as stream:
-            content = tomllib.load(stream)
+        text = path.read_bytes().decode()
+        content = tomllib.loads(text)
     except FileNotFoundError:
         if named is None:
             return []
@@ -382,8 +416,24 @@ def _from_file(file: Path | None, environ: Mapping[str, str], default_file: Path
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return [
-        _Given(key, value, f"{path}: {key if key.isidentifier() else _shown(key)}") for key, value in content.items()
+        _Given(
+            key,
+            value,
+            f"{path}: {key if key.isidentifier() else _shown(key)}",
+            place=f"{path}:{_line_of(key, text)}" if key in KEYS else "",
+        )
+        for key, value in content.items()
     ]
+
+
+def _line_of(key: str, text: str) -> int:
+    """The line of `text`, which is TOML, on which it has `key`: what stands before the line is TOML without the key."""
+    for match in re.finditer(rf"^[ \t]*[\"']?{key}[\"']?[ \t]*=", text, re.MULTILINE):
+        before = text[: match.start()]
+        with suppress(tomllib.TOMLDecodeError):  # the line is within a text of several lines
+            if key not in tomllib.loads(before):
+                return before.count("\n") + 1
+    return 1  # a spelling that nobody uses, such as an escape within the key
 
 
 def _from_environ(environ: Mapping[str, str]) -> list[_Given]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,40 +19,62 @@ from proxy.upstreams import UpstreamOrigin
 LAYOUT_SCHEME = "oci-layout"
 
 
-def make_upstreams(settings: Settings) -> Mapping[UpstreamName, UpstreamOrigin]:
-    """Every configured upstream that has a name, in order. Raises ConfigError."""
-    return {parse_upstream_name(each.name): _make(each, settings) for each in settings.named_upstreams}
+def make_upstreams(
+    settings: Settings, before: Mapping[UpstreamName, UpstreamOrigin] | None = None
+) -> Mapping[UpstreamName, UpstreamOrigin]:
+    """Every configured upstream that has a name, in order. One that is the same as `before` is that one.
+
+    Raises ConfigError.
+    """
+    known = before or {}
+    names = {parse_upstream_name(each.name): each for each in settings.named_upstreams}
+    return {name: _make(each, settings, known.get(name)) for name, each in names.items()}
 
 
-def maker_of_others(settings: Settings) -> Callable[[UpstreamName], HttpOrigin] | None:
-    """What makes the origin of an upstream that only a client has named; None without the upstream `*`.
+@dataclass(frozen=True, slots=True)
+class MakerOfOthers:
+    """Makes the origin of an upstream that only a client has named, like `template` but for name and address."""
 
-    It has no credentials of the operator's, and it has to be public or in `allow_private`. Raises ConfigError.
+    template: Upstream
+
+    def __call__(self, name: UpstreamName) -> HttpOrigin:
+        return HttpOrigin(replace(self.template, name=name, endpoints=(url_of(name),)))
+
+
+def maker_of_others(settings: Settings) -> MakerOfOthers | None:
+    """The maker of upstreams that only clients name; None without the upstream `*`.
+
+    They have no credentials of the operator's, and have to be public or in `allow_private`. Raises ConfigError.
     """
     setting = settings.any_host
     if setting is None:
         return None
-
-    def make(name: UpstreamName) -> HttpOrigin:
-        return HttpOrigin(_upstream(replace(setting, name=name, urls=(url_of(name),)), settings, public_only=True))
-
+    name = UpstreamName("registry.invalid")
     try:
-        make(UpstreamName("registry.invalid")).close()
+        make = MakerOfOthers(_upstream(replace(setting, name=name, urls=(url_of(name),)), settings, public_only=True))
+        make(name).close()
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return make
 
 
-def _make(setting: UpstreamSetting, settings: Settings) -> UpstreamOrigin:
+def _make(setting: UpstreamSetting, settings: Settings, before: UpstreamOrigin | None) -> UpstreamOrigin:
+    origin = before.origin if before else None
     layouts = [url for url in setting.urls if urlsplit(url).scheme == LAYOUT_SCHEME]
     if layouts:
         if len(setting.urls) > 1:
             raise ConfigError(f"upstream {setting.name}: an OCI layout stands alone, without other URLs")
-        return UpstreamOrigin(LayoutOrigin(Path(urlsplit(layouts[0]).path), upstream=setting.name))
+        directory = Path(urlsplit(layouts[0]).path)
+        if before is not None and isinstance(origin, LayoutOrigin) and origin.directory == directory:
+            return before
+        return UpstreamOrigin(LayoutOrigin(directory, upstream=setting.name))
     try:
         upstream = _upstream(setting, settings)
+        http = origin if isinstance(origin, HttpOrigin) else None
+        if before is not None and http is not None and http.upstream == upstream:
+            return before
         return UpstreamOrigin(
-            HttpOrigin(upstream),
+            HttpOrigin(upstream, before=http),
             has_credentials=upstream.username is not None,
             renames=any(UpstreamEndpoint.parse(url).project for url in setting.urls),
         )

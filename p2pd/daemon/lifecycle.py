@@ -1,7 +1,8 @@
 """The life of a daemon: it starts, says that it is ready, waits for a signal, and ends in order.
 
-SIGTERM and SIGINT end it as its own `serve` says; a second signal ends it at once. The service manager is told of each
-step, and meanwhile that the loop turns.
+SIGTERM and SIGINT end it as its own `serve` says; a second signal ends it at once. SIGHUP has it read its settings
+again (`p2pd.daemon.control`), and never ends it. The service manager is told of each step, and meanwhile that the loop
+turns.
 """
 
 from __future__ import annotations
@@ -13,21 +14,25 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from p2pd.admin.server import NotReady
 from p2pd.daemon import logs
+from p2pd.daemon.control import Control
 from p2pd.daemon.sdnotify import Notifier
+from peer.tasks import BackgroundTasks
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """What lives. `serve` is its whole work, and yields the addresses that it listens on, by the names of their keys.
 
-    `headline` names the address that `systemctl status` shows. `facts` are logged beside the addresses when it is
-    ready, `end_facts` when it begins to stop.
+    `control` is what may be asked of it. `headline` names the address that `systemctl status` shows. `facts` are logged
+    beside the addresses when it is ready, `end_facts` when it begins to stop.
     """
 
     name: str
+    control: Control
     serve: Callable[[NotReady], AbstractAsyncContextManager[Mapping[str, str]]]
     headline: str
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -37,6 +42,7 @@ class Daemon:
 def live(daemon: Daemon, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> int:
     """Run it until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
     raise_file_limit()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a loop: the settings have just been read
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_live(daemon))
 
@@ -54,10 +60,15 @@ def raise_file_limit() -> None:
 
 async def _live(daemon: Daemon) -> int:
     log = logs.get(daemon.name)
-    stop = asyncio.Event()
+    stop = daemon.control.stop
     notifier = Notifier(os.environ)
-    async with daemon.serve(lambda: ["p2pd is stopping"] if stop.is_set() else []) as addresses:
+    async with (
+        daemon.serve(daemon.control.not_ready) as addresses,
+        BackgroundTasks() as tasks,
+    ):
         _on_signals(stop)
+        hang_up = partial(_on_hang_up, daemon.control, tasks)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         notifier.ready()
         notifier.status(f"{daemon.headline} at {addresses[daemon.headline]}")
         log.info("ready", **addresses, **daemon.facts)
@@ -78,6 +89,10 @@ def _on_signals(stop: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
+
+
+def _on_hang_up(control: Control, tasks: BackgroundTasks) -> None:
+    tasks.start(control.reload_by_signal())
 
 
 async def _until(stop: asyncio.Event, notifier: Notifier) -> None:

@@ -84,6 +84,11 @@ def setup(level: str, form: Literal["auto", "human", "json"] = "auto", stream: T
     root.setLevel(level.upper())
 
 
+def set_level(level: str) -> None:
+    """From now on, log events of `level` and above."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def dropped_lines() -> int:
     """Lines of the log that nobody took in time, or that could not be written, since `setup`."""
     return sum(each.writer.dropped for each in logging.getLogger().handlers if isinstance(each, _WriterHandler))

@@ -24,11 +24,14 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
-from p2pd.config.settings import Settings
+from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.daemon import logs
+from p2pd.daemon.control import Control
+from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
+from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
 from peer.core.origin_requests import GIVE_UP_S
@@ -64,11 +67,13 @@ PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
 
 
-def run(settings: Settings) -> int:
+def run(sources: Sources, loaded: Loaded) -> int:
     """Run one node until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+    settings, control = loaded.settings, Control(sources, loaded, TAKEN_UP)
     node = Daemon(
         "p2pd.daemon",
-        partial(serve, settings),
+        control,
+        partial(serve, settings, control=control),
         headline="mirror",
         facts={"upstreams": [each.name for each in settings.upstream]},
         end_facts={"grace_s": settings.shutdown_grace_s},
@@ -78,11 +83,17 @@ def run(settings: Settings) -> int:
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, not_ready: NotReady, *, answer_within_s: float = ANSWER_WITHIN_S, give_up_s: float = GIVE_UP_S
+    settings: Settings,
+    not_ready: NotReady,
+    *,
+    control: Control | None = None,
+    answer_within_s: float = ANSWER_WITHIN_S,
+    give_up_s: float = GIVE_UP_S,
 ) -> AsyncIterator[dict[str, str]]:
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
-    `not_ready` says, for `/readyz`, what stands in the way; `answer_within_s` is how long clients are to wait for
+    `not_ready` says, for `/readyz`, what stands in the way; `control` is what may be asked of it (None: nothing);
+    `answer_within_s` is how long clients are to wait for
     headers; `give_up_s` is how long an origin that fails within a blob is asked again. Raises P2pdError or TrustError
     when the node cannot start.
     """
@@ -157,7 +168,10 @@ async def serve(
         )
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
-        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, scheduler=joined.inside).runner(
+        if control is not None:
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
+            control.drained = Draining(mirror, host).drained
+        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))

@@ -16,8 +16,9 @@ from prometheus_client import generate_latest
 
 from p2pd.admin.metrics import SchedulerMetrics, metrics_of
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
-from p2pd.config.settings import Settings
+from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.daemon import logs
+from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
 from p2pd.daemon.trust import admission_or_none
@@ -26,9 +27,11 @@ from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer
 
 
-def run(settings: Settings) -> int:
+def run(sources: Sources, loaded: Loaded) -> int:
     """Run a scheduler until a signal ends it; returns the exit code. Raises P2pdError if it cannot start."""
-    return live(Daemon("p2pd.scheduler", partial(serve, settings), headline="listen"), uvloop.new_event_loop)
+    control = Control(sources, loaded, {"log_level"})
+    daemon = Daemon("p2pd.scheduler", control, partial(serve, loaded.settings), headline="listen")
+    return live(daemon, uvloop.new_event_loop)
 
 
 @asynccontextmanager

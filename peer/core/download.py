@@ -22,6 +22,7 @@ from typing import Final
 
 from peer.core.events import (
     BlobVerified,
+    Draining,
     Ended,
     Event,
     FromNeighbour,
@@ -292,6 +293,9 @@ class Download:
                 self.member.open_origin(now)
             case StoreFailed(_, discard):
                 return self._end(DownloadCause.STORE_FAILED, discard=discard)
+            case Draining():
+                self.readers.linger_s = 0.0
+                return self._end(DownloadCause.UNWANTED) if self.readers.background else []
             case Stopped():
                 return self._end(DownloadCause.UNWANTED)
             case _:

@@ -293,6 +293,11 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Draining:
+    """p2pd is to stop once its clients have what they wait for: every download that no client waits for ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """p2pd is stopping: every download ends."""
 
@@ -321,6 +326,7 @@ Event = (
     | LinkUp
     | LinkLost
     | Tick
+    | Draining
     | Stopped
 )
 

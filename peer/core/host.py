@@ -31,6 +31,7 @@ from peer.core.events import (
     BlobStored,
     BlobVerified,
     DigestsRead,
+    Draining,
     Ended,
     Event,
     FromNeighbour,
@@ -166,8 +167,8 @@ class HostMachine:
                 self.session.lost(now)
                 self._due_is_known = False
                 return self._feed_each(list(self.downloads), event, now)
-            case Stopped():
-                return self._feed_each(list(self.downloads), event, now)
+            case Draining() | Stopped():
+                return self._end_downloads(event, now)
             case _:
                 pass
         return []
@@ -286,6 +287,11 @@ class HostMachine:
 
     def _feed_each(self, digests: Iterable[bytes], event: Event, now: float) -> list[Instruction]:
         return [each for digest in digests for each in self._feed(digest, event, now)]
+
+    def _end_downloads(self, event: Draining | Stopped, now: float) -> list[Instruction]:
+        if isinstance(event, Draining):
+            self.settings = replace(self.settings, linger_s=0.0)  # of those that clients still begin
+        return self._feed_each(list(self.downloads), event, now)
 
     def _start_range(self, download: Download, upstream: str) -> Instruction:
         started = download.start_range()

@@ -100,6 +100,15 @@ class PeerServer:
         self.sent_bytes = 0
         self.busy_answers = 0
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether there is a limit on what is sent."""
+        return self._bucket is not None
+
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """From now on all pieces together keep to this rate, also those under way; 0 is no limit."""
+        self._bucket = pacing_bucket(rate_bytes_per_s)
+
     def application(self) -> web.Application:
         app = web.Application()
         app.add_routes(
@@ -238,9 +247,10 @@ class PeerServer:
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
-            count = stop - start if self._bucket is None else min(stop - start, PACED_BYTES)
-            if self._bucket is not None:
-                await asyncio.sleep(self._bucket.take(count, loop.time()))
+            bucket = self._bucket
+            count = stop - start if bucket is None else min(stop - start, PACED_BYTES)
+            if bucket is not None:
+                await asyncio.sleep(bucket.take(count, loop.time()))
             if message is not None:
                 sending = message.send(count)
             elif over_tls:

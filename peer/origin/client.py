@@ -53,8 +53,9 @@ class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
     `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
-    `resolve` the addresses of a host. `peer` says who must be there, where the system's authorities do not. Raises
-    ValueError for an upstream, a CA file or a proxy that cannot be used.
+    `resolve` the addresses of a host. `peer` says who must be there, where the system's authorities do not. It counts
+    on from the origin `before`, whose place it takes by `take_over`. Raises ValueError for an upstream, a CA file or a
+    proxy that cannot be used.
     """
 
     def __init__(
@@ -67,22 +68,19 @@ class HttpOrigin:
         random: Callable[[], float] = random_numbers.random,
         resolve: Resolve = resolve,
         peer: TlsPeer | None = None,
+        before: HttpOrigin | None = None,
     ) -> None:
-        self._upstream = upstream
+        self.upstream = upstream
         self._query = urlencode({"ns": upstream.name}) if upstream.mirrored else ""
         self._always_sent = _ALWAYS_SENT | dict(headers or {})
         self._clock = clock or SystemClock()
-        self._traffic = Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self._traffic, self._clock, resolve, peer)
+        traffic = None if before is None else before.traffic
+        self.traffic: Traffic = traffic or Traffic(upstream.rate_bytes_per_s, self._clock)
+        self._connections = Connections(upstream, Proxies(environ), self.traffic, self._clock, resolve, peer)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
-        self._attempts = Attempts(upstream, self._traffic, self._clock, random)
+        self._attempts = Attempts(upstream, self.traffic, self._clock, random)
         self._without_range_until: dict[UpstreamEndpoint, float] = {}
-
-    @property
-    def upstream(self) -> Upstream:
-        """What the operator says about the upstream."""
-        return self._upstream
 
     def request(
         self,
@@ -97,14 +95,14 @@ class HttpOrigin:
         sent.pop("authorization", None)  # that is what `credential` is for
         sent |= self._always_sent
         began = self._clock.monotonic()
-        cancel_scope = self._cancel_scopes.begin(for_body=False, patience_s=self._upstream.metadata_s)
+        cancel_scope = self._cancel_scopes.begin(for_body=False, patience_s=self.upstream.metadata_s)
         try:
             return self._attempts.run(
                 cancel_scope,
                 lambda endpoint, deadline: self._ask(cancel_scope, endpoint, method, path, sent, credential, deadline),
                 lambda _, reply: _small(method, path, reply),
-                began + self._upstream.metadata_s,
-                self._upstream.metadata_attempts,
+                began + self.upstream.metadata_s,
+                self.upstream.metadata_attempts,
             )
         finally:
             self._cancel_scopes.finish(cancel_scope)
@@ -118,7 +116,7 @@ class HttpOrigin:
             known = replace(ref, size_bytes=opened.size_bytes)
             return self._open_range(cancel_scope, known, start, stop, credential)
 
-        cancel_scope = self._cancel_scopes.begin(for_body=True, patience_s=self._upstream.slot_wait_s)
+        cancel_scope = self._cancel_scopes.begin(for_body=True, patience_s=self.upstream.slot_wait_s)
         try:
             opened = self._open_range(cancel_scope, ref, start, stop, credential)
             return HttpBody(
@@ -126,8 +124,8 @@ class HttpOrigin:
                 opened,
                 cancel_scope,
                 self._attempts,
-                self._traffic,
-                self._upstream.max_attempts,
+                self.traffic,
+                self.upstream.max_attempts,
                 reopen,
                 self._cancel_scopes.finish,
             )
@@ -140,13 +138,17 @@ class HttpOrigin:
         self._cancel_scopes.close()
         self._connections.close()
 
+    def take_over(self) -> None:
+        """Its rate is that of the origin before it too, which has transfers under way."""
+        self.traffic.set_rate(self.upstream.rate_bytes_per_s)
+
     def retire(self) -> None:
         """Close idle connections, now and from now on. Whatever is under way goes on."""
         self._connections.close()
 
     def statistics(self) -> OriginStatistics:
         """The counters so far."""
-        return self._traffic.statistics(self._connections.open_count)
+        return self.traffic.statistics(self._connections.open_count)
 
     def _open_range(
         self, cancel_scope: CancelScope, ref: ContentRef, start: int, stop: int | None, credential: Credential
@@ -173,7 +175,7 @@ class HttpOrigin:
             if not is_ranged:
                 return self._ask(cancel_scope, endpoint, "GET", path, plain, credential, deadline)
             reply = self._ask(cancel_scope, endpoint, "GET", path, ranged, credential, deadline)
-            if not self._upstream.asks_without_range or opening.is_usable_range(reply, ref, start, stop):
+            if not self.upstream.asks_without_range or opening.is_usable_range(reply, ref, start, stop):
                 return reply
             _discard(reply)
             is_ranged, is_coded = False, "content-encoding" in reply.headers
@@ -186,8 +188,8 @@ class HttpOrigin:
             cancel_scope,
             ask,
             lambda endpoint, reply: opening.open_range(ref, endpoint, reply, start, stop, ranged=is_ranged),
-            self._clock.monotonic() + self._upstream.stall_s,
-            last_until=self._clock.monotonic() + self._upstream.first_byte_s,
+            self._clock.monotonic() + self.upstream.stall_s,
+            last_until=self._clock.monotonic() + self.upstream.first_byte_s,
         )
         if isinstance(outcome, Answer):
             raise self._refused(ref, outcome)
@@ -202,7 +204,7 @@ class HttpOrigin:
                 headers = self._headers(ref) | more
                 return self._ask(cancel_scope, endpoint, method, _path(ref), headers, credential, deadline)
 
-            deadline = self._clock.monotonic() + self._upstream.stall_s
+            deadline = self._clock.monotonic() + self.upstream.stall_s
             with contextlib.suppress(OriginUnreachableError, OriginUnusableError):
                 found = self._attempts.run(cancel_scope, ask, lambda _, reply: _told_length(reply), deadline, 1)
                 if isinstance(found, int):
@@ -253,7 +255,7 @@ class HttpOrigin:
                 authorization,
                 deadline,
                 lead,
-                most=redirects.MOST if self._upstream.follows_redirects else 0,
+                most=redirects.MOST if self.upstream.follows_redirects else 0,
             )
 
         def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:
@@ -295,7 +297,7 @@ class HttpOrigin:
         return reply
 
     def _name(self, ref: ContentRef) -> str:
-        return f"upstream {self._upstream.name}: {ref.digest} of {ref.repository}"
+        return f"upstream {self.upstream.name}: {ref.digest} of {ref.repository}"
 
 
 def _small(method: str, path: str, reply: Reply) -> Answer:

@@ -75,15 +75,10 @@ class LayoutOrigin:
     """The `Origin` of `directory`, for the upstream `upstream` (`docker.io`)."""
 
     def __init__(self, directory: Path, *, upstream: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._upstream = upstream
         self._closed = False
         self._indexes: dict[tuple[str, ...], _Index] = {}  # by the folders below the directory
-
-    @property
-    def directory(self) -> Path:
-        """The layout, or the tree of layouts."""
-        return self._directory
 
     def request(
         self,
@@ -133,14 +128,14 @@ class LayoutOrigin:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise OriginUnreachableError(f"the layout {self._directory} was closed")
+            raise OriginUnreachableError(f"the layout {self.directory} was closed")
         try:
-            usable = self._directory.is_dir()
+            usable = self.directory.is_dir()
         except OSError:
             usable = False
         if not usable:
             raise OriginUnreachableError(
-                f"the layout {self._directory} is not a directory that p2pd can read: check --upstream"
+                f"the layout {self.directory} is not a directory that p2pd can read: check --upstream"
             )
 
     def _answer(self, path: str, query: str, *, with_body: bool) -> Answer:
@@ -241,7 +236,7 @@ class LayoutOrigin:
         if descriptor is None:
             if folders:
                 _refuse(404, "NAME_UNKNOWN", f"there is no layout for {repository}")
-            raise OriginUnreachableError(f"the layout {self._directory} has no index.json: write it again")
+            raise OriginUnreachableError(f"the layout {self.directory} has no index.json: write it again")
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             identity = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -252,7 +247,7 @@ class LayoutOrigin:
         try:
             index = _Index(identity, parse_listing(body))
         except ManifestError as error:
-            where = "/".join((str(self._directory), *folders, "index.json"))
+            where = "/".join((str(self.directory), *folders, "index.json"))
             raise OriginUnreachableError(f"{where} is not an image index, write the layout again: {error}") from None
         self._indexes[folders] = index
         return index
@@ -274,12 +269,12 @@ class LayoutOrigin:
     def _open_file(self, names: tuple[str, ...]) -> int | None:
         """Open a file below the directory; None if there is no file that rule 1 of `layout_file` allows."""
         try:
-            return open_below(self._directory, names)
+            return open_below(self.directory, names)
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
             raise OriginUnreachableError(
-                f"{'/'.join(names)} in {self._directory} cannot be opened: {error.strerror}"
+                f"{'/'.join(names)} in {self.directory} cannot be opened: {error.strerror}"
             ) from None
 
 

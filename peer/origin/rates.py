@@ -43,6 +43,11 @@ class Traffic:
         self._received_bytes = 0
         self._answers: dict[str, int] = {}
 
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """From now on all bodies together keep to this rate, also those under way; 0 is no limit."""
+        with self._lock:
+            self._bucket = pacing_bucket(rate_bytes_per_s)
+
     def asked(self) -> None:
         """A request is being sent."""
         with self._lock:

@@ -32,6 +32,7 @@ from peer.oci.digest import Digest
 from peer.store.check import Check, Signature
 from peer.store.data_file import CHUNK_BYTES, DataFile
 from peer.store.disk import IN_THE_WAY, disk_errors, is_file
+from peer.store.facts import Came
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
@@ -79,6 +80,8 @@ class Blob:
         self.is_ahead = False
         """It is, or was, fetched ahead, and no client has asked for it yet."""
         self.preempted = False
+        self.came = Came()
+        """What has come of it since the start, and from where. Kept by who receives it, on the event loop."""
         """It was evicted on its way here: a client needed the room."""
         self._health = health or Health()
         self._held_bytes = held_bytes

@@ -8,6 +8,17 @@ from peer.oci.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
+class Came:
+    """Bytes of a blob that came from its origin, and from other hosts."""
+
+    origin_bytes: int = 0
+    peer_bytes: int = 0
+
+    def plus(self, *, origin_bytes: int = 0, peer_bytes: int = 0) -> Came:
+        return Came(self.origin_bytes + origin_bytes, self.peer_bytes + peer_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class BlobInfo:
     """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
 

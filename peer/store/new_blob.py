@@ -39,15 +39,25 @@ def why_full(size_bytes: int, quota: Quota, room: Room, directory: Path) -> str:
     """Why a blob of `size_bytes` does not fit, and what to do."""
     if not is_attainable(quota, room):
         return (
-            f"no room for {size_bytes} bytes in {directory}: min_free_bytes (now {quota.min_free_bytes}) is more than "
-            f"its file system has ({room.total_bytes}), lower it"
+            f"no room for {_shown(size_bytes)} in {directory}: min_free_bytes (now {_shown(quota.min_free_bytes)}) is "
+            f"more than its file system has ({_shown(room.total_bytes)}), lower it"
         )
     if room.total_inodes and room.free_inodes <= room.spare_inodes:
         return f"no room in {directory}: its file system has no inodes left, remove files or make it with more inodes"
     return (
-        f"no room for {size_bytes} bytes in {directory}: raise max_bytes (now {quota.max_bytes}), "
-        f"lower min_free_bytes (now {quota.min_free_bytes}) or free disk space"
+        f"no room for {_shown(size_bytes)} in {directory}: raise max_bytes (now {_shown(quota.max_bytes)}), "
+        f"lower min_free_bytes (now {_shown(quota.min_free_bytes)}) or free disk space"
     )
+
+
+def _shown(size_bytes: int) -> str:
+    """For people: `50.0 GiB`."""
+    amount = float(size_bytes)
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
 
 
 def is_the_disk(size_bytes: int, quota: Quota, room: Room) -> bool:

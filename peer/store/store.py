@@ -31,7 +31,7 @@ from peer.oci.digest import Digest
 from peer.store.blob import Blob
 from peer.store.directory import StoreDirectory, raise_if_limited
 from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
-from peer.store.facts import BlobInfo, StoreStatistics, VerifyReport
+from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
 from peer.store.new_blob import allocate, is_the_disk, why_full
 from peer.store.record import Header, peek
@@ -117,6 +117,12 @@ class Store:
         with self._lock:
             blob = self._blobs.get(digest)
             return None if blob is None else self._info(blob)
+
+    def came(self, digest: str) -> Came:
+        """What has come of a blob that is held, whole or not, since the start."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            return Came() if blob is None else blob.came
 
     def acquire(self, digest: str, *, background: bool = False) -> Blob | None:
         """The blob, whole or not, pinned: the caller releases it. Counts as a use, but for `background`.
@@ -216,6 +222,11 @@ class Store:
         """
         with self._lock:
             return self._collect()
+
+    def set_quota(self, quota: Quota) -> None:
+        """From now on it keeps to `quota`; the next `tend` evicts what is beyond it."""
+        with self._lock:
+            self.quota = quota
 
     def tend(self) -> list[BlobInfo]:
         """What is to be done now and then: see whether the disk is well, and evict. Returns the removed blobs."""

@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,6 +62,11 @@ class Grants:
             if until > now:
                 return Grant(holder, until)
         return None
+
+    def forget(self, upstreams: Collection[str]) -> None:
+        """End all grants of these upstreams."""
+        for key in [key for key in self._until if key[1].upstream in upstreams]:
+            del self._until[key]
 
     def __len__(self) -> int:
         return len(self._until)

@@ -12,10 +12,12 @@ summarised again, with the later requests only, and its layers are fetched ahead
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
+from peer.store.facts import Came
 
 MAX_PULLS = 256
 """Pulls that are followed at once. The oldest is forgotten first: its layers are no longer fetched ahead."""
@@ -27,9 +29,9 @@ two lines of the pull."""
 
 @dataclass(frozen=True, slots=True)
 class PullSummary:
-    """The log's line of a pull. Bytes are those sent to the client.
+    """The log's line of a pull. Bytes are those sent to the client, by where they were when the pull began.
 
-    `fetched_bytes` were not in the store before: they came from other hosts or from the origin.
+    What was fetched ahead of the client counts as fetched, and not as in the store.
     """
 
     image: str
@@ -38,7 +40,8 @@ class PullSummary:
     blobs: int
     failed: int
     store_bytes: int
-    fetched_bytes: int
+    peer_bytes: int
+    origin_bytes: int
 
 
 @dataclass(slots=True)
@@ -49,6 +52,8 @@ class _Pull:
     layers: tuple[AnyDigest, ...]
     children: frozenset[AnyDigest]
     active_until: float
+    before: dict[AnyDigest, Came]
+    """What had come of its blobs before the pull, or was told already."""
     highest: int = -1
     sending: int = 0
     untold: _Untold | None = None
@@ -61,15 +66,20 @@ class _Untold:
     started: float
     blobs: int = 0
     failed: int = 0
-    store_bytes: int = 0
-    fetched_bytes: int = 0
+    relayed_bytes: int = 0
+    sent_bytes: dict[AnyDigest, int] = field(default_factory=dict)
+    came: dict[AnyDigest, Came] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Pulls:
-    """Pulls by (client, manifest). `depth` is how many layers to fetch ahead of the client (0: none)."""
+    """Pulls by (client, manifest). `depth` is how many layers to fetch ahead of the client (0: none).
+
+    `came` says what has come of a blob that is held.
+    """
 
     depth: int
+    came: Callable[[AnyDigest], Came] = lambda _: Came()
     idle_s: float = IDLE_S
     _pulls: OrderedDict[tuple[str, AnyDigest], _Pull] = field(default_factory=OrderedDict)
 
@@ -92,10 +102,11 @@ class Pulls:
         key = (client, manifest)
         if key not in self._pulls:
             layers = tuple(layer for layer in children[1:] if layer not in foreign)
-            self._pulls[key] = _Pull(repository, image, user_agent, layers, frozenset(children), now)
+            self._pulls[key] = _Pull(repository, image, user_agent, layers, frozenset(children), now, {})
         pull = self._pulls[key]
         if pull.untold is None:
             pull.untold, pull.highest = _Untold(now), -1
+            pull.before = {child: self.came(child) for child in pull.children}
         pull.active_until = now
         self._pulls.move_to_end(key)
         while len(self._pulls) > MAX_PULLS:
@@ -122,21 +133,35 @@ class Pulls:
         digest: AnyDigest,
         *,
         sent_bytes: int,
-        from_store: bool,
+        relayed: bool,
         failed: bool,
         now: float,
     ) -> None:
-        """The answer that `blob_asked` announced has ended. `failed` is not for a client that went away."""
+        """The answer that `blob_asked` announced has ended. `failed` is not for a client that went away.
+
+        `relayed`: it was passed on from the origin, past the store.
+        """
         for pull in self._of(client, repository, digest):
             pull.sending = max(0, pull.sending - 1)
             pull.active_until = now
             untold = pull.untold = pull.untold or _Untold(now)
             untold.blobs += 1
             untold.failed += failed
-            if from_store:
-                untold.store_bytes += sent_bytes
+            if relayed:
+                untold.relayed_bytes += sent_bytes
             else:
-                untold.fetched_bytes += sent_bytes
+                untold.sent_bytes[digest] = untold.sent_bytes.get(digest, 0) + sent_bytes
+                untold.came[digest] = self.came(digest)
+
+    def is_under_way(self, repository: Repository, digest: AnyDigest) -> bool:
+        """Whether a pull that has not ended, from whatever client, has this blob."""
+        pulls = (pull for pull in self._pulls.values() if pull.untold is not None)
+        return any(pull.repository == repository and digest in pull.children for pull in pulls)
+
+    @property
+    def under_way(self) -> int:
+        """How many pulls have not ended."""
+        return sum(pull.untold is not None for pull in self._pulls.values())
 
     def ended(self, now: float) -> list[PullSummary]:
         """The pulls that have ended by `now`. Each is returned once."""
@@ -146,18 +171,36 @@ class Pulls:
             if untold is None or pull.sending or now - pull.active_until < self.idle_s:
                 continue
             pull.untold = None
+            sources = [self._sources(pull, untold, digest) for digest in untold.sent_bytes]
+            origin_bytes = sum(each.origin_bytes for each in sources)
+            peer_bytes = sum(each.peer_bytes for each in sources)
             summaries.append(
                 PullSummary(
                     image=pull.image,
                     user_agent=pull.user_agent,
-                    seconds=pull.active_until - untold.started,
+                    seconds=round(pull.active_until - untold.started, 3),
                     blobs=untold.blobs,
                     failed=untold.failed,
-                    store_bytes=untold.store_bytes,
-                    fetched_bytes=untold.fetched_bytes,
+                    store_bytes=sum(untold.sent_bytes.values()) - peer_bytes - origin_bytes,
+                    peer_bytes=peer_bytes,
+                    origin_bytes=origin_bytes + untold.relayed_bytes,
                 )
             )
         return summaries
+
+    def _sources(self, pull: _Pull, untold: _Untold, digest: AnyDigest) -> Came:
+        """What of the bytes sent of a blob had come since the pull began. Each byte that came is told once.
+
+        Of a blob that was evicted since it was sent, that is what had come by then. The last pieces are counted a
+        moment after they are sent.
+        """
+        then, now, before = untold.came[digest], self.came(digest), pull.before.get(digest, Came())
+        pull.before[digest] = now
+        sent_bytes = untold.sent_bytes[digest]
+        origin_bytes = max(0, max(then.origin_bytes, now.origin_bytes) - before.origin_bytes)
+        peer_bytes = max(0, max(then.peer_bytes, now.peer_bytes) - before.peer_bytes)
+        origin_bytes = min(sent_bytes, origin_bytes)
+        return Came(origin_bytes, min(sent_bytes - origin_bytes, peer_bytes))
 
     def _of(self, client: str, repository: Repository, digest: AnyDigest) -> list[_Pull]:
         return [

@@ -79,7 +79,8 @@ class TestEnd:
             assert [event["event"] for event in daemon.events if event["level"] != "info"] == []
             (pulled,) = [event for event in daemon.events if event["event"] == "pulled"]
             assert (pulled["image"], pulled["blobs"], pulled["failed"]) == (f"docker.io/{APP}:1.0", 1, 0)
-            assert (pulled["fetched_bytes"], pulled["store_bytes"]) == (len(LAYER), 0)
+            sources = [pulled[name] for name in ("origin_bytes", "peer_bytes", "store_bytes")]
+            assert sources == [len(LAYER), 0, 0]
             assert [event["event"] for event in daemon.events][-2:] == ["pulled", "stopped"]
 
     @pytest.mark.parametrize("grace_s", ["0.2", "0"])

@@ -189,3 +189,15 @@ def test_where_no_ca_can_be_kept_it_serves_open_clusters_as_before(tmp_path: Pat
         argv_for(data=tmp_path / "data", listen="0.0.0.0:0"),
         f"p2pd: {tmp_path}/data/scheduler cannot be made: Not a .*",
     )
+
+
+def test_sighup_has_the_level_of_the_log_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "p2pd.toml"
+    file.touch()
+    with running(tmp_path, config=file, data=tmp_path / "data") as daemon:
+        file.write_text('log_level = "debug"\ntag_ttl_s = 1')
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.wait_for_event("reloaded")["changed"] == ["log_level: info -> debug"]
+        waiting = daemon.wait_for_event("changed, and needs a restart")["keys"]
+        assert waiting == ["tag_ttl_s: 10s -> 1s"]
+        assert answer(daemon, "/healthz") == (200, {"healthy": True})

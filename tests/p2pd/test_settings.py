@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.config.settings import KEYS, load
+from p2pd.config.settings import KEYS, Sources, load
 from p2pd.config.values import Address, ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "docker" / "p2pd.example.toml"
@@ -208,3 +208,23 @@ def test_services_wait_longer_than_the_daemon_takes_to_stop() -> None:
         found = re.search(pattern, (EXAMPLE.parent / file).read_text())
         assert found is not None
         assert int(found[1]) > grace_s
+
+
+def test_services_can_be_reloaded() -> None:
+    for file, how in {
+        "p2pd.service": "/usr/local/bin/p2pd reload",
+        "p2pd-scheduler.service": "/bin/kill -HUP $MAINPID",
+    }.items():
+        assert f"\nExecReload={how}\n" in (EXAMPLE.parent / file).read_text()
+
+
+def test_a_key_is_found_on_its_line(tmp_path: Path) -> None:
+    """Also where a text of several lines has something like it."""
+    file = written(tmp_path, '# max_bytes = 1\nscheduler = """\nhttp://a:1\n"""\n\n  "max_bytes" = 2\n')
+    places = Sources({"ttl_s": "3"}, {"P2PD_SITE": "x"}, file).read().places
+    assert places == {
+        "scheduler": f"{file}:2",
+        "max_bytes": f"{file}:6",
+        "site": "P2PD_SITE",
+        "ttl_s": "--ttl-s",
+    }

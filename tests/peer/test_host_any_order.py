@@ -33,6 +33,7 @@ failures = st.sampled_from([None, PeerOutcome.CHOKED, PeerOutcome.GONE, PeerOutc
 RARE = (
     "a reader leaves",
     "p2pd stops",
+    "p2pd drains",
     "the store fails",
     "a seed is lost",
     "the scheduler goes or comes",
@@ -191,6 +192,9 @@ class AnyOrder(World, RuleBasedStateMachine):
         match what:
             case "a reader leaves":
                 self.feed(events.ReaderLeft(digest, 1))
+            case "p2pd drains" if choice:
+                self.feed(events.Draining())
+                assert not any(each.readers.background for each in self.machine.downloads.values())
             case "p2pd stops" if choice:
                 self.feed(events.Stopped())
                 assert not self.machine.downloads

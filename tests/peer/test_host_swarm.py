@@ -8,6 +8,7 @@ from peer.core.events import (
     BlobVerified,
     CancelPiece,
     CancelRange,
+    Draining,
     Ended,
     LinkLost,
     Outcome,
@@ -350,6 +351,17 @@ class TestTheEnd:
         playbook = playbook >> ReaderLeft(D, 2) >> Passes(linger_s - 0.1) >> ReaderMoved(D, 3, 0, None) >> Passes(0.2)
         playbook = playbook >> ReaderLeft(D, 3) >> Passes(linger_s - 0.1)
         assert playbook >> Passes(0.1) << left() << Ended(D, Phase.ABANDONED, discard=True)
+
+    def test_a_host_that_drains_gives_back_what_no_client_waits_for(self) -> None:
+        """The lease goes back with the membership."""
+        playbook = leased() >> ReaderLeft(D, 1)
+        assert playbook >> Draining() << CancelRange(D, 0) << left("b") << Ended(D, Phase.ABANDONED, discard=True)
+        ahead = leased() >> ReaderMoved(D, 2, 0, None, background=True) >> ReaderLeft(D, 1)
+        assert ahead >> Draining() << CancelRange(D, 0) << left("b") << Ended(D, Phase.ABANDONED, discard=True)
+
+    def test_what_a_client_waits_for_goes_on_until_it_leaves(self) -> None:
+        playbook = leased() >> Draining() >> received(0, 0) << LeasePieces(7, D, 0, digest(0)) << gained(("b",), 0, 1)
+        assert playbook >> ReaderLeft(D, 1) << CancelRange(D, 0) << left("b") << Ended(D, Phase.ABANDONED)
 
     def test_nothing_more_is_asked_by_one_that_ends(self) -> None:
         """The last source refuses piece 0, which b holds too."""

@@ -54,7 +54,7 @@ class TestRoom:
         store = open_store(tmp_path, max_bytes=300)
         pinned = create(store, content_of(200))
         hold(store, content_of(100, 1))
-        with pytest.raises(StoreFullError, match=r"raise max_bytes \(now 300\)"):
+        with pytest.raises(StoreFullError, match=r"raise max_bytes \(now 300 bytes\)"):
             create(store, content_of(101, 2))
         assert len(store.blobs()) == 2, "nothing was evicted in vain"
         pinned.release()
@@ -80,7 +80,7 @@ class TestRoom:
         hold(store, content_of(200))
         hold(store, content_of(150, 1))
         assert [info.size_bytes for info in store.blobs()] == [150]
-        with pytest.raises(StoreFullError, match=r"lower min_free_bytes \(now 700\)"):
+        with pytest.raises(StoreFullError, match=r"lower min_free_bytes \(now 700 bytes\)"):
             create(store, content_of(301, 2))
         disk_bytes = 800  # somebody else took 200
         assert [info.size_bytes for info in store.collect()] == [150]

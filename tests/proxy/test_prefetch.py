@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from peer.store.facts import Came
 from proxy.core.pulls import MAX_PULLS, Pulls, PullSummary
 
 HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
@@ -21,8 +24,11 @@ def pulls_of(
     repository: Repository = HERE,
     children: tuple[Digest, ...] = CHILDREN,
     foreign: frozenset[Digest] = frozenset(),
+    came: Mapping[AnyDigest, Came] | None = None,
 ) -> Pulls:
-    pulls = Pulls(depth, idle_s=5)
+    """`came` is what has come of each blob, and may change."""
+    found = {} if came is None else came
+    pulls = Pulls(depth, lambda digest: found.get(digest, Came()), idle_s=5)
     serve_manifest(pulls, 0.0, client=client, repository=repository, children=children, foreign=foreign)
     return pulls
 
@@ -57,9 +63,9 @@ def ask(pulls: Pulls, digest: Digest, now: float = 0.0) -> list[AnyDigest]:
 
 
 def end(
-    pulls: Pulls, digest: Digest, now: float, *, sent_bytes: int, from_store: bool = True, failed: bool = False
+    pulls: Pulls, digest: Digest, now: float, *, sent_bytes: int, relayed: bool = False, failed: bool = False
 ) -> None:
-    pulls.blob_ended("ann", HERE, digest, sent_bytes=sent_bytes, from_store=from_store, failed=failed, now=now)
+    pulls.blob_ended("ann", HERE, digest, sent_bytes=sent_bytes, relayed=relayed, failed=failed, now=now)
 
 
 class TestAhead:
@@ -121,25 +127,47 @@ class TestAhead:
 
 class TestSummary:
     def test_what_it_says(self) -> None:
-        pulls = pulls_of()
+        """The origin and a host sent L0 while it was pulled; L1 was here in part; L2 did not pass by the store."""
+        came: dict[AnyDigest, Came] = {CONFIG: Came(10, 0), L1: Came(0, 2)}
+        pulls = pulls_of(came=came)
         pulls.blob_asked("ann", HERE, CONFIG, 1)
         end(pulls, CONFIG, 1.5, sent_bytes=10)
+        came[L0] = Came(50, 100)
         pulls.blob_asked("ann", HERE, L0, 2)
-        end(pulls, L0, 4, sent_bytes=200, from_store=False)
+        end(pulls, L0, 4, sent_bytes=200)
+        came[L0] = Came(50, 150)  # its last piece is counted when it was sent
         pulls.blob_asked("ann", HERE, L1, 3)
-        end(pulls, L1, 6, sent_bytes=3, from_store=False, failed=True)
+        came[L1] = Came(0, 3)
+        end(pulls, L1, 6, sent_bytes=3, failed=True)
+        came.pop(L1)  # evicted
+        pulls.blob_asked("ann", HERE, L2, 6)
+        end(pulls, L2, 6, sent_bytes=7, relayed=True)
         assert pulls.ended(10.9) == []
         assert pulls.ended(11) == [
             PullSummary(
                 image="docker.io/library/app:1",
                 user_agent="test/1",
                 seconds=6.0,
-                blobs=3,
+                blobs=4,
                 failed=1,
-                store_bytes=10,
-                fetched_bytes=203,
+                store_bytes=12,
+                peer_bytes=151,
+                origin_bytes=57,
             )
         ]
+
+    def test_what_was_fetched_ahead_was_not_in_the_store(self) -> None:
+        came: dict[AnyDigest, Came] = {}
+        pulls = pulls_of(came=came)
+        ask(pulls, L0, 1)
+        came[L1] = Came(0, 20)
+        end(pulls, L1, 2, sent_bytes=20)
+        (summary,) = pulls.ended(100)
+        assert (summary.store_bytes, summary.peer_bytes) == (0, 20)
+        serve_manifest(pulls, 150)
+        end(pulls, L1, 151, sent_bytes=20)
+        (summary,) = pulls.ended(200)
+        assert (summary.store_bytes, summary.peer_bytes) == (20, 0)
 
     def test_it_is_told_once(self) -> None:
         pulls = pulls_of()
@@ -196,15 +224,19 @@ class TestSummary:
         assert len(pulls.ended(100)) == MAX_PULLS
         assert ask(pulls, L0) == []  # the oldest
 
-    @given(st.lists(st.tuples(st.sampled_from(CHILDREN), st.integers(0, 9), st.booleans(), st.booleans()), max_size=20))
-    def test_no_byte_is_lost_or_told_twice(self, blobs: list[tuple[Digest, int, bool, bool]]) -> None:
-        pulls, told, now = pulls_of(), [], 0.0
-        for digest, sent_bytes, from_store, pause in blobs:
+    @given(st.lists(st.tuples(st.sampled_from(CHILDREN), *[st.integers(0, 9)] * 3, st.booleans()), max_size=20))
+    def test_no_byte_is_lost_or_told_twice(self, blobs: list[tuple[Digest, int, int, int, bool]]) -> None:
+        came: dict[AnyDigest, Came] = {}
+        pulls, told, now = pulls_of(came=came), [], 0.0
+        for digest, sent_bytes, origin_bytes, peer_bytes, pause in blobs:
             pulls.blob_asked("ann", HERE, digest, now)
-            end(pulls, digest, now, sent_bytes=sent_bytes, from_store=from_store)
+            came[digest] = came.get(digest, Came()).plus(origin_bytes=origin_bytes, peer_bytes=peer_bytes)
+            end(pulls, digest, now, sent_bytes=sent_bytes)
             now += 6 if pause else 1
             told += pulls.ended(now)
         told += pulls.ended(now + 10)
         assert sum(each.blobs for each in told) == len(blobs)
-        assert sum(each.store_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if stored)
-        assert sum(each.fetched_bytes for each in told) == sum(sent for _, sent, stored, _ in blobs if not stored)
+        sums = [each.store_bytes + each.peer_bytes + each.origin_bytes for each in told]
+        assert sum(sums) == sum(sent_bytes for _, sent_bytes, *_ in blobs)
+        assert sum(each.origin_bytes for each in told) <= sum(each.origin_bytes for each in came.values())
+        assert sum(each.peer_bytes for each in told) <= sum(each.peer_bytes for each in came.values())

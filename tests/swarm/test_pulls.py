@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from scheduler.core.spot_checks import CHECKERS, MOST_SHARE, PUBLISHERS
 from scheduler.protocol.geometry import piece_count, piece_length
 from tests.support.client import ask
@@ -90,3 +92,25 @@ async def test_the_peer_port_serves_what_is_verified_and_a_plain_client_can_ask(
         assert await piece(f"/v2/swarm/blobs/{digest_of(b'other')}", 0, 9) == 404
         assert (await ask(host.peer, "GET", blob)).status == 400
         assert await piece("/v2/swarm/blobs/sha256:12", 0, 9) == 400
+
+
+@asynchronous
+async def test_the_log_says_where_the_bytes_of_a_pull_came_from(tmp_path: Path, registry: ImageRegistry) -> None:
+    """The first host fetches the image, the second gets it from the first, layers ahead of the client too."""
+    layers = [content_of(f"layer {number}", MIB) for number in range(3)]
+    image = make_image(*layers)
+    registry.push(REPOSITORY, "latest", image)
+    size_bytes = sum(map(len, image.blobs))
+    with capture_logs() as logs:
+        async with cluster(tmp_path, registry) as swarm:
+            hosts = await swarm.add_many(2, prefetch_layers=2)
+            for host in hosts:
+                await host.manifest("latest")
+                for content in image.blobs:
+                    assert (await host.blob(digest_of(content))).body == content
+                await until_true(lambda: swarm.scheduler.core.statistics().swarms == len(image.blobs) + 1)
+            for host in hosts:
+                await host.stop()
+    pulled = [each for each in logs if each["event"] == "pulled"]
+    sources = [[each[name] for name in ("origin_bytes", "peer_bytes", "store_bytes")] for each in pulled]
+    assert sources == [[size_bytes, 0, 0], [0, size_bytes, 0]]
