@@ -94,10 +94,11 @@ class Settings:
         "Where the metrics are too, and nothing else: other machines may reach it.",
         "HOST:PORT",
     )
-    peer: Address = _key(
-        parse_address,
-        "127.0.0.1:0",
-        "Where other hosts get pieces. Port 0 takes a free one.",
+    peer: Address | None = _key(
+        parse_optional_address,
+        "",
+        "Where other hosts get pieces. Port 0 takes a free one. Without an address it is on loopback; a node that is "
+        "alone has none then.",
         "HOST:PORT",
     )
     advertise: Address | None = _key(
@@ -245,7 +246,7 @@ class Settings:
     @property
     def is_alone(self) -> bool:
         """Whether there are no other hosts: no scheduler is named, and no port at which others would find this node."""
-        here = (self.peer, self.listen)
+        here = [each for each in (self.peer, self.listen) if each is not None]
         named = self.scheduler or self.advertise or any(each.port or not each.is_loopback for each in here)
         return not named and not self.has_certificate
 
@@ -347,7 +348,7 @@ def open_listeners(settings: Settings, names: Collection[str], authenticated: Co
     return {
         name: stake
         for name, stake in _AT_STAKE.items()
-        if name in names and name not in closed and not getattr(settings, name).is_loopback
+        if name in names and name not in closed and (at := getattr(settings, name)) is not None and not at.is_loopback
     }
 
 

@@ -26,6 +26,7 @@ from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
+from p2pd.config.values import Address
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
@@ -43,7 +44,7 @@ from peer.oci.reference import Repository, RepositoryName, UpstreamName, parse_u
 from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
-from peer.store import Store
+from peer.store import Blob, Store
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
@@ -60,6 +61,9 @@ if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
 
 log = logs.get("p2pd.daemon")
+
+SOMEWHERE = Address("127.0.0.1", 0)
+"""The port for other hosts, where the operator names none."""
 
 TELL_PULLS_EVERY_S = 1.0
 SMALL_WORK_THREADS = 8
@@ -127,9 +131,10 @@ async def serve(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
         )
         stack.callback(origins.close)
+        shares = exchange is not Exchange.NOTHING
         peer_server = PeerServer(
-            host.servable,
-            host.links.accept,
+            host.servable if shares else _nothing_shared,
+            host.links.accept if shares else _no_links,
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
             rate_bytes_per_s=settings.upload_rate,
@@ -181,11 +186,12 @@ async def serve(
             metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
             addresses["metrics"] = str(metrics_at)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
-        if exchange is not Exchange.NOTHING:
-            peer_port = listening(peer_runner, settings.peer, trust, plain_too=keys is not None)
+        if shares or settings.peer is not None:
+            peer_port = listening(peer_runner, settings.peer or SOMEWHERE, trust, plain_too=keys is not None)
             peer_at = await stack.enter_async_context(peer_port)
-            stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["peer"] = str(peer_at)
+        if shares:
+            stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
             Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
@@ -193,12 +199,22 @@ async def serve(
         )
         stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
-        if exchange is not Exchange.NOTHING:
+        if shares:
             host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror))
         yield addresses
+
+
+@asynccontextmanager
+async def _nothing_shared(_digest: Digest, _start: int, _stop: int) -> AsyncIterator[Blob | None]:
+    """What the port of a node that is alone gives, if the operator wants a port."""
+    yield None
+
+
+async def _no_links(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=404, text="this node is alone: it has no scheduler\n")
 
 
 def _trust_of(settings: Settings) -> HostTrust | None:

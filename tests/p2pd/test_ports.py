@@ -20,6 +20,7 @@ from aiohttp import web
 from p2pd.daemon.lifecycle import raise_file_limit
 from p2pd.daemon.node import serve
 from peer.net.http_connection import HttpConnection
+from peer.oci.digest import Digest
 from scheduler.shell.accepting import PAUSE_S, accepting
 from tests.support.node import asynchronous, settings_for, until
 
@@ -133,6 +134,17 @@ async def test_a_node_that_is_alone_has_no_port_for_other_hosts(tmp_path: Path) 
     async with serve(settings_for(tmp_path / "data", "docker.io=http://127.0.0.1:1"), list) as addresses:
         assert addresses.keys() == {"mirror", "admin", "scheduler"}
         assert addresses["scheduler"] == ""
+
+
+@asynchronous
+async def test_a_port_for_other_hosts_that_a_node_alone_was_told_to_open_gives_nothing(tmp_path: Path) -> None:
+    digest = Digest.of(b"held")
+    async with serve(settings_for(tmp_path / "data", "docker.io=http://127.0.0.1:1", peer="127.0.0.1:0"), list) as at:
+        assert at.keys() == {"mirror", "admin", "scheduler", "peer"}
+        port = int(at["peer"].rpartition(":")[2])
+        for path in (f"/v2/swarm/blobs/{digest}", "/v1/link", "/"):
+            asked = f"GET {path} HTTP/1.1\r\nHost: x\r\nRange: bytes=0-3\r\nConnection: close\r\n\r\n"
+            assert (await conversation(port, asked.encode())).startswith(b"HTTP/1.1 404 ")
 
 
 @asynchronous
