@@ -40,10 +40,10 @@ LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD
 def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
     """The text with other ports for p2pd's own, and those ports by the ones that they stand for."""
     ports = {}
-    for port in sorted(set(re.findall(r"\b6500[0-9]\b", text))):
+    for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text))):
         with socket.create_server(("127.0.0.1", 0)) as free:
             ports[port] = str(free.getsockname()[1])
-    return re.sub(r"\b6500[0-9]\b", lambda found: ports[found[0]], text), ports
+    return re.sub(r"\b650[01][0-9]\b", lambda found: ports[found[0]], text), ports
 
 
 async def run(stack: AsyncExitStack, words: list[str], environ: Mapping[str, str]) -> Process:

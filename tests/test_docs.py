@@ -1,0 +1,120 @@
+"""The pages of docs/ and README.md name what there is: files, headings, commands with their flags, metrics."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import pytest
+import yaml
+
+from p2pd.cli.app import app
+from tests.generated_docs import DOCS, DOCUMENTS
+
+ROOT: Final = Path(__file__).parents[1]
+PAGES: Final = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+"""The file and the heading of a link that leads to no other site."""
+FENCED: Final = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHOWN: Final = re.compile(r"`([^`\n]+)`|^    (\S.*)$", re.MULTILINE)
+"""What stands between backticks, and a line of code."""
+CALLED: Final = re.compile(r"\s*(?:kubectl .* -- )?p2pd (?=[a-z-])(.*)")
+METRIC: Final = re.compile(r"\bp2pd_[a-z_]+\b")
+
+TROUBLESHOOTING: Final = (DOCS / "troubleshooting.md").read_text()
+SAID_IN: Final = {
+    "doctor": sorted((ROOT / "p2pd" / "doctor").glob("*.py")),
+    "status": [ROOT / "p2pd" / "cli" / "status.py"],
+}
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def headings(page: Path) -> set[str]:
+    """The names of its headings in links, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pages
+def test_each_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for file, heading in LINK.findall(page.read_text()):
+        target = page.parent / file if file else page
+        if not target.exists() or (heading and heading not in headings(target)):
+            broken.append(f"{file}#{heading}")
+    assert broken == []
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words after `p2pd` of each command that is shown."""
+    indented = FENCED.sub(lambda block: textwrap.indent(block[1], "    "), text).replace("\\\n", " ")
+    for spans in SHOWN.findall(indented):
+        shown = "".join(spans).partition("  #")[0]
+        for called in map(CALLED.match, re.split(r"&&|;|\$\(", shown)):
+            if called is not None:
+                yield re.sub("[\"']", "", called[1]).rstrip(")& ").split()
+
+
+def parsed(words: list[str]) -> tuple[click.Command, list[str]] | None:
+    """The command and its arguments; None if there is no such command. `ls|rm` are both, with the arguments of `ls`."""
+    command: click.Command = app
+    while isinstance(command, click.Group) and words:
+        found = [command.get_command(click.Context(command), name) for name in words[0].split("|")]
+        if None in found or found[0] is None:
+            return None
+        command, words = found[0], words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "protocol.md"], ids=lambda page: page.stem)
+def test_each_command_and_its_flags_are_those_of_p2pd(page: Path) -> None:
+    """Not of the protocol, where "p2pd piece request" is the name of a key."""
+    unknown = []
+    for words in commands(page.read_text()):
+        found = parsed(words)
+        known = {name for each in found[0].params for name in (*each.opts, *each.secondary_opts)} if found else set()
+        flags = {word.strip("[]").partition("=")[0] for word in (found[1] if found else ()) if "--" in word}
+        if found is None or not flags <= {*known, "--help"}:
+            unknown.append(" ".join(words))
+    assert unknown == []
+
+
+@pages
+def test_each_metric_is_one_of_ours(page: Path) -> None:
+    ours = set(METRIC.findall(DOCUMENTS["metrics.md"]()))
+    assert set(METRIC.findall(page.read_text())) - ours == set()
+
+
+def test_the_index_has_every_page() -> None:
+    listed = {file for file, _ in LINK.findall((DOCS / "README.md").read_text())}
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
+
+
+@pytest.mark.parametrize(("source", "quoted"), re.findall(r"(doctor|status): `([^`]+)`", TROUBLESHOOTING))
+def test_what_the_command_is_quoted_with_is_what_it_says(source: str, quoted: str) -> None:
+    assert any(quoted in file.read_text() for file in SAID_IN[source])
+
+
+def test_uninstalling_undoes_what_the_manifest_does() -> None:
+    (block,) = FENCED.findall((DOCS / "uninstall.md").read_text())
+    undone = yaml.safe_load(block)["spec"]["template"]["spec"]
+    objects = yaml.safe_load_all((ROOT / "docker" / "kubernetes.yaml").read_text())
+    (node,) = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "DaemonSet"]
+
+    (configure, undo), (data, empty) = (
+        ({each["name"]: each for each in spec["initContainers"]}[name] for spec, name in pairs)
+        for pairs in (((node, "configure"), (undone, "undo")), ((node, "own-data"), (undone, "empty")))
+    )
+    assert undo["args"] == [*configure["args"], "--undo"]
+    assert undo["volumeMounts"] == [each for each in configure["volumeMounts"] if each["name"] != "config"]
+    assert empty["volumeMounts"] == data["volumeMounts"]
+    paths = [
+        {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+        for spec in (node, undone)
+    ]
+    assert paths[0] == paths[1]
