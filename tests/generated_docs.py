@@ -106,7 +106,9 @@ def metrics() -> str:
         lines.append(f"| `{name}` | {family.type} | {told} | {of} | {family.documentation} |")
     text = (
         "`GET /metrics` on the admin port, in the text format of Prometheus. A node has the scheduler's metrics only "
-        "if the scheduler runs inside it. The metrics `process_…` are those of prometheus-client."
+        "if the scheduler runs inside it. The metrics `process_…` are those of prometheus-client. Alerts are in "
+        "[prometheus-rules.yaml](../docker/prometheus-rules.yaml), a dashboard for Grafana 10 and later is in "
+        "[grafana-dashboard.json](../docker/grafana-dashboard.json)."
     )
     return "\n\n".join(["# Metrics", GENERATED, text, "\n".join(lines)]) + "\n"
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from p2pd.admin.metrics import add_distribution
 from peer.histogram import Histogram
 from proxy.core.pulls import PullSummary
+from proxy.core.reasons import Relayed
 from proxy.mirror import RequestRecord
 
 K = TypeVar("K")
@@ -101,7 +102,7 @@ class ClientMetrics(Collector):
         self._requests: Counter[tuple[str, str, str, str]] = Counter()
         self._sent: Counter[tuple[str, str]] = Counter()
         self._refused: Counter[tuple[str, str]] = Counter()
-        self._relayed: Counter[str] = Counter()
+        self._relayed = Counter(dict.fromkeys((each.value for each in Relayed), 0))
         self._seconds: dict[str, Histogram] = {}
         self._first_byte: dict[tuple[str, str], Histogram] = {}
         self._spent_s = {"opening": 0.0, "waiting": 0.0, "client": 0.0}
