@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,7 +24,6 @@ def metrics_of(statistics: Collector, dropped_lines: Callable[[], int], lag: Loo
 
     `dropped_lines` gives the number of lines that the log has lost; somebody runs `lag`.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # those lines double the page, and tell nothing
     registry = CollectorRegistry()
     build = Gauge("p2pd_build_info", "What is running.", ("version", "python"), registry=registry)
     build.labels(metadata.version("p2pd"), platform.python_version()).set(1)
