@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from p2pd.admin.client_metrics import ClientMetrics
+from p2pd.admin.download_waits import DownloadWaits
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, add_distribution, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
@@ -45,6 +46,8 @@ class Telemetry:
         self.lag = LoopLag()
         self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber), dropped_lines, self.lag)
         self.registry.register(self.clients)
+        self.waits = DownloadWaits(host.waits)
+        self.registry.register(self.waits)
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
 

@@ -206,6 +206,7 @@ async def serve(
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
         background.start(telemetry.lag.run())
+        background.start(telemetry.waits.run())
         yield addresses
 
 

@@ -22,6 +22,7 @@ APP = "library/app"
 LAYER = content_of("layer", 700_000)
 IMAGE = make_image(LAYER)
 BLOB = f"{APP}/blobs/{digest_of(LAYER)}"
+WAITED = "p2pd_download_wait_seconds_total"
 DOCKER = {"User-Agent": "docker/29.0 go/go1.25"}
 
 
@@ -186,6 +187,9 @@ async def test_of_the_swarm(registry: ImageRegistry, tmp_path: Path) -> None:
                 async with asyncio.timeout(PATIENCE_S):
                     while not await second.metric("p2pd_neighbours"):
                         pass
+                    for wait in ("origin", "lease"):  # one asks the registry, the other one waits for it
+                        while not sum([await each.metric(WAITED, on=wait) for each in (first, second)]):
+                            pass
                 hold.go.set()
     nobody = ["http://127.0.0.1:1"]
     async with node_at(tmp_path / "third", hub(registry), scheduler=nobody, scheduler_wait_s="0.01") as third:
