@@ -31,6 +31,7 @@ class Arrival:
         """It was begun when no client waited for it."""
         self.disproved = False
         """The swarm's map or length was wrong: the blob is on its way anew."""
+        self.waits_for_room = False
         self.last_error: P2pdError | None = None
         self._error: P2pdError | None = None
         self._changed = asyncio.Event()

@@ -46,6 +46,7 @@ from peer.store import Blob, BlobInfo, Store
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
+from peer.waits import Wait, wait_of
 from peer.workers import Workers
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
@@ -315,6 +316,14 @@ class Host:
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
         )
+
+    def waits(self) -> list[Wait]:
+        """What each download waits for that a client waits for."""
+        return [
+            wait_of(download.phase, download.pieces, for_room=arrival.waits_for_room)
+            for digest, arrival in self.arrivals.items()
+            if not arrival.background and (download := self.machine.downloads.get(digest)) is not None
+        ]
 
     def swarm_health(self) -> SwarmHealth:
         """How this host stands with the scheduler and its neighbours."""

@@ -119,6 +119,9 @@ class StoreWork:
             except StoreFullError as error:
                 if not error.passing or arrival.background or self._workers.loop.time() > until_s:
                     raise
+            finally:
+                arrival.waits_for_room = False
+            arrival.waits_for_room = True
             await asyncio.sleep(ROOM_AGAIN_S)
 
     def _created(self, arrival: Arrival, size_bytes: int) -> Blob:

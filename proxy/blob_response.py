@@ -8,6 +8,7 @@ short of its Content-Length, with FIN: clients resume after FIN and fail after R
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,11 +37,33 @@ Raises the P2pdError that ends them: before the answer has begun, it is the answ
 
 @dataclass(slots=True)
 class Sent:
-    """The state of an answer: its status once its headers were sent, the body's bytes, and the error that ended it."""
+    """The state of an answer: its status once its headers were sent, the body's bytes, and the error that ended it.
+
+    `first_at`: when the first byte of the body was there to be sent, by the monotonic clock. `waited_s` went by while
+    the next bytes were not there yet, `taken_s` while the client took bytes: both only of a body that is streamed.
+    """
 
     status: int | None = None
     body_bytes: int = 0
     error: P2pdError | None = None
+    first_at: float | None = None
+    waited_s: float = 0.0
+    taken_s: float = 0.0
+
+    def has_bytes(self, since: float) -> float:
+        """There are bytes to send, which were waited for since monotonic time `since`. Returns the time."""
+        now = time.monotonic()
+        self.waited_s += now - since
+        if self.first_at is None:
+            self.first_at = now
+        return now
+
+    def has_sent(self, amount_bytes: int, since: float) -> float:
+        """The client took the bytes, from monotonic time `since` on. Returns the time."""
+        now = time.monotonic()
+        self.taken_s += now - since
+        self.body_bytes += amount_bytes
+        return now
 
 
 @dataclass(slots=True)
@@ -171,16 +194,17 @@ class BlobSender:
     async def _send_span(self, begin: Begin, span: ByteSpan) -> None:
         request, sent = self.content.request, self.content.sent
         await begin()
-        position = span.start
+        position, at = span.start, time.monotonic()
         while position < span.stop:
             try:
                 end = min(await self.reader.readable(position, span.stop), position + SEND_BYTES)
             except StoreError:
                 return await self.go_on(begin, ByteSpan(position, span.stop))
+            at = sent.has_bytes(at)
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
             await send_file(transport, self.reader.blob, position, end - position)
-            sent.body_bytes += end - position
+            at = sent.has_sent(end - position, at)
             position = end
         return None

@@ -22,6 +22,7 @@ from peer.errors import (
     OriginUnreachableError,
     P2pdError,
     StoreError,
+    StoreFullError,
 )
 from peer.oci.descriptor import OCTET_STREAM, Descriptor
 from peer.oci.digest import AnyDigest, Digest
@@ -35,6 +36,7 @@ from proxy.core.conditional import range_applies
 from proxy.core.lazy_reads import LazyReads
 from proxy.core.origin_answers import Word, word_of_error
 from proxy.core.ranges import ByteSpan, parse_ranges
+from proxy.core.reasons import Relayed
 from proxy.known_manifests import KnownManifests
 from proxy.origins import Origins
 from proxy.prefetch import Prefetch
@@ -101,8 +103,10 @@ class Blobs:
         """From the store, or while it arrives; or relayed, if the store cannot take it."""
         digest = context.route.digest
         if not isinstance(digest, Digest):
+            context.relayed = Relayed.ALGORITHM
             return await self._relayed(context, permit, content, expected, f"it is named by its {digest.algorithm}")
         if expected is not None and expected.size_bytes > MAX_BLOB_BYTES:
+            context.relayed = Relayed.TOO_LARGE
             return await self._relayed(context, permit, content, expected, "it is too large to keep")
         try:
             if answer := await self._small(context, digest, permit, content):
@@ -111,6 +115,7 @@ class Blobs:
                 sender = BlobSender(content, reader, partial(self._go_on, context, permit, reader))
                 return await sender.answer()
         except StoreError as error:
+            context.relayed = Relayed.NO_ROOM if isinstance(error, StoreFullError) else Relayed.STORE
             return await self._relayed(context, permit, content, expected, str(error))
 
     async def _small(
@@ -170,7 +175,7 @@ class Blobs:
         self, context: RequestContext, permit: Permit, reader: BlobReader, begin: Begin, rest: ByteSpan
     ) -> None:
         """The store has failed in the middle of an answer: relay the rest. Raises OriginError, StoreError."""
-        blob = reader.blob
+        blob, context.relayed = reader.blob, Relayed.STORE
         log.warning("the store failed while a client was served, the rest is relayed", digest=blob.digest)
         source = self._source(context, blob.digest, permit)
         await self._relay.sender(source, blob.size_bytes, context.sent, begun=blob)(begin, rest)
@@ -187,12 +192,14 @@ class Blobs:
             return None
         if not self._lazy.take(digest, content.ranges, expected.size_bytes):
             return None
+        context.relayed = Relayed.LAZY_READ
         log.debug("relaying a lazy read", digest=digest, range=context.request.headers.get("Range"))
         source = self._source(context, digest, permit)
         sender = self._relay.sender(source, expected.size_bytes, context.sent, verified=False)
         try:
             return await content.send(expected.size_bytes, sender)
         except OriginUnreachableError:  # other hosts may have it
+            context.relayed = None
             return None
 
     # -- for manifests too -----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from proxy.blobs import Blobs
 from proxy.core.lists import is_list, lists, next_page, one_page, origin_query
 from proxy.core.oci_errors import Code, refusal, refusal_for, refusal_of_list
 from proxy.core.pulls import IDLE_S, PullSummary
+from proxy.core.reasons import Refused, Relayed, reason_of
 from proxy.core.routing import Endpoint, Route, RouteError, parse_route
 from proxy.known_manifests import KnownManifests
 from proxy.manifests import Manifests
@@ -50,7 +51,11 @@ FORWARDED_HEADERS = ("content-type", "oci-filters-applied", "warning")
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """One request and its answer, for the metrics. `cache` is how it was served."""
+    """One request and its answer, for the metrics. `cache` is how it was served.
+
+    `first_byte_s` is from the request until the first byte of a body was there, None without a body. For `waited_s`
+    and `taken_s` see `Sent`.
+    """
 
     upstream: str
     endpoint: str
@@ -59,6 +64,11 @@ class RequestRecord:
     body_bytes: int
     seconds: float
     user_agent: str
+    first_byte_s: float | None = None
+    waited_s: float = 0.0
+    taken_s: float = 0.0
+    refused: Refused | None = None
+    relayed: Relayed | None = None
 
 
 class Mirror:
@@ -91,15 +101,18 @@ class Mirror:
         self._answering += 1
         context: RequestContext | None = None
         status = 500  # a defect of ours, unless the status is set below
+        failure: P2pdError | None = None
         try:
             try:
                 context = self._parse(request)
                 response = await self._answer(context)
             except RouteError as error:
+                failure = error
                 allow = {"Allow": "GET, HEAD"} if error.status == 405 else None
                 response = as_response(refusal(error.status, error.code, str(error), allow))
             except P2pdError as error:
                 assert context is not None
+                failure = error
                 route = context.route
                 unknown = Code.BLOB_UNKNOWN if route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
                 response = as_response((refusal_of_list if lists(route) else refusal_for)(error, unknown))
@@ -110,17 +123,7 @@ class Mirror:
             raise
         finally:
             self._answering -= 1
-            self._observe(
-                RequestRecord(
-                    upstream=context.route.upstream if context else "",
-                    endpoint=context.route.endpoint.value if context else "none",
-                    status=status,
-                    cache=context.cache if context else "none",
-                    body_bytes=context.sent.body_bytes if context else 0,
-                    seconds=time.monotonic() - started,
-                    user_agent=context.user_agent if context else "",
-                )
-            )
+            self._observe(_record(context, status, started, failure))
         return response
 
     def drain(self) -> None:
@@ -214,3 +217,28 @@ class Mirror:
             if page is None:
                 raise
             return await self._origins.ask(route, "GET", f"{path}?{page}", authorization)
+
+
+def _record(context: RequestContext | None, status: int, started: float, failure: P2pdError | None) -> RequestRecord:
+    """The record of a request that has ended now. `context` is None if it has no route."""
+    seconds = time.monotonic() - started
+    if context is None:
+        refused = None if failure is None else reason_of(failure)
+        return RequestRecord("", "none", status, "none", 0, seconds, "", refused=refused)
+    sent = context.sent
+    failure = failure or sent.error
+    first_byte_s = seconds if sent.first_at is None else sent.first_at - started
+    return RequestRecord(
+        upstream=context.route.upstream,
+        endpoint=context.route.endpoint.value,
+        status=status,
+        cache=context.cache,
+        body_bytes=sent.body_bytes,
+        seconds=seconds,
+        user_agent=context.user_agent,
+        first_byte_s=first_byte_s if sent.body_bytes else None,
+        waited_s=sent.waited_s,
+        taken_s=sent.taken_s,
+        refused=None if failure is None else reason_of(failure),
+        relayed=context.relayed,
+    )

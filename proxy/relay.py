@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -64,6 +65,7 @@ class Relay:
         source = replace(source, ref=replace(source.ref, size_bytes=size_bytes))
 
         async def send_span(begin: Begin, span: ByteSpan) -> None:
+            at = time.monotonic()
             check = digest.hasher() if verified and span.stop == size_bytes else None
             first = 0 if check is not None and begun is None else span.start
             last = None if span.stop == size_bytes else span.stop
@@ -81,9 +83,10 @@ class Relay:
                     if check is not None and position == size_bytes and check.hexdigest() != digest.hex:
                         raise OriginCorruptError(f"the origin's bytes for {digest} are others; the answer was cut")
                     if wanted := chunk[max(0, len(chunk) - (position - span.start)) :]:
+                        at = sent.has_bytes(at)
                         response = response or await begin()
                         await response.write(wanted)
-                        sent.body_bytes += len(wanted)
+                        at = sent.has_sent(len(wanted), at)
                 if response is None:  # there is nothing to send
                     await begin()
 

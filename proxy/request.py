@@ -11,18 +11,23 @@ from peer.oci.descriptor import OCTET_STREAM, Descriptor
 from peer.oci.digest import AnyDigest
 from proxy.blob_response import Sent
 from proxy.core.conditional import not_modified
+from proxy.core.reasons import Relayed
 from proxy.core.routing import Route
 from proxy.server import API_VERSION
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request while the mirror answers it. `cache` says whether the store had the content."""
+    """A request while the mirror answers it. `cache` says whether the store had the content.
+
+    `relayed`: why the answer came from the origin, past the store.
+    """
 
     request: web.BaseRequest
     route: Route
     authorization: str | None
     cache: Literal["hit", "miss", "none"] = "none"
+    relayed: Relayed | None = None
     sent: Sent = field(default_factory=Sent)
 
     @property

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from weakref import WeakSet
 
+from peer.histogram import Histogram
 from peer.oci.reference import UpstreamName
 from peer.origin.api import Origin
 from peer.origin.client import HttpOrigin
-from peer.origin.rates import OriginStatistics
+from peer.origin.rates import LATENCY_S, OriginStatistics
 from peer.threads import Threads
 
 MAX_THREADS = 16
@@ -132,4 +133,6 @@ def _sum(parts: Iterable[OriginStatistics], *, open_connections: int | None = No
         sum(part.retries for part in parts),
         sum(part.received_bytes for part in parts),
         sum(part.open_connections for part in parts) if open_connections is None else open_connections,
+        sum((part.latency_s for part in parts), start=Histogram(LATENCY_S).statistics()),
+        sum(part.refusals for part in parts),
     )

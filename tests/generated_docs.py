@@ -1,7 +1,8 @@
 """docs/protocol.md and docs/metrics.md, made from the code: `make docs` writes them, a test compares.
 
 The messages come from the three codecs, with the bounds that the decoder checks. The metrics come from a node that has
-just served a blob, so that each label has a value, and from a scheduler alone.
+just served a blob, so that each label has a value, and from a scheduler alone; those of clients, which want refusals
+and pulls for that, are counted up here.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import scheduler.protocol
-from p2pd.admin.metrics import SchedulerMetrics, metrics_of
+from p2pd.admin.client_metrics import ClientMetrics
+from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from proxy.core.pulls import PullSummary
+from proxy.core.reasons import Refused, Relayed
+from proxy.mirror import RequestRecord
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import codec, connection, from_host, geometry, joining, link, to_host
@@ -85,13 +90,14 @@ def protocol() -> str:
 def metrics() -> str:
     """The metrics of both daemons."""
     alone = Scheduler(SchedulerSettings())
-    of_scheduler = generate_latest(metrics_of(SchedulerMetrics(alone), lambda: 0)).decode()
+    of_scheduler = generate_latest(metrics_of(SchedulerMetrics(alone), lambda: 0, LoopLag())).decode()
     scheduler_has = {family.name for family in _parsed(of_scheduler)}
     with tempfile.TemporaryDirectory() as directory, ImageRegistry() as registry:
-        node = _parsed(run(_scrape_of_node(Path(directory), registry)))
+        node = {family.name: family for family in _parsed(run(_scrape_of_node(Path(directory), registry)))}
+    node |= {family.name: family for family in _of_clients()}
     lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]
-    for family in sorted(node, key=lambda family: family.name):
-        if not family.name.startswith("p2pd_") or family.name.endswith("_created"):
+    for family in sorted(node.values(), key=lambda family: family.name):
+        if not family.name.startswith("p2pd_"):
             continue
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
@@ -100,7 +106,9 @@ def metrics() -> str:
         lines.append(f"| `{name}` | {family.type} | {told} | {of} | {family.documentation} |")
     text = (
         "`GET /metrics` on the admin port, in the text format of Prometheus. A node has the scheduler's metrics only "
-        "if the scheduler runs inside it. The metrics `process_…` are those of prometheus-client."
+        "if the scheduler runs inside it. The metrics `process_…` are those of prometheus-client. Alerts are in "
+        "[prometheus-rules.yaml](../docker/prometheus-rules.yaml), a dashboard for Grafana 10 and later is in "
+        "[grafana-dashboard.json](../docker/grafana-dashboard.json)."
     )
     return "\n\n".join(["# Metrics", GENERATED, text, "\n".join(lines)]) + "\n"
 
@@ -175,6 +183,17 @@ def _members(enum: type[IntEnum]) -> str:
 
 def _parsed(scraped: str) -> list[Metric]:
     return list(text_string_to_metric_families(scraped))
+
+
+def _of_clients() -> list[Metric]:
+    """The metrics of clients once each label has a value."""
+    clients, registry = ClientMetrics(lambda name: name), CollectorRegistry()
+    registry.register(clients)
+    for cut in (Refused.ORIGIN_BROKEN, None):
+        relayed = None if cut else Relayed.NO_ROOM
+        clients.observe(RequestRecord("docker.io", "blobs", 200, "none", 1, 1.0, "", 1.0, refused=cut, relayed=relayed))
+    clients.pulled(PullSummary("app:1.0", "docker/29.0", 1.0, 1, 0, 0, 0, 1))
+    return _parsed(generate_latest(registry).decode())
 
 
 async def _scrape_of_node(directory: Path, registry: ImageRegistry) -> str:

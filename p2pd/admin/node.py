@@ -101,11 +101,11 @@ class Admin:
                 "busy_answers": self._peer_server.busy_answers,
                 **dataclasses.asdict(self._host.messages()),
             },
-            "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.last_seen.items()},
+            "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.clients.last_seen.items()},
         }
 
     def _served(self, now: float) -> dict[str, Any]:
-        found = dataclasses.asdict(self._telemetry.served)
+        found = dataclasses.asdict(self._telemetry.clients.served)
         if found["last_refusal"] is not None:
             found["last_refusal"]["age_s"] = round(now - found["last_refusal"].pop("at"), 1)
         return found

@@ -1,78 +1,34 @@
 """Metrics for Prometheus: the mirror's answers, the sources of bytes, and the state of the store.
 
 Labels are few and bounded: upstreams are the operator's own, and all others together `*`; never repositories or
-digests. Counters of the lower packages are read at each scrape; only answers are counted as they happen.
+digests. Counters of the lower packages are read at each scrape; only answers are counted as they happen
+(`p2pd.admin.client_metrics`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from p2pd.admin.metrics import SchedulerMetrics, metrics_of
+from p2pd.admin.client_metrics import ClientMetrics
+from p2pd.admin.download_waits import DownloadWaits
+from p2pd.admin.metrics import LoopLag, SchedulerMetrics, add_distribution, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
 from peer.origin.rates import OriginStatistics
 from peer.store.health import Condition
 from peer.store.scrubber import Scrubber
-from proxy.mirror import RequestRecord
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS
 from scheduler.core.scheduler import Scheduler
 
-SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
-MAX_CLIENTS = 32
-"""`/status` tells at most this many families of user agents apart."""
-
-
-@dataclass(slots=True)
-class Refusal:
-    """A request that the mirror answered with an error. `at` is in Unix seconds."""
-
-    status: int
-    upstream: str
-    kind: str
-    client: str
-    at: float
-
-
-@dataclass(slots=True)
-class Served:
-    """What clients got from the mirror: manifests and blobs, by whether the store had them whole (`hits`)."""
-
-    hits: int = 0
-    misses: int = 0
-    hit_bytes: int = 0
-    miss_bytes: int = 0
-    last_refusal: Refusal | None = None
-
-    def add(self, record: RequestRecord) -> None:
-        if record.status >= 400:
-            if record.upstream and record.status != 401:  # 401 is a part of each login
-                client = family_of(record.user_agent)
-                self.last_refusal = Refusal(record.status, record.upstream, record.endpoint, client, time.time())
-        elif record.cache == "hit":
-            self.hits += 1
-            self.hit_bytes += record.body_bytes
-        elif record.cache == "miss":
-            self.misses += 1
-            self.miss_bytes += record.body_bytes
-
-
-def family_of(user_agent: str) -> str:
-    """The kind of client, by its user agent: `docker` of `docker/29.0 go/go1.25`."""
-    return user_agent.split("/", 1)[0].split(" ", 1)[0].lower() or "unknown"
-
 
 class Telemetry:
-    """All metrics of one node, and the last time that each kind of client was served.
+    """All metrics of one node.
 
     `scheduler` is the scheduler inside the node, if there is one. `dropped_lines`: see `p2pd.admin.metrics`.
     """
@@ -86,61 +42,18 @@ class Telemetry:
         scheduler: Scheduler | None = None,
         dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._label = origins.label
-        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber), dropped_lines)
+        self.clients = ClientMetrics(origins.label)
+        self.lag = LoopLag()
+        self.registry = metrics_of(_Statistics(origins, host, peer_server, scrubber), dropped_lines, self.lag)
+        self.registry.register(self.clients)
+        self.waits = DownloadWaits(host.waits)
+        self.registry.register(self.waits)
         if scheduler is not None:
             self.registry.register(SchedulerMetrics(scheduler))
-        self.last_seen: dict[str, float] = {}
-        self.served = Served()
-        requests = Counter(
-            "p2pd_proxy_requests",
-            "Requests that the mirror answered, by how they were served.",
-            ("upstream", "kind", "cache", "code"),
-            registry=self.registry,
-        )
-        sent = Counter(
-            "p2pd_proxy_sent_bytes",
-            "Bytes of bodies sent to clients, by whether the store had them whole.",
-            ("upstream", "cache"),
-            registry=self.registry,
-        )
-        seconds = Histogram(
-            "p2pd_proxy_request_duration_seconds",
-            "From a request to the end of its answer.",
-            ("kind",),
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        # `labels` costs more than to count does, and gives the same each time.
-        self._requests_of = cache(requests.labels)
-        self._sent_of = cache(sent.labels)
-        self._seconds_of = cache(seconds.labels)
-        self._last_success = Gauge(
-            "p2pd_mirror_last_success_timestamp_seconds",
-            "When the mirror last served a manifest or a blob.",
-            registry=self.registry,
-        )
-
-    def observe(self, record: RequestRecord) -> None:
-        """Count one answer of the mirror's."""
-        upstream = self._label(record.upstream)
-        self._requests_of(upstream, record.endpoint, record.cache, record.status).inc()
-        self._seconds_of(record.endpoint).observe(record.seconds)
-        self.served.add(record)
-        if record.body_bytes:
-            self._sent_of(upstream, record.cache).inc(record.body_bytes)
-        if record.status < 400 and record.endpoint in ("manifests", "blobs"):
-            self._last_success.set_to_current_time()
-            self._saw(record.user_agent)
 
     def scrape(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
-
-    def _saw(self, user_agent: str) -> None:
-        family = family_of(user_agent)
-        if family in self.last_seen or len(self.last_seen) < MAX_CLIENTS:
-            self.last_seen[family] = time.time()
 
 
 class _Statistics(Collector):
@@ -208,6 +121,16 @@ class _Statistics(Collector):
         answers = CounterMetricFamily("p2pd_origin_answers", "Answers of origins.", labels=("upstream", "class"))
         retries = CounterMetricFamily("p2pd_origin_retries", "Attempts after a failed one.", labels=("upstream",))
         connections = GaugeMetricFamily("p2pd_origin_connections", "Open connections.", labels=("upstream",))
+        latency = HistogramMetricFamily(
+            "p2pd_origin_latency_seconds",
+            "From a request to an origin to the headers of its answer.",
+            labels=("upstream",),
+        )
+        refusals = CounterMetricFamily(
+            "p2pd_origin_authentication_failures",
+            "Requests with the operator's own password that got 401 or 403.",
+            labels=("upstream",),
+        )
         found: dict[str, OriginStatistics] = {
             name: upstream.origin.statistics()
             for name, upstream in self._origins.upstreams.items()
@@ -220,7 +143,9 @@ class _Statistics(Collector):
                 answers.add_metric([name, status_class], count)
             retries.add_metric([name], statistics.retries)
             connections.add_metric([name], statistics.open_connections)
-        yield from (answers, retries, connections)
+            add_distribution(latency, [name], statistics.latency_s)
+            refusals.add_metric([name], statistics.refusals)
+        yield from (answers, retries, connections, latency, refusals)
 
     def _of_swarm(self) -> Iterator[Metric]:
         sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
@@ -233,6 +158,18 @@ class _Statistics(Collector):
         )
         yield GaugeMetricFamily(
             "p2pd_scheduler_connected", "1 while there is a scheduler, else 0.", value=self._host.connected
+        )
+        health = self._host.swarm_health()
+        yield GaugeMetricFamily(
+            "p2pd_scheduler_out_seconds",
+            "For how long this host has been without a scheduler; 0 while there is one, or is to be none.",
+            value=health.scheduler_out_s or 0.0,
+        )
+        yield GaugeMetricFamily("p2pd_neighbours", "Hosts that this one has a link to.", value=health.neighbours)
+        yield GaugeMetricFamily(
+            "p2pd_unreachable_reports",
+            "Hosts that could not reach this one at its advertised address.",
+            value=health.unreachable_reports,
         )
         yield GaugeMetricFamily(
             "p2pd_certificate_expires_timestamp_seconds",

@@ -144,6 +144,7 @@ async def serve(
         stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
+        observe = telemetry.clients.observe
         readers = Readers(host)
         access = Access(
             origins,
@@ -169,7 +170,13 @@ async def serve(
         )
         host.tags.own_word = tags.own_word
         mirror = Mirror(
-            origins, readers, access, tags, background, depth=settings.prefetch_layers, observe=telemetry.observe
+            origins,
+            readers,
+            access,
+            tags,
+            background,
+            depth=settings.prefetch_layers,
+            observe=observe,
         )
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
@@ -197,13 +204,15 @@ async def serve(
             Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
-        stack.callback(_tell_pulls, mirror, math.inf)  # once the last has been served
+        stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         if shares:
             host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
-        background.start(_tell_pulls_now_and_then(mirror))
+        background.start(_tell_pulls_now_and_then(mirror, telemetry))
+        background.start(telemetry.lag.run())
+        background.start(telemetry.waits.run())
         yield addresses
 
 
@@ -247,12 +256,13 @@ def _tell_arrived(access: Access, source: OriginSource) -> None:
     access.arrived(repository, endpoint, source.ref.digest)
 
 
-async def _tell_pulls_now_and_then(mirror: Mirror) -> None:
+async def _tell_pulls_now_and_then(mirror: Mirror, telemetry: Telemetry) -> None:
     while True:
         await asyncio.sleep(TELL_PULLS_EVERY_S)
-        _tell_pulls(mirror, time.monotonic())
+        _tell_pulls(mirror, telemetry, time.monotonic())
 
 
-def _tell_pulls(mirror: Mirror, now: float) -> None:
+def _tell_pulls(mirror: Mirror, telemetry: Telemetry, now: float) -> None:
     for pull in mirror.ended_pulls(now):
         log.info("pulled", **dataclasses.asdict(pull))
+        telemetry.clients.pulled(pull)

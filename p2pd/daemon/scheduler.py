@@ -14,7 +14,7 @@ from functools import partial
 import uvloop
 from prometheus_client import generate_latest
 
-from p2pd.admin.metrics import SchedulerMetrics, metrics_of
+from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.daemon import logs
@@ -23,6 +23,7 @@ from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
 from p2pd.daemon.trust import admission_or_none
 from p2pd.daemon.wiring import scheduling_of
+from peer.tasks import BackgroundTasks
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer
 
@@ -41,7 +42,8 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     plain = settings.allow_open or settings.listen.is_loopback
     tell_open(settings, ("listen", "admin"))
     addresses: dict[str, str] = {}
-    scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines))
+    lag = LoopLag()
+    scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
@@ -57,5 +59,7 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
         if settings.metrics is not None:
             metrics = listening(metrics_runner(scrape), settings.metrics)
             addresses["metrics"] = str(await stack.enter_async_context(metrics))
+        background = await stack.enter_async_context(BackgroundTasks())
+        background.start(lag.run())
         addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
         yield addresses

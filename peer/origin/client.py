@@ -282,19 +282,24 @@ class HttpOrigin:
             if reply.status == 403:
                 found = self._tokens.remembered(endpoint, repository)
                 if shown is None or found == shown:
-                    return reply
+                    break
                 reply.answer()
             else:
                 challenges = reply.challenges or ("Basic",)  # some registries do not say which scheme they want
                 if answered:
-                    return reply
+                    break
                 reply.answer()  # read it whole: a client gets it if we have no answer
                 found = self._tokens.answer(endpoint, repository, challenges, shown, fetch)
                 if found is None:
-                    return reply
+                    break
                 answered = True
             shown = found
+        self._count_refusal()
         return reply
+
+    def _count_refusal(self) -> None:
+        if self.upstream.username is not None:  # else there is no right to be let in
+            self.traffic.refused_us()
 
     def _name(self, ref: ContentRef) -> str:
         return f"upstream {self.upstream.name}: {ref.digest} of {ref.repository}"

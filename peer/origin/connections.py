@@ -127,13 +127,14 @@ class Connections:
     ) -> Reply:
         """Raises ConnectionError if the other side was gone, else ExchangeFailedError."""
         self._traffic.asked()
+        asked_at = self._clock.monotonic()
         try:
             reply = connection.ask(cancel_scope, method, path, headers, deadline, self._done, content)
         except (OSError, OriginUnreachableError):
             cancel_scope.let_go()
             self._drop(connection)
             raise
-        self._traffic.answered(reply.status)
+        self._traffic.answered(reply.status, self._clock.monotonic() - asked_at)
         return reply
 
     def _done(self, connection: Connection, reusable: bool) -> None:

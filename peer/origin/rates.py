@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peer.histogram import Distribution, Histogram
 from peer.pacing import PACED_BYTES, pacing_bucket
 
 if TYPE_CHECKING:
     from peer.origin.clock import Clock
+
+LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""The bounds of `latency_s`, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class OriginStatistics:
     """The counters of one upstream since p2pd started. `open_connections` are the busy and idle connections now.
 
     `answers` counts by class (`2xx`), over all hosts: registry, token server, redirect targets. `retries` counts
-    attempts after a failed attempt, including resumes.
+    attempts after a failed attempt, including resumes. `latency_s` is from a request to the headers of its answer, on
+    a connection that is open. `refusals` counts requests with the operator's own credential that got 401 or 403.
     """
 
     requests: int
@@ -29,6 +34,8 @@ class OriginStatistics:
     retries: int
     received_bytes: int
     open_connections: int
+    latency_s: Distribution
+    refusals: int
 
 
 class Traffic:
@@ -42,6 +49,8 @@ class Traffic:
         self._retries = 0
         self._received_bytes = 0
         self._answers: dict[str, int] = {}
+        self._latency = Histogram(LATENCY_S)
+        self._refusals = 0
 
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """From now on all bodies together keep to this rate, also those under way; 0 is no limit."""
@@ -53,11 +62,17 @@ class Traffic:
         with self._lock:
             self._requests += 1
 
-    def answered(self, status: int) -> None:
-        """An answer's headers have arrived."""
+    def answered(self, status: int, after_s: float) -> None:
+        """An answer's headers have arrived, `after_s` after the request."""
         name = f"{status // 100}xx"
         with self._lock:
             self._answers[name] = self._answers.get(name, 0) + 1
+            self._latency.observe(after_s)
+
+    def refused_us(self) -> None:
+        """A request with the operator's own credential got 401 or 403."""
+        with self._lock:
+            self._refusals += 1
 
     def retried(self) -> None:
         """Another attempt is made."""
@@ -78,5 +93,11 @@ class Traffic:
         """The counters now."""
         with self._lock:
             return OriginStatistics(
-                self._requests, dict(self._answers), self._retries, self._received_bytes, open_connections
+                self._requests,
+                dict(self._answers),
+                self._retries,
+                self._received_bytes,
+                open_connections,
+                self._latency.statistics(),
+                self._refusals,
             )

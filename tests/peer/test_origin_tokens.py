@@ -60,6 +60,7 @@ class TestBasic:
                 assert origin.request("GET", "app/manifests/1", credential=OURS).body == b"manifest"
             with origin.open(REF, 0, None, credential=OURS) as body:
                 assert body.size_bytes == len(CONTENT)
+            assert origin.statistics().refusals == 0  # the first 401 asks for the password
         assert authorizations(server) == [None, BASIC, BASIC, BASIC]
 
     @pytest.mark.parametrize("credential", [NOBODY, Credential("Basic d3Jvbmc=")])
@@ -75,6 +76,7 @@ class TestBasic:
         with origin_at(server, username="user", password="pw") as origin:
             assert origin.request("GET", "app/manifests/1", credential=OURS).status == 401
             assert origin.request("GET", "app/manifests/1", credential=OURS).status == 401
+            assert origin.statistics().refusals == 2
         assert authorizations(server) == [None, BASIC, BASIC]
 
     def test_nobody_has_no_answer(self, server: RegistryServer) -> None:
@@ -82,6 +84,7 @@ class TestBasic:
         with origin_at(server) as origin, pytest.raises(OriginRefusedError) as caught:
             origin.open(REF, 0, None, credential=OURS)
         assert caught.value.headers == {"WWW-Authenticate": 'Basic realm="here"'}
+        assert origin.statistics().refusals == 0  # of no password
 
 
 class TestBearer:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from peer.arrival import Arrival
 from peer.core.events import StoreFailed
 from peer.core.eviction import COLD_S
 from peer.errors import StoreFullError
 from peer.oci.descriptor import Descriptor
 from peer.readers import Readers
 from peer.store import Store
+from peer.store_work import StoreWork
+from peer.workers import Workers
 from tests.peer.download_fixtures import PIECE, eventually, outcome_of, read, run, source, started
 from tests.peer.fakes import FakeOrigin, content_of
 from tests.peer.origin_conformance import digest_of
@@ -70,6 +73,28 @@ class TestTheStore:
         assert not full.value.passing
         for blob in (first, second, third):
             blob.release()
+        store.close()
+
+    def test_a_client_s_download_that_waits_for_room_says_so(self, tmp_path: Path) -> None:
+        store = open_store(tmp_path, max_bytes=TWO_BLOBS)
+        others = [store.create(digest_of(content), 2 * PIECE, "") for content in CONTENTS[:2]]
+
+        async def scenario() -> None:
+            workers, arrival = Workers(), Arrival(digest_of(CONTENTS[2]), "")
+            arrival.client_came()
+            work = StoreWork({arrival.raw: arrival}, store, workers, lambda _event: None)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(work.prepare(arrival, 2 * PIECE))
+                await eventually(lambda: arrival.waits_for_room)
+                for blob in others:
+                    blob.release()
+                    store.discard(blob.digest)
+            assert arrival.blob is not None
+            assert not arrival.waits_for_room
+            arrival.end(None)
+            workers.close()
+
+        asyncio.run(scenario())
         store.close()
 
     def test_what_was_fetched_ahead_and_not_read_yet_goes_last(self, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ class TestHowManyThereAre:
             assert others.statistics().open_connections == 1
             now[0] = UNUSED_S + 1
             assert (others.statistics().open_connections, others.statistics().requests) == (0, 1)
+            assert sum(others.statistics().latency_s.counts) == 1
             assert isinstance(unused.origin, HttpOrigin)
             assert unused.origin.statistics().open_connections == 0
             assert unused.origin.request("GET", "", credential=NOBODY).status == 200

@@ -33,6 +33,7 @@ PACKAGE_OF: Final = {
     "nginx": "nginx-light",
     "openssl": "openssl",
     "podman": "podman",
+    "promtool": "prometheus",
     "skopeo": "skopeo",
     "slapd": "slapd",
 }
