@@ -167,7 +167,7 @@ def _swarm(found: Status) -> Rows:
         )
     neighbours = number(swarm, "neighbours")
     if neighbours is not None:
-        yield "neighbours", f"{neighbours:.0f} hosts to exchange pieces with now"
+        yield "neighbours", f"{neighbours:.0f} host{'' if neighbours == 1 else 's'} to exchange pieces with now"
     age_s = number(swarm, "last_error_age_s")
     if age_s is not None:
         yield "last error", f"{show_duration(age_s)} ago: {text(swarm, 'last_error')}"

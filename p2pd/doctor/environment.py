@@ -98,7 +98,7 @@ def real(root: Path) -> Environment:
     """This machine. With another `root` only the files below it are seen; sockets there belong to no daemon."""
 
     def below(path: Path) -> Path:
-        return root / str(path).lstrip("/")
+        return root / str(path.absolute()).lstrip("/")
 
     return Environment(
         files=Disk(root),

@@ -148,6 +148,14 @@ def test_space_and_owner_of_a_directory(tmp_path: Path) -> None:
     assert below.total_bytes == there.total_bytes >= there.free_bytes
 
 
+def test_a_relative_path_is_below_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    monkeypatch.chdir(tmp_path)
+    found = real(Path("/")).owner(Path("data"))
+    assert found is not None
+    assert found.mode == 0o700
+
+
 # the command
 
 
