@@ -110,10 +110,11 @@ class Content:
 
     def in_one_write(self, body: bytes, span: ByteSpan, size_bytes: int) -> web.Response:
         """The answer with `body`, the bytes of `span`."""
-        if self.ranges.ranges:
+        is_part = self.ranges.spans(size_bytes) is not None
+        if is_part:
             self.headers["Content-Range"] = span.content_range(size_bytes)
         self.sent.body_bytes = len(body)
-        return web.Response(status=206 if self.ranges.ranges else 200, headers=self.headers, body=body)
+        return web.Response(status=206 if is_part else 200, headers=self.headers, body=body)
 
     def cut(self, error: P2pdError) -> web.StreamResponse:
         """End an answer that has begun, short of its length. One that has not is the error, which is raised."""

@@ -183,6 +183,17 @@ class TestConditional:
                 reply = await node.get(BLOB, {"Range": "bytes=4990-", "If-Range": validator})
                 assert (reply.status, reply.body) == (status, IMAGE.layers[0][start:])
 
+    @asynchronous
+    async def test_a_held_blob_whose_overlapping_ranges_are_ignored_is_sent_whole(
+        self, registry: ImageRegistry, tmp_path: Path
+    ) -> None:
+        registry.push(APP, "1.0", IMAGE)
+        async with node_at(tmp_path / "store", hub(registry)) as node:
+            await node.get(BLOB)
+            reply = await node.get(BLOB, {"Range": "bytes=0-,0-"})
+            assert (reply.status, reply.body) == (200, IMAGE.layers[0])
+            assert "content-range" not in {name.lower() for name in reply.headers}
+
 
 class TestAllow:
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
