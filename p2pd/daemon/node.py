@@ -97,9 +97,8 @@ async def serve(
     """A running node; yields the addresses that it listens on. Leaving the block ends it in order.
 
     `not_ready` says, for `/readyz`, what stands in the way; `control` is what may be asked of it (None: nothing);
-    `answer_within_s` is how long clients are to wait for
-    headers; `give_up_s` is how long an origin that fails within a blob is asked again. Raises P2pdError or TrustError
-    when the node cannot start.
+    `answer_within_s` is how long clients are to wait for headers; `give_up_s` is how long an origin that fails within a
+    blob is asked again. Raises P2pdError or TrustError when the node cannot start.
     """
     tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
