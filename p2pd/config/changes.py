@@ -97,6 +97,7 @@ def _shown_upstream(upstream: UpstreamSetting) -> str:
         "token_hosts": ",".join(upstream.token_hosts),
         "connections": upstream.connections,
         "rate": None if upstream.rate is None else _in_units(upstream.rate, _SIZES, ""),
+        "trace": "true" if upstream.trace else None,
     }
     address = f"={','.join(upstream.urls)}" if upstream.urls else ""
     return f"{upstream.name}{address}" + "".join(f";{name}={value}" for name, value in options.items() if value)

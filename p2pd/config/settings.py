@@ -29,6 +29,7 @@ from p2pd.config.values import (
     UpstreamSetting,
     one_of,
     parse_address,
+    parse_collector,
     parse_count,
     parse_depth,
     parse_duration,
@@ -38,6 +39,7 @@ from p2pd.config.values import (
     parse_optional_address,
     parse_optional_path,
     parse_path,
+    parse_share,
     parse_size,
     parse_switch,
     parse_token_text,
@@ -161,7 +163,7 @@ class Settings:
         "docker.io=https://registry-1.docker.io",
         "An upstream that may be asked, and where it is reached; the first is the default one. "
         "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
-        "rate=SIZE per second. "
+        "rate=SIZE per second, trace=true. "
         "URL may be oci-layout:///PATH, a directory on this machine, or https://HOST/v2/PROJECT, a project of a "
         "registry. NAME alone is https://NAME. * is every registry that a client names, without credentials of p2pd's.",
         "NAME=URL[,URL...][;option=value...]",
@@ -235,6 +237,17 @@ class Settings:
     )
     log_level: str = _key(
         one_of("debug", "info", "warning", "error"), "info", "Least level that is logged.", "debug|info|warning|error"
+    )
+
+    traces: str = _key(
+        parse_collector,
+        "",
+        "Where traces go: an OpenTelemetry collector, by OTLP over HTTP. None: nothing is traced. It needs the extra "
+        "p2pd[tracing].",
+        "URL",
+    )
+    trace_share: float = _key(
+        parse_share, "100%", "The share of requests that is traced of clients that send no context of a trace.", "SHARE"
     )
 
     @property

@@ -77,8 +77,8 @@ class UpstreamSetting:
     The name `*` stands for every registry that has none of its own; it has no `urls`.
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
-    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
-    does not show credentials.
+    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `trace`: it is told the
+    context of traces. `repr` does not show credentials.
     """
 
     name: str
@@ -89,6 +89,7 @@ class UpstreamSetting:
     connections: int | None = None
     rate: int | None = None
     token_hosts: tuple[str, ...] = ()
+    trace: bool = False
 
     @property
     def is_any_host(self) -> bool:
@@ -203,6 +204,26 @@ def parse_urls(value: object) -> tuple[str, ...]:
     return tuple(text.rstrip("/") for text in texts)
 
 
+def parse_collector(value: object) -> str:
+    """Where traces go, as a whole URL, or nothing. The path is OTLP's own if there is none."""
+    text = _text(value)
+    if not text:
+        return ""
+    url = urlsplit(text) if re.fullmatch(r"https?://[!-~]{1,500}", text) else None
+    if url is None or _address(f"{url.netloc}:1" if url.netloc.rpartition(":")[1] == "" else url.netloc) is None:
+        raise ConfigError("expected the address of a collector, such as http://127.0.0.1:4318/v1/traces")
+    return text if url.path.strip("/") else f"{url.scheme}://{url.netloc}/v1/traces"
+
+
+def parse_share(value: object) -> float:
+    """A number from 0 to 1, or per cent: `0.1`, `10%`."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", _text(value))
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError("expected a share from 0 to 1, or from 0% to 100%")
+    return share
+
+
 def parse_label(value: object) -> str:
     """A name of at most 64 letters, digits, `.`, `_`, `/` and `-`, or none."""
     text = _text(value)
@@ -224,6 +245,8 @@ def parse_upstream(value: object) -> UpstreamSetting:
     )
     if upstream.is_any_host and (upstream.username or upstream.password_file or upstream.token_hosts):
         raise ConfigError("the upstream * is any registry: credentials need an upstream of their own")
+    if upstream.is_any_host and upstream.trace:
+        raise ConfigError("the upstream * is any registry: one that is told of traces needs an upstream of its own")
     if (upstream.username is None) != (upstream.password_file is None):
         raise ConfigError("username and password_file are given together or not at all")
     if any(url.startswith("oci-layout:") for url in upstream.urls) and (len(upstream.urls) > 1 or options):
@@ -397,6 +420,7 @@ _OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
     "connections": parse_count,
     "rate": parse_size,
     "token_hosts": _hosts,
+    "trace": parse_switch,
 }
 
 

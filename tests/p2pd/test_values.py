@@ -15,11 +15,13 @@ from p2pd.config.values import (
     ConfigError,
     UpstreamSetting,
     parse_address,
+    parse_collector,
     parse_count,
     parse_depth,
     parse_duration,
     parse_networks,
     parse_path,
+    parse_share,
     parse_size,
     parse_switch,
     parse_upstream,
@@ -96,6 +98,37 @@ def test_durations(text: object, duration_s: float) -> None:
 def test_durations_that_are_refused(text: object) -> None:
     with pytest.raises(ConfigError, match="expected a duration such as 30d"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", ""),
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+        ("https://otel.corp/", "https://otel.corp/v1/traces"),
+        ("http://[::1]:4318/in/v1/traces", "http://[::1]:4318/in/v1/traces"),
+    ],
+)
+def test_collectors(text: str, url: str) -> None:
+    assert parse_collector(text) == url
+    assert parse_collector(url) == url
+
+
+@pytest.mark.parametrize("text", ["otel:4318", "grpc://otel:4317", "http://", "http://u:p@otel/", "http://a b/", 1])
+def test_collectors_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="address of a collector"):
+        parse_collector(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.5 %", 0.005), (1, 1.0), ("0", 0.0), ("0.25", 0.25)])
+def test_shares(text: object, share: float) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "101%", "2", "-1", "%", "1/2", True])
+def test_shares_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="expected a share from 0 to 1"):
+        parse_share(text)
 
 
 @given(size_bytes=st.integers(0, 2**63 - 1))
@@ -246,6 +279,7 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
         ("*=https://a", "it has no URL"),
         ("*;username=u;password_file=/f", "credentials need an upstream of their own"),
         ("*;token_hosts=a", "credentials need an upstream of their own"),
+        ("*;trace=true", "told of traces needs an upstream of its own"),
         ("[::1]:5000=https://a", "expected an upstream's name"),
         ("=https://a", "expected an upstream's name"),
         ("a/b=https://a", "expected an upstream's name"),
