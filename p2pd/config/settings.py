@@ -34,11 +34,13 @@ from p2pd.config.values import (
     parse_depth,
     parse_duration,
     parse_file_names,
+    parse_free_room,
     parse_label,
     parse_networks,
     parse_optional_address,
     parse_optional_path,
     parse_path,
+    parse_room,
     parse_share,
     parse_size,
     parse_switch,
@@ -46,6 +48,7 @@ from p2pd.config.values import (
     parse_upstreams,
     parse_urls,
 )
+from peer.core.eviction import DiskShare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -175,11 +178,18 @@ class Settings:
         "that the upstream * may be.",
         "HOST|NETWORK",
     )
-    max_bytes: int = _key(
-        parse_size, "50GiB", "Room that the cache may take; what was not used for longest is evicted first.", "SIZE"
+    max_bytes: int | DiskShare = _key(
+        parse_room,
+        "50%",
+        "Room that the cache may take, also as a part of the disk; what was not used for longest is evicted first.",
+        "SIZE|PERCENT",
     )
-    min_free_bytes: int = _key(
-        parse_size, "1GiB", "Room on the disk that the cache leaves free, whatever max_bytes allows.", "SIZE"
+    min_free_bytes: int | DiskShare = _key(
+        parse_free_room,
+        "auto",
+        "Room on the disk that the cache leaves free, whatever max_bytes allows. auto is 20% where there is a kubelet, "
+        "which acts below that; elsewhere it is at most half of what others leave free.",
+        "SIZE|PERCENT|auto",
     )
     ttl_s: float = _key(
         parse_duration, "30d", "How long a blob that nobody asks for is kept; 0 is for ever.", "DURATION"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from peer.core.eviction import DiskShare
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import DOCKER_HUB, is_host, parse_upstream_name
 from peer.origin.upstream import UpstreamEndpoint
@@ -42,6 +43,11 @@ _SWITCH: Final = {
     "off": False,
     "0": False,
 }
+FREE_SHARE: Final = DiskShare(20)
+"""What of a disk is left free by default, so that the cache gives way before a kubelet on that disk acts: it removes
+images where less than 15 % are free (`imageGCHighThresholdPercent`), until 20 % are, and evicts pods below 10 %
+(`nodefs.available`). `auto` is that where there is a kubelet. Elsewhere it is at most half of what others leave."""
+
 ANY_HOST: Final = "*"
 """The name of the upstream that stands for every registry that has no upstream of its own."""
 
@@ -111,6 +117,33 @@ def parse_size(value: object) -> int:
         if size_bytes <= _MAX_SIZE_BYTES:
             return size_bytes
     raise ConfigError("expected a size such as 50GiB, 500MB or a whole number of bytes")
+
+
+def parse_room(value: object) -> int | DiskShare:
+    """A size, or a part of the file system: `20%`."""
+    if isinstance(value, DiskShare):
+        return value
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,2})?) ?%", _text(value))
+    if match is not None and float(match[1]) <= 100:
+        return DiskShare(float(match[1]))
+    try:
+        return parse_size(value)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or a part of the disk such as 20%") from None
+
+
+def parse_free_room(value: object) -> int | DiskShare:
+    """As `parse_room`, or `auto`: see FREE_SHARE."""
+    if isinstance(value, DiskShare) or _text(value) != "auto":
+        return parse_room(value)
+    return DiskShare(FREE_SHARE.percent, yields=True)
+
+
+def show_room(room: int | DiskShare) -> str:
+    """As an operator writes it; a size in whole bytes."""
+    if isinstance(room, DiskShare):
+        return "auto" if room.yields else f"{room.percent:g}%"
+    return str(room)
 
 
 def parse_duration(value: object) -> float:

@@ -25,6 +25,7 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.config.values import Address, ConfigError
@@ -105,12 +106,13 @@ async def serve(
     tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
+        quota = quota_of(settings)
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
         await tend(store)  # first of all: the catalog needs room, too
@@ -190,6 +192,7 @@ async def serve(
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
             control.drained = Draining(mirror, host).drained
+            control.used_bytes = lambda: store.statistics().used_bytes
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )

@@ -19,16 +19,20 @@ from p2pd.config.values import (
     parse_count,
     parse_depth,
     parse_duration,
+    parse_free_room,
     parse_networks,
     parse_path,
+    parse_room,
     parse_share,
     parse_size,
     parse_switch,
     parse_upstream,
     parse_upstreams,
     show_duration,
+    show_room,
     show_size,
 )
+from peer.core.eviction import DiskShare
 
 NUMBERS = [parse_size, parse_duration, parse_count, parse_depth]
 VALUED = [parse_switch, parse_path, parse_address, parse_upstream]
@@ -84,6 +88,33 @@ def test_sizes(text: object, size_bytes: int) -> None:
 def test_sizes_that_are_refused(text: object) -> None:
     with pytest.raises(ConfigError, match="expected a size such as 50GiB"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "room"),
+    [
+        ("20%", DiskShare(20)),
+        ("7.5 %", DiskShare(7.5)),
+        ("100%", DiskShare(100)),
+        ("0%", DiskShare(0)),
+        ("1GiB", 2**30),
+    ],
+)
+def test_room(text: str, room: int | DiskShare) -> None:
+    assert parse_room(text) == room
+    assert parse_free_room(text) == room
+    assert parse_free_room(show_room(room)) == room
+
+
+def test_room_that_is_left_free_by_default() -> None:
+    assert parse_free_room("auto") == DiskShare(20, yields=True)
+    assert show_room(parse_free_room("auto")) == "auto"
+
+
+@pytest.mark.parametrize("text", ["", "%", "101%", "-1%", "20%%", "1e1%", "auto", "20 per cent", True, [1]])
+def test_room_that_is_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected a size such as 50GiB.* or a part of the disk such as 20%"):
+        parse_room(text)
 
 
 @pytest.mark.parametrize(
