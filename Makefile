@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help venv demo test fuzz check docs bench clean
+.PHONY: help venv demo test fuzz check docs man bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -33,6 +33,11 @@ check: venv ## ruff, mypy --strict and import-linter
 
 docs: venv ## docs/protocol.md and docs/metrics.md, from the code
 	$(BIN)/python -m tests.generated_docs
+
+man: venv ## man pages of all commands in build/man, and what completes them in build/completion
+	$(BIN)/python -m p2pd.cli.manual build/man
+	mkdir -p build/completion
+	for shell in bash zsh fish; do $(BIN)/p2pd completion $$shell > build/completion/p2pd.$$shell; done
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
