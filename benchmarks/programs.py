@@ -202,6 +202,7 @@ def p2pd(
         "mirror": mirror,
         "admin": admin,
         "upstream": f"docker.io=http://{origin.address}",
+        "min_free_bytes": "1GiB",  # that of `SPARE_BYTES`, on whatever disk
         **(more or {}),
     }
     with running("p2pd", command("run", flags), mirror, directory / "log", neutral_environ()) as program:
