@@ -122,6 +122,7 @@ def test_the_wait_ends_once_all_nodes_are_undone(
     kubernetes.objects[DAEMONSET] = {"metadata": {"generation": 1}, "status": status}
     assert in_cluster.wait_undone(api, DAEMONSET, 0) == 0
     assert "3 of 3 nodes are undone" in capsys.readouterr().err
+    assert kubernetes.objects == {}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +144,7 @@ def test_the_wait_says_what_is_not_done(
 ) -> None:
     kubernetes.objects[DAEMONSET] = {"metadata": {"generation": 1}, "status": status}
     assert in_cluster.wait_undone(api, DAEMONSET, -1) == 1
+    assert DAEMONSET in kubernetes.objects, "the nodes that are late are undone later"
     told = capsys.readouterr().err
     assert said in told
     assert "kubectl get pods -l app.kubernetes.io/name=p2pd-undo" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from tests.real.manifests import DOCKER, manifests
 from tests.real.programs import ProgramError
 from tests.real.vendor_schemas import VERSIONS
 
-VALUES: Final = yaml.safe_load((CHART / "values.yaml").read_text())
+VERSION: Final = tomllib.loads((CHART.parents[2] / "pyproject.toml").read_text())["project"]["version"]
 EDGE: Final = yaml.safe_load((DOCKER / "k3s-edge.values.yaml").read_text())
 TOKEN: Final = f"p2pd1_{'a' * 8}_{'b' * 32}_{'c' * 52}"
 CSI: Final = {"csi": {"driver": "csi.cert-manager.io", "readOnly": True, "volumeAttributes": {"a": "b"}}}
@@ -125,8 +126,15 @@ def test_containers_have_no_more_rights_than_they_need(helm: Helm, case: str) ->
         assert mounted == {volume["name"] for volume in spec["volumes"]}
 
 
-def test_lint(helm: Helm) -> None:
+def test_lint_and_package(helm: Helm, tmp_path: Path) -> None:
+    """In a package, the files of the repository that are links in the chart are files."""
     assert "0 chart(s) failed" in helm.run("lint", "--strict", CHART)
+    helm.run("package", CHART, "-d", tmp_path)
+    (package,) = tmp_path.iterdir()
+    assert package.name == f"p2pd-{VERSION}.tgz"
+    with_monitoring = ["--set", "monitoring.prometheusRule.enabled=true,monitoring.dashboard.enabled=true"]
+    texts = [helm.run("template", "p2pd", chart, "-n", "p2pd", *with_monitoring) for chart in (CHART, package)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -207,12 +215,6 @@ def test_another_configuration_is_another_pod(helm: Helm) -> None:
     assert checksum({"node": {"podLabels": {"a": "b"}}}) == sums[0]
 
 
-def test_the_chart_is_of_this_version() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    project = (CHART.parents[2] / "pyproject.toml").read_text()
-    assert f'\nversion = "{chart["appVersion"]}"\n' in project
-
-
 # -- Objects -----------------------------------------------------------------------------------------------------------
 
 
@@ -275,6 +277,9 @@ def test_all_of_undo_is_a_hook_and_nothing_else_is(helm: Helm) -> None:
     for each in helm.objects({"monitoring": ALL_MONITORING}):
         is_hook = "helm.sh/hook" in each["metadata"].get("annotations", {})
         assert is_hook == (each["metadata"]["name"] == "p2pd-undo")
+        if is_hook:
+            removed = "hook-succeeded" in each["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+            assert removed == (each["kind"] != "DaemonSet"), "where the wait fails, Helm removes what succeeded before"
 
 
 def test_the_policy_lets_the_publisher_reach_the_api_and_nobody_else_out(helm: Helm) -> None:

@@ -1,4 +1,4 @@
-"""As much of Kubernetes' API as the chart asks: objects that are read, and patched by merging, over TLS."""
+"""As much of Kubernetes' API as the chart asks: objects that are read, removed, and patched by merging, over TLS."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self.server.api.patches.append((self.path, self.headers["Content-Type"]))
         self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def do_DELETE(self) -> None:
+        self._answer(None)
+        self.server.api.objects.pop(self.path, None)
 
     def _answer(self, patch: dict[str, Any] | None) -> None:
         api = self.server.api

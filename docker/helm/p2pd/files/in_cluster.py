@@ -1,7 +1,7 @@
 """What the chart asks of Kubernetes' API, with the standard library alone: the image has no kubectl.
 
     in_cluster.py ACCOUNT publish-token SECRET [ARGUMENT...]  for ever: the Secret has a join token that is good
-    in_cluster.py ACCOUNT wait-undone DAEMONSET SECONDS       until the pods of all nodes are ready; 1 if not in time
+    in_cluster.py ACCOUNT wait-undone DAEMONSET SECONDS       until all of its pods are ready: removes it; 1 if late
 
 ACCOUNT is the directory with the service account's token and the API's CA, SECRET and DAEMONSET are paths of the API,
 ARGUMENTs are for `p2pd token`. What goes wrong is said and tried again.
@@ -40,13 +40,13 @@ class Api:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
         )
 
-    def ask(self, path: str, patch: object = None) -> dict[str, Any]:
-        """The object at a path, after changing it. Raises FailedError."""
+    def ask(self, path: str, patch: object = None, method: str = "GET") -> dict[str, Any]:
+        """What the API tells of the object at a path, after changing it by a patch. Raises FailedError."""
         try:
             request = urllib.request.Request(  # noqa: S310  # the server is the cluster's
                 self._server + path,
                 data=None if patch is None else json.dumps(patch).encode(),
-                method="GET" if patch is None else "PATCH",
+                method=method if patch is None else "PATCH",
                 headers={
                     "Authorization": f"Bearer {(self._account / 'token').read_text().strip()}",
                     "Content-Type": "application/merge-patch+json",
@@ -102,6 +102,7 @@ def wait_undone(api: Api, daemonset: str, patience_s: float) -> int:
         try:
             ready, nodes = undone(api, daemonset)
             if ready == nodes:
+                api.ask(daemonset, method="DELETE")
                 say(f"{nodes} of {nodes} nodes are undone")
                 return 0
             now_said = f"{ready} of {nodes} nodes are undone" if nodes >= 0 else "no pod has been made yet"
