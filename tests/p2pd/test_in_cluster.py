@@ -56,6 +56,8 @@ known = json.loads(file.read_text())
 assert sys.argv[1] == "token"
 if sys.argv[2] == "ls":
     print(json.dumps(known))
+elif sys.argv[2] == "revoke":
+    file.write_text(json.dumps([each | dict(revoked=1.0) for each in known if each["id"] == sys.argv[3]]))
 else:
     known.append(dict(id=f"t{{len(known) + 1}}", expires=None, revoked=None, uses_left=None))
     file.write_text(json.dumps(known))
@@ -96,6 +98,17 @@ def test_what_is_no_token_is_replaced(
 ) -> None:
     kubernetes.objects[SECRET] = {"data": {"token": held}}
     assert in_cluster.publish(api, SECRET, [], 0) == "t1"
+
+
+def test_a_token_that_cannot_be_published_opens_nothing(
+    in_cluster: ModuleType, api: Any, kubernetes: KubernetesApi, ledger: Path
+) -> None:
+    kubernetes.objects[SECRET] = {}
+    kubernetes.read_only = True
+    with pytest.raises(in_cluster.FailedError, match="answered 403"):
+        in_cluster.publish(api, SECRET, [], 0)
+    (made,) = json.loads(ledger.read_text())
+    assert made["revoked"] is not None
 
 
 def test_what_goes_wrong_is_said(in_cluster: ModuleType, api: Any, kubernetes: KubernetesApi, ledger: Path) -> None:

@@ -17,6 +17,7 @@ class KubernetesApi:
 
     def __init__(self, account: Path) -> None:
         self.account, self.token = account, "account"
+        self.read_only = False
         self.objects: dict[str, dict[str, Any]] = {}
         self.patches: list[tuple[str, str | None]] = []
         account.mkdir()
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, patch: dict[str, Any] | None) -> None:
         api = self.server.api
         known = api.objects.get(self.path)
-        allowed = self.headers["Authorization"] == f"Bearer {api.token}"
+        allowed = self.headers["Authorization"] == f"Bearer {api.token}" and not (api.read_only and patch)
         self.send_response(403 if not allowed else 404 if known is None else 200)
         self.end_headers()
         if allowed and known is not None:

@@ -165,16 +165,18 @@ def test_kubernetes(tmp_path: Path, registry: ImageRegistry) -> None:
                 "SCHEDULER_SERVICE_HOST": "127.0.0.1",
                 "SCHEDULER_SERVICE_PORT": str(port["port"]),
             }
-            # The same port is the node's own and the scheduler's: here they are on one machine.
-            (ports_of_metrics := pod.environ(given))["P2PD_METRICS"] = "127.0.0.1:0"
+            environ = pod.environ(given)
+            assert environ["P2PD_METRICS"] == f"127.0.0.1:{ports['65006']}"
             replaced = {
+                "P2PD_METRICS": "127.0.0.1:0",  # the scheduler, which is on this machine too, has that port
                 "P2PD_MIN_FREE_BYTES": "0",
                 "P2PD_CONFIG": str(pod.place("/etc/p2pd") / "p2pd.toml"),
                 "P2PD_DATA": str(pod.place(DATA)),
                 "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
             }
-            node = await run(stack, pod.container["args"], ports_of_metrics | replaced)
+            node = await run(stack, pod.container["args"], environ | replaced)
             await takes_part(node, registry)
+            assert b"\np2pd_" in (await ask(node.at["metrics"], "GET", "/metrics")).body
             await pod.is_healthy()
 
     with KubernetesApi(tmp_path / "account") as api:

@@ -83,8 +83,13 @@ def publish(api: Api, secret: str, arguments: list[str], now: float) -> str | No
         if held[1:2] == [each["id"]] and in_time and each["revoked"] is None and each["uses_left"] != 0:
             return None
     text = p2pd("create", "--ttl=0", f"--note=for {secret.rpartition('/')[2]}"[:100], *arguments).strip()
-    api.ask(secret, {"data": {"token": base64.b64encode(text.encode()).decode()}})
-    return text.split("_")[1]
+    token = text.split("_")[1]
+    try:
+        api.ask(secret, {"data": {"token": base64.b64encode(text.encode()).decode()}})
+    except FailedError:
+        p2pd("revoke", token, *arguments)  # each attempt makes one
+        raise
+    return token
 
 
 def undone(api: Api, daemonset: str) -> tuple[int, int]:
@@ -119,19 +124,19 @@ def wait_undone(api: Api, daemonset: str, patience_s: float) -> int:
 
 
 def publish_for_ever(api: Api, secret: str, arguments: list[str]) -> None:
-    said = ""
+    pause_s, said = TRY_AGAIN_S, ""
     while True:
-        pause_s, now_said = LOOK_AGAIN_S, ""
         try:
             made = publish(api, secret, arguments, time.time())
             if made is not None:
                 say(f"token {made} is in {secret}")
+            pause_s, said = TRY_AGAIN_S, ""
+            time.sleep(LOOK_AGAIN_S)
         except FailedError as error:
-            pause_s, now_said = TRY_AGAIN_S, str(error)
-        if now_said and now_said != said:
-            say(now_said)
-        said = now_said
-        time.sleep(pause_s)
+            if str(error) != said:
+                say(said := str(error))
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LOOK_AGAIN_S)
 
 
 def say(text: str) -> None:
