@@ -182,7 +182,7 @@ def test_what_cannot_be_configured_is_said_and_the_pod_starts(helm: Helm, machin
     [
         ("sleep 60", "exit code 124"),
         ("kill -9 $$", "exit code 137"),
-        ("echo why >&2; exit 1", "exit code 1\nwhy"),
+        (r"printf 'C:\\new\n' >&2; exit 1", "exit code 1\nC:\\new\n"),
         ("yes | head -c 100000; exit 1", "exit code 1"),
     ],
 )
