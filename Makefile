@@ -31,8 +31,9 @@ check: venv ## ruff, mypy --strict and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: venv ## docs/protocol.md and docs/metrics.md, from the code
+docs: venv ## docs/protocol.md and docs/metrics.md from the code, docker/kubernetes*.yaml from the chart
 	$(BIN)/python -m tests.generated_docs
+	$(BIN)/python -m tests.real.manifests
 
 man: venv ## man pages of all commands in build/man, and what completes them in build/completion
 	$(BIN)/python -m p2pd.cli.manual build/man
