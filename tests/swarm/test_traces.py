@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from base64 import b64encode
 from collections import Counter
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from p2pd.config.values import ConfigError
+from p2pd.daemon.node import serve
 from p2pd.tracing.node import MAX_UPLOADS, NodeTraces
 from p2pd.tracing.spans import END_WITHIN_S, Recorder
 from tests.support.client import Reply, ask
 from tests.support.images import content_of, digest_of, make_image
-from tests.support.node import asynchronous
+from tests.support.node import asynchronous, settings_for
 from tests.support.registry import ANONYMOUS, ImageRegistry
 from tests.support.registry_server import Answering
 from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM, Cluster, Host, cluster, until_true
@@ -183,3 +186,12 @@ async def test_clients_without_a_context_are_traced_as_often_as_the_operator_say
 async def linked(swarm: Cluster) -> None:
     """Wait until the scheduler knows of a host that has a blob."""
     await until_true(lambda: swarm.scheduler.core.statistics().members == 1)
+
+
+@asynchronous
+async def test_without_the_sdk_the_node_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "p2pd.tracing.spans", None)
+    settings = settings_for(tmp_path, "docker.io=http://a", traces="http://127.0.0.1:4318")
+    with pytest.raises(ConfigError, match=r"pip install 'p2pd\[tracing\]'"):
+        async with serve(settings, list):
+            pass
