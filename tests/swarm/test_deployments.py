@@ -9,7 +9,6 @@ import asyncio
 import os
 import re
 import shlex
-import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from p2pd.config.settings import KEYS
 from p2pd.demo.process import join_token, output_of
 from tests.support.client import ask
 from tests.support.images import content_of
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
@@ -39,10 +39,7 @@ LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD
 
 def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
     """The text with other ports for p2pd's own, and those ports by the ones that they stand for."""
-    ports = {}
-    for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text))):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports[port] = str(free.getsockname()[1])
+    ports = {port: str(free_port()) for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text)))}
     return re.sub(r"\b650[01][0-9]\b", lambda found: ports[found[0]], text), ports
 
 
