@@ -18,7 +18,7 @@ from tests.support.registry import ImageRegistry
 from tests.swarm import process
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 
-PATIENCE_S = 45.0
+PATIENCE_S = 120.0
 
 
 @dataclass

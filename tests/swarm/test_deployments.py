@@ -31,7 +31,7 @@ from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 240.0
 DATA: Final = KEYS["data"].default
 LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_MIN_FREE_BYTES": "0"}
 """Ports of this machine that the files leave as they are by default, and what a small disk asks for."""
