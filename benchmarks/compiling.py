@@ -2,7 +2,7 @@
 
 Rules:
 1. The compiled code is a copy of the present sources, in `build/compiled`; nothing else ever runs it.
-2. MYPYC_OPT_LEVEL=0 compiles in a fraction of the time, to slower code (the variable is mypyc's).
+2. MYPYC_OPT_LEVEL=0 (mypyc's own variable) spares the C compiler's optimization; the code is slower.
 3. A process runs all of the compiled modules or none. If they cannot be compiled (there is no C compiler), the
    simulation is interpreted, which takes longer and gives the same figures.
 """
