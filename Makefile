@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Processes that run tests: one more than CI has cores, because tests wait for programs. 0: one test after the other.
+# Files go in the order of their names: by number of tests, as xdist has it, the longest would come last.
+WORKERS ?= 3
 
 .PHONY: help venv demo test fuzz check docs man bench clean
 
@@ -20,7 +23,7 @@ demo: venv ## a real image from an embedded registry to a swarm of five nodes
 	$(BIN)/p2pd demo
 
 test: venv ## all tests; as root on Debian also those with real programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 fuzz: venv ## all tests with Hypothesis, with new examples until ^C, or for FUZZ_S=600; FUZZ=tests/proxy: those alone
 	$(BIN)/python -m tests.fuzz $(FUZZ)

@@ -28,18 +28,17 @@ from proxy.access import Access
 from proxy.catalog import Catalog
 from proxy.origins import Origins
 from proxy.tags import Tags
+from tests.p2pd.app_image import APP, LAYER, LAYER_DIGEST
 from tests.support.daemon_process import Daemon
-from tests.support.images import content_of, digest_of, make_image
+from tests.support.images import content_of, make_image
 from tests.support.node import asynchronous, settings_for
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
-APP = "library/app"
 MIB = 1 << 20
-LAYER = content_of("layer", 8 * 1024 * 1024)
-LAYER_DIGEST = digest_of(LAYER)
-IMAGE = make_image(LAYER, content_of("small", 1000))
 PRIVATE = make_image(content_of("private", 1000))
+
+pytestmark = pytest.mark.usefixtures("app_is_pushed")
 
 
 @dataclass
@@ -83,13 +82,6 @@ def reloading(tmp_path: Path, *lines: str) -> Iterator[Reloading]:
         yield Reloading(daemon, file, data)
     finally:
         daemon.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[ImageRegistry]:
-    with ImageRegistry() as registry:
-        registry.push(APP, "1.0", IMAGE)
-        yield registry
 
 
 @pytest.fixture
