@@ -64,10 +64,13 @@ _KEYS: Final[Mapping[str, Callable[[Any], str]]] = {
 class Cluster:
     """Serves the cluster of one scheduler. `expiring` gives the hosts whose certificates end soon; it may block."""
 
-    def __init__(self, core: Scheduler, expiring: Expiring = frozenset, *, period_s: float = PERIOD_S) -> None:
+    def __init__(
+        self, core: Scheduler, expiring: Expiring = frozenset, *, period_s: float = PERIOD_S, stall_s: float = STALL_S
+    ) -> None:
         self._core: Final = core
         self._expiring: Final = expiring
         self._period_s: Final = period_s
+        self._stall_s: Final = stall_s
         self._listeners = 0
         self._sections: dict[str, Section] = {}
         self._epoch = 0.0
@@ -215,11 +218,10 @@ class Cluster:
             self._whole = _event("whole", self._number, self._sections)
         return self._whole
 
-    @staticmethod
-    async def _send(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        """Raises ConnectionResetError if the listener is gone, or takes nothing."""
+    async def _send(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Raises ConnectionError if the listener is gone, or takes nothing."""
         try:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout(self._stall_s):
                 await response.write(data)
         except TimeoutError:
             if request.transport is not None:

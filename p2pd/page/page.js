@@ -198,7 +198,7 @@ function newCard(pull) {
     { title: "Left the registry", className: "number medium", value: (row) => row.landed_percent, show: (row) => `${row.landed_percent} %` },
     { title: "Hosts have", className: "number", value: (row) => row.held_percent, show: (row) => `${row.held_percent} %` },
     { title: "Hosts that want it", className: "number medium", value: (row) => row.wanting, show: (row) => row.wanting.toLocaleString("en") },
-    { title: "Have it whole", className: "number", value: (row) => row.complete, show: (row) => row.complete.toLocaleString("en") },
+    { title: "Have it whole", className: "number medium", value: (row) => row.complete, show: (row) => row.complete.toLocaleString("en") },
     { title: "Fetched by", className: "number wide", value: (row) => row.leases, show: (row) => count(row.leases, "lease", "leases") },
   ], 1);
   return card;
@@ -334,7 +334,7 @@ function showTiles() {
   setText($("hosts"), cluster.hosts.toLocaleString("en"));
   setText($("hosts-note"), `${count(sites.size, "site", "sites")}, ${cluster.pulling.toLocaleString("en")} pulling now`);
   setText($("rate"), rate(cluster.rate_bytes_per_s));
-  setText($("rate-note"), `${count(cluster.blobs_in_all, "blob", "blobs")} on the way`);
+  setText($("rate-note"), `${count(cluster.blobs_in_all, "blob", "blobs")} on the way; averaged over 10 s`);
   const received = sum(pulls, (pull) => pull.received_bytes);
   const origin = sum(pulls, (pull) => Math.min(pull.origin_bytes, pull.received_bytes));
   const distinct = sum(pulls, (pull) => pull.size_bytes);

@@ -1,6 +1,6 @@
 """Debian's Chromium without a window, driven over the DevTools protocol: a page, its script's errors, keys, pictures.
 
-It has a new profile for each test and speaks with the test's own server alone.
+It has a new profile for each run, and speaks with the test's own server alone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import base64
 import itertools
 import json
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -123,44 +125,52 @@ class Page:
                 self.errors.append(said["params"]["entry"]["text"])
 
 
-@asynccontextmanager
-async def chromium(profile: Path, program: str = "chromium") -> AsyncIterator[Page]:
-    """A browser with one empty page."""
-    process = _started(profile, program)
-    try:
-        port = await _port(profile, process)
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-            async with session.get("/json/list") as answer:
-                pages = [each for each in await answer.json() if each["type"] == "page"]
-            url = pages[0]["webSocketDebuggerUrl"]
-            async with session.ws_connect(url, max_msg_size=64 << 20) as socket, asyncio.TaskGroup() as tasks:
+@dataclass(frozen=True)
+class Browser:
+    """A running browser, by its DevTools port."""
+
+    port: int
+
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[Page]:
+        """A new page, empty."""
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{self.port}") as session:
+            async with session.put("/json/new?about:blank") as answer:
+                target = await answer.json()
+            connecting = session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=64 << 20)
+            async with connecting as socket, asyncio.TaskGroup() as tasks:
                 page = Page(socket)
                 listening = tasks.create_task(page.listen())
                 try:
                     yield page
                 finally:
                     listening.cancel()
+            await session.get(f"/json/close/{target['id']}")
+
+
+@contextmanager
+def chromium(profile: Path, program: str = "chromium") -> Iterator[Browser]:
+    """A browser with a new profile."""
+    argv = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    with (profile.parent / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, process_group=0)
+    try:
+        yield Browser(_port(profile, process))
     finally:
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(process.wait, 10)
-        if process.poll() is None:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def _started(profile: Path, program: str) -> subprocess.Popen[bytes]:
-    argv = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    with (profile.parent / "chromium.log").open("wb") as log:
-        return subprocess.Popen(argv, stdout=log, stderr=log, process_group=0)
-
-
-async def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
+def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     """The port of the DevTools, which Chromium writes into its profile."""
-    file = profile / "DevToolsActivePort"
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            assert process.poll() is None, f"chromium has ended: see {profile.parent}/chromium.log"
-            if file.exists() and len(lines := file.read_text().splitlines()) == 2:
-                return int(lines[0])
-            await asyncio.sleep(0.05)
+    file, give_up_at = profile / "DevToolsActivePort", time.monotonic() + WITHIN_S
+    while time.monotonic() < give_up_at:
+        assert process.poll() is None, f"chromium has ended: see {profile.parent}/chromium.log"
+        if file.exists() and len(lines := file.read_text().splitlines()) == 2:
+            return int(lines[0])
+        time.sleep(0.05)
+    raise AssertionError(f"chromium does not listen: see {profile.parent}/chromium.log")
