@@ -73,9 +73,9 @@ def text_of(selector: str) -> str:
     return f"document.querySelector({selector!r}).textContent"
 
 
-def pulling(hosts: int, **places: int) -> Crowd:
+def pulling(hosts: int, *, sites: int = 1, zones: int = 1) -> Crowd:
     crowd = Crowd()
-    crowd.connect(hosts, **places)
+    crowd.connect(hosts, sites=sites, zones=zones)
     crowd.join(range(hosts))
     return crowd
 
@@ -151,7 +151,7 @@ async def test_by_keyboard(browser: Browser) -> None:
         assert (await page.run(f"{FOCUS}.getBoundingClientRect().left")) >= 0, "it is seen while it has the focus"
         await page.press("Enter")
         await page.until("location.hash === '#main'")
-        reached = []
+        reached: list[str] = []
         while len(reached) < 40 and "Place" not in reached:
             await page.press("Tab")
             reached.append(await page.run(f"{FOCUS}.textContent"))
