@@ -9,7 +9,7 @@ from typing import Final
 LEAST_ROWS: Final = 3
 """The rows that each table gets before the tables above it get more."""
 
-BAR: Final = 12
+BAR: Final = 8
 
 
 @dataclass(frozen=True, slots=True)

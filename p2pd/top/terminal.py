@@ -70,7 +70,7 @@ class Terminal:
     def draw(self, lines: Sequence[str]) -> None:
         """Show these lines, the titles of tables in bold. They fit, and have no control characters."""
         shown = [f"{_BOLD}{line}{_PLAIN}" if line[:3].isupper() or not at else line for at, line in enumerate(lines)]
-        sys.stdout.write(_HOME + f"{_END_OF_LINE}\r\n".join(shown) + _END_OF_LINE + _BELOW)
+        sys.stdout.write(_HOME + f"{_END_OF_LINE}\n".join(shown) + _END_OF_LINE + _BELOW)
         sys.stdout.flush()
 
     def wait(self, seconds: float) -> bool:
