@@ -167,8 +167,8 @@ class PieceTracker:
 
     def bytes_of(self, pieces: int) -> int:
         """The length of these pieces, in bytes."""
-        beyond = self.count * self.piece_length - self.size_bytes if pieces and pieces >> self.count - 1 & 1 else 0
-        return pieces.bit_count() * self.piece_length - beyond
+        beyond = pieces.bit_length() * self.piece_length - self.size_bytes  # the last piece is shorter
+        return pieces.bit_count() * self.piece_length - max(0, beyond)
 
     def receive(self, index: int, digest: bytes, *, from_origin: bool, from_far: bool = False) -> int:
         """A piece is in the store. Returns it, as a set, if neighbours may have it from now on."""

@@ -195,13 +195,11 @@ class Swarm:
             pull.ended_at = self.story.now
 
     def bytes_of(self, pieces: int) -> int:
-        """The length of these pieces of the blob, whose length is known."""
-        if not pieces or not self.size_bytes:
-            return 0
-        length = piece_length(self.size_bytes)
-        last = (self.size_bytes - 1) // length
-        beyond = (last + 1) * length - self.size_bytes if pieces >> last & 1 else 0
-        return pieces.bit_count() * length - beyond
+        """The length of these pieces, in bytes. The length of the blob is known."""
+        size_bytes = self.size_bytes or 0
+        length = piece_length(size_bytes)
+        beyond = pieces.bit_length() * length - size_bytes  # the last piece is shorter
+        return pieces.bit_count() * length - (beyond if beyond > 0 else 0)
 
     def hold(self, member: Member, have: int) -> None:
         """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""
