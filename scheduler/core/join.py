@@ -92,7 +92,7 @@ class Joining:
         if pull is None:
             pull = self._state.pulls.of(source, self._state.now)
             swarm.begin_pull(pull)
-        pull.joined(member.host)
+        self._state.pulls.joined(pull, member.host.id)
 
     def progress(self, swarm: Swarm, member: Member, message: Progress) -> None:
         """Record all pieces that a member holds now. Raises ProtocolError if the blob has no such pieces."""

@@ -91,8 +91,6 @@ class Host:
     """When that was."""
     rate: Rate = field(default_factory=Rate)
     """What the host gets of the blobs that it wants."""
-    pulls: tuple[int, ...] = ()
-    """The numbers of the pulls that the host took part in last (`scheduler.core.pulls`)."""
     missed_by: set[str] = field(default_factory=set)
     """Hosts that could not reach this host while it is connected here: a few are remembered."""
     seen_at: tuple[Neighbour, ...] = field(init=False, repr=False)

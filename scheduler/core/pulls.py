@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from scheduler.core.members import Host, Source
+from scheduler.core.members import Source
 
 GAP_S: Final = 60.0
 """The blobs of one image follow each other within seconds, and the hosts of one rollout within a minute."""
@@ -22,6 +22,8 @@ GAP_S: Final = 60.0
 DAY_S: Final = 86_400.0
 
 MAX_PULLS: Final = 256
+
+MAX_HOSTS: Final = 20_000
 
 PULLS_OF_A_HOST: Final = 4
 """The pulls that a host is remembered to take part in, so that it is counted once in each."""
@@ -57,12 +59,6 @@ class Pull:
     told_origin_bytes: int = 0
     far_bytes: int = 0
 
-    def joined(self, host: Host) -> None:
-        """A host wants a blob."""
-        if self.number not in host.pulls:
-            host.pulls = (self.number, *host.pulls[: PULLS_OF_A_HOST - 1])
-            self.hosts += 1
-
     def fetched(self, size_bytes: int, now: float) -> None:
         """A host has had bytes from the origin under a lease."""
         self.origin_bytes += size_bytes
@@ -77,6 +73,8 @@ class PullBook:
         """The pulls that ended after this time are all here, but for those of hosts that were not connected."""
         self._pulls: Final[deque[Pull]] = deque()
         self._latest: Final[dict[Source, Pull]] = {}
+        self._of_host: Final[dict[str, tuple[int, ...]]] = {}
+        """The pulls that each host took part in last, by number; the host that wanted nothing the longest first."""
         self._number = 0
 
     def __len__(self) -> int:
@@ -91,6 +89,16 @@ class PullBook:
             pull = self._latest[source] = Pull(self._number, source, now, now)
             self._pulls.append(pull)
         return pull
+
+    def joined(self, pull: Pull, host: str) -> None:
+        """A host wants a blob of a pull. One that connects again is not counted again."""
+        numbers = self._of_host.pop(host, ())
+        if pull.number not in numbers:
+            numbers = (pull.number, *numbers[: PULLS_OF_A_HOST - 1])
+            pull.hosts += 1
+        self._of_host[host] = numbers
+        if len(self._of_host) > MAX_HOSTS:
+            del self._of_host[next(iter(self._of_host))]
 
     def all(self, now: float) -> tuple[Pull, ...]:
         """The pulls of the last day, oldest first."""

@@ -199,7 +199,7 @@ class Swarm:
         size_bytes = self.size_bytes or 0
         length = piece_length(size_bytes)
         beyond = pieces.bit_length() * length - size_bytes  # the last piece is shorter
-        return pieces.bit_count() * length - (beyond if beyond > 0 else 0)
+        return pieces.bit_count() * length - (max(0, beyond))
 
     def hold(self, member: Member, have: int) -> None:
         """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""

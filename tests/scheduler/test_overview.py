@@ -77,6 +77,11 @@ class TestPulls:
         _ = play >> ("a", Sealed(OTHER, 1)) >> ("b", Sealed(OTHER, 1)) >> Passes(GAP_S + 1) >> ("b", JOIN)
         assert [(pull.blobs, pull.hosts) for pull in seen(play).pulls] == [(1, 1), (2, 2)], "the newest first"
 
+    def test_a_host_that_connects_again_is_counted_once(self) -> None:
+        play = Playbook("a", settings=UNLEASED)
+        _ = play >> ("a", JOIN) >> ("a", VANISHES) >> ("a", hello("a")) >> ("a", JOIN)
+        assert (only(play).hosts, only(play).broken_off) == (1, 1)
+
     def test_what_hosts_held_already_was_not_received(self) -> None:
         play = Playbook("a", "b", settings=UNLEASED)
         _ = play >> ("b", Announce((Holding(D, MIB, complete=True),)))
