@@ -83,7 +83,8 @@ class Top:
             stdout=self._its,
             stderr=subprocess.PIPE,
             env=environ,
-            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
+            start_new_session=True,
+            preexec_fn=_take_terminal,
         )
 
     def resize(self, columns: int, lines: int) -> None:
@@ -130,6 +131,11 @@ class Top:
         self.process.stderr.close()
         os.close(self._own)
         os.close(self._its)
+
+
+def _take_terminal() -> None:
+    """So that the new process hears of its terminal's size."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def has(text: str) -> Callable[[list[str]], bool]:
