@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from p2pd.config.settings import Settings
+    from p2pd.top.terminal import Terminal
     from p2pd.top.views import View
 
 PLAIN_WIDTH = 120
@@ -62,7 +63,7 @@ def top(settings: Settings, *, scheduler: str | None, every: float, once: bool, 
 
 
 def _watch(
-    terminal: Any, view: View, look: Callable[[], Mapping[str, Any]], found: Mapping[str, Any], every: float
+    terminal: Terminal, view: View, look: Callable[[], Mapping[str, Any]], found: Mapping[str, Any], every: float
 ) -> None:
     """Show one screen after another until the user quits. Where the daemon does not answer, the last stays."""
     trouble, due = "", time.monotonic() + every
