@@ -63,6 +63,7 @@ class Swarm:
         "members",
         "needed",
         "orphans",
+        "piece_bytes",
         "piece_counts",
         "publishers",
         "pull",
@@ -91,6 +92,8 @@ class Swarm:
         self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None
         self.size_disputed = False
+        self.piece_bytes = 0
+        """The length of a piece, while the blob's is known."""
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""
         self.judged_at = 0.0
@@ -196,10 +199,9 @@ class Swarm:
 
     def bytes_of(self, pieces: int) -> int:
         """The length of these pieces, in bytes. The length of the blob is known."""
-        size_bytes = self.size_bytes or 0
-        length = piece_length(size_bytes)
-        beyond = pieces.bit_length() * length - size_bytes  # the last piece is shorter
-        return pieces.bit_count() * length - (max(0, beyond))
+        assert self.size_bytes is not None
+        beyond = pieces.bit_length() * self.piece_bytes - self.size_bytes  # the last piece is shorter
+        return pieces.bit_count() * self.piece_bytes - max(0, beyond)
 
     def hold(self, member: Member, have: int) -> None:
         """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""
@@ -246,7 +248,8 @@ class Swarm:
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
         self._measure()
-        count = piece_count(size_bytes, piece_length(size_bytes))
+        self.piece_bytes = piece_length(size_bytes)
+        count = piece_count(size_bytes, self.piece_bytes)
         self.piece_counts = PieceCounts()
         self.piece_counts.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
         if not self.is_tiny:
