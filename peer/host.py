@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -62,6 +62,11 @@ log = structlog.get_logger("peer.host")
 MAX_LEFT_OVER = 4096
 """Beyond that the origin is asked for what was left of a download."""
 
+SHOWN_OF_DIGEST = len("sha256:") + 12
+"""So much of a digest tells blobs apart, and nobody can ask for one by it."""
+
+SHOWN_NEIGHBOURS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -101,6 +106,27 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFacts:
+    """A blob on its way, for the operator. `blob` is the beginning of its digest: a whole one is a key to content."""
+
+    blob: str
+    size_bytes: int
+    held_bytes: int
+    background: bool
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourFacts:
+    """What a neighbour has given this host and got of it, since the start."""
+
+    host: str
+    far: bool
+    given_bytes: int
+    got_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +345,28 @@ class Host:
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
         )
+
+    def downloads(self) -> list[DownloadFacts]:
+        """The blobs on their way."""
+        return [
+            DownloadFacts(
+                blob=str(arrival.digest)[:SHOWN_OF_DIGEST],
+                size_bytes=0 if arrival.blob is None else arrival.blob.size_bytes,
+                held_bytes=0 if arrival.blob is None else arrival.blob.held_bytes,
+                background=arrival.background,
+                upstream=next((source.upstream for source in arrival.sources), ""),
+            )
+            for arrival in self.arrivals.values()
+        ]
+
+    def neighbours(self, sent: Mapping[str, int]) -> list[NeighbourFacts]:
+        """Who has given this host most, and got most of it. `sent` is what this host has sent, by host."""
+        given = self._transfers.from_neighbours.by_host()
+        hosts = sorted({*given, *sent}, key=lambda host: -given.get(host, 0) - sent.get(host, 0))
+        return [
+            NeighbourFacts(host, self.is_far(host), given.get(host, 0), sent.get(host, 0))
+            for host in hosts[:SHOWN_NEIGHBOURS]
+        ]
 
     def waits(self) -> list[Wait]:
         """What each download waits for that a client waits for."""

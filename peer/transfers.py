@@ -25,6 +25,7 @@ from peer.errors import (
     StoreBrokenError,
     StoreError,
 )
+from peer.neighbour_bytes import NeighbourBytes
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.origin_range import OriginRange, OriginSource, outcome_of
 from peer.origin_sample import fetch_sample
@@ -50,6 +51,7 @@ class Transfers:
     ) -> None:
         self.origin_bytes = 0
         self.peer_bytes = 0
+        self.from_neighbours = NeighbourBytes()
         self.corrupt_pieces = 0
         self.unusable_answers = 0
         self._arrivals = arrivals
@@ -153,7 +155,7 @@ class Transfers:
         tell = self.loop.call_soon_threadsafe
 
         def on_held(index: int, digest: bytes) -> None:
-            tell(self._piece_received, wanted.request, piece, index, digest)
+            tell(self._piece_received, wanted, piece, index, digest)
 
         try:
             with tracing.sending(context):
@@ -164,15 +166,16 @@ class Transfers:
             if landed.whole is not None:
                 tell(self.verified, piece.blob, landed.whole)
 
-    def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
+    def _piece_received(self, wanted: events.RequestPiece, piece: PeerPiece, index: int, digest: bytes) -> None:
         start, stop = piece.blob.span(index)
         self.peer_bytes += stop - start
+        self.from_neighbours.add(wanted.host, stop - start)
         piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
-        del self._pieces[request]
-        self._received(piece.blob, request, index, digest, choked=piece.choked)
+        del self._pieces[wanted.request]
+        self._received(piece.blob, wanted.request, index, digest, choked=piece.choked)
         arrival = self._arrivals.get(piece.blob.digest.raw)
         if arrival is not None and arrival.trace is not None:
-            arrival.trace.answered(request, "done")
+            arrival.trace.answered(wanted.request, "done")
 
     def _piece_failed(self, arrival: Arrival, wanted: events.RequestPiece, error: Exception) -> None:
         """A request has ended without its piece, or with the piece but not with its part of the SHA-256."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.cluster import Cluster
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
@@ -48,7 +49,7 @@ class Admin:
         self._peer_server = peer_server
         self._telemetry = telemetry
         self._scrubber = scrubber
-        self._scheduler = scheduler
+        self.cluster = None if scheduler is None else Cluster(scheduler)
         self._control = control
 
     def runner(
@@ -67,7 +68,7 @@ class Admin:
             names=names,
             secret=secret,
             degraded=self._degraded,
-            hosts=None if self._scheduler is None else self._scheduler.hosts,
+            cluster=self.cluster,
             more=[
                 web.get("/cache", self._blobs),
                 web.get("/cache/images", self._images),
@@ -105,6 +106,10 @@ class Admin:
                 "busy_answers": self._peer_server.busy_answers,
                 **dataclasses.asdict(self._host.messages()),
             },
+            "neighbours": [
+                dataclasses.asdict(each) for each in self._host.neighbours(self._peer_server.to_neighbours.by_host())
+            ],
+            "arriving": [dataclasses.asdict(each) for each in self._host.downloads()],
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.clients.last_seen.items()},
         }
 

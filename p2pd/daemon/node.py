@@ -193,10 +193,12 @@ async def serve(
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
-        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
-            addresses, not_ready, names_of(settings, settings.admin), secret
-        )
+        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside)
+        admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
+        if admin.cluster is not None:
+            background.start(admin.cluster.run())
+            stack.callback(admin.cluster.close)
         stack.enter_context(secret_in(settings.data, secret, admin_at))
         addresses["admin"] = str(admin_at)
         if settings.metrics is not None:

@@ -14,6 +14,7 @@ from functools import partial
 import uvloop
 from prometheus_client import generate_latest
 
+from p2pd.admin.cluster import Cluster
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
 from p2pd.config.settings import Loaded, Settings, Sources
@@ -21,7 +22,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
-from p2pd.daemon.trust import admission_or_none
+from p2pd.daemon.trust import admission_or_none, ending_certificates
 from p2pd.daemon.wiring import scheduling_of
 from peer.tasks import BackgroundTasks
 from scheduler.core.scheduler import Scheduler
@@ -44,12 +45,13 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     addresses: dict[str, str] = {}
     lag = LoopLag()
     scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
+    cluster = Cluster(core, partial(ending_certificates, settings))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
         scrape=scrape,
         not_ready=not_ready,
-        hosts=core.hosts,
+        cluster=cluster,
         names=names_of(settings, settings.admin),
     )
     async with AsyncExitStack() as stack:
@@ -61,5 +63,7 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
             addresses["metrics"] = str(await stack.enter_async_context(metrics))
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(lag.run())
+        background.start(cluster.run())
+        stack.callback(cluster.close)
         addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
         yield addresses

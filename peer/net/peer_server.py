@@ -29,6 +29,7 @@ from aiohttp import web
 
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, InvalidNameError, StoreError
+from peer.neighbour_bytes import NeighbourBytes
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
@@ -98,6 +99,7 @@ class PeerServer:
         self._stall_s = stall_s
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self.sent_bytes = 0
+        self.to_neighbours = NeighbourBytes()
         self.busy_answers = 0
         self.on_sent: Callable[[Mapping[str, str], str | None, Digest, int], None] | None = None
         """Called with a request's headers, its host, and what it got of a blob."""
@@ -264,6 +266,8 @@ class PeerServer:
             await self._patiently(transport, sending)
             start += count
             self.sent_bytes += count
+            if upload.receiver is not None:
+                self.to_neighbours.add(upload.receiver.host, count)
         await self._patiently(transport, self._uploading.drained(upload))
 
     async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:

@@ -22,6 +22,7 @@ PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's packages put programs. Whatever else is called `docker` on this machine is not what is tested."""
 
 PACKAGE_OF: Final = {
+    "chromium": "chromium",
     "containerd": "containerd",
     "debootstrap": "debootstrap",
     "docker-registry": "docker-registry",
