@@ -40,7 +40,7 @@ from peer.origin.upstream import Upstream
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
-from peer.trust.piece_keys import ANSWER_KEY_ID_BYTES, PieceRequest
+from peer.trust.piece_keys import PieceRequest
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -56,10 +56,6 @@ STALL_S = 5.0
 
 MIN_RECORD_BYTES = 4096
 """Each record costs some microseconds. Those of p2pd have 256 KiB."""
-
-RECEIVED_BYTES = 1024 * 1024
-"""What is received of an encrypted piece before it is decrypted: few hand-overs of the interpreter lock, and the bytes
-are in the cache still."""
 
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
@@ -177,7 +173,7 @@ class PeerPiece:
         """
         start, stop = self.blob.span(self.index)
         # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
-        with buffers.buffer(stop - start + self._spare_bytes(stop - start)) as buffer, self.blob.pin():
+        with buffers.buffer(stop - start + self._spare_bytes()) as buffer, self.blob.pin():
             try:
                 self._receive(buffer, start, stop, pace)
             except OriginRefusedError as error:
@@ -207,14 +203,13 @@ class PeerPiece:
             if self._body is not None:
                 self._body.abort()
 
-    def _spare_bytes(self, piece_bytes: int) -> int:
-        """What is needed beside a piece to decrypt it in one buffer: the message is received into the end, and its
-        records are decrypted into the beginning, a record behind."""
+    def _spare_bytes(self) -> int:
+        """What is needed behind a piece to decrypt it: room for one record and, before it, the last delimiter."""
         if self._source.key is None or self._source.plain:
             return 0
-        from peer.trust.aes128gcm import RECORD_BYTES, encoded_bytes  # with `cryptography`, only for trust: 10 MiB
+        from peer.trust.aes128gcm import RECORD_BYTES  # `cryptography` is not for a node without trust: 10 MiB
 
-        return RECORD_BYTES + encoded_bytes(piece_bytes, ANSWER_KEY_ID_BYTES, MIN_RECORD_BYTES) - piece_bytes
+        return 1 + RECORD_BYTES
 
     def _receive(self, buffer: memoryview, start: int, stop: int, pace: Pace) -> None:
         if self._stopped.is_set():
@@ -254,7 +249,7 @@ class PeerPiece:
     def _receive_encrypted(
         self, origin: HttpOrigin, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        """Decrypt the answer into the beginning of `buffer`."""
+        """Decrypt the answer into the beginning of `buffer`, record by record from its end."""
         from peer.trust.aes128gcm import CodingError
 
         repository = f"{REPOSITORY}/{start}-{stop - 1}"
@@ -272,28 +267,23 @@ class PeerPiece:
         """Raises CodingError, and what `body` raises."""
         from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, CodingError, Decoder, Header
 
-        begin_bytes = HEADER_BYTES + len(key.key_id)
-        at = len(buffer) - body.stop
-        if at < RECORD_BYTES or body.stop <= begin_bytes:
+        if not HEADER_BYTES < body.stop <= len(buffer) + size_bytes:
             raise CodingError(f"a message of {body.stop} bytes for a piece of {size_bytes}")
-        with buffer[at : at + begin_bytes] as view:
+        begin = bytearray(HEADER_BYTES + len(key.key_id))
+        with memoryview(begin) as view:
             _fill(body, view)
-            begin = bytes(view)
-        header = Header(begin[:HEADER_BYTES], max_record_bytes=RECORD_BYTES, min_record_bytes=MIN_RECORD_BYTES)
+        begin_bytes = bytes(begin[:HEADER_BYTES])
+        header = Header(begin_bytes, max_record_bytes=RECORD_BYTES, min_record_bytes=MIN_RECORD_BYTES)
         if header.key_id_bytes != len(key.key_id) or begin[HEADER_BYTES:] != key.key_id:
             raise CodingError("it is under another key")
-        at += begin_bytes
-        decoder, filled, arrived = Decoder(key.input_key, header), 0, at
-        step = header.record_bytes * max(1, (pace.slice_bytes or RECEIVED_BYTES) // header.record_bytes)
-        while at < len(buffer):
-            if at == arrived:
-                arrived = min(at + step, len(buffer))
-                with buffer[at:arrived] as records:
-                    _fill(body, records)
-            stop = min(at + header.record_bytes, arrived)
-            with buffer[at:stop] as record, buffer[filled : size_bytes + 1] as data:
+        decoder, filled, left = Decoder(key.input_key, header), 0, body.stop - len(begin)
+        while left:
+            length = min(left, header.record_bytes)
+            left -= length
+            with buffer[size_bytes + 1 :][:length] as record, buffer[filled : size_bytes + 1] as data:
+                _fill(body, record)
                 received = decoder.decrypt(record, data)
-            at, filled = stop, filled + received
+            filled += received
             pace.wait(received, self._stopped)
         if not decoder.ended or filled != size_bytes:
             raise CodingError("it ends early")

@@ -42,9 +42,6 @@ MAX_REQUESTS: Final = 2**32
 MAX_HOSTS: Final = 4096
 """Hosts whose keys are kept, far more than a host has links."""
 
-ANSWER_KEY_ID_BYTES: Final = 16 + 8
-"""Of the key id in an answer: that of the key, and the number of the request."""
-
 SCHEME: Final = "P2PD-Piece"
 
 _AUTHORIZATION: Final = re.compile(rf"{SCHEME} ([0-9a-f]{{32}})\.(0|[1-9][0-9]{{0,9}})\.([0-9a-f]{{64}})")

@@ -20,7 +20,6 @@ from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import DATA_BYTES, HEADER_BYTES, RECORD_BYTES, Encoder, encoded_bytes
 from peer.trust.piece_keys import (
-    ANSWER_KEY_ID_BYTES,
     Certificate,
     HeldKey,
     PieceKeys,
@@ -422,7 +421,7 @@ async def test_what_is_changed_on_the_way_is_thrown_away_and_not_the_neighbours_
 @pytest.mark.parametrize("record_bytes", [MIN_RECORD_BYTES, 65_537, RECORD_BYTES])
 @asynchronous
 async def test_records_may_have_any_length_between_the_bounds(tmp_path: Path, record_bytes: int) -> None:
-    """Those of another version may be shorter. They are decrypted in the buffer that they are received into."""
+    """Those of another version may be shorter."""
     async with hosts(tmp_path) as it:
         for index in range(it.blob.count):
             start, stop = it.blob.span(index)
@@ -444,7 +443,7 @@ async def test_records_of_no_other_length_are_read(tmp_path: Path, record_bytes:
 def encoded_anew(held: HeldKey, path: str, content: bytes, record_bytes: int, answer: bytes) -> bytes:
     """An answer under the same key, in records of another length."""
     body = answer[answer.index(b"\r\n\r\n") + 4 :]
-    number = int.from_bytes(body[HEADER_BYTES + 16 : HEADER_BYTES + ANSWER_KEY_ID_BYTES])
+    number = int.from_bytes(body[HEADER_BYTES + 16 : HEADER_BYTES + 24])
     key = held._secrets.answer_key(PieceRequest("GET", path, ""), number)
     encoder = Encoder(key.input_key, key.key_id, bytes(16), record_bytes)
     records = bytearray(encoded_bytes(len(content), len(key.key_id), record_bytes))
