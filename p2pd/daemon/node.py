@@ -145,7 +145,6 @@ async def serve(
             trust=trust,
             keys=keys,
         )
-        stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         observe: Observe = telemetry.clients.observe

@@ -41,7 +41,7 @@ from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
-    from peer.net.piece_sender import PieceMessage, Senders
+    from peer.net.piece_sender import PartMemory, PieceMessage
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import PieceKeys
     from scheduler.trust.tls import TlsConnection
@@ -88,10 +88,10 @@ class PeerServer:
         trust: HostTrust | None = None,
         keys: PieceKeys | None = None,
     ) -> None:
-        """With `keys`, pieces are served outside of TLS too. Whoever made it calls `close`."""
+        """With `keys`, pieces are served outside of TLS too."""
         self._trust = trust
         self._keys = keys
-        self._senders: Senders | None = None
+        self._memory: PartMemory | None = None
         self._servable = servable
         self._accept_link = accept_link
         self._uploading = uploading
@@ -124,11 +124,6 @@ class PeerServer:
             ]
         )
         return app
-
-    def close(self) -> None:
-        """End the threads, which have nothing to send any more."""
-        if self._senders is not None:
-            self._senders.close()
 
     async def _nothing(self, request: web.Request) -> web.Response:
         """Nobody keeps a connection by asking for what is not there."""
@@ -220,7 +215,7 @@ class PeerServer:
         transport = upload.transport
         message: PieceMessage | None = None
         if key is not None:
-            message = self._message(blob, (start, stop), key, transport)
+            message = self._message(blob, (start, stop), key)
             _encode(response, message.encoded_bytes)
         try:
             await response.prepare(request)
@@ -231,17 +226,14 @@ class PeerServer:
             if isinstance(error, StoreError):
                 log.warning("a piece for another host could not be read", digest=blob.digest, error=str(error))
             transport.abort()
-        finally:
-            if message is not None:
-                message.close()
         return response
 
-    def _message(self, blob: Blob, span: tuple[int, int], key: AnswerKey, transport: asyncio.Transport) -> PieceMessage:
-        from peer.net.piece_sender import PieceMessage, Senders  # with `cryptography`, which only trust needs: 10 MiB
+    def _message(self, blob: Blob, span: tuple[int, int], key: AnswerKey) -> PieceMessage:
+        from peer.net.piece_sender import PartMemory, PieceMessage  # with `cryptography`, only for trust: 10 MiB
 
-        if self._senders is None:
-            self._senders = Senders()
-        return PieceMessage(self._senders, blob, span, key, transport, self._stall_s)
+        if self._memory is None:
+            self._memory = PartMemory()
+        return PieceMessage(self._memory, blob, span, key)
 
     async def _send_span(
         self, response: web.StreamResponse, upload: Upload, blob: Blob, start: int, message: PieceMessage | None
@@ -258,7 +250,7 @@ class PeerServer:
             if bucket is not None:
                 await asyncio.sleep(bucket.take(count, loop.time()))
             if message is not None:
-                sending = message.send(count)
+                sending = message.send(response, count)
             elif over_tls:
                 sending = _send_over_tls(response, blob, start, count)
             else:

@@ -182,7 +182,6 @@ class TestLimits:
             assert host.pace.slice_bytes is not None
             assert server.is_paced
             host.close()
-            server.close()
         origins.close()
         catalog.close()
         store.close()
