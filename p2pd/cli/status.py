@@ -62,6 +62,7 @@ def _daemon(found: Status) -> Rows:
         ("listen", "for hosts"),
         ("admin", "for commands"),
         ("metrics", "for metrics"),
+        ("https_proxy", "for dockerd's HTTPS proxy"),
     ):
         address = text(found, key)
         if address:

@@ -100,7 +100,7 @@ async def serve(
     `answer_within_s` is how long clients are to wait for headers; `give_up_s` is how long an origin that fails within a
     blob is asked again. Raises P2pdError or TrustError when the node cannot start.
     """
-    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
+    tell_open(settings, ["mirror", "admin", "https_proxy", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
         store = await asyncio.to_thread(
@@ -177,10 +177,15 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
+        proxy = None
+        if settings.https_proxy is not None:
+            from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
+
+            proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
             control.drained = Draining(mirror, host).drained
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
@@ -205,6 +210,10 @@ async def serve(
         )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        if proxy is not None and settings.https_proxy is not None:
+            proxy_runner = web.ServerRunner(proxy, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
+            proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
+            addresses["https_proxy"] = str(proxy_at)
         if shares:
             host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
