@@ -171,7 +171,7 @@ class Origins:
         credential = self.credential(upstream, authorization) if may_use_own else Credential(authorization)
         answer = await self._request(upstream, method, path, credential, accept)
         word = word_of(answer.status, redirected=answer.redirected)
-        if word is Word.REFUSES and self.is_renamed(route, authorization):
+        if word is Word.REFUSES and may_use_own and self.is_renamed(route, authorization):
             second = await self._request(upstream, method, path, OWN, accept)
             if word_of(second.status, redirected=second.redirected) in (Word.GIVES, Word.SAYS_NOTHING):
                 return OriginAnswer(second, OWN)

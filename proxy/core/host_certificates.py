@@ -60,14 +60,22 @@ def make_authority(key: ec.EllipticCurvePrivateKey, host: str, now: datetime) ->
 
 def is_authority(pem: bytes, key: ec.EllipticCurvePrivateKey, host: str, now: datetime) -> bool:
     """Whether `pem` is the authority of that key for that host, and goes on to be good for a leaf's lifetime."""
+    if constrained_to(pem, host) is None:
+        return False
+    certificate = x509.load_pem_x509_certificate(pem)
+    lasts = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - LEAF_LIFETIME
+    return lasts and certificate.public_key() == key.public_key()
+
+
+def constrained_to(pem: bytes, host: str) -> bytes | None:
+    """The certificate in `pem` alone, if it is an authority that is constrained to `host`; else None."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        names = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-        is_ours = certificate.public_key() == key.public_key()
-    except (ValueError, x509.ExtensionNotFound):
-        return False
-    lasts = certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc - LEAF_LIFETIME
-    return is_ours and lasts and names.permitted_subtrees == [_constraint(host)]
+        names = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return None
+    is_it = names.critical and names.value.permitted_subtrees == [_constraint(host)]
+    return to_pem(certificate) if is_it else None
 
 
 def issue_leaf(authority_pem: bytes, key: ec.EllipticCurvePrivateKey, host: str, now: datetime) -> Leaf:
