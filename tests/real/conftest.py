@@ -123,6 +123,12 @@ def mirror_port() -> int:
     return free_port()
 
 
+@pytest.fixture(scope="session")
+def proxy_port() -> int:
+    """The HTTPS proxy of a p2pd that has one: dockerd's is set when it starts, too."""
+    return free_port()
+
+
 @pytest.fixture
 def start_node(place: Path, mirror_port: int) -> Iterator[StartNode]:
     with ExitStack() as started:
@@ -141,8 +147,8 @@ def node(start_node: StartNode, origin: Origin) -> Node:
 
 
 @pytest.fixture(scope="session")
-def session_dockerd(workplace: Path, mirror_port: int) -> Iterator[Dockerd]:
-    started = Dockerd(new_directory(workplace), f"http://127.0.0.1:{mirror_port}")
+def session_dockerd(workplace: Path, mirror_port: int, proxy_port: int) -> Iterator[Dockerd]:
+    started = Dockerd(new_directory(workplace), f"http://127.0.0.1:{mirror_port}", f"http://127.0.0.1:{proxy_port}")
     yield started
     started.stop()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 from benchmarks.programs import ROOT
 from peer.oci.manifest import ANY_MANIFEST
 from tests.real.containerd import Containerd
-from tests.real.dockerd import Dockerd
+from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.image import TAG, Image, small_image
 from tests.real.node import Node
 from tests.real.origin import Origin
@@ -35,7 +35,7 @@ from tests.real.private import (
     PrivateRegistry,
     start_private,
 )
-from tests.real.programs import ProgramError
+from tests.real.programs import ProgramError, free_port, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, relocated
 from tests.real.web import Credentials, get
@@ -116,7 +116,12 @@ def private_registry(
 
 @pytest.fixture(scope="module")
 def enter(
-    workplace: Path, mirror_port: int, images: dict[str, Image], private_registry: Callable[[str], PrivateRegistry]
+    workplace: Path,
+    mirror_port: int,
+    proxy_port: int,
+    session_dockerd: Dockerd,
+    images: dict[str, Image],
+    private_registry: Callable[[str], PrivateRegistry],
 ) -> Iterator[Callable[[str, str], Setting]]:
     """Start the node of a situation and a kind of registry. It ends the node before, whose address dockerd has."""
     with ExitStack() as started:
@@ -133,17 +138,20 @@ def enter(
             place = new_directory(workplace)
             origin = registry.origin(place)
             started.callback(origin.stop)
-            upstream, operator = f"docker.io={origin.url}", OPERATORS.get(situation)
+            options, operator = origin.url, OPERATORS.get(situation)
             if operator is not None:
                 password_file = place / "password"
                 password_file.write_text(operator.password, encoding="utf-8")
                 password_file.chmod(0o600)
-                upstream += f";username={operator.username};password_file={password_file}"
-            node = Node(place, [upstream], mirror_port)
+                options += f";username={operator.username};password_file={password_file}"
+            upstreams = ["docker.io", BY_PROXY]
+            proxy = {"https_proxy": f"127.0.0.1:{proxy_port}"}
+            named = [f"{name}={options}" for name in upstreams]
+            node = Node(place, named, mirror_port, proxy, session_dockerd.authority)
             started.callback(node.stop)
             first = {} if operator is OWNER else {"Authorization": registry.authorization(OWNER, OWNED)}
-            for content in [f"manifests/{TAG}", *contents(images[OWNED])]:
-                assert ask(node, OWNED, content, first) == 200
+            for name, content in product(upstreams, [f"manifests/{TAG}", *contents(images[OWNED])]):
+                assert ask(node, OWNED, f"{content}?ns={name}", first) == 200
             setting = Setting(situation, registry, origin, node, first)
             if setting.is_gone:
                 origin.stop()
@@ -170,6 +178,9 @@ def pulls(
         session_dockerd.pull(reference.removeprefix("docker.io/"), who)
         session_dockerd.remove_images()
 
+    def dockerd_by_proxy(reference: str, who: Credentials | None) -> None:
+        dockerd(reference.replace("docker.io/", f"{BY_PROXY}/", 1), who)
+
     def ctr(reference: str, who: Credentials | None) -> None:
         session_containerd.pull(reference, credentials=who)
         session_containerd.remove_images()
@@ -193,6 +204,7 @@ def pulls(
 
     return {
         "dockerd": dockerd,
+        "dockerd by proxy": dockerd_by_proxy,
         "ctr": ctr,
         "CRI": cri,
         "podman": podman_logged_in,
@@ -228,7 +240,8 @@ def test_cell(
         assert asked
     # What each client shows: the registry has seen nobody else's credentials.
     operator = OPERATORS.get(setting.situation)
-    shown = operator if operator is OWNER or client == "podman --creds" else who
+    is_challenged = operator is not OWNER or client == "dockerd by proxy"
+    shown = who if is_challenged and client != "podman --creds" else operator
     users = {request.user for request in asked} - {""}
     assert users <= {each.username for each in (shown, operator) if each is not None}
     if operator is None and credentials == "wrong" and shown is not None and setting.registry.tokens is None:
@@ -269,6 +282,72 @@ def test_dockerd_has_no_mirror_for_other_registries(setting: Setting, session_do
         session_dockerd.pull(f"registry.invalid:5001/{OWNED}:{TAG}", OWNER)
     asked = {request.path for request in setting.origin.requests()}  # p2pd may still ask whether all may have an image
     assert "/v2/" not in asked  # dockerd's first request
+
+
+@pytest.mark.parametrize("setting", [(ANSWERS, "htpasswd")], ids=["htpasswd"], indirect=True)
+def test_dockerd_logs_in_to_the_registry_and_pushes_by_proxy(setting: Setting, session_dockerd: Dockerd) -> None:
+    """As without p2pd: the registry checks the password, and has what was pushed."""
+    log_in = ["login", "--username", OWNER.username, "--password"]
+    session_dockerd.run_as(None, *log_in, OWNER.password, BY_PROXY)
+    with pytest.raises(ProgramError, match="401 Unauthorized"):
+        session_dockerd.run_as(None, *log_in, STRANGER.password, BY_PROXY)
+    session_dockerd.pull(f"{BY_PROXY}/{OWNED}:{TAG}", OWNER)
+    pushed = f"{BY_PROXY}/team/pushed:{TAG}"
+    session_dockerd.run_as(None, "tag", f"{BY_PROXY}/{OWNED}:{TAG}", pushed)
+    with pytest.raises(ProgramError, match="no basic auth credentials"):
+        session_dockerd.run_as(None, "push", pushed)
+    setting.origin.forget()
+    session_dockerd.run_as(OWNER, "push", pushed)
+    asked = setting.origin.requests()
+    assert {"POST", "PUT"} <= {request.method for request in asked}
+    assert {request.user for request in asked} <= {"", OWNER.username}
+    session_dockerd.remove_images()
+    session_dockerd.pull(pushed, OWNER)
+    session_dockerd.remove_images()
+
+
+@pytest.mark.parametrize("setting", [(ANSWERS, "htpasswd")], ids=["htpasswd"], indirect=True)
+def test_a_swarm_of_dockerds_shows_the_registry_the_credentials_of_who_made_the_service(
+    setting: Setting, session_dockerd: Dockerd
+) -> None:
+    """`--with-registry-auth` alone: without it, a node of the swarm pulls as nobody."""
+    with swarm(session_dockerd):
+        for registry in ("docker.io", BY_PROXY):
+            reference = f"{registry}/{OWNED}:{TAG}"
+            setting.origin.forget()
+            assert task_of(session_dockerd, reference, "--with-registry-auth=false") == "no image"
+            assert task_of(session_dockerd, reference, "--with-registry-auth") == "image"
+            assert {request.user for request in setting.origin.requests()} == {"", OWNER.username}
+
+
+@contextmanager
+def swarm(dockerd: Dockerd) -> Iterator[None]:
+    """dockerd as the one node of a swarm, whose ports are on loopback."""
+    dockerd.run_as(None, "swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", f"127.0.0.1:{free_port()}")
+    try:
+        yield
+    finally:
+        dockerd.run_as(None, "swarm", "leave", "--force")
+        dockerd.run_as(None, "network", "rm", "docker_gwbridge")
+
+
+def task_of(dockerd: Dockerd, reference: str, *options: str) -> str:
+    """Whether the task of a new service has its image. What becomes of the task then is no matter."""
+    dockerd.remove_images()
+    create = ["service", "create", "--detach", "--quiet", "--network", "host", "--restart-condition", "none"]
+    service = dockerd.run_as(OWNER, *create, *options, reference).strip()
+    tasks = ["service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}", service]
+
+    def outcome() -> str | None:
+        told = dockerd.run_as(None, *tasks)
+        if "No such image" in told:
+            return "no image"
+        return "image" if told.startswith(("Running", "Complete", "Failed", "Starting")) else None
+
+    try:
+        return wait_until(outcome, f"the task of {reference} has its image, or not")
+    finally:
+        dockerd.run_as(None, "service", "rm", service)
 
 
 @pytest.mark.parametrize("setting", [(GONE, "htpasswd"), (GONE, "token")], ids=["htpasswd", "token"], indirect=True)
