@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -91,7 +91,10 @@ class Straight:
 
 
 class Mirror:
-    """Answers requests. `observe` gets a record of each; `depth` is how many layers are fetched ahead of a client."""
+    """Answers requests. `observe` gets a record of each; `depth` is how many layers are fetched ahead of a client.
+
+    `own` are the addresses of this machine at which another upstream than the first is the default one.
+    """
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Mirror:
         self._blobs = Blobs(origins, readers, access, manifests, self._prefetch)
         self._manifests = Manifests(access, tags, self._blobs, manifests, self._prefetch)
         self._known = manifests
+        self.own: Mapping[str, UpstreamName] = {}
         self._answering = 0
         self._draining_since: float | None = None
 
@@ -183,13 +187,19 @@ class Mirror:
             named,
             request.headers.get("OCI-Namespace"),
             self._origins.upstreams.keys(),
-            self._origins.default,
+            self._default_of(request),
             any_host=self._origins.others is not None,
         )
         if straight is not None and self._origins.upstream(route.upstream).has_credentials:
             # The registry has challenged the client, which has a token for itself or nobody; the operator's opens more.
             route = replace(route, renamed=True)
         return RequestContext(request, route, request.headers.get("Authorization"), is_straight=straight is not None)
+
+    def _default_of(self, request: web.BaseRequest) -> UpstreamName:
+        """The upstream of a client that names none: by the address that it has connected to."""
+        at = request.transport.get_extra_info("sockname") if self.own and request.transport else None
+        own = self.own.get(at[0]) if at else None
+        return own if own is not None and own in self._origins.upstreams else self._origins.default
 
     async def _answer(self, context: RequestContext) -> web.StreamResponse:
         if self._draining_since is not None and context.route.endpoint in (Endpoint.MANIFEST, Endpoint.BLOB):

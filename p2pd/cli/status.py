@@ -67,6 +67,8 @@ def _daemon(found: Status) -> Rows:
         address = text(found, key)
         if address:
             yield key, f"{address}, {purpose}"
+    for own in filter(None, text(found, "own").split(", ")):
+        yield "", f"{own}, for runtimes that log in to it by path"
 
 
 def _cache(found: Status) -> Rows:

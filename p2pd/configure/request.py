@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from p2pd.config.own_addresses import own_addresses
 from p2pd.config.settings import Settings
 from p2pd.config.values import ANY_HOST, ConfigError, UpstreamSetting, parse_address, parse_upstream
 from p2pd.configure.dockerd import has_daemon_json_proxies
@@ -29,6 +30,8 @@ def request_of(
         for text, upstream in zip(upstreams, given, strict=True)
         if not upstream.is_any_host
     )
+    names = [upstream.name for upstream in chosen or settings.named_upstreams]
+    several = list(dict.fromkeys([*(each.name for each in settings.named_upstreams), *names]))
     given_whole = any("=" in text for text in upstreams)
     return Request(
         mirror=address,
@@ -36,6 +39,7 @@ def request_of(
         default_upstream=(chosen if given_whole else settings.named_upstreams)[0].name,
         wildcard=wildcard or (any_host and (ANY_HOST in upstreams or not upstreams)),
         any_host=any_host,
+        own={} if mirror is not None else own_addresses(address, several),
     )
 
 

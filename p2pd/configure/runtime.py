@@ -76,7 +76,8 @@ class Request:
     """The wanted behaviour: the runtime asks `mirror` for images of `upstreams`; if `wildcard`, of any registry.
 
     `any_host`: the mirror serves any registry (its upstream `*`). `default_upstream` is the upstream whose images the
-    mirror serves to a client that names no registry. `https_proxy` is for dockerd alone.
+    mirror serves to a client that names no registry. `https_proxy` is for dockerd alone. `own` are the mirror's own
+    addresses for upstreams.
     """
 
     mirror: Address
@@ -85,6 +86,12 @@ class Request:
     wildcard: bool = False
     any_host: bool = False
     https_proxy: ProxyRequest | None = None
+    own: Mapping[str, Address] = field(default_factory=dict)
+
+    def host_for(self, upstream: str) -> str:
+        """HOST:PORT at which the mirror has that upstream's challenge for clients that name it in a path."""
+        own = None if upstream == self.default_upstream else self.own.get(upstream)
+        return self.mirror_host if own is None else str(own)
 
     @property
     def mirror_host(self) -> str:

@@ -24,6 +24,7 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
+from p2pd.config.own_addresses import own_addresses
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.config.values import Address
@@ -31,7 +32,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of, tell_open
+from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
@@ -209,7 +210,9 @@ async def serve(
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
-        addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
+        addresses["mirror"] = str(mirror_at)
+        addresses |= await _listen_for_each(stack, settings, mirror, mirror_at)
         if proxy is not None and settings.https_proxy is not None:
             proxy_runner = web.ServerRunner(proxy, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
             proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
@@ -222,6 +225,26 @@ async def serve(
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
         yield addresses
+
+
+async def _listen_for_each(
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, mirror_at: Address
+) -> dict[str, str]:
+    """Serve the mirror at each upstream's own address too; the addresses, as texts. One that is taken is left out."""
+    names = [parse_upstream_name(each.name) for each in settings.named_upstreams]
+    listened: dict[str, UpstreamName] = {}
+    for name, address in own_addresses(mirror_at, names).items():
+        server = Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, address))
+        runner = web.ServerRunner(server, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
+        try:
+            await stack.enter_async_context(listening(runner, address))
+        except ListenError as error:
+            log.warning("an upstream has no address of its own", upstream=name, reason=str(error))
+        else:
+            listened[address.host] = UpstreamName(name)
+    mirror.own = listened
+    own = ", ".join(f"{name} at {host}:{mirror_at.port}" for host, name in listened.items())
+    return {"own": own} if own else {}
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ import pytest
 
 from tests.real import packages
 from tests.real.containerd import Containerd
-from tests.real.dockerd import Dockerd
+from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.image import Image, real_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
@@ -163,7 +163,8 @@ def dockerd(session_dockerd: Dockerd) -> Iterator[Dockerd]:
 @pytest.fixture(scope="session")
 def session_containerd(workplace: Path, mirror_port: int) -> Iterator[Containerd]:
     started = Containerd(new_directory(workplace))
-    started.use_mirror("docker.io", f"http://127.0.0.1:{mirror_port}")
+    for upstream in ("docker.io", BY_PROXY):
+        started.use_mirror(upstream, f"http://127.0.0.1:{mirror_port}")
     yield started
     started.stop()
 

@@ -17,7 +17,10 @@ from typing import Final, NamedTuple
 import pytest
 
 from benchmarks.programs import ROOT
+from p2pd.config.own_addresses import own_addresses
+from p2pd.config.values import Address
 from peer.oci.manifest import ANY_MANIFEST
+from peer.oci.reference import UpstreamName, upstream_as_component
 from tests.real.containerd import Containerd
 from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.image import TAG, Image, small_image
@@ -29,6 +32,7 @@ from tests.real.private import (
     KINDS,
     NEIGHBOUR,
     NEIGHBOURING,
+    OPEN,
     OWNED,
     OWNER,
     STRANGER,
@@ -40,11 +44,15 @@ from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, relocated
 from tests.real.web import Credentials, get
 
+RUNTIMES: Final = "Which runtime, which registry"
 ANSWERS: Final = "The registry answers"
 GONE: Final = "The registry is gone"
 OPERATOR: Final = "The operator's credentials"
 OPERATOR_GONE: Final = "The operator's credentials, and the registry is gone"
 OTHER_OPERATOR: Final = "The operator's credentials are for another repository"
+
+OTHERS: Final = ("dockerd by proxy", "dockerd by path")
+"""The clients that pull from another registry than docker.io in the tables of situations."""
 
 OPERATORS: Final = {OPERATOR: OWNER, OPERATOR_GONE: OWNER, OTHER_OPERATOR: NEIGHBOUR}
 WHO: Final = {"right": OWNER, "none": None, "wrong": STRANGER, "other": NEIGHBOUR}
@@ -63,6 +71,8 @@ def cells() -> list[Cell]:
     found = []
     text = (ROOT / "docs" / "private-registries.md").read_text(encoding="utf-8")
     for situation, section in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE):
+        if situation == RUNTIMES:
+            continue
         lines = [line.strip("|") for line in section.splitlines() if line.startswith("|")]
         (_, _, *credentials), _, *rows = [[part.strip() for part in line.split("|")] for line in lines]
         for clients, kinds, *outcomes in rows:
@@ -72,6 +82,21 @@ def cells() -> list[Cell]:
 
 
 CELLS: Final = cells()
+
+
+def reach() -> list[tuple[str, str, str, str]]:
+    """The cells of the first table: a client, `docker.io` or `other`, `public` or `private`, what comes of a pull."""
+    text = (ROOT / "docs" / "private-registries.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {RUNTIMES}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("|") for line in section.splitlines() if line.startswith("|")]
+    (_, *columns), _, *rows = [[part.strip() for part in line.split("|")] for line in lines]
+    found = [
+        (client, column.partition(", ")[0], column.partition(", ")[2], outcome)
+        for clients, *outcomes in rows
+        for client in clients.split(", ")
+        for column, outcome in zip(columns, outcomes, strict=True)
+    ]
+    return sorted(found, key=lambda cell: cell[2])  # a node is started for `public`, and one for `private`
 
 
 @dataclass(frozen=True)
@@ -149,7 +174,8 @@ def enter(
             named = [f"{name}={options}" for name in upstreams]
             node = Node(place, named, mirror_port, proxy, session_dockerd.authority)
             started.callback(node.stop)
-            first = {} if operator is OWNER else {"Authorization": registry.authorization(OWNER, OWNED)}
+            is_open = operator is OWNER or registry.kind == OPEN
+            first = {} if is_open else {"Authorization": registry.authorization(OWNER, OWNED)}
             for name, content in product(upstreams, [f"manifests/{TAG}", *contents(images[OWNED])]):
                 assert ask(node, OWNED, f"{content}?ns={name}", first) == 200
             setting = Setting(situation, registry, origin, node, first)
@@ -171,15 +197,19 @@ def pulls(
 ) -> dict[str, Callable[[str, Credentials | None], None]]:
     """How each client pulls a reference (`docker.io/team/owned:1`) as somebody. They raise ProgramError."""
     mirror = f"127.0.0.1:{mirror_port}"
-    podman = Podman(new_directory(workplace), relocated(mirror))
+    own = str(own_addresses(Address("127.0.0.1", mirror_port), ["docker.io", BY_PROXY])[BY_PROXY])
+    by_path = upstream_as_component(UpstreamName(BY_PROXY))
+    location = f'prefix = "{BY_PROXY}"\nlocation = "{own}/{by_path}"\ninsecure = true\n'
+    podman = Podman(new_directory(workplace), f"{relocated(mirror)}[[registry]]\n{location}")
     skopeo = Skopeo(new_directory(workplace))
 
     def dockerd(reference: str, who: Credentials | None) -> None:
-        session_dockerd.pull(reference.removeprefix("docker.io/"), who)
+        session_dockerd.pull(reference, who)
         session_dockerd.remove_images()
 
-    def dockerd_by_proxy(reference: str, who: Credentials | None) -> None:
-        dockerd(reference.replace("docker.io/", f"{BY_PROXY}/", 1), who)
+    def dockerd_by_path(reference: str, who: Credentials | None) -> None:
+        registry, _, rest = reference.partition("/")
+        dockerd(f"{mirror if registry == 'docker.io' else own}/{rest}", who)
 
     def ctr(reference: str, who: Credentials | None) -> None:
         session_containerd.pull(reference, credentials=who)
@@ -190,7 +220,7 @@ def pulls(
         session_containerd.cri.remove(reference)
 
     def podman_logged_in(reference: str, who: Credentials | None) -> None:
-        podman.log_in(mirror, who)
+        podman.log_in(mirror if reference.startswith("docker.io/") else own, who)
         podman.pull(reference)
         podman.remove_images()
 
@@ -200,11 +230,14 @@ def pulls(
         podman.remove_images()
 
     def copy(reference: str, who: Credentials | None) -> None:
-        skopeo.copy(f"{mirror}/{reference}", who)
+        skopeo.copy(
+            f"{mirror if reference.startswith('docker.io/') else own}/{reference.replace(BY_PROXY, by_path)}", who
+        )
 
     return {
         "dockerd": dockerd,
-        "dockerd by proxy": dockerd_by_proxy,
+        "dockerd by proxy": dockerd,
+        "dockerd by path": dockerd_by_path,
         "ctr": ctr,
         "CRI": cri,
         "podman": podman_logged_in,
@@ -228,11 +261,12 @@ def test_cell(
     outcome: str,
 ) -> None:
     who = WHO[credentials]
+    registry = BY_PROXY if client in OTHERS else "docker.io"
     if setting.is_gone:
-        assert_pulled(pulls[client], f"docker.io/{OWNED}@{images[OWNED].index.digest}", who, outcome)
+        assert_pulled(pulls[client], f"{registry}/{OWNED}@{images[OWNED].index.digest}", who, outcome)
         return
     setting.origin.forget()
-    assert_pulled(pulls[client], f"docker.io/{OWNED}:{TAG}", who, outcome)
+    assert_pulled(pulls[client], f"{registry}/{OWNED}:{TAG}", who, outcome)
     asked = setting.origin.requests()
     assert setting.origin.blob_requests() == []  # the node had it
     if outcome == "refused":  # by the registry
@@ -246,6 +280,36 @@ def test_cell(
     assert users <= {each.username for each in (shown, operator) if each is not None}
     if operator is None and credentials == "wrong" and shown is not None and setting.registry.tokens is None:
         assert users == {STRANGER.username}
+
+
+@pytest.mark.parametrize(
+    ("setting", "client", "where", "outcome"),
+    [
+        ((ANSWERS, OPEN if access == "public" else "htpasswd"), client, where, outcome)
+        for client, where, access, outcome in reach()
+    ],
+    ids=["-".join(cell[:3]) for cell in reach()],
+    indirect=["setting"],
+)
+def test_which_runtime_reaches_which_registry(
+    setting: Setting,
+    pulls: dict[str, Callable[[str, Credentials | None], None]],
+    client: str,
+    where: str,
+    outcome: str,
+) -> None:
+    who = None if setting.registry.kind == OPEN else OWNER
+    name = {("docker.io", client): "docker.io", ("other", "dockerd"): "registry.invalid:5001"}.get(
+        (where, client), BY_PROXY
+    )
+    setting.origin.forget()
+    assert_pulled(pulls[client], f"{name}/{OWNED}:{TAG}", who, "image" if outcome == "works" else "refused")
+    asked = {request.path for request in setting.origin.requests()}
+    assert setting.origin.blob_requests() == []  # the node had it
+    if outcome == "passes by":
+        assert "/v2/" not in asked  # dockerd's first request
+    else:
+        assert outcome == "works" or (client, outcome) == ("podman --creds", "needs operator credentials")
 
 
 def assert_pulled(
@@ -273,15 +337,6 @@ def test_what_the_node_holds_is_closed_to_the_reader_of_another_repository(
         assert ask(setting.node, NEIGHBOURING, content, here) == 404
         assert ask(setting.node, NEIGHBOURING, content, setting.first) == (404 if expected == 200 else 401)
     assert ask(setting.node, NEIGHBOURING, f"manifests/{TAG}", here) == 200
-
-
-@pytest.mark.parametrize("setting", [(ANSWERS, KINDS[-1])], ids=KINDS[-1:], indirect=True)
-def test_dockerd_has_no_mirror_for_other_registries(setting: Setting, session_dockerd: Dockerd) -> None:
-    setting.origin.forget()
-    with pytest.raises(ProgramError):
-        session_dockerd.pull(f"registry.invalid:5001/{OWNED}:{TAG}", OWNER)
-    asked = {request.path for request in setting.origin.requests()}  # p2pd may still ask whether all may have an image
-    assert "/v2/" not in asked  # dockerd's first request
 
 
 @pytest.mark.parametrize("setting", [(ANSWERS, "htpasswd")], ids=["htpasswd"], indirect=True)
