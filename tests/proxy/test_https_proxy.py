@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -132,6 +133,25 @@ async def test_a_push_is_the_registrys(registry: ImageRegistry, tmp_path: Path) 
     assert {each.headers["authorization"] for each in seen} == {"Bearer mine"}
     assert {each.headers["content-type"] for each in seen} == {"application/x-mine"}
     assert seen[1].target == f"{upload}/u1?state=a%2Fb&digest={LAYER}"
+
+
+@asynchronous
+async def test_a_push_that_is_under_way_when_the_node_stops_is_finished(
+    registry: ImageRegistry, tmp_path: Path
+) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def slowly(_seen: Seen) -> Answering:
+        began.set()
+        go.wait(20)
+        return Answering(201)
+
+    registry.rules[TAG] = slowly
+    async with proxy_at(tmp_path / "store", registry) as proxy:
+        push = asyncio.get_running_loop().create_task(proxy.ask("PUT", TAG, IMAGE.manifest))
+        await asyncio.to_thread(began.wait, 20)
+        asyncio.get_running_loop().call_later(0.1, go.set)
+    assert (await push).status == 201
 
 
 @asynchronous
@@ -365,7 +385,7 @@ async def test_a_tunnel_that_carries_nothing_ends() -> None:
         for each in (ours, server):
             each.setblocking(False)
         tunnels.start(ours, server)
-        assert tunnels.count == 1
+        assert HttpsProxy(_never, tunnels, None, frozenset, stall_s=1).open_count == 2  # of the port's share of files
         assert await asyncio.to_thread(client.recv, 1) == b""
         assert await asyncio.to_thread(theirs.recv, 1) == b""
         assert tunnels.count == 0
