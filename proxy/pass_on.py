@@ -80,6 +80,8 @@ class PassOn:
 
     async def answer(self, request: web.BaseRequest, name: UpstreamName, target: ConnectTarget) -> web.StreamResponse:
         """The registry's answer. `name` is the upstream that the client has connected to as `target`."""
+        if not request.raw_path.startswith("/"):  # behind the registry's name, it would be another host's
+            return _refused(400, Code.UNSUPPORTED, "the request names no path")
         registry = self._registry(name, target)
         if registry is None or registry.endpoint.project:
             return _refused(405, Code.UNSUPPORTED, f"p2pd has {name} from elsewhere, where images can only be pulled")

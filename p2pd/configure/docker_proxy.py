@@ -15,11 +15,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from p2pd.config.values import Address
 from p2pd.configure import json_file
-from p2pd.configure.runtime import ConfigureError, NotMountedError, ProxyRequest, Reader, Request, marked, text_of
+from p2pd.configure.runtime import (
+    ConfigureError,
+    NotMountedError,
+    ProxyRequest,
+    Reader,
+    Request,
+    host_for_clients,
+    marked,
+    text_of,
+)
 
 UNIT_DROP_INS: Final = "/etc/systemd/system/docker.service.d"
 DROP_IN: Final = f"{UNIT_DROP_INS}/50-p2pd-https-proxy.conf"
@@ -125,6 +136,16 @@ def excepted(request: Request, values: Mapping[str, Any]) -> list[str]:
         for name in request.upstream_names
         if any(one and f".{name.partition(':')[0]}".endswith(f".{one.partition(':')[0]}") for one in exceptions)
     ]
+
+
+def as_configured(request: Request, listening: Address | None, data: Path, files: Reader, certs_d: str) -> Request:
+    """The request with p2pd's HTTPS proxy, if dockerd's files have that: what `p2pd doctor` compares them with."""
+    told = any(files.read(f"{certs_d}/{name}/{AUTHORITY}") is not None for name in request.upstream_names)
+    if listening is None or not told:
+        return request
+    in_daemon_json = files.read(DROP_IN) is None
+    proxy = ProxyRequest(f"http://{host_for_clients(listening)}", str(data), in_daemon_json=in_daemon_json)
+    return replace(request, https_proxy=proxy)
 
 
 def _drop_ins(files: Reader) -> list[str]:

@@ -13,7 +13,8 @@ import pytest
 from p2pd.config.settings import load
 from p2pd.config.values import Address, ConfigError, parse_upstream
 from p2pd.configure import dockerd
-from p2pd.configure.docker_proxy import DROP_IN, UNIT_DROP_INS
+from p2pd.configure.docker import CERTS_D
+from p2pd.configure.docker_proxy import DROP_IN, UNIT_DROP_INS, as_configured
 from p2pd.configure.plan import configure, pending
 from p2pd.configure.request import proxy_request
 from p2pd.configure.runtime import ConfigureError, ProxyRequest, Request
@@ -213,3 +214,16 @@ def test_the_environment_of_a_process_is_read(tmp_path: Path) -> None:
     (tmp_path / "7" / "environ").write_bytes(b"A=b\0https_proxy=http://a:1\0")
     assert dockerd.environment_proxy(dockerd.Dockerd(7, ()), tmp_path) == "http://a:1"
     assert dockerd.environment_proxy(dockerd.Dockerd(os.getpid(), ()), tmp_path) == ""
+
+
+@pytest.mark.parametrize("request_", [REQUEST, SINCE_23])
+def test_doctor_finds_that_dockerd_has_what_it_needs(request_: Request) -> None:
+    """It has no flag that says what is wanted."""
+    tree, plain, at = tree_of(), replace(REQUEST, https_proxy=None), Address("0.0.0.0", 65007)
+    assert as_configured(plain, at, Path(DATA), tree, CERTS_D) == plain
+    configure(DOCKER, request_, tree)
+    assert pending(DOCKER, as_configured(plain, at, Path(DATA), tree, CERTS_D), tree) == ()
+    del tree.files[DAEMON]
+    found = pending(DOCKER, as_configured(plain, at, Path(DATA), tree, CERTS_D), tree)
+    assert [change.path for change in found] == [DAEMON]
+    assert as_configured(plain, None, Path(DATA), tree, CERTS_D) == plain

@@ -244,6 +244,15 @@ async def test_another_host_than_that_of_connect_is_refused(registry: ImageRegis
         assert LAYER not in await proxy.node.cached()
 
 
+@pytest.mark.parametrize("path", ["http://evil.example/v2/", "https://evil.example/v2/"])
+@asynchronous
+async def test_a_path_names_no_other_host(registry: ImageRegistry, tmp_path: Path, path: str) -> None:
+    async with proxy_at(tmp_path / "store", registry) as proxy:
+        assert (await proxy.ask("GET", path, headers={"Host": NAME})).status == 400
+        assert (await proxy.ask("PUT", path, b"x", headers={"Host": NAME})).status == 400
+    assert registry.seen == []
+
+
 @asynchronous
 async def test_the_sni_does_not_matter(registry: ImageRegistry, tmp_path: Path) -> None:
     """The certificate is that of the host in CONNECT, so whoever wants another is not deceived."""
