@@ -227,3 +227,12 @@ def test_doctor_finds_that_dockerd_has_what_it_needs(request_: Request) -> None:
     found = pending(DOCKER, as_configured(plain, at, Path(DATA), tree, CERTS_D), tree)
     assert [change.path for change in found] == [DAEMON]
     assert as_configured(plain, None, Path(DATA), tree, CERTS_D) == plain
+
+
+def test_a_certificate_of_ours_is_no_reason_to_pass_by_the_operators_default() -> None:
+    tree, default = tree_of(), "/etc/docker/certs.d/_default/hosts.toml"
+    configure(DOCKER, REQUEST, tree)
+    tree.write(default, b'[host."https://cache.corp"]\n')
+    configure(DOCKER, replace(REQUEST, https_proxy=None), tree)
+    assert b"127.0.0.1:65001" in tree.files[default]
+    assert "/etc/docker/certs.d/registry.test:5000/hosts.toml" not in tree.files

@@ -24,7 +24,7 @@ from proxy.tunnels import Tunnels
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import Node, asynchronous, node_at
 from tests.support.registry import ImageRegistry
-from tests.support.registry_server import Answering, RegistryServer, Seen, demand_basic
+from tests.support.registry_server import PATIENCE_S, Answering, RegistryServer, Seen, demand_basic
 
 HOST, PORT = "registry.test", 5000
 NAME = f"{HOST}:{PORT}"
@@ -299,7 +299,8 @@ async def test_all_else_is_carried_untouched_both_ways(registry: ImageRegistry, 
             await writer.drain()
             writer.write_eof()
 
-        _, received = await asyncio.gather(send(), reader.read())
+        async with asyncio.timeout(PATIENCE_S):
+            _, received = await asyncio.gather(send(), reader.read())
         assert received == early + payload + b"the end"
         writer.close()
 
