@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import platform
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,9 +26,10 @@ from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.own_addresses import own_addresses
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
-from p2pd.config.values import Address
+from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
@@ -36,6 +38,7 @@ from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -55,7 +58,7 @@ from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
-from proxy.server import Server
+from proxy.server import Handler, Server
 from proxy.tags import Tags
 
 if TYPE_CHECKING:
@@ -104,18 +107,20 @@ async def serve(
     tell_open(settings, ["mirror", "admin", "https_proxy", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
+        quota = quota_of(settings)
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
         stack.callback(catalog.close)
+        last = await stack.enter_async_context(AsyncExitStack())
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
         keys = None
@@ -144,7 +149,12 @@ async def serve(
         stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
-        observe = telemetry.clients.observe
+        observe: Observe = telemetry.clients.observe
+        traces = _traces_of(settings, host.identity.host or platform.node())
+        if traces is not None:
+            last.push_async_callback(asyncio.to_thread, traces.close)  # once no task has spans any more
+            observe = traces.observing(observe)
+            peer_server.on_sent = traces.sent
         readers = Readers(host)
         access = Access(
             origins,
@@ -188,6 +198,7 @@ async def serve(
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
             control.drained = Draining(mirror, host).drained
+            control.used_bytes = lambda: store.statistics().used_bytes
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )
@@ -205,14 +216,15 @@ async def serve(
         if shares:
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
+        answer = mirror.handle if traces is None else traces.of_requests(mirror.handle)
         mirror_runner = web.ServerRunner(
-            Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
+            Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
         mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
         addresses["mirror"] = str(mirror_at)
-        addresses |= await _listen_for_each(stack, settings, mirror, mirror_at)
+        addresses |= await _listen_for_each(stack, settings, mirror, answer, mirror_at)
         if proxy is not None and settings.https_proxy is not None:
             proxy_runner = web.ServerRunner(proxy, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
             proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
@@ -224,17 +236,19 @@ async def serve(
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
+        if traces is not None:
+            background.start(traces.run())
         yield addresses
 
 
 async def _listen_for_each(
-    stack: AsyncExitStack, settings: Settings, mirror: Mirror, mirror_at: Address
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, mirror_at: Address
 ) -> dict[str, str]:
     """Serve the mirror at each upstream's own address too; the addresses, as texts. One that is taken is left out."""
     names = [parse_upstream_name(each.name) for each in settings.named_upstreams]
     listened: dict[str, UpstreamName] = {}
     for name, address in own_addresses(mirror_at, names).items():
-        server = Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, address))
+        server = Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, address))
         runner = web.ServerRunner(server, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
         try:
             await stack.enter_async_context(listening(runner, address))
@@ -264,6 +278,17 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+def _traces_of(settings: Settings, host: str) -> NodeTraces | None:
+    """What records this node's traces; None: nothing does. Raises ConfigError."""
+    if not settings.traces:
+        return None
+    try:
+        from p2pd.tracing.spans import Recorder  # the SDK is an extra: 7 MiB
+    except ImportError:
+        raise ConfigError("traces needs OpenTelemetry's SDK, which is not here: pip install 'p2pd[tracing]'") from None
+    return NodeTraces(Recorder(settings.traces, host=host, share=settings.trace_share))
 
 
 def _limits(settings: Settings, give_up_s: float) -> Limits:

@@ -39,10 +39,11 @@ from tests.real.private import (
     PrivateRegistry,
     start_private,
 )
-from tests.real.programs import ProgramError, free_port, wait_until
+from tests.real.programs import ProgramError, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, relocated
 from tests.real.web import Credentials, get
+from tests.support.ports import free_port
 
 RUNTIMES: Final = "Which runtime, which registry"
 ANSWERS: Final = "The registry answers"
