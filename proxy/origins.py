@@ -156,19 +156,23 @@ class Origins:
         path: str,
         authorization: str | None,
         accept: str | None = None,
+        *,
+        may_use_own: bool = True,
     ) -> OriginAnswer:
         """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
         accepts any manifest.
 
-        The credential is the client's own if the client sent one, else the operator's, else none. A client that has
-        another name for the repository than the origin may have a token for that name, which the origin refuses. p2pd
-        then asks again with its own credential. Raises OriginUnreachableError, OriginUnusableError.
+        The credential is the client's own if the client sent one, else the operator's if p2pd `may_use_own`, else none.
+        A client that has another name for the repository than the origin may have a token for that name, which the
+        origin refuses. p2pd then asks again with its own credential.
+
+        Raises OriginUnreachableError, OriginUnusableError.
         """
         upstream = route.repository.upstream
-        credential = self.credential(upstream, authorization)
+        credential = self.credential(upstream, authorization) if may_use_own else Credential(authorization)
         answer = await self._request(upstream, method, path, credential, accept)
         word = word_of(answer.status, redirected=answer.redirected)
-        if word is Word.REFUSES and self.is_renamed(route, authorization):
+        if word is Word.REFUSES and may_use_own and self.is_renamed(route, authorization):
             second = await self._request(upstream, method, path, OWN, accept)
             if word_of(second.status, redirected=second.redirected) in (Word.GIVES, Word.SAYS_NOTHING):
                 return OriginAnswer(second, OWN)

@@ -62,10 +62,13 @@ def _daemon(found: Status) -> Rows:
         ("listen", "for hosts"),
         ("admin", "for commands"),
         ("metrics", "for metrics"),
+        ("https_proxy", "for dockerd's HTTPS proxy"),
     ):
         address = text(found, key)
         if address:
             yield key, f"{address}, {purpose}"
+    for own in filter(None, text(found, "own").split(", ")):
+        yield "", f"{own}, for runtimes that log in to it by path"
 
 
 def _cache(found: Status) -> Rows:

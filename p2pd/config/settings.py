@@ -99,6 +99,13 @@ class Settings:
         "Where the metrics are too, and nothing else: other machines may reach it.",
         "HOST:PORT",
     )
+    https_proxy: Address | None = _key(
+        parse_optional_address,
+        "",
+        "Where dockerd's HTTPS proxy is: it answers for the upstreams, and passes all else on. None: there is no such"
+        " port. See `p2pd configure docker --https-proxy`.",
+        "HOST:PORT",
+    )
     peer: Address | None = _key(
         parse_optional_address,
         "",
@@ -292,6 +299,8 @@ _AT_STAKE: Final = {
     "listen": "join as a host, get every blob that other hosts hold, and tell them what pieces are",
     "mirror": "pull what this node caches and use the credentials of its upstreams",
     "admin": "read this node's status and metrics",
+    "https_proxy": "connect to other hosts from this one, pull what this node caches and use the credentials of its "
+    "upstreams",
 }
 
 

@@ -25,6 +25,7 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
+from p2pd.config.own_addresses import own_addresses
 from p2pd.config.room import quota_of
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
@@ -33,7 +34,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of, tell_open
+from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
@@ -57,7 +58,7 @@ from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
-from proxy.server import Server
+from proxy.server import Handler, Server
 from proxy.tags import Tags
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ async def serve(
     `answer_within_s` is how long clients are to wait for headers; `give_up_s` is how long an origin that fails within a
     blob is asked again. Raises P2pdError or TrustError when the node cannot start.
     """
-    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
+    tell_open(settings, ["mirror", "admin", "https_proxy", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
         quota = quota_of(settings)
@@ -186,10 +187,15 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
+        proxy = None
+        if settings.https_proxy is not None:
+            from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
+
+            proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
         admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside)
@@ -211,16 +217,19 @@ async def serve(
         if shares:
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
+        answer = mirror.handle if traces is None else traces.of_requests(mirror.handle)
         mirror_runner = web.ServerRunner(
-            Server(
-                mirror.handle if traces is None else traces.of_requests(mirror.handle),
-                stall_s=settings.client_stall_s,
-                names=names_of(settings, settings.mirror),
-            ),
+            Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
-        addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
+        addresses["mirror"] = str(mirror_at)
+        addresses |= await _listen_for_each(stack, settings, mirror, answer, mirror_at)
+        if proxy is not None and settings.https_proxy is not None:
+            proxy_runner = web.ServerRunner(proxy, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
+            proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
+            addresses["https_proxy"] = str(proxy_at)
         if shares:
             host.start(addresses["advertise"])
         background.start(tend_for_ever(store, catalog))
@@ -231,6 +240,26 @@ async def serve(
         if traces is not None:
             background.start(traces.run())
         yield addresses
+
+
+async def _listen_for_each(
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, mirror_at: Address
+) -> dict[str, str]:
+    """Serve the mirror at each upstream's own address too; the addresses, as texts. One that is taken is left out."""
+    names = [parse_upstream_name(each.name) for each in settings.named_upstreams]
+    listened: dict[str, UpstreamName] = {}
+    for name, address in own_addresses(mirror_at, names).items():
+        server = Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, address))
+        runner = web.ServerRunner(server, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
+        try:
+            await stack.enter_async_context(listening(runner, address))
+        except ListenError as error:
+            log.warning("an upstream has no address of its own", upstream=name, reason=str(error))
+        else:
+            listened[address.host] = UpstreamName(name)
+    mirror.own = listened
+    own = ", ".join(f"{name} at {host}:{mirror_at.port}" for host, name in listened.items())
+    return {"own": own} if own else {}
 
 
 @asynccontextmanager

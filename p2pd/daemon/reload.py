@@ -19,6 +19,7 @@ from peer.net.peer_server import PeerServer
 from peer.oci.reference import UpstreamName
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
+from proxy.https_proxy import HttpsProxy
 from proxy.origins import Origins
 from proxy.tags import Tags
 from proxy.upstreams import UpstreamOrigin
@@ -49,6 +50,7 @@ class NodeReload:
     host: Host
     peer_server: PeerServer
     background: BackgroundTasks
+    proxy: HttpsProxy | None = None
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`. Raises ConfigError."""
@@ -68,3 +70,5 @@ class NodeReload:
         store = self.host.store
         store.set_quota(quota_of(settings))
         self.background.start(tend(store))
+        if self.proxy is not None:
+            self.background.start(self.proxy.prepare())

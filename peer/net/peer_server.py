@@ -34,7 +34,7 @@ from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
-from peer.sendfile import send_file
+from peer.sendfile import encrypts_here, send_encrypted, send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("peer.net.peer_server")
 
-ENCRYPTED_BYTES = 512 * 1024
-"""What is read and encrypted at a time."""
 
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
@@ -241,7 +239,7 @@ class PeerServer:
         """The bytes of `blob` from `start` on. Raises ConnectionError if the other host goes away, or takes long."""
         transport, stop = upload.transport, start + upload.size_bytes
         loop = asyncio.get_running_loop()
-        over_tls = _is_tls(transport) and not transport.get_extra_info("ktls_send_enabled", False)
+        over_tls = encrypts_here(transport)
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
@@ -252,7 +250,7 @@ class PeerServer:
             if message is not None:
                 sending = message.send(response, count)
             elif over_tls:
-                sending = _send_over_tls(response, blob, start, count)
+                sending = send_encrypted(response, blob, start, count)
             else:
                 sending = send_file(transport, blob, start, count)
             await self._patiently(transport, sending)
@@ -272,12 +270,6 @@ class PeerServer:
             raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
         except BrokenPipeError as error:
             raise ConnectionResetError("the other host went away") from error
-
-
-async def _send_over_tls(response: web.StreamResponse, blob: Blob, start: int, count: int) -> None:
-    """Where the kernel has no TLS, and so no sendfile for it: 1 CPU-s per GiB."""
-    for at in range(start, start + count, ENCRYPTED_BYTES):
-        await response.write(await asyncio.to_thread(blob.read, at, min(at + ENCRYPTED_BYTES, start + count)))
 
 
 def _tls_of(transport: asyncio.BaseTransport | None) -> TlsConnection | None:

@@ -159,16 +159,22 @@ def _with(context: ssl.SSLContext, credentials: Credentials) -> ssl.SSLContext:
         ssl.VERIFY_X509_PARTIAL_CHAIN
     )  # the operator's CA may be an intermediate one: it is the anchor
     _trust(context, credentials.ca_pem)
+    try:
+        show(context, credentials.key_pem, credentials.chain_pem)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise CertificateError(f"the certificate of {credentials.identity} cannot be used: {error}") from None
+    return context
+
+
+def show(context: ssl.SSLContext, key_pem: bytes, chain_pem: bytes) -> None:
+    """Have the context show that certificate to the other end (rule 3). Raises OSError, ValueError."""
     file = os.memfd_create("p2pd-credentials", os.MFD_CLOEXEC)
     try:
         with os.fdopen(file, "wb", closefd=False) as stream:
-            stream.write(credentials.key_pem.rstrip() + b"\n" + credentials.chain_pem)
+            stream.write(key_pem.rstrip() + b"\n" + chain_pem)
         context.load_cert_chain(f"/proc/self/fd/{file}")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise CertificateError(f"the certificate of {credentials.identity} cannot be used: {error}") from None
     finally:
         os.close(file)
-    return context
 
 
 def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from peer.store import Store
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
+from proxy.local_authority import authority_file
 from proxy.origins import Origins
 from proxy.tags import Tags
 from tests.p2pd.app_image import APP, LAYER, LAYER_DIGEST
@@ -126,6 +128,18 @@ class TestUpstreams:
             it.write(upstreams(f"docker.io={other.url}"))
             assert it.command("reload").exit_code == 0
             assert [it.get(path)[0] for path in paths] == [401, 401]
+
+    def test_the_https_proxy_has_an_authority_for_a_new_upstream(self, tmp_path: Path, registry: ImageRegistry) -> None:
+        """`p2pd configure docker --https-proxy` reads it."""
+        hub, proxy = f"docker.io={registry.url}", 'https_proxy = "127.0.0.1:0"'
+        with reloading(tmp_path, upstreams(hub), proxy) as it:
+            file = authority_file(it.data, "quay.io")
+            assert not file.exists()
+            it.write(upstreams(hub, "quay.io"), proxy)
+            assert it.hang_up()["event"] == "reloaded"
+            deadline = time.monotonic() + PATIENCE_S
+            while not file.exists():
+                assert time.monotonic() < deadline
 
     def test_counters_go_on(self, tmp_path: Path, registry: ImageRegistry) -> None:
         def answers() -> int:

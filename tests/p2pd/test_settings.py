@@ -119,11 +119,11 @@ def test_what_means_nothing_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("key", ["mirror", "admin"])
+@pytest.mark.parametrize("key", ["mirror", "admin", "https_proxy"])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node.example:1"])
 def test_an_address_that_others_reach_needs_allow_open(key: str, address: str) -> None:
     (problem,) = problems({key: address}, {})
-    assert problem.startswith(f'--{key} = "{address}": anyone who reaches this address could ')
+    assert problem.startswith(f'--{key.replace("_", "-")} = "{address}": anyone who reaches this address could ')
     assert "allow_open = true" in problem
     opened = load({key: address, "allow_open": True}, {}, default_file=NOWHERE)
     assert str(getattr(opened, key)) == address

@@ -141,7 +141,7 @@ def running_node(host: NetworkHost, scheduler_host: NetworkHost, directory: Path
 
 @contextmanager
 def dockerd(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
-    daemon = host.call(Dockerd, directory, node.url)
+    daemon = host.call(Dockerd, directory, node.url, "http://127.0.0.1:1")
 
     def pull(version: str) -> set[str]:
         """dockerd unpacks, and keeps no layer as it came: that it has one shows in the digest of its content."""
