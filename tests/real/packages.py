@@ -22,7 +22,9 @@ PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's packages put programs. Whatever else is called `docker` on this machine is not what is tested."""
 
 PACKAGE_OF: Final = {
+    "buildah": "buildah",
     "containerd": "containerd",
+    "crun": "crun",
     "debootstrap": "debootstrap",
     "docker-registry": "docker-registry",
     "curl": "curl",
@@ -36,6 +38,8 @@ PACKAGE_OF: Final = {
     "promtool": "prometheus",
     "skopeo": "skopeo",
     "slapd": "slapd",
+    "systemd-analyze": "systemd",
+    "systemd-nspawn": "systemd-container",
 }
 """The package that each program is in."""
 

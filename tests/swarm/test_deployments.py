@@ -173,7 +173,7 @@ class Unit:
         text = (DOCKER / name).read_text()
         settings = re.findall(rf"^{'#?' if all_of_it else ''}([A-Za-z]+)=(.*)$", text, re.MULTILINE)
         (argv,) = [shlex.split(value) for key, value in settings if key == "ExecStart"]
-        assert argv[0] == "/usr/local/bin/p2pd"
+        assert argv[0] == "/opt/p2pd/bin/p2pd"
         self.words = argv[1:]
         (self.state,) = [f"/var/lib/{value}" for key, value in settings if key == "StateDirectory"]
         self.loaded = dict(value.split(":") for key, value in settings if key == "LoadCredential")
