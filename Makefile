@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help venv demo test fuzz check docs bench clean
+.PHONY: help venv demo test fuzz check docs dist lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -33,6 +33,14 @@ check: venv ## ruff, mypy --strict and import-linter
 
 docs: venv ## docs/protocol.md and docs/metrics.md, from the code
 	$(BIN)/python -m tests.generated_docs
+
+dist: ## build/dist: an archive to install, and on Debian a package, for the Python that makes them (PYTHON=…)
+	packages/build build/dist $(PYTHON)
+
+lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lock]'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --group build pyproject.toml --output-file requirements.lock
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

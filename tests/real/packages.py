@@ -24,8 +24,8 @@ PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGE_OF: Final = {
     "buildah": "buildah",
     "containerd": "containerd",
-    "crun": "crun",
     "debootstrap": "debootstrap",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "curl": "curl",
     "dockerd": "docker.io",
