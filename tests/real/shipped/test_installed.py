@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from tests.real.image import REPOSITORY, TAG, Image
-from tests.real.programs import Program, ProgramError, free_port, run, wait_until
+from tests.real.image import REPOSITORY, Image
+from tests.real.programs import Program, ProgramError, free_port, wait_until
 from tests.real.registry import Registry, basic_auth
 from tests.real.shipped.conftest import PYTHON, Shipped
-from tests.real.shipped.debian import Debian, Machine
+from tests.real.shipped.debian import Machine
 from tests.real.shipped.pull import Pull
 from tests.real.web import Credentials, get
 from tests.swarm.released import PACKAGES, released
@@ -48,40 +48,41 @@ def at(machine: Machine) -> Addresses:
 
 
 @pytest.fixture
-def before(place: Path, debian: Debian, shipped: Shipped) -> Path:
-    """A package of the released version: this one's, with the released sources."""
-    root = place / "before"
-    run(["dpkg-deb", "--raw-extract", str(shipped.deb), str(root)], {"PATH": "/usr/bin:/bin"})
+def before(place: Path, machine: Machine, shipped: Shipped) -> str:
+    """A package of the released version: this one's, with the released sources. Its path in the machine."""
+    root = "/root/before"
+    machine.run("dpkg-deb", "--raw-extract", machine.put(shipped.deb), root)
     released(place / "released")
+    site_packages = machine.root / "root/before" / SITE_PACKAGES
     for package in PACKAGES:
-        shutil.rmtree(root / SITE_PACKAGES / package)
-        shutil.copytree(place / "released" / package, root / SITE_PACKAGES / package)
-    debian.run("python3", "-m", "compileall", "-q", f"/mnt/before/{SITE_PACKAGES}", mounts={root: "/mnt/before"})
-    control = root / "DEBIAN" / "control"
-    control.write_text(
-        "\n".join(
-            f"Version: {BEFORE}" if line.startswith("Version:") else line for line in control.read_text().splitlines()
-        )
-        + "\n"
-    )
-    deb = place / "p2pd_before.deb"
-    run(["dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(deb)], {"PATH": "/usr/bin:/bin"})
-    return deb
+        shutil.rmtree(site_packages / package)
+        shutil.copytree(place / "released" / package, site_packages / package)
+    machine.run("python3", "-m", "compileall", "-q", f"{root}/{SITE_PACKAGES}")
+    machine.run("sed", "-i", f"s/^Version: .*/Version: {BEFORE}/", f"{root}/DEBIAN/control")
+    machine.run("dpkg-deb", "-Znone", "--root-owner-group", "--build", root, f"{root}.deb")
+    return f"{root}.deb"
 
 
 def configure(machine: Machine, upstreams: str) -> None:
     machine.write("/etc/p2pd/p2pd.toml", f"upstream = [{upstreams}]\n")
 
 
-def answer(mirror: str, upstream: str) -> int:
-    """The status that a manifest of the upstream is answered with."""
-    return get(f"http://{mirror}/v2/{REPOSITORY}/manifests/{TAG}?ns={upstream}").status
+def answer(mirror: str, upstream: str, digest: str) -> int:
+    """The status that a blob of the upstream is answered with."""
+    return get(f"http://{mirror}/v2/{REPOSITORY}/blobs/{digest}?ns={upstream}").status
+
+
+def left_over(machine: Machine) -> list[str]:
+    """Programs and units of p2pd."""
+    places = ("opt", "usr/bin", "usr/local/bin", "usr/lib/systemd/system", "etc/systemd/system")
+    found = [path for place in places for path in (machine.root / place).rglob("p2pd*")]
+    return [str(path.relative_to(machine.root)) for path in found]
 
 
 def test_the_package(
     machine: Machine,
     at: Addresses,
-    before: Path,
+    before: str,
     shipped: Shipped,
     private: Registry,
     registry: Registry,
@@ -89,7 +90,7 @@ def test_the_package(
     place: Path,
 ) -> None:
     """Installed, upgraded while a blob is pulled, reloaded while one is pulled, removed, purged."""
-    machine.run("dpkg", "--install", machine.put(before))
+    machine.run("dpkg", "--install", before)
     assert machine.state("p2pd.service") == "active"
     assert machine.state("p2pd-scheduler.service") == "inactive"
 
@@ -122,10 +123,10 @@ def test_the_package(
 
     # What was pulled is there still; a reload does not drop who takes it.
     pull = Pull(at.mirror, REPOSITORY, image.weights.digest)
-    assert answer(at.mirror, "quay.io") == 404
+    assert answer(at.mirror, "quay.io", image.config.digest) == 404
     configure(machine, f'{hub}, "quay.io={registry.url}"')
     machine.run("systemctl", "reload", "p2pd")
-    assert answer(at.mirror, "quay.io") == 200
+    assert answer(at.mirror, "quay.io", image.config.digest) == 200
     pull.finish()
 
     machine.run("systemctl", "start", "p2pd-scheduler")
@@ -141,9 +142,7 @@ def test_the_package(
     machine.run("dpkg", "--purge", "p2pd")
     assert machine.run("ls", "/var/lib/private").split() == ["p2pd-scheduler"]
     assert machine.run("ls", "/etc/p2pd").split() == ["hub-password"], "what the operator has put there"
-    assert machine.run("find", "/opt", "/usr/bin/p2pd", "/etc/systemd", "-name", "*p2pd*").split() == [
-        "/etc/systemd/system/p2pd.service.d"
-    ]
+    assert left_over(machine) == ["etc/systemd/system/p2pd.service.d"]
 
 
 def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry: Registry, image: Image) -> None:
@@ -161,8 +160,8 @@ def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry
     assert machine.state("p2pd.service") == "active"
     assert machine.property("p2pd.service", "MainPID") != replaced
     assert "upstream" in machine.run("cat", "/etc/p2pd/p2pd.toml"), "the operator's"
-    assert image.weights.digest in machine.run("p2pd", "cache", "ls", "--json", f"--admin={at.admin}")
+    assert image.weights.digest in machine.run("/usr/local/bin/p2pd", "cache", "ls", "--json", f"--admin={at.admin}")
 
     machine.run(install, "--remove")
-    assert machine.run("find", "/opt", "/usr/local/bin", "/etc/systemd", "-name", "*p2pd*") == ""
+    assert left_over(machine) == []
     assert machine.run("ls", f"{CACHE}/blobs")
