@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.real.packages import PATH
-from tests.real.programs import Program, run
+from tests.real.programs import Program, ProgramError, run
 
 _SYSTEMD: Final = ("systemd", "dbus")
 _BOOTED_WITHIN_S: Final = 120
@@ -79,6 +79,9 @@ class Machine:
         file.touch(mode)
         file.write_text(text, encoding="utf-8")
 
+    def read(self, path: str) -> str:
+        return (self.root / path.removeprefix("/")).read_text(encoding="utf-8")
+
     def state(self, unit: str) -> str:
         """`active`, `deactivating`, `inactive`, …"""
         return self.property(unit, "ActiveState")
@@ -96,10 +99,14 @@ class Machine:
         return int((children.split() or ["0"])[0])
 
     def _booted(self) -> bool:
-        if not self._init() or not (self.root / "run").exists():
+        init = Path(f"/proc/{self._init()}/comm")
+        if not init.exists() or init.read_text(encoding="utf-8").strip() != "systemd":
+            return False  # systemd-nspawn's own child, which becomes systemd
+        try:
+            state = run(self.command("sh", "-c", "systemctl is-system-running || true"), {"PATH": PATH})
+        except ProgramError:
             return False
-        command = self.command("sh", "-c", "systemctl is-system-running || true")
-        return run(command, {"PATH": PATH}).strip() in ("running", "degraded")
+        return state.strip() in ("running", "degraded")
 
 
 def remove_leftovers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,15 @@ from tests.real.shipped.debian import Machine
 from tests.real.shipped.pull import Pull
 from tests.real.web import Credentials, get
 from tests.swarm.released import PACKAGES, released
+from tests.trust.fixtures import credentials
+from tests.trust.fixtures import host as host_identity
+from tests.trust.fixtures import scheduler as scheduler_identity
+from tests.trust.test_directory import fill
 
 PULLER: Final = Credentials("puller", "a password")
 SITE_PACKAGES: Final = f"opt/p2pd/lib/python{PYTHON}/site-packages"
+UNITS: Final = ("p2pd.service", "p2pd-scheduler.service")
+DAY_S: Final = 86400.0
 BEFORE: Final = "0.0.1"
 CACHE: Final = "/var/lib/private/p2pd"
 CA: Final = "/var/lib/private/p2pd-scheduler"
@@ -70,6 +77,23 @@ def configure(machine: Machine, upstreams: str) -> None:
 def answer(mirror: str, upstream: str, digest: str) -> int:
     """The status that a blob of the upstream is answered with."""
     return get(f"http://{mirror}/v2/{REPOSITORY}/blobs/{digest}?ns={upstream}").status
+
+
+def join_by_certificates(machine: Machine) -> None:
+    """A scheduler and a node of its cluster, with certificates in files that root alone can read."""
+    identities = (host_identity("one"), scheduler_identity())
+    for unit, identity in zip(UNITS, identities, strict=True):
+        directory = f"etc/p2pd/{unit}"
+        fill(machine.root / directory, credentials(identity, lifetime_s=DAY_S))
+        files = list((machine.root / directory).iterdir())
+        for file in files:
+            file.chmod(0o600)
+        loaded = "\n".join(f"LoadCredential={file.name}:/{directory}/{file.name}" for file in files)
+        machine.write(f"/etc/systemd/system/{unit}.d/tls.conf", f"[Service]\n{loaded}\nEnvironment=P2PD_TLS_DIR=%d\n")
+    listen = dict(line.split("=") for line in machine.read("/etc/default/p2pd-scheduler").splitlines())["P2PD_LISTEN"]
+    node = machine.read("/etc/default/p2pd")
+    machine.write("/etc/default/p2pd", f"{node}P2PD_SCHEDULER=https://{listen}\nP2PD_PEER=127.0.0.1:0\n")
+    machine.run("systemctl", "daemon-reload")
 
 
 def left_over(machine: Machine) -> list[str]:
@@ -162,6 +186,12 @@ def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry
     assert "upstream" in machine.run("cat", "/etc/p2pd/p2pd.toml"), "the operator's"
     assert image.weights.digest in machine.run("/usr/local/bin/p2pd", "cache", "ls", "--json", f"--admin={at.admin}")
 
+    join_by_certificates(machine)
+    machine.run("systemctl", "restart", "p2pd-scheduler", "p2pd")
+    status = ["/usr/local/bin/p2pd", "status", "--json", f"--admin={at.admin}"]
+    wait_until(lambda: json.loads(machine.run(*status))["swarm"]["scheduler_connected"], "the node joins the scheduler")
+
+    machine.run("rm", "-r", *(f"/etc/systemd/system/{unit}.d" for unit in UNITS))
     machine.run(install, "--remove")
     assert left_over(machine) == []
     assert machine.run("ls", f"{CACHE}/blobs")
