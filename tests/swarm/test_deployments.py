@@ -233,7 +233,7 @@ def test_compose(tmp_path: Path, registry: ImageRegistry) -> None:
             "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
             "P2PD_MIN_FREE_BYTES": "0",
         }
-        return service["environment"] | replaced
+        return {**service["environment"], **replaced}
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
