@@ -43,6 +43,7 @@ from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
 from peer.peer_piece import Pace
 from peer.store import Blob, BlobInfo, Store
+from peer.store.facts import Came
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
@@ -150,6 +151,8 @@ class Host:
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
+        self.traced: set[bytes] = set()
+        """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
@@ -346,7 +349,15 @@ class Host:
         """Have the machine decide what follows from `event`, and carry it out."""
         for instruction in self.machine.handle(event, self._loop.time()):
             self._carry_out(instruction)
+        if self.traced:
+            self._note_waits()
         self._set_timer()
+
+    def _note_waits(self) -> None:
+        for digest in self.traced:
+            arrival, download = self.arrivals[digest], self.machine.downloads.get(digest)
+            if arrival.trace is not None and download is not None:
+                arrival.trace.waits_for(wait_of(download.phase, download.pieces, for_room=arrival.waits_for_room))
 
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -518,11 +529,13 @@ class Host:
 
     def _ended(self, ended: events.Ended) -> None:
         arrival = self.arrivals.pop(ended.digest)
+        self._end_trace(arrival, ended)
         self._remember_place(arrival)
         if ended.phase is Phase.COMPLETE:
             assert arrival.blob is not None
             arrival.blob.acquire()
-            self._tasks.start(self._store_work.seal(arrival.blob))
+            sealing = self._store_work.seal(arrival.blob)
+            self._tasks.start(sealing if arrival.trace is None else arrival.trace.sealing(sealing))
             if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
                 self.on_arrived(arrival.sources[0])
             arrival.end(None)
@@ -541,6 +554,14 @@ class Host:
             successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type, is_new=arrival.is_new)
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
+
+    def _end_trace(self, arrival: Arrival, ended: events.Ended) -> None:
+        if arrival.trace is None:
+            return
+        self.traced.discard(arrival.raw)
+        came = Came() if arrival.blob is None else arrival.blob.came
+        error = "" if ended.phase is Phase.COMPLETE else f"{ended.phase.value}: {arrival.last_error or ended.reason}"
+        arrival.trace.end(None if arrival.blob is None else arrival.blob.size_bytes, came, error)
 
     def _remember_place(self, arrival: Arrival) -> None:
         """What is left of a download that did not end well is there because of its place."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from peer import tracing
 from peer.arrival import Arrival
 from peer.core import events
 from peer.core.events import Event, Outcome, PeerOutcome
@@ -78,14 +79,16 @@ class Transfers:
         source = arrival.sources[wanted.source]
         started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=lambda: arrival.background)
         self._ranges[wanted.request] = started
-        self._workers.start(self._run_range, arrival, wanted.request, started)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "origin", source.upstream)
+        self._workers.start(self._run_range, arrival, wanted.request, started, context)
 
-    def _run_range(self, arrival: Arrival, request: int, started: OriginRange) -> None:
+    def _run_range(self, arrival: Arrival, request: int, started: OriginRange, context: str) -> None:
         """In a thread: receive the range, and tell the loop of what comes of it."""
         tell = self.loop.call_soon_threadsafe
         error: Exception | None = None
         try:
-            started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+            with tracing.sending(context):
+                started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
         except Exception as raised:  # a defect of ours is told like any other end
             error = raised
         tell(self._range_ended, arrival, request, error)
@@ -113,6 +116,8 @@ class Transfers:
         elif error is not None:
             log.error("a transfer failed", digest=arrival.digest, exc_info=error)
             outcome = Outcome.FATAL
+        if arrival.trace is not None:
+            arrival.trace.answered(request, outcome.value)
         self._post(events.RangeEnded(arrival.raw, request, outcome, status, size_bytes))
 
     def fetch_sample(self, wanted: events.FetchSample) -> None:
@@ -140,9 +145,10 @@ class Transfers:
             return
         piece = PeerPiece(source, arrival.blob, wanted.index, wanted.expected, wanted.sample)
         self._pieces[wanted.request] = piece
-        self._workers.start(self._run_piece, arrival, wanted, piece)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)
+        self._workers.start(self._run_piece, arrival, wanted, piece, context)
 
-    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:
+    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece, context: str) -> None:
         """In a thread: get the piece, and tell the loop once it is held: the neighbour has done its part then."""
         tell = self.loop.call_soon_threadsafe
 
@@ -150,7 +156,8 @@ class Transfers:
             tell(self._piece_received, wanted.request, piece, index, digest)
 
         try:
-            landed = piece.run(self._workers.buffers, self.pace, on_held)
+            with tracing.sending(context):
+                landed = piece.run(self._workers.buffers, self.pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
@@ -163,6 +170,9 @@ class Transfers:
         piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
         del self._pieces[request]
         self._received(piece.blob, request, index, digest, choked=piece.choked)
+        arrival = self._arrivals.get(piece.blob.digest.raw)
+        if arrival is not None and arrival.trace is not None:
+            arrival.trace.answered(request, "done")
 
     def _piece_failed(self, arrival: Arrival, wanted: events.RequestPiece, error: Exception) -> None:
         """A request has ended without its piece, or with the piece but not with its part of the SHA-256."""
@@ -173,6 +183,8 @@ class Transfers:
             log.warning("a neighbour sent wrong bytes", host=wanted.host, digest=arrival.digest, piece=wanted.index)
         elif outcome is PeerOutcome.DIFFERS:
             log.warning("a piece has other bytes than the origin", digest=arrival.digest, piece=wanted.index)
+        if was_running and arrival.trace is not None:
+            arrival.trace.answered(wanted.request, outcome.value)
         if was_running:
             self._post(events.PieceFailed(arrival.raw, wanted.request, outcome))
         if isinstance(error, StoreError):
@@ -188,6 +200,9 @@ class Transfers:
         if arrival is None or arrival.blob is not blob:
             return
         arrival.answered = True
+        if arrival.trace is not None:
+            start, stop = blob.span(index)
+            arrival.trace.received(request, stop - start)
         self._post(events.PieceReceived(arrival.raw, request, index, digest, choked))
         arrival.wake()
 

@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import structlog
 
+from peer import tracing
 from peer.errors import (
     InvalidNameError,
     ManifestError,
@@ -239,8 +240,31 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {**({"Accept": accept} if accept else {}), **(more or {})}
-        request = self.upstream(upstream).origin.request
-        return await self._in_thread(upstream, partial(request, method, path, credential=credential, headers=headers))
+        request = partial(self.upstream(upstream).origin.request, method, path, credential=credential, headers=headers)
+        parent = tracing.current.get()
+        if parent is None:
+            return await self._in_thread(upstream, request)
+        return await self._traced(parent, upstream, f"{method} {path}", request)
+
+    async def _traced(
+        self, parent: tracing.Span, upstream: UpstreamName, what: str, request: Callable[[], Answer]
+    ) -> Answer:
+        span = parent.child(f"origin {upstream}", tracing.SpanKind.CLIENT, {"p2pd.request": what})
+        context, error = span.traceparent, ""
+
+        def with_context() -> Answer:
+            with tracing.sending(context):
+                return request()
+
+        try:
+            answer = await self._in_thread(upstream, with_context)
+            span.note({"http.response.status_code": answer.status})
+        except BaseException as raised:
+            error = type(raised).__name__
+            raise
+        finally:
+            span.end(error)
+        return answer
 
     async def _blob_by_get(self, route: Route, credential: Credential, known_bytes: int | None) -> Descriptor:
         """What a GET of the first byte says. It is a small answer, which need not wait for a body's connection, unless

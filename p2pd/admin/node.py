@@ -16,6 +16,7 @@ from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.server import NotReady, admin_runner
 from p2pd.config.upstream import LAYOUT_SCHEME
+from p2pd.config.values import show_room
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
@@ -85,7 +86,10 @@ class Admin:
             "upstream_settings": [_settings_of(*each) for each in self._origins.upstreams.items()],
             "cache": {
                 **dataclasses.asdict(self._store.statistics()),
-                "min_free_bytes": self._store.quota.min_free_bytes,
+                "limits": {
+                    "max_bytes": show_room(self._store.quota.max_bytes),
+                    "min_free_bytes": show_room(self._store.quota.min_free_bytes),
+                },
             },
             "served": self._served(now),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import platform
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,9 +25,10 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
-from p2pd.config.values import Address
+from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
@@ -35,6 +37,7 @@ from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -103,18 +106,20 @@ async def serve(
     tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
+        quota = quota_of(settings)
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
         stack.callback(catalog.close)
+        last = await stack.enter_async_context(AsyncExitStack())
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
         keys = None
@@ -143,7 +148,12 @@ async def serve(
         stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
-        observe = telemetry.clients.observe
+        observe: Observe = telemetry.clients.observe
+        traces = _traces_of(settings, host.identity.host or platform.node())
+        if traces is not None:
+            last.push_async_callback(asyncio.to_thread, traces.close)  # once no task has spans any more
+            observe = traces.observing(observe)
+            peer_server.on_sent = traces.sent
         readers = Readers(host)
         access = Access(
             origins,
@@ -182,6 +192,7 @@ async def serve(
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
             control.drained = Draining(mirror, host).drained
+            control.used_bytes = lambda: store.statistics().used_bytes
         admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
             addresses, not_ready, names_of(settings, settings.admin), secret
         )
@@ -200,7 +211,11 @@ async def serve(
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
         mirror_runner = web.ServerRunner(
-            Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
+            Server(
+                mirror.handle if traces is None else traces.of_requests(mirror.handle),
+                stall_s=settings.client_stall_s,
+                names=names_of(settings, settings.mirror),
+            ),
             shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
         )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
@@ -212,6 +227,8 @@ async def serve(
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
+        if traces is not None:
+            background.start(traces.run())
         yield addresses
 
 
@@ -232,6 +249,17 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+def _traces_of(settings: Settings, host: str) -> NodeTraces | None:
+    """What records this node's traces; None: nothing does. Raises ConfigError."""
+    if not settings.traces:
+        return None
+    try:
+        from p2pd.tracing.spans import Recorder  # the SDK is an extra: 7 MiB
+    except ImportError:
+        raise ConfigError("traces needs OpenTelemetry's SDK, which is not here: pip install 'p2pd[tracing]'") from None
+    return NodeTraces(Recorder(settings.traces, host=host, share=settings.trace_share))
 
 
 def _limits(settings: Settings, give_up_s: float) -> Limits:

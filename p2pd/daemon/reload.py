@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import MakerOfOthers, make_upstreams, maker_of_others
 from p2pd.daemon.upkeep import tend
-from peer.core.eviction import Quota
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.reference import UpstreamName
@@ -66,5 +66,5 @@ class NodeReload:
         self.host.pace.set_rate(settings.download_rate)
         self.peer_server.set_rate(settings.upload_rate)
         store = self.host.store
-        store.set_quota(Quota(settings.max_bytes, settings.min_free_bytes, settings.ttl_s))
+        store.set_quota(quota_of(settings))
         self.background.start(tend(store))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,6 +99,8 @@ class PeerServer:
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self.sent_bytes = 0
         self.busy_answers = 0
+        self.on_sent: Callable[[Mapping[str, str], str | None, Digest, int], None] | None = None
+        """Called with a request's headers, its host, and what it got of a blob."""
 
     @property
     def is_paced(self) -> bool:
@@ -221,6 +223,8 @@ class PeerServer:
         try:
             await response.prepare(request)
             await self._send_span(response, upload, blob, start, message)
+            if self.on_sent is not None:
+                self.on_sent(request.headers, upload.receiver and upload.receiver.host, blob.digest, upload.size_bytes)
         except (ConnectionError, StoreError) as error:  # aiohttp would log it as our fault; it sees that it has ended
             if isinstance(error, StoreError):
                 log.warning("a piece for another host could not be read", digest=blob.digest, error=str(error))

@@ -21,9 +21,10 @@ from tests.real.image import Image, real_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory, remove
-from tests.real.programs import free_port, tail
+from tests.real.programs import tail
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo
+from tests.support.ports import free_port
 
 _HERE: Final = Path(__file__).parent
 _WORKPLACE: Final = pytest.StashKey[Path]()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from p2pd.demo.process import command
-from tests.real.programs import Program, ProgramError, environment, free_port, tail
+from tests.real.programs import Program, ProgramError, environment, tail
 from tests.real.web import get
 from tests.support.node import admin_headers
+from tests.support.ports import free_port
 
 
 class Node:

@@ -29,6 +29,7 @@ PACKAGE_OF: Final = {
     "docker-registry": "docker-registry",
     "curl": "curl",
     "dockerd": "docker.io",
+    "groff": "groff-base",
     "htpasswd": "apache2-utils",
     "iptables": "iptables",
     "ldapwhoami": "ldap-utils",

@@ -21,10 +21,11 @@ from tests.real.image import Image
 from tests.real.node import Node
 from tests.real.origin import Origin, Request
 from tests.real.paths import new_directory
-from tests.real.programs import environment, free_port, run, wait_until
+from tests.real.programs import environment, run, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, digests
 from tests.real.web import get
+from tests.support.ports import free_port
 
 HOSTS: Final = 8
 RATE: Final = "200mbit"

@@ -12,11 +12,12 @@ from typing import Final
 import pytest
 
 from tests.real.image import REPOSITORY, Image
-from tests.real.programs import ProgramError, free_port
+from tests.real.programs import ProgramError
 from tests.real.registry import Registry
 from tests.real.shipped.conftest import BASE, ROOT
 from tests.real.shipped.containers import Container, Images
 from tests.real.web import get
+from tests.support.ports import free_port
 
 NAME: Final = "localhost/p2pd:1"
 ADDED_AT_MOST: Final = 90_000_000

@@ -11,12 +11,13 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.real.image import REPOSITORY, Image
-from tests.real.programs import Program, ProgramError, free_port, wait_until
+from tests.real.programs import Program, ProgramError, wait_until
 from tests.real.registry import Registry, basic_auth
 from tests.real.shipped.conftest import PYTHON, Shipped
 from tests.real.shipped.debian import Machine
 from tests.real.shipped.pull import Pull
 from tests.real.web import Credentials, get
+from tests.support.ports import free_port
 from tests.swarm.released import PACKAGES, released
 from tests.trust.fixtures import credentials
 from tests.trust.fixtures import host as host_identity
