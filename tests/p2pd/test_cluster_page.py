@@ -91,7 +91,7 @@ class TestPage:
                 assert (await here.get(path, Host="evil.example"))[0] == 421
 
     @asynchronous
-    async def test_other_pages_take_no_listeners_place_and_have_nothing_made(self) -> None:
+    async def test_other_pages_take_no_listeners_place(self) -> None:
         core = Fixed(Scheduler().overview(0.0))
         async with served(core.as_scheduler()) as here:
             for site in ("cross-site", "same-site"):
