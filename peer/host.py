@@ -155,6 +155,8 @@ class Host:
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
         self.may_share: Callable[[Digest], bool] = lambda _digest: True
         """Whether other hosts may have a blob that is held, as far as is known."""
+        self.on_preheat: Callable[[to_host.Preheat | to_host.PreheatEnded], None] = lambda _: None
+        """Called with what the scheduler orders ahead of clients."""
         self.left_over: dict[bytes, tuple[str, str]] = {}
         """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
@@ -237,6 +239,10 @@ class Host:
         self._workers.close()
         if self._timer is not None:
             self._timer.cancel()
+
+    def report_preheat(self, report: from_host.PreheatReport) -> None:
+        """Tell the scheduler how far this host is with a preheat; nothing if there is no scheduler now."""
+        self._scheduler.tell(report)
 
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
@@ -377,6 +383,8 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
+            case events.TakePreheat(order):
+                self.on_preheat(order)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
             case _:

@@ -502,6 +502,13 @@ class AnswerTag:
 
 
 @dataclass(frozen=True, slots=True)
+class TakePreheat:
+    """What the scheduler orders ahead of clients, or the end of such an order."""
+
+    message: to_host.Preheat | to_host.PreheatEnded
+
+
+@dataclass(frozen=True, slots=True)
 class ReportUntold:
     """`untold` of the blobs that are held are not announced: the scheduler takes `max_blobs` of a host."""
 
@@ -549,6 +556,7 @@ Instruction = (
     | KeepLink
     | ReleaseLink
     | AnswerTag
+    | TakePreheat
     | ReportQuarantine
     | RefuseHosts
     | ReportUnreachable

@@ -62,6 +62,7 @@ from peer.core.events import (
     SourceAdded,
     Stopped,
     StoreFailed,
+    TakePreheat,
     Tell,
     TellNeighbours,
     Tick,
@@ -380,6 +381,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagQuery() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Preheat() | to_host.PreheatEnded() as message:
+                return [TakePreheat(message)]
             case to_host.Revoked(hosts):
                 return [RefuseHosts(hosts)]
             case to_host.Unreachable(reports):

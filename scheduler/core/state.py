@@ -41,6 +41,7 @@ class Due(Enum):
     RELEASE = auto()
     REST = auto()
     SPOT_CHECK = auto()
+    PREHEAT = auto()
 
 
 class TagKey(NamedTuple):
@@ -50,11 +51,18 @@ class TagKey(NamedTuple):
     tag: str
 
 
+class PreheatKey(NamedTuple):
+    """A preheat, or one host's part of it."""
+
+    job: str
+    host: str
+
+
 class Timer(NamedTuple):
-    """A kind of timer, and its lease (a number), blob (a digest), tag, or host."""
+    """A kind of timer, and its lease (a number), blob (a digest), tag, host, or preheat."""
 
     due: Due
-    key: int | bytes | Identity | TagKey
+    key: int | bytes | Identity | TagKey | PreheatKey
 
 
 class SchedulerState:
