@@ -61,6 +61,7 @@ class SchedulerStatistics:
     inline_blobs: int
     inline_bytes: int
     deadlines: int
+    preheats: int
 
 
 class Scheduler:
@@ -163,6 +164,7 @@ class Scheduler:
             inline_blobs=len(state.inline_blobs),
             inline_bytes=state.inline_blobs.size_bytes,
             deadlines=len(state.deadlines),
+            preheats=len(self._preheats),
         )
 
     def validate(self) -> None:
