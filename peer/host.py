@@ -308,6 +308,20 @@ class Host:
         return None if self._trust is None else self._trust.expires
 
     @property
+    def background_pace(self) -> Pace:
+        """The limit on what comes without a client that waits for it."""
+        return self._transfers.background_pace
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether a client waits for something that is on its way here."""
+        return any(not arrival.background for arrival in self.arrivals.values())
+
+    def give_way(self, digest: bytes) -> None:
+        """End a download now that nobody reads; what has come of it stays."""
+        self.feed(events.GiveWay(digest))
+
+    @property
     def pace(self) -> Pace:
         """The limit on what neighbours together send."""
         return self._transfers.pace

@@ -125,7 +125,7 @@ class Pace:
     """A limit on the bytes per second that all pieces together take; 0 is none. For threads."""
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
@@ -139,12 +139,15 @@ class Pace:
         """What to take between two waits; None: all at once."""
         return None if self._bucket is None else PACED_BYTES
 
+    def owed_s(self, taken_bytes: int) -> float:
+        """Count `taken_bytes`; returns how long to wait for having been allowed them."""
+        with self._lock:
+            return self._bucket.take(taken_bytes, self.clock.monotonic()) if self._bucket else 0.0
+
     def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
         """Wait as long as it takes to have been allowed `taken_bytes`, or until `stopped`."""
-        with self._lock:
-            seconds = self._bucket.take(taken_bytes, self._clock.monotonic()) if self._bucket else 0.0
-        if seconds:
-            self._clock.wait(stopped, seconds)
+        if seconds := self.owed_s(taken_bytes):
+            self.clock.wait(stopped, seconds)
 
 
 class PeerPiece:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from peer.arrival import Arrival
+from peer.background_pace import BackgroundPace
 from peer.core import events
 from peer.core.events import Event, Outcome, PeerOutcome
 from peer.core.origin_requests import REFUSED_CREDENTIAL
@@ -57,6 +59,8 @@ class Transfers:
         self._neighbours = neighbours
         self._post = post
         self.pace = Pace(rate_bytes_per_s)
+        self.background_pace = Pace(0)
+        """The limit on what no client waits for, from neighbours and origins together."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -76,7 +80,9 @@ class Transfers:
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
         source = arrival.sources[wanted.source]
-        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=lambda: arrival.background)
+        is_background = partial(_is_background, arrival)
+        pace = BackgroundPace(Pace(0), self.background_pace, is_background)  # origins have rates of their own
+        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=is_background, pace=pace)
         self._ranges[wanted.request] = started
         self._workers.start(self._run_range, arrival, wanted.request, started)
 
@@ -150,7 +156,8 @@ class Transfers:
             tell(self._piece_received, wanted.request, piece, index, digest)
 
         try:
-            landed = piece.run(self._workers.buffers, self.pace, on_held)
+            pace = BackgroundPace(self.pace, self.background_pace, partial(_is_background, arrival))
+            landed = piece.run(self._workers.buffers, pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
@@ -206,6 +213,10 @@ class Transfers:
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"
             )
         self._post(events.BlobVerified(arrival.raw, ok))
+
+
+def _is_background(arrival: Arrival) -> bool:
+    return arrival.background
 
 
 def is_refused_credential(error: P2pdError | None) -> bool:

@@ -35,6 +35,8 @@ from p2pd.daemon.listeners import listening, names_of, tell_open
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.preheat.host import HostPreheats
+from p2pd.preheat.images import ImagesAhead
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -177,6 +179,9 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
+        images = ImagesAhead(host, origins, readers, access, tags, hides_private=exchange is Exchange.PUBLIC)
+        preheats = HostPreheats(images, host.report_preheat, host.background_pace)
+        host.on_preheat = preheats.on_order
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
@@ -207,6 +212,7 @@ async def serve(
         addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
         if shares:
             host.start(addresses["advertise"])
+        background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry))

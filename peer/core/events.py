@@ -293,6 +293,16 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveWay:
+    """What was fetched ahead of this blob gives way to clients: unless somebody reads it, its download ends now.
+
+    What has come stays in the store, and the leases go to other hosts.
+    """
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """p2pd is to stop once its clients have what they wait for: every download that no client waits for ends."""
 
@@ -326,6 +336,7 @@ Event = (
     | LinkUp
     | LinkLost
     | Tick
+    | GiveWay
     | Draining
     | Stopped
 )

@@ -36,6 +36,7 @@ from peer.core.events import (
     Event,
     FromNeighbour,
     FromScheduler,
+    GiveWay,
     Instruction,
     LinkLost,
     LinkUp,
@@ -145,7 +146,7 @@ class HostMachine:
 
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
-            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest):
+            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest) | GiveWay(digest):
                 return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:
