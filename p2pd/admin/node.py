@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from aiohttp import web
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import NotReady, admin_runner
+from p2pd.admin.server import Admits, NotReady, admin_runner
 from p2pd.config.upstream import LAYOUT_SCHEME
 from peer.host import Host
 from peer.net.peer_server import PeerServer
@@ -39,8 +39,10 @@ class Admin:
         scrubber: Scrubber,
         control: Control | None = None,
         scheduler: Scheduler | None = None,
+        more: Sequence[web.RouteDef] = (),
+        admits: Admits = lambda _: False,
     ) -> None:
-        """`scheduler` is the one inside the node, if there is one."""
+        """`scheduler` is the one inside the node, if there is one; `more` and `admits` (`admin_runner`) are its."""
         self._origins = origins
         self._host = host
         self._store = host.store
@@ -49,6 +51,8 @@ class Admin:
         self._scrubber = scrubber
         self._scheduler = scheduler
         self._control = control
+        self._more = more
+        self._admits = admits
 
     def runner(
         self,
@@ -65,6 +69,7 @@ class Admin:
             not_ready=not_ready,
             names=names,
             secret=secret,
+            admits=self._admits,
             degraded=self._degraded,
             hosts=None if self._scheduler is None else self._scheduler.hosts,
             more=[
@@ -74,6 +79,7 @@ class Admin:
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
                 *([] if self._control is None else control_routes(self._control)),
+                *self._more,
             ],
         )
 

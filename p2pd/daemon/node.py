@@ -32,6 +32,7 @@ from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, tell_open
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
@@ -187,9 +188,13 @@ async def serve(
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
             control.drained = Draining(mirror, host).drained
-        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
-            addresses, not_ready, names_of(settings, settings.admin), secret
-        )
+        of_scheduler = SchedulerPreheats(settings)
+        if joined.inside is not None and joined.server is not None:
+            await stack.enter_async_context(of_scheduler.running(joined.inside, joined.server, background))
+        routes = () if joined.inside is None else of_scheduler.routes()
+        admin_runner = Admin(
+            origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, of_scheduler.admits
+        ).runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         stack.enter_context(secret_in(settings.data, secret, admin_at))
         addresses["admin"] = str(admin_at)

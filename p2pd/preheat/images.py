@@ -259,7 +259,8 @@ class ImagesAhead:
             finally:
                 held = self._readers.peek(digest)
                 fetched.fetched_bytes += max(0, (0 if held is None else held.held_bytes) - before)
-                self._host.give_way(digest.raw)
+                if self._readers.whole_length(digest) is None:  # else the download is about to hear that it has all
+                    self._host.give_way(digest.raw)
         self._holds(digest, source, whole_bytes, fetched)
 
     def _holds(self, digest: Digest, source: OriginSource, size_bytes: int, fetched: Fetched) -> None:

@@ -1,0 +1,67 @@
+"""The preheats of a scheduler that runs in this process: alone, or inside a node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from p2pd.config.settings import Settings
+from p2pd.daemon import logs
+from p2pd.preheat.api import PREFIX, preheat_routes
+from p2pd.preheat.token import PreheatToken
+from peer.errors import P2pdError
+from peer.tasks import BackgroundTasks
+from scheduler.core.scheduler import Scheduler
+from scheduler.shell.preheat_store import PreheatStore, PreheatStoreError
+from scheduler.shell.preheating import Preheating, preheating
+from scheduler.shell.server import SchedulerServer
+from scheduler.trust.errors import TrustError
+from scheduler.trust.files import make_private_directory
+
+log = logs.get("p2pd.preheating")
+
+
+class SchedulerPreheats:
+    """The routes of the admin port, and what is behind them once the scheduler serves (`running`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = directory_of(settings)
+        self._service: Preheating | None = None
+        self._token = PreheatToken(self._directory)
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        return preheat_routes(lambda: self._service)
+
+    def admits(self, request: web.Request) -> bool:
+        """Whether a request about preheats shows their token."""
+        return request.path.startswith(f"{PREFIX}/") and self._token.is_shown(request.headers.get("Authorization", ""))
+
+    @asynccontextmanager
+    async def running(self, core: Scheduler, server: SchedulerServer, tasks: BackgroundTasks) -> AsyncIterator[None]:
+        """While the block lasts, and the server serves. Raises P2pdError."""
+        try:
+            async with preheating(core, server, self._store()) as service:
+                self._service = service
+                tasks.start(service.write())
+                try:
+                    yield
+                finally:
+                    self._service = None
+        except PreheatStoreError as error:
+            raise P2pdError(f"{error}: move preheats.db away to go on without it") from None
+
+    def _store(self) -> PreheatStore:
+        try:
+            make_private_directory(self._directory)
+        except TrustError as error:
+            log.warning("preheats are kept in memory alone: a restart forgets them", reason=str(error))
+            return PreheatStore.open(None)
+        return PreheatStore.open(self._directory)
+
+
+def directory_of(settings: Settings) -> Path:
+    """The scheduler's own directory, where its ledger is too."""
+    return settings.data / "scheduler"
