@@ -104,8 +104,9 @@ def to_evict(
     for candidate in sorted(candidates, key=order):
         if over_bytes <= 0 and over_inodes <= 0:
             break
-        is_warm = candidate.is_pinned or candidate.is_ahead or now - candidate.last_used < COLD_S
-        if candidate.in_use or (wanted.background and is_warm):
+        if candidate.in_use or (wanted.background and (candidate.is_ahead or now - candidate.last_used < COLD_S)):
+            continue
+        if wanted.background and candidate.is_pinned:
             continue
         chosen.append(candidate.digest)
         over_bytes -= candidate.size_bytes
