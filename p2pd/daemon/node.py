@@ -180,7 +180,7 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
-        images = ImagesAhead(host, origins, readers, access, tags, hides_private=exchange is Exchange.PUBLIC)
+        images = ImagesAhead(host, origins, readers, access, tags, catalog, hides_private=exchange is Exchange.PUBLIC)
         preheats = HostPreheats(images, host.report_preheat, host.background_pace)
         host.on_preheat = preheats.on_order
         secret = new_secret()

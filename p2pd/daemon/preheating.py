@@ -11,6 +11,9 @@ from aiohttp import web
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
 from p2pd.preheat.api import PREFIX, preheat_routes
+from p2pd.preheat.harbor import PATHS, harbor_routes
+from p2pd.preheat.notifications import PATH as NOTIFICATIONS
+from p2pd.preheat.notifications import Notifications
 from p2pd.preheat.token import PreheatToken
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
@@ -30,26 +33,32 @@ class SchedulerPreheats:
     def __init__(self, settings: Settings) -> None:
         self._directory = directory_of(settings)
         self._service: Preheating | None = None
+        self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
+        self._notifications = Notifications(lambda: self._service, self._token, lambda: self._tasks)
 
     def routes(self) -> Sequence[web.RouteDef]:
-        return preheat_routes(lambda: self._service)
+        service = lambda: self._service  # noqa: E731 # it changes
+        return [*preheat_routes(service), *harbor_routes(service), *self._notifications.routes()]
 
     def admits(self, request: web.Request) -> bool:
         """Whether a request about preheats shows their token."""
-        return request.path.startswith(f"{PREFIX}/") and self._token.is_shown(request.headers.get("Authorization", ""))
+        if self._notifications.is_signed(request):
+            return True
+        is_ours = request.path.startswith((f"{PREFIX}/", *PATHS, NOTIFICATIONS))
+        return is_ours and self._token.is_shown(request.headers.get("Authorization", ""))
 
     @asynccontextmanager
     async def running(self, core: Scheduler, server: SchedulerServer, tasks: BackgroundTasks) -> AsyncIterator[None]:
         """While the block lasts, and the server serves. Raises P2pdError."""
         try:
             async with preheating(core, server, self._store()) as service:
-                self._service = service
+                self._service, self._tasks = service, tasks
                 tasks.start(service.write())
                 try:
                     yield
                 finally:
-                    self._service = None
+                    self._service = self._tasks = None
         except PreheatStoreError as error:
             raise P2pdError(f"{error}: move preheats.db away to go on without it") from None
 

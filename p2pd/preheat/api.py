@@ -52,7 +52,7 @@ def preheat_routes(service: Service, clock: Callable[[], float] = time.time) -> 
     jobs = f"{PREFIX}/preheats"
     return [
         web.post(jobs, answering(api.create)),
-        web.get(jobs, answering(api.list)),
+        web.get(jobs, answering(api.list, "limit")),
         web.get(f"{jobs}/{{id}}", answering(api.show)),
         web.post(f"{jobs}/{{id}}/cancel", answering(api.cancel)),
         web.post(f"{jobs}/{{id}}/retry", answering(api.retry)),
@@ -60,12 +60,15 @@ def preheat_routes(service: Service, clock: Callable[[], float] = time.time) -> 
     ]
 
 
-def answering(handler: Handler) -> Handler:
-    """Makes the errors of a handler answers."""
+def answering(handler: Handler, *parameters: str) -> Handler:
+    """Makes the errors of a handler answers; the query may have these parameters."""
 
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
+            unknown = [name for name in request.query if name not in parameters]
+            if unknown:
+                raise RequestError(f"{unknown[0][:40]!a}: there is no such parameter")
             return await handler(request)
         except RequestError as error:
             return refused(422, str(error), problems=list(error.problems))

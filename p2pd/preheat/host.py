@@ -132,7 +132,10 @@ class HostPreheats:
             credentials = parse_credentials(order.credential)
         except P2pdError as error:
             return _report(order, PreheatState.FAILED, fetched, str(error))
-        for image in order.images:
+        images = [each for each in order.images if not order.only_where_used or self._images.uses(each)]
+        if not images:
+            return _report(order, PreheatState.SKIPPED, fetched, "its clients do not use this repository")
+        for image in images:
             try:
                 await self._fetch(order, image, platforms, credentials, fetched, progress)
             except P2pdError as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -21,7 +21,14 @@ from typing import Final
 from p2pd.preheat.credentials import Credentials
 from p2pd.pull.docker_config import Login
 from p2pd.pull.platforms import choose_platform
-from peer.errors import ManifestError, OriginCorruptError, OriginResizedError, OriginUnusableError, P2pdError
+from peer.errors import (
+    InvalidNameError,
+    ManifestError,
+    OriginCorruptError,
+    OriginResizedError,
+    OriginUnusableError,
+    P2pdError,
+)
 from peer.host import Host
 from peer.oci.descriptor import Descriptor, Platform
 from peer.oci.digest import AnyDigest, Digest
@@ -33,12 +40,13 @@ from peer.oci.manifest import (
     manifest_type,
     parse_manifest,
 )
-from peer.oci.reference import ImageReference, Repository
+from peer.oci.reference import ImageReference, Repository, parse_image_reference
 from peer.origin.api import Credential, Kind
 from peer.origin.client import HttpOrigin
 from peer.origin_range import OriginSource
 from peer.readers import Readers
 from proxy.access import Access, Permit
+from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
 from proxy.origins import Origins, described
 from proxy.tags import Tags
@@ -94,14 +102,30 @@ class ImagesAhead:
     """On the event loop. `hides_private`: what is private is not for other hosts (a cluster without certificates)."""
 
     def __init__(
-        self, host: Host, origins: Origins, readers: Readers, access: Access, tags: Tags, *, hides_private: bool
+        self,
+        host: Host,
+        origins: Origins,
+        readers: Readers,
+        access: Access,
+        tags: Tags,
+        catalog: Catalog,
+        *,
+        hides_private: bool,
     ) -> None:
         self._host = host
         self._origins = origins
         self._readers = readers
         self._access = access
         self._tags = tags
+        self._catalog = catalog
         self._hides_private = hides_private
+
+    def uses(self, image: str) -> bool:
+        """Whether this host was ever told a tag of the image's repository: for its clients, or for a preheat."""
+        try:
+            return self._catalog.knows_tags(parse_image_reference(image).repository)
+        except InvalidNameError:
+            return True  # its failure says so
 
     async def fetch(
         self,
@@ -131,7 +155,10 @@ class ImagesAhead:
             for each, blob in wanted.items():
                 if not isinstance(each, Digest):
                     raise PreheatError(f"{each} is named by another algorithm than SHA-256: it is never kept")
-                await self._blob(place.source(each, Kind.BLOB), blob, each, fetched, progress)
+                source = place.source(each, Kind.BLOB)
+                await self._blob(source, blob, each, fetched, progress)
+                await self._prove(place, each)
+                self._holds(each, source, blob.size_bytes, fetched)
                 await self._keep(each, ttl_s, fetched)
                 progress()
 
@@ -241,7 +268,7 @@ class ImagesAhead:
         progress: Callable[[], None],
     ) -> None:
         """Have a blob whole, in as many turns as clients leave. Raises OriginError, StoreError."""
-        while (whole_bytes := self._readers.whole_length(digest)) is None:
+        while self._readers.whole_length(digest) is None:
             while self._host.serves_clients:  # noqa: ASYNC110 # any of many downloads may end
                 await asyncio.sleep(LOOK_EVERY_S)
             held = self._readers.peek(digest)
@@ -261,11 +288,19 @@ class ImagesAhead:
                 fetched.fetched_bytes += max(0, (0 if held is None else held.held_bytes) - before)
                 if self._readers.whole_length(digest) is None:  # else the download is about to hear that it has all
                     self._host.give_way(digest.raw)
-        self._holds(digest, source, whole_bytes, fetched)
+
+    async def _prove(self, place: _Place, digest: Digest) -> None:
+        """Have the origin say that the place has a blob which was here, in part or whole, for reasons unknown.
+
+        Without that, other hosts are not given it where only public content is exchanged (`proxy.access`, rule 6).
+        """
+        if place.permit is not None and not place.permit.private and not self._host.may_share(digest):
+            with suppress(P2pdError):
+                await self._access.check(replace(place.route, endpoint=Endpoint.BLOB, reference=digest), None)
 
     def _holds(self, digest: Digest, source: OriginSource, size_bytes: int, fetched: Fetched) -> None:
         fetched.sizes[digest], fetched.digests[digest] = size_bytes, None
-        fetched.private = fetched.private or source.private
+        fetched.private = fetched.private or source.private or not self._host.may_share(digest)
 
     async def _keep(self, digest: Digest, ttl_s: float, fetched: Fetched) -> None:
         if ttl_s and not await asyncio.to_thread(partial(self._host.store.keep, digest, ttl_s)):

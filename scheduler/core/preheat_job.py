@@ -28,6 +28,8 @@ class TargetState(Enum):
     UNSUPPORTED = auto()
     """The host's version knows no preheats: it was not asked."""
     CANCELLED = auto()
+    SKIPPED = auto()
+    """The host does not use the image's repository, and the order is for those that do."""
 
 
 class TargetCause(Enum):
@@ -38,6 +40,7 @@ class TargetCause(Enum):
     SAYS_DONE = auto()
     CONFIRM = auto()
     FAIL = auto()
+    SKIP = auto()
     TOO_OLD = auto()
     CANCEL = auto()
     RETRY = auto()
@@ -55,6 +58,7 @@ TARGET_TRANSITIONS: Final[Mapping[TargetState, Mapping[TargetCause, TargetState]
     TargetState.TOLD: {
         TargetCause.LOST: TargetState.WAITING,
         TargetCause.SAYS_DONE: TargetState.CONFIRMING,
+        TargetCause.SKIP: TargetState.SKIPPED,
         **_OPEN,
     },
     TargetState.CONFIRMING: {
@@ -63,6 +67,7 @@ TARGET_TRANSITIONS: Final[Mapping[TargetState, Mapping[TargetCause, TargetState]
         **_OPEN,
     },
     TargetState.DONE: {},
+    TargetState.SKIPPED: {},
     TargetState.FAILED: _RETRY,
     TargetState.UNSUPPORTED: _RETRY,
     TargetState.CANCELLED: _RETRY,
@@ -94,6 +99,8 @@ class Order:
     platforms: tuple[str, ...] = ()
     rate_bytes_per_s: int = 0
     ttl_s: float = 0.0
+    only_where_used: bool = False
+    """It is for hosts whose clients have pulled from the images' repositories before."""
 
 
 @dataclass(slots=True)
@@ -153,7 +160,7 @@ class Job:
     def outcome(self) -> JobState:
         """The state of a job without open hosts."""
         counts = self.counts()
-        if counts[TargetState.DONE] and counts[TargetState.DONE] == len(self.targets):
+        if self.targets and counts[TargetState.DONE] + counts[TargetState.SKIPPED] == len(self.targets):
             return JobState.SUCCEEDED
         if counts[TargetState.CANCELLED]:
             return JobState.CANCELLED

@@ -100,6 +100,9 @@ class Preheats:
             target.reason = report.reason
             return
         target.digests, target.unpinned_bytes = report.digests, report.unpinned_bytes
+        if report.state is PreheatState.SKIPPED:
+            self._finish(job, target, TargetCause.SKIP, report.reason)
+            return
         if report.state is PreheatState.FAILED:
             self._finish(job, target, TargetCause.FAIL, report.reason or "it did not say why")
             return
@@ -180,6 +183,7 @@ class Preheats:
                 order.rate_bytes_per_s,
                 order.ttl_s,
                 job.credential,
+                order.only_where_used,
             )
             self._state.send(hosts, message)
         for target in old:

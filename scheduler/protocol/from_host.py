@@ -55,6 +55,8 @@ class PreheatState(IntEnum):
     RUNNING = 0
     DONE = 1
     FAILED = 2
+    SKIPPED = 3
+    """The host does not use the repository, and the order is for hosts that do."""
 
 
 class Fault(IntEnum):

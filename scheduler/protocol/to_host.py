@@ -173,7 +173,8 @@ class Preheat:
     It is sent to hosts with the feature `preheat` only. `attempt` grows when an operator has the job tried again; the
     same attempt may come twice, and is done once. `platforms` are as `linux/arm64`; none: the host's own; `all`: all.
     `rate_bytes_per_s` is the most that this host takes (0: no limit). `credential` is for the images' registries, in
-    the form of docker's config.json; it is in no log, and on no disk of a host.
+    the form of docker's config.json; it is in no log, and on no disk of a host. `only_where_used`: it is for hosts that
+    were told tags of the images' repositories before; others answer that they skip it.
     """
 
     job: f.JobId
@@ -183,6 +184,7 @@ class Preheat:
     rate_bytes_per_s: f.ByteCount = 0
     ttl_s: f.KeepFor = 0.0
     credential: f.Secret = field(default="", repr=False)
+    only_where_used: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

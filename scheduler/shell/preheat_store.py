@@ -121,6 +121,7 @@ class PreheatStore:
                 "to": job.to,
                 "source": job.source,
                 "window": job.window,
+                "only_where_used": order.only_where_used,
             }
             cursor = database.execute(
                 "INSERT INTO jobs (id, idempotency_key, spec, created, begins, ends, state, reason, credential)"
@@ -320,7 +321,12 @@ def _job(
 ) -> JobRecord:
     spec = json.loads(spec_text)
     order = Order(
-        name, tuple(spec["images"]), tuple(spec["platforms"]), int(spec["rate_bytes_per_s"]), float(spec["ttl_s"])
+        name,
+        tuple(spec["images"]),
+        tuple(spec["platforms"]),
+        int(spec["rate_bytes_per_s"]),
+        float(spec["ttl_s"]),
+        bool(spec["only_where_used"]),
     )
     return JobRecord(
         order,
