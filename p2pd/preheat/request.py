@@ -5,7 +5,7 @@ to              "all", "12", "30%", "site=a,zone=b", or hosts by id; a text or a
 platforms       as "linux/arm64"; "all": all   [default: each host's own]
 rate            what each host may take: "20mbit", or bytes per second as "2MB"; 0: no limit   [default: 0]
 ttl             for how long it is kept: "7d", or seconds   [default: 7d]
-within          for how long hosts that are away are waited for: "1h"   [default: 1h]
+within          when it ends at the latest, counted from its beginning: "1h"   [default: 1h; with a window, 7d]
 at              when it begins, RFC 3339   [default: now]
 window          "22:00-05:00": in these hours alone, by the scheduler's clock
 credentials     a docker config.json, for registries that are not public
@@ -41,6 +41,8 @@ MAX_AHEAD_S: Final = 366 * 86_400.0
 MAX_RATE_BYTES_PER_S: Final = 2**40
 DEFAULT_TTL: Final = "7d"
 DEFAULT_WITHIN: Final = "1h"
+DEFAULT_WITHIN_HOURS: Final = "7d"
+"""With a window."""
 
 _BITS: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([kmg]?)bit(?:/s|ps)?", re.IGNORECASE | re.ASCII)
 _MEMBERS: Final = frozenset({"images", "to", "platforms", "rate", "ttl", "within", "at", "window", "credentials"})
@@ -84,13 +86,14 @@ def parse_request(body: object, now: float) -> PreheatRequest:
             problems.append(f"{name}: {error}")
             return default
 
+    within_s = parse_duration(DEFAULT_WITHIN if body.get("window") is None else DEFAULT_WITHIN_HOURS)
     found = PreheatRequest(
         images=read("images", _images, ()),
         to=read("to", _hosts, ("all",)),
         platforms=read("platforms", _platforms, ()),
         rate_bytes_per_s=read("rate", parse_rate, 0),
         ttl_s=read("ttl", lambda value: _duration(value, MAX_TTL_S), parse_duration(DEFAULT_TTL)),
-        within_s=read("within", lambda value: _duration(value, MAX_WITHIN_S, 1.0), parse_duration(DEFAULT_WITHIN)),
+        within_s=read("within", lambda value: _duration(value, MAX_WITHIN_S, 1.0), within_s),
         at=read("at", lambda value: parse_time(value, now), None),
         window=read("window", _window, ""),
         credentials=read("credentials", _credentials, ""),

@@ -77,7 +77,7 @@ OPEN_STATES: Final = frozenset({TargetState.WAITING, TargetState.TOLD, TargetSta
 
 
 class JobState(Enum):
-    """PENDING: its hosts are not chosen yet. It has failed if no host has what it orders."""
+    """PENDING: it has not begun, or waits for its hours. It has failed if no host has what it orders."""
 
     PENDING = auto()
     RUNNING = auto()
@@ -137,7 +137,8 @@ class Target:
 class Job:
     """A preheat in the scheduler's memory. Times are of its clock (monotonic, seconds).
 
-    `credential` is for hosts alone, and is in nothing that is shown.
+    `credential` is for hosts alone, and is in nothing that is shown. With `open_s` it runs for so long from `begins_at`
+    on, and again a day later, until it is done.
     """
 
     order: Order
@@ -149,6 +150,12 @@ class Job:
     reason: str = ""
     credential: str = field(default="", repr=False)
     open_hosts: int = 0
+    open_s: float = 0.0
+
+    @property
+    def pauses_at(self) -> float:
+        """When its hours are over."""
+        return self.begins_at + self.open_s if self.open_s else self.ends_at
 
     @property
     def is_open(self) -> bool:

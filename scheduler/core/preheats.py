@@ -20,6 +20,7 @@ from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
 from scheduler.core.members import Host, MemberState
 from scheduler.core.preheat_hosts import Candidate
 from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_window import DAY_S
 from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import PreheatReport, PreheatState
@@ -62,7 +63,7 @@ class Preheats:
             settled_at = (self._state.started_at or now) + self._state.settings.settle_s
             self._set_timer(job, max(job.begins_at, settled_at))
             return
-        self._set_timer(job, job.ends_at)
+        self._set_timer(job, job.pauses_at)
         if not job.open_hosts:  # the scheduler was killed before it kept the end
             self._end(job, job.outcome(), ())
             return
@@ -78,7 +79,7 @@ class Preheats:
 
     def arrived(self, host: Host) -> None:
         """A host has connected: it is told what is open for it."""
-        for job in list(self._of_host.get(host.id, {}).values()):
+        for job in [each for each in self._of_host.get(host.id, {}).values() if each.state is JobState.RUNNING]:
             self._tell(job, [job.targets[host.id]])
 
     def departed(self, host: Host) -> None:
@@ -116,12 +117,14 @@ class Preheats:
         if key.host:
             target = job.targets[key.host]
             self._confirm(job, self._state.hosts_by_id[key.host], target, private=False)
-        elif job.state is JobState.PENDING and self._state.now < job.ends_at:
-            self._begin(job)
-        else:
+        elif self._state.now >= job.ends_at:
             job.reason = "its time was over"
             changed = self._close(job, TargetCause.FAIL)
             self._end(job, job.outcome(), changed)
+        elif job.state is JobState.PENDING:
+            self._begin(job)
+        else:
+            self._pause(job)
 
     def validate(self) -> None:
         """Raise AssertionError if a job waits for nothing."""
@@ -144,18 +147,36 @@ class Preheats:
     # -- hosts -----------------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
-        candidates = [Candidate(each.id, *each.topology) for each in self._state.hosts.values()]
-        for chosen in job.selection.choose(candidates, job.order.id):
-            job.targets[chosen.host] = target = Target(chosen.host, chosen.site)
-            self._open(job, target)
+        if not job.targets:
+            self._choose(job)
         if not job.targets:
             job.reason = "no host that is connected is selected"
             self._end(job, JobState.FAILED, ())
             return
         job.state = JobState.RUNNING
-        self._set_timer(job, job.ends_at)
+        self._set_timer(job, job.pauses_at)
         self._changed(job, job.targets.values())
         self._tell_present(job)
+
+    def _pause(self, job: Job) -> None:
+        """Its hours are over: hosts stop, and are told again when the next ones begin."""
+        told = [target for target in job.targets.values() if target.is_open and target.state is not TargetState.WAITING]
+        hosts = [self._state.hosts_by_id[target.host] for target in told if target.state is TargetState.TOLD]
+        for target in told:
+            target.step(TargetCause.LOST)
+            self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, target.host)))
+        self._state.send(hosts, PreheatEnded(job.order.id))
+        job.state = JobState.PENDING
+        while job.begins_at <= self._state.now:
+            job.begins_at += DAY_S
+        self._set_timer(job, job.begins_at)
+        self._changed(job, ())
+
+    def _choose(self, job: Job) -> None:
+        candidates = [Candidate(each.id, *each.topology) for each in self._state.hosts.values()]
+        for chosen in job.selection.choose(candidates, job.order.id):
+            job.targets[chosen.host] = target = Target(chosen.host, chosen.site)
+            self._open(job, target)
 
     def _tell_present(self, job: Job) -> None:
         self._tell(job, [target for target in job.targets.values() if target.host in self._state.hosts_by_id])

@@ -23,6 +23,7 @@ import structlog
 from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
 from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_JOBS
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.preheat_store import JobRecord, PreheatStore, PreheatStoreError
@@ -144,15 +145,17 @@ class Preheating:
 
     def _give(self, record: JobRecord, targets: Iterable[Target], credential: str) -> None:
         offset = self._loop.time() - self._clock()
+        begins, open_s = _hours(record, self._clock())
         job = Job(
             record.order,
             parse_selection(record.to),
-            record.begins + offset,
+            begins + offset,
             record.ends + offset,
             record.state,
             {target.host: target for target in targets},
             record.reason,
             credential,
+            open_s=open_s,
         )
         self._server.tell(PreheatAdded(job))
 
@@ -238,6 +241,21 @@ async def preheating(
         await service.flush()
     finally:
         service.close()
+
+
+def _hours(record: JobRecord, now: float) -> tuple[float, float]:
+    """When a job begins (Unix seconds) that is kept now, and for how long it runs from then on; 0: to its end."""
+    if not record.window:
+        return record.begins, 0.0
+    window, begins = parse_window(record.window), max(record.begins, now)
+    begins += window.opens_in(_of_day(begins))
+    return begins, window.closes_in(_of_day(begins))
+
+
+def _of_day(seconds: float) -> float:
+    """The seconds after midnight, by the local clock."""
+    local = time.localtime(seconds)
+    return local.tm_hour * 3600.0 + local.tm_min * 60.0 + local.tm_sec
 
 
 def new_id() -> str:

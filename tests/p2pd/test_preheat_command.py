@@ -4,66 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from p2pd.cli.app import app
-from p2pd.demo.process import command
-from tests.support.daemon_process import Daemon, assert_fails
+from tests.support.daemon_process import assert_fails
 from tests.support.images import content_of, make_image
+from tests.support.preheats import Scheduler, node_of, until
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
 MIB = 1 << 20
-
-
-class Scheduler:
-    """A scheduler that comes back at the same address."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.listen = self.admin = "127.0.0.1:0"
-        self.start()
-
-    def start(self) -> None:
-        flags = {"data": self._directory / "scheduler", "listen": self.listen, "admin": self.admin}
-        self.daemon = Daemon(self._directory, command("scheduler", flags))
-        ready = self.daemon.wait_for_event("ready")
-        self.listen, self.admin = ready["listen"], ready["admin"]
-
-    def __call__(self, *words: str) -> Result:
-        where = ["--admin", self.admin, "--data", str(self._directory / "scheduler")]
-        return CliRunner().invoke(app, ["preheat", *words, *where])
-
-    def job(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self("--show", name, "--json").output)
-        return found
-
-
-def node_of(directory: Path, scheduler: Scheduler, registry: ImageRegistry) -> Daemon:
-    (directory / "node").mkdir(mode=0o700, exist_ok=True)
-    flags = {
-        "data": directory / "node",
-        "mirror": "127.0.0.1:0",
-        "admin": "127.0.0.1:0",
-        "peer": "127.0.0.1:0",
-        "scheduler": f"http://{scheduler.listen}",
-        "upstream": f"reg.test={registry.url}",
-        "min-free-bytes": 0,
-    }
-    daemon = Daemon(directory, command("run", flags))
-    daemon.wait_for_event("ready")
-    return daemon
-
-
-def until(holds: Any) -> None:
-    ends = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < ends, "in vain"
-        time.sleep(0.05)
 
 
 def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, registry: ImageRegistry) -> None:
@@ -71,9 +23,9 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
     registry.push("app", "v1", image)
     hold = registry.hold("app", image.layer_digests[0], MIB)
     scheduler = Scheduler(tmp_path)
-    node = node_of(tmp_path, scheduler, registry)
+    node = node_of(tmp_path, scheduler, registry.url)
     try:
-        until(lambda: '"hosts": 1' in json.dumps(json.load(scheduler.daemon.get_admin("/status"))))
+        until(lambda: scheduler.has_hosts(1))
         ordered = scheduler("reg.test/app:v1", "--json")
         assert ordered.exit_code == 0, ordered.output
         job = json.loads(ordered.output)["id"]
@@ -84,7 +36,7 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
         hold.go.set()
         scheduler.start()
         assert scheduler.job(job)["state"] == "running"
-        node = node_of(tmp_path, scheduler, registry)
+        node = node_of(tmp_path, scheduler, registry.url)
         waited = scheduler("--show", job, "--wait")
         assert waited.exit_code == 0, waited.output
         assert waited.output.splitlines()[-1] == f"{job} succeeded: 1 done"

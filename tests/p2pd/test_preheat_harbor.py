@@ -25,7 +25,7 @@ from scheduler.shell.preheating import JobView
 from tests.support.node import asynchronous, until
 
 URL = "https://harbor.corp/v2/team/app/manifests/v1"
-ARGS = {"type": "image", "url": URL, "headers": {"Authorization": "Bearer t0ken"}}
+ARGS: dict[str, object] = {"type": "image", "url": URL, "headers": {"Authorization": "Bearer t0ken"}}
 JOB = {"type": "preheat", "args": ARGS}
 
 
@@ -116,9 +116,8 @@ async def test_the_driver_of_harbor_2_12(tmp_path: Path) -> None:
 async def test_each_scope(tmp_path: Path) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
         for scope in ("", "single_seed_peer", "all_seed_peers", "all_peers"):
-            assert (await server.ask("POST", "/oapi/v1/jobs", {**JOB, "args": {**JOB["args"], "scope": scope}}))[
-                0
-            ] == 200
+            args = {"type": "image", "url": URL, "scope": scope}
+            assert (await server.ask("POST", "/oapi/v1/jobs", {"type": "preheat", "args": args}))[0] == 200
         assert [to for _, (to,), _ in server.jobs.images] == ["1", "1", "1/site", "all"]
 
 

@@ -226,6 +226,23 @@ def test_a_job_whose_end_was_not_kept_ends_at_once() -> None:
     assert kept.state is JobState.SUCCEEDED
 
 
+def test_a_job_keeps_to_its_hours() -> None:
+    """It begins again a day later with the same hosts, and a host that comes in between is not told."""
+    play = connected("a")
+    new = job(play, within_s=200_000.0)
+    new.open_s = 3600.0
+    add(play, new)
+    _ = play << ("a", TOLD)
+    _ = play >> Passes(3600.0) << ("a", PreheatEnded("j1"))
+    assert (new.state, states(new)) == (JobState.PENDING, {"a": TargetState.WAITING})
+    _ = play >> ("a", ALL_HELD) >> ("a", DONE) >> ("a", VANISHES)
+    come(play, "a")
+    come(play, "b")
+    _ = play >> Passes(86_400.0 - 3600.0) << ("a", TOLD)
+    assert play >> ("a", DONE) >> Passes(30.0)
+    assert new.state is JobState.FAILED, "what it announced went with its connection"
+
+
 def test_the_credential_is_forgotten_at_the_end_and_never_shown() -> None:
     play = connected("a")
     new = job(play)
@@ -282,11 +299,16 @@ class AnyOrder(RuleBasedStateMachine):
         if (number := self.connections.pop(host, None)) is not None:
             self.tell(Received(number, Bye()) if says_bye else Disconnected(number))
 
-    @rule(name=jobs, to=st.sampled_from(("all", "2", "a,b,x", "50%")), in_s=st.sampled_from((0.0, 3.0)))
-    def orders(self, name: str, to: str, in_s: float) -> None:
+    @rule(
+        name=jobs,
+        to=st.sampled_from(("all", "2", "a,b,x", "50%", "1/site")),
+        in_s=st.sampled_from((0.0, 3.0)),
+        open_s=st.sampled_from((0.0, 4.0)),
+    )
+    def orders(self, name: str, to: str, in_s: float, open_s: float) -> None:
         if name not in self.kept:
             begins = self.now + in_s
-            new = Job(replace(ORDER, id=name), parse_selection((to,)), begins, begins + 20.0)
+            new = Job(replace(ORDER, id=name), parse_selection((to,)), begins, begins + 20.0, open_s=open_s)
             self.kept[name] = deepcopy(new)
             self.tell(PreheatAdded(new))
 
