@@ -31,8 +31,9 @@ check: venv ## ruff, mypy --strict and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: venv ## docs/protocol.md and docs/metrics.md, from the code
+docs: venv ## docs/protocol.md and docs/metrics.md from the code, docker/kubernetes*.yaml from the chart
 	$(BIN)/python -m tests.generated_docs
+	$(BIN)/python -m tests.real.manifests
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -10,7 +10,6 @@ from typing import Final
 
 import click
 import pytest
-import yaml
 
 from p2pd.cli.app import app
 from tests.generated_docs import DOCS, DOCUMENTS
@@ -98,23 +97,3 @@ def test_the_index_has_every_page() -> None:
 @pytest.mark.parametrize(("source", "quoted"), re.findall(r"(doctor|status): `([^`]+)`", TROUBLESHOOTING))
 def test_what_the_command_is_quoted_with_is_what_it_says(source: str, quoted: str) -> None:
     assert any(quoted in file.read_text() for file in SAID_IN[source])
-
-
-def test_uninstalling_undoes_what_the_manifest_does() -> None:
-    (block,) = FENCED.findall((DOCS / "uninstall.md").read_text())
-    undone = yaml.safe_load(block)["spec"]["template"]["spec"]
-    objects = yaml.safe_load_all((ROOT / "docker" / "kubernetes.yaml").read_text())
-    (node,) = [each["spec"]["template"]["spec"] for each in objects if each["kind"] == "DaemonSet"]
-
-    (configure, undo), (data, empty) = (
-        ({each["name"]: each for each in spec["initContainers"]}[name] for spec, name in pairs)
-        for pairs in (((node, "configure"), (undone, "undo")), ((node, "own-data"), (undone, "empty")))
-    )
-    assert undo["args"] == [*configure["args"], "--undo"]
-    assert undo["volumeMounts"] == [each for each in configure["volumeMounts"] if each["name"] != "config"]
-    assert empty["volumeMounts"] == data["volumeMounts"]
-    paths = [
-        {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
-        for spec in (node, undone)
-    ]
-    assert paths[0] == paths[1]

@@ -24,7 +24,7 @@ _TCP_INFO: Final = struct.Struct("=24xI92xQ16xII")
 """`tcpi_unacked` (packets), `tcpi_bytes_acked`, `tcpi_notsent_bytes` and `tcpi_min_rtt` (microseconds) of `struct
 tcp_info` (linux/tcp.h), since Linux 4.6."""
 
-POLL_INTERVAL_S: Final = 0.025
+POLL_INTERVAL_S: Final = 0.05
 """How often a host that sends looks whether a part of its line is unused."""
 
 EARLY_DONE_BYTES: Final = 256 * 1024
@@ -51,6 +51,8 @@ class Upload:
         """Others have been told that it is nearly out."""
         self.turn: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         """Done when it goes out."""
+        self.out: asyncio.Future[None] | None = None
+        """Done when it is out, or the connection is closed, if anybody waits for that."""
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
         self._began_s = 0.0
         self._before_bytes = 0
@@ -140,11 +142,9 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
-        while not upload.transport.is_closing():
-            left_s = upload.left_s(self._loop.time(), self._throughput.best)
-            if left_s <= EARLY_DONE_S:
-                return
-            await asyncio.sleep(min(POLL_INTERVAL_S, left_s))
+        if not self._is_out(upload):
+            upload.out = self._loop.create_future()
+            await upload.out
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
@@ -211,6 +211,9 @@ class Uploading:
                 await asyncio.sleep(self._looks_s())
                 now = self._loop.time()
                 self._throughput.sample(self._acked_bytes(), now)
+                for active in self._active:
+                    if active.out is not None and not active.out.done() and self._is_out(active):
+                        active.out.set_result(None)
                 stalled = [active for active in self._active if active.is_stalled(now)]
                 if self._choker.is_wanted:
                     for upload in stalled:
@@ -220,9 +223,16 @@ class Uploading:
             self._watched = False
 
     def _looks_s(self) -> float:
-        """How soon to look again: when a piece is nearly out, at the latest."""
-        soon_s = [self._left_s(active) - FREE_SOON_S for active in self._active if not active.told]
-        return min([POLL_INTERVAL_S, *(max(EARLY_DONE_S, each) for each in soon_s)])
+        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out."""
+        looks_s = POLL_INTERVAL_S
+        for active in self._active:
+            left_s = self._left_s(active)
+            is_to_tell = not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S)
+            looks_s = min(looks_s, left_s - (FREE_SOON_S if is_to_tell else EARLY_DONE_S))
+        return max(EARLY_DONE_S, looks_s)
+
+    def _is_out(self, upload: Upload) -> bool:
+        return upload.transport.is_closing() or self._left_s(upload) <= EARLY_DONE_S
 
     def _uplink(self) -> Uplink:
         """What there is on the line, as far as can be told."""

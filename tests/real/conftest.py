@@ -16,6 +16,7 @@ import pytest
 from tests.real import packages
 from tests.real.containerd import Containerd
 from tests.real.dockerd import Dockerd
+from tests.real.helm import Helm
 from tests.real.image import Image, real_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
@@ -172,3 +173,8 @@ def containerd(session_containerd: Containerd) -> Iterator[Containerd]:
 @pytest.fixture
 def skopeo(place: Path) -> Skopeo:
     return Skopeo(new_directory(place))
+
+
+@pytest.fixture(scope="session")
+def helm(workplace: Path) -> Helm:
+    return Helm(new_directory(workplace))

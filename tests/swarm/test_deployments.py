@@ -6,6 +6,7 @@ Only places on the disk, ports and the addresses of others are replaced.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import re
 import shlex
@@ -23,9 +24,10 @@ import yaml
 
 from p2pd.cli.options import SCHEDULER_DATA
 from p2pd.config.settings import KEYS
-from p2pd.demo.process import join_token, output_of
+from p2pd.demo.process import join_token
 from tests.support.client import ask
 from tests.support.images import content_of
+from tests.support.kubernetes_api import KubernetesApi
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
@@ -60,7 +62,10 @@ async def takes_part(node: Process, registry: ImageRegistry) -> None:
     assert (await node.blob(registry.put_blob(REPOSITORY, content))).body == content
 
 
-@pytest.mark.parametrize("file", sorted(DOCKER.iterdir()), ids=lambda file: file.name)
+FILES: Final = sorted(file for file in DOCKER.rglob("*") if file.is_file() and file.suffix != ".pyc")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(DOCKER)))
 def test_nothing_is_open(file: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not re.match(r" *#", line)]
     assert not [line for line in lines if re.search("allow.open", line, re.IGNORECASE)]
@@ -70,20 +75,22 @@ def test_nothing_is_open(file: Path) -> None:
 
 
 class Pod:
-    """The pod of a workload. Each of its volumes is a directory below `directory`, with the content that is given."""
+    """A container of a workload's pod, the first one if it is not named. Each volume of the pod is a directory below
+    `directory`, with the content that is given; what is there already stays."""
 
-    def __init__(self, spec: Mapping[str, Any], directory: Path, content: Mapping[str, Mapping[str, str]]) -> None:
-        (self.container,) = spec["containers"]
-        (directory / "none").mkdir(parents=True)
+    def __init__(
+        self, spec: Mapping[str, Any], directory: Path, content: Mapping[str, Mapping[str, str]], name: str = ""
+    ) -> None:
+        self.container = next(each for each in spec["containers"] if name in ("", each["name"]))
         self._places: dict[str, Path] = {}
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         for mount in self.container["volumeMounts"]:
             place = self._places[mount["mountPath"]] = directory / mount["name"]
-            place.mkdir(mode=0o700)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
             source = volumes[mount["name"]]
             for kind, key in (("configMap", "name"), ("secret", "secretName")):
-                for name, text in content.get(source[kind][key], {}).items() if kind in source else ():
-                    (place / name).write_text(text)
+                for file, text in content.get(source[kind][key], {}).items() if kind in source else ():
+                    (place / file).write_text(text)
 
     def place(self, mount_path: str) -> Path:
         return self._places[mount_path]
@@ -93,11 +100,12 @@ class Pod:
         known = dict(given)
         for each in self.container.get("env", []):
             value = each.get("value", given.get(each["name"], ""))
-            value = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], value)
-            known[each["name"]] = re.sub(
-                "|".join(map(re.escape, self._places)), lambda found: str(self._places[found[0]]), value
-            )
+            known[each["name"]] = self.word(re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], value))
         return known
+
+    def word(self, text: str) -> str:
+        """A text of the container, with the places of this machine."""
+        return re.sub("|".join(map(re.escape, self._places)), lambda found: str(self._places[found[0]]), text)
 
     async def is_healthy(self) -> None:
         """All probes are answered as Kubernetes wants them to be."""
@@ -115,32 +123,42 @@ class Pod:
 
 
 def test_kubernetes(tmp_path: Path, registry: ImageRegistry) -> None:
+    """The scheduler makes a token, the container beside it publishes that, and a node joins with it."""
     text, ports = with_free_ports((DOCKER / "kubernetes.yaml").read_text())
     objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text)}
-    making_a_token = re.search(
-        r"create secret generic (\w+) .*--from-literal=(\w+)=.* -- p2pd ([^)]*)", text, re.DOTALL
-    )
-    assert making_a_token is not None
-    secret, key, words = making_a_token.groups()
+    content = {name: each["data"] for (kind, name), each in objects.items() if kind == "ConfigMap"}
+    (role,) = objects["Role", "scheduler"]["rules"]
 
-    async def main() -> None:
+    async def main(api: KubernetesApi) -> None:
         async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
             spec = objects["Deployment", "scheduler"]["spec"]["template"]["spec"]
-            pod = Pod(spec, tmp_path / "scheduler", {})
-            (volume,) = spec["volumes"]
-            assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in objects, "the CA lives on"
-            data = pod.place(SCHEDULER_DATA)
-            environ = {"P2PD_ADMIN": "127.0.0.1:0", "P2PD_DATA": str(data)}
-            await run(stack, pod.container["args"], pod.environ({}) | environ)
+            pod = Pod(spec, tmp_path / "scheduler", content)
+            claims = [each["persistentVolumeClaim"] for each in spec["volumes"] if "persistentVolumeClaim" in each]
+            assert claims == [{"claimName": "scheduler"}], "the CA lives on"
+            assert ("PersistentVolumeClaim", "scheduler") in objects
+            data = {"P2PD_DATA": str(pod.place(SCHEDULER_DATA))}
+            await run(stack, pod.container["args"], pod.environ({}) | data | {"P2PD_ADMIN": "127.0.0.1:0"})
             await pod.is_healthy()
             assert b"p2pd_scheduler_hosts 0.0" in (await ask(f"127.0.0.1:{ports['65006']}", "GET", "/metrics")).body
 
-            config = objects["ConfigMap", "p2pd"]["data"]
-            token = {key: await asyncio.to_thread(output_of, *words.split(), f"--data={data}")}
+            publisher = Pod(spec, tmp_path / "scheduler", content, "token")
+            path = f"/api/v1/namespaces/p2pd/secrets/{role['resourceNames'][0]}"
+            api.objects[path] = objects["Secret", role["resourceNames"][0]]
+            argv = [publisher.word(each) for each in publisher.container["command"] + publisher.container["args"]]
+            environ = os.environ | api.environ | data | {"PATH": f"{program(tmp_path)}:{os.environ['PATH']}"}
+            published = await asyncio.create_subprocess_exec(*argv, env=environ)
+            try:
+                while "data" not in api.objects[path]:  # noqa: ASYNC110 # another process
+                    await asyncio.sleep(0.05)
+            finally:
+                published.kill()
+                await published.wait()
+            secrets = {key: base64.b64decode(value).decode() for key, value in api.objects[path]["data"].items()}
+
             pod = Pod(
                 objects["DaemonSet", "p2pd"]["spec"]["template"]["spec"],
                 tmp_path / "node",
-                {"p2pd": config, secret: token},
+                content | {role["resourceNames"][0]: secrets},
             )
             (port,) = objects["Service", "scheduler"]["spec"]["ports"]
             given = {
@@ -148,19 +166,33 @@ def test_kubernetes(tmp_path: Path, registry: ImageRegistry) -> None:
                 "SCHEDULER_SERVICE_HOST": "127.0.0.1",
                 "SCHEDULER_SERVICE_PORT": str(port["port"]),
             }
-            defaults = {key: KEYS[key].default.partition(":") for key in ("mirror", "admin")}
+            environ = pod.environ(given)
+            assert environ["P2PD_METRICS"] == f"127.0.0.1:{ports['65006']}"
             replaced = {
-                **LOCAL,
-                **{f"P2PD_{key.upper()}": f"{host}:{ports[port]}" for key, (host, _, port) in defaults.items()},
+                "P2PD_METRICS": "127.0.0.1:0",  # the scheduler, which is on this machine too, has that port
+                "P2PD_MIN_FREE_BYTES": "0",
                 "P2PD_CONFIG": str(pod.place("/etc/p2pd") / "p2pd.toml"),
                 "P2PD_DATA": str(pod.place(DATA)),
                 "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
             }
-            node = await run(stack, pod.container["args"], pod.environ(given) | replaced)
+            node = await run(stack, pod.container["args"], environ | replaced)
             await takes_part(node, registry)
+            assert b"\np2pd_" in (await ask(node.at["metrics"], "GET", "/metrics")).body
             await pod.is_healthy()
 
-    asyncio.run(main())
+    with KubernetesApi(tmp_path / "account") as api:
+        account = tmp_path / "scheduler" / "api"
+        account.parent.mkdir()
+        account.symlink_to(api.account)
+        asyncio.run(main(api))
+
+
+def program(directory: Path) -> Path:
+    """A directory for PATH with the program `p2pd` of this tree."""
+    (place := directory / "bin").mkdir()
+    (place / "p2pd").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m p2pd "$@"\n')
+    (place / "p2pd").chmod(0o755)
+    return place
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------
