@@ -161,7 +161,15 @@ class HostPreheats:
         reference = parse_image_reference(image)
         for attempt in range(ATTEMPTS):
             try:
-                await self._images.fetch(reference, platforms, credentials, order.ttl_s, fetched, progress)
+                await self._images.fetch(
+                    reference,
+                    platforms,
+                    credentials,
+                    order.ttl_s,
+                    fetched,
+                    progress,
+                    from_hosts=order.from_hosts,
+                )
             except P2pdError as error:
                 if attempt + 1 == ATTEMPTS or not _may_pass(error):
                     raise
@@ -201,5 +209,6 @@ def _report(order: Preheat, state: PreheatState, fetched: Fetched, reason: str) 
         unpinned_bytes=fetched.unpinned_bytes,
         digests=digests[: MAX_DIGESTS_PER_MESSAGE * DIGEST_BYTES],
         private=fetched.private,
+        roots=b"".join(root.raw for root in fetched.roots.values()) if state is PreheatState.DONE else b"",
         reason="".join(each if each.isprintable() else "?" for each in reason)[:MAX_REASON],
     )

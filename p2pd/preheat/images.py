@@ -75,6 +75,8 @@ class Fetched:
     fetched_bytes: int = 0
     private: bool = False
     """Some of it must not be announced."""
+    roots: dict[ImageReference, Digest] = field(default_factory=dict)
+    """The manifest of each image."""
 
     @property
     def size_bytes(self) -> int:
@@ -135,15 +137,21 @@ class ImagesAhead:
         ttl_s: float,
         fetched: Fetched,
         progress: Callable[[], None],
+        *,
+        from_hosts: bool = False,
     ) -> None:
         """Have the image here; of an index those of these platforms (None: all). `fetched` has what has come so far.
+
+        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it.
 
         `progress` is called as it grows. Raises OriginError, StoreError, ManifestError, PreheatError.
         """
         upstream = image.repository.upstream
         if upstream not in self._origins.upstreams and self._origins.others is None:
             raise PreheatError(f"{upstream} is no upstream of this host: add it with --upstream {upstream}=URL")
-        async with self._place(image, credentials) as place:
+        async with self._place(image, credentials, from_hosts=from_hosts) as place:
+            if isinstance(place.root.digest, Digest):
+                fetched.roots[image] = place.root.digest
             blobs: dict[AnyDigest, Descriptor] = {}
             for digest, manifest in [each async for each in self._manifests(place, platforms, ttl_s, fetched)]:
                 if manifest.kind is ManifestKind.IMAGE:
@@ -165,9 +173,14 @@ class ImagesAhead:
     # -- what the image is -----------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _place(self, image: ImageReference, credentials: Credentials) -> AsyncIterator[_Place]:
+    async def _place(
+        self, image: ImageReference, credentials: Credentials, *, from_hosts: bool
+    ) -> AsyncIterator[_Place]:
         upstream = image.repository.upstream
         route = Route(Endpoint.MANIFEST, image.repository, image.reference)
+        if from_hosts and image.digest is not None and not self._hides_private:
+            yield _Place(route, Descriptor("", image.digest, 0), self._as_member(image.repository), None)
+            return
         login = credentials.logins.get(upstream)
         if login is None:
             yield await self._as_client(route, image, credentials.bearers.get(upstream))
@@ -178,6 +191,11 @@ class ImagesAhead:
             yield await self._as_login(origins, route)
         finally:
             origins.close()
+
+    def _as_member(self, repository: Repository) -> SourceOf:
+        """Whatever the swarm lacks is asked of the origin as p2pd itself, which may be refused."""
+        credential = Credential(own=True)
+        return lambda digest, kind: self._origins.source(repository, digest, credential, kind)
 
     async def _as_client(self, route: Route, image: ImageReference, authorization: str | None) -> _Place:
         if image.digest is None:

@@ -114,6 +114,8 @@ class Target:
     reason: str = ""
     digests: bytes = b""
     """The blobs (raw SHA-256, one after the other) that the host says it holds."""
+    roots: bytes = b""
+    """The manifests that the images' names stand for, as the host says."""
     size_bytes: int = 0
     fetched_bytes: int = 0
     unpinned_bytes: int = 0
@@ -151,6 +153,8 @@ class Job:
     credential: str = field(default="", repr=False)
     open_hosts: int = 0
     open_s: float = 0.0
+    held_images: tuple[str, ...] = ()
+    """The images by digest, once a host that was given the credential holds them."""
 
     @property
     def pauses_at(self) -> float:

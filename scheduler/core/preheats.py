@@ -7,12 +7,17 @@ Rules:
    first to connect are not all. A host that is away is told when it comes, until the job ends.
 3. A host that says that it holds blobs must have announced them. If it has not within `CONFIRM_S`, it has failed.
    Without certificates a host may hold what it must not announce, and is taken at its word: `Target.confirmed` says so.
-4. A report counts if the host was told, for this attempt. Each other one is dropped.
-5. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
+4. A credential goes to FETCHERS hosts of each site, which fetch from the registry. The others are told once one of
+   those holds everything, by digest and without the credential, and have it from other hosts. A host that lies about
+   the digests has others fetch what no client asks for. Where hosts have no certificates, private content is not
+   exchanged: each host fetches, and each is given the credential.
+5. A report counts if the host was told, for this attempt. Each other one is dropped.
+6. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -25,6 +30,8 @@ from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import PreheatReport, PreheatState
 from scheduler.protocol.to_host import Preheat, PreheatEnded
+
+FETCHERS: Final = 2
 
 MAX_JOBS: Final = 256
 """Jobs that are not over."""
@@ -84,11 +91,13 @@ class Preheats:
 
     def departed(self, host: Host) -> None:
         """A host is away. It will be told again."""
-        for job in self._of_host.get(host.id, {}).values():
+        for job in list(self._of_host.get(host.id, {}).values()):
             target = job.targets[host.id]
             if target.state is not TargetState.WAITING:
                 target.step(TargetCause.LOST)
                 self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, host.id)))
+                if job.credential and not job.held_images and job.state is JobState.RUNNING:
+                    self._tell_present(job, besides=host.id)  # another host fetches in its place
 
     def reported(self, host: Host, report: PreheatReport) -> None:
         """Handle what a host says of its part of a job."""
@@ -101,6 +110,7 @@ class Preheats:
             target.reason = report.reason
             return
         target.digests, target.unpinned_bytes = report.digests, report.unpinned_bytes
+        target.roots = report.roots
         if report.state is PreheatState.SKIPPED:
             self._finish(job, target, TargetCause.SKIP, report.reason)
             return
@@ -178,13 +188,15 @@ class Preheats:
             job.targets[chosen.host] = target = Target(chosen.host, chosen.site)
             self._open(job, target)
 
-    def _tell_present(self, job: Job) -> None:
-        self._tell(job, [target for target in job.targets.values() if target.host in self._state.hosts_by_id])
+    def _tell_present(self, job: Job, besides: str = "") -> None:
+        present = [target for target in job.targets.values() if target.host in self._state.hosts_by_id]
+        self._tell(job, [target for target in present if target.host != besides])
 
     def _tell(self, job: Job, targets: Iterable[Target]) -> None:
         """Tell those of these hosts that wait and are connected."""
         by_attempt: dict[int, list[Host]] = {}
         old = []
+        fetching = self._fetching(job)
         for target in targets:
             host = self._state.hosts_by_id[target.host]
             if target.state is not TargetState.WAITING:
@@ -192,6 +204,10 @@ class Preheats:
             if not host.preheats:
                 old.append(target)
                 continue
+            if fetching is not None and not host.came_from:
+                if fetching[target.site] >= FETCHERS:
+                    continue
+                fetching[target.site] += 1
             target.step(TargetCause.TELL)
             by_attempt.setdefault(target.attempt, []).append(host)
         order = job.order
@@ -199,16 +215,24 @@ class Preheats:
             message = Preheat(
                 order.id,
                 attempt,
-                order.images,
+                job.held_images or order.images,
                 order.platforms,
                 order.rate_bytes_per_s,
                 order.ttl_s,
-                job.credential,
+                "" if job.held_images else job.credential,
                 order.only_where_used,
+                bool(job.held_images),
             )
             self._state.send(hosts, message)
         for target in old:
             self._finish(job, target, TargetCause.TOO_OLD, "its version of p2pd knows no preheats: it was not asked")
+
+    def _fetching(self, job: Job) -> Counter[str] | None:
+        """How many hosts of each site are at it with the credential; None if all may be told."""
+        if not job.credential or job.held_images:
+            return None
+        at_it = (TargetState.TOLD, TargetState.CONFIRMING)
+        return Counter(target.site for target in job.targets.values() if target.state in at_it)
 
     def _confirm(self, job: Job, host: Host, target: Target, *, private: bool) -> None:
         raw = target.digests
@@ -240,8 +264,20 @@ class Preheats:
         self._forget(job, target)
         if job.open_hosts:
             self._changed(job, (target,))
+            if job.credential:
+                self._go_on(job, target)
             return
         self._end(job, job.outcome(), (target,))
+
+    def _go_on(self, job: Job, target: Target) -> None:
+        """A host that had the credential is done, or has failed: others are told, without it or with it."""
+        roots = [target.roots[at : at + DIGEST_BYTES] for at in range(0, len(target.roots), DIGEST_BYTES)]
+        if job.held_images or job.state is not JobState.RUNNING:
+            return
+        if target.confirmed and len(roots) == len(job.order.images):
+            names = [_repository(image) for image in job.order.images]
+            job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
+        self._tell_present(job)
 
     def _close(self, job: Job, cause: TargetCause) -> list[Target]:
         """End what is open; hosts that are at it are told. Returns what was open."""
@@ -278,3 +314,10 @@ class Preheats:
 
     def _set_timer(self, job: Job, at: float) -> None:
         self._state.deadlines.set(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")), min(at, job.ends_at))
+
+
+def _repository(image: str) -> str:
+    """The name of an image without its tag and digest."""
+    name = image.partition("@")[0]
+    path, colon, tag = name.rpartition(":")
+    return path if colon and "/" not in tag else name

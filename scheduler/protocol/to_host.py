@@ -174,7 +174,8 @@ class Preheat:
     same attempt may come twice, and is done once. `platforms` are as `linux/arm64`; none: the host's own; `all`: all.
     `rate_bytes_per_s` is the most that this host takes (0: no limit). `credential` is for the images' registries, in
     the form of docker's config.json; it is in no log, and on no disk of a host. `only_where_used`: it is for hosts that
-    were told tags of the images' repositories before; others answer that they skip it.
+    were told tags of the images' repositories before; others answer that they skip it. `from_hosts`: the images are
+    named by digest, and other hosts hold all of them; this host asks no registry what it may have.
     """
 
     job: f.JobId
@@ -185,6 +186,7 @@ class Preheat:
     ttl_s: f.KeepFor = 0.0
     credential: f.Secret = field(default="", repr=False)
     only_where_used: Annotated[bool, f.Flag()] = False
+    from_hosts: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

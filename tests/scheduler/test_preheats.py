@@ -226,6 +226,49 @@ def test_a_job_whose_end_was_not_kept_ends_at_once() -> None:
     assert kept.state is JobState.SUCCEEDED
 
 
+def secret_job(play: Playbook) -> Job:
+    """A job with a credential for three hosts of one site, which have certificates."""
+    play.certified = True
+    for host in "abc":
+        come(play, host)
+    new = job(play)
+    new.credential = "s3cret"
+    return add(play, new)
+
+
+SECRET = replace(TOLD, credential="s3cret")
+BY_DIGEST = replace(TOLD, images=(f"alpine@sha256:{A.hex()}",), from_hosts=True)
+
+
+def test_a_credential_goes_to_the_hosts_that_fetch_from_the_origin() -> None:
+    play = Playbook()
+    new = secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET)
+    _ = play >> ("a", ALL_HELD) >> ("a", replace(DONE, roots=A)) << ("c", BY_DIGEST)
+    assert play >> ("c", ALL_HELD) >> ("c", DONE) >> ("b", ALL_HELD) >> ("b", DONE)
+    assert new.state is JobState.SUCCEEDED
+
+
+def test_another_host_fetches_if_one_fails_or_leaves() -> None:
+    play = Playbook()
+    secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET)
+    assert play >> ("a", replace(DONE, state=PreheatState.FAILED)) << ("c", SECRET)
+    play = Playbook()
+    secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET)
+    assert play >> ("a", VANISHES) << ("c", SECRET)
+
+
+def test_what_a_fetcher_claims_and_has_not_announced_goes_to_nobody() -> None:
+    play = Playbook()
+    new = secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET)
+    _ = play >> ("a", replace(DONE, roots=A)) >> Passes(30.0) << ("c", SECRET)
+    assert play
+    assert states(new)["a"] is TargetState.FAILED
+
+
 def test_a_job_keeps_to_its_hours() -> None:
     """It begins again a day later with the same hosts, and a host that comes in between is not told."""
     play = connected("a")
@@ -309,6 +352,7 @@ class AnyOrder(RuleBasedStateMachine):
         if name not in self.kept:
             begins = self.now + in_s
             new = Job(replace(ORDER, id=name), parse_selection((to,)), begins, begins + 20.0, open_s=open_s)
+            new.credential = "s3cret" if name == "j2" else ""
             self.kept[name] = deepcopy(new)
             self.tell(PreheatAdded(new))
 
@@ -324,7 +368,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(host=hosts, name=jobs, state=st.sampled_from(PreheatState), attempt=st.sampled_from((1, 1, 2)))
     def reports(self, host: str, name: str, state: PreheatState, attempt: int) -> None:
         if host in self.connections:
-            report = replace(DONE, job=name, state=state, attempt=attempt)
+            report = replace(DONE, job=name, state=state, attempt=attempt, roots=A)
             self.tell(Received(self.connections[host], report))
 
     @rule(seconds=st.sampled_from((1.0, 5.0, 30.0)))

@@ -7,13 +7,18 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from p2pd.preheat.api import record_of
 from p2pd.preheat.request import parse_request
 from peer.tasks import BackgroundTasks
+from scheduler.core.events import Connected, Event, Instruction, Send
 from scheduler.core.preheat_job import JobState, TargetState
+from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
+from scheduler.protocol.to_host import Preheat
 from scheduler.shell.preheat_store import PreheatStore
 from scheduler.shell.preheating import JobView, Preheating, preheating
 from scheduler.trust.files import make_private_directory
@@ -202,6 +207,41 @@ async def test_an_image_that_needs_a_login(tmp_path: Path, registry: ImageRegist
         assert PreheatStore.open(tmp_path / "jobs").credential(job) == "", "it is forgotten at the end"
         reply = await hosts[0].blob(image.layer_digests[0])
         assert reply.status == 401, "the job's login opens nothing to clients"
+
+
+class Certified(Scheduler):
+    """Takes each host for one with a certificate, and writes down to whom a credential was told."""
+
+    told: ClassVar[list[tuple[bool, bool]]] = []
+
+    def handle(self, event: Event, now: float) -> list[Instruction]:
+        if isinstance(event, Connected):
+            event = replace(event, certified=True)
+        instructions = super().handle(event, now)
+        sent = [each for each in instructions if isinstance(each, Send) and isinstance(each.message, Preheat)]
+        for each in sent:
+            assert isinstance(each.message, Preheat)
+            self.told.extend([(bool(each.message.credential), each.message.from_hosts)] * len(each.connections))
+        return instructions
+
+
+@asynchronous
+async def test_hosts_without_the_credential_have_a_private_image_from_those_that_fetch(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    image = app(registry, MIB)
+    registry.members[REPOSITORY] = {"Bearer good"}
+    registry.tokens["Basic dTpw"] = "Bearer good"
+    Certified.told.clear()
+    async with (
+        cluster(tmp_path, registry, SETTLED, kind=Certified) as swarm,
+        preheats(swarm.scheduler, tmp_path / "jobs") as service,
+    ):
+        hosts = await swarm.add_many(4, allow_open=True)
+        view = await ended(service, await order(service, credentials={"auths": {UPSTREAM: {"auth": "dTpw"}}}))
+        assert view.record.state is JobState.SUCCEEDED, [target.reason for target in view.targets]
+        assert [await holds(host, image) for host in hosts] == [True] * 4
+        assert Certified.told == [(True, False)] * 2 + [(False, True)] * 2
 
 
 @asynchronous
