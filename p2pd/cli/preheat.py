@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -49,6 +49,11 @@ Show = Callable[[Mapping[str, Any]], None]
     metavar="FILE",
     type=click.File("r"),
     help="A docker config.json, for private images; - reads standard input.",
+)
+@click.option("--follow", is_flag=True, help="Go on: preheat the images again when their tags have moved.")
+@click.option("--every", metavar="TIME", default="60s", show_default=True, help="How often --follow looks.")
+@click.option(
+    "--mirror", metavar="HOST:PORT", default="127.0.0.1:65001", show_default=True, help="Where --follow asks."
 )
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless all hosts have all.")
 @click.option("--list", "lists", is_flag=True, help="List the preheats.")
@@ -92,6 +97,8 @@ def preheat(
         found = client.preheats()
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_listed(found)))
         return
+    if orders and order["follow"]:
+        _follow(client, wanted, order["mirror"], order["every"])
     if orders:
         job = client.preheat(wanted, secrets.token_hex(16))
     else:
@@ -128,6 +135,25 @@ def _request(images: tuple[str, ...], order: Mapping[str, Any]) -> dict[str, Any
         except (ValueError, RecursionError):
             raise ConfigError(f"{order['credentials'].name} is no docker config.json") from None
     return wanted
+
+
+def _follow(client: AdminClient, wanted: Mapping[str, Any], mirror: str, every: str) -> NoReturn:
+    """Preheat what the tags mean, and again when they have moved, until interrupted."""
+    from p2pd.config.values import parse_address, parse_duration
+    from p2pd.preheat.following import Follower
+    from peer.errors import P2pdError
+
+    follower, every_s = Follower(wanted["images"], parse_address(mirror)), max(1.0, parse_duration(every))
+    while True:
+        for moved in follower.moved():
+            try:
+                if isinstance(moved, P2pdError):
+                    raise moved
+                job = client.preheat({**wanted, "images": [moved]}, secrets.token_hex(16))
+                click.echo(f"{job['id']}: {moved}")
+            except P2pdError as error:
+                click.echo(f"p2pd: {error}", err=True)
+        time.sleep(every_s)
 
 
 def _new_token(settings: Settings) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from p2pd.cli.app import app
+from p2pd.config.values import parse_address
+from p2pd.preheat.following import Follower
 from tests.support.daemon_process import assert_fails
 from tests.support.images import content_of, make_image
 from tests.support.preheats import Scheduler, node_of, until
@@ -44,6 +46,12 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
         listed = CliRunner().invoke(app, ["cache", "ls", "--json", *where])
         assert all(blob["pinned_s"] > 0 for blob in json.loads(listed.output))
         assert job in scheduler("--list").output
+        follower = Follower(
+            ["reg.test/app:v1", "reg.test/app:none"], parse_address(node.wait_for_event("ready")["mirror"])
+        )
+        first, error = follower.moved()
+        assert (first, "404" in str(error)) == (f"reg.test/app@{image.digest}", True)
+        assert [each for each in follower.moved() if isinstance(each, str)] == []
     finally:
         scheduler.daemon.close()
         node.close()
