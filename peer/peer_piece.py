@@ -60,6 +60,9 @@ MIN_RECORD_BYTES = 4096
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
 
+BACKGROUND = "background"
+"""The query of a request for a piece that no client waits for: hosts that know it serve such requests last."""
+
 CHOKED_HEADER = "P2PD-Choked"
 """Comes with a piece from a host that has others to serve first now."""
 
@@ -157,8 +160,17 @@ class PeerPiece:
     """
 
     def __init__(
-        self, source: PieceSource, blob: Blob, index: int, expected: bytes, sample: Sample | None = None
+        self,
+        source: PieceSource,
+        blob: Blob,
+        index: int,
+        expected: bytes,
+        sample: Sample | None = None,
+        *,
+        background: bool = False,
     ) -> None:
+        """`background`: no client waits for the blob."""
+        self._query = BACKGROUND if background else ""
         self.blob = blob
         self.index = index
         self.choked = False
@@ -234,10 +246,10 @@ class PeerPiece:
     def _receive_range(
         self, origin: HttpOrigin, key: HeldKey | None, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        ref = ContentRef(REPOSITORY, self.blob.digest)
+        ref = ContentRef(REPOSITORY, self.blob.digest, query=self._query)
         credential = Credential()
         if key is not None:
-            target = f"/v2/{REPOSITORY}/blobs/{self.blob.digest}"
+            target = self._target(REPOSITORY)
             credential = Credential(key.authorize(PieceRequest("GET", target, f"bytes={start}-{stop - 1}"))[0])
         with buffer[: stop - start] as piece, origin.open(ref, start, stop, credential=credential) as body:
             self._begin(body)
@@ -256,15 +268,17 @@ class PeerPiece:
         from peer.trust.aes128gcm import CodingError
 
         repository = f"{REPOSITORY}/{start}-{stop - 1}"
-        target = f"/v2/{repository}/blobs/{self.blob.digest}"
-        authorization, answer_key = key.authorize(PieceRequest("GET", target, ""))
-        ref = ContentRef(repository, self.blob.digest)
+        authorization, answer_key = key.authorize(PieceRequest("GET", self._target(repository), ""))
+        ref = ContentRef(repository, self.blob.digest, query=self._query)
         with origin.open(ref, 0, None, credential=Credential(authorization)) as body:
             self._begin(body)
             try:
                 self._decrypt(body, answer_key, buffer, stop - start, pace)
             except CodingError as error:
                 raise OriginBrokenError(f"not what the neighbour has encrypted: {error}") from None
+
+    def _target(self, repository: str) -> str:
+        return f"/v2/{repository}/blobs/{self.blob.digest}{f'?{self._query}' if self._query else ''}"
 
     def _decrypt(self, body: HttpBody, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
         """Raises CodingError, and what `body` raises."""

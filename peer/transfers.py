@@ -144,7 +144,9 @@ class Transfers:
         if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
-        piece = PeerPiece(source, arrival.blob, wanted.index, wanted.expected, wanted.sample)
+        piece = PeerPiece(
+            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
+        )
         self._pieces[wanted.request] = piece
         self._workers.start(self._run_piece, arrival, wanted, piece)
 
