@@ -76,8 +76,10 @@ class Choker(Generic[Request]):
 
         `already` pieces go out to this host now.
         """
-        gives_way = receiver is not None and receiver.background and any(not each.background for each in self._refused)
-        if gives_way or already >= max(1, self.slots - 1):
+        if already >= max(1, self.slots - 1):
+            self._remember(receiver)
+            return Admission.REJECT
+        if receiver is not None and receiver.background and any(not each.background for each in self._refused):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
