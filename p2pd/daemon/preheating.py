@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +26,18 @@ from scheduler.trust.errors import TrustError
 from scheduler.trust.files import make_private_directory
 
 log = logs.get("p2pd.preheating")
+
+
+class WallClock:
+    """The machine's clock and time zone."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def of_day(self, seconds: float) -> float:
+        """The seconds after midnight."""
+        local = time.localtime(seconds)
+        return local.tm_hour * 3600.0 + local.tm_min * 60.0 + local.tm_sec
 
 
 class SchedulerPreheats:
@@ -52,7 +65,7 @@ class SchedulerPreheats:
     async def running(self, core: Scheduler, server: SchedulerServer, tasks: BackgroundTasks) -> AsyncIterator[None]:
         """While the block lasts, and the server serves. Raises P2pdError."""
         try:
-            async with preheating(core, server, self._store()) as service:
+            async with preheating(core, server, self._store(), WallClock()) as service:
                 self._service, self._tasks = service, tasks
                 tasks.start(service.write())
                 try:

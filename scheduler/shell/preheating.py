@@ -1,14 +1,14 @@
 """Preheats of one scheduler: keeps them on the disk, gives them to the core, and tells of them.
 
-The core runs on the event loop, and the disk is used in a thread of its own, in the order in which things happened.
-What cannot be written now is written later: the core goes on. A new job that cannot be written is refused.
+Jobs have the operator's times (`Clock`); the core is told them by its own clock. The core runs on the event loop, and
+the disk is used in a thread of its own, in the order in which things happened. What cannot be written now is written
+later: the core goes on. A new job that cannot be written is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 import structlog
 
@@ -35,6 +35,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRY_AGAIN_S: Final = 5.0
+
+
+class Clock(Protocol):
+    """The operator's clock, by which jobs begin and end. Nothing between hosts goes by it."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        ...
+
+    def of_day(self, seconds: float) -> float:
+        """The seconds after midnight of a time, where the operator lives."""
+        ...
 
 
 class TooManyJobsError(Exception):
@@ -70,13 +82,13 @@ class Preheating:
         core: Scheduler,
         server: SchedulerServer,
         store: PreheatStore,
-        *,
-        clock: Callable[[], float] = time.time,
+        clock: Clock,
     ) -> None:
         self._core: Final = core
         self._server: Final = server
         self._store: Final = store
-        self._clock: Final = clock
+        self._clock: Final = clock.now
+        self._of_day: Final = clock.of_day
         self._loop: Final = asyncio.get_running_loop()
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="preheats")
         self._unwritten: Final[dict[str, _Unwritten]] = {}
@@ -145,7 +157,7 @@ class Preheating:
 
     def _give(self, record: JobRecord, targets: Iterable[Target], credential: str) -> None:
         offset = self._loop.time() - self._clock()
-        begins, open_s = _hours(record, self._clock())
+        begins, open_s = self._hours(record)
         job = Job(
             record.order,
             parse_selection(record.to),
@@ -158,6 +170,14 @@ class Preheating:
             open_s=open_s,
         )
         self._server.tell(PreheatAdded(job))
+
+    def _hours(self, record: JobRecord) -> tuple[float, float]:
+        """When a job begins (Unix seconds) that is kept now, and for how long it runs from then on; 0: to its end."""
+        if not record.window:
+            return record.begins, 0.0
+        window, begins = parse_window(record.window), max(record.begins, self._clock())
+        begins += window.opens_in(self._of_day(begins))
+        return begins, window.closes_in(self._of_day(begins))
 
     async def _view(self, record: JobRecord) -> JobView:
         live = self._core.preheat(record.id)
@@ -227,13 +247,13 @@ class Preheating:
 
 @asynccontextmanager
 async def preheating(
-    core: Scheduler, server: SchedulerServer, store: PreheatStore, **options: Any
+    core: Scheduler, server: SchedulerServer, store: PreheatStore, clock: Clock
 ) -> AsyncIterator[Preheating]:
     """The preheats of a server that serves; `store` is closed at the end. The owner runs `write`.
 
     Raises PreheatStoreError.
     """
-    service = Preheating(core, server, store, **options)
+    service = Preheating(core, server, store, clock)
     server.on_preheat = service.changed
     try:
         await service.resume()
@@ -241,21 +261,6 @@ async def preheating(
         await service.flush()
     finally:
         service.close()
-
-
-def _hours(record: JobRecord, now: float) -> tuple[float, float]:
-    """When a job begins (Unix seconds) that is kept now, and for how long it runs from then on; 0: to its end."""
-    if not record.window:
-        return record.begins, 0.0
-    window, begins = parse_window(record.window), max(record.begins, now)
-    begins += window.opens_in(_of_day(begins))
-    return begins, window.closes_in(_of_day(begins))
-
-
-def _of_day(seconds: float) -> float:
-    """The seconds after midnight, by the local clock."""
-    local = time.localtime(seconds)
-    return local.tm_hour * 3600.0 + local.tm_min * 60.0 + local.tm_sec
 
 
 def new_id() -> str:

@@ -28,7 +28,9 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 def make_private_directory(directory: Path) -> None:
     """Make the directory (0700) and those above it, or check the one that is there. Raises UnsafeFileError."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700, parents=True)
+            directory.chmod(0o700)  # whatever the umask took from it
         status = directory.lstat()
     except OSError as error:
         raise UnsafeFileError(f"{directory} cannot be made: {error.strerror}") from None

@@ -42,6 +42,7 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
         waited = scheduler("--show", job, "--wait")
         assert waited.exit_code == 0, waited.output
         assert waited.output.splitlines()[-1] == f"{job} succeeded: 1 done"
+        assert scheduler.job(job)["results"][0]["confirmed"], "also what was fetched in part before it was killed"
         where = ["--admin", node.wait_for_event("ready")["admin"], "--data", str(tmp_path / "node")]
         listed = CliRunner().invoke(app, ["cache", "ls", "--json", *where])
         assert all(blob["pinned_s"] > 0 for blob in json.loads(listed.output))

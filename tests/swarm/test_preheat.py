@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from p2pd.daemon.preheating import WallClock
 from p2pd.preheat.api import record_of
 from p2pd.preheat.request import parse_request
 from peer.tasks import BackgroundTasks
@@ -38,7 +39,7 @@ async def preheats(scheduler: RunningScheduler, directory: Path) -> AsyncIterato
     make_private_directory(directory)
     async with (
         BackgroundTasks() as tasks,
-        preheating(scheduler.core, scheduler.server, PreheatStore.open(directory)) as service,
+        preheating(scheduler.core, scheduler.server, PreheatStore.open(directory), WallClock()) as service,
     ):
         tasks.start(service.write())
         yield service
