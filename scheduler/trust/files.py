@@ -103,6 +103,7 @@ def create_private(path: Path) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFileError(f"{path} is not a file")
         _check(path, status)
+        os.fchmod(file, 0o600)  # whatever the umask took from it
         _give_to_owner_of(path.parent, file)
     finally:
         os.close(file)
