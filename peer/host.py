@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
 from peer.peer_piece import Pace
 from peer.store import Blob, BlobInfo, Store
+from peer.store.facts import Came
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
@@ -60,6 +61,11 @@ log = structlog.get_logger("peer.host")
 
 MAX_LEFT_OVER = 4096
 """Beyond that the origin is asked for what was left of a download."""
+
+SHOWN_OF_DIGEST = len("sha256:") + 12
+"""So much of a digest tells blobs apart, and nobody can ask for one by it."""
+
+SHOWN_NEIGHBOURS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,27 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFacts:
+    """A blob on its way, for the operator. `blob` is the beginning of its digest: a whole one is a key to content."""
+
+    blob: str
+    size_bytes: int
+    held_bytes: int
+    background: bool
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourFacts:
+    """What a neighbour has given this host and got of it, since the start."""
+
+    host: str
+    far: bool
+    given_bytes: int
+    got_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +177,8 @@ class Host:
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
+        self.traced: set[bytes] = set()
+        """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
@@ -337,6 +366,28 @@ class Host:
             unusable_answers=self._transfers.unusable_answers,
         )
 
+    def downloads(self) -> list[DownloadFacts]:
+        """The blobs on their way."""
+        return [
+            DownloadFacts(
+                blob=str(arrival.digest)[:SHOWN_OF_DIGEST],
+                size_bytes=0 if arrival.blob is None else arrival.blob.size_bytes,
+                held_bytes=0 if arrival.blob is None else arrival.blob.held_bytes,
+                background=arrival.background,
+                upstream=next((source.upstream for source in arrival.sources), ""),
+            )
+            for arrival in self.arrivals.values()
+        ]
+
+    def neighbours(self, sent: Mapping[str, int]) -> list[NeighbourFacts]:
+        """Who has given this host most, and got most of it. `sent` is what this host has sent, by host."""
+        given = self._transfers.from_neighbours.by_host()
+        hosts = sorted({*given, *sent}, key=lambda host: -given.get(host, 0) - sent.get(host, 0))
+        return [
+            NeighbourFacts(host, self.is_far(host), given.get(host, 0), sent.get(host, 0))
+            for host in hosts[:SHOWN_NEIGHBOURS]
+        ]
+
     def waits(self) -> list[Wait]:
         """What each download waits for that a client waits for."""
         return [
@@ -366,7 +417,15 @@ class Host:
         """Have the machine decide what follows from `event`, and carry it out."""
         for instruction in self.machine.handle(event, self._loop.time()):
             self._carry_out(instruction)
+        if self.traced:
+            self._note_waits()
         self._set_timer()
+
+    def _note_waits(self) -> None:
+        for digest in self.traced:
+            arrival, download = self.arrivals[digest], self.machine.downloads.get(digest)
+            if arrival.trace is not None and download is not None:
+                arrival.trace.waits_for(wait_of(download.phase, download.pieces, for_room=arrival.waits_for_room))
 
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -540,11 +599,13 @@ class Host:
 
     def _ended(self, ended: events.Ended) -> None:
         arrival = self.arrivals.pop(ended.digest)
+        self._end_trace(arrival, ended)
         self._remember_place(arrival)
         if ended.phase is Phase.COMPLETE:
             assert arrival.blob is not None
             arrival.blob.acquire()
-            self._tasks.start(self._store_work.seal(arrival.blob))
+            sealing = self._store_work.seal(arrival.blob)
+            self._tasks.start(sealing if arrival.trace is None else arrival.trace.sealing(sealing))
             if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
                 self.on_arrived(arrival.sources[0])
             arrival.end(None)
@@ -563,6 +624,14 @@ class Host:
             successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type, is_new=arrival.is_new)
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
+
+    def _end_trace(self, arrival: Arrival, ended: events.Ended) -> None:
+        if arrival.trace is None:
+            return
+        self.traced.discard(arrival.raw)
+        came = Came() if arrival.blob is None else arrival.blob.came
+        error = "" if ended.phase is Phase.COMPLETE else f"{ended.phase.value}: {arrival.last_error or ended.reason}"
+        arrival.trace.end(None if arrival.blob is None else arrival.blob.size_bytes, came, error)
 
     def _remember_place(self, arrival: Arrival) -> None:
         """What is left of a download that did not end well is there because of its place."""

@@ -85,6 +85,7 @@ def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | No
         cooldown_s=0.0,
         asks_without_range=False,
         follows_redirects=False,
+        traced=True,
     )
     return HttpOrigin(
         upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)

@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from peer import tracing
 from peer.arrival import Arrival
 from peer.background_pace import BackgroundPace
 from peer.core import events
@@ -26,6 +27,7 @@ from peer.errors import (
     StoreBrokenError,
     StoreError,
 )
+from peer.neighbour_bytes import NeighbourBytes
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.origin_range import OriginRange, OriginSource, outcome_of
 from peer.origin_sample import fetch_sample
@@ -51,6 +53,7 @@ class Transfers:
     ) -> None:
         self.origin_bytes = 0
         self.peer_bytes = 0
+        self.from_neighbours = NeighbourBytes()
         self.corrupt_pieces = 0
         self.unusable_answers = 0
         self._arrivals = arrivals
@@ -84,14 +87,16 @@ class Transfers:
         pace = BackgroundPace(Pace(0), self.background_pace, is_background)  # origins have rates of their own
         started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=is_background, pace=pace)
         self._ranges[wanted.request] = started
-        self._workers.start(self._run_range, arrival, wanted.request, started)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "origin", source.upstream)
+        self._workers.start(self._run_range, arrival, wanted.request, started, context)
 
-    def _run_range(self, arrival: Arrival, request: int, started: OriginRange) -> None:
+    def _run_range(self, arrival: Arrival, request: int, started: OriginRange, context: str) -> None:
         """In a thread: receive the range, and tell the loop of what comes of it."""
         tell = self.loop.call_soon_threadsafe
         error: Exception | None = None
         try:
-            started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+            with tracing.sending(context):
+                started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
         except Exception as raised:  # a defect of ours is told like any other end
             error = raised
         tell(self._range_ended, arrival, request, error)
@@ -119,6 +124,8 @@ class Transfers:
         elif error is not None:
             log.error("a transfer failed", digest=arrival.digest, exc_info=error)
             outcome = Outcome.FATAL
+        if arrival.trace is not None:
+            arrival.trace.answered(request, outcome.value)
         self._post(events.RangeEnded(arrival.raw, request, outcome, status, size_bytes))
 
     def fetch_sample(self, wanted: events.FetchSample) -> None:
@@ -148,30 +155,36 @@ class Transfers:
             source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
         )
         self._pieces[wanted.request] = piece
-        self._workers.start(self._run_piece, arrival, wanted, piece)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)
+        self._workers.start(self._run_piece, arrival, wanted, piece, context)
 
-    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:
+    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece, context: str) -> None:
         """In a thread: get the piece, and tell the loop once it is held: the neighbour has done its part then."""
         tell = self.loop.call_soon_threadsafe
 
         def on_held(index: int, digest: bytes) -> None:
-            tell(self._piece_received, wanted.request, piece, index, digest)
+            tell(self._piece_received, wanted, piece, index, digest)
 
         try:
             pace = BackgroundPace(self.pace, self.background_pace, partial(_is_background, arrival))
-            landed = piece.run(self._workers.buffers, pace, on_held)
+            with tracing.sending(context):
+                landed = piece.run(self._workers.buffers, pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
             if landed.whole is not None:
                 tell(self.verified, piece.blob, landed.whole)
 
-    def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
+    def _piece_received(self, wanted: events.RequestPiece, piece: PeerPiece, index: int, digest: bytes) -> None:
         start, stop = piece.blob.span(index)
         self.peer_bytes += stop - start
+        self.from_neighbours.add(wanted.host, stop - start)
         piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
-        del self._pieces[request]
-        self._received(piece.blob, request, index, digest, choked=piece.choked)
+        del self._pieces[wanted.request]
+        self._received(piece.blob, wanted.request, index, digest, choked=piece.choked)
+        arrival = self._arrivals.get(piece.blob.digest.raw)
+        if arrival is not None and arrival.trace is not None:
+            arrival.trace.answered(wanted.request, "done")
 
     def _piece_failed(self, arrival: Arrival, wanted: events.RequestPiece, error: Exception) -> None:
         """A request has ended without its piece, or with the piece but not with its part of the SHA-256."""
@@ -182,6 +195,8 @@ class Transfers:
             log.warning("a neighbour sent wrong bytes", host=wanted.host, digest=arrival.digest, piece=wanted.index)
         elif outcome is PeerOutcome.DIFFERS:
             log.warning("a piece has other bytes than the origin", digest=arrival.digest, piece=wanted.index)
+        if was_running and arrival.trace is not None:
+            arrival.trace.answered(wanted.request, outcome.value)
         if was_running:
             self._post(events.PieceFailed(arrival.raw, wanted.request, outcome))
         if isinstance(error, StoreError):
@@ -197,6 +212,9 @@ class Transfers:
         if arrival is None or arrival.blob is not blob:
             return
         arrival.answered = True
+        if arrival.trace is not None:
+            start, stop = blob.span(index)
+            arrival.trace.received(request, stop - start)
         self._post(events.PieceReceived(arrival.raw, request, index, digest, choked))
         arrival.wake()
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _WORK_TIMEOUT_S: Final = 3600.0
 """Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
 
-_OPEN: Final = ("/status", "/hosts")
+_OPEN: Final = ("/status", "/hosts", "/cluster")
 """Paths that are answered without the secret."""
 
 _PREHEATS: Final = "/api/v1/preheats"
@@ -75,6 +75,10 @@ class AdminClient:
     def hosts(self) -> list[dict[str, Any]]:
         """The hosts of the scheduler there, as `scheduler.core.roster.HostFacts` has them."""
         return self._ask("GET", "/hosts", lambda rows: [dict(row) for row in rows])
+
+    def cluster(self) -> dict[str, Any]:
+        """The cluster of the scheduler there, as `p2pd.admin.cluster` tells it."""
+        return self._ask("GET", "/cluster", dict)
 
     def blobs(self) -> list[BlobInfo]:
         """All blobs that the cache holds whole or in part."""

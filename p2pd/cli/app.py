@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
     "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
+    "top": "Show what this node, or the cluster, does now.",
     "config": "Show the settings in force, and where each is from.",
     "reload": "Have the daemon read its settings again.",
     "drain": "Have the daemon finish what is under way, and stop.",
@@ -38,7 +39,7 @@ COMMANDS: Final = {
 GROUPS: Final = {
     "Run": ("run", "scheduler", "reload", "drain"),
     "Set up": ("configure", "doctor"),
-    "Look": ("status", "config", "support-bundle", "version"),
+    "Look": ("status", "top", "config", "support-bundle", "version"),
     "Images": ("pull", "preheat", "cache"),
     "Cluster": ("token", "host", "plan", "demo"),
 }

@@ -18,6 +18,7 @@ from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
 from p2pd.admin.images import CachedImage, images_of
 from p2pd.cli.options import with_settings
 from p2pd.cli.suggest import SuggestingGroup
+from p2pd.config.room import quota_of
 from p2pd.config.values import show_duration, show_size
 from p2pd.daemon import logs
 from peer.errors import InvalidNameError, P2pdError, StoreInUseError
@@ -77,11 +78,12 @@ def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
     if not (settings.data / "blobs").is_dir():  # Store.open would make a store of an empty directory
         raise P2pdError(f"{unreachable}; nor is there a cache in {settings.data}")
     try:
+        quota = quota_of(settings)
         store = Store.open(
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
     except StoreInUseError:
         raise P2pdError(f"{unreachable}; a p2pd uses {settings.data} now") from None

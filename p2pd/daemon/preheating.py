@@ -62,14 +62,19 @@ class SchedulerPreheats:
         return is_ours and self._token.is_shown(request.headers.get("Authorization", ""))
 
     @asynccontextmanager
-    async def running(self, core: Scheduler, server: SchedulerServer, tasks: BackgroundTasks) -> AsyncIterator[None]:
-        """While the block lasts, and the server serves. Raises P2pdError."""
+    async def running(
+        self, core: Scheduler | None, server: SchedulerServer | None, tasks: BackgroundTasks
+    ) -> AsyncIterator[Sequence[web.RouteDef]]:
+        """While the block lasts and the server serves. Yields its routes; none without a core. Raises P2pdError."""
+        if core is None or server is None:
+            yield ()
+            return
         try:
             async with preheating(core, server, self._store(), WallClock()) as service:
                 self._service, self._tasks = service, tasks
                 tasks.start(service.write())
                 try:
-                    yield
+                    yield self.routes()
                 finally:
                     self._service = self._tasks = None
         except PreheatStoreError as error:

@@ -14,6 +14,7 @@ from functools import partial
 import uvloop
 from prometheus_client import generate_latest
 
+from p2pd.admin.cluster import Cluster
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
@@ -23,7 +24,7 @@ from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
 from p2pd.daemon.preheating import SchedulerPreheats
-from p2pd.daemon.trust import admission_or_none
+from p2pd.daemon.trust import admission_or_none, ending_certificates
 from p2pd.daemon.wiring import scheduling_of
 from peer.tasks import BackgroundTasks
 from scheduler.core.scheduler import Scheduler
@@ -47,12 +48,13 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     lag = LoopLag()
     scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
     secret, preheats = new_secret(), SchedulerPreheats(settings)
+    cluster = Cluster(core, partial(ending_certificates, settings))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
         scrape=scrape,
         not_ready=not_ready,
-        hosts=core.hosts,
+        cluster=cluster,
         names=names_of(settings, settings.admin),
         more=preheats.routes(),
         secret=secret,
@@ -69,6 +71,8 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
             addresses["metrics"] = str(await stack.enter_async_context(metrics))
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(lag.run())
+        background.start(cluster.run())
+        stack.callback(cluster.close)
         addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
         await stack.enter_async_context(preheats.running(core, server, background))
         yield addresses

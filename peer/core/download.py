@@ -374,7 +374,10 @@ class Download:
         from_origin = request in pieces.origin_requests
         if from_origin:
             self.origin.received(request, now)
-        out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
+        asked = pieces.peer_requests.get(request)
+        from_far = asked is not None and self.links.is_far(asked.host)
+        publisher = self.member.publisher
+        out = publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin, from_far=from_far)
         out += self.member.spot_checks.landed(event.index)
         if request in pieces.peer_requests:
             out += self.picker.requests.received(request, now, choked=event.choked)

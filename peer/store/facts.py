@@ -42,11 +42,16 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored."""
+    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
+
+    `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
+    """
 
     blobs: int
     used_bytes: int
     max_bytes: int
+    min_free_bytes: int
+    disk_bytes: int
     evicted: int
     lost: int
     condition: str

@@ -26,7 +26,19 @@ from pathlib import Path
 
 import structlog
 
-from peer.core.eviction import COLD_S, Candidate, Choice, Quota, Room, Wanted, expired, order, to_evict
+from peer.core.eviction import (
+    COLD_S,
+    Bounds,
+    Candidate,
+    Choice,
+    DiskShare,
+    Quota,
+    Room,
+    Wanted,
+    expired,
+    order,
+    to_evict,
+)
 from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
@@ -57,6 +69,7 @@ class Store:
         self.health = Health()
         self._place = place
         self._room_of = room
+        self._last_room = Room(0, 0)
         self._elapsed = elapsed
         self._clock = UseClock(time.time(), elapsed)
         self._blobs: dict[str, Blob] = {}
@@ -79,8 +92,8 @@ class Store:
         cls,
         directory: Path,
         *,
-        max_bytes: int,
-        min_free_bytes: int,
+        max_bytes: int | DiskShare,
+        min_free_bytes: int | DiskShare,
         ttl_s: float,
         room: Callable[[Path], Room] = room_of,
         elapsed: Callable[[], float] = time.monotonic,
@@ -94,6 +107,8 @@ class Store:
         unable = place.take()
         try:
             found = store._scan()
+            with suppress(StoreError):
+                store._room()
             store._clock = UseClock.of(store._clock_file, found, elapsed)
             store._date()
         except OSError as error:
@@ -181,7 +196,7 @@ class Store:
         with self._writing_pins:
             with self._lock:
                 blob, now = self._blobs.get(digest), self._clock.now()
-                if blob is None or not self._pins.fits(digest, blob.size_bytes, self.quota.max_bytes, now, self._size):
+                if blob is None or not self._pins.fits(digest, blob.size_bytes, self.bounds.max_bytes, now, self._size):
                     return False
                 self._pins.add(digest, now + ttl_s)
                 content = self._pins.content()
@@ -298,13 +313,20 @@ class Store:
         """Whether new blobs can be stored, and why not."""
         return self.health.state
 
+    @property
+    def bounds(self) -> Bounds:
+        """What the store may use, as of the last look at the disk."""
+        return self.quota.on(self._last_room, self._used_bytes)
+
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
                 blobs=len(self._blobs),
                 used_bytes=self._used_bytes,
-                max_bytes=self.quota.max_bytes,
+                max_bytes=self.bounds.max_bytes,
+                min_free_bytes=self.bounds.min_free_bytes,
+                disk_bytes=self._last_room.total_bytes,
                 evicted=self._evicted,
                 lost=self._lost,
                 condition=state.condition.value,
@@ -327,9 +349,10 @@ class Store:
             return
         in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
         later = replace(room, free_bytes=room.free_bytes + in_use)
-        passing = to_evict((), self.quota, later, wanted, used_bytes=0, now=0.0).is_enough
-        full = StoreFullError(why_full(wanted.size_bytes or 0, self.quota, room, self.directory), passing=passing)
-        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, self.quota, room):
+        bounds = self.bounds
+        passing = to_evict((), bounds, later, wanted, used_bytes=0, now=0.0).is_enough
+        full = StoreFullError(why_full(wanted.size_bytes or 0, bounds, room, self.directory), passing=passing)
+        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, bounds, room):
             self._unfit_bytes = wanted.size_bytes or 0
             self.health.failed(full)
         raise full
@@ -368,7 +391,8 @@ class Store:
 
     def _choice(self, room: Room, wanted: Wanted) -> Choice:
         now = self._clock.now()
-        return to_evict(self._candidates(), self.quota, room, wanted, used_bytes=self._used_bytes, now=now)
+        bounds = self.quota.on(room, self._used_bytes)
+        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._used_bytes, now=now)
 
     def _collect(self) -> list[BlobInfo]:
         removed: list[BlobInfo] = []
@@ -414,6 +438,7 @@ class Store:
             raise translate_disk_error(error, self.directory) from error
         if room.read_only:
             raise translate_disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.directory)
+        self._last_room = room
         return room
 
     # -- the disk --------------------------------------------------------------------------------------------------
@@ -428,7 +453,7 @@ class Store:
             room = self._room()
             is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
         if not is_enough:
-            raise StoreFullError(why_full(self._unfit_bytes, self.quota, room, self.directory))
+            raise StoreFullError(why_full(self._unfit_bytes, self.bounds, room, self.directory))
         self._place.settle()
         try:
             self._clock.save(self._clock_file, at_once=not self.health.state.is_well)

@@ -89,6 +89,8 @@ class Host:
     """The version of p2pd that the host runs, as it says."""
     last_error: str = ""
     """The last that went wrong with the host, for the operator."""
+    error_at: float = 0.0
+    """When that was."""
     rate: Rate = field(default_factory=Rate)
     """What the host gets of the blobs that it wants."""
     missed_by: set[str] = field(default_factory=set)

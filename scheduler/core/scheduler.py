@@ -29,10 +29,11 @@ from scheduler.core.lease_policy import LeasePolicy
 from scheduler.core.lengths import Lengths
 from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
+from scheduler.core.overview import Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
 from scheduler.core.preheat_job import Job
 from scheduler.core.preheats import Preheats
-from scheduler.core.quarantine import Quarantine
+from scheduler.core.quarantine import Quarantine, QuarantineFacts
 from scheduler.core.roster import HostFacts, roster
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
@@ -150,6 +151,20 @@ class Scheduler:
         """A preheat that is not over, by its id. It changes with the next event."""
         return self._preheats.jobs.get(job)
 
+    def overview(self, now: float, expiring: frozenset[str] = frozenset()) -> Overview:
+        """The cluster at a glance. `expiring`: hosts that should have renewed their certificates and have not."""
+        return overview(self._state, now, expiring)
+
+    def hosts_at(
+        self, now: float, site: str | None, zone: str | None, text: str, first: int, most: int
+    ) -> tuple[int, list[HostFacts]]:
+        """Some hosts of a place (None: any), by id, that have `text` in their id or address; and how many there are."""
+        return hosts_at(self._state, now, site, zone, text, first, most)
+
+    def quarantined(self, now: float) -> list[QuarantineFacts]:
+        """The hosts in quarantine."""
+        return self._quarantine.facts(now)
+
     def statistics(self) -> SchedulerStatistics:
         """The current size of each part of the state."""
         state = self._state
@@ -197,6 +212,9 @@ class Scheduler:
         assert of_swarms == state.leases.active
         late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
         assert late == state.leases.late
+        state.pulls.validate()
+        live = [swarm.pull for swarm in state.swarms.values() if len(swarm.wanting)]
+        assert sum(pull.live for pull in state.pulls.all(state.now)) == len(live)
         self._tags.validate()
         self._preheats.validate()
         state.shelf.validate()

@@ -21,6 +21,7 @@ from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Identity, Member, Source
 from scheduler.core.over_quota import OverQuota
+from scheduler.core.pulls import PullBook
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
@@ -85,6 +86,7 @@ class SchedulerState:
         swarm that a Need has made, until the Join follows."""
         self.leases: Final = LeaseBook()
         self.inline_blobs: Final = InlineBlobCache(settings.inline_cache_bytes)
+        self.pulls: Final = PullBook()
         self.deadlines: Final[Deadlines[Timer]] = Deadlines()
         self.outbox: list[Instruction] = []
 

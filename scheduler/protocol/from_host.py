@@ -242,10 +242,15 @@ class PreheatReport:
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The host holds the whole blob, and the blob's SHA-256 is right."""
+    """The host holds the whole blob, and the blob's SHA-256 is right.
+
+    `origin_bytes` of it came to this host from the origin, and `far_bytes` from hosts of other sites, for the operator.
+    """
 
     digest: f.Digest
     generation: f.Generation
+    origin_bytes: f.SizeBytes = 0
+    far_bytes: f.SizeBytes = 0
 
 
 @dataclass(frozen=True, slots=True)

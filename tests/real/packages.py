@@ -22,11 +22,13 @@ PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's packages put programs. Whatever else is called `docker` on this machine is not what is tested."""
 
 PACKAGE_OF: Final = {
+    "chromium": "chromium",
     "containerd": "containerd",
     "debootstrap": "debootstrap",
     "docker-registry": "docker-registry",
     "curl": "curl",
     "dockerd": "docker.io",
+    "groff": "groff-base",
     "htpasswd": "apache2-utils",
     "iptables": "iptables",
     "ldapwhoami": "ldap-utils",

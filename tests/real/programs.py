@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import random
 import signal
 import socket
 import subprocess
@@ -69,21 +68,6 @@ def wait_until(ask: Callable[[], T | None], what: str, timeout_s: float = 30) ->
         if time.monotonic() > deadline:
             raise ProgramError(f"not within {timeout_s} s: {what}")
         time.sleep(_POLL_INTERVAL_S)
-
-
-def free_port() -> int:
-    """A loopback port that nobody uses, below the kernel's range for outgoing connections (32768 and up), so that no
-    connection takes it before the program that it is meant for.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:

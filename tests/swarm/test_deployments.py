@@ -10,7 +10,6 @@ import base64
 import os
 import re
 import shlex
-import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -28,12 +27,13 @@ from p2pd.demo.process import join_token
 from tests.support.client import ask
 from tests.support.images import content_of
 from tests.support.kubernetes_api import KubernetesApi
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 240.0
 DATA: Final = KEYS["data"].default
 LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_MIN_FREE_BYTES": "0"}
 """Ports of this machine that the files leave as they are by default, and what a small disk asks for."""
@@ -41,10 +41,7 @@ LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD
 
 def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
     """The text with other ports for p2pd's own, and those ports by the ones that they stand for."""
-    ports = {}
-    for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text))):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports[port] = str(free.getsockname()[1])
+    ports = {port: str(free_port()) for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text)))}
     return re.sub(r"\b650[01][0-9]\b", lambda found: ports[found[0]], text), ports
 
 

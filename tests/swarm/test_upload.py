@@ -89,7 +89,6 @@ async def serving(
             yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
         finally:
             await runner.cleanup()
-            server.close()
             blob.release()
             store.close()
 
