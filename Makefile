@@ -7,7 +7,7 @@ STAMP := $(VENV)/.stamp
 # Files go in the order of their names: by number of tests, as xdist has it, the longest would come last.
 WORKERS ?= 3
 
-.PHONY: help venv demo test fuzz check docs man bench clean
+.PHONY: help venv demo test fuzz check docs man dist lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -42,6 +42,14 @@ man: venv ## man pages of all commands in build/man, and what completes them in 
 	$(BIN)/python -m p2pd.cli.manual build/man
 	mkdir -p build/completion
 	for shell in bash zsh fish; do $(BIN)/p2pd completion $$shell > build/completion/p2pd.$$shell; done
+
+dist: ## build/dist: an archive to install, and on Debian a package, for the Python that makes them (PYTHON=…)
+	packages/build build/dist $(PYTHON)
+
+lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lock]'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --group build pyproject.toml --output-file requirements.lock
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -224,18 +224,8 @@ async def serve(
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
         answer = mirror.handle if traces is None else traces.of_requests(mirror.handle)
-        mirror_runner = web.ServerRunner(
-            Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
-            shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
-        )
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
-        mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
-        addresses["mirror"] = str(mirror_at)
-        addresses |= await _listen_for_each(stack, settings, mirror, answer, mirror_at)
-        if proxy is not None and settings.https_proxy is not None:
-            proxy_runner = web.ServerRunner(proxy, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
-            proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
-            addresses["https_proxy"] = str(proxy_at)
+        addresses |= await _listen_for_clients(stack, settings, mirror, answer, proxy)
         if shares:
             host.start(addresses["advertise"])
         background.start(preheats.run())
@@ -247,6 +237,25 @@ async def serve(
         if traces is not None:
             background.start(traces.run())
         yield addresses
+
+
+async def _listen_for_clients(
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, proxy: web.Server | None
+) -> dict[str, str]:
+    """Serve container runtimes, at the mirror, at each upstream's own address and by proxy; the addresses, as texts."""
+    grace_s = max(0.001, settings.shutdown_grace_s)  # aiohttp takes 0 for no bound at all
+    mirror_runner = web.ServerRunner(
+        Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
+        shutdown_timeout=grace_s,
+    )
+    mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
+    addresses = {"mirror": str(mirror_at)}
+    addresses |= await _listen_for_each(stack, settings, mirror, answer, mirror_at)
+    if proxy is not None and settings.https_proxy is not None:
+        proxy_runner = web.ServerRunner(proxy, shutdown_timeout=grace_s)
+        proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
+        addresses["https_proxy"] = str(proxy_at)
+    return addresses
 
 
 async def _listen_for_each(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -92,7 +91,8 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         self._transport = None
         tls, self._tls = self._tls, None
         peer = self._inner.peer
-        if tls is not None and peer is not None and self._admission.keeps_session(peer.host, time.monotonic()):
+        now = asyncio.get_running_loop().time()
+        if tls is not None and peer is not None and self._admission.keeps_session(peer.host, now):
             end_session(tls)
         self._inner.connection_lost(exc)
 

@@ -216,8 +216,8 @@ def test_services_wait_longer_than_the_daemon_takes_to_stop() -> None:
 
 def test_services_can_be_reloaded() -> None:
     for file, how in {
-        "p2pd.service": "/usr/local/bin/p2pd reload",
-        "p2pd-scheduler.service": "/bin/kill -HUP $MAINPID",
+        "p2pd.service": "/opt/p2pd/bin/p2pd reload",
+        "p2pd-scheduler.service": '/bin/sh -c "kill -HUP $MAINPID"',
     }.items():
         assert f"\nExecReload={how}\n" in (EXAMPLE.parent / file).read_text()
 

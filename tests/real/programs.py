@@ -86,6 +86,7 @@ class Program:
         self.name = Path(args[0]).name
         self.log = log
         self._process = spawn(args, log, env)
+        self.pid = self._process.pid
 
     def wait_ready(self, ready: Callable[[], bool], timeout_s: float = 30) -> None:
         """Wait until `ready()`. If it ends before, or time is up, it is killed: ProgramError, with the log's end."""
@@ -100,6 +101,10 @@ class Program:
             raise ProgramError(f"{error}\n{tail(self.log)}") from None
         if self._process.poll() is not None:
             raise ProgramError(f"{self.name} ended with {self._process.returncode}\n{tail(self.log)}")
+
+    def wait(self, timeout_s: float = 120) -> int:
+        """Wait for its end and return its exit code. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
 
     def terminate(self, timeout_s: float = 40) -> int:
         """End it by SIGTERM and return its exit code (-15 when the signal itself ended it), or the one it ended with.
