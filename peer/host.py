@@ -184,6 +184,8 @@ class Host:
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
         self.may_share: Callable[[Digest], bool] = lambda _digest: True
         """Whether other hosts may have a blob that is held, as far as is known."""
+        self.on_preheat: Callable[[to_host.Preheat | to_host.PreheatEnded], None] = lambda _: None
+        """Called with what the scheduler orders ahead of clients."""
         self.left_over: dict[bytes, tuple[str, str]] = {}
         """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
@@ -267,6 +269,10 @@ class Host:
         if self._timer is not None:
             self._timer.cancel()
 
+    def report_preheat(self, report: from_host.PreheatReport) -> None:
+        """Tell the scheduler how far this host is with a preheat; nothing if there is no scheduler now."""
+        self._scheduler.tell(report)
+
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
         self.feed(events.Draining())
@@ -329,6 +335,20 @@ class Host:
     def certificate_expires(self) -> float | None:
         """When this host's certificate is over, in Unix seconds; 0 if it has none yet, None if it is to have none."""
         return None if self._trust is None else self._trust.expires
+
+    @property
+    def background_pace(self) -> Pace:
+        """The limit on what comes without a client that waits for it."""
+        return self._transfers.background_pace
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether a client waits for something that is on its way here."""
+        return any(not arrival.background for arrival in self.arrivals.values())
+
+    def give_way(self, digest: bytes) -> None:
+        """End a download now that nobody reads; what has come of it stays."""
+        self.feed(events.GiveWay(digest))
 
     @property
     def pace(self) -> Pace:
@@ -436,6 +456,8 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
+            case events.TakePreheat(order):
+                self.on_preheat(order)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
             case _:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from peer import tracing
 from peer.arrival import Arrival
+from peer.background_pace import BackgroundPace
 from peer.core import events
 from peer.core.events import Event, Outcome, PeerOutcome
 from peer.core.origin_requests import REFUSED_CREDENTIAL
@@ -60,6 +62,8 @@ class Transfers:
         self._neighbours = neighbours
         self._post = post
         self.pace = Pace(rate_bytes_per_s)
+        self.background_pace = Pace(0)
+        """The limit on what no client waits for, from neighbours and origins together."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -79,7 +83,9 @@ class Transfers:
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
         source = arrival.sources[wanted.source]
-        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=lambda: arrival.background)
+        is_background = partial(_is_background, arrival)
+        pace = BackgroundPace(Pace(0), self.background_pace, is_background)  # origins have rates of their own
+        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=is_background, pace=pace)
         self._ranges[wanted.request] = started
         context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "origin", source.upstream)
         self._workers.start(self._run_range, arrival, wanted.request, started, context)
@@ -145,7 +151,9 @@ class Transfers:
         if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
-        piece = PeerPiece(source, arrival.blob, wanted.index, wanted.expected, wanted.sample)
+        piece = PeerPiece(
+            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
+        )
         self._pieces[wanted.request] = piece
         context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)
         self._workers.start(self._run_piece, arrival, wanted, piece, context)
@@ -158,8 +166,9 @@ class Transfers:
             tell(self._piece_received, wanted, piece, index, digest)
 
         try:
+            pace = BackgroundPace(self.pace, self.background_pace, partial(_is_background, arrival))
             with tracing.sending(context):
-                landed = piece.run(self._workers.buffers, self.pace, on_held)
+                landed = piece.run(self._workers.buffers, pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
@@ -224,6 +233,10 @@ class Transfers:
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"
             )
         self._post(events.BlobVerified(arrival.raw, ok))
+
+
+def _is_background(arrival: Arrival) -> bool:
+    return arrival.background
 
 
 def is_refused_credential(error: P2pdError | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from p2pd.admin.cluster import Cluster
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import NotReady, admin_runner
+from p2pd.admin.server import Admits, NotReady, admin_runner
 from p2pd.config.upstream import LAYOUT_SCHEME
 from p2pd.config.values import show_room
 from peer.host import Host
@@ -41,8 +41,10 @@ class Admin:
         scrubber: Scrubber,
         control: Control | None = None,
         scheduler: Scheduler | None = None,
+        more: Sequence[web.RouteDef] = (),
+        admits: Admits = lambda _: False,
     ) -> None:
-        """`scheduler` is the one inside the node, if there is one."""
+        """`scheduler` is the one inside the node, if there is one; `more` and `admits` (`admin_runner`) are its."""
         self._origins = origins
         self._host = host
         self._store = host.store
@@ -51,6 +53,8 @@ class Admin:
         self._scrubber = scrubber
         self.cluster = None if scheduler is None else Cluster(scheduler)
         self._control = control
+        self._more = more
+        self._admits = admits
 
     def runner(
         self,
@@ -67,6 +71,7 @@ class Admin:
             not_ready=not_ready,
             names=names,
             secret=secret,
+            admits=self._admits,
             degraded=self._degraded,
             cluster=self.cluster,
             more=[
@@ -76,6 +81,7 @@ class Admin:
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
                 *([] if self._control is None else control_routes(self._control)),
+                *self._more,
             ],
         )
 

@@ -33,6 +33,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 NotReady = Callable[[], list[str]]
 """Says, for `/readyz`, what stands in the way."""
 
+Admits = Callable[[web.Request], bool]
+"""Whether a request has shown what lets it pass without the daemon's secret."""
+
 _OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"}) | PATHS
 _ELSEWHERE = "this is answered on the daemon's own machine alone: run the command there, by SSH or in the container"
 _HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
@@ -52,13 +55,14 @@ def admin_runner(
     more: Sequence[web.RouteDef] = (),
     cluster: Cluster | None = None,
     secret: str | None = None,
+    admits: Admits = lambda _: False,
 ) -> web.AppRunner:
     """The server of an admin port. `status` gives the daemon's own part of `/status`.
 
     `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
     may be filled in later. `names` are the host names that requests may be addressed to; None: any. `degraded` says
-    what is wrong with a daemon that serves all the same. `more` are further routes,
-    which need the `secret`. `cluster` is that of a scheduler.
+    what is wrong with a daemon that serves all the same. `more` are further routes, which need the `secret`, unless
+    `admits` lets a request pass without. `cluster` is that of a scheduler.
     """
     started = time.time()
     version = metadata.version("p2pd")
@@ -91,7 +95,7 @@ def admin_runner(
         is_open = (
             request.path in _OPEN or request.match_info.http_exception is not None
         )  # no such page: that is no secret
-        if secret is None or is_open:
+        if secret is None or is_open or admits(request):
             return await handler(request)
         if not _is_local(request.transport):
             return web.json_response({"error": _ELSEWHERE}, status=403)

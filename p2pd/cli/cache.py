@@ -147,11 +147,13 @@ def ls(settings: Settings, *, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     now = time.time()
-    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<6}  {:<10}  {}"
+    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<10}  {:<10}  {}"
     click.echo(line.format("DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE", "IMAGE"))
     for blob in blobs:
         held = blob.held_bytes / blob.size_bytes if blob.size_bytes else 1.0
         state = "in use" if blob.in_use else "whole" if blob.complete else "part"
+        if blob.pinned_s and blob.complete and not blob.in_use:
+            state = f"pinned {show_duration(blob.pinned_s)}"
         used = show_duration(max(0.0, now - blob.last_used))
         size, kind = show_size(blob.size_bytes), kind_of(types.get(blob.digest, blob.media_type))
         first, *others = names.get(blob.digest, ["-"])

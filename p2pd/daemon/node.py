@@ -35,9 +35,12 @@ from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.preheat.host import HostPreheats
+from p2pd.preheat.images import ImagesAhead
 from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
@@ -187,6 +190,9 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
+        images = ImagesAhead(host, origins, readers, access, tags, catalog, hides_private=exchange is Exchange.PUBLIC)
+        preheats = HostPreheats(images, host.report_preheat, host.background_pace)
+        host.on_preheat = preheats.on_order
         proxy = None
         if settings.https_proxy is not None:
             from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
@@ -198,7 +204,9 @@ async def serve(
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
-        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside)
+        inside = SchedulerPreheats(settings)
+        routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
+        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         if admin.cluster is not None:
@@ -206,9 +214,7 @@ async def serve(
             stack.callback(admin.cluster.close)
         stack.enter_context(secret_in(settings.data, secret, admin_at))
         addresses["admin"] = str(admin_at)
-        if settings.metrics is not None:
-            metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
-            addresses["metrics"] = str(metrics_at)
+        addresses |= await _listen_for_metrics(stack, settings, telemetry)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         if shares or settings.peer is not None:
             peer_port = listening(peer_runner, settings.peer or SOMEWHERE, trust, plain_too=keys is not None)
@@ -222,6 +228,7 @@ async def serve(
         addresses |= await _listen_for_clients(stack, settings, mirror, answer, proxy)
         if shares:
             host.start(addresses["advertise"])
+        background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
@@ -275,6 +282,14 @@ async def _listen_for_each(
     mirror.own = listened
     own = ", ".join(f"{name} at {host}:{mirror_at.port}" for host, name in listened.items())
     return {"own": own} if own else {}
+
+
+async def _listen_for_metrics(stack: AsyncExitStack, settings: Settings, telemetry: Telemetry) -> dict[str, str]:
+    """The port of the metrics, if there is to be one. Raises ListenError."""
+    if settings.metrics is None:
+        return {}
+    at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
+    return {"metrics": str(at)}
 
 
 @asynccontextmanager

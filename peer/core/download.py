@@ -27,6 +27,7 @@ from peer.core.events import (
     Event,
     FromNeighbour,
     FromScheduler,
+    GiveWay,
     Instruction,
     LinkLost,
     Outcome,
@@ -293,6 +294,8 @@ class Download:
                 self.member.open_origin(now)
             case StoreFailed(_, discard):
                 return self._end(DownloadCause.STORE_FAILED, discard=discard)
+            case GiveWay():
+                return self._end(DownloadCause.UNWANTED) if self.readers.next_deadline() is not None else []
             case Draining():
                 self.readers.linger_s = 0.0
                 return self._end(DownloadCause.UNWANTED) if self.readers.background else []

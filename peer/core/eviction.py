@@ -7,8 +7,9 @@ Rules:
 2. What is fetched ahead of clients never takes the room of what clients use: it may evict only blobs that nobody used
    for `COLD_S`. A client's blob may evict one that is only being fetched ahead.
 3. A blob that was fetched ahead and that no client has read yet goes last.
-4. A file system that is smaller than `min_free_bytes` can never have that much free. Nothing is evicted for it.
-5. A part of the file system is worked out anew at each look: it may grow.
+4. A pinned blob (`peer.store.pins`) goes after all others, only for what a client wants, and does not expire.
+5. A file system that is smaller than `min_free_bytes` can never have that much free. Nothing is evicted for it.
+6. A part of the file system is worked out anew at each look: it may grow.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ COLD_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client."""
+    """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client.
+
+    `is_pinned`: an operator wants it kept.
+    """
 
     digest: str
     size_bytes: int
     last_used: float
     in_use: bool
     is_ahead: bool = False
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def expired(candidates: Iterable[Candidate], quota: Quota, now: float) -> list[s
     """Digests that nobody used for `ttl_s` (0: never expire)."""
     if not quota.ttl_s:
         return []
-    return [c.digest for c in candidates if not c.in_use and now - c.last_used > quota.ttl_s]
+    return [c.digest for c in candidates if not (c.in_use or c.is_pinned) and now - c.last_used > quota.ttl_s]
 
 
 def to_evict(
@@ -126,15 +131,22 @@ def to_evict(
         over_bytes = max(over_bytes, size_bytes + bounds.min_free_bytes - room.free_bytes)
     over_inodes = inodes + room.spare_inodes - room.free_inodes if room.total_inodes else 0
     chosen: list[str] = []
-    for candidate in sorted(candidates, key=lambda each: (each.is_ahead, each.last_used)):
+    for candidate in sorted(candidates, key=order):
         if over_bytes <= 0 and over_inodes <= 0:
             break
         if candidate.in_use or (wanted.background and (candidate.is_ahead or now - candidate.last_used < COLD_S)):
+            continue
+        if wanted.background and candidate.is_pinned:
             continue
         chosen.append(candidate.digest)
         over_bytes -= candidate.size_bytes
         over_inodes -= INODES_PER_BLOB
     return Choice(tuple(chosen), over_bytes <= 0 and over_inodes <= 0)
+
+
+def order(candidate: Candidate) -> tuple[bool, bool, float]:
+    """The key by which blobs go, the first first."""
+    return candidate.is_pinned, candidate.is_ahead, candidate.last_used
 
 
 def is_attainable(bounds: Bounds, room: Room) -> bool:

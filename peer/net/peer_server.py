@@ -2,6 +2,7 @@
 
     GET /v2/swarm/blobs/<digest>                  with a Range: 206 from the store, as any registry would answer
     GET /v2/swarm/<first>-<last>/blobs/<digest>   the same bytes, encrypted: for a neighbour with a key
+         ?background                              no client waits there: others come first
     GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
@@ -33,7 +34,7 @@ from peer.neighbour_bytes import NeighbourBytes
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
+from peer.peer_piece import BACKGROUND, CHOKED_HEADER, HOST_HEADER
 from peer.sendfile import encrypts_here, send_encrypted, send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
@@ -160,7 +161,8 @@ class PeerServer:
         if stop - start > MAX_PIECE_BYTES:
             return _refusal(400, f"at most {MAX_PIECE_BYTES} bytes are sent at a time: a piece")
         host = asking.host
-        receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
+        background = BACKGROUND in request.query
+        receiver = UploadRequest(host, digest.raw, self._is_far(host), background) if host else None
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the other host went away")

@@ -327,7 +327,7 @@ def _small(method: str, path: str, reply: Reply) -> Answer:
 
 
 def _path(ref: ContentRef) -> str:
-    return f"{ref.repository}/{ref.kind.value}/{ref.digest}"
+    return f"{ref.repository}/{ref.kind.value}/{ref.digest}{f'?{ref.query}' if ref.query else ''}"
 
 
 def _told_length(reply: Reply) -> int | LengthUnknown:

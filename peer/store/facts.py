@@ -20,7 +20,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
+    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on."""
 
     digest: Digest
     size_bytes: int
@@ -29,6 +29,7 @@ class BlobInfo:
     media_type: str
     last_used: float
     in_use: bool
+    pinned_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

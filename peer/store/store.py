@@ -2,6 +2,7 @@
 
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
+    DIR/pins                  until when blobs are kept that are pinned (peer.store.pins)
     DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
 Rules:
@@ -35,6 +36,7 @@ from peer.core.eviction import (
     Room,
     Wanted,
     expired,
+    order,
     to_evict,
 )
 from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
@@ -45,6 +47,7 @@ from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, 
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
 from peer.store.new_blob import allocate, is_the_disk, why_full
+from peer.store.pins import Pins
 from peer.store.record import Header, peek
 from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import piece_length
@@ -77,6 +80,8 @@ class Store:
         """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
+        self._pins = Pins(self.directory / "pins")
+        self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
         """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
         self.on_found: Callable[[BlobInfo], None] = lambda _blob: None
@@ -183,6 +188,26 @@ class Store:
             self._touch(blob)
             return blob
 
+    def keep(self, digest: str, ttl_s: float) -> bool:
+        """Pin a blob that is held for `ttl_s` from now on; False if it is gone, or the share of pins is used. Blocks.
+
+        Raises StoreError.
+        """
+        with self._writing_pins:
+            with self._lock:
+                blob, now = self._blobs.get(digest), self._clock.now()
+                if blob is None or not self._pins.fits(digest, blob.size_bytes, self.bounds.max_bytes, now, self._size):
+                    return False
+                self._pins.add(digest, now + ttl_s)
+                content = self._pins.content()
+            with disk_errors(self.directory / "pins"):
+                self._pins.write(content)
+        return True
+
+    def _size(self, digest: str) -> int:
+        blob = self._blobs.get(digest)
+        return 0 if blob is None else blob.size_bytes
+
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError while it is in use."""
         with self._lock:
@@ -211,6 +236,7 @@ class Store:
                 return
             self._used_bytes -= blob.size_bytes
             self._touched.pop(digest, None)
+            self._pins.discard(digest)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
             with suppress(OSError):  # it has other blobs
@@ -337,7 +363,7 @@ class Store:
         Raises StoreError.
         """
         data, record = self._paths(header.digest)
-        spared = sorted(self._candidates(), key=lambda each: (each.is_ahead, each.last_used))
+        spared = sorted(self._candidates(), key=order)
         freed_bytes, retaken = 0, False
         while True:
             try:
@@ -397,7 +423,8 @@ class Store:
         now = self._clock.now()
         for blob in self._blobs.values():
             is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
-            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead)
+            is_pinned = self._pins.until(blob.digest) > now
+            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
 
     def _room(self) -> Room:
         """Raises StoreError; StoreReadOnlyError where nothing can be removed either."""
@@ -530,6 +557,7 @@ class Store:
             media_type=blob.header.media_type,
             last_used=self._clock.to_unix(blob.last_used),
             in_use=blob.in_use,
+            pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
         )
 
 

@@ -76,6 +76,8 @@ class Host:
     """Where the connection comes from (`network_of`); "" if the host has shown a certificate with its id."""
     checks: bool = False
     """Whether the host answers SpotCheck. Older hosts do not."""
+    preheats: bool = False
+    """Whether the host takes Preheat."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""

@@ -42,6 +42,7 @@ class Due(Enum):
     RELEASE = auto()
     REST = auto()
     SPOT_CHECK = auto()
+    PREHEAT = auto()
 
 
 class TagKey(NamedTuple):
@@ -51,11 +52,18 @@ class TagKey(NamedTuple):
     tag: str
 
 
+class PreheatKey(NamedTuple):
+    """A preheat, or one host's part of it."""
+
+    job: str
+    host: str
+
+
 class Timer(NamedTuple):
-    """A kind of timer, and its lease (a number), blob (a digest), tag, or host."""
+    """A kind of timer, and its lease (a number), blob (a digest), tag, host, or preheat."""
 
     due: Due
-    key: int | bytes | Identity | TagKey
+    key: int | bytes | Identity | TagKey | PreheatKey
 
 
 class SchedulerState:

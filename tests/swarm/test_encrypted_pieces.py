@@ -113,12 +113,20 @@ class Hosts:
         )
         self.held = HeldKey(keys.issue("b", CERTIFICATE))
 
-    async def fetch(self, index: int = 0, *, plain: bool = False, rate: int = 0, key: HeldKey | None = None) -> None:
+    async def fetch(
+        self,
+        index: int = 0,
+        *,
+        plain: bool = False,
+        rate: int = 0,
+        key: HeldKey | None = None,
+        background: bool = False,
+    ) -> None:
         """Raises what a piece ends with."""
         tls, outside = neighbour_origin("a", NOWHERE, "b"), neighbour_origin("a", self.line.address, "b")
         start, stop = self.blob.span(index)
         source = PieceSource(tls, outside, key or self.held, plain)
-        piece = PeerPiece(source, self.blob, index, blake3(CONTENT[start:stop]).digest())
+        piece = PeerPiece(source, self.blob, index, blake3(CONTENT[start:stop]).digest(), background=background)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not await asyncio.to_thread(has_landed, piece, Pace(rate)):
@@ -214,6 +222,15 @@ async def test_a_piece_goes_plain_where_both_hosts_say_so(tmp_path: Path) -> Non
         await it.fetch(1)
         assert it.has(1)
         assert b"aes128gcm" in it.last_answer, "one that wants it encrypted gets it so"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@asynchronous
+async def test_the_key_covers_that_a_request_is_of_the_background(tmp_path: Path, plain: bool) -> None:
+    async with hosts(tmp_path, plain=plain) as it:
+        await it.fetch(plain=plain, background=True)
+        assert it.has(0)
+        assert b"?background HTTP/1.1" in it.line.requests[-1]
 
 
 @asynchronous
