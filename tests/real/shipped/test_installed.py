@@ -175,8 +175,8 @@ def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry
     machine.run("rm", "-rf", "/etc/systemd/system/p2pd.service.d", "/etc/p2pd", CA)
     unpack = f"tar --extract --gzip --no-same-permissions --file={machine.put(shipped.archive)} --directory=/root"
     install = f"/root/{shipped.archive.name.removesuffix('.tar.gz')}/install"
-    machine.write("/tmp/others/p2pd.py", "raise SystemExit('what lies about is run')\n")
-    machine.run("sh", "-ec", f"umask 077; {unpack}; cd /tmp/others; {install}")
+    machine.write("/srv/others/p2pd.py", "raise SystemExit('what lies about is run')\n")
+    machine.run("sh", "-ec", f"umask 077; {unpack}; cd /srv/others; {install}")
     configure(machine, f'"docker.io={registry.url}"')
     machine.run("systemctl", "enable", "--now", "p2pd")
     Pull(at.mirror, REPOSITORY, image.weights.digest).finish()
