@@ -413,14 +413,16 @@ async def test_a_tunnel_leads_through_the_proxy_of_p2pds_environment() -> None:
 
 
 @asynchronous
-async def test_a_tunnel_that_carries_nothing_ends() -> None:
+async def test_tunnels_are_few_and_one_that_carries_nothing_ends() -> None:
     async with BackgroundTasks() as background:
-        tunnels = Tunnels(background, environ={}, idle_s=0.05)
+        tunnels = Tunnels(background, environ={}, idle_s=0.05, most=1)
         (client, ours), (server, theirs) = socket.socketpair(), socket.socketpair()
         for each in (ours, server):
             each.setblocking(False)
         tunnels.start(ours, server)
         assert HttpsProxy(_never, tunnels, None, frozenset, stall_s=1).open_count == 2  # of the port's share of files
+        with pytest.raises(ConnectError, match="no more at a time"):
+            await tunnels.open(ConnectTarget("registry.test", 443))
         assert await asyncio.to_thread(client.recv, 1) == b""
         assert await asyncio.to_thread(theirs.recv, 1) == b""
         assert tunnels.count == 0

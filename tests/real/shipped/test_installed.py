@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -115,8 +116,10 @@ def test_the_package(
     place: Path,
 ) -> None:
     """Installed, upgraded while a blob is pulled, reloaded while one is pulled, removed, purged."""
-    machine.run("dpkg", "--install", before)
-    assert machine.state("p2pd.service") == "active"
+    host, _, port = at.mirror.rpartition(":")
+    with socket.create_server((host, int(port))):
+        machine.run("dpkg", "--install", before)  # it does not start, and the package is installed all the same
+    wait_until(lambda: machine.state("p2pd.service") == "active", "p2pd starts once its port is free")
     assert machine.state("p2pd-scheduler.service") == "inactive"
 
     # A password that root alone can read.
