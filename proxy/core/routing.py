@@ -174,6 +174,7 @@ def _host_in_path(component: str, upstreams: Collection[UpstreamName], *, any_ho
 
 
 def unknown_upstream(upstream: str) -> RouteError:
+    """What is told of an upstream that is none here."""
     return RouteError(
         404,
         Code.NAME_UNKNOWN,
