@@ -1,7 +1,7 @@
 """`python -m benchmarks COMMAND`: measure, and print the report.
 
 Exit codes: 0 all requested figures were measured, whether bars were missed or not; 1 a figure could not be measured;
-2 used wrongly.
+2 used wrongly, or two reports that cannot be compared.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import compare
+from benchmarks.arguments import positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, run_measures
 from benchmarks.datapath import command as datapath
@@ -33,13 +35,6 @@ COMMANDS: tuple[Command[Any], ...] = (
     cluster.COMMAND,
     simulate.COMMAND,
 )
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +62,19 @@ def parser() -> argparse.ArgumentParser:
             help="make the temporary directory below DIR, which decides the disk that is measured",
         )
         command.add_arguments(one)
+    comparing = commands.add_parser("compare", help=compare.__doc__.splitlines()[0], description=compare.__doc__)
+    comparing.set_defaults(command=None)
+    compare.add_arguments(comparing)
     return root
+
+
+def measured_by(arguments: Sequence[str]) -> str:
+    """The command line without the options that do not decide what a figure is."""
+    others = argparse.ArgumentParser(add_help=False)
+    others.add_argument("--json", action="store_true")
+    for name in ("--runs", "--only", "--workdir"):
+        others.add_argument(name)
+    return " ".join(others.parse_known_args(arguments)[1])
 
 
 def exit_on_signal(number: int, _frame: FrameType | None) -> None:
@@ -76,17 +83,26 @@ def exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    command: Command[Any] = options.command
-    signal.signal(signal.SIGTERM, exit_on_signal)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(words)
+    command: Command[Any] | None = options.command
+    console = Console(markup=False, highlight=False)
     errors = partial(print, file=sys.stderr, flush=True)
-    report = Report(command.name, machine(), command.versions())
+    if command is None:
+        try:
+            compare.main(options, console)
+        except compare.NotComparableError as error:
+            errors(error)
+            return 2
+        return 0
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    report = Report(measured_by(words), machine(), command.versions())
     with command.testbed(options) as testbed:
         run_measures(command, testbed, options.only, report, errors)
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        report.print(Console(markup=False, highlight=False))
+        report.print(console)
     for name, why in report.failures.items():
         errors(f"not measured: {name}: {why}")
     return 1 if report.failures else 0

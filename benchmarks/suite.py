@@ -26,7 +26,7 @@ from benchmarks import policies
 from benchmarks.compiling import simulating
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
-from benchmarks.report import Bar, machine, rounded
+from benchmarks.report import FORMAT, Bar, machine, rounded
 from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
 from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
@@ -118,7 +118,9 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         met = None if self.bar is None else self.bar.met(self.value)
         bar = None if self.bar is None else str(self.bar)
-        return {"figure": self.figure, "value": rounded(self.value), "bar": bar, "met": met, "command": self.command}
+        value = rounded(self.value)
+        spread = {"min": value, "max": value, "runs": 1}
+        return {"figure": self.figure, "value": value, **spread, "bar": bar, "met": met, "command": self.command}
 
 
 def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
@@ -206,12 +208,10 @@ def measure(directory: Path) -> dict[str, Any]:
         cluster.stop()
     failures |= real["failures"]
     command = " ".join(CLUSTER)
-    table = [
-        {"figure": name, "value": told["value"], "bar": told["bar"], "met": told["met"], "command": command}
-        for name, told in real["figures"].items()
-    ]
+    table = [{"figure": name, **told, "command": command} for name, told in real["figures"].items()]
     table += [row.as_json() for row in rows(results)]
     return {
+        "format": FORMAT,
         "machine": machine(),
         "figures": table,
         "failures": failures,

@@ -113,7 +113,7 @@ def test_the_report_as_json_and_as_a_table() -> None:
     result.failures["b"] = "why"
     shown = result.as_json()
     assert json.loads(json.dumps(shown)) == shown
-    assert set(shown) == {"command", "machine", "versions", "figures", "failures"}
+    assert set(shown) == {"format", "command", "machine", "versions", "figures", "failures"}
     assert shown["figures"]["a"]["value"] == 1.0
     text = io.StringIO()
     result.print(Console(file=text, width=80))

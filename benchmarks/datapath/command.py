@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks import load, programs
+from benchmarks.arguments import GIB, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import PeakRss, cpu_s, settled_rss_mib
@@ -38,7 +38,6 @@ BARS = {
     "first_byte_ms": Bar("<=", 20),
 }
 
-GIB = 2**30
 SMALL_BYTES = 2048
 SMALL_REQUESTS = 10_000
 SMALL_CONNECTIONS = 16
@@ -223,14 +222,6 @@ def first_byte(name: str, size_bytes: int) -> Callable[[Testbed], list[Figure]]:
         return [figure(name, [ours - theirs for ours, theirs in zip(*counted.values(), strict=True)], **counted)]
 
     return run
-
-
-def size(text: str) -> int:
-    """`1GiB`, `64MiB`: at least 1 MiB."""
-    match = re.fullmatch(r"([1-9][0-9]*)(MiB|GiB)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a size like 64MiB or 1GiB")
-    return int(match[1]) * (GIB if match[2] == "GiB" else 2**20)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

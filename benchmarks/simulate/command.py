@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from benchmarks import policies
-from benchmarks.cluster.command import bytes_per_s, within
+from benchmarks.arguments import bytes_per_s, within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.compiling import simulating
 from benchmarks.policies.stage import StuckError, UnplayableError

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, programs
+from benchmarks.arguments import GIB
 from benchmarks.command import Command, Measure, UnmeasurableError
-from benchmarks.datapath.command import GIB, UNCOUNTED, add_arguments, open_testbed, settle
+from benchmarks.datapath.command import UNCOUNTED, add_arguments, open_testbed, settle
 from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import cpu_s
 from benchmarks.report import Bar, Figure, ratios
