@@ -28,6 +28,8 @@ SAME: Final = ("cpu", "cores", "memory_gib", "kernel", "python")
 
 HEADINGS: Final = ("figure", "old", "new", "new / old", "beyond the spread", "bar", "met")
 
+MIN_COLUMNS: Final = 130
+
 
 class NotComparableError(Exception):
     """A file is no report, or two reports cannot be compared. The text names the file and the reason."""
@@ -153,11 +155,11 @@ class Comparison:
         return "\n".join([*lines, *self.notes])
 
     def print(self, console: Console) -> None:
+        console.width = max(console.width, MIN_COLUMNS)  # a narrower terminal wraps lines; a cut number would be wrong
         for command in self.commands():
             table = Table(title=f"benchmarks {command}", title_justify="left", box=SIMPLE)
-            table.add_column(HEADINGS[0], no_wrap=True)
-            for heading in HEADINGS[1:]:
-                table.add_column(heading, justify="right", overflow="fold")
+            for number, heading in enumerate(HEADINGS):
+                table.add_column(heading, justify="right" if number else "left", no_wrap=True)
             for pair in self.pairs:
                 if pair.command == command:
                     table.add_row(*pair.cells())

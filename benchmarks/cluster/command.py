@@ -42,7 +42,6 @@ from benchmarks.cluster.nodes import (
     counted_since,
     goodput,
     latency_s,
-    rate,
     setting,
 )
 from benchmarks.cluster.player import Playing, play
@@ -235,7 +234,7 @@ def _registry(place: Setting, _stack: ExitStack) -> str:
 
 def _pull_through(place: Setting, stack: ExitStack) -> str:
     """A docker-registry as a pull-through cache of the other, at a host with a link like the others'."""
-    link = rate(place.scenario.nodes[0].up_bytes_per_s)
+    link = place.scenario.nodes[0].up_bytes_per_s
     host = place.network.host(link, link)
     cache = programs.docker_registry(
         place.directory / "cache", pull_through_from=place.registry, address=f"{host.address}:{REGISTRY_PORT}"

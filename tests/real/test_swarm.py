@@ -27,7 +27,7 @@ from tests.real.skopeo import Skopeo, digests
 from tests.real.web import get
 
 HOSTS: Final = 8
-RATE: Final = "200mbit"
+RATE: Final = 25e6
 PORT: Final = 65002
 SCHEDULER_PORT: Final = 65003
 
