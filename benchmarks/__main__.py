@@ -23,6 +23,7 @@ from benchmarks.arguments import positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
 from benchmarks.scheduler import command as scheduler
 from benchmarks.simulate import command as simulate
@@ -31,6 +32,7 @@ from benchmarks.transfer import command as transfer
 COMMANDS: tuple[Command[Any], ...] = (
     datapath.COMMAND,
     transfer.COMMAND,
+    profile.COMMAND,
     scheduler.COMMAND,
     cluster.COMMAND,
     simulate.COMMAND,
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        report.print(console)
+        command.show(report, console)
     for name, why in report.failures.items():
         errors(f"not measured: {name}: {why}")
     return 1 if report.failures else 0

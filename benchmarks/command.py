@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Generic, TypeVar
 
+from rich.console import Console
+
 from benchmarks.report import Figure, Report
 
 Testbed = TypeVar("Testbed")
@@ -40,6 +42,8 @@ class Command(Generic[Testbed]):
     add_arguments: Callable[[argparse.ArgumentParser], None]
     testbed: Callable[[argparse.Namespace], AbstractContextManager[Testbed]]
     versions: Callable[[], Mapping[str, str]]
+    show: Callable[[Report, Console], None] = Report.print
+    """Prints the report for people."""
 
     @property
     def figures(self) -> list[str]:
