@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import compare
-from benchmarks.arguments import positive
+from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, run_measures
 from benchmarks.datapath import command as datapath
@@ -68,15 +68,6 @@ def parser() -> argparse.ArgumentParser:
     comparing.set_defaults(command=None)
     compare.add_arguments(comparing)
     return root
-
-
-def measured_by(arguments: Sequence[str]) -> str:
-    """The command line without the options that do not decide what a figure is."""
-    others = argparse.ArgumentParser(add_help=False)
-    others.add_argument("--json", action="store_true")
-    for name in ("--runs", "--only", "--workdir"):
-        others.add_argument(name)
-    return " ".join(others.parse_known_args(arguments)[1])
 
 
 def exit_on_signal(number: int, _frame: FrameType | None) -> None:

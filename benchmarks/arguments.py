@@ -1,10 +1,13 @@
-"""The values of command-line arguments: sizes, rates and counts. Each parser raises argparse.ArgumentTypeError."""
+"""The values of command-line arguments: sizes, rates and counts. Each parser raises argparse.ArgumentTypeError.
+
+And the command line of a report.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 MIB: Final = 2**20
@@ -42,3 +45,12 @@ def within(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def measured_by(arguments: Sequence[str]) -> str:
+    """The command line without the options that do not decide what a figure is."""
+    others = argparse.ArgumentParser(add_help=False)
+    others.add_argument("--json", action="store_true")
+    for name in ("--runs", "--only", "--workdir"):
+        others.add_argument(name)
+    return " ".join(others.parse_known_args(arguments)[1])

@@ -1,8 +1,8 @@
 """`python -m benchmarks.suite`, or `make bench`: the figures at scale, as JSON, as a table in Markdown, and as plots.
 
 Rules:
-1. The cluster of real processes runs first, alone on the machine. While its comparisons wait for their links, the
-   simulations run on all cores, the longest first.
+1. Benchmarks of real processes run first, one after the other, alone on the machine. The last is the cluster: while its
+   comparisons wait for their links, the simulations run on all cores, the longest first.
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
@@ -16,25 +16,46 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import policies
+from benchmarks.arguments import measured_by
+from benchmarks.cluster import command as cluster
 from benchmarks.compiling import simulating
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
 from benchmarks.report import FORMAT, Bar, machine, rounded
 from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
+from benchmarks.transfer import command as transfer
 from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
+
+
+def _only(figures: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for name in figures for word in ("--only", name))
+
+
+ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
+"""All figures but those of encryption, which take as long as all others together."""
+
+ONLY_SWARM: Final = _only(name for name in cluster.COMMAND.figures if not name.startswith("speedup_vs"))
 GROWTH_BAR: Final = Bar("<=", 1.3)
 """The bar of the growth of a host's cost, from 100 hosts to 10,000."""
 
+ALONE: Final = (
+    ("transfer", "--size", "256MiB", *ONLY_TRANSFER),
+    ("datapath", "--size", "256MiB"),
+    ("datapath", "--size", "256MiB", "--origin-rate", "1gbit"),
+    ("datapath", "--size", "256MiB", "--origin-rate", "5gbit"),
+    ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
+)
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"
 
@@ -74,7 +95,7 @@ def runs() -> Iterator[SimulationRun]:
     yield SimulationRun(1_000, 64)
     yield SimulationRun(500, 128, sites=10)
     yield SimulationRun(1_000, 64, down=1)
-    yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
+    yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.HELD)
     yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
     yield from (SimulationRun(nodes, 256) for nodes in SIZES if nodes < 1_000)
 
@@ -148,38 +169,41 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
             yield Row(f"{name}, growth", many[name] / few[name], GROWTH_BAR, told)
 
 
-class ClusterProcess:
-    """The cluster of real processes, as another process. `alone` returns when it no longer needs the whole machine."""
+class BenchmarkProcess:
+    """A benchmark as another process, whose messages go to this one's log."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        self._command = measured_by(words)
         self._log = log
+        self._began_s = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", *CLUSTER, "--json"],
+            [sys.executable, "-m", "benchmarks", *words, "--json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def alone(self) -> None:
-        """Wait until the process compares, or has ended."""
+    def wait_for(self, figure: str) -> None:
+        """Wait until the process measures this figure, or has ended."""
         assert self._process.stderr is not None
-        with self._log.open("w") as log:
+        with self._log.open("a") as log:
             for line in self._process.stderr:
                 log.write(line)
-                print(f"cluster: {line.rstrip()}", file=sys.stderr, flush=True)
-                if line.startswith("measuring") and COMPARES in line:
+                print(f"{self._command}: {line.rstrip()}", file=sys.stderr, flush=True)
+                if line.startswith("measuring") and figure in line:
                     return
 
     def report(self) -> dict[str, Any]:
-        """The report of the process."""
+        """The report of the process, with the seconds that it took."""
         out, errors = self._process.communicate()
         with self._log.open("a") as log:
             log.write(errors)
+        took = {"took_s": rounded(time.monotonic() - self._began_s)}
         if not out:
-            return {"figures": {}, "failures": {"cluster": errors.strip()[-500:] or self._log.read_text()[-500:]}}
-        report: dict[str, Any] = json.loads(out)
-        return report
+            why = errors.strip()[-500:] or self._log.read_text()[-500:]
+            return {"command": self._command, "figures": {}, "failures": {self._command: why}, **took}
+        return {**json.loads(out), **took}
 
     def stop(self) -> None:
         """End the process at any time. It ends the programs that it started."""
@@ -188,13 +212,36 @@ class ClusterProcess:
             self._process.wait()
 
 
+@contextmanager
+def benchmark(words: Sequence[str], log: Path) -> Iterator[BenchmarkProcess]:
+    """A benchmark, which ends with the block."""
+    process = BenchmarkProcess(words, log)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def real_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a benchmark's report."""
+    for name, told in report["figures"].items():
+        yield {"figure": name, **told, "command": report["command"]}
+
+
 def measure(directory: Path) -> dict[str, Any]:
     """The whole report. Figures that could not be measured are in `failures`."""
-    cluster = ClusterProcess(directory / "cluster.log")
+    reports = []
+    log = directory / "benchmarks.log"
+    log.unlink(missing_ok=True)
+    for words in ALONE:
+        with benchmark(words, log) as process:
+            process.wait_for("its end")
+            reports.append(process.report())
     failures: dict[str, str] = {}
     results: dict[SimulationRun, dict[str, Any]] = {}
-    try:
-        cluster.alone()
+    with benchmark(CLUSTER, log) as process:
+        process.wait_for(COMPARES)
+        began_s = time.monotonic()
         with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
             pending: dict[SimulationRun, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
             for run, future in pending.items():
@@ -203,19 +250,17 @@ def measure(directory: Path) -> dict[str, Any]:
                     print(f"{run.command()}: {results[run]['wall_s']:.0f} s", file=sys.stderr, flush=True)
                 except Exception as error:  # a failed run is reported, and does not end the others
                     failures[run.command()] = f"{type(error).__name__}: {error}"
-        real = cluster.report()
-    finally:
-        cluster.stop()
-    failures |= real["failures"]
-    command = " ".join(CLUSTER)
-    table = [{"figure": name, **told, "command": command} for name, told in real["figures"].items()]
-    table += [row.as_json() for row in rows(results)]
+        simulated_s = rounded(time.monotonic() - began_s)
+        reports.append(process.report())
+    for report in reports:
+        failures |= {f"{name} ({report['command']})": why for name, why in report["failures"].items()}
     return {
         "format": FORMAT,
         "machine": machine(),
-        "figures": table,
+        "figures": [row for report in reports for row in real_rows(report)] + [row.as_json() for row in rows(results)],
         "failures": failures,
-        "cluster": real,
+        "took_s": {report["command"]: report["took_s"] for report in reports} | {"all simulations": simulated_s},
+        "benchmarks": reports,
         "runs": [{**asdict(run), "command": run.command(), **result} for run, result in results.items()],
     }
 
@@ -229,6 +274,8 @@ def markdown(report: Mapping[str, Any], took_s: float) -> str:
         missed = {False: ", **missed**", True: "", None: ""}[row["met"]]
         lines.append(f"| {row['figure']} | {row['value']:g} | {row['bar'] or ''}{missed} | `{row['command']}` |")
     lines += [f"\nNot measured: {name}: {why}" for name, why in report["failures"].items()]
+    took = (f"`{part}` {seconds:.0f} s" for part, seconds in report["took_s"].items())
+    lines += ["", f"Time: {', '.join(took)} (the simulations during the last cluster)."]
     return "\n".join(lines) + "\n"
 
 

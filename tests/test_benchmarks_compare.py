@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__
+from benchmarks.arguments import measured_by
 from benchmarks.compare import NotComparableError, compare
 from benchmarks.report import FORMAT, Bar, Figure, Report, machine
 from benchmarks.suite import Row
@@ -95,7 +96,7 @@ def test_a_row_of_the_suite_is_compared_with_the_same_command_alone(reports: Rep
 
 def test_the_command_has_the_options_that_decide_what_is_measured() -> None:
     words = ["transfer", "--json", "--size", "256MiB", "--runs", "3", "--only", "gib_s", "--workdir=/x"]
-    assert __main__.measured_by(words) == "transfer --size 256MiB"
+    assert measured_by(words) == "transfer --size 256MiB"
 
 
 class TestRefused:

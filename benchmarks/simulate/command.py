@@ -21,11 +21,12 @@ from typing import Final
 import trio
 
 from benchmarks import policies
-from benchmarks.arguments import bytes_per_s, within
+from benchmarks.arguments import bytes_per_s, size, within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.compiling import simulating
 from benchmarks.policies.stage import StuckError, UnplayableError
 from benchmarks.report import Bar, Figure, ratios
+from benchmarks.simulate.image import MIX_LAYERS, mixed_layers
 from p2pd.simulation import run as simulation
 from p2pd.simulation.result import RunResult, limit_s
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, blob_of
@@ -65,6 +66,9 @@ WORTH_COMPILING: Final = 400_000
 """From this number of received pieces on, a simulation takes longer than its compilation."""
 
 MAX_NODES: Final = 100_000
+MAX_LAYERS: Final = 127
+"""The most that docker allows."""
+
 DOWNLINKS: Final = 10
 """The limits, and the bars taken from them, are for hosts that send no faster than they receive. `--down-rate` shows
 the cost of receiving no faster than sending."""
@@ -208,6 +212,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pieces", type=pieces, default=256, help="of an image of one layer, which says its size (default %(default)s)"
     )
+    parser.add_argument("--size", "--layer-size", type=size, help="of each layer of the image, instead of --pieces")
+    parser.add_argument(
+        "--layers", type=within(1, MAX_LAYERS), help=f"of an image with --size (default 1) or a mix ({MIX_LAYERS})"
+    )
+    parser.add_argument(
+        "--image",
+        choices=["mix"],
+        help="an image with layers of the sizes that real registries have, instead of --pieces",
+    )
     parser.add_argument(
         "--scenario", choices=SCENARIOS, default="flash-crowd", help="what happens (default %(default)s)"
     )
@@ -238,12 +251,25 @@ def chosen(policy: str, only: Sequence[str]) -> list[str]:
     return [name for measure in MEASURES[policy] for name in measure.figures if not name.startswith("speedup_vs")]
 
 
+def layers(options: argparse.Namespace) -> tuple[int, ...]:
+    """The sizes of the image's layers in bytes. Raises UnmeasurableError if the options contradict each other."""
+    if options.image is not None and options.size is not None:
+        raise UnmeasurableError("--image and --size both say the sizes of layers: give one of them")
+    if options.image is not None:
+        return mixed_layers(options.layers or MIX_LAYERS, options.seed)
+    if options.size is not None:
+        return (options.size,) * (options.layers or 1)
+    if options.layers is not None:
+        raise UnmeasurableError("--layers needs --size, or --image mix: --pieces is for an image of one layer")
+    return (blob_of(options.pieces),)
+
+
 @contextmanager
 def open_testbed(options: argparse.Namespace) -> Iterator[SimulateTestbed]:
     options.only = chosen(options.policy, options.only)
     shape = Shape(
         nodes=options.nodes,
-        blobs=(blob_of(options.pieces),),
+        blobs=layers(options),
         rate_bytes_per_s=options.rate,
         down_bytes_per_s=options.down_rate or DOWNLINKS * options.rate,
         origin_bytes_per_s=options.origin_rate,
