@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks import compare
 from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
-from benchmarks.command import Command, run_measures
+from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
 from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
@@ -90,8 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, exit_on_signal)
     report = Report(measured_by(words), machine(), command.versions())
-    with command.testbed(options) as testbed:
-        run_measures(command, testbed, options.only, report, errors)
+    try:
+        with command.testbed(options) as testbed:
+            run_measures(command, testbed, options.only, report, errors)
+    except argparse.ArgumentTypeError as error:
+        errors(f"error: {error}")
+        return 2
+    except UnmeasurableError as error:
+        errors(f"nothing was measured: {error}")
+        return 1
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:

@@ -34,7 +34,11 @@ class Measure(Generic[Testbed]):
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Testbed]):
-    """A command. `testbed` makes and ends the shared parts; it starts each of them at the first use by a measure."""
+    """A command. `testbed` makes and ends the shared parts; it starts each of them at the first use by a measure.
+
+    It raises argparse.ArgumentTypeError for options that contradict each other, and UnmeasurableError if nothing can be
+    measured.
+    """
 
     name: str
     summary: str

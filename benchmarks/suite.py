@@ -27,12 +27,14 @@ from benchmarks import policies
 from benchmarks.arguments import measured_by
 from benchmarks.cluster import command as cluster
 from benchmarks.compiling import simulating
+from benchmarks.datapath import command as datapath
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
 from benchmarks.report import FORMAT, Bar, machine, rounded
 from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
+from benchmarks.simulate.image import MIX_LAYERS, mixed_layers
 from benchmarks.transfer import command as transfer
-from p2pd.simulation.result import RunResult, limit_s
+from p2pd.simulation.result import RunResult, limit_s, median
 from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
@@ -45,13 +47,16 @@ def _only(figures: Iterable[str]) -> tuple[str, ...]:
 ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
 """All figures but those of encryption, which take as long as all others together."""
 
+ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name in datapath.BARS)
+"""The figures that have bars: the others are cold pulls by further clients."""
+
 ONLY_SWARM: Final = _only(name for name in cluster.COMMAND.figures if not name.startswith("speedup_vs"))
 GROWTH_BAR: Final = Bar("<=", 1.3)
 """The bar of the growth of a host's cost, from 100 hosts to 10,000."""
 
 ALONE: Final = (
     ("transfer", "--size", "256MiB", *ONLY_TRANSFER),
-    ("datapath", "--size", "256MiB"),
+    ("datapath", "--size", "256MiB", *ONLY_DATAPATH),
     ("datapath", "--size", "256MiB", "--origin-rate", "1gbit"),
     ("datapath", "--size", "256MiB", "--origin-rate", "5gbit"),
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
@@ -62,7 +67,10 @@ COMPARES: Final = "speedup_vs_registry"
 
 @dataclass(frozen=True, slots=True)
 class SimulationRun:
-    """One simulation. `down` is the rate of a downlink over that of an uplink."""
+    """One simulation. `down` is the rate of a downlink over that of an uplink.
+
+    With `mix` the image has the size mix of real registries, and `pieces` says nothing.
+    """
 
     nodes: int
     pieces: int
@@ -71,10 +79,11 @@ class SimulationRun:
     sites: int = 1
     down: int = DOWNLINKS
     curves: bool = False
+    mix: bool = False
 
     def command(self) -> str:
         """The command that gives the same figures."""
-        words = ["simulate", f"--nodes {self.nodes}", f"--pieces {self.pieces}"]
+        words = ["simulate", f"--nodes {self.nodes}", "--image mix" if self.mix else f"--pieces {self.pieces}"]
         words += [f"--scenario {self.scenario}"] if self.scenario != "flash-crowd" else []
         words += [f"--policy {self.policy}"] if self.policy != "p2pd" else []
         words += [f"--sites {self.sites}"] if self.sites > 1 else []
@@ -95,6 +104,7 @@ def runs() -> Iterator[SimulationRun]:
     yield SimulationRun(1_000, 64)
     yield SimulationRun(500, 128, sites=10)
     yield SimulationRun(1_000, 64, down=1)
+    yield SimulationRun(SCENARIO_NODES, 0, mix=True)
     yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.HELD)
     yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
     yield from (SimulationRun(nodes, 256) for nodes in SIZES if nodes < 1_000)
@@ -104,7 +114,7 @@ def simulate(run: SimulationRun) -> dict[str, Any]:
     """The figures of a run. It is called in a process of its own."""
     shape = Shape(
         nodes=run.nodes,
-        blobs=(blob_of(run.pieces),),
+        blobs=mixed_layers(MIX_LAYERS, 0) if run.mix else (blob_of(run.pieces),),
         rate_bytes_per_s=RATE_BYTES_PER_S,
         down_bytes_per_s=run.down * RATE_BYTES_PER_S,
         sites=run.sites,
@@ -116,6 +126,8 @@ def simulate(run: SimulationRun) -> dict[str, Any]:
         "efficiency_last": played.efficiency_last(),
         "whole_s": played.whole_s(),
         "limit_s": limit_s(played.scenario),
+        "first_layer_s": median(played.first_layers_s()),
+        "start_s": median(played.starts_s()),
         "origin_copies": played.origin_copies(),
         "site_copies": played.site_copies(),
         "messages_per_piece": played.progress_share(),
@@ -155,6 +167,10 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
         yield Row("efficiency_last", result["efficiency_last"], bar, run.command())
         yield Row("efficiency_p50", result["efficiency_p50"], None, run.command())
         yield Row("origin_copies", result["origin_copies"], BARS["origin_copies"] if plain else None, run.command())
+        if run.mix:
+            yield from (
+                Row(name, result[name], None, run.command()) for name in ("whole_s", "first_layer_s", "start_s")
+            )
         if run.sites > 1:
             yield Row("site_copies", result["site_copies"], BARS["site_copies"], run.command())
         if run.scenario in COST_BARS:

@@ -37,6 +37,8 @@ def result(**figures: Any) -> dict[str, Any]:
         "efficiency_last": 0.9,
         "whole_s": 10.0,
         "limit_s": 9.0,
+        "first_layer_s": 1.0,
+        "start_s": 12.0,
         "origin_copies": 1.0,
         "site_copies": 1.0,
         "messages_per_piece": 8.0,
@@ -58,6 +60,7 @@ class TestWhatIsRun:
     def test_every_scenario_every_policy_and_every_size_that_has_a_bar(self) -> None:
         planned = list(runs())
         assert len(planned) == len(set(planned))
+        assert any(run.mix for run in planned)
         assert {run.scenario for run in planned if run.nodes == SCENARIO_NODES} == set(SCENARIOS)
         assert {run.policy for run in planned} == {"p2pd", *policies.HELD}
         assert {(LARGEST, 256), (1_000, 256), (1_000, 64), (100, 256)} <= {(run.nodes, run.pieces) for run in planned}
@@ -128,6 +131,10 @@ class TestRows:
         crowd, churn = (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, name) for name in ("flash-crowd", "churn"))
         cost = row(rows({crowd: result(), churn: result(whole_s=12.0)}), "cost")
         assert (cost.value, cost.bar) == (1.2, Bar("<=", 1.15))
+
+    def test_the_time_to_a_container_s_start_is_told_of_the_size_mix(self) -> None:
+        mix = SimulationRun(100, 0, mix=True)
+        assert row(rows({mix: result()}), "start_s").command == "simulate --nodes 100 --image mix"
 
     def test_what_a_host_costs_is_compared_between_sizes(self) -> None:
         few, many = result(messages_per_piece=5.0), result(messages_per_piece=6.0)
