@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# Processes that run tests: one more than CI has cores, because tests wait for programs. 0: one test after the other.
+# Files go in the order of their names: by number of tests, as xdist has it, the longest would come last.
+WORKERS ?= 3
 
-.PHONY: help venv demo test fuzz check docs bench clean
+.PHONY: help venv demo test fuzz check docs man dist lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
@@ -20,7 +23,7 @@ demo: venv ## a real image from an embedded registry to a swarm of five nodes
 	$(BIN)/p2pd demo
 
 test: venv ## all tests; as root on Debian also those with real programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 fuzz: venv ## all tests with Hypothesis, with new examples until ^C, or for FUZZ_S=600; FUZZ=tests/proxy: those alone
 	$(BIN)/python -m tests.fuzz $(FUZZ)
@@ -34,6 +37,19 @@ check: venv ## ruff, mypy --strict and import-linter
 docs: venv ## docs/protocol.md and docs/metrics.md from the code, docker/kubernetes*.yaml from the chart
 	$(BIN)/python -m tests.generated_docs
 	$(BIN)/python -m tests.real.manifests
+
+man: venv ## man pages of all commands in build/man, and what completes them in build/completion
+	$(BIN)/python -m p2pd.cli.manual build/man
+	mkdir -p build/completion
+	for shell in bash zsh fish; do $(BIN)/p2pd completion $$shell > build/completion/p2pd.$$shell; done
+
+dist: ## build/dist: an archive to install, and on Debian a package, for the Python that makes them (PYTHON=…)
+	packages/build build/dist $(PYTHON)
+
+lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets in
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lock]'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --group build pyproject.toml --output-file requirements.lock
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -2,7 +2,8 @@
 
 Rules:
 1. The compiled code is a copy of the present sources, in `build/compiled`; nothing else ever runs it.
-2. A process runs all of the compiled modules or none. If they cannot be compiled (there is no C compiler), the
+2. MYPYC_OPT_LEVEL=0 (mypyc's own variable) spares the C compiler's optimization; the code is slower.
+3. A process runs all of the compiled modules or none. If they cannot be compiled (there is no C compiler), the
    simulation is interpreted, which takes longer and gives the same figures.
 """
 
@@ -100,7 +101,8 @@ def compiled_path() -> Path | None:
 
 def _make_compiled() -> Path | None:
     sources = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    name = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + sys.version.encode()).hexdigest()[:16]
+    how = sys.version + os.environ.get("MYPYC_OPT_LEVEL", "")
+    name = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + how.encode()).hexdigest()[:16]
     directory = ROOT / "build" / "compiled" / name
     if directory.is_dir():
         return directory

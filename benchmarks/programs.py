@@ -13,6 +13,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -75,9 +76,29 @@ def find(name: str) -> str:
     return path
 
 
+_given_ports: set[int] = set()
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses, below the kernel's range for outgoing connections and for listeners that take
+    any port (32768 and up), so that none of them takes it before the program that it is meant for. It is given once.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        if port in _given_ports:
+            continue
+        _given_ports.add(port)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def wait_until_served(program: Program, path: str, statuses: Sequence[int]) -> float:
@@ -202,6 +223,7 @@ def p2pd(
         "mirror": mirror,
         "admin": admin,
         "upstream": f"docker.io=http://{origin.address}",
+        "min_free_bytes": "1GiB",  # that of `SPARE_BYTES`, on whatever disk
         **(more or {}),
     }
     with running("p2pd", command("run", flags), mirror, directory / "log", neutral_environ()) as program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from peer.download_trace import DownloadTrace
 from peer.errors import P2pdError
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
@@ -32,6 +33,7 @@ class Arrival:
         self.disproved = False
         """The swarm's map or length was wrong: the blob is on its way anew."""
         self.waits_for_room = False
+        self.trace: DownloadTrace | None = None
         self.last_error: P2pdError | None = None
         self._error: P2pdError | None = None
         self._changed = asyncio.Event()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
 from peer.peer_piece import Pace
 from peer.store import Blob, BlobInfo, Store
+from peer.store.facts import Came
 from peer.store_work import StoreWork
 from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
@@ -60,6 +61,11 @@ log = structlog.get_logger("peer.host")
 
 MAX_LEFT_OVER = 4096
 """Beyond that the origin is asked for what was left of a download."""
+
+SHOWN_OF_DIGEST = len("sha256:") + 12
+"""So much of a digest tells blobs apart, and nobody can ask for one by it."""
+
+SHOWN_NEIGHBOURS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,27 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadFacts:
+    """A blob on its way, for the operator. `blob` is the beginning of its digest: a whole one is a key to content."""
+
+    blob: str
+    size_bytes: int
+    held_bytes: int
+    background: bool
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourFacts:
+    """What a neighbour has given this host and got of it, since the start."""
+
+    host: str
+    far: bool
+    given_bytes: int
+    got_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +177,15 @@ class Host:
         self.identity = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
+        self.traced: set[bytes] = set()
+        """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
         self.may_share: Callable[[Digest], bool] = lambda _digest: True
         """Whether other hosts may have a blob that is held, as far as is known."""
+        self.on_preheat: Callable[[to_host.Preheat | to_host.PreheatEnded], None] = lambda _: None
+        """Called with what the scheduler orders ahead of clients."""
         self.left_over: dict[bytes, tuple[str, str]] = {}
         """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
@@ -238,6 +269,10 @@ class Host:
         if self._timer is not None:
             self._timer.cancel()
 
+    def report_preheat(self, report: from_host.PreheatReport) -> None:
+        """Tell the scheduler how far this host is with a preheat; nothing if there is no scheduler now."""
+        self._scheduler.tell(report)
+
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
         self.feed(events.Draining())
@@ -302,6 +337,20 @@ class Host:
         return None if self._trust is None else self._trust.expires
 
     @property
+    def background_pace(self) -> Pace:
+        """The limit on what comes without a client that waits for it."""
+        return self._transfers.background_pace
+
+    @property
+    def serves_clients(self) -> bool:
+        """Whether a client waits for something that is on its way here."""
+        return any(not arrival.background for arrival in self.arrivals.values())
+
+    def give_way(self, digest: bytes) -> None:
+        """End a download now that nobody reads; what has come of it stays."""
+        self.feed(events.GiveWay(digest))
+
+    @property
     def pace(self) -> Pace:
         """The limit on what neighbours together send."""
         return self._transfers.pace
@@ -316,6 +365,28 @@ class Host:
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
         )
+
+    def downloads(self) -> list[DownloadFacts]:
+        """The blobs on their way."""
+        return [
+            DownloadFacts(
+                blob=str(arrival.digest)[:SHOWN_OF_DIGEST],
+                size_bytes=0 if arrival.blob is None else arrival.blob.size_bytes,
+                held_bytes=0 if arrival.blob is None else arrival.blob.held_bytes,
+                background=arrival.background,
+                upstream=next((source.upstream for source in arrival.sources), ""),
+            )
+            for arrival in self.arrivals.values()
+        ]
+
+    def neighbours(self, sent: Mapping[str, int]) -> list[NeighbourFacts]:
+        """Who has given this host most, and got most of it. `sent` is what this host has sent, by host."""
+        given = self._transfers.from_neighbours.by_host()
+        hosts = sorted({*given, *sent}, key=lambda host: -given.get(host, 0) - sent.get(host, 0))
+        return [
+            NeighbourFacts(host, self.is_far(host), given.get(host, 0), sent.get(host, 0))
+            for host in hosts[:SHOWN_NEIGHBOURS]
+        ]
 
     def waits(self) -> list[Wait]:
         """What each download waits for that a client waits for."""
@@ -346,7 +417,15 @@ class Host:
         """Have the machine decide what follows from `event`, and carry it out."""
         for instruction in self.machine.handle(event, self._loop.time()):
             self._carry_out(instruction)
+        if self.traced:
+            self._note_waits()
         self._set_timer()
+
+    def _note_waits(self) -> None:
+        for digest in self.traced:
+            arrival, download = self.arrivals[digest], self.machine.downloads.get(digest)
+            if arrival.trace is not None and download is not None:
+                arrival.trace.waits_for(wait_of(download.phase, download.pieces, for_room=arrival.waits_for_room))
 
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -377,6 +456,8 @@ class Host:
                 self.links.unwant(host)
             case events.AnswerTag(message):
                 self.tags.on_message(message)
+            case events.TakePreheat(order):
+                self.on_preheat(order)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
             case _:
@@ -518,11 +599,13 @@ class Host:
 
     def _ended(self, ended: events.Ended) -> None:
         arrival = self.arrivals.pop(ended.digest)
+        self._end_trace(arrival, ended)
         self._remember_place(arrival)
         if ended.phase is Phase.COMPLETE:
             assert arrival.blob is not None
             arrival.blob.acquire()
-            self._tasks.start(self._store_work.seal(arrival.blob))
+            sealing = self._store_work.seal(arrival.blob)
+            self._tasks.start(sealing if arrival.trace is None else arrival.trace.sealing(sealing))
             if arrival.sources and arrival.is_only_for(arrival.sources[0].place):
                 self.on_arrived(arrival.sources[0])
             arrival.end(None)
@@ -541,6 +624,14 @@ class Host:
             successor = self.arrivals[ended.digest] = Arrival(arrival.digest, arrival.media_type, is_new=arrival.is_new)
             successor.sources = arrival.sources
         arrival.end(_error_of(arrival, ended))
+
+    def _end_trace(self, arrival: Arrival, ended: events.Ended) -> None:
+        if arrival.trace is None:
+            return
+        self.traced.discard(arrival.raw)
+        came = Came() if arrival.blob is None else arrival.blob.came
+        error = "" if ended.phase is Phase.COMPLETE else f"{ended.phase.value}: {arrival.last_error or ended.reason}"
+        arrival.trace.end(None if arrival.blob is None else arrival.blob.size_bytes, came, error)
 
     def _remember_place(self, arrival: Arrival) -> None:
         """What is left of a download that did not end well is there because of its place."""

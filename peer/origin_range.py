@@ -27,6 +27,7 @@ from peer.errors import (
 )
 from peer.origin.api import Body, ContentRef, Credential, Kind, Origin
 from peer.origin.headers import unsatisfied_range
+from peer.peer_piece import Pace
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES
@@ -81,8 +82,9 @@ class OriginRange:
         stop: int | None,
         *,
         is_background: Callable[[], bool] = lambda: False,
+        pace: Pace | None = None,
     ) -> None:
-        """`is_background`: no client waits for the blob now."""
+        """`is_background`: no client waits for the blob now. `pace` is kept between two pieces."""
         self.source = source
         self._known = known
         self._first = first
@@ -90,7 +92,8 @@ class OriginRange:
         self._trimmed = sys.maxsize
         self._is_background = is_background
         self._body: Body | None = None
-        self._stopped = False
+        self._stopped = threading.Event()
+        self._pace = pace
         self._lock = threading.Lock()
 
     def run(self, store: Store, buffers: BufferPool, report: RangeReport) -> None:
@@ -112,7 +115,7 @@ class OriginRange:
     def stop(self) -> None:
         """End it soon, from any thread: `run` raises OriginBrokenError."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             if self._body is not None:
                 self._body.abort()
 
@@ -135,7 +138,7 @@ class OriginRange:
             for index in indices:
                 if index >= self._trimmed:
                     return
-                if self._stopped:
+                if self._stopped.is_set():
                     raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
                 start, stop = blob.span(index)
                 with buffer[: stop - start] as piece:
@@ -148,6 +151,8 @@ class OriginRange:
                     whole = blob.land(index, piece, on_held=received).whole
                 if whole is not None:
                     report.verified(blob, whole)
+                if self._pace is not None:
+                    self._pace.wait(stop - start, self._stopped)
 
     def _pinned_blob(self, store: Store, body: Body) -> Blob:
         """The blob that the download is about, even if the store has removed it meanwhile; else a new one."""
@@ -175,7 +180,7 @@ class OriginRange:
 
     def _hold(self, body: Body) -> None:
         with self._lock:
-            if self._stopped:
+            if self._stopped.is_set():
                 raise OriginBrokenError(f"the transfer of {self.source.ref.digest} was stopped")
             self._body = body
 

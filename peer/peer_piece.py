@@ -60,6 +60,9 @@ MIN_RECORD_BYTES = 4096
 HOST_HEADER = "P2PD-Host"
 """Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
 
+BACKGROUND = "background"
+"""The query of a request for a piece that no client waits for: hosts that know it serve such requests last."""
+
 CHOKED_HEADER = "P2PD-Choked"
 """Comes with a piece from a host that has others to serve first now."""
 
@@ -82,6 +85,7 @@ def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | No
         cooldown_s=0.0,
         asks_without_range=False,
         follows_redirects=False,
+        traced=True,
     )
     return HttpOrigin(
         upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)
@@ -125,7 +129,7 @@ class Pace:
     """A limit on the bytes per second that all pieces together take; 0 is none. For threads."""
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
@@ -139,12 +143,15 @@ class Pace:
         """What to take between two waits; None: all at once."""
         return None if self._bucket is None else PACED_BYTES
 
+    def owed_s(self, taken_bytes: int) -> float:
+        """Count `taken_bytes`; returns how long to wait for having been allowed them."""
+        with self._lock:
+            return self._bucket.take(taken_bytes, self.clock.monotonic()) if self._bucket else 0.0
+
     def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
         """Wait as long as it takes to have been allowed `taken_bytes`, or until `stopped`."""
-        with self._lock:
-            seconds = self._bucket.take(taken_bytes, self._clock.monotonic()) if self._bucket else 0.0
-        if seconds:
-            self._clock.wait(stopped, seconds)
+        if seconds := self.owed_s(taken_bytes):
+            self.clock.wait(stopped, seconds)
 
 
 class PeerPiece:
@@ -154,8 +161,17 @@ class PeerPiece:
     """
 
     def __init__(
-        self, source: PieceSource, blob: Blob, index: int, expected: bytes, sample: Sample | None = None
+        self,
+        source: PieceSource,
+        blob: Blob,
+        index: int,
+        expected: bytes,
+        sample: Sample | None = None,
+        *,
+        background: bool = False,
     ) -> None:
+        """`background`: no client waits for the blob."""
+        self._query = BACKGROUND if background else ""
         self.blob = blob
         self.index = index
         self.choked = False
@@ -231,10 +247,10 @@ class PeerPiece:
     def _receive_range(
         self, origin: HttpOrigin, key: HeldKey | None, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        ref = ContentRef(REPOSITORY, self.blob.digest)
+        ref = ContentRef(REPOSITORY, self.blob.digest, query=self._query)
         credential = Credential()
         if key is not None:
-            target = f"/v2/{REPOSITORY}/blobs/{self.blob.digest}"
+            target = self._target(REPOSITORY)
             credential = Credential(key.authorize(PieceRequest("GET", target, f"bytes={start}-{stop - 1}"))[0])
         with buffer[: stop - start] as piece, origin.open(ref, start, stop, credential=credential) as body:
             self._begin(body)
@@ -253,15 +269,17 @@ class PeerPiece:
         from peer.trust.aes128gcm import CodingError
 
         repository = f"{REPOSITORY}/{start}-{stop - 1}"
-        target = f"/v2/{repository}/blobs/{self.blob.digest}"
-        authorization, answer_key = key.authorize(PieceRequest("GET", target, ""))
-        ref = ContentRef(repository, self.blob.digest)
+        authorization, answer_key = key.authorize(PieceRequest("GET", self._target(repository), ""))
+        ref = ContentRef(repository, self.blob.digest, query=self._query)
         with origin.open(ref, 0, None, credential=Credential(authorization)) as body:
             self._begin(body)
             try:
                 self._decrypt(body, answer_key, buffer, stop - start, pace)
             except CodingError as error:
                 raise OriginBrokenError(f"not what the neighbour has encrypted: {error}") from None
+
+    def _target(self, repository: str) -> str:
+        return f"/v2/{repository}/blobs/{self.blob.digest}{f'?{self._query}' if self._query else ''}"
 
     def _decrypt(self, body: HttpBody, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
         """Raises CodingError, and what `body` raises."""

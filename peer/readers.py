@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
+from peer import tracing
 from peer.arrival import Arrival
 from peer.core import events
+from peer.download_trace import DownloadTrace
 from peer.errors import OriginUnreachableError, P2pdError, StoreBrokenError, StoreFullError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
@@ -279,6 +281,9 @@ class Readers:
             arrival = Arrival(digest, expected.media_type if expected else "", is_new=is_new)
             arrival.begun_ahead = background
             self._host.arrivals[arrival.raw] = arrival
+        span = tracing.current.get()
+        if span is not None:
+            self._trace(arrival, span)
         if not background:
             arrival.client_came()
         size_bytes = (expected.size_bytes or None) if expected else None
@@ -288,6 +293,14 @@ class Readers:
                 own = replace(source, credential=Credential(own=True))
                 self._add_source(arrival, own, size_bytes, reserve=True)
         return arrival
+
+    def _trace(self, arrival: Arrival, span: tracing.Span) -> None:
+        """The first request with a trace that wants the blob has the download in its trace; others name that one."""
+        if arrival.trace is None:
+            arrival.trace = DownloadTrace(span, arrival.digest)
+            self._host.traced.add(arrival.raw)
+        else:
+            span.event("joined a download under way", {tracing.HEADER: arrival.trace.traceparent})
 
     def _add_source(
         self, arrival: Arrival, source: OriginSource, size_bytes: int | None, *, reserve: bool = False

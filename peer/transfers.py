@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
+from peer import tracing
 from peer.arrival import Arrival
+from peer.background_pace import BackgroundPace
 from peer.core import events
 from peer.core.events import Event, Outcome, PeerOutcome
 from peer.core.origin_requests import REFUSED_CREDENTIAL
@@ -24,6 +27,7 @@ from peer.errors import (
     StoreBrokenError,
     StoreError,
 )
+from peer.neighbour_bytes import NeighbourBytes
 from peer.net.neighbour_origins import NeighbourOrigins
 from peer.origin_range import OriginRange, OriginSource, outcome_of
 from peer.origin_sample import fetch_sample
@@ -49,6 +53,7 @@ class Transfers:
     ) -> None:
         self.origin_bytes = 0
         self.peer_bytes = 0
+        self.from_neighbours = NeighbourBytes()
         self.corrupt_pieces = 0
         self.unusable_answers = 0
         self._arrivals = arrivals
@@ -57,6 +62,8 @@ class Transfers:
         self._neighbours = neighbours
         self._post = post
         self.pace = Pace(rate_bytes_per_s)
+        self.background_pace = Pace(0)
+        """The limit on what no client waits for, from neighbours and origins together."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -76,16 +83,20 @@ class Transfers:
     def request_range(self, wanted: events.RequestRange) -> None:
         arrival = self._arrivals[wanted.digest]
         source = arrival.sources[wanted.source]
-        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=lambda: arrival.background)
+        is_background = partial(_is_background, arrival)
+        pace = BackgroundPace(Pace(0), self.background_pace, is_background)  # origins have rates of their own
+        started = OriginRange(source, arrival.blob, wanted.first, wanted.stop, is_background=is_background, pace=pace)
         self._ranges[wanted.request] = started
-        self._workers.start(self._run_range, arrival, wanted.request, started)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "origin", source.upstream)
+        self._workers.start(self._run_range, arrival, wanted.request, started, context)
 
-    def _run_range(self, arrival: Arrival, request: int, started: OriginRange) -> None:
+    def _run_range(self, arrival: Arrival, request: int, started: OriginRange, context: str) -> None:
         """In a thread: receive the range, and tell the loop of what comes of it."""
         tell = self.loop.call_soon_threadsafe
         error: Exception | None = None
         try:
-            started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+            with tracing.sending(context):
+                started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
         except Exception as raised:  # a defect of ours is told like any other end
             error = raised
         tell(self._range_ended, arrival, request, error)
@@ -113,6 +124,8 @@ class Transfers:
         elif error is not None:
             log.error("a transfer failed", digest=arrival.digest, exc_info=error)
             outcome = Outcome.FATAL
+        if arrival.trace is not None:
+            arrival.trace.answered(request, outcome.value)
         self._post(events.RangeEnded(arrival.raw, request, outcome, status, size_bytes))
 
     def fetch_sample(self, wanted: events.FetchSample) -> None:
@@ -138,31 +151,40 @@ class Transfers:
         if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
-        piece = PeerPiece(source, arrival.blob, wanted.index, wanted.expected, wanted.sample)
+        piece = PeerPiece(
+            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
+        )
         self._pieces[wanted.request] = piece
-        self._workers.start(self._run_piece, arrival, wanted, piece)
+        context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)
+        self._workers.start(self._run_piece, arrival, wanted, piece, context)
 
-    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece) -> None:
+    def _run_piece(self, arrival: Arrival, wanted: events.RequestPiece, piece: PeerPiece, context: str) -> None:
         """In a thread: get the piece, and tell the loop once it is held: the neighbour has done its part then."""
         tell = self.loop.call_soon_threadsafe
 
         def on_held(index: int, digest: bytes) -> None:
-            tell(self._piece_received, wanted.request, piece, index, digest)
+            tell(self._piece_received, wanted, piece, index, digest)
 
         try:
-            landed = piece.run(self._workers.buffers, self.pace, on_held)
+            pace = BackgroundPace(self.pace, self.background_pace, partial(_is_background, arrival))
+            with tracing.sending(context):
+                landed = piece.run(self._workers.buffers, pace, on_held)
         except Exception as error:  # a defect of ours is told like any other end
             tell(self._piece_failed, arrival, wanted, error)
         else:
             if landed.whole is not None:
                 tell(self.verified, piece.blob, landed.whole)
 
-    def _piece_received(self, request: int, piece: PeerPiece, index: int, digest: bytes) -> None:
+    def _piece_received(self, wanted: events.RequestPiece, piece: PeerPiece, index: int, digest: bytes) -> None:
         start, stop = piece.blob.span(index)
         self.peer_bytes += stop - start
+        self.from_neighbours.add(wanted.host, stop - start)
         piece.blob.came = piece.blob.came.plus(peer_bytes=stop - start)
-        del self._pieces[request]
-        self._received(piece.blob, request, index, digest, choked=piece.choked)
+        del self._pieces[wanted.request]
+        self._received(piece.blob, wanted.request, index, digest, choked=piece.choked)
+        arrival = self._arrivals.get(piece.blob.digest.raw)
+        if arrival is not None and arrival.trace is not None:
+            arrival.trace.answered(wanted.request, "done")
 
     def _piece_failed(self, arrival: Arrival, wanted: events.RequestPiece, error: Exception) -> None:
         """A request has ended without its piece, or with the piece but not with its part of the SHA-256."""
@@ -173,6 +195,8 @@ class Transfers:
             log.warning("a neighbour sent wrong bytes", host=wanted.host, digest=arrival.digest, piece=wanted.index)
         elif outcome is PeerOutcome.DIFFERS:
             log.warning("a piece has other bytes than the origin", digest=arrival.digest, piece=wanted.index)
+        if was_running and arrival.trace is not None:
+            arrival.trace.answered(wanted.request, outcome.value)
         if was_running:
             self._post(events.PieceFailed(arrival.raw, wanted.request, outcome))
         if isinstance(error, StoreError):
@@ -188,6 +212,9 @@ class Transfers:
         if arrival is None or arrival.blob is not blob:
             return
         arrival.answered = True
+        if arrival.trace is not None:
+            start, stop = blob.span(index)
+            arrival.trace.received(request, stop - start)
         self._post(events.PieceReceived(arrival.raw, request, index, digest, choked))
         arrival.wake()
 
@@ -206,6 +233,10 @@ class Transfers:
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"
             )
         self._post(events.BlobVerified(arrival.raw, ok))
+
+
+def _is_background(arrival: Arrival) -> bool:
+    return arrival.background
 
 
 def is_refused_credential(error: P2pdError | None) -> bool:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from peer.errors import OriginCorruptError, P2pdError, StoreError
 from peer.readers import BlobReader
-from peer.sendfile import send_file
+from peer.sendfile import encrypts_here, send_encrypted, send_file
 from proxy.core.ranges import ByteSpan, RequestedRanges, UnsatisfiableRangeError
 
 INLINE_BYTES = 64 * 1024
@@ -182,7 +182,7 @@ class Content:
 
 @dataclass(slots=True)
 class BlobSender:
-    """Sends a blob of the store, by sendfile. `go_on` sends the rest of a span if the store fails."""
+    """Sends a blob of the store, by sendfile without TLS. `go_on` sends the rest of a span if the store fails."""
 
     content: Content
     reader: BlobReader
@@ -205,7 +205,11 @@ class BlobSender:
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError("the client went away")
-            await send_file(transport, self.reader.blob, position, end - position)
+            if encrypts_here(transport):
+                assert self.content.begun is not None
+                await send_encrypted(self.content.begun, self.reader.blob, position, end - position)
+            else:
+                await send_file(transport, self.reader.blob, position, end - position)
             at = sent.has_sent(end - position, at)
             position = end
         return None

@@ -151,6 +151,11 @@ class Catalog:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
+    def knows_tags(self, repository: Repository) -> bool:
+        """Whether an origin has ever told this host a tag of the repository."""
+        statement = "SELECT 1 FROM tags WHERE upstream = ? AND repository = ? LIMIT 1"
+        return self._read(statement, (repository.upstream, repository.name)) is not None
+
     def forget_manifest(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` is no manifest: no tag names it."""
         self._write(

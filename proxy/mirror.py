@@ -7,6 +7,8 @@
     GET      /v2/<name>/tags/list, /v2/<name>/referrers/<digest>   passed on to the origin
     anything that pushes                     405 UNSUPPORTED
 
+A client of the HTTPS proxy means the registry itself (`Straight`): what the mirror does not answer, the registry does.
+
 Manifests are answered in `proxy.manifests`, blobs in `proxy.blobs`, the rest here. Every error becomes an OCI error in
 `Mirror.handle` and nowhere else.
 """
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import structlog
@@ -24,6 +26,7 @@ from aiohttp import web
 
 from peer.errors import DrainingError, OriginError, OriginTooLargeError, OriginUnusableError, P2pdError
 from peer.oci.digest import AnyDigest
+from peer.oci.reference import UpstreamName
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
@@ -71,8 +74,27 @@ class RequestRecord:
     relayed: Relayed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Straight:
+    """A client that has connected to `upstream` itself, through the HTTPS proxy.
+
+    `pass_on` gives it the registry's own answer. That is the answer to all that the mirror does not have or refuses, to
+    everything but a pull, and to HEAD of a blob: a push asks so what it may leave out.
+    """
+
+    upstream: UpstreamName
+    pass_on: Callable[[], Awaitable[web.StreamResponse]]
+
+    def means_pull(self, context: RequestContext) -> bool:
+        endpoint = context.route.endpoint
+        return endpoint in (Endpoint.PING, Endpoint.MANIFEST) or (endpoint is Endpoint.BLOB and not context.head)
+
+
 class Mirror:
-    """Answers requests. `observe` gets a record of each; `depth` is how many layers are fetched ahead of a client."""
+    """Answers requests. `observe` gets a record of each; `depth` is how many layers are fetched ahead of a client.
+
+    `own` are the addresses of this machine at which another upstream than the first is the default one.
+    """
 
     def __init__(
         self,
@@ -86,17 +108,19 @@ class Mirror:
         observe: Callable[[RequestRecord], None],
     ) -> None:
         self._origins = origins
+        self._tags = tags
         self._observe = observe
         manifests = KnownManifests()
         self._prefetch = Prefetch(origins, readers, manifests, background, depth=depth)
         self._blobs = Blobs(origins, readers, access, manifests, self._prefetch)
         self._manifests = Manifests(access, tags, self._blobs, manifests, self._prefetch)
         self._known = manifests
+        self.own: Mapping[str, UpstreamName] = {}
         self._answering = 0
         self._draining_since: float | None = None
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; the server's handler."""
+    async def handle(self, request: web.BaseRequest, straight: Straight | None = None) -> web.StreamResponse:
+        """Answer one request; the server's handler. `straight`: its client has connected to an upstream itself."""
         started = time.monotonic()
         self._answering += 1
         context: RequestContext | None = None
@@ -104,20 +128,20 @@ class Mirror:
         failure: P2pdError | None = None
         try:
             try:
-                context = self._parse(request)
-                response = await self._answer(context)
-            except RouteError as error:
-                failure = error
-                allow = {"Allow": "GET, HEAD"} if error.status == 405 else None
-                response = as_response(refusal(error.status, error.code, str(error), allow))
+                context = self._parse(request, straight)
+                if straight is None or straight.means_pull(context):
+                    response = await self._answer(context)
+                else:
+                    response = await straight.pass_on()
             except P2pdError as error:
-                assert context is not None
-                failure = error
-                route = context.route
-                unknown = Code.BLOB_UNKNOWN if route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
-                response = as_response((refusal_of_list if lists(route) else refusal_for)(error, unknown))
-                log.info("refused", path=request.path, status=response.status, error=str(error))
+                if straight is None:
+                    failure = error
+                    response = _refused(request, context, error)
+                else:
+                    response = await straight.pass_on()
             status = response.status
+            if straight is not None and request.method not in ("GET", "HEAD") and status < 300:
+                self._tags.forget_all_of({straight.upstream})  # a push may have moved one
         except (asyncio.CancelledError, ConnectionError):
             status = (context.sent.status if context else None) or CLIENT_GONE
             raise
@@ -155,17 +179,27 @@ class Mirror:
         """The pulls that have ended by monotonic time `now`. Each is returned once."""
         return self._prefetch.ended(now)
 
-    def _parse(self, request: web.BaseRequest) -> RequestContext:
+    def _parse(self, request: web.BaseRequest, straight: Straight | None) -> RequestContext:
+        named = request.query.get("ns") if straight is None else straight.upstream
         route = parse_route(
             request.method,
             request.raw_path.partition("?")[0],
-            request.query.get("ns"),
+            named,
             request.headers.get("OCI-Namespace"),
             self._origins.upstreams.keys(),
-            self._origins.default,
+            self._default_of(request),
             any_host=self._origins.others is not None,
         )
-        return RequestContext(request, route, request.headers.get("Authorization"))
+        if straight is not None and self._origins.upstream(route.upstream).has_credentials:
+            # The registry has challenged the client, which has a token for itself or nobody; the operator's opens more.
+            route = replace(route, renamed=True)
+        return RequestContext(request, route, request.headers.get("Authorization"), is_straight=straight is not None)
+
+    def _default_of(self, request: web.BaseRequest) -> UpstreamName:
+        """The upstream of a client that names none: by the address that it has connected to."""
+        at = request.transport.get_extra_info("sockname") if self.own and request.transport else None
+        own = self.own.get(at[0]) if at else None
+        return own if own is not None and own in self._origins.upstreams else self._origins.default
 
     async def _answer(self, context: RequestContext) -> web.StreamResponse:
         if self._draining_since is not None and context.route.endpoint in (Endpoint.MANIFEST, Endpoint.BLOB):
@@ -181,10 +215,14 @@ class Mirror:
                 return await self._forward(context)
 
     async def _ping(self, context: RequestContext) -> web.Response:
-        """Relay the origin's challenge. Else answer 200: whether a client may have something is asked when it asks for
-        that, and the store may have what the client wants while the origin is gone."""
+        """Relay the origin's challenge, also where the operator has credentials if the client means the registry: it
+        may want to log in. Else answer 200: whether a client may have something is asked when it asks for that, and the
+        store may have what the client wants while the origin is gone."""
         try:
-            answer = (await self._origins.ask(context.route, "GET", "", context.authorization)).answer
+            asked = await self._origins.ask(
+                context.route, "GET", "", context.authorization, may_use_own=not context.is_straight
+            )
+            answer = asked.answer
         except OriginError as error:
             log.debug("the mirror answers for its origin", upstream=context.route.upstream, error=str(error))
             return web.json_response({}, headers=API_VERSION)
@@ -217,6 +255,18 @@ class Mirror:
             if page is None:
                 raise
             return await self._origins.ask(route, "GET", f"{path}?{page}", authorization)
+
+
+def _refused(request: web.BaseRequest, context: RequestContext | None, error: P2pdError) -> web.Response:
+    if isinstance(error, RouteError):
+        allow = {"Allow": "GET, HEAD"} if error.status == 405 else None
+        return as_response(refusal(error.status, error.code, str(error), allow))
+    assert context is not None
+    route = context.route
+    unknown = Code.BLOB_UNKNOWN if route.endpoint is Endpoint.BLOB else Code.MANIFEST_UNKNOWN
+    response = as_response((refusal_of_list if lists(route) else refusal_for)(error, unknown))
+    log.info("refused", path=request.path, status=response.status, error=str(error))
+    return response
 
 
 def _record(context: RequestContext | None, status: int, started: float, failure: P2pdError | None) -> RequestRecord:

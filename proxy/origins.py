@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import structlog
 
+from peer import tracing
 from peer.errors import (
     InvalidNameError,
     ManifestError,
@@ -155,19 +156,23 @@ class Origins:
         path: str,
         authorization: str | None,
         accept: str | None = None,
+        *,
+        may_use_own: bool = True,
     ) -> OriginAnswer:
         """Ask the route's origin for `path` below `/v2/`. `accept` is the Accept header. `""` sends none, and None
         accepts any manifest.
 
-        The credential is the client's own if the client sent one, else the operator's, else none. A client that has
-        another name for the repository than the origin may have a token for that name, which the origin refuses. p2pd
-        then asks again with its own credential. Raises OriginUnreachableError, OriginUnusableError.
+        The credential is the client's own if the client sent one, else the operator's if p2pd `may_use_own`, else none.
+        A client that has another name for the repository than the origin may have a token for that name, which the
+        origin refuses. p2pd then asks again with its own credential.
+
+        Raises OriginUnreachableError, OriginUnusableError.
         """
         upstream = route.repository.upstream
-        credential = self.credential(upstream, authorization)
+        credential = self.credential(upstream, authorization) if may_use_own else Credential(authorization)
         answer = await self._request(upstream, method, path, credential, accept)
         word = word_of(answer.status, redirected=answer.redirected)
-        if word is Word.REFUSES and self.is_renamed(route, authorization):
+        if word is Word.REFUSES and may_use_own and self.is_renamed(route, authorization):
             second = await self._request(upstream, method, path, OWN, accept)
             if word_of(second.status, redirected=second.redirected) in (Word.GIVES, Word.SAYS_NOTHING):
                 return OriginAnswer(second, OWN)
@@ -239,8 +244,31 @@ class Origins:
         if accept is None and "/manifests/" in path:
             accept = ANY_MANIFEST
         headers = {**({"Accept": accept} if accept else {}), **(more or {})}
-        request = self.upstream(upstream).origin.request
-        return await self._in_thread(upstream, partial(request, method, path, credential=credential, headers=headers))
+        request = partial(self.upstream(upstream).origin.request, method, path, credential=credential, headers=headers)
+        parent = tracing.current.get()
+        if parent is None:
+            return await self._in_thread(upstream, request)
+        return await self._traced(parent, upstream, f"{method} {path}", request)
+
+    async def _traced(
+        self, parent: tracing.Span, upstream: UpstreamName, what: str, request: Callable[[], Answer]
+    ) -> Answer:
+        span = parent.child(f"origin {upstream}", tracing.SpanKind.CLIENT, {"p2pd.request": what})
+        context, error = span.traceparent, ""
+
+        def with_context() -> Answer:
+            with tracing.sending(context):
+                return request()
+
+        try:
+            answer = await self._in_thread(upstream, with_context)
+            span.note({"http.response.status_code": answer.status})
+        except BaseException as raised:
+            error = type(raised).__name__
+            raise
+        finally:
+            span.end(error)
+        return answer
 
     async def _blob_by_get(self, route: Route, credential: Credential, known_bytes: int | None) -> Descriptor:
         """What a GET of the first byte says. It is a small answer, which need not wait for a body's connection, unless

@@ -20,7 +20,8 @@ from proxy.server import API_VERSION
 class RequestContext:
     """A request while the mirror answers it. `cache` says whether the store had the content.
 
-    `relayed`: why the answer came from the origin, past the store.
+    `relayed`: why the answer came from the origin, past the store. `is_straight`: the client has connected to the
+    upstream itself (`proxy.mirror.Straight`).
     """
 
     request: web.BaseRequest
@@ -28,6 +29,7 @@ class RequestContext:
     authorization: str | None
     cache: Literal["hit", "miss", "none"] = "none"
     relayed: Relayed | None = None
+    is_straight: bool = False
     sent: Sent = field(default_factory=Sent)
 
     @property

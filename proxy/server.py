@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -21,6 +22,7 @@ MAX_HEADER_BYTES = 64 * 1024
 API_VERSION = {"Docker-Distribution-API-Version": "registry/2.0"}
 """Old clients take a server for a registry by this header (distribution specification, "Legacy Docker support")."""
 
+C = TypeVar("C", bound=HttpConnection)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -41,7 +43,11 @@ class Server(web.Server):
         self._stall_s = stall_s
 
     def __call__(self) -> HttpConnection:
-        return HttpConnection(self, _refuse_malformed, stall_s=self._stall_s, **self._kwargs)
+        return self.connection(HttpConnection)
+
+    def connection(self, kind: type[C]) -> C:
+        """A new connection of that kind."""
+        return kind(self, _refuse_malformed, stall_s=self._stall_s, **self._kwargs)
 
 
 def _refuse(status: int, reason: str) -> web.Response:

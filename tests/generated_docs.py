@@ -1,4 +1,4 @@
-"""docs/protocol.md and docs/metrics.md, made from the code: `make docs` writes them, a test compares.
+"""docs/protocol.md, docs/metrics.md and docs/preheat-api.json, from the code: `make docs` writes, a test compares.
 
 The messages come from the three codecs, with the bounds that the decoder checks. The metrics come from a node that has
 just served a blob, so that each label has a value, and from a scheduler alone; those of clients, which want refusals
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import scheduler.protocol
 from p2pd.admin.client_metrics import ClientMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.preheat.openapi import document as preheat_api
 from proxy.core.pulls import PullSummary
 from proxy.core.reasons import Refused, Relayed
 from proxy.mirror import RequestRecord
@@ -113,7 +115,11 @@ def metrics() -> str:
     return "\n\n".join(["# Metrics", GENERATED, text, "\n".join(lines)]) + "\n"
 
 
-DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {"protocol.md": protocol, "metrics.md": metrics}
+DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
+    "protocol.md": protocol,
+    "metrics.md": metrics,
+    "preheat-api.json": lambda: json.dumps(preheat_api(), indent=2) + "\n",
+}
 
 
 def _prose(module: ModuleType) -> str:

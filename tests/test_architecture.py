@@ -17,6 +17,7 @@ from peer.core.session import SESSION_TRANSITIONS
 from scheduler.core.leases import LEASE_TRANSITIONS
 from scheduler.core.members import MEMBER_TRANSITIONS
 from scheduler.core.piece_map import MAP_TRANSITIONS
+from scheduler.core.preheat_job import TARGET_TRANSITIONS
 from tests.defences import defences
 from tests.generated_docs import DOCS, DOCUMENTS
 
@@ -46,6 +47,7 @@ def table(transitions: Mapping[S, Mapping[C, S]]) -> str:
         DOWNLOAD_TRANSITIONS,
         MEMBERSHIP_TRANSITIONS,
         SESSION_TRANSITIONS,
+        TARGET_TRANSITIONS,
     ],
 )
 def test_the_table_is_that_of_the_code(transitions: Mapping[Enum, Mapping[Enum, Enum]]) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
 
 from p2pd.admin.images import CachedImage
 from p2pd.admin.secret import NoSecretError, authorization, is_on_this_machine, read_secret
@@ -31,8 +32,10 @@ T = TypeVar("T")
 _WORK_TIMEOUT_S: Final = 3600.0
 """Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
 
-_OPEN: Final = ("/status", "/hosts")
+_OPEN: Final = ("/status", "/hosts", "/cluster")
 """Paths that are answered without the secret."""
+
+_PREHEATS: Final = "/api/v1/preheats"
 
 _RELOAD_TIMEOUT_S: Final = 30.0
 """The daemon reads files, which may be on a slow disk."""
@@ -72,6 +75,10 @@ class AdminClient:
     def hosts(self) -> list[dict[str, Any]]:
         """The hosts of the scheduler there, as `scheduler.core.roster.HostFacts` has them."""
         return self._ask("GET", "/hosts", lambda rows: [dict(row) for row in rows])
+
+    def cluster(self) -> dict[str, Any]:
+        """The cluster of the scheduler there, as `p2pd.admin.cluster` tells it."""
+        return self._ask("GET", "/cluster", dict)
 
     def blobs(self) -> list[BlobInfo]:
         """All blobs that the cache holds whole or in part."""
@@ -136,11 +143,36 @@ class AdminClient:
             pass
         return True
 
-    def _ask(self, method: str, path: str, decode: Callable[[Any], T], *, timeout_s: float | None = None) -> T:
-        status, answer = self._call(method, path, timeout_s or self._answer_timeout_s)
+    def preheat(self, request: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Order a preheat (`p2pd.preheat.request`) at a scheduler; the same one for a key that comes again.
+
+        Raises ConfigError for a request that is wrong.
+        """
+        return self._ask("POST", _PREHEATS, dict, body=request, headers={"Idempotency-Key": key})
+
+    def preheats(self) -> list[dict[str, Any]]:
+        """The newest preheats of a scheduler first, without their hosts."""
+        return self._ask("GET", _PREHEATS, list)
+
+    def preheat_of(self, name: str, action: str | None = None) -> dict[str, Any]:
+        """A preheat with its hosts, once the `action` was done, if one is given: `cancel` or `retry`."""
+        path = f"{_PREHEATS}/{quote(name, safe='')}"
+        return self._ask("GET", path, dict) if action is None else self._ask("POST", f"{path}/{action}", dict)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        decode: Callable[[Any], T],
+        *,
+        timeout_s: float | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        status, answer = self._call(method, path, timeout_s or self._answer_timeout_s, body, headers)
         if status == 422:
             raise ConfigError(_reason(answer, status))
-        if status != 200:
+        if status not in (200, 201):
             raise DaemonRefusedError(_reason(answer, status))
         try:
             return decode(answer)
@@ -149,7 +181,14 @@ class AdminClient:
                 f"what {self._address} answers to {path} is not understood: is the daemon of another version?"
             ) from None
 
-    def _call(self, method: str, path: str, timeout_s: float) -> tuple[int, Any]:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        body: Mapping[str, Any] | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(self._address.host, self._address.port, timeout=self._answer_timeout_s)
         try:
             connection.connect()
@@ -161,7 +200,8 @@ class AdminClient:
         try:
             connection.sock.settimeout(timeout_s)
             headers = {} if path in _OPEN else {"Authorization": authorization(self._secret(connection.sock))}
-            connection.request(method, path, headers=headers)
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {**headers, **(more or {})})
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         except TimeoutError:

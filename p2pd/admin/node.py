@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.cluster import Cluster
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.server import NotReady, admin_runner
+from p2pd.admin.server import Admits, NotReady, admin_runner
 from p2pd.config.upstream import LAYOUT_SCHEME
+from p2pd.config.values import show_room
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
@@ -39,16 +41,20 @@ class Admin:
         scrubber: Scrubber,
         control: Control | None = None,
         scheduler: Scheduler | None = None,
+        more: Sequence[web.RouteDef] = (),
+        admits: Admits = lambda _: False,
     ) -> None:
-        """`scheduler` is the one inside the node, if there is one."""
+        """`scheduler` is the one inside the node, if there is one; `more` and `admits` (`admin_runner`) are its."""
         self._origins = origins
         self._host = host
         self._store = host.store
         self._peer_server = peer_server
         self._telemetry = telemetry
         self._scrubber = scrubber
-        self._scheduler = scheduler
+        self.cluster = None if scheduler is None else Cluster(scheduler)
         self._control = control
+        self._more = more
+        self._admits = admits
 
     def runner(
         self,
@@ -65,8 +71,9 @@ class Admin:
             not_ready=not_ready,
             names=names,
             secret=secret,
+            admits=self._admits,
             degraded=self._degraded,
-            hosts=None if self._scheduler is None else self._scheduler.hosts,
+            cluster=self.cluster,
             more=[
                 web.get("/cache", self._blobs),
                 web.get("/cache/images", self._images),
@@ -74,6 +81,7 @@ class Admin:
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
                 *([] if self._control is None else control_routes(self._control)),
+                *self._more,
             ],
         )
 
@@ -85,7 +93,10 @@ class Admin:
             "upstream_settings": [_settings_of(*each) for each in self._origins.upstreams.items()],
             "cache": {
                 **dataclasses.asdict(self._store.statistics()),
-                "min_free_bytes": self._store.quota.min_free_bytes,
+                "limits": {
+                    "max_bytes": show_room(self._store.quota.max_bytes),
+                    "min_free_bytes": show_room(self._store.quota.min_free_bytes),
+                },
             },
             "served": self._served(now),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),
@@ -101,6 +112,10 @@ class Admin:
                 "busy_answers": self._peer_server.busy_answers,
                 **dataclasses.asdict(self._host.messages()),
             },
+            "neighbours": [
+                dataclasses.asdict(each) for each in self._host.neighbours(self._peer_server.to_neighbours.by_host())
+            ],
+            "arriving": [dataclasses.asdict(each) for each in self._host.downloads()],
             "clients": {name: round(now - seen, 1) for name, seen in self._telemetry.clients.last_seen.items()},
         }
 

@@ -1,6 +1,6 @@
 """The part of the admin port that all daemons have: health, readiness, metrics, status, and the rules of the port.
 
-1. Health, readiness, metrics, status and a scheduler's hosts are open to whoever reaches the port. Everything else
+1. Health, readiness, metrics, status and a scheduler's page are open to whoever reaches the port. Everything else
    needs the daemon's secret (`p2pd.admin.secret`): what changes something, and lists of what is held. A digest that is
    held is as good as the content where another door is open. Such calls are answered on this machine alone, whatever
    the port listens on: the port has no TLS, and the secret would cross the network in the clear.
@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -23,20 +22,21 @@ from typing import Any
 
 from aiohttp import web
 
+from p2pd.admin.cluster import PATHS, Cluster
 from p2pd.admin.secret import is_on_this_machine, shows
 from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
-from scheduler.core.roster import HostFacts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 NotReady = Callable[[], list[str]]
 """Says, for `/readyz`, what stands in the way."""
 
-Hosts = Callable[[float], Sequence[HostFacts]]
+Admits = Callable[[web.Request], bool]
+"""Whether a request has shown what lets it pass without the daemon's secret."""
 
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status", "/hosts"})
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"}) | PATHS
 _ELSEWHERE = "this is answered on the daemon's own machine alone: run the command there, by SSH or in the container"
 _HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
 
@@ -53,15 +53,16 @@ def admin_runner(
     names: frozenset[str] | None = None,
     degraded: NotReady = list,
     more: Sequence[web.RouteDef] = (),
-    hosts: Hosts | None = None,
+    cluster: Cluster | None = None,
     secret: str | None = None,
+    admits: Admits = lambda _: False,
 ) -> web.AppRunner:
     """The server of an admin port. `status` gives the daemon's own part of `/status`.
 
     `scrape` gives the metrics in Prometheus' text format. `addresses` are the daemon's addresses by settings key, and
     may be filled in later. `names` are the host names that requests may be addressed to; None: any. `degraded` says
-    what is wrong with a daemon that serves all the same. `more` are further routes,
-    which need the `secret`. `hosts` gives the hosts of a scheduler by its clock, which is the loop's.
+    what is wrong with a daemon that serves all the same. `more` are further routes, which need the `secret`, unless
+    `admits` lets a request pass without. `cluster` is that of a scheduler.
     """
     started = time.time()
     version = metadata.version("p2pd")
@@ -94,7 +95,7 @@ def admin_runner(
         is_open = (
             request.path in _OPEN or request.match_info.http_exception is not None
         )  # no such page: that is no secret
-        if secret is None or is_open:
+        if secret is None or is_open or admits(request):
             return await handler(request)
         if not _is_local(request.transport):
             return web.json_response({"error": _ELSEWHERE}, status=403)
@@ -105,13 +106,9 @@ def admin_runner(
 
     app = web.Application(middlewares=[_errors_as_json, only_for_us, with_secret])
 
-    async def list_hosts(_: web.Request) -> web.Response:
-        found = () if hosts is None else hosts(asyncio.get_running_loop().time())
-        return web.json_response([dataclasses.asdict(each) for each in found])
-
     app.add_routes(
         [
-            *([] if hosts is None else [web.get("/hosts", list_hosts)]),
+            *([] if cluster is None else cluster.routes()),
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", partial(_metrics, scrape)),

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "run": "Run one node: the mirror and its cache.",
     "scheduler": "Run a scheduler alone, for nodes that join it.",
     "status": "Show how the daemon on this node is.",
+    "top": "Show what this node, or the cluster, does now.",
     "config": "Show the settings in force, and where each is from.",
     "reload": "Have the daemon read its settings again.",
     "drain": "Have the daemon finish what is under way, and stop.",
@@ -24,6 +25,7 @@ COMMANDS: Final = {
     "support-bundle": "Collect what those who help ask for, without secrets.",
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
+    "preheat": "Have images fetched to hosts before their clients ask.",
     "cache": "List, verify and remove what is cached.",
     "token": "Make, list and revoke the tokens with which hosts join a cluster.",
     "host": "List and revoke the hosts of a cluster.",
@@ -37,8 +39,8 @@ COMMANDS: Final = {
 GROUPS: Final = {
     "Run": ("run", "scheduler", "reload", "drain"),
     "Set up": ("configure", "doctor"),
-    "Look": ("status", "config", "support-bundle", "version"),
-    "Images": ("pull", "cache"),
+    "Look": ("status", "top", "config", "support-bundle", "version"),
+    "Images": ("pull", "preheat", "cache"),
     "Cluster": ("token", "host", "plan", "demo"),
 }
 """The commands by purpose, for `p2pd --help`. The others follow."""

@@ -18,6 +18,7 @@ from p2pd.admin.client import AdminClient, Collected, DaemonUnreachableError
 from p2pd.admin.images import CachedImage, images_of
 from p2pd.cli.options import with_settings
 from p2pd.cli.suggest import SuggestingGroup
+from p2pd.config.room import quota_of
 from p2pd.config.values import show_duration, show_size
 from p2pd.daemon import logs
 from peer.errors import InvalidNameError, P2pdError, StoreInUseError
@@ -77,11 +78,12 @@ def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
     if not (settings.data / "blobs").is_dir():  # Store.open would make a store of an empty directory
         raise P2pdError(f"{unreachable}; nor is there a cache in {settings.data}")
     try:
+        quota = quota_of(settings)
         store = Store.open(
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
     except StoreInUseError:
         raise P2pdError(f"{unreachable}; a p2pd uses {settings.data} now") from None
@@ -145,11 +147,13 @@ def ls(settings: Settings, *, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     now = time.time()
-    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<6}  {:<10}  {}"
+    line = "{:<19}  {:>9}  {:>5}  {:>5}  {:<10}  {:<10}  {}"
     click.echo(line.format("DIGEST", "SIZE", "HELD", "USED", "STATE", "TYPE", "IMAGE"))
     for blob in blobs:
         held = blob.held_bytes / blob.size_bytes if blob.size_bytes else 1.0
         state = "in use" if blob.in_use else "whole" if blob.complete else "part"
+        if blob.pinned_s and blob.complete and not blob.in_use:
+            state = f"pinned {show_duration(blob.pinned_s)}"
         used = show_duration(max(0.0, now - blob.last_used))
         size, kind = show_size(blob.size_bytes), kind_of(types.get(blob.digest, blob.media_type))
         first, *others = names.get(blob.digest, ["-"])

@@ -40,7 +40,12 @@ def config(sources: Sources, *, as_json: bool) -> None:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """As TOML is written, with the place behind: what is long does not move the places of the others."""
-    texts = [f"{row['key']} = {row['value'] or '(none)'}" for row in rows]
+    texts = [_text(row) for row in rows]
     width = min(60, max(map(len, texts), default=0))
     for row, text in zip(rows, texts, strict=True):
         click.echo(f"{text:<{width}}  {row['from'] or 'default'}")
+
+
+def _text(row: dict[str, Any]) -> str:
+    means = f" ({row['means']})" if row.get("means") else ""
+    return f"{row['key']} = {row['value'] or '(none)'}{means}"

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,7 +18,7 @@ from p2pd.configure import dockerd
 from p2pd.configure.docker import DAEMON_JSON
 from p2pd.configure.plan import STATE, ConfigureOutcome
 from p2pd.configure.plan import configure as carry_out
-from p2pd.configure.request import request_of
+from p2pd.configure.request import proxy_request, request_of
 from p2pd.configure.runtime import Request, Runtime
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.configure.tree import Disk
@@ -50,6 +51,12 @@ ASK_S = 1.0
     help="Ask the mirror for every other registry as well. p2pd needs the upstream * to serve these.",
 )
 @click.option(
+    "--https-proxy",
+    is_flag=True,
+    help="docker: have dockerd ask the other upstreams through p2pd's HTTPS proxy, as dockerd mirrors docker.io alone. "
+    "p2pd has to run with https_proxy.",
+)
+@click.option(
     "--accept-changes",
     is_flag=True,
     help="Files that somebody changed so that p2pd cannot take its part out again are the operator's from now on.",
@@ -72,6 +79,7 @@ def configure(
     mirror: str | None,
     upstreams: tuple[str, ...],
     wildcard: bool,
+    https_proxy: bool,
     accept_changes: bool,
     config: Path | None,
     root: Path,
@@ -85,8 +93,12 @@ def configure(
     says so. Run it as root.
     """
     chosen = RUNTIMES[runtime]
-    if undo and (mirror or upstreams or wildcard):
-        raise click.UsageError("--undo puts back what was there: it takes no --mirror, --upstream or --all")
+    if undo and (mirror or upstreams or wildcard or https_proxy):
+        raise click.UsageError(
+            "--undo puts back what was there: it takes no --mirror, --upstream, --all or --https-proxy"
+        )
+    if https_proxy and chosen.name != "docker":
+        raise click.UsageError(f"{runtime} mirrors every registry by itself: --https-proxy is for docker")
     if wildcard and chosen.no_wildcard:
         raise click.UsageError(
             f"{runtime} has no way to mirror every registry: name each with --upstream ({chosen.no_wildcard})"
@@ -95,8 +107,13 @@ def configure(
     if not undo:  # --undo has to work with a broken configuration too
         settings = load({}, os.environ, file=config)
         request = request_of(settings, mirror=mirror, upstreams=upstreams, wildcard=wildcard)
-        if wildcard and not request.any_host and root.resolve() == Path("/"):
+        is_here = root.resolve() == Path("/")
+        if wildcard and not request.any_host and is_here:
             request = replace(request, any_host=serves_any_host(settings.admin))
+        if https_proxy:
+            told = status_of(settings.admin) if is_here else {}
+            version = dockerd.version() if is_here else ""
+            request = replace(request, https_proxy=proxy_request(settings, told, version))
     outcome, steps = _carry_out(chosen, request, root, state, accept=accept_changes, dry_run=dry_run)
     show = _as_json if as_json else _as_text
     click.echo(show(runtime, outcome, steps, undo=undo, dry_run=dry_run))
@@ -104,11 +121,16 @@ def configure(
 
 def serves_any_host(admin: Address) -> bool:
     """Whether the daemon that runs here has the upstream `*`: it may have it by a flag."""
-    try:
-        upstreams = AdminClient(admin, answer_timeout_s=ASK_S).status().get("upstreams")
-    except P2pdError:
-        return False
+    upstreams = status_of(admin).get("upstreams")
     return isinstance(upstreams, list) and ANY_HOST in upstreams
+
+
+def status_of(admin: Address) -> dict[str, Any]:
+    """What the daemon that runs here says of itself; nothing if none does."""
+    try:
+        return AdminClient(admin, answer_timeout_s=ASK_S).status()
+    except P2pdError:
+        return {}
 
 
 def _carry_out(
@@ -118,7 +140,10 @@ def _carry_out(
     disk = Disk(root)
     daemon = dockerd.running(disk) if runtime.name == "docker" and root.resolve() == Path("/") else None
     if request is not None:
-        dockerd.refuse_flags(daemon)
+        dockerd.refuse_flags(daemon, proxy=request.https_proxy is not None)
+        if request.https_proxy is not None and daemon is not None:
+            environment = dockerd.environment_proxy(daemon)
+            request = replace(request, https_proxy=replace(request.https_proxy, environment=environment))
     outcome = carry_out(runtime, request, disk, state, accept=accept, dry_run=dry_run)
     changed = [change.path for change in outcome.changes if change.path in runtime.activation]
     if DAEMON_JSON in changed and daemon is not None and not dry_run and dockerd.reload(daemon):

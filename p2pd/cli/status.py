@@ -62,10 +62,13 @@ def _daemon(found: Status) -> Rows:
         ("listen", "for hosts"),
         ("admin", "for commands"),
         ("metrics", "for metrics"),
+        ("https_proxy", "for dockerd's HTTPS proxy"),
     ):
         address = text(found, key)
         if address:
             yield key, f"{address}, {purpose}"
+    for own in filter(None, text(found, "own").split(", ")):
+        yield "", f"{own}, for runtimes that log in to it by path"
 
 
 def _cache(found: Status) -> Rows:
@@ -73,11 +76,13 @@ def _cache(found: Status) -> Rows:
     used, most, kept = (number(cache, f"{key}_bytes") for key in ("used", "max", "min_free"))
     if used is None or most is None:
         return
-    yield "used", f"{show_size(int(used))} of {show_size(int(most))}, by {number(cache, 'blobs') or 0:.0f} blobs"
+    disk = number(cache, "disk_bytes") or 0
+    limit = f"{show_size(int(most))}{_of_disk(most, disk)}"
+    yield "used", f"{show_size(int(used))} of {limit}, by {number(cache, 'blobs') or 0:.0f} blobs"
     if text(found, "data"):
         yield "directory", text(found, "data")
     if kept is not None:
-        yield "kept free", f"{show_size(int(kept))} of the disk"
+        yield "kept free", f"{show_size(int(kept))}{_of_disk(kept, disk) or ' of the disk'}"
     yield "state", ": ".join(filter(None, (text(cache, "condition"), text(cache, "cause")))) or "unknown"
     evicted, lost, bad = number(cache, "evicted") or 0, number(cache, "lost") or 0, number(scrub, "bad") or 0
     yield "removed", f"{evicted:.0f} blobs for room or age, {lost:.0f} missing or damaged"
@@ -85,6 +90,10 @@ def _cache(found: Status) -> Rows:
         never = "never (scrub_rate is 0)" if not number(scrub, "rate_bytes_per_s") else ""
         read = show_size(int(number(scrub, "read_bytes") or 0))
         yield "re-read", never or f"{read} to find damage, {bad:.0f} blobs were bad"
+
+
+def _of_disk(size_bytes: float, disk_bytes: float) -> str:
+    return f" ({100 * size_bytes / disk_bytes:.0f} % of the disk)" if disk_bytes else ""
 
 
 def _clients(found: Status) -> Rows:

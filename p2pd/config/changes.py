@@ -6,8 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from p2pd.config.room import quota_of, room_under
 from p2pd.config.settings import KEYS, Loaded, Settings
-from p2pd.config.values import UpstreamSetting, parse_duration, parse_size
+from p2pd.config.values import (
+    UpstreamSetting,
+    parse_duration,
+    parse_free_room,
+    parse_room,
+    parse_size,
+    show_room,
+    show_size,
+)
+from peer.core.eviction import DiskShare
 
 HIDDEN: Final = "[hidden]"
 
@@ -44,11 +54,32 @@ def changes(before: Settings, after: Settings) -> tuple[Change, ...]:
     return tuple(_changes(before, after))
 
 
-def in_force(loaded: Loaded) -> list[dict[str, str | None]]:
-    """Each key with its value, and where the value is from (None: the default)."""
+def in_force(loaded: Loaded, used_bytes: int = 0) -> list[dict[str, str | None]]:
+    """Each key with its value, and where the value is from (None: the default).
+
+    `means`: what the value is on the disk of `data`, where blobs take `used_bytes`; for keys of room only.
+    """
+    means = _on_the_disk(loaded.settings, used_bytes)
     return [
-        {"key": key, "value": shown(key, getattr(loaded.settings, key)), "from": loaded.places.get(key)} for key in KEYS
+        {
+            "key": key,
+            "value": shown(key, getattr(loaded.settings, key)),
+            "from": loaded.places.get(key),
+            "means": means.get(key),
+        }
+        for key in KEYS
     ]
+
+
+def _on_the_disk(settings: Settings, used_bytes: int) -> Mapping[str, str]:
+    room = room_under(settings.data)
+    if room is None or not room.total_bytes:
+        return {}
+    bounds = quota_of(settings).on(room, used_bytes)
+    return {
+        key: f"{show_size(size_bytes)}, {100 * size_bytes / room.total_bytes:.0f} % of the disk"
+        for key, size_bytes in (("max_bytes", bounds.max_bytes), ("min_free_bytes", bounds.min_free_bytes))
+    }
 
 
 def shown(key: str, value: Any) -> str:
@@ -59,7 +90,9 @@ def shown(key: str, value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return ", ".join(_shown_upstream(each) if isinstance(each, UpstreamSetting) else str(each) for each in value)
-    if KEYS[key].parse is parse_size:
+    if isinstance(value, DiskShare):
+        return show_room(value)
+    if KEYS[key].parse in (parse_size, parse_room, parse_free_room):
         return _in_units(value, _SIZES, "")
     if KEYS[key].parse is parse_duration:
         return _in_units(value, _DURATIONS, "s")
@@ -97,6 +130,7 @@ def _shown_upstream(upstream: UpstreamSetting) -> str:
         "token_hosts": ",".join(upstream.token_hosts),
         "connections": upstream.connections,
         "rate": None if upstream.rate is None else _in_units(upstream.rate, _SIZES, ""),
+        "trace": "true" if upstream.trace else None,
     }
     address = f"={','.join(upstream.urls)}" if upstream.urls else ""
     return f"{upstream.name}{address}" + "".join(f";{name}={value}" for name, value in options.items() if value)

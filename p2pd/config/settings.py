@@ -29,21 +29,26 @@ from p2pd.config.values import (
     UpstreamSetting,
     one_of,
     parse_address,
+    parse_collector,
     parse_count,
     parse_depth,
     parse_duration,
     parse_file_names,
+    parse_free_room,
     parse_label,
     parse_networks,
     parse_optional_address,
     parse_optional_path,
     parse_path,
+    parse_room,
+    parse_share,
     parse_size,
     parse_switch,
     parse_token_text,
     parse_upstreams,
     parse_urls,
 )
+from peer.core.eviction import DiskShare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,6 +97,13 @@ class Settings:
         parse_optional_address,
         "",
         "Where the metrics are too, and nothing else: other machines may reach it.",
+        "HOST:PORT",
+    )
+    https_proxy: Address | None = _key(
+        parse_optional_address,
+        "",
+        "Where dockerd's HTTPS proxy is: it answers for the upstreams, and passes all else on. None: there is no such"
+        " port. See `p2pd configure docker --https-proxy`.",
         "HOST:PORT",
     )
     peer: Address | None = _key(
@@ -161,7 +173,7 @@ class Settings:
         "docker.io=https://registry-1.docker.io",
         "An upstream that may be asked, and where it is reached; the first is the default one. "
         "Options: ca=FILE, username=NAME, password_file=FILE, token_hosts=HOST[,HOST...], connections=NUMBER, "
-        "rate=SIZE per second. "
+        "rate=SIZE per second, trace=true. "
         "URL may be oci-layout:///PATH, a directory on this machine, or https://HOST/v2/PROJECT, a project of a "
         "registry. NAME alone is https://NAME. * is every registry that a client names, without credentials of p2pd's.",
         "NAME=URL[,URL...][;option=value...]",
@@ -173,11 +185,18 @@ class Settings:
         "that the upstream * may be.",
         "HOST|NETWORK",
     )
-    max_bytes: int = _key(
-        parse_size, "50GiB", "Room that the cache may take; what was not used for longest is evicted first.", "SIZE"
+    max_bytes: int | DiskShare = _key(
+        parse_room,
+        "50%",
+        "Room that the cache may take, also as a part of the disk; what was not used for longest is evicted first.",
+        "SIZE|PERCENT",
     )
-    min_free_bytes: int = _key(
-        parse_size, "1GiB", "Room on the disk that the cache leaves free, whatever max_bytes allows.", "SIZE"
+    min_free_bytes: int | DiskShare = _key(
+        parse_free_room,
+        "auto",
+        "Room on the disk that the cache leaves free, whatever max_bytes allows. auto is 20% where there is a kubelet, "
+        "which acts below that; elsewhere it is at most half of what others leave free.",
+        "SIZE|PERCENT|auto",
     )
     ttl_s: float = _key(
         parse_duration, "30d", "How long a blob that nobody asks for is kept; 0 is for ever.", "DURATION"
@@ -237,6 +256,17 @@ class Settings:
         one_of("debug", "info", "warning", "error"), "info", "Least level that is logged.", "debug|info|warning|error"
     )
 
+    traces: str = _key(
+        parse_collector,
+        "",
+        "Where traces go: an OpenTelemetry collector, by OTLP over HTTP. None: nothing is traced. It needs the extra "
+        "p2pd[tracing].",
+        "URL",
+    )
+    trace_share: float = _key(
+        parse_share, "100%", "The share of requests that is traced of clients that send no context of a trace.", "SHARE"
+    )
+
     @property
     def has_certificate(self) -> bool:
         """Whether this host is to have a certificate: one that it has, by a token, or from a directory."""
@@ -269,6 +299,8 @@ _AT_STAKE: Final = {
     "listen": "join as a host, get every blob that other hosts hold, and tell them what pieces are",
     "mirror": "pull what this node caches and use the credentials of its upstreams",
     "admin": "read this node's status and metrics",
+    "https_proxy": "connect to other hosts from this one, pull what this node caches and use the credentials of its "
+    "upstreams",
 }
 
 

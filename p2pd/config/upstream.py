@@ -95,4 +95,5 @@ def _upstream(setting: UpstreamSetting, settings: Settings, *, public_only: bool
         metadata_s=ANSWER_WITHIN_S - 2.0,
         allow_private=settings.allow_private,
         public_only=public_only,
+        traced=setting.trace,
     )

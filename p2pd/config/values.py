@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from peer.core.eviction import DiskShare
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import DOCKER_HUB, is_host, parse_upstream_name
 from peer.origin.upstream import UpstreamEndpoint
@@ -42,6 +43,11 @@ _SWITCH: Final = {
     "off": False,
     "0": False,
 }
+FREE_SHARE: Final = DiskShare(20)
+"""What of a disk is left free by default, so that the cache gives way before a kubelet on that disk acts: it removes
+images where less than 15 % are free (`imageGCHighThresholdPercent`), until 20 % are, and evicts pods below 10 %
+(`nodefs.available`). `auto` is that where there is a kubelet. Elsewhere it is at most half of what others leave."""
+
 ANY_HOST: Final = "*"
 """The name of the upstream that stands for every registry that has no upstream of its own."""
 
@@ -77,8 +83,8 @@ class UpstreamSetting:
     The name `*` stands for every registry that has none of its own; it has no `urls`.
 
     `urls` are tried in order. `connections` and `rate` (bytes/s) replace `connections_per_origin` and
-    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `repr`
-    does not show credentials.
+    `origin_rate` for this origin. `token_hosts` are token servers outside the URLs' domains. `trace`: it is told the
+    context of traces. `repr` does not show credentials.
     """
 
     name: str
@@ -89,6 +95,7 @@ class UpstreamSetting:
     connections: int | None = None
     rate: int | None = None
     token_hosts: tuple[str, ...] = ()
+    trace: bool = False
 
     @property
     def is_any_host(self) -> bool:
@@ -110,6 +117,33 @@ def parse_size(value: object) -> int:
         if size_bytes <= _MAX_SIZE_BYTES:
             return size_bytes
     raise ConfigError("expected a size such as 50GiB, 500MB or a whole number of bytes")
+
+
+def parse_room(value: object) -> int | DiskShare:
+    """A size, or a part of the file system: `20%`."""
+    if isinstance(value, DiskShare):
+        return value
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,2})?) ?%", _text(value))
+    if match is not None and float(match[1]) <= 100:
+        return DiskShare(float(match[1]))
+    try:
+        return parse_size(value)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or a part of the disk such as 20%") from None
+
+
+def parse_free_room(value: object) -> int | DiskShare:
+    """As `parse_room`, or `auto`: see FREE_SHARE."""
+    if isinstance(value, DiskShare) or _text(value) != "auto":
+        return parse_room(value)
+    return DiskShare(FREE_SHARE.percent, yields=True)
+
+
+def show_room(room: int | DiskShare) -> str:
+    """As an operator writes it; a size in whole bytes."""
+    if isinstance(room, DiskShare):
+        return "auto" if room.yields else f"{room.percent:g}%"
+    return str(room)
 
 
 def parse_duration(value: object) -> float:
@@ -203,6 +237,26 @@ def parse_urls(value: object) -> tuple[str, ...]:
     return tuple(text.rstrip("/") for text in texts)
 
 
+def parse_collector(value: object) -> str:
+    """Where traces go, as a whole URL, or nothing. The path is OTLP's own if there is none."""
+    text = _text(value)
+    if not text:
+        return ""
+    url = urlsplit(text) if re.fullmatch(r"https?://[!-~]{1,500}", text) else None
+    if url is None or _address(f"{url.netloc}:1" if url.netloc.rpartition(":")[1] == "" else url.netloc) is None:
+        raise ConfigError("expected the address of a collector, such as http://127.0.0.1:4318/v1/traces")
+    return text if url.path.strip("/") else f"{url.scheme}://{url.netloc}/v1/traces"
+
+
+def parse_share(value: object) -> float:
+    """A number from 0 to 1, or per cent: `0.1`, `10%`."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?) ?(%?)", _text(value))
+    share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= share <= 1:
+        raise ConfigError("expected a share from 0 to 1, or from 0% to 100%")
+    return share
+
+
 def parse_label(value: object) -> str:
     """A name of at most 64 letters, digits, `.`, `_`, `/` and `-`, or none."""
     text = _text(value)
@@ -224,6 +278,8 @@ def parse_upstream(value: object) -> UpstreamSetting:
     )
     if upstream.is_any_host and (upstream.username or upstream.password_file or upstream.token_hosts):
         raise ConfigError("the upstream * is any registry: credentials need an upstream of their own")
+    if upstream.is_any_host and upstream.trace:
+        raise ConfigError("the upstream * is any registry: one that is told of traces needs an upstream of its own")
     if (upstream.username is None) != (upstream.password_file is None):
         raise ConfigError("username and password_file are given together or not at all")
     if any(url.startswith("oci-layout:") for url in upstream.urls) and (len(upstream.urls) > 1 or options):
@@ -397,6 +453,7 @@ _OPTIONS: Final[Mapping[str, Callable[[str], object]]] = {
     "connections": parse_count,
     "rate": parse_size,
     "token_hosts": _hosts,
+    "trace": parse_switch,
 }
 
 

@@ -7,7 +7,8 @@ Two stores, two ways:
 - The containerd image store (default of new installations since Docker 29) reads, for each pull and for any registry,
   /etc/docker/certs.d/<registry>/hosts.toml. If that file gives two hosts, `registry-mirrors` is not asked in addition.
 
-Both are written, because the next start of dockerd may change the store. daemon.json is changed as text: one member or
+Both are written, because the next start of dockerd may change the store. With `--https-proxy` the classic store has the
+other registries through p2pd, too (docker_proxy.py). daemon.json is changed as text: one member or
 one element is inserted at the front, and every other byte stays as it is.
 """
 
@@ -17,7 +18,7 @@ import codecs
 import json
 from typing import Any, Final
 
-from p2pd.configure import hosts_toml, json_file
+from p2pd.configure import docker_proxy, hosts_toml, json_file
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, RuntimePlan, text_of
 
 DAEMON_JSON: Final = "/etc/docker/daemon.json"
@@ -46,6 +47,17 @@ def plan(request: Request, files: Reader) -> RuntimePlan:
         )
     else:
         wanted[DAEMON_JSON] = _with_mirror(content, values, request.mirror_url)
+    proxy = request.https_proxy
+    if proxy is not None:
+        wanted |= docker_proxy.authorities(request, proxy, files, CERTS_D)
+        docker_proxy.refuse_other_proxy(proxy, files, values)
+        if proxy.in_daemon_json:
+            before = wanted.get(DAEMON_JSON, content)
+            wanted[DAEMON_JSON] = docker_proxy.with_proxy(DAEMON_JSON, before, daemon_values(before), proxy.url)
+            remarks.append(f"{docker_proxy.RESTART}.")
+        else:
+            wanted |= docker_proxy.drop_in(files, proxy.url)
+        remarks += docker_proxy.excepted(request, values)
     return RuntimePlan(wanted, tuple(remarks))
 
 
@@ -63,6 +75,8 @@ def daemon_values(content: bytes) -> dict[str, Any]:
     wrong = "the file is no object" if not isinstance(values, dict) else ""
     if not wrong and not isinstance(values.get(KEY, []), list):
         wrong = f'"{KEY}" is no list'
+    if not wrong and not isinstance(values.get(docker_proxy.PROXIES, {}), dict):
+        wrong = f'"{docker_proxy.PROXIES}" is no object'
     if wrong:
         raise ConfigureError(f"{DAEMON_JSON} is not what dockerd takes ({wrong}): mend it first; nothing was changed")
     return values
@@ -77,24 +91,17 @@ def _with_mirror(content: bytes, values: dict[str, Any], mirror_url: str) -> byt
         return f"{json.dumps({KEY: [mirror_url]}, indent=2)}\n".encode()
     text = content.decode()
     if (member := json_file.member(text, KEY)) is not None:
-        after = _put_first(text, member.value, json.dumps(mirror_url), is_empty=not mirrors)
+        after = json_file.put_first(text, member.value, json.dumps(mirror_url), is_empty=not mirrors)
     else:
-        after = _put_first(text, text.index("{"), f"{json.dumps(KEY)}: {json.dumps([mirror_url])}", is_empty=False)
+        after = json_file.put_first(
+            text, text.index("{"), f"{json.dumps(KEY)}: {json.dumps([mirror_url])}", is_empty=False
+        )
     if json.loads(after) != {**values, KEY: [mirror_url, *mirrors]}:
         raise ConfigureError(
             f"{DAEMON_JSON} is written in a way that p2pd cannot change safely; nothing was changed. "
             f'Add "{mirror_url}" to its "{KEY}" by hand.'
         )
     return after.encode()
-
-
-def _put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
-    """The text with `item` behind the bracket at `bracket`, in the layout of the item that was first."""
-    rest = text[bracket + 1 :]
-    space = rest[: len(rest) - len(rest.lstrip())]
-    if is_empty:
-        return text[: bracket + 1] + item + rest[len(space) :]
-    return f"{text[: bracket + 1]}{space}{item},{rest if space else ' ' + rest}"
 
 
 def _insecure(request: Request, values: dict[str, Any]) -> list[str]:
@@ -115,5 +122,8 @@ RUNTIME: Final = Runtime(
     plan=plan,
     programs=("dockerd",),
     families=("docker",),
-    activation={DAEMON_JSON: "dockerd reads it again on SIGHUP: systemctl reload docker"},
+    activation={
+        DAEMON_JSON: "dockerd reads it again on SIGHUP: systemctl reload docker",
+        docker_proxy.DROP_IN: "systemctl daemon-reload && systemctl restart docker",
+    },
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,9 @@ from p2pd.configure.docker import DAEMON_JSON, KEY, daemon_values
 from p2pd.configure.runtime import ConfigureError, Reader
 
 PIDFILE: Final = "/var/run/docker.pid"
+PROXIES_SINCE: Final = 23
+"""The first major version of dockerd that has `proxies` in daemon.json."""
+
 PROC: Final = Path("/proc")
 
 
@@ -42,8 +47,41 @@ def running(files: Reader, proc: Path = PROC) -> Dockerd | None:
     return Dockerd(pid, tuple(arguments))
 
 
-def refuse_flags(dockerd: Dockerd | None) -> None:
-    """Raises ConfigureError if dockerd has mirrors as flags: with flags and key together it would not start again."""
+def has_daemon_json_proxies(version: str) -> bool:
+    """Whether a dockerd of that `--version` reads `proxies` in daemon.json. An older one would not start."""
+    found = re.match(r"Docker version (\d+)\.", version)
+    return found is not None and int(found[1]) >= PROXIES_SINCE
+
+
+def version() -> str:
+    """What the dockerd of this machine says of itself; empty if there is none."""
+    try:
+        told = subprocess.run(["dockerd", "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return told.stdout
+
+
+def environment_proxy(dockerd: Dockerd, proc: Path = PROC) -> str:
+    """The HTTPS proxy in the environment of that dockerd; empty for none, or if it may not be read."""
+    try:
+        variables = (proc / str(dockerd.pid) / "environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    named = dict(each.split("=", 1) for each in variables if "=" in each)
+    return named.get("HTTPS_PROXY") or named.get("https_proxy") or ""
+
+
+def refuse_flags(dockerd: Dockerd | None, *, proxy: bool = False) -> None:
+    """Raises ConfigureError if dockerd has mirrors as flags: with flags and key together it would not start again.
+
+    `proxy`: its HTTPS proxy is to be written, too.
+    """
+    if proxy and dockerd is not None and any(argument.startswith("--https-proxy") for argument in dockerd.arguments):
+        raise ConfigureError(
+            "dockerd was started with --https-proxy, beside which it takes no other: take the flag away first; nothing "
+            "was changed"
+        )
     if dockerd is not None and any(argument.startswith("--registry-mirror") for argument in dockerd.arguments):
         raise ConfigureError(
             f"dockerd was started with --registry-mirror, and does not start if {DAEMON_JSON} has {KEY} as well: "

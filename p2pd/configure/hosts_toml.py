@@ -24,7 +24,8 @@ import tomlkit
 from tomlkit.items import AoT, Table
 
 from p2pd.config.values import UpstreamSetting
-from p2pd.configure.runtime import COMMENT, NotMountedError, Reader, Request, RuntimePlan, marked
+from p2pd.configure.docker_proxy import AUTHORITY, HUB
+from p2pd.configure.runtime import COMMENT, ConfigureError, NotMountedError, Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table
 from peer.origin.upstream import UpstreamEndpoint
 
@@ -47,6 +48,11 @@ def plan(request: Request, files: Reader, directory: str, undo: str) -> RuntimeP
     wanted: dict[str, bytes] = {}
     remarks = []
     default = f"{directory}/{WILDCARD}"
+    if request.https_proxy is not None and (files.read(f"{default}/hosts.toml") or b"").strip():
+        raise ConfigureError(
+            f"{default}/hosts.toml is for dockerd's containerd image store, which mirrors every registry and needs no "
+            "HTTPS proxy: run this without --https-proxy; nothing was changed"
+        )
     has_default = (files.read(f"{default}/hosts.toml") or b"").strip() != b""
     entries: dict[str, UpstreamSetting | None] = {default: None} if request.wildcard else {}
     for upstream in request.upstreams:
@@ -74,7 +80,7 @@ def has_hosts(files: Reader, directory: str) -> list[str]:
 def _is_used(files: Reader, place: str) -> bool:
     """Whether the directory of a registry has anything beside a file that is wholly p2pd's."""
     names = files.names(place) or frozenset()
-    return bool(names - {"hosts.toml"}) or files.read(f"{place}/hosts.toml") is not None
+    return bool(names - {"hosts.toml", AUTHORITY}) or files.read(f"{place}/hosts.toml") is not None
 
 
 def _directory(files: Reader, parent: str, upstream: str) -> str:
@@ -90,15 +96,17 @@ def _whole(request: Request, files: Reader, place: str, upstream: UpstreamSettin
         document.update({"server": server} if server else {})
         if server and UpstreamEndpoint.parse(server).project:
             document.update({"override_path": True})  # containerd would append /v2 to the path
-        document.update(_certificates(files, place, upstream))
+        document.update(_certificates(request, files, place, upstream))
     document.add(tomlkit.nl()).add("host", new_table(("host", request.mirror_url), _HOST))
     return marked(undo, document.as_string())
 
 
-def _certificates(files: Reader, place: str, upstream: UpstreamSetting) -> dict[str, Any]:
+def _certificates(request: Request, files: Reader, place: str, upstream: UpstreamSetting) -> dict[str, Any]:
     """The keys for the certificates of the registry, as containerd's `loadCertFiles` would find them."""
     names = files.names(place) or frozenset()
-    authorities = sorted(name for name in names if name.endswith(".crt"))
+    authorities = sorted(name for name in names if name.endswith(".crt") and name != AUTHORITY)
+    if request.https_proxy is not None and upstream.name != HUB:  # for what dockerd asks the registry itself, by proxy
+        authorities.append(f"{place.rpartition('/')[0]}/{upstream.name}/{AUTHORITY}")
     with suppress(NotMountedError):
         if upstream.ca is not None and upstream.ca.is_absolute() and files.read(str(upstream.ca)) is not None:
             authorities.append(str(upstream.ca))

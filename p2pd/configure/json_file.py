@@ -66,10 +66,35 @@ def without_elements(text: str, name: str, gone: list[Any], *, may_go: bool) -> 
         among = items(text, found.value)
         each = next((one for one in among if json.loads(text[one.value : one.stop]) == element), None)
         text = text if each is None else without(text, among, each)
-    if may_go and not items(text, found.value):
-        members = items(text)
-        text = without(text, members, next(one for one in members if one.start == found.start))
-    return text
+    return _without_empty(text, name) if may_go else text
+
+
+def without_member(text: str, name: str, gone: str, value: Any, *, may_go: bool) -> str:
+    """The object `text` without the member `gone`, if it has that value, of the object `name`; if that `may_go`, not
+    with an empty object."""
+    found = member(text, name)
+    if found is None or text[found.value] != "{":
+        return text
+    among = items(text, found.value)
+    each = next((one for one in among if one.name == gone and json.loads(text[one.value : one.stop]) == value), None)
+    text = text if each is None else without(text, among, each)
+    return _without_empty(text, name) if may_go else text
+
+
+def put_first(text: str, bracket: int, item: str, *, is_empty: bool) -> str:
+    """The text with `item` behind the bracket at `bracket`, in the layout of the item that was first."""
+    rest = text[bracket + 1 :]
+    space = rest[: len(rest) - len(rest.lstrip())]
+    if is_empty:
+        return text[: bracket + 1] + item + rest[len(space) :]
+    return f"{text[: bracket + 1]}{space}{item},{rest if space else ' ' + rest}"
+
+
+def _without_empty(text: str, name: str) -> str:
+    """The object `text` without the list or object `name`, if that is empty."""
+    members = items(text)
+    found = next(one for one in members if one.name == name)
+    return text if items(text, found.value) else without(text, members, found)
 
 
 def _skip(text: str, at: int) -> int:

@@ -2,8 +2,10 @@
 
 These clients do not name an image's registry in requests, so each mirror's location begins with the registry's name:
 `127.0.0.1:65001/docker.io`. Their grammar has no colon in a path: the mirror takes `harbor.corp__5001` for
-`harbor.corp:5001`. A prefix such as `*.corp` is no way to mirror every registry, since the location then takes the
-registry's place in the request. They strip credentials for mirrors, and go on to the registry itself without p2pd.
+`harbor.corp:5001`. Before that they ask for `/v2/`, without the name, so each upstream but the first has an address of
+its own (p2pd.config.own_addresses). A prefix such as `*.corp` is no way to mirror every registry, since the location
+then takes the registry's place in the request. They strip credentials for mirrors, and go on to the registry itself
+without p2pd.
 
 A [[registry]] of the same prefix in a later file replaces the earlier one whole (containers-registries.conf.d(5)). So
 if the operator has such a table, our mirror is put before its mirrors, in its file. A table of a longer prefix
@@ -52,7 +54,7 @@ def plan(name: str, request: Request, files: Reader) -> RuntimePlan:
     tables, remarks = [], []
     registries = _configured(files)
     for upstream in request.upstream_names:
-        location = f"{request.mirror_host}/{upstream_as_component(parse_upstream_name(upstream))}"
+        location = f"{request.host_for(upstream)}/{upstream_as_component(parse_upstream_name(upstream))}"
         for registry in registries.values():
             if registry.prefix == upstream or registry.prefix.startswith(f"{upstream}/"):
                 mirror = _mirror(location + registry.prefix.removeprefix(upstream))

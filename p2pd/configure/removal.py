@@ -126,12 +126,15 @@ def _json_values(text: str) -> Values:
 
 
 def _without_json(text: str, original: Values, ours: Values) -> str:
-    """Only elements of lists are ever p2pd's (docker.py)."""
+    """Only elements of lists, and the members of one object, are ever p2pd's (docker.py, docker_proxy.py)."""
     for key, value in ours.items():
         before = original.get(key, [])
         if isinstance(value, list) and value != before:
             gone = [one for one in value if one not in before]
             text = json_file.without_elements(text, key, gone, may_go=key not in original)
+        elif isinstance(value, dict):
+            for name in (one for one in value if one not in original.get(key, {})):
+                text = json_file.without_member(text, key, name, value[name], may_go=key not in original)
     return text
 
 

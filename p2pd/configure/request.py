@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from p2pd.config.own_addresses import own_addresses
 from p2pd.config.settings import Settings
 from p2pd.config.values import ANY_HOST, ConfigError, UpstreamSetting, parse_address, parse_upstream
-from p2pd.configure.runtime import Request
+from p2pd.configure.dockerd import has_daemon_json_proxies
+from p2pd.configure.runtime import ProxyRequest, Request, host_for_clients
 
 
 def request_of(
@@ -28,6 +30,8 @@ def request_of(
         for text, upstream in zip(upstreams, given, strict=True)
         if not upstream.is_any_host
     )
+    names = [upstream.name for upstream in chosen or settings.named_upstreams]
+    several = list(dict.fromkeys([*(each.name for each in settings.named_upstreams), *names]))
     given_whole = any("=" in text for text in upstreams)
     return Request(
         mirror=address,
@@ -35,6 +39,27 @@ def request_of(
         default_upstream=(chosen if given_whole else settings.named_upstreams)[0].name,
         wildcard=wildcard or (any_host and (ANY_HOST in upstreams or not upstreams)),
         any_host=any_host,
+        own={} if mirror is not None else own_addresses(address, several),
+    )
+
+
+def proxy_request(settings: Settings, told: Mapping[str, object], dockerd_version: str) -> ProxyRequest:
+    """The HTTPS proxy of a node: as the daemon that runs has `told` (`/status`), else as `settings` have it.
+
+    `dockerd_version` is what `dockerd --version` says. Raises ConfigError if there is no such proxy.
+    """
+    at = told.get("https_proxy") or settings.https_proxy
+    if at is None:
+        raise ConfigError(
+            'p2pd has no HTTPS proxy: set https_proxy = "127.0.0.1:65007" in p2pd.toml, restart p2pd, and try again'
+        )
+    address = parse_address(str(at))
+    if address.port == 0:
+        raise ConfigError("the HTTPS proxy's port is not known before p2pd runs: start it, or set a port")
+    return ProxyRequest(
+        f"http://{host_for_clients(address)}",
+        str(told.get("data") or settings.data),
+        in_daemon_json=has_daemon_json_proxies(dockerd_version),
     )
 
 

@@ -46,12 +46,38 @@ class Reader(Protocol):
         ...
 
 
+def host_for_clients(listening: Address) -> str:
+    """HOST:PORT for clients of this machine: loopback if p2pd listens on every address."""
+    try:
+        address = ipaddress.ip_address(listening.host)
+    except ValueError:
+        return str(listening)
+    if not address.is_unspecified:
+        return str(listening)
+    return str(Address("127.0.0.1" if address.version == 4 else "::1", listening.port))
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRequest:
+    """The HTTPS proxy of the p2pd whose directory is `data`, as dockerd reaches it.
+
+    `in_daemon_json`: dockerd reads its proxy from daemon.json. `environment` is the HTTPS proxy that a dockerd which
+    runs has from its environment, or empty.
+    """
+
+    url: str
+    data: str
+    in_daemon_json: bool = False
+    environment: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """The wanted behaviour: the runtime asks `mirror` for images of `upstreams`; if `wildcard`, of any registry.
 
     `any_host`: the mirror serves any registry (its upstream `*`). `default_upstream` is the upstream whose images the
-    mirror serves to a client that names no registry.
+    mirror serves to a client that names no registry. `https_proxy` is for dockerd alone. `own` are the mirror's own
+    addresses for upstreams.
     """
 
     mirror: Address
@@ -59,18 +85,18 @@ class Request:
     default_upstream: str
     wildcard: bool = False
     any_host: bool = False
+    https_proxy: ProxyRequest | None = None
+    own: Mapping[str, Address] = field(default_factory=dict)
+
+    def host_for(self, upstream: str) -> str:
+        """HOST:PORT at which the mirror has that upstream's challenge for clients that name it in a path."""
+        own = None if upstream == self.default_upstream else self.own.get(upstream)
+        return self.mirror_host if own is None else str(own)
 
     @property
     def mirror_host(self) -> str:
-        """HOST:PORT for clients of this machine: loopback if p2pd listens on every address."""
-        host = self.mirror.host
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return str(self.mirror)
-        if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
-        return str(Address(host, self.mirror.port))
+        """HOST:PORT for clients of this machine."""
+        return host_for_clients(self.mirror)
 
     @property
     def mirror_url(self) -> str:

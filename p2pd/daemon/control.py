@@ -38,6 +38,8 @@ class Control:
         """None until the daemon is ready for new settings."""
         self.drained: Callable[[], bool] | None = None
         """Begins to drain at its first call; returns whether nothing is under way any more."""
+        self.used_bytes: Callable[[], int] = lambda: 0
+        """What the blobs of this node take."""
         self._draining = False
         self._sources = sources
         self._loaded = loaded
@@ -74,7 +76,7 @@ class Control:
 
     def in_force(self) -> list[dict[str, str | None]]:
         """Each key with its value and where the value is from (None: the default). Secrets are hidden."""
-        return in_force(self._loaded)
+        return in_force(self._loaded, self.used_bytes())
 
     async def reload(self) -> Reloaded:
         """Read the settings again. Raises ConfigError, with the text that a start would end with."""

@@ -19,6 +19,7 @@ from p2pd.daemon import logs
 from peer.errors import P2pdError
 from peer.net.http_connection import HttpConnection
 from peer.tasks import BackgroundTasks
+from proxy.https_proxy import HttpsProxy
 from proxy.server import Server
 from scheduler.shell.accepting import Factory, accepting
 from scheduler.shell.server import SchedulerServer
@@ -60,15 +61,17 @@ async def listening(
     await runner.setup()
     server = runner.server
     assert server is not None, "the runner is set up"
-    connect = server if isinstance(server, Server) else lambda: HttpConnection(server, _refuse, stall_s=STALL_S)
+    factory = server if isinstance(server, Server) else lambda: HttpConnection(server, _refuse, stall_s=STALL_S)
+    proxy = server if isinstance(server, HttpsProxy) else None
+    connect = _plain if trust is None else partial(_by_first_byte if plain_too else _over_tls, trust)
     try:
         async with AsyncExitStack() as stack:
             port = accepting(
                 address.host,
                 address.port,
-                connect,
-                open_count=lambda: len(server.connections),
-                connect=_plain if trust is None else partial(_by_first_byte if plain_too else _over_tls, trust),
+                factory,
+                open_count=lambda: proxy.open_count if proxy else len(server.connections),
+                connect=proxy.accept if proxy else connect,
             )
             try:
                 host_and_port = await stack.enter_async_context(port)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import platform
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,17 +25,23 @@ from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
+from p2pd.config.own_addresses import own_addresses
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
-from p2pd.config.values import Address
+from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
-from p2pd.daemon.listeners import listening, names_of, tell_open
+from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.preheat.host import HostPreheats
+from p2pd.preheat.images import ImagesAhead
+from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
@@ -54,7 +61,7 @@ from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from proxy.mirror import Mirror
 from proxy.origins import ANSWER_WITHIN_S, Origins
-from proxy.server import Server
+from proxy.server import Handler, Server
 from proxy.tags import Tags
 
 if TYPE_CHECKING:
@@ -100,21 +107,23 @@ async def serve(
     `answer_within_s` is how long clients are to wait for headers; `give_up_s` is how long an origin that fails within a
     blob is asked again. Raises P2pdError or TrustError when the node cannot start.
     """
-    tell_open(settings, ["mirror", "admin", "peer", *([] if settings.scheduler else ["listen"])])
+    tell_open(settings, ["mirror", "admin", "https_proxy", "peer", *([] if settings.scheduler else ["listen"])])
     async with AsyncExitStack() as stack:
         asyncio.get_running_loop().set_default_executor(Threads(SMALL_WORK_THREADS, "small"))
+        quota = quota_of(settings)
         store = await asyncio.to_thread(
             Store.open,
             settings.data,
-            max_bytes=settings.max_bytes,
-            min_free_bytes=settings.min_free_bytes,
-            ttl_s=settings.ttl_s,
+            max_bytes=quota.max_bytes,
+            min_free_bytes=quota.min_free_bytes,
+            ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
         stack.callback(catalog.close)
+        last = await stack.enter_async_context(AsyncExitStack())
         background = await stack.enter_async_context(BackgroundTasks())
         trust = _trust_of(settings)
         keys = None
@@ -140,10 +149,14 @@ async def serve(
             trust=trust,
             keys=keys,
         )
-        stack.callback(peer_server.close)
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
-        observe = telemetry.clients.observe
+        observe: Observe = telemetry.clients.observe
+        traces = _traces_of(settings, host.identity.host or platform.node())
+        if traces is not None:
+            last.push_async_callback(asyncio.to_thread, traces.close)  # once no task has spans any more
+            observe = traces.observing(observe)
+            peer_server.on_sent = traces.sent
         readers = Readers(host)
         access = Access(
             origins,
@@ -177,20 +190,31 @@ async def serve(
             depth=settings.prefetch_layers,
             observe=observe,
         )
+        images = ImagesAhead(host, origins, readers, access, tags, catalog, hides_private=exchange is Exchange.PUBLIC)
+        preheats = HostPreheats(images, host.report_preheat, host.background_pace)
+        host.on_preheat = preheats.on_order
+        proxy = None
+        if settings.https_proxy is not None:
+            from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
+
+            proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret = new_secret()
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, tags, host, peer_server, background).prepare
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
             control.drained = Draining(mirror, host).drained
-        admin_runner = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside).runner(
-            addresses, not_ready, names_of(settings, settings.admin), secret
-        )
+            control.used_bytes = lambda: store.statistics().used_bytes
+        inside = SchedulerPreheats(settings)
+        routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
+        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
+        admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
+        if admin.cluster is not None:
+            background.start(admin.cluster.run())
+            stack.callback(admin.cluster.close)
         stack.enter_context(secret_in(settings.data, secret, admin_at))
         addresses["admin"] = str(admin_at)
-        if settings.metrics is not None:
-            metrics_at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
-            addresses["metrics"] = str(metrics_at)
+        addresses |= await _listen_for_metrics(stack, settings, telemetry)
         peer_runner = web.AppRunner(peer_server.application(), access_log=None, shutdown_timeout=PEERS_WITHIN_S)
         if shares or settings.peer is not None:
             peer_port = listening(peer_runner, settings.peer or SOMEWHERE, trust, plain_too=keys is not None)
@@ -199,20 +223,67 @@ async def serve(
         if shares:
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
-        mirror_runner = web.ServerRunner(
-            Server(mirror.handle, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
-            shutdown_timeout=max(0.001, settings.shutdown_grace_s),  # aiohttp takes 0 for no bound at all
-        )
+        answer = mirror.handle if traces is None else traces.of_requests(mirror.handle)
         stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
-        addresses["mirror"] = str(await stack.enter_async_context(listening(mirror_runner, settings.mirror)))
+        addresses |= await _listen_for_clients(stack, settings, mirror, answer, proxy)
         if shares:
             host.start(addresses["advertise"])
+        background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
+        if traces is not None:
+            background.start(traces.run())
         yield addresses
+
+
+async def _listen_for_clients(
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, proxy: web.Server | None
+) -> dict[str, str]:
+    """Serve container runtimes, at the mirror, at each upstream's own address and by proxy; the addresses, as texts."""
+    grace_s = max(0.001, settings.shutdown_grace_s)  # aiohttp takes 0 for no bound at all
+    mirror_runner = web.ServerRunner(
+        Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, settings.mirror)),
+        shutdown_timeout=grace_s,
+    )
+    mirror_at = await stack.enter_async_context(listening(mirror_runner, settings.mirror))
+    addresses = {"mirror": str(mirror_at)}
+    addresses |= await _listen_for_each(stack, settings, mirror, answer, mirror_at)
+    if proxy is not None and settings.https_proxy is not None:
+        proxy_runner = web.ServerRunner(proxy, shutdown_timeout=grace_s)
+        proxy_at = await stack.enter_async_context(listening(proxy_runner, settings.https_proxy))
+        addresses["https_proxy"] = str(proxy_at)
+    return addresses
+
+
+async def _listen_for_each(
+    stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, mirror_at: Address
+) -> dict[str, str]:
+    """Serve the mirror at each upstream's own address too; the addresses, as texts. One that is taken is left out."""
+    names = [parse_upstream_name(each.name) for each in settings.named_upstreams]
+    listened: dict[str, UpstreamName] = {}
+    for name, address in own_addresses(mirror_at, names).items():
+        server = Server(answer, stall_s=settings.client_stall_s, names=names_of(settings, address))
+        runner = web.ServerRunner(server, shutdown_timeout=max(0.001, settings.shutdown_grace_s))
+        try:
+            await stack.enter_async_context(listening(runner, address))
+        except ListenError as error:
+            log.warning("an upstream has no address of its own", upstream=name, reason=str(error))
+        else:
+            listened[address.host] = UpstreamName(name)
+    mirror.own = listened
+    own = ", ".join(f"{name} at {host}:{mirror_at.port}" for host, name in listened.items())
+    return {"own": own} if own else {}
+
+
+async def _listen_for_metrics(stack: AsyncExitStack, settings: Settings, telemetry: Telemetry) -> dict[str, str]:
+    """The port of the metrics, if there is to be one. Raises ListenError."""
+    if settings.metrics is None:
+        return {}
+    at = await stack.enter_async_context(listening(metrics_runner(telemetry.scrape), settings.metrics))
+    return {"metrics": str(at)}
 
 
 @asynccontextmanager
@@ -232,6 +303,17 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+def _traces_of(settings: Settings, host: str) -> NodeTraces | None:
+    """What records this node's traces; None: nothing does. Raises ConfigError."""
+    if not settings.traces:
+        return None
+    try:
+        from p2pd.tracing.spans import Recorder  # the SDK is an extra: 7 MiB
+    except ImportError:
+        raise ConfigError("traces needs OpenTelemetry's SDK, which is not here: pip install 'p2pd[tracing]'") from None
+    return NodeTraces(Recorder(settings.traces, host=host, share=settings.trace_share))
 
 
 def _limits(settings: Settings, give_up_s: float) -> Limits:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from p2pd.config.room import quota_of
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import MakerOfOthers, make_upstreams, maker_of_others
 from p2pd.daemon.upkeep import tend
-from peer.core.eviction import Quota
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.oci.reference import UpstreamName
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
+from proxy.https_proxy import HttpsProxy
 from proxy.origins import Origins
 from proxy.tags import Tags
 from proxy.upstreams import UpstreamOrigin
@@ -49,6 +50,7 @@ class NodeReload:
     host: Host
     peer_server: PeerServer
     background: BackgroundTasks
+    proxy: HttpsProxy | None = None
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`. Raises ConfigError."""
@@ -66,5 +68,7 @@ class NodeReload:
         self.host.pace.set_rate(settings.download_rate)
         self.peer_server.set_rate(settings.upload_rate)
         store = self.host.store
-        store.set_quota(Quota(settings.max_bytes, settings.min_free_bytes, settings.ttl_s))
+        store.set_quota(quota_of(settings))
         self.background.start(tend(store))
+        if self.proxy is not None:
+            self.background.start(self.proxy.prepare())

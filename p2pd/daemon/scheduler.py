@@ -14,14 +14,17 @@ from functools import partial
 import uvloop
 from prometheus_client import generate_latest
 
+from p2pd.admin.cluster import Cluster
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
 from p2pd.config.settings import Loaded, Settings, Sources
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
-from p2pd.daemon.trust import admission_or_none
+from p2pd.daemon.preheating import SchedulerPreheats
+from p2pd.daemon.trust import admission_or_none, ending_certificates
 from p2pd.daemon.wiring import scheduling_of
 from peer.tasks import BackgroundTasks
 from scheduler.core.scheduler import Scheduler
@@ -44,22 +47,32 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     addresses: dict[str, str] = {}
     lag = LoopLag()
     scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
+    secret, preheats = new_secret(), SchedulerPreheats(settings)
+    cluster = Cluster(core, partial(ending_certificates, settings))
     admin = admin_runner(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
         scrape=scrape,
         not_ready=not_ready,
-        hosts=core.hosts,
+        cluster=cluster,
         names=names_of(settings, settings.admin),
+        more=preheats.routes(),
+        secret=secret,
+        admits=preheats.admits,
     )
     async with AsyncExitStack() as stack:
         admitting = stack.enter_context(admission_or_none(settings, may_lack=plain))
         server = SchedulerServer(core, admission=admitting, plain=plain)
-        addresses["admin"] = str(await stack.enter_async_context(listening(admin, settings.admin)))
+        admin_at = await stack.enter_async_context(listening(admin, settings.admin))
+        addresses["admin"] = str(admin_at)
+        stack.enter_context(secret_in(settings.data, secret, admin_at))
         if settings.metrics is not None:
             metrics = listening(metrics_runner(scrape), settings.metrics)
             addresses["metrics"] = str(await stack.enter_async_context(metrics))
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(lag.run())
+        background.start(cluster.run())
+        stack.callback(cluster.close)
         addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
+        await stack.enter_async_context(preheats.running(core, server, background))
         yield addresses

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 from p2pd.config.settings import Settings
 from p2pd.config.values import ConfigError
@@ -47,6 +48,20 @@ def opened_ledger(settings: Settings) -> Iterator[Ledger]:
         yield ledger
     finally:
         ledger.close()
+
+
+ENDS_SOON: Final = 1 / 4
+"""The part of a certificate's time in which it has to be renewed by now: hosts renew after two thirds."""
+
+
+def ending_certificates(settings: Settings) -> frozenset[str]:
+    """The hosts that should have renewed their certificates and have not, by the ledger of a scheduler. Blocks."""
+    try:
+        with opened_ledger(settings) as ledger:
+            before = time.time() + ENDS_SOON * settings.certificate_ttl_s
+            return frozenset(each.id for each in ledger.hosts() if each.expires < before)
+    except TrustError:
+        return frozenset()
 
 
 @contextmanager

@@ -86,6 +86,7 @@ class Schedulers:
 
     urls: tuple[str, ...]
     inside: Scheduler | None = None
+    server: SchedulerServer | None = None
 
 
 @asynccontextmanager
@@ -98,10 +99,11 @@ async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
         yield Schedulers(tuple(over_tls(settings.scheduler)) if settings.has_certificate else settings.scheduler)
         return
     inside = Scheduler(scheduling_of(settings))
-    async with scheduling(SchedulerServer(inside), settings.listen) as at:
+    server = SchedulerServer(inside)
+    async with scheduling(server, settings.listen) as at:
         if reach_of(at.host) is Reach.NOWHERE:  # it listens at all addresses of one family
             at = Address("::1" if ":" in at.host else "127.0.0.1", at.port)
-        yield Schedulers((f"http://{at}",), inside)
+        yield Schedulers((f"http://{at}",), inside, server)
 
 
 def exchange_of(settings: Settings) -> Exchange:

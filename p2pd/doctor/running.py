@@ -16,14 +16,16 @@ from p2pd.config.values import (
     ConfigError,
     UpstreamSetting,
     parse_address,
+    parse_free_room,
     parse_optional_path,
     parse_path,
-    parse_size,
+    parse_room,
     parse_upstream,
     parse_urls,
 )
 from p2pd.doctor.environment import Environment, UnreachableError
 from p2pd.doctor.result import CheckResult, Level
+from peer.core.eviction import DiskShare
 
 
 def status_of(settings: Settings, around: Environment) -> Mapping[str, Any]:
@@ -77,8 +79,8 @@ _READ: Final[Mapping[str, Callable[[Mapping[str, Any]], Any]]] = {
     "advertise": lambda status: parse_address(status["advertise"]),
     "scheduler": lambda status: parse_urls(status["scheduler"].replace(",", " ")),
     "upstream": _upstreams,
-    "max_bytes": lambda status: parse_size(status["cache"]["max_bytes"]),
-    "min_free_bytes": lambda status: parse_size(status["cache"]["min_free_bytes"]),
+    "max_bytes": lambda status: parse_room(status["cache"]["limits"]["max_bytes"]),
+    "min_free_bytes": lambda status: parse_free_room(status["cache"]["limits"]["min_free_bytes"]),
 }
 _COMPARED: Final = ("data", "mirror", "upstream", "max_bytes", "min_free_bytes")
 """Not the addresses: the daemon says where it listens, and settings may leave that to it."""
@@ -87,6 +89,8 @@ _COMPARED: Final = ("data", "mirror", "upstream", "max_bytes", "min_free_bytes")
 def _plain(key: str, value: Any) -> object:
     if key == "mirror":
         return value.port or None
+    if isinstance(value, DiskShare):
+        return value.percent  # a daemon beside a kubelet has that of `auto`
     if key == "upstream":
         return [(each.name, each.urls, each.ca, each.password_file) for each in value]
     return value

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from p2pd.admin.reading import section
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError, parse_address, show_duration
-from p2pd.configure.docker import HUB
+from p2pd.configure.docker import CERTS_D, HUB
+from p2pd.configure.docker_proxy import as_configured
 from p2pd.configure.plan import pending
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError, Reader, Request, Runtime, Unmarked
@@ -46,7 +47,7 @@ _LOOPBACK: Final = re.compile(r"(?<![\w.])(?:127\.0\.0\.1|localhost|\[::1\]):[0-
 
 def check_runtimes(settings: Settings, around: Environment) -> Iterator[CheckResult]:
     """Each runtime that is in use: what it is configured for, what it has read, and whether it came to the mirror."""
-    request = request_of(settings)
+    request = as_configured(request_of(settings), settings.https_proxy, settings.data, around.files, CERTS_D)
     installed = _installed(around.files)
     if not installed:
         yield CheckResult(Level.WARN, "runtimes", "no container runtime is installed here that p2pd knows")

@@ -317,7 +317,7 @@ class SimulatedCluster(Network):
                 if host.misbehaviour is not None:  # it has been found out, and has no client that wants the image
                     self.vanish(host)
                 continue
-            if isinstance(instruction, scheduling.Probe):
+            if not isinstance(instruction, scheduling.Send):
                 continue
             if self.checks:
                 assert TO_HOST.decode(TO_HOST.encode(instruction.message)) == instruction.message

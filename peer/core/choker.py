@@ -10,6 +10,8 @@
 4. A host that is served while others are remembered takes its place behind them: it need not ask to be refused.
 5. A host has all slots but one at most: whatever it does with what it is sent, others are served.
 6. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
+7. Whoever has a client that waits comes before all whose requests are of the background, and those are refused while
+   such a host is remembered. So a client's piece waits for one piece of the background at most.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ Request = TypeVar("Request", bound=Hashable)
 
 
 class UploadRequest(NamedTuple):
-    """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site."""
+    """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site.
+
+    `background`: no client waits for the piece.
+    """
 
     host: str
     digest: bytes
     far: bool = False
+    background: bool = False
 
 
 class Uplink(Enum):
@@ -71,6 +77,9 @@ class Choker(Generic[Request]):
         `already` pieces go out to this host now.
         """
         if already >= max(1, self.slots - 1):
+            self._remember(receiver)
+            return Admission.REJECT
+        if receiver is not None and receiver.background and any(not each.background for each in self._refused):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
@@ -110,7 +119,8 @@ class Choker(Generic[Request]):
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
         if not self._refused or self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
             return []
-        told = ([receiver for receiver in self._refused if receiver.far] or list(self._refused))[:TOLD]
+        least = min((receiver.background, not receiver.far) for receiver in self._refused)
+        told = [each for each in self._refused if (each.background, not each.far) == least][:TOLD]
         for receiver in told:
             del self._refused[receiver]
         return told

@@ -27,6 +27,7 @@ from peer.core.events import (
     Event,
     FromNeighbour,
     FromScheduler,
+    GiveWay,
     Instruction,
     LinkLost,
     Outcome,
@@ -293,6 +294,8 @@ class Download:
                 self.member.open_origin(now)
             case StoreFailed(_, discard):
                 return self._end(DownloadCause.STORE_FAILED, discard=discard)
+            case GiveWay():
+                return self._end(DownloadCause.UNWANTED) if self.readers.next_deadline() is not None else []
             case Draining():
                 self.readers.linger_s = 0.0
                 return self._end(DownloadCause.UNWANTED) if self.readers.background else []
@@ -371,7 +374,10 @@ class Download:
         from_origin = request in pieces.origin_requests
         if from_origin:
             self.origin.received(request, now)
-        out = self.member.publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin)
+        asked = pieces.peer_requests.get(request)
+        from_far = asked is not None and self.links.is_far(asked.host)
+        publisher = self.member.publisher
+        out = publisher.landed(event.index, event.piece_digest, now, from_origin=from_origin, from_far=from_far)
         out += self.member.spot_checks.landed(event.index)
         if request in pieces.peer_requests:
             out += self.picker.requests.received(request, now, choked=event.choked)

@@ -293,6 +293,16 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveWay:
+    """What was fetched ahead of this blob gives way to clients: unless somebody reads it, its download ends now.
+
+    What has come stays in the store, and the leases go to other hosts.
+    """
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """p2pd is to stop once its clients have what they wait for: every download that no client waits for ends."""
 
@@ -326,6 +336,7 @@ Event = (
     | LinkUp
     | LinkLost
     | Tick
+    | GiveWay
     | Draining
     | Stopped
 )
@@ -502,6 +513,13 @@ class AnswerTag:
 
 
 @dataclass(frozen=True, slots=True)
+class TakePreheat:
+    """What the scheduler orders ahead of clients, or the end of such an order."""
+
+    message: to_host.Preheat | to_host.PreheatEnded
+
+
+@dataclass(frozen=True, slots=True)
 class ReportUntold:
     """`untold` of the blobs that are held are not announced: the scheduler takes `max_blobs` of a host."""
 
@@ -549,6 +567,7 @@ Instruction = (
     | KeepLink
     | ReleaseLink
     | AnswerTag
+    | TakePreheat
     | ReportQuarantine
     | RefuseHosts
     | ReportUnreachable

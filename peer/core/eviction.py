@@ -7,7 +7,9 @@ Rules:
 2. What is fetched ahead of clients never takes the room of what clients use: it may evict only blobs that nobody used
    for `COLD_S`. A client's blob may evict one that is only being fetched ahead.
 3. A blob that was fetched ahead and that no client has read yet goes last.
-4. A file system that is smaller than `min_free_bytes` can never have that much free. Nothing is evicted for it.
+4. A pinned blob (`peer.store.pins`) goes after all others, only for what a client wants, and does not expire.
+5. A file system that is smaller than `min_free_bytes` can never have that much free. Nothing is evicted for it.
+6. A part of the file system is worked out anew at each look: it may grow.
 """
 
 from __future__ import annotations
@@ -29,22 +31,55 @@ COLD_S: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client."""
+    """A blob. `in_use`: it is read or written for a client. `is_ahead`: fetched ahead, and not yet read by a client.
+
+    `is_pinned`: an operator wants it kept.
+    """
 
     digest: str
     size_bytes: int
     last_used: float
     in_use: bool
     is_ahead: bool = False
+    is_pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DiskShare:
+    """A part of the store's file system. One that `yields` is at most half of what others leave to the store."""
+
+    percent: float
+    yields: bool = False
+
+    def of(self, room: Room, used_bytes: int) -> int:
+        """In bytes, where the store's blobs take `used_bytes`."""
+        share_bytes = int(room.total_bytes * self.percent / 100)
+        return min(share_bytes, (room.free_bytes + used_bytes) // 2) if self.yields else share_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a store may use now: at most `max_bytes` for blobs, and at least `min_free_bytes` left on the disk."""
+
+    max_bytes: int
+    min_free_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a store may use: at most `max_bytes` for blobs, and at least `min_free_bytes` left on the disk."""
+    """What a store may use, as the operator says it, in bytes or as a part of the disk (see `Bounds`)."""
 
-    max_bytes: int
-    min_free_bytes: int
+    max_bytes: int | DiskShare
+    min_free_bytes: int | DiskShare
     ttl_s: float
+
+    def on(self, room: Room, used_bytes: int) -> Bounds:
+        """In bytes, where the store's blobs take `used_bytes`."""
+        found = (
+            each.of(room, used_bytes) if isinstance(each, DiskShare) else each
+            for each in (self.max_bytes, self.min_free_bytes)
+        )
+        return Bounds(*found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +118,25 @@ def expired(candidates: Iterable[Candidate], quota: Quota, now: float) -> list[s
     """Digests that nobody used for `ttl_s` (0: never expire)."""
     if not quota.ttl_s:
         return []
-    return [c.digest for c in candidates if not c.in_use and now - c.last_used > quota.ttl_s]
+    return [c.digest for c in candidates if not (c.in_use or c.is_pinned) and now - c.last_used > quota.ttl_s]
 
 
 def to_evict(
-    candidates: Iterable[Candidate], quota: Quota, room: Room, wanted: Wanted, *, used_bytes: int, now: float
+    candidates: Iterable[Candidate], bounds: Bounds, room: Room, wanted: Wanted, *, used_bytes: int, now: float
 ) -> Choice:
     """What to evict so that `wanted` fits."""
     size_bytes, inodes = (0, 0) if wanted.size_bytes is None else (wanted.size_bytes, NEW_INODES)
-    over_bytes = used_bytes + size_bytes - quota.max_bytes
-    if wanted.size_bytes is not None or is_attainable(quota, room):
-        over_bytes = max(over_bytes, size_bytes + quota.min_free_bytes - room.free_bytes)
+    over_bytes = used_bytes + size_bytes - bounds.max_bytes
+    if wanted.size_bytes is not None or is_attainable(bounds, room):
+        over_bytes = max(over_bytes, size_bytes + bounds.min_free_bytes - room.free_bytes)
     over_inodes = inodes + room.spare_inodes - room.free_inodes if room.total_inodes else 0
     chosen: list[str] = []
-    for candidate in sorted(candidates, key=lambda each: (each.is_ahead, each.last_used)):
+    for candidate in sorted(candidates, key=order):
         if over_bytes <= 0 and over_inodes <= 0:
             break
         if candidate.in_use or (wanted.background and (candidate.is_ahead or now - candidate.last_used < COLD_S)):
+            continue
+        if wanted.background and candidate.is_pinned:
             continue
         chosen.append(candidate.digest)
         over_bytes -= candidate.size_bytes
@@ -107,6 +144,11 @@ def to_evict(
     return Choice(tuple(chosen), over_bytes <= 0 and over_inodes <= 0)
 
 
-def is_attainable(quota: Quota, room: Room) -> bool:
+def order(candidate: Candidate) -> tuple[bool, bool, float]:
+    """The key by which blobs go, the first first."""
+    return candidate.is_pinned, candidate.is_ahead, candidate.last_used
+
+
+def is_attainable(bounds: Bounds, room: Room) -> bool:
     """Whether the file system is large enough to have `min_free_bytes` free."""
-    return quota.min_free_bytes < room.total_bytes
+    return bounds.min_free_bytes < room.total_bytes

@@ -36,6 +36,7 @@ from peer.core.events import (
     Event,
     FromNeighbour,
     FromScheduler,
+    GiveWay,
     Instruction,
     LinkLost,
     LinkUp,
@@ -62,6 +63,7 @@ from peer.core.events import (
     SourceAdded,
     Stopped,
     StoreFailed,
+    TakePreheat,
     Tell,
     TellNeighbours,
     Tick,
@@ -144,7 +146,7 @@ class HostMachine:
 
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
-            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest):
+            case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest) | GiveWay(digest):
                 return self._feed(digest, event, now)
             case BlobStored(digest, size_bytes):
                 if size_bytes and digest not in self.downloads:
@@ -380,6 +382,8 @@ class HostMachine:
                 return [ReportQuarantine(reason, for_s)]
             case to_host.TagQuery() | to_host.TagResult() as message:
                 return [AnswerTag(message)]
+            case to_host.Preheat() | to_host.PreheatEnded() as message:
+                return [TakePreheat(message)]
             case to_host.Revoked(hosts):
                 return [RefuseHosts(hosts)]
             case to_host.Unreachable(reports):

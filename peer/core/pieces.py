@@ -77,6 +77,8 @@ class PieceTracker:
     held: int = 0
     from_origin: int = 0
     """Those of `held` that the origin sent to this host."""
+    from_far: int = 0
+    """Those of `held` that hosts of other sites sent."""
     advertised: int = 0
     origin_requests: dict[int, OriginRequest] = field(default_factory=dict)
     asked_of_origin: int = 0
@@ -163,7 +165,12 @@ class PieceTracker:
 
     # -- digests ---------------------------------------------------------------------------------------------------
 
-    def receive(self, index: int, digest: bytes, *, from_origin: bool) -> int:
+    def bytes_of(self, pieces: int) -> int:
+        """The length of these pieces, in bytes."""
+        beyond = pieces.bit_length() * self.piece_length - self.size_bytes  # the last piece is shorter
+        return pieces.bit_count() * self.piece_length - max(0, beyond)
+
+    def receive(self, index: int, digest: bytes, *, from_origin: bool, from_far: bool = False) -> int:
         """A piece is in the store. Returns it, as a set, if neighbours may have it from now on."""
         bit = 1 << index
         if self.held & bit and self.own[index]:
@@ -172,6 +179,8 @@ class PieceTracker:
         self.held |= bit
         if from_origin:
             self.from_origin |= bit
+        if from_far:
+            self.from_far |= bit
         return self._advertise(bit) if self.expected.get(index) == digest else 0
 
     def set_expected(self, first: int, digests: bytes) -> int:
@@ -239,7 +248,8 @@ class PieceTracker:
         assert self.known == sum(1 << index for index in self.expected)
         assert not self.count or not self.known & ~self.everything, "a digest of a piece beyond the blob's length"
         assert self.held == sum(1 << index for index in self.own)
-        assert not self.from_origin & ~self.held
+        assert not (self.from_origin | self.from_far) & ~self.held
+        assert not self.from_origin & self.from_far
         matching = sum(1 << index for index, own in self.own.items() if self.expected.get(index) == own)
         assert self.advertised == matching, "others are offered other pieces than those that match the map"
         assert not self.asked_of_peers & ~self.known, "a piece is requested whose digest is not known"

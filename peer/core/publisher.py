@@ -41,9 +41,12 @@ class Publisher:
         self.leases = Leases(self.digest, self.pieces)
         self.reports = Reports(self.digest, self.pieces, self.progress_s)
 
-    def landed(self, index: int, piece_digest: bytes, now: float, *, from_origin: bool) -> list[Instruction]:
+    def landed(
+        self, index: int, piece_digest: bytes, now: float, *, from_origin: bool, from_far: bool = False
+    ) -> list[Instruction]:
         """A piece is in the store."""
-        out = self._advertise(self.pieces.receive(index, piece_digest, from_origin=from_origin), now)
+        fresh = self.pieces.receive(index, piece_digest, from_origin=from_origin, from_far=from_far)
+        out = self._advertise(fresh, now)
         lease = self.leases.of_piece(index)
         return out if lease is None else [*self._publish(lease, now), *out]
 
@@ -73,7 +76,9 @@ class Publisher:
         if self._owes_inline_blob:
             out.append(SendInlineBlob(self.digest))
         else:
-            out.append(Tell(Sealed(self.digest, generation)))
+            pieces = self.pieces
+            came = (pieces.bytes_of(pieces.from_origin), pieces.bytes_of(pieces.from_far))
+            out.append(Tell(Sealed(self.digest, generation, *came)))
         return [*out, *self.picker.advertise_all()]
 
     def _publish(self, lease: int, now: float) -> list[Instruction]:

@@ -2,6 +2,7 @@
 
     GET /v2/swarm/blobs/<digest>                  with a Range: 206 from the store, as any registry would answer
     GET /v2/swarm/<first>-<last>/blobs/<digest>   the same bytes, encrypted: for a neighbour with a key
+         ?background                              no client waits there: others come first
     GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,26 +30,25 @@ from aiohttp import web
 
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, InvalidNameError, StoreError
+from peer.neighbour_bytes import NeighbourBytes
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER
-from peer.sendfile import send_file
+from peer.peer_piece import BACKGROUND, CHOKED_HEADER, HOST_HEADER
+from peer.sendfile import encrypts_here, send_encrypted, send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
-    from peer.net.piece_sender import PieceMessage, Senders
+    from peer.net.piece_sender import PartMemory, PieceMessage
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import PieceKeys
     from scheduler.trust.tls import TlsConnection
 
 log = structlog.get_logger("peer.net.peer_server")
 
-ENCRYPTED_BYTES = 512 * 1024
-"""What is read and encrypted at a time."""
 
 STALL_S = 60.0
 """How long a piece may take to go out. Nobody waits longer for one (`SLOW_MOST_S` of `peer.core.peer_requests`): a
@@ -87,10 +87,10 @@ class PeerServer:
         trust: HostTrust | None = None,
         keys: PieceKeys | None = None,
     ) -> None:
-        """With `keys`, pieces are served outside of TLS too. Whoever made it calls `close`."""
+        """With `keys`, pieces are served outside of TLS too."""
         self._trust = trust
         self._keys = keys
-        self._senders: Senders | None = None
+        self._memory: PartMemory | None = None
         self._servable = servable
         self._accept_link = accept_link
         self._uploading = uploading
@@ -98,7 +98,10 @@ class PeerServer:
         self._stall_s = stall_s
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self.sent_bytes = 0
+        self.to_neighbours = NeighbourBytes()
         self.busy_answers = 0
+        self.on_sent: Callable[[Mapping[str, str], str | None, Digest, int], None] | None = None
+        """Called with a request's headers, its host, and what it got of a blob."""
 
     @property
     def is_paced(self) -> bool:
@@ -120,11 +123,6 @@ class PeerServer:
             ]
         )
         return app
-
-    def close(self) -> None:
-        """End the threads, which have nothing to send any more."""
-        if self._senders is not None:
-            self._senders.close()
 
     async def _nothing(self, request: web.Request) -> web.Response:
         """Nobody keeps a connection by asking for what is not there."""
@@ -163,7 +161,8 @@ class PeerServer:
         if stop - start > MAX_PIECE_BYTES:
             return _refusal(400, f"at most {MAX_PIECE_BYTES} bytes are sent at a time: a piece")
         host = asking.host
-        receiver = UploadRequest(host, digest.raw, self._is_far(host)) if host else None
+        background = BACKGROUND in request.query
+        receiver = UploadRequest(host, digest.raw, self._is_far(host), background) if host else None
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the other host went away")
@@ -216,26 +215,25 @@ class PeerServer:
         transport = upload.transport
         message: PieceMessage | None = None
         if key is not None:
-            message = self._message(blob, (start, stop), key, transport)
+            message = self._message(blob, (start, stop), key)
             _encode(response, message.encoded_bytes)
         try:
             await response.prepare(request)
             await self._send_span(response, upload, blob, start, message)
+            if self.on_sent is not None:
+                self.on_sent(request.headers, upload.receiver and upload.receiver.host, blob.digest, upload.size_bytes)
         except (ConnectionError, StoreError) as error:  # aiohttp would log it as our fault; it sees that it has ended
             if isinstance(error, StoreError):
                 log.warning("a piece for another host could not be read", digest=blob.digest, error=str(error))
             transport.abort()
-        finally:
-            if message is not None:
-                message.close()
         return response
 
-    def _message(self, blob: Blob, span: tuple[int, int], key: AnswerKey, transport: asyncio.Transport) -> PieceMessage:
-        from peer.net.piece_sender import PieceMessage, Senders  # with `cryptography`, which only trust needs: 10 MiB
+    def _message(self, blob: Blob, span: tuple[int, int], key: AnswerKey) -> PieceMessage:
+        from peer.net.piece_sender import PartMemory, PieceMessage  # with `cryptography`, only for trust: 10 MiB
 
-        if self._senders is None:
-            self._senders = Senders()
-        return PieceMessage(self._senders, blob, span, key, transport, self._stall_s)
+        if self._memory is None:
+            self._memory = PartMemory()
+        return PieceMessage(self._memory, blob, span, key)
 
     async def _send_span(
         self, response: web.StreamResponse, upload: Upload, blob: Blob, start: int, message: PieceMessage | None
@@ -243,7 +241,7 @@ class PeerServer:
         """The bytes of `blob` from `start` on. Raises ConnectionError if the other host goes away, or takes long."""
         transport, stop = upload.transport, start + upload.size_bytes
         loop = asyncio.get_running_loop()
-        over_tls = _is_tls(transport) and not transport.get_extra_info("ktls_send_enabled", False)
+        over_tls = encrypts_here(transport)
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError("the other host went away")
@@ -252,14 +250,16 @@ class PeerServer:
             if bucket is not None:
                 await asyncio.sleep(bucket.take(count, loop.time()))
             if message is not None:
-                sending = message.send(count)
+                sending = message.send(response, count)
             elif over_tls:
-                sending = _send_over_tls(response, blob, start, count)
+                sending = send_encrypted(response, blob, start, count)
             else:
                 sending = send_file(transport, blob, start, count)
             await self._patiently(transport, sending)
             start += count
             self.sent_bytes += count
+            if upload.receiver is not None:
+                self.to_neighbours.add(upload.receiver.host, count)
         await self._patiently(transport, self._uploading.drained(upload))
 
     async def _patiently(self, transport: asyncio.Transport, sending: Awaitable[object]) -> None:
@@ -272,12 +272,6 @@ class PeerServer:
             raise ConnectionResetError(f"the other host took longer than {self._stall_s:g} s") from None
         except BrokenPipeError as error:
             raise ConnectionResetError("the other host went away") from error
-
-
-async def _send_over_tls(response: web.StreamResponse, blob: Blob, start: int, count: int) -> None:
-    """Where the kernel has no TLS, and so no sendfile for it: 1 CPU-s per GiB."""
-    for at in range(start, start + count, ENCRYPTED_BYTES):
-        await response.write(await asyncio.to_thread(blob.read, at, min(at + ENCRYPTED_BYTES, start + count)))
 
 
 def _tls_of(transport: asyncio.BaseTransport | None) -> TlsConnection | None:

@@ -9,11 +9,10 @@ when is decided in `peer.core.choker`. A receiver that takes next to nothing los
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
@@ -80,12 +79,6 @@ class Upload:
         """Whether the receiver has taken next to nothing for too long."""
         unacked, acked_bytes, unsent_bytes, _ = self._look()
         return self._progress.is_stalled(now, acked_bytes - self._before_bytes, waits=bool(unacked or unsent_bytes))
-
-    def cut(self) -> None:
-        """End the connection, also for a thread that sends on a descriptor of its own (`peer.net.piece_sender`)."""
-        with suppress(OSError), socket.socket(fileno=os.dup(self._socket.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
-        self.transport.abort()
 
     def left_s(self, now: float, best_bytes_per_s: float) -> float:
         """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
@@ -217,7 +210,7 @@ class Uploading:
                 stalled = [active for active in self._active if active.is_stalled(now)]
                 if self._choker.is_wanted:
                     for upload in stalled:
-                        upload.cut()
+                        upload.transport.abort()
                     self._go_on()
         finally:
             self._watched = False

@@ -28,13 +28,14 @@ class ContentRef:
     """Content of one origin: `digest` in the repository of that name (`library/alpine`), at the endpoint for `kind`.
 
     `size_bytes` is its length as a manifest or another host said; None if nobody has. It is used where an origin's
-    answer does not tell the length, or tells that of coded bytes.
+    answer does not tell the length, or tells that of coded bytes. `query` is for neighbours alone.
     """
 
     repository: str
     digest: AnyDigest
     kind: Kind = Kind.BLOB
     size_bytes: int | None = None
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
+from peer import tracing
 from peer.errors import OriginRefusedError, OriginUnreachableError, OriginUnusableError
 from peer.oci.manifest import ANY_MANIFEST
 from peer.origin import opening, redirects
@@ -242,6 +243,9 @@ class HttpOrigin:
         It is answered once, and once more if the password has changed meanwhile.
         """
 
+        context = tracing.outgoing.get() if self.upstream.traced else ""
+        sent = {**headers, tracing.HEADER: context} if context else headers
+
         def exchange(
             target: Target, method: str, path: str, authorization: str | None, lead: Lead | None = None
         ) -> Reply:
@@ -251,7 +255,7 @@ class HttpOrigin:
                 target,
                 method,
                 path,
-                headers,
+                headers if lead is not None else sent,
                 authorization,
                 deadline,
                 lead,
@@ -262,9 +266,9 @@ class HttpOrigin:
             lead = Lead(reply.address)
             if form is None:
                 return exchange(realm, "GET", path, authorization, lead).answer()
-            sent = self._always_sent | {"content-type": "application/x-www-form-urlencoded"}
+            posted = self._always_sent | {"content-type": "application/x-www-form-urlencoded"}
             # Without its redirects: the form has the password.
-            return self._connections.exchange(cancel_scope, realm, "POST", path, sent, deadline, lead, form).answer()
+            return self._connections.exchange(cancel_scope, realm, "POST", path, posted, deadline, lead, form).answer()
 
         # The repository is the path without its last two components: <name>/blobs/<digest>, <name>/tags/list.
         repository = endpoint.repository(path.partition("?")[0].rsplit("/", 2)[0])
@@ -323,7 +327,7 @@ def _small(method: str, path: str, reply: Reply) -> Answer:
 
 
 def _path(ref: ContentRef) -> str:
-    return f"{ref.repository}/{ref.kind.value}/{ref.digest}"
+    return f"{ref.repository}/{ref.kind.value}/{ref.digest}{f'?{ref.query}' if ref.query else ''}"
 
 
 def _told_length(reply: Reply) -> int | LengthUnknown:

@@ -140,6 +140,9 @@ class Upstream:
     asks_without_range: bool = True
     """Whether the whole content is asked for where the answer to a range cannot be used."""
     follows_redirects: bool = True
+    traced: bool = False
+    """Whether it may have the context of the trace that a request is a part of (`peer.tracing`). Targets of redirects
+    and token servers never have it."""
     default_retry_after_s: float | None = None
     """The Retry-After of a 429 that has none. None: such a 429 is for the client to see."""
     cooldown_s: float = 30.0

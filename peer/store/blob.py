@@ -180,20 +180,19 @@ class Blob:
         return self.data.fileno()
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes `[start, stop)` of a pinned blob, for small reads such as a manifest. Raises StoreBrokenError."""
+        """Bytes `[start, stop)` of a pinned blob. Raises StoreBrokenError."""
         try:
             return self.data.read(start, stop)
         except StoreBrokenError:
             self.doubt()
             raise
 
-    def read_into(self, view: memoryview, start: int) -> None:
-        """Fill `view` with the bytes of a pinned blob from `start` on. Raises StoreBrokenError."""
-        try:
-            self.data.read_into(view, start)
-        except StoreBrokenError:
-            self.doubt()
-            raise
+    def read_cached(self, view: memoryview, start: int) -> int:
+        """Fill `view` with a pinned blob's bytes from `start` on, as far as the page cache has them; how many came.
+
+        The disk is not waited for, and nothing is raised: what is wrong with the file, `read` says.
+        """
+        return self.data.read_cached(view, start)
 
     # -- what is right on the disk ---------------------------------------------------------------------------------
 

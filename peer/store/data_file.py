@@ -61,15 +61,12 @@ class DataFile:
             raise self._too_short()
         return got
 
-    def read_into(self, view: memoryview, start: int) -> None:
-        """Fill `view` with the bytes from `start` on. Raises StoreBrokenError."""
-        filled = 0
-        while filled < len(view):
-            with disk_errors(self.path), view[filled:] as rest:
-                got = os.preadv(self._file, [rest], start + filled)
-            if not got:
-                raise self._too_short()
-            filled += got
+    def read_cached(self, view: memoryview | bytearray, start: int) -> int:
+        """Fill `view` from `start` on as far as the page cache has it; how many bytes came."""
+        try:
+            return os.preadv(self._file, [view], start, os.RWF_NOWAIT)
+        except OSError:  # it is not in the page cache, or the file system does not say
+            return 0
 
     def chunks(self, start: int, stop: int, scratch: bytearray) -> Iterator[memoryview]:
         """Bytes `[start, stop)`, read into `scratch` part by part. Raises StoreBrokenError."""
@@ -94,10 +91,9 @@ class DataFile:
 
         Raises StoreBrokenError.
         """
+        if got := self.read_cached(buffer, at):
+            return got
         with disk_errors(self.path):
-            with suppress(OSError):  # it is not in the page cache, or the file system does not say
-                if got := os.preadv(self._file, [buffer], at, os.RWF_NOWAIT):
-                    return got
             got = os.preadv(self._file, [buffer], at)
             os.posix_fadvise(self._file, at, got, os.POSIX_FADV_DONTNEED)
         if not got:

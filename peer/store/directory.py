@@ -53,8 +53,8 @@ _LEFT_BY_OTHERS: Final = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.nfs[0-9a-f]+|\.Trash-[0-9]+|\.fseventsd|a?quota\.(user|group)"
 )
 """What mkfs, file servers and desktops put into the root of a volume."""
-_FOLDERS_BESIDE: Final = ("identity", "scheduler")
-"""A host's key (`peer.trust`), and a scheduler's CA (`p2pd.daemon.trust`)."""
+_FOLDERS_BESIDE: Final = ("identity", "scheduler", "https-proxy")
+"""A host's key (`peer.trust`), a scheduler's CA (`p2pd.daemon.trust`), and the proxy's (`proxy.local_authority`)."""
 
 _BESIDE: Final = re.compile(
     r"lock|clock|host-id|admin-secret|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new"

@@ -20,7 +20,7 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds."""
+    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on."""
 
     digest: Digest
     size_bytes: int
@@ -29,6 +29,7 @@ class BlobInfo:
     media_type: str
     last_used: float
     in_use: bool
+    pinned_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,16 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored."""
+    """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
+
+    `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
+    """
 
     blobs: int
     used_bytes: int
     max_bytes: int
+    min_free_bytes: int
+    disk_bytes: int
     evicted: int
     lost: int
     condition: str

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from peer.core.eviction import Quota, Room, is_attainable
+from peer.core.eviction import Bounds, Room, is_attainable
 from peer.store.disk import PRIVATE_FILE, make_private_directory
 from peer.store.record import Header, encode_header
 
@@ -35,18 +35,18 @@ def _clear(path: Path) -> None:
             path.rmdir()
 
 
-def why_full(size_bytes: int, quota: Quota, room: Room, directory: Path) -> str:
+def why_full(size_bytes: int, bounds: Bounds, room: Room, directory: Path) -> str:
     """Why a blob of `size_bytes` does not fit, and what to do."""
-    if not is_attainable(quota, room):
+    if not is_attainable(bounds, room):
         return (
-            f"no room for {_shown(size_bytes)} in {directory}: min_free_bytes (now {_shown(quota.min_free_bytes)}) is "
+            f"no room for {_shown(size_bytes)} in {directory}: min_free_bytes (now {_shown(bounds.min_free_bytes)}) is "
             f"more than its file system has ({_shown(room.total_bytes)}), lower it"
         )
     if room.total_inodes and room.free_inodes <= room.spare_inodes:
         return f"no room in {directory}: its file system has no inodes left, remove files or make it with more inodes"
     return (
-        f"no room for {_shown(size_bytes)} in {directory}: raise max_bytes (now {_shown(quota.max_bytes)}), "
-        f"lower min_free_bytes (now {_shown(quota.min_free_bytes)}) or free disk space"
+        f"no room for {_shown(size_bytes)} in {directory}: raise max_bytes (now {_shown(bounds.max_bytes)}), "
+        f"lower min_free_bytes (now {_shown(bounds.min_free_bytes)}) or free disk space"
     )
 
 
@@ -60,7 +60,7 @@ def _shown(size_bytes: int) -> str:
     return f"{amount:.1f} GiB"
 
 
-def is_the_disk(size_bytes: int, quota: Quota, room: Room) -> bool:
+def is_the_disk(size_bytes: int, bounds: Bounds, room: Room) -> bool:
     """Whether it is the disk that lacks room for what `max_bytes` lets in; not for a blob that never fits there."""
-    largest = min(quota.max_bytes, room.total_bytes - quota.min_free_bytes)
-    return size_bytes <= max(0, largest) or not is_attainable(quota, room)
+    largest = min(bounds.max_bytes, room.total_bytes - bounds.min_free_bytes)
+    return size_bytes <= max(0, largest) or not is_attainable(bounds, room)

@@ -2,6 +2,7 @@
 
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
+    DIR/pins                  until when blobs are kept that are pinned (peer.store.pins)
     DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
 Rules:
@@ -25,7 +26,19 @@ from pathlib import Path
 
 import structlog
 
-from peer.core.eviction import COLD_S, Candidate, Choice, Quota, Room, Wanted, expired, to_evict
+from peer.core.eviction import (
+    COLD_S,
+    Bounds,
+    Candidate,
+    Choice,
+    DiskShare,
+    Quota,
+    Room,
+    Wanted,
+    expired,
+    order,
+    to_evict,
+)
 from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
@@ -34,6 +47,7 @@ from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, 
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
 from peer.store.new_blob import allocate, is_the_disk, why_full
+from peer.store.pins import Pins
 from peer.store.record import Header, peek
 from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import piece_length
@@ -55,6 +69,7 @@ class Store:
         self.health = Health()
         self._place = place
         self._room_of = room
+        self._last_room = Room(0, 0)
         self._elapsed = elapsed
         self._clock = UseClock(time.time(), elapsed)
         self._blobs: dict[str, Blob] = {}
@@ -65,6 +80,8 @@ class Store:
         """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
+        self._pins = Pins(self.directory / "pins")
+        self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
         """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
         self.on_found: Callable[[BlobInfo], None] = lambda _blob: None
@@ -75,8 +92,8 @@ class Store:
         cls,
         directory: Path,
         *,
-        max_bytes: int,
-        min_free_bytes: int,
+        max_bytes: int | DiskShare,
+        min_free_bytes: int | DiskShare,
         ttl_s: float,
         room: Callable[[Path], Room] = room_of,
         elapsed: Callable[[], float] = time.monotonic,
@@ -90,6 +107,8 @@ class Store:
         unable = place.take()
         try:
             found = store._scan()
+            with suppress(StoreError):
+                store._room()
             store._clock = UseClock.of(store._clock_file, found, elapsed)
             store._date()
         except OSError as error:
@@ -169,6 +188,26 @@ class Store:
             self._touch(blob)
             return blob
 
+    def keep(self, digest: str, ttl_s: float) -> bool:
+        """Pin a blob that is held for `ttl_s` from now on; False if it is gone, or the share of pins is used. Blocks.
+
+        Raises StoreError.
+        """
+        with self._writing_pins:
+            with self._lock:
+                blob, now = self._blobs.get(digest), self._clock.now()
+                if blob is None or not self._pins.fits(digest, blob.size_bytes, self.bounds.max_bytes, now, self._size):
+                    return False
+                self._pins.add(digest, now + ttl_s)
+                content = self._pins.content()
+            with disk_errors(self.directory / "pins"):
+                self._pins.write(content)
+        return True
+
+    def _size(self, digest: str) -> int:
+        blob = self._blobs.get(digest)
+        return 0 if blob is None else blob.size_bytes
+
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError while it is in use."""
         with self._lock:
@@ -197,6 +236,7 @@ class Store:
                 return
             self._used_bytes -= blob.size_bytes
             self._touched.pop(digest, None)
+            self._pins.discard(digest)
             blob.discarded = True
             _unlink(blob.data_path, blob.record_path)
             with suppress(OSError):  # it has other blobs
@@ -273,13 +313,20 @@ class Store:
         """Whether new blobs can be stored, and why not."""
         return self.health.state
 
+    @property
+    def bounds(self) -> Bounds:
+        """What the store may use, as of the last look at the disk."""
+        return self.quota.on(self._last_room, self._used_bytes)
+
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
                 blobs=len(self._blobs),
                 used_bytes=self._used_bytes,
-                max_bytes=self.quota.max_bytes,
+                max_bytes=self.bounds.max_bytes,
+                min_free_bytes=self.bounds.min_free_bytes,
+                disk_bytes=self._last_room.total_bytes,
                 evicted=self._evicted,
                 lost=self._lost,
                 condition=state.condition.value,
@@ -302,9 +349,10 @@ class Store:
             return
         in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
         later = replace(room, free_bytes=room.free_bytes + in_use)
-        passing = to_evict((), self.quota, later, wanted, used_bytes=0, now=0.0).is_enough
-        full = StoreFullError(why_full(wanted.size_bytes or 0, self.quota, room, self.directory), passing=passing)
-        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, self.quota, room):
+        bounds = self.bounds
+        passing = to_evict((), bounds, later, wanted, used_bytes=0, now=0.0).is_enough
+        full = StoreFullError(why_full(wanted.size_bytes or 0, bounds, room, self.directory), passing=passing)
+        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, bounds, room):
             self._unfit_bytes = wanted.size_bytes or 0
             self.health.failed(full)
         raise full
@@ -315,7 +363,7 @@ class Store:
         Raises StoreError.
         """
         data, record = self._paths(header.digest)
-        spared = sorted(self._candidates(), key=lambda each: (each.is_ahead, each.last_used))
+        spared = sorted(self._candidates(), key=order)
         freed_bytes, retaken = 0, False
         while True:
             try:
@@ -343,7 +391,8 @@ class Store:
 
     def _choice(self, room: Room, wanted: Wanted) -> Choice:
         now = self._clock.now()
-        return to_evict(self._candidates(), self.quota, room, wanted, used_bytes=self._used_bytes, now=now)
+        bounds = self.quota.on(room, self._used_bytes)
+        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._used_bytes, now=now)
 
     def _collect(self) -> list[BlobInfo]:
         removed: list[BlobInfo] = []
@@ -374,7 +423,8 @@ class Store:
         now = self._clock.now()
         for blob in self._blobs.values():
             is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
-            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead)
+            is_pinned = self._pins.until(blob.digest) > now
+            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
 
     def _room(self) -> Room:
         """Raises StoreError; StoreReadOnlyError where nothing can be removed either."""
@@ -388,6 +438,7 @@ class Store:
             raise translate_disk_error(error, self.directory) from error
         if room.read_only:
             raise translate_disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.directory)
+        self._last_room = room
         return room
 
     # -- the disk --------------------------------------------------------------------------------------------------
@@ -402,7 +453,7 @@ class Store:
             room = self._room()
             is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
         if not is_enough:
-            raise StoreFullError(why_full(self._unfit_bytes, self.quota, room, self.directory))
+            raise StoreFullError(why_full(self._unfit_bytes, self.bounds, room, self.directory))
         self._place.settle()
         try:
             self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
@@ -506,6 +557,7 @@ class Store:
             media_type=blob.header.media_type,
             last_used=self._clock.to_unix(blob.last_used),
             in_use=blob.in_use,
+            pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
         )
 
 

@@ -27,6 +27,8 @@ SALT_BYTES: Final = 16
 HEADER_BYTES: Final = SALT_BYTES + 5
 """Of the header without the key id."""
 
+MAX_HEADER_BYTES: Final = HEADER_BYTES + 255
+
 TAG_BYTES: Final = 16
 OVERHEAD_BYTES: Final = TAG_BYTES + 1
 """What a record has beside its data."""
@@ -80,20 +82,29 @@ class Encoder(_Records):
     def __init__(self, input_key: bytes, key_id: bytes, salt: bytes, record_bytes: int = RECORD_BYTES) -> None:
         super().__init__(input_key, salt)
         self.header: Final = _HEADER.pack(salt, record_bytes, len(key_id)) + key_id
-        self._record_bytes: Final = record_bytes
+        self._data_bytes: Final = record_bytes - OVERHEAD_BYTES
         self._ended = False
 
-    def encrypt(self, data: memoryview, record: memoryview, *, last: bool) -> int:
-        """Encrypt all but the last byte of `data`, which becomes the delimiter; the length of the record.
+    def encrypt(self, data: memoryview, records: memoryview, *, last: bool) -> int:
+        """Encrypt all but the last byte of `data` as records, one after the other in `records`; their length together.
 
-        `record` is another buffer, longer than `data` by `TAG_BYTES`. All records but the last are full.
+        The last byte is room for delimiters. `records` is another buffer. Records are full, but for the `last` one of
+        the message.
         """
-        length = len(data) + TAG_BYTES
-        if self._ended or (length != self._record_bytes if not last else length > self._record_bytes):
-            raise ValueError(f"a record of {length} bytes does not belong here")
+        stop = len(data) - 1
+        if self._ended or stop < 1 or (not last and stop % self._data_bytes):
+            raise ValueError(f"records of {stop} bytes do not belong here")
         self._ended = last
-        data[-1] = LAST if last else MORE
-        return self._cipher.encrypt_into(self._nonce(), data, None, record[:length])
+        at = out = 0
+        while at < stop:
+            end = min(at + self._data_bytes, stop)
+            length = end - at + OVERHEAD_BYTES
+            following, data[end] = data[end], LAST if last and end == stop else MORE
+            with data[at : end + 1] as plain, records[out : out + length] as record:
+                self._cipher.encrypt_into(self._nonce(), plain, None, record)
+            data[end] = following
+            at, out = end, out + length
+        return out
 
 
 class Header:

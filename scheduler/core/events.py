@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from scheduler.core.preheat_job import Job, Target
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello
@@ -45,7 +46,21 @@ class Tick:
     """The time of `next_deadline` has come."""
 
 
-Event: TypeAlias = Connected | Received | Disconnected | Tick
+@dataclass(frozen=True, slots=True)
+class PreheatAdded:
+    """A preheat begins, or goes on after a restart of the scheduler. The job is the core's from now on."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class PreheatCancelled:
+    """An operator ends a preheat, by its id."""
+
+    job: str
+
+
+Event: TypeAlias = Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +87,12 @@ class Probe:
     connection: int
 
 
-Instruction: TypeAlias = Send | Close | Probe
+@dataclass(frozen=True, slots=True)
+class PreheatChanged:
+    """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change."""
+
+    job: Job
+    targets: tuple[Target, ...]
+
+
+Instruction: TypeAlias = Send | Close | Probe | PreheatChanged

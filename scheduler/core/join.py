@@ -62,6 +62,9 @@ class Joining:
         member.source = swarm.shared(source)
         data = state.inline_blobs.get(message.digest)
         if data is not None:
+            if member.state is MemberState.IDLE:
+                self._note_pull(swarm, member, source)
+                swarm.step(member, MemberCause.WANTS)
             state.send((host,), InlineBlob(message.digest, data))
             self._seeders.complete(swarm, member)
             return
@@ -71,6 +74,7 @@ class Joining:
                 state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
                 return
         if not member.wants:
+            self._note_pull(swarm, member, source)
             swarm.step(member, MemberCause.WANTS)
             if swarm.size_bytes is not None:
                 swarm.step(member, MemberCause.SIZED)
@@ -81,6 +85,14 @@ class Joining:
         state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
         maps.catch_up(swarm, member)
         state.swarms_to_lease[swarm] = None
+
+    def _note_pull(self, swarm: Swarm, member: Member, source: Source) -> None:
+        """A member is about to want a blob. Of repositories that share it, the one counts that wanted it first."""
+        pull = swarm.pull if len(swarm.wanting) else None
+        if pull is None:
+            pull = self._state.pulls.of(source, self._state.now)
+            swarm.begin_pull(pull)
+        self._state.pulls.joined(pull, member.host.id)
 
     def progress(self, swarm: Swarm, member: Member, message: Progress) -> None:
         """Record all pieces that a member holds now. Raises ProtocolError if the blob has no such pieces."""
@@ -122,7 +134,7 @@ class Joining:
             swarm.graph.replace(member, other)
             self._state.links_changed[swarm] = None
             if message.fault is Fault.GONE:
-                other.host.last_error = f"{member.host.id} could not reach it"
+                other.host.last_error, other.host.error_at = f"{member.host.id} could not reach it", self._state.now
                 self._tell_unreachable(other.host, member.host.id)
                 self._found_gone(swarm, other, member.host.identity.witness)
 

@@ -159,6 +159,8 @@ class LeasePolicy:
         if self._state.now - lease.waits_since <= self._patience_s(swarm):  # else others need as much time
             swarm.silences = 0
         swarm.hold(member, member.have | pieces)
+        if swarm.pull is not None:
+            swarm.pull.fetched(swarm.bytes_of(pieces), self._state.now)
         others = (*swarm.leases.values(), *swarm.late.values()) if swarm.late else ()
         duplicates = [each for each in others if each is not lease]
         lease.left &= ~pieces
@@ -192,6 +194,7 @@ class LeasePolicy:
         if message.outcome is not LeaseOutcome.RETURNED:
             status = f" (status {message.status})" if message.status else ""
             host.last_error = f"no blob from {lease.source.upstream}{status}"
+            host.error_at = self._state.now
         if message.outcome is LeaseOutcome.REFUSED:
             self._state.end_lease(lease, LeaseCause.FAIL)
             swarm.last_status = message.status

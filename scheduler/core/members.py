@@ -76,6 +76,8 @@ class Host:
     """Where the connection comes from (`network_of`); "" if the host has shown a certificate with its id."""
     checks: bool = False
     """Whether the host answers SpotCheck. Older hosts do not."""
+    preheats: bool = False
+    """Whether the host takes Preheat."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""
@@ -87,6 +89,8 @@ class Host:
     """The version of p2pd that the host runs, as it says."""
     last_error: str = ""
     """The last that went wrong with the host, for the operator."""
+    error_at: float = 0.0
+    """When that was."""
     rate: Rate = field(default_factory=Rate)
     """What the host gets of the blobs that it wants."""
     missed_by: set[str] = field(default_factory=set)

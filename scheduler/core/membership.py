@@ -20,7 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import FEATURES, SPOT_CHECK, Hello, Holding
+from scheduler.protocol.from_host import FEATURES, PREHEAT, SPOT_CHECK, Hello, Holding
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -76,6 +76,7 @@ class Membership:
             state.now,
             came_from,
             checks=SPOT_CHECK in features,
+            preheats=PREHEAT in features,
             version=hello.software,
         )
         state.hosts[connection] = host

@@ -25,6 +25,11 @@ class PieceCounts:
         """The number of members that hold a piece."""
         return self.complete + sum((column >> piece & 1) << k for k, column in enumerate(self._columns))
 
+    @property
+    def partial(self) -> int:
+        """The pieces of all members that do not hold the whole blob, together."""
+        return sum(column.bit_count() << k for k, column in enumerate(self._columns))
+
     def change(self, before: int, after: int) -> None:
         """Count a member that held the pieces `before` and now holds `after`. Seeders count in `complete` instead."""
         carry = after & ~before

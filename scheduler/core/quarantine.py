@@ -13,6 +13,8 @@ Rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from scheduler.core.events import Close
@@ -28,6 +30,19 @@ QUARANTINE_S: Final = 3600.0
 MAX_QUARANTINED: Final = 10_000
 """Quarantines that are remembered. The oldest is dropped first: ids without certificates cost nothing."""
 
+MAX_TOLD: Final = 64
+"""Quarantines that an operator is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineFacts:
+    """A host in quarantine. `came_from` is where it came from; "" if it has a certificate."""
+
+    id: str
+    came_from: str
+    reason: str
+    until: float
+
 
 class Quarantine:
     """Quarantines hosts, and turns them away."""
@@ -37,6 +52,8 @@ class Quarantine:
         self._membership: Final = membership
         self._maps: Final = maps
         self._until: Final[dict[Identity, float]] = {}
+        self._reasons: Final[dict[Identity, str]] = {}
+        """Why, for the operator."""
 
     def __len__(self) -> int:
         return len(self._until)
@@ -58,7 +75,8 @@ class Quarantine:
         if len(self._until) >= MAX_QUARANTINED:
             oldest = next(iter(self._until))
             state.deadlines.cancel(Timer(Due.RELEASE, oldest))
-            del self._until[oldest]
+            self.release(oldest)
+        self._reasons[identity] = reason
         self._until[identity] = state.now + QUARANTINE_S
         state.deadlines.set(Timer(Due.RELEASE, identity), self._until[identity])
         host = state.known_as(identity)
@@ -74,3 +92,13 @@ class Quarantine:
     def release(self, identity: Identity) -> None:
         """End a quarantine."""
         self._until.pop(identity, None)
+        self._reasons.pop(identity, None)
+
+    def facts(self, now: float) -> list[QuarantineFacts]:
+        """The latest quarantines, the newest first."""
+        latest = list(islice(reversed(self._until.items()), MAX_TOLD))
+        return [
+            QuarantineFacts(each.id, each.came_from, self._reasons.get(each, ""), until)
+            for each, until in latest
+            if until > now
+        ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scheduler.core.members import Host
 from scheduler.core.state import SchedulerState
 
 
@@ -34,19 +35,23 @@ class HostFacts:
 
 def roster(state: SchedulerState, now: float) -> Iterator[HostFacts]:
     """The connected hosts, in the order in which they came."""
-    for host in state.hosts.values():
-        yield HostFacts(
-            id=host.id,
-            address=host.address,
-            site=host.topology.site,
-            zone=host.topology.zone,
-            rack=host.topology.rack,
-            version=host.version,
-            connected_s=round(max(0.0, now - host.connected_at), 1),
-            certified=not host.came_from,
-            swarms=len(host.members),
-            wants=sum(member.wants for member in host.members.values()),
-            rate_bytes_per_s=round(host.rate.now(now)),
-            missed_by=len(host.missed_by),
-            last_error=host.last_error,
-        )
+    return (facts_of(host, now) for host in state.hosts.values())
+
+
+def facts_of(host: Host, now: float) -> HostFacts:
+    """One host."""
+    return HostFacts(
+        id=host.id,
+        address=host.address,
+        site=host.topology.site,
+        zone=host.topology.zone,
+        rack=host.topology.rack,
+        version=host.version,
+        connected_s=round(max(0.0, now - host.connected_at), 1),
+        certified=not host.came_from,
+        swarms=len(host.members),
+        wants=sum(member.wants for member in host.members.values()),
+        rate_bytes_per_s=round(host.rate.now(now)),
+        missed_by=len(host.missed_by),
+        last_error=host.last_error,
+    )

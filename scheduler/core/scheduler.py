@@ -14,19 +14,31 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from scheduler.core.events import Connected, Disconnected, Event, Instruction, Received, Tick
+from scheduler.core.events import (
+    Connected,
+    Disconnected,
+    Event,
+    Instruction,
+    PreheatAdded,
+    PreheatCancelled,
+    Received,
+    Tick,
+)
 from scheduler.core.join import Joining
 from scheduler.core.lease_policy import LeasePolicy
 from scheduler.core.lengths import Lengths
 from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
+from scheduler.core.overview import Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
-from scheduler.core.quarantine import Quarantine
+from scheduler.core.preheat_job import Job
+from scheduler.core.preheats import Preheats
+from scheduler.core.quarantine import Quarantine, QuarantineFacts
 from scheduler.core.roster import HostFacts, roster
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import SpotChecks
-from scheduler.core.state import Due, SchedulerState, TagKey, Timer
+from scheduler.core.state import Due, PreheatKey, SchedulerState, TagKey, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
 from scheduler.protocol import from_host
@@ -50,6 +62,7 @@ class SchedulerStatistics:
     inline_blobs: int
     inline_bytes: int
     deadlines: int
+    preheats: int
 
 
 class Scheduler:
@@ -68,6 +81,7 @@ class Scheduler:
         )
         self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
         self._tags: Final = Tags(self._state)
+        self._preheats: Final = Preheats(self._state)
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
@@ -78,6 +92,7 @@ class Scheduler:
             from_host.LeaseEnded: self._lease_policy.ended,
             from_host.TagLookup: self._tags.look_up,
             from_host.TagAnswer: self._tags.answered,
+            from_host.PreheatReport: self._preheats.reported,
             from_host.Bye: lambda host, _: self._depart(host),
         }
         self._by_member: Final[Mapping[type, Callable[[Swarm, Member, Any], None]]] = {
@@ -98,13 +113,8 @@ class Scheduler:
         if state.started_at is None:
             state.started_at = state.now
         match event:
-            case Connected(connection, hello, seen_at, certified, burst):
-                identity = Identity(hello.host, "" if certified else network_of(seen_at))
-                before = state.hosts_by_id.get(hello.host)
-                if not self._quarantine.turns_away(connection, identity):
-                    self._membership.arrive(connection, hello, seen_at, certified=certified, burst=burst)
-                if before is not None and state.hosts_by_id.get(hello.host) is not before:
-                    self._tags.depart(before)
+            case Connected():
+                self._connect(event)
             case Received(connection, message):
                 host = state.hosts.get(connection)
                 if host is not None:
@@ -113,6 +123,10 @@ class Scheduler:
                 host = state.hosts.get(connection)
                 if host is not None:
                     self._depart(host)
+            case PreheatAdded():
+                self._preheats.add(event)
+            case PreheatCancelled():
+                self._preheats.cancel(event)
             case Tick():
                 pass
         self._do_what_is_due()
@@ -133,6 +147,24 @@ class Scheduler:
         """The connected hosts."""
         return tuple(roster(self._state, now))
 
+    def preheat(self, job: str) -> Job | None:
+        """A preheat that is not over, by its id. It changes with the next event."""
+        return self._preheats.jobs.get(job)
+
+    def overview(self, now: float, expiring: frozenset[str] = frozenset()) -> Overview:
+        """The cluster at a glance. `expiring`: hosts that should have renewed their certificates and have not."""
+        return overview(self._state, now, expiring)
+
+    def hosts_at(
+        self, now: float, site: str | None, zone: str | None, text: str, first: int, most: int
+    ) -> tuple[int, list[HostFacts]]:
+        """Some hosts of a place (None: any), by id, that have `text` in their id or address; and how many there are."""
+        return hosts_at(self._state, now, site, zone, text, first, most)
+
+    def quarantined(self, now: float) -> list[QuarantineFacts]:
+        """The hosts in quarantine."""
+        return self._quarantine.facts(now)
+
     def statistics(self) -> SchedulerStatistics:
         """The current size of each part of the state."""
         state = self._state
@@ -147,6 +179,7 @@ class Scheduler:
             inline_blobs=len(state.inline_blobs),
             inline_bytes=state.inline_blobs.size_bytes,
             deadlines=len(state.deadlines),
+            preheats=len(self._preheats),
         )
 
     def validate(self) -> None:
@@ -179,10 +212,28 @@ class Scheduler:
         assert of_swarms == state.leases.active
         late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
         assert late == state.leases.late
+        state.pulls.validate()
+        live = [swarm.pull for swarm in state.swarms.values() if len(swarm.wanting)]
+        assert sum(pull.live for pull in state.pulls.all(state.now)) == len(live)
         self._tags.validate()
+        self._preheats.validate()
         state.shelf.validate()
         state.budget.validate()
         state.held.validate()
+
+    def _connect(self, event: Connected) -> None:
+        state, hello = self._state, event.hello
+        identity = Identity(hello.host, "" if event.certified else network_of(event.seen_at))
+        before = state.hosts_by_id.get(hello.host)
+        if not self._quarantine.turns_away(event.connection, identity):
+            self._membership.arrive(
+                event.connection, hello, event.seen_at, certified=event.certified, burst=event.burst
+            )
+        after = state.hosts_by_id.get(hello.host)
+        if before is not None and after is not before:
+            self._departed(before)
+        if after is not None and after is not before:
+            self._preheats.arrived(after)
 
     def _receive(self, host: Host, message: FromHost) -> None:
         by_host = self._by_host.get(type(message))
@@ -192,7 +243,7 @@ class Scheduler:
                 return
             self._receive_of_member(host, message)
         except ProtocolError as error:
-            self._tags.depart(host)
+            self._departed(host)
             self._membership.dismiss(host, Closing.MALFORMED, f"{type(message).__name__}: {error}")
 
     def _receive_of_member(self, host: Host, message: Any) -> None:
@@ -208,7 +259,12 @@ class Scheduler:
 
     def _depart(self, host: Host) -> None:
         self._membership.depart(host)
+        self._departed(host)
+
+    def _departed(self, host: Host) -> None:
+        """Tell the parts that are not about blobs."""
         self._tags.depart(host)
+        self._preheats.departed(host)
 
     def _do_what_is_due(self) -> None:
         state = self._state
@@ -218,6 +274,8 @@ class Scheduler:
                 self._lease_policy.expired(state.leases.active.get(key) or state.leases.late[key])
             elif timer.due is Due.TAG and isinstance(key, TagKey):
                 self._tags.due(key)
+            elif timer.due is Due.PREHEAT and isinstance(key, PreheatKey):
+                self._preheats.due(key)
             elif timer.due is Due.RELEASE and isinstance(key, Identity):
                 self._quarantine.release(key)
             elif isinstance(key, bytes):
@@ -246,7 +304,7 @@ class Scheduler:
                 host = state.known_as(identity)
                 self._quarantine.apply(identity, reason)
                 if host is not None:
-                    self._tags.depart(host)
+                    self._departed(host)
             while state.swarms_to_lease and not state.to_quarantine:
                 swarm = next(iter(state.swarms_to_lease))
                 del state.swarms_to_lease[swarm]

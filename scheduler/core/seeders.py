@@ -20,7 +20,6 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.from_host import DigestReport, Sealed
-from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
@@ -42,6 +41,9 @@ class Seeders:
             if swarm.map.seal(member.host.identity, wanting, len(self._state.hosts)):
                 self._maps.judge(swarm)
             swarm.length.add(member.host.identity, swarm.size_bytes)
+        if member.wants and swarm.pull is not None and swarm.size_bytes is not None:
+            swarm.pull.told_origin_bytes += min(message.origin_bytes, swarm.size_bytes)
+            swarm.pull.far_bytes += min(message.far_bytes, swarm.size_bytes)
         self.complete(swarm, member)
         if swarm.map is not None and swarm.map.known != swarm.map.everything:
             swarm.digest_sources.append(member.host)
@@ -55,8 +57,10 @@ class Seeders:
             self._state.end_lease(lease, LeaseCause.REVOKE)
             self._state.send((member.host,), LeaseRevoked(lease.id, swarm.digest))
         if member.wants and swarm.size_bytes is not None:
-            held_bytes = member.have.bit_count() * piece_length(swarm.size_bytes)
-            member.host.rate.add(max(0, swarm.size_bytes - held_bytes), self._state.now)
+            gained_bytes = swarm.size_bytes - swarm.bytes_of(member.have)
+            member.host.rate.add(gained_bytes, self._state.now)
+            if swarm.pull is not None:
+                swarm.pull.received_bytes += gained_bytes
         swarm.step(member, MemberCause.HOLDS_ALL)
         self._state.note_idle(swarm)
 
@@ -79,6 +83,8 @@ class Seeders:
                 self._state.reset(swarm, "its length was wrong")
                 swarm.forget_size()
             swarm.set_size(len(message.data))
+        if leases and swarm.pull is not None:
+            swarm.pull.fetched(len(message.data), state.now)
         self.complete(swarm, member)
         waiting = list(swarm.wanting.items)
         state.send([other.host for other in waiting], message)

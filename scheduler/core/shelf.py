@@ -60,6 +60,11 @@ class Shelf:
         blob = self._blobs.get(digest)
         return blob is not None and host in blob.holders
 
+    def holds_whole(self, host: Host, digest: bytes) -> bool:
+        """Whether the host says that it holds all of the blob."""
+        blob = self._blobs.get(digest)
+        return blob is not None and type(blob.holders.get(host)) is int
+
     def put(self, host: Host, holding: Holding) -> None:
         """Record a holder. A holding beyond the host's bounds is ignored."""
         self.discard(host, holding.digest)

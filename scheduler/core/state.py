@@ -21,6 +21,7 @@ from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Identity, Member, Source
 from scheduler.core.over_quota import OverQuota
+from scheduler.core.pulls import PullBook
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
@@ -41,6 +42,7 @@ class Due(Enum):
     RELEASE = auto()
     REST = auto()
     SPOT_CHECK = auto()
+    PREHEAT = auto()
 
 
 class TagKey(NamedTuple):
@@ -50,11 +52,18 @@ class TagKey(NamedTuple):
     tag: str
 
 
+class PreheatKey(NamedTuple):
+    """A preheat, or one host's part of it."""
+
+    job: str
+    host: str
+
+
 class Timer(NamedTuple):
-    """A kind of timer, and its lease (a number), blob (a digest), tag, or host."""
+    """A kind of timer, and its lease (a number), blob (a digest), tag, host, or preheat."""
 
     due: Due
-    key: int | bytes | Identity | TagKey
+    key: int | bytes | Identity | TagKey | PreheatKey
 
 
 class SchedulerState:
@@ -77,6 +86,7 @@ class SchedulerState:
         swarm that a Need has made, until the Join follows."""
         self.leases: Final = LeaseBook()
         self.inline_blobs: Final = InlineBlobCache(settings.inline_cache_bytes)
+        self.pulls: Final = PullBook()
         self.deadlines: Final[Deadlines[Timer]] = Deadlines()
         self.outbox: list[Instruction] = []
 

@@ -21,6 +21,7 @@ from scheduler.core.members import (
 from scheduler.core.piece_counts import PieceCounts
 from scheduler.core.piece_map import PieceMap
 from scheduler.core.publishers import Publishers
+from scheduler.core.pulls import Pull
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
@@ -58,11 +59,14 @@ class Swarm:
         "length",
         "log",
         "map",
+        "measured_bytes",
         "members",
         "needed",
         "orphans",
+        "piece_bytes",
         "piece_counts",
         "publishers",
+        "pull",
         "silences",
         "silent",
         "size_bytes",
@@ -88,6 +92,8 @@ class Swarm:
         self.length: Final[Claim[int]] = Claim()
         self.size_bytes: int | None = None
         self.size_disputed = False
+        self.piece_bytes = 0
+        """The length of a piece, while the blob's is known."""
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""
         self.judged_at = 0.0
@@ -120,6 +126,10 @@ class Swarm:
         self.begun_before = False
         """Whether a host has connected with a part of the blob. An earlier scheduler began it; others may hold more."""
 
+        self.pull: Pull | None = None
+        """What the operator is told of the swarm's latest pull. None: nobody has wanted the blob."""
+        self.measured_bytes = 0
+        """The length that the pull has counted."""
         self.log: list[DigestRun] = []
         """The digests of this generation, in the order in which they were believed."""
         self.fanout_queue: list[Member] = []
@@ -142,7 +152,7 @@ class Swarm:
 
     def step(self, member: Member, cause: MemberCause) -> None:
         """Change a member's state by the table, with the pools and counts that depend on the state."""
-        was_complete = member.state is MemberState.COMPLETE
+        was_complete, wanted = member.state is MemberState.COMPLETE, member.wants
         member.state = self.story.step(member.host.id, MEMBER_TRANSITIONS, member.state, cause)
         if member.state is MemberState.COMPLETE:
             self.hold(member, 0)
@@ -157,8 +167,41 @@ class Swarm:
             self.piece_counts.complete += (member.state is MemberState.COMPLETE) - was_complete
         if member.wants:
             self.wanting.add(member)
-        else:
+        elif wanted:
             self.wanting.discard(member)
+            self._end_wish(member)
+
+    def begin_pull(self, pull: Pull) -> None:
+        """A member is about to want the blob, which nobody wants."""
+        if self.pull is not pull:
+            self.pull, self.measured_bytes = pull, 0
+            pull.blobs += 1
+            self._measure()
+        pull.live += 1
+
+    def _measure(self) -> None:
+        """Count the blob's length, once, in that of the pull."""
+        if self.pull is not None and self.size_bytes is not None:
+            self.pull.size_bytes += self.size_bytes - self.measured_bytes
+            self.measured_bytes = self.size_bytes
+
+    def _end_wish(self, member: Member) -> None:
+        """A member does not want the blob any more."""
+        if (pull := self.pull) is None:
+            return
+        if member.state is MemberState.COMPLETE:
+            pull.finished += 1
+        else:
+            pull.broken_off += 1
+        if not len(self.wanting):
+            pull.live -= 1
+            pull.ended_at = self.story.now
+
+    def bytes_of(self, pieces: int) -> int:
+        """The length of these pieces, in bytes. The length of the blob is known."""
+        assert self.size_bytes is not None
+        beyond = pieces.bit_length() * self.piece_bytes - self.size_bytes  # the last piece is shorter
+        return pieces.bit_count() * self.piece_bytes - max(0, beyond)
 
     def hold(self, member: Member, have: int) -> None:
         """Record the pieces that a member holds. For a member in the state COMPLETE, no pieces are recorded."""
@@ -168,7 +211,10 @@ class Swarm:
         if gained:
             member.progressed_at = self.story.now
             if member.wants and self.size_bytes is not None:
-                member.host.rate.add(gained.bit_count() * piece_length(self.size_bytes), self.story.now)
+                gained_bytes = self.bytes_of(gained)
+                member.host.rate.add(gained_bytes, self.story.now)
+                if self.pull is not None:
+                    self.pull.received_bytes += gained_bytes
         member.have = have
         self.note_provider(member)
 
@@ -201,7 +247,9 @@ class Swarm:
         self.size_bytes = size_bytes
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
-        count = piece_count(size_bytes, piece_length(size_bytes))
+        self._measure()
+        self.piece_bytes = piece_length(size_bytes)
+        count = piece_count(size_bytes, self.piece_bytes)
         self.piece_counts = PieceCounts()
         self.piece_counts.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
         if not self.is_tiny:
@@ -248,6 +296,7 @@ class Swarm:
         if not self.is_tiny:
             self.graph.validate_degrees()
         assert self.members, told
+        assert not len(self.wanting) or (self.pull is not None and self.pull.live), told
         leased = 0
         for lease in self.leases.values():
             assert not leased & lease.left, ("a piece is leased twice", told)

@@ -32,12 +32,16 @@ A tag, while its origin is gone: a host that never asked for the tag sends TagLo
 all hosts, each answers with TagAnswer what its own origin told it last, and TagResult has what most of them were told.
 While the origin is there, no host asks another: a tag is the origin's to say.
 
+A preheat, to hosts with the feature `preheat`: Preheat names images that the host is to have before clients ask; the
+host sends PreheatReport now and then and at its end. Preheat may come again, PreheatEnded takes it back.
+
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
-client. A host may join (upstream, repository, digest) only after the origin has authorised its own client; the
-scheduler believes the host. A swarm is keyed by the digest alone: hosts that pull the same blob from different
-registries are in one swarm. The scheduler tells the expected digest of each piece, as reported by the host that fetched
-the piece from the origin, and for a new publisher only after SpotCheck (`scheduler.core.spot_checks`). If the blob's
-SHA-256 then fails, two hosts must report the same digest (`scheduler.core.piece_map`).
+client. Those that an operator gives with a preheat travel in Preheat, to the hosts that are to fetch. A host may join
+(upstream, repository, digest) only after the origin has authorised its own client; the scheduler believes the host. A
+swarm is keyed by the digest alone: hosts that pull the same blob from different registries are in one swarm. The
+scheduler tells the expected digest of each piece, as reported by the host that fetched the piece from the origin, and
+for a new publisher only after SpotCheck (`scheduler.core.spot_checks`). If the blob's SHA-256 then fails, two hosts
+must report the same digest (`scheduler.core.piece_map`).
 
 **Versions.** Hello has the range of versions that the host speaks and the names of its features. Within a version,
 fields and message types are only ever added, and a reader ignores unknown fields and types (`codec`). A feature's name

@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.fields import MAX_FRAME_BYTES, Items, ProtocolError, Record, checks_of, read
+from scheduler.protocol.fields import MAX_FRAME_BYTES, MAX_TEXT_BYTES, Items, ProtocolError, Record, checks_of, read
 from scheduler.protocol.inline_blob import InlineBlob
 
 
@@ -81,6 +81,7 @@ FromHost: TypeAlias = (
     | from_host.TagLookup
     | from_host.TagAnswer
     | from_host.SpotChecked
+    | from_host.PreheatReport
     | InlineBlob
 )
 ToHost: TypeAlias = (
@@ -102,6 +103,8 @@ ToHost: TypeAlias = (
     | to_host.Unreachable
     | to_host.SpotCheck
     | to_host.Revoked
+    | to_host.Preheat
+    | to_host.PreheatEnded
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.PieceKey | link.LinkMessage
@@ -139,7 +142,7 @@ class Codec(Generic[Message]):
             values = msgpack.unpackb(
                 frame,
                 use_list=False,
-                max_str_len=4096,
+                max_str_len=MAX_TEXT_BYTES,
                 max_bin_len=MAX_FRAME_BYTES,
                 max_array_len=4096,
                 max_map_len=64,
@@ -177,6 +180,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         17: InlineBlob,
         18: from_host.Need,
         19: from_host.SpotChecked,
+        20: from_host.PreheatReport,
     }
 )
 """Host to scheduler."""
@@ -202,6 +206,8 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         49: to_host.Unreachable,
         50: to_host.Revoked,
         51: to_host.SpotCheck,
+        52: to_host.Preheat,
+        53: to_host.PreheatEnded,
     }
 )
 """Scheduler to host."""

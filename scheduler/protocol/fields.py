@@ -30,6 +30,7 @@ MAX_DIGESTS_PER_MESSAGE = 4096
 MAX_INLINE_BYTES = 64 * 1024
 """A blob of at most this size travels inside a message. Nearly all manifests and configs do."""
 
+MAX_TEXT_BYTES = 32 * 1024
 MAX_RUNS_PER_MESSAGE = 512
 MAX_HOLDINGS_PER_MESSAGE = 512
 MAX_NEIGHBOURS_PER_MESSAGE = 64
@@ -229,6 +230,16 @@ Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,259}"))]
 
 Repository = Annotated[str, Text(re.compile(r"[a-z0-9._/-]{1,255}"))]
 """The characters and the length of the OCI specification. The mirror checks its finer grammar."""
+
+JobId = Annotated[str, Text(re.compile(r"[a-z0-9]{1,32}"))]
+Attempt = Annotated[int, Whole(1, 2**31 - 1)]
+ByteCount = Annotated[int, Whole(0, 2**63 - 1)]
+KeepFor = Annotated[float, Seconds(366 * 86_400.0)]
+Images = Annotated[tuple[str, ...], Items(Text(re.compile(r"[\x21-\x7e]{1,1024}")), 64)]
+"""Images as a user names them. The host checks their grammar."""
+
+Platforms = Annotated[tuple[str, ...], Items(Text(re.compile(r"[a-z0-9/]{1,98}")), 16)]
+Secret = Annotated[str, Text(re.compile(r"[\x20-\x7e]{0,32768}"))]
 
 Tag = Annotated[str, Text(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"))]
 MediaType = Annotated[str, Text(re.compile(r"[\x20-\x7e]{0,255}"))]

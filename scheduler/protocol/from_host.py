@@ -16,7 +16,10 @@ VERSION_NEWEST = 1
 SPOT_CHECK = "spot-check"
 """The feature of hosts that answer SpotCheck. It was added within version 1: older hosts would ignore the message."""
 
-FEATURES = (SPOT_CHECK,)
+PREHEAT = "preheat"
+"""The feature of hosts that take Preheat."""
+
+FEATURES = (SPOT_CHECK, PREHEAT)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -44,6 +47,16 @@ class SpotResult(IntEnum):
     """The origin has other bytes than the piece, which matches its digest."""
     UNKNOWN = 2
     """The origin did not answer, or the host may not ask it."""
+
+
+class PreheatState(IntEnum):
+    """How far a host is with a preheat."""
+
+    RUNNING = 0
+    DONE = 1
+    FAILED = 2
+    SKIPPED = 3
+    """The host does not use the repository, and the order is for hosts that do."""
 
 
 class Fault(IntEnum):
@@ -206,11 +219,38 @@ class SpotChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class PreheatReport:
+    """How far the host is with a Preheat, now and then, and its end, which is told again if Preheat comes again.
+
+    `digests` are all blobs of the images, once the host holds them: manifests, configs and layers. Of `size_bytes` that
+    the images have as far as is known, `fetched_bytes` had to be fetched. `unpinned_bytes` are held and not kept for
+    the time that was asked. `private`: some of the blobs must not be announced (a cluster without certificates).
+    `roots` are the manifests (raw SHA-256, one after the other) that the images' names stand for, in their order.
+    """
+
+    job: f.JobId
+    attempt: f.Attempt
+    state: Annotated[PreheatState, f.Choice(PreheatState, PreheatState.RUNNING)]
+    size_bytes: f.ByteCount = 0
+    fetched_bytes: f.ByteCount = 0
+    unpinned_bytes: f.ByteCount = 0
+    digests: f.PieceDigestList = b""
+    private: Annotated[bool, f.Flag()] = False
+    reason: f.Explanation = ""
+    roots: f.PieceDigestList = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
-    """The host holds the whole blob, and the blob's SHA-256 is right."""
+    """The host holds the whole blob, and the blob's SHA-256 is right.
+
+    `origin_bytes` of it came to this host from the origin, and `far_bytes` from hosts of other sites, for the operator.
+    """
 
     digest: f.Digest
     generation: f.Generation
+    origin_bytes: f.SizeBytes = 0
+    far_bytes: f.SizeBytes = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +337,7 @@ def cost_of(message: object) -> int:
     match message:
         case Announce():
             return 1 + len(message.holdings)
-        case LeasePieces():
+        case LeasePieces() | PreheatReport():
             return 1 + len(message.digests) // (DIGESTS_OF_A_MESSAGE * f.DIGEST_BYTES)
         case DigestReport():
             digests_bytes = len(message.digests) + sum(len(run.digests) for run in message.more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from scheduler.protocol import fields as f
@@ -164,6 +164,36 @@ class SpotCheck:
     def __post_init__(self) -> None:
         if self.start >= self.stop:
             raise f.ProtocolError("a check of no bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Preheat:
+    """The host is to have these images before its clients ask for them, in the background, and to keep them `ttl_s`.
+
+    It is sent to hosts with the feature `preheat` only. `attempt` grows when an operator has the job tried again; the
+    same attempt may come twice, and is done once. `platforms` are as `linux/arm64`; none: the host's own; `all`: all.
+    `rate_bytes_per_s` is the most that this host takes (0: no limit). `credential` is for the images' registries, in
+    the form of docker's config.json; it is in no log, and on no disk of a host. `only_where_used`: it is for hosts that
+    were told tags of the images' repositories before; others answer that they skip it. `from_hosts`: the images are
+    named by digest, and other hosts hold all of them; this host asks no registry what it may have.
+    """
+
+    job: f.JobId
+    attempt: f.Attempt
+    images: f.Images
+    platforms: f.Platforms = ()
+    rate_bytes_per_s: f.ByteCount = 0
+    ttl_s: f.KeepFor = 0.0
+    credential: f.Secret = field(default="", repr=False)
+    only_where_used: Annotated[bool, f.Flag()] = False
+    from_hosts: Annotated[bool, f.Flag()] = False
+
+
+@dataclass(frozen=True, slots=True)
+class PreheatEnded:
+    """The preheat is over: the host stops, and sends no report. What it holds stays, pinned or not."""
+
+    job: f.JobId
 
 
 @dataclass(frozen=True, slots=True)

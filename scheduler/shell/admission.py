@@ -14,6 +14,7 @@ import json
 import ssl
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +32,14 @@ from scheduler.trust.tls import TlsConnection, TrustedContexts, identity_of, ser
 log = structlog.get_logger(__name__)
 
 RENEW_AFTER: Final = 2 / 3
+
+SESSIONS_S: Final = 7200.0
+"""How long OpenSSL keeps a session. It takes up to 17 KiB."""
+
+SESSIONS_PER_HOST: Final = 32
+"""What is kept of a host in that time. One that comes and goes more often has full handshakes."""
+
+MAX_HOSTS: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class Admission:
         self._lock = threading.Lock()
         self._seen = -1
         self._trusted = TrustedContexts()
+        self._kept: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """Since when sessions of a host are counted, and how many were kept since."""
         self._set_credentials(self._own_credentials())
         self.revoked: frozenset[str] = frozenset()
         self.joined: set[str] = set()
@@ -70,6 +81,17 @@ class Admission:
         if connection.getpeercert(True) is None:
             return None
         return identity_of(connection, self._cluster, time.time())
+
+    def keeps_session(self, host: str, now: float) -> bool:
+        """Whether to keep the session of a connection that ends, for the host to come back with. `now` is monotonic."""
+        since, count = self._kept.pop(host, (now, 0))
+        if now > since + SESSIONS_S:
+            since, count = now, 0
+        keeps = count < SESSIONS_PER_HOST
+        self._kept[host] = since, count + keeps
+        while len(self._kept) > MAX_HOSTS:
+            self._kept.popitem(last=False)
+        return keeps
 
     def is_over(self, peer: PeerIdentity, context: ssl.SSLContext | None) -> bool:
         """Whether a connection to this peer has to end, which was made with this context."""
@@ -131,8 +153,8 @@ class Admission:
         return self._authority.scheduler_credentials(now)
 
     def _set_credentials(self, credentials: Credentials) -> None:
-        tickets = 1 if self._directory is None else 0  # else a CA that was removed would live on in sessions
-        self._context = server_context(credentials, strangers=True, tickets=tickets)
+        resuming = self._directory is None  # else a CA that was removed would live on in sessions
+        self._context = server_context(credentials, strangers=True, resuming=resuming)
         self._trusted.add(credentials, self._context)
         self._cluster = credentials.identity.cluster
         issued = credentials.not_before + CLOCK_SKEW.total_seconds()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, cast
 
 import h11
@@ -27,6 +26,7 @@ from scheduler.shell.admission import Admission, Answer
 from scheduler.shell.connection import HostConnection
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.identity import PeerIdentity
+from scheduler.trust.tls import end_session
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +89,11 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        tls, self._tls = self._tls, None
+        peer = self._inner.peer
+        now = asyncio.get_running_loop().time()
+        if tls is not None and peer is not None and self._admission.keeps_session(peer.host, now):
+            end_session(tls)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -205,8 +210,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         if self._tls is not None and not self._established and not self._outgoing.pending:
             self._transport.write(_NO_HANDSHAKE)  # it only looked like TLS
         elif self._tls is not None and self._established:
-            with suppress(ssl.SSLError):
-                self._tls.unwrap()  # sends close_notify; the other end's is not waited for
+            end_session(self._tls)  # sends close_notify; the other end's is not waited for
         self._flush()
         self._transport.close()
 

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Send, Tick
+from scheduler.core.events import (
+    Close,
+    Connected,
+    Disconnected,
+    Event,
+    Instruction,
+    PreheatChanged,
+    Received,
+    Send,
+    Tick,
+)
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
@@ -108,6 +118,8 @@ class SchedulerServer:
         assert plain or admission is not None
         self._admission: Final = admission
         self._plain: Final = plain
+        self.on_preheat: Callable[[PreheatChanged], None] = lambda _: None
+        """Called when a preheat has changed. It must not block."""
         self._written: Written | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._core: Final = core
@@ -277,6 +289,10 @@ class SchedulerServer:
 
     # To and from the core
 
+    def tell(self, event: Event) -> None:
+        """Give the core an event that comes from no host. It is dropped while the server does not serve."""
+        self._tell(event, None)
+
     def _tell(self, event: Event, cause: HostConnection | None) -> None:
         """Give the core an event, and carry out its instructions."""
         if self._loop is None:
@@ -309,7 +325,9 @@ class SchedulerServer:
                 continue
             self._write(to, messages)
             to = ()
-            if (connection := self._connections.get(instruction.connection)) is not None:
+            if isinstance(instruction, PreheatChanged):
+                self.on_preheat(instruction)
+            elif (connection := self._connections.get(instruction.connection)) is not None:
                 if isinstance(instruction, Close):
                     self.failed(connection, instruction.closing, instruction.reason)
                 elif connection.ended_at is None:

@@ -112,9 +112,9 @@ def make_ca(now: datetime) -> CertificateAuthority:
         [x509.NameAttribute(NameOID.COMMON_NAME, f"p2pd cluster {_key_sha256(key.public_key())[:4].hex()}")]
     )
     builder = (
-        _builder(name, name, key.public_key(), now, now + CA_LIFETIME)
+        certificate_builder(name, name, key.public_key(), now, now + CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     return CertificateAuthority(builder.sign(key, hashes.SHA256()), key)
@@ -175,10 +175,10 @@ def issue(
     ends = min(now + timedelta(seconds=lifetime_s), ca.certificate.not_valid_after_utc)
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     builder = (
-        _builder(name, ca.certificate.subject, key, now, ends)
+        certificate_builder(name, ca.certificate.subject, key, now, ends)
         .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(_issuer_key(ca.certificate), critical=False)
@@ -207,9 +207,10 @@ def moment(unix_s: float) -> datetime:
     return datetime.fromtimestamp(int(unix_s), UTC)
 
 
-def _builder(
+def certificate_builder(
     name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, ends: datetime
 ) -> x509.CertificateBuilder:
+    """What every certificate has, from `CLOCK_SKEW` before `now`."""
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -221,7 +222,8 @@ def _builder(
     )
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """The usage of a CA's key, or of a member's."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,

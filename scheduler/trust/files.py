@@ -28,7 +28,9 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 def make_private_directory(directory: Path) -> None:
     """Make the directory (0700) and those above it, or check the one that is there. Raises UnsafeFileError."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700, parents=True)
+            directory.chmod(0o700)  # whatever the umask took from it
         status = directory.lstat()
     except OSError as error:
         raise UnsafeFileError(f"{directory} cannot be made: {error.strerror}") from None
@@ -101,6 +103,7 @@ def create_private(path: Path) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFileError(f"{path} is not a file")
         _check(path, status)
+        os.fchmod(file, 0o600)  # whatever the umask took from it
         _give_to_owner_of(path.parent, file)
     finally:
         os.close(file)

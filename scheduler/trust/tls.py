@@ -7,8 +7,10 @@ Rules:
 2. TLS verifies the chain, and that the peer has the key. `identity_of` is called on every connection after the
    handshake: cluster, role, host id and time are checked there, resumed sessions included.
 3. Keys do not pass through files: OpenSSL reads them from memory that has no name.
-4. A host resumes its session with the scheduler: for the scheduler that is half the work of a handshake. The session
-   stays in memory, belongs to one context, and is offered once. Links are not resumed, so hosts issue no tickets.
+4. A host resumes its session with the scheduler: for the scheduler that is a quarter of the work of a handshake. The
+   session stays in the memory of both, belongs to one context of each, and is offered once. The scheduler gives the
+   host the session's number alone: to encrypt a session into a ticket, and to read it again, costs more than the rest
+   of the handshake. Links are not resumed, so hosts issue no tickets.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import os
 import random
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, Protocol
 from weakref import WeakSet
@@ -94,14 +97,25 @@ def keep_session(connection: object) -> None:
         connection.context.session = connection.session
 
 
-def server_context(credentials: Credentials, *, strangers: bool = False, tickets: int = 0) -> ssl.SSLContext:
+def end_session(connection: ssl.SSLObject) -> None:
+    """End a server's connection so that its session may be resumed.
+
+    OpenSSL forgets the session of a connection that ends without a close_notify, which is how hosts are lost.
+    """
+    with suppress(ssl.SSLError):
+        connection.unwrap()
+
+
+def server_context(credentials: Credentials, *, strangers: bool = False, resuming: bool = False) -> ssl.SSLContext:
     """For a port. With `strangers` a peer without a certificate is let through the handshake: it may join.
 
-    `tickets` are sent for the resumption of the session, at 100 us each. Raises CertificateError.
+    With `resuming` the session of a connection is kept that `end_session` was called for. OpenSSL keeps 20,480 for two
+    hours, of 17 KiB each at most. Raises CertificateError.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_OPTIONAL if strangers else ssl.CERT_REQUIRED
-    context.num_tickets = tickets
+    context.num_tickets = int(resuming)
+    context.options |= ssl.OP_NO_TICKET  # no session in it, but its number
     return _with(context, credentials)
 
 
@@ -145,16 +159,22 @@ def _with(context: ssl.SSLContext, credentials: Credentials) -> ssl.SSLContext:
         ssl.VERIFY_X509_PARTIAL_CHAIN
     )  # the operator's CA may be an intermediate one: it is the anchor
     _trust(context, credentials.ca_pem)
+    try:
+        show(context, credentials.key_pem, credentials.chain_pem)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise CertificateError(f"the certificate of {credentials.identity} cannot be used: {error}") from None
+    return context
+
+
+def show(context: ssl.SSLContext, key_pem: bytes, chain_pem: bytes) -> None:
+    """Have the context show that certificate to the other end (rule 3). Raises OSError, ValueError."""
     file = os.memfd_create("p2pd-credentials", os.MFD_CLOEXEC)
     try:
         with os.fdopen(file, "wb", closefd=False) as stream:
-            stream.write(credentials.key_pem.rstrip() + b"\n" + credentials.chain_pem)
+            stream.write(key_pem.rstrip() + b"\n" + chain_pem)
         context.load_cert_chain(f"/proc/self/fd/{file}")
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise CertificateError(f"the certificate of {credentials.identity} cannot be used: {error}") from None
     finally:
         os.close(file)
-    return context
 
 
 def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:

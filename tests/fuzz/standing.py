@@ -13,9 +13,10 @@ from typing import TypeVar
 import aiofastnet
 import uvloop
 
+from tests.support.registry_server import PATIENCE_S
+
 T = TypeVar("T")
 
-PATIENCE_S = 20.0
 QUIET_S = 0.02
 """How long to listen when nothing comes: for the answer to what may be half a request."""
 

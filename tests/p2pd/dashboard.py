@@ -1,4 +1,4 @@
-"""What Prometheus is asked by the dashboard and by the alerts in `docker/`."""
+"""What Prometheus is asked by the dashboard and by the alerts in `docker/`, and by the page on slow pulls."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ def expressions(dashboard: Path) -> Iterator[str]:
             for name, value in _VARIABLES.items():
                 expression = expression.replace(name, value)
             yield expression
+
+
+def queries(page: Path) -> Iterator[str]:
+    """The queries of a document: its indented lines."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("    "):
+            yield line.strip()
 
 
 def alerts(rules: Path) -> list[dict[str, Any]]:

@@ -116,6 +116,7 @@ class TestCache:
             "complete": True,
             "media_type": newest["media_type"],
             "in_use": False,
+            "pinned_s": 0.0,
         }
         assert (oldest["digest"], oldest["media_type"]) == (IMAGE.digest, IMAGE.media_type)
 

@@ -22,7 +22,7 @@ from p2pd.admin.client import AdminClient, DaemonRefusedError
 from p2pd.cli.app import COMMANDS, App, app
 from p2pd.cli.options import with_settings
 from p2pd.config.settings import KEYS, Settings
-from p2pd.config.values import ConfigError, parse_address
+from p2pd.config.values import ConfigError, parse_address, show_room
 from peer.errors import P2pdError
 from peer.store import Store
 from tests.p2pd.admin import Admin, serve
@@ -132,17 +132,17 @@ def test_a_wrong_command_line_is_exit_code_2(args: list[str]) -> None:
 def show(settings: Settings) -> None:
     """Prints what came of the flags."""
     names = [upstream.name for upstream in settings.upstream]
-    click.echo(f"{settings.max_bytes} {settings.serve_stale_tags} {names} {settings.ttl_s}")
+    click.echo(f"{show_room(settings.max_bytes)} {settings.serve_stale_tags} {names} {settings.ttl_s}")
 
 
 @pytest.mark.parametrize(
     ("args", "shown"),
     [
-        ([], "53687091200 False ['docker.io'] 7.0"),
+        ([], "50% False ['docker.io'] 7.0"),
         (["--max-bytes", "1k", "--serve-stale-tags"], "1000 True ['docker.io'] 7.0"),
         (
             ["--no-serve-stale-tags", "--upstream", "a=http://a", "--upstream", "b=http://b"],
-            "53687091200 False ['a', 'b'] 7.0",
+            "50% False ['a', 'b'] 7.0",
         ),
     ],
 )

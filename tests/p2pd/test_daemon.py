@@ -15,16 +15,14 @@ import pytest
 
 from p2pd.demo.process import command
 from scheduler.protocol.geometry import piece_length
+from tests.p2pd.app_image import APP, LAYER, LAYER_DIGEST
 from tests.support.daemon_process import Daemon, assert_fails
-from tests.support.images import content_of, digest_of, make_image
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
-APP = "library/app"
-LAYER = content_of("layer", 8 * 1024 * 1024)
-LAYER_DIGEST = digest_of(LAYER)
-IMAGE = make_image(LAYER, content_of("small", 1000))
 PIECE = piece_length(len(LAYER))
+
+pytestmark = pytest.mark.usefixtures("app_is_pushed")
 
 
 def argv_for(data: Path, registry: ImageRegistry, **options: object) -> list[str]:
@@ -49,13 +47,6 @@ def daemon_of(tmp_path: Path, registry: ImageRegistry, **options: object) -> Ite
         yield daemon
     finally:
         daemon.close()
-
-
-@pytest.fixture
-def registry() -> Iterator[ImageRegistry]:
-    with ImageRegistry() as registry:
-        registry.push(APP, "1.0", IMAGE)
-        yield registry
 
 
 class TestEnd:

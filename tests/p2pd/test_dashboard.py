@@ -10,11 +10,12 @@ from typing import Final
 
 import pytest
 
-from tests.p2pd.dashboard import Panel, alerts, expressions, panels
+from tests.p2pd.dashboard import Panel, alerts, expressions, panels, queries
 
 ROOT: Final = Path(__file__).parents[2]
 DASHBOARD: Final = ROOT / "docker" / "grafana-dashboard.json"
 RULES: Final = ROOT / "docker" / "prometheus-rules.yaml"
+SLOW: Final = ROOT / "docs" / "slow-pulls.md"
 ROW: Final = re.compile(r"\| `(p2pd_\w+)` \| (\w+) \| ([^|]*) \|")
 SELECTED: Final = re.compile(r"(p2pd_\w+)(?:\{([^}]*)\})?")
 OF_PROMETHEUS: Final = {"instance", "job"}
@@ -32,7 +33,7 @@ def known() -> dict[str, set[str]]:
     return found
 
 
-ASKED: Final = [*expressions(DASHBOARD), *(each["expr"] for each in alerts(RULES))]
+ASKED: Final = [*expressions(DASHBOARD), *(each["expr"] for each in alerts(RULES)), *queries(SLOW)]
 
 
 @pytest.mark.parametrize("expression", ASKED)

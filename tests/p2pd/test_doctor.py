@@ -351,7 +351,7 @@ def running(**changed: object) -> dict[str, object]:
         "uptime_s": 3600.0,
         "upstreams": ["docker.io"],
         "upstream_settings": [{"name": "docker.io", "urls": ["http://127.0.0.1:5000"]}],
-        "cache": {"used_bytes": 10 * GIB, "max_bytes": 20 * GIB, "min_free_bytes": 3 * GIB},
+        "cache": {"used_bytes": 10 * GIB, "limits": {"max_bytes": "20GiB", "min_free_bytes": "3GiB"}},
         "swarm": {"host": "a", "scheduler_connected": True, "neighbours": 2, "unreachable_reports": 0},
         "clients": {"docker": 60, "podman": 7200},
         **changed,
@@ -392,7 +392,11 @@ def test_the_running_daemon_is_asked_for_its_settings() -> None:
         [],
         {"upstream_settings": "x", "data": 3, "mirror": "x", "cache": [], "clients": [], "swarm": 1},
         {"upstream_settings": [{"name": "a b", "urls": ["file:///etc"]}], "upstreams": [], "scheduler": ["x"]},
-        {"upstream_settings": [{"name": "docker.io", "urls": "h"}], "advertise": "nowhere", "cache": {"max_bytes": []}},
+        {
+            "upstream_settings": [{"name": "docker.io", "urls": "h"}],
+            "advertise": "nowhere",
+            "cache": {"limits": {"max_bytes": []}},
+        },
     ],
 )
 def test_what_no_daemon_says_changes_nothing(status: object) -> None:
@@ -529,8 +533,9 @@ def test_the_clock_is_compared_with_the_upstreams(date_s: float | None, said: st
     ("there", "expected"),
     [
         (DiskSpace(500 * GIB, 100 * GIB), [Level.OK]),
-        (DiskSpace(40 * GIB, 10 * GIB), [Level.OK, Level.WARN]),
-        (DiskSpace(500 * GIB, GIB), [Level.FAIL]),
+        (DiskSpace(40 * GIB, 10 * GIB), [Level.OK]),
+        (DiskSpace(500 * GIB, GIB), [Level.OK, Level.WARN]),  # the cache has half of that
+        (DiskSpace(500 * GIB, 0), [Level.FAIL]),
         (None, [Level.WARN]),
     ],
 )
@@ -542,7 +547,7 @@ def test_a_full_disk_is_told_once_and_with_what_fills_it() -> None:
     degraded = HttpReply(200, b'{"ready": true, "degraded": ["the store is full, nothing new is stored"]}')
     node = well().replying(f"{ADMIN}/readyz", degraded)
     node.space = DiskSpace(500 * GIB, 0)
-    cache = {"used_bytes": 10 * GIB, "max_bytes": 20 * GIB, "min_free_bytes": 0}
+    cache = {"used_bytes": 10 * GIB, "limits": {"max_bytes": "20GiB", "min_free_bytes": "0"}}
     [(level, check, title)] = alarms(told(running(cache=cache), node))
     assert (level, check) == (Level.FAIL, "disk")
     assert title.startswith("0B (0 %) are free under /srv/p2pd: nothing new is stored")
@@ -554,10 +559,15 @@ def test_a_full_disk_is_told_once_and_with_what_fills_it() -> None:
 
 @pytest.mark.parametrize(
     ("flags", "level"),
-    [({}, Level.WARN), ({"min_free_bytes": "100GiB"}, Level.OK), ({"max_bytes": "5GiB"}, Level.OK)],
+    [
+        ({}, Level.OK),
+        ({"min_free_bytes": "9%"}, Level.WARN),
+        ({"min_free_bytes": "100GiB"}, Level.OK),
+        ({"max_bytes": "5GiB"}, Level.OK),
+    ],
 )
 def test_the_cache_is_not_to_make_the_kubelet_act(flags: dict[str, str], level: Level) -> None:
-    node = Node(files=MemoryTree({"/var/lib/kubelet/config.yaml": b""}), space=DiskSpace(500 * GIB, 101 * GIB))
+    node = Node(files=MemoryTree({"/var/lib/kubelet/config.yaml": b""}), space=DiskSpace(500 * GIB, 110 * GIB))
     assert levels(disk_space.check_disk, node, settings_of(**{"max_bytes": "200GiB", **flags})) == (
         [Level.OK] if level is Level.OK else [Level.OK, Level.WARN]
     )

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2pd.daemon.log_writer import LogWriter
-
-PATIENCE_S = 10.0
+from tests.support.registry_server import PATIENCE_S
 
 
 def notice(count: int) -> str:

@@ -157,7 +157,7 @@ def test_what_saves_little_is_not_advised() -> None:
 
 def test_a_pull_that_does_not_end_is_an_error_that_says_so() -> None:
     with pytest.raises(PlanError, match="far below the others"):
-        predict(replace(SMALL, nodes=2, sites=2, site_uplink=100.0), Budget())
+        predict(Cluster(2, MIB // 2, GBIT, GBIT, sites=2, site_uplink=100.0), Budget())
 
 
 def test_ctrl_c_in_the_middle_of_a_simulation() -> None:

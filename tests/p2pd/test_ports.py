@@ -23,8 +23,8 @@ from peer.net.http_connection import HttpConnection
 from peer.oci.digest import Digest
 from scheduler.shell.accepting import PAUSE_S, accepting
 from tests.support.node import asynchronous, settings_for, until
+from tests.support.registry_server import PATIENCE_S
 
-PATIENCE_S = 10.0
 HELLO = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 TLS = bytes.fromhex("16030100c8010000c40303") + os.urandom(190)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from p2pd.cli.app import app
 from p2pd.config.upstream import make_upstreams
 from p2pd.daemon.reload import NodeReload
 from p2pd.demo.process import command
-from peer.core.eviction import Quota
+from peer.core.eviction import DiskShare, Quota
 from peer.host import Host, Limits
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import Uploading
@@ -26,20 +27,20 @@ from peer.store import Store
 from peer.tasks import BackgroundTasks
 from proxy.access import Access
 from proxy.catalog import Catalog
+from proxy.local_authority import authority_file
 from proxy.origins import Origins
 from proxy.tags import Tags
+from tests.p2pd.app_image import APP, LAYER, LAYER_DIGEST
 from tests.support.daemon_process import Daemon
-from tests.support.images import content_of, digest_of, make_image
+from tests.support.images import content_of, make_image
 from tests.support.node import asynchronous, settings_for
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
-APP = "library/app"
 MIB = 1 << 20
-LAYER = content_of("layer", 8 * 1024 * 1024)
-LAYER_DIGEST = digest_of(LAYER)
-IMAGE = make_image(LAYER, content_of("small", 1000))
 PRIVATE = make_image(content_of("private", 1000))
+
+pytestmark = pytest.mark.usefixtures("app_is_pushed")
 
 
 @dataclass
@@ -86,13 +87,6 @@ def reloading(tmp_path: Path, *lines: str) -> Iterator[Reloading]:
 
 
 @pytest.fixture
-def registry() -> Iterator[ImageRegistry]:
-    with ImageRegistry() as registry:
-        registry.push(APP, "1.0", IMAGE)
-        yield registry
-
-
-@pytest.fixture
 def other() -> Iterator[ImageRegistry]:
     """Another registry, which wants a password."""
     with ImageRegistry() as other:
@@ -135,6 +129,18 @@ class TestUpstreams:
             assert it.command("reload").exit_code == 0
             assert [it.get(path)[0] for path in paths] == [401, 401]
 
+    def test_the_https_proxy_has_an_authority_for_a_new_upstream(self, tmp_path: Path, registry: ImageRegistry) -> None:
+        """`p2pd configure docker --https-proxy` reads it."""
+        hub, proxy = f"docker.io={registry.url}", 'https_proxy = "127.0.0.1:0"'
+        with reloading(tmp_path, upstreams(hub), proxy) as it:
+            file = authority_file(it.data, "quay.io")
+            assert not file.exists()
+            it.write(upstreams(hub, "quay.io"), proxy)
+            assert it.hang_up()["event"] == "reloaded"
+            deadline = time.monotonic() + PATIENCE_S
+            while not file.exists():
+                assert time.monotonic() < deadline
+
     def test_counters_go_on(self, tmp_path: Path, registry: ImageRegistry) -> None:
         def answers() -> int:
             with it.daemon.get_admin("/metrics") as page:
@@ -156,7 +162,7 @@ class TestLimits:
             it.get(f"/v2/{APP}/blobs/{LAYER_DIGEST}")
             it.write(upstreams(f"docker.io={registry.url}"), 'max_bytes = "1MiB"')
             done = it.command("reload")
-            assert (done.exit_code, done.output) == (0, "max_bytes: 50GiB -> 1MiB\n")
+            assert (done.exit_code, done.output) == (0, "max_bytes: 50% -> 1MiB\n")
             assert it.daemon.wait_for_event("evicted")["digest"] == LAYER_DIGEST
 
     def test_the_level_of_the_log(self, tmp_path: Path, registry: ImageRegistry) -> None:
@@ -172,7 +178,7 @@ class TestLimits:
         """Of bytes from neighbours, and to them, and of the store."""
         hub = "docker.io=http://a"
         settings = settings_for(
-            tmp_path, hub, max_bytes=5, min_free_bytes=7, ttl_s=9, upload_rate=MIB, download_rate=MIB
+            tmp_path, hub, max_bytes=5, min_free_bytes="7%", ttl_s=9, upload_rate=MIB, download_rate=MIB
         )
         store = Store.open(tmp_path / "store", max_bytes=1, min_free_bytes=0, ttl_s=0)
         catalog, origins = Catalog.open(tmp_path / "catalog"), Origins(make_upstreams(settings))
@@ -186,11 +192,10 @@ class TestLimits:
             tags = Tags(origins, access, catalog, tasks, ttl_s=1, serve_stale=False)
             assert (host.pace.slice_bytes, server.is_paced) == (None, False)
             NodeReload(origins, access, tags, host, server, tasks).prepare(settings)()
-            assert store.quota == Quota(5, 7, 9)
+            assert store.quota == Quota(5, DiskShare(7), 9)
             assert host.pace.slice_bytes is not None
             assert server.is_paced
             host.close()
-            server.close()
         origins.close()
         catalog.close()
         store.close()
@@ -214,7 +219,7 @@ class TestWhatIsNotTakenUp:
             assert done.exit_code == 2
             assert "missing cannot be read" in done.output
             assert it.get(f"/v2/{APP}/manifests/1.0")[0] == 200
-            assert "max_bytes = 50GiB" in it.command("config").output
+            assert "max_bytes = 50% (" in it.command("config").output
 
     def test_what_needs_a_restart_is_said_until_it_comes(self, tmp_path: Path, registry: ImageRegistry) -> None:
         with reloading(tmp_path, upstreams(f"docker.io={registry.url}")) as it:
@@ -259,6 +264,7 @@ class TestInForce:
         rows = [line.split() for line in lines]
         assert ["join", "=", "[hidden]", f"{file}:1"] in rows
         assert ["scheduler", "=", "https://a:1", f"{file}:2"] in rows
-        assert ["max_bytes", "=", "1GiB", "P2PD_MAX_BYTES"] in rows
+        [room] = [row for row in rows if row[0] == "max_bytes"]
+        assert (room[:3], room[-1]) == (["max_bytes", "=", "1GiB"], "P2PD_MAX_BYTES")
         assert ["upload_slots", "=", "3", "default"] in rows
         assert "secret" not in done.output

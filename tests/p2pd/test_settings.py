@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from p2pd.config.settings import KEYS, Sources, load
 from p2pd.config.values import Address, ConfigError
+from peer.core.eviction import DiskShare
 
 EXAMPLE = Path(__file__).parents[2] / "docker" / "p2pd.example.toml"
 NOWHERE = Path("/nonexistent/p2pd.toml")
@@ -34,7 +35,7 @@ def problems(flags: dict[str, object], environ: dict[str, str], file: Path | Non
 def test_defaults() -> None:
     settings = load({}, {}, default_file=NOWHERE)
     assert settings.mirror == Address("127.0.0.1", 65001)
-    assert settings.max_bytes == 50 * 2**30
+    assert settings.max_bytes == DiskShare(50)
     assert [upstream.name for upstream in settings.upstream] == ["docker.io"]
 
 
@@ -93,7 +94,10 @@ def test_each_problem_has_a_line_that_tells_source_value_and_what_is_expected(tm
     file = written(tmp_path, 'max_bytes = "lots"\nlog_level = 4\nserve_stale_tags = 2\nupstream = ["a=b", 3]')
     assert sorted(problems({"connections_per_blob": "0"}, {"P2PD_TTL_S": "1y"}, file)) == sorted(
         [
-            f'{file}: max_bytes = "lots": expected a size such as 50GiB, 500MB or a whole number of bytes',
+            (
+                f'{file}: max_bytes = "lots": expected a size such as 50GiB, 500MB or a whole number of bytes'
+                ", or a part of the disk such as 20%"
+            ),
             f"{file}: log_level = 4: expected one of debug, info, warning, error",
             f"{file}: serve_stale_tags = 2: expected true or false",
             f"{file}: upstream: 'a': expected a URL that starts with https://HOST, http://HOST or oci-layout:///PATH",
@@ -115,11 +119,11 @@ def test_what_means_nothing_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     ]
 
 
-@pytest.mark.parametrize("key", ["mirror", "admin"])
+@pytest.mark.parametrize("key", ["mirror", "admin", "https_proxy"])
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "node.example:1"])
 def test_an_address_that_others_reach_needs_allow_open(key: str, address: str) -> None:
     (problem,) = problems({key: address}, {})
-    assert problem.startswith(f'--{key} = "{address}": anyone who reaches this address could ')
+    assert problem.startswith(f'--{key.replace("_", "-")} = "{address}": anyone who reaches this address could ')
     assert "allow_open = true" in problem
     opened = load({key: address, "allow_open": True}, {}, default_file=NOWHERE)
     assert str(getattr(opened, key)) == address
@@ -212,8 +216,8 @@ def test_services_wait_longer_than_the_daemon_takes_to_stop() -> None:
 
 def test_services_can_be_reloaded() -> None:
     for file, how in {
-        "p2pd.service": "/usr/local/bin/p2pd reload",
-        "p2pd-scheduler.service": "/bin/kill -HUP $MAINPID",
+        "p2pd.service": "/opt/p2pd/bin/p2pd reload",
+        "p2pd-scheduler.service": '/bin/sh -c "kill -HUP $MAINPID"',
     }.items():
         assert f"\nExecReload={how}\n" in (EXAMPLE.parent / file).read_text()
 

@@ -15,18 +15,24 @@ from p2pd.config.values import (
     ConfigError,
     UpstreamSetting,
     parse_address,
+    parse_collector,
     parse_count,
     parse_depth,
     parse_duration,
+    parse_free_room,
     parse_networks,
     parse_path,
+    parse_room,
+    parse_share,
     parse_size,
     parse_switch,
     parse_upstream,
     parse_upstreams,
     show_duration,
+    show_room,
     show_size,
 )
+from peer.core.eviction import DiskShare
 
 NUMBERS = [parse_size, parse_duration, parse_count, parse_depth]
 VALUED = [parse_switch, parse_path, parse_address, parse_upstream]
@@ -85,6 +91,33 @@ def test_sizes_that_are_refused(text: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "room"),
+    [
+        ("20%", DiskShare(20)),
+        ("7.5 %", DiskShare(7.5)),
+        ("100%", DiskShare(100)),
+        ("0%", DiskShare(0)),
+        ("1GiB", 2**30),
+    ],
+)
+def test_room(text: str, room: int | DiskShare) -> None:
+    assert parse_room(text) == room
+    assert parse_free_room(text) == room
+    assert parse_free_room(show_room(room)) == room
+
+
+def test_room_that_is_left_free_by_default() -> None:
+    assert parse_free_room("auto") == DiskShare(20, yields=True)
+    assert show_room(parse_free_room("auto")) == "auto"
+
+
+@pytest.mark.parametrize("text", ["", "%", "101%", "-1%", "20%%", "1e1%", "auto", "20 per cent", True, [1]])
+def test_room_that_is_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match=r"expected a size such as 50GiB.* or a part of the disk such as 20%"):
+        parse_room(text)
+
+
+@pytest.mark.parametrize(
     ("text", "duration_s"),
     [("30d", 2_592_000), ("12h", 43_200), ("5m", 300), ("90s", 90), ("90", 90), (90, 90), (0.5, 0.5), ("1.5h", 5400)],
 )
@@ -96,6 +129,37 @@ def test_durations(text: object, duration_s: float) -> None:
 def test_durations_that_are_refused(text: object) -> None:
     with pytest.raises(ConfigError, match="expected a duration such as 30d"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("", ""),
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+        ("https://otel.corp/", "https://otel.corp/v1/traces"),
+        ("http://[::1]:4318/in/v1/traces", "http://[::1]:4318/in/v1/traces"),
+    ],
+)
+def test_collectors(text: str, url: str) -> None:
+    assert parse_collector(text) == url
+    assert parse_collector(url) == url
+
+
+@pytest.mark.parametrize("text", ["otel:4318", "grpc://otel:4317", "http://", "http://u:p@otel/", "http://a b/", 1])
+def test_collectors_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="address of a collector"):
+        parse_collector(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.5 %", 0.005), (1, 1.0), ("0", 0.0), ("0.25", 0.25)])
+def test_shares(text: object, share: float) -> None:
+    assert parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "101%", "2", "-1", "%", "1/2", True])
+def test_shares_that_are_refused(text: object) -> None:
+    with pytest.raises(ConfigError, match="expected a share from 0 to 1"):
+        parse_share(text)
 
 
 @given(size_bytes=st.integers(0, 2**63 - 1))
@@ -246,6 +310,7 @@ def test_what_belongs_to_credentials_is_not_shown() -> None:
         ("*=https://a", "it has no URL"),
         ("*;username=u;password_file=/f", "credentials need an upstream of their own"),
         ("*;token_hosts=a", "credentials need an upstream of their own"),
+        ("*;trace=true", "told of traces needs an upstream of its own"),
         ("[::1]:5000=https://a", "expected an upstream's name"),
         ("=https://a", "expected an upstream's name"),
         ("a/b=https://a", "expected an upstream's name"),

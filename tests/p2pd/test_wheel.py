@@ -19,6 +19,8 @@ from typing import Final, TypeAlias
 
 import pytest
 
+from p2pd.page import FILES
+
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = ROOT / "docker" / "Dockerfile"
 IGNORED: Final = ROOT / "docker" / "Dockerfile.dockerignore"
@@ -122,6 +124,11 @@ def test_the_wheel_has_four_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"p2pd", "peer", "proxy", "scheduler"}
+
+
+def test_the_wheel_has_the_page_of_the_scheduler(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert {f"p2pd/page/{name}" for name, _ in FILES.values()} <= set(archive.namelist())
 
 
 def test_the_checkout_cannot_be_imported(wheel: Path, python: Run) -> None:

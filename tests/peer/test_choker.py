@@ -13,8 +13,8 @@ FIRST = 0
 """The request that has the line first."""
 
 
-def host(number: int, *, far: bool = False) -> UploadRequest:
-    return UploadRequest(f"h{number}", BLOB, far)
+def host(number: int, *, far: bool = False, background: bool = False) -> UploadRequest:
+    return UploadRequest(f"h{number}", BLOB, far, background)
 
 
 def filled(*refused: UploadRequest) -> Choker[int]:
@@ -309,3 +309,25 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestInAnyOrder = AnyOrder.TestCase
+
+
+class TestTheBackground:
+    def test_it_is_told_after_all_that_have_clients_also_from_another_site(self) -> None:
+        choker = filled(host(1, background=True), host(2, far=True, background=True), host(3), host(4, far=True))
+        told = [choker.unchoke(Uplink.FREE) for _ in range(4)]
+        assert told == [
+            [host(4, far=True)],
+            [host(3)],
+            [host(2, far=True, background=True)],
+            [host(1, background=True)],
+        ]
+
+    def test_it_is_refused_while_one_with_a_client_is_remembered(self) -> None:
+        choker = filled(host(1))
+        choker.end()
+        assert choker.ask(2, host(2, background=True), Uplink.FREE) is Admission.REJECT
+        assert choker.unchoke(Uplink.FREE) == [host(1)]
+        assert choker.ask(1, host(1), Uplink.FREE) is Admission.SEND
+        choker.end()
+        assert choker.unchoke(Uplink.FREE) == [host(2, background=True)]
+        assert choker.ask(2, host(2, background=True), Uplink.FREE) is Admission.SEND

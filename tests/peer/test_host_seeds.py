@@ -83,7 +83,7 @@ def seeding_to(host: str) -> Playbook:
 
 def completed() -> Playbook:
     """D has come, and its neighbour b was told."""
-    playbook = whole() >> BlobVerified(D, ok=True) << Sealed(D, 1) << TellNeighbours(("b",), WHOLE)
+    playbook = whole() >> BlobVerified(D, ok=True) << Sealed(D, 1, SIZE) << TellNeighbours(("b",), WHOLE)
     return playbook << CancelRange(D, 0) << Ended(D, Phase.COMPLETE) >> range_ended(0, Outcome.BROKEN)
 
 

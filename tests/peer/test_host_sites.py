@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from peer.core.events import PeerOutcome, PieceFailed, SchedulerLost
+from peer.core.events import BlobVerified, PeerOutcome, PieceFailed, PiecesHeld, SchedulerLost, Tell
 from peer.core.piece_sets import pieces_of
+from peer.core.pieces import PieceTracker
 from scheduler.protocol import to_host
+from scheduler.protocol.from_host import Sealed
 from scheduler.protocol.geometry import ALL_SHARES, MAX_PIECES, SHARES
 from scheduler.protocol.link import DontHave
 from tests.peer.host_playbook import (
+    PIECE,
     SCHEDULER_TIMEOUT_S,
     SIZE,
     D,
@@ -15,12 +18,16 @@ from tests.peer.host_playbook import (
     Playbook,
     asked,
     beginning,
+    digest,
     digests,
     greeted,
     holds,
+    lease,
     met,
     neighbour,
+    opened,
     progress,
+    received,
 )
 
 
@@ -81,3 +88,18 @@ def test_another_site_is_asked_once_nobody_in_this_one_holds_it_any_more() -> No
     waits = with_far(None) >> ("near", holds(0)) >> ("far", holds(0)) >> digests(0) << asked(0, "near", 0)
     waits = waits >> PieceFailed(D, 0, PeerOutcome.CHOKED) >> Passes(0.1)
     assert waits >> ("near", DontHave(D)) << asked(1, "far", 0)
+
+
+def test_the_scheduler_hears_how_much_came_from_other_sites_and_from_the_origin() -> None:
+    """Once, with the end of the blob. The last piece was here before."""
+    host = with_far(None) >> PiecesHeld(D, SIZE, PIECE, {3: digest(3)})
+    host = host >> digests(0, 1) >> ("far", holds(0)) >> ("near", holds(1)) >> received(0, 0) >> received(1, 1)
+    host = host >> lease(7, 2, 3) >> opened(2, 2, 3) >> received(2, 2)
+    told = host.machine.handle(BlobVerified(D, ok=True), host.now)
+    assert Tell(Sealed(D, 1, PIECE, PIECE)) in told
+
+
+def test_the_last_piece_counts_as_long_as_it_is() -> None:
+    pieces = PieceTracker()
+    pieces.learn_geometry(2 * PIECE + 5, PIECE)
+    assert [pieces.bytes_of(each) for each in (0, 0b001, 0b100, 0b111)] == [0, PIECE, 5, 2 * PIECE + 5]

@@ -291,12 +291,12 @@ class TestNewsAndReports:
 
 class TestTheEnd:
     def test_a_right_blob_is_sealed_and_neighbours_are_told(self) -> None:
-        playbook = whole() >> BlobVerified(D, ok=True) << Sealed(D, 1) << TellNeighbours(("b",), WHOLE)
+        playbook = whole() >> BlobVerified(D, ok=True) << Sealed(D, 1, SIZE) << TellNeighbours(("b",), WHOLE)
         assert playbook << CancelRange(D, 0) << Ended(D, Phase.COMPLETE)
 
     def test_a_map_that_a_right_blob_contradicts_is_disproved(self) -> None:
         other = PieceDigests(D, 1, (DigestRun(0, b"x" * 32),))
-        playbook = whole() >> other >> BlobVerified(D, ok=True) << Disproved(D, 1) << Sealed(D, 1)
+        playbook = whole() >> other >> BlobVerified(D, ok=True) << Disproved(D, 1) << Sealed(D, 1, SIZE)
         assert playbook << TellNeighbours(("b",), WHOLE) << CancelRange(D, 0) << Ended(D, Phase.COMPLETE)
 
     def test_a_wrong_blob_that_all_came_from_the_origin_is_the_origins(self) -> None:

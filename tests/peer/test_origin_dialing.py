@@ -11,6 +11,7 @@ import pytest
 
 from peer.origin import dialing
 from peer.origin.dialing import ATTEMPT_DELAY_S, Address, Dialer, in_order
+from tests.support.ports import refusing
 from tests.support.registry_server import PATIENCE_S
 
 PLACE = ("registry.test", 443)
@@ -45,9 +46,9 @@ def silent() -> Iterator[Address]:
 
 
 @pytest.fixture
-def refused() -> Address:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return v4(*closed.getsockname())
+def refused() -> Iterator[Address]:
+    with refusing() as port:
+        yield v4("127.0.0.1", port)
 
 
 def connected_to(dialer: Dialer, timeout_s: float = PATIENCE_S) -> object:

@@ -16,6 +16,7 @@ from peer.origin.api import MAX_ANSWER_BYTES
 from peer.origin.http1 import MAX_ERROR_BYTES
 from peer.origin.response_head import MAX_HEAD_BYTES
 from tests.peer.origin_fixtures import NOBODY, StillClock, origin_at
+from tests.support.ports import refusing
 from tests.support.registry_server import HANG, PATIENCE_S, SILENT_CLOSE, Answering, RegistryServer
 
 HELLO = Answering(200, b"hello")
@@ -191,9 +192,8 @@ def test_attempts_are_bounded_and_the_error_says_what_the_last_one_came_to(serve
 
 
 def test_nobody_listening_is_unreachable(server: RegistryServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
     with (
+        refusing() as port,
         origin_at(f"http://127.0.0.1:{port}") as origin,
         pytest.raises(OriginUnreachableError, match=r"could not be connected to \(Connection refused\)"),
     ):

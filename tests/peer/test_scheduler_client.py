@@ -25,6 +25,7 @@ from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Welcome
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.support.node import asynchronous, until
+from tests.support.ports import free_port
 
 HELLO = Hello("host", 1, 1, "127.0.0.1:1")
 D = b"d" * 32
@@ -74,13 +75,6 @@ async def running(client: SchedulerClient) -> AsyncIterator[None]:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BACKOFF_FIRST_S", "BACKOFF_MOST_S", "RETURN_WITHIN_S", "BACKOFF_IN_USE_S"):
         monkeypatch.setattr(module, name, 0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @asynchronous

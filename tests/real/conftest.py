@@ -15,15 +15,16 @@ import pytest
 
 from tests.real import packages
 from tests.real.containerd import Containerd
-from tests.real.dockerd import Dockerd
+from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.helm import Helm
 from tests.real.image import Image, real_image
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory, remove
-from tests.real.programs import free_port, tail
+from tests.real.programs import tail
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo
+from tests.support.ports import free_port
 
 _HERE: Final = Path(__file__).parent
 _WORKPLACE: Final = pytest.StashKey[Path]()
@@ -124,6 +125,12 @@ def mirror_port() -> int:
     return free_port()
 
 
+@pytest.fixture(scope="session")
+def proxy_port() -> int:
+    """The HTTPS proxy of a p2pd that has one: dockerd's is set when it starts, too."""
+    return free_port()
+
+
 @pytest.fixture
 def start_node(place: Path, mirror_port: int) -> Iterator[StartNode]:
     with ExitStack() as started:
@@ -142,8 +149,8 @@ def node(start_node: StartNode, origin: Origin) -> Node:
 
 
 @pytest.fixture(scope="session")
-def session_dockerd(workplace: Path, mirror_port: int) -> Iterator[Dockerd]:
-    started = Dockerd(new_directory(workplace), f"http://127.0.0.1:{mirror_port}")
+def session_dockerd(workplace: Path, mirror_port: int, proxy_port: int) -> Iterator[Dockerd]:
+    started = Dockerd(new_directory(workplace), f"http://127.0.0.1:{mirror_port}", f"http://127.0.0.1:{proxy_port}")
     yield started
     started.stop()
 
@@ -158,7 +165,8 @@ def dockerd(session_dockerd: Dockerd) -> Iterator[Dockerd]:
 @pytest.fixture(scope="session")
 def session_containerd(workplace: Path, mirror_port: int) -> Iterator[Containerd]:
     started = Containerd(new_directory(workplace))
-    started.use_mirror("docker.io", f"http://127.0.0.1:{mirror_port}")
+    for upstream in ("docker.io", BY_PROXY):
+        started.use_mirror(upstream, f"http://127.0.0.1:{mirror_port}")
     yield started
     started.stop()
 

@@ -1,12 +1,19 @@
-"""A dockerd of our own, beside any other on this machine: classic image store, told of p2pd by `p2pd configure`."""
+"""A dockerd of our own, beside any other on this machine: classic image store, told of p2pd by `p2pd configure`.
+
+Its /etc/docker is in a mount namespace of its own: the place of certs.d is compiled into dockerd.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from p2pd.configure.docker import DAEMON_JSON
+from p2pd.configure.docker_proxy import DROP_IN, UNITS
+from p2pd.configure.runtime import ProxyRequest
+from proxy.local_authority import FOLDER, LocalAuthority
 from tests.real.filesystems import has_overlay
 from tests.real.machine import configured
 from tests.real.programs import Program, ProgramError, environment, run
@@ -16,13 +23,20 @@ _DOCKER_IO: Final = "https://index.docker.io/v1/"
 """Under this name `docker login` keeps the credentials for docker.io."""
 
 
-class Dockerd:
-    """dockerd with the mirror at `mirror_url`; it makes no network and asks no other registry than docker.io's mirror.
+BY_PROXY: Final = "registry.test:5000"
+"""The registry that dockerd asks by p2pd's HTTPS proxy. The name does not exist (RFC 2606)."""
 
-    It starts a containerd of its own, and ends it.
+_MOUNTED: Final = 'mkdir -p /etc/docker && mount --bind "$0" /etc/docker && exec "$@"'
+
+
+class Dockerd:
+    """dockerd with the mirror at `mirror_url` and the HTTPS proxy at `proxy_url`; it asks nobody else.
+
+    It makes no network. It starts a containerd of its own, and ends it. `authority` is what a node has to have as
+    DATA/https-proxy, so that this dockerd trusts the node for `BY_PROXY`.
     """
 
-    def __init__(self, directory: Path, mirror_url: str) -> None:
+    def __init__(self, directory: Path, mirror_url: str, proxy_url: str) -> None:
         self._directory = directory
         socket = f"unix://{directory}/docker.sock"
         operators = json.dumps(
@@ -39,21 +53,40 @@ class Dockerd:
                 "storage-driver": "overlay2" if has_overlay(directory) else "vfs",
             }
         )
-        files = {DAEMON_JSON: operators}
-        root = configured(directory / "machine", "docker", mirror_url.removeprefix("http://"), files=files)
-        config = root / DAEMON_JSON.removeprefix("/")
+        root, data = directory / "machine", "/var/lib/p2pd"
+        LocalAuthority(root / data.removeprefix("/")).prepare([BY_PROXY.partition(":")[0]])
+        self.authority = root / data.removeprefix("/") / FOLDER
+        configured(
+            root,
+            "docker",
+            mirror_url.removeprefix("http://"),
+            upstreams=["docker.io", BY_PROXY],
+            https_proxy=ProxyRequest(proxy_url, data),
+            files={DAEMON_JSON: operators, f"{UNITS}/docker.service": ""},
+        )
+        drop_in = (root / DROP_IN.removeprefix("/")).read_text()
+        variables = dict(re.findall(r'^Environment="(\w+)=(.*)"$', drop_in, re.MULTILINE))
         self._docker = ["docker", "--host", socket]
         log = directory / "dockerd.log"
-        self._program = Program(["dockerd", "--config-file", str(config)], environment(directory), log)
+        mounted = ["unshare", "--mount", "sh", "-c", _MOUNTED, str(root / "etc/docker")]
+        self._program = Program([*mounted, "dockerd"], environment(directory, variables), log)
         self._program.wait_ready(self._answers, timeout_s=60)
 
     def pull(self, image: str, credentials: Credentials | None = None) -> None:
-        """Pull as somebody who is logged in to docker.io with `credentials`, or not at all. Raises ProgramError."""
+        """Pull as somebody who is logged in to the registries with `credentials`, or not at all. Raises ProgramError.
+
+        Another registry than docker.io and `BY_PROXY` is that of the image.
+        """
+        self.run_as(credentials, "pull", image, registry=image.partition("/")[0])
+
+    def run_as(self, credentials: Credentials | None, *args: str, registry: str = BY_PROXY) -> str:
+        """What `docker` says to `args` of somebody who is logged in with `credentials`. Raises ProgramError."""
         client = self._directory / "client"
         client.mkdir(exist_ok=True)
-        auths = {} if credentials is None else {_DOCKER_IO: {"auth": credentials.basic}}
+        names = {_DOCKER_IO, BY_PROXY, registry}
+        auths = {} if credentials is None else {name: {"auth": credentials.basic} for name in names}
         (client / "config.json").write_text(json.dumps({"auths": auths}), encoding="utf-8")
-        run([*self._docker[:1], "--config", str(client), *self._docker[1:], "pull", image], self._env)
+        return run([*self._docker[:1], "--config", str(client), *self._docker[1:], *args], self._env)
 
     def mirrors(self) -> list[str]:
         """The mirrors of docker.io that dockerd has read."""

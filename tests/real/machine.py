@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from p2pd.config.settings import load
 from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
+from p2pd.configure.runtime import ProxyRequest
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.configure.tree import Disk
 
@@ -19,6 +21,7 @@ def configured(
     *,
     upstreams: Sequence[str] = ("docker.io",),
     wildcard: bool = False,
+    https_proxy: ProxyRequest | None = None,
     files: Mapping[str, str] | None = None,
 ) -> Path:
     """`root` as the machine's, with the operator's `files` by path and then what configure made of them."""
@@ -28,5 +31,5 @@ def configured(
         file.write_text(text, encoding="utf-8")
     settings = load({}, {}, default_file=root / "no such file")
     request = request_of(settings, mirror=mirror, upstreams=upstreams, wildcard=wildcard)
-    configure(RUNTIMES[runtime], request, Disk(root))
+    configure(RUNTIMES[runtime], replace(request, https_proxy=https_proxy), Disk(root))
     return root

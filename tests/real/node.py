@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from p2pd.demo.process import command
-from tests.real.programs import Program, ProgramError, environment, free_port, tail
+from proxy.local_authority import FOLDER
+from tests.real.programs import Program, ProgramError, environment, tail
 from tests.real.web import get
 from tests.support.node import admin_headers
+from tests.support.ports import free_port
 
 
 class Node:
     """One p2pd over `directory`, at addresses that stay the same over `start()` and `kill()`.
 
-    `settings` are keys of p2pd.toml (`tag_ttl_s="0"`), handed over as environment variables.
+    `settings` are keys of p2pd.toml (`tag_ttl_s="0"`), handed over as environment variables. `authority` is that of its
+    HTTPS proxy (see dockerd.py).
     """
 
     def __init__(
@@ -24,10 +28,14 @@ class Node:
         upstreams: Sequence[str],
         mirror_port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        authority: Path | None = None,
     ) -> None:
         self.mirror = f"127.0.0.1:{mirror_port or free_port()}"
         self.admin = f"127.0.0.1:{free_port()}"
         self.data = directory / "data"
+        if authority is not None:
+            shutil.copytree(authority, self.data / FOLDER)
+            self.data.chmod(0o700)
         addresses = {"data": self.data, "mirror": self.mirror, "admin": self.admin}
         self._args = command("run", {**addresses, "upstream": list(upstreams)})
         variables = {f"P2PD_{key.upper()}": value for key, value in (settings or {}).items()}

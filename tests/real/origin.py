@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tests.real.guards import Guard
-from tests.real.programs import Program, environment, free_port, listens, wait_until
+from tests.real.programs import Program, environment, listens, wait_until
 from tests.real.web import get
+from tests.support.ports import free_port
 
 _CONFIG: Final = """
 {modules}

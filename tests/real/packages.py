@@ -22,11 +22,15 @@ PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 """Where Debian's packages put programs. Whatever else is called `docker` on this machine is not what is tested."""
 
 PACKAGE_OF: Final = {
+    "buildah": "buildah",
+    "chromium": "chromium",
     "containerd": "containerd",
     "debootstrap": "debootstrap",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "curl": "curl",
     "dockerd": "docker.io",
+    "groff": "groff-base",
     "htpasswd": "apache2-utils",
     "iptables": "iptables",
     "ldapwhoami": "ldap-utils",
@@ -36,6 +40,8 @@ PACKAGE_OF: Final = {
     "promtool": "prometheus",
     "skopeo": "skopeo",
     "slapd": "slapd",
+    "systemd-analyze": "systemd",
+    "systemd-nspawn": "systemd-container",
 }
 """The package that each program is in."""
 

@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import random
 import signal
 import socket
 import subprocess
@@ -71,21 +70,6 @@ def wait_until(ask: Callable[[], T | None], what: str, timeout_s: float = 30) ->
         time.sleep(_POLL_INTERVAL_S)
 
 
-def free_port() -> int:
-    """A loopback port that nobody uses, below the kernel's range for outgoing connections (32768 and up), so that no
-    connection takes it before the program that it is meant for.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 def listens(port: int, address: str = "127.0.0.1") -> bool:
     """Whether somebody accepts connections on the port."""
     try:
@@ -102,6 +86,7 @@ class Program:
         self.name = Path(args[0]).name
         self.log = log
         self._process = spawn(args, log, env)
+        self.pid = self._process.pid
 
     def wait_ready(self, ready: Callable[[], bool], timeout_s: float = 30) -> None:
         """Wait until `ready()`. If it ends before, or time is up, it is killed: ProgramError, with the log's end."""
@@ -116,6 +101,10 @@ class Program:
             raise ProgramError(f"{error}\n{tail(self.log)}") from None
         if self._process.poll() is not None:
             raise ProgramError(f"{self.name} ended with {self._process.returncode}\n{tail(self.log)}")
+
+    def wait(self, timeout_s: float = 120) -> int:
+        """Wait for its end and return its exit code. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
 
     def terminate(self, timeout_s: float = 40) -> int:
         """End it by SIGTERM and return its exit code (-15 when the signal itself ended it), or the one it ended with.

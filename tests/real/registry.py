@@ -9,9 +9,10 @@ from typing import Any
 
 from tests.real.guards import htpasswd
 from tests.real.image import REPOSITORY, TAG, Image
-from tests.real.programs import Program, environment, free_port, listens, run
+from tests.real.programs import Program, environment, listens, run
 from tests.real.tokens import TokenServer
 from tests.real.web import Credentials
+from tests.support.ports import free_port
 
 
 class Registry:

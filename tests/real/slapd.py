@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.real.programs import Program, environment, free_port, listens, run
+from tests.real.programs import Program, environment, listens, run
 from tests.real.web import Credentials
+from tests.support.ports import free_port
 
 _SUFFIX: Final = "dc=tests"
 

@@ -12,9 +12,10 @@ from tests.real.image import Image
 from tests.real.node import StartNode
 from tests.real.origin import Origin, StartOrigin
 from tests.real.paths import new_directory
-from tests.real.programs import ProgramError, free_port
+from tests.real.programs import ProgramError
 from tests.real.registry import Registry, pull_through
 from tests.real.skopeo import Skopeo, digests
+from tests.support.ports import free_port
 
 
 def test_stale_tag_is_served_without_the_registry_when_allowed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,9 +17,12 @@ from typing import Final, NamedTuple
 import pytest
 
 from benchmarks.programs import ROOT
+from p2pd.config.own_addresses import own_addresses
+from p2pd.config.values import Address
 from peer.oci.manifest import ANY_MANIFEST
+from peer.oci.reference import UpstreamName, upstream_as_component
 from tests.real.containerd import Containerd
-from tests.real.dockerd import Dockerd
+from tests.real.dockerd import BY_PROXY, Dockerd
 from tests.real.image import TAG, Image, small_image
 from tests.real.node import Node
 from tests.real.origin import Origin
@@ -29,22 +32,28 @@ from tests.real.private import (
     KINDS,
     NEIGHBOUR,
     NEIGHBOURING,
+    OPEN,
     OWNED,
     OWNER,
     STRANGER,
     PrivateRegistry,
     start_private,
 )
-from tests.real.programs import ProgramError
+from tests.real.programs import ProgramError, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, relocated
 from tests.real.web import Credentials, get
+from tests.support.ports import free_port
 
+RUNTIMES: Final = "Which runtime, which registry"
 ANSWERS: Final = "The registry answers"
 GONE: Final = "The registry is gone"
 OPERATOR: Final = "The operator's credentials"
 OPERATOR_GONE: Final = "The operator's credentials, and the registry is gone"
 OTHER_OPERATOR: Final = "The operator's credentials are for another repository"
+
+OTHERS: Final = ("dockerd by proxy", "dockerd by path")
+"""The clients that pull from another registry than docker.io in the tables of situations."""
 
 OPERATORS: Final = {OPERATOR: OWNER, OPERATOR_GONE: OWNER, OTHER_OPERATOR: NEIGHBOUR}
 WHO: Final = {"right": OWNER, "none": None, "wrong": STRANGER, "other": NEIGHBOUR}
@@ -63,6 +72,8 @@ def cells() -> list[Cell]:
     found = []
     text = (ROOT / "docs" / "private-registries.md").read_text(encoding="utf-8")
     for situation, section in re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", text, re.MULTILINE):
+        if situation == RUNTIMES:
+            continue
         lines = [line.strip("|") for line in section.splitlines() if line.startswith("|")]
         (_, _, *credentials), _, *rows = [[part.strip() for part in line.split("|")] for line in lines]
         for clients, kinds, *outcomes in rows:
@@ -72,6 +83,21 @@ def cells() -> list[Cell]:
 
 
 CELLS: Final = cells()
+
+
+def reach() -> list[tuple[str, str, str, str]]:
+    """The cells of the first table: a client, `docker.io` or `other`, `public` or `private`, what comes of a pull."""
+    text = (ROOT / "docs" / "private-registries.md").read_text(encoding="utf-8")
+    section = text.partition(f"## {RUNTIMES}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("|") for line in section.splitlines() if line.startswith("|")]
+    (_, *columns), _, *rows = [[part.strip() for part in line.split("|")] for line in lines]
+    found = [
+        (client, column.partition(", ")[0], column.partition(", ")[2], outcome)
+        for clients, *outcomes in rows
+        for client in clients.split(", ")
+        for column, outcome in zip(columns, outcomes, strict=True)
+    ]
+    return sorted(found, key=lambda cell: cell[2])  # a node is started for `public`, and one for `private`
 
 
 @dataclass(frozen=True)
@@ -116,7 +142,12 @@ def private_registry(
 
 @pytest.fixture(scope="module")
 def enter(
-    workplace: Path, mirror_port: int, images: dict[str, Image], private_registry: Callable[[str], PrivateRegistry]
+    workplace: Path,
+    mirror_port: int,
+    proxy_port: int,
+    session_dockerd: Dockerd,
+    images: dict[str, Image],
+    private_registry: Callable[[str], PrivateRegistry],
 ) -> Iterator[Callable[[str, str], Setting]]:
     """Start the node of a situation and a kind of registry. It ends the node before, whose address dockerd has."""
     with ExitStack() as started:
@@ -133,17 +164,21 @@ def enter(
             place = new_directory(workplace)
             origin = registry.origin(place)
             started.callback(origin.stop)
-            upstream, operator = f"docker.io={origin.url}", OPERATORS.get(situation)
+            options, operator = origin.url, OPERATORS.get(situation)
             if operator is not None:
                 password_file = place / "password"
                 password_file.write_text(operator.password, encoding="utf-8")
                 password_file.chmod(0o600)
-                upstream += f";username={operator.username};password_file={password_file}"
-            node = Node(place, [upstream], mirror_port)
+                options += f";username={operator.username};password_file={password_file}"
+            upstreams = ["docker.io", BY_PROXY]
+            proxy = {"https_proxy": f"127.0.0.1:{proxy_port}"}
+            named = [f"{name}={options}" for name in upstreams]
+            node = Node(place, named, mirror_port, proxy, session_dockerd.authority)
             started.callback(node.stop)
-            first = {} if operator is OWNER else {"Authorization": registry.authorization(OWNER, OWNED)}
-            for content in [f"manifests/{TAG}", *contents(images[OWNED])]:
-                assert ask(node, OWNED, content, first) == 200
+            is_open = operator is OWNER or registry.kind == OPEN
+            first = {} if is_open else {"Authorization": registry.authorization(OWNER, OWNED)}
+            for name, content in product(upstreams, [f"manifests/{TAG}", *contents(images[OWNED])]):
+                assert ask(node, OWNED, f"{content}?ns={name}", first) == 200
             setting = Setting(situation, registry, origin, node, first)
             if setting.is_gone:
                 origin.stop()
@@ -163,12 +198,19 @@ def pulls(
 ) -> dict[str, Callable[[str, Credentials | None], None]]:
     """How each client pulls a reference (`docker.io/team/owned:1`) as somebody. They raise ProgramError."""
     mirror = f"127.0.0.1:{mirror_port}"
-    podman = Podman(new_directory(workplace), relocated(mirror))
+    own = str(own_addresses(Address("127.0.0.1", mirror_port), ["docker.io", BY_PROXY])[BY_PROXY])
+    by_path = upstream_as_component(UpstreamName(BY_PROXY))
+    location = f'prefix = "{BY_PROXY}"\nlocation = "{own}/{by_path}"\ninsecure = true\n'
+    podman = Podman(new_directory(workplace), f"{relocated(mirror)}[[registry]]\n{location}")
     skopeo = Skopeo(new_directory(workplace))
 
     def dockerd(reference: str, who: Credentials | None) -> None:
-        session_dockerd.pull(reference.removeprefix("docker.io/"), who)
+        session_dockerd.pull(reference, who)
         session_dockerd.remove_images()
+
+    def dockerd_by_path(reference: str, who: Credentials | None) -> None:
+        registry, _, rest = reference.partition("/")
+        dockerd(f"{mirror if registry == 'docker.io' else own}/{rest}", who)
 
     def ctr(reference: str, who: Credentials | None) -> None:
         session_containerd.pull(reference, credentials=who)
@@ -179,7 +221,7 @@ def pulls(
         session_containerd.cri.remove(reference)
 
     def podman_logged_in(reference: str, who: Credentials | None) -> None:
-        podman.log_in(mirror, who)
+        podman.log_in(mirror if reference.startswith("docker.io/") else own, who)
         podman.pull(reference)
         podman.remove_images()
 
@@ -189,10 +231,14 @@ def pulls(
         podman.remove_images()
 
     def copy(reference: str, who: Credentials | None) -> None:
-        skopeo.copy(f"{mirror}/{reference}", who)
+        skopeo.copy(
+            f"{mirror if reference.startswith('docker.io/') else own}/{reference.replace(BY_PROXY, by_path)}", who
+        )
 
     return {
         "dockerd": dockerd,
+        "dockerd by proxy": dockerd,
+        "dockerd by path": dockerd_by_path,
         "ctr": ctr,
         "CRI": cri,
         "podman": podman_logged_in,
@@ -216,11 +262,12 @@ def test_cell(
     outcome: str,
 ) -> None:
     who = WHO[credentials]
+    registry = BY_PROXY if client in OTHERS else "docker.io"
     if setting.is_gone:
-        assert_pulled(pulls[client], f"docker.io/{OWNED}@{images[OWNED].index.digest}", who, outcome)
+        assert_pulled(pulls[client], f"{registry}/{OWNED}@{images[OWNED].index.digest}", who, outcome)
         return
     setting.origin.forget()
-    assert_pulled(pulls[client], f"docker.io/{OWNED}:{TAG}", who, outcome)
+    assert_pulled(pulls[client], f"{registry}/{OWNED}:{TAG}", who, outcome)
     asked = setting.origin.requests()
     assert setting.origin.blob_requests() == []  # the node had it
     if outcome == "refused":  # by the registry
@@ -228,11 +275,42 @@ def test_cell(
         assert asked
     # What each client shows: the registry has seen nobody else's credentials.
     operator = OPERATORS.get(setting.situation)
-    shown = operator if operator is OWNER or client == "podman --creds" else who
+    is_challenged = operator is not OWNER or client == "dockerd by proxy"
+    shown = who if is_challenged and client != "podman --creds" else operator
     users = {request.user for request in asked} - {""}
     assert users <= {each.username for each in (shown, operator) if each is not None}
     if operator is None and credentials == "wrong" and shown is not None and setting.registry.tokens is None:
         assert users == {STRANGER.username}
+
+
+@pytest.mark.parametrize(
+    ("setting", "client", "where", "outcome"),
+    [
+        ((ANSWERS, OPEN if access == "public" else "htpasswd"), client, where, outcome)
+        for client, where, access, outcome in reach()
+    ],
+    ids=["-".join(cell[:3]) for cell in reach()],
+    indirect=["setting"],
+)
+def test_which_runtime_reaches_which_registry(
+    setting: Setting,
+    pulls: dict[str, Callable[[str, Credentials | None], None]],
+    client: str,
+    where: str,
+    outcome: str,
+) -> None:
+    who = None if setting.registry.kind == OPEN else OWNER
+    name = {("docker.io", client): "docker.io", ("other", "dockerd"): "registry.invalid:5001"}.get(
+        (where, client), BY_PROXY
+    )
+    setting.origin.forget()
+    assert_pulled(pulls[client], f"{name}/{OWNED}:{TAG}", who, "image" if outcome == "works" else "refused")
+    asked = {request.path for request in setting.origin.requests()}
+    assert setting.origin.blob_requests() == []  # the node had it
+    if outcome == "passes by":
+        assert "/v2/" not in asked  # dockerd's first request
+    else:
+        assert outcome == "works" or (client, outcome) == ("podman --creds", "needs operator credentials")
 
 
 def assert_pulled(
@@ -262,13 +340,70 @@ def test_what_the_node_holds_is_closed_to_the_reader_of_another_repository(
     assert ask(setting.node, NEIGHBOURING, f"manifests/{TAG}", here) == 200
 
 
-@pytest.mark.parametrize("setting", [(ANSWERS, KINDS[-1])], ids=KINDS[-1:], indirect=True)
-def test_dockerd_has_no_mirror_for_other_registries(setting: Setting, session_dockerd: Dockerd) -> None:
+@pytest.mark.parametrize("setting", [(ANSWERS, "htpasswd")], ids=["htpasswd"], indirect=True)
+def test_dockerd_logs_in_to_the_registry_and_pushes_by_proxy(setting: Setting, session_dockerd: Dockerd) -> None:
+    """As without p2pd: the registry checks the password, and has what was pushed."""
+    log_in = ["login", "--username", OWNER.username, "--password"]
+    session_dockerd.run_as(None, *log_in, OWNER.password, BY_PROXY)
+    with pytest.raises(ProgramError, match="401 Unauthorized"):
+        session_dockerd.run_as(None, *log_in, STRANGER.password, BY_PROXY)
+    session_dockerd.pull(f"{BY_PROXY}/{OWNED}:{TAG}", OWNER)
+    pushed = f"{BY_PROXY}/team/pushed:{TAG}"
+    session_dockerd.run_as(None, "tag", f"{BY_PROXY}/{OWNED}:{TAG}", pushed)
+    with pytest.raises(ProgramError, match="no basic auth credentials"):
+        session_dockerd.run_as(None, "push", pushed)
     setting.origin.forget()
-    with pytest.raises(ProgramError):
-        session_dockerd.pull(f"registry.invalid:5001/{OWNED}:{TAG}", OWNER)
-    asked = {request.path for request in setting.origin.requests()}  # p2pd may still ask whether all may have an image
-    assert "/v2/" not in asked  # dockerd's first request
+    session_dockerd.run_as(OWNER, "push", pushed)
+    asked = setting.origin.requests()
+    assert {"POST", "PUT"} <= {request.method for request in asked}
+    assert {request.user for request in asked} <= {"", OWNER.username}
+    session_dockerd.remove_images()
+    session_dockerd.pull(pushed, OWNER)
+    session_dockerd.remove_images()
+
+
+@pytest.mark.parametrize("setting", [(ANSWERS, "htpasswd")], ids=["htpasswd"], indirect=True)
+def test_a_swarm_of_dockerds_shows_the_registry_the_credentials_of_who_made_the_service(
+    setting: Setting, session_dockerd: Dockerd
+) -> None:
+    """`--with-registry-auth` alone: without it, a node of the swarm pulls as nobody."""
+    with swarm(session_dockerd):
+        for registry in ("docker.io", BY_PROXY):
+            reference = f"{registry}/{OWNED}:{TAG}"
+            setting.origin.forget()
+            assert task_of(session_dockerd, reference, "--with-registry-auth=false") == "no image"
+            assert task_of(session_dockerd, reference, "--with-registry-auth") == "image"
+            assert {request.user for request in setting.origin.requests()} == {"", OWNER.username}
+
+
+@contextmanager
+def swarm(dockerd: Dockerd) -> Iterator[None]:
+    """dockerd as the one node of a swarm, whose ports are on loopback."""
+    dockerd.run_as(None, "swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", f"127.0.0.1:{free_port()}")
+    try:
+        yield
+    finally:
+        dockerd.run_as(None, "swarm", "leave", "--force")
+        dockerd.run_as(None, "network", "rm", "docker_gwbridge")
+
+
+def task_of(dockerd: Dockerd, reference: str, *options: str) -> str:
+    """Whether the task of a new service has its image. What becomes of the task then is no matter."""
+    dockerd.remove_images()
+    create = ["service", "create", "--detach", "--quiet", "--network", "host", "--restart-condition", "none"]
+    service = dockerd.run_as(OWNER, *create, *options, reference).strip()
+    tasks = ["service", "ps", "--no-trunc", "--format", "{{.CurrentState}} {{.Error}}", service]
+
+    def outcome() -> str | None:
+        told = dockerd.run_as(None, *tasks)
+        if "No such image" in told:
+            return "no image"
+        return "image" if told.startswith(("Running", "Complete", "Failed", "Starting")) else None
+
+    try:
+        return wait_until(outcome, f"the task of {reference} has its image, or not")
+    finally:
+        dockerd.run_as(None, "service", "rm", service)
 
 
 @pytest.mark.parametrize("setting", [(GONE, "htpasswd"), (GONE, "token")], ids=["htpasswd", "token"], indirect=True)

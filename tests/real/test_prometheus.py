@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.p2pd.dashboard import expressions
+from tests.p2pd.dashboard import expressions, queries
 from tests.real.image import Image
 from tests.real.node import Node
 from tests.real.packages import PATH
@@ -45,8 +45,8 @@ def test_the_alerts() -> None:
 
 
 @pytest.mark.usefixtures("programs")
-def test_the_dashboard(tmp_path: Path) -> None:
-    asked = enumerate(expressions(DOCKER / "grafana-dashboard.json"))
+def test_the_dashboard_and_the_page_on_slow_pulls(tmp_path: Path) -> None:
+    asked = enumerate([*expressions(DOCKER / "grafana-dashboard.json"), *queries(DOCKER.parent / "docs/slow-pulls.md")])
     rules = [{"record": f"expression_{at}", "expr": each} for at, each in asked]
     file = tmp_path / "rules.yaml"  # JSON is YAML
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))

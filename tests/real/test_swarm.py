@@ -21,10 +21,11 @@ from tests.real.image import Image
 from tests.real.node import Node
 from tests.real.origin import Origin, Request
 from tests.real.paths import new_directory
-from tests.real.programs import environment, free_port, run, wait_until
+from tests.real.programs import environment, run, wait_until
 from tests.real.registry import Registry
 from tests.real.skopeo import Skopeo, digests
 from tests.real.web import get
+from tests.support.ports import free_port
 
 HOSTS: Final = 8
 RATE: Final = 25e6
@@ -140,7 +141,7 @@ def running_node(host: NetworkHost, scheduler_host: NetworkHost, directory: Path
 
 @contextmanager
 def dockerd(host: NetworkHost, node: Node, directory: Path, image: Image) -> Iterator[Client]:
-    daemon = host.call(Dockerd, directory, node.url)
+    daemon = host.call(Dockerd, directory, node.url, "http://127.0.0.1:1")
 
     def pull(version: str) -> set[str]:
         """dockerd unpacks, and keeps no layer as it came: that it has one shows in the digest of its content."""

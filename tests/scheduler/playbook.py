@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Probe, Received, Tick
+from scheduler.core.events import Close, Connected, Disconnected, Event, PreheatChanged, Probe, Received, Tick
+from scheduler.core.preheat_job import JobState, TargetState
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.connection import Closing
@@ -49,6 +50,8 @@ class Playbook:
         """The address from which hosts connect."""
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
+        self.kept: list[tuple[JobState, dict[str, TargetState]]] = []
+        """What was to be kept of preheats: the state of a job, and of the hosts that have changed."""
         self._names: dict[int, str] = {}
         self._expected: list[tuple[str, object]] = []
         self._got: list[tuple[str, object]] = []
@@ -89,10 +92,18 @@ class Playbook:
         assert not self._mistakes, "\n" + "\n".join(self._transcript)
         return True
 
+    def tell(self, event: Event) -> None:
+        """Something happens that is no host's doing; what is told follows by `<<`."""
+        self._compare()
+        self._transcript.append(f">> {event}")
+        self._play(event)
+
     def _play(self, event: Event) -> None:
         for instruction in self.scheduler.handle(event, self.now):
             if isinstance(instruction, Close):
                 self._got.append((self._names[instruction.connection], instruction.closing))
+            elif isinstance(instruction, PreheatChanged):
+                self.kept.append((instruction.job.state, {each.host: each.state for each in instruction.targets}))
             elif isinstance(instruction, Probe):
                 self._got.append((self._names[instruction.connection], PROBED))
             else:

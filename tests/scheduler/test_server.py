@@ -26,10 +26,10 @@ from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, N
 from scheduler.shell.connection import framed
 from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
 from tests.scheduler.test_connection import FakeTransport
+from tests.support.registry_server import PATIENCE_S
 
 D = b"d" * 32
 JOIN = Join(D, "docker.io", "library/app", 1 << 20)
-PATIENCE_S = 10.0
 """How long a test waits for what must come: far longer than it ever takes."""
 
 Test = Callable[[int], Awaitable[None]]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from peer.oci.digest import Digest
 from tests.support.images import Image, Index, digest_of, make_index
+from tests.support.ports import bound
 from tests.support.registry_server import PATIENCE_S, Answering, RegistryServer, Rule, Seen
 
 ANONYMOUS = "Bearer anonymous"
@@ -88,6 +89,7 @@ class ImageRegistry(RegistryServer):
     def stop(self) -> None:
         """The registry is gone: connections to it are refused from now on."""
         self.__exit__()
+        self._listener = bound(self.host, self.port)
 
     def __exit__(self, *exc_info: object) -> None:
         for hold in self._held:

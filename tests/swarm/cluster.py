@@ -48,6 +48,7 @@ class RunningScheduler:
         self.bounds = bounds
         self._kind = kind
         self.core = kind(settings)
+        self.server = SchedulerServer(self.core, bounds)
         self._port = 0
         self._stack = AsyncExitStack()
 
@@ -58,8 +59,8 @@ class RunningScheduler:
     async def start(self) -> None:
         """With nothing of what an earlier one knew."""
         self.core = self._kind(self.settings)
-        server = SchedulerServer(self.core, self.bounds)
-        self._port = await self._stack.enter_async_context(server.serving("127.0.0.1", self._port))
+        self.server = SchedulerServer(self.core, self.bounds)
+        self._port = await self._stack.enter_async_context(self.server.serving("127.0.0.1", self._port))
 
     async def stop(self) -> None:
         await self._stack.aclose()

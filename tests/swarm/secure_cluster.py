@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,11 +13,12 @@ from typing import Any
 
 from p2pd.demo.process import command, output_of
 from scheduler.trust.tls import joining_context
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.swarm import process
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 
-PATIENCE_S = 45.0
+PATIENCE_S = 120.0
 
 
 @dataclass
@@ -134,5 +134,4 @@ async def raw(address: str, request: bytes, tls: ssl.SSLContext | None) -> bytes
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"

@@ -10,7 +10,6 @@ import base64
 import os
 import re
 import shlex
-import socket
 import ssl
 import sys
 from collections.abc import Mapping
@@ -24,16 +23,17 @@ import yaml
 
 from p2pd.cli.options import SCHEDULER_DATA
 from p2pd.config.settings import KEYS
-from p2pd.demo.process import join_token
+from p2pd.demo.process import join_token, output_of
 from tests.support.client import ask
 from tests.support.images import content_of
 from tests.support.kubernetes_api import KubernetesApi
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 
 DOCKER: Final = Path(__file__).parents[2] / "docker"
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 240.0
 DATA: Final = KEYS["data"].default
 LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_MIN_FREE_BYTES": "0"}
 """Ports of this machine that the files leave as they are by default, and what a small disk asks for."""
@@ -41,11 +41,8 @@ LOCAL: Final = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD
 
 def with_free_ports(text: str) -> tuple[str, dict[str, str]]:
     """The text with other ports for p2pd's own, and those ports by the ones that they stand for."""
-    ports = {}
-    for port in sorted(set(re.findall(r"\b650[01][0-9]\b", text))):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports[port] = str(free.getsockname()[1])
-    return re.sub(r"\b650[01][0-9]\b", lambda found: ports[found[0]], text), ports
+    ports = {port: str(free_port()) for port in sorted(set(re.findall(r"\b650[0-2][0-9]\b", text)))}
+    return re.sub(r"\b650[0-2][0-9]\b", lambda found: ports[found[0]], text), ports
 
 
 async def run(stack: AsyncExitStack, words: list[str], environ: Mapping[str, str]) -> Process:
@@ -205,7 +202,7 @@ class Unit:
         text = (DOCKER / name).read_text()
         settings = re.findall(rf"^{'#?' if all_of_it else ''}([A-Za-z]+)=(.*)$", text, re.MULTILINE)
         (argv,) = [shlex.split(value) for key, value in settings if key == "ExecStart"]
-        assert argv[0] == "/usr/local/bin/p2pd"
+        assert argv[0] == "/opt/p2pd/bin/p2pd"
         self.words = argv[1:]
         (self.state,) = [f"/var/lib/{value}" for key, value in settings if key == "StateDirectory"]
         self.loaded = dict(value.split(":") for key, value in settings if key == "LoadCredential")
@@ -247,31 +244,46 @@ def test_the_units_of_systemd(tmp_path: Path, registry: ImageRegistry) -> None:
 
 
 def test_compose(tmp_path: Path, registry: ImageRegistry) -> None:
-    """Its service, with the lines for a node of a cluster that it has as comments."""
-    text = re.sub(r"^( *)# (?=P2PD_\w+: |secrets: )", r"\1", (DOCKER / "compose.yaml").read_text(), flags=re.MULTILINE)
-    document = yaml.safe_load(text)
-    service = document["services"]["p2pd"]
-    (secret,) = service["secrets"]
-    assert secret in document["secrets"]
-    assert service["environment"]["P2PD_JOIN_FILE"] == f"/run/secrets/{secret}"
-    assert service["volumes"] == [f"cache:{DATA}"]
+    """Its services one after the other, each as the user that they share, with volumes as directories."""
+    text, _ = with_free_ports((DOCKER / "compose.yaml").read_text())
+    services = yaml.safe_load(text)["services"]
+    nodes = [service for name, service in services.items() if name.startswith("node")]
+    (token := tmp_path / "token").mkdir()
+    data = tmp_path / "ca"
+
+    def environ_of(service: Mapping[str, Any], directory: Path) -> dict[str, str]:
+        mounted = dict(volume.split(":")[1::-1] for volume in service["volumes"])
+        file = Path(service["environment"]["P2PD_JOIN_FILE"])
+        assert {DATA, str(file.parent)} == set(mounted)
+        assert mounted[str(file.parent)] == "token"
+        replaced = {
+            "P2PD_JOIN_FILE": str(token / file.name),
+            "P2PD_DATA": str(directory),
+            "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
+            "P2PD_MIN_FREE_BYTES": "0",
+        }
+        return {**service["environment"], **replaced}
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
-            data = tmp_path / "scheduler"
-            environ = {"P2PD_LISTEN": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0", "P2PD_DATA": str(data)}
-            at = (await run(stack, ["scheduler"], environ)).at["listen"]
-            (token := tmp_path / "token").write_text(await asyncio.to_thread(join_token, data))
-            text = "\n".join(f"{name}={value}" for name, value in service["environment"].items())
-            text, ports = with_free_ports(text.replace("SCHEDULER:65003", at).replace("NODE:", "127.0.0.1:"))
-            environ = dict(line.split("=", 1) for line in text.splitlines())
-            replaced = {
-                "P2PD_JOIN_FILE": str(token),
-                "P2PD_DATA": str(tmp_path / "node"),
-                "P2PD_UPSTREAM": f"{UPSTREAM}={registry.url}",
-            }
-            node = await run(stack, ["run"], environ | LOCAL | replaced)
-            await takes_part(node, registry)
-            assert node.at["advertise"] == f"127.0.0.1:{ports['65002']}"
+            scheduler = services["scheduler"]
+            listen = {"P2PD_LISTEN": nodes[0]["environment"]["P2PD_SCHEDULER"].removeprefix("https://")}
+            assert scheduler["volumes"] == [f"ca:{SCHEDULER_DATA}"]
+            await run(stack, scheduler["command"], scheduler["environment"] | listen | {"P2PD_DATA": str(data)})
+
+            (*_, script) = services["token"]["entrypoint"]
+            words, file = re.fullmatch(r"umask 077 && p2pd (.*) > (.*)", script).groups()  # type: ignore[union-attr]
+            assert services["token"]["volumes"] == [*scheduler["volumes"], f"token:{Path(file).parent}"]
+            text = await asyncio.to_thread(output_of, *words.split(), f"--data={data}")
+            (token / Path(file).name).write_text(text)
+
+            alone = {"P2PD_MIRROR": "127.0.0.1:0", "P2PD_ADMIN": "127.0.0.1:0"}  # node1: the default ports
+            started = [
+                await run(stack, ["run"], alone | environ_of(service, tmp_path / f"node{number}"))
+                for number, service in enumerate(nodes)
+            ]
+            for node in started:
+                await takes_part(node, registry)
+            assert len({node.at[key] for node in started for key in ("mirror", "peer", "admin")}) == 3 * 3
 
     asyncio.run(main())

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,17 @@ from blake3 import blake3
 from peer.core.choker import UploadRequest
 from peer.errors import PeerBusyError, PeerGoneError, StoreError
 from peer.net.peer_server import PeerServer
-from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
+from peer.peer_piece import MIN_RECORD_BYTES, Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from peer.trust.aes128gcm import DATA_BYTES
-from peer.trust.piece_keys import Certificate, HeldKey, PieceKeys, PieceRequest, UnauthenticatedError
+from peer.trust.aes128gcm import DATA_BYTES, HEADER_BYTES, RECORD_BYTES, Encoder, encoded_bytes
+from peer.trust.piece_keys import (
+    Certificate,
+    HeldKey,
+    PieceKeys,
+    PieceRequest,
+    UnauthenticatedError,
+)
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from scheduler.trust.errors import CertificateError
 from scheduler.trust.tls import TlsConnection
@@ -106,12 +113,20 @@ class Hosts:
         )
         self.held = HeldKey(keys.issue("b", CERTIFICATE))
 
-    async def fetch(self, index: int = 0, *, plain: bool = False, rate: int = 0, key: HeldKey | None = None) -> None:
+    async def fetch(
+        self,
+        index: int = 0,
+        *,
+        plain: bool = False,
+        rate: int = 0,
+        key: HeldKey | None = None,
+        background: bool = False,
+    ) -> None:
         """Raises what a piece ends with."""
         tls, outside = neighbour_origin("a", NOWHERE, "b"), neighbour_origin("a", self.line.address, "b")
         start, stop = self.blob.span(index)
         source = PieceSource(tls, outside, key or self.held, plain)
-        piece = PeerPiece(source, self.blob, index, blake3(CONTENT[start:stop]).digest())
+        piece = PeerPiece(source, self.blob, index, blake3(CONTENT[start:stop]).digest(), background=background)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not await asyncio.to_thread(has_landed, piece, Pace(rate)):
@@ -207,6 +222,15 @@ async def test_a_piece_goes_plain_where_both_hosts_say_so(tmp_path: Path) -> Non
         await it.fetch(1)
         assert it.has(1)
         assert b"aes128gcm" in it.last_answer, "one that wants it encrypted gets it so"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@asynchronous
+async def test_the_key_covers_that_a_request_is_of_the_background(tmp_path: Path, plain: bool) -> None:
+    async with hosts(tmp_path, plain=plain) as it:
+        await it.fetch(plain=plain, background=True)
+        assert it.has(0)
+        assert b"?background HTTP/1.1" in it.line.requests[-1]
 
 
 @asynchronous
@@ -409,6 +433,41 @@ async def test_what_is_changed_on_the_way_is_thrown_away_and_not_the_neighbours_
         it.line.change = lambda answer: answer
         await it.fetch()
         assert it.has(0)
+
+
+@pytest.mark.parametrize("record_bytes", [MIN_RECORD_BYTES, 65_537, RECORD_BYTES])
+@asynchronous
+async def test_records_may_have_any_length_between_the_bounds(tmp_path: Path, record_bytes: int) -> None:
+    """Those of another version may be shorter."""
+    async with hosts(tmp_path) as it:
+        for index in range(it.blob.count):
+            start, stop = it.blob.span(index)
+            it.line.change = partial(encoded_anew, it.held, target(start, stop - 1), CONTENT[start:stop], record_bytes)
+            await it.fetch(index)
+            assert it.has(index)
+
+
+@pytest.mark.parametrize("record_bytes", [MIN_RECORD_BYTES - 1, RECORD_BYTES + 1])
+@asynchronous
+async def test_records_of_no_other_length_are_read(tmp_path: Path, record_bytes: int) -> None:
+    async with hosts(tmp_path) as it:
+        start, stop = it.blob.span(0)
+        it.line.change = partial(encoded_anew, it.held, target(start, stop - 1), CONTENT[start:stop], record_bytes)
+        with pytest.raises(PeerGoneError):
+            await it.fetch()
+
+
+def encoded_anew(held: HeldKey, path: str, content: bytes, record_bytes: int, answer: bytes) -> bytes:
+    """An answer under the same key, in records of another length."""
+    body = answer[answer.index(b"\r\n\r\n") + 4 :]
+    number = int.from_bytes(body[HEADER_BYTES + 16 : HEADER_BYTES + 24])
+    key = held._secrets.answer_key(PieceRequest("GET", path, ""), number)
+    encoder = Encoder(key.input_key, key.key_id, bytes(16), record_bytes)
+    records = bytearray(encoded_bytes(len(content), len(key.key_id), record_bytes))
+    with memoryview(records) as view:
+        encoder.encrypt(memoryview(bytearray(content + b"x")), view, last=True)
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: aes128gcm\r\nContent-Length: {len(records)}\r\n\r\n"
+    return head.encode() + encoder.header + records[: len(records) - len(encoder.header)]
 
 
 @asynchronous

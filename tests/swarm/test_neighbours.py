@@ -165,7 +165,7 @@ def test_a_neighbour_that_is_busy_is_not_asked_again_until_it_says_that_it_has_r
     tmp_path: Path, registry: ImageRegistry
 ) -> None:
     """With each piece it says that others come first; nobody else holds the blob."""
-    content = content_of("layer", 4 * MIB)
+    content = content_of("layer", 16 * MIB)
     piece_bytes = piece_length(len(content))
     pieces = piece_count(len(content), piece_bytes)
     too_early: list[int] = []

@@ -28,7 +28,7 @@ PAGE: Final = ROOT / "docs" / "quick-start.md"
 INSTALLED: Final = ("p2pd", "proxy", "peer", "scheduler", "pyproject.toml", "README.md", "LICENSE")
 READY: Final = '"event": "ready"'
 DONE: Final = "-- done --"
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 120.0
 
 
 def commands() -> list[list[str]]:

@@ -21,7 +21,7 @@ from tests.swarm.cluster import MIB, REPOSITORY, UPSTREAM
 from tests.swarm.process import Process, started
 from tests.swarm.released import released
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 
 
 @pytest.fixture(scope="session")

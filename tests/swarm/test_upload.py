@@ -89,7 +89,6 @@ async def serving(
             yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
         finally:
             await runner.cleanup()
-            server.close()
             blob.release()
             store.close()
 
@@ -128,14 +127,15 @@ async def served(it: Serving, host: str) -> Reply:
 
 
 @contextmanager
-def receiving(directory: Path, address: str) -> Iterator[PeerPiece]:
+def receiving(directory: Path, address: str, *, background: bool = False) -> Iterator[PeerPiece]:
     """A request of host b for the first piece, which its store lacks."""
     store = Store.open(directory / "b", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
     start, stop = blob.span(0)
     origin = neighbour_origin("a", address, "b")
     try:
-        yield PeerPiece(PieceSource(origin), blob, 0, blake3(CONTENT[start:stop]).digest())
+        digest = blake3(CONTENT[start:stop]).digest()
+        yield PeerPiece(PieceSource(origin), blob, 0, digest, background=background)
     finally:
         origin.close()
         blob.release()
@@ -182,6 +182,17 @@ async def test_those_that_were_refused_are_told_when_there_is_room_and_those_of_
             assert (await ask(it.address, "GET", PATH, a_range(9))).status == 429, "nobody can tell who it is"
         await until_true(lambda: len(it.told) == 2)
         assert it.told == [UploadRequest("far", RAW_DIGEST, far=True), UploadRequest("near", RAW_DIGEST)]
+
+
+@asynchronous
+async def test_a_request_of_the_background_is_told_after_one_of_a_client(tmp_path: Path) -> None:
+    async with serving(tmp_path) as it:
+        with receiving(tmp_path, it.address, background=True) as fetch:
+            async with filled(it):
+                assert not await asyncio.to_thread(has_landed, fetch)
+                await it.asked_by("near")
+            await until_true(lambda: len(it.told) == 2)
+        assert it.told == [UploadRequest("near", RAW_DIGEST), UploadRequest("b", RAW_DIGEST, background=True)]
 
 
 @asynchronous

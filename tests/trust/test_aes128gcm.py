@@ -164,10 +164,10 @@ def test_a_short_record_of_padding_alone_is_a_message_of_nothing() -> None:
 
 def test_our_misuse_is_an_error() -> None:
     encoder = Encoder(KEY, KEY_ID, SALT, 40)
-    with pytest.raises(ValueError, match="does not belong"):
+    with pytest.raises(ValueError, match="do not belong"):
         encoder.encrypt(memoryview(bytearray(5)), memoryview(bytearray(40)), last=False)
     encoder.encrypt(memoryview(bytearray(5)), memoryview(bytearray(40)), last=True)
-    with pytest.raises(ValueError, match="does not belong"):
+    with pytest.raises(ValueError, match="do not belong"):
         encoder.encrypt(memoryview(bytearray(5)), memoryview(bytearray(40)), last=True)
 
 

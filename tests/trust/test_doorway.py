@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from scheduler.protocol.joining import JOIN_PATH
+from scheduler.shell.admission import SESSIONS_PER_HOST, SESSIONS_S
 from scheduler.shell.connection import HostConnection
 from scheduler.shell.doorway import Doorway, Written
 from scheduler.trust.tls import client_context
@@ -55,14 +57,19 @@ class Wire(asyncio.Transport):
 
 
 class Host:
-    """A host with a certificate, after its handshake. `seal` encrypts one record."""
+    """A host with a certificate, after its handshake. `seal` encrypts one record.
 
-    def __init__(self, port: Port) -> None:
+    `before` is the same host, whose connection has ended: its session is offered.
+    """
+
+    def __init__(self, port: Port, before: Host | None = None) -> None:
         self.behind, self._wire = Behind(), Wire()
         self.doorway = Doorway(cast("HostConnection", self.behind), port.admission, Written(), plain=False)
         self.doorway.connection_made(self._wire)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = client_context(port.credentials("a")).wrap_bio(self._incoming, self._outgoing)
+        self.context: ssl.SSLContext = before.context if before else client_context(port.credentials("a"))
+        session = before._tls.session if before else None
+        self._tls: ssl.SSLObject = self.context.wrap_bio(self._incoming, self._outgoing, session=session)
         while True:
             try:
                 self._tls.do_handshake()
@@ -72,7 +79,14 @@ class Host:
                 self._wire.sent.clear()
             else:
                 self.send(self._outgoing.read())
+                self._incoming.write(bytes(self._wire.sent))
+                with pytest.raises(ssl.SSLWantReadError):  # the session comes after the handshake
+                    self._tls.read(1)
                 return
+
+    @property
+    def resumed(self) -> bool:
+        return bool(self._tls.session_reused)
 
     def seal(self, text: bytes) -> bytes:
         self._tls.write(text)
@@ -121,5 +135,33 @@ def test_what_came_before_the_end_is_delivered(tmp_path: Path) -> None:
                 host._tls.unwrap()
             host.send(text + host._outgoing.read())
             assert host.behind.delivered == [TEXT]
+
+    asyncio.run(main())
+
+
+def test_the_session_of_a_connection_that_was_lost_is_resumed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            first = Host(port)
+            first.doorway.connection_lost(ConnectionResetError())
+            second = Host(port, first)
+            assert second.resumed
+            assert second.behind.peer == first.behind.peer is not None
+
+    asyncio.run(main())
+
+
+def test_the_sessions_that_are_kept_of_a_host_are_few(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port)
+            for _ in range(SESSIONS_PER_HOST):
+                host.doorway.connection_lost(None)
+                host = Host(port, host)
+            assert host.resumed
+            host.doorway.connection_lost(None)
+            assert not Host(port, host).resumed
+            assert port.admission.keeps_session("b", 0.0)
+            assert port.admission.keeps_session("a", time.monotonic() + SESSIONS_S + 1)
 
     asyncio.run(main())

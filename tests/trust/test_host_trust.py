@@ -27,11 +27,11 @@ from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.tls import server_context
 from scheduler.trust.token import JoinToken
 from tests.support.node import asynchronous
+from tests.support.registry_server import PATIENCE_S
 from tests.trust.fixtures import CA, HOUR, OTHER_CA, connected, credentials, host, scheduler
 from tests.trust.ports import Port, scheduler_at
 from tests.trust.test_directory import fill
 
-PATIENCE_S = 20.0
 MARKS = {"machine-id": frozenset({"1"})}
 
 

@@ -30,6 +30,7 @@ from scheduler.trust.errors import CertificateError, JoinRefusedError
 from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
 from scheduler.trust.tls import client_context, joining_context, server_context
+from tests.support.registry_server import PATIENCE_S
 from tests.trust.fixtures import NOW, OTHER_CA, credentials, host, scheduler
 from tests.trust.fixtures import connected as joined_in_memory
 from tests.trust.ports import Port, ask, scheduler_at
@@ -37,7 +38,6 @@ from tests.trust.test_directory import fill
 
 KEY = certificates.new_key()
 REQUEST = request_certificate(KEY)
-PATIENCE_S = 20.0
 
 Test = Callable[[Port], Awaitable[None]]
 

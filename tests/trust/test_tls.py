@@ -83,7 +83,7 @@ def test_older_tls_is_not_spoken() -> None:
 
 
 def test_a_session_is_resumed_and_its_certificate_looked_at_again() -> None:
-    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST)
+    server, client = server_context(SCHEDULER, resuming=True), client_context(HOST)
     first = connected(server, client)
     again = connected(server, client, first.client.session)
     assert again.client.session_reused
@@ -93,7 +93,7 @@ def test_a_session_is_resumed_and_its_certificate_looked_at_again() -> None:
 
 
 def test_a_kept_session_is_offered_once() -> None:
-    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST, resuming=True)
+    server, client = server_context(SCHEDULER, resuming=True), client_context(HOST, resuming=True)
     first = connected(server, client)
     assert not connected(server, client).client.session_reused
     keep_session(first.client)
@@ -102,10 +102,12 @@ def test_a_kept_session_is_offered_once() -> None:
 
 
 def test_new_credentials_resume_no_session_of_the_old_ones() -> None:
-    server, client = server_context(SCHEDULER, tickets=1), client_context(HOST, resuming=True)
+    server, client = server_context(SCHEDULER, resuming=True), client_context(HOST, resuming=True)
     keep_session(connected(server, client).client)
     assert not connected(server, client_context(HOST, resuming=True)).client.session_reused
-    assert not connected(server_context(SCHEDULER, tickets=1), client).client.session_reused, "nor at another server"
+    assert not connected(server_context(SCHEDULER, resuming=True), client).client.session_reused, (
+        "nor at another server"
+    )
 
 
 def test_links_are_not_resumed() -> None:

@@ -1,0 +1,192 @@
+"""Notifications of pushes: a tag that was just pushed is preheated where its repository is in use.
+
+    POST /registry/notifications    events of docker-registry (distribution), webhooks of Harbor, CloudEvents (Harbor,
+                                    zot), and of Harbor's driver for Kraken, which means one host of each site
+         ?upstream=NAME             the registry's name in images, where the event has another or none
+
+Rules:
+1. An event shows the token of preheats (`p2pd preheat --token`) as Bearer or as the password of Basic, or is signed
+   with it: `X-Hub-Signature-256: sha256=` and the HMAC-SHA256 of the body.
+2. A tag that is pushed several times within `DEBOUNCE_S` is preheated once, as it is at the end.
+3. Whatever is no push of a tag is answered with 200 and ignored: a registry sends again what was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+
+from p2pd.preheat.api import Service, record_of
+from p2pd.preheat.request import RequestError, parse_request
+from p2pd.preheat.token import PreheatToken
+from peer.errors import P2pdError
+from peer.oci.reference import parse_image_reference
+from peer.tasks import BackgroundTasks
+from scheduler.shell.preheat_store import PreheatStoreError
+from scheduler.shell.preheating import TooManyJobsError
+
+log = structlog.get_logger("p2pd.preheat.notifications")
+
+PATH: Final = "/registry/notifications"
+SIGNATURE: Final = "X-Hub-Signature-256"
+DEBOUNCE_S: Final = 5.0
+MAX_WAITING: Final = 1000
+MAX_BODY_BYTES: Final = 1024 * 1024
+_PUSHES: Final = frozenset({"PUSH_ARTIFACT", "harbor.artifact.pushed", "zotregistry.image.updated"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A tag that was pushed. `asked_for`: somebody wants it on some hosts, whether they use its repository or not."""
+
+    image: str
+    asked_for: bool = False
+
+
+class Notifications:
+    """On the event loop. Tasks that wait live in `tasks`."""
+
+    def __init__(
+        self,
+        service: Service,
+        token: PreheatToken,
+        tasks: Callable[[], BackgroundTasks | None],
+        *,
+        clock: Callable[[], float] = time.time,
+        debounce_s: float = DEBOUNCE_S,
+    ) -> None:
+        self._service = service
+        self._token = token
+        self._tasks = tasks
+        self._clock = clock
+        self._debounce_s = debounce_s
+        self._waiting: dict[Pushed, int] = {}
+        """Each with the number of events since the wait for it began."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(PATH, self.receive)]
+
+    def is_signed(self, request: web.Request) -> bool:
+        """Whether a request may be let in because its body says who sent it, which `receive` looks at first."""
+        return request.path == PATH and request.method == "POST" and SIGNATURE in request.headers
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Take events."""
+        body = bytearray()
+        async for part in request.content.iter_chunked(64 * 1024):
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                return web.json_response({"error": f"the body is longer than {MAX_BODY_BYTES} bytes"}, status=413)
+        if SIGNATURE in request.headers and not self._signs(request.headers[SIGNATURE], bytes(body)):
+            return web.json_response({"error": "the signature is wrong"}, status=403)
+        try:
+            found = dict.fromkeys(pushed_in(json.loads(body), request.query.get("upstream", "")))
+        except (ValueError, RecursionError, RequestError):
+            return web.json_response({"error": "the body is no JSON of events"}, status=400)
+        tasks = self._tasks()
+        if tasks is None:
+            return web.json_response({"error": "the scheduler is starting or stopping"}, status=503)
+        for each in found:
+            if each not in self._waiting and len(self._waiting) >= MAX_WAITING:
+                return web.json_response({"error": "too many pushes wait: send them again later"}, status=503)
+            is_new = each not in self._waiting
+            self._waiting[each] = self._waiting.get(each, 0) + 1
+            if is_new:
+                tasks.start(self._wait(each))
+        return web.json_response({"accepted": [each.image for each in found]})
+
+    def _signs(self, given: str, body: bytes) -> bool:
+        token = self._token.read()
+        if token is None:
+            return False
+        right = "sha256=" + hmac.new(token.encode(), body, "sha256").hexdigest()
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), right.encode())
+
+    async def _wait(self, pushed: Pushed) -> None:
+        """Preheat a tag once it was not pushed for a while."""
+        try:
+            seen = 0
+            while seen != self._waiting[pushed]:
+                seen = self._waiting[pushed]
+                await asyncio.sleep(self._debounce_s)
+        finally:
+            del self._waiting[pushed]
+        service, now = self._service(), self._clock()
+        if service is None:
+            return
+        request = parse_request({"images": [pushed.image], "to": "1/site" if pushed.asked_for else "all"}, now)
+        record = record_of(request, "kraken" if pushed.asked_for else "push", now)
+        record = replace(record, order=replace(record.order, only_where_used=not pushed.asked_for))
+        try:
+            await service.add(record)
+        except (TooManyJobsError, PreheatStoreError) as error:
+            log.warning("a push was not preheated", image=pushed.image, reason=str(error))
+
+
+def pushed_in(body: object, upstream: str) -> Iterator[Pushed]:
+    """The tags that were pushed, as far as they have names. Raises RequestError for what has no events."""
+    fields = _lower(body)
+    is_kraken = isinstance(body, dict) and "Events" in body
+    if isinstance(fields.get("events"), list):
+        names: Iterator[str] = map(_of_registry, fields["events"])
+    elif fields.get("type") in _PUSHES:
+        names = _of_webhook(fields, upstream)
+    elif isinstance(fields.get("type"), str):
+        return
+    else:
+        raise RequestError("the body has no events")
+    for name in names:
+        try:
+            image = parse_image_reference(_renamed(name, upstream)) if name else None
+        except P2pdError as error:
+            log.info("an event was ignored", reason=str(error))
+            continue
+        if image is not None and image.tag is not None and image.digest is None:
+            yield Pushed(str(image), is_kraken)
+
+
+def _of_registry(event: object) -> str:
+    """The image of an event of distribution, or of Kraken's form; "" if it is no push of a tag."""
+    found = _lower(event)
+    target, request = _lower(found.get("target")), _lower(found.get("request"))
+    tag, repository = target.get("tag"), target.get("repository")
+    if found.get("action") != "push" or not isinstance(tag, str) or not isinstance(repository, str) or not tag:
+        return ""
+    url, host = target.get("url"), request.get("host")
+    try:
+        named = urlsplit(url).netloc if isinstance(url, str) else ""
+    except ValueError:
+        named = ""
+    return f"{named or (host if isinstance(host, str) else '')}/{repository}:{tag}"
+
+
+def _of_webhook(fields: Mapping[str, Any], upstream: str) -> Iterator[str]:
+    """The images of a webhook of Harbor, or of a CloudEvent."""
+    data = _lower(fields.get("event_data") or fields.get("data"))
+    resources = data.get("resources")
+    for each in resources if isinstance(resources, list) else ():
+        url = _lower(each).get("resource_url")
+        if isinstance(url, str):
+            yield url.partition("://")[2] or url
+    name, reference = data.get("name"), data.get("reference")
+    if upstream and isinstance(name, str) and isinstance(reference, str):
+        yield f"{upstream}/{name}:{reference}"
+
+
+def _renamed(name: str, upstream: str) -> str:
+    """The image under the name that its registry has in images."""
+    return f"{upstream}/{name.partition('/')[2]}" if upstream else name
+
+
+def _lower(value: object) -> dict[str, Any]:
+    """Harbor's driver for Kraken writes `Target`, and registries write `target`."""
+    return {str(name).lower(): each for name, each in value.items()} if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""Traces, by OpenTelemetry: off unless the operator names a collector. `peer.tracing` is the seam."""

@@ -1,0 +1,323 @@
+"""Preheats: hosts are told which images to have, and report. `scheduler.core.preheat_job` has the states.
+
+Rules:
+1. The shell keeps jobs and results, and gives the core all jobs that are not over when it starts. Whatever was not kept
+   is told and reported again: neither the scheduler nor a host loses a job when it is killed.
+2. The hosts are chosen once, when the job begins; after a start of the scheduler, not before `settle_s`, so that the
+   first to connect are not all. A host that is away is told when it comes, until the job ends.
+3. A host that says that it holds blobs must have announced them. If it has not within `CONFIRM_S`, it has failed.
+   Without certificates a host may hold what it must not announce, and is taken at its word: `Target.confirmed` says so.
+4. A credential goes to FETCHERS hosts of each site, which fetch from the registry. The others are told once one of
+   those holds everything, by digest and without the credential, and have it from other hosts. A host that lies about
+   the digests has others fetch what no client asks for. Where hosts have no certificates, private content is not
+   exchanged: each host fetches, and each is given the credential.
+5. A report counts if the host was told, for this attempt. Each other one is dropped.
+6. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
+from scheduler.core.members import Host, MemberState
+from scheduler.core.preheat_hosts import Candidate
+from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_window import DAY_S
+from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
+from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol.from_host import PreheatReport, PreheatState
+from scheduler.protocol.to_host import Preheat, PreheatEnded
+
+FETCHERS: Final = 2
+
+MAX_JOBS: Final = 256
+"""Jobs that are not over."""
+
+CONFIRM_EVERY_S: Final = 2.0
+CONFIRM_TIMES: Final = 6
+"""A host announces a blob as soon as it is whole, on the connection that its report comes on."""
+
+AWAY: Final = "it was away until the preheat ended"
+LATE: Final = "it was not done when the preheat ended"
+
+
+class Preheats:
+    """All jobs that are not over."""
+
+    def __init__(self, state: SchedulerState) -> None:
+        self._state: Final = state
+        self.jobs: Final[dict[str, Job]] = {}
+        self._of_host: Final[dict[str, dict[str, Job]]] = {}
+        """The jobs in which a host is open, by host and id."""
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def add(self, event: PreheatAdded) -> None:
+        """Begin a job, or go on with one that was begun before a restart. It is known already after a retry."""
+        job, now = event.job, self._state.now
+        if job.order.id in self.jobs:
+            return
+        self.jobs[job.order.id] = job
+        for target in job.targets.values():
+            if target.is_open:
+                target.state = TargetState.WAITING  # what was said before a restart is said again
+                self._open(job, target)
+        if job.state is JobState.PENDING:
+            settled_at = (self._state.started_at or now) + self._state.settings.settle_s
+            self._set_timer(job, max(job.begins_at, settled_at))
+            return
+        self._set_timer(job, job.pauses_at)
+        if not job.open_hosts:  # the scheduler was killed before it kept the end
+            self._end(job, job.outcome(), ())
+            return
+        self._tell_present(job)
+
+    def cancel(self, event: PreheatCancelled) -> None:
+        """End a job now."""
+        job = self.jobs.get(event.job)
+        if job is None:
+            return
+        job.reason = "it was cancelled"
+        self._end(job, JobState.CANCELLED, self._close(job, TargetCause.CANCEL))
+
+    def arrived(self, host: Host) -> None:
+        """A host has connected: it is told what is open for it."""
+        for job in [each for each in self._of_host.get(host.id, {}).values() if each.state is JobState.RUNNING]:
+            self._tell(job, [job.targets[host.id]])
+
+    def departed(self, host: Host) -> None:
+        """A host is away. It will be told again."""
+        for job in list(self._of_host.get(host.id, {}).values()):
+            target = job.targets[host.id]
+            if target.state is not TargetState.WAITING:
+                target.step(TargetCause.LOST)
+                self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, host.id)))
+                if job.credential and not job.held_images and job.state is JobState.RUNNING:
+                    self._tell_present(job, besides=host.id)  # another host fetches in its place
+
+    def reported(self, host: Host, report: PreheatReport) -> None:
+        """Handle what a host says of its part of a job."""
+        job = self._of_host.get(host.id, {}).get(report.job)
+        target = None if job is None else job.targets[host.id]
+        if job is None or target is None or target.state is not TargetState.TOLD or report.attempt != target.attempt:
+            return
+        target.fetched_bytes, target.size_bytes = report.fetched_bytes, report.size_bytes
+        if report.state is PreheatState.RUNNING:
+            target.reason = report.reason
+            return
+        target.digests, target.unpinned_bytes = report.digests, report.unpinned_bytes
+        target.roots = report.roots
+        if report.state is PreheatState.SKIPPED:
+            self._finish(job, target, TargetCause.SKIP, report.reason)
+            return
+        if report.state is PreheatState.FAILED:
+            self._finish(job, target, TargetCause.FAIL, report.reason or "it did not say why")
+            return
+        target.step(TargetCause.SAYS_DONE, report.reason)
+        target.asked = 0
+        self._confirm(job, host, target, private=report.private)
+
+    def due(self, key: PreheatKey) -> None:
+        """Choose the hosts of a job, end it, or look again whether a host has announced what it says it holds."""
+        job = self.jobs[key.job]
+        if key.host:
+            target = job.targets[key.host]
+            self._confirm(job, self._state.hosts_by_id[key.host], target, private=False)
+        elif self._state.now >= job.ends_at:
+            job.reason = "its time was over"
+            changed = self._close(job, TargetCause.FAIL)
+            self._end(job, job.outcome(), changed)
+        elif job.state is JobState.PENDING:
+            self._begin(job)
+        else:
+            self._pause(job)
+
+    def validate(self) -> None:
+        """Raise AssertionError if a job waits for nothing."""
+        assert len(self.jobs) <= MAX_JOBS
+        open_in: dict[str, set[str]] = {}
+        for name, job in self.jobs.items():
+            assert job.is_open, "a job that is over is kept"
+            assert Timer(Due.PREHEAT, PreheatKey(name, "")) in self._state.deadlines
+            for target in job.targets.values():
+                if target.is_open:
+                    open_in.setdefault(target.host, set()).add(name)
+                is_here = target.host in self._state.hosts_by_id
+                assert target.state not in (TargetState.TOLD, TargetState.CONFIRMING) or is_here
+                waits = Timer(Due.PREHEAT, PreheatKey(name, target.host)) in self._state.deadlines
+                assert waits == (target.state is TargetState.CONFIRMING)
+            assert job.open_hosts == sum(target.is_open for target in job.targets.values())
+            assert job.open_hosts or job.state is JobState.PENDING
+        assert open_in == {host: set(jobs) for host, jobs in self._of_host.items()}
+
+    # -- hosts -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> None:
+        if not job.targets:
+            self._choose(job)
+        if not job.targets:
+            job.reason = "no host that is connected is selected"
+            self._end(job, JobState.FAILED, ())
+            return
+        job.state = JobState.RUNNING
+        self._set_timer(job, job.pauses_at)
+        self._changed(job, job.targets.values())
+        self._tell_present(job)
+
+    def _pause(self, job: Job) -> None:
+        """Its hours are over: hosts stop, and are told again when the next ones begin."""
+        told = [target for target in job.targets.values() if target.is_open and target.state is not TargetState.WAITING]
+        hosts = [self._state.hosts_by_id[target.host] for target in told if target.state is TargetState.TOLD]
+        for target in told:
+            target.step(TargetCause.LOST)
+            self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, target.host)))
+        self._state.send(hosts, PreheatEnded(job.order.id))
+        job.state = JobState.PENDING
+        while job.begins_at <= self._state.now:
+            job.begins_at += DAY_S
+        self._set_timer(job, job.begins_at)
+        self._changed(job, ())
+
+    def _choose(self, job: Job) -> None:
+        candidates = [Candidate(each.id, *each.topology) for each in self._state.hosts.values()]
+        for chosen in job.selection.choose(candidates, job.order.id):
+            job.targets[chosen.host] = target = Target(chosen.host, chosen.site)
+            self._open(job, target)
+
+    def _tell_present(self, job: Job, besides: str = "") -> None:
+        present = [target for target in job.targets.values() if target.host in self._state.hosts_by_id]
+        self._tell(job, [target for target in present if target.host != besides])
+
+    def _tell(self, job: Job, targets: Iterable[Target]) -> None:
+        """Tell those of these hosts that wait and are connected."""
+        by_attempt: dict[int, list[Host]] = {}
+        old = []
+        fetching = self._fetching(job)
+        for target in targets:
+            host = self._state.hosts_by_id[target.host]
+            if target.state is not TargetState.WAITING:
+                continue
+            if not host.preheats:
+                old.append(target)
+                continue
+            if fetching is not None and not host.came_from:
+                if fetching[target.site] >= FETCHERS:
+                    continue
+                fetching[target.site] += 1
+            target.step(TargetCause.TELL)
+            by_attempt.setdefault(target.attempt, []).append(host)
+        order = job.order
+        for attempt, hosts in by_attempt.items():
+            message = Preheat(
+                order.id,
+                attempt,
+                job.held_images or order.images,
+                order.platforms,
+                order.rate_bytes_per_s,
+                order.ttl_s,
+                "" if job.held_images else job.credential,
+                order.only_where_used,
+                bool(job.held_images),
+            )
+            self._state.send(hosts, message)
+        for target in old:
+            self._finish(job, target, TargetCause.TOO_OLD, "its version of p2pd knows no preheats: it was not asked")
+
+    def _fetching(self, job: Job) -> Counter[str] | None:
+        """How many hosts of each site are at it with the credential; None if all may be told."""
+        if not job.credential or job.held_images:
+            return None
+        at_it = (TargetState.TOLD, TargetState.CONFIRMING)
+        return Counter(target.site for target in job.targets.values() if target.state in at_it)
+
+    def _confirm(self, job: Job, host: Host, target: Target, *, private: bool) -> None:
+        raw = target.digests
+        digests = [raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES)]
+        held = sum(self._holds(host, digest) for digest in digests)
+        target.confirmed = bool(digests) and held == len(digests)
+        if target.confirmed or (private and host.came_from):
+            self._finish(job, target, TargetCause.CONFIRM, target.reason)
+            return
+        target.asked += 1
+        if target.asked >= CONFIRM_TIMES:
+            text = f"it says that it holds {len(digests)} blobs, and has announced {held} of them"
+            self._finish(job, target, TargetCause.FAIL, text)
+            return
+        key = PreheatKey(job.order.id, host.id)
+        self._state.deadlines.set(Timer(Due.PREHEAT, key), self._state.now + CONFIRM_EVERY_S)
+
+    def _holds(self, host: Host, digest: bytes) -> bool:
+        member = host.members.get(digest)
+        if member is not None:
+            return member.state is MemberState.COMPLETE
+        return self._state.shelf.holds_whole(host, digest)
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, job: Job, target: Target, cause: TargetCause, reason: str) -> None:
+        """A host's part of a job is over."""
+        target.step(cause, reason)
+        self._forget(job, target)
+        if job.open_hosts:
+            self._changed(job, (target,))
+            if job.credential:
+                self._go_on(job, target)
+            return
+        self._end(job, job.outcome(), (target,))
+
+    def _go_on(self, job: Job, target: Target) -> None:
+        """A host that had the credential is done, or has failed: others are told, without it or with it."""
+        roots = [target.roots[at : at + DIGEST_BYTES] for at in range(0, len(target.roots), DIGEST_BYTES)]
+        if job.held_images or job.state is not JobState.RUNNING:
+            return
+        if target.confirmed and len(roots) == len(job.order.images):
+            names = [_repository(image) for image in job.order.images]
+            job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
+        self._tell_present(job)
+
+    def _close(self, job: Job, cause: TargetCause) -> list[Target]:
+        """End what is open; hosts that are at it are told. Returns what was open."""
+        still_open = [target for target in job.targets.values() if target.is_open]
+        told = [self._state.hosts_by_id[each.host] for each in still_open if each.state is TargetState.TOLD]
+        for target in still_open:
+            reason = AWAY if target.state is TargetState.WAITING else LATE
+            target.step(cause, reason if cause is TargetCause.FAIL else "the preheat was cancelled")
+            self._forget(job, target)
+        self._state.send(told, PreheatEnded(job.order.id))
+        return still_open
+
+    def _open(self, job: Job, target: Target) -> None:
+        self._of_host.setdefault(target.host, {})[job.order.id] = job
+        job.open_hosts += 1
+
+    def _forget(self, job: Job, target: Target) -> None:
+        job.open_hosts -= 1
+        jobs = self._of_host[target.host]
+        del jobs[job.order.id]
+        if not jobs:
+            del self._of_host[target.host]
+        self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, target.host)))
+
+    def _end(self, job: Job, state: JobState, changed: Iterable[Target]) -> None:
+        job.state = state
+        job.credential = ""
+        del self.jobs[job.order.id]
+        self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
+        self._changed(job, changed)
+
+    def _changed(self, job: Job, targets: Iterable[Target]) -> None:
+        self._state.outbox.append(PreheatChanged(job, tuple(targets)))
+
+    def _set_timer(self, job: Job, at: float) -> None:
+        self._state.deadlines.set(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")), min(at, job.ends_at))
+
+
+def _repository(image: str) -> str:
+    """The name of an image without its tag and digest."""
+    name = image.partition("@")[0]
+    path, colon, tag = name.rpartition(":")
+    return path if colon and "/" not in tag else name

