@@ -262,6 +262,18 @@ def test_the_origin_s_link_is_limited_by_the_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+def test_without_the_right_to_make_networks_it_says_so(tmp_path: Path) -> None:
+    bound = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+    command = (sys.executable, "-m", "benchmarks", "datapath", "--size", "1MiB", "--origin-rate", "80mbit")
+    words = [*bound, *command, "--workdir", str(tmp_path)]
+    done = subprocess.run(words, cwd=programs.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nothing was measured: no network namespace can be made" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real
 def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Against the real programs, with blobs too small for the figures to mean anything."""
     names = ["ready_s", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
