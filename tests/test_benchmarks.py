@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks import __main__, load, procfs, programs, report
 from benchmarks.command import Command, Measure, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.namespaces import network
 from benchmarks.scheduler import command as scheduler
 from benchmarks.transfer import command as transfer
 
@@ -259,6 +260,31 @@ def test_the_origin_s_link_is_limited_by_the_kernel(tmp_path: Path) -> None:
     assert 0.0 < figures["origin_goodput_share"]["value"] <= 1.1
     assert figures["cold_vs_direct"]["sides"]["direct_s"] >= 0.4
     assert shown["command"] == "datapath --size 4MiB --origin-rate 80mbit"
+
+
+@pytest.mark.real
+def test_a_network_is_entered_and_left() -> None:
+    def where() -> str:
+        return str(Path("/proc/thread-self/ns/net").readlink())
+
+    before = where()
+    with network() as net:
+        host = net.host()
+        with host.entered():
+            assert where() == host.call(where) != before
+        assert where() == before
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("rate", "burst"), [(12.5e6, 96 * 1024), (625e6, 625_000)])
+def test_a_link_may_send_at_once_what_it_sends_in_a_millisecond(rate: float, burst: int) -> None:
+    """A timer that comes late would else hold a fast link below its rate. A tick of the kernel's rounds the burst."""
+    with network() as net, net.host(up=rate).entered():
+        shown = subprocess.run(["tc", "-json", "qdisc", "show", "dev", "eth0"], capture_output=True, check=True)
+    [shaping] = json.loads(shown.stdout)
+    assert shaping["kind"] == "tbf"
+    assert shaping["options"]["rate"] == rate
+    assert shaping["options"]["burst"] == pytest.approx(burst, rel=0.02)
 
 
 @pytest.mark.real
