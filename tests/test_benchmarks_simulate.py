@@ -31,8 +31,8 @@ def report(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     ("nodes", "pieces", "bar"),
     [
         (1_000, 256, Bar(">=", 0.92)),
-        (1_000, 64, Bar(">=", 0.85)),
-        (10_000, 256, Bar(">=", 0.85)),
+        (1_000, 64, Bar(">=", 0.93)),
+        (10_000, 256, Bar(">=", 0.94)),
         (100, 256, None),
     ],
 )

@@ -109,7 +109,7 @@ class TestRealProcesses:
 class TestRows:
     def test_an_efficiency_is_held_to_the_bar_of_its_size(self) -> None:
         assert row(rows({SimulationRun(1_000, 256): result()}), "efficiency_last").bar == Bar(">=", 0.92)
-        assert row(rows({SimulationRun(1_000, 64): result()}), "efficiency_last").bar == Bar(">=", 0.85)
+        assert row(rows({SimulationRun(1_000, 64): result()}), "efficiency_last").bar == Bar(">=", 0.93)
         assert row(rows({SimulationRun(1_000, 256, down=1): result()}), "efficiency_last").bar is None
         assert row(rows({SimulationRun(100, 256): result()}), "efficiency_last").bar is None
 

@@ -30,13 +30,13 @@ from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Testbed, testbed
 
 BARS = {
-    "warm_vs_nginx": Bar(">=", 0.9),
+    "warm_vs_nginx": Bar(">=", 0.95),
     "cold_vs_direct": Bar("<=", 1.1),
     "cold_vs_pull_through": Bar("<=", 0.9),
-    "small_vs_registry": Bar(">=", 1.0),
-    "cpu_s_per_gib.cold": Bar("<=", 2.2),
-    "rss_mib.idle": Bar("<=", 64),
-    "rss_mib.busy": Bar("<=", 110),
+    "small_vs_registry": Bar(">=", 10),
+    "cpu_s_per_gib.cold": Bar("<=", 1.9),
+    "rss_mib.idle": Bar("<=", 48),
+    "rss_mib.busy": Bar("<=", 100),
     "ready_s": Bar("<=", 0.6),
     "first_byte_ms": Bar("<=", 20),
 }

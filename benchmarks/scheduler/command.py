@@ -35,10 +35,10 @@ from benchmarks.scheduler.load_tls import TlsConnection, tickets
 from p2pd.demo.process import command, neutral_environ
 
 BARS = {
-    "joins_per_s": Bar(">=", 2000),
+    "joins_per_s": Bar(">=", 3000),
     "join_p99_ms": Bar("<=", 50),
     "kib_per_member": Bar("<=", 10),
-    "cost_growth": Bar("<=", 1.5),
+    "cost_growth": Bar("<=", 1.3),
     "joins_tls_vs_open": Bar(">=", 0.8),
 }
 

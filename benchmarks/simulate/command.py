@@ -44,8 +44,8 @@ BARS: Final = {
 }
 EFFICIENCY_BARS: Final = {
     (1_000, 256): Bar(">=", 0.92),
-    (1_000, 64): Bar(">=", 0.85),
-    (10_000, 256): Bar(">=", 0.85),
+    (1_000, 64): Bar(">=", 0.93),
+    (10_000, 256): Bar(">=", 0.94),
 }
 """The bars of the last host's efficiency in a flash crowd, by the numbers of hosts and pieces."""
 

@@ -39,7 +39,7 @@ from p2pd.demo.process import command, neutral_environ
 from scheduler.protocol.geometry import piece_length
 
 BARS = {
-    "vs_limit": Bar(">=", 0.85),
+    "vs_limit": Bar(">=", 0.9),
     "vs_libtorrent": Bar(">=", 3),
     "latency_ms": Bar("<", 15),
     "encrypted_vs_plain": Bar(">=", 0.8),
