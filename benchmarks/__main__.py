@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.preheat import command as preheat
 from benchmarks.report import Report, machine
 from benchmarks.scheduler import command as scheduler
 from benchmarks.simulate import command as simulate
@@ -31,6 +32,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     transfer.COMMAND,
     scheduler.COMMAND,
     cluster.COMMAND,
+    preheat.COMMAND,
     simulate.COMMAND,
 )
 

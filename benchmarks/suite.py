@@ -1,8 +1,8 @@
 """`python -m benchmarks.suite`, or `make bench`: the figures at scale, as JSON, as a table in Markdown, and as plots.
 
 Rules:
-1. The cluster of real processes runs first, alone on the machine. While its comparisons wait for their links, the
-   simulations run on all cores, the longest first.
+1. Preheats run first, and then the cluster of real processes, alone on the machine. While the cluster's comparisons
+   wait for their links, the simulations run on all cores, the longest first.
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ GROWTH_BAR: Final = Bar("<=", 1.3)
 """The bar of the growth of a host's cost, from 100 hosts to 10,000."""
 
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
+PREHEAT: Final = ("preheat",)
 COMPARES: Final = "speedup_vs_registry"
 
 
@@ -147,12 +148,13 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
 
 
 class ClusterProcess:
-    """The cluster of real processes, as another process. `alone` returns when it no longer needs the whole machine."""
+    """A benchmark of real processes, as another process. `alone` returns when it no longer needs the whole machine."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, words: Sequence[str] = CLUSTER) -> None:
         self._log = log
+        self._name = words[0]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", *CLUSTER, "--json"],
+            [sys.executable, "-m", "benchmarks", *words, "--json"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -165,7 +167,7 @@ class ClusterProcess:
         with self._log.open("w") as log:
             for line in self._process.stderr:
                 log.write(line)
-                print(f"cluster: {line.rstrip()}", file=sys.stderr, flush=True)
+                print(f"{self._name}: {line.rstrip()}", file=sys.stderr, flush=True)
                 if line.startswith("measuring") and COMPARES in line:
                     return
 
@@ -175,7 +177,7 @@ class ClusterProcess:
         with self._log.open("a") as log:
             log.write(errors)
         if not out:
-            return {"figures": {}, "failures": {"cluster": errors.strip()[-500:] or self._log.read_text()[-500:]}}
+            return {"figures": {}, "failures": {self._name: errors.strip()[-500:] or self._log.read_text()[-500:]}}
         report: dict[str, Any] = json.loads(out)
         return report
 
@@ -188,6 +190,11 @@ class ClusterProcess:
 
 def measure(directory: Path) -> dict[str, Any]:
     """The whole report. Figures that could not be measured are in `failures`."""
+    preheat = ClusterProcess(directory / "preheat.log", PREHEAT)
+    try:
+        preheated = preheat.report()
+    finally:
+        preheat.stop()
     cluster = ClusterProcess(directory / "cluster.log")
     failures: dict[str, str] = {}
     results: dict[SimulationRun, dict[str, Any]] = {}
@@ -204,11 +211,11 @@ def measure(directory: Path) -> dict[str, Any]:
         real = cluster.report()
     finally:
         cluster.stop()
-    failures |= real["failures"]
-    command = " ".join(CLUSTER)
+    failures |= preheated["failures"] | real["failures"]
     table = [
-        {"figure": name, "value": told["value"], "bar": told["bar"], "met": told["met"], "command": command}
-        for name, told in real["figures"].items()
+        {"figure": name, "value": told["value"], "bar": told["bar"], "met": told["met"], "command": " ".join(words)}
+        for words, report in ((CLUSTER, real), (PREHEAT, preheated))
+        for name, told in report["figures"].items()
     ]
     table += [row.as_json() for row in rows(results)]
     return {
