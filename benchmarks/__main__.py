@@ -1,7 +1,7 @@
 """`python -m benchmarks COMMAND`: measure, and print the report.
 
 Exit codes: 0 all requested figures were measured, whether bars were missed or not; 1 a figure could not be measured;
-2 used wrongly.
+2 used wrongly, or two reports that cannot be compared.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import compare
+from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
-from benchmarks.command import Command, run_measures
+from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
 from benchmarks.preheat import command as preheat
+from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
 from benchmarks.scheduler import command as scheduler
 from benchmarks.simulate import command as simulate
@@ -30,18 +33,12 @@ from benchmarks.transfer import command as transfer
 COMMANDS: tuple[Command[Any], ...] = (
     datapath.COMMAND,
     transfer.COMMAND,
+    profile.COMMAND,
     scheduler.COMMAND,
     cluster.COMMAND,
     preheat.COMMAND,
     simulate.COMMAND,
 )
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
             help="make the temporary directory below DIR, which decides the disk that is measured",
         )
         command.add_arguments(one)
+    comparing = commands.add_parser("compare", help=compare.__doc__.splitlines()[0], description=compare.__doc__)
+    comparing.set_defaults(command=None)
+    compare.add_arguments(comparing)
     return root
 
 
@@ -78,17 +78,33 @@ def exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    command: Command[Any] = options.command
-    signal.signal(signal.SIGTERM, exit_on_signal)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(words)
+    command: Command[Any] | None = options.command
+    console = Console(markup=False, highlight=False)
     errors = partial(print, file=sys.stderr, flush=True)
-    report = Report(command.name, machine(), command.versions())
-    with command.testbed(options) as testbed:
-        run_measures(command, testbed, options.only, report, errors)
+    if command is None:
+        try:
+            compare.main(options, console)
+        except compare.NotComparableError as error:
+            errors(error)
+            return 2
+        return 0
+    signal.signal(signal.SIGTERM, exit_on_signal)
+    report = Report(measured_by(words), machine(), command.versions())
+    try:
+        with command.testbed(options) as testbed:
+            run_measures(command, testbed, options.only, report, errors)
+    except argparse.ArgumentTypeError as error:
+        errors(f"error: {error}")
+        return 2
+    except UnmeasurableError as error:
+        errors(f"nothing was measured: {error}")
+        return 1
     if options.json:
         print(json.dumps(report.as_json(), indent=2))
     else:
-        report.print(Console(markup=False, highlight=False))
+        command.show(report, console)
     for name, why in report.failures.items():
         errors(f"not measured: {name}: {why}")
     return 1 if report.failures else 0

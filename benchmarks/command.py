@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Generic, TypeVar
 
+from rich.console import Console
+
 from benchmarks.report import Figure, Report
 
 Testbed = TypeVar("Testbed")
@@ -32,7 +34,11 @@ class Measure(Generic[Testbed]):
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Testbed]):
-    """A command. `testbed` makes and ends the shared parts; it starts each of them at the first use by a measure."""
+    """A command. `testbed` makes and ends the shared parts; it starts each of them at the first use by a measure.
+
+    It raises argparse.ArgumentTypeError for options that contradict each other, and UnmeasurableError if nothing can be
+    measured.
+    """
 
     name: str
     summary: str
@@ -40,6 +46,8 @@ class Command(Generic[Testbed]):
     add_arguments: Callable[[argparse.ArgumentParser], None]
     testbed: Callable[[argparse.Namespace], AbstractContextManager[Testbed]]
     versions: Callable[[], Mapping[str, str]]
+    show: Callable[[Report, Console], None] = Report.print
+    """Prints the report for people."""
 
     @property
     def figures(self) -> list[str]:

@@ -34,6 +34,11 @@ CORE: Final = "core"
 LATENCY: Final = "10ms"
 """The queue in front of a link, in time: like a switch's, or that of a kernel that keeps queues short."""
 
+BURST_BYTES: Final = 96 * 1024
+BURST_S: Final = 0.001
+"""What a link may send at once: the larger of these bytes and the bytes of this time. A timer of the kernel comes up to
+a tenth of a millisecond late, and a burst that is shorter than that would hold the link below its rate."""
+
 _CONGESTION_CONTROL: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 """The congestion control of connections that begin in a namespace. On such short paths reno behaves like cubic, the
 default of most kernels. bbr, the default of some, paces with timers, which take much of the cores here."""
@@ -70,10 +75,21 @@ class Namespace:
     def ip(self, *args: str) -> None:
         self.call(_run, "ip", *args)
 
-    def limit(self, link: str, rate: str) -> None:
-        """Send no faster than `rate` (`200mbit`) on a link."""
-        shaping = ["root", "tbf", "rate", rate, "burst", "96k", "latency", LATENCY]
+    def limit(self, link: str, bytes_per_s: float) -> None:
+        """Send no faster than this on a link."""
+        burst = f"{max(BURST_BYTES, round(BURST_S * bytes_per_s))}b"
+        shaping = ["root", "tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", burst, "latency", LATENCY]
         self.call(_run, "tc", "qdisc", "add", "dev", link, *shaping)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Run the block in this network: what the block calls here, and the programs and threads that it starts."""
+        with _namespace("thread-self").open() as before, _namespace(f"{os.getpid()}/task/{self.task}").open() as inner:
+            _enter(inner.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
 
     def close(self) -> None:
         """End the thread. PDEATHSIG ends those of its programs that still run."""
@@ -100,8 +116,8 @@ class Network:
         self._switch.call(_let_bridges_be)
         self._add_bridge(CORE)
 
-    def host(self, up: str | None = None, down: str | None = None, *, at: str = CORE) -> NetworkHost:
-        """Connect a new host to the switch `at`. It sends at the rate `up` and receives at `down`; None: no limit."""
+    def host(self, up: float | None = None, down: float | None = None, *, at: str = CORE) -> NetworkHost:
+        """Connect a new host to the switch `at`. It sends `up` and receives `down` bytes per second; None: no limit."""
         host = NetworkHost(str(next(self._addresses)))
         self._made.callback(host.close)
         self._ports += 1
@@ -154,6 +170,16 @@ def _leave_the_network() -> None:
         reason = os.strerror(ctypes.get_errno())
         raise UnmeasurableError(f"no network namespace can be made ({reason}): run this as root")
     _CONGESTION_CONTROL.write_text("reno")
+
+
+def _namespace(process: str) -> Path:
+    return Path(f"/proc/{process}/ns/net")
+
+
+def _enter(namespace: int) -> None:
+    """Put this thread into the network of an open file. `os.setns` came with Python 3.12 only."""
+    if _LIBC.setns(namespace, _CLONE_NEWNET) != 0:
+        raise UnmeasurableError(f"the network cannot be entered ({os.strerror(ctypes.get_errno())}): run this as root")
 
 
 def _let_bridges_be() -> None:

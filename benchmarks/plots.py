@@ -18,7 +18,6 @@ NAMES: Final = {
     "p2pd": "p2pd",
     "tree": "tree of fan-out 2",
     "kraken": "Kraken's policy",
-    "dragonfly": "Dragonfly's policy",
     "pull_through": "one pull-through cache",
     "registry": "everyone to the registry",
 }
@@ -26,7 +25,6 @@ COLOURS: Final = {
     "p2pd": "#0072b2",
     "tree": "#009e73",
     "kraken": "#e69f00",
-    "dragonfly": "#cc79a7",
     "pull_through": "#999999",
     "registry": "#d55e00",
 }

@@ -15,11 +15,15 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+FORMAT: Final = 1
+"""The version of the reports' JSON, which `compare` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,10 @@ class Figure:
 
 @dataclass(slots=True)
 class Report:
-    """The figures of one command, and its failures (a measure's name, and the reason)."""
+    """The figures of one command, and its failures (a measure's name, and the reason).
+
+    `command` has the options that decide what is measured: `transfer --size 256MiB`.
+    """
 
     command: str
     machine: Mapping[str, Any]
@@ -82,6 +89,7 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "command": self.command,
             "machine": dict(self.machine),
             "versions": dict(self.versions),
@@ -120,9 +128,18 @@ def machine() -> dict[str, Any]:
     """The machine's description for readers. `load_1m` above 0 means that other programs ran before."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
+        "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": rounded(memory_bytes / 2**30),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_1m": rounded(os.getloadavg()[0]),
     }
+
+
+def _cpu() -> str:
+    """The processor's model, or its architecture where the kernel does not tell a model."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

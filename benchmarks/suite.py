@@ -1,8 +1,8 @@
 """`python -m benchmarks.suite`, or `make bench`: the figures at scale, as JSON, as a table in Markdown, and as plots.
 
 Rules:
-1. Preheats run first, and then the cluster of real processes, alone on the machine. While the cluster's comparisons
-   wait for their links, the simulations run on all cores, the longest first.
+1. Benchmarks of real processes run first, one after the other, alone on the machine. The last is the cluster: while its
+   comparisons wait for their links, the simulations run on all cores, the longest first.
 2. A missed bar is a result. A figure that could not be measured is in the report with the reason, and makes the exit
    code 1.
 3. Every row names the command that gives the row by itself.
@@ -16,33 +16,63 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import policies
+from benchmarks.arguments import measured_by
+from benchmarks.cluster import command as cluster
 from benchmarks.compiling import simulating
+from benchmarks.datapath import command as datapath
 from benchmarks.plots import draw
 from benchmarks.programs import ROOT
-from benchmarks.report import Bar, machine, rounded
+from benchmarks.report import FORMAT, Bar, machine, rounded
 from benchmarks.simulate.command import BARS, COST_BARS, DOWNLINKS, EFFICIENCY_BARS, PLAYERS
-from p2pd.simulation.result import RunResult, limit_s
+from benchmarks.simulate.image import MIX_LAYERS, mixed_layers
+from benchmarks.transfer import command as transfer
+from p2pd.simulation.result import RunResult, limit_s, median
 from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 
 RATE_BYTES_PER_S: Final = 12.5e6
+
+
+def _only(figures: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for name in figures for word in ("--only", name))
+
+
+ONLY_TRANSFER: Final = _only(name for name in transfer.COMMAND.figures if name not in transfer.ENCRYPTED_FIGURES)
+"""All figures but those of encryption, which take as long as all others together."""
+
+ONLY_DATAPATH: Final = _only(name for name in datapath.COMMAND.figures if name in datapath.BARS)
+"""The figures that have bars: the others are cold pulls by further clients."""
+
+ONLY_SWARM: Final = _only(name for name in cluster.COMMAND.figures if not name.startswith("speedup_vs"))
 GROWTH_BAR: Final = Bar("<=", 1.3)
 """The bar of the growth of a host's cost, from 100 hosts to 10,000."""
 
+ALONE: Final = (
+    ("transfer", "--size", "256MiB", *ONLY_TRANSFER),
+    ("datapath", "--size", "256MiB", *ONLY_DATAPATH),
+    ("datapath", "--size", "256MiB", "--origin-rate", "1gbit"),
+    ("datapath", "--size", "256MiB", "--origin-rate", "5gbit"),
+    ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
+    ("preheat",),
+    ("preheat", "--origin-rate", "500mbit", "--only", "pull_during_preheat"),
+)
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
-PREHEAT: Final = ("preheat",)
 COMPARES: Final = "speedup_vs_registry"
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationRun:
-    """One simulation. `down` is the rate of a downlink over that of an uplink."""
+    """One simulation. `down` is the rate of a downlink over that of an uplink.
+
+    With `mix` the image has the size mix of real registries, and `pieces` says nothing.
+    """
 
     nodes: int
     pieces: int
@@ -51,10 +81,11 @@ class SimulationRun:
     sites: int = 1
     down: int = DOWNLINKS
     curves: bool = False
+    mix: bool = False
 
     def command(self) -> str:
         """The command that gives the same figures."""
-        words = ["simulate", f"--nodes {self.nodes}", f"--pieces {self.pieces}"]
+        words = ["simulate", f"--nodes {self.nodes}", "--image mix" if self.mix else f"--pieces {self.pieces}"]
         words += [f"--scenario {self.scenario}"] if self.scenario != "flash-crowd" else []
         words += [f"--policy {self.policy}"] if self.policy != "p2pd" else []
         words += [f"--sites {self.sites}"] if self.sites > 1 else []
@@ -75,7 +106,8 @@ def runs() -> Iterator[SimulationRun]:
     yield SimulationRun(1_000, 64)
     yield SimulationRun(500, 128, sites=10)
     yield SimulationRun(1_000, 64, down=1)
-    yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.POLICIES)
+    yield SimulationRun(SCENARIO_NODES, 0, mix=True)
+    yield from (SimulationRun(nodes, 256, policy=policy) for nodes in reversed(SIZES) for policy in policies.HELD)
     yield from (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, scenario) for scenario in SCENARIOS)
     yield from (SimulationRun(nodes, 256) for nodes in SIZES if nodes < 1_000)
 
@@ -84,7 +116,7 @@ def simulate(run: SimulationRun) -> dict[str, Any]:
     """The figures of a run. It is called in a process of its own."""
     shape = Shape(
         nodes=run.nodes,
-        blobs=(blob_of(run.pieces),),
+        blobs=mixed_layers(MIX_LAYERS, 0) if run.mix else (blob_of(run.pieces),),
         rate_bytes_per_s=RATE_BYTES_PER_S,
         down_bytes_per_s=run.down * RATE_BYTES_PER_S,
         sites=run.sites,
@@ -96,6 +128,8 @@ def simulate(run: SimulationRun) -> dict[str, Any]:
         "efficiency_last": played.efficiency_last(),
         "whole_s": played.whole_s(),
         "limit_s": limit_s(played.scenario),
+        "first_layer_s": median(played.first_layers_s()),
+        "start_s": median(played.starts_s()),
         "origin_copies": played.origin_copies(),
         "site_copies": played.site_copies(),
         "messages_per_piece": played.progress_share(),
@@ -119,7 +153,9 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         met = None if self.bar is None else self.bar.met(self.value)
         bar = None if self.bar is None else str(self.bar)
-        return {"figure": self.figure, "value": rounded(self.value), "bar": bar, "met": met, "command": self.command}
+        value = rounded(self.value)
+        spread = {"min": value, "max": value, "runs": 1}
+        return {"figure": self.figure, "value": value, **spread, "bar": bar, "met": met, "command": self.command}
 
 
 def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
@@ -133,6 +169,10 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
         yield Row("efficiency_last", result["efficiency_last"], bar, run.command())
         yield Row("efficiency_p50", result["efficiency_p50"], None, run.command())
         yield Row("origin_copies", result["origin_copies"], BARS["origin_copies"] if plain else None, run.command())
+        if run.mix:
+            yield from (
+                Row(name, result[name], None, run.command()) for name in ("whole_s", "first_layer_s", "start_s")
+            )
         if run.sites > 1:
             yield Row("site_copies", result["site_copies"], BARS["site_copies"], run.command())
         if run.scenario in COST_BARS:
@@ -147,12 +187,13 @@ def rows(results: Mapping[SimulationRun, Mapping[str, Any]]) -> Iterator[Row]:
             yield Row(f"{name}, growth", many[name] / few[name], GROWTH_BAR, told)
 
 
-class ClusterProcess:
-    """A benchmark of real processes, as another process. `alone` returns when it no longer needs the whole machine."""
+class BenchmarkProcess:
+    """A benchmark as another process, whose messages go to this one's log."""
 
-    def __init__(self, log: Path, words: Sequence[str] = CLUSTER) -> None:
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        self._command = measured_by(words)
         self._log = log
-        self._name = words[0]
+        self._began_s = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks", *words, "--json"],
             cwd=ROOT,
@@ -161,25 +202,26 @@ class ClusterProcess:
             text=True,
         )
 
-    def alone(self) -> None:
-        """Wait until the process compares, or has ended."""
+    def wait_for(self, figure: str) -> None:
+        """Wait until the process measures this figure, or has ended."""
         assert self._process.stderr is not None
-        with self._log.open("w") as log:
+        with self._log.open("a") as log:
             for line in self._process.stderr:
                 log.write(line)
-                print(f"{self._name}: {line.rstrip()}", file=sys.stderr, flush=True)
-                if line.startswith("measuring") and COMPARES in line:
+                print(f"{self._command}: {line.rstrip()}", file=sys.stderr, flush=True)
+                if line.startswith("measuring") and figure in line:
                     return
 
     def report(self) -> dict[str, Any]:
-        """The report of the process."""
+        """The report of the process, with the seconds that it took."""
         out, errors = self._process.communicate()
         with self._log.open("a") as log:
             log.write(errors)
+        took = {"took_s": rounded(time.monotonic() - self._began_s)}
         if not out:
-            return {"figures": {}, "failures": {self._name: errors.strip()[-500:] or self._log.read_text()[-500:]}}
-        report: dict[str, Any] = json.loads(out)
-        return report
+            why = errors.strip()[-500:] or self._log.read_text()[-500:]
+            return {"command": self._command, "figures": {}, "failures": {self._command: why}, **took}
+        return {**json.loads(out), **took}
 
     def stop(self) -> None:
         """End the process at any time. It ends the programs that it started."""
@@ -188,18 +230,36 @@ class ClusterProcess:
             self._process.wait()
 
 
+@contextmanager
+def benchmark(words: Sequence[str], log: Path) -> Iterator[BenchmarkProcess]:
+    """A benchmark, which ends with the block."""
+    process = BenchmarkProcess(words, log)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def real_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a benchmark's report."""
+    for name, told in report["figures"].items():
+        yield {"figure": name, **told, "command": report["command"]}
+
+
 def measure(directory: Path) -> dict[str, Any]:
     """The whole report. Figures that could not be measured are in `failures`."""
-    preheat = ClusterProcess(directory / "preheat.log", PREHEAT)
-    try:
-        preheated = preheat.report()
-    finally:
-        preheat.stop()
-    cluster = ClusterProcess(directory / "cluster.log")
+    reports = []
+    log = directory / "benchmarks.log"
+    log.unlink(missing_ok=True)
+    for words in ALONE:
+        with benchmark(words, log) as process:
+            process.wait_for("its end")
+            reports.append(process.report())
     failures: dict[str, str] = {}
     results: dict[SimulationRun, dict[str, Any]] = {}
-    try:
-        cluster.alone()
+    with benchmark(CLUSTER, log) as process:
+        process.wait_for(COMPARES)
+        began_s = time.monotonic()
         with simulating(min(2, len(os.sched_getaffinity(0)))) as pool:
             pending: dict[SimulationRun, Future[dict[str, Any]]] = {run: pool.submit(simulate, run) for run in runs()}
             for run, future in pending.items():
@@ -208,21 +268,17 @@ def measure(directory: Path) -> dict[str, Any]:
                     print(f"{run.command()}: {results[run]['wall_s']:.0f} s", file=sys.stderr, flush=True)
                 except Exception as error:  # a failed run is reported, and does not end the others
                     failures[run.command()] = f"{type(error).__name__}: {error}"
-        real = cluster.report()
-    finally:
-        cluster.stop()
-    failures |= preheated["failures"] | real["failures"]
-    table = [
-        {"figure": name, "value": told["value"], "bar": told["bar"], "met": told["met"], "command": " ".join(words)}
-        for words, report in ((CLUSTER, real), (PREHEAT, preheated))
-        for name, told in report["figures"].items()
-    ]
-    table += [row.as_json() for row in rows(results)]
+        simulated_s = rounded(time.monotonic() - began_s)
+        reports.append(process.report())
+    for report in reports:
+        failures |= {f"{name} ({report['command']})": why for name, why in report["failures"].items()}
     return {
+        "format": FORMAT,
         "machine": machine(),
-        "figures": table,
+        "figures": [row for report in reports for row in real_rows(report)] + [row.as_json() for row in rows(results)],
         "failures": failures,
-        "cluster": real,
+        "took_s": {report["command"]: report["took_s"] for report in reports} | {"all simulations": simulated_s},
+        "benchmarks": reports,
         "runs": [{**asdict(run), "command": run.command(), **result} for run, result in results.items()],
     }
 
@@ -236,6 +292,8 @@ def markdown(report: Mapping[str, Any], took_s: float) -> str:
         missed = {False: ", **missed**", True: "", None: ""}[row["met"]]
         lines.append(f"| {row['figure']} | {row['value']:g} | {row['bar'] or ''}{missed} | `{row['command']}` |")
     lines += [f"\nNot measured: {name}: {why}" for name, why in report["failures"].items()]
+    took = (f"`{part}` {seconds:.0f} s" for part, seconds in report["took_s"].items())
+    lines += ["", f"Time: {', '.join(took)} (the simulations during the last cluster)."]
     return "\n".join(lines) + "\n"
 
 

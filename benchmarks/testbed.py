@@ -3,7 +3,9 @@
 Rules:
 1. Each part is started or written when a measure first uses it. All parts are removed when the testbed ends.
 2. The origin is docker-registry. Blobs are pushed over its API and stay; each measure uses as many as it needs.
-3. p2pd starts with an empty store for each measure, so a blob is cold until the measure pulls it.
+3. With `origin_rate` the origin is at a host of its own, whose link the kernel limits (`benchmarks.namespaces`). The
+   measures, p2pd and clients are at another host, whose link has no limit.
+4. p2pd starts with an empty store for each measure, so a blob is cold until the measure pulls it.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from urllib.parse import urlsplit
 from benchmarks import programs
 from benchmarks.command import UnmeasurableError
 from benchmarks.load import BenchmarkBlob
+from benchmarks.namespaces import NetworkHost, network
 from p2pd.admin.secret import NAME, authorization
 from peer.oci.digest import Digest
 
 CHUNK_BYTES = 2**20
+REGISTRY_PORT = 5000
 FORGET_BOUND_S = 60.0
 SPARE_BYTES = 3 * 2**30
 """Room beside the blobs: the output of two transfers, and the 1 GiB that p2pd leaves free (`min_free_bytes`)."""
@@ -71,19 +75,30 @@ class Subject:
 
 
 class Testbed:
-    """A testbed. `size_bytes` is the size of the large blobs; `runs` is the number of samples of each figure."""
+    """A testbed. `size_bytes` is the size of the large blobs; `runs` is the number of samples of each figure.
 
-    def __init__(self, directory: Path, size_bytes: int, runs: int, stack: ExitStack) -> None:
+    `origin_rate` is the rate of the origin's link in bytes per second; None: the origin is on loopback.
+    """
+
+    def __init__(
+        self, directory: Path, size_bytes: int, runs: int, stack: ExitStack, origin_rate: float | None
+    ) -> None:
         self.directory = directory
         self.size_bytes = size_bytes
         self.runs = runs
+        self.origin_rate = origin_rate
+        self._origin_host = None if origin_rate is None else _apart(stack, origin_rate)
         self.output = directory / "output"
         self._stack = stack
         self._blobs: dict[int, list[BenchmarkBlob]] = {}
 
     @cached_property
     def origin(self) -> programs.Program:
-        return self._stack.enter_context(programs.docker_registry(self.directory / "origin"))
+        directory = self.directory / "origin"
+        if self._origin_host is None:
+            return self._stack.enter_context(programs.docker_registry(directory))
+        running = programs.docker_registry(directory, address=f"{self._origin_host.address}:{REGISTRY_PORT}")
+        return self._origin_host.call(self._stack.enter_context, running)
 
     def blobs(self, count: int, size_bytes: int) -> list[BenchmarkBlob]:
         """`count` different blobs at the origin, made at the first call, and written to disk at the return."""
@@ -138,10 +153,22 @@ class Testbed:
 
 
 @contextmanager
-def testbed(size_bytes: int, runs: int, below: Path | None) -> Iterator[Testbed]:
-    """A testbed in a temporary directory below `below` (where temporary files go, if it is None)."""
+def testbed(size_bytes: int, runs: int, below: Path | None, origin_rate: float | None) -> Iterator[Testbed]:
+    """A testbed in a temporary directory below `below` (where temporary files go, if it is None).
+
+    `origin_rate` is the rate of the origin's link in bytes per second; None: the origin is on loopback. Raises
+    UnmeasurableError if the link cannot be limited.
+    """
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory, ExitStack() as stack:
-        yield Testbed(Path(directory), size_bytes, runs, stack)
+        yield Testbed(Path(directory), size_bytes, runs, stack, origin_rate)
+
+
+def _apart(stack: ExitStack, origin_rate: float) -> NetworkHost:
+    """A host for the origin, which sends at this rate. This process is at another host until the stack is closed."""
+    net = stack.enter_context(network())
+    origin_host = net.host(up=origin_rate)
+    stack.enter_context(net.host().entered())
+    return origin_host
 
 
 def push_random(origin: programs.Program, size_bytes: int) -> BenchmarkBlob:

@@ -35,7 +35,7 @@ from proxy.core.lists import is_list, lists, next_page, one_page, origin_query
 from proxy.core.oci_errors import Code, refusal, refusal_for, refusal_of_list
 from proxy.core.pulls import IDLE_S, PullSummary
 from proxy.core.reasons import Refused, Relayed, reason_of
-from proxy.core.routing import Endpoint, Route, RouteError, parse_route
+from proxy.core.routing import Endpoint, Route, RouteError, parse_route, unknown_upstream
 from proxy.known_manifests import KnownManifests
 from proxy.manifests import Manifests
 from proxy.origins import OriginAnswer, Origins, unusable
@@ -196,10 +196,15 @@ class Mirror:
         return RequestContext(request, route, request.headers.get("Authorization"), is_straight=straight is not None)
 
     def _default_of(self, request: web.BaseRequest) -> UpstreamName:
-        """The upstream of a client that names none: by the address that it has connected to."""
+        """The upstream of a client that names none: by the address that it has connected to. Raises RouteError at the
+        address of an upstream that is gone: another's challenge would lead a password for the first to the other."""
         at = request.transport.get_extra_info("sockname") if self.own and request.transport else None
         own = self.own.get(at[0]) if at else None
-        return own if own is not None and own in self._origins.upstreams else self._origins.default
+        if own is None:
+            return self._origins.default
+        if own not in self._origins.upstreams and self._origins.others is None:
+            raise unknown_upstream(own)
+        return own
 
     async def _answer(self, context: RequestContext) -> web.StreamResponse:
         if self._draining_since is not None and context.route.endpoint in (Endpoint.MANIFEST, Endpoint.BLOB):

@@ -19,7 +19,7 @@ from typing import Final
 import aiohttp
 import structlog
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
 from peer.oci.reference import UpstreamName
@@ -125,9 +125,9 @@ class PassOn:
         return _Registry(origin.upstream, next(own, endpoints[0]))
 
 
-def _kept(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def _kept(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The headers that go on."""
-    named = {name.strip().lower() for name in headers.get("Connection", "").split(",")}
+    named = {name.strip().lower() for line in headers.getall("Connection", ()) for name in line.split(",")}
     gone = _OF_ONE_CONNECTION | named
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in gone)
 

@@ -54,6 +54,9 @@ RECENT_S: Final = 1.0
 
 BUFFER_BYTES: Final = 64 * 1024
 
+MOST: Final = 1024
+"""Tunnels at a time, of two buffers each: 128 MiB. A dockerd has some dozens."""
+
 
 class Tunnels:
     """Makes tunnels, which end with `background`. `environ` has the variables of proxies. For `is_local` see rule 2.
@@ -70,6 +73,7 @@ class Tunnels:
         environ: Mapping[str, str] = os.environ,
         resolve: Resolve = resolve,
         idle_s: float = IDLE_S,
+        most: int = MOST,
     ) -> None:
         self._background = background
         self._policy = AddressPolicy.of((), allow_private, public_only=True)
@@ -78,6 +82,7 @@ class Tunnels:
         self._dialer = Dialer(resolve)
         self._threads = Threads(MOST_DIALLING, "dial", ready=False)
         self._idle_s = idle_s
+        self._most = most
         self._open: dict[socket.socket, float] = {}
         """The clients' sockets, and when something was carried last."""
 
@@ -87,6 +92,8 @@ class Tunnels:
 
     async def open(self, target: ConnectTarget) -> socket.socket:
         """A connection to the target. Raises ConnectError."""
+        if self.count >= self._most:
+            raise ConnectError(503, f"this proxy has {self._most} tunnels, and makes no more at a time")
         try:
             work = self._threads.submit(self._dial, target)
         except (P2pdError, RuntimeError) as error:

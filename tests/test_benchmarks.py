@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks import __main__, load, procfs, programs, report
 from benchmarks.command import Command, Measure, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.namespaces import network
 from benchmarks.scheduler import command as scheduler
 from benchmarks.transfer import command as transfer
 
@@ -113,7 +114,7 @@ def test_the_report_as_json_and_as_a_table() -> None:
     result.failures["b"] = "why"
     shown = result.as_json()
     assert json.loads(json.dumps(shown)) == shown
-    assert set(shown) == {"command", "machine", "versions", "figures", "failures"}
+    assert set(shown) == {"format", "command", "machine", "versions", "figures", "failures"}
     assert shown["figures"]["a"]["value"] == 1.0
     text = io.StringIO()
     result.print(Console(file=text, width=80))
@@ -233,22 +234,89 @@ def test_wrong_bytes_are_no_result(served: tuple[str, load.BenchmarkBlob], tmp_p
         load.first_byte_s(f"{url}-not", blob)
 
 
+@pytest.mark.parametrize(
+    ("name", "rate", "expected"),
+    [
+        ("cold_vs_direct", None, report.Bar("<=", 1.1)),
+        ("cold_vs_direct", 125e6, report.Bar("<=", 1.02)),
+        ("cold_vs_direct", 625e6, report.Bar("<=", 1.1)),
+        ("cold_vs_direct", 25e6, None),
+        ("cold_vs_pull_through", None, report.Bar("<=", 0.9)),
+        ("cold_vs_pull_through", 125e6, None),
+        ("ready_s", 125e6, report.Bar("<=", 0.6)),
+    ],
+)
+def test_the_bar_of_a_cold_pull_is_for_the_rate_of_the_origin(
+    name: str, rate: float | None, expected: report.Bar | None
+) -> None:
+    assert datapath.bar(name, rate) == expected
+
+
+@pytest.mark.real
+def test_the_origin_s_link_is_limited_by_the_kernel(tmp_path: Path) -> None:
+    """4 MiB at 80 Mbit/s take 0.42 s at least, whatever else the machine does."""
+    shown = measure(tmp_path, "--origin-rate", "80mbit", "--only", "cold_vs_direct", "--only", "origin_goodput_share")
+    figures = shown["figures"]
+    assert 0.0 < figures["origin_goodput_share"]["value"] <= 1.1
+    assert figures["cold_vs_direct"]["sides"]["direct_s"] >= 0.4
+    assert shown["command"] == "datapath --size 4MiB --origin-rate 80mbit"
+
+
+@pytest.mark.real
+def test_a_network_is_entered_and_left() -> None:
+    def where() -> str:
+        return str(Path("/proc/thread-self/ns/net").readlink())
+
+    before = where()
+    with network() as net:
+        host = net.host()
+        with host.entered():
+            assert where() == host.call(where) != before
+        assert where() == before
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("rate", "burst"), [(12.5e6, 96 * 1024), (625e6, 625_000)])
+def test_a_link_may_send_at_once_what_it_sends_in_a_millisecond(rate: float, burst: int) -> None:
+    """A timer that comes late would else hold a fast link below its rate. A tick of the kernel's rounds the burst."""
+    with network() as net, net.host(up=rate).entered():
+        shown = subprocess.run(["tc", "-json", "qdisc", "show", "dev", "eth0"], capture_output=True, check=True)
+    [shaping] = json.loads(shown.stdout)
+    assert shaping["kind"] == "tbf"
+    assert shaping["options"]["rate"] == rate
+    assert shaping["options"]["burst"] == pytest.approx(burst, rel=0.02)
+
+
+@pytest.mark.real
+def test_without_the_right_to_make_networks_it_says_so(tmp_path: Path) -> None:
+    bound = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin")
+    command = (sys.executable, "-m", "benchmarks", "datapath", "--size", "1MiB", "--origin-rate", "80mbit")
+    words = [*bound, *command, "--workdir", str(tmp_path)]
+    done = subprocess.run(words, cwd=programs.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nothing was measured: no network namespace can be made" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.real
 def test_the_command_measures_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Against the real programs, with blobs too small for the figures to mean anything."""
     names = ["ready_s", "warm_vs_nginx", "cold_vs_direct", "cold_vs_pull_through"]
-    only = [word for name in names for word in ("--only", name)]
+    shown = measure(tmp_path, *(word for name in names for word in ("--only", name)))
+    assert set(shown["figures"]) == set(names)
+
+
+def measure(workdir: Path, *words: str) -> Any:
+    """The report of `datapath` on blobs of 4 MiB. Nothing is left of what it made."""
+    common = ("--json", "--runs", "1", "--size", "4MiB", "--workdir", str(workdir))
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks", "datapath", "--json", "--runs", "1", "--size", "4MiB"),
-            *("--workdir", str(tmp_path), *only),
-        ],
+        [sys.executable, "-m", "benchmarks", "datapath", *common, *words],
         cwd=programs.ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    assert set(shown["figures"]) == set(names)
-    assert list(tmp_path.iterdir()) == []
+    assert list(workdir.iterdir()) == []
+    return json.loads(done.stdout)

@@ -12,6 +12,8 @@ from benchmarks.command import UnmeasurableError
 from benchmarks.policies import POLICIES
 from benchmarks.report import Bar
 from benchmarks.simulate import command as simulate
+from benchmarks.simulate.image import mixed_layers
+from p2pd.simulation.result import UNPACK_BYTES_PER_S
 from p2pd.simulation.scenario import Shape, blob_of
 
 
@@ -47,7 +49,7 @@ def test_the_figures_of_p2pd(capsys: pytest.CaptureFixture[str]) -> None:
     figures = report(capsys)
     assert set(figures) == {
         *("efficiency_p50", "efficiency_last", "whole_s", "limit_s", "origin_copies", "messages_per_piece"),
-        *("scheduler_messages_per_host", "wrong_pieces", "wall_s"),
+        *("scheduler_messages_per_host", "wrong_pieces", "wall_s", "first_layer_s", "start_s", "start_last_s"),
     }
     ratio = figures["limit_s"]["value"] / figures["whole_s"]["value"]
     assert figures["efficiency_last"]["value"] == pytest.approx(ratio, rel=0.001)
@@ -115,3 +117,47 @@ def test_wrong_use_is_exit_code_2(wrong: str, capsys: pytest.CaptureFixture[str]
         __main__.main(["simulate", wrong])
     assert exit_info.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+class TestImages:
+    def test_the_size_mix_has_the_quantiles_of_docker_hub(self) -> None:
+        sizes = sorted(mixed_layers(1_000, seed=0))
+        assert sizes[499] < 4e6 < sizes[500]
+        assert sizes[899] < 63e6 < sizes[900]
+
+    def test_the_seed_decides_the_order_and_nothing_else(self) -> None:
+        assert mixed_layers(20, seed=1) != mixed_layers(20, seed=2)
+        assert sorted(mixed_layers(20, seed=1)) == sorted(mixed_layers(20, seed=2))
+
+    @pytest.mark.parametrize(
+        ("words", "layers"),
+        [
+            ([], [2**30]),
+            (["--size", "8MiB", "--layers", "3"], 3 * [2**23]),
+            (["--size", "8MiB", "--layers", "3", "--images", "2"], 6 * [2**23]),
+            (["--image", "mix"], list(mixed_layers(20, 0))),
+            (["--image", "mix", "--layers", "5", "--images", "2", "--seed", "7"], [
+                *mixed_layers(5, 7), *mixed_layers(5, 8)
+            ]),
+        ],
+    )  # fmt: skip
+    def test_the_options_say_the_layers(self, words: list[str], layers: list[int]) -> None:
+        assert list(simulate.layers(__main__.parser().parse_args(["simulate", *words]))) == layers
+
+    @pytest.mark.parametrize("wrong", [["--layers", "3"], ["--image", "mix", "--size", "8MiB"]])
+    def test_options_that_contradict_are_told(self, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert __main__.main(["simulate", *wrong]) == 2
+        assert "error: --" in capsys.readouterr().err
+
+    def test_a_container_starts_when_its_layers_are_unpacked(self, capsys: pytest.CaptureFixture[str]) -> None:
+        figures = report(capsys, "--size", "1MiB", "--layers", "4", "--images", "3", "--policy", "p2pd")
+        values = {name: figure["value"] for name, figure in figures.items()}
+        unpacking_s = 4 * 2**20 / UNPACK_BYTES_PER_S
+        assert 0 < values["first_layer_s"] < values["start_s"] <= values["start_last_s"]
+        assert values["whole_s"] < values["start_last_s"] <= values["whole_s"] + 1.001 * unpacking_s
+        assert 0 <= values["images_in_order"] <= 1
+
+    def test_other_policies_play_one_image(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "start_s.tree" in report(capsys, "--size", "1MiB", "--layers", "4", "--policy", "tree")
+        assert __main__.main(["simulate", "--nodes", "8", "--size", "1MiB", "--images", "2", "--policy", "tree"]) == 1
+        assert "several images" in capsys.readouterr().err

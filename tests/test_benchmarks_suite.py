@@ -10,16 +10,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import policies
+from benchmarks import __main__, policies
 from benchmarks.plots import PLOTS, draw
 from benchmarks.report import Bar
 from benchmarks.suite import (
+    ALONE,
+    CLUSTER,
     LARGEST,
     SCENARIO_NODES,
     SCENARIO_PIECES,
     Row,
     SimulationRun,
+    benchmark,
     markdown,
+    real_rows,
     rows,
     runs,
     simulate,
@@ -33,6 +37,8 @@ def result(**figures: Any) -> dict[str, Any]:
         "efficiency_last": 0.9,
         "whole_s": 10.0,
         "limit_s": 9.0,
+        "first_layer_s": 1.0,
+        "start_s": 12.0,
         "origin_copies": 1.0,
         "site_copies": 1.0,
         "messages_per_piece": 8.0,
@@ -54,8 +60,9 @@ class TestWhatIsRun:
     def test_every_scenario_every_policy_and_every_size_that_has_a_bar(self) -> None:
         planned = list(runs())
         assert len(planned) == len(set(planned))
+        assert any(run.mix for run in planned)
         assert {run.scenario for run in planned if run.nodes == SCENARIO_NODES} == set(SCENARIOS)
-        assert {run.policy for run in planned} == {"p2pd", *policies.POLICIES}
+        assert {run.policy for run in planned} == {"p2pd", *policies.HELD}
         assert {(LARGEST, 256), (1_000, 256), (1_000, 64), (100, 256)} <= {(run.nodes, run.pieces) for run in planned}
         assert any(run.sites == 10 for run in planned)
 
@@ -72,6 +79,33 @@ class TestWhatIsRun:
         assert bool(found["curves"]) is (policy == "p2pd")
 
 
+class TestRealProcesses:
+    def test_every_benchmark_is_a_command_that_there_is(self) -> None:
+        for words in (*ALONE, CLUSTER):
+            options = __main__.parser().parse_args(words)
+            assert options.command.name == words[0]
+
+    def test_what_is_measured_is_a_row_with_its_spread_and_its_command(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        with benchmark(("simulate", "--nodes", "4", "--pieces", "4", "--runs", "2"), log) as process:
+            process.wait_for("efficiency_last")
+            report = process.report()
+        [told] = [each for each in real_rows(report) if each["figure"] == "efficiency_last"]
+        assert told["min"] <= told["value"] <= told["max"]
+        assert (told["runs"], told["command"]) == (2, "simulate --nodes 4 --pieces 4")
+        assert report["took_s"] > 0
+        assert "measuring" in log.read_text()
+
+    def test_a_benchmark_that_fails_is_told_with_its_reason(self, tmp_path: Path) -> None:
+        with benchmark(("simulate", "--nodes", "none"), tmp_path / "log") as process:
+            process.wait_for("its end")
+            report = process.report()
+        [(name, why)] = report["failures"].items()
+        assert name == "simulate --nodes none"
+        assert "none is not a number" in why
+        assert list(real_rows(report)) == []
+
+
 class TestRows:
     def test_an_efficiency_is_held_to_the_bar_of_its_size(self) -> None:
         assert row(rows({SimulationRun(1_000, 256): result()}), "efficiency_last").bar == Bar(">=", 0.92)
@@ -82,15 +116,25 @@ class TestRows:
     def test_a_missed_bar_shows(self) -> None:
         told = row(rows({SimulationRun(1_000, 256): result(efficiency_last=0.5)}), "efficiency_last").as_json()
         assert told["met"] is False
-        report = {"machine": {"cores": 2}, "figures": [told], "failures": {"cluster": "not root"}}
+        report = {
+            "machine": {"cores": 2},
+            "figures": [told],
+            "failures": {"cluster": "not root"},
+            "took_s": {"cluster --nodes 16": 61.7},
+        }
         text = markdown(report, 90.0)
         assert ">= 0.92, **missed**" in text
         assert "Not measured: cluster: not root" in text
+        assert "`cluster --nodes 16` 62 s" in text
 
     def test_what_breaks_is_compared_with_the_same_crowd_in_which_nothing_does(self) -> None:
         crowd, churn = (SimulationRun(SCENARIO_NODES, SCENARIO_PIECES, name) for name in ("flash-crowd", "churn"))
         cost = row(rows({crowd: result(), churn: result(whole_s=12.0)}), "cost")
         assert (cost.value, cost.bar) == (1.2, Bar("<=", 1.15))
+
+    def test_the_time_to_a_container_s_start_is_told_of_the_size_mix(self) -> None:
+        mix = SimulationRun(100, 0, mix=True)
+        assert row(rows({mix: result()}), "start_s").command == "simulate --nodes 100 --image mix"
 
     def test_what_a_host_costs_is_compared_between_sizes(self) -> None:
         few, many = result(messages_per_piece=5.0), result(messages_per_piece=6.0)

@@ -19,12 +19,11 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import re
 import resource
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import programs
+from benchmarks.arguments import GIB, bytes_per_s, size, within
 from benchmarks.cluster.image import Image, make_image, require_room
 from benchmarks.cluster.nodes import (
     REGISTRY_PORT,
@@ -42,12 +42,10 @@ from benchmarks.cluster.nodes import (
     counted_since,
     goodput,
     latency_s,
-    rate,
     setting,
 )
 from benchmarks.cluster.player import Playing, play
 from benchmarks.command import Command, Measure
-from benchmarks.datapath.command import GIB, size
 from benchmarks.procfs import machine_cpu_s
 from benchmarks.report import Bar, Figure
 from p2pd.simulation.result import RunResult, limit_s, median, registry_s
@@ -81,7 +79,6 @@ SLACK_S: Final = 120.0
 """A scenario counts as stuck after `SLACK` times the time with the registry alone, and `SLACK_S` more."""
 
 PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled", "misled-together"}]
-_FACTORS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +234,7 @@ def _registry(place: Setting, _stack: ExitStack) -> str:
 
 def _pull_through(place: Setting, stack: ExitStack) -> str:
     """A docker-registry as a pull-through cache of the other, at a host with a link like the others'."""
-    link = rate(place.scenario.nodes[0].up_bytes_per_s)
+    link = place.scenario.nodes[0].up_bytes_per_s
     host = place.network.host(link, link)
     cache = programs.docker_registry(
         place.directory / "cache", pull_through_from=place.registry, address=f"{host.address}:{REGISTRY_PORT}"
@@ -303,23 +300,6 @@ def vs_others(bed: ClusterTestbed) -> list[Figure]:
         )
         for name, other in bed.others([name for name in OTHERS if bed.wants(name)]).items()
     ]
-
-
-def bytes_per_s(text: str) -> float:
-    """A rate in the notation of `tc`: `100mbit`."""
-    match = re.fullmatch(r"([1-9][0-9]*)(kbit|mbit|gbit)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a rate like 100mbit or 1gbit")
-    return int(match[1]) * _FACTORS[match[2]] / 8
-
-
-def within(least: int, most: int) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} to {most}")
-        return int(text)
-
-    return count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,8 +55,7 @@ class Setting:
         self.directory = directory
         self.image = image
         self.network = net
-        origin_rate = rate(scenario.origin_bytes_per_s)
-        self.origin = net.host(origin_rate, origin_rate)
+        self.origin = net.host(scenario.origin_bytes_per_s, scenario.origin_bytes_per_s)
         self.registry = self.origin.call(
             stack.enter_context,
             programs.docker_registry(
@@ -78,7 +77,7 @@ class Setting:
                 self.network.switch(name, at=at)
                 self._switches.add(name)
             at = name if matters else at
-        return self.network.host(rate(node.up_bytes_per_s), rate(node.down_bytes_per_s), at=at)
+        return self.network.host(node.up_bytes_per_s, node.down_bytes_per_s, at=at)
 
     def site_bytes(self) -> dict[str, int]:
         """The bytes that came into each site so far, with headers; none if there is only one site."""
@@ -105,11 +104,6 @@ def setting(scenario: Scenario, image: Image, directory: Path) -> Iterator[Setti
             yield Setting(scenario, image, directory, net, stack)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def rate(bytes_per_s: float) -> str:
-    """A rate in the notation of `tc`."""
-    return f"{round(8 * bytes_per_s)}bit"
 
 
 def goodput(place: Setting) -> float:

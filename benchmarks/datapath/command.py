@@ -4,7 +4,10 @@ Rules:
 1. Two programs are measured in turns, A B A B, with the same client on the same cores, and compared pair by pair.
 2. Before a timed run, the dirty pages of earlier runs are written, and the memory for its files is touched (`settle`):
    no run pays for another.
-3. A large blob is pulled cold once, and then removed from p2pd's store so that the disk does not fill.
+3. With `--origin-rate` the kernel limits the origin's link (`benchmarks.testbed`). The figures are then those of cold
+   pulls, unless others are named, and have bars of their own: the bars of cold pulls on loopback are for an origin that
+   is as fast as the machine. `origin_goodput_share` shows how much of its link the origin can use.
+4. A large blob is pulled cold once, and then removed from p2pd's store so that the disk does not fill.
 """
 
 from __future__ import annotations
@@ -12,7 +15,6 @@ from __future__ import annotations
 import argparse
 import mmap
 import os
-import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks import load, programs
+from benchmarks.arguments import GIB, bytes_per_s, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import PeakRss, cpu_s, settled_rss_mib
@@ -38,7 +41,10 @@ BARS = {
     "first_byte_ms": Bar("<=", 20),
 }
 
-GIB = 2**30
+LIMITED_BARS = {bytes_per_s("1gbit"): Bar("<=", 1.02), bytes_per_s("5gbit"): Bar("<=", 1.1)}
+"""The bars of `cold_vs_direct` by the rate of the origin's link."""
+
+LIMITED = ("cold_vs_direct", "cpu_s_per_gib.cold", "origin_goodput_share", "cold_vs_pull_through")
 SMALL_BYTES = 2048
 SMALL_REQUESTS = 10_000
 SMALL_CONNECTIONS = 16
@@ -56,16 +62,26 @@ UNCOUNTED = 1
 for its page cache, which takes longer than filling that memory."""
 
 
-def figure(name: str, samples: Sequence[float], **sides: Sequence[float]) -> Figure:
+def bar(name: str, origin_rate: float | None) -> Bar | None:
+    """The bar of a figure, for this rate of the origin's link."""
+    if origin_rate is not None and name in LIMITED:
+        return LIMITED_BARS.get(origin_rate) if name == "cold_vs_direct" else None
+    return BARS.get(name)
+
+
+def figure(
+    name: str, samples: Sequence[float], origin_rate: float | None = None, /, **sides: Sequence[float]
+) -> Figure:
     """`samples` with their bar and the medians of the two sides."""
-    return Figure(name, samples, BARS.get(name), {side: statistics.median(values) for side, values in sides.items()})
+    medians = {side: statistics.median(values) for side, values in sides.items()}
+    return Figure(name, samples, bar(name, origin_rate), medians)
 
 
-def _ratio(name: str, **sides: Sequence[float]) -> Figure:
+def _ratio(name: str, origin_rate: float | None = None, /, **sides: Sequence[float]) -> Figure:
     """The first side over the second, measured in turns, without the samples that are not counted."""
     counted = {side: samples[UNCOUNTED:] for side, samples in sides.items()}
     ours, theirs = counted.values()
-    return figure(name, ratios(ours, theirs), **counted)
+    return figure(name, ratios(ours, theirs), origin_rate, **counted)
 
 
 def settle(needed_bytes: int) -> None:
@@ -144,7 +160,14 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
                     p2pd_s.append(client(p2pd.blob_url(blob), blob, bed.output))
                 p2pd.forget(blob)  # after this, no work of the pull is left
                 cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / (blob.size_bytes / GIB))
-        return [_ratio(name, p2pd_s=p2pd_s, direct_s=direct_s), figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:])]
+        figures = [
+            _ratio(name, bed.origin_rate, p2pd_s=p2pd_s, direct_s=direct_s),
+            figure("cpu_s_per_gib.cold", cpu[UNCOUNTED:], bed.origin_rate),
+        ]
+        if bed.origin_rate is not None:
+            shares = [bed.size_bytes / seconds / bed.origin_rate for seconds in direct_s[UNCOUNTED:]]
+            figures.append(Figure("origin_goodput_share", shares))
+        return figures
 
     return run
 
@@ -160,7 +183,7 @@ def cold_vs_pull_through(bed: Testbed) -> list[Figure]:
             with _quiet(bed.output, bed.size_bytes):
                 p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
             p2pd.forget(blob)
-    return [_ratio("cold_vs_pull_through", p2pd_s=p2pd_s, pull_through_s=cache_s)]
+    return [_ratio("cold_vs_pull_through", bed.origin_rate, p2pd_s=p2pd_s, pull_through_s=cache_s)]
 
 
 def small_vs_registry(bed: Testbed) -> list[Figure]:
@@ -225,21 +248,30 @@ def first_byte(name: str, size_bytes: int) -> Callable[[Testbed], list[Figure]]:
     return run
 
 
-def size(text: str) -> int:
-    """`1GiB`, `64MiB`: at least 1 MiB."""
-    match = re.fullmatch(r"([1-9][0-9]*)(MiB|GiB)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a size like 64MiB or 1GiB")
-    return int(match[1]) * (GIB if match[2] == "GiB" else 2**20)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=size, default="1GiB", help="length of the large blobs (default %(default)s)")
 
 
+def add_datapath_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument(
+        "--origin-rate",
+        type=bytes_per_s,
+        metavar="RATE",
+        help="limit the origin's link by the kernel, as root: 1gbit or 5gbit for the bars (default: no limit)",
+    )
+
+
 def open_testbed(options: argparse.Namespace) -> AbstractContextManager[Testbed]:
     touch_free_memory(options.size)
-    return testbed(options.size, options.runs, options.workdir)
+    return testbed(options.size, options.runs, options.workdir, None)
+
+
+def open_datapath_testbed(options: argparse.Namespace) -> AbstractContextManager[Testbed]:
+    if options.origin_rate is not None:
+        options.only = options.only or list(LIMITED)
+    touch_free_memory(options.size)
+    return testbed(options.size, options.runs, options.workdir, options.origin_rate)
 
 
 def versions() -> dict[str, str]:
@@ -258,13 +290,13 @@ COMMAND = Command(
         Measure(("first_byte_ms.small",), first_byte("first_byte_ms.small", SMALL_BYTES)),
         Measure(("small_vs_registry",), small_vs_registry),
         Measure(("warm_vs_nginx", "cpu_s_per_gib.warm"), warm),
-        Measure(("cold_vs_direct", "cpu_s_per_gib.cold"), cold("cold_vs_direct", load.curl_s)),
+        Measure(("cold_vs_direct", "cpu_s_per_gib.cold", "origin_goodput_share"), cold("cold_vs_direct", load.curl_s)),
         Measure(("cold_vs_direct_null",), cold("cold_vs_direct_null", to_null)),
         Measure(("cold_vs_direct_runtime",), cold("cold_vs_direct_runtime", load.runtime_s)),
         Measure(("cold_vs_pull_through",), cold_vs_pull_through),
         Measure(("rss_mib.busy",), rss_busy),
     ),
-    add_arguments=add_arguments,
-    testbed=open_testbed,
+    add_arguments=add_datapath_arguments,
+    testbed=open_datapath_testbed,
     versions=versions,
 )

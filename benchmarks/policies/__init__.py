@@ -25,6 +25,10 @@ POLICIES: Final[dict[str, type[Policy]]] = {
 }
 """The policies by their names on the command line."""
 
+HELD: Final = ("registry", "pull_through", "tree", "kraken")
+"""The policies that figures of the documentation may rest on. Kraken's model was held against Kraken itself and agrees;
+Dragonfly's model does not agree with Dragonfly (docs/measured.md)."""
+
 
 def play(policy: str, scenario: Scenario, *, curves: bool = False) -> RunResult:
     """The result of a scenario with one of `POLICIES`. Deterministic.

@@ -18,8 +18,10 @@ requests for new parents, which only failures cause.
 The deciding effect in a cold flash crowd: of N hosts that come at once, about 3 ln N have the first host as a parent,
 and each of them requests every piece from it, because the first host alone has the next pieces.
 
-Checked against figures of a user (Volcano Engine, d7y.io/blog of 2023-04-13: an image of 3 GB to hosts at 6 Gbit/s, the
-registry at 10, until the pods run: 40 s for 50 and 55 s for 500): the model has 29 s and 69 s.
+Not good enough for a claim. Of a user's figures (Volcano Engine, d7y.io/blog of 2023-04-13: an image of 3 GB to hosts
+at 6 Gbit/s, the registry at 10, until the pods run: 40 s for 50 and 55 s for 500) the model has 29 s and 69 s. But with
+16 hosts, 256 MiB and 100 Mbit/s each way the real program with a seed peer took 74 to 119 s, and the model takes 134 to
+195 s. With a seed peer the model took 71 to 93 s, or 344 s with the score's term for a host's type (docs/measured.md).
 
 Favourable: the source sends one stream, so its pieces come one after the other and not eight at the end; the score uses
 the present load, and production's is up to 300 s old; announcements reach the children within a site's latency; a host

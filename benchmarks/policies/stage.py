@@ -112,6 +112,7 @@ class Stage:
                 self._sites_out.setdefault(node.site, Line(scenario.site_bytes_per_s))
         self._began_s: Final[dict[str, float]] = {}
         self._done_s: Final[dict[str, float]] = {}
+        self._layers_s: Final[dict[str, list[float]]] = defaultdict(lambda: [0.0] * len(scenario.blobs))
         self._curves: Final[dict[str, list[tuple[float, float]]]] = defaultdict(list)
         self._missing_bytes: Final[dict[tuple[PolicyHost, int], int]] = {}
         self._unfinished: Final = Counter(node.wave for node in scenario.wanting())
@@ -135,6 +136,7 @@ class Stage:
             link_messages=self.link_messages,
             scheduler_messages=self.scheduler_messages,
             curves=self._curves,
+            layers_s={name: self._layers_s[name] for name in self._done_s},
         )
 
     # -- clients ---------------------------------------------------------------------------------------------------
@@ -168,6 +170,7 @@ class Stage:
         self._missing_bytes[host, layer.number] -= size
         if self._missing_bytes[host, layer.number]:
             return False
+        self._layers_s[host.name][layer.number] = now
         host.going -= 1
         self._ask(host, policy)
         if not host.going:
@@ -234,7 +237,7 @@ class Stage:
 
 
 def _require_playable(scenario: Scenario) -> None:
-    """Raises UnplayableError for a scenario with failures."""
+    """Raises UnplayableError for a scenario with failures or several images."""
     broken = [
         what
         for what, happens in {
@@ -242,6 +245,7 @@ def _require_playable(scenario: Scenario) -> None:
             "malicious hosts": any(node.misbehaviour is not None for node in scenario.nodes),
             "a rack that is cut off": scenario.cut is not None,
             "a scheduler that is gone": scenario.scheduler_gone is not None,
+            "several images": scenario.images > 1,
         }.items()
         if happens
     ]

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import programs
-from benchmarks.cluster.command import MAX_NODES, bytes_per_s, versions, within, workdir
+from benchmarks.arguments import bytes_per_s, size, within
+from benchmarks.cluster.command import MAX_NODES, versions, workdir
 from benchmarks.cluster.image import Image, got_bytes, make_images, require_room
 from benchmarks.cluster.nodes import Setting, SwarmClients, setting
 from benchmarks.cluster.player import POLL_INTERVAL_S
 from benchmarks.command import Command, Measure, UnmeasurableError
-from benchmarks.datapath.command import size
 from benchmarks.procfs import machine_cpu_s
 from benchmarks.report import Bar, Figure, ratios
 from p2pd.admin.client import AdminClient

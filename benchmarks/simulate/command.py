@@ -21,13 +21,14 @@ from typing import Final
 import trio
 
 from benchmarks import policies
-from benchmarks.cluster.command import bytes_per_s, within
+from benchmarks.arguments import bytes_per_s, size, within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.compiling import simulating
 from benchmarks.policies.stage import StuckError, UnplayableError
 from benchmarks.report import Bar, Figure, ratios
+from benchmarks.simulate.image import MIX_LAYERS, mixed_layers
 from p2pd.simulation import run as simulation
-from p2pd.simulation.result import RunResult, limit_s
+from p2pd.simulation.result import RunResult, limit_s, median
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, blob_of
 
 OURS: Final = "p2pd"
@@ -65,9 +66,13 @@ WORTH_COMPILING: Final = 400_000
 """From this number of received pieces on, a simulation takes longer than its compilation."""
 
 MAX_NODES: Final = 100_000
+MAX_LAYERS: Final = 127
+"""The most that docker allows."""
+
 DOWNLINKS: Final = 10
 """The limits, and the bars taken from them, are for hosts that send no faster than they receive. `--down-rate` shows
 the cost of receiving no faster than sending."""
+MAX_IMAGES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,11 @@ class SimulateTestbed:
                     self._kept[policy, name] = [process.submit(_run, policy, each).result() for each in scenarios]
         return self._kept[policy, name]
 
+    def has(self, figure: str) -> bool:
+        """Whether the figure tells something of this shape."""
+        several = {"site_copies": self.shape.sites, "images_in_order": self.shape.images}
+        return several.get(figure, 2) > 1
+
     def bar(self, figure: str) -> Bar | None:
         """The bar for a figure of p2pd."""
         if figure == "wrong_pieces":
@@ -133,14 +143,19 @@ PLAYED: Final[dict[str, Callable[[RunResult], float]]] = {
     "whole_s": RunResult.whole_s,
     "origin_copies": RunResult.origin_copies,
     "site_copies": RunResult.site_copies,
+    "first_layer_s": lambda played: median(played.first_layers_s()),
+    "start_s": lambda played: median(played.starts_s()),
+    "start_last_s": lambda played: played.starts_s()[-1],
 }
-"""The figures of every policy. Copies in a site are a figure only with several sites."""
+"""The figures of every policy. Copies in a site are a figure only with several sites. A container can start when all
+layers of its image are unpacked in their order: `start_s` is the median of all images and hosts."""
 
 OUR_PLAYED: Final[dict[str, Callable[[RunResult], float]]] = PLAYED | {
     "limit_s": lambda played: limit_s(played.scenario),
     "messages_per_piece": RunResult.progress_share,
     "scheduler_messages_per_host": lambda played: played.scheduler_messages / len(played.done_s),
     "wrong_pieces": lambda played: played.wrong_pieces,
+    "images_in_order": RunResult.images_in_order,
 }
 
 
@@ -150,7 +165,7 @@ def ours(bed: SimulateTestbed) -> list[Figure]:
     figures = [
         Figure(name, [figure(run.played) for run in runs], bed.bar(name))
         for name, figure in OUR_PLAYED.items()
-        if name != "site_copies" or bed.shape.sites > 1
+        if bed.has(name)
     ]
     return [*figures, Figure("wall_s", [run.wall_s for run in runs])]
 
@@ -161,7 +176,7 @@ def theirs(policy: str, bed: SimulateTestbed) -> list[Figure]:
     figures = [
         Figure(f"{name}.{policy}", [figure(run.played) for run in runs])
         for name, figure in PLAYED.items()
-        if name != "site_copies" or bed.shape.sites > 1
+        if bed.has(name)
     ]
     return [*figures, Figure(f"wall_s.{policy}", [run.wall_s for run in runs])]
 
@@ -208,6 +223,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pieces", type=pieces, default=256, help="of an image of one layer, which says its size (default %(default)s)"
     )
+    parser.add_argument("--size", "--layer-size", type=size, help="of each layer of the image, instead of --pieces")
+    parser.add_argument(
+        "--layers", type=within(1, MAX_LAYERS), help=f"of an image with --size (default 1) or a mix ({MIX_LAYERS})"
+    )
+    parser.add_argument(
+        "--image",
+        choices=["mix"],
+        help="an image with layers of the sizes that real registries have, instead of --pieces",
+    )
+    parser.add_argument(
+        "--images",
+        type=within(1, MAX_IMAGES),
+        default=1,
+        help="that each host pulls at once, of p2pd alone (default %(default)s)",
+    )
     parser.add_argument(
         "--scenario", choices=SCENARIOS, default="flash-crowd", help="what happens (default %(default)s)"
     )
@@ -238,16 +268,31 @@ def chosen(policy: str, only: Sequence[str]) -> list[str]:
     return [name for measure in MEASURES[policy] for name in measure.figures if not name.startswith("speedup_vs")]
 
 
+def layers(options: argparse.Namespace) -> tuple[int, ...]:
+    """The layers' sizes in bytes, of all images. Raises argparse.ArgumentTypeError if options contradict each other."""
+    if options.image is not None and options.size is not None:
+        raise argparse.ArgumentTypeError("--image and --size both say the sizes of layers: give one of them")
+    images: int = options.images
+    if options.image is not None:
+        mixes = (mixed_layers(options.layers or MIX_LAYERS, options.seed + number) for number in range(images))
+        return tuple(size_bytes for mix in mixes for size_bytes in mix)
+    if options.layers is not None and options.size is None:
+        raise argparse.ArgumentTypeError("--layers needs --size, or --image mix: --pieces is for an image of one layer")
+    size_bytes: int = options.size or blob_of(options.pieces)
+    return (size_bytes,) * (options.layers or 1) * images
+
+
 @contextmanager
 def open_testbed(options: argparse.Namespace) -> Iterator[SimulateTestbed]:
     options.only = chosen(options.policy, options.only)
     shape = Shape(
         nodes=options.nodes,
-        blobs=(blob_of(options.pieces),),
+        blobs=layers(options),
         rate_bytes_per_s=options.rate,
         down_bytes_per_s=options.down_rate or DOWNLINKS * options.rate,
         origin_bytes_per_s=options.origin_rate,
         sites=options.sites,
+        images=options.images,
         seed=options.seed,
     )
     yield SimulateTestbed(options.scenario, shape, options.runs)

@@ -19,16 +19,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks import load, programs
+from benchmarks.arguments import GIB
 from benchmarks.command import Command, Measure, UnmeasurableError
-from benchmarks.datapath.command import GIB, UNCOUNTED, add_arguments, open_testbed, settle
+from benchmarks.datapath.command import UNCOUNTED, add_arguments, open_testbed, settle
 from benchmarks.load import BenchmarkBlob
 from benchmarks.procfs import cpu_s
 from benchmarks.report import Bar, Figure, ratios
@@ -119,11 +121,15 @@ def _running(bed: Testbed, sides: dict[str, dict[str, str | None]], below: Path,
             two = Pair(Subject(*sender, data["sender"]), Subject(*receiver, data["receiver"]), peer)
             for subject in (two.sender, two.receiver):
                 subject.wait_until_serving()
-                _wait(lambda subject=subject: status(subject)["swarm"]["scheduler_connected"], "found a scheduler")
+                wait(partial(_is_connected, subject), "found a scheduler")
             yield two
     finally:
         for directory in directories.values():
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_connected(subject: Subject) -> bool:
+    return bool(status(subject)["swarm"]["scheduler_connected"])
 
 
 def status(subject: Subject) -> Any:
@@ -147,7 +153,7 @@ def fetch(two: Pair, blob: BenchmarkBlob) -> Fetched:
         started = time.perf_counter()
         client.request("GET", f"/v2/{programs.REPOSITORY}/blobs/{blob.digest}")
         response = client.getresponse()
-        _wait(lambda: _complete(two.receiver, blob), "has the whole blob")
+        wait(lambda: is_complete(two.receiver, blob), "has the whole blob")
         fetched = Fetched(
             time.perf_counter() - started,
             cpu_s(two.sender.pid) - cpu_before_s[0],
@@ -314,7 +320,8 @@ def latency(bed: Testbed) -> list[Figure]:
     return [Figure("latency_ms", samples[UNCOUNTED:], BARS["latency_ms"])]
 
 
-def _complete(subject: Subject, blob: BenchmarkBlob) -> bool:
+def is_complete(subject: Subject, blob: BenchmarkBlob) -> bool:
+    """Whether p2pd holds the whole blob, verified."""
     return any(row["complete"] for row in _admin(subject, "/cache") if row["digest"] == blob.digest)
 
 
@@ -324,7 +331,8 @@ def _admin(subject: Subject, path: str) -> Any:
         return json.loads(connection.getresponse().read())
 
 
-def _wait(ask: Any, what: str) -> None:
+def wait(ask: Callable[[], object], what: str) -> None:
+    """Ask until the answer is true. Raises UnmeasurableError."""
     deadline = time.monotonic() + load.TRANSFER_BOUND_S
     while not ask():
         if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ Rules:
 2. A listener has no queue. One that has missed a change, because it reads slowly, gets the whole instead. One that
    takes nothing for STALL_S is dropped. There are at most MAX_LISTENERS.
 3. A change has the rows that have changed, by key, and the keys of those that are gone.
-4. Other web pages cannot read this, and are refused before they take a listener's place.
+4. Other web pages cannot read this, and are refused before it costs anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import partial
@@ -47,6 +47,7 @@ CLOCK_SET_S: Final = 2.0
 MAX_TEXT: Final = 128
 
 Section = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Expiring = Callable[[], frozenset[str]]
 
 PATHS: Final = frozenset({*page.FILES, "/cluster", "/cluster/events", "/cluster/hosts", "/hosts"})
@@ -93,10 +94,10 @@ class Cluster:
         served = [web.get(path, partial(_file, name, media)) for path, (name, media) in page.FILES.items()]
         return [
             *served,
-            web.get("/cluster", self._snapshot),
-            web.get("/cluster/events", self._events),
-            web.get("/cluster/hosts", self._hosts),
-            web.get("/hosts", self._all_hosts),
+            web.get("/cluster", partial(_for_own_pages, self._snapshot)),
+            web.get("/cluster/events", partial(_for_own_pages, self._events)),
+            web.get("/cluster/hosts", partial(_for_own_pages, self._hosts)),
+            web.get("/hosts", partial(_for_own_pages, self._all_hosts)),
         ]
 
     @property
@@ -115,7 +116,7 @@ class Cluster:
         """Look at the cluster while somebody listens, for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(max(self._period_s, self._took_s / SHARE))
+            await asyncio.sleep(self._fresh_s)
             if self._listeners:
                 self._look(loop.time())
                 await self._look_at_certificates(loop)
@@ -139,9 +140,14 @@ class Cluster:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    @property
+    def _fresh_s(self) -> float:
+        """How long what was made is fresh."""
+        return max(self._period_s, self._took_s / SHARE)
+
     def _fresh(self) -> dict[str, Section]:
         now = asyncio.get_running_loop().time()
-        if now - self._made_at >= self._period_s:
+        if now - self._made_at >= self._fresh_s:
             self._look(now)
         return self._sections
 
@@ -175,8 +181,6 @@ class Cluster:
         return web.json_response([asdict(each) for each in found])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            return web.json_response({"error": "other web pages may not listen"}, status=403)
         if self._listeners >= MAX_LISTENERS:
             error = {"error": f"{MAX_LISTENERS} listen already: close a page, or read /cluster"}
             return web.json_response(error, status=503, headers={"Retry-After": "10"})
@@ -280,6 +284,13 @@ def _event(kind: str, number: int, data: Mapping[str, Any]) -> bytes:
     """A server-sent event (HTML standard, 9.2.6). JSON has no line breaks."""
     text = json.dumps(data, separators=(",", ":"))
     return f"event: {kind}\nid: {number}\ndata: {text}\n\n".encode()
+
+
+async def _for_own_pages(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """Answer, unless it is another web page that asks. A browser tells; programs say nothing of the kind."""
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+        return web.json_response({"error": "this is not for other web pages"}, status=403)
+    return await handler(request)
 
 
 async def _file(name: str, media_type: str, _: web.Request) -> web.Response:

@@ -63,7 +63,8 @@ def authorities(request: Request, proxy: ProxyRequest, files: Reader, certs_d: s
         if found is None:
             raise ConfigureError(
                 f"p2pd has no certificate for {name} yet ({path}): it makes one when it starts, or reloads, with "
-                f"https_proxy and the upstream {name}; nothing was changed"
+                f"https_proxy and the upstream {name}. If p2pd has another directory, set data in its configuration, "
+                "or P2PD_DATA here; nothing was changed"
             )
         pem = constrained_to(found, host)
         if pem is None:

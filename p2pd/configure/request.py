@@ -44,11 +44,15 @@ def request_of(
 
 
 def proxy_request(settings: Settings, told: Mapping[str, object], dockerd_version: str) -> ProxyRequest:
-    """The HTTPS proxy of a node: as the daemon that runs has `told` (`/status`), else as `settings` have it.
+    """The HTTPS proxy of a node: as `settings` have it, else as the daemon that runs has `told` (`/status`).
+
+    Whatever listens at the admin address may have told that. A wrong proxy sees no more than the names of registries.
+    A wrong directory would have the certificates of somebody whom dockerd then takes for them: that is the settings'.
 
     `dockerd_version` is what `dockerd --version` says. Raises ConfigError if there is no such proxy.
     """
-    at = told.get("https_proxy") or settings.https_proxy
+    configured = settings.https_proxy
+    at = configured if configured is not None and configured.port else told.get("https_proxy") or configured
     if at is None:
         raise ConfigError(
             'p2pd has no HTTPS proxy: set https_proxy = "127.0.0.1:65007" in p2pd.toml, restart p2pd, and try again'
@@ -58,7 +62,7 @@ def proxy_request(settings: Settings, told: Mapping[str, object], dockerd_versio
         raise ConfigError("the HTTPS proxy's port is not known before p2pd runs: start it, or set a port")
     return ProxyRequest(
         f"http://{host_for_clients(address)}",
-        str(told.get("data") or settings.data),
+        str(settings.data),
         in_daemon_json=has_daemon_json_proxies(dockerd_version),
     )
 

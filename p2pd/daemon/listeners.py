@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Collection
@@ -45,7 +46,11 @@ their own (`peer.net.peer_server`)."""
 
 
 class ListenError(P2pdError):
-    """A server could not listen at its address."""
+    """A server could not listen at its address. `is_taken`: another program listens there."""
+
+    def __init__(self, message: str, *, is_taken: bool = False) -> None:
+        super().__init__(message)
+        self.is_taken = is_taken
 
 
 @asynccontextmanager
@@ -170,4 +175,4 @@ def _refuse(status: int, reason: str) -> web.Response:
 
 def _listen_error(address: Address, error: OSError) -> ListenError:
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    return ListenError(f"cannot listen on {address}: {reason}")
+    return ListenError(f"cannot listen on {address}: {reason}", is_taken=error.errno == errno.EADDRINUSE)

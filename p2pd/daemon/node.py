@@ -260,7 +260,11 @@ async def _listen_for_clients(
 async def _listen_for_each(
     stack: AsyncExitStack, settings: Settings, mirror: Mirror, answer: Handler, mirror_at: Address
 ) -> dict[str, str]:
-    """Serve the mirror at each upstream's own address too; the addresses, as texts. One that is taken is left out."""
+    """Serve the mirror at each upstream's own address too; the addresses, as texts.
+
+    One that this machine does not have is left out. Raises ListenError if another program has one: clients were told to
+    send passwords there.
+    """
     names = [parse_upstream_name(each.name) for each in settings.named_upstreams]
     listened: dict[str, UpstreamName] = {}
     for name, address in own_addresses(mirror_at, names).items():
@@ -269,6 +273,8 @@ async def _listen_for_each(
         try:
             await stack.enter_async_context(listening(runner, address))
         except ListenError as error:
+            if error.is_taken:
+                raise
             log.warning("an upstream has no address of its own", upstream=name, reason=str(error))
         else:
             listened[address.host] = UpstreamName(name)

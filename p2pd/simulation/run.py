@@ -59,8 +59,12 @@ class Run:
         self._began_s: Final[dict[str, float]] = {}
         self._done_s: Final[dict[str, float]] = {}
         self._curves: Final[dict[str, list[tuple[float, float]]]] = defaultdict(list)
-        self._waiting: Final[dict[str, deque[Contents]]] = {}
+        self._waiting: Final[dict[tuple[str, int], deque[Contents]]] = {}
+        """The layers that a host's client has still to ask for, by the number of their image."""
         self._going: Final[dict[str, set[bytes]]] = defaultdict(set)
+        self._numbers: Final = {digest: number for number, digest in enumerate(cluster.blobs)}
+        self._layers_s: Final[dict[str, list[float]]] = {}
+        self._layers_missing: Final[dict[str, int]] = {}
         self._expected: Final = {node.name: node.wave for node in self.scenario.wanting()}
         self._finished: Final[dict[int, trio.Event]] = {wave: trio.Event() for wave in self._expected.values()}
         self._missing: Final = Counter(self._expected.values())
@@ -90,6 +94,7 @@ class Run:
             link_messages=cluster.link_messages,
             scheduler_messages=cluster.scheduler_messages,
             curves=self._curves,
+            layers_s={name: [s - SETTLED_S for s in self._layers_s[name]] for name in self._done_s},
             wrong_pieces=cluster.wrong_pieces,
         )
 
@@ -126,15 +131,19 @@ class Run:
                 self.cluster.event_queue.after(node.starts_s, self._client, self.cluster.hosts[node.name])
 
     def _client(self, host: SimulatedHost) -> None:
-        """Pulls the image, a few layers at a time."""
+        """Pulls the images, a few layers of each at a time."""
         self._began_s[host.name] = self.cluster.event_queue.now
-        self._waiting[host.name] = deque(self.cluster.blobs.values())
-        for _ in range(LAYERS_AT_A_TIME):
-            self._ask(host)
+        blobs, layers = list(self.cluster.blobs.values()), self.scenario.layers
+        self._layers_s[host.name] = [0.0] * len(blobs)
+        self._layers_missing[host.name] = len(blobs)
+        for image in range(self.scenario.images):
+            self._waiting[host.name, image] = deque(blobs[image * layers : (image + 1) * layers])
+            for _ in range(LAYERS_AT_A_TIME):
+                self._ask(host, image)
 
-    def _ask(self, host: SimulatedHost) -> None:
+    def _ask(self, host: SimulatedHost, image: int) -> None:
         """A client asks for the next layer, and p2pd fetches some more ahead."""
-        waiting = self._waiting[host.name]
+        waiting = self._waiting[host.name, image]
         if waiting:
             blob = waiting.popleft()
             self._going[host.name].add(blob.digest)
@@ -148,8 +157,11 @@ class Run:
         if blob.digest not in going:
             return
         going.remove(blob.digest)
-        self.cluster.event_queue.after(0, self._ask, host)
-        if host.name in self._expected and not going and not self._waiting[host.name]:
+        number = self._numbers[blob.digest]
+        self._layers_s[host.name][number] = now
+        self._layers_missing[host.name] -= 1
+        self.cluster.event_queue.after(0, self._ask, host, number // self.scenario.layers)
+        if host.name in self._expected and not self._layers_missing[host.name]:
             self._done_s[host.name] = now
             self._finish(host.node.wave)
 

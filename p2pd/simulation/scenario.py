@@ -67,6 +67,8 @@ class Cut:
 class Scenario:
     """`blobs` are the sizes of the image's layers, in the order in which clients ask for them.
 
+    If `images` is more than 1, they are the layers of so many images, the first image's first, with equal numbers of
+    layers. Each client pulls all images at once.
     `site_bytes_per_s` is what a site's own line to the others and to the origin carries, each way; None: no limit.
     `latency_s` is one way between hosts of a site, `far_latency_s` between sites and to the origin, and
     `scheduler_latency_s` to the scheduler.
@@ -84,7 +86,13 @@ class Scenario:
     scheduler_latency_s: float = 0.0005
     scheduler_gone: tuple[float, float] | None = None
     cut: Cut | None = None
+    images: int = 1
     seed: int = 0
+
+    @property
+    def layers(self) -> int:
+        """The number of layers of an image."""
+        return len(self.blobs) // self.images
 
     @property
     def image_bytes(self) -> int:
@@ -107,8 +115,9 @@ class Scenario:
 class Shape:
     """The size of a cluster and of what it pulls, from which a scenario is made. Every host has the same link.
 
-    `rate_bytes_per_s` is what a host sends at most, and `down_bytes_per_s` what it receives; None: as much.
-    `origin_bytes_per_s` None: the origin's line is as fast as a host's, which is what the limit is best known for.
+    `blobs` are the layers of all `images`. `rate_bytes_per_s` is what a host sends at most, and `down_bytes_per_s` what
+    it receives; None: as much. `origin_bytes_per_s` None: the origin's line is as fast as a host's, which is what the
+    limit is best known for.
     """
 
     nodes: int
@@ -121,6 +130,7 @@ class Shape:
     hosts_per_rack: int = 32
     latency_s: float = 0.00025
     far_latency_s: float = 0.005
+    images: int = 1
     seed: int = 0
 
     def one_pull_s(self) -> float:
@@ -148,6 +158,7 @@ def flash_crowd(shape: Shape) -> Scenario:
         site_bytes_per_s=shape.site_bytes_per_s,
         latency_s=shape.latency_s,
         far_latency_s=shape.far_latency_s,
+        images=shape.images,
         seed=shape.seed,
     )
 

@@ -124,7 +124,8 @@ class _Span:
 
     def end(self, error: str = "", *, at: float | None = None) -> None:
         if error:
-            self._span.set_status(StatusCode.ERROR, error[:256])
+            # Of a text that UTF-8 cannot have, the exporter would lose all spans that it is sent with.
+            self._span.set_status(StatusCode.ERROR, error[:256].encode("utf-8", "replace").decode())
         self._span.end(self._clock.ns(at))
 
 

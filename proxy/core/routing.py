@@ -131,7 +131,7 @@ def parse_route(
     is_known = named is None or any_host or named in upstreams
     if decoded in ("/v2", "/v2/"):
         if not is_known:
-            raise _unknown(named or default)
+            raise unknown_upstream(named or default)
         return Route(Endpoint.PING, Repository(named or default, NO_NAME))
     match = _PATH.fullmatch(decoded)
     if match is None:
@@ -143,11 +143,11 @@ def parse_route(
         if found is not None:
             upstream, name, prefix = found, rest, f"{first}/"
         elif not is_known:
-            raise _unknown(upstream)
+            raise unknown_upstream(upstream)
         elif named is None and rest and ("." in first or ":" in first):
             # The first component of a repository may have a dot. But it is far more likely an upstream that is not
             # configured, and the default upstream is not to learn which.
-            raise _unknown(first)
+            raise unknown_upstream(first)
     full = with_library(upstream, name)
     repository = Repository(upstream, _checked(400, Code.NAME_INVALID, parse_repository_name, full))
     renamed = bool(prefix) or full != name
@@ -173,7 +173,8 @@ def _host_in_path(component: str, upstreams: Collection[UpstreamName], *, any_ho
     return upstream if upstream in upstreams or (any_host and is_host(host)) else None
 
 
-def _unknown(upstream: str) -> RouteError:
+def unknown_upstream(upstream: str) -> RouteError:
+    """What is told of an upstream that is none here."""
     return RouteError(
         404,
         Code.NAME_UNKNOWN,

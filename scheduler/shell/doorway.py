@@ -39,6 +39,10 @@ _JOINING: Final = tuple(f" {path} ".encode() for path in (CA_PATH, JOIN_PATH, RE
 _REQUEST_LINE: Final = 40
 """The bytes after which a request is known not to be for any of these paths."""
 
+MAX_KEPT_BYTES: Final = 8 * 1024
+"""The longest handshake whose session is kept: a session has the certificates that the other end has sent, for which
+OpenSSL takes 100 KiB and needs twice that. A host's handshake has 2 KiB."""
+
 _NO_HANDSHAKE: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _USE_TLS: Final = b"This scheduler speaks TLS 1.3 with the hosts of its cluster: start p2pd with --join TOKEN.\n"
 _NO_CERTIFICATE: Final = b"Hosts with a certificate of this cluster are served here: start p2pd with --join TOKEN.\n"
@@ -77,6 +81,9 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._established = False
+        self._handshake_bytes = 0
+        self._ended = False
+        """Whether its session is kept, or is not, has been decided."""
         self._begun = b""
         """What came so far, until it is known what it is."""
         self._deliver: Callable[[bytes], None] | None = None
@@ -90,10 +97,8 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         tls, self._tls = self._tls, None
-        peer = self._inner.peer
-        now = asyncio.get_running_loop().time()
-        if tls is not None and peer is not None and self._admission.keeps_session(peer.host, now):
-            end_session(tls)
+        if tls is not None:
+            self._end_session(tls)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -120,6 +125,7 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         self._incoming.write(data)
         try:
             if not self._established:
+                self._handshake_bytes += len(data)
                 self._tls.do_handshake()
                 self._inner.peer = self._admission.peer(self._tls)
                 self._established = True
@@ -148,6 +154,15 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         finally:
             if parts:
                 (self._deliver or self._route)(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _end_session(self, tls: ssl.SSLObject) -> None:
+        """Send a host whose session is kept a close_notify; its own is not waited for. All others get none: OpenSSL
+        keeps each session for which it has sent one."""
+        peer, ended, self._ended = self._inner.peer, self._ended, True
+        if ended or peer is None or self._handshake_bytes > MAX_KEPT_BYTES:
+            return
+        if self._admission.keeps_session(peer.host, asyncio.get_running_loop().time()):
+            end_session(tls)
 
     def _flush(self) -> None:
         if self._outgoing.pending and self._transport is not None:
@@ -209,8 +224,8 @@ class Doorway(asyncio.Transport, asyncio.Protocol):
         self.seal()
         if self._tls is not None and not self._established and not self._outgoing.pending:
             self._transport.write(_NO_HANDSHAKE)  # it only looked like TLS
-        elif self._tls is not None and self._established:
-            end_session(self._tls)  # sends close_notify; the other end's is not waited for
+        elif self._tls is not None:
+            self._end_session(self._tls)
         self._flush()
         self._transport.close()
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
+from p2pd import page
 from p2pd.admin.cluster import MAX_LISTENERS, PATHS
 from scheduler.core.scheduler import Scheduler
 from tests.support.cluster_page import Fixed, Served, served
@@ -91,9 +92,12 @@ class TestPage:
 
     @asynchronous
     async def test_other_pages_take_no_listeners_place(self) -> None:
-        async with served(small_crowd().scheduler) as here:
+        core = Fixed(Scheduler().overview(0.0))
+        async with served(core.as_scheduler()) as here:
             for site in ("cross-site", "same-site"):
-                assert (await here.get("/cluster/events", **{"Sec-Fetch-Site": site}))[0] == 403
+                for path in PATHS - page.FILES.keys():
+                    assert (await here.get(path, **{"Sec-Fetch-Site": site}))[0] == 403
+            assert core.asked == 0
             async with listening(here, **{"Sec-Fetch-Site": "same-origin"}) as events:
                 await events.begin()
 
@@ -157,6 +161,15 @@ class TestEvents:
                 core.found = replace(core.found, hosts=7)
                 assert (await events.next())[1]["cluster"]["hosts"] == 7
             await until(lambda: here.cluster.listeners == 0)
+
+    @asynchronous
+    async def test_what_takes_long_to_make_is_made_less_often_however_many_ask(self) -> None:
+        core = Fixed(Scheduler().overview(0.0))
+        core.takes_s = 0.1
+        async with served(core.as_scheduler()) as here:
+            for _ in range(20):
+                assert (await here.get("/cluster"))[0] == 200
+            assert core.asked <= 3, "each is fresh for 2 s"
 
     @asynchronous
     async def test_all_listeners_share_one_encoding_and_are_bounded(self) -> None:

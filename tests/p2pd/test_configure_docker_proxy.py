@@ -194,12 +194,19 @@ def test_which_dockerd_reads_its_proxy_from_daemon_json(version: str, reads: boo
     assert proxy_request(settings, {}, version).in_daemon_json == reads
 
 
-def test_the_daemon_that_runs_knows_its_proxy_best(tmp_path: Path) -> None:
+def test_a_proxy_that_the_settings_do_not_name_is_where_the_daemon_that_runs_says(tmp_path: Path) -> None:
     settings = load({}, {}, default_file=tmp_path / "none")
     with pytest.raises(ConfigError, match="p2pd has no HTTPS proxy"):
         proxy_request(settings, {}, "")
-    found = proxy_request(settings, {"https_proxy": "0.0.0.0:7", "data": "/data"}, "")
-    assert found == ProxyRequest("http://127.0.0.1:7", "/data")
+    found = proxy_request(settings, {"https_proxy": "0.0.0.0:7"}, "")
+    assert found == ProxyRequest("http://127.0.0.1:7", str(settings.data))
+
+
+def test_who_listens_at_the_admin_port_says_neither_whom_to_trust_nor_another_proxy() -> None:
+    """While p2pd does not run, any user may listen there, and dockerd would take that user for the registries."""
+    settings = load({"https_proxy": "127.0.0.1:65007", "data": DATA}, {}, default_file=Path("/no such file"))
+    found = proxy_request(settings, {"https_proxy": "127.0.0.1:6", "data": "/home/somebody"}, "")
+    assert found == ProxyRequest("http://127.0.0.1:65007", DATA)
 
 
 def test_a_proxy_as_a_flag_of_dockerd_is_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from p2pd.config.settings import load
 from p2pd.config.values import Address
 from p2pd.configure.request import request_of
 from p2pd.configure.runtimes import RUNTIMES
+from p2pd.daemon.listeners import ListenError
 from tests.p2pd.memory_tree import MemoryTree
 from tests.support.client import ask
 from tests.support.images import content_of, make_image
@@ -64,6 +66,17 @@ async def test_each_upstream_challenges_for_itself_at_its_address(tmp_path: Path
             by_path = await ask(at, "GET", "/v2/registry.test__5000/team/app/manifests/other")
             assert by_path.body == IMAGE.manifest
             assert (await ask(at, "GET", "/v2/docker.io/team/app/manifests/hub")).status == 200
+
+
+@asynchronous
+async def test_a_node_does_not_run_while_another_program_has_an_own_address(tmp_path: Path) -> None:
+    """That program would get the passwords that clients send to the upstream."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        mirror = Address("127.0.0.1", free.getsockname()[1])
+    own = own_addresses(mirror, NAMES)["quay.io"]
+    with socket.create_server((own.host, own.port)), pytest.raises(ListenError, match=str(own)):
+        async with node_at(tmp_path / "store", *NAMES[:2], mirror=str(mirror)):
+            pass
 
 
 @pytest.mark.parametrize("runtime", ["podman", "crio"])

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
+from p2pd.config.own_addresses import own_addresses
 from p2pd.config.upstream import make_upstreams
+from p2pd.config.values import parse_address
 from p2pd.daemon.reload import NodeReload
 from p2pd.demo.process import command
 from peer.core.eviction import DiskShare, Quota
@@ -140,6 +144,24 @@ class TestUpstreams:
             deadline = time.monotonic() + PATIENCE_S
             while not file.exists():
                 assert time.monotonic() < deadline
+
+    def test_the_address_of_an_upstream_that_is_gone_challenges_for_no_other(
+        self, tmp_path: Path, registry: ImageRegistry, other: ImageRegistry
+    ) -> None:
+        """A client would send another registry the password that it has for that address."""
+        hub, gone = f"docker.io={other.url}", f"gone.example={registry.url}"
+        with reloading(tmp_path, upstreams(hub, gone)) as it:
+            mirror = parse_address(it.daemon.wait_for_event("ready")["mirror"])
+            own = own_addresses(mirror, ["docker.io", "gone.example"])["gone.example"]
+            url = f"http://{own}/v2/"
+            with urlopen(url, timeout=PATIENCE_S) as answer:
+                assert answer.status == 200
+            it.write(upstreams(hub))
+            assert it.hang_up()["event"] == "reloaded"
+            with pytest.raises(HTTPError) as refused:
+                urlopen(url, timeout=PATIENCE_S)
+            assert (refused.value.code, refused.value.headers["WWW-Authenticate"]) == (404, None)
+            refused.value.close()
 
     def test_counters_go_on(self, tmp_path: Path, registry: ImageRegistry) -> None:
         def answers() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -32,6 +33,7 @@ APP = "team/app"
 IMAGE = make_image(content_of("layer", 300_000))
 LAYER = digest_of(IMAGE.layers[0])
 BLOB = f"/v2/{APP}/blobs/{LAYER}"
+OF_ONE_CONNECTION = (("X-A", "1"), ("X-B", "2"), ("X-C", "3"))
 TAG = f"/v2/{APP}/manifests/1"
 
 
@@ -133,6 +135,29 @@ async def test_a_push_is_the_registrys(registry: ImageRegistry, tmp_path: Path) 
     assert {each.headers["authorization"] for each in seen} == {"Bearer mine"}
     assert {each.headers["content-type"] for each in seen} == {"application/x-mine"}
     assert seen[1].target == f"{upload}/u1?state=a%2Fb&digest={LAYER}"
+
+
+@asynchronous
+async def test_what_is_of_one_connection_goes_no_further(registry: ImageRegistry, tmp_path: Path) -> None:
+    """However many Connection headers name it."""
+    heads = b"HTTP/1.1 204 No Content\r\nConnection: x-a\r\nConnection: close, x-b\r\n"
+    registry.rules["/v2/own"] = Answering(wire=heads + b"X-A: 1\r\nX-B: 2\r\nX-C: 3\r\n\r\n", then="close")
+    async with proxy_at(tmp_path / "store", registry) as proxy:
+
+        def ask() -> http.client.HTTPMessage:
+            wire = http.client.HTTPSConnection(*proxy.address, context=proxy.context(), timeout=PATIENCE_S)
+            wire.set_tunnel(HOST, PORT)
+            with contextlib.closing(wire):
+                wire.putrequest("DELETE", "/v2/own")
+                for name, value in (("Connection", "x-a"), ("Connection", "x-b"), *OF_ONE_CONNECTION):
+                    wire.putheader(name, value)
+                wire.endheaders()
+                return wire.getresponse().headers
+
+        answered = await asyncio.to_thread(ask)
+    (seen,) = registry.seen
+    for headers in (seen.headers, {name.lower(): value for name, value in answered.items()}):
+        assert [headers.get(name) for name in ("x-a", "x-b", "x-c")] == [None, None, "3"]
 
 
 @asynchronous
@@ -388,14 +413,16 @@ async def test_a_tunnel_leads_through_the_proxy_of_p2pds_environment() -> None:
 
 
 @asynchronous
-async def test_a_tunnel_that_carries_nothing_ends() -> None:
+async def test_tunnels_are_few_and_one_that_carries_nothing_ends() -> None:
     async with BackgroundTasks() as background:
-        tunnels = Tunnels(background, environ={}, idle_s=0.05)
+        tunnels = Tunnels(background, environ={}, idle_s=0.05, most=1)
         (client, ours), (server, theirs) = socket.socketpair(), socket.socketpair()
         for each in (ours, server):
             each.setblocking(False)
         tunnels.start(ours, server)
         assert HttpsProxy(_never, tunnels, None, frozenset, stall_s=1).open_count == 2  # of the port's share of files
+        with pytest.raises(ConnectError, match="no more at a time"):
+            await tunnels.open(ConnectTarget("registry.test", 443))
         assert await asyncio.to_thread(client.recv, 1) == b""
         assert await asyncio.to_thread(theirs.recv, 1) == b""
         assert tunnels.count == 0

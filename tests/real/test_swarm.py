@@ -28,7 +28,7 @@ from tests.real.web import get
 from tests.support.ports import free_port
 
 HOSTS: Final = 8
-RATE: Final = "200mbit"
+RATE: Final = 25e6
 PORT: Final = 65002
 SCHEDULER_PORT: Final = 65003
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from p2pd.simulation.result import RunResult, limit_s, median, percentile, registry_s
+from p2pd.simulation.result import UNPACK_BYTES_PER_S, RunResult, limit_s, median, percentile, registry_s
 from p2pd.simulation.scenario import MIB, SCENARIOS, Scenario, Shape, blob_of
 
 PIECES = 16
@@ -108,3 +108,25 @@ def test_percentiles() -> None:
     assert (percentile(values, 0.0), percentile(values, 0.5), percentile(values, 0.99)) == (1.0, 50.0, 99.0)
     assert percentile(values, 1.0) == 100.0
     assert median(values) == 50.5
+
+
+class TestImages:
+    """Two images of two layers each on two hosts, which unpack a layer in a second."""
+
+    result = RunResult(
+        replace(scenario(nodes=2), blobs=(round(UNPACK_BYTES_PER_S),) * 4, images=2),
+        began_s={"n00000": 1.0, "n00001": 1.0},
+        done_s={"n00000": 8.0, "n00001": 9.0},
+        origin_bytes=0.0,
+        layers_s={"n00000": [3.0, 2.0, 8.0, 4.0], "n00001": [2.0, 9.0, 3.0, 4.0]},
+    )
+
+    def test_unpacking_begins_with_the_first_layer(self) -> None:
+        assert self.result.first_layers_s() == [1.0, 2.0, 2.0, 7.0]
+
+    def test_layers_are_unpacked_in_their_order(self) -> None:
+        # n00000: 3 + 1 + 1 and 8 + 1 + 1; n00001: 9 + 1, for the first layer was unpacked meanwhile, and 4 + 1.
+        assert self.result.starts_s() == [4.0, 4.0, 9.0, 9.0]
+
+    def test_the_older_image_is_whole_first_on_one_of_two_hosts(self) -> None:
+        assert self.result.images_in_order() == 0.5

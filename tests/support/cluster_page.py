@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -66,9 +67,13 @@ class Fixed:
     def __init__(self, found: Overview) -> None:
         self.found = found
         self.asked = 0
+        self.takes_s = 0.0
 
     def overview(self, now: float, expiring: frozenset[str]) -> Overview:  # noqa: ARG002  # the scheduler's signature
         self.asked += 1
+        until = time.thread_time() + self.takes_s
+        while time.thread_time() < until:
+            pass
         return self.found
 
     def quarantined(self, now: float) -> list[Any]:  # noqa: ARG002

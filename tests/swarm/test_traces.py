@@ -146,6 +146,18 @@ async def test_whatever_contexts_a_neighbour_invents_few_are_remembered() -> Non
     assert max(len(str(span.attributes["p2pd.receiver"])) for span in given) <= 256
 
 
+@asynchronous
+async def test_an_error_that_no_utf8_can_say_costs_no_other_span() -> None:
+    async with collecting() as collector:
+        recorder = Recorder(collector.url, host="host", share=1.0)
+        for error in ("an origin said \udcff", ""):
+            span = recorder.begin("GET", {}, {})
+            assert span is not None
+            span.end(error)
+        await asyncio.to_thread(recorder.close)
+    assert len(collector.named("GET")) == 2
+
+
 @pytest.mark.parametrize("trouble", ["down", "slow", "refuses"])
 @asynchronous
 async def test_a_collector_that_fails_costs_spans_and_one_line(

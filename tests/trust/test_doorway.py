@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.request import urlopen
 
 import pytest
 
-from scheduler.protocol.joining import JOIN_PATH
+from scheduler.protocol.joining import CA_PATH, JOIN_PATH
 from scheduler.shell.admission import SESSIONS_PER_HOST, SESSIONS_S
 from scheduler.shell.connection import HostConnection
-from scheduler.shell.doorway import Doorway, Written
-from scheduler.trust.tls import client_context
+from scheduler.shell.doorway import MAX_KEPT_BYTES, Doorway, Written
+from scheduler.trust.certificates import to_pem
+from scheduler.trust.tls import client_context, joining_context
+from tests.trust.fixtures import certificate
 from tests.trust.ports import Port, scheduler_at
 
 
@@ -62,12 +66,12 @@ class Host:
     `before` is the same host, whose connection has ended: its session is offered.
     """
 
-    def __init__(self, port: Port, before: Host | None = None) -> None:
+    def __init__(self, port: Port, before: Host | None = None, more_chain: bytes = b"") -> None:
         self.behind, self._wire = Behind(), Wire()
         self.doorway = Doorway(cast("HostConnection", self.behind), port.admission, Written(), plain=False)
         self.doorway.connection_made(self._wire)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.context: ssl.SSLContext = before.context if before else client_context(port.credentials("a"))
+        self.context: ssl.SSLContext = before.context if before else _context(port, more_chain)
         session = before._tls.session if before else None
         self._tls: ssl.SSLObject = self.context.wrap_bio(self._incoming, self._outgoing, session=session)
         while True:
@@ -94,6 +98,11 @@ class Host:
 
     def send(self, data: bytes) -> None:
         self.doorway.data_received(data)
+
+
+def _context(port: Port, more_chain: bytes) -> ssl.SSLContext:
+    own = port.credentials("a")
+    return client_context(replace(own, chain_pem=own.chain_pem + more_chain))
 
 
 TEXT = b"GET / HTTP/1.1\r\n" + b"x" * 500
@@ -163,5 +172,45 @@ def test_the_sessions_that_are_kept_of_a_host_are_few(tmp_path: Path) -> None:
             assert not Host(port, host).resumed
             assert port.admission.keeps_session("b", 0.0)
             assert port.admission.keeps_session("a", time.monotonic() + SESSIONS_S + 1)
+
+    asyncio.run(main())
+
+
+def test_no_more_sessions_are_kept_of_a_host_whose_connections_the_scheduler_ends(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port)
+            for _ in range(SESSIONS_PER_HOST + 5):
+                host.doorway.close()
+                host.doorway.connection_lost(None)
+                host = Host(port, host)
+            host.doorway.connection_lost(None)
+            del host
+            assert port.admission.context.session_stats()["number"] == SESSIONS_PER_HOST
+
+    asyncio.run(main())
+
+
+def test_no_session_is_kept_of_a_stranger(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+
+            def ask() -> None:
+                with urlopen(f"{port.url}{CA_PATH}", context=joining_context(None), timeout=10) as answer:
+                    assert b"BEGIN CERTIFICATE" in answer.read()
+
+            await asyncio.to_thread(ask)
+            stats = port.admission.context.session_stats()
+            assert (stats["accept_good"], stats["number"]) == (1, 0)
+
+    asyncio.run(main())
+
+
+def test_no_session_is_kept_with_more_certificates_than_a_host_has(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scheduler_at(tmp_path / "authority") as port:
+            host = Host(port, more_chain=to_pem(certificate(["http://" + "x" * MAX_KEPT_BYTES])))
+            host.doorway.connection_lost(None)
+            assert not Host(port, host).resumed
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -115,8 +116,10 @@ def test_the_package(
     place: Path,
 ) -> None:
     """Installed, upgraded while a blob is pulled, reloaded while one is pulled, removed, purged."""
-    machine.run("dpkg", "--install", before)
-    assert machine.state("p2pd.service") == "active"
+    host, _, port = at.mirror.rpartition(":")
+    with socket.create_server((host, int(port))):
+        machine.run("dpkg", "--install", before)  # it does not start, and the package is installed all the same
+    wait_until(lambda: machine.state("p2pd.service") == "active", "p2pd starts once its port is free")
     assert machine.state("p2pd-scheduler.service") == "inactive"
 
     # A password that root alone can read.
@@ -171,11 +174,12 @@ def test_the_package(
 
 
 def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry: Registry, image: Image) -> None:
-    """Installed over what is there, and removed."""
+    """Installed by a root whose files nobody else reads, in a directory of others; then over what is there; removed."""
     machine.run("rm", "-rf", "/etc/systemd/system/p2pd.service.d", "/etc/p2pd", CA)
-    machine.run("tar", "--extract", "--gzip", f"--file={machine.put(shipped.archive)}", "--directory=/root")
+    unpack = f"tar --extract --gzip --no-same-permissions --file={machine.put(shipped.archive)} --directory=/root"
     install = f"/root/{shipped.archive.name.removesuffix('.tar.gz')}/install"
-    machine.run(install)
+    machine.write("/srv/others/p2pd.py", "raise SystemExit('what lies about is run')\n")
+    machine.run("sh", "-ec", f"umask 077; {unpack}; cd /srv/others; {install}")
     configure(machine, f'"docker.io={registry.url}"')
     machine.run("systemctl", "enable", "--now", "p2pd")
     Pull(at.mirror, REPOSITORY, image.weights.digest).finish()

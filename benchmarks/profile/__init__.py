@@ -1,0 +1,1 @@
+"""`profile`: the CPU time of a host at full speed, by stage."""
