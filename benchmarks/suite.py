@@ -61,7 +61,7 @@ ALONE: Final = (
     ("datapath", "--size", "256MiB", "--origin-rate", "5gbit"),
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
     ("preheat",),
-    ("preheat", "--origin-rate", "500mbit", "--only", "pull_during_preheat"),
+    ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"

@@ -231,7 +231,7 @@ def _until(holds: Callable[[], bool], what: str) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=within(2, MAX_NODES), default=16, help="nodes (default %(default)s)")
-    parser.add_argument("--rate", type=bytes_per_s, default="50mbit", help="of every link (default %(default)s)")
+    parser.add_argument("--rate", type=bytes_per_s, default="25mbit", help="of every link (default %(default)s)")
     parser.add_argument("--origin-rate", type=bytes_per_s, help="of the registry's link (default as --rate)")
     parser.add_argument("--size", type=size, default="8MiB", help="of the images (default %(default)s)")
     parser.set_defaults(runs=1)
