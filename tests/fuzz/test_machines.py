@@ -188,6 +188,8 @@ class AnyScheduler(World, RuleBasedStateMachine):
                 pass  # its SHA-256 is wrong
             case events.ReportQuarantine() | events.ReportUnreachable() | events.AnswerTag() | events.RefuseHosts():
                 pass
+            case events.TakePreheat():
+                pass
             case events.SendInlineBlob(digest):
                 assert digest in self.machine.seeds
             case _:
