@@ -54,9 +54,14 @@ OVER: Final = frozenset({"succeeded", "partly", "failed", "cancelled"})
 class PreheatedSwarm(SwarmClients):
     """Nodes whose scheduler is asked for preheats."""
 
-    def preheat(self, tag: str, to: str) -> str:
-        """Order a preheat; returns its id."""
-        request = {"images": [f"{programs.REPOSITORY}:{tag}"], "to": to, "within": f"{BOUND_S:.0f}s"}
+    def preheat(self, tag: str, to: str, rate_bytes_per_s: float = 0) -> str:
+        """Order a preheat, of which each host takes this rate at most (0: no limit); returns its id."""
+        request = {
+            "images": [f"{programs.REPOSITORY}:{tag}"],
+            "to": to,
+            "rate": round(rate_bytes_per_s),
+            "within": f"{BOUND_S:.0f}s",
+        }
         return str(self._asked(lambda client: client.preheat(request, secrets.token_hex(8)))["id"])
 
     def preheated(self, job: str) -> dict[str, Any]:
@@ -127,9 +132,12 @@ class Pulls:
 class PreheatTestbed:
     """One network for all measures: what one of them pulls, no other one does."""
 
-    def __init__(self, directory: Path, scenario: Scenario, runs: int, stack: ExitStack) -> None:
+    def __init__(
+        self, directory: Path, scenario: Scenario, runs: int, stack: ExitStack, preheat_bytes_per_s: float
+    ) -> None:
         self.scenario = scenario
         self.runs = runs
+        self._preheat_bytes_per_s = preheat_bytes_per_s
         self._directory = directory
         self._stack = stack
 
@@ -179,7 +187,7 @@ class PreheatTestbed:
         """The same with another image, while all are preheated with a third one. Raises UnmeasurableError."""
         swarm, client = self.swarm, self.scenario.nodes[-1].name
         swarm.prepare(f"during{run}", [client])
-        job = swarm.preheat(f"beside{run}", "all")
+        job = swarm.preheat(f"beside{run}", "all", self._preheat_bytes_per_s)
         _until(lambda: swarm.is_downloading(client), "the preheat begins")
         took_s = swarm.pull_prepared([client])[client]
         if not swarm.is_preheating(job):
@@ -233,6 +241,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=within(2, MAX_NODES), default=16, help="nodes (default %(default)s)")
     parser.add_argument("--rate", type=bytes_per_s, default="25mbit", help="of every link (default %(default)s)")
     parser.add_argument("--origin-rate", type=bytes_per_s, help="of the registry's link (default as --rate)")
+    parser.add_argument(
+        "--preheat-rate", type=bytes_per_s, default=0, help="of each host in the preheat beside a pull (default: any)"
+    )
     parser.add_argument("--size", type=size, default="8MiB", help="of the images (default %(default)s)")
     parser.set_defaults(runs=1)
 
@@ -249,7 +260,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[PreheatTestbed]:
     written = options.runs * (4 + PREHEAT_SIZES) * (options.nodes + 1) * options.size
     below = options.workdir or workdir(written)
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory, ExitStack() as stack:
-        yield PreheatTestbed(Path(directory), flash_crowd(shape), options.runs, stack)
+        yield PreheatTestbed(Path(directory), flash_crowd(shape), options.runs, stack, options.preheat_rate)
 
 
 COMMAND = Command(
