@@ -143,6 +143,8 @@ def test_an_hour_that_comes_twice_is_taken_once_and_one_that_does_not_come_is_no
         at = next_time(daily, at)
         times.append(at)
     assert [later - earlier for earlier, later in pairwise(times)] == [25 * 3600.0, 24 * 3600.0]
+    again = datetime(2026, 10, 25, 2, 10, fold=1).timestamp()  # noqa: DTZ001 # as NOW
+    assert next_time(daily, again) == times[1]
     spring = next_time(daily, datetime(2027, 3, 27, 12).timestamp())  # noqa: DTZ001 # as NOW
     assert next_time(daily, spring) > spring
 
@@ -167,7 +169,8 @@ def test_a_push_is_for_the_next_time_of_its_rule_once() -> None:
         jobs, now = Jobs(), NOW.timestamp()
         service: Any = lambda: jobs  # noqa: E731
         at_two = rule("a.test/**:v*;keep=1d;to=site=b;when=cron 0 2 * * *")
-        rules = PreheatRules([at_two, replace(at_two, cron=None)], service, clock=lambda: now)
+        named = rule("a.test/x/y:v1;when=cron 0 2 * * *")  # comes at its times, pushed or not
+        rules = PreheatRules([at_two, replace(at_two, cron=None), named], service, clock=lambda: now)
         for image in ("a.test/x/y:v1", "a.test/x/y:v1", "a.test/x/y:latest"):
             await rules.pushed(image)
         at = datetime(2026, 11, 30, 2).timestamp()  # noqa: DTZ001 # as NOW
