@@ -23,6 +23,7 @@ from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.preheat import command as preheat
 from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
 from benchmarks.scheduler import command as scheduler
@@ -35,6 +36,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     profile.COMMAND,
     scheduler.COMMAND,
     cluster.COMMAND,
+    preheat.COMMAND,
     simulate.COMMAND,
 )
 

@@ -60,6 +60,8 @@ ALONE: Final = (
     ("datapath", "--size", "256MiB", "--origin-rate", "1gbit"),
     ("datapath", "--size", "256MiB", "--origin-rate", "5gbit"),
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
+    ("preheat",),
+    ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"

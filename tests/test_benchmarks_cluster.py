@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import __main__
 from benchmarks.cluster import command as cluster
-from benchmarks.cluster.image import Image, sent_bytes
+from benchmarks.cluster.image import Image, got_bytes, sent_bytes
 from benchmarks.cluster.player import POLL_INTERVAL_S, Playing, play
 from benchmarks.cluster.schedule import Action, Script, Step
 from benchmarks.command import UnmeasurableError
@@ -167,6 +167,8 @@ def test_only_blobs_of_the_image_count_as_sent() -> None:
         ]
     )
     assert sent_bytes(log + "some other line\n", image) == 16
+    assert got_bytes(log + "some other line\n", {"10.77.0.3", "10.77.0.4"}) == 116
+    assert got_bytes(log, {"10.77.0.4", "10.77.0.33"}) == 0
 
 
 def test_the_simulator_is_given_what_was_measured() -> None:

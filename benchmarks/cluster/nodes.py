@@ -21,7 +21,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +85,14 @@ class Setting:
 
     def origin_bytes(self) -> int:
         """The bytes of the image's layers that the registry has sent so far. No request may be under way."""
+        return sent_bytes(self.origin_log(), self.image)
+
+    def origin_log(self) -> str:
+        """The access log of the registry, once it grows no more."""
         size_bytes = -1
         while size_bytes != (size_bytes := self.registry.log.stat().st_size):
             time.sleep(QUIET_S)
-        return sent_bytes(self.registry.log.read_text(), self.image)
+        return self.registry.log.read_text()
 
 
 @contextmanager
@@ -132,9 +136,10 @@ class Clients:
         """Clients that wait for the order to pull, each with the FIFO that brings it."""
         self._pulling: dict[str, programs.Program] = {}
 
-    def prepare(self) -> None:
-        """Start the clients of all hosts. Raises UnmeasurableError."""
-        starting = {name: host.start(self._client, name) for name, host in self._place.hosts.items()}
+    def prepare(self, tag: str = TAG, names: Collection[str] | None = None) -> None:
+        """Start the clients of these hosts (None: of all), which are to pull that tag. Raises UnmeasurableError."""
+        hosts = {name: host for name, host in self._place.hosts.items() if names is None or name in names}
+        starting = {name: host.start(self._client, name, tag) for name, host in hosts.items()}
         self._ready = {name: client.result() for name, client in starting.items()}
 
     def perform(self, step: Step) -> None:
@@ -165,11 +170,11 @@ class Clients:
         """The address that the host's client asks for the image."""
         return self._address
 
-    def _client(self, name: str) -> tuple[programs.Program, BinaryIO]:
+    def _client(self, name: str, tag: str) -> tuple[programs.Program, BinaryIO]:
         """Start a host's client, and wait until it reads its FIFO."""
-        told = self._place.directory / f"{name}.pull"
+        told = self._place.directory / f"{name}-{tag}.pull"
         os.mkfifo(told)
-        words = [sys.executable, "-m", "benchmarks.cluster.pull", self._source(name), TAG, str(told)]
+        words = [sys.executable, "-m", "benchmarks.cluster.pull", self._source(name), tag, str(told)]
         log = self._place.directory / f"{name}.log"
         client = self._stack.enter_context(programs.running("the client", words, "", log, neutral_environ()))
         return client, self._stack.enter_context(_fifo_to(client, told))

@@ -75,5 +75,5 @@ def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], C
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(
-        flag, multiple=name in ("upstream", "scheduler", "allow_private"), metavar=key.metavar, help=text
+        flag, multiple=name in ("upstream", "scheduler", "allow_private", "preheat"), metavar=key.metavar, help=text
     )

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from p2pd.config.preheat_rules import PreheatRule, parse_preheat_rules
 from p2pd.config.values import (
     Address,
     ConfigError,
@@ -267,6 +268,14 @@ class Settings:
         parse_share, "100%", "The share of requests that is traced of clients that send no context of a trace.", "SHARE"
     )
 
+    preheat: tuple[PreheatRule, ...] = _key(
+        parse_preheat_rules,
+        "",
+        "Of a scheduler: a rule for tags that hosts are to have before clients ask, as [[preheat]] in the file. *: any "
+        "characters but / and :. WHEN is push, or cron with five fields.",
+        "MATCH[;to=HOSTS][;keep=DURATION][;when=WHEN]",
+    )
+
     @property
     def has_certificate(self) -> bool:
         """Whether this host is to have a certificate: one that it has, by a token, or from a directory."""
@@ -461,7 +470,7 @@ def _from_file(file: Path | None, environ: Mapping[str, str], default_file: Path
 
 def _line_of(key: str, text: str) -> int:
     """The line of `text`, which is TOML, on which it has `key`: what stands before the line is TOML without the key."""
-    for match in re.finditer(rf"^[ \t]*[\"']?{key}[\"']?[ \t]*=", text, re.MULTILINE):
+    for match in re.finditer(rf"^[ \t]*(?:[\"']?{key}[\"']?[ \t]*=|\[\[{key}\]\])", text, re.MULTILINE):
         before = text[: match.start()]
         with suppress(tomllib.TOMLDecodeError):  # the line is within a text of several lines
             if key not in tomllib.loads(before):

@@ -198,13 +198,12 @@ async def serve(
             from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
 
             proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
-        secret = new_secret()
+        secret, inside = new_secret(), SchedulerPreheats(settings)
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy).prepare
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, inside).prepare
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
-        inside = SchedulerPreheats(settings)
         routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
         admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from p2pd.preheat.api import PREFIX, preheat_routes
 from p2pd.preheat.harbor import PATHS, harbor_routes
 from p2pd.preheat.notifications import PATH as NOTIFICATIONS
 from p2pd.preheat.notifications import Notifications
+from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
@@ -48,11 +50,16 @@ class SchedulerPreheats:
         self._service: Preheating | None = None
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
-        self._notifications = Notifications(lambda: self._service, self._token, lambda: self._tasks)
+        self._rules = PreheatRules(settings.preheat, lambda: self._service)
+        self._notifications = Notifications(lambda: self._service, self._token, lambda: self._tasks, self._rules)
 
     def routes(self) -> Sequence[web.RouteDef]:
         service = lambda: self._service  # noqa: E731 # it changes
         return [*preheat_routes(service), *harbor_routes(service), *self._notifications.routes()]
+
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """See `p2pd.daemon.control.Prepare`."""
+        return partial(self._rules.replace, settings.preheat)
 
     def admits(self, request: web.Request) -> bool:
         """Whether a request about preheats shows their token."""
@@ -73,6 +80,7 @@ class SchedulerPreheats:
             async with preheating(core, server, self._store(), WallClock()) as service:
                 self._service, self._tasks = service, tasks
                 tasks.start(service.write())
+                tasks.start(self._rules.run())
                 try:
                     yield self.routes()
                 finally:

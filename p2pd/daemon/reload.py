@@ -13,6 +13,7 @@ from typing import Final
 from p2pd.config.room import quota_of
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import MakerOfOthers, make_upstreams, maker_of_others
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.upkeep import tend
 from peer.host import Host
 from peer.net.peer_server import PeerServer
@@ -35,6 +36,7 @@ TAKEN_UP: Final = frozenset(
         "min_free_bytes",
         "ttl_s",
         "log_level",
+        "preheat",
     }
 )
 """The keys that a node takes up while it runs."""
@@ -51,6 +53,7 @@ class NodeReload:
     peer_server: PeerServer
     background: BackgroundTasks
     proxy: HttpsProxy | None = None
+    preheats: SchedulerPreheats | None = None
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`. Raises ConfigError."""
@@ -72,3 +75,5 @@ class NodeReload:
         self.background.start(tend(store))
         if self.proxy is not None:
             self.background.start(self.proxy.prepare())
+        if self.preheats is not None:
+            self.preheats.prepare(settings)()

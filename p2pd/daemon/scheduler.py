@@ -33,14 +33,19 @@ from scheduler.shell.server import SchedulerServer
 
 def run(sources: Sources, loaded: Loaded) -> int:
     """Run a scheduler until a signal ends it; returns the exit code. Raises P2pdError if it cannot start."""
-    control = Control(sources, loaded, {"log_level"})
-    daemon = Daemon("p2pd.scheduler", control, partial(serve, loaded.settings), headline="listen")
+    control = Control(sources, loaded, {"log_level", "preheat"})
+    daemon = Daemon("p2pd.scheduler", control, partial(serve, loaded.settings, control=control), headline="listen")
     return live(daemon, uvloop.new_event_loop)
 
 
 @asynccontextmanager
-async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[str, str]]:
-    """Run a scheduler; yields the addresses that it listens on. Raises ListenError, TrustError."""
+async def serve(
+    settings: Settings, not_ready: NotReady, control: Control | None = None
+) -> AsyncIterator[dict[str, str]]:
+    """Run a scheduler; yields the addresses that it listens on. Raises ListenError, TrustError.
+
+    `control` is what may be asked of it (None: nothing).
+    """
     core = Scheduler(scheduling_of(settings))
     plain = settings.allow_open or settings.listen.is_loopback
     tell_open(settings, ("listen", "admin"))
@@ -48,6 +53,8 @@ async def serve(settings: Settings, not_ready: NotReady) -> AsyncIterator[dict[s
     lag = LoopLag()
     scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
     secret, preheats = new_secret(), SchedulerPreheats(settings)
+    if control is not None:
+        control.prepare = preheats.prepare
     cluster = Cluster(core, partial(ending_certificates, settings))
     admin = admin_runner(
         addresses=addresses,

@@ -1,4 +1,4 @@
-"""Notifications of pushes: a tag that was just pushed is preheated where its repository is in use.
+"""Notifications of pushes: a tag that was just pushed is preheated where its repository is in use, and as rules say.
 
     POST /registry/notifications    events of docker-registry (distribution), webhooks of Harbor, CloudEvents (Harbor,
                                     zot), and of Harbor's driver for Kraken, which means one host of each site
@@ -27,6 +27,7 @@ from aiohttp import web
 
 from p2pd.preheat.api import Service, record_of
 from p2pd.preheat.request import RequestError, parse_request
+from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
 from peer.errors import P2pdError
 from peer.oci.reference import parse_image_reference
@@ -60,6 +61,7 @@ class Notifications:
         service: Service,
         token: PreheatToken,
         tasks: Callable[[], BackgroundTasks | None],
+        rules: PreheatRules,
         *,
         clock: Callable[[], float] = time.time,
         debounce_s: float = DEBOUNCE_S,
@@ -67,6 +69,7 @@ class Notifications:
         self._service = service
         self._token = token
         self._tasks = tasks
+        self._rules = rules
         self._clock = clock
         self._debounce_s = debounce_s
         self._waiting: dict[Pushed, int] = {}
@@ -130,6 +133,8 @@ class Notifications:
             await service.add(record)
         except (TooManyJobsError, PreheatStoreError) as error:
             log.warning("a push was not preheated", image=pushed.image, reason=str(error))
+        if not pushed.asked_for:
+            await self._rules.pushed(pushed.image)
 
 
 def pushed_in(body: object, upstream: str) -> Iterator[Pushed]:

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schemathesis
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from p2pd.admin.secret import authorization
+from p2pd.config.settings import Settings
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.demo.process import command
 from p2pd.preheat.openapi import document
 from p2pd.preheat.token import PreheatToken
 from tests.support.daemon_process import Daemon
 from tests.support.registry_server import PATIENCE_S
-
-schemathesis = pytest.importorskip("schemathesis", reason="pip install -e '.[dev]' installs it")
 
 SCHEMA = schemathesis.openapi.from_dict(document())
 JOBS = "/api/v1/preheats"
@@ -61,7 +63,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     made.daemon.close()
 
 
-@SCHEMA.parametrize()  # type: ignore[untyped-decorator] # it ships no types where it is not installed
+@SCHEMA.parametrize()
 @hypothesis_settings(
     max_examples=20,
     deadline=None,
@@ -137,11 +139,35 @@ def test_an_idempotency_key_has_one_preheat(api: Api) -> None:
 
 def test_the_token_opens_preheats_and_nothing_else(api: Api) -> None:
     token = PreheatToken(api.data / "scheduler").make()
-    assert api.ask("GET", JOBS, Authorization=f"Bearer {token}")[0] == 200
-    assert api.ask("GET", "/api/v1/openapi.json", Authorization=f"Bearer {token}") == (200, document())
+    shown = {"Authorization": f"Bearer {token}"}
+    assert api.ask("GET", JOBS, **shown)[0] == 200
+    assert api.ask("GET", "/api/v1/openapi.json", **shown) == (200, document())
+    preheats = SchedulerPreheats(Settings(data=api.data))
+    doors = {path: preheats.admits(make_mocked_request("GET", path, shown)) for path in (JOBS, "/cache", "/reload")}
+    assert doors == {JOBS: True, "/cache": False, "/reload": False}
+
+
+def test_without_the_token_of_now_preheats_are_closed(api: Api) -> None:
+    token = PreheatToken(api.data / "scheduler").make()
     assert api.ask("GET", JOBS, Authorization="Bearer wrong")[0] == 403
     assert api.ask("GET", JOBS, Authorization="")[0] == 403
     newer = PreheatToken(api.data / "scheduler").make()
     assert api.ask("GET", JOBS, Authorization=f"Bearer {token}")[0] == 403
     assert (api.data / "scheduler" / "preheat-token").stat().st_mode & 0o777 == 0o600
     assert newer != token
+
+
+def test_a_notification_without_token_or_signature_is_refused(api: Api) -> None:
+    PreheatToken(api.data / "scheduler").make()
+    for headers in ({}, {"X-Hub-Signature-256": "sha256="}, {"X-Hub-Signature-256": f"sha256={'0' * 64}"}):
+        assert api.ask("POST", "/registry/notifications", {"events": []}, Authorization="", **headers)[0] == 403
+
+
+def test_no_answer_has_the_credentials_of_a_preheat(api: Api) -> None:
+    """Nor does an error quote them."""
+    body = {"images": ["alpine"], "to": "away", "credentials": {"auths": {"r.test": {"auth": "dTpzM2NyZXQ="}}}}
+    _, made = api.ask("POST", JOBS, body)
+    answers = [made, api.ask("GET", f"{JOBS}/{made['id']}"), api.ask("GET", JOBS)]
+    answers.append(api.ask("POST", JOBS, {**body, "credentials": {"auths": {"r.test": {"auth": "dTpzM2NyZXQ"}}}}))
+    assert "dTpzM2NyZXQ" not in json.dumps(answers)
+    api.ask("POST", f"{JOBS}/{made['id']}/cancel")

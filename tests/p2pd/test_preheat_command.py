@@ -58,6 +58,33 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
         node.close()
 
 
+def test_an_image_is_carried_to_a_site_that_has_no_line(tmp_path: Path, registry: ImageRegistry) -> None:
+    """A node's cache gives it, verified, to a directory; there the directory is the upstream of the same name."""
+    image = make_image(content_of("layer", 1000))
+    registry.push("team/app", "v1", image)
+    scheduler = Scheduler(tmp_path)
+    node = node_of(tmp_path, scheduler, registry.url)
+    try:
+        where = ["--mirror", node.wait_for_event("ready")["mirror"], "--all-platforms", "--quiet"]
+        for _ in range(2):  # as an earlier one is brought up to date
+            words = ["pull", "reg.test/team/app:v1", "--to", str(tmp_path / "carried" / "team" / "app"), *where]
+            pulled = CliRunner().invoke(app, words)
+            assert pulled.exit_code == 0, pulled.output
+        node.close()
+        (tmp_path / "there").mkdir()
+        node = node_of(tmp_path / "there", scheduler, f"oci-layout://{tmp_path / 'carried'}")
+        until(lambda: scheduler.has_hosts(1))
+        before = registry.sent.total()
+        done = scheduler("reg.test/team/app:v1", "--wait")
+        assert (done.exit_code, done.output.splitlines()[-1].partition(" ")[2]) == (0, "succeeded: 1 done")
+        with node.get("/v2/team/app/manifests/v1?ns=reg.test") as answer:
+            assert answer.headers["Docker-Content-Digest"] == image.digest
+        assert registry.sent.total() == before
+    finally:
+        scheduler.daemon.close()
+        node.close()
+
+
 def test_what_is_asked_wrongly(tmp_path: Path) -> None:
     scheduler = Scheduler(tmp_path)
     try:

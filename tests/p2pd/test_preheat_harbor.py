@@ -14,9 +14,11 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
+from p2pd.config.preheat_rules import parse_preheat_rules
 from p2pd.preheat.harbor import harbor_routes, image_of
 from p2pd.preheat.notifications import SIGNATURE, Notifications, Pushed, pushed_in
 from p2pd.preheat.request import RequestError
+from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
 from peer.tasks import BackgroundTasks
 from scheduler.core.preheat_job import JobState, Target, TargetState
@@ -36,7 +38,8 @@ class Jobs:
         self.views: dict[int, JobView] = {}
         self.credentials: list[str] = []
 
-    async def add(self, record: JobRecord, *, credential: str = "") -> JobView:
+    async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
+        assert key is None, "pushes are not done once for ever"
         kept = replace(record, number=len(self.views) + 1)
         self.views[kept.number] = JobView(kept, ())
         self.credentials.append(credential)
@@ -62,7 +65,8 @@ class Server:
         self.jobs = Jobs()
         self.token = PreheatToken(directory)
         service: Any = lambda: self.jobs  # noqa: E731
-        notifications = Notifications(service, self.token, lambda: tasks, debounce_s=0.01)
+        self.rules = PreheatRules((), service)
+        notifications = Notifications(service, self.token, lambda: tasks, self.rules, debounce_s=0.01)
         app = web.Application()
         app.add_routes([*harbor_routes(service), *notifications.routes()])
         self._server = TestServer(app)
@@ -231,6 +235,15 @@ async def test_pushes_are_preheated_once_where_the_repository_is_in_use(tmp_path
         assert (await server.ask("POST", "/registry/notifications", kraken))[0] == 200
         await until(lambda: len(server.jobs.views) == 2)
         assert server.jobs.images[1] == ("harbor.corp/team/app:v2", ("1/site",), False)
+
+
+@asynchronous
+async def test_a_push_that_a_rule_matches_is_preheated_as_it_says_too(tmp_path: Path) -> None:
+    async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
+        server.rules.replace(parse_preheat_rules(["reg.test:5000/team/*:v*;to=site=berlin", "other.test/**:*"]))
+        assert (await server.ask("POST", "/registry/notifications", {"events": [event(tag="v1")]}))[0] == 200
+        await until(lambda: len(server.jobs.views) == 2)
+        assert server.jobs.images[1] == ("reg.test:5000/team/app:v1", ("site=berlin",), False)
 
 
 @asynchronous

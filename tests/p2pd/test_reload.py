@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -21,6 +21,7 @@ from p2pd.cli.app import app
 from p2pd.config.own_addresses import own_addresses
 from p2pd.config.upstream import make_upstreams
 from p2pd.config.values import parse_address
+from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import NodeReload
 from p2pd.demo.process import command
 from peer.core.eviction import DiskShare, Quota
@@ -200,7 +201,14 @@ class TestLimits:
         """Of bytes from neighbours, and to them, and of the store."""
         hub = "docker.io=http://a"
         settings = settings_for(
-            tmp_path, hub, max_bytes=5, min_free_bytes="7%", ttl_s=9, upload_rate=MIB, download_rate=MIB
+            tmp_path,
+            hub,
+            preheat="a.test/b:1",
+            max_bytes=5,
+            min_free_bytes="7%",
+            ttl_s=9,
+            upload_rate=MIB,
+            download_rate=MIB,
         )
         store = Store.open(tmp_path / "store", max_bytes=1, min_free_bytes=0, ttl_s=0)
         catalog, origins = Catalog.open(tmp_path / "catalog"), Origins(make_upstreams(settings))
@@ -213,7 +221,9 @@ class TestLimits:
             access = Access(origins, catalog, tasks, ttl_s=1)
             tags = Tags(origins, access, catalog, tasks, ttl_s=1, serve_stale=False)
             assert (host.pace.slice_bytes, server.is_paced) == (None, False)
-            NodeReload(origins, access, tags, host, server, tasks).prepare(settings)()
+            rules = SchedulerPreheats(replace(settings, preheat=()))
+            NodeReload(origins, access, tags, host, server, tasks, preheats=rules).prepare(settings)()
+            assert rules._rules._rules == settings.preheat
             assert store.quota == Quota(5, DiskShare(7), 9)
             assert host.pace.slice_bytes is not None
             assert server.is_paced

@@ -1,0 +1,1 @@
+"""`python -m benchmarks preheat`: what preheating saves, and what it costs a client."""
