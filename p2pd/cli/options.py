@@ -18,8 +18,38 @@ SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"
 SCHEDULER_ADMIN: Final = "127.0.0.1:65005"
 """The admin port of a scheduler alone."""
 
+GROUPS: Final = {
+    "Addresses": ("mirror", "admin", "metrics", "https_proxy", "peer", "advertise", "listen", "allow_open"),
+    "Cluster": (
+        "scheduler", "scheduler_wait_s", "site", "zone", "rack", "upload_slots", "upload_rate", "download_rate",
+    ),
+    "Certificates": (
+        "join", "join_file", "tls_dir", "tls_files", "ca_cert", "ca_key", "certificate_ttl_s", "pieces",
+    ),
+    "Registries": (
+        "upstream", "allow_private", "connections_per_origin", "connections_per_blob", "origin_rate", "tag_ttl_s",
+        "serve_stale_tags", "access_ttl_s", "prefetch_layers", "preheat",
+    ),
+    "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate"),
+    "Clients": ("client_stall_s", "shutdown_grace_s"),
+    "Log and traces": ("log_format", "log_level", "traces", "trace_share"),
+}  # fmt: skip
+"""The keys by subject, for the help of a daemon."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Daemon(click.Command):
+    """A command with many keys: its help has them by subject."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = {each.name: row for each in self.get_params(ctx) if (row := each.get_help_record(ctx)) is not None}
+        grouped = {title: [rows.pop(name) for name in names if name in rows] for title, names in GROUPS.items()}
+        for title, own in {**grouped, "More": list(rows.values())}.items():
+            if own:
+                with formatter.section(title):
+                    formatter.write_dl(own)
 
 
 def with_settings(

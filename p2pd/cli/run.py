@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import with_sources
+from p2pd.cli.options import Daemon, with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
     from p2pd.config.settings import Sources
 
 
-@click.command("run")
+@click.command("run", cls=Daemon)
 @with_sources()
 def run(sources: Sources) -> None:
     """Run one node: the mirror and its cache.

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_sources
+from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
     from p2pd.config.settings import Sources
 
 
-@click.command("scheduler")
+@click.command("scheduler", cls=Daemon)
 @with_sources(
     "data",
     "listen",

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from p2pd.admin.client import AdminClient, DaemonRefusedError
 from p2pd.cli.app import COMMANDS, App, app
-from p2pd.cli.options import with_settings
+from p2pd.cli.options import GROUPS, with_settings
 from p2pd.config.settings import KEYS, Settings
 from p2pd.config.values import ConfigError, parse_address, show_room
 from peer.errors import P2pdError
@@ -44,6 +45,20 @@ def test_help_names_every_command_and_imports_none() -> None:
 def test_help_fills_the_terminal() -> None:
     wide = CliRunner().invoke(app, ["run", "--help"], terminal_width=118, env={"P2PD_CONFIG": None}).stdout
     assert 100 < max(map(len, wide.splitlines())) <= 118
+
+
+@pytest.mark.parametrize("daemon", ["run", "scheduler"])
+def test_help_has_the_keys_by_subject(daemon: str) -> None:
+    shown = re.split(r"^([A-Z][a-z ]+):\n", p2pd(daemon, "--help").stdout, flags=re.MULTILINE)[1:]
+    by_subject = {
+        title: re.findall(r"^  (?:-h, )?--([a-z-]+)", text, re.MULTILINE)
+        for title, text in zip(shown[::2], shown[1::2], strict=True)
+    }
+    flags = {flag for own in by_subject.values() for flag in own}
+    known = {title: [name.replace("_", "-") for name in names] for title, names in GROUPS.items()}
+    present = {title: [flag for flag in own if flag in flags] for title, own in known.items()}
+    assert by_subject == {title: own for title, own in present.items() if own} | {"More": ["config", "help"]}
+    assert daemon != "run" or present == known
 
 
 @pytest.mark.parametrize(
