@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ from tests.real.image import Image
 from tests.real.machine import configured
 from tests.real.node import Node, StartNode
 from tests.real.origin import Origin
+from tests.real.paths import new_directory
 from tests.real.podman import Podman
-from tests.real.programs import environment, run
+from tests.real.programs import ProgramError, environment, run
 from tests.real.skopeo import Skopeo, digests
 
 REGISTRY = "registry.invalid:5001"
@@ -24,6 +27,9 @@ REFERENCE = f"{REGISTRY}/library/app:1"
 @pytest.fixture
 def node(start_node: StartNode, origin: Origin) -> Node:
     return start_node("docker.io=http://127.0.0.1:1", f"{REGISTRY}={origin.url}")
+
+
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -41,6 +47,33 @@ def test_podman_pulls_from_a_registry_with_a_port(place: Path, registries: str, 
 
 def test_skopeo_copies_from_a_registry_with_a_port(place: Path, registries: str, image: Image) -> None:
     assert digests(Skopeo(place, registries).copy(REFERENCE)) == image.digests
+
+
+def test_podman_of_a_user_reads_it_too(place: Path, node: Node, image: Image, request: pytest.FixtureRequest) -> None:
+    """In /etc; a user with a registries.conf of their own needs it beside that, as docs/configure.md says.
+
+    skopeo finds the file as podman does, by the same library, and needs no ids for a user's containers.
+    """
+    written = configured(place / "machine", "podman", node.mirror, upstreams=[REGISTRY]) / "etc/containers"
+    home = new_directory()  # the test's own is below one that other users do not see into
+    request.addfinalizer(lambda: shutil.rmtree(home))
+
+    def copy(name: str) -> set[str]:
+        for each in [home, *home.rglob("*")]:
+            os.chown(each, NOBODY, NOBODY)
+        user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups"
+        skopeo = f"skopeo --insecure-policy copy --quiet docker://{REFERENCE} dir:{home / name}"
+        script = f"mount --bind {written} /etc/containers && exec {user} {skopeo}"
+        run(["unshare", "--mount", "sh", "-c", script], environment(home))
+        return digests(home / name)
+
+    assert copy("etc") == image.digests
+    (own := home / ".config/containers").mkdir(parents=True)
+    (own / "registries.conf").touch()
+    with pytest.raises(ProgramError, match=REGISTRY):
+        copy("own")
+    shutil.copytree(written / "registries.conf.d", own / "registries.conf.d")
+    assert copy("beside") == image.digests
 
 
 def test_containerd_asks_the_mirror_for_every_registry(
