@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,14 +36,14 @@ def registry() -> Iterator[ImageRegistry]:
 
 
 @contextmanager
-def node(tmp_path: Path, registry: ImageRegistry) -> Iterator[Daemon]:
+def node(tmp_path: Path, registry: ImageRegistry, *, prefetch_layers: int = 0) -> Iterator[Daemon]:
     flags = {
         "data": tmp_path / "store",
         "mirror": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
         "upstream": f"docker.io={registry.url}",
         "min-free-bytes": 0,
-        "prefetch-layers": 0,
+        "prefetch-layers": prefetch_layers,
         "shutdown-grace-s": 0,
     }
     daemon = Daemon(tmp_path, command("run", flags))
@@ -84,6 +86,31 @@ def test_a_pull_under_way_is_finished_and_a_new_one_refused(tmp_path: Path, regi
         draining.join(PATIENCE_S)
         assert daemon.wait() == 0
     assert (ends[0].exit_code, ends[0].output) == (0, "drained: the daemon has stopped\n")
+
+
+def test_what_is_fetched_ahead_of_clients_ends(tmp_path: Path, registry: ImageRegistry) -> None:
+    """With the download ends the membership, and the leases go back (tests/peer/test_host_swarm.py)."""
+    ahead = content_of("ahead", len(LAYER))
+    registry.push(APP, "3.0", make_image(LAYER, ahead))
+    holds = [registry.hold(APP, digest_of(blob), len(LAYER) // 2) for blob in (LAYER, ahead)]
+    with node(tmp_path, registry, prefetch_layers=1) as daemon:
+
+        def arriving() -> set[str]:
+            with daemon.get_admin("/status") as status:
+                return {each["blob"] for each in json.load(status)["arriving"]}
+
+        daemon.get(f"/v2/{APP}/manifests/3.0").read()
+        response = daemon.get(BLOB)
+        assert all(hold.reached.wait(PATIENCE_S) for hold in holds)
+        wanted = arriving()
+        assert len(wanted) == 2
+        draining = threading.Thread(target=lambda: drain(daemon, tmp_path))
+        draining.start()
+        until = time.monotonic() + PATIENCE_S
+        while arriving() != {each for each in wanted if digest_of(LAYER).startswith(each)}:
+            assert time.monotonic() < until, arriving()
+        response.close()
+    draining.join(PATIENCE_S)
 
 
 def test_not_for_longer_than_the_time_that_it_is_given(tmp_path: Path, registry: ImageRegistry) -> None:
