@@ -1,6 +1,6 @@
-"""What `p2pd configure` writes for BuildKit, k3s and RKE2, read by their own code.
+"""What `p2pd configure` writes for BuildKit, k3s, RKE2 and containerd 2, read by their own code.
 
-They are not installed here. A program of a few lines has the packages with which they read these files.
+They are not installed here. Programs of a few lines have the packages with which they read these files.
 """
 
 from __future__ import annotations
@@ -60,11 +60,7 @@ Understood = Callable[[str, Path], Mapping[str, Any]]
 @pytest.fixture(scope="module")
 def understood(programs: None) -> Understood:
     """What a runtime's code makes of its file below a root."""
-    program = cache_directory() / "parsers"
-    source = [HERE / name for name in ("main.go", "go.mod", "go.sum")]
-    if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in source):
-        environment = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0"}
-        subprocess.run([go(), "build", "-o", program, "."], cwd=HERE, env=environment, check=True, timeout=300)
+    program = built(HERE)
 
     def read(runtime: str, root: Path) -> Mapping[str, Any]:
         file = root / FILES[runtime].removeprefix("/")
@@ -73,6 +69,16 @@ def understood(programs: None) -> Understood:
         return found
 
     return read
+
+
+def built(module: Path) -> Path:
+    """The program of a module, kept for later runs."""
+    program = cache_directory() / f"{module.name}.program"
+    source = [module / name for name in ("main.go", "go.mod", "go.sum")]
+    if not program.exists() or program.stat().st_mtime < max(each.stat().st_mtime for each in source):
+        environment = {**os.environ, "GOFLAGS": "-mod=readonly -buildvcs=false", "CGO_ENABLED": "0"}
+        subprocess.run([go(), "build", "-o", program, "."], cwd=module, env=environment, check=True, timeout=600)
+    return program
 
 
 def go() -> str:
@@ -117,6 +123,28 @@ def test_what_the_operator_has_comes_after_the_mirror(understood: Understood, tm
 def test_every_registry(understood: Understood, tmp_path: Path, runtime: str) -> None:
     found = understood(runtime, configured(tmp_path, runtime, MIRROR, upstreams=UPSTREAMS, wildcard=True))
     assert found["*"] == entry(f"http://{MIRROR}")
+
+
+CRI: Final = "[plugins.'io.containerd.cri.v1.images'.registry]"
+CONFIGS: Final = {
+    "none": None,
+    "without the plugin": "version = 3\n",
+    "as by default": f'version = 3\n{CRI}\n  config_path = "/etc/containerd/certs.d:/etc/docker/certs.d"\n',
+    "version 4": f"version = 4\n{CRI}\n",
+    "version 2": "version = 2\n",
+}
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("text", CONFIGS.values(), ids=CONFIGS)
+def test_containerd_2_asks_the_mirror_first(tmp_path: Path, text: str | None) -> None:
+    files = {} if text is None else {"/etc/containerd/config.toml": text}
+    root = configured(tmp_path, "containerd", MIRROR, upstreams=UPSTREAMS, files=files)
+    program = built(HERE / "containerd")
+    found = json.loads(subprocess.run([program, root, *UPSTREAMS], capture_output=True, check=True).stdout)
+    assert found["config_path"] == "/etc/containerd/certs.d"
+    assert [found["hosts"][name][0] for name in UPSTREAMS] == [f"http://{MIRROR}/v2"] * 2
+    assert found["hosts"]["docker.io"][1] == "https://registry-1.docker.io/v2"
 
 
 def entry(*endpoints: str) -> dict[str, Any]:
