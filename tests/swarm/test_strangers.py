@@ -154,6 +154,8 @@ async def from_elsewhere(secure: SecureCluster, node: Process) -> None:
                     assert b"BEGIN CERTIFICATE" in answer, "that is for all who join to see"
                     continue
                 assert REFUSAL.match(answer), what
+                if name == "peer" and answer.startswith(b"HTTP/1.1"):
+                    assert b"\r\nconnection: close\r\n" in answer.lower(), f"a stranger keeps a connection: {what}"
                 assert told(answer, DIGEST, PRIVATE, node.host, ALICE) == [], what
 
 

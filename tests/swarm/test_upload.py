@@ -261,7 +261,10 @@ async def test_a_host_that_does_not_read_loses_its_slot(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_host_that_takes_nothing_loses_its_slot_soon_if_others_wait_for_it(tmp_path: Path) -> None:
-    async with serving(tmp_path, stalled_s=0.1) as it, Client(it.address, receive_buffer_bytes=4096) as slow:
+    async with (
+        serving(tmp_path, stalled_s=0.1, stall_s=10 * PATIENCE_S) as it,
+        Client(it.address, receive_buffer_bytes=4096) as slow,
+    ):
         await slow.request("GET", PATH, a_range(MAX_PIECE_BYTES))
         head = await slow.head()
         assert (await served(it, "b")).body == CONTENT[:9], "long before `stall_s`"
