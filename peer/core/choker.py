@@ -11,7 +11,7 @@
 5. A host has all slots but one at most: whatever it does with what it is sent, others are served.
 6. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
 7. Whoever has a client that waits comes before all whose requests are of the background, and those are refused while
-   such a host is remembered. So a client's piece waits for one piece of the background at most.
+   such a host is remembered and a piece goes out. So a client's piece waits for one piece of the background at most.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Choker(Generic[Request]):
         if already >= max(1, self.slots - 1):
             self._remember(receiver)
             return Admission.REJECT
-        if receiver is not None and receiver.background and any(not each.background for each in self._refused):
+        others_first = self.active and any(not each.background for each in self._refused)
+        if receiver is not None and receiver.background and others_first:
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):

@@ -322,10 +322,15 @@ class TestTheBackground:
             [host(1, background=True)],
         ]
 
-    def test_it_is_refused_while_one_with_a_client_is_remembered(self) -> None:
+    def test_an_idle_line_is_not_kept_for_one_that_is_remembered(self) -> None:
         choker = filled(host(1))
         choker.end()
-        assert choker.ask(2, host(2, background=True), Uplink.FREE) is Admission.REJECT
+        assert choker.ask(2, host(2, background=True), Uplink.FREE) is Admission.SEND
+
+    def test_it_is_refused_while_one_with_a_client_is_remembered(self) -> None:
+        choker = filled(host(1))
+        assert choker.ask(2, host(2, background=True), Uplink.FREE_SOON) is Admission.REJECT
+        choker.end()
         assert choker.unchoke(Uplink.FREE) == [host(1)]
         assert choker.ask(1, host(1), Uplink.FREE) is Admission.SEND
         choker.end()
