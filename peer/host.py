@@ -53,6 +53,7 @@ from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
+    from peer.background.transport import BackgroundTransport
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import PieceKeys
 
@@ -202,6 +203,8 @@ class Host:
                 host=self.identity.host,
             )
         )
+        self.background: BackgroundTransport | None = None
+        """How pieces of other sites come that no client waits for; None: as all others do."""
         self._timer: asyncio.Handle | None = None
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
@@ -282,6 +285,10 @@ class Host:
         await self.links.close()
         self._neighbours.close()
 
+    def use(self, background: BackgroundTransport) -> None:
+        """Have pieces of other sites that no client waits for come by this transport."""
+        self.background = self._transfers.background = background
+
     # -- for neighbours --------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -310,6 +317,19 @@ class Host:
         Raises StoreError; a blob that is not right has been dropped by then.
         """
         await self._store_work.check(blob, start, stop)
+
+    async def ticket(self, digest: Digest) -> bytes | None:
+        """For the peer port: what another host needs to get a blob by the background transport; None: it cannot."""
+        held = self.store.peek(digest)
+        if self.background is None or held is None or not self.machine.may_serve(digest.raw, 0, held.size_bytes):
+            return None
+        blob = self.store.acquire(digest) if held.complete else None
+        if blob is None:
+            return None
+        try:
+            return await self.background.ticket(blob)
+        finally:
+            blob.release()
 
     def send_unchoke(self, request: UploadRequest) -> None:
         """This host was too busy for a piece that another host wanted, and has room now."""
@@ -570,6 +590,8 @@ class Host:
         self._neighbours.forget(host)
         if self._keys is not None:
             self._keys.forget(host)
+        if self.background is not None:
+            self._tasks.start(self.background.restart())
 
     # -- the store -------------------------------------------------------------------------------------------------
 
@@ -578,6 +600,8 @@ class Host:
         self._loop.call_soon_threadsafe(self._tell_removed, digest)
 
     def _tell_removed(self, digest: Digest) -> None:
+        if self.background is not None:
+            self._tasks.start(self.background.unshare(digest))
         arrival = self.arrivals.get(digest.raw)
         if arrival is not None and arrival.blob is not None and arrival.blob.preempted:
             arrival.last_error = StoreFullError(f"the room of {digest} was needed for what a client reads")

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -34,6 +35,9 @@ from peer.origin_sample import fetch_sample
 from peer.peer_piece import Pace, PeerPiece, peer_outcome_of
 from peer.store import Blob, Store
 from peer.workers import Workers
+
+if TYPE_CHECKING:
+    from peer.background.transport import BackgroundTransport
 
 log = structlog.get_logger("peer.transfers")
 
@@ -64,6 +68,8 @@ class Transfers:
         self.pace = Pace(rate_bytes_per_s)
         self.background_pace = Pace(0)
         """The limit on what no client waits for, from neighbours and origins together."""
+        self.background: BackgroundTransport | None = None
+        """How pieces come that no client waits for; None: as all others do."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -151,8 +157,12 @@ class Transfers:
         if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
+        way = None
+        if self.background is not None and arrival.background:
+            address = self._neighbours.address(wanted.host)
+            way = self.background.way(wanted.host, address, partial(_is_background, arrival))
         piece = PeerPiece(
-            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
+            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background, way=way
         )
         self._pieces[wanted.request] = piece
         context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)

@@ -151,6 +151,23 @@ class _Statistics(Collector):
         sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
         yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
         yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
+        background = self._host.background
+        moved = CounterMetricFamily(
+            "p2pd_background_bytes", "Of these, what the background transport brought, or sent.", labels=("direction",)
+        )
+        moved.add_metric(["received"], 0 if background is None else background.received_bytes)
+        moved.add_metric(["sent"], 0 if background is None else background.sent_bytes)
+        yield moved
+        yield CounterMetricFamily(
+            "p2pd_background_fallbacks",
+            "Pieces that came by HTTP because the background transport did not bring them.",
+            value=0 if background is None else background.fallbacks,
+        )
+        yield GaugeMetricFamily(
+            "p2pd_background_runs",
+            "1 while the process of the background transport runs, else 0.",
+            value=background is not None and background.runs,
+        )
         messages = self._host.messages()
         yield CounterMetricFamily("p2pd_link_messages", "Messages to neighbours.", value=messages.link_messages)
         yield CounterMetricFamily(

@@ -22,6 +22,7 @@ GROUPS: Final = {
     "Addresses": ("mirror", "admin", "metrics", "https_proxy", "peer", "advertise", "listen", "allow_open"),
     "Cluster": (
         "scheduler", "scheduler_wait_s", "site", "zone", "rack", "upload_slots", "upload_rate", "download_rate",
+        "background_transport", "background_port",
     ),
     "Certificates": (
         "join", "join_file", "tls_dir", "tls_files", "ca_cert", "ca_key", "certificate_ttl_s", "pieces",

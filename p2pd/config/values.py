@@ -162,6 +162,14 @@ def parse_count(value: object) -> int:
     return int(text)
 
 
+def parse_port(value: object) -> int:
+    """A port from 1 to 65535."""
+    text = _text(value)
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or not 0 < int(text) < 65_536:
+        raise ConfigError("expected a port from 1 to 65535")
+    return int(text)
+
+
 def parse_depth(value: object) -> int:
     """A whole number from 0 to 99."""
     text = _text(value)

@@ -72,6 +72,9 @@ log = logs.get("p2pd.daemon")
 SOMEWHERE = Address("127.0.0.1", 0)
 """The port for other hosts, where the operator names none."""
 
+BACKGROUND_DIRECTORY = "background"
+"""Below the directory of the cache: what the background transport has received a part of."""
+
 TELL_PULLS_EVERY_S = 1.0
 SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
@@ -135,6 +138,7 @@ async def serve(
         new = None if trust is not None else partial(new_id, settings)
         host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
+        await _use_background_transport(stack, settings, host, background)
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
         )
@@ -149,6 +153,7 @@ async def serve(
             trust=trust,
             keys=keys,
         )
+        peer_server.ticket = None if host.background is None else host.ticket
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         observe: Observe = telemetry.clients.observe
@@ -308,6 +313,26 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+async def _use_background_transport(
+    stack: AsyncExitStack, settings: Settings, host: Host, tasks: BackgroundTasks
+) -> None:
+    """Have pieces of other sites that no client waits for come by it, if the operator wants that and libtorrent is."""
+    if settings.background_transport == "http" or exchange_of(settings) is Exchange.NOTHING:
+        return
+    from peer.background.client import BackgroundProcess, is_installed
+    from peer.background.transport import BackgroundTransport
+
+    if not is_installed():
+        log.warning("background transfers go over HTTP, as libtorrent is not here: pip install 'p2pd[bittorrent]'")
+        return
+    process = BackgroundProcess(settings.data / BACKGROUND_DIRECTORY, settings.background_port)
+    transport = BackgroundTransport(process, host.is_far)
+    await transport.limit(settings.upload_rate, settings.download_rate)
+    stack.push_async_callback(transport.close)
+    tasks.start(transport.run())
+    host.use(transport)
 
 
 def _traces_of(settings: Settings, host: str) -> NodeTraces | None:
