@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks import compare
 from benchmarks.arguments import measured_by, positive
+from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
@@ -37,6 +38,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     scheduler.COMMAND,
     cluster.COMMAND,
     preheat.COMMAND,
+    background.COMMAND,
     simulate.COMMAND,
 )
 

@@ -49,7 +49,8 @@ def is_installed() -> bool:
 class BackgroundProcess:
     """The process, if it runs. `directory` is its own, for what is half received; it shares at the UDP port `port`."""
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._directory = directory
         self._port = port
         self._lock = threading.Lock()
@@ -147,7 +148,7 @@ class BackgroundProcess:
     def _started(self) -> socket.socket:
         if self._is_running() and self._control is not None:
             return self._control
-        now = time.monotonic()
+        now = self._clock()
         if self._process is not None and now < self._started_at + AT_ONCE_S:
             self._not_before = now + AGAIN_AFTER_S
             log.warning("the process of the background transport has ended at once: HTTP is used", for_s=AGAIN_AFTER_S)

@@ -1,0 +1,221 @@
+"""The process of the background transport: what it gives to whom, and when it lives."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from peer.background import client
+from peer.background.client import BackgroundError, BackgroundProcess, is_installed, read_answer
+from peer.background.messages import MAX_QUESTION_BYTES, Content, Count, Fetch, Question, encode
+from peer.background.ticket import Authority, Ticket, parse_ticket
+from tests.support.ports import free_port
+
+PIECE = 256 * 1024
+PATIENCE_S = 60.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pair:
+    """Two hosts: `here` shares, `there` fetches."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.clock = Clock()
+        self.here = BackgroundProcess(directory / "here", free_port(), self.clock)
+        self.there = BackgroundProcess(directory / "there", free_port(), self.clock)
+
+    def blob(self, size_bytes: int, seed: int = 0) -> tuple[Content, bytes, Path]:
+        data = random.Random(seed).randbytes(size_bytes)
+        path = self.directory / hashlib.sha256(data).hexdigest()
+        path.write_bytes(data)
+        return Content(path.name, size_bytes, PIECE), data, path
+
+    def fetch(self, content: Content, index: int, ticket: bytes) -> bytes:
+        return asked(self.there, Fetch(content, index, "127.0.0.1", ticket))
+
+
+def asked(process: BackgroundProcess, question: Question) -> bytes:
+    with process.ask(question) as stream:
+        stream.settimeout(PATIENCE_S)
+        return read_answer(stream)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path)
+    yield made
+    made.here.close()
+    made.there.close()
+
+
+def test_pieces_come_over_utp_in_any_order(pair: Pair) -> None:
+    content, data, path = pair.blob(3 * PIECE + 77)
+    ticket = pair.here.share(content, path)
+    assert pair.here.share(content, path) == ticket, "it is shared already"
+    for index in (3, 0, 2, 0):  # one is asked for again: the daemon had no use for it the first time
+        assert pair.fetch(content, index, ticket) == data[index * PIECE : (index + 1) * PIECE]
+    pair.here.count()
+    assert pair.here.sent_bytes >= 2 * PIECE
+    assert path.read_bytes() == data
+
+
+def test_what_was_given_to_the_daemon_takes_no_room(pair: Pair) -> None:
+    content, _, path = pair.blob(4 * PIECE)
+    ticket = pair.here.share(content, path)
+    for index in range(3):
+        pair.fetch(content, index, ticket)
+    files = [each for each in (pair.directory / "there").rglob("*") if each.is_file()]
+    ends = time.monotonic() + PATIENCE_S
+    while sum(each.stat().st_blocks for each in files) * 512 >= PIECE:
+        assert time.monotonic() < ends, "each piece is punched out once it was handed over"
+        time.sleep(0.01)
+    pair.there.close()
+    assert not (pair.directory / "there").exists()
+
+
+def test_who_has_no_ticket_gets_nothing(pair: Pair) -> None:
+    """Neither with a certificate of its own for the same torrent, nor with a ticket for another blob, nor afterwards."""
+    content, _, path = pair.blob(PIECE)
+    other, _, other_path = pair.blob(PIECE, seed=1)
+    ticket, other_ticket = (parse_ticket(pair.here.share(*each)) for each in ((content, path), (other, other_path)))
+    stranger = Authority()
+    forged = [
+        Ticket(ticket.port, ticket.root, *stranger.issue(content.digest)),
+        Ticket(ticket.port, stranger.root, *stranger.issue(content.digest)),
+        Ticket(ticket.port, ticket.root, other_ticket.certificate, other_ticket.key),
+        Ticket(ticket.port, ticket.root, ticket.certificate, other_ticket.key),
+    ]
+    for each in forged:  # one process for each: libtorrent knows a torrent once
+        assert is_refused(pair, content, each)
+    pair.here.unshare(content.digest)
+    assert is_refused(pair, content, ticket)
+    assert pair.fetch(other, 0, other_ticket.encode()), "the others still get theirs"
+
+
+def is_refused(pair: Pair, content: Content, ticket: Ticket) -> bool:
+    try:
+        pair.fetch(content, 0, ticket.encode())
+    except BackgroundError:
+        return True
+    finally:
+        pair.there.restart()
+    return False
+
+
+def test_hostile_tickets_and_messages(pair: Pair) -> None:
+    content, data, path = pair.blob(PIECE)
+    ticket = pair.here.share(content, path)
+    pem = parse_ticket(ticket)
+    for bad in (b"\xc1", b"x" * 100, Ticket(pem.port, b"no root", b"no certificate", b"no key").encode()):
+        with pytest.raises(BackgroundError):
+            asked(pair.there, Fetch(content, 0, "127.0.0.1", bad))
+    with pytest.raises(BackgroundError):
+        asked(pair.there, Fetch(content, 0, "nowhere", ticket))
+    control = pair.there._control
+    assert control is not None
+    pid = pair.there.pid
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        control.send(b"no descriptor")
+        socket.send_fds(control, [encode(Count())], [theirs.fileno(), theirs.fileno()])
+        socket.send_fds(control, [b"y" * (MAX_QUESTION_BYTES + 1)], [theirs.fileno()])
+    assert pair.fetch(content, 0, ticket) == data
+    assert pair.there.pid == pid, "it has lived through all of that"
+
+
+def test_a_file_that_is_shorter_than_it_was_said(pair: Pair) -> None:
+    content, _, path = pair.blob(2 * PIECE)
+    ticket = pair.here.share(content, path)
+    path.write_bytes(b"")
+    try:
+        assert pair.fetch(content, 1, ticket) != b"", "wrong bytes are for the daemon to find"
+    except BackgroundError:
+        pass
+    assert path.read_bytes() == b"", "what is shared is never written to"
+
+
+def test_killed_it_is_started_anew(pair: Pair) -> None:
+    content, data, path = pair.blob(PIECE)
+    ticket = pair.here.share(content, path)
+    assert pair.fetch(content, 0, ticket) == data
+    pair.clock.now += client.AT_ONCE_S
+    kill(pair.there)
+    assert pair.fetch(content, 0, ticket) == data
+
+
+def test_one_that_ends_at_once_is_left_alone_for_a_while(pair: Pair) -> None:
+    content, data, path = pair.blob(PIECE)
+    ticket = pair.here.share(content, path)
+    assert pair.fetch(content, 0, ticket) == data
+    kill(pair.there)
+    with pytest.raises(BackgroundError, match="does not run"):
+        pair.fetch(content, 0, ticket)
+    pair.clock.now += client.AGAIN_AFTER_S
+    assert pair.fetch(content, 0, ticket) == data
+
+
+def test_whoever_waits_hears_that_it_was_killed(pair: Pair) -> None:
+    """The other host does not answer, so nothing comes."""
+    content, _, path = pair.blob(PIECE)
+    ticket = parse_ticket(pair.here.share(content, path))
+    silent = Ticket(free_port(), ticket.root, ticket.certificate, ticket.key)
+    assert asked(pair.there, Count()) == b"0"
+    with ThreadPoolExecutor() as threads, pair.there.ask(Fetch(content, 0, "127.0.0.1", silent.encode())) as stream:
+        waiting = threads.submit(read_answer, stream)
+        kill(pair.there)
+        with pytest.raises(BackgroundError):
+            waiting.result(PATIENCE_S)
+
+
+def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
+    """The daemon is killed, and closes nothing in order."""
+    daemon = (
+        "import sys, time; from pathlib import Path; from peer.background.client import *; from peer.background.messages"
+        " import Count\nprocess = BackgroundProcess(Path(sys.argv[1]), 1)\n"
+        "with process.ask(Count()) as stream: read_answer(stream)\nprint(process.pid, flush=True); time.sleep(1000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", daemon, str(tmp_path / "x")], stdout=subprocess.PIPE) as killed:
+        assert killed.stdout is not None
+        pid = int(killed.stdout.readlines(1)[-1].split()[-1]) if False else _last_number(killed.stdout.readline())
+        killed.kill()
+    ends = time.monotonic() + PATIENCE_S
+    while os.path.exists(f"/proc/{pid}") and "zombie" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < ends, "it lives on"
+        time.sleep(0.01)
+
+
+def test_without_libtorrent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_installed()
+    monkeypatch.setitem(sys.modules, "libtorrent", None)
+    assert not is_installed()
+
+
+def kill(process: BackgroundProcess) -> None:
+    pid = process.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    while process.pid is not None:
+        time.sleep(0.001)
+
+
+def _last_number(line: bytes) -> int:
+    return int(line.split()[-1])
