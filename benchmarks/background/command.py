@@ -38,7 +38,9 @@ from p2pd.simulation.scenario import Node, Scenario
 QUEUE: Final = "100ms"
 FOREGROUND_BAR: Final = Bar(">=", 0.9)
 FREE_BAR: Final = Bar(">=", 0.8)
-AGAIN_BAR: Final = Bar("<=", 0)
+AGAIN_BAR: Final = Bar("<=", 64 * 1024)
+"""Less than a piece: the manifest and the config are counted too."""
+
 LAN_BYTES_PER_S: Final = 125e6
 HERE: Final = "hub"
 THERE: Final = "edge"

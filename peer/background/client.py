@@ -34,7 +34,7 @@ AT_ONCE_S: Final = 5.0
 AGAIN_AFTER_S: Final = 60.0
 END_WITHIN_S: Final = 5.0
 ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
-"""Of the daemon's environment. Its passwords and tokens are not for the process."""
+"""Its passwords and tokens are not for the process."""
 
 
 class BackgroundError(Exception):
@@ -159,7 +159,7 @@ class BackgroundProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             shutil.rmtree(self._directory, ignore_errors=True)
-            command = [sys.executable, "-m", "peer.background.process"]
+            command = [sys.executable, "-P", "-m", "peer.background.process"]
             command += [str(theirs.fileno()), str(self._directory), str(self._port)]
             try:
                 self._process = subprocess.Popen(
@@ -167,7 +167,7 @@ class BackgroundProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+                    env=_environment(),
                     start_new_session=True,
                 )
             except OSError as error:
@@ -198,6 +198,13 @@ class BackgroundProcess:
             process.kill()
             process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    """Of the daemon's environment. This package is found there as it was found here."""
+    found = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    paths = [str(Path(__file__).parents[2]), found.get("PYTHONPATH", "")]
+    return {**found, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def read_answer(stream: socket.socket) -> bytes:

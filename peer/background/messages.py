@@ -2,13 +2,15 @@
 
 1. A question is one packet of a SOCK_SEQPACKET pair: a MessagePack list of its kind and its fields. With it goes a file
    descriptor, one end of a stream on which the answer to this question alone comes. Whoever asked closes its end when
-   it no longer wants the answer, and the end of the process is the end of all answers.
+   it no longer wants the answer; if it means to ask again soon, it sends `KEEP` before. The end of the process is the
+   end of all answers.
 2. An answer is a header of five bytes, status and length, and so many bytes: what was asked for, or why there is none.
 3. Everything has a bound, and is checked by its receiver: a message that breaks a rule is a MessageError.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import struct
 from dataclasses import astuple, dataclass, fields
@@ -21,7 +23,6 @@ T = TypeVar("T")
 MAX_QUESTION_BYTES: Final = 32 * 1024
 MAX_TICKET_BYTES: Final = 16 * 1024
 MAX_PATH_LENGTH: Final = 4096
-MAX_ADDRESS_LENGTH: Final = 64
 MAX_PIECE_BYTES: Final = 4 * 1024 * 1024
 """As in `scheduler.protocol.geometry`: the process imports nothing of the daemon."""
 
@@ -38,6 +39,7 @@ MAX_WHY_BYTES: Final = 1000
 
 _HEADER: Final = struct.Struct("!BI")
 HEADER_BYTES: Final = _HEADER.size
+KEEP: Final = b"k"
 DONE: Final = 0
 FAILED: Final = 1
 
@@ -173,8 +175,7 @@ def _check(question: Question) -> None:
         case Fetch(content, index, address, ticket):
             content.check()
             _number(index, 0, content.pieces - 1)
-            if not 0 < len(_of(str, address)) <= MAX_ADDRESS_LENGTH:
-                raise MessageError("not an address")
+            _check_address(_of(str, address))
             if not 0 < len(_of(bytes, ticket)) <= MAX_TICKET_BYTES:
                 raise MessageError("not a ticket")
         case Limit(upload, download):
@@ -182,6 +183,13 @@ def _check(question: Question) -> None:
             _number(download, 0, MAX_RATE)
         case Count():
             pass
+
+
+def _check_address(address: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise MessageError("not an IP address") from None
 
 
 def _of(kind: type[T], value: object) -> T:

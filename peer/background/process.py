@@ -13,12 +13,13 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from peer.background import messages
-from peer.background.messages import Count, Fetch, Limit, MessageError, Question, Share, Unshare, decode
+from peer.background.messages import Count, Fetch, Limit, Question, Share, Unshare, decode
 from peer.background.ticket import parse_ticket
 from peer.background.torrents import Fetched, Fetching, Sharing
 
@@ -113,7 +114,7 @@ class Process:
         self._selector.register(streams[0], selectors.EVENT_READ, number)
         try:
             answer = self._answered(number, decode(packet))
-        except (MessageError, RuntimeError, OSError) as error:  # libtorrent's errors are RuntimeErrors
+        except Exception as error:  # whatever is wrong with one question, others are answered
             self._end(number, messages.FAILED, str(error))
         else:
             if answer is not None:
@@ -183,14 +184,14 @@ class Process:
             return
         try:
             sent = bool(events & selectors.EVENT_WRITE) and answer.send()
-            gone = not sent and bool(events & selectors.EVENT_READ) and not answer.stream.recv(1)
+            said = answer.stream.recv(16) if events & selectors.EVENT_READ and not sent else None
+            gone = said is not None
         except BlockingIOError:
             return
         except OSError:
-            gone = True
-            sent = False
+            gone, sent, said = True, False, b""
         if gone and self._fetching is not None:
-            self._fetching.cancel(number)
+            self._fetching.cancel(number, keep=said == messages.KEEP)
         if gone or sent:
             del self._answers[number]
             self._selector.unregister(answer.stream)
@@ -204,12 +205,15 @@ def main() -> None:
     os.nice(NICE)
     descriptor, directory, port = sys.argv[1:]
     process = Process(socket.socket(fileno=int(descriptor)), Path(directory), int(port))
+    status = 0
     try:
         process.run()
-    finally:
-        process.close()
-        sys.stderr.flush()
-        os._exit(0)  # libtorrent would say goodbye to each peer first, for seconds
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    process.close()
+    sys.stderr.flush()
+    os._exit(status)  # libtorrent would say goodbye to each peer first, for seconds
 
 
 if __name__ == "__main__":

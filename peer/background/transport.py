@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from peer.background.client import BackgroundError, BackgroundProcess, fill, read_header
-from peer.background.messages import MAX_TICKET_BYTES, Content, Fetch
+from peer.background.messages import KEEP, MAX_TICKET_BYTES, Content, Fetch
 from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
 from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
@@ -38,6 +38,10 @@ log = structlog.get_logger("peer.background")
 REPOSITORY: Final = "swarm/background"
 """Under this name the peer port gives tickets (`peer.net.peer_server`)."""
 
+PATIENCE_S: Final = 4.5
+"""A neighbour that takes longer for a piece may be slow (`SLOW_LEAST_S` of `peer.core.peer_requests`). That this
+transport takes longer is no fault of the neighbour."""
+
 NOT_WHOLE_S: Final = 30.0
 NOT_THERE_S: Final = 300.0
 COUNT_EVERY_S: Final = 5.0
@@ -46,7 +50,9 @@ MAX_LEFT_ALONE: Final = 4096
 
 
 @dataclass(slots=True)
-class _Ticket:
+class Ticketed:
+    """A neighbour's ticket for a blob."""
+
     data: bytes
     proven: bool = False
     """A piece has come with it."""
@@ -66,7 +72,7 @@ class BackgroundTransport:
         self._process = process
         self._is_far = is_far
         self._lock = threading.Lock()
-        self._tickets: OrderedDict[tuple[str, str], _Ticket] = OrderedDict()
+        self._tickets: OrderedDict[tuple[str, str], Ticketed] = OrderedDict()
         self._left_alone: OrderedDict[tuple[str, str], float] = OrderedDict()
         """Until when a host (and blob; "": any) is asked by HTTP."""
 
@@ -121,8 +127,10 @@ class BackgroundTransport:
     # -- in threads ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def fetching(self, way: BackgroundWay, origin: HttpOrigin, blob: Blob, index: int) -> Iterator[socket.socket]:
-        """The stream on which a piece comes, for the block. Raises BackgroundError."""
+    def fetching(
+        self, way: BackgroundWay, origin: HttpOrigin, blob: Blob, index: int
+    ) -> Iterator[tuple[socket.socket, Ticketed]]:
+        """The stream on which a piece comes, for the block, and the ticket. Raises BackgroundError."""
         if self._is_left_alone(way.host, blob.digest):
             raise _LeftAloneError("left alone")
         ticket = self._ticket_of(way.host, origin, blob)
@@ -130,8 +138,12 @@ class BackgroundTransport:
         try:
             with self._process.ask(Fetch(content_of(blob), index, address, ticket.data)) as stream:
                 stream.settimeout(LOOK_EVERY_S)
-                yield stream
+                yield stream, ticket
         except TakenOverError:
+            raise
+        except FetchStoppedError:
+            if not ticket.proven:
+                self._leave_alone(way.host, "", NOT_THERE_S)
             raise
         except BackgroundError:
             with self._lock:
@@ -154,7 +166,7 @@ class BackgroundTransport:
         with self._lock:
             self.received_bytes += size_bytes
 
-    def _ticket_of(self, host: str, origin: HttpOrigin, blob: Blob) -> _Ticket:
+    def _ticket_of(self, host: str, origin: HttpOrigin, blob: Blob) -> Ticketed:
         key = (host, str(blob.digest))
         with self._lock:
             known = self._tickets.get(key)
@@ -174,7 +186,7 @@ class BackgroundTransport:
             raise _LeftAloneError(str(error)) from None
         except OriginError as error:
             raise BackgroundError(str(error)) from None
-        ticket = _Ticket(bytes(data))
+        ticket = Ticketed(bytes(data))
         with self._lock:
             self._tickets[key] = ticket
             while len(self._tickets) > MAX_TICKETS:
@@ -224,16 +236,21 @@ class BackgroundWay:
     def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
         """Wait for a piece, which takes as long as others leave of the line. No buffer is needed until it is there.
 
-        Raises BackgroundError: it is to come by HTTP; FetchStoppedError.
+        Raises BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave so little that the
+        neighbour would count as slow: the process goes on with the piece, and is asked for it again.
         """
+        ends_s = time.monotonic() + PATIENCE_S
 
         def look() -> None:
             if stopped.is_set():
                 raise FetchStoppedError("stopped")
             if not self.is_background():
                 raise TakenOverError("a client waits for it")
+            if ticket.proven and time.monotonic() > ends_s:
+                stream.send(KEEP)
+                raise FetchStoppedError("others leave too little of the line: it is asked for again")
 
-        with self.transport.fetching(self, origin, blob, index) as stream:
+        with self.transport.fetching(self, origin, blob, index) as (stream, ticket):
             yield Arriving(stream, read_header(stream, look), look)
 
     def received(self, size_bytes: int) -> None:
