@@ -21,6 +21,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     upstreams.check_password_files,
     swarm.check_scheduler,
     swarm.check_advertised,
+    swarm.check_background,
     disk_space.check_disk,
     disk_space.check_directory,
     daemon.check_open_files,

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -202,7 +203,8 @@ def main() -> None:
     """Until the daemon is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # both are for the daemon, at whose end this ends
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICE)
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(NICE)
     descriptor, directory, port = sys.argv[1:]
     process = Process(socket.socket(fileno=int(descriptor)), Path(directory), int(port))
     status = 0

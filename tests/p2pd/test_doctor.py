@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -589,3 +589,13 @@ def test_all_checks_are_run() -> None:
         if name.startswith("check_")
     }
     assert set(CHECKS) == written
+
+
+@pytest.mark.parametrize(
+    ("transport", "has_libtorrent", "expected"),
+    [("http", False, []), ("bittorrent", True, [Level.OK]), ("bittorrent", False, [Level.WARN])],
+)
+def test_the_background_transport_wants_libtorrent(transport: str, has_libtorrent: bool, expected: list[Level]) -> None:
+    around = replace(Node().environment(), has_libtorrent=lambda: has_libtorrent)
+    settings = settings_of(background_transport=transport)
+    assert [found.level for found in swarm.check_background(settings, around)] == expected
