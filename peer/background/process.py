@@ -53,7 +53,8 @@ class _Answer:
 class Process:
     """The loop."""
 
-    def __init__(self, control: socket.socket, directory: Path, port: int) -> None:
+    def __init__(self, control: socket.socket, directory: Path, port: int, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
         self._control = control
         self._directory = directory
         self._port = port
@@ -91,13 +92,16 @@ class Process:
                     return
 
     def close(self) -> None:
+        self._selector.close()
+        for each in (self._alerts, self._alert_sink, *(answer.stream for answer in self._answers.values())):
+            each.close()
         if self._fetching is not None:
             self._fetching.close()
 
     def _is_idle(self, now: float) -> bool:
         if self._answers or (self._fetching and self._fetching.is_used) or (self._sharing and self._sharing.is_used()):
             self._used_at = now
-        return now > self._used_at + IDLE_S
+        return now > self._used_at + self._idle_s
 
     def _take(self) -> bool:
         """A question, or the daemon's end: whether it was a question."""

@@ -65,7 +65,10 @@ class TakenOverError(BackgroundError):
 class BackgroundTransport:
     """The transport of one host. `is_far`: a host is in another site."""
 
-    def __init__(self, process: BackgroundProcess, is_far: Callable[[str], bool]) -> None:
+    def __init__(
+        self, process: BackgroundProcess, is_far: Callable[[str], bool], patience_s: float = PATIENCE_S
+    ) -> None:
+        self.patience_s = patience_s
         self.received_bytes = 0
         self.fallbacks = 0
         """Pieces that came by HTTP because the transport did not bring them."""
@@ -239,7 +242,7 @@ class BackgroundWay:
         Raises BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave so little that the
         neighbour would count as slow: the process goes on with the piece, and is asked for it again.
         """
-        ends_s = time.monotonic() + PATIENCE_S
+        ends_s = time.monotonic() + self.transport.patience_s
 
         def look() -> None:
             if stopped.is_set():

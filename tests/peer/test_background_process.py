@@ -19,6 +19,7 @@ import pytest
 from peer.background import client
 from peer.background.client import BackgroundError, BackgroundProcess, is_installed, read_answer
 from peer.background.messages import MAX_QUESTION_BYTES, Content, Count, Fetch, Question, encode
+from peer.background.process import Process
 from peer.background.ticket import Authority, Ticket, parse_ticket
 from tests.support.ports import free_port
 
@@ -200,6 +201,14 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
     while is_alive(pid):
         assert time.monotonic() < ends, "it lives on"
         time.sleep(0.01)
+
+
+def test_it_ends_when_idle(tmp_path: Path) -> None:
+    control, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with control, daemon:
+        process = Process(control, tmp_path, free_port(), idle_s=0.0)
+        process.run()
+        process.close()
 
 
 def test_without_libtorrent(monkeypatch: pytest.MonkeyPatch) -> None:
