@@ -153,7 +153,10 @@ class _Statistics(Collector):
         yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
         background = self._host.background
         moved = CounterMetricFamily(
-            "p2pd_background_bytes", "Of these, what the background transport brought, or sent.", labels=("direction",)
+            "p2pd_background_bytes",
+            "Bytes that the background transport brought, which are among p2pd_download_bytes, and sent, which are not"
+            " among p2pd_upload_bytes.",
+            labels=("direction",),
         )
         moved.add_metric(["received"], 0 if background is None else background.received_bytes)
         moved.add_metric(["sent"], 0 if background is None else background.sent_bytes)

@@ -327,7 +327,8 @@ async def _use_background_transport(
     if not is_installed():
         log.warning("background transfers go over HTTP, as libtorrent is not here: pip install 'p2pd[bittorrent]'")
         return
-    process = BackgroundProcess(settings.data / BACKGROUND_DIRECTORY, settings.background_port)
+    directory, listening_at = settings.data / BACKGROUND_DIRECTORY, (settings.peer or SOMEWHERE).host
+    process = BackgroundProcess(directory, listening_at, settings.background_port)
     transport = BackgroundTransport(process, host.is_far)
     await transport.limit(settings.upload_rate, settings.download_rate)
     stack.push_async_callback(transport.close)

@@ -47,11 +47,15 @@ def is_installed() -> bool:
 
 
 class BackgroundProcess:
-    """The process, if it runs. `directory` is its own, for what is half received; it shares at the UDP port `port`."""
+    """The process, if it runs. `directory` is its own, for what is half received.
 
-    def __init__(self, directory: Path, port: int, clock: Callable[[], float] = time.monotonic) -> None:
+    It listens at `address`, an IP address or a name, and shares at the UDP port `port` there.
+    """
+
+    def __init__(self, directory: Path, address: str, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._directory = directory
+        self._address = address
         self._port = port
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
@@ -66,8 +70,8 @@ class BackgroundProcess:
     @property
     def pid(self) -> int | None:
         """The id of the process that runs."""
-        with self._lock:
-            return self._process.pid if self._is_running() and self._process is not None else None
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     @property
     def sent_bytes(self) -> int:
@@ -160,7 +164,7 @@ class BackgroundProcess:
         with theirs:
             shutil.rmtree(self._directory, ignore_errors=True)
             command = [sys.executable, "-P", "-m", "peer.background.process"]
-            command += [str(theirs.fileno()), str(self._directory), str(self._port)]
+            command += [str(theirs.fileno()), str(self._directory), self._address, str(self._port)]
             try:
                 self._process = subprocess.Popen(
                     command,

@@ -1,4 +1,4 @@
-"""The process of the background transport: `python -m peer.background.process SOCKET DIRECTORY PORT`.
+"""The process of the background transport: `python -m peer.background.process SOCKET DIRECTORY ADDRESS PORT`.
 
 The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, and when
 the daemon's end of the socket is closed, as it is when the daemon dies. It has its own memory, its own interpreter, and
@@ -53,7 +53,10 @@ class _Answer:
 class Process:
     """The loop."""
 
-    def __init__(self, control: socket.socket, directory: Path, port: int, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, control: socket.socket, directory: Path, address: str, port: int, idle_s: float = IDLE_S
+    ) -> None:
+        self._address = address
         self._idle_s = idle_s
         self._control = control
         self._directory = directory
@@ -131,7 +134,7 @@ class Process:
         match question:
             case Share(content, path):
                 if self._sharing is None:
-                    self._sharing = Sharing(self._port, self._alert_sink.fileno())
+                    self._sharing = Sharing(self._address, self._port, self._alert_sink.fileno())
                     self._sharing.limit(self._limit.upload)
                 return self._sharing.share(content, Path(path)).encode()
             case Unshare(digest):
@@ -140,7 +143,7 @@ class Process:
                 return b""
             case Fetch(content, index, address, ticket):
                 if self._fetching is None:
-                    self._fetching = Fetching(self._directory, self._alert_sink.fileno())
+                    self._fetching = Fetching(self._directory, self._address, self._alert_sink.fileno())
                     self._fetching.limit(self._limit.download)
                 self._fetching.fetch(number, content, index, address, parse_ticket(ticket))
                 return None
@@ -209,8 +212,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):  # a sandbox may forbid it
         os.nice(NICE)
-    descriptor, directory, port = sys.argv[1:]
-    process = Process(socket.socket(fileno=int(descriptor)), Path(directory), int(port))
+    descriptor, directory, address, port = sys.argv[1:]
+    process = Process(socket.socket(fileno=int(descriptor)), Path(directory), address, int(port))
     status = 0
     try:
         process.run()

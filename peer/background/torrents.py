@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import shutil
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -94,6 +95,15 @@ def _session(listen: str, alert_fd: int, **settings: object) -> Any:
     return session
 
 
+def _interfaces(address: str, port: int) -> str:
+    """Where to listen, in libtorrent's notation: `s` is for SSL. It listens at TCP too, and closes what comes there."""
+    found = socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM)
+    hosts = dict.fromkeys(str(each[4][0]) for each in found)
+    if "::" in hosts:
+        hosts["0.0.0.0"] = None  # as a socket of both families
+    return ",".join(f"[{each}]:{port}s" if ":" in each else f"{each}:{port}s" for each in hosts)
+
+
 def _torrent(content: Content, root: bytes, directory: Path) -> Any:
     """Rule 2."""
     info = {
@@ -114,13 +124,13 @@ def _torrent(content: Content, root: bytes, directory: Path) -> Any:
 class Sharing:
     """The torrents that this host gives, to hosts with a ticket."""
 
-    def __init__(self, port: int, alert_fd: int) -> None:
-        """Listens at UDP `port`, at one of the ten after it, or at any that is free."""
+    def __init__(self, address: str, port: int, alert_fd: int) -> None:
+        """Listens at UDP `port` of `address`, at one of the ten after it, or at any that is free."""
         self._authority = Authority()
         self._tickets: dict[str, tuple[Content, Any, Ticket]] = {}
         self._before = 0
         self._session = _session(
-            f"0.0.0.0:{port}s,[::]:{port}s",
+            _interfaces(address, port),
             alert_fd,
             unchoke_slots_limit=-1,
             choking_algorithm=0,
@@ -206,10 +216,10 @@ class Fetched:
 class Fetching:
     """The torrents from which this host fetches. Questions have numbers of the caller's."""
 
-    def __init__(self, directory: Path, alert_fd: int) -> None:
+    def __init__(self, directory: Path, address: str, alert_fd: int) -> None:
         self._directory = directory
         self._session = _session(
-            "0.0.0.0:0s,[::]:0s",
+            _interfaces(address, 0),
             alert_fd,
             enable_incoming_utp=False,
             unchoke_slots_limit=0,

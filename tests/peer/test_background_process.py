@@ -25,6 +25,7 @@ from tests.support.ports import free_port
 
 PIECE = 256 * 1024
 PATIENCE_S = 60.0
+LOOPBACK = "127.0.0.1"
 
 
 class Clock:
@@ -41,8 +42,8 @@ class Pair:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.clock = Clock()
-        self.here = BackgroundProcess(directory / "here", free_port(), self.clock)
-        self.there = BackgroundProcess(directory / "there", free_port(), self.clock)
+        self.here = BackgroundProcess(directory / "here", LOOPBACK, free_port(), self.clock)
+        self.there = BackgroundProcess(directory / "there", LOOPBACK, free_port(), self.clock)
 
     def blob(self, size_bytes: int, seed: int = 0) -> tuple[Content, bytes, Path]:
         data = random.Random(seed).randbytes(size_bytes)
@@ -150,6 +151,24 @@ def test_a_file_that_is_shorter_than_it_was_said(pair: Pair) -> None:
     assert path.read_bytes() == b"", "what is shared is never written to"
 
 
+def test_it_listens_where_the_peer_port_does(pair: Pair) -> None:
+    """Nobody said that other machines may come."""
+    content, data, path = pair.blob(PIECE)
+    assert pair.fetch(content, 0, pair.here.share(content, path)) == data
+    for process in (pair.here, pair.there):
+        listening = [row for table in ("udp", "udp6", "tcp", "tcp6") for row in sockets_of(process, table)]
+        assert listening
+        assert {row.partition(":")[0] for row in listening} == {"0100007F"}
+
+
+def sockets_of(process: BackgroundProcess, table: str) -> list[str]:
+    """The local addresses of its sockets, as in /proc/net: in hexadecimal, the last byte first."""
+    links = [each.readlink().name for each in Path(f"/proc/{process.pid}/fd").iterdir()]
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    rows = [line.split() for line in Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[9] in inodes]
+
+
 def test_killed_it_is_started_anew(pair: Pair) -> None:
     content, data, path = pair.blob(PIECE)
     ticket = pair.here.share(content, path)
@@ -189,7 +208,7 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
         "import sys, time\nfrom pathlib import Path\n"
         "from peer.background.client import BackgroundProcess, read_answer\n"
         "from peer.background.messages import Count\n"
-        "process = BackgroundProcess(Path(sys.argv[1]), 1)\n"
+        "process = BackgroundProcess(Path(sys.argv[1]), '127.0.0.1', 1)\n"
         "with process.ask(Count()) as stream: read_answer(stream)\nprint('pid', process.pid); time.sleep(1000)"
     )
     words = [sys.executable, "-u", "-c", daemon, str(tmp_path / "x")]
@@ -206,7 +225,7 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
 def test_it_ends_when_idle(tmp_path: Path) -> None:
     control, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, daemon:
-        process = Process(control, tmp_path, free_port(), idle_s=0.0)
+        process = Process(control, tmp_path, LOOPBACK, free_port(), idle_s=0.0)
         process.run()
         process.close()
 
