@@ -69,18 +69,12 @@ class Line(PreheatedSwarm):
     def _metrics(self) -> str:
         return self._place.hosts[THERE].call(_got, f"http://{self._nodes[THERE][1]}/metrics")
 
-    def until_received(self, least: int, bound_s: float) -> None:
-        ends_s = time.monotonic() + bound_s
+    def until_received(self, least: int) -> None:
+        """Wait for so many verified bytes. Raises UnmeasurableError."""
+        ends_s = time.monotonic() + self.bound_s
         while self.received_bytes() < least:
             if time.monotonic() > ends_s:
-                raise UnmeasurableError(f"not within {bound_s:.0f} s: the first {least} bytes of the preheat")
-            time.sleep(LOOK_EVERY_S)
-
-    def until_over(self, job: str, bound_s: float) -> None:
-        ends_s = time.monotonic() + bound_s
-        while self.is_preheating(job):
-            if time.monotonic() > ends_s:
-                raise UnmeasurableError(f"not within {bound_s:.0f} s: the preheat ends")
+                raise UnmeasurableError(f"not within {self.bound_s:.0f} s: the first bytes of the preheat")
             time.sleep(LOOK_EVERY_S)
 
 
@@ -130,30 +124,30 @@ class BackgroundTestbed:
 
     def _measure(self, place: Setting, line: Line) -> Played:
         sender, receiver = place.network.host(at=HERE), place.network.host(at=THERE)
-        bound_s = SLACK_S + 4 * self._size_bytes / self._rate
+        line.bound_s = SLACK_S + 4 * self._size_bytes / self._rate
         begun = round(BEGUN_SHARE * self._size_bytes)
         for tag in ("free", "beside", "taken"):
             line.pull(tag, [HERE])
         alone = throughput(sender, receiver, self._seconds)
 
         began_s, by_transport = time.monotonic(), line.background_bytes()
-        line.until_over(line.preheat("free", f"site={THERE}"), bound_s)
+        line.preheated(line.preheat("free", f"site={THERE}"))
         free = self._size_bytes / (time.monotonic() - began_s)
         by_transport = line.background_bytes() - by_transport
 
         before = line.received_bytes()
         job = line.preheat("beside", f"site={THERE}")
-        line.until_received(before + begun, bound_s)
+        line.until_received(before + begun)
         came = line.received_bytes()
         beside = throughput(sender, receiver, self._seconds)
         meanwhile = (line.received_bytes() - came) / self._seconds
         if not line.is_preheating(job):
             raise UnmeasurableError("the preheat ended before the foreground did: give a larger --size")
-        line.until_over(job, bound_s)
+        line.cancel(job)
 
         before = line.received_bytes()
         line.preheat("taken", f"site={THERE}")
-        line.until_received(before + begun, bound_s)
+        line.until_received(before + begun)
         line.prepare("taken", [THERE])
         left = self._size_bytes - (line.received_bytes() - before)
         took_s = line.pull_prepared([THERE])[THERE]
