@@ -218,7 +218,7 @@ class PeerPiece:
 
         What that transport brings is nobody's word: a piece that is wrong is asked for by HTTP, where blame is certain.
         """
-        from peer.background.client import BackgroundError
+        from peer.background.client import BackgroundError, WrongPieceError
 
         start, stop = self.blob.span(self.index)
         with self.blob.pin():
@@ -230,7 +230,7 @@ class PeerPiece:
                 ):
                     arriving.readinto(piece)
                     if blake3(piece).digest() != self._expected:
-                        raise BackgroundError("a piece came that is not what its digest says")
+                        raise WrongPieceError("a piece came that is not what its digest says")
                     pace.wait(stop - start, self._stopped)
                     self._compare(piece)
                     way.received(stop - start)

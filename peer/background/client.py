@@ -41,6 +41,10 @@ class BackgroundError(Exception):
     """There is no answer from the process: it is not there, has ended, or says why."""
 
 
+class WrongPieceError(BackgroundError):
+    """A piece came that is not what its digest says."""
+
+
 def is_installed() -> bool:
     """Whether libtorrent is here (`pip install 'p2pd[bittorrent]'`). It is not loaded."""
     return importlib.util.find_spec("libtorrent") is not None

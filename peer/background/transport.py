@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from peer.background.client import BackgroundError, BackgroundProcess, fill, read_header
+from peer.background.client import BackgroundError, BackgroundProcess, WrongPieceError, fill, read_header
 from peer.background.messages import KEEP, MAX_TICKET_BYTES, Content, Fetch
 from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
 from peer.oci.digest import Digest
@@ -148,10 +148,10 @@ class BackgroundTransport:
             if not ticket.proven:
                 self._leave_alone(way.host, "", NOT_THERE_S)
             raise
-        except BackgroundError:
+        except BackgroundError as error:
             with self._lock:
                 self._tickets.pop((way.host, blob.digest), None)
-            if not ticket.proven:  # else the other process may have ended since, and there is another
+            if not ticket.proven or isinstance(error, WrongPieceError):  # else the other process may have ended since
                 self._leave_alone(way.host, "", NOT_THERE_S)
             raise
         ticket.proven = True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.background.client import BackgroundError
+from peer.background.client import BackgroundError, WrongPieceError
 from peer.background.transport import BackgroundTransport, Ticketed, content_of
 from peer.errors import FetchStoppedError
 from peer.oci.digest import Digest
@@ -118,6 +118,17 @@ def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: St
         near.fetch(1)
     assert not near.transport._tickets
     assert near.has_way()
+
+
+def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    way = near.transport.way("far", "127.0.0.1:1", lambda: True)
+    assert way is not None
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    with pytest.raises(WrongPieceError), way.fetch(origin, near.blob, 0, near.stopped):
+        raise WrongPieceError
+    assert not near.has_way()
 
 
 def test_only_other_sites(pair: Pair, store: Store) -> None:
