@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -139,10 +139,12 @@ class ImagesAhead:
         progress: Callable[[], None],
         *,
         from_hosts: bool = False,
+        most_bytes: int = 0,
     ) -> None:
         """Have the image here; of an index those of these platforms (None: all). `fetched` has what has come so far.
 
-        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it.
+        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it. With `most_bytes` at
+        most so many are fetched for the job, none of it in vain, and nothing is evicted for them.
 
         `progress` is called as it grows. Raises OriginError, StoreError, ManifestError, PreheatError.
         """
@@ -160,9 +162,13 @@ class ImagesAhead:
             wanted = {digest: blob for digest, blob in blobs.items() if digest not in fetched.digests}
             fetched.sizes.update({digest: blob.size_bytes for digest, blob in wanted.items()})
             progress()
+            if most_bytes:
+                self._check_bound(wanted, most_bytes - fetched.fetched_bytes)
             for each, blob in wanted.items():
                 if not isinstance(each, Digest):
                     raise PreheatError(f"{each} is named by another algorithm than SHA-256: it is never kept")
+                if most_bytes and self._readers.peek(each) is None and not self._host.store.fits(blob.size_bytes):
+                    raise PreheatError("there is no room for it without evicting what is held")
                 source = place.source(each, Kind.BLOB)
                 await self._blob(source, blob, each, fetched, progress)
                 await self._prove(place, each)
@@ -274,6 +280,16 @@ class ImagesAhead:
                 if expected is None:
                     raise
         raise OriginUnusableError(f"{said.digest} could not be read")
+
+    def _check_bound(self, wanted: Mapping[AnyDigest, Descriptor], left_bytes: int) -> None:
+        """Raise PreheatError if more is missing of these blobs. One that is here in part counts as a whole."""
+        missing = sum(
+            blob.size_bytes
+            for digest, blob in wanted.items()
+            if not isinstance(digest, Digest) or self._readers.whole_length(digest) is None
+        )
+        if missing > left_bytes:
+            raise PreheatError(f"it lacks {missing} bytes, and may fetch {max(0, left_bytes)}")
 
     # -- its blobs -------------------------------------------------------------------------------------------------
 
