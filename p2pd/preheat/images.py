@@ -155,7 +155,8 @@ class ImagesAhead:
             if isinstance(place.root.digest, Digest):
                 fetched.roots[image] = place.root.digest
             blobs: dict[AnyDigest, Descriptor] = {}
-            for digest, manifest in [each async for each in self._manifests(place, platforms, ttl_s, fetched)]:
+            manifests = self._manifests(place, platforms, ttl_s, fetched, evicts=not most_bytes)
+            for digest, manifest in [each async for each in manifests]:
                 if manifest.kind is ManifestKind.IMAGE:
                     blobs.update((child.digest, child) for child in manifest.children if not child.foreign)
                 assert digest in fetched.digests
@@ -167,8 +168,8 @@ class ImagesAhead:
             for each, blob in wanted.items():
                 if not isinstance(each, Digest):
                     raise PreheatError(f"{each} is named by another algorithm than SHA-256: it is never kept")
-                if most_bytes and self._readers.peek(each) is None and not self._host.store.fits(blob.size_bytes):
-                    raise PreheatError("there is no room for it without evicting what is held")
+                if most_bytes:
+                    self._check_room(each, blob.size_bytes)
                 source = place.source(each, Kind.BLOB)
                 await self._blob(source, blob, each, fetched, progress)
                 await self._prove(place, each)
@@ -237,7 +238,7 @@ class ImagesAhead:
         return HttpOrigin(settings)
 
     async def _manifests(
-        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched
+        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched, *, evicts: bool
     ) -> AsyncIterator[tuple[Digest, Manifest]]:
         """The manifests of the image, from the one that was named down."""
         left = [(place.root, 0)]
@@ -247,6 +248,8 @@ class ImagesAhead:
                 raise ManifestError(f"{place.route.repository}: indexes within indexes, more than {MAX_INDEX_DEPTH}")
             if not isinstance(said.digest, Digest):
                 raise PreheatError(f"{said.digest} is named by another algorithm than SHA-256: it is never kept")
+            if not evicts:
+                self._check_room(said.digest, said.size_bytes or MAX_MANIFEST_BYTES)
             body, media_type = await self._manifest(place.source(said.digest, Kind.MANIFEST), said, fetched)
             manifest = parse_manifest(body, manifest_type(body, said.media_type or media_type))
             self._grant_below(place, said.digest, manifest)
@@ -290,6 +293,11 @@ class ImagesAhead:
         )
         if missing > left_bytes:
             raise PreheatError(f"it lacks {missing} bytes, and may fetch {max(0, left_bytes)}")
+
+    def _check_room(self, digest: Digest, size_bytes: int) -> None:
+        """Raise PreheatError, or StoreError, if the blob would take the room of another."""
+        if self._readers.peek(digest) is None and not self._host.store.fits(size_bytes):
+            raise PreheatError("there is no room for it without evicting what is held")
 
     # -- its blobs -------------------------------------------------------------------------------------------------
 
