@@ -20,8 +20,8 @@ LEAST_SHOWN: Final = 0.05
 class Prediction:
     """Hosts of a site will pull an image within the horizon, with this probability, and most likely in `in_s`.
 
-    `size_bytes` is what the image has, as far as is known (0: not known). `held`: the site has it already, as far as is
-    known.
+    `digest` is what its tag names now ("": not known). `size_bytes` is what the image has, as far as is known (0: not
+    known). `held`: the site has it already, as far as is known.
     """
 
     image: str
@@ -31,11 +31,12 @@ class Prediction:
     held: bool
     reason: str
     in_s: float = 0.0
+    digest: str = ""
 
 
 def online(horizon_s: float) -> Predictor:
     """The model that learns. Raises ImportError without the extra `predict`."""
-    from p2pd.predict.online import Online  # river has 60 MiB
+    from p2pd.predict.online import Online  # river takes 100 MiB
 
     return Online(horizon_s)
 
@@ -75,7 +76,9 @@ class Forecaster:
                 continue
             held = self.facts.holds(image, site, now, self._kept_s)
             size_bytes = self.facts.size_of(image)
-            found.append(Prediction(image.name, site, guess.confidence, size_bytes, held, guess.reason, guess.in_s))
+            found.append(
+                Prediction(image.name, site, guess.confidence, size_bytes, held, guess.reason, guess.in_s, image.digest)
+            )
         return sorted(found, key=lambda each: (-each.confidence, each.image, each.site))
 
 

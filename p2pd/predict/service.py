@@ -56,8 +56,11 @@ MAX_PUSHES: Final = 1000
 SLACK: Final = 1.25
 """A version of an image is seldom larger than the one before by more than that."""
 
-LEARN_AT_ONCE: Final = 200
-"""Records; in between, the scheduler's own thread has its turn."""
+LEARN_AT_ONCE: Final = 50
+"""Records; in between, the thread rests as long as that took: the scheduler itself has the other half of the time."""
+
+REHEARSED_S: Final = 14 * DAY_S
+"""A model that learns from its answers is asked about so much of the past when the scheduler starts, not about all."""
 
 _FINAL: Final = (TargetState.DONE, TargetState.FAILED, TargetState.SKIPPED, TargetState.UNSUPPORTED)
 
@@ -116,8 +119,10 @@ class Predictions:
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._gathering: Final = Gathering()
         self._pushes: list[PushRecord] = []
+        self._late: list[Record] = []
+        """What was kept while the model was learning what was kept before."""
         self._records = 0
-        self._learned = False
+        self._is_read = self._learned = False
         self._decided_at = self._rehearsed_at = 0.0
 
     def seen(self, seen: PullSeen) -> None:
@@ -174,19 +179,30 @@ class Predictions:
         except HistoryStoreError as error:
             log.warning("the history of pulls cannot be read", reason=str(error))
             records = []
+        self._is_read = True
+        loop = asyncio.get_running_loop()
         for at in range(0, len(records), LEARN_AT_ONCE):
+            began = loop.time()
             await self._in_thread(self._learn, records[at : at + LEARN_AT_ONCE], rehearse=True)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(loop.time() - began)
+        while self._late:
+            late, self._late = self._late, []
+            await self._in_thread(self._learn, late)
         self._learned = True
 
     async def _keep(self) -> list[str]:
         """Returns the repositories in which a tag has moved. Raises HistoryStoreError."""
+        if not self._is_read:
+            return []
         pushes, self._pushes = self._pushes, []
         records: list[Record] = sorted([*self._gathering.take(), *pushes], key=lambda each: each.at)
         if not records:
             return []
         await self._in_thread(self._store.add, records, self._clock())
-        return await self._in_thread(self._learn, records) if self._learned else []
+        if not self._learned:
+            self._late += records
+            return []
+        return await self._in_thread(self._learn, records)
 
     def _learn(self, records: Sequence[Record], *, rehearse: bool = False) -> list[str]:
         """`rehearse`: the model is asked as it would have been at the time, because it learns from its answers."""
@@ -194,8 +210,9 @@ class Predictions:
         moved: dict[str, None] = {}
         if self._forecaster is None:
             return []
+        from_s = self._clock() - REHEARSED_S
         for each in records:
-            if rehearse and each.at - self._rehearsed_at >= HORIZON_S / 2:
+            if rehearse and each.at >= max(from_s, self._rehearsed_at + HORIZON_S / 2):
                 self._rehearsed_at = each.at
                 self._forecaster.predictions(each.at)
             if self._forecaster.facts.moves(each):
@@ -236,8 +253,7 @@ class Predictions:
         for each in worth(found, left)[: max(0, MAX_OPEN - still_open)]:
             hosts = chosen_hosts(by_site[each.site], repository_of(each.image))
             most_bytes = int(each.size_bytes * SLACK)
-            digest = self._forecaster.facts.images[each.image].digest
-            image = f"{each.image}@{digest}" if digest else each.image
+            image = f"{each.image}@{each.digest}" if each.digest else each.image
             request = parse_request({"images": [image], "to": hosts, "ttl": KEEP_S, "within": WITHIN}, now)
             record = record_of(request, "predict", now)
             record = replace(record, order=replace(record.order, most_bytes=most_bytes))
@@ -248,7 +264,7 @@ class Predictions:
             except (PreheatStoreError, TooManyJobsError):
                 await self._in_thread(self._store.settle, record.id, 0)
                 raise
-            self._forecaster.facts.preheated(each.image, each.site, now)
+            await self._in_thread(self._forecaster.facts.preheated, each.image, each.site, now)
             log.info("preheats what is predicted", image=image, site=each.site, confidence=round(each.confidence, 2))
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -27,6 +27,7 @@ from scheduler.protocol.from_host import Pulled
 from scheduler.shell.history_store import HistoryStore
 from scheduler.shell.preheat_store import JobRecord
 from scheduler.shell.preheating import JobView, TooManyJobsError
+from tests.support.node import until
 
 HOUR_S = 3600.0
 NOW = 20_000 * DAY_S
@@ -349,6 +350,21 @@ def test_a_push_is_acted_on_at_once_in_its_own_repository() -> None:
         assert [each.order.images[0] for each in bed.jobs.records[3:]] == ["a.test/app1:2"]
 
     acting(10**6, test)
+
+
+def test_what_is_told_while_the_history_is_read_is_learned_after_it() -> None:
+    async def main() -> None:
+        bed = Bed(HistoryStore.open(None, DAY_S), FakeJobs(), 0, "advise")
+        bed.service.pushed(f"{APP}:2")
+        await bed.service.look()  # before the history was read
+        async with asyncio.TaskGroup() as group:
+            group.create_task(bed.service._learn_all())
+            await until(lambda: bed.service._is_read)
+            await bed.service.look()
+        assert (await bed.service.answer()).records == 1
+        bed.service.close()
+
+    asyncio.run(main())
 
 
 def test_what_was_told_is_kept(tmp_path: Path) -> None:
