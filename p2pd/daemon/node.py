@@ -346,7 +346,7 @@ def _tell_arrived(access: Access, source: OriginSource) -> None:
 
 def _may_tell(catalog: Catalog, exchange: Exchange, repository: Repository, manifest: AnyDigest) -> bool:
     if exchange is Exchange.PUBLIC:
-        return catalog.is_public(repository, Endpoint.MANIFEST, manifest)
+        return catalog.is_for_everybody(repository, Endpoint.MANIFEST, manifest)
     return exchange is Exchange.EVERYTHING
 
 

@@ -19,20 +19,26 @@ from tests.support.registry import ImageRegistry
 @pytest.fixture
 def registry() -> Iterator[ImageRegistry]:
     with ImageRegistry() as running:
-        image = make_image(content_of("a layer", 100_000))
-        running.push("team/app", "v1", make_index(image, platforms=[local_platform()]))
+        for name in ("app", "secret"):
+            image = make_image(content_of(f"a layer of {name}", 100_000))
+            running.push(f"team/{name}", "v1", make_index(image, platforms=[local_platform()]))
         yield running
 
 
 def test_what_a_client_pulled_by_its_tag_is_expected_again(tmp_path: Path, registry: ImageRegistry) -> None:
-    """The tag names an index: the client asks for the image in it by digest."""
+    """The tag names an index: the client asks for the image in it by digest.
+
+    What the operator's credentials open is private. Without certificates it is not exchanged, and its name is not told.
+    """
     scheduler = Scheduler(tmp_path, pull_history="90d", predict="advise", predict_model="last")
-    node = node_of(tmp_path, scheduler, registry.url, site="east")
+    (password := tmp_path / "password").write_text("secret")
+    private = f"private.test={registry.url};username=operator;password_file={password}"
+    node = node_of(tmp_path, scheduler, registry.url, site="east", upstream=[f"reg.test={registry.url}", private])
     try:
         until(lambda: scheduler.has_hosts(1))
-        pull = ["pull", "reg.test/team/app:v1", "--quiet", "--mirror", node.wait_for_event("ready")["mirror"]]
-        assert CliRunner().invoke(app, pull).exit_code == 0
-        node.wait_for_event("pulled")
+        for name in ("private.test/team/secret:v1", "reg.test/team/app:v1"):
+            pull = ["pull", name, "--quiet", "--mirror", node.wait_for_event("ready")["mirror"]]
+            assert CliRunner().invoke(app, pull).exit_code == 0
         until(lambda: "1 records" in scheduler.run("predict").output)
         (found,) = json.loads(scheduler.run("predict", "--json").output)["predictions"]
         assert (found["image"], found["site"], found["held"]) == ("reg.test/team/app:v1", "east", True)
