@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from p2pd.predict.facts import DAY_S
-from p2pd.predict.forecast import MODELS, Forecaster, Prediction, repository_of, worth
+from p2pd.predict.facts import DAY_S, repository_of
+from p2pd.predict.forecast import MODELS, Forecaster, Prediction, worth
 from scheduler.core.history import PullRecord, PushRecord, Record
 
 LEAD_S: Final = 600.0
@@ -174,6 +174,3 @@ class Replay:
 def _told(record: Record) -> Record:
     """A scheduler is told that a tag was pushed, and not what it names."""
     return replace(record, digest="") if isinstance(record, PushRecord) else record
-
-
-__all__ = ["PushRecord", "Replay", "Score"]

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +23,7 @@ USED_S: Final = 35 * DAY_S
 
 MAX_IMAGES: Final = 5_000
 MAX_REPOSITORIES: Final = 2_000
-MAX_SITES: Final = 64
+MAX_SITES: Final = 32
 """Of an image. Sites beyond these are not predicted for."""
 
 MAX_TIMES: Final = 64
@@ -34,7 +34,7 @@ MAX_TIMES: Final = 64
 class AtSite:
     """An image at a site. `digest` is the one that the site pulled, or was given, last."""
 
-    times: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_TIMES))
+    times: list[float] = field(default_factory=list)
     digest: str = ""
     held_at: float = 0.0
     pulled_since_move: bool = False
@@ -107,6 +107,7 @@ class Facts:
                 return
             at_site = image.sites[record.site] = AtSite()
         at_site.times.append(record.at)
+        del at_site.times[:-MAX_TIMES]
         self._has(image, at_site, record.digest, record.at)
         if record.site in repository.sites or len(repository.sites) < MAX_SITES:
             repository.sites[record.site] = record.at

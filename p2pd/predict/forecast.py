@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from p2pd.predict.facts import Facts, repository_of
+from p2pd.predict.facts import Facts
 from p2pd.predict.predictor import Either, Predictor, PushRule, Recency, Seasonal
 from scheduler.core.history import Record
 
@@ -100,6 +100,3 @@ def worth(
             taken[each.site] = used + each.size_bytes
             chosen.append(each)
     return chosen
-
-
-__all__ = ["MODELS", "Forecaster", "Prediction", "repository_of", "worth"]

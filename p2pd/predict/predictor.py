@@ -86,7 +86,7 @@ class Seasonal:
         at_site = image.sites.get(site)
         if at_site is None or not at_site.times:
             return NOTHING
-        times, began_at = list(at_site.times), now if facts.began_at is None else facts.began_at
+        times, began_at = at_site.times, now if facts.began_at is None else facts.began_at
         daily, weight, delays_s = self._average(times, now, began_at, 1, MAX_DAYS, HALF_LIFE_DAYS)
         by_day = daily / (1.0 + weight)
         weekly, weeks, same_day_s = self._average(times, now, began_at, 7, MAX_WEEKS, HALF_LIFE_WEEKS)

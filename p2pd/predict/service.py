@@ -24,8 +24,8 @@ from typing import Final, Literal, ParamSpec, Protocol, TypeVar
 
 import structlog
 
-from p2pd.predict.facts import DAY_S
-from p2pd.predict.forecast import Forecaster, Prediction, repository_of, worth
+from p2pd.predict.facts import DAY_S, repository_of
+from p2pd.predict.forecast import Forecaster, Prediction, worth
 from p2pd.predict.gathering import Gathering
 from p2pd.preheat.api import record_of
 from p2pd.preheat.request import parse_request

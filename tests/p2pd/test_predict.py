@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from p2pd.config.settings import load
 from p2pd.config.values import ConfigError
-from p2pd.predict.facts import DAY_S, MAX_IMAGES, Facts
+from p2pd.predict.facts import DAY_S, MAX_IMAGES, MAX_SITES, MAX_TIMES, Facts
 from p2pd.predict.forecast import MODELS, Forecaster, Prediction, worth
 from p2pd.predict.gathering import Gathering
 from p2pd.predict.predictor import Guess
@@ -80,9 +80,11 @@ class TestFacts:
         assert not facts.holds(image, "x", 12 + DAY_S + 1, DAY_S)
 
     def test_it_is_bounded(self) -> None:
+        often = facts_of(*(pull(number) for number in range(MAX_TIMES + 5)))
+        assert often.images[f"{APP}:1"].sites["x"].times == [float(number) for number in range(5, MAX_TIMES + 5)]
         facts = facts_of(*(pull(number, f"{APP}:{number}", str(number)) for number in range(MAX_IMAGES + 10)))
         assert len(facts.images) == MAX_IMAGES
-        assert len(facts.repositories[APP].sites) <= 64
+        assert len(facts.repositories[APP].sites) <= MAX_SITES
 
 
 class TestModels:
