@@ -24,6 +24,7 @@ from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.predict import command as predict
 from benchmarks.preheat import command as preheat
 from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
@@ -39,6 +40,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     cluster.COMMAND,
     preheat.COMMAND,
     background.COMMAND,
+    predict.COMMAND,
     simulate.COMMAND,
 )
 
