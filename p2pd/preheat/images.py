@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -44,7 +44,7 @@ from peer.oci.reference import ImageReference, Repository, parse_image_reference
 from peer.origin.api import Credential, Kind
 from peer.origin.client import HttpOrigin
 from peer.origin_range import OriginSource
-from peer.readers import Readers
+from peer.readers import BlobReader, Readers
 from proxy.access import Access, Permit
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
@@ -260,7 +260,7 @@ class ImagesAhead:
         assert isinstance(said.digest, Digest)
         for expected in (said, None):  # its length is what GET says, if another was told before
             try:
-                async with self._readers.open(said.digest, source, expected=expected, background=True) as reader:
+                async with self._open(said.digest, source, expected) as reader:
                     size_bytes = reader.blob.size_bytes
                     if size_bytes > MAX_MANIFEST_BYTES:
                         raise OriginCorruptError(f"{said.digest} has {size_bytes} bytes, too many for a manifest")
@@ -274,6 +274,11 @@ class ImagesAhead:
                 if expected is None:
                     raise
         raise OriginUnusableError(f"{said.digest} could not be read")
+
+    def _open(
+        self, digest: Digest, source: OriginSource, expected: Descriptor | None
+    ) -> AbstractAsyncContextManager[BlobReader]:
+        return self._readers.open(digest, source, expected=expected, background=True, preheats=True)
 
     # -- its blobs -------------------------------------------------------------------------------------------------
 
@@ -292,20 +297,33 @@ class ImagesAhead:
             held = self._readers.peek(digest)
             before = 0 if held is None else held.held_bytes
             try:
-                async with self._readers.open(digest, source, expected=expected, background=True) as reader:
+                async with self._open(digest, source, expected) as reader:
                     position, size_bytes = 0, reader.blob.size_bytes
                     while position < size_bytes and not self._host.serves_clients:
-                        try:
-                            async with asyncio.timeout(LOOK_EVERY_S):
-                                position = await reader.readable(position, size_bytes)
-                        except TimeoutError:
-                            pass
+                        position = await self._more(reader, position, size_bytes)
                         progress()
             finally:
                 held = self._readers.peek(digest)
                 fetched.fetched_bytes += max(0, (0 if held is None else held.held_bytes) - before)
                 if self._readers.whole_length(digest) is None:  # else the download is about to hear that it has all
                     self._host.give_way(digest.raw)
+
+    async def _more(self, reader: BlobReader, position: int, stop: int) -> int:
+        """How far the blob is here after LOOK_EVERY_S, or once more of it has come, or a client."""
+        clock = asyncio.get_running_loop().time
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_EVERY_S) as waits:
+
+                def stop_waiting() -> None:
+                    if not waits.expired():
+                        waits.reschedule(clock())
+
+                self._host.on_client.add(stop_waiting)
+                try:
+                    return await reader.readable(position, stop)
+                finally:
+                    self._host.on_client.discard(stop_waiting)
+        return position
 
     async def _prove(self, place: _Place, digest: Digest) -> None:
         """Have the origin say that the place has a blob which was here, in part or whole, for reasons unknown.

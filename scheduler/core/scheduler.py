@@ -38,7 +38,7 @@ from scheduler.core.roster import HostFacts, roster
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import SpotChecks
-from scheduler.core.state import Due, PreheatKey, SchedulerState, TagKey, Timer
+from scheduler.core.state import Due, OriginKey, PreheatKey, SchedulerState, TagKey, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
 from scheduler.protocol import from_host
@@ -96,6 +96,7 @@ class Scheduler:
             from_host.Bye: lambda host, _: self._depart(host),
         }
         self._by_member: Final[Mapping[type, Callable[[Swarm, Member, Any], None]]] = {
+            from_host.Priority: self._joining.priority,
             from_host.Progress: self._joining.progress,
             from_host.NeighbourFailed: self._joining.neighbour_failed,
             from_host.DigestReport: self._seeders.digests_reported,
@@ -208,6 +209,7 @@ class Scheduler:
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
         state.leases.validate()
         state.over_quota.validate()
+        state.clients_first.validate()
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
         late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
@@ -278,21 +280,25 @@ class Scheduler:
                 self._preheats.due(key)
             elif timer.due is Due.RELEASE and isinstance(key, Identity):
                 self._quarantine.release(key)
+            elif isinstance(key, OriginKey):
+                state.swarms_to_lease.update(dict.fromkeys(state.over_quota.of_background(key.upstream)))
             elif isinstance(key, bytes):
-                swarm = state.swarms[key]
-                swarm.story.now = state.now
-                if timer.due is Due.DIGEST_REQUEST:
-                    self._seeders.digest_request_expired(swarm)
-                elif timer.due is Due.FANOUT:
-                    self._maps.fan_out(swarm)
-                elif timer.due is Due.SPOT_CHECK:
-                    self._spot_checks.due(swarm)
-                elif timer.due is Due.REST:
-                    self._membership.rest(swarm)
-                elif timer.due is Due.ORPHANS:
-                    self._lease_policy.orphans_due(swarm)
-                else:
-                    state.swarms_to_lease[swarm] = None
+                self._do_for_swarm(timer.due, state.swarms[key])
+
+    def _do_for_swarm(self, due: Due, swarm: Swarm) -> None:
+        swarm.story.now = self._state.now
+        if due is Due.DIGEST_REQUEST:
+            self._seeders.digest_request_expired(swarm)
+        elif due is Due.FANOUT:
+            self._maps.fan_out(swarm)
+        elif due is Due.SPOT_CHECK:
+            self._spot_checks.due(swarm)
+        elif due is Due.REST:
+            self._membership.rest(swarm)
+        elif due is Due.ORPHANS:
+            self._lease_policy.orphans_due(swarm)
+        else:
+            self._state.swarms_to_lease[swarm] = None
 
     def _settle(self) -> None:
         """Do the work that the handlers have marked for each other, until no mark is left."""
