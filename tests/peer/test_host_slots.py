@@ -98,5 +98,12 @@ def test_a_download_has_no_more_than_its_own_bound() -> None:
 
 def test_the_slot_of_a_download_that_ends_is_free_when_its_request_has_ended() -> None:
     playbook = of_blobs(D, E, settings=replace(ALONE, linger_s=1.0)) >> ReaderMoved(E, 1, 0, None)
-    playbook = playbook << TrimRange(D, 0, 1) >> Passes(1.0) << CancelRange(D, 0) << left() << Ended(D, Phase.ABANDONED, discard=True)
+    playbook = (
+        playbook
+        << TrimRange(D, 0, 1)
+        >> Passes(1.0)
+        << CancelRange(D, 0)
+        << left()
+        << Ended(D, Phase.ABANDONED, discard=True)
+    )
     assert playbook >> Passes(1.0) >> range_ended(0, Outcome.BROKEN) << asked_origin(1, 0, 4, blob=E)
