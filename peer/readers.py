@@ -212,6 +212,8 @@ class Readers:
         if blob is None:
             return None
         start, stop = at
+        if not background:
+            self._host.store.used_by_client(blob)
         blob.asked()
         try:
             await self._host.check(blob, start, min(blob.size_bytes if stop is None else stop, start + CHECK_BYTES))

@@ -291,6 +291,9 @@ class ImagesAhead:
         progress: Callable[[], None],
     ) -> None:
         """Have a blob whole, in as many turns as clients leave. Raises OriginError, StoreError."""
+        if self._readers.whole_length(digest) is not None:
+            return
+        used = False
         while self._readers.whole_length(digest) is None:
             while self._host.serves_clients:  # noqa: ASYNC110 # any of many downloads may end
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -299,31 +302,17 @@ class ImagesAhead:
             try:
                 async with self._open(digest, source, expected) as reader:
                     position, size_bytes = 0, reader.blob.size_bytes
+                    arrival = self._host.arrivals.get(digest.raw)
                     while position < size_bytes and not self._host.serves_clients:
-                        position = await self._more(reader, position, size_bytes)
+                        position = await more_of(reader, position, size_bytes, self._host.on_client)
                         progress()
+                    used = used or (arrival is not None and arrival.had_client)
             finally:
                 held = self._readers.peek(digest)
                 fetched.fetched_bytes += max(0, (0 if held is None else held.held_bytes) - before)
                 if self._readers.whole_length(digest) is None:  # else the download is about to hear that it has all
                     self._host.give_way(digest.raw)
-
-    async def _more(self, reader: BlobReader, position: int, stop: int) -> int:
-        """How far the blob is here after LOOK_EVERY_S, or once more of it has come, or a client."""
-        clock = asyncio.get_running_loop().time
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_EVERY_S) as waits:
-
-                def stop_waiting() -> None:
-                    if not waits.expired():
-                        waits.reschedule(clock())
-
-                self._host.on_client.add(stop_waiting)
-                try:
-                    return await reader.readable(position, stop)
-                finally:
-                    self._host.on_client.discard(stop_waiting)
-        return position
+        self._host.store.preheated(digest, used=used)
 
     async def _prove(self, place: _Place, digest: Digest) -> None:
         """Have the origin say that the place has a blob which was here, in part or whole, for reasons unknown.
@@ -341,6 +330,31 @@ class ImagesAhead:
     async def _keep(self, digest: Digest, ttl_s: float, fetched: Fetched) -> None:
         if ttl_s and not await asyncio.to_thread(partial(self._host.store.keep, digest, ttl_s)):
             fetched.unpinned.add(digest)
+
+
+async def more_of(
+    reader: BlobReader,
+    position: int,
+    stop: int,
+    on_client: set[Callable[[], None]],
+    *,
+    within_s: float = LOOK_EVERY_S,
+) -> int:
+    """How far the blob is here once more of it has come, or a client, or after `within_s`."""
+    clock = asyncio.get_running_loop().time
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s) as waits:
+
+            def stop_waiting() -> None:
+                if not waits.expired():
+                    waits.reschedule(clock())
+
+            on_client.add(stop_waiting)
+            try:
+                return await reader.readable(position, stop)
+            finally:
+                on_client.discard(stop_waiting)
+    return position
 
 
 def _chosen(index: Manifest, platforms: Sequence[Platform] | None, route: Route) -> Iterator[Descriptor]:

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -31,7 +32,7 @@ from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
 from scheduler.core.overview import Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
-from scheduler.core.preheat_job import Job
+from scheduler.core.preheat_job import Job, JobState
 from scheduler.core.preheats import Preheats
 from scheduler.core.quarantine import Quarantine, QuarantineFacts
 from scheduler.core.roster import HostFacts, roster
@@ -62,7 +63,8 @@ class SchedulerStatistics:
     inline_blobs: int
     inline_bytes: int
     deadlines: int
-    preheats: int
+    preheats: Mapping[JobState, int]
+    """By state: those that are not over, and those that have ended since the start."""
 
 
 class Scheduler:
@@ -152,6 +154,11 @@ class Scheduler:
         """A preheat that is not over, by its id. It changes with the next event."""
         return self._preheats.jobs.get(job)
 
+    @property
+    def open_preheats(self) -> int:
+        """How many preheats are not over."""
+        return len(self._preheats)
+
     def overview(self, now: float, expiring: frozenset[str] = frozenset()) -> Overview:
         """The cluster at a glance. `expiring`: hosts that should have renewed their certificates and have not."""
         return overview(self._state, now, expiring)
@@ -180,7 +187,7 @@ class Scheduler:
             inline_blobs=len(state.inline_blobs),
             inline_bytes=state.inline_blobs.size_bytes,
             deadlines=len(state.deadlines),
-            preheats=len(self._preheats),
+            preheats={**self._preheats.ended, **Counter(job.state for job in self._preheats.jobs.values())},
         )
 
     def validate(self) -> None:
