@@ -168,8 +168,8 @@ def test_a_terminal_shows_each_site_while_it_goes_on_and_the_hosts_at_the_end(
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[│┃]", " ", terminal.getvalue())
     shown = [line.split() for line in text.splitlines()]
     assert ["SITE", "HOSTS", "DONE", "AT", "IT", "AWAY", "FAILED", "FETCHED", "OF"] in shown
-    assert ["berlin", "10", "1", "3", "4", "2", "3MiB", "4MiB"] in shown
-    assert ["-", "0", "0", "0", "0", "0", "3MiB", "4MiB"] in shown
+    assert ["berlin", "10", "1", "3", "4", "2", "3.0MiB", "4.0MiB"] in shown
+    assert ["-", "0", "0", "0", "0", "0", "3.0MiB", "4.0MiB"] in shown
     result = {"host": "n1", "site": "berlin", "confirmed": True, "reason": "", "unpinned_bytes": 0, **sizes}
     results = [{**result, "state": "done"}, {**result, "host": "n2", "state": "failed", "reason": "it was away"}]
     preheat_command._print(
@@ -178,7 +178,7 @@ def test_a_terminal_shows_each_site_while_it_goes_on_and_the_hosts_at_the_end(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["HOST", "SITE", "STATE", "SIZE", "FETCHED", "REASON"],
-        ["n2", "berlin", "failed", "4MiB", "3MiB", "it", "was", "away"],
-        ["n1", "berlin", "done", "4MiB", "3MiB"],
+        ["n2", "berlin", "failed", "4.0MiB", "3.0MiB", "it", "was", "away"],
+        ["n1", "berlin", "done", "4.0MiB", "3.0MiB"],
         ["j1", "partly:", "1", "done,", "1", "failed"],
     ]
