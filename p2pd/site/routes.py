@@ -21,17 +21,17 @@ def site_routes(importing: SiteImport, rules: Callable[[], Sequence[PreheatRule]
     """The page needs the daemon's secret. `rules` are those in force."""
 
     async def take_in(request: web.Request) -> web.Response:
-        path, images, keep = _asked(await json_body(request))
+        path, images, keep = asked(await json_body(request))
         found = await importing.run(path, images, keep, rules())
         return web.json_response([dataclasses.asdict(each) for each in found])
 
     return [web.post("/site/import", take_in)]
 
 
-def _asked(body: Any) -> tuple[Path, list[str], str]:
-    """Raises ConfigError."""
-    asked = body if isinstance(body, dict) else {}
-    path, images, keep = asked.get("path"), asked.get("images", []), asked.get("keep", "7d")
+def asked(body: Any) -> tuple[Path, list[str], str]:
+    """What a body asks for: an archive, images of it, and for how long. Raises ConfigError."""
+    said = body if isinstance(body, dict) else {}
+    path, images, keep = said.get("path"), said.get("images", []), said.get("keep", "7d")
     is_path = isinstance(path, str) and path.startswith("/") and "\0" not in path
     are_images = (
         isinstance(images, list) and len(images) <= MAX_IMAGES and all(isinstance(each, str) for each in images)

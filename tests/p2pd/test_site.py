@@ -13,10 +13,12 @@ from click.testing import CliRunner, Result
 
 from p2pd.cli.app import app
 from p2pd.config.preheat_rules import parse_preheat_rules
+from p2pd.config.values import ConfigError
 from p2pd.demo.process import command
 from p2pd.pull.layout_writer import CONTAINERD_NAME, REF_NAME, LayoutWriter
 from p2pd.site.archive import MAX_HEADER_BYTES, TarArchive, listing_of, open_archive
 from p2pd.site.exporting import images_of_rules
+from p2pd.site.routes import asked
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
@@ -257,3 +259,23 @@ def test_a_directory_that_is_no_layout(tmp_path: Path) -> None:
     (tmp_path / "index.json").symlink_to("/etc/passwd")
     with pytest.raises(OSError, match=r"."):
         listing_of(open_archive(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        {},
+        {"path": "carried"},
+        {"path": "/a\0b"},
+        {"path": 5},
+        {"path": "/x", "images": "app"},
+        {"path": "/x", "images": [5]},
+        {"path": "/x", "images": ["a"] * 10_001},
+        {"path": "/x", "keep": 7},
+    ],
+)
+def test_what_the_daemon_is_not_asked(body: object) -> None:
+    with pytest.raises(ConfigError, match="expected path"):
+        asked(body)
