@@ -169,6 +169,10 @@ class AdminClient:
         body = {"path": str(path), "images": list(images), "keep": keep}
         return self._ask("POST", "/site/import", list, timeout_s=_IMPORT_TIMEOUT_S, body=body)
 
+    def predictions(self) -> dict[str, Any]:
+        """What a scheduler expects to be pulled, as `p2pd.predict.api` tells it."""
+        return self._ask("GET", "/predictions", dict)
+
     def _ask(
         self,
         method: str,
