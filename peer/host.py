@@ -179,6 +179,8 @@ class Host:
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.traced: set[bytes] = set()
+        self.on_client: set[Callable[[], None]] = set()
+        """Called when a client begins to wait for a blob."""
         """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
@@ -371,6 +373,11 @@ class Host:
     def serves_clients(self) -> bool:
         """Whether a client waits for something that is on its way here."""
         return any(not arrival.background for arrival in self.arrivals.values())
+
+    def client_came(self) -> None:
+        """A client begins to wait for a blob."""
+        for tell in tuple(self.on_client):
+            tell()
 
     def give_way(self, digest: bytes) -> None:
         """End a download now that nobody reads; what has come of it stays."""
