@@ -42,6 +42,7 @@ from scheduler.protocol import link
 from scheduler.protocol.from_host import Leave, Sealed
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from scheduler.protocol.to_host import Sized
+from tests.peer.lanes import Wide
 
 D = b"d" * 32
 E = b"e" * 32
@@ -93,7 +94,9 @@ def failed(phase: Phase = Phase.FAILED, *, discard: bool = True, blob: bytes = D
 class Alone:
     """A host without a scheduler. `says` is what the last event gave; requests that are under way are in `asked`."""
 
-    def __init__(self, *, max_ranges: int = 4, max_per_origin: int = 12, linger_s: float = LINGER_S) -> None:
+    def __init__(
+        self, *, max_ranges: int = 4, max_per_origin: int = 12, linger_s: float = LINGER_S, wide: bool = True
+    ) -> None:
         self.machine = HostMachine(
             HostSettings(
                 has_scheduler=False,
@@ -102,6 +105,8 @@ class Alone:
                 linger_s=linger_s,
             )
         )
+        if wide:
+            self.machine.lanes = Wide(self.machine.slots.used())
 
     def handle(self, *events: Event, now: float = 0.0) -> list[Instruction]:
         """What the last of these events gives, all at one time."""
