@@ -182,7 +182,7 @@ class OriginRequests:
         asked = self.pieces.origin_requests[event.request]
         self.is_slow = self.is_slow or now - asked.started >= SLOW_ANSWER_S
         most = FIRST_SPAN_BYTES // event.piece_length if asked.stop is None else asked.stop
-        self.ignores_range = self.ignores_range or event.stop > most
+        self.ignores_range = self.ignores_range or event.first < asked.first or event.stop > most
 
     def received(self, request: int, now: float) -> None:
         """A piece has come by a request: its source is good."""
