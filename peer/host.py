@@ -107,6 +107,7 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+    reread_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +398,7 @@ class Host:
             corrupt=self._corrupt,
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
+            reread_bytes=self._transfers.reread_bytes,
         )
 
     def downloads(self) -> list[DownloadFacts]:

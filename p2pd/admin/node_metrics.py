@@ -84,6 +84,11 @@ class _Statistics(Collector):
             "Answers of registries to requests for blobs whose length, range or coding makes them useless.",
             value=downloads.unusable_answers,
         )
+        yield CounterMetricFamily(
+            "p2pd_reread_bytes",
+            "Bytes of arrived blobs that were read back from the disk for their SHA-256: they came out of order.",
+            value=downloads.reread_bytes,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield from self._of_store()
         yield from self._of_origins()
