@@ -30,7 +30,7 @@ GROUPS: Final = {
         "upstream", "allow_private", "connections_per_origin", "connections_per_blob", "origin_rate", "tag_ttl_s",
         "serve_stale_tags", "access_ttl_s", "prefetch_layers", "preheat",
     ),
-    "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate"),
+    "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate", "adopt", "adopt_keep"),
     "Clients": ("client_stall_s", "shutdown_grace_s"),
     "Log and traces": ("log_format", "log_level", "traces", "trace_share"),
 }  # fmt: skip
@@ -105,5 +105,8 @@ def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], C
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(
-        flag, multiple=name in ("upstream", "scheduler", "allow_private", "preheat"), metavar=key.metavar, help=text
+        flag,
+        multiple=name in ("upstream", "scheduler", "allow_private", "adopt", "preheat"),
+        metavar=key.metavar,
+        help=text,
     )

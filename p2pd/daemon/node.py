@@ -52,6 +52,7 @@ from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Blob, Store
+from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
@@ -119,6 +120,8 @@ async def serve(
             ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
+        adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)
+        await asyncio.to_thread(adopter.load)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
@@ -135,6 +138,7 @@ async def serve(
         new = None if trust is not None else partial(new_id, settings)
         host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
+        adopter.is_arriving, adopter.is_busy = host.is_arriving, lambda: host.serves_clients
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
         )
@@ -205,7 +209,9 @@ async def serve(
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
         routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
-        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
+        admin = Admin(
+            origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
+        )
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         if admin.cluster is not None:
@@ -230,6 +236,7 @@ async def serve(
         background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
+        background.start(adopter.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
