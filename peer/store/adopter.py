@@ -37,7 +37,7 @@ from peer.store.store import Store
 log = structlog.get_logger("peer.store")
 
 LOOK_EVERY_S: Final = 30.0
-HAND_OVER_S: Final = 10.0
+HAND_OVER_S: Final = 5.0
 """A runtime that has just taken a blob in may lose it again, as by a pull that fails."""
 DEBOUNCE_MS: Final = 400
 """Changes within this time cause one look."""
@@ -155,7 +155,7 @@ class Adopter:
                 self._tell_unreadable(found.content, error)
             if self._unread.get(name) is found:
                 del self._unread[name]
-            if blob is not None:
+            if blob is not None and name not in self._held:  # else a look has found its record meanwhile
                 self._hold(name, blob)
                 await self._settle(name)
 
@@ -303,13 +303,14 @@ class Adopter:
         from watchfiles import awatch  # only where something is adopted: 6 MiB
 
         while True:
-            while not any(_inode(each.blobs) for each in self._contents):
-                await self._sleep(LOOK_EVERY_S)
-            watched = {each.blobs: inode for each in self._contents if (inode := _inode(each.blobs))}
+            inodes = {each.blobs: _inode(each.blobs) for each in self._contents}
+            if not any(inodes.values()):
+                await self._sleep(WATCHED_BY_MS / 1000)
+                continue
             begun = False
             try:
                 async for changes in awatch(
-                    *watched,
+                    *(path for path, inode in inodes.items() if inode),
                     watch_filter=None,
                     debounce=DEBOUNCE_MS,
                     step=DEBOUNCE_MS // 2,
@@ -321,8 +322,8 @@ class Adopter:
                     if changes or not begun:  # what was changed before the watch began is seen once it has
                         self._changed.set()
                     begun = True
-                    if any(_inode(path) != inode for path, inode in watched.items()):
-                        break  # another directory, made anew
+                    if any(_inode(path) != inode for path, inode in inodes.items()):
+                        break  # a directory has come, gone, or is another one
             except (OSError, RuntimeError) as error:
                 log.warning("changes of what runtimes hold are noticed later", cause=str(error), within_s=LOOK_EVERY_S)
                 await self._sleep(LOOK_EVERY_S)

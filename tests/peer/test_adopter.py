@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,38 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(store: Store, runtim
 
 async def _sleep(then: Callable[[], object]) -> None:
     then()
+
+
+class LooksAfterEachStep(ThreadPoolExecutor):
+    """Has the adopter look at its directories before it hears that a step of reading has ended."""
+
+    def __init__(self, adopting: Adopter) -> None:
+        super().__init__(1)
+        self._adopting, self._loop = adopting, asyncio.get_running_loop()
+
+    def submit(self, step: Callable[..., Any], /, *args: Any, **more: Any) -> Any:
+        def both() -> Any:
+            found = step(*args, **more)
+            asyncio.run_coroutine_threadsafe(self._adopting.look(), self._loop).result()
+            return found
+
+        return super().submit(both)
+
+
+def test_a_look_at_any_time_leaves_one_blob_of_a_file(store: Store, runtime: Runtime) -> None:
+    runtime.put(LARGE)
+    adopting = adopter(store, runtime)
+
+    async def scene() -> None:
+        await adopting.look()
+        with LooksAfterEachStep(adopting) as thread:
+            await adopting.read_all(thread)
+
+    run(scene)
+    assert adopting.statistics().read_bytes == len(LARGE)
+    runtime.collect(LARGE)
+    look(adopting)
+    assert store.peek(DIGEST) is None
 
 
 def test_what_the_runtime_collects_is_let_go_and_served_to_its_end(store: Store, runtime: Runtime) -> None:
