@@ -28,8 +28,9 @@ from typing import Final
 
 from blake3 import blake3
 
-from peer.errors import StoreBrokenError, StoreError
+from peer.errors import ManifestError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
+from peer.oci.manifest import MAX_MANIFEST_BYTES, manifest_type
 from peer.store.blob import Blob
 from peer.store.check import Signature
 from peer.store.data_file import CHUNK_BYTES, OPEN_FLAGS, DataFile
@@ -199,7 +200,16 @@ class Reading:
         """What is known of the file that was read; None if it is not what its name says, or was changed meanwhile."""
         if not self.is_unchanged() or self._sha256.digest() != self.digest.raw:
             return None
-        return Header(self.digest, self.size_bytes, self._length, "", of_file=astuple(self.signature))
+        return Header(self.digest, self.size_bytes, self._length, self._media_type(), astuple(self.signature))
+
+    def _media_type(self) -> str:
+        """That of a manifest; of anything else its manifest says it."""
+        if self.size_bytes > MAX_MANIFEST_BYTES or os.pread(self._fd, 1, 0) != b"{":
+            return ""
+        try:
+            return manifest_type(os.pread(self._fd, self.size_bytes, 0))
+        except ManifestError:
+            return ""
 
     def is_unchanged(self) -> bool:
         return Signature.of(os.fstat(self._fd)) == self.signature

@@ -120,13 +120,11 @@ class Adopter:
 
     def load(self) -> None:
         """Hold at once what was read before a restart and has not changed. Reads no content."""
-        listed = self._listed()
-        self._compare(listed)
-        if not self._unreadable:  # else what was read would be forgotten while a disk is not mounted
-            self._records.forget_others(frozenset(name for files in listed.values() for name in files or ()))
+        self._compare(self._listed())
 
     async def run(self) -> None:
         """Until it is cancelled. Returns at once if there are no directories."""
+        await asyncio.to_thread(self.forget_gone)
         if not self._contents:
             return
         with ThreadPoolExecutor(1, "adopter", give_way) as thread:
@@ -134,6 +132,12 @@ class Adopter:
                 tasks.create_task(self._watch())
                 tasks.create_task(self._read_for_ever(thread))
                 await self._look_for_ever()
+
+    def forget_gone(self) -> None:
+        """Remove the records of files that are gone; none while a directory cannot be read, as before it is mounted."""
+        listed = self._listed()
+        if not self._unreadable:
+            self._records.forget_others(frozenset(name for files in listed.values() for name in files or ()))
 
     async def look(self) -> None:
         """See what is there now, let go of what is gone, and hand over what is due."""

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from peer.errors import BlobAdoptedError, StoreError
 from peer.oci.digest import Digest
+from peer.oci.manifest import OCI_IMAGE
 from peer.store import Blob, Store
 from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, Adopter
 from peer.tasks import BackgroundTasks
@@ -138,7 +139,7 @@ def test_a_record_of_a_file_that_went_meanwhile_is_removed(tmp_path: Path, runti
         assert files_in(store.directory / "adopted")
     runtime.collect(LARGE)
     with a_store(tmp_path / "store") as store:
-        adopter(store, runtime).load()
+        adopter(store, runtime).forget_gone()
         assert not files_in(store.directory / "adopted")
 
 
@@ -259,6 +260,14 @@ def test_a_file_that_is_collected_before_it_is_noticed_is_no_fault(store: Store,
         assert store.acquire(DIGEST) is None
     assert store.statistics().lost == 0
     assert {each["log_level"] for each in logs} == {"info"}
+
+
+def test_a_manifest_is_known_as_one(store: Store, runtime: Runtime) -> None:
+    manifest = b'{"schemaVersion": 2, "mediaType": "%s", "layers": []}' % OCI_IMAGE.encode()
+    for content in (manifest, b'{"architecture": "amd64"}', b"{ no json"):
+        runtime.put(content)
+    look(adopter(store, runtime))
+    assert sorted(each.media_type for each in store.blobs()) == ["", "", OCI_IMAGE]
 
 
 def test_a_client_makes_reading_wait(store: Store, runtime: Runtime) -> None:
@@ -449,7 +458,7 @@ def test_nothing_read_is_forgotten_while_the_directory_is_away(tmp_path: Path, r
         look(adopter(store, runtime))
     runtime.path.rename(tmp_path / "away")
     with a_store(tmp_path / "store") as store, capture_logs():
-        adopter(store, runtime).load()
+        adopter(store, runtime).forget_gone()
     (tmp_path / "away").rename(runtime.path)
     with a_store(tmp_path / "store") as store:
         adopter(store, runtime).load()
