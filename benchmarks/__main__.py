@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import compare
+from benchmarks.adopt import command as adopt
 from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
@@ -38,6 +39,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     cluster.COMMAND,
     preheat.COMMAND,
     simulate.COMMAND,
+    adopt.COMMAND,
 )
 
 

@@ -4,8 +4,8 @@ Three tasks: one is told of changes (inotify), one looks through the directories
 
 Rules:
 1. A change only causes a look. So one that was missed is found by the next look, `LOOK_EVERY_S` later at most.
-2. New files are read one by one, the newest first, by one thread of the lowest priority. While a client waits for
-   something that is on its way, it reads `BESIDE_CLIENTS` bytes a second.
+2. New files are read the newest first, `READERS` at a time, by threads of the lowest priority. While a client waits for
+   something that is on its way, they read `BESIDE_CLIENTS` bytes a second.
 3. A blob is not adopted while it is on its way here: the download has its own file.
 4. What the store has of its own, and a runtime has taken in, is handed over after `HAND_OVER_S`: the store's file is
    removed. One that is to be kept (`keep`, or a pin) instead shares its bytes with the runtime's, and is the
@@ -43,6 +43,8 @@ DEBOUNCE_MS: Final = 400
 """Changes within this time cause one look."""
 WATCHED_BY_MS: Final = 1000
 """The watch has begun by then."""
+READERS: Final = 2
+"""One reads 1.3 GiB a second, as it is hashed: less than a fast disk does."""
 READ_BYTES: Final = 16 * 1024 * 1024
 BESIDE_CLIENTS: Final = 8 * 1024 * 1024
 """Bytes per second, as many as the scrubber reads by default."""
@@ -98,6 +100,8 @@ class Adopter:
         """By hex, also those of which the store has a file of its own."""
         self._since: dict[str, float] = {}
         self._unread: dict[str, _Unread] = {}
+        self._reading: set[str] = set()
+        """No look takes one of these up: its record may be there already."""
         self._refused: dict[str, Signature] = {}
         """Files with other bytes than their names say."""
         self._failed: set[str] = set()
@@ -112,7 +116,7 @@ class Adopter:
         return AdoptStatistics(
             blobs=len(self._held),
             size_bytes=sum(blob.size_bytes for blob in self._held.values()),
-            unread=len(self._unread),
+            unread=len(self._unread) + len(self._reading),
             read_bytes=self._read_bytes,
             wrong=len(self._refused),
             unreadable=tuple(sorted(self._unreadable.items())),
@@ -127,7 +131,7 @@ class Adopter:
         await asyncio.to_thread(self.forget_gone)
         if not self._contents:
             return
-        with ThreadPoolExecutor(1, "adopter", give_way) as thread:
+        with ThreadPoolExecutor(READERS, "adopter", give_way) as thread:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch())
                 tasks.create_task(self._read_for_ever(thread))
@@ -149,7 +153,8 @@ class Adopter:
         """Read the files that `look` has found, until none is left."""
         while self._unread:
             name = max(self._unread, key=lambda each: self._unread[each].signature.mtime_ns)
-            found, blob = self._unread[name], None
+            found, blob = self._unread.pop(name), None
+            self._reading.add(name)
             try:
                 blob = await self._read(found.content, name, thread)
             except FileNotFoundError:
@@ -157,9 +162,9 @@ class Adopter:
             except (OSError, StoreError) as error:
                 self._failed.add(name)
                 self._tell_unreadable(found.content, error)
-            if self._unread.get(name) is found:
-                del self._unread[name]
-            if blob is not None and name not in self._held:  # else a look has found its record meanwhile
+            finally:
+                self._reading.discard(name)
+            if blob is not None:
                 self._hold(name, blob)
                 await self._settle(name)
 
@@ -202,7 +207,12 @@ class Adopter:
         self._unread = {name: each for name, each in self._unread.items() if name in (listed[each.content] or ())}
         for content, files in listed.items():
             for name, signature in (files or {}).items():
-                if name in self._held or name in self._failed or self._refused.get(name) == signature:
+                if (
+                    name in self._held
+                    or name in self._reading
+                    or name in self._failed
+                    or self._refused.get(name) == signature
+                ):
                     continue
                 blob = self._records.known(content, name, signature)
                 if blob is not None:
@@ -266,7 +276,9 @@ class Adopter:
             await self._is_more.wait()
             self._is_more.clear()
             began, before = time.monotonic(), self._read_bytes
-            await self.read_all(thread)
+            async with asyncio.TaskGroup() as readers:
+                for _ in range(READERS):
+                    readers.create_task(self.read_all(thread))
             seconds, read_bytes = time.monotonic() - began, self._read_bytes - before
             if read_bytes:
                 log.info("read through what runtimes hold", read_bytes=read_bytes, seconds=round(seconds, 3))
@@ -282,7 +294,7 @@ class Adopter:
                 got = await loop.run_in_executor(thread, reading.go_on, most_bytes)
                 self._read_bytes += got
                 if is_busy:
-                    await self._sleep(got / BESIDE_CLIENTS)
+                    await self._sleep(got / BESIDE_CLIENTS * READERS)
             header = await loop.run_in_executor(thread, reading.header)
             if header is not None:
                 return await loop.run_in_executor(thread, self._records.add, content, reading, header)

@@ -18,7 +18,7 @@ from peer.errors import BlobAdoptedError, StoreError
 from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE
 from peer.store import Blob, Store
-from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, Adopter
+from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, READERS, Adopter
 from peer.tasks import BackgroundTasks
 from tests.peer.download_fixtures import run
 from tests.peer.fakes import content_of
@@ -279,7 +279,7 @@ def test_a_client_makes_reading_wait(store: Store, runtime: Runtime) -> None:
 
     look(adopter(store, runtime, is_busy=lambda: True, sleep=rest))
     assert len(waits) >= len(LARGE) // (2 * BESIDE_CLIENTS_BYTES)
-    assert sum(waits) == pytest.approx(len(LARGE) / BESIDE_CLIENTS)
+    assert sum(waits) == pytest.approx(READERS * len(LARGE) / BESIDE_CLIENTS)
 
 
 def test_what_is_on_its_way_is_adopted_once_it_is_not(store: Store, runtime: Runtime) -> None:
