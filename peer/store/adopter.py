@@ -240,15 +240,14 @@ class Adopter:
 
     def _adopt_if_free(self, blob: AdoptedBlob) -> None:
         """Have the store hold it, unless the store has it, or a download of it is under way."""
-        if self.is_arriving(blob.digest) or self._store.peek(blob.digest) is not None:
-            ours = self._store.own(blob.digest)
-            if ours is None or ours.whole or ours.pinned or self.is_arriving(blob.digest):
-                return
-        self._store.adopt(blob)
+        ours = self._store.own(blob.digest)
+        is_rest = ours is not None and not (ours.whole or ours.pinned)  # of an earlier download
+        if (is_rest or self._store.peek(blob.digest) is None) and not self.is_arriving(blob.digest):
+            self._store.adopt(blob)
 
     async def _settle(self, name: str) -> None:
         blob = self._held.get(name)
-        if blob is None or self.is_arriving(blob.digest):
+        if blob is None:
             return
         self._adopt_if_free(blob)
         ours = self._store.own(blob.digest)
