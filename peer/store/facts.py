@@ -48,7 +48,7 @@ class VerifyReport:
 class StoreStatistics:
     """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
 
-    `adopted_bytes` are in files of container runtimes, and do not count as used.
+    `adopted_bytes` are in files of container runtimes; they do not count as used, nor their blobs as `blobs`.
 
     `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
     """

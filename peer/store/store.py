@@ -374,7 +374,7 @@ class Store:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
-                blobs=len(self._blobs),
+                blobs=sum(not blob.is_adopted for blob in self._blobs.values()),
                 used_bytes=self._used_bytes,
                 adopted_bytes=sum(blob.size_bytes for blob in self._blobs.values() if blob.is_adopted),
                 max_bytes=self.bounds.max_bytes,
