@@ -20,6 +20,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple, replace
@@ -132,6 +133,8 @@ class AdoptedBlob(Blob):
         )
         self.data: AdoptedFile = AdoptedFile(content, header.digest, header.size_bytes)
         self.signature = Signature(*header.of_file)
+        with suppress(OSError):
+            self.last_used = record_path.stat().st_mtime
 
     @property
     def content(self) -> ContentStore:
@@ -151,11 +154,13 @@ class Reading:
     """One file of a runtime's that is being read, piece by piece: its SHA-256, and the BLAKE3 of each piece.
 
     Opening it, and the methods, block. They raise StoreError, and OSError for a file that is gone or may not be read.
+    A step that is under way in another thread ends before `close` closes the file, and none comes after that.
     """
 
     def __init__(self, content: ContentStore, name: str) -> None:
         self.digest = Digest(f"sha256:{name}")
         self.read_bytes = 0
+        self._stepping = threading.Lock()
         self._file = AdoptedFile(content, self.digest, 0)
         fd = content.open(name)
         try:
@@ -178,7 +183,9 @@ class Reading:
         """The BLAKE3 of each that was read."""
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._stepping:
+            os.close(self._fd)
+            self._fd = -1
 
     @property
     def is_over(self) -> bool:
@@ -190,10 +197,11 @@ class Reading:
         What it brings into the page cache leaves it again.
         """
         begun = self.read_bytes
-        while not self.is_over and self.read_bytes - begun < most_bytes:
-            self._piece(*piece_span(len(self.pieces), self.size_bytes, self._length))
-        if not self._is_cached:
-            os.posix_fadvise(self._fd, begun, self.read_bytes - begun, os.POSIX_FADV_DONTNEED)
+        with self._stepping:
+            while not self.is_over and self.read_bytes - begun < most_bytes:
+                self._piece(*piece_span(len(self.pieces), self.size_bytes, self._length))
+            if not self._is_cached:
+                os.posix_fadvise(self._fd, begun, self.read_bytes - begun, os.POSIX_FADV_DONTNEED)
         return self.read_bytes - begun
 
     def header(self) -> Header | None:

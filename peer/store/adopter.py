@@ -98,6 +98,8 @@ class Adopter:
         self._sleep = sleep
         self._held: dict[str, AdoptedBlob] = {}
         """By hex, also those of which the store has a file of its own."""
+        self._unsettled: set[str] = set()
+        """Those that the store does not hold by the runtime's file alone."""
         self._since: dict[str, float] = {}
         self._unread: dict[str, _Unread] = {}
         self._reading: set[str] = set()
@@ -146,7 +148,7 @@ class Adopter:
     async def look(self) -> None:
         """See what is there now, let go of what is gone, and hand over what is due."""
         self._compare(await asyncio.to_thread(self._listed))
-        for name in list(self._held):
+        for name in list(self._unsettled):
             await self._settle(name)
 
     async def read_all(self, thread: ThreadPoolExecutor | None = None) -> None:
@@ -184,7 +186,7 @@ class Adopter:
 
     def _rest_s(self) -> float:
         now = time.monotonic()
-        due = (since + self._hand_over_s - now for since in self._since.values())
+        due = (self._since[name] + self._hand_over_s - now for name in self._unsettled)
         return min((each for each in due if each > 0), default=LOOK_EVERY_S) + 0.01
 
     def _listed(self) -> dict[ContentStore, dict[str, Signature] | None]:
@@ -225,11 +227,13 @@ class Adopter:
 
     def _hold(self, name: str, blob: AdoptedBlob) -> None:
         self._held[name] = blob
+        self._unsettled.add(name)
         self._since[name] = time.monotonic()
 
     def _let_go(self, name: str) -> None:
         blob = self._held.pop(name)
         self._since.pop(name, None)
+        self._unsettled.discard(name)
         self._not_shared.discard(name)
         ours = self._store.own(blob.digest)
         if ours is not None and ours.is_shared:
@@ -251,6 +255,8 @@ class Adopter:
             return
         self._adopt_if_free(blob)
         ours = self._store.own(blob.digest)
+        if ours is None and self._store.peek(blob.digest) is not None:
+            self._unsettled.discard(name)
         if ours is None or not ours.is_stored or ours.pinned:
             return
         if self.keep or self._store.is_kept(blob.digest):
@@ -261,6 +267,7 @@ class Adopter:
                     self._not_shared.add(name)
         elif time.monotonic() - self._since.get(name, 0.0) >= self._hand_over_s:
             await asyncio.to_thread(self._store.adopt, blob)
+            self._unsettled.discard(name)
 
     def _share(self, blob: AdoptedBlob, ours: Path) -> bool:
         if not share(blob, ours):

@@ -264,7 +264,7 @@ class Store:
         """
         with self._lock:
             ours = self._blobs.get(blob.digest)
-            blob.last_used = self._clock.now() if ours is None else ours.last_used
+            blob.last_used = min(self._clock.now(), blob.last_used if ours is None else ours.last_used)
             if ours is not None:
                 self._used_bytes -= ours.taken_bytes
                 ours.discarded = True
@@ -549,7 +549,8 @@ class Store:
         for digest, blob in self._blobs.items():
             if digest not in before:
                 self.on_found(self._info(blob))
-        for blob in [blob for blob in self._blobs.values() if not blob.pinned and not blob.data_path.exists()]:
+        ours = [blob for blob in self._blobs.values() if not blob.is_adopted]
+        for blob in [blob for blob in ours if not blob.pinned and not blob.data_path.exists()]:
             self.drop(blob, "it went with the directory of the store")
         return unable
 
