@@ -50,6 +50,9 @@ class StoreStatistics:
 
     `adopted_bytes` are in files of container runtimes; they do not count as used, nor their blobs as `blobs`.
 
+    `preheated_bytes` came by preheats, and of these clients have asked for `preheated_used_bytes` since. Both are since
+    the start, and of whole blobs.
+
     `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
     """
 
@@ -63,3 +66,5 @@ class StoreStatistics:
     lost: int
     condition: str
     cause: str
+    preheated_bytes: int = 0
+    preheated_used_bytes: int = 0
