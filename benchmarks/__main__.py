@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import compare
+from benchmarks.adopt import command as adopt
 from benchmarks.arguments import measured_by, positive
 from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
@@ -42,6 +43,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     background.COMMAND,
     predict.COMMAND,
     simulate.COMMAND,
+    adopt.COMMAND,
 )
 
 

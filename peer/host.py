@@ -370,6 +370,10 @@ class Host:
         """The limit on what comes without a client that waits for it."""
         return self._transfers.background_pace
 
+    def is_arriving(self, digest: Digest) -> bool:
+        """Whether a blob is on its way here."""
+        return digest.raw in self.arrivals
+
     @property
     def serves_clients(self) -> bool:
         """Whether a client waits for something that is on its way here."""
@@ -632,7 +636,8 @@ class Host:
 
     def share(self, blob: BlobInfo) -> None:
         """Give a blob that is held whole to other hosts, if they may have it."""
-        if blob.digest.raw not in self.machine.seeds and self.may_share(blob.digest):
+        is_known = blob.digest.raw in self.machine.seeds or self.is_arriving(blob.digest)
+        if not is_known and self.may_share(blob.digest):
             self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------

@@ -98,6 +98,8 @@ class _Statistics(Collector):
         store = self._host.store.statistics()
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
+        adopted = "Blobs that are held in files of container runtimes, and take no room of the cache's."
+        yield GaugeMetricFamily("p2pd_cache_adopted_bytes", adopted, value=store.adopted_bytes)
         yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
         yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
         yield CounterMetricFamily(

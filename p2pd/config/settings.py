@@ -33,6 +33,7 @@ from p2pd.config.values import (
     parse_collector,
     parse_count,
     parse_depth,
+    parse_directories,
     parse_duration,
     parse_file_names,
     parse_free_room,
@@ -208,6 +209,20 @@ class Settings:
         "8MiB",
         "Bytes per second at which the cache is read through for what has rotted on the disk; 0 is never.",
         "SIZE",
+    )
+    adopt: tuple[Path, ...] = _key(
+        parse_directories,
+        "",
+        "Content stores of container runtimes: what is in them is held without being stored again. Of containerd, and "
+        "of dockerd with the containerd image store, it is io.containerd.content.v1.content below the root; podman and "
+        "CRI-O have none.",
+        "DIR",
+    )
+    adopt_keep: bool = _key(
+        parse_switch,
+        "false",
+        "Keep what p2pd fetched when a runtime of adopt has it too, in the same blocks where the file system can share "
+        "them. Else the runtime's file alone is left, and gone once the runtime removes it.",
     )
     connections_per_origin: int = _key(
         parse_count,

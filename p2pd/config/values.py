@@ -200,6 +200,17 @@ def parse_optional_path(value: object) -> Path | None:
     return None if value is None or value == "" else parse_path(value)
 
 
+def parse_directories(value: object) -> tuple[Path, ...]:
+    """A list of absolute paths, or one text with white space or commas between them."""
+    texts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError('expected a list such as ["/var/lib/containerd/io.containerd.content.v1.content"]')
+    paths = tuple(dict.fromkeys(parse_path(text) for text in texts))
+    if not all(path.is_absolute() for path in paths):
+        raise ConfigError("expected absolute paths")
+    return paths
+
+
 def parse_token_text(value: object) -> str:
     """A join token, or nothing. Its text is checked where it is used, and is a secret."""
     text = _text(value)

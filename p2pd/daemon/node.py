@@ -55,6 +55,7 @@ from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Blob, Store
+from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
@@ -125,6 +126,8 @@ async def serve(
             ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
+        adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)
+        await asyncio.to_thread(adopter.load)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
@@ -142,6 +145,7 @@ async def serve(
         host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
         await _use_background_transport(stack, settings, host, background)
+        adopter.is_arriving, adopter.is_busy = host.is_arriving, lambda: host.serves_clients
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
         )
@@ -218,7 +222,9 @@ async def serve(
             lambda: (settings if control is None else control.settings).preheat,
         )
         routes = [*routes, *importing]
-        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
+        admin = Admin(
+            origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
+        )
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         if admin.cluster is not None:
@@ -244,6 +250,7 @@ async def serve(
         background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
+        background.start(adopter.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry, host, may_tell))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())

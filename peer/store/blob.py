@@ -82,9 +82,11 @@ class Blob:
         self.preheated = False
         """It came by a preheat, and no client has asked for it yet."""
         self.preempted = False
+        """It was evicted on its way here: a client needed the room."""
+        self.is_shared = False
+        """Its file shares its bytes on the disk with a file of a container runtime (`peer.store.adopted`)."""
         self.came = Came()
         """What has come of it since the start, and from where. Kept by who receives it, on the event loop."""
-        """It was evicted on its way here: a client needed the room."""
         self._health = health or Health()
         self._held_bytes = held_bytes
         self._pins = 0
@@ -119,6 +121,16 @@ class Blob:
     @property
     def size_bytes(self) -> int:
         return self.header.size_bytes
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether its file is a container runtime's (`peer.store.adopted`), and not the store's."""
+        return False
+
+    @property
+    def taken_bytes(self) -> int:
+        """What the store has taken of the disk for it, and gets back when it is removed."""
+        return 0 if self.is_adopted or self.is_shared else self.size_bytes
 
     @property
     def pinned(self) -> bool:
@@ -368,6 +380,14 @@ class Blob:
             for chunk in self.data.chunks(0, self.size_bytes, bytearray(CHUNK_BYTES)):
                 sha256.update(chunk)
             return sha256.digest() == self.digest.raw
+
+    def unlink(self) -> None:
+        """Remove what is the store's of its files. Who has them open keeps them."""
+        for path in (self.data_path, self.record_path):
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):  # it has other blobs
+            self.data_path.parent.rmdir()
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

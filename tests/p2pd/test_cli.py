@@ -363,3 +363,12 @@ def test_a_daemon_that_hangs_is_not_waited_for() -> None:
         address = parse_address(f"127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(DaemonRefusedError, match=r"gave no answer within 0\.05 s"):
             AdminClient(address, answer_timeout_s=0.05).status()
+
+
+def test_status_has_what_runtimes_hold(admin: Admin) -> None:
+    admin.status = {
+        "cache": {"used_bytes": 0, "max_bytes": 1024, "blobs": 0},
+        "adopted": {"blobs": 2, "size_bytes": 2048, "unread": 3},
+    }
+    shown = p2pd("status", "--admin", admin.address).stdout
+    assert "2.0KiB in files of container runtimes, 3 files are still to be read" in shown

@@ -14,7 +14,7 @@ from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.doctor import daemon, disk_space, runtimes, swarm, upstreams
+from p2pd.doctor import adopted, daemon, disk_space, runtimes, swarm, upstreams
 from p2pd.doctor.environment import (
     DiskSpace,
     Environment,
@@ -584,7 +584,7 @@ def test_the_cache_directory_is_private(mode: int, level: Level) -> None:
 def test_all_checks_are_run() -> None:
     written = {
         function
-        for module in (daemon, runtimes, upstreams, swarm, disk_space)
+        for module in (adopted, daemon, runtimes, upstreams, swarm, disk_space)
         for name, function in vars(module).items()
         if name.startswith("check_")
     }
