@@ -25,8 +25,7 @@ from peer.core.neighbours import Neighbours
 from peer.core.pieces import PeerRequest, PieceTracker
 
 MIN_REQUESTS = 3
-"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
-sends at a time (`upload_slots`): with more, somebody is always refused."""
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed."""
 
 MAX_REQUESTS = 16
 """With those that are asked of a second neighbour: as many as a host has neighbours at most."""
