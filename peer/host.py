@@ -208,6 +208,7 @@ class Host:
         self._corrupt = 0
         self._told_of_untold = False
         self._seen_at = ""
+        self._scheduler_features: tuple[str, ...] = ()
         """Where the scheduler saw this host, if the log has been told so."""
         self._address = ""
         self._missed_by = 0
@@ -272,6 +273,11 @@ class Host:
     def report_preheat(self, report: from_host.PreheatReport) -> None:
         """Tell the scheduler how far this host is with a preheat; nothing if there is no scheduler now."""
         self._scheduler.tell(report)
+
+    def report_pull(self, pulled: from_host.Pulled) -> None:
+        """Tell the scheduler of a pull, if it keeps a history of pulls."""
+        if from_host.PULLS in self._scheduler_features:
+            self._scheduler.tell(pulled)
 
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
@@ -545,6 +551,7 @@ class Host:
             self._seen_at = welcome.seen_at
             text = "the scheduler sees this host at another address than others are told: can they reach it there?"
             log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self._scheduler_features = welcome.features
         self._missed_by = 0  # the scheduler counts anew for each connection
         self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
 

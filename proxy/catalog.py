@@ -203,6 +203,10 @@ class Catalog:
             return row is not None and row[0] == self._operators.get(repository.upstream)
         return public == Public.EVERYWHERE
 
+    def is_for_everybody(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        """Whether the origin gives `digest` of this repository without credentials, the operator's included."""
+        return self._public(repository, endpoint, digest) == Public.EVERYWHERE
+
     def is_public_everywhere(self, digest: AnyDigest) -> bool:
         """Whether some repository has `digest` for everybody."""
         row = self._read(

@@ -159,6 +159,10 @@ class AdminClient:
         path = f"{_PREHEATS}/{quote(name, safe='')}"
         return self._ask("GET", path, dict) if action is None else self._ask("POST", f"{path}/{action}", dict)
 
+    def predictions(self) -> dict[str, Any]:
+        """What a scheduler expects to be pulled, as `p2pd.predict.api` tells it."""
+        return self._ask("GET", "/predictions", dict)
+
     def _ask(
         self,
         method: str,

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -139,10 +139,12 @@ class ImagesAhead:
         progress: Callable[[], None],
         *,
         from_hosts: bool = False,
+        most_bytes: int = 0,
     ) -> None:
         """Have the image here; of an index those of these platforms (None: all). `fetched` has what has come so far.
 
-        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it.
+        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it. With `most_bytes` at
+        most so many are fetched for the job, none of it in vain, and nothing is evicted for them.
 
         `progress` is called as it grows. Raises OriginError, StoreError, ManifestError, PreheatError.
         """
@@ -153,16 +155,21 @@ class ImagesAhead:
             if isinstance(place.root.digest, Digest):
                 fetched.roots[image] = place.root.digest
             blobs: dict[AnyDigest, Descriptor] = {}
-            for digest, manifest in [each async for each in self._manifests(place, platforms, ttl_s, fetched)]:
+            manifests = self._manifests(place, platforms, ttl_s, fetched, evicts=not most_bytes)
+            for digest, manifest in [each async for each in manifests]:
                 if manifest.kind is ManifestKind.IMAGE:
                     blobs.update((child.digest, child) for child in manifest.children if not child.foreign)
                 assert digest in fetched.digests
             wanted = {digest: blob for digest, blob in blobs.items() if digest not in fetched.digests}
             fetched.sizes.update({digest: blob.size_bytes for digest, blob in wanted.items()})
             progress()
+            if most_bytes:
+                self._check_bound(wanted, most_bytes - fetched.fetched_bytes)
             for each, blob in wanted.items():
                 if not isinstance(each, Digest):
                     raise PreheatError(f"{each} is named by another algorithm than SHA-256: it is never kept")
+                if most_bytes:
+                    self._check_room(each, blob.size_bytes)
                 source = place.source(each, Kind.BLOB)
                 await self._blob(source, blob, each, fetched, progress)
                 await self._prove(place, each)
@@ -231,7 +238,7 @@ class ImagesAhead:
         return HttpOrigin(settings)
 
     async def _manifests(
-        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched
+        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched, *, evicts: bool
     ) -> AsyncIterator[tuple[Digest, Manifest]]:
         """The manifests of the image, from the one that was named down."""
         left = [(place.root, 0)]
@@ -241,6 +248,8 @@ class ImagesAhead:
                 raise ManifestError(f"{place.route.repository}: indexes within indexes, more than {MAX_INDEX_DEPTH}")
             if not isinstance(said.digest, Digest):
                 raise PreheatError(f"{said.digest} is named by another algorithm than SHA-256: it is never kept")
+            if not evicts:
+                self._check_room(said.digest, said.size_bytes or MAX_MANIFEST_BYTES)
             body, media_type = await self._manifest(place.source(said.digest, Kind.MANIFEST), said, fetched)
             manifest = parse_manifest(body, manifest_type(body, said.media_type or media_type))
             self._grant_below(place, said.digest, manifest)
@@ -274,6 +283,21 @@ class ImagesAhead:
                 if expected is None:
                     raise
         raise OriginUnusableError(f"{said.digest} could not be read")
+
+    def _check_bound(self, wanted: Mapping[AnyDigest, Descriptor], left_bytes: int) -> None:
+        """Raise PreheatError if more is missing of these blobs. One that is here in part counts as a whole."""
+        missing = sum(
+            blob.size_bytes
+            for digest, blob in wanted.items()
+            if not isinstance(digest, Digest) or self._readers.whole_length(digest) is None
+        )
+        if missing > left_bytes:
+            raise PreheatError(f"it lacks {missing} bytes, and may fetch {max(0, left_bytes)}")
+
+    def _check_room(self, digest: Digest, size_bytes: int) -> None:
+        """Raise PreheatError, or StoreError, if the blob would take the room of another."""
+        if self._readers.peek(digest) is None and not self._host.store.fits(size_bytes):
+            raise PreheatError("there is no room for it without evicting what is held")
 
     # -- its blobs -------------------------------------------------------------------------------------------------
 

@@ -318,6 +318,13 @@ class Store:
         """What the store may use, as of the last look at the disk."""
         return self.quota.on(self._last_room, self._used_bytes)
 
+    def fits(self, size_bytes: int) -> bool:
+        """Whether a blob of this size can be stored without evicting any. Raises StoreError."""
+        with self._lock:
+            wanted = Wanted(size_bytes, background=True)
+            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._used_bytes, now=0.0)
+            return nothing.is_enough
+
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state

@@ -20,7 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import FEATURES, PREHEAT, SPOT_CHECK, Hello, Holding
+from scheduler.protocol.from_host import FEATURES, PREHEAT, PREHEAT_BOUND, PULLS, SPOT_CHECK, Hello, Holding
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -67,7 +67,8 @@ class Membership:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
         came_from = "" if certified else network_of(seen_at)
-        features = tuple(feature for feature in hello.features if feature in FEATURES)
+        ours = FEATURES if state.settings.hears_pulls else tuple(each for each in FEATURES if each != PULLS)
+        features = tuple(feature for feature in hello.features if feature in ours)
         host = Host(
             connection,
             hello.host,
@@ -77,6 +78,7 @@ class Membership:
             came_from,
             checks=SPOT_CHECK in features,
             preheats=PREHEAT in features,
+            preheats_within=PREHEAT_BOUND in features,
             version=hello.software,
         )
         state.hosts[connection] = host

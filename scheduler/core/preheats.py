@@ -201,7 +201,7 @@ class Preheats:
             host = self._state.hosts_by_id[target.host]
             if target.state is not TargetState.WAITING:
                 continue
-            if not host.preheats:
+            if not (host.preheats_within if job.order.most_bytes else host.preheats):
                 old.append(target)
                 continue
             if fetching is not None and not host.came_from:
@@ -222,6 +222,7 @@ class Preheats:
                 "" if job.held_images else job.credential,
                 order.only_where_used,
                 bool(job.held_images),
+                order.most_bytes,
             )
             self._state.send(hosts, message)
         for target in old:

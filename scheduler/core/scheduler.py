@@ -41,6 +41,7 @@ from scheduler.core.spot_checks import SpotChecks
 from scheduler.core.state import Due, PreheatKey, SchedulerState, TagKey, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
+from scheduler.core.told_pulls import ToldPulls
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
@@ -82,6 +83,7 @@ class Scheduler:
         self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
         self._tags: Final = Tags(self._state)
         self._preheats: Final = Preheats(self._state)
+        self._told_pulls: Final = ToldPulls(self._state)
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
@@ -93,6 +95,7 @@ class Scheduler:
             from_host.TagLookup: self._tags.look_up,
             from_host.TagAnswer: self._tags.answered,
             from_host.PreheatReport: self._preheats.reported,
+            from_host.Pulled: self._told_pulls.told,
             from_host.Bye: lambda host, _: self._depart(host),
         }
         self._by_member: Final[Mapping[type, Callable[[Swarm, Member, Any], None]]] = {

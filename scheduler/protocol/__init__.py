@@ -35,6 +35,9 @@ While the origin is there, no host asks another: a tag is the origin's to say.
 A preheat, to hosts with the feature `preheat`: Preheat names images that the host is to have before clients ask; the
 host sends PreheatReport now and then and at its end. Preheat may come again, PreheatEnded takes it back.
 
+A pull, to schedulers with the feature `pulls`: Pulled says which tag a client of the host has pulled. Nothing is
+answered.
+
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
 client. Those that an operator gives with a preheat travel in Preheat, to the hosts that are to fetch. A host may join
 (upstream, repository, digest) only after the origin has authorised its own client; the scheduler believes the host. A

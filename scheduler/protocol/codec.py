@@ -82,6 +82,7 @@ FromHost: TypeAlias = (
     | from_host.TagAnswer
     | from_host.SpotChecked
     | from_host.PreheatReport
+    | from_host.Pulled
     | InlineBlob
 )
 ToHost: TypeAlias = (
@@ -181,6 +182,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         18: from_host.Need,
         19: from_host.SpotChecked,
         20: from_host.PreheatReport,
+        21: from_host.Pulled,
     }
 )
 """Host to scheduler."""

@@ -19,7 +19,13 @@ SPOT_CHECK = "spot-check"
 PREHEAT = "preheat"
 """The feature of hosts that take Preheat."""
 
-FEATURES = (SPOT_CHECK, PREHEAT)
+PULLS = "pulls"
+"""The feature of hosts that send Pulled. Only a scheduler whose operator wants a history of pulls has it."""
+
+PREHEAT_BOUND = "preheat-bound"
+"""The feature of hosts that keep to `Preheat.most_bytes`."""
+
+FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -238,6 +244,22 @@ class PreheatReport:
     private: Annotated[bool, f.Flag()] = False
     reason: f.Explanation = ""
     roots: f.PieceDigestList = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A client of this host has pulled an image by its tag, which named `digest`. It is for the history of pulls alone.
+
+    The client took `size_bytes`, of which the host had `warm_bytes` before. It is sent to schedulers with the feature
+    `pulls` only, and of what is not exchanged in this cluster (private content without certificates) never.
+    """
+
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
+    digest: f.Digest
+    size_bytes: f.ByteCount
+    warm_bytes: f.ByteCount
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from p2pd.preheat.api import record_of
 from p2pd.preheat.request import parse_request
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import Connected, Event, Instruction, Send
-from scheduler.core.preheat_job import JobState, TargetState
+from scheduler.core.preheat_job import JobState, Target, TargetState
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.to_host import Preheat
@@ -251,3 +251,29 @@ async def test_hostile_names_and_answers(tmp_path: Path, registry: ImageRegistry
     async with three(tmp_path, registry) as (_, _hosts, service):
         view = await ended(service, await order(service))
         assert view.record.state is JobState.FAILED
+
+
+@asynchronous
+async def test_a_host_fetches_no_more_than_an_order_lets_it_and_evicts_nothing(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    """What is over the bound is not begun. What fits by evicting alone is not fetched either; without a bound it is."""
+    app(registry, 2 * MIB)
+    other = app(registry, MIB, tag="v2")
+    async with cluster(tmp_path, registry, SETTLED) as swarm, preheats(swarm.scheduler, tmp_path / "jobs") as service:
+        host = await swarm.add(max_bytes=2 * MIB)
+        before = await bounded(service, IMAGE, MIB)
+        assert (before.state, before.fetched_bytes < MIB) == (TargetState.FAILED, True)
+        assert "may fetch" in before.reason
+        assert (await bounded(service, f"{UPSTREAM}/{REPOSITORY}:v2", 2 * MIB)).state is TargetState.DONE
+        (v2_is_held, evicting) = (await holds(host, other), await bounded(service, IMAGE, 3 * MIB))
+        assert (v2_is_held, evicting.state, await holds(host, other)) == (True, TargetState.FAILED, True)
+        assert "without evicting" in evicting.reason
+
+
+async def bounded(service: Preheating, image: str, most_bytes: int) -> Target:
+    now = time.time()
+    record = record_of(parse_request({"images": [image], "ttl": 0}, now), "predict", now)
+    view = await service.add(replace(record, order=replace(record.order, most_bytes=most_bytes)))
+    (target,) = (await ended(service, view.record.id)).targets
+    return target
