@@ -76,7 +76,7 @@ class Identity:
     site: str = ""
     zone: str = ""
     rack: str = ""
-    upload_slots: int = 8
+    upload_slots: int = 3
     scheduler_timeout_s: float = 3.0
     token: str = ""
     software: str = ""

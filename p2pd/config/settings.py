@@ -238,7 +238,7 @@ class Settings:
         " that to answer.",
         "DURATION",
     )
-    upload_slots: int = _key(parse_count, "8", "Pieces sent to other hosts at a time.", "NUMBER")
+    upload_slots: int = _key(parse_count, "3", "Pieces sent to other hosts at a time.", "NUMBER")
     upload_rate: int = _key(parse_size, "0", "Bytes per second to send to other hosts; 0 is no limit.", "SIZE")
     download_rate: int = _key(parse_size, "0", "Bytes per second to take from other hosts; 0 is no limit.", "SIZE")
     site: str = _key(parse_label, "", "Where this host is; hosts of a site share its way to the others.", "NAME")

@@ -25,9 +25,9 @@ from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.inline_blob import InlineBlob
 
-UPLOAD_SLOTS: Final = 8
+UPLOAD_SLOTS: Final = 3
 POLL_INTERVAL_S: Final = 0.05
-"""How often a host looks whether a part of its line is unused, while others wait for that and nothing changes."""
+"""How often a host looks whether a part of its line is unused, while others wait for that."""
 
 LINGER_S: Final = 600.0
 PATIENCE_S: Final = 3.0
@@ -77,7 +77,7 @@ class SimulatedHost:
         self._news: dict[tuple[bytes, int, tuple[str, ...]], int] = {}
         """The pieces that have not been advertised yet, by blob, generation, and to whom."""
         self._told_s = 0.0
-        self._looks_at = math.inf
+        self._looks = False
         self._settles = 0.0
 
     # -- the machine -----------------------------------------------------------------------------------------------
@@ -297,7 +297,6 @@ class SimulatedHost:
     def uplink_changed(self, round_trip_s: float = 0.0) -> None:
         """A piece begins to go out, to a host that is so far, or is out."""
         self._settles = max(self._settles, self._event_queue.now + settle_s(round_trip_s))
-        self.looks_on()
 
     def uplink(self) -> Uplink:
         """What there is on its uplink, as far as a host can tell."""
@@ -316,19 +315,16 @@ class SimulatedHost:
             self._network.say(self.name, (upload_request.host,), link.Unchoke(upload_request.digest))
 
     def looks_on(self) -> None:
-        """While somebody waits: look whether a part of the line is unused, as soon as that can be told."""
-        if not self.choker.is_wanted:
-            return
-        now = self._event_queue.now
-        at = self._settles if self._settles > now else now + POLL_INTERVAL_S
-        if at < self._looks_at:
-            self._looks_at = at
-            self._event_queue.at(at, self._look, at)
+        """Somebody is not served at once: it looks from time to time whether a part of its line is unused."""
+        if not self._looks:
+            self._looks = True
+            now = self._event_queue.now
+            self._event_queue.at(self._settles if self._settles > now else now + POLL_INTERVAL_S, self._look)
 
-    def _look(self, at: float) -> None:
-        if at != self._looks_at or not self.alive:
+    def _look(self) -> None:
+        self._looks = False
+        if not self.choker.is_wanted or not self.alive:
             return
-        self._looks_at = math.inf
         uplink = self.uplink()
         if uplink is Uplink.FREE:
             self.go_on(uplink)

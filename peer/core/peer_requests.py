@@ -25,7 +25,8 @@ from peer.core.neighbours import Neighbours
 from peer.core.pieces import PeerRequest, PieceTracker
 
 MIN_REQUESTS = 3
-"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed."""
+"""Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
+sends at a time (`upload_slots`): with more, somebody is always refused."""
 
 WARM_REQUESTS = 6
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces

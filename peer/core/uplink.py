@@ -93,10 +93,6 @@ class Throughput:
             self.best = max(faded, (total_bytes - bytes_before) / (now - before))
         self._samples.append((now, total_bytes))
 
-    def settles_in_s(self, now: float) -> float:
-        """How long until something can be said of what is unused; 0 if it can be said now."""
-        return max(0.0, self._settles - now)
-
     def has_spare(self, total_bytes: int, now: float) -> bool:
         """Whether a part of the line is unused, as far as can be told."""
         if now < self._settles or not self._samples:

@@ -24,7 +24,7 @@ _TCP_INFO: Final = struct.Struct("=24xI92xQ16xII")
 tcp_info` (linux/tcp.h), since Linux 4.6."""
 
 POLL_INTERVAL_S: Final = 0.05
-"""How often a host that sends looks whether a part of its line is unused, while nothing changes."""
+"""How often a host that sends looks whether a part of its line is unused."""
 
 EARLY_DONE_BYTES: Final = 256 * 1024
 EARLY_DONE_S: Final = 0.005
@@ -118,7 +118,6 @@ class Uploading:
         self._active: Final[dict[Upload, None]] = {}
         self._acked_before = 0
         self._watched = False
-        self._settling = False
 
     @asynccontextmanager
     async def turn(self, upload: Upload) -> AsyncIterator[bool]:
@@ -147,7 +146,6 @@ class Uploading:
                 self._begin(upload)
                 return True
             case Admission.REJECT:
-                self._go_on_when_settled()
                 return False
         try:
             await asyncio.wait([upload.turn], timeout=MAX_QUEUE_S)
@@ -170,7 +168,6 @@ class Uploading:
         first, round_trip_s = not self._active, upload.round_trip_s()
         self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
         self._active[upload] = None
-        self._go_on_when_settled()
         if not self._watched:
             self._watched = True
             self._background.start(self._watch())
@@ -184,7 +181,6 @@ class Uploading:
         if not upload.transport.is_closing():  # what is still on its way has the line before the piece that has begun
             self._acked_before += upload.size_bytes - acked_bytes
         self._throughput.change(self._acked_bytes(), self._loop.time())
-        self._go_on_when_settled()
 
     def _go_on(self) -> None:
         """Begin who waits, and tell others that they can come, if that is so."""
@@ -200,19 +196,6 @@ class Uploading:
                 return
         for receiver in self._choker.unchoke(uplink):
             self._send_unchoke(receiver)
-
-    def _go_on_when_settled(self) -> None:
-        """While others wait: use what is unused of the line as soon as that is known after a change."""
-        settles_in_s = self._throughput.settles_in_s(self._loop.time())
-        if settles_in_s and self._choker.is_wanted and not self._settling:
-            self._settling = True
-            self._loop.call_later(settles_in_s, self._settled)
-
-    def _settled(self) -> None:
-        self._settling = False
-        if self._active and self._choker.is_wanted:
-            self._go_on()
-            self._go_on_when_settled()  # another change has come since
 
     async def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""

@@ -6,7 +6,6 @@ import pytest
 
 from p2pd.simulation.blobs import true_digest
 from p2pd.simulation.cluster import SimulatedCluster
-from p2pd.simulation.run import run
 from p2pd.simulation.scenario import Shape, blob_of, flash_crowd
 from peer.core.events import RequestPiece
 
@@ -31,9 +30,3 @@ def test_a_request_that_waits_is_served_unless_it_is_taken_back(taken_back: bool
     cluster.event_queue.play(3 * piece_s)
     assert sender.up.carried == pytest.approx(blob.length * (1 if taken_back else 2))
     assert not sender.choker.active
-
-
-def test_hosts_that_pull_many_layers_at_a_time_fill_their_lines() -> None:
-    layers = (8 << 20,) * 10
-    result = run(flash_crowd(Shape(16, layers, rate_bytes_per_s=12.5e6)))
-    assert result.efficiency_last() > 0.74, "0.70 with three uploads, 0.65 with late looks"

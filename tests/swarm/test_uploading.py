@@ -9,7 +9,6 @@ import pytest
 
 from peer.core.choker import MAX_WAITING, TOLD
 from peer.core.uplink import settle_s
-from peer.net import upload_sender
 from peer.net.upload_sender import EARLY_DONE_BYTES, Upload
 from tests.support.node import asynchronous
 from tests.support.registry_server import PATIENCE_S
@@ -116,24 +115,6 @@ async def test_how_far_a_host_is_says_when_the_line_can_be_judged(monkeypatch: p
         piece = (await it.connect()).piece()
         async with it.uploading.turn(piece):
             assert it.uploading._throughput._settles == piece._began_s + settle_s(0.02)
-
-
-@asynchronous
-async def test_who_waits_is_told_as_soon_as_it_is_known_that_a_part_of_the_line_is_unused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with lines(slots=3) as it:
-        await it.shows_what_the_line_can()
-        stuck, other, waits = [(await it.connect()).piece(host) for host in ("stuck", "other", "waits")]
-        async with it.uploading.turn(stuck):
-            await until(lambda: it.has_spare() and it.is_far_from_out(stuck))
-            monkeypatch.setattr(upload_sender, "POLL_INTERVAL_S", 2 * PATIENCE_S)
-            monkeypatch.setattr(Upload, "round_trip_s", lambda _: 1.0)
-            await it.looked()
-            async with it.uploading.turn(other) as may_send:
-                assert may_send
-                assert not await it.is_served(waits), "it is not known yet what the second leaves unused"
-                await until(lambda: it.told == ["waits"])
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------
