@@ -106,6 +106,7 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+    reread_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,8 @@ class Host:
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.traced: set[bytes] = set()
+        self.on_client: set[Callable[[], None]] = set()
+        """Called when a client begins to wait for a blob."""
         """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
@@ -352,6 +355,11 @@ class Host:
         """Whether a client waits for something that is on its way here."""
         return any(not arrival.background for arrival in self.arrivals.values())
 
+    def client_came(self) -> None:
+        """A client begins to wait for a blob."""
+        for tell in tuple(self.on_client):
+            tell()
+
     def give_way(self, digest: bytes) -> None:
         """End a download now that nobody reads; what has come of it stays."""
         self.feed(events.GiveWay(digest))
@@ -370,6 +378,7 @@ class Host:
             corrupt=self._corrupt,
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
+            reread_bytes=self._transfers.reread_bytes,
         )
 
     def downloads(self) -> list[DownloadFacts]:

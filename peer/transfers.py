@@ -56,6 +56,7 @@ class Transfers:
         self.from_neighbours = NeighbourBytes()
         self.corrupt_pieces = 0
         self.unusable_answers = 0
+        self.reread_bytes = 0
         self._arrivals = arrivals
         self._store = store
         self._workers = workers
@@ -96,7 +97,8 @@ class Transfers:
         error: Exception | None = None
         try:
             with tracing.sending(context):
-                started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+                relay = _RangeRelay(self, arrival, request)
+                started.run(self._store, self._workers.buffers, relay, self._workers.start)
         except Exception as raised:  # a defect of ours is told like any other end
             error = raised
         tell(self._range_ended, arrival, request, error)
@@ -228,6 +230,7 @@ class Transfers:
         arrival = self._arrivals.get(blob.digest.raw)
         if arrival is None or arrival.blob is not blob:
             return
+        self.reread_bytes += blob.reread_bytes
         if not ok:
             arrival.last_error = OriginCorruptError(
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"

@@ -84,6 +84,11 @@ class _Statistics(Collector):
             "Answers of registries to requests for blobs whose length, range or coding makes them useless.",
             value=downloads.unusable_answers,
         )
+        yield CounterMetricFamily(
+            "p2pd_reread_bytes",
+            "Bytes of arrived blobs that were read back from the disk for their SHA-256: they came out of order.",
+            value=downloads.reread_bytes,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield from self._of_store()
         yield from self._of_origins()
@@ -99,6 +104,14 @@ class _Statistics(Collector):
             "p2pd_cache_lost",
             "Blobs that were gone from the disk, or had other bytes there than were stored.",
             value=store.lost,
+        )
+        yield CounterMetricFamily(
+            "p2pd_preheated_bytes", "Bytes of blobs that came by preheats.", value=store.preheated_bytes
+        )
+        yield CounterMetricFamily(
+            "p2pd_preheated_used_bytes",
+            "Of these, bytes of blobs that clients have asked for since. What came before the start is not counted.",
+            value=store.preheated_used_bytes,
         )
         condition = GaugeMetricFamily(
             "p2pd_store_condition",

@@ -42,6 +42,8 @@ from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, i
 from p2pd.predict.telling import MayTell, pulled_of
 from p2pd.preheat.host import HostPreheats
 from p2pd.preheat.images import ImagesAhead
+from p2pd.site.importing import SiteImport
+from p2pd.site.routes import site_routes
 from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
@@ -206,6 +208,11 @@ async def serve(
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
         routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
+        importing = site_routes(
+            SiteImport(host, origins, readers, access, tags),
+            lambda: (settings if control is None else control.settings).preheat,
+        )
+        routes = [*routes, *importing]
         admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))

@@ -50,10 +50,12 @@ from peer.core.events import (
     Stopped,
     StoreFailed,
     Tell,
+    TrimRange,
     in_short,
 )
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import EVERYTHING, Neighbours
+from peer.core.origin_lanes import OriginLanes
 from peer.core.origin_requests import GIVE_UP_S, REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
 from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
 from peer.core.picker import PiecePicker
@@ -102,6 +104,7 @@ class Download:
     session: SchedulerSession
     links: LinkBook
     numbers: Iterator[int]
+    lanes: OriginLanes
     manifest_size_bytes: int | None = None
     """The blob's length as a manifest, or the origin's answer to HEAD, said."""
     phase: Phase = Phase.RECOVERING
@@ -122,7 +125,9 @@ class Download:
     def __post_init__(self) -> None:
         settings = self.settings
         self.readers = Readers(self.pieces, settings.linger_s)
-        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges, settings.give_up_s)
+        self.origin = OriginRequests(
+            self.digest, self.pieces, self.readers, self.lanes, settings.max_ranges, settings.give_up_s
+        )
         neighbours = Neighbours(host=settings.host)
         self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers, neighbours)
         self.member = SwarmMember(
@@ -155,6 +160,7 @@ class Download:
         if self.member.ending is not None and self.ended is None:
             out += self._end(*self.member.ending)
         if self.phase is _FETCHING:
+            out += self.member.tell_priority()
             out += self._go_on(now)
         elif self.phase is Phase.RECOVERING and self.readers.are_gone(now) and not isinstance(event, SourceAdded):
             out += self._end(DownloadCause.UNWANTED)  # after a source its reader comes, even where nothing lingers
@@ -215,9 +221,12 @@ class Download:
         source = self.origin.next_source(self._now)
         return None if source is None else self.origin.sources[source].upstream
 
-    def start_range(self) -> RequestRange:
-        """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first."""
-        source, span = self.origin.next_source(self._now), self._next_span()
+    def start_range(self, *, others_wait: bool) -> RequestRange:
+        """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first.
+
+        `others_wait`: other downloads are to have their turn soon.
+        """
+        source, span = self.origin.next_source(self._now), self._next_span(others_wait=others_wait)
         assert source is not None
         assert span is not None
         number = next(self.numbers)
@@ -227,8 +236,14 @@ class Download:
         self.is_settled = False
         return RequestRange(self.digest, number, source, *span)
 
-    def _next_span(self) -> tuple[int, int | None] | None:
-        return self.origin.next_span(self.member.allowed(self._now), self._now, alone=not len(self.picker.neighbours))
+    def shorten_range(self, upstream: str) -> list[TrimRange]:
+        """A client's download needs a slot of the upstream: a request ends with the piece that is coming."""
+        self.is_settled = False
+        return self.origin.shorten(upstream)
+
+    def _next_span(self, *, others_wait: bool = False) -> tuple[int, int | None] | None:
+        allowed, alone = self.member.allowed(self._now), not len(self.picker.neighbours)
+        return self.origin.next_span(allowed, self._now, alone=alone, others_wait=others_wait)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -257,7 +272,7 @@ class Download:
             case PieceFailed(_, request, outcome):
                 return self._piece_failed(request, outcome, now) if self.knows(request) else []
             case RangeOpened(_, request) if self.knows(request):
-                self.origin.opened(request, now)
+                self.origin.opened(event, now)
                 out = self.member.opened(event)
                 self._check_geometry(event.size_bytes, event.piece_length)
                 return out
@@ -340,12 +355,13 @@ class Download:
         request, outcome = event.request, event.outcome
         if request not in self.pieces.origin_requests:
             return []
-        first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
+        asked = self.pieces.origin_requests[request]
+        first, stop = asked.first, asked.stop
         self.origin.ended(request, outcome, event.status, now)
         if event.size_bytes is not None and not self.member.is_size_proven:
             return self.member.resized(first, event.size_bytes)
-        if outcome is Outcome.DONE:
-            return []
+        if outcome is Outcome.DONE or (asked.cancelled and outcome is Outcome.BROKEN):
+            return []  # a lease of these pieces that has come since it was cancelled is fetched anew
         left = EVERYTHING if stop is None else mask(first, stop)
         how = LeaseOutcome.REFUSED if outcome is Outcome.REFUSED and event.status else LeaseOutcome.FAILED
         if event.status in REFUSED_CREDENTIAL and self.origin.sources:
@@ -419,6 +435,7 @@ class Download:
         urgent = self.readers.urgent()
         if self.member.has_place:
             out += self.picker.go_on(urgent, now)
+            out += self.origin.make_way()
         pieces = self.pieces
         if self.member.membership.joined and self.member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)

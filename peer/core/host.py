@@ -69,6 +69,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.link_book import LinkBook
+from peer.core.origin_lanes import OriginLanes
 from peer.core.origin_requests import GIVE_UP_S
 from peer.core.origin_slots import OriginSlots
 from peer.core.session import SchedulerSession, SessionState
@@ -110,6 +111,7 @@ class HostMachine:
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     announced: Announced = field(default_factory=Announced)
     slots: OriginSlots = field(init=False)
+    lanes: OriginLanes = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _due: float = math.inf
     _due_is_known: bool = False
@@ -118,6 +120,7 @@ class HostMachine:
         state = SessionState.SEARCHING if self.settings.has_scheduler else SessionState.STANDALONE
         self.session = SchedulerSession(self.settings.scheduler_timeout_s, state)
         self.slots = OriginSlots(self.settings.max_ranges_per_origin)
+        self.lanes = OriginLanes(self.slots.used())
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in one event at monotonic time `now` (seconds) and say what is to be done.
@@ -261,6 +264,7 @@ class HostMachine:
             self.session,
             self.links,
             self._numbers,
+            self.lanes,
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
@@ -282,7 +286,7 @@ class HostMachine:
             return out + self._ended(download, download.ended, now)
         while (upstream := download.next_upstream()) is not None:
             if not self.slots.is_free(upstream):
-                self.slots.wait(upstream, download.digest)
+                out += self._ask_for_slot(download, upstream)
                 break
             out.append(self._start_range(download, upstream))
         return out
@@ -296,10 +300,25 @@ class HostMachine:
         return self._feed_each(list(self.downloads), event, now)
 
     def _start_range(self, download: Download, upstream: str) -> Instruction:
-        started = download.start_range()
+        started = download.start_range(others_wait=self.slots.is_waited_for(upstream))
         self._due_is_known = False
         self.slots.take(upstream, started.request)
         return started
+
+    def _ask_for_slot(self, download: Download, upstream: str) -> list[Instruction]:
+        """A download waits for a slot: long requests end soon, and for a client one of the background with its piece."""
+        out: list[Instruction] = []
+        if self.slots.wait(upstream, download.digest):
+            out += [each for other in self.downloads.values() for each in other.origin.give_way(upstream)]
+        if download.readers.background:
+            return out
+        others = [other for other in self.downloads.values() if other.readers.background]
+        if any(other.origin.ends_soon(upstream) for other in others):
+            return out
+        for other in others:
+            if shortened := other.shorten_range(upstream):
+                return [*out, *shortened]
+        return out
 
     def _free_slot(self, request: int) -> list[Instruction]:
         """A request to an origin has ended: the next download has its slot."""

@@ -79,6 +79,8 @@ class Blob:
         self.discarded = False
         self.is_ahead = False
         """It is, or was, fetched ahead, and no client has asked for it yet."""
+        self.preheated = False
+        """It came by a preheat, and no client has asked for it yet."""
         self.preempted = False
         self.came = Came()
         """What has come of it since the start, and from where. Kept by who receives it, on the event loop."""
@@ -96,6 +98,8 @@ class Blob:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
+        self.reread_bytes = 0
+        """What was read back from the file for the SHA-256, since its buffer was given back before its turn."""
         self._scratch: bytearray | None = None  # kept: mapping it again takes as long as reading into it
         self._unreadable = False
         self._check = Check(self.count)
@@ -273,11 +277,13 @@ class Blob:
         view: memoryview,
         expected: bytes | None = None,
         on_held: Callable[[int, bytes], None] = lambda _index, _digest: None,
+        on_at_hand: Callable[[], None] = lambda: None,
     ) -> Landed:
         """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
 
         If the BLAKE3 of the bytes is not `expected`, PeerCorruptError is raised before they reach the file. `on_held`
-        gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again.
+        gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again. `on_at_hand` is
+        called before: who lands the next piece from then on waits for this one's part of the SHA-256 (rule 5).
 
         A piece that is held already, or that another thread is landing, is not written again: bytes that were hashed,
         and perhaps served, never change. Raises StoreFullError (the disk), StoreBrokenError.
@@ -290,6 +296,7 @@ class Blob:
             held = index in self.pieces
             if not held:
                 self._at_hand.add(index)
+        on_at_hand()
         if held:
             digest = self.piece_digests.get(index) or blake3(view).digest()
             on_held(index, digest)
@@ -424,6 +431,7 @@ class Blob:
             while True:
                 for chunk in self._chunks(self._hashed) if view is None else (view,):
                     self._sha256.update(chunk)
+                    self.reread_bytes += len(chunk) if view is None else 0
                 view = None
                 if not self._next_to_read():
                     return

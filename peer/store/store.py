@@ -76,6 +76,7 @@ class Store:
         self._used_bytes = 0
         self._evicted = 0
         self._lost = 0
+        self._preheated_bytes = self._preheated_used_bytes = 0
         self._unfit_bytes = 0
         """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
@@ -203,6 +204,22 @@ class Store:
             with disk_errors(self.directory / "pins"):
                 self._pins.write(content)
         return True
+
+    def preheated(self, digest: str, *, used: bool) -> None:
+        """A blob has come by a preheat. `used`: a client has asked for it meanwhile."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            if blob is not None and not blob.preheated:
+                self._preheated_bytes += blob.size_bytes
+                blob.preheated = True
+                if used:
+                    self.used_by_client(blob)
+
+    def used_by_client(self, blob: Blob) -> None:
+        """A client has asked for a blob."""
+        with self._lock:
+            self._preheated_used_bytes += blob.size_bytes if blob.preheated else 0
+            blob.preheated = False
 
     def _size(self, digest: str) -> int:
         blob = self._blobs.get(digest)
@@ -338,6 +355,8 @@ class Store:
                 lost=self._lost,
                 condition=state.condition.value,
                 cause=state.cause,
+                preheated_bytes=self._preheated_bytes,
+                preheated_used_bytes=self._preheated_used_bytes,
             )
 
     # -- room ------------------------------------------------------------------------------------------------------

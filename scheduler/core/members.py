@@ -196,6 +196,8 @@ class Member:
     state: MemberState = MemberState.IDLE
     source: Source | None = None
     """None until the member has wanted the blob."""
+    background: bool = False
+    """Only preheats want the blob here. Swarm.set_background changes it."""
     have: int = 0
     """The pieces that the member is known to hold; 0 once the member is COMPLETE."""
     links: dict[Member, None] = field(default_factory=dict)

@@ -243,6 +243,7 @@ class Membership:
         state.budget.give_back(swarm.charges)
         state.swarms_to_lease.pop(swarm, None)
         state.over_quota.discard(swarm)
+        state.note_use(swarm, ())
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
 

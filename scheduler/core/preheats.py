@@ -50,6 +50,8 @@ class Preheats:
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
         self.jobs: Final[dict[str, Job]] = {}
+        self.ended: Final[Counter[JobState]] = Counter()
+        """How many jobs have ended so since the start."""
         self._of_host: Final[dict[str, dict[str, Job]]] = {}
         """The jobs in which a host is open, by host and id."""
 
@@ -306,6 +308,7 @@ class Preheats:
     def _end(self, job: Job, state: JobState, changed: Iterable[Target]) -> None:
         job.state = state
         job.credential = ""
+        self.ended[state] += 1
         del self.jobs[job.order.id]
         self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
         self._changed(job, changed)

@@ -82,6 +82,7 @@ FromHost: TypeAlias = (
     | from_host.TagAnswer
     | from_host.SpotChecked
     | from_host.PreheatReport
+    | from_host.Priority
     | from_host.Pulled
     | InlineBlob
 )
@@ -183,6 +184,7 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         19: from_host.SpotChecked,
         20: from_host.PreheatReport,
         21: from_host.Pulled,
+        22: from_host.Priority,
     }
 )
 """Host to scheduler."""

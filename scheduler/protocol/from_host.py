@@ -121,12 +121,23 @@ class Join:
     """The host wants this blob. The host says that its own client was authorised to read the blob in this repository.
 
     `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
+    `background`: only preheats want the blob here. Hosts of versions without the field say nothing, and count as
+    clients.
     """
 
     digest: f.Digest
     upstream: f.Upstream
     repository: f.Repository
     size_bytes: f.MaybeSizeBytes = None
+    background: Annotated[bool, f.Flag()] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """`Join.background` has changed: a client has come, or preheats alone still want the blob here."""
+
+    digest: f.Digest
+    background: Annotated[bool, f.Flag()]
 
 
 @dataclass(frozen=True, slots=True)

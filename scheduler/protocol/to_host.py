@@ -116,10 +116,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRevoked:
-    """The host loses the lease: it stops fetching and publishes no more pieces of the lease."""
+    """The host loses the lease, and publishes no more pieces of it.
+
+    `at_once`: the host also ends its request, since clients wait for the origin. Only hosts whose Join or Priority said
+    `background` are told so.
+    """
 
     lease: f.LeaseId
     digest: f.Digest
+    at_once: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,7 @@ def test_a_job_is_cancelled() -> None:
     play.tell(PreheatCancelled("j1"))
     assert play << ("a", PreheatEnded("j1"))
     assert new.state is JobState.CANCELLED
+    assert play.scheduler.statistics().preheats == {JobState.CANCELLED: 1}
     assert set(states(new).values()) == {TargetState.CANCELLED}
     play.tell(PreheatCancelled("j1"))
     assert play

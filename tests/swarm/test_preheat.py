@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import ClassVar
 
 from p2pd.daemon.preheating import WallClock
 from p2pd.preheat.api import record_of
+from p2pd.preheat.images import more_of
 from p2pd.preheat.request import parse_request
+from peer.readers import BlobReader
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import Connected, Event, Instruction, Send
 from scheduler.core.preheat_job import JobState, Target, TargetState
@@ -166,6 +168,7 @@ async def test_a_client_takes_over_what_is_being_preheated(tmp_path: Path, regis
         hold.go.set()
         assert (await asked).body == image.blobs[1]
         assert (await ended(service, job)).record.state is JobState.SUCCEEDED
+        assert (await preheated(host))[1] == 4 * MIB
         assert swarm.sent_bytes(layer) <= 5 * MIB, "no piece is lost, and few are asked for again"
 
 
@@ -251,6 +254,49 @@ async def test_hostile_names_and_answers(tmp_path: Path, registry: ImageRegistry
     async with three(tmp_path, registry) as (_, _hosts, service):
         view = await ended(service, await order(service))
         assert view.record.state is JobState.FAILED
+
+
+class Never(BlobReader):
+    """A blob of which nothing comes."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def readable(self, start: int, stop: int) -> int:  # noqa: ARG002 # the interface's
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@asynchronous
+async def test_a_client_ends_the_wait_for_more_at_once() -> None:
+    reader, on_client = Never(), set[Callable[[], None]]()
+    waiting = asyncio.ensure_future(more_of(reader, 5, 9, on_client, within_s=3600.0))  # noqa: TID251 # beside the test
+    await reader.asked.wait()
+    for tell in (*on_client, *on_client):  # another one that comes at the same moment changes nothing
+        tell()
+    assert await waiting == 5
+    assert not on_client
+
+
+@asynchronous
+async def test_what_is_preheated_and_what_clients_use_of_it_is_counted(tmp_path: Path, registry: ImageRegistry) -> None:
+    image = app(registry, 2 * MIB, 4096)
+    async with three(tmp_path, registry, allow_open=True) as (_, hosts, service):
+        await ended(service, await order(service))
+        host = hosts[0]
+        whole = 2 * MIB + 4096 + len(image.blobs[0])
+        assert await preheated(host) == (whole, 0)
+        for _ in range(2):
+            await host.blob(image.layer_digests[0])
+        assert await preheated(host) == (whole, 2 * MIB)
+        await ended(service, await order(service))
+        assert await preheated(host) == (whole, 2 * MIB), "what is held is not preheated"
+
+
+async def preheated(host: Host) -> tuple[int, int]:
+    cache = (await host.status())["cache"]
+    return cache["preheated_bytes"], cache["preheated_used_bytes"]
 
 
 @asynchronous
