@@ -306,7 +306,7 @@ class HostMachine:
         return started
 
     def _ask_for_slot(self, download: Download, upstream: str) -> list[Instruction]:
-        """A download waits for a slot: long requests end soon, and for a client one of the background with its piece."""
+        """A download waits for a slot. Long requests end soon; for a client, one of the background with its piece."""
         out: list[Instruction] = []
         if self.slots.wait(upstream, download.digest):
             out += [each for other in self.downloads.values() for each in other.origin.give_way(upstream)]
