@@ -89,7 +89,7 @@ class PeerRequests:
         """Ask for as many of the requestable pieces as may be now, and for `first` of them before all others."""
         started = self._start_checks(now)
         wanted = self.pieces.requestable
-        if not self._came:
+        if wanted and not self._came:
             seeders = len(self.neighbours) - self.neighbours.count_wanting()
             self._most = max(self._most, min(WARM_REQUESTS, seeders))
         while wanted and not self.is_full():
