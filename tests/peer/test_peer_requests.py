@@ -19,10 +19,12 @@ from peer.core.peer_requests import (
     SLOW_AFTER,
     SLOW_LEAST_S,
     SLOW_MOST_S,
+    WARM_REQUESTS,
     PeerRequests,
 )
 from peer.core.piece_sets import indices
 from peer.core.pieces import PeerRequest, PieceTracker
+from scheduler.protocol import link
 from tests.peer.test_neighbours import neighbours
 
 D = b"d" * 32
@@ -104,6 +106,14 @@ class TestHowMany:
     def test_a_few_at_a_time_of_all_together(self) -> None:
         running = requests(**{f"h{number}": ALL for number in range(MIN_REQUESTS + 1)})
         assert len(hosts_of(running, ALL)) == MIN_REQUESTS
+        assert running.is_full()
+
+    @pytest.mark.parametrize("seeders", [MIN_REQUESTS, WARM_REQUESTS - 1, WARM_REQUESTS + 1])
+    def test_more_at_first_where_neighbours_hold_everything(self, seeders: int) -> None:
+        running = requests(**{f"h{number}": ALL for number in range(MAX_REQUESTS)})
+        for number in range(seeders):
+            running.neighbours.on_message(f"h{number}", link.Bitfield(D, 1, complete=True))
+        assert len(hosts_of(running, ALL)) == min(seeders, WARM_REQUESTS)
         assert running.is_full()
 
     def test_more_with_each_round_where_none_is_slower_for_it(self) -> None:
