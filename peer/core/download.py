@@ -160,7 +160,8 @@ class Download:
         if self.member.ending is not None and self.ended is None:
             out += self._end(*self.member.ending)
         if self.phase is _FETCHING:
-            out += self.member.tell_priority()
+            if self.member.told_background is not self.readers.preheats:
+                out += self.member.tell_priority()
             out += self._go_on(now)
         elif self.phase is Phase.RECOVERING and self.readers.are_gone(now) and not isinstance(event, SourceAdded):
             out += self._end(DownloadCause.UNWANTED)  # after a source its reader comes, even where nothing lingers
@@ -435,7 +436,8 @@ class Download:
         urgent = self.readers.urgent()
         if self.member.has_place:
             out += self.picker.go_on(urgent, now)
-            out += self.origin.make_way()
+            if urgent:
+                out += self.origin.make_way(urgent)
         pieces = self.pieces
         if self.member.membership.joined and self.member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)

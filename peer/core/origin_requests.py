@@ -251,9 +251,9 @@ class OriginRequests:
                 self.pieces.narrow_range(number, running.first, stop)
         return trimmed
 
-    def make_way(self) -> list[TrimRange]:
-        """End long requests early for what clients wait for (rule 5)."""
-        urgent = self.readers.urgent() & self.pieces.asked_of_origin & ~self.pieces.held
+    def make_way(self, urgent: int) -> list[TrimRange]:
+        """End long requests early for the `urgent` pieces, which clients wait for (rule 5)."""
+        urgent &= self.pieces.asked_of_origin & ~self.pieces.held
         trimmed = []
         for number, running in self._long() if urgent else ():
             soon = running.first + running.received + SPAN_PIECES

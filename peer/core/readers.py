@@ -16,6 +16,8 @@ class Readers:
 
     pieces: PieceTracker
     linger_s: float
+    preheats: bool = False
+    """Only preheats want this blob. Whoever has left may have been a client, which may come back."""
     _readers: dict[int, ReaderMoved] = field(default_factory=dict)
     _left_at: float | None = None
     """Since when there is nobody."""
@@ -24,10 +26,12 @@ class Readers:
         """A reader has come, or stands elsewhere."""
         self._readers[event.reader] = event
         self._left_at = None
+        self._count_preheats()
 
     def leave(self, reader: int, now: float) -> None:
         """A reader is gone."""
         self._readers.pop(reader, None)
+        self._count_preheats()
         self.begin(now)
 
     def begin(self, now: float) -> None:
@@ -47,11 +51,6 @@ class Readers:
     def background(self) -> bool:
         """No client waits for this blob: it is fetched ahead, or for completeness."""
         return all(reader.background for reader in self._readers.values())
-
-    @property
-    def preheats(self) -> bool:
-        """Only preheats want this blob. Whoever has left may have been a client, which may come back."""
-        return bool(self._readers) and all(reader.preheats for reader in self._readers.values())
 
     def urgent(self) -> int:
         """The pieces that clients wait for who asked for a range that ends before the blob does, as a set."""
@@ -79,3 +78,6 @@ class Readers:
         return bool(self.pieces.count) and (
             reader.stop is not None and reader.stop < self.pieces.size_bytes and not reader.background
         )
+
+    def _count_preheats(self) -> None:
+        self.preheats = bool(self._readers) and all(reader.preheats for reader in self._readers.values())

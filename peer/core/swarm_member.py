@@ -113,8 +113,8 @@ class SwarmMember:
         return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
 
     def tell_priority(self) -> list[Instruction]:
-        """Whether only preheats want the blob here, if the scheduler was told otherwise."""
-        if not self.membership.joined or self.told_background is self.readers.preheats:
+        """Whether only preheats want the blob here: the scheduler was told otherwise."""
+        if not self.membership.joined:
             return []
         self.told_background = self.readers.preheats
         return [Tell(from_host.Priority(self.digest, self.told_background))]
