@@ -388,7 +388,7 @@ class HostMachine:
                 return [RefuseHosts(hosts)]
             case to_host.Unreachable(reports):
                 return [ReportUnreachable(reports)]
-            case to_host.Welcome():
+            case to_host.Welcome() | to_host.Schedulers():
                 return []
             case message if message.digest in self.private:
                 return []

@@ -78,6 +78,8 @@ class Host:
     """Whether the host answers SpotCheck. Older hosts do not."""
     preheats: bool = False
     """Whether the host takes Preheat."""
+    shards: bool = False
+    """Whether the host takes Schedulers."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""

@@ -19,7 +19,10 @@ SPOT_CHECK = "spot-check"
 PREHEAT = "preheat"
 """The feature of hosts that take Preheat."""
 
-FEATURES = (SPOT_CHECK, PREHEAT)
+SCHEDULERS = "schedulers"
+"""The feature of hosts that take Schedulers: they divide their blobs among several schedulers."""
+
+FEATURES = (SPOT_CHECK, PREHEAT, SCHEDULERS)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
