@@ -411,7 +411,7 @@ class Host:
 
     def swarm_health(self) -> SwarmHealth:
         """How this host stands with the scheduler and its neighbours."""
-        schedulers = self._schedulers.facts()
+        schedulers = self._schedulers.facts(self.machine.schedulers.count_at)
         errors = [(each.last_error_age_s, each) for each in schedulers if each.last_error_age_s is not None]
         age_s, latest = min(errors, default=(None, None), key=lambda each: each[0])
         outages = [each.out_s for each in schedulers if each.out_s is not None]
