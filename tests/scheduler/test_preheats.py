@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -126,6 +127,24 @@ def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
         assert play >> ("a", replace(DONE, private=True)) >> Passes(30.0)
         assert new.state is state
         assert not new.targets["a"].confirmed
+
+
+@pytest.mark.parametrize(("elsewhere", "state"), [(True, JobState.SUCCEEDED), (False, JobState.FAILED)])
+def test_blobs_that_are_announced_to_other_schedulers_are_not_looked_for_here(elsewhere: bool, state: JobState) -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
+    assert new.state is state
+    assert not new.targets["a"].confirmed
+
+
+def test_those_that_are_here_still_are() -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, elsewhere=True)) >> Passes(30.0)
+    assert new.state is JobState.FAILED
 
 
 def test_a_host_of_the_version_before_is_not_asked() -> None:
