@@ -237,8 +237,7 @@ class Preheats:
         return Counter(target.site for target in job.targets.values() if target.state in at_it)
 
     def _confirm(self, job: Job, host: Host, target: Target, *, trusted: bool) -> None:
-        raw = target.digests
-        digests = [raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES)]
+        digests = _each(target.digests)
         held = sum(self._holds(host, digest) for digest in digests)
         target.confirmed = bool(digests) and held == len(digests)
         if target.confirmed or trusted:
@@ -273,10 +272,11 @@ class Preheats:
 
     def _go_on(self, job: Job, target: Target) -> None:
         """A host that had the credential is done, or has failed: others are told, without it or with it."""
-        roots = [target.roots[at : at + DIGEST_BYTES] for at in range(0, len(target.roots), DIGEST_BYTES)]
+        roots = _each(target.roots)
         if job.held_images or job.state is not JobState.RUNNING:
             return
-        if target.confirmed and len(roots) == len(job.order.images):
+        here = set(roots) <= set(_each(target.digests))  # else what it says of them was not looked at
+        if target.confirmed and len(roots) == len(job.order.images) and here:
             names = [_repository(image) for image in job.order.images]
             job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
         self._tell_present(job)
@@ -323,3 +323,8 @@ def _repository(image: str) -> str:
     name = image.partition("@")[0]
     path, colon, tag = name.rpartition(":")
     return path if colon and "/" not in tag else name
+
+
+def _each(digests: bytes) -> list[bytes]:
+    """Raw digests, one after the other, as a list."""
+    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]

@@ -288,6 +288,14 @@ def test_what_a_fetcher_claims_and_has_not_announced_goes_to_nobody() -> None:
     assert states(new)["a"] is TargetState.FAILED
 
 
+def test_what_a_fetcher_has_announced_elsewhere_goes_to_nobody() -> None:
+    """Its word on that was not looked at; the others fetch with the credential."""
+    play = Playbook()
+    secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET) >> ("a", ALL_HELD)
+    assert play >> ("a", replace(DONE, roots=b"r" * 32, elsewhere=True)) << ("c", SECRET)
+
+
 def test_a_job_keeps_to_its_hours() -> None:
     """It begins again a day later with the same hosts, and a host that comes in between is not told."""
     play = connected("a")
