@@ -23,6 +23,7 @@ from benchmarks.arguments import measured_by, positive
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.predict import command as predict
 from benchmarks.preheat import command as preheat
 from benchmarks.profile import command as profile
 from benchmarks.report import Report, machine
@@ -37,6 +38,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     scheduler.COMMAND,
     cluster.COMMAND,
     preheat.COMMAND,
+    predict.COMMAND,
     simulate.COMMAND,
 )
 

@@ -28,6 +28,8 @@ class Arrival:
         self.answered = False
         self.clients = 0
         """Who waits for it, but for what is fetched ahead."""
+        self.had_client = False
+        """A client has waited for it."""
         self.begun_ahead = False
         """It was begun when no client waited for it."""
         self.disproved = False
@@ -67,6 +69,7 @@ class Arrival:
     def client_came(self) -> None:
         """From now on its room is a client's."""
         self.clients += 1
+        self.had_client = True
         if self.blob is not None:
             self.blob.is_ahead = False
 

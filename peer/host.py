@@ -185,6 +185,8 @@ class Host:
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.traced: set[bytes] = set()
+        self.on_client: set[Callable[[], None]] = set()
+        """Called when a client begins to wait for a blob."""
         """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
@@ -217,6 +219,8 @@ class Host:
         self._told_of_untold = False
         self._seen_at = ""
         """Where a scheduler saw this host, if the log has been told so."""
+        self._features: dict[str, tuple[str, ...]] = {}
+        """Those of the scheduler at each URL."""
         self._address = ""
         self._missed_by: dict[str, int] = {}
         """The hosts that could not reach this one, as the scheduler at each URL has told."""
@@ -291,6 +295,12 @@ class Host:
         told = replace(report, digests=there, elsewhere=len(there) < len(report.digests))
         self._schedulers.tell(scheduler, told)
 
+    def report_pull(self, pulled: from_host.Pulled) -> None:
+        """Tell the scheduler that the image's manifest is at of a pull, if it keeps a history of pulls."""
+        url = self._scheduler_of(pulled)
+        if from_host.PULLS in self._features.get(url, ()):
+            self._schedulers.tell(url, pulled)
+
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
         self.feed(events.Draining())
@@ -363,6 +373,11 @@ class Host:
     def serves_clients(self) -> bool:
         """Whether a client waits for something that is on its way here."""
         return any(not arrival.background for arrival in self.arrivals.values())
+
+    def client_came(self) -> None:
+        """A client begins to wait for a blob."""
+        for tell in tuple(self.on_client):
+            tell()
 
     def give_way(self, digest: bytes) -> None:
         """End a download now that nobody reads; what has come of it stays."""
@@ -586,6 +601,7 @@ class Host:
             self._seen_at = welcome.seen_at
             text = "the scheduler sees this host at another address than others are told: can they reach it there?"
             log.info(text, advertise=self._address, seen_at=welcome.seen_at)
+        self._features[url] = welcome.features
         self._missed_by.pop(url, None)  # the scheduler counts anew for each connection
 
     async def _take_new_id(self) -> None:

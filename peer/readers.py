@@ -162,18 +162,20 @@ class Readers:
         expected: Descriptor | None = None,
         at: tuple[int, int | None] = (0, None),
         background: bool = False,
+        preheats: bool = False,
         confirm: Confirm = _no_question,
     ) -> AsyncIterator[BlobReader]:
         """A reader of `digest`, from the store or else from the swarm and `source`; yields once the length is known.
 
         `expected` is what a manifest, or the origin's answer to HEAD, said; `at` are the bytes that will be read first.
         Raises OriginError, StoreError. With `source` None only what is held, or on its way already, can be read.
+        `background`: no client waits for it; with `preheats`, clients of all hosts come before it at the origin.
         `confirm` is asked each time before bytes are read.
         """
         async with AsyncExitStack() as stack:
 
             async def arriving(first_byte: int, stop: int | None) -> tuple[Blob, Wait]:
-                arrival = self._arriving(digest, source, expected, (first_byte, stop), background=background)
+                arrival = self._arriving(digest, source, expected, (first_byte, stop), background, preheats)
                 return await stack.enter_async_context(arrival)
 
             held = await self._held(digest, at, background=background)
@@ -193,14 +195,14 @@ class Readers:
         source: OriginSource | None,
         expected: Descriptor | None,
         at: tuple[int, int | None],
-        *,
         background: bool,
+        preheats: bool,
     ) -> AsyncIterator[tuple[Blob, Wait]]:
         """The blob that is on its way, pinned, and how to wait for it."""
-        arrival, reader, blob = await self._known(digest, source, expected, at, background=background)
+        arrival, reader, blob = await self._known(digest, source, expected, at, background, preheats)
         try:
             with blob.pin():
-                yield blob, partial(self._wait, arrival, reader, background)
+                yield blob, partial(self._wait, arrival, reader, background, preheats)
         finally:
             self._left(arrival, reader, background=background)
 
@@ -210,6 +212,8 @@ class Readers:
         if blob is None:
             return None
         start, stop = at
+        if not background:
+            self._host.store.used_by_client(blob)
         blob.asked()
         try:
             await self._host.check(blob, start, min(blob.size_bytes if stop is None else stop, start + CHECK_BYTES))
@@ -232,8 +236,8 @@ class Readers:
         source: OriginSource | None,
         expected: Descriptor | None,
         at: tuple[int, int | None],
-        *,
         background: bool,
+        preheats: bool,
     ) -> tuple[Arrival, int, Blob]:
         """Join a blob's download as a reader, and wait until the length is known.
 
@@ -242,7 +246,7 @@ class Readers:
         """
         for times_left in reversed(range(MAX_BEGINNINGS)):
             arrival, reader = self._join(digest, source, expected, background=background), next(self._numbers)
-            self._host.feed(events.ReaderMoved(arrival.raw, reader, *at, background))
+            self._host.feed(events.ReaderMoved(arrival.raw, reader, *at, background, preheats))
             try:
                 return arrival, reader, await arrival.known_blob()
             except BaseException as error:
@@ -252,9 +256,11 @@ class Readers:
                     raise
         raise AssertionError("the last time returns or raises")
 
-    async def _wait(self, arrival: Arrival, reader: int, background: bool, position: int, stop: int) -> None:
+    async def _wait(
+        self, arrival: Arrival, reader: int, background: bool, preheats: bool, position: int, stop: int
+    ) -> None:
         arrival.raise_if_failed()
-        self._host.feed(events.ReaderMoved(arrival.raw, reader, position, stop, background))
+        self._host.feed(events.ReaderMoved(arrival.raw, reader, position, stop, background, preheats))
         await arrival.change(position)
 
     def _acquire_whole(self, digest: Digest, *, background: bool) -> Blob | None:
@@ -286,6 +292,7 @@ class Readers:
             self._trace(arrival, span)
         if not background:
             arrival.client_came()
+            self._host.client_came()
         size_bytes = (expected.size_bytes or None) if expected else None
         if source is not None:
             self._add_source(arrival, source, size_bytes)

@@ -240,6 +240,13 @@ class Access:
             self._probed[probed] = now
             self._background.start(self._probes.get(repository, lambda: self._probe(manifest, below, endpoint)))
 
+    def vouched(self, repository: Repository, endpoint: Endpoint, digests: Sequence[AnyDigest]) -> None:
+        """The operator has brought these digests, as of that place: it has them, and while the origin says nothing
+        anyone may have them.
+        """
+        self._catalog.remember(repository, endpoint, digests, self._open_to_all(repository))
+        self._tell_public(repository, digests)
+
     def public_while_silent(self, route: Route, silence: OriginError, *, told_by_hosts: bool = False) -> Permit | None:
         """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have, as
         this host has learnt from the origin, or as most hosts say that have (`told_by_hosts`).

@@ -49,6 +49,9 @@ CREATE TABLE IF NOT EXISTS known (
 );
 CREATE INDEX IF NOT EXISTS known_digests ON known (digest) WHERE public;
 CREATE TABLE IF NOT EXISTS operators (upstream TEXT PRIMARY KEY, user TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vouched (
+    upstream TEXT, repository TEXT, tag TEXT, digest TEXT, PRIMARY KEY (upstream, repository, tag)
+) WITHOUT ROWID;
 DROP TABLE IF EXISTS public;
 """
 _PROOF = """
@@ -60,7 +63,8 @@ SELECT upstream, repository, digest, public FROM known LIMIT 0;
 A row of `known` says that a repository has a digest: the origin has answered for it there, or it arrived because of
 that repository alone. The digest has its endpoint before it (`blobs/sha256:…`). `public` is a `Public`. `operators` has
 a hash of the user by whose credentials something is `Public.HERE`: of another user's nothing is. The table `public` of
-older versions held what manifests named, which is not known.
+older versions held what manifests named, which is not known. A row of `vouched` says that the operator has said what a
+tag means, which holds as long as `tags` has the same digest: until the origin has told another.
 """
 
 
@@ -151,6 +155,21 @@ class Catalog:
             log.warning("the catalog has a tag without a digest", tag=tag, error=str(error))
             return None
 
+    def vouch_for_tag(self, repository: Repository, tag: Tag, manifest: Descriptor) -> None:
+        """The operator says what a tag means, which replaces what the origin said last."""
+        self.remember_tag(repository, tag, manifest)
+        row = (repository.upstream, repository.name, tag, manifest.digest)
+        self._write("INSERT OR REPLACE INTO vouched VALUES (?, ?, ?, ?)", [row])
+
+    def vouched_for(self, repository: Repository, tag: Tag) -> Descriptor | None:
+        """What the operator said that a tag means, if the origin has told nothing else since."""
+        told = self.last_told(repository, tag)
+        row = self._read(
+            "SELECT digest FROM vouched WHERE upstream = ? AND repository = ? AND tag = ?",
+            (repository.upstream, repository.name, tag),
+        )
+        return told.manifest if told is not None and row is not None and row[0] == told.manifest.digest else None
+
     def knows_tags(self, repository: Repository) -> bool:
         """Whether an origin has ever told this host a tag of the repository."""
         statement = "SELECT 1 FROM tags WHERE upstream = ? AND repository = ? LIMIT 1"
@@ -202,6 +221,10 @@ class Catalog:
             row = self._read("SELECT user FROM operators WHERE upstream = ?", (repository.upstream,))
             return row is not None and row[0] == self._operators.get(repository.upstream)
         return public == Public.EVERYWHERE
+
+    def is_for_everybody(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        """Whether the origin gives `digest` of this repository without credentials, the operator's included."""
+        return self._public(repository, endpoint, digest) == Public.EVERYWHERE
 
     def is_public_everywhere(self, digest: AnyDigest) -> bool:
         """Whether some repository has `digest` for everybody."""

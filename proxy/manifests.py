@@ -10,6 +10,7 @@ from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest
 from peer.oci.manifest import ManifestKind
+from peer.oci.reference import Tag
 from peer.origin.api import Kind
 from proxy.access import Access, Permit
 from proxy.blobs import Blobs
@@ -42,6 +43,7 @@ class Manifests:
             accept = ", ".join(context.request.headers.getall("Accept", []))
             expected, permit = await self._tags.resolve(route, context.authorization, accept)
             digest = expected.digest
+            self._prefetch.tag_resolved(permit, route.repository, Tag(route.reference), digest)
         try:
             if context.head or context.not_modified(digest):
                 found = await self._blobs.describe(context, digest, replace(permit, described=expected), Kind.MANIFEST)

@@ -15,11 +15,12 @@ import structlog
 from peer.errors import P2pdError
 from peer.oci.digest import AnyDigest, Digest
 from peer.oci.manifest import Manifest, ManifestKind
-from peer.oci.reference import Repository
+from peer.oci.reference import Repository, Tag
 from peer.readers import Readers
 from peer.tasks import BackgroundTasks
 from proxy.access import Permit
 from proxy.core.pulls import Pulls, PullSummary
+from proxy.core.tag_names import TagNames
 from proxy.known_manifests import KnownManifests
 from proxy.origins import Origins
 from proxy.request import RequestContext
@@ -44,14 +45,20 @@ class Prefetch:
         self._manifests = manifests
         self._background = background
         self._pulls = Pulls(depth, readers.came)
+        self._names = TagNames()
         self._ahead: set[Digest] = set()
         self._draining = False
 
+    def tag_resolved(self, permit: Permit, repository: Repository, tag: Tag, digest: AnyDigest) -> None:
+        """The client was told what the tag names."""
+        self._names.resolved(permit.client, repository, tag, digest)
+
     def manifest_served(self, context: RequestContext, permit: Permit, digest: AnyDigest, manifest: Manifest) -> None:
         """The client was sent `manifest`. If that is an image, its layers are likely to be asked for next."""
-        if manifest.kind is not ManifestKind.IMAGE:
-            return
         route = context.route
+        if manifest.kind is not ManifestKind.IMAGE:
+            self._names.served(permit.client, route.repository, digest, [child.digest for child in manifest.children])
+            return
         separator = "@" if isinstance(route.reference, Digest) else ":"
         self._pulls.manifest_served(
             permit.client,
@@ -61,6 +68,7 @@ class Prefetch:
             user_agent=context.user_agent,
             children=tuple(child.digest for child in manifest.children),
             foreign=frozenset(child.digest for child in manifest.children if child.foreign),
+            name=self._names.of(permit.client, route.repository, digest),
             now=time.monotonic(),
         )
 

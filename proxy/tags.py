@@ -9,7 +9,9 @@ with the same credential and Accept header.
    that asked their origins were told last (`scheduler.core.tags`). In both cases anyone may have the image.
 3. Another host's word is never remembered as this host's own, and is told to nobody. Otherwise one lie could grow into
    a majority.
-4. Only a manifest is believed to be what a tag names.
+4. What the operator has imported (`p2pd site import`) is the operator's word. It counts as the origin's last word, and
+   while the origin says nothing it is the answer, whatever `serve_stale` is.
+5. Only a manifest is believed to be what a tag names.
 """
 
 from __future__ import annotations
@@ -117,6 +119,10 @@ class Tags:
         public = self._catalog.is_public(name.repository, Endpoint.MANIFEST, told.manifest.digest)
         return TagWord(told.manifest, told.age_s) if public else None
 
+    def vouched(self, repository: Repository, tag: Tag, manifest: Descriptor) -> None:
+        """The operator says what a tag means (rule 4)."""
+        self._catalog.vouch_for_tag(repository, tag, manifest)
+
     def forget(self, repository: Repository, digest: AnyDigest) -> None:
         """`digest` turned out to be no manifest: no tag names it, whatever the origin's headers said."""
         self._catalog.forget_manifest(repository, digest)
@@ -165,7 +171,9 @@ class Tags:
     async def _while_silent(self, route: Route, silence: OriginError) -> _Meaning:
         """Rule 2. Raises `silence`."""
         name = TagName(route.repository, Tag(route.reference))
-        manifest, by_hosts = await self._told_last(name) if self._serve_stale else (None, False)
+        manifest, by_hosts = self._catalog.vouched_for(name.repository, name.tag), False
+        if manifest is None and self._serve_stale:
+            manifest, by_hosts = await self._told_last(name)
         if manifest is None or not _is_of_manifest(manifest):
             raise silence
         of_digest = replace(route, reference=manifest.digest)

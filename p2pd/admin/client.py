@@ -11,7 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 _WORK_TIMEOUT_S: Final = 3600.0
 """Bound on reading the whole cache again: 50 GiB from a disk of 100 MiB/s take nine minutes."""
+
+_IMPORT_TIMEOUT_S: Final = 86_400.0
 
 _OPEN: Final = ("/status", "/hosts", "/cluster")
 """Paths that are answered without the secret."""
@@ -158,6 +160,18 @@ class AdminClient:
         """A preheat with its hosts, once the `action` was done, if one is given: `cancel` or `retry`."""
         path = f"{_PREHEATS}/{quote(name, safe='')}"
         return self._ask("GET", path, dict) if action is None else self._ask("POST", f"{path}/{action}", dict)
+
+    def import_site(self, path: Path, images: Sequence[str], keep: str) -> list[dict[str, Any]]:
+        """Have the daemon take in images of an archive that it can read: `p2pd.site.importing.Imported` of each.
+
+        Raises ConfigError for a request that is wrong.
+        """
+        body = {"path": str(path), "images": list(images), "keep": keep}
+        return self._ask("POST", "/site/import", list, timeout_s=_IMPORT_TIMEOUT_S, body=body)
+
+    def predictions(self) -> dict[str, Any]:
+        """What a scheduler expects to be pulled, as `p2pd.predict.api` tells it."""
+        return self._ask("GET", "/predictions", dict)
 
     def _ask(
         self,

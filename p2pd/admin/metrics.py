@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from peer.histogram import Distribution, Histogram
+from scheduler.core.preheat_job import JobState
 from scheduler.core.scheduler import Scheduler
 
 LAG_EVERY_S = 1.0
@@ -88,3 +89,9 @@ class SchedulerMetrics(Collector):
         yield GaugeMetricFamily("p2pd_scheduler_leases_active", "Leases not fulfilled yet.", value=now.leases)
         yield CounterMetricFamily("p2pd_scheduler_leases", "Leases that were given.", value=now.leases_given)
         yield GaugeMetricFamily("p2pd_scheduler_quarantined", "Hosts in quarantine.", value=now.quarantined)
+        still = GaugeMetricFamily("p2pd_preheats", "Preheats that are not over.", labels=("state",))
+        ended = CounterMetricFamily("p2pd_preheats_ended", "Preheats that have ended.", labels=("state",))
+        for state in JobState:
+            family = still if state in (JobState.PENDING, JobState.RUNNING) else ended
+            family.add_metric([state.name.lower()], now.preheats.get(state, 0))
+        yield from (still, ended)

@@ -100,6 +100,14 @@ class _Statistics(Collector):
             "Blobs that were gone from the disk, or had other bytes there than were stored.",
             value=store.lost,
         )
+        yield CounterMetricFamily(
+            "p2pd_preheated_bytes", "Bytes of blobs that came by preheats.", value=store.preheated_bytes
+        )
+        yield CounterMetricFamily(
+            "p2pd_preheated_used_bytes",
+            "Of these, bytes of blobs that clients have asked for since. What came before the start is not counted.",
+            value=store.preheated_used_bytes,
+        )
         condition = GaugeMetricFamily(
             "p2pd_store_condition",
             "1 for what the store is: new blobs are stored only if writable.",

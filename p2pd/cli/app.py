@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "configure": "Make a container runtime use the mirror, or undo that.",
     "pull": "Pull an image through the mirror into its cache.",
     "preheat": "Have images fetched to hosts before their clients ask.",
+    "site": "Carry images to sites without a line, in a directory or a tar.",
+    "predict": "Show which images will be pulled soon, and where.",
     "cache": "List, verify and remove what is cached.",
     "token": "Make, list and revoke the tokens with which hosts join a cluster.",
     "host": "List and revoke the hosts of a cluster.",
@@ -40,7 +42,7 @@ GROUPS: Final = {
     "Run": ("run", "scheduler", "reload", "drain"),
     "Set up": ("configure", "doctor"),
     "Look": ("status", "top", "config", "support-bundle", "version"),
-    "Images": ("pull", "preheat", "cache"),
+    "Images": ("pull", "preheat", "predict", "site", "cache"),
     "Cluster": ("token", "host", "plan", "demo"),
 }
 """The commands by purpose, for `p2pd --help`. The others follow."""

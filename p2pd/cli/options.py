@@ -30,6 +30,7 @@ GROUPS: Final = {
         "upstream", "allow_private", "connections_per_origin", "connections_per_blob", "origin_rate", "tag_ttl_s",
         "serve_stale_tags", "access_ttl_s", "prefetch_layers", "preheat",
     ),
+    "Predictions": ("pull_history", "predict", "predict_bytes", "predict_model"),
     "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate"),
     "Clients": ("client_stall_s", "shutdown_grace_s"),
     "Log and traces": ("log_format", "log_level", "traces", "trace_share"),

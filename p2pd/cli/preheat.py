@@ -204,7 +204,7 @@ def _listed(jobs: list[dict[str, Any]]) -> list[str]:
         images = job["images"]
         more = f" and {len(images) - 1} more" if len(images) > 1 else ""
         rows.append((job["id"], job["state"], job["created"][:19], job["source"], f"{images[0]}{more}"))
-    return _columns(rows)
+    return columns(rows)
 
 
 def _print(job: Mapping[str, Any]) -> None:
@@ -219,7 +219,7 @@ def _print(job: Mapping[str, Any]) -> None:
         )
         size, fetched = show_size(each["size_bytes"]), show_size(each["fetched_bytes"])
         rows.append((each["host"], each["site"] or "-", state, size, fetched, reason))
-    for line in _columns(rows):
+    for line in columns(rows):
         click.echo(line)
     if len(results) > MAX_SHOWN_HOSTS:
         click.echo(f"and {len(results) - MAX_SHOWN_HOSTS} more: --json has all")
@@ -228,6 +228,7 @@ def _print(job: Mapping[str, Any]) -> None:
     click.echo(f"{job['id']} {job['state']}{reason}: {counts or 'no hosts'}")
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """The rows as lines, with the cells of a column below each other."""
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

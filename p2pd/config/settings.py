@@ -276,6 +276,30 @@ class Settings:
         "MATCH[;to=HOSTS][;keep=DURATION][;when=WHEN]",
     )
 
+    pull_history: float = _key(
+        parse_duration,
+        "0",
+        "Of a scheduler: for how long it remembers which images were pulled at which site, and pushed, for"
+        " `p2pd predict`; 0 is not at all.",
+        "DURATION",
+    )
+    predict: Literal["off", "advise", "act"] = _key(
+        one_of("off", "advise", "act"),
+        "off",
+        "Of a scheduler with pull_history: whether it predicts what will be pulled, for `p2pd predict` alone (advise),"
+        " or to preheat it (act).",
+        "off|advise|act",
+    )
+    predict_bytes: int = _key(
+        parse_size, "20GiB", "What preheats of predictions may fetch in each site, in a day (UTC).", "SIZE"
+    )
+    predict_model: Literal["auto", "last", "ewma", "push", "ewma+push", "river"] = _key(
+        one_of("auto", "last", "ewma", "push", "ewma+push", "river"),
+        "auto",
+        "The model. river learns, and needs the extra p2pd[predict]; auto is river where that is, else ewma+push.",
+        "auto|MODEL",
+    )
+
     @property
     def has_certificate(self) -> bool:
         """Whether this host is to have a certificate: one that it has, by a token, or from a directory."""
@@ -409,13 +433,15 @@ def _open_addresses(settings: Settings, given: Mapping[str, _Given], authenticat
 
 
 def _contradictions(settings: Settings, given: Mapping[str, _Given]) -> list[str]:
-    """A problem for each key of trust that makes no sense with the others."""
+    """A problem for each key that makes no sense with the others."""
     is_set = {name for name in ("join", "join_file", "tls_dir", "ca_cert", "ca_key") if getattr(settings, name)}
     problems = [
         _problem(given[name], f"{name} and {other} are given together or not at all")
         for name, other in (("ca_cert", "ca_key"), ("ca_key", "ca_cert"))
         if name in is_set and other not in is_set
     ]
+    if settings.predict != "off" and not settings.pull_history:
+        problems.append(_problem(given["predict"], "it needs a history of pulls: set pull_history, for example to 90d"))
     problems += [
         _problem(given[name], f"it does not go with {other}: hosts and schedulers have certificates from one place")
         for name, other in (

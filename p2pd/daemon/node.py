@@ -39,8 +39,11 @@ from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.predict.telling import MayTell, pulled_of
 from p2pd.preheat.host import HostPreheats
 from p2pd.preheat.images import ImagesAhead
+from p2pd.site.importing import SiteImport
+from p2pd.site.routes import site_routes
 from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
 from peer.host import Host, Limits
@@ -205,6 +208,11 @@ async def serve(
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
         routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
+        importing = site_routes(
+            SiteImport(host, origins, readers, access, tags),
+            lambda: (settings if control is None else control.settings).preheat,
+        )
+        routes = [*routes, *importing]
         admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
@@ -223,14 +231,15 @@ async def serve(
             stack.push_async_callback(host.disconnect)  # before the port, which waits for links that others dialled
             addresses["advertise"] = advertised(settings, peer_at)
         answer = mirror.handle if traces is None else traces.of_requests(mirror.handle)
-        stack.callback(_tell_pulls, mirror, telemetry, math.inf)  # once the last has been served
+        may_tell = partial(_may_tell, catalog, exchange)
+        stack.callback(_tell_pulls, mirror, telemetry, host, may_tell, math.inf)  # once the last has been served
         addresses |= await _listen_for_clients(stack, settings, mirror, answer, proxy)
         if shares:
             host.start(addresses["advertise"])
         background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
-        background.start(_tell_pulls_now_and_then(mirror, telemetry))
+        background.start(_tell_pulls_now_and_then(mirror, telemetry, host, may_tell))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
         if traces is not None:
@@ -342,13 +351,22 @@ def _tell_arrived(access: Access, source: OriginSource) -> None:
     access.arrived(repository, endpoint, source.ref.digest)
 
 
-async def _tell_pulls_now_and_then(mirror: Mirror, telemetry: Telemetry) -> None:
+def _may_tell(catalog: Catalog, exchange: Exchange, repository: Repository, manifest: AnyDigest) -> bool:
+    if exchange is Exchange.PUBLIC:
+        return catalog.is_for_everybody(repository, Endpoint.MANIFEST, manifest)
+    return exchange is Exchange.EVERYTHING
+
+
+async def _tell_pulls_now_and_then(mirror: Mirror, telemetry: Telemetry, host: Host, may_tell: MayTell) -> None:
     while True:
         await asyncio.sleep(TELL_PULLS_EVERY_S)
-        _tell_pulls(mirror, telemetry, time.monotonic())
+        _tell_pulls(mirror, telemetry, host, may_tell, time.monotonic())
 
 
-def _tell_pulls(mirror: Mirror, telemetry: Telemetry, now: float) -> None:
+def _tell_pulls(mirror: Mirror, telemetry: Telemetry, host: Host, may_tell: MayTell, now: float) -> None:
     for pull in mirror.ended_pulls(now):
         log.info("pulled", **dataclasses.asdict(pull))
         telemetry.clients.pulled(pull)
+        pulled = pulled_of(pull, may_tell)
+        if pulled is not None:
+            host.report_pull(pulled)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
+from p2pd.daemon.predicting import Foresight
 from p2pd.preheat.api import PREFIX, preheat_routes
 from p2pd.preheat.harbor import PATHS, harbor_routes
 from p2pd.preheat.notifications import PATH as NOTIFICATIONS
@@ -51,11 +52,23 @@ class SchedulerPreheats:
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
         self._rules = PreheatRules(settings.preheat, lambda: self._service)
-        self._notifications = Notifications(lambda: self._service, self._token, lambda: self._tasks, self._rules)
+        self._foresight = Foresight(settings, self._directory)
+        self._notifications = Notifications(
+            lambda: self._service,
+            self._token,
+            lambda: self._tasks,
+            self._rules,
+            on_push=self._foresight.pushed,
+        )
 
     def routes(self) -> Sequence[web.RouteDef]:
         service = lambda: self._service  # noqa: E731 # it changes
-        return [*preheat_routes(service), *harbor_routes(service), *self._notifications.routes()]
+        return [
+            *preheat_routes(service),
+            *harbor_routes(service),
+            *self._notifications.routes(),
+            *self._foresight.routes(),
+        ]
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`."""
@@ -82,7 +95,8 @@ class SchedulerPreheats:
                 tasks.start(service.write())
                 tasks.start(self._rules.run())
                 try:
-                    yield self.routes()
+                    async with self._foresight.running(core, server, service, tasks):
+                        yield self.routes()
                 finally:
                     self._service = self._tasks = None
         except PreheatStoreError as error:

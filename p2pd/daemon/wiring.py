@@ -125,6 +125,7 @@ def scheduling_of(settings: Settings) -> SchedulerSettings:
         leases_per_origin=settings.connections_per_origin,
         tag_tell_s=settings.scheduler_wait_s / 2,
         tag_ttl_s=settings.tag_ttl_s,
+        hears_pulls=settings.pull_history > 0,
     )
 
 

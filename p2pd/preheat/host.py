@@ -169,6 +169,7 @@ class HostPreheats:
                     fetched,
                     progress,
                     from_hosts=order.from_hosts,
+                    most_bytes=order.most_bytes,
                 )
             except P2pdError as error:
                 if attempt + 1 == ATTEMPTS or not _may_pass(error):

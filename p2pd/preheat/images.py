@@ -12,8 +12,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -44,7 +44,7 @@ from peer.oci.reference import ImageReference, Repository, parse_image_reference
 from peer.origin.api import Credential, Kind
 from peer.origin.client import HttpOrigin
 from peer.origin_range import OriginSource
-from peer.readers import Readers
+from peer.readers import BlobReader, Readers
 from proxy.access import Access, Permit
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint, Route
@@ -139,10 +139,12 @@ class ImagesAhead:
         progress: Callable[[], None],
         *,
         from_hosts: bool = False,
+        most_bytes: int = 0,
     ) -> None:
         """Have the image here; of an index those of these platforms (None: all). `fetched` has what has come so far.
 
-        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it.
+        `from_hosts`: other hosts hold it, and no registry is asked whether this host may have it. With `most_bytes` at
+        most so many are fetched for the job, none of it in vain, and nothing is evicted for them.
 
         `progress` is called as it grows. Raises OriginError, StoreError, ManifestError, PreheatError.
         """
@@ -153,16 +155,21 @@ class ImagesAhead:
             if isinstance(place.root.digest, Digest):
                 fetched.roots[image] = place.root.digest
             blobs: dict[AnyDigest, Descriptor] = {}
-            for digest, manifest in [each async for each in self._manifests(place, platforms, ttl_s, fetched)]:
+            manifests = self._manifests(place, platforms, ttl_s, fetched, evicts=not most_bytes)
+            for digest, manifest in [each async for each in manifests]:
                 if manifest.kind is ManifestKind.IMAGE:
                     blobs.update((child.digest, child) for child in manifest.children if not child.foreign)
                 assert digest in fetched.digests
             wanted = {digest: blob for digest, blob in blobs.items() if digest not in fetched.digests}
             fetched.sizes.update({digest: blob.size_bytes for digest, blob in wanted.items()})
             progress()
+            if most_bytes:
+                self._check_bound(wanted, most_bytes - fetched.fetched_bytes)
             for each, blob in wanted.items():
                 if not isinstance(each, Digest):
                     raise PreheatError(f"{each} is named by another algorithm than SHA-256: it is never kept")
+                if most_bytes:
+                    self._check_room(each, blob.size_bytes)
                 source = place.source(each, Kind.BLOB)
                 await self._blob(source, blob, each, fetched, progress)
                 await self._prove(place, each)
@@ -231,7 +238,7 @@ class ImagesAhead:
         return HttpOrigin(settings)
 
     async def _manifests(
-        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched
+        self, place: _Place, platforms: Sequence[Platform] | None, ttl_s: float, fetched: Fetched, *, evicts: bool
     ) -> AsyncIterator[tuple[Digest, Manifest]]:
         """The manifests of the image, from the one that was named down."""
         left = [(place.root, 0)]
@@ -241,6 +248,8 @@ class ImagesAhead:
                 raise ManifestError(f"{place.route.repository}: indexes within indexes, more than {MAX_INDEX_DEPTH}")
             if not isinstance(said.digest, Digest):
                 raise PreheatError(f"{said.digest} is named by another algorithm than SHA-256: it is never kept")
+            if not evicts:
+                self._check_room(said.digest, said.size_bytes or MAX_MANIFEST_BYTES)
             body, media_type = await self._manifest(place.source(said.digest, Kind.MANIFEST), said, fetched)
             manifest = parse_manifest(body, manifest_type(body, said.media_type or media_type))
             self._grant_below(place, said.digest, manifest)
@@ -260,7 +269,7 @@ class ImagesAhead:
         assert isinstance(said.digest, Digest)
         for expected in (said, None):  # its length is what GET says, if another was told before
             try:
-                async with self._readers.open(said.digest, source, expected=expected, background=True) as reader:
+                async with self._open(said.digest, source, expected) as reader:
                     size_bytes = reader.blob.size_bytes
                     if size_bytes > MAX_MANIFEST_BYTES:
                         raise OriginCorruptError(f"{said.digest} has {size_bytes} bytes, too many for a manifest")
@@ -275,6 +284,26 @@ class ImagesAhead:
                     raise
         raise OriginUnusableError(f"{said.digest} could not be read")
 
+    def _open(
+        self, digest: Digest, source: OriginSource, expected: Descriptor | None
+    ) -> AbstractAsyncContextManager[BlobReader]:
+        return self._readers.open(digest, source, expected=expected, background=True, preheats=True)
+
+    def _check_bound(self, wanted: Mapping[AnyDigest, Descriptor], left_bytes: int) -> None:
+        """Raise PreheatError if more is missing of these blobs. One that is here in part counts as a whole."""
+        missing = sum(
+            blob.size_bytes
+            for digest, blob in wanted.items()
+            if not isinstance(digest, Digest) or self._readers.whole_length(digest) is None
+        )
+        if missing > left_bytes:
+            raise PreheatError(f"it lacks {missing} bytes, and may fetch {max(0, left_bytes)}")
+
+    def _check_room(self, digest: Digest, size_bytes: int) -> None:
+        """Raise PreheatError, or StoreError, if the blob would take the room of another."""
+        if self._readers.peek(digest) is None and not self._host.store.fits(size_bytes):
+            raise PreheatError("there is no room for it without evicting what is held")
+
     # -- its blobs -------------------------------------------------------------------------------------------------
 
     async def _blob(
@@ -286,26 +315,28 @@ class ImagesAhead:
         progress: Callable[[], None],
     ) -> None:
         """Have a blob whole, in as many turns as clients leave. Raises OriginError, StoreError."""
+        if self._readers.whole_length(digest) is not None:
+            return
+        used = False
         while self._readers.whole_length(digest) is None:
             while self._host.serves_clients:  # noqa: ASYNC110 # any of many downloads may end
                 await asyncio.sleep(LOOK_EVERY_S)
             held = self._readers.peek(digest)
             before = 0 if held is None else held.held_bytes
             try:
-                async with self._readers.open(digest, source, expected=expected, background=True) as reader:
+                async with self._open(digest, source, expected) as reader:
                     position, size_bytes = 0, reader.blob.size_bytes
+                    arrival = self._host.arrivals.get(digest.raw)
                     while position < size_bytes and not self._host.serves_clients:
-                        try:
-                            async with asyncio.timeout(LOOK_EVERY_S):
-                                position = await reader.readable(position, size_bytes)
-                        except TimeoutError:
-                            pass
+                        position = await more_of(reader, position, size_bytes, self._host.on_client)
                         progress()
+                    used = used or (arrival is not None and arrival.had_client)
             finally:
                 held = self._readers.peek(digest)
                 fetched.fetched_bytes += max(0, (0 if held is None else held.held_bytes) - before)
                 if self._readers.whole_length(digest) is None:  # else the download is about to hear that it has all
                     self._host.give_way(digest.raw)
+        self._host.store.preheated(digest, used=used)
 
     async def _prove(self, place: _Place, digest: Digest) -> None:
         """Have the origin say that the place has a blob which was here, in part or whole, for reasons unknown.
@@ -323,6 +354,31 @@ class ImagesAhead:
     async def _keep(self, digest: Digest, ttl_s: float, fetched: Fetched) -> None:
         if ttl_s and not await asyncio.to_thread(partial(self._host.store.keep, digest, ttl_s)):
             fetched.unpinned.add(digest)
+
+
+async def more_of(
+    reader: BlobReader,
+    position: int,
+    stop: int,
+    on_client: set[Callable[[], None]],
+    *,
+    within_s: float = LOOK_EVERY_S,
+) -> int:
+    """How far the blob is here once more of it has come, or a client, or after `within_s`."""
+    clock = asyncio.get_running_loop().time
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s) as waits:
+
+            def stop_waiting() -> None:
+                if not waits.expired():
+                    waits.reschedule(clock())
+
+            on_client.add(stop_waiting)
+            try:
+                return await reader.readable(position, stop)
+            finally:
+                on_client.discard(stop_waiting)
+    return position
 
 
 def _chosen(index: Manifest, platforms: Sequence[Platform] | None, route: Route) -> Iterator[Descriptor]:

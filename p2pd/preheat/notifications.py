@@ -63,6 +63,7 @@ class Notifications:
         tasks: Callable[[], BackgroundTasks | None],
         rules: PreheatRules,
         *,
+        on_push: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         debounce_s: float = DEBOUNCE_S,
     ) -> None:
@@ -70,6 +71,7 @@ class Notifications:
         self._token = token
         self._tasks = tasks
         self._rules = rules
+        self._on_push = on_push
         self._clock = clock
         self._debounce_s = debounce_s
         self._waiting: dict[Pushed, int] = {}
@@ -123,6 +125,8 @@ class Notifications:
                 await asyncio.sleep(self._debounce_s)
         finally:
             del self._waiting[pushed]
+        if not pushed.asked_for:
+            self._on_push(pushed.image)
         service, now = self._service(), self._clock()
         if service is None:
             return

@@ -116,12 +116,20 @@ class LayoutWriter:
         self._index = [*kept, as_json(descriptor, **({"annotations": dict(names)} if names else {}))]
         _write_whole(self._index_path, image_index(self._index))
 
+    def take_over_index(self, content: bytes) -> None:
+        """List the images of another layout's index.json, if none is listed yet. Raises ManifestError."""
+        if not self._index:
+            self._index = self._images_in(content)
+            _write_whole(self._index_path, image_index(self._index))
+
     def _read_index(self) -> list[dict[str, object]]:
         try:
             with self._index_path.open("rb") as file:
-                content = file.read(MAX_MANIFEST_BYTES + 1)
+                return self._images_in(file.read(MAX_MANIFEST_BYTES + 1))
         except FileNotFoundError:
             return []
+
+    def _images_in(self, content: bytes) -> list[dict[str, object]]:
         try:
             kind = parse_manifest(content).kind
         except ManifestError as error:

@@ -50,6 +50,7 @@ from peer.core.events import (
     Stopped,
     StoreFailed,
     Tell,
+    TrimRange,
     in_short,
 )
 from peer.core.link_book import LinkBook
@@ -155,6 +156,7 @@ class Download:
         if self.member.ending is not None and self.ended is None:
             out += self._end(*self.member.ending)
         if self.phase is _FETCHING:
+            out += self.member.tell_priority()
             out += self._go_on(now)
         elif self.phase is Phase.RECOVERING and self.readers.are_gone(now) and not isinstance(event, SourceAdded):
             out += self._end(DownloadCause.UNWANTED)  # after a source its reader comes, even where nothing lingers
@@ -236,6 +238,11 @@ class Download:
         self.pieces.request_range(number, source, first, stop, self._now, is_long=is_long)
         self.is_settled = False
         return RequestRange(self.digest, number, source, *span)
+
+    def shorten_range(self, upstream: str) -> list[TrimRange]:
+        """A client's download needs a slot of the upstream: a request ends with the piece that is coming."""
+        self.is_settled = False
+        return self.origin.shorten(upstream)
 
     def _next_span(self) -> tuple[int, int | None] | None:
         return self.origin.next_span(self.member.allowed(self._now), self._now, alone=not len(self.picker.neighbours))
@@ -350,12 +357,13 @@ class Download:
         request, outcome = event.request, event.outcome
         if request not in self.pieces.origin_requests:
             return []
-        first, stop = self.pieces.origin_requests[request].first, self.pieces.origin_requests[request].stop
+        asked = self.pieces.origin_requests[request]
+        first, stop = asked.first, asked.stop
         self.origin.ended(request, outcome, event.status, now)
         if event.size_bytes is not None and not self.member.is_size_proven:
             return self.member.resized(first, event.size_bytes)
-        if outcome is Outcome.DONE:
-            return []
+        if outcome is Outcome.DONE or (asked.cancelled and outcome is Outcome.BROKEN):
+            return []  # a lease of these pieces that has come since it was cancelled is fetched anew
         left = EVERYTHING if stop is None else mask(first, stop)
         how = LeaseOutcome.REFUSED if outcome is Outcome.REFUSED and event.status else LeaseOutcome.FAILED
         if event.status in REFUSED_CREDENTIAL and self.origin.sources:

@@ -94,13 +94,18 @@ class SourceAdded:
 
 @dataclass(frozen=True, slots=True)
 class ReaderMoved:
-    """Reader `reader` stands at byte `position` and wants all up to `stop` (None: to the end). Also its arrival."""
+    """Reader `reader` stands at byte `position` and wants all up to `stop` (None: to the end). Also its arrival.
+
+    `background`: no client waits there. `preheats`: nor is it ahead of a client's pull, and clients of all hosts come
+    before it at the origin.
+    """
 
     digest: bytes
     reader: int
     position: int
     stop: int | None
     background: bool = False
+    preheats: bool = False
 
 
 @dataclass(frozen=True, slots=True)

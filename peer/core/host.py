@@ -286,7 +286,7 @@ class HostMachine:
             return out + self._ended(download, download.ended, now)
         while (upstream := download.next_upstream()) is not None:
             if not self.slots.is_free(upstream):
-                self.slots.wait(upstream, download.digest)
+                out += self._ask_for_slot(download, upstream)
                 break
             out.append(self._start_range(download, upstream))
         return out
@@ -304,6 +304,19 @@ class HostMachine:
         self._due_is_known = False
         self.slots.take(upstream, started.request)
         return started
+
+    def _ask_for_slot(self, download: Download, upstream: str) -> list[Instruction]:
+        """The download waits for a slot. If a client waits for it, a request of the background ends with its piece."""
+        self.slots.wait(upstream, download.digest)
+        if download.readers.background:
+            return []
+        others = [other for other in self.downloads.values() if other.readers.background]
+        if any(other.origin.ends_soon(upstream) for other in others):
+            return []
+        for other in others:
+            if shortened := other.shorten_range(upstream):
+                return list(shortened)
+        return []
 
     def _free_slot(self, request: int) -> list[Instruction]:
         """A request to an origin has ended: the next download has its slot."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from peer.core.events import CancelRange, Outcome, SourceAdded, TrimRange
 from peer.core.piece_sets import mask
-from peer.core.pieces import PieceTracker
+from peer.core.pieces import OriginRequest, PieceTracker
 from peer.core.readers import Readers
 
 SPAN_PIECES = 4
@@ -172,6 +172,27 @@ class OriginRequests:
         if outcome is Outcome.REFUSED and status in REFUSED_CREDENTIAL:
             self.sources |= self.reserves
             self.reserves = {}
+
+    def ends_soon(self, upstream: str) -> bool:
+        """Whether a request to an upstream ends with the piece that is coming."""
+        return any(running.cancelled or left <= 1 for _, running, left in self._left_of(upstream))
+
+    def shorten(self, upstream: str) -> list[TrimRange]:
+        """End a request to an upstream with the piece that is coming: its connection is for a client's download."""
+        for number, running, left in self._left_of(upstream):
+            if left > 1:
+                stop = running.first + running.received + 1
+                self.pieces.narrow_range(number, running.first, stop)
+                return [TrimRange(self.digest, number, stop)]
+        return []
+
+    def _left_of(self, upstream: str) -> list[tuple[int, OriginRequest, int]]:
+        """The requests to an upstream, and how many pieces each is still to bring, as far as that is known."""
+        return [
+            (number, running, running.stop - running.first - running.received)
+            for number, running in self.pieces.origin_requests.items()
+            if running.stop is not None and self.added[running.source].upstream == upstream
+        ]
 
     def trim(self, leased: int) -> list[TrimRange]:
         """Other hosts take part: requests end with what is `leased`, or with the piece that is coming."""

@@ -48,6 +48,11 @@ class Readers:
         """No client waits for this blob: it is fetched ahead, or for completeness."""
         return all(reader.background for reader in self._readers.values())
 
+    @property
+    def preheats(self) -> bool:
+        """Only preheats want this blob. Whoever has left may have been a client, which may come back."""
+        return bool(self._readers) and all(reader.preheats for reader in self._readers.values())
+
     def urgent(self) -> int:
         """The pieces that clients wait for who asked for a range that ends before the blob does, as a set."""
         pieces = 0

@@ -78,6 +78,8 @@ class SwarmMember:
     has_place: bool = False
     """The store has made room for the blob."""
     ending: Ending | None = None
+    told_background: bool = False
+    """What the scheduler was told last of who wants the blob here."""
     last_leased: int | None = None
     """The last piece that was leased to this host when the scheduler was lost."""
     spares_origin_until: float = 0.0
@@ -118,7 +120,9 @@ class SwarmMember:
         else:
             self.publisher.leases.clear()
         self.publisher.reports.begin(now)
-        join = Tell(from_host.Join(self.digest, self.upstream, self.repository, self.size_bytes, self.moved))
+        self.told_background = self.readers.preheats
+        wanted = (self.digest, self.upstream, self.repository, self.size_bytes)
+        join = Tell(from_host.Join(*wanted, background=self.told_background, moved=self.moved))
         holding = self.publisher.reports.holding(self.size_bytes)
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
         return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
@@ -136,6 +140,13 @@ class SwarmMember:
         self.former -= idle
         self.former_until = now + FORMER_S
         return self.picker.remove(sorted(idle))
+
+    def tell_priority(self) -> list[Instruction]:
+        """Whether only preheats want the blob here, if the scheduler was told otherwise."""
+        if not self.membership.joined or self.told_background is self.readers.preheats:
+            return []
+        self.told_background = self.readers.preheats
+        return [Tell(from_host.Priority(self.digest, self.told_background))]
 
     def scheduler_lost(self) -> None:
         """The connection to the scheduler is lost."""
@@ -205,8 +216,9 @@ class SwarmMember:
                 self.publisher.leases.keep(message)
             case to_host.Lease():
                 return self.publisher.leased(message, now)
-            case to_host.LeaseRevoked(lease, _):  # the request goes on: the origin may be slow for everybody
-                self.publisher.leases.revoke(lease)
+            case to_host.LeaseRevoked(lease, _, at_once):  # else the request goes on: the origin may be slow for all
+                left = self.publisher.leases.revoke(lease)
+                return list(self.origin.cancel_within(left)) if at_once else []
             case to_host.OriginRefused():
                 self.open_origin(now, refused=True)
             case to_host.Failed(_, status, reason):

@@ -45,15 +45,22 @@ def open_below(directory: Path, names: Sequence[str]) -> int:
 
 
 class LayoutBody:
-    """Bytes `[start, stop)` of a blob's file: a `Body`. Owns `file`, the descriptor."""
+    """Bytes `[start, stop)` of a blob's file: a `Body`. Owns `file`, the descriptor.
 
-    def __init__(self, file: int, *, start: int, stop: int, size_bytes: int, media_type: str, digest: str) -> None:
+    The blob begins at byte `offset` of the file.
+    """
+
+    def __init__(
+        self, file: int, *, start: int, stop: int, size_bytes: int, media_type: str, digest: str, offset: int = 0
+    ) -> None:
         self.start = start
         self.stop = stop
         self.size_bytes = size_bytes
         self.media_type = media_type
         self._digest = digest
         self._position = start
+        self._offset = offset
+        self._file_bytes = os.fstat(file).st_size
         self._aborted = False
         self._lock = threading.Lock()  # held while the descriptor is in use, so that nobody closes it meanwhile
         self._file: int | None = file
@@ -71,13 +78,13 @@ class LayoutBody:
             if self._aborted or self._file is None:
                 raise OriginBrokenError(f"reading {self._digest} was aborted")
             try:
-                count = os.preadv(self._file, [view], self._position)
-                size_bytes = os.fstat(self._file).st_size
+                count = os.preadv(self._file, [view], self._offset + self._position)
+                file_bytes = os.fstat(self._file).st_size
             except OSError as error:
                 raise OriginBrokenError(f"the layout's {self._digest} cannot be read: {error.strerror}") from None
-            if count == 0 or size_bytes != self.size_bytes:
+            if count == 0 or file_bytes != self._file_bytes:
                 raise OriginBrokenError(
-                    f"the layout's {self._digest} went from {self.size_bytes} to {size_bytes} bytes while it was read:"
+                    f"the layout's {self._digest} went from {self._file_bytes} to {file_bytes} bytes while it was read:"
                     " let nothing write to blobs that are there"
                 )
             self._position += count

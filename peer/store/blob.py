@@ -79,6 +79,8 @@ class Blob:
         self.discarded = False
         self.is_ahead = False
         """It is, or was, fetched ahead, and no client has asked for it yet."""
+        self.preheated = False
+        """It came by a preheat, and no client has asked for it yet."""
         self.preempted = False
         self.came = Came()
         """What has come of it since the start, and from where. Kept by who receives it, on the event loop."""

@@ -44,6 +44,8 @@ class VerifyReport:
 class StoreStatistics:
     """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
 
+    `preheated_bytes` came by preheats, and of these clients have asked for `preheated_used_bytes` since. Both are since
+    the start, and of whole blobs.
     `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
     """
 
@@ -56,3 +58,5 @@ class StoreStatistics:
     lost: int
     condition: str
     cause: str
+    preheated_bytes: int = 0
+    preheated_used_bytes: int = 0

@@ -76,6 +76,7 @@ class Store:
         self._used_bytes = 0
         self._evicted = 0
         self._lost = 0
+        self._preheated_bytes = self._preheated_used_bytes = 0
         self._unfit_bytes = 0
         """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._touched: dict[str, float] = {}
@@ -204,6 +205,22 @@ class Store:
                 self._pins.write(content)
         return True
 
+    def preheated(self, digest: str, *, used: bool) -> None:
+        """A blob has come by a preheat. `used`: a client has asked for it meanwhile."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            if blob is not None and not blob.preheated:
+                self._preheated_bytes += blob.size_bytes
+                blob.preheated = True
+                if used:
+                    self.used_by_client(blob)
+
+    def used_by_client(self, blob: Blob) -> None:
+        """A client has asked for a blob."""
+        with self._lock:
+            self._preheated_used_bytes += blob.size_bytes if blob.preheated else 0
+            blob.preheated = False
+
     def _size(self, digest: str) -> int:
         blob = self._blobs.get(digest)
         return 0 if blob is None else blob.size_bytes
@@ -318,6 +335,13 @@ class Store:
         """What the store may use, as of the last look at the disk."""
         return self.quota.on(self._last_room, self._used_bytes)
 
+    def fits(self, size_bytes: int) -> bool:
+        """Whether a blob of this size can be stored without evicting any. Raises StoreError."""
+        with self._lock:
+            wanted = Wanted(size_bytes, background=True)
+            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._used_bytes, now=0.0)
+            return nothing.is_enough
+
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state
@@ -331,6 +355,8 @@ class Store:
                 lost=self._lost,
                 condition=state.condition.value,
                 cause=state.cause,
+                preheated_bytes=self._preheated_bytes,
+                preheated_used_bytes=self._preheated_used_bytes,
             )
 
     # -- room ------------------------------------------------------------------------------------------------------

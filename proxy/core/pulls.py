@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from peer.oci.digest import AnyDigest
 from peer.oci.reference import Repository
 from peer.store.facts import Came
+from proxy.core.tag_names import TagName
 
 MAX_PULLS = 256
 """Pulls that are followed at once. The oldest is forgotten first: its layers are no longer fetched ahead."""
@@ -42,6 +43,10 @@ class PullSummary:
     store_bytes: int
     peer_bytes: int
     origin_bytes: int
+    tag: str = ""
+    """The image by the tag with which the client came to it; empty if it named a digest alone."""
+    digest: str = ""
+    """The manifest that the tag named."""
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class _Pull:
     layers: tuple[AnyDigest, ...]
     children: frozenset[AnyDigest]
     active_until: float
+    name: TagName | None
     before: dict[AnyDigest, Came]
     """What had come of its blobs before the pull, or was told already."""
     highest: int = -1
@@ -93,6 +99,7 @@ class Pulls:
         user_agent: str,
         children: tuple[AnyDigest, ...],
         foreign: frozenset[AnyDigest] = frozenset(),
+        name: TagName | None = None,
         now: float,
     ) -> None:
         """`client` was sent an image's manifest. `children` are its config and then its layers from the lowest up.
@@ -102,8 +109,9 @@ class Pulls:
         key = (client, manifest)
         if key not in self._pulls:
             layers = tuple(layer for layer in children[1:] if layer not in foreign)
-            self._pulls[key] = _Pull(repository, image, user_agent, layers, frozenset(children), now, {})
+            self._pulls[key] = _Pull(repository, image, user_agent, layers, frozenset(children), now, name, {})
         pull = self._pulls[key]
+        pull.name = name
         if pull.untold is None:
             pull.untold, pull.highest = _Untold(now), -1
             pull.before = {child: self.came(child) for child in pull.children}
@@ -184,6 +192,8 @@ class Pulls:
                     store_bytes=sum(untold.sent_bytes.values()) - peer_bytes - origin_bytes,
                     peer_bytes=peer_bytes,
                     origin_bytes=origin_bytes + untold.relayed_bytes,
+                    tag="" if pull.name is None else f"{pull.repository}:{pull.name.tag}",
+                    digest="" if pull.name is None else pull.name.digest,
                 )
             )
         return summaries

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from scheduler.core.preheat_job import Job, Target
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.connection import Closing
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.from_host import Hello, Pulled
 from scheduler.protocol.to_host import MAX_BURST, SchedulerAt
 
 
@@ -104,4 +104,13 @@ class PreheatChanged:
     targets: tuple[Target, ...]
 
 
-Instruction: TypeAlias = Send | Close | Probe | PreheatChanged
+@dataclass(frozen=True, slots=True)
+class PullSeen:
+    """Keep that a host of this site has told of a pull."""
+
+    host: str
+    site: str
+    pulled: Pulled
+
+
+Instruction: TypeAlias = Send | Close | Probe | PreheatChanged | PullSeen

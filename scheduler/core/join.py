@@ -14,7 +14,17 @@ from scheduler.core.seeders import Seeders
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import ProtocolError
-from scheduler.protocol.from_host import Announce, Corrupt, Fault, Holding, Join, Leave, NeighbourFailed, Progress
+from scheduler.protocol.from_host import (
+    Announce,
+    Corrupt,
+    Fault,
+    Holding,
+    Join,
+    Leave,
+    NeighbourFailed,
+    Priority,
+    Progress,
+)
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Failed, Joined, Unreachable
 
@@ -63,6 +73,7 @@ class Joining:
         member.source = swarm.shared(source)
         if message.moved and not is_here:
             swarm.settles_at = state.now + state.settings.moved_s
+        swarm.set_background(member, message.background)
         data = state.inline_blobs.get(message.digest)
         if data is not None:
             if member.state is MemberState.IDLE:
@@ -88,6 +99,11 @@ class Joining:
         state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
         maps.catch_up(swarm, member)
         state.swarms_to_lease[swarm] = None
+
+    def priority(self, swarm: Swarm, member: Member, message: Priority) -> None:
+        """A member wants a blob for clients from now on, or only for preheats."""
+        swarm.set_background(member, message.background)
+        self._state.swarms_to_lease[swarm] = None
 
     def _note_pull(self, swarm: Swarm, member: Member, source: Source) -> None:
         """A member is about to want a blob. Of repositories that share it, the one counts that wanted it first."""

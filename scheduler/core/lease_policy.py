@@ -23,11 +23,13 @@ Rules:
 7. In a swarm with gateways, leases go to the gateway of the piece's share, unless the origin refuses all gateways.
 8. Leases go to hosts whose first piece was checked, once there are enough (`scheduler.core.spot_checks`), and to none
    of which it is not known whether they lie, unless no other host is left.
+9. Swarms that only preheats want have no leases of an origin that clients wait for, but a piece now and then. Their
+   leases there end when the first client comes (`scheduler.core.clients_first`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Final
 
@@ -101,6 +103,29 @@ class LeasePolicy:
             over_quota.add(swarm, waiting_for)
         else:
             over_quota.discard(swarm)
+        self._note_use(swarm, waiting_for)
+
+    def _note_use(self, swarm: Swarm, waiting_for: list[Member]) -> None:
+        """Record which origins a swarm needs for clients, or else have it tried again in time (rule 9)."""
+        waited_for = {member.source.upstream for member in waiting_for if member.source}
+        if swarm.is_background:
+            self._state.note_use(swarm, ())
+            for upstream in waited_for:
+                self._state.note_background(upstream)
+            return
+        begun = self._state.note_use(swarm, {lease.source.upstream for lease in swarm.leases.values()} | waited_for)
+        if begun:
+            self._end_background(begun)
+
+    def _end_background(self, upstreams: Collection[str]) -> None:
+        """End what preheats have under way at these origins, as the first client has come."""
+        leases = self._state.leases
+        for lease in (*leases.active.values(), *leases.late.values()):
+            swarm = self._state.swarms[lease.digest]
+            if lease.source.upstream in upstreams and lease.member.background and swarm.is_background:
+                swarm.story.now = self._state.now
+                self._state.send((lease.member.host,), LeaseRevoked(lease.id, swarm.digest, at_once=True))
+                self._state.end_lease(lease, LeaseCause.REVOKE)
 
     def _grant_leases(self, swarm: Swarm) -> list[Member]:
         """Returns the members of which one is to have the next lease, if none of them may have it now."""
@@ -358,12 +383,20 @@ class LeasePolicy:
             and (host.proven or leases.of_strangers(host.identity.witness) < most)
             and len(swarm.leases_of(member)) < share
             and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
+            and not self._must_wait(swarm, upstream)
         )
+
+    def _must_wait(self, swarm: Swarm, upstream: str) -> bool:
+        """Whether clients need the origin, and the swarm is of the background (rule 9)."""
+        due = self._state.clients_first.due(upstream, self._state.now) if swarm.is_background else None
+        return due is not None and due > self._state.now
 
     def _give(self, swarm: Swarm, member: Member, pieces: int) -> None:
         assert isinstance(member.source, Source)
         for late in [each for each in swarm.late.values() if each.member is member and each.left & pieces]:
             self._revoke(swarm, late, LeaseCause.REVOKE)
+        if swarm.is_background and self._state.clients_first.give_piece(member.source.upstream, self._state.now):
+            pieces &= -pieces
         lease = self._state.leases.open(swarm.digest, member, member.source, pieces)
         swarm.leases[lease.id] = lease
         swarm.unleased &= ~pieces

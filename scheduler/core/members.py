@@ -80,6 +80,8 @@ class Host:
     """Whether the host takes Preheat."""
     shards: bool = False
     """Whether the host takes Schedulers."""
+    preheats_within: bool = False
+    """Whether the host keeps to `Preheat.most_bytes`."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""
@@ -196,6 +198,8 @@ class Member:
     state: MemberState = MemberState.IDLE
     source: Source | None = None
     """None until the member has wanted the blob."""
+    background: bool = False
+    """Only preheats want the blob here. Swarm.set_background changes it."""
     have: int = 0
     """The pieces that the member is known to hold; 0 once the member is COMPLETE."""
     links: dict[Member, None] = field(default_factory=dict)

@@ -20,7 +20,16 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import FEATURES, PREHEAT, SCHEDULERS, SPOT_CHECK, Hello, Holding
+from scheduler.protocol.from_host import (
+    FEATURES,
+    PREHEAT,
+    PREHEAT_BOUND,
+    PULLS,
+    SCHEDULERS,
+    SPOT_CHECK,
+    Hello,
+    Holding,
+)
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -68,9 +77,12 @@ class Membership:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
         came_from = "" if certified else network_of(seen_at)
-        alone = state.schedulers is None
-        known = [feature for feature in FEATURES if feature != SCHEDULERS or not alone]
-        features = tuple(feature for feature in hello.features if feature in known)
+        ours = {*FEATURES}
+        if not state.settings.hears_pulls:
+            ours.discard(PULLS)
+        if state.schedulers is None:
+            ours.discard(SCHEDULERS)
+        features = tuple(feature for feature in hello.features if feature in ours)
         host = Host(
             connection,
             hello.host,
@@ -81,6 +93,7 @@ class Membership:
             checks=SPOT_CHECK in features,
             preheats=PREHEAT in features,
             shards=SCHEDULERS in hello.features,
+            preheats_within=PREHEAT_BOUND in features,
             version=hello.software,
         )
         state.hosts[connection] = host
@@ -254,6 +267,7 @@ class Membership:
         state.budget.give_back(swarm.charges)
         state.swarms_to_lease.pop(swarm, None)
         state.over_quota.discard(swarm)
+        state.note_use(swarm, ())
         for due in (Due.DIGEST_REQUEST, Due.FANOUT, Due.ORPHANS, Due.PATIENCE, Due.REST, Due.SPOT_CHECK):
             state.deadlines.cancel(Timer(due, swarm.digest))
 

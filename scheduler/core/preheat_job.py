@@ -101,6 +101,8 @@ class Order:
     ttl_s: float = 0.0
     only_where_used: bool = False
     """It is for hosts whose clients have pulled from the images' repositories before."""
+    most_bytes: int = 0
+    """Each host fetches at most so many, and evicts nothing for them (0: no such bound)."""
 
 
 @dataclass(slots=True)

@@ -51,6 +51,8 @@ class Preheats:
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
         self.jobs: Final[dict[str, Job]] = {}
+        self.ended: Final[Counter[JobState]] = Counter()
+        """How many jobs have ended so since the start."""
         self._of_host: Final[dict[str, dict[str, Job]]] = {}
         """The jobs in which a host is open, by host and id."""
 
@@ -203,7 +205,7 @@ class Preheats:
             host = self._state.hosts_by_id[target.host]
             if target.state is not TargetState.WAITING:
                 continue
-            if not host.preheats:
+            if not (host.preheats_within if job.order.most_bytes else host.preheats):
                 old.append(target)
                 continue
             if fetching is not None and not host.came_from:
@@ -224,6 +226,7 @@ class Preheats:
                 "" if job.held_images else job.credential,
                 order.only_where_used,
                 bool(job.held_images),
+                order.most_bytes,
             )
             self._state.send(hosts, message)
         for target in old:
@@ -307,6 +310,7 @@ class Preheats:
     def _end(self, job: Job, state: JobState, changed: Iterable[Target]) -> None:
         job.state = state
         job.credential = ""
+        self.ended[state] += 1
         del self.jobs[job.order.id]
         self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
         self._changed(job, changed)

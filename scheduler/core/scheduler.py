@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,16 +33,17 @@ from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
 from scheduler.core.overview import Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
-from scheduler.core.preheat_job import Job
+from scheduler.core.preheat_job import Job, JobState
 from scheduler.core.preheats import Preheats
 from scheduler.core.quarantine import Quarantine, QuarantineFacts
 from scheduler.core.roster import HostFacts, roster
 from scheduler.core.seeders import Seeders
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import SpotChecks
-from scheduler.core.state import Due, PreheatKey, SchedulerState, TagKey, Timer
+from scheduler.core.state import Due, OriginKey, PreheatKey, SchedulerState, TagKey, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.core.tags import Tags
+from scheduler.core.told_pulls import ToldPulls
 from scheduler.protocol import from_host
 from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
@@ -63,7 +65,8 @@ class SchedulerStatistics:
     inline_blobs: int
     inline_bytes: int
     deadlines: int
-    preheats: int
+    preheats: Mapping[JobState, int]
+    """By state: those that are not over, and those that have ended since the start."""
 
 
 class Scheduler:
@@ -83,6 +86,7 @@ class Scheduler:
         self._quarantine: Final = Quarantine(self._state, self._membership, self._maps)
         self._tags: Final = Tags(self._state)
         self._preheats: Final = Preheats(self._state)
+        self._told_pulls: Final = ToldPulls(self._state)
         self._by_host: Final[Mapping[type, Callable[[Host, Any], None]]] = {
             from_host.Announce: self._joining.announce,
             from_host.Join: self._joining.join,
@@ -94,9 +98,11 @@ class Scheduler:
             from_host.TagLookup: self._tags.look_up,
             from_host.TagAnswer: self._tags.answered,
             from_host.PreheatReport: self._preheats.reported,
+            from_host.Pulled: self._told_pulls.told,
             from_host.Bye: lambda host, _: self._depart(host),
         }
         self._by_member: Final[Mapping[type, Callable[[Swarm, Member, Any], None]]] = {
+            from_host.Priority: self._joining.priority,
             from_host.Progress: self._joining.progress,
             from_host.NeighbourFailed: self._joining.neighbour_failed,
             from_host.DigestReport: self._seeders.digests_reported,
@@ -154,6 +160,11 @@ class Scheduler:
         """A preheat that is not over, by its id. It changes with the next event."""
         return self._preheats.jobs.get(job)
 
+    @property
+    def open_preheats(self) -> int:
+        """How many preheats are not over."""
+        return len(self._preheats)
+
     def overview(self, now: float, expiring: frozenset[str] = frozenset()) -> Overview:
         """The cluster at a glance. `expiring`: hosts that should have renewed their certificates and have not."""
         return overview(self._state, now, expiring)
@@ -182,7 +193,7 @@ class Scheduler:
             inline_blobs=len(state.inline_blobs),
             inline_bytes=state.inline_blobs.size_bytes,
             deadlines=len(state.deadlines),
-            preheats=len(self._preheats),
+            preheats={**self._preheats.ended, **Counter(job.state for job in self._preheats.jobs.values())},
         )
 
     def validate(self) -> None:
@@ -211,6 +222,7 @@ class Scheduler:
             assert waits or not needs or not len(swarm.wanting), ("wanted, and nobody is asked", swarm.story.lines())
         state.leases.validate()
         state.over_quota.validate()
+        state.clients_first.validate()
         of_swarms = {number: lease for swarm in state.swarms.values() for number, lease in swarm.leases.items()}
         assert of_swarms == state.leases.active
         late = {number: lease for swarm in state.swarms.values() for number, lease in swarm.late.items()}
@@ -281,21 +293,25 @@ class Scheduler:
                 self._preheats.due(key)
             elif timer.due is Due.RELEASE and isinstance(key, Identity):
                 self._quarantine.release(key)
+            elif isinstance(key, OriginKey):
+                state.swarms_to_lease.update(dict.fromkeys(state.over_quota.of_background(key.upstream)))
             elif isinstance(key, bytes):
-                swarm = state.swarms[key]
-                swarm.story.now = state.now
-                if timer.due is Due.DIGEST_REQUEST:
-                    self._seeders.digest_request_expired(swarm)
-                elif timer.due is Due.FANOUT:
-                    self._maps.fan_out(swarm)
-                elif timer.due is Due.SPOT_CHECK:
-                    self._spot_checks.due(swarm)
-                elif timer.due is Due.REST:
-                    self._membership.rest(swarm)
-                elif timer.due is Due.ORPHANS:
-                    self._lease_policy.orphans_due(swarm)
-                else:
-                    state.swarms_to_lease[swarm] = None
+                self._do_for_swarm(timer.due, state.swarms[key])
+
+    def _do_for_swarm(self, due: Due, swarm: Swarm) -> None:
+        swarm.story.now = self._state.now
+        if due is Due.DIGEST_REQUEST:
+            self._seeders.digest_request_expired(swarm)
+        elif due is Due.FANOUT:
+            self._maps.fan_out(swarm)
+        elif due is Due.SPOT_CHECK:
+            self._spot_checks.due(swarm)
+        elif due is Due.REST:
+            self._membership.rest(swarm)
+        elif due is Due.ORPHANS:
+            self._lease_policy.orphans_due(swarm)
+        else:
+            self._state.swarms_to_lease[swarm] = None
 
     def _settle(self) -> None:
         """Do the work that the handlers have marked for each other, until no mark is left."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """An operator sets the first five (`p2pd.daemon.wiring`), a simulation sets the seed, and tests set the rest."""
+    """An operator sets the first six (`p2pd.daemon.wiring`), a simulation sets the seed, and tests set the rest."""
 
     leases_per_blob: int = 4
     """Concurrent leases of one blob in the whole cluster. The setting `connections_per_blob` sets it."""
@@ -19,6 +19,8 @@ class SchedulerSettings:
     """How long hosts may take to tell what their origins said of a tag that is gone there."""
     tag_ttl_s: float = 10.0
     """How long a result is kept. All hosts of one rollout share it."""
+    hears_pulls: bool = False
+    """Whether hosts are asked to tell of pulls. The setting `pull_history` sets it."""
 
     seed: int = 0
     """The seed of every random choice."""

@@ -15,6 +15,7 @@ from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from scheduler.core.budget import Budget
+from scheduler.core.clients_first import ClientsFirst
 from scheduler.core.deadlines import Deadlines
 from scheduler.core.events import Close, Instruction, Probe, Send
 from scheduler.core.inline_blobs import InlineBlobCache
@@ -43,6 +44,7 @@ class Due(Enum):
     REST = auto()
     SPOT_CHECK = auto()
     PREHEAT = auto()
+    BACKGROUND = auto()
 
 
 class TagKey(NamedTuple):
@@ -59,11 +61,17 @@ class PreheatKey(NamedTuple):
     host: str
 
 
+class OriginKey(NamedTuple):
+    """An origin."""
+
+    upstream: str
+
+
 class Timer(NamedTuple):
-    """A kind of timer, and its lease (a number), blob (a digest), tag, host, or preheat."""
+    """A kind of timer, and its lease (a number), blob (a digest), tag, host, preheat, or origin."""
 
     due: Due
-    key: int | bytes | Identity | TagKey | PreheatKey
+    key: int | bytes | Identity | TagKey | PreheatKey | OriginKey
 
 
 class SchedulerState:
@@ -95,6 +103,7 @@ class SchedulerState:
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible or necessary."""
         self.over_quota: Final = OverQuota()
+        self.clients_first: Final = ClientsFirst()
         self.credit: Final[dict[Identity, None]] = {}
         """Hosts whose digests the SHA-256 of a blob has proved right, the latest last: `scheduler.core.spot_checks`."""
         self.links_changed: Final[dict[Swarm, None]] = {}
@@ -192,6 +201,19 @@ class SchedulerState:
         swarm.note_provider(lease.member)
         self.swarms_to_lease[swarm] = None
         self.swarms_to_lease.update(dict.fromkeys(self.over_quota.next(lease.member)))
+
+    def note_use(self, swarm: Swarm, upstreams: Iterable[str]) -> list[str]:
+        """Record the origins that a swarm uses for clients. Returns those of which clients' use begins."""
+        begun, over = self.clients_first.note(swarm, frozenset(upstreams), self.now)
+        for upstream in over:
+            self.note_background(upstream)
+        return begun
+
+    def note_background(self, upstream: str) -> None:
+        """Have swarms of the background that wait for an origin tried once they may have a lease of it."""
+        due = self.clients_first.due(upstream, self.now)
+        if due is not None and self.over_quota.of_background(upstream):
+            self.deadlines.set(Timer(Due.BACKGROUND, OriginKey(upstream)), due)
 
     def note_idle(self, swarm: Swarm) -> None:
         """Set the time at which a swarm in which nobody wants the blob goes to the shelf."""

@@ -48,6 +48,7 @@ class Swarm:
         "digests_requested_of",
         "fanout_pending",
         "fanout_queue",
+        "foreground",
         "gateways",
         "generation",
         "gives_up_at",
@@ -85,6 +86,8 @@ class Swarm:
         self.gateways: Final = Gateways(self.graph, settings, self.story)
         self.members: Final[dict[Host, Member]] = {}
         self.wanting: Final = self.graph.wanting
+        self.foreground = 0
+        """The members that want the blob for clients."""
         self.sources: Final[dict[Source, Source]] = {}
         """The repositories in which members were authorised, so that all members share one object for each."""
         self.charges: Final[dict[str, int]] = {}
@@ -145,6 +148,17 @@ class Swarm:
         """Whether the blob is known to be small enough to travel inside messages."""
         return self.size_bytes is not None and self.size_bytes <= MAX_INLINE_BYTES
 
+    @property
+    def is_background(self) -> bool:
+        """Whether nobody wants the blob but preheats."""
+        return not self.foreground and len(self.wanting) > 0
+
+    def set_background(self, member: Member, background: bool) -> None:
+        """Record whether a member wants the blob, now or once it does, for preheats alone."""
+        if member.wants:
+            self.foreground += member.background - background
+        member.background = background
+
     def shared(self, source: Source) -> Source:
         """The one object for a repository. Repositories that no member is in any more are forgotten at times."""
         if len(self.sources) > 2 * len(self.members) + SPARE_SOURCES:
@@ -173,6 +187,8 @@ class Swarm:
         elif wanted:
             self.wanting.discard(member)
             self._end_wish(member)
+        if not member.background:
+            self.foreground += member.wants - wanted
 
     def begin_pull(self, pull: Pull) -> None:
         """A member is about to want the blob, which nobody wants."""
@@ -299,6 +315,7 @@ class Swarm:
         if not self.is_tiny:
             self.graph.validate_degrees()
         assert self.members, told
+        assert self.foreground == sum(not member.background for member in self.wanting.items), told
         assert not len(self.wanting) or (self.pull is not None and self.pull.live), told
         leased = 0
         for lease in self.leases.values():

@@ -42,6 +42,9 @@ about it go there. A host that loses a scheduler, or hears of another list, anno
 new owner (Join has `moved`), and sends Leave to the old one some seconds later. Where no scheduler sends a list, hosts
 divide blobs among the URLs that they were given, which are the ids then. TagLookup goes to all that are connected.
 
+A pull, to schedulers with the feature `pulls`: Pulled says which tag a client of the host has pulled. Nothing is
+answered.
+
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
 client. Those that an operator gives with a preheat travel in Preheat, to the hosts that are to fetch. A host may join
 (upstream, repository, digest) only after the origin has authorised its own client; the scheduler believes the host. A

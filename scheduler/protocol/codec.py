@@ -82,6 +82,8 @@ FromHost: TypeAlias = (
     | from_host.TagAnswer
     | from_host.SpotChecked
     | from_host.PreheatReport
+    | from_host.Priority
+    | from_host.Pulled
     | InlineBlob
 )
 ToHost: TypeAlias = (
@@ -182,6 +184,8 @@ FROM_HOST: Final[Codec[FromHost]] = Codec(
         18: from_host.Need,
         19: from_host.SpotChecked,
         20: from_host.PreheatReport,
+        21: from_host.Pulled,
+        22: from_host.Priority,
     }
 )
 """Host to scheduler."""

@@ -19,10 +19,16 @@ SPOT_CHECK = "spot-check"
 PREHEAT = "preheat"
 """The feature of hosts that take Preheat."""
 
+PULLS = "pulls"
+"""The feature of hosts that send Pulled. Only a scheduler whose operator wants a history of pulls has it."""
+
+PREHEAT_BOUND = "preheat-bound"
+"""The feature of hosts that keep to `Preheat.most_bytes`."""
+
 SCHEDULERS = "schedulers"
 """The feature of hosts that take Schedulers: they divide their blobs among several schedulers."""
 
-FEATURES = (SPOT_CHECK, PREHEAT, SCHEDULERS)
+FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -118,6 +124,8 @@ class Join:
     """The host wants this blob. The host says that its own client was authorised to read the blob in this repository.
 
     `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
+    `background`: only preheats want the blob here. Hosts of versions without the field say nothing, and count as
+    clients.
     `moved`: the host was in the blob's swarm at another scheduler, and so, most likely, were others that will come.
     """
 
@@ -125,7 +133,16 @@ class Join:
     upstream: f.Upstream
     repository: f.Repository
     size_bytes: f.MaybeSizeBytes = None
+    background: Annotated[bool, f.Flag()] = False
     moved: Annotated[bool, f.Flag()] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """`Join.background` has changed: a client has come, or preheats alone still want the blob here."""
+
+    digest: f.Digest
+    background: Annotated[bool, f.Flag()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +262,22 @@ class PreheatReport:
     reason: f.Explanation = ""
     roots: f.PieceDigestList = b""
     elsewhere: Annotated[bool, f.Flag()] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A client of this host has pulled an image by its tag, which named `digest`. It is for the history of pulls alone.
+
+    The client took `size_bytes`, of which the host had `warm_bytes` before. It is sent to schedulers with the feature
+    `pulls` only, and of what is not exchanged in this cluster (private content without certificates) never.
+    """
+
+    upstream: f.Upstream
+    repository: f.Repository
+    tag: f.Tag
+    digest: f.Digest
+    size_bytes: f.ByteCount
+    warm_bytes: f.ByteCount
 
 
 @dataclass(frozen=True, slots=True)

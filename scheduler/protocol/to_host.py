@@ -138,10 +138,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRevoked:
-    """The host loses the lease: it stops fetching and publishes no more pieces of the lease."""
+    """The host loses the lease, and publishes no more pieces of it.
+
+    `at_once`: the host also ends its request, since clients wait for the origin. Only hosts whose Join or Priority said
+    `background` are told so.
+    """
 
     lease: f.LeaseId
     digest: f.Digest
+    at_once: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,8 @@ class Preheat:
     `rate_bytes_per_s` is the most that this host takes (0: no limit). `credential` is for the images' registries, in
     the form of docker's config.json; it is in no log, and on no disk of a host. `only_where_used`: it is for hosts that
     were told tags of the images' repositories before; others answer that they skip it. `from_hosts`: the images are
-    named by digest, and other hosts hold all of them; this host asks no registry what it may have.
+    named by digest, and other hosts hold all of them; this host asks no registry what it may have. With `most_bytes`
+    the host fetches at most so many, and evicts nothing for them; it is for hosts with the feature `preheat-bound`.
     """
 
     job: f.JobId
@@ -209,6 +215,7 @@ class Preheat:
     credential: f.Secret = field(default="", repr=False)
     only_where_used: Annotated[bool, f.Flag()] = False
     from_hosts: Annotated[bool, f.Flag()] = False
+    most_bytes: f.ByteCount = 0
 
 
 @dataclass(frozen=True, slots=True)

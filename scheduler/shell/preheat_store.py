@@ -122,6 +122,7 @@ class PreheatStore:
                 "source": job.source,
                 "window": job.window,
                 "only_where_used": order.only_where_used,
+                "most_bytes": order.most_bytes,
             }
             cursor = database.execute(
                 "INSERT INTO jobs (id, idempotency_key, spec, created, begins, ends, state, reason, credential)"
@@ -327,6 +328,7 @@ def _job(
         int(spec["rate_bytes_per_s"]),
         float(spec["ttl_s"]),
         bool(spec["only_where_used"]),
+        int(spec.get("most_bytes", 0)),  # since the first version of this layout
     )
     return JobRecord(
         order,

@@ -99,7 +99,7 @@ class Preheating:
 
     async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
         """Keep a job, and begin it. Raises TooManyJobsError, PreheatStoreError."""
-        if self._core.statistics().preheats + self._adding >= MAX_JOBS:
+        if self._core.open_preheats + self._adding >= MAX_JOBS:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         self._adding += 1
         try:

@@ -27,6 +27,7 @@ from scheduler.core.events import (
     Event,
     Instruction,
     PreheatChanged,
+    PullSeen,
     Received,
     Send,
     Tick,
@@ -120,6 +121,8 @@ class SchedulerServer:
         self._plain: Final = plain
         self.on_preheat: Callable[[PreheatChanged], None] = lambda _: None
         """Called when a preheat has changed. It must not block."""
+        self.on_pull: Callable[[PullSeen], None] = lambda _: None
+        """Called when a host tells of a pull. It must not block."""
         self._written: Written | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._core: Final = core
@@ -327,6 +330,8 @@ class SchedulerServer:
             to = ()
             if isinstance(instruction, PreheatChanged):
                 self.on_preheat(instruction)
+            elif isinstance(instruction, PullSeen):
+                self.on_pull(instruction)
             elif (connection := self._connections.get(instruction.connection)) is not None:
                 if isinstance(instruction, Close):
                     self.failed(connection, instruction.closing, instruction.reason)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from peer.core.events import CancelRange, Ended, Outcome, Phase, PiecesHeld, Prepare, Prepared, ReaderMoved, Recover
+from peer.core.events import (
+    CancelRange,
+    Ended,
+    Outcome,
+    Phase,
+    PiecesHeld,
+    Prepare,
+    Prepared,
+    ReaderMoved,
+    Recover,
+    TrimRange,
+)
 from peer.core.host import HostSettings
 from tests.peer.host_playbook import (
     PIECE,
@@ -44,11 +55,25 @@ def test_a_slot_that_is_free_is_the_next_downloads() -> None:
 
 def test_what_a_client_waits_for_comes_before_what_is_fetched_ahead() -> None:
     playbook = of_blobs(D, E, F) >> ReaderMoved(E, 1, 0, None, background=True) >> ReaderMoved(F, 2, 0, None)
-    assert playbook >> range_ended(0, Outcome.BROKEN) << asked_origin(1, 0, 4, blob=F)
+    assert playbook << TrimRange(D, 0, 1) >> range_ended(0, Outcome.BROKEN) << asked_origin(1, 0, 4, blob=F)
+
+
+def test_what_is_fetched_ahead_gives_its_slot_to_a_client_with_the_piece_that_is_coming() -> None:
+    playbook = of_blobs(D, E, F) >> opened(0, 0, 4) >> received(0, 0) >> ReaderMoved(D, 1, 0, None, background=True)
+    playbook = playbook >> ReaderMoved(E, 2, 0, None) << TrimRange(D, 0, 2)
+    playbook = playbook >> ReaderMoved(F, 3, 0, None)  # one request is enough
+    playbook = playbook >> received(0, 1) >> range_ended(0, Outcome.DONE) << asked_origin(1, 0, 4, blob=E)
+    playbook = playbook >> range_ended(1, Outcome.BROKEN, blob=E) << asked_origin(2, 0, 4, blob=F)
+    assert playbook >> range_ended(2, Outcome.BROKEN, blob=F) << asked_origin(3, 0, 4, blob=E)
+
+
+def test_a_client_ends_no_request_of_another_client() -> None:
+    playbook = of_blobs(D, E) >> opened(0, 0, 4) >> received(0, 0) >> ReaderMoved(D, 1, 0, None)
+    assert playbook >> ReaderMoved(E, 2, 0, None)
 
 
 def test_what_is_asked_for_is_decided_once_there_is_a_slot() -> None:
-    playbook = of_blobs(D, E) >> ReaderMoved(E, 1, 3 * PIECE, 4 * PIECE - 1)
+    playbook = of_blobs(D, E) >> ReaderMoved(E, 1, 3 * PIECE, 4 * PIECE - 1) << TrimRange(D, 0, 1)
     assert playbook >> range_ended(0, Outcome.BROKEN) << asked_origin(1, 3, 4, blob=E)
 
 
@@ -73,5 +98,12 @@ def test_a_download_has_no_more_than_its_own_bound() -> None:
 
 def test_the_slot_of_a_download_that_ends_is_free_when_its_request_has_ended() -> None:
     playbook = of_blobs(D, E, settings=replace(ALONE, linger_s=1.0)) >> ReaderMoved(E, 1, 0, None)
-    playbook = playbook >> Passes(1.0) << CancelRange(D, 0) << left() << Ended(D, Phase.ABANDONED, discard=True)
+    playbook = (
+        playbook
+        << TrimRange(D, 0, 1)
+        >> Passes(1.0)
+        << CancelRange(D, 0)
+        << left()
+        << Ended(D, Phase.ABANDONED, discard=True)
+    )
     assert playbook >> Passes(1.0) >> range_ended(0, Outcome.BROKEN) << asked_origin(1, 0, 4, blob=E)

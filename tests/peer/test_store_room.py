@@ -61,6 +61,13 @@ class TestRoom:
         create(store, content_of(101, 2)).release()
         store.close()
 
+    def test_what_fits_without_evicting(self, tmp_path: Path) -> None:
+        store = open_store(tmp_path, max_bytes=300)
+        hold(store, content_of(100, 1))
+        assert store.fits(200)
+        assert not store.fits(201), "although a client's blob of that size would get the room"
+        assert len(store.blobs()) == 1
+
     def test_a_blob_that_never_fits_evicts_nothing(self, tmp_path: Path) -> None:
         store = open_store(tmp_path, max_bytes=300)
         hold(store, content_of(100))

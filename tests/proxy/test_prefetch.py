@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.oci.digest import AnyDigest, Digest
-from peer.oci.reference import Repository, RepositoryName, UpstreamName
+from peer.oci.reference import Repository, RepositoryName, Tag, UpstreamName
 from peer.store.facts import Came
 from proxy.core.pulls import MAX_PULLS, Pulls, PullSummary
+from proxy.core.tag_names import MAX_NAMES, TagName, TagNames
 
 HERE = Repository(UpstreamName("docker.io"), RepositoryName("library/app"))
 ELSEWHERE = Repository(UpstreamName("docker.io"), RepositoryName("library/other"))
@@ -42,6 +43,7 @@ def serve_manifest(
     children: tuple[Digest, ...] = CHILDREN,
     manifest: Digest = MANIFEST,
     foreign: frozenset[Digest] = frozenset(),
+    name: TagName | None = None,
 ) -> None:
     pulls.manifest_served(
         client,
@@ -51,6 +53,7 @@ def serve_manifest(
         user_agent="test/1",
         children=children,
         foreign=foreign,
+        name=name,
         now=now,
     )
 
@@ -168,6 +171,22 @@ class TestSummary:
         end(pulls, L1, 151, sent_bytes=20)
         (summary,) = pulls.ended(200)
         assert (summary.store_bytes, summary.peer_bytes) == (20, 0)
+
+    def test_it_has_the_tag_by_which_the_client_came(self) -> None:
+        names = TagNames()
+        names.resolved("ann", HERE, Tag("1"), ANOTHER)
+        names.served("ann", HERE, ANOTHER, [MANIFEST])
+        names.served("bob", HERE, MANIFEST, [A])
+        pulls = Pulls(0, idle_s=5)
+        for client in ("ann", "bob"):
+            name = names.of(client, HERE, MANIFEST)
+            serve_manifest(pulls, 0.0, client=client, name=name)
+        by_tag, by_digest = pulls.ended(100)
+        assert (by_tag.tag, by_tag.digest) == ("docker.io/library/app:1", ANOTHER)
+        assert (by_digest.tag, by_digest.digest) == ("", "")
+        for number in range(MAX_NAMES):
+            names.resolved("bob", HERE, Tag(f"v{number}"), Digest.of(b"%d" % number))
+        assert names.of("ann", HERE, MANIFEST) is None, "a client's names are bounded"
 
     def test_it_is_told_once(self) -> None:
         pulls = pulls_of()

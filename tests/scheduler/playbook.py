@@ -10,7 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, PreheatChanged, Probe, Received, Tick
+from scheduler.core.events import (
+    Close,
+    Connected,
+    Disconnected,
+    Event,
+    PreheatChanged,
+    Probe,
+    PullSeen,
+    Received,
+    Tick,
+)
 from scheduler.core.preheat_job import JobState, TargetState
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
@@ -52,6 +62,7 @@ class Playbook:
         self.now = 1000.0
         self.kept: list[tuple[JobState, dict[str, TargetState]]] = []
         """What was to be kept of preheats: the state of a job, and of the hosts that have changed."""
+        self.pulls: list[PullSeen] = []
         self._names: dict[int, str] = {}
         self._expected: list[tuple[str, object]] = []
         self._got: list[tuple[str, object]] = []
@@ -104,6 +115,8 @@ class Playbook:
                 self._got.append((self._names[instruction.connection], instruction.closing))
             elif isinstance(instruction, PreheatChanged):
                 self.kept.append((instruction.job.state, {each.host: each.state for each in instruction.targets}))
+            elif isinstance(instruction, PullSeen):
+                self.pulls.append(instruction)
             elif isinstance(instruction, Probe):
                 self._got.append((self._names[instruction.connection], PROBED))
             else:

@@ -127,3 +127,31 @@ def test_the_line_that_was_served_comes_last() -> None:
     assert queue.next(_member("c", "docker.io")) == [swarms[0], swarms[2]]
     assert queue.after(swarms[0])[:2] == [swarms[2], swarms[1]]
     queue.validate()
+
+
+def test_a_swarm_that_is_a_clients_now_waits_among_those_of_clients() -> None:
+    queue, swarm, member = OverQuota(), _swarm(0), _member("a", "docker.io")
+    swarm.wanting.add(member)
+    queue.add(swarm, [member])
+    assert queue.of_background("docker.io") == [swarm]
+    swarm.foreground = 1
+    queue.add(swarm, [member])
+    assert queue.of_background("docker.io") == []
+    assert queue.next(member) == [swarm, swarm]
+
+
+def test_clients_swarms_are_tried_first() -> None:
+    queue, ahead, other, member = OverQuota(), _swarm(0), _swarm(1), _member("a", "docker.io")
+    ahead.wanting.add(_member("b", "docker.io"))
+    queue.add(ahead, [member])
+    queue.add(other, [member])
+    assert queue.next(member) == [other, other, ahead, ahead]
+
+
+def test_a_silent_host_is_not_held_back_for_preheats_of_others() -> None:
+    queue, ahead, member = OverQuota(), _swarm(0), _member("a", "docker.io")
+    ahead.wanting.add(member)
+    queue.add(ahead, [_member("b", "docker.io")])
+    assert not queue.others_wait(member)
+    member.background = True
+    assert queue.others_wait(member)

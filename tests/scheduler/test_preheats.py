@@ -25,7 +25,15 @@ from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import Job, JobState, Order, TargetState
 from scheduler.core.preheats import AWAY, LATE
 from scheduler.core.scheduler import Scheduler
-from scheduler.protocol.from_host import PREHEAT, Announce, Bye, Holding, PreheatReport, PreheatState
+from scheduler.protocol.from_host import (
+    PREHEAT,
+    PREHEAT_BOUND,
+    Announce,
+    Bye,
+    Holding,
+    PreheatReport,
+    PreheatState,
+)
 from scheduler.protocol.to_host import Preheat, PreheatEnded, Welcome
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
@@ -52,6 +60,17 @@ def come(play: Playbook, host: str, *messages: object) -> None:
     _ = play >> (host, hello(host, features=(PREHEAT,))) << (host, Welcome(1, (PREHEAT,)))
     for message in messages:
         _ = play << (host, message)
+
+
+def test_an_order_with_a_bound_is_for_hosts_that_keep_to_it() -> None:
+    play = connected("old")
+    features = (PREHEAT, PREHEAT_BOUND)
+    _ = play >> ("new", hello("new", features=features)) << ("new", Welcome(1, features))
+    bounded = job(play, "new", "old")
+    bounded.order = replace(ORDER, most_bytes=7)
+    add(play, bounded)
+    assert play << ("new", replace(TOLD, most_bytes=7))
+    assert bounded.targets["old"].state is TargetState.UNSUPPORTED
 
 
 def add(play: Playbook, new: Job) -> Job:
@@ -185,6 +204,7 @@ def test_a_job_is_cancelled() -> None:
     play.tell(PreheatCancelled("j1"))
     assert play << ("a", PreheatEnded("j1"))
     assert new.state is JobState.CANCELLED
+    assert play.scheduler.statistics().preheats == {JobState.CANCELLED: 1}
     assert set(states(new).values()) == {TargetState.CANCELLED}
     play.tell(PreheatCancelled("j1"))
     assert play

@@ -19,20 +19,26 @@ from tests.support.registry_server import PATIENCE_S
 class Scheduler:
     """A scheduler that comes back at the same address. A call is `p2pd preheat` on its machine."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **more: object) -> None:
         self._directory = directory
+        self._more = more
         self.listen = self.admin = "127.0.0.1:0"
         self.start()
 
     def start(self) -> None:
         flags = {"data": self._directory / "scheduler", "listen": self.listen, "admin": self.admin}
+        flags |= self._more
         self.daemon = Daemon(self._directory, command("scheduler", flags))
         ready = self.daemon.wait_for_event("ready")
         self.listen, self.admin = ready["listen"], ready["admin"]
 
     def __call__(self, *words: str) -> Result:
+        return self.run("preheat", *words)
+
+    def run(self, *words: str) -> Result:
+        """A command on its machine."""
         where = ["--admin", self.admin, "--data", str(self._directory / "scheduler")]
-        return CliRunner().invoke(app, ["preheat", *words, *where])
+        return CliRunner().invoke(app, [*words, *where])
 
     def job(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("--show", name, "--json").output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import ClassVar
 
 from p2pd.daemon.preheating import WallClock
 from p2pd.preheat.api import record_of
+from p2pd.preheat.images import more_of
 from p2pd.preheat.request import parse_request
+from peer.readers import BlobReader
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import Connected, Event, Instruction, Send
-from scheduler.core.preheat_job import JobState, TargetState
+from scheduler.core.preheat_job import JobState, Target, TargetState
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.to_host import Preheat
@@ -166,6 +168,7 @@ async def test_a_client_takes_over_what_is_being_preheated(tmp_path: Path, regis
         hold.go.set()
         assert (await asked).body == image.blobs[1]
         assert (await ended(service, job)).record.state is JobState.SUCCEEDED
+        assert (await preheated(host))[1] == 4 * MIB
         assert swarm.sent_bytes(layer) <= 5 * MIB, "no piece is lost, and few are asked for again"
 
 
@@ -251,3 +254,72 @@ async def test_hostile_names_and_answers(tmp_path: Path, registry: ImageRegistry
     async with three(tmp_path, registry) as (_, _hosts, service):
         view = await ended(service, await order(service))
         assert view.record.state is JobState.FAILED
+
+
+class Never(BlobReader):
+    """A blob of which nothing comes."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def readable(self, start: int, stop: int) -> int:  # noqa: ARG002 # the interface's
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@asynchronous
+async def test_a_client_ends_the_wait_for_more_at_once() -> None:
+    reader, on_client = Never(), set[Callable[[], None]]()
+    waiting = asyncio.ensure_future(more_of(reader, 5, 9, on_client, within_s=3600.0))  # noqa: TID251 # beside the test
+    await reader.asked.wait()
+    for tell in (*on_client, *on_client):  # another one that comes at the same moment changes nothing
+        tell()
+    assert await waiting == 5
+    assert not on_client
+
+
+@asynchronous
+async def test_what_is_preheated_and_what_clients_use_of_it_is_counted(tmp_path: Path, registry: ImageRegistry) -> None:
+    image = app(registry, 2 * MIB, 4096)
+    async with three(tmp_path, registry, allow_open=True) as (_, hosts, service):
+        await ended(service, await order(service))
+        host = hosts[0]
+        whole = 2 * MIB + 4096 + len(image.blobs[0])
+        assert await preheated(host) == (whole, 0)
+        for _ in range(2):
+            await host.blob(image.layer_digests[0])
+        assert await preheated(host) == (whole, 2 * MIB)
+        await ended(service, await order(service))
+        assert await preheated(host) == (whole, 2 * MIB), "what is held is not preheated"
+
+
+async def preheated(host: Host) -> tuple[int, int]:
+    cache = (await host.status())["cache"]
+    return cache["preheated_bytes"], cache["preheated_used_bytes"]
+
+
+@asynchronous
+async def test_a_host_fetches_no_more_than_an_order_lets_it_and_evicts_nothing(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    """What is over the bound is not begun. What fits by evicting alone is not fetched either; without a bound it is."""
+    app(registry, 2 * MIB)
+    other = app(registry, MIB, tag="v2")
+    async with cluster(tmp_path, registry, SETTLED) as swarm, preheats(swarm.scheduler, tmp_path / "jobs") as service:
+        host = await swarm.add(max_bytes=2 * MIB)
+        before = await bounded(service, IMAGE, MIB)
+        assert (before.state, before.fetched_bytes < MIB) == (TargetState.FAILED, True)
+        assert "may fetch" in before.reason
+        assert (await bounded(service, f"{UPSTREAM}/{REPOSITORY}:v2", 2 * MIB)).state is TargetState.DONE
+        (v2_is_held, evicting) = (await holds(host, other), await bounded(service, IMAGE, 3 * MIB))
+        assert (v2_is_held, evicting.state, await holds(host, other)) == (True, TargetState.FAILED, True)
+        assert "without evicting" in evicting.reason
+
+
+async def bounded(service: Preheating, image: str, most_bytes: int) -> Target:
+    now = time.time()
+    record = record_of(parse_request({"images": [image], "ttl": 0}, now), "predict", now)
+    view = await service.add(replace(record, order=replace(record.order, most_bytes=most_bytes)))
+    (target,) = (await ended(service, view.record.id)).targets
+    return target

@@ -1,0 +1,1 @@
+"""`python -m benchmarks predict`: models of `p2pd predict`, replayed over traces of pulls."""

@@ -1,0 +1,41 @@
+"""The page of a node's admin port by which it takes in what was carried to it (`p2pd.site.importing`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from p2pd.config.preheat_rules import PreheatRule
+from p2pd.config.values import ConfigError
+from p2pd.preheat.api import json_body
+from p2pd.site.importing import SiteImport
+
+MAX_IMAGES = 10_000
+
+
+def site_routes(importing: SiteImport, rules: Callable[[], Sequence[PreheatRule]]) -> list[web.RouteDef]:
+    """The page needs the daemon's secret. `rules` are those in force."""
+
+    async def take_in(request: web.Request) -> web.Response:
+        path, images, keep = asked(await json_body(request))
+        found = await importing.run(path, images, keep, rules())
+        return web.json_response([dataclasses.asdict(each) for each in found])
+
+    return [web.post("/site/import", take_in)]
+
+
+def asked(body: Any) -> tuple[Path, list[str], str]:
+    """What a body asks for: an archive, images of it, and for how long. Raises ConfigError."""
+    said = body if isinstance(body, dict) else {}
+    path, images, keep = said.get("path"), said.get("images", []), said.get("keep", "7d")
+    is_path = isinstance(path, str) and path.startswith("/") and "\0" not in path
+    are_images = (
+        isinstance(images, list) and len(images) <= MAX_IMAGES and all(isinstance(each, str) for each in images)
+    )
+    if not is_path or not are_images or not isinstance(keep, str):
+        raise ConfigError("expected path (absolute), images (a list of names), and keep (a duration)")
+    return Path(str(path)), images, keep

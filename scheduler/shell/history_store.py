@@ -1,0 +1,200 @@
+"""The history of pulls and pushes on the disk of a scheduler: SQLite, in the directory of its ledger. Methods block.
+
+Rules:
+1. A row has the pulls of one image, by one site, within `SLOT_S`: names and numbers, no hosts and no clients.
+2. Rows that are older than `keep_s` are removed, and of more than `MAX_ROWS` the oldest.
+3. What preheats may take of each site's budget is written before a preheat is ordered: a restart forgets no byte of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from scheduler.core.history import PullRecord, PushRecord, Record
+from scheduler.trust.errors import TrustError
+from scheduler.trust.files import create_private
+
+SLOT_S: Final = 600.0
+MAX_ROWS: Final = 100_000
+"""Some 20 MiB."""
+
+LAYOUT: Final = 1
+
+_TABLES: Final = """
+CREATE TABLE pulls (
+    slot INTEGER NOT NULL, image TEXT NOT NULL, digest TEXT NOT NULL, site TEXT NOT NULL, at REAL NOT NULL,
+    hosts INTEGER NOT NULL, size_bytes INTEGER NOT NULL, total_bytes INTEGER NOT NULL, warm_bytes INTEGER NOT NULL,
+    PRIMARY KEY (slot, image, digest, site)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pulls_at ON pulls (at);
+CREATE TABLE pushes (at REAL NOT NULL, image TEXT NOT NULL, digest TEXT NOT NULL) STRICT;
+CREATE INDEX pushes_at ON pushes (at);
+CREATE TABLE orders (
+    job TEXT PRIMARY KEY, at REAL NOT NULL, image TEXT NOT NULL, site TEXT NOT NULL, day INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, settled INTEGER NOT NULL
+) STRICT;
+"""
+
+
+class HistoryStoreError(Exception):
+    """The disk does not take or give the history. The text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A preheat that a prediction has ordered for a site. It counts `size_bytes` on a day, in days since 1970 (UTC).
+
+    `settled`: the bytes are those that hosts have fetched, and no longer the most that they may fetch.
+    """
+
+    job: str
+    at: float
+    image: str
+    site: str
+    day: int
+    size_bytes: int
+    settled: bool = False
+
+
+class HistoryStore:
+    """One connection. Every method may be called from any thread, and raises HistoryStoreError."""
+
+    def __init__(self, connection: sqlite3.Connection, keep_s: float, max_rows: int = MAX_ROWS) -> None:
+        self._connection = connection
+        self._keep_s = keep_s
+        self._max_rows = max_rows
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: Path | None, keep_s: float, max_rows: int = MAX_ROWS) -> HistoryStore:
+        """The history in a directory, which is the scheduler's own; in memory without one."""
+        try:
+            if directory is None:
+                return cls(_connected(":memory:"), keep_s, max_rows)
+            path = directory / "history.db"
+            create_private(path)
+            return cls(_connected(str(path)), keep_s, max_rows)
+        except (sqlite3.Error, TrustError) as error:
+            raise HistoryStoreError(f"the history of pulls cannot be kept: {error}") from None
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def add(self, records: Iterable[Record], now: float) -> None:
+        """Keep these. Pulls of an image by a site within SLOT_S become one row. Remove what is too old or too much."""
+        with self._changing() as database:
+            for each in records:
+                if isinstance(each, PushRecord):
+                    database.execute("INSERT INTO pushes VALUES (?, ?, ?)", (each.at, each.image, each.digest))
+                    continue
+                database.execute(
+                    "INSERT INTO pulls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " hosts = hosts + excluded.hosts, size_bytes = max(size_bytes, excluded.size_bytes),"
+                    " total_bytes = total_bytes + excluded.total_bytes, warm_bytes = warm_bytes + excluded.warm_bytes",
+                    (
+                        int(each.at // SLOT_S),
+                        each.image,
+                        each.digest,
+                        each.site,
+                        each.at,
+                        each.hosts,
+                        each.size_bytes,
+                        each.total_bytes,
+                        each.warm_bytes,
+                    ),
+                )
+            self._trim(database, now)
+
+    def records(self) -> list[Record]:
+        """All of it, in the order of time."""
+        with self._using() as database:
+            pulls = database.execute(
+                "SELECT at, image, digest, site, hosts, size_bytes, total_bytes, warm_bytes FROM pulls"
+            ).fetchall()
+            pushes = database.execute("SELECT at, image, digest FROM pushes").fetchall()
+        records: list[Record] = [*(PushRecord(*row) for row in pushes), *(PullRecord(*row) for row in pulls)]
+        return sorted(records, key=lambda each: each.at)
+
+    # -- budgets ---------------------------------------------------------------------------------------------------
+
+    def order(self, ordered: Ordered) -> None:
+        """Keep what a preheat may take, before it is ordered."""
+        values = (ordered.job, ordered.at, ordered.image, ordered.site, ordered.day, ordered.size_bytes)
+        with self._changing() as database:
+            database.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, 0)", values)
+
+    def settle(self, job: str, size_bytes: int) -> None:
+        """A preheat is over, and has taken so much."""
+        with self._changing() as database:
+            database.execute("UPDATE orders SET bytes = ?, settled = 1 WHERE job = ?", (size_bytes, job))
+
+    def spent(self, day: int) -> dict[str, int]:
+        """The bytes that count on a day, by site."""
+        with self._using() as database:
+            return dict(database.execute("SELECT site, sum(bytes) FROM orders WHERE day = ? GROUP BY site", (day,)))
+
+    def orders(self) -> list[Ordered]:
+        """The preheats that were ordered and are remembered, the oldest first."""
+        with self._using() as database:
+            rows = database.execute("SELECT job, at, image, site, day, bytes, settled FROM orders ORDER BY at")
+            return [
+                Ordered(job, at, image, site, day, size_bytes, bool(settled))
+                for job, at, image, site, day, size_bytes, settled in rows
+            ]
+
+    # -- the database ----------------------------------------------------------------------------------------------
+
+    def _trim(self, database: sqlite3.Connection, now: float) -> None:
+        for table in ("pulls", "pushes", "orders"):
+            keep_s = max(self._keep_s, 2 * 86_400.0) if table == "orders" else self._keep_s
+            database.execute(f"DELETE FROM {table} WHERE at < ?", (now - keep_s,))  # noqa: S608 # a name of ours
+        for table in ("pulls", "pushes"):
+            (rows,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 # as above
+            if rows > self._max_rows:
+                database.execute(
+                    f"DELETE FROM {table} WHERE at <= (SELECT at FROM {table} ORDER BY at LIMIT 1 OFFSET ?)",  # noqa: S608
+                    (rows - self._max_rows - 1,),
+                )
+
+    @contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise HistoryStoreError(f"the history of pulls cannot be kept: {error}") from None
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is on the disk, or nothing."""
+        with self._using() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+                database.execute("COMMIT")
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+
+
+def _connected(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA secure_delete = ON")
+        (layout,) = connection.execute("PRAGMA user_version").fetchone()
+        if layout == 0:
+            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        elif layout != LAYOUT:
+            raise sqlite3.DatabaseError(f"{path} is of another version of p2pd (layout {layout}, not {LAYOUT})")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
