@@ -50,6 +50,8 @@ lock: venv ## requirements.lock, of the newest versions that pyproject.toml lets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lock]'
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate --no-emit-index-url --group build pyproject.toml --output-file requirements.lock
+	echo libtorrent | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url - --output-file requirements-bittorrent.lock
 
 bench: venv ## simulations and measurements: a report with plots in build/bench
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

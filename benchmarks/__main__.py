@@ -19,7 +19,9 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import compare
+from benchmarks.adopt import command as adopt
 from benchmarks.arguments import measured_by, positive
+from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
@@ -38,8 +40,10 @@ COMMANDS: tuple[Command[Any], ...] = (
     scheduler.COMMAND,
     cluster.COMMAND,
     preheat.COMMAND,
+    background.COMMAND,
     predict.COMMAND,
     simulate.COMMAND,
+    adopt.COMMAND,
 )
 
 

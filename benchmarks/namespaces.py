@@ -75,10 +75,10 @@ class Namespace:
     def ip(self, *args: str) -> None:
         self.call(_run, "ip", *args)
 
-    def limit(self, link: str, bytes_per_s: float) -> None:
-        """Send no faster than this on a link."""
+    def limit(self, link: str, bytes_per_s: float, queue: str = LATENCY) -> None:
+        """Send no faster than this on a link. `queue` is the one in front of it, in time."""
         burst = f"{max(BURST_BYTES, round(BURST_S * bytes_per_s))}b"
-        shaping = ["root", "tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", burst, "latency", LATENCY]
+        shaping = ["root", "tbf", "rate", f"{round(8 * bytes_per_s)}bit", "burst", burst, "latency", queue]
         self.call(_run, "tc", "qdisc", "add", "dev", link, *shaping)
 
     @contextmanager
@@ -139,6 +139,11 @@ class Network:
         self._switch.ip("link", "add", inner, "type", "veth", "peer", "name", outer)
         self._switch.ip("link", "set", inner, "master", name, "up")
         self._switch.ip("link", "set", outer, "master", at, "up")
+
+    def limit(self, name: str, bytes_per_s: float, queue: str) -> None:
+        """Limit the link of this switch, in each direction. `queue` is the one in front of it, in time."""
+        for end in ("in", "out"):
+            self._switch.limit(f"{name}-{end}", bytes_per_s, queue)
 
     def entered_bytes(self, name: str) -> int:
         """The bytes that came to this switch over its link, from elsewhere."""

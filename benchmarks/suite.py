@@ -62,6 +62,7 @@ ALONE: Final = (
     ("cluster", "--nodes", "16", "--rate", "100mbit", "--layers", "20", "--layer-size", "8MiB", *ONLY_SWARM),
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
+    ("background",),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
 
-from peer.pacing import PACED_BYTES
+from peer.pacing import LOOK_EVERY_S, PACED_BYTES
 from peer.peer_piece import Pace
-
-LOOK_EVERY_S: Final = 0.1
 
 
 class BackgroundPace(Pace):

@@ -110,6 +110,10 @@ class BlobInUseError(StoreError):
     """Somebody reads or writes the blob that was to be removed."""
 
 
+class BlobAdoptedError(BlobInUseError):
+    """The file of the blob that was to be removed is a container runtime's."""
+
+
 class StoreInUseError(StoreError):
     """Another process holds the store directory."""
 

@@ -56,6 +56,7 @@ from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
+    from peer.background.transport import BackgroundTransport
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import PieceKeys
 
@@ -112,6 +113,7 @@ class DownloadStatistics:
     corrupt: int
     corrupt_pieces: int
     unusable_answers: int
+    reread_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,8 @@ class Host:
                 host=self.identity.host,
             )
         )
+        self.background: BackgroundTransport | None = None
+        """How pieces of other sites come that no client waits for; None: as all others do."""
         self._timer: asyncio.Handle | None = None
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
@@ -310,6 +314,10 @@ class Host:
         await self.links.close()
         self._neighbours.close()
 
+    def use(self, background: BackgroundTransport) -> None:
+        """Have pieces of other sites that no client waits for come by this transport."""
+        self.background = self._transfers.background = background
+
     # -- for neighbours --------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -338,6 +346,19 @@ class Host:
         Raises StoreError; a blob that is not right has been dropped by then.
         """
         await self._store_work.check(blob, start, stop)
+
+    async def ticket(self, digest: Digest) -> bytes | None:
+        """For the peer port: what another host needs to get a blob by the background transport; None: it cannot."""
+        held = self.store.peek(digest)
+        if self.background is None or held is None or not self.machine.may_serve(digest.raw, 0, held.size_bytes):
+            return None
+        blob = self.store.acquire(digest) if held.complete else None
+        if blob is None:
+            return None
+        try:
+            return await self.background.ticket(blob)
+        finally:
+            blob.release()
 
     def send_unchoke(self, request: UploadRequest) -> None:
         """This host was too busy for a piece that another host wanted, and has room now."""
@@ -369,6 +390,10 @@ class Host:
         """The limit on what comes without a client that waits for it."""
         return self._transfers.background_pace
 
+    def is_arriving(self, digest: Digest) -> bool:
+        """Whether a blob is on its way here."""
+        return digest.raw in self.arrivals
+
     @property
     def serves_clients(self) -> bool:
         """Whether a client waits for something that is on its way here."""
@@ -397,6 +422,7 @@ class Host:
             corrupt=self._corrupt,
             corrupt_pieces=self._transfers.corrupt_pieces,
             unusable_answers=self._transfers.unusable_answers,
+            reread_bytes=self._transfers.reread_bytes,
         )
 
     def downloads(self) -> list[DownloadFacts]:
@@ -623,6 +649,8 @@ class Host:
         self._neighbours.forget(host)
         if self._keys is not None:
             self._keys.forget(host)
+        if self.background is not None:
+            self._tasks.start(self.background.restart())
 
     # -- the store -------------------------------------------------------------------------------------------------
 
@@ -631,6 +659,8 @@ class Host:
         self._loop.call_soon_threadsafe(self._tell_removed, digest)
 
     def _tell_removed(self, digest: Digest) -> None:
+        if self.background is not None:
+            self._tasks.start(self.background.unshare(digest))
         arrival = self.arrivals.get(digest.raw)
         if arrival is not None and arrival.blob is not None and arrival.blob.preempted:
             arrival.last_error = StoreFullError(f"the room of {digest} was needed for what a client reads")
@@ -645,7 +675,8 @@ class Host:
 
     def share(self, blob: BlobInfo) -> None:
         """Give a blob that is held whole to other hosts, if they may have it."""
-        if blob.digest.raw not in self.machine.seeds and self.may_share(blob.digest):
+        is_known = blob.digest.raw in self.machine.seeds or self.is_arriving(blob.digest)
+        if not is_known and self.may_share(blob.digest):
             self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
 
     # -- ends ------------------------------------------------------------------------------------------------------

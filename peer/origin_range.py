@@ -1,7 +1,8 @@
 """A range of a blob from its origin into the store, piece by piece, in a worker thread.
 
 The data path: the socket fills a pooled buffer of one piece, the piece is hashed there while it is in the cache, and is
-then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release the interpreter lock.
+then written to the blob's file. Sockets, hashlib, blake3 and pwrite all release the interpreter lock. While one thread
+lands a piece, a second one receives the next, if there is a buffer for it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from peer.core.events import Outcome
-from peer.core.origin_requests import SPAN_PIECES
+from peer.core.origin_requests import FIRST_SPAN_BYTES
 from peer.errors import (
     OriginBrokenError,
     OriginCorruptError,
@@ -30,10 +32,7 @@ from peer.origin.headers import unsatisfied_range
 from peer.peer_piece import Pace
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES
-
-FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
-"""What the first request asks for, while the blob's length is not known: a whole number of pieces of any length."""
+from scheduler.protocol.geometry import MAX_BLOB_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,11 @@ class OriginRange:
         self._pace = pace
         self._lock = threading.Lock()
 
-    def run(self, store: Store, buffers: BufferPool, report: RangeReport) -> None:
-        """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays."""
+    def run(self, store: Store, buffers: BufferPool, report: RangeReport, spawn: Callable[..., None]) -> None:
+        """Returns when all pieces have landed. Raises OriginError, StoreError; what landed before stays.
+
+        `spawn` has a function called in another thread.
+        """
         start, stop = self._byte_range()
         ref = replace(self.source.ref, size_bytes=self._known.size_bytes if self._known else None)
         with self._open(ref, start, stop) as body:
@@ -108,7 +110,7 @@ class OriginRange:
                 first, end = _whole_pieces(body, blob)
                 blob.acquire()
                 report.opened(blob, first, end)
-                self._receive(body, blob, range(first, end), buffers, report)
+                _Turns(self, body, blob, range(first, end), buffers, report, spawn).run()
             finally:
                 blob.release()
 
@@ -132,27 +134,16 @@ class OriginRange:
                 self._check_size(size_bytes)
             raise
 
-    def _receive(self, body: Body, blob: Blob, indices: range, buffers: BufferPool, report: RangeReport) -> None:
-        received = partial(report.received, blob)
-        with buffers.buffer(min(blob.header.piece_length, blob.size_bytes)) as buffer:
-            for index in indices:
-                if index >= self._trimmed:
-                    return
-                if self._stopped.is_set():
-                    raise OriginBrokenError(f"the transfer of {blob.digest} was stopped")
-                start, stop = blob.span(index)
-                with buffer[: stop - start] as piece:
-                    received_bytes = body.readinto(piece)
-                    if received_bytes < len(piece):
-                        raise OriginResizedError(
-                            f"the origin's {blob.digest} ends before the length that it announced",
-                            start + received_bytes,
-                        )
-                    whole = blob.land(index, piece, on_held=received).whole
-                if whole is not None:
-                    report.verified(blob, whole)
-                if self._pace is not None:
-                    self._pace.wait(stop - start, self._stopped)
+    def is_trimmed(self, index: int) -> bool:
+        """Whether it ends before piece `index`. Raises OriginBrokenError if it is to end at once."""
+        if index < self._trimmed and self._stopped.is_set():
+            raise OriginBrokenError(f"the transfer of {self.source.ref.digest} was stopped")
+        return index >= self._trimmed
+
+    def keep_pace(self, received_bytes: int) -> None:
+        """Wait as long as it takes to have been allowed what was received, or until it is to end."""
+        if self._pace is not None:
+            self._pace.wait(received_bytes, self._stopped)
 
     def _pinned_blob(self, store: Store, body: Body) -> Blob:
         """The blob that the download is about, even if the store has removed it meanwhile; else a new one."""
@@ -183,6 +174,127 @@ class OriginRange:
             if self._stopped.is_set():
                 raise OriginBrokenError(f"the transfer of {self.source.ref.digest} was stopped")
             self._body = body
+
+
+class _Turns:
+    """Receives the pieces of one body by one thread or two: while one lands a piece, the other has its turn to receive.
+
+    The pieces are received in order, and each is at hand of the store before the next has come (`Blob.land`), so their
+    SHA-256 finds all of them in memory. A second thread begins with each piece for which there is a buffer, and ends
+    when it is not its turn: a thread that waits for a turn keeps no buffer.
+    """
+
+    def __init__(
+        self,
+        owner: OriginRange,
+        body: Body,
+        blob: Blob,
+        indices: range,
+        buffers: BufferPool,
+        report: RangeReport,
+        spawn: Callable[..., None],
+    ) -> None:
+        self._range = owner
+        self._body = body
+        self._blob = blob
+        self._buffers = buffers
+        self._report = report
+        self._spawn = spawn
+        self._next = indices.start
+        self._stop = indices.stop
+        self._turn = threading.Condition()  # notified when nobody receives any more, and when the second thread ends
+        self._receiving = False
+        self._asked = False
+        """A second thread is to begin; it may never do so, where threads are short or this process ends."""
+        self._helped = False
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Returns when all pieces have landed. Raises what either thread has met first."""
+        while self._wait_for_turn():
+            with self._buffers.buffer(self._buffer_bytes) as buffer:
+                self._take_turns(buffer)
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def _buffer_bytes(self) -> int:
+        return min(self._blob.header.piece_length, self._blob.size_bytes)
+
+    def _wait_for_turn(self) -> bool:
+        """Whether there is something to receive now. If not, the second thread has ended as well."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._receiving and (not self._is_over() or not self._helped))
+            return not self._is_over()
+
+    def _is_over(self) -> bool:
+        return self._error is not None or self._next >= self._stop
+
+    def _help(self) -> None:
+        """The second thread."""
+        with self._turn:
+            self._asked, self._helped = False, not self._is_over()
+            if not self._helped:
+                return
+        try:
+            with self._buffers.spare(self._buffer_bytes) as buffer:
+                if buffer is not None:
+                    self._take_turns(buffer)
+        finally:
+            with self._turn:
+                self._helped = False
+                self._turn.notify()
+
+    def _take_turns(self, buffer: memoryview) -> None:
+        while self._take_turn():
+            try:
+                self._receive(buffer)
+            except Exception as error:
+                self._fail(error)
+
+    def _take_turn(self) -> bool:
+        with self._turn:
+            if self._receiving or self._is_over():
+                return False
+            self._receiving = True
+            return True
+
+    def _receive(self, buffer: memoryview) -> None:
+        """Receive the next piece, give the turn away, and land the piece."""
+        index, blob = self._next, self._blob
+        if self._range.is_trimmed(index):
+            self._stop = index
+            self._give_turn(index)
+            return
+        start, stop = blob.span(index)
+        with buffer[: stop - start] as piece:
+            received_bytes = self._body.readinto(piece)
+            if received_bytes < len(piece):
+                raise OriginResizedError(
+                    f"the origin's {blob.digest} ends before the length that it announced", start + received_bytes
+                )
+            self._range.keep_pace(len(piece))
+            give_turn = partial(self._give_turn, index + 1)
+            whole = blob.land(index, piece, on_held=partial(self._report.received, blob), on_at_hand=give_turn).whole
+        if whole is not None:
+            self._report.verified(blob, whole)
+
+    def _give_turn(self, index: int) -> None:
+        """Piece `index` is the next to be received, by this thread once it has landed its own, or by a second one."""
+        with self._turn:
+            self._next, self._receiving = index, False
+            self._turn.notify()
+            needs_help = not (self._helped or self._asked or self._is_over())
+            self._asked = self._asked or needs_help
+        if needs_help:
+            self._spawn(copy_context().run, self._help)
+
+    def _fail(self, error: Exception) -> None:
+        with self._turn:
+            self._error = self._error or error
+            self._receiving = False
+            self._turn.notify()
+        self._range.stop()
 
 
 def _whole_pieces(body: Body, blob: Blob) -> tuple[int, int]:

@@ -11,6 +11,9 @@ BURST_S = 0.1
 """The longest pause that may be made up for: far longer than a delay of the system's scheduler, far shorter than a
 burst that a network would notice."""
 
+LOOK_EVERY_S = 0.1
+"""How often whoever waits for the background looks whether a client waits for it by now."""
+
 
 def pacing_bucket(rate_bytes_per_s: int) -> TokenBucket | None:
     """The bucket of `rate_bytes_per_s`; None for 0, which means no limit."""

@@ -44,6 +44,7 @@ from peer.trust.piece_keys import PieceRequest
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
+    from peer.background.transport import BackgroundWay
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import AnswerKey, HeldKey
 
@@ -169,8 +170,10 @@ class PeerPiece:
         sample: Sample | None = None,
         *,
         background: bool = False,
+        way: BackgroundWay | None = None,
     ) -> None:
-        """`background`: no client waits for the blob."""
+        """`background`: no client waits for the blob. `way`: it is to come so as long as that holds."""
+        self._way = way
         self._query = BACKGROUND if background else ""
         self.blob = blob
         self.index = index
@@ -188,6 +191,10 @@ class PeerPiece:
         Raises PeerBusyError, PeerGoneError, PeerCorruptError, PieceDiffersError, FetchStoppedError, StoreError.
         """
         start, stop = self.blob.span(self.index)
+        if self._way is not None:
+            landed = self._run_in_background(self._way, buffers, pace, on_held)
+            if landed is not None:
+                return landed
         # The buffer first: a neighbour's upload slot is not to be held while we wait for memory.
         with buffers.buffer(stop - start + self._spare_bytes()) as buffer, self.blob.pin():
             try:
@@ -203,6 +210,36 @@ class PeerPiece:
             with buffer[: stop - start] as piece:
                 self._compare(piece)
                 return self.blob.land(self.index, piece, self._expected, on_held)
+
+    def _run_in_background(
+        self, way: BackgroundWay, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]
+    ) -> Landed | None:
+        """The piece by the background transport; None: it is to come by HTTP.
+
+        What that transport brings is nobody's word: a piece that is wrong is asked for by HTTP, where blame is certain.
+        """
+        from peer.background.client import BackgroundError, WrongPieceError
+
+        start, stop = self.blob.span(self.index)
+        with self.blob.pin():
+            try:
+                with (
+                    way.fetch(self._source.origin, self.blob, self.index, self._stopped) as arriving,
+                    buffers.buffer(stop - start) as buffer,
+                    buffer[: stop - start] as piece,
+                ):
+                    arriving.readinto(piece)
+                    if blake3(piece).digest() != self._expected:
+                        raise WrongPieceError("a piece came that is not what its digest says")
+                    pace.wait(stop - start, self._stopped)
+                    self._compare(piece)
+                    way.received(stop - start)
+                    return self.blob.land(self.index, piece, self._expected, on_held)
+            except BackgroundError as error:
+                way.failed(error)
+        if not way.is_background():
+            self._query = ""
+        return None
 
     def _compare(self, piece: memoryview) -> None:
         """Raises PieceDiffersError. A piece that does not even match its digest is for `land` to refuse."""

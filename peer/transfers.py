@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -35,6 +36,9 @@ from peer.peer_piece import Pace, PeerPiece, peer_outcome_of
 from peer.store import Blob, Store
 from peer.workers import Workers
 
+if TYPE_CHECKING:
+    from peer.background.transport import BackgroundTransport
+
 log = structlog.get_logger("peer.transfers")
 
 
@@ -56,6 +60,7 @@ class Transfers:
         self.from_neighbours = NeighbourBytes()
         self.corrupt_pieces = 0
         self.unusable_answers = 0
+        self.reread_bytes = 0
         self._arrivals = arrivals
         self._store = store
         self._workers = workers
@@ -64,6 +69,8 @@ class Transfers:
         self.pace = Pace(rate_bytes_per_s)
         self.background_pace = Pace(0)
         """The limit on what no client waits for, from neighbours and origins together."""
+        self.background: BackgroundTransport | None = None
+        """How pieces come that no client waits for; None: as all others do."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -96,7 +103,8 @@ class Transfers:
         error: Exception | None = None
         try:
             with tracing.sending(context):
-                started.run(self._store, self._workers.buffers, _RangeRelay(self, arrival, request))
+                relay = _RangeRelay(self, arrival, request)
+                started.run(self._store, self._workers.buffers, relay, self._workers.start)
         except Exception as raised:  # a defect of ours is told like any other end
             error = raised
         tell(self._range_ended, arrival, request, error)
@@ -151,8 +159,12 @@ class Transfers:
         if source is None or arrival.blob is None:
             self.loop.call_soon(self._post, events.PieceFailed(wanted.digest, wanted.request, PeerOutcome.GONE))
             return
+        way = None
+        if self.background is not None and arrival.background:
+            address = self._neighbours.address(wanted.host)
+            way = self.background.way(wanted.host, address, partial(_is_background, arrival))
         piece = PeerPiece(
-            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background
+            source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background, way=way
         )
         self._pieces[wanted.request] = piece
         context = "" if arrival.trace is None else arrival.trace.asked(wanted.request, "neighbour", wanted.host)
@@ -228,6 +240,7 @@ class Transfers:
         arrival = self._arrivals.get(blob.digest.raw)
         if arrival is None or arrival.blob is not blob:
             return
+        self.reread_bytes += blob.reread_bytes
         if not ok:
             arrival.last_error = OriginCorruptError(
                 f"the bytes that came for {blob.digest} have another SHA-256; they were removed"

@@ -33,9 +33,16 @@ class Workers:
         return await self.loop.run_in_executor(self._threads, partial(work, *args))
 
     def start(self, work: Callable[..., None], *args: object) -> None:
-        """Have `work` done in a thread, which tells of its end itself: half as costly as a task that waits for it."""
-        if not self.closed:
-            self._threads.submit(work, *args)
+        """Have `work` done in a thread, which tells of its end itself: half as costly as a task that waits for it.
+
+        From any thread. Nothing begins once they are shut down.
+        """
+        try:
+            if not self.closed:
+                self._threads.submit(work, *args)
+        except RuntimeError:
+            if not self.closed:
+                raise
 
     def close(self) -> None:
         """Begin nothing new, nor what waits for a thread."""

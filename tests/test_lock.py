@@ -35,6 +35,14 @@ def test_each_package_has_digests_and_there_is_one_version_of_it() -> None:
     assert len(locked()) == len(ENTRIES)
 
 
+def test_the_image_has_a_libtorrent_that_the_project_wants() -> None:
+    lock = (ROOT / "requirements-bittorrent.lock").read_text()
+    entry = re.fullmatch(r"libtorrent==([\d.]+)(?: \\\n +--hash=sha256:[0-9a-f]{64})+\n", lock)
+    assert entry is not None
+    (wanted,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["bittorrent"])
+    assert wanted.specifier.contains(entry[1])
+
+
 def test_no_address_is_in_it() -> None:
     assert not re.search(r"https?:|index-url|find-links", TEXT)
 

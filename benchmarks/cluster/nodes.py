@@ -202,8 +202,12 @@ class Counts:
 class SwarmClients(Clients):
     """The hosts' clients, each of which asks the p2pd of its host; and a scheduler at a host of its own (rule 3)."""
 
-    def __init__(self, place: Setting, stack: ExitStack, *, is_open: bool) -> None:
+    def __init__(
+        self, place: Setting, stack: ExitStack, *, is_open: bool, more_flags: Mapping[str, str] | None = None
+    ) -> None:
+        """`more_flags` are for each node."""
         super().__init__(place, "", stack)
+        self.more_flags = more_flags or {}
         self._scheduler_host = place.network.host()
         self._open: dict[str, str | None] = {"allow-open": None} if is_open else {}
         self._scheduler = self._start_scheduler()
@@ -269,6 +273,7 @@ class SwarmClients(Clients):
             "scheduler": f"http{'' if self._open else 's'}://{self._scheduler_host.address}:{SCHEDULER_PORT}",
             "site": node.site,
             "rack": node.rack,
+            **self.more_flags,
             **self._joining,
         }
         running = programs.p2pd(self._place.directory / node.name, self._place.registry, flags)

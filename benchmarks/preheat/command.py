@@ -54,13 +54,15 @@ OVER: Final = frozenset({"succeeded", "partly", "failed", "cancelled"})
 class PreheatedSwarm(SwarmClients):
     """Nodes whose scheduler is asked for preheats."""
 
+    bound_s = BOUND_S
+
     def preheat(self, tag: str, to: str, rate_bytes_per_s: float = 0) -> str:
         """Order a preheat, of which each host takes this rate at most (0: no limit); returns its id."""
         request = {
             "images": [f"{programs.REPOSITORY}:{tag}"],
             "to": to,
             "rate": round(rate_bytes_per_s),
-            "within": f"{BOUND_S:.0f}s",
+            "within": f"{self.bound_s:.0f}s",
         }
         return str(self._asked(lambda client: client.preheat(request, secrets.token_hex(8)))["id"])
 
@@ -97,13 +99,15 @@ class PreheatedSwarm(SwarmClients):
         while len(took_s) < len(names):
             now_s = time.monotonic() - began_s
             took_s |= dict.fromkeys(self.ended(), now_s)
-            if now_s > BOUND_S:
-                raise UnmeasurableError(f"not within {BOUND_S:.0f} s: {len(names) - len(took_s)} clients have no image")
+            if now_s > self.bound_s:
+                raise UnmeasurableError(
+                    f"not within {self.bound_s:.0f} s: {len(names) - len(took_s)} clients have no image"
+                )
             time.sleep(POLL_INTERVAL_S)
         return took_s
 
     def _ended(self, job: str) -> dict[str, Any]:
-        _until(lambda: not self.is_preheating(job), "the preheat ends")
+        _until(lambda: not self.is_preheating(job), "the preheat ends", self.bound_s)
         return self._asked(lambda client: client.preheat_of(job))
 
     def _asked(self, ask: Callable[[AdminClient], dict[str, Any]]) -> dict[str, Any]:
@@ -229,11 +233,11 @@ def beside(bed: PreheatTestbed) -> list[Figure]:
     ]
 
 
-def _until(holds: Callable[[], bool], what: str) -> None:
-    deadline_s = time.monotonic() + BOUND_S
+def _until(holds: Callable[[], bool], what: str, bound_s: float = BOUND_S) -> None:
+    deadline_s = time.monotonic() + bound_s
     while not holds():
         if time.monotonic() > deadline_s:
-            raise UnmeasurableError(f"not within {BOUND_S:.0f} s: {what}")
+            raise UnmeasurableError(f"not within {bound_s:.0f} s: {what}")
         time.sleep(LOOK_EVERY_S)
 
 

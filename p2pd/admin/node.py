@@ -23,6 +23,7 @@ from peer.net.peer_server import PeerServer
 from peer.oci.digest import Digest
 from peer.origin.client import HttpOrigin
 from peer.origin.layout import LayoutOrigin
+from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS, UpstreamOrigin
@@ -39,6 +40,7 @@ class Admin:
         peer_server: PeerServer,
         telemetry: Telemetry,
         scrubber: Scrubber,
+        adopter: Adopter,
         control: Control | None = None,
         scheduler: Scheduler | None = None,
         more: Sequence[web.RouteDef] = (),
@@ -51,6 +53,7 @@ class Admin:
         self._peer_server = peer_server
         self._telemetry = telemetry
         self._scrubber = scrubber
+        self._adopter = adopter
         self.cluster = None if scheduler is None else Cluster(scheduler)
         self._control = control
         self._more = more
@@ -99,6 +102,7 @@ class Admin:
                 },
             },
             "served": self._served(now),
+            "adopted": dataclasses.asdict(self._adopter.statistics()),
             "scrub": dataclasses.asdict(self._scrubber.statistics()),
             "downloads": dataclasses.asdict(self._host.statistics()),
             "swarm": {

@@ -84,6 +84,11 @@ class _Statistics(Collector):
             "Answers of registries to requests for blobs whose length, range or coding makes them useless.",
             value=downloads.unusable_answers,
         )
+        yield CounterMetricFamily(
+            "p2pd_reread_bytes",
+            "Bytes of arrived blobs that were read back from the disk for their SHA-256: they came out of order.",
+            value=downloads.reread_bytes,
+        )
         yield GaugeMetricFamily("p2pd_downloads_active", "Blobs on their way to this host.", value=downloads.active)
         yield from self._of_store()
         yield from self._of_origins()
@@ -93,6 +98,8 @@ class _Statistics(Collector):
         store = self._host.store.statistics()
         yield GaugeMetricFamily("p2pd_cache_bytes", "Room that blobs take.", value=store.used_bytes)
         yield GaugeMetricFamily("p2pd_cache_capacity_bytes", "Room that blobs may take.", value=store.max_bytes)
+        adopted = "Blobs that are held in files of container runtimes, and take no room of the cache's."
+        yield GaugeMetricFamily("p2pd_cache_adopted_bytes", adopted, value=store.adopted_bytes)
         yield GaugeMetricFamily("p2pd_cache_blobs", "Blobs in the store.", value=store.blobs)
         yield CounterMetricFamily("p2pd_cache_evicted", "Blobs evicted for lack of room or use.", value=store.evicted)
         yield CounterMetricFamily(
@@ -159,6 +166,26 @@ class _Statistics(Collector):
         sent_bytes, busy = self._peer_server.sent_bytes, self._peer_server.busy_answers
         yield CounterMetricFamily("p2pd_upload_bytes", "Bytes of pieces sent to other hosts.", value=sent_bytes)
         yield CounterMetricFamily("p2pd_upload_busy", "Hosts told that all upload slots are taken.", value=busy)
+        background = self._host.background
+        moved = CounterMetricFamily(
+            "p2pd_background_bytes",
+            "Bytes that the background transport brought, which are among p2pd_download_bytes, and sent, which are not"
+            " among p2pd_upload_bytes.",
+            labels=("direction",),
+        )
+        moved.add_metric(["received"], 0 if background is None else background.received_bytes)
+        moved.add_metric(["sent"], 0 if background is None else background.sent_bytes)
+        yield moved
+        yield CounterMetricFamily(
+            "p2pd_background_fallbacks",
+            "Pieces that came by HTTP because the background transport did not bring them.",
+            value=0 if background is None else background.fallbacks,
+        )
+        yield GaugeMetricFamily(
+            "p2pd_background_runs",
+            "1 while the process of the background transport runs, else 0.",
+            value=background is not None and background.runs,
+        )
         messages = self._host.messages()
         yield CounterMetricFamily("p2pd_link_messages", "Messages to neighbours.", value=messages.link_messages)
         yield CounterMetricFamily(

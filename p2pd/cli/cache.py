@@ -23,9 +23,11 @@ from p2pd.config.values import show_duration, show_size
 from p2pd.daemon import logs
 from peer.errors import InvalidNameError, P2pdError, StoreInUseError
 from peer.oci.descriptor import OCTET_STREAM
+from peer.oci.digest import Digest
 from peer.oci.manifest import KIND_BY_MEDIA_TYPE, ManifestKind
 from peer.oci.reference import ImageReference, parse_image_reference
 from peer.store import BlobInfo, Store, VerifyReport
+from peer.store.adopter import Adopter
 
 if TYPE_CHECKING:
     from p2pd.config.settings import Settings
@@ -88,6 +90,7 @@ def _opened(settings: Settings) -> Iterator[tuple[Cache, list[BlobInfo]]]:
     except StoreInUseError:
         raise P2pdError(f"{unreachable}; a p2pd uses {settings.data} now") from None
     try:
+        Adopter(store, settings.adopt).load()
         yield _Directory(store), store.blobs()
     finally:
         store.close()
@@ -133,7 +136,10 @@ def cache() -> None:
 @_json_flag
 @_with_place
 def ls(settings: Settings, *, as_json: bool) -> None:
-    """List the cached blobs, and the images that they belong to."""
+    """List the cached blobs, and the images that they belong to.
+
+    What is adopted lies in a container runtime's content store, and takes no room of the cache's.
+    """
     with _opened(settings) as (opened, blobs):
         images = opened.images()
     names: dict[str, list[str]] = {}
@@ -154,6 +160,8 @@ def ls(settings: Settings, *, as_json: bool) -> None:
         state = "in use" if blob.in_use else "whole" if blob.complete else "part"
         if blob.pinned_s and blob.complete and not blob.in_use:
             state = f"pinned {show_duration(blob.pinned_s)}"
+        if blob.adopted and not blob.in_use:
+            state = "adopted"
         used = show_duration(max(0.0, now - blob.last_used))
         size, kind = show_size(blob.size_bytes), kind_of(types.get(blob.digest, blob.media_type))
         first, *others = names.get(blob.digest, ["-"])
@@ -180,7 +188,8 @@ def kind_of(media_type: str) -> str:
 def rm(settings: Settings, *, wanted: list[_Wanted], as_json: bool) -> None:
     """Remove images, or blobs by their digest or the first 8 or more digits of it.
 
-    Of an image, what other cached images need as well is kept.
+    Of an image, what other cached images need as well is kept, and what a container runtime holds (adopted): remove it
+    there.
     """
     removed: list[str] = []
     failed: dict[str, str] = {}
@@ -190,7 +199,7 @@ def rm(settings: Settings, *, wanted: list[_Wanted], as_json: bool) -> None:
                 if each.image is None:
                     removed.append(_remove(opened, blobs, each.prefix))
                 else:
-                    removed += _remove_image(opened, each.image)
+                    removed += _remove_image(opened, each.image, {blob.digest for blob in blobs if blob.adopted})
             except P2pdError as error:
                 failed[each.given] = str(error)
     if as_json:
@@ -202,8 +211,8 @@ def rm(settings: Settings, *, wanted: list[_Wanted], as_json: bool) -> None:
         raise P2pdError("\n".join(failed.values()))
 
 
-def _remove_image(opened: Cache, image: ImageReference) -> list[str]:
-    """Remove what only this image needs; returns the digests."""
+def _remove_image(opened: Cache, image: ImageReference, adopted: set[Digest]) -> list[str]:
+    """Remove what only this image needs, and is not a runtime's; returns the digests."""
     images = opened.images()
     of_repository = [each for each in images if re.split(r":(?!.*/)|@", each.name)[0] == str(image.repository)]
     if image.digest is None:
@@ -217,7 +226,9 @@ def _remove_image(opened: Cache, image: ImageReference) -> list[str]:
     if not wanted:
         others = sorted(each.name for each in images if each not in mine and mine[0].digest in each.blobs)
         raise P2pdError(f"{image} is kept: {', '.join(others)} needs all of it")
-    return [digest for digest in wanted if opened.remove(digest)]
+    if adopted.issuperset(wanted):
+        raise P2pdError(f"{image} is held by a container runtime alone (adopted): remove it there")
+    return [digest for digest in wanted if digest not in adopted and opened.remove(digest)]
 
 
 def _remove(opened: Cache, blobs: list[BlobInfo], prefix: str) -> str:

@@ -14,7 +14,7 @@ from p2pd.admin.client import AdminClient
 from p2pd.cli.suggest import SuggestingChoice
 from p2pd.config.settings import load
 from p2pd.config.values import ANY_HOST, Address
-from p2pd.configure import dockerd
+from p2pd.configure import content_stores, dockerd
 from p2pd.configure.docker import DAEMON_JSON
 from p2pd.configure.plan import STATE, ConfigureOutcome
 from p2pd.configure.plan import configure as carry_out
@@ -115,6 +115,9 @@ def configure(
             version = dockerd.version() if is_here else ""
             request = replace(request, https_proxy=proxy_request(settings, told, version))
     outcome, steps = _carry_out(chosen, request, root, state, accept=accept_changes, dry_run=dry_run)
+    if not undo:
+        more = content_stores.remarks(chosen.name, Disk(root), settings.adopt)
+        outcome = replace(outcome, remarks=(*outcome.remarks, *more))
     show = _as_json if as_json else _as_text
     click.echo(show(runtime, outcome, steps, undo=undo, dry_run=dry_run))
 

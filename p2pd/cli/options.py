@@ -22,6 +22,7 @@ GROUPS: Final = {
     "Addresses": ("mirror", "admin", "metrics", "https_proxy", "peer", "advertise", "listen", "allow_open"),
     "Cluster": (
         "scheduler", "scheduler_wait_s", "site", "zone", "rack", "upload_slots", "upload_rate", "download_rate",
+        "background_transport", "background_port",
     ),
     "Certificates": (
         "join", "join_file", "tls_dir", "tls_files", "ca_cert", "ca_key", "certificate_ttl_s", "pieces",
@@ -31,7 +32,7 @@ GROUPS: Final = {
         "serve_stale_tags", "access_ttl_s", "prefetch_layers", "preheat",
     ),
     "Predictions": ("pull_history", "predict", "predict_bytes", "predict_model"),
-    "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate"),
+    "Cache": ("data", "max_bytes", "min_free_bytes", "ttl_s", "scrub_rate", "adopt", "adopt_keep"),
     "Clients": ("client_stall_s", "shutdown_grace_s"),
     "Log and traces": ("log_format", "log_level", "traces", "trace_share"),
 }  # fmt: skip
@@ -106,5 +107,8 @@ def _option(name: str, key: Key, default: str) -> Callable[[Callable[..., R]], C
     if key.parse is parse_switch:
         return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     return click.option(
-        flag, multiple=name in ("upstream", "scheduler", "allow_private", "preheat"), metavar=key.metavar, help=text
+        flag,
+        multiple=name in ("upstream", "scheduler", "allow_private", "adopt", "preheat"),
+        metavar=key.metavar,
+        help=text,
     )

@@ -79,6 +79,11 @@ def _cache(found: Status) -> Rows:
     disk = number(cache, "disk_bytes") or 0
     limit = f"{show_size(int(most))}{_of_disk(most, disk)}"
     yield "used", f"{show_size(int(used))} of {limit}, by {number(cache, 'blobs') or 0:.0f} blobs"
+    adopted = section(found, "adopted")
+    if number(adopted, "blobs") or number(adopted, "unread"):
+        held, unread = show_size(int(number(adopted, "size_bytes") or 0)), number(adopted, "unread") or 0
+        to_read = f", {unread:.0f} files are still to be read" if unread else ""
+        yield "adopted", f"{held} in files of container runtimes{to_read}"
     if text(found, "data"):
         yield "directory", text(found, "data")
     if kept is not None:

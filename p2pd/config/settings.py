@@ -33,6 +33,7 @@ from p2pd.config.values import (
     parse_collector,
     parse_count,
     parse_depth,
+    parse_directories,
     parse_duration,
     parse_file_names,
     parse_free_room,
@@ -41,6 +42,7 @@ from p2pd.config.values import (
     parse_optional_address,
     parse_optional_path,
     parse_path,
+    parse_port,
     parse_room,
     parse_share,
     parse_size,
@@ -208,6 +210,20 @@ class Settings:
         "Bytes per second at which the cache is read through for what has rotted on the disk; 0 is never.",
         "SIZE",
     )
+    adopt: tuple[Path, ...] = _key(
+        parse_directories,
+        "",
+        "Content stores of container runtimes: what is in them is held without being stored again. Of containerd, and "
+        "of dockerd with the containerd image store, it is io.containerd.content.v1.content below the root; podman and "
+        "CRI-O have none.",
+        "DIR",
+    )
+    adopt_keep: bool = _key(
+        parse_switch,
+        "false",
+        "Keep what p2pd fetched when a runtime of adopt has it too, in the same blocks where the file system can share "
+        "them. Else the runtime's file alone is left, and gone once the runtime removes it.",
+    )
     connections_per_origin: int = _key(
         parse_count,
         "16",
@@ -241,6 +257,19 @@ class Settings:
     upload_slots: int = _key(parse_count, "3", "Pieces sent to other hosts at a time.", "NUMBER")
     upload_rate: int = _key(parse_size, "0", "Bytes per second to send to other hosts; 0 is no limit.", "SIZE")
     download_rate: int = _key(parse_size, "0", "Bytes per second to take from other hosts; 0 is no limit.", "SIZE")
+    background_transport: Literal["http", "bittorrent"] = _key(
+        one_of("http", "bittorrent"),
+        "http",
+        "How pieces that no client waits for come from other sites: http; or bittorrent, over uTP, which gives way to"
+        " all other traffic on the line. It needs the extra p2pd[bittorrent].",
+        "http|bittorrent",
+    )
+    background_port: int = _key(
+        parse_port,
+        "65007",
+        "The UDP port at which other sites get them, or the next that is free of the ten after it.",
+        "PORT",
+    )
     site: str = _key(parse_label, "", "Where this host is; hosts of a site share its way to the others.", "NAME")
     zone: str = _key(parse_label, "", "Where in the site this host is.", "NAME")
     rack: str = _key(parse_label, "", "Where in the zone this host is; hosts of a rack are preferred.", "NAME")

@@ -162,6 +162,14 @@ def parse_count(value: object) -> int:
     return int(text)
 
 
+def parse_port(value: object) -> int:
+    """A port from 1 to 65535."""
+    text = _text(value)
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or not 0 < int(text) < 65_536:
+        raise ConfigError("expected a port from 1 to 65535")
+    return int(text)
+
+
 def parse_depth(value: object) -> int:
     """A whole number from 0 to 99."""
     text = _text(value)
@@ -190,6 +198,17 @@ def parse_path(value: object) -> Path:
 def parse_optional_path(value: object) -> Path | None:
     """A path, or nothing."""
     return None if value is None or value == "" else parse_path(value)
+
+
+def parse_directories(value: object) -> tuple[Path, ...]:
+    """A list of absolute paths, or one text with white space or commas between them."""
+    texts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        raise ConfigError('expected a list such as ["/var/lib/containerd/io.containerd.content.v1.content"]')
+    paths = tuple(dict.fromkeys(parse_path(text) for text in texts))
+    if not all(path.is_absolute() for path in paths):
+        raise ConfigError("expected absolute paths")
+    return paths
 
 
 def parse_token_text(value: object) -> str:

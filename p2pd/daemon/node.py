@@ -55,6 +55,7 @@ from peer.origin.api import Kind
 from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Blob, Store
+from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
 from peer.tasks import BackgroundTasks
 from peer.threads import Threads
@@ -74,6 +75,9 @@ log = logs.get("p2pd.daemon")
 
 SOMEWHERE = Address("127.0.0.1", 0)
 """The port for other hosts, where the operator names none."""
+
+BACKGROUND_DIRECTORY = "background"
+"""Below the directory of the cache: what the background transport has received a part of."""
 
 TELL_PULLS_EVERY_S = 1.0
 SMALL_WORK_THREADS = 8
@@ -122,6 +126,8 @@ async def serve(
             ttl_s=quota.ttl_s,
         )
         stack.callback(store.close)
+        adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)
+        await asyncio.to_thread(adopter.load)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
@@ -138,6 +144,8 @@ async def serve(
         new = None if trust is not None else partial(new_id, settings)
         host = Host(store, _limits(settings, give_up_s), background, identify, joined.urls, new, trust, keys)
         stack.callback(host.close)
+        await _use_background_transport(stack, settings, host, background)
+        adopter.is_arriving, adopter.is_busy = host.is_arriving, lambda: host.serves_clients
         origins = Origins(
             make_upstreams(settings), answer_within_s=answer_within_s, make_other=maker_of_others(settings)
         )
@@ -152,6 +160,7 @@ async def serve(
             trust=trust,
             keys=keys,
         )
+        peer_server.ticket = None if host.background is None else host.ticket
         scrubber = Scrubber(store, settings.scrub_rate)
         telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
         observe: Observe = telemetry.clients.observe
@@ -213,7 +222,9 @@ async def serve(
             lambda: (settings if control is None else control.settings).preheat,
         )
         routes = [*routes, *importing]
-        admin = Admin(origins, host, peer_server, telemetry, scrubber, control, joined.inside, routes, inside.admits)
+        admin = Admin(
+            origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
+        )
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         if admin.cluster is not None:
@@ -239,6 +250,7 @@ async def serve(
         background.start(preheats.run())
         background.start(tend_for_ever(store, catalog))
         background.start(scrubber.run())
+        background.start(adopter.run())
         background.start(_tell_pulls_now_and_then(mirror, telemetry, host, may_tell))
         background.start(telemetry.lag.run())
         background.start(telemetry.waits.run())
@@ -317,6 +329,27 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+async def _use_background_transport(
+    stack: AsyncExitStack, settings: Settings, host: Host, tasks: BackgroundTasks
+) -> None:
+    """Have pieces of other sites that no client waits for come by it, if the operator wants that and libtorrent is."""
+    if settings.background_transport == "http" or exchange_of(settings) is Exchange.NOTHING:
+        return
+    from peer.background.client import BackgroundProcess, is_installed
+    from peer.background.transport import BackgroundTransport
+
+    if not is_installed():
+        log.warning("background transfers go over HTTP, as libtorrent is not here: pip install 'p2pd[bittorrent]'")
+        return
+    directory, listening_at = settings.data / BACKGROUND_DIRECTORY, (settings.peer or SOMEWHERE).host
+    process = BackgroundProcess(directory, listening_at, settings.background_port)
+    transport = BackgroundTransport(process, host.is_far)
+    await transport.limit(settings.upload_rate, settings.download_rate)
+    stack.push_async_callback(transport.close)
+    tasks.start(transport.run())
+    host.use(transport)
 
 
 def _traces_of(settings: Settings, host: str) -> NodeTraces | None:

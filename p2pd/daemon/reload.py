@@ -70,6 +70,8 @@ class NodeReload:
         self.tags.forget_all_of(changed)
         self.host.pace.set_rate(settings.download_rate)
         self.peer_server.set_rate(settings.upload_rate)
+        if self.host.background is not None:
+            self.background.start(self.host.background.limit(settings.upload_rate, settings.download_rate))
         store = self.host.store
         store.set_quota(quota_of(settings))
         self.background.start(tend(store))

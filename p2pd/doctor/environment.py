@@ -27,6 +27,7 @@ from typing import Final
 from p2pd.config.values import Address
 from p2pd.configure.runtime import Reader
 from p2pd.configure.tree import Disk
+from peer.background.client import is_installed
 from peer.errors import P2pdError
 
 LOCAL_TIMEOUT_S: Final = 3.0
@@ -92,6 +93,7 @@ class Environment:
     space: Callable[[Path], DiskSpace | None]
     owner: Callable[[Path], Owner | None]
     now_s: Callable[[], float]
+    has_libtorrent: Callable[[], bool] = is_installed
 
 
 def real(root: Path) -> Environment:

@@ -83,3 +83,14 @@ def _connected(address: Address, advice: str, around: Environment, *, plain: boo
         return CheckResult(Level.WARN, "advertise", title, advice)
     here = " (only this machine can)" if reach_of(address.host) is Reach.THIS_MACHINE else ""
     return CheckResult(Level.OK, "advertise", f"other hosts are told to connect to {address}, which answers{here}")
+
+
+def check_background(settings: Settings, around: Environment) -> Iterator[CheckResult]:
+    """Is libtorrent there, if the operator wants it?"""
+    if settings.background_transport == "http":
+        return
+    if around.has_libtorrent():
+        yield CheckResult(Level.OK, "background", "background transfers from other sites go over uTP")
+    else:
+        title = "background_transport is bittorrent, and libtorrent is not here: background transfers go over HTTP"
+        yield CheckResult(Level.WARN, "background", title, "pip install 'p2pd[bittorrent]', and restart p2pd")

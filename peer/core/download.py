@@ -55,6 +55,7 @@ from peer.core.events import (
 )
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import EVERYTHING, Neighbours
+from peer.core.origin_lanes import OriginLanes
 from peer.core.origin_requests import GIVE_UP_S, REFUSED_CREDENTIAL, SPAN_PIECES, OriginRequests
 from peer.core.phase import DOWNLOAD_TRANSITIONS, DownloadCause
 from peer.core.picker import PiecePicker
@@ -103,6 +104,7 @@ class Download:
     session: SchedulerSession
     links: LinkBook
     numbers: Iterator[int]
+    lanes: OriginLanes
     manifest_size_bytes: int | None = None
     """The blob's length as a manifest, or the origin's answer to HEAD, said."""
     phase: Phase = Phase.RECOVERING
@@ -123,7 +125,9 @@ class Download:
     def __post_init__(self) -> None:
         settings = self.settings
         self.readers = Readers(self.pieces, settings.linger_s)
-        self.origin = OriginRequests(self.digest, self.pieces, self.readers, settings.max_ranges, settings.give_up_s)
+        self.origin = OriginRequests(
+            self.digest, self.pieces, self.readers, self.lanes, settings.max_ranges, settings.give_up_s
+        )
         neighbours = Neighbours(host=settings.host)
         self.picker = PiecePicker(self.digest, self.pieces, self.links, self.numbers, neighbours)
         self.member = SwarmMember(
@@ -227,9 +231,12 @@ class Download:
         source = self.origin.next_source(self._now)
         return None if source is None else self.origin.sources[source].upstream
 
-    def start_range(self) -> RequestRange:
-        """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first."""
-        source, span = self.origin.next_source(self._now), self._next_span()
+    def start_range(self, *, others_wait: bool) -> RequestRange:
+        """There is a slot: the origin is asked. What for is decided only now: a client may need other pieces first.
+
+        `others_wait`: other downloads are to have their turn soon.
+        """
+        source, span = self.origin.next_source(self._now), self._next_span(others_wait=others_wait)
         assert source is not None
         assert span is not None
         number = next(self.numbers)
@@ -244,8 +251,9 @@ class Download:
         self.is_settled = False
         return self.origin.shorten(upstream)
 
-    def _next_span(self) -> tuple[int, int | None] | None:
-        return self.origin.next_span(self.member.allowed(self._now), self._now, alone=not len(self.picker.neighbours))
+    def _next_span(self, *, others_wait: bool = False) -> tuple[int, int | None] | None:
+        allowed, alone = self.member.allowed(self._now), not len(self.picker.neighbours)
+        return self.origin.next_span(allowed, self._now, alone=alone, others_wait=others_wait)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -274,7 +282,7 @@ class Download:
             case PieceFailed(_, request, outcome):
                 return self._piece_failed(request, outcome, now) if self.knows(request) else []
             case RangeOpened(_, request) if self.knows(request):
-                self.origin.opened(request, now)
+                self.origin.opened(event, now)
                 out = self.member.opened(event)
                 self._check_geometry(event.size_bytes, event.piece_length)
                 return out
@@ -433,10 +441,11 @@ class Download:
             return self._end(DownloadCause.UNWANTED)
         if not self.origin.sources and self.member.membership.origin_is_open:
             return self._end(DownloadCause.NO_SOURCE)
-        out: list[Instruction] = self.member.end_former(now)
+        out: list[Instruction] = self.member.end_former(now) if self.member.former else []
         urgent = self.readers.urgent()
         if self.member.has_place:
             out += self.picker.go_on(urgent, now)
+            out += self.origin.make_way()
         pieces = self.pieces
         if self.member.membership.joined and self.member.size_bytes is not None:
             under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)

@@ -72,6 +72,7 @@ from peer.core.events import (
     Tick,
 )
 from peer.core.link_book import LinkBook
+from peer.core.origin_lanes import OriginLanes
 from peer.core.origin_requests import GIVE_UP_S
 from peer.core.origin_slots import OriginSlots
 from peer.core.scheduler_set import LEAVE_AFTER_S, SchedulerSet
@@ -115,14 +116,18 @@ class HostMachine:
     private: set[bytes] = field(default_factory=set)
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     slots: OriginSlots = field(init=False)
+    lanes: OriginLanes = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _due: float = math.inf
     _due_is_known: bool = False
+    _schedulers_at: float | None = None
+    """When something is due of the schedulers; None if that may have changed."""
 
     def __post_init__(self) -> None:
         urls = self.settings.schedulers if self.settings.has_scheduler else ()
         self.schedulers = SchedulerSet(urls, self.settings.host, self.settings.scheduler_timeout_s)
         self.slots = OriginSlots(self.settings.max_ranges_per_origin)
+        self.lanes = OriginLanes(self.slots.used())
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take in one event at monotonic time `now` (seconds) and say what is to be done.
@@ -179,7 +184,9 @@ class HostMachine:
     def next_deadline(self) -> float:
         """When `Tick` is due; infinity if nothing is."""
         if not self._due_is_known:
-            due = self.schedulers.next_deadline()
+            if self._schedulers_at is None:
+                self._schedulers_at = self.schedulers.next_deadline()
+            due = self._schedulers_at
             for download in self.downloads.values():
                 due = min(due, download.next_deadline())
             self._due, self._due_is_known = due, True
@@ -265,6 +272,7 @@ class HostMachine:
             session,
             self.links,
             self._numbers,
+            self.lanes,
             event.size_bytes,
         )
         taken_back = self._leave(digest) if lost else []
@@ -300,23 +308,25 @@ class HostMachine:
         return self._feed_each(list(self.downloads), event, now)
 
     def _start_range(self, download: Download, upstream: str) -> Instruction:
-        started = download.start_range()
+        started = download.start_range(others_wait=self.slots.is_waited_for(upstream))
         self._due_is_known = False
         self.slots.take(upstream, started.request)
         return started
 
     def _ask_for_slot(self, download: Download, upstream: str) -> list[Instruction]:
-        """The download waits for a slot. If a client waits for it, a request of the background ends with its piece."""
-        self.slots.wait(upstream, download.digest)
+        """A download waits for a slot. Long requests end soon; for a client, one of the background with its piece."""
+        out: list[Instruction] = []
+        if self.slots.wait(upstream, download.digest):
+            out += [each for other in self.downloads.values() for each in other.origin.give_way(upstream)]
         if download.readers.background:
-            return []
+            return out
         others = [other for other in self.downloads.values() if other.readers.background]
         if any(other.origin.ends_soon(upstream) for other in others):
-            return []
+            return out
         for other in others:
             if shortened := other.shorten_range(upstream):
-                return list(shortened)
-        return []
+                return [*out, *shortened]
+        return out
 
     def _free_slot(self, request: int) -> list[Instruction]:
         """A request to an origin has ended: the next download has its slot."""
@@ -372,7 +382,7 @@ class HostMachine:
     def _scheduler_changed(
         self, event: SchedulerFound | SchedulerLost | SchedulerFailed, now: float
     ) -> list[Instruction]:
-        self._due_is_known = False
+        self._due_is_known, self._schedulers_at = False, None
         match event:
             case SchedulerFound(progress_s, max_blobs, url, listed):
                 session = self.schedulers.found(url, progress_s, listed, now)
@@ -386,7 +396,7 @@ class HostMachine:
                 return self._schedulers_due(now)
 
     def _schedulers_due(self, now: float) -> list[Instruction]:
-        self._due_is_known = False
+        self._due_is_known, self._schedulers_at = False, None
         some_missing = self.schedulers.time_out(now)
         out: list[Instruction] = [
             Tell(from_host.Leave(digest), session.url) for session, digest in self.schedulers.leaving(now)
@@ -401,7 +411,7 @@ class HostMachine:
         self, now: float, fresh: SchedulerSession | None = None, max_blobs: int = to_host.MAX_BLOBS_PER_HOST
     ) -> list[Instruction]:
         """Move the blobs that are to be at another scheduler. One that is `fresh` knows nothing yet of those it has."""
-        self._due_is_known = False
+        self._due_is_known, self._schedulers_at = False, None
         connections, moved = self.schedulers.needed, dict[SchedulerSession, list[bytes]]()
         for digest, before, after in self.schedulers.follow(now):
             if before.state is SessionState.CONNECTED and digest not in self.private:

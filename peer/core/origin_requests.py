@@ -9,7 +9,11 @@ Rules:
    credential is refused, the reserves go on too.
 4. A client's credential may expire, and a GET is authorised once, when it begins. An origin that is slow to answer may
    be so with each GET. One GET is then for all that is leased, or for all that is left if no other host takes part.
-5. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
+5. A host that is alone asks for all that is missing in a row with one request, since bytes that come in order cost the
+   least, and begins the next when the last piece is coming. Its requests are of SPAN_PIECES, and perhaps several, where
+   more bring more (`peer.core.origin_lanes`), for a client that waits for other pieces, and while other downloads wait
+   for the origin.
+6. Once something has come, and clients may have been sent it, an origin that is gone or too busy is asked again after a
    pause, for `give_up_s`.
 """
 
@@ -18,14 +22,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from peer.core.events import CancelRange, Outcome, SourceAdded, TrimRange
+from peer.core.events import CancelRange, Outcome, RangeOpened, SourceAdded, TrimRange
+from peer.core.origin_lanes import OriginLanes
 from peer.core.piece_sets import mask
 from peer.core.pieces import OriginRequest, PieceTracker
 from peer.core.readers import Readers
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 
 SPAN_PIECES = 4
 """Pieces that one request asks for. More makes fewer requests (one costs docker-registry 2 ms of CPU), fewer lets the
 prefix that clients are served grow evenly. Four pieces of 4 MiB: 64 requests per GiB."""
+
+FIRST_SPAN_BYTES = SPAN_PIECES * MAX_PIECE_BYTES
+"""What the first request asks for, while the blob's length is not known: a whole number of pieces of any length."""
 
 MAX_STRIKES = 3
 """Requests without one received piece after which a source is given up; the origin client has retried within each."""
@@ -69,6 +78,7 @@ class OriginRequests:
     digest: bytes
     pieces: PieceTracker
     readers: Readers
+    lanes: OriginLanes
     limit: int
     give_up_s: float = GIVE_UP_S
     sources: dict[int, Source] = field(default_factory=dict)
@@ -78,6 +88,8 @@ class OriginRequests:
     """All sources, also those that were given up."""
     is_slow: bool = False
     """The origin has taken long to answer."""
+    ignores_range: bool = False
+    """The origin has sent more than was asked for."""
     has_paused: bool = False
     """A source waits, or has waited."""
     progress_at: float | None = None
@@ -107,11 +119,16 @@ class OriginRequests:
         return min((source.ready_at for source in self.sources.values() if source.ready_at > now), default=math.inf)
 
     def next_span(
-        self, allowed: tuple[tuple[int, int], ...] | None, now: float, *, alone: bool
+        self,
+        allowed: tuple[tuple[int, int], ...] | None,
+        now: float,
+        *,
+        alone: bool,
+        others_wait: bool = False,
     ) -> tuple[int, int | None] | None:
         """The pieces `[first, stop)` to ask for now. `allowed` are the ranges that may be asked for; None: all.
 
-        `alone`: no other host takes part.
+        `alone`: no other host takes part. `others_wait`: other downloads wait for the origin.
         """
         pieces, running = self.pieces, len(self.pieces.origin_requests)
         if allowed == () or running >= (self.limit if self.answered else 1):
@@ -123,11 +140,19 @@ class OriginRequests:
         number = self.next_source(now) if missing else None
         if number is None:
             return None
-        is_long = self.is_slow or (alone and self.sources[number].perishable)
+        source = self.sources[number]
+        is_long = self.is_slow or (alone and source.perishable)
+        most = pieces.count if is_long else SPAN_PIECES
+        if alone and allowed is None and not is_long:
+            urgent = missing & self.readers.urgent()
+            if not self._has_lane(source.upstream):
+                return self._span(urgent, missing, SPAN_PIECES) if urgent else None
+            if not urgent and not others_wait:
+                most = self._most_alone(source.upstream)
         for first, stop in self.readers.ranges_by_need() if allowed is None else allowed:
             if needed := missing & mask(first, stop):
                 may = missing if allowed is None or (alone and is_long) else needed
-                return self._span(needed, may, pieces.count if is_long else SPAN_PIECES)
+                return self._span(needed, may, most)
         return None
 
     def _span(self, needed: int, missing: int, most: int) -> tuple[int, int]:
@@ -138,15 +163,33 @@ class OriginRequests:
             stop += 1
         return first, stop
 
-    def opened(self, request: int, now: float) -> None:
+    def _has_lane(self, upstream: str) -> bool:
+        """Whether this download may have one more request: its first, the next, or one that brings more (rule 5)."""
+        lead = 1 if self.lanes.is_one_enough(upstream) else 0
+        busy = [each for each in self.pieces.origin_requests.values() if each.stop is None or _left(each) > lead]
+        return not busy or self.lanes.running.get(upstream, 0) < self.lanes.most(upstream)
+
+    def _most_alone(self, upstream: str) -> int:
+        """The most pieces of a request of a host that is alone (rule 5)."""
+        if self.lanes.is_one_enough(upstream):
+            return self.pieces.count
+        if self.lanes.most(upstream) > 1:  # the requests are to be near to one another
+            return SPAN_PIECES
+        return max(SPAN_PIECES, FIRST_SPAN_BYTES // self.pieces.piece_length)
+
+    def opened(self, event: RangeOpened, now: float) -> None:
         """The origin has answered a request."""
-        self.is_slow = self.is_slow or now - self.pieces.origin_requests[request].started >= SLOW_ANSWER_S
+        asked = self.pieces.origin_requests[event.request]
+        self.is_slow = self.is_slow or now - asked.started >= SLOW_ANSWER_S
+        most = FIRST_SPAN_BYTES // event.piece_length if asked.stop is None else asked.stop
+        self.ignores_range = self.ignores_range or event.first < asked.first or event.stop > most
 
     def received(self, request: int, now: float) -> None:
         """A piece has come by a request: its source is good."""
         running = self.pieces.origin_requests[request]
         running.received += 1
         self.progress_at = now
+        self.lanes.received(self.added[running.source].upstream, self.pieces.piece_length, now)
         if running.source in self.sources:  # one that was dropped meanwhile stays dropped
             source = self.sources[running.source]
             source.strikes = source.pauses = 0
@@ -208,6 +251,38 @@ class OriginRequests:
                 self.pieces.narrow_range(number, running.first, stop)
         return trimmed
 
+    def make_way(self) -> list[TrimRange]:
+        """End long requests early for what clients wait for (rule 5)."""
+        urgent = self.readers.urgent() & self.pieces.asked_of_origin & ~self.pieces.held
+        trimmed = []
+        for number, running in self._long() if urgent else ():
+            soon = running.first + running.received + SPAN_PIECES
+            if waited_for := urgent >> soon << soon & mask(running.first, running.stop or 0):
+                trimmed += self._end_before((waited_for & -waited_for).bit_length() - 1, number, running)
+        return trimmed
+
+    def give_way(self, upstream: str) -> list[TrimRange]:
+        """End long requests soon: other downloads wait for the origin."""
+        trimmed = []
+        for number, running in self._long():
+            if self.added[running.source].upstream == upstream:
+                trimmed += self._end_before(running.first + running.received + SPAN_PIECES, number, running)
+        return trimmed
+
+    def _long(self) -> list[tuple[int, OriginRequest]]:
+        """The requests that may be ended early and asked for again: by rule 4 some may not."""
+        if self.is_slow or self.ignores_range:
+            return []
+        return [
+            (number, each)
+            for number, each in self.pieces.origin_requests.items()
+            if _left(each) > SPAN_PIECES + 1 and not self.added[each.source].perishable
+        ]
+
+    def _end_before(self, stop: int, number: int, running: OriginRequest) -> list[TrimRange]:
+        self.pieces.narrow_range(number, running.first, stop)
+        return [TrimRange(self.digest, number, stop)]
+
     def cancel_within(self, pieces: int) -> list[CancelRange]:
         """End the requests for some of these pieces: others bring them. That is no fault of their source."""
         cancelled = []
@@ -225,3 +300,8 @@ class OriginRequests:
     def validate(self) -> None:
         """Raise AssertionError if more is under way than may be."""
         assert len(self.pieces.origin_requests) <= self.limit
+
+
+def _left(running: OriginRequest) -> int:
+    """How many pieces of a request are still to come; 0: nobody knows."""
+    return 0 if running.stop is None else running.stop - running.first - running.received

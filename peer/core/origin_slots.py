@@ -36,9 +36,16 @@ class OriginSlots:
             self._used[upstream] -= 1
         return upstream
 
-    def wait(self, upstream: str, digest: bytes) -> None:
-        """This download wants a slot once there is one."""
-        self._waiting.setdefault(upstream, {}).setdefault(digest)
+    def wait(self, upstream: str, digest: bytes) -> bool:
+        """This download wants a slot once there is one. Returns whether it did not wait before."""
+        waiting = self._waiting.setdefault(upstream, {})
+        is_new = digest not in waiting
+        waiting.setdefault(digest)
+        return is_new
+
+    def is_waited_for(self, upstream: str) -> bool:
+        """Whether a download waits for a slot."""
+        return bool(self._waiting.get(upstream))
 
     def next(self, upstream: str, is_background: Callable[[bytes], bool]) -> bytes | None:
         """The download that is to have the slot that is free; it waits no longer. None if nobody waits."""

@@ -44,6 +44,10 @@ class NeighbourOrigins:
         while len(self._addresses) > MAX_ADDRESSES:
             self._addresses.popitem(last=False)
 
+    def address(self, host: str) -> str:
+        """Where a host's peer port is; empty if nobody has said."""
+        return self._addresses.get(host, "")
+
     def get(self, host: str) -> PieceSource | None:
         """Where to ask a host for a piece; None if nobody has said where that is."""
         address = self._addresses.get(host)

@@ -3,6 +3,7 @@
     GET /v2/swarm/blobs/<digest>                  with a Range: 206 from the store, as any registry would answer
     GET /v2/swarm/<first>-<last>/blobs/<digest>   the same bytes, encrypted: for a neighbour with a key
          ?background                              no client waits there: others come first
+    GET /v2/swarm/background/blobs/<digest>       a ticket for the blob by the background transport (`peer.background`)
     GET /v1/link                                  the WebSocket of a neighbour
 
 1. Only what is verified is served: whole blobs, and pieces that match the swarm's map.
@@ -100,6 +101,8 @@ class PeerServer:
         self.sent_bytes = 0
         self.to_neighbours = NeighbourBytes()
         self.busy_answers = 0
+        self.ticket: Callable[[Digest], Awaitable[bytes | None]] | None = None
+        """A ticket for a blob; None: there is none of this one. Without such a function there are none at all."""
         self.on_sent: Callable[[Mapping[str, str], str | None, Digest, int], None] | None = None
         """Called with a request's headers, its host, and what it got of a blob."""
 
@@ -118,6 +121,7 @@ class PeerServer:
             [
                 web.get("/v1/link", self._link, allow_head=False),
                 web.get("/v2/swarm/blobs/{digest}", self._blob, allow_head=False),
+                web.get("/v2/swarm/background/blobs/{digest}", self._ticket, allow_head=False),
                 web.get("/v2/swarm/{span}/blobs/{digest}", self._blob, allow_head=False),
                 web.route("*", "/{anything:.*}", self._nothing),
             ]
@@ -131,14 +135,35 @@ class PeerServer:
         return _ending(_refusal(404, "there is nothing here"))
 
     async def _link(self, request: web.Request) -> web.StreamResponse:
+        refusal = self._refuse_stranger(request, "links are made over TLS, with a certificate of the cluster")
+        return await self._accept_link(request) if refusal is None else refusal
+
+    def _refuse_stranger(self, request: web.Request, why: str) -> web.Response | None:
+        """Where there are certificates, refuse whoever has none; `why`: what is only over TLS."""
         if self._trust is not None:
             if not _is_tls(request.transport):
-                return _ending(_refusal(403, "links are made over TLS, with a certificate of the cluster"))
+                return _ending(_refusal(403, why))
             try:
                 self._trust.check(_tls_of(request.transport))
             except TrustError as error:
                 return _ending(_refusal(403, str(error)))
-        return await self._accept_link(request)
+        return None
+
+    async def _ticket(self, request: web.Request) -> web.Response:
+        """Only over TLS, where there are certificates: a ticket is a secret."""
+        refusal = self._refuse_stranger(request, "tickets are given over TLS, to hosts of the cluster")
+        if refusal is not None:
+            return refusal
+        try:
+            digest = Digest(request.match_info["digest"])
+        except InvalidNameError as error:
+            return _refusal(400, str(error))
+        if self.ticket is None:
+            return _refusal(501, "there is no background transport here")
+        ticket = await self.ticket(digest)
+        if ticket is None:
+            return _refusal(404, f"{digest} is not shared here")
+        return web.Response(body=ticket, content_type="application/octet-stream")
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         try:

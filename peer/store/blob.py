@@ -82,9 +82,11 @@ class Blob:
         self.preheated = False
         """It came by a preheat, and no client has asked for it yet."""
         self.preempted = False
+        """It was evicted on its way here: a client needed the room."""
+        self.is_shared = False
+        """Its file shares its bytes on the disk with a file of a container runtime (`peer.store.adopted`)."""
         self.came = Came()
         """What has come of it since the start, and from where. Kept by who receives it, on the event loop."""
-        """It was evicted on its way here: a client needed the room."""
         self._health = health or Health()
         self._held_bytes = held_bytes
         self._pins = 0
@@ -98,6 +100,8 @@ class Blob:
         self._sha256 = hashlib.sha256()
         self._hashed = 0  # pieces that are in _sha256
         self._hashing = False
+        self.reread_bytes = 0
+        """What was read back from the file for the SHA-256, since its buffer was given back before its turn."""
         self._scratch: bytearray | None = None  # kept: mapping it again takes as long as reading into it
         self._unreadable = False
         self._check = Check(self.count)
@@ -117,6 +121,16 @@ class Blob:
     @property
     def size_bytes(self) -> int:
         return self.header.size_bytes
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether its file is a container runtime's (`peer.store.adopted`), and not the store's."""
+        return False
+
+    @property
+    def taken_bytes(self) -> int:
+        """What the store has taken of the disk for it, and gets back when it is removed."""
+        return 0 if self.is_adopted or self.is_shared else self.size_bytes
 
     @property
     def pinned(self) -> bool:
@@ -275,11 +289,13 @@ class Blob:
         view: memoryview,
         expected: bytes | None = None,
         on_held: Callable[[int, bytes], None] = lambda _index, _digest: None,
+        on_at_hand: Callable[[], None] = lambda: None,
     ) -> Landed:
         """Write piece `index`, record it, and carry the SHA-256 on. The blob is pinned by the caller.
 
         If the BLAKE3 of the bytes is not `expected`, PeerCorruptError is raised before they reach the file. `on_held`
-        gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again.
+        gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again. `on_at_hand` is
+        called before: who lands the next piece from then on waits for this one's part of the SHA-256 (rule 5).
 
         A piece that is held already, or that another thread is landing, is not written again: bytes that were hashed,
         and perhaps served, never change. Raises StoreFullError (the disk), StoreBrokenError.
@@ -292,6 +308,7 @@ class Blob:
             held = index in self.pieces
             if not held:
                 self._at_hand.add(index)
+        on_at_hand()
         if held:
             digest = self.piece_digests.get(index) or blake3(view).digest()
             on_held(index, digest)
@@ -364,6 +381,14 @@ class Blob:
                 sha256.update(chunk)
             return sha256.digest() == self.digest.raw
 
+    def unlink(self) -> None:
+        """Remove what is the store's of its files. Who has them open keeps them."""
+        for path in (self.data_path, self.record_path):
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):  # it has other blobs
+            self.data_path.parent.rmdir()
+
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _hold(self, index: int, digest: bytes) -> None:
@@ -426,6 +451,7 @@ class Blob:
             while True:
                 for chunk in self._chunks(self._hashed) if view is None else (view,):
                     self._sha256.update(chunk)
+                    self.reread_bytes += len(chunk) if view is None else 0
                 view = None
                 if not self._next_to_read():
                     return

@@ -30,7 +30,26 @@ class BufferPool:
         Slices of the view are released before the block ends.
         """
         size_bytes = max(1, size_bytes)
-        memory = self._take(size_bytes)
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_room(size_bytes))
+            memory = self._take(size_bytes)
+        with self._lent(memory, size_bytes) as view:
+            yield view
+
+    @contextmanager
+    def spare(self, size_bytes: int) -> Iterator[memoryview | None]:
+        """As `buffer`, but None if a thread would have to wait for it."""
+        size_bytes = max(1, size_bytes)
+        with self._changed:
+            memory = self._take(size_bytes) if self._has_room(size_bytes) else None
+        if memory is None:
+            yield None
+            return
+        with self._lent(memory, size_bytes) as view:
+            yield view
+
+    @contextmanager
+    def _lent(self, memory: mmap.mmap, size_bytes: int) -> Iterator[memoryview]:
         view = memoryview(memory)
         try:
             yield view
@@ -38,15 +57,16 @@ class BufferPool:
             view.release()
             self._give_back(memory, size_bytes)
 
+    def _has_room(self, size_bytes: int) -> bool:
+        return not self._out_bytes or self._out_bytes + size_bytes <= self.budget_bytes
+
     def _take(self, size_bytes: int) -> mmap.mmap:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._out_bytes or self._out_bytes + size_bytes <= self.budget_bytes)
-            self._out_bytes += size_bytes
-            if self._free[size_bytes]:
-                self._free_bytes -= size_bytes
-                return self._free[size_bytes].pop()
-            if self._out_bytes + self._free_bytes > self.budget_bytes:
-                self._forget_free()
+        self._out_bytes += size_bytes
+        if self._free[size_bytes]:
+            self._free_bytes -= size_bytes
+            return self._free[size_bytes].pop()
+        if self._out_bytes + self._free_bytes > self.budget_bytes:
+            self._forget_free()
         return mmap.mmap(-1, size_bytes)
 
     def _give_back(self, memory: mmap.mmap, size_bytes: int) -> None:

@@ -28,18 +28,22 @@ FRESH_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What changes when somebody writes to a file."""
+    """What changes when somebody writes to a file, or puts another in its place."""
 
+    device: int
     inode: int
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
 
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Signature:
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
 
 def signature_of(file: int) -> Signature:
     """Raises OSError."""
-    facts = os.fstat(file)
-    return Signature(facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return Signature.of(os.fstat(file))
 
 
 class Check:

@@ -21,6 +21,8 @@ CHUNK_BYTES = 1024 * 1024
 WRITE_BYTES = 512 * 1024
 """The size of one `pwrite`. Longer ones take the kernel up to three times as long (on lazily backed memory)."""
 
+OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 class DataFile:
     """Open between `open` and `close`; whoever uses it sees to that. Reading and writing may be from any thread."""
@@ -34,13 +36,21 @@ class DataFile:
         return self._file
 
     def open(self, *, for_writing: bool) -> None:
-        """Raises StoreBrokenError, FileLimitError."""
+        """Raises StoreBrokenError, FileLimitError.
+
+        A file that has another name too may be a container runtime's (`peer.store.adopted`): it is not written to.
+        """
         access = os.O_RDWR if for_writing else os.O_RDONLY
         with disk_errors(self.path):
-            self._file = os.open(self.path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            self._file = self._opened(access | OPEN_FLAGS)
+            facts = os.fstat(self._file)
+            if not stat.S_ISREG(facts.st_mode) or (for_writing and facts.st_nlink > 1):
                 self.close()
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+    def _opened(self, flags: int) -> int:
+        """Raises OSError."""
+        return os.open(self.path, flags)
 
     def close(self) -> None:
         if self._file >= 0:

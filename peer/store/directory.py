@@ -3,6 +3,7 @@
     DIR/p2pd-store    marks the directory as ours, with the format's number
     DIR/lock          held (flock) by the one process that uses the store
     DIR/blobs/ab/…    data files and records
+    DIR/adopted/ab/…  records of files that are a container runtime's
 
 Rules:
 1. A directory that is not a store is never touched, unless it is empty. What mkfs and file servers leave in the root of
@@ -53,11 +54,12 @@ _LEFT_BY_OTHERS: Final = re.compile(
     r"lost\+found|\.snapshots?|\.zfs|\.nfs[0-9a-f]+|\.Trash-[0-9]+|\.fseventsd|a?quota\.(user|group)"
 )
 """What mkfs, file servers and desktops put into the root of a volume."""
-_FOLDERS_BESIDE: Final = ("identity", "scheduler", "https-proxy")
-"""A host's key (`peer.trust`), a scheduler's CA (`p2pd.daemon.trust`), and the proxy's (`proxy.local_authority`)."""
+_FOLDERS_BESIDE: Final = ("identity", "scheduler", "https-proxy", "adopted")
+"""A host's key (`peer.trust`), a scheduler's CA (`p2pd.daemon.trust`), the proxy's (`proxy.local_authority`), and what
+is known of a runtime's files (`peer.store.adopted`)."""
 
 _BESIDE: Final = re.compile(
-    r"lock|clock|host-id|admin-secret|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new"
+    r"lock|clock|pins|host-id|admin-secret|catalog\.(db|damaged)(-wal|-shm|-journal)?|\.[a-z0-9-]+\.new"
 )
 """The files that p2pd has beside the blobs."""
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}")

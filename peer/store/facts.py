@@ -20,7 +20,10 @@ class Came:
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on."""
+    """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on.
+
+    `adopted`: its file is a container runtime's.
+    """
 
     digest: Digest
     size_bytes: int
@@ -30,6 +33,7 @@ class BlobInfo:
     last_used: float
     in_use: bool
     pinned_s: float = 0.0
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,17 @@ class VerifyReport:
 class StoreStatistics:
     """`lost` counts blobs that were gone from the disk, or had other bytes there than were stored.
 
+    `adopted_bytes` are in files of container runtimes; they do not count as used, nor their blobs as `blobs`.
+
     `preheated_bytes` came by preheats, and of these clients have asked for `preheated_used_bytes` since. Both are since
     the start, and of whole blobs.
+
     `max_bytes` and `min_free_bytes` are the bounds in force, of a file system of `disk_bytes` (0: not known yet).
     """
 
     blobs: int
     used_bytes: int
+    adopted_bytes: int
     max_bytes: int
     min_free_bytes: int
     disk_bytes: int

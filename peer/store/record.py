@@ -37,12 +37,17 @@ ENTRY_BYTES = _ENTRY.size
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The facts of a blob that are known from its first byte on."""
+    """The facts of a blob that are known from its first byte on.
+
+    `of_file`: the record is of a file that is not the store's (`peer.store.adopted`), and says what the file was when
+    it was read: its device, inode, length, and mtime and ctime in nanoseconds.
+    """
 
     digest: Digest
     size_bytes: int
     piece_length: int
     media_type: str
+    of_file: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def encode_header(header: Header) -> bytes:
             "size_bytes": header.size_bytes,
             "piece_length": header.piece_length,
             "media_type": header.media_type,
+            **({"of_file": header.of_file} if header.of_file else {}),
         }
     ).encode()
     return _PREAMBLE.pack(MAGIC, FORMAT, len(text)) + text + _CRC.pack(zlib.crc32(text))
@@ -120,6 +126,7 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
             size_bytes=int(fields["size_bytes"]),
             piece_length=int(fields["piece_length"]),
             media_type=str(fields["media_type"]),
+            of_file=tuple(int(each) for each in fields.get("of_file", ())),
         )
     except (InvalidNameError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None

@@ -80,7 +80,7 @@ class Scrubber:
         if not self._rate:
             return
         await self._sleep(START_AFTER_S)
-        with ThreadPoolExecutor(1, "scrubber", _give_way) as thread:
+        with ThreadPoolExecutor(1, "scrubber", give_way) as thread:
             while True:
                 began = time.monotonic()
                 await self._pass(thread)
@@ -147,7 +147,7 @@ def _hash_some(blob: Blob, sha256: hashlib._Hash, buffer: bytearray, at: int) ->
     return got
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """The thread has the lowest priority, for the processor and, by that, for the disk (ioprio_set(2))."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -2,6 +2,7 @@
 
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
+    DIR/adopted/ab/<hex>.record the same of a file that is a container runtime's (peer.store.adopted)
     DIR/pins                  until when blobs are kept that are pinned (peer.store.pins)
     DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
@@ -10,7 +11,9 @@ Rules:
 2. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
 3. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
    (`drop`). It is told (`on_removed`), and whoever asked for it has it fetched again.
-4. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
+4. What a container runtime's content store holds (`peer.store.adopted`) is held without a file of the store's. It does
+   not count, is never evicted, and its file is never written to or removed.
+5. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from peer.core.eviction import (
     order,
     to_evict,
 )
-from peer.errors import BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
+from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
 from peer.store.directory import StoreDirectory, raise_if_limited
@@ -174,9 +177,9 @@ class Store:
         """
         with self._lock:
             blob = self.acquire(digest, background=background)
-            if blob is not None and blob.size_bytes == size_bytes:
+            if blob is not None and blob.size_bytes == size_bytes and not blob.is_adopted:
                 return blob
-            if blob is not None:
+            if blob is not None:  # adopted since the download began, which needs a file to write to
                 blob.release()
                 self.discard(digest)
             header = Header(Digest(digest), size_bytes, piece_length(size_bytes), media_type)
@@ -226,11 +229,13 @@ class Store:
         return 0 if blob is None else blob.size_bytes
 
     def remove(self, digest: str) -> bool:
-        """Remove a blob; False if there is none. Raises BlobInUseError while it is in use."""
+        """Remove a blob; False if there is none. Raises BlobInUseError while it is in use, and BlobAdoptedError."""
         with self._lock:
             blob = self._blobs.get(digest)
             if blob is None:
                 return False
+            if blob.is_adopted:
+                raise BlobAdoptedError(f"{digest} is in {blob.data_path.parent}: its runtime removes it, not p2pd")
             if blob.in_use:
                 raise BlobInUseError(f"{digest} is being read or written; try again when that has ended")
             self.discard(digest)
@@ -241,8 +246,11 @@ class Store:
         with self._lock:
             if self._blobs.get(blob.digest) is not blob:
                 return  # it was dropped already, and perhaps fetched again
-            self._lost += 1
+            self._lost += not blob.is_adopted
             self.discard(blob.digest)
+        if blob.is_adopted:  # its runtime removes files at any time
+            log.info("a file of a container runtime is not what it was", digest=blob.digest, cause=why)
+            return
         log.warning("a blob was lost, it is fetched again when it is wanted", digest=blob.digest, cause=why)
 
     def discard(self, digest: str) -> None:
@@ -251,14 +259,58 @@ class Store:
             blob = self._blobs.pop(digest, None)
             if blob is None:
                 return
-            self._used_bytes -= blob.size_bytes
+            self._used_bytes -= blob.taken_bytes
             self._touched.pop(digest, None)
             self._pins.discard(digest)
             blob.discarded = True
-            _unlink(blob.data_path, blob.record_path)
-            with suppress(OSError):  # it has other blobs
-                blob.data_path.parent.rmdir()
+            blob.unlink()
             self.on_removed(Digest(digest))
+
+    # -- files of container runtimes (peer.store.adopted) ----------------------------------------------------------
+
+    def own(self, digest: str) -> Blob | None:
+        """The blob, whole or not, if its file is the store's."""
+        with self._lock:
+            blob = self._blobs.get(digest)
+            return None if blob is None or blob.is_adopted else blob
+
+    def adopt(self, blob: Blob) -> None:
+        """From now on `blob`, whose file is a container runtime's, is held, and no file of the store's.
+
+        Nobody writes to the digest meanwhile: the caller sees to that. Who reads the store's file has it to the end.
+        """
+        with self._lock:
+            ours = self._blobs.get(blob.digest)
+            blob.last_used = min(self._clock.now(), blob.last_used if ours is None else ours.last_used)
+            if ours is not None:
+                self._used_bytes -= ours.taken_bytes
+                ours.discarded = True
+                ours.unlink()
+            self._blobs[blob.digest] = blob
+            info = self._info(blob)
+        if ours is None or not ours.whole:
+            self.on_found(info)
+
+    def let_go(self, blob: Blob) -> None:
+        """The runtime has removed the file of an adopted blob. Who reads it has it to the end."""
+        with self._lock:
+            if self._blobs.get(blob.digest) is blob:
+                self.discard(blob.digest)
+            else:
+                blob.unlink()
+
+    def set_shared(self, blob: Blob, *, is_shared: bool) -> None:
+        """Say whether the store's file shares its bytes with a runtime's: shared bytes do not count."""
+        with self._lock:
+            if self._blobs.get(blob.digest) is blob:
+                self._used_bytes -= blob.taken_bytes
+                blob.is_shared = is_shared
+                self._used_bytes += blob.taken_bytes
+
+    def is_kept(self, digest: str) -> bool:
+        """Whether the blob is kept for a time although nobody uses it (`keep`)."""
+        with self._lock:
+            return self._pins.until(digest) > self._clock.now()
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -346,8 +398,9 @@ class Store:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
-                blobs=len(self._blobs),
+                blobs=sum(not blob.is_adopted for blob in self._blobs.values()),
                 used_bytes=self._used_bytes,
+                adopted_bytes=sum(blob.size_bytes for blob in self._blobs.values() if blob.is_adopted),
                 max_bytes=self.bounds.max_bytes,
                 min_free_bytes=self.bounds.min_free_bytes,
                 disk_bytes=self._last_room.total_bytes,
@@ -448,6 +501,8 @@ class Store:
     def _candidates(self) -> Iterator[Candidate]:
         now = self._clock.now()
         for blob in self._blobs.values():
+            if blob.is_adopted or blob.is_shared:
+                continue  # no room would come of it
             is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
             is_pinned = self._pins.until(blob.digest) > now
             yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
@@ -520,7 +575,8 @@ class Store:
         for digest, blob in self._blobs.items():
             if digest not in before:
                 self.on_found(self._info(blob))
-        for blob in [blob for blob in self._blobs.values() if not blob.pinned and not blob.data_path.exists()]:
+        ours = [blob for blob in self._blobs.values() if not blob.is_adopted]
+        for blob in [blob for blob in ours if not blob.pinned and not blob.data_path.exists()]:
             self.drop(blob, "it went with the directory of the store")
         return unable
 
@@ -584,6 +640,7 @@ class Store:
             last_used=self._clock.to_unix(blob.last_used),
             in_use=blob.in_use,
             pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
+            adopted=blob.is_adopted,
         )
 
 

@@ -117,6 +117,7 @@ class TestCache:
             "media_type": newest["media_type"],
             "in_use": False,
             "pinned_s": 0.0,
+            "adopted": False,
         }
         assert (oldest["digest"], oldest["media_type"]) == (IMAGE.digest, IMAGE.media_type)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from peer.oci.descriptor import Descriptor
 from peer.oci.digest import Digest
 from peer.oci.reference import DOCKER_HUB, Repository, RepositoryName, Tag
 from peer.store import Store
+from peer.store.adopter import Adopter
 from proxy.catalog import Catalog
 from proxy.core.routing import Endpoint
 from tests.p2pd.admin import Admin, serve
@@ -311,3 +313,31 @@ def test_the_secret_is_shown_to_its_own_port_only(tmp_path: Path) -> None:
     finally:
         store.close()
         other.close()
+
+
+@pytest.mark.parametrize("by_daemon", [True, False])
+def test_what_a_runtime_holds_is_listed_and_never_removed(tmp_path: Path, unused_address: str, by_daemon: bool) -> None:
+    content = b"of a runtime"
+    digest = Digest.of(content)
+    file = tmp_path / "content" / "blobs" / "sha256" / digest.hex
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    config = tmp_path / "p2pd.toml"
+    config.write_text(f'adopt = ["{tmp_path / "content"}"]\n')
+    store = opened(tmp_path / "store")
+    adopter = Adopter(store, [tmp_path / "content"])
+    asyncio.run(adopter.look())
+    asyncio.run(adopter.read_all())
+    flags = ["--data", str(store.directory), "--config", str(config)]
+    with serve(Admin(store)) as admin:
+        if not by_daemon:
+            store.close()
+        address = admin.address if by_daemon else unused_address
+        listed = p2pd("cache", "ls", "--admin", address, *flags)
+        removed = p2pd("cache", "rm", "--admin", address, *flags, digest)
+        collected = p2pd("cache", "gc", "--admin", address, *flags)
+    store.close()
+    assert "adopted" in listed.stdout
+    assert (removed.exit_code, "its runtime removes it" in removed.stderr) == (1, True)
+    assert collected.stdout.startswith("removed 0 blobs")
+    assert file.exists()

@@ -382,3 +382,12 @@ def test_status_has_a_line_for_each_of_several_schedulers() -> None:
         ("scheduler", "connected: http://a:1, which has 12 of this host's blobs"),
         ("scheduler", "not connected for 3m: http://b:1, others have its blobs meanwhile"),
     ]
+
+
+def test_status_has_what_runtimes_hold(admin: Admin) -> None:
+    admin.status = {
+        "cache": {"used_bytes": 0, "max_bytes": 1024, "blobs": 0},
+        "adopted": {"blobs": 2, "size_bytes": 2048, "unread": 3},
+    }
+    shown = p2pd("status", "--admin", admin.address).stdout
+    assert "2.0KiB in files of container runtimes, 3 files are still to be read" in shown

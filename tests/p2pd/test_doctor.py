@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.doctor import daemon, disk_space, runtimes, swarm, upstreams
+from p2pd.doctor import adopted, daemon, disk_space, runtimes, swarm, upstreams
 from p2pd.doctor.environment import (
     DiskSpace,
     Environment,
@@ -596,8 +596,18 @@ def test_the_cache_directory_is_private(mode: int, level: Level) -> None:
 def test_all_checks_are_run() -> None:
     written = {
         function
-        for module in (daemon, runtimes, upstreams, swarm, disk_space)
+        for module in (adopted, daemon, runtimes, upstreams, swarm, disk_space)
         for name, function in vars(module).items()
         if name.startswith("check_")
     }
     assert set(CHECKS) == written
+
+
+@pytest.mark.parametrize(
+    ("transport", "has_libtorrent", "expected"),
+    [("http", False, []), ("bittorrent", True, [Level.OK]), ("bittorrent", False, [Level.WARN])],
+)
+def test_the_background_transport_wants_libtorrent(transport: str, has_libtorrent: bool, expected: list[Level]) -> None:
+    around = replace(Node().environment(), has_libtorrent=lambda: has_libtorrent)
+    settings = settings_of(background_transport=transport)
+    assert [found.level for found in swarm.check_background(settings, around)] == expected

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from peer.core.origin_requests import FIRST_SPAN_BYTES
 from peer.errors import P2pdError
 from peer.host import Host, Limits
 from peer.origin.api import ContentRef, Credential
-from peer.origin_range import FIRST_SPAN_BYTES, OriginSource
+from peer.origin_range import OriginSource
 from peer.readers import Readers
 from peer.store import Store
 from peer.tasks import BackgroundTasks

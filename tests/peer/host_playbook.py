@@ -45,6 +45,7 @@ from peer.core.piece_sets import bitfield
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, OnLink, ToHost
 from scheduler.protocol.fields import DIGEST_BYTES
+from tests.peer.lanes import Wide
 
 D = b"d" * DIGEST_BYTES
 E = b"e" * DIGEST_BYTES
@@ -162,6 +163,7 @@ class Playbook:
 
     def __init__(self, settings: HostSettings = SETTINGS, *, connected: bool = True) -> None:
         self.machine = HostMachine(settings)
+        self.machine.lanes = Wide(self.machine.slots.used())
         self.now = 100.0
         self._expected: list[object] = []
         self._got: list[object] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from peer.background_pace import LOOK_EVERY_S, BackgroundPace
+from peer.background_pace import BackgroundPace
 from peer.origin.clock import SystemClock
-from peer.pacing import PACED_BYTES
+from peer.pacing import LOOK_EVERY_S, PACED_BYTES
 from peer.peer_piece import Pace
 
 

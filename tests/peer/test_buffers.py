@@ -98,3 +98,12 @@ def test_the_budget_holds_and_no_two_share_a_buffer() -> None:
         for done in [threads.submit(use, seed) for seed in range(200)]:
             done.result(PATIENCE_S)
     assert most <= pool.budget_bytes
+
+
+def test_a_spare_one_is_not_waited_for() -> None:
+    pool = BufferPool(20)
+    with pool.buffer(10), pool.spare(10) as second, pool.spare(10) as third:
+        assert second is not None
+        assert third is None
+    with pool.spare(20) as view:
+        assert view is not None

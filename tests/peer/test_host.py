@@ -28,6 +28,8 @@ from tests.peer.download_fixtures import (
     DIGEST,
     LARGE,
     PIECE,
+    covers_once,
+    eventually,
     fetch_ahead,
     outcome_of,
     read,
@@ -111,6 +113,21 @@ class TestBetweenDownloads:
 
         run(scene)
         assert len(origin.requests) == 1
+
+
+class TestOneRequestAtATime:
+    """Bytes come in order."""
+
+    def test_nothing_is_read_back_from_the_disk(self, store: Store, origin: FakeOrigin) -> None:
+        async def scene() -> None:
+            async with started(store, transfers_per_blob=1) as (host, readers):
+                assert await read(readers, source(origin, LARGE), LARGE) == LARGE
+                await eventually(lambda: not host.statistics().active)
+                assert host.statistics().reread_bytes == 0
+
+        run(scene)
+        assert origin.most_open == 1
+        assert covers_once([(each.start, each.stop or 0) for each in origin.requests], len(LARGE))
 
 
 class TestClosing:

@@ -35,13 +35,16 @@ from peer.core.events import (
     Tell,
     TellNeighbours,
     Tick,
+    TrimRange,
 )
 from peer.core.host import HostMachine, HostSettings
+from peer.core.origin_lanes import OriginLanes
 from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SLOW_ANSWER_S
 from scheduler.protocol import link
 from scheduler.protocol.from_host import Leave, Sealed
-from scheduler.protocol.geometry import MIN_PIECE_BYTES
+from scheduler.protocol.geometry import MAX_PIECE_BYTES, MIN_PIECE_BYTES
 from scheduler.protocol.to_host import Sized
+from tests.peer.lanes import Narrow, Wide
 
 D = b"d" * 32
 E = b"e" * 32
@@ -93,7 +96,14 @@ def failed(phase: Phase = Phase.FAILED, *, discard: bool = True, blob: bytes = D
 class Alone:
     """A host without a scheduler. `says` is what the last event gave; requests that are under way are in `asked`."""
 
-    def __init__(self, *, max_ranges: int = 4, max_per_origin: int = 12, linger_s: float = LINGER_S) -> None:
+    def __init__(
+        self,
+        *,
+        max_ranges: int = 4,
+        max_per_origin: int = 12,
+        linger_s: float = LINGER_S,
+        lanes: type[OriginLanes] = Wide,
+    ) -> None:
         self.machine = HostMachine(
             HostSettings(
                 has_scheduler=False,
@@ -102,6 +112,7 @@ class Alone:
                 linger_s=linger_s,
             )
         )
+        self.machine.lanes = lanes(self.machine.slots.used())
 
     def handle(self, *events: Event, now: float = 0.0) -> list[Instruction]:
         """What the last of these events gives, all at one time."""
@@ -217,6 +228,51 @@ class TestWhatIsAskedFor:
             host.handle(RangeOpened(D, 0, 2000, 2 * LENGTH, 0, 4))
 
 
+class TestOneRequestIsEnough:
+    """Of an origin where one request fills the line."""
+
+    def test_all_that_is_missing_in_a_row(self) -> None:
+        assert known(lanes=Narrow)[1] == [(0, 20)]
+        assert known(0, 1, 7, lanes=Narrow)[1] == [(2, 7)]
+
+    def test_the_next_begins_with_the_last_piece_and_not_before(self) -> None:
+        host, _ = known(0, 5, lanes=Narrow)
+        assert host.spans(opened(0, 1, 5), received(0, 1), received(0, 2)) == []
+        assert host.spans(received(0, 3)) == [(6, 20)]
+
+    def test_short_ones_one_by_one_until_it_is_known(self) -> None:
+        host = alone(added(), moved(1, 0), lanes=OriginLanes)
+        out = host.spans(PiecesHeld(D, 20 * MAX_PIECE_BYTES, MAX_PIECE_BYTES))
+        assert out == [(0, 4)]
+        host.handle(RangeOpened(D, 0, 20 * MAX_PIECE_BYTES, MAX_PIECE_BYTES, 0, 4))
+        assert host.spans(*(received(0, index) for index in range(3))) == []
+        assert host.spans(received(0, 3)) == [(4, 8)]
+
+    def test_a_client_that_waits_for_pieces_far_ahead_has_a_request_of_its_own(self) -> None:
+        host, _ = known(lanes=Narrow)
+        host.handle(opened(0, 0, 20), received(0, 0))
+        assert host.handle(moved(2, 1000, 1200)) == [TrimRange(D, 0, 10), RequestRange(D, 1, 0, 10, 14)]
+
+    def test_but_not_one_that_waits_for_what_comes_next(self) -> None:
+        host, _ = known(lanes=Narrow)
+        host.handle(opened(0, 0, 20), received(0, 0))
+        assert host.handle(moved(2, 200, 400)) == []
+
+    def test_other_downloads_have_their_turn(self) -> None:
+        host, spans = known(lanes=Narrow, max_per_origin=1)
+        assert spans == [(0, 20)]
+        host.handle(opened(0, 0, 20), received(0, 0), added(blob=E), moved(9, 0, blob=E))
+        assert host.handle(held(blob=E)) == [TrimRange(D, 0, 5)]
+        host.handle(*(received(0, index) for index in range(1, 5)))
+        assert host.spans(ended(0, Outcome.DONE)) == [(0, 4)], "E's, and short, because D waits again"
+        assert host.spans(ended(1, Outcome.BROKEN, E)) == [(5, 9)]
+
+    def test_one_that_brings_all_though_a_range_was_asked_for_is_not_ended_early(self) -> None:
+        host, _ = known(0, lanes=Narrow)
+        host.handle(opened(0, 0, 20))
+        assert host.handle(moved(2, 1000, 1200)) == []
+
+
 class TestSlots:
     """The origin has one slot, and another blob's request has it."""
 
@@ -255,7 +311,7 @@ class TestSlots:
         assert self.frees(host) == [(0, 3)]
 
     def test_a_download_whose_source_there_was_dropped_does_not_use_it(self) -> None:
-        host = alone(added(blob=E), held(count=4, blob=E), max_per_origin=2)
+        host = alone(added(blob=E), moved(8, 0, blob=E), held(count=4, blob=E), max_per_origin=2)
         host.handle(added(0), added(1, "other.test"), moved(1, 0))
         assert host.spans(held(count=8)) == [(0, 4)]
         assert host.spans(ended(1, Outcome.REFUSED)) == [(0, 4), (4, 8)], "both are asked of the other source"

@@ -41,6 +41,7 @@ from peer.core.host import HostMachine, HostSettings
 from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SPAN_PIECES, pause_s
 from scheduler.protocol.from_host import Leave, Sealed
 from scheduler.protocol.geometry import MIN_PIECE_BYTES, piece_length
+from tests.peer.lanes import Wide
 
 LENGTH = MIN_PIECE_BYTES
 COUNT = 11
@@ -115,6 +116,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.machine = HostMachine(SETTINGS)
+        self.machine.lanes = Wide(self.machine.slots.used())
         self.now = 0.0
         self.log: list[tuple[Event, float, list[Instruction]]] = []
         self.blobs = {digest: _Blob() for digest in BLOBS}
@@ -493,6 +495,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def replay(self) -> None:
         again = HostMachine(SETTINGS)
+        again.lanes = Wide(again.slots.used())
         for event, now, instructions in self.log:
             assert again.handle(event, now) == instructions, "the same events give the same instructions"
 

@@ -90,7 +90,8 @@ def test_each_origin_has_its_own() -> None:
 
 def test_a_download_has_no_more_than_its_own_bound() -> None:
     settings = HostSettings(has_scheduler=False, max_ranges_per_origin=9, max_ranges_per_blob=2)
-    playbook = Playbook(settings) >> source(size_bytes=16 * PIECE) << Recover(D) >> PiecesHeld(D)
+    playbook = Playbook(settings)
+    playbook = playbook >> source(size_bytes=16 * PIECE) << Recover(D) >> PiecesHeld(D)
     playbook = playbook << Prepare(D, 16 * PIECE) >> Prepared(D) << asked_origin(0, 0, 4)
     playbook = playbook >> opened(0, 0, 4, size_bytes=16 * PIECE) << asked_origin(1, 4, 8)
     assert playbook >> opened(1, 4, 8, size_bytes=16 * PIECE) >> received(0, 0)

@@ -29,6 +29,7 @@ from tests.peer.download_fixtures import (
     until,
 )
 from tests.peer.fakes import PATIENCE_S, FakeOrigin
+from tests.peer.lanes import Wide
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import hold_part
 from tests.peer.swarm_fixtures import RAW, scripted
@@ -111,7 +112,8 @@ class TestOneFetchForAll:
         self, store: Store, origin: FakeOrigin
     ) -> None:
         async def scene() -> None:
-            async with started(store, transfers_per_blob=3) as (_, readers):
+            async with started(store, transfers_per_blob=3) as (host, readers):
+                host.machine.lanes = Wide(host.machine.slots.used())
                 origin.hold_at(piece_length(len(LARGE)))
                 async with asyncio.TaskGroup() as clients:
                     task = clients.create_task(read(readers, source(origin, LARGE), LARGE))

@@ -23,7 +23,7 @@ from tests.peer.store_fixtures import a_store, create, flip, hold, land
 from tests.peer.swarm_fixtures import scripted
 
 LOST = "a blob was lost, it is fetched again when it is wanted"
-ONE, OTHER = Signature(1, 100, 5, 5), Signature(1, 100, 5, 6)
+ONE, OTHER = Signature(3, 1, 100, 5, 5), Signature(3, 1, 100, 5, 6)
 
 
 @contextmanager

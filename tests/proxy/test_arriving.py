@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.core.origin_requests import SPAN_PIECES
-from peer.origin_range import FIRST_SPAN_BYTES
+from peer.core.origin_requests import FIRST_SPAN_BYTES, SPAN_PIECES
 from scheduler.protocol.geometry import piece_length
 from tests.support.client import Client
 from tests.support.images import content_of, digest_of, make_image

@@ -7,6 +7,7 @@ from typing import Final
 
 from tests.real.cri import Cri
 from tests.real.filesystems import has_overlay
+from tests.real.paths import new_directory
 from tests.real.programs import Program, ProgramError, environment, run
 from tests.real.web import Credentials
 
@@ -43,6 +44,7 @@ class Containerd:
     def __init__(self, directory: Path) -> None:
         self._env = environment(directory)
         self._hosts = directory / "hosts"
+        self.content = directory / "root" / "io.containerd.content.v1.content"
         self._snapshotter = "overlayfs" if has_overlay(directory) else "native"
         config = directory / "config.toml"
         config.write_text(_CONFIG.format(directory=directory, snapshotter=self._snapshotter), encoding="utf-8")
@@ -55,9 +57,13 @@ class Containerd:
 
     def use_mirror(self, upstream: str, mirror_url: str) -> None:
         """From the next pull on, ask `mirror_url` for images of the registry `upstream` (`docker.io`)."""
-        hosts = self._hosts / upstream / "hosts.toml"
-        hosts.parent.mkdir(parents=True, exist_ok=True)
-        hosts.write_text(_HOSTS.format(mirror_url=mirror_url), encoding="utf-8")
+        _write_hosts(self._hosts, upstream, mirror_url)
+
+    def hosts_for(self, upstream: str, url: str) -> Path:
+        """A directory for `pull` that has images of the registry `upstream` asked of `url`, and of no mirror."""
+        hosts = new_directory(self._hosts.parent)
+        _write_hosts(hosts, upstream, url)
+        return hosts
 
     def pull(self, image: str, hosts: Path | None = None, credentials: Credentials | None = None) -> None:
         """Pull and unpack (`docker.io/library/app:1`). `hosts` is another directory of hosts.toml files.
@@ -89,3 +95,9 @@ class Containerd:
         except ProgramError:
             return False
         return True
+
+
+def _write_hosts(hosts: Path, upstream: str, url: str) -> None:
+    file = hosts / upstream / "hosts.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_HOSTS.format(mirror_url=url), encoding="utf-8")

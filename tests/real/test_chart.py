@@ -34,6 +34,7 @@ CASES: Final[dict[str, Object]] = {
     "docker": {"runtime": {"kind": "docker"}},
     "k3s": {"runtime": {"kind": "k3s"}},
     "rke2": {"runtime": {"kind": "rke2"}},
+    "adopts": {"runtime": {"adopt": ["/var/lib/containerd/io.containerd.content.v1.content", "/srv/other"]}},
     "no runtime": {"runtime": {"kind": "none"}},
     "no runtime, cache stays": {"runtime": {"kind": "none"}, "undo": {"removeCache": False}},
     "other directories": {"runtime": {"directories": ["/opt/certs.d"], "args": ["--all", "--upstream=it's"]}},
@@ -124,6 +125,21 @@ def test_containers_have_no_more_rights_than_they_need(helm: Helm, case: str) ->
             assert container["resources"]["limits"]["memory"]
             mounted |= {mount["name"] for mount in container.get("volumeMounts", [])}
         assert mounted == {volume["name"] for volume in spec["volumes"]}
+
+
+def test_content_stores_are_mounted_for_reading(helm: Helm) -> None:
+    directories = ["/var/lib/containerd/io.containerd.content.v1.content", "/srv/other"]
+    [spec] = [
+        spec
+        for spec in pod_specs(helm.objects({"runtime": {"adopt": directories}}))
+        if any(container["name"] == "p2pd" for container in spec["containers"])
+    ]
+    [container] = spec["containers"]
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    paths = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+    [adopt] = [each["value"] for each in container["env"] if each["name"] == "P2PD_ADOPT"]
+    assert [paths[mounts[where]["name"]] for where in adopt.split()] == directories
+    assert all(mounts[where]["readOnly"] for where in adopt.split())
 
 
 def test_lint_and_package(helm: Helm, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ REQUESTS = [
     request("GET", PIECE, Range="bytes=0-99", P2PD_Host="one"),
     request("GET", PIECE, Range="bytes=0-99", Authorization=f"P2PD-Piece {'0' * 32}.1.{'0' * 64}"),
     request("GET", f"/v2/swarm/0-99/blobs/{DIGEST}"),
+    request("GET", f"/v2/swarm/background/blobs/{DIGEST}"),
     request("GET", f"/v2/{PRIVATE}/blobs/{DIGEST}", Authorization=ALICE),
     upgrade("/v1/link"),
     upgrade(PATH),
@@ -185,7 +186,8 @@ def test_a_stranger_gets_nothing_from_any_port(tmp_path: Path, registry: ImageRe
     async def main() -> None:
         async with cluster(tmp_path, registry) as secure:
             peer = free_address()
-            open_to_all = {"peer": f"0.0.0.0:{port_of(peer)}", "advertise": peer, "metrics": "127.0.0.1:0"}
+            open_to_all: dict[str, object] = {"background-transport": "bittorrent"}
+            open_to_all |= {"peer": f"0.0.0.0:{port_of(peer)}", "advertise": peer, "metrics": "127.0.0.1:0"}
             node = await secure.add("one", join=secure.token(), **open_to_all)
             await node.until_connected()
             await private_image_on(node)

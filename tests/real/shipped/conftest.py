@@ -1,6 +1,7 @@
 """One Debian for the session: packages are made in it, an image is made from it, and then it boots.
 
-Nothing is fetched but Debian's packages and the wheels that requirements.lock names.
+Nothing is fetched but Debian's packages and the wheels that requirements.lock names and, for the image,
+requirements-bittorrent.lock.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ class Shipped(NamedTuple):
 
 @pytest.fixture(scope="session")
 def wheels(workplace: Path) -> Path:
-    """All that requirements.lock names, for Debian's Python. pip would try a marker on the Python that runs it."""
+    """All that both locks name, for Debian's Python. pip would try a marker on the Python that runs it."""
     directory = new_directory(workplace)
     requirements = new_directory(workplace) / "requirements.txt"
-    requirements.write_text(re.sub(r" ; .* \\\n", r" \\\n", (ROOT / "requirements.lock").read_text()))
+    locked = "".join((ROOT / name).read_text() for name in ("requirements.lock", "requirements-bittorrent.lock"))
+    requirements.write_text(re.sub(r" ; .* \\\n", r" \\\n", locked))
     how = ["--quiet", "--require-hashes", "--only-binary=:all:", f"--python-version={PYTHON}", f"--dest={directory}"]
     command = [sys.executable, "-m", "pip", "download", *how, "--requirement", str(requirements)]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False, timeout=500)

@@ -53,6 +53,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Where the pods have the content stores of the node. */}}
+{{- define "p2pd.adopted" -}}
+{{- range $at, $path := . }}{{ if $at }} {{ end }}/run/adopt/{{ $at }}{{ end }}
+{{- end }}
+
 {{- define "p2pd.runtimeArgs" -}}
 {{- .Values.runtime.kind }} --root /host{{ range .Values.runtime.args }} {{ include "p2pd.word" . }}{{ end }}
 {{- end }}

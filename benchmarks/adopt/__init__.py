@@ -1,0 +1,1 @@
+"""`python -m benchmarks adopt`: what it takes to adopt what a runtime holds."""

@@ -1,0 +1,137 @@
+"""When a piece of the background transport goes on, is asked for again, or comes by HTTP instead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from peer.background.client import BackgroundError, WrongPieceError
+from peer.background.transport import BackgroundTransport, Ticketed, content_of
+from peer.errors import FetchStoppedError
+from peer.oci.digest import Digest
+from peer.peer_piece import neighbour_origin
+from peer.store import Blob, Store
+from scheduler.protocol.geometry import MIN_PIECE_BYTES
+from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
+from tests.peer.test_background_process import Pair, pair
+
+__all__ = ["pair"]
+
+RATE = 1_000_000
+PATIENCE_S = 0.1
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(tmp_path / "store", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
+    yield made
+    made.close()
+
+
+class Neighbour:
+    """A host in another site that shares a blob of two pieces, and what it is asked by."""
+
+    def __init__(self, pair: Pair, store: Store, *, proven: bool = True) -> None:
+        _, self.data, path = pair.blob(2 * MIN_PIECE_BYTES)
+        self.blob: Blob = store.create(Digest(f"sha256:{path.name}"), len(self.data), "")
+        self.pair = pair
+        self.transport = BackgroundTransport(pair.there, lambda host: host == "far", PATIENCE_S)
+        self.ticket = Ticketed(pair.here.share(content_of(self.blob), path), proven=proven)
+        self.transport._tickets["far", str(self.blob.digest)] = self.ticket
+        self.stopped = threading.Event()
+        self.client_waits = False
+
+    def has_way(self, host: str = "far") -> bool:
+        return self.transport.way(host, "127.0.0.1:1", lambda: True) is not None
+
+    def fetch(self, index: int) -> bytes:
+        way = self.transport.way("far", "127.0.0.1:1", lambda: not self.client_waits)
+        assert way is not None
+        origin = neighbour_origin("far", "127.0.0.1:1", "here")
+        start, stop = self.blob.span(index)
+        buffer = bytearray(stop - start)
+        with way.fetch(origin, self.blob, index, self.stopped) as arriving, memoryview(buffer) as view:
+            arriving.readinto(view)
+        return bytes(buffer)
+
+
+def test_a_piece_that_takes_long_goes_on_and_is_asked_for_again(pair: Pair, store: Store) -> None:
+    """Its neighbour is not slow, and nothing that has come is sent again."""
+    near = Neighbour(pair, store)
+    pair.here.limit(RATE, 0)
+    asked = 0
+    while True:
+        asked += 1
+        try:
+            piece = near.fetch(1)
+        except FetchStoppedError:
+            continue
+        break
+    assert piece == near.data[MIN_PIECE_BYTES:]
+    assert asked > 1
+    pair.here.count()
+    assert pair.here.sent_bytes < 1.5 * MIN_PIECE_BYTES
+
+
+def test_it_goes_on_while_it_is_not_asked_for(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    pair.here.limit(RATE, 0)
+    with pytest.raises(FetchStoppedError):
+        near.fetch(1)
+    ends = time.monotonic() + PROCESS_PATIENCE_S
+    while pair.here.sent_bytes < MIN_PIECE_BYTES:
+        assert time.monotonic() < ends, "it has stopped"
+        pair.here.count()
+    pair.here.limit(1, 0)  # nothing more comes over the line
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    assert near.fetch(1) == near.data[MIN_PIECE_BYTES:]
+
+
+def test_a_client_takes_over(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    near.client_waits = True
+    pair.here.limit(RATE // 10, 0)
+    with pytest.raises(BackgroundError, match="a client waits"):
+        near.fetch(0)
+    assert near.has_way(), "that is nobody's fault"
+
+
+def test_a_neighbour_that_never_brought_anything_is_left_alone(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store, proven=False)
+    pair.here.close()
+    near.stopped.set()
+    with pytest.raises(FetchStoppedError):
+        near.fetch(0)
+    assert not near.has_way()
+
+
+def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store, proven=False)
+    assert near.fetch(0) == near.data[:MIN_PIECE_BYTES]
+    assert near.ticket.proven
+    pair.there.close()
+    with pytest.raises(BackgroundError):
+        near.fetch(1)
+    assert not near.transport._tickets
+    assert near.has_way()
+
+
+def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    way = near.transport.way("far", "127.0.0.1:1", lambda: True)
+    assert way is not None
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    with pytest.raises(WrongPieceError), way.fetch(origin, near.blob, 0, near.stopped):
+        raise WrongPieceError
+    assert not near.has_way()
+
+
+def test_only_other_sites(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    assert near.has_way("far")
+    assert not near.has_way("near")

@@ -1,0 +1,87 @@
+"""The threads that receive one range: in turns, in order, and without waiting for one that never begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from peer.errors import OriginBrokenError
+from peer.origin_range import OriginRange
+from peer.store import Blob, Store
+from peer.store.buffers import BufferPool
+from tests.peer.download_fixtures import DIGEST, PIECE, source
+from tests.peer.fakes import FakeOrigin
+
+
+@dataclass
+class Report:
+    """Keeps what is told. `on_received` is called with the index of each piece, by the thread that lands it."""
+
+    on_received: Callable[[int], None] = lambda _index: None
+    pieces: list[int] = field(default_factory=list)
+    verdicts: list[bool] = field(default_factory=list)
+
+    def opened(self, blob: Blob, first: int, stop: int) -> None:
+        assert (first, stop) == (0, blob.count)
+        blob.release()
+
+    def received(self, blob: Blob, index: int, digest: bytes) -> None:
+        assert blob.piece_digests[index] == digest
+        self.pieces.append(index)
+        self.on_received(index)
+
+    def verified(self, blob: Blob, ok: bool) -> None:
+        assert blob.reread_bytes == 0
+        self.verdicts.append(ok)
+
+
+def receive(store: Store, origin: FakeOrigin, report: Report, *, buffers: int = 2) -> None:
+    with ThreadPoolExecutor(1) as threads:
+
+        def spawn(*work: Any) -> None:
+            threads.submit(*work)
+
+        OriginRange(source(origin), None, 0, None).run(store, BufferPool(buffers * PIECE), report, spawn)
+
+
+def test_the_next_piece_is_received_while_one_is_landed(store: Store, origin: FakeOrigin) -> None:
+    """The first piece is landed only when the origin has been asked for the second."""
+    origin.hold_at(PIECE)
+
+    def on_received(index: int) -> None:
+        if not index:
+            origin.wait_for(lambda: origin.waiting == 1)
+            origin.release()
+
+    report = Report(on_received)
+    receive(store, origin, report)
+    assert sorted(report.pieces) == list(range(10))
+    assert report.verdicts == [True]
+
+
+def test_one_thread_has_all_turns_where_there_is_no_second_buffer(store: Store, origin: FakeOrigin) -> None:
+    report = Report()
+    receive(store, origin, report, buffers=1)
+    assert (report.pieces, report.verdicts) == (list(range(10)), [True])
+
+
+def test_a_second_thread_that_never_begins_is_not_waited_for(store: Store, origin: FakeOrigin) -> None:
+    report = Report()
+    OriginRange(source(origin), None, 0, None).run(store, BufferPool(2 * PIECE), report, lambda *_: None)
+    assert (report.pieces, report.verdicts) == (list(range(10)), [True])
+
+
+def test_an_error_of_either_thread_ends_both(store: Store, origin: FakeOrigin) -> None:
+    origin.breaks_after = 5 * PIECE
+    report = Report()
+    with pytest.raises(OriginBrokenError):
+        receive(store, origin, report)
+    assert sorted(report.pieces) == list(range(5))
+    blob = store.acquire(DIGEST)
+    assert blob is not None
+    blob.release()
+    assert not blob.pinned, "the second thread has ended, too"
