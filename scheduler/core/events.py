@@ -9,7 +9,7 @@ from scheduler.core.preheat_job import Job, Target
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Hello, Pulled
-from scheduler.protocol.to_host import MAX_BURST
+from scheduler.protocol.to_host import MAX_BURST, SchedulerAt
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,16 @@ class PreheatCancelled:
     job: str
 
 
-Event: TypeAlias = Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled
+@dataclass(frozen=True, slots=True)
+class LiveListChanged:
+    """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list."""
+
+    epoch: int
+    own: str
+    schedulers: tuple[SchedulerAt, ...]
+
+
+Event: TypeAlias = Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled | LiveListChanged
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ class Host:
     """Whether the host answers SpotCheck. Older hosts do not."""
     preheats: bool = False
     """Whether the host takes Preheat."""
+    shards: bool = False
+    """Whether the host takes Schedulers."""
     preheats_within: bool = False
     """Whether the host keeps to `Preheat.most_bytes`."""
     members: dict[bytes, Member] = field(default_factory=dict)

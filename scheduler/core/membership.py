@@ -13,14 +13,23 @@ from __future__ import annotations
 from typing import Final
 
 from scheduler.core.budget import MEMBER_BYTES, SWARM_BYTES
-from scheduler.core.events import Close
+from scheduler.core.events import Close, LiveListChanged
 from scheduler.core.leases import LeaseCause
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance, network_of
 from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
-from scheduler.protocol.from_host import FEATURES, PREHEAT, PREHEAT_BOUND, PULLS, SPOT_CHECK, Hello, Holding
+from scheduler.protocol.from_host import (
+    FEATURES,
+    PREHEAT,
+    PREHEAT_BOUND,
+    PULLS,
+    SCHEDULERS,
+    SPOT_CHECK,
+    Hello,
+    Holding,
+)
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -28,6 +37,7 @@ from scheduler.protocol.to_host import (
     Neighbour,
     Neighbours,
     OriginRefused,
+    Schedulers,
     Welcome,
 )
 
@@ -67,7 +77,11 @@ class Membership:
             self._topologies.clear()
         topology = self._topologies.setdefault(topology, topology)
         came_from = "" if certified else network_of(seen_at)
-        ours = FEATURES if state.settings.hears_pulls else tuple(each for each in FEATURES if each != PULLS)
+        ours = {*FEATURES}
+        if not state.settings.hears_pulls:
+            ours.discard(PULLS)
+        if state.schedulers is None:
+            ours.discard(SCHEDULERS)
         features = tuple(feature for feature in hello.features if feature in ours)
         host = Host(
             connection,
@@ -78,12 +92,22 @@ class Membership:
             came_from,
             checks=SPOT_CHECK in features,
             preheats=PREHEAT in features,
+            shards=SCHEDULERS in hello.features,
             preheats_within=PREHEAT_BOUND in features,
             version=hello.software,
         )
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         state.send((host,), Welcome(version, features, PROGRESS_S, burst=burst, seen_at=seen_at))
+        if host.shards and state.schedulers is not None:
+            state.send((host,), state.schedulers)
+
+    def live_list_changed(self, event: LiveListChanged) -> None:
+        """Tell the hosts which schedulers live, if others do than they were told."""
+        state, before = self._state, self._state.schedulers
+        state.schedulers = Schedulers(event.epoch, event.own, event.schedulers)
+        if before is None or (before.own, set(before.schedulers)) != (event.own, set(event.schedulers)):
+            state.send((host for host in state.hosts.values() if host.shards), state.schedulers)
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
         """Take a host out and end its connection."""

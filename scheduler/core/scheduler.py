@@ -20,6 +20,7 @@ from scheduler.core.events import (
     Disconnected,
     Event,
     Instruction,
+    LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
     Received,
@@ -133,6 +134,8 @@ class Scheduler:
                 self._preheats.add(event)
             case PreheatCancelled():
                 self._preheats.cancel(event)
+            case LiveListChanged():
+                self._membership.live_list_changed(event)
             case Tick():
                 pass
         self._do_what_is_due()

@@ -28,7 +28,7 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.core.shelf import Shelf
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
-from scheduler.protocol.to_host import Reset
+from scheduler.protocol.to_host import Reset, Schedulers
 
 
 class Due(Enum):
@@ -97,6 +97,8 @@ class SchedulerState:
         self.pulls: Final = PullBook()
         self.deadlines: Final[Deadlines[Timer]] = Deadlines()
         self.outbox: list[Instruction] = []
+        self.schedulers: Schedulers | None = None
+        """The schedulers that live; None if this one is by itself."""
 
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible or necessary."""

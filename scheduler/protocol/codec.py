@@ -107,6 +107,7 @@ ToHost: TypeAlias = (
     | to_host.Revoked
     | to_host.Preheat
     | to_host.PreheatEnded
+    | to_host.Schedulers
     | InlineBlob
 )
 OnLink: TypeAlias = link.LinkHello | link.PieceKey | link.LinkMessage
@@ -212,6 +213,7 @@ TO_HOST: Final[Codec[ToHost]] = Codec(
         51: to_host.SpotCheck,
         52: to_host.Preheat,
         53: to_host.PreheatEnded,
+        54: to_host.Schedulers,
     }
 )
 """Scheduler to host."""

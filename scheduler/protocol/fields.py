@@ -36,6 +36,7 @@ MAX_HOLDINGS_PER_MESSAGE = 512
 MAX_NEIGHBOURS_PER_MESSAGE = 64
 MAX_REVOKED_PER_MESSAGE = 1024
 MAX_FEATURES = 32
+MAX_SCHEDULERS = 64
 
 
 class ProtocolError(ValueError):
@@ -227,6 +228,9 @@ Token = Annotated[str, Text(re.compile(r"[\x21-\x7e]{0,4096}"))]
 Software = Annotated[str, Text(re.compile(r"[0-9A-Za-z.+_-]{0,32}"))]
 Upstream = Annotated[str, Text(re.compile(r"[A-Za-z0-9._:\[\]-]{1,259}"))]
 """A host name of at most 253 characters, and a port."""
+
+SchedulerId = Annotated[str, Text(re.compile(r"[0-9a-f]{16}"))]
+SchedulerUrl = Annotated[str, Text(re.compile(r"https?://[A-Za-z0-9._:\[\]/-]{1,500}"))]
 
 Repository = Annotated[str, Text(re.compile(r"[a-z0-9._/-]{1,255}"))]
 """The characters and the length of the OCI specification. The mirror checks its finer grammar."""

@@ -25,7 +25,10 @@ PULLS = "pulls"
 PREHEAT_BOUND = "preheat-bound"
 """The feature of hosts that keep to `Preheat.most_bytes`."""
 
-FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND)
+SCHEDULERS = "schedulers"
+"""The feature of hosts that take Schedulers: they divide their blobs among several schedulers."""
+
+FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -123,6 +126,7 @@ class Join:
     `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
     `background`: only preheats want the blob here. Hosts of versions without the field say nothing, and count as
     clients.
+    `moved`: the host was in the blob's swarm at another scheduler, and so, most likely, were others that will come.
     """
 
     digest: f.Digest
@@ -130,6 +134,7 @@ class Join:
     repository: f.Repository
     size_bytes: f.MaybeSizeBytes = None
     background: Annotated[bool, f.Flag()] = False
+    moved: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +247,7 @@ class PreheatReport:
     `digests` are all blobs of the images, once the host holds them: manifests, configs and layers. Of `size_bytes` that
     the images have as far as is known, `fetched_bytes` had to be fetched. `unpinned_bytes` are held and not kept for
     the time that was asked. `private`: some of the blobs must not be announced (a cluster without certificates).
+    `elsewhere`: the host has told other schedulers of some of the blobs, and `digests` are without those.
     `roots` are the manifests (raw SHA-256, one after the other) that the images' names stand for, in their order.
     """
 
@@ -255,6 +261,7 @@ class PreheatReport:
     private: Annotated[bool, f.Flag()] = False
     reason: f.Explanation = ""
     roots: f.PieceDigestList = b""
+    elsewhere: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,28 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulerAt:
+    """A scheduler, and where hosts reach it."""
+
+    id: f.SchedulerId
+    url: f.SchedulerUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Schedulers:
+    """The schedulers that live. The owner of a blob among them has its swarm (`scheduler.protocol.rendezvous`).
+
+    It is sent to hosts with the feature `schedulers` only: right after Welcome, if the sender is one of several, and at
+    each change. The Welcome of such a sender has the feature, and the Welcome of a scheduler by itself does not.
+    `epoch` grows with each change: a host keeps to the newest list that any scheduler has sent. `own` is the sender.
+    """
+
+    epoch: Annotated[int, f.Whole(0, 2**63 - 1)]
+    own: f.SchedulerId
+    schedulers: Annotated[tuple[SchedulerAt, ...], f.Items(f.Record(SchedulerAt), f.MAX_SCHEDULERS)]
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbour:
     """A host to exchange pieces with. `distance`: 0 same rack, 1 same zone, 2 same site, 3 elsewhere."""
 

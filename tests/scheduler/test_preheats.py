@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -147,6 +148,24 @@ def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
         assert not new.targets["a"].confirmed
 
 
+@pytest.mark.parametrize(("elsewhere", "state"), [(True, JobState.SUCCEEDED), (False, JobState.FAILED)])
+def test_blobs_that_are_announced_to_other_schedulers_are_not_looked_for_here(elsewhere: bool, state: JobState) -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
+    assert new.state is state
+    assert not new.targets["a"].confirmed
+
+
+def test_those_that_are_here_still_are() -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, elsewhere=True)) >> Passes(30.0)
+    assert new.state is JobState.FAILED
+
+
 def test_a_host_of_the_version_before_is_not_asked() -> None:
     play = Playbook("old")
     come(play, "new")
@@ -287,6 +306,14 @@ def test_what_a_fetcher_claims_and_has_not_announced_goes_to_nobody() -> None:
     _ = play >> ("a", replace(DONE, roots=A)) >> Passes(30.0) << ("c", SECRET)
     assert play
     assert states(new)["a"] is TargetState.FAILED
+
+
+def test_what_a_fetcher_has_announced_elsewhere_goes_to_nobody() -> None:
+    """Its word on that was not looked at; the others fetch with the credential."""
+    play = Playbook()
+    secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET) >> ("a", ALL_HELD)
+    assert play >> ("a", replace(DONE, roots=b"r" * 32, elsewhere=True)) << ("c", SECRET)
 
 
 def test_a_job_keeps_to_its_hours() -> None:
