@@ -22,6 +22,7 @@ from scheduler.trust.directory import CertificateDirectory, CertificateFiles
 from scheduler.trust.errors import TokenTextError, TrustError, UnsafeFileError
 from scheduler.trust.files import make_private_directory
 from scheduler.trust.ledger import Ledger
+from scheduler.trust.sqlite_ledger import SqliteLedger
 from scheduler.trust.token import JoinToken, parse_token
 
 log = logs.get("p2pd.trust")
@@ -43,7 +44,7 @@ def opened_ledger(settings: Settings) -> Iterator[Ledger]:
     path = _directory(settings) / "ledger.db"
     if not path.exists():
         raise TrustError(f"there is no ledger in {path.parent}: start `p2pd scheduler` with this --data first")
-    ledger = Ledger.open(path)
+    ledger = SqliteLedger.open(path)
     try:
         yield ledger
     finally:
@@ -75,7 +76,7 @@ def admission(settings: Settings) -> Iterator[Admission]:
             authority.close()
         return
     make_private_directory(_directory(settings))
-    ledger = Ledger.open(_directory(settings) / "ledger.db")
+    ledger = SqliteLedger.open(_directory(settings) / "ledger.db")
     try:
         yield Admission(None, certificate_directory(settings, settings.tls_dir), ledger)
     finally:

@@ -167,7 +167,7 @@ class Admission:
         with self._lock:
             self._seen = self._ledger.version()
             self.revoked = self._ledger.revoked(time.time())
-            self.joined.update(host.id for host in self._ledger.hosts())
+            self.joined.update(self._ledger.host_ids())
 
 
 def _texts(body: bytes, *names: str) -> list[str]:

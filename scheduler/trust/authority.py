@@ -27,6 +27,7 @@ from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustErro
 from scheduler.trust.files import flush_directory, make_private_directory, read_private, read_public, write_private
 from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
+from scheduler.trust.sqlite_ledger import SqliteLedger
 from scheduler.trust.token import ID_BYTES, SECRET_BYTES, JoinToken, new_token, parse_token
 
 CERTIFICATE_S: Final = 86_400.0
@@ -68,7 +69,7 @@ class Authority:
             raise TrustError(f"there is no authority in {directory}: start `p2pd scheduler` with this --data first")
         make_private_directory(directory)
         ca = _ca_of(operator_ca, now) if operator_ca else _own_ca(directory / "authority", now)
-        return cls(ca, Ledger.open(directory / "ledger.db"), lifetime_s=lifetime_s)
+        return cls(ca, SqliteLedger.open(directory / "ledger.db"), lifetime_s=lifetime_s)
 
     def close(self) -> None:
         self.ledger.close()
