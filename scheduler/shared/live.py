@@ -1,7 +1,7 @@
 """Keeps a scheduler on the live list, and tells what changes. On the event loop.
 
-One task beats, looks, and waits for the next change or for BEAT_S, whichever comes first. A beat is proof that the
-event loop turns, too.
+One task beats, looks, and waits for the next change or for the next beat, whichever comes first. A beat is proof that
+the event loop turns, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from scheduler.shared.errors import SharedStateError
-from scheduler.shared.live_list import BEAT_S, LiveList, Membership
+from scheduler.shared.live_list import LiveList, Membership
 
 log = structlog.get_logger("scheduler.live")
 
@@ -118,7 +118,7 @@ class Live:
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
-        next_at = loop.time() + BEAT_S
+        next_at = loop.time() + self._membership.pace.beat_s
         await asyncio.sleep(CHANGES_APART_S)
         try:
             await self._store.changed(max(0.0, next_at - loop.time()))

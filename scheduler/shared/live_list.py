@@ -31,12 +31,21 @@ from scheduler.protocol.fields import MAX_SCHEDULERS
 BEAT_S: Final = 1.0
 LEASE_S: Final = 5.0
 GAP_S: Final = LEASE_S / 2
-"""The longest time between two looks in which another's silence counts. A call to Redis ends within `CALL_S`."""
+"""A call to Redis ends within `redis_clients.CALL_S`, which is less."""
 
 MAX_EPOCH: Final = 2**53
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _URL: Final = re.compile(r"https?://[A-Za-z0-9._:\[\]/-]{1,500}")  # as `scheduler.protocol.fields.SchedulerUrl`
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a scheduler beats, how long a beat counts, and the longest time between two looks (see the rules)."""
+
+    beat_s: float = BEAT_S
+    lease_s: float = LEASE_S
+    gap_s: float = GAP_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,8 @@ class Membership:
     that it was. If another scheduler was faster, the next look decides anew.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pace: Pace | None = None) -> None:
+        self.pace: Final = pace or Pace()
         self.id: Final = id_of(url)
         self.url: Final = url
         self.known: LiveList = LiveList()
@@ -123,7 +133,7 @@ class Membership:
 
         `beats` are by `beat_of`.
         """
-        if began - self._looked_at > GAP_S:
+        if began - self._looked_at > self.pace.gap_s:
             self._silent.clear()
         self._looked_at = ended
         entries = stored.entries
@@ -138,7 +148,7 @@ class Membership:
         silent = self._silent_among(entries, began, ended, beats)
         entries = self._with_own(tuple(each for each in entries if each not in silent), epoch)
         if self._is_own(stored.entry(self.id)):
-            self._lease_until = began + LEASE_S
+            self._lease_until = began + self.pace.lease_s
         if entries == stored.entries and not lost and not differs:
             return None
         return LiveList(epoch, tuple(sorted(entries, key=lambda each: each.id)[:MAX_SCHEDULERS]))
@@ -150,7 +160,7 @@ class Membership:
         if own is not None and own.since == wanted.epoch:
             self._since = own.since
         if self._is_own(own):
-            self._lease_until = began + LEASE_S
+            self._lease_until = began + self.pace.lease_s
 
     def leaving(self, stored: LiveList) -> LiveList | None:
         """The list without this scheduler, which ends in order; None if it is not on the list."""
@@ -188,4 +198,4 @@ class Membership:
             name: seen[name] if name in seen and seen[name][0] == beats.get(name, 0) else (beats.get(name, 0), ended)
             for name in watched
         }
-        return {watched[name] for name, (_, since) in self._silent.items() if began - since >= LEASE_S}
+        return {watched[name] for name, (_, since) in self._silent.items() if began - since >= self.pace.lease_s}

@@ -99,6 +99,14 @@ def client(place: RedisPlace) -> Any:
         return redis.asyncio.Redis(host=host, port=port, **options)
 
 
+async def close(opened: Any) -> None:
+    """Close what `client` has made: with Sentinel, also the clients of the Sentinels, which the library leaves open."""
+    manager = getattr(getattr(opened, "connection_pool", None), "sentinel_manager", None)
+    await opened.aclose()
+    for each in () if manager is None else manager.sentinels:
+        await each.aclose()
+
+
 def _of_sentinels(options: dict[str, Any]) -> dict[str, Any]:
     """Sentinels have no password, and the same TLS."""
     return {name: value for name, value in options.items() if name.startswith(("ssl", "socket"))}

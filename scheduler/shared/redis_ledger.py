@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -27,6 +28,8 @@ from scheduler.trust.certificates import CLOCK_SKEW
 from scheduler.trust.errors import JoinRefusedError, TrustError
 from scheduler.trust.ledger import SAME_REQUEST_S, HostRecord, TokenRecord
 from scheduler.trust.token import JoinToken
+
+TRY_AGAIN_S: Final = 1.0
 
 _CHECK_HOST: Final = """
 local host, key = ARGV[1], ARGV[2]
@@ -89,8 +92,10 @@ return 1
 class RedisLedger:
     """A `scheduler.trust.ledger.Ledger`. Making one connects to nothing but a cluster's nodes. Raises TrustError."""
 
-    def __init__(self, place: RedisPlace) -> None:
+    def __init__(self, place: RedisPlace, *, try_again_s: float = TRY_AGAIN_S) -> None:
         self._place: Final = place
+        self._try_again_s: Final = try_again_s
+        self._failed: tuple[float, TrustError] | None = None
         with self._using():
             self._client: Final[Any] = blocking_client(place)
         names = ("hosts", "revoked", "revoked-keys", "ledger", "changes")
@@ -213,11 +218,21 @@ class RedisLedger:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
+        """Raises TrustError; at once, if a call before has failed less than `try_again_s` ago.
+
+        So the threads that many hosts' requests are answered in do not all wait for a Redis that hangs.
+        """
+        failed = self._failed
+        if failed is not None and time.monotonic() - failed[0] < self._try_again_s:
+            raise TrustError(str(failed[1]))
         try:
             with translated(self._place):
                 yield
         except SharedStateError as error:
-            raise TrustError(str(error)) from None
+            raised = TrustError(str(error))
+            self._failed = time.monotonic(), raised
+            raise raised from None
+        self._failed = None
 
 
 def _text(number: float | None) -> str:

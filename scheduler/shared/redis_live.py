@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from scheduler.shared.live_list import LiveList, beat_of, decode, encode
-from scheduler.shared.redis_clients import RedisPlace, client, translated
+from scheduler.shared.redis_clients import RedisPlace, client, close, translated
 
 _LOOK: Final = """
 if ARGV[1] ~= '' then redis.call('HINCRBY', KEYS[2], ARGV[1], 1) end
@@ -68,4 +68,4 @@ class RedisLiveStore:
                 self._heard = entries[-1][0]
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await close(self._client)

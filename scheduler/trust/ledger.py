@@ -53,6 +53,10 @@ class Ledger(Protocol):
 
     def close(self) -> None: ...
 
+    def belongs_to(self, cluster: str) -> None:
+        """Keep the name of the cluster, which is that of its CA. Raises TrustError if another one is kept."""
+        ...
+
     def version(self) -> int:
         """Another number when somebody else has changed the ledger."""
         ...

@@ -75,6 +75,9 @@ class SqliteLedger:
         with self._lock:
             self._connection.close()
 
+    def belongs_to(self, cluster: str) -> None:
+        """The CA is beside this file, or the operator's to change: any cluster's."""
+
     def version(self) -> int:
         """Another number when another connection has changed the ledger."""
         with self._using() as database:

@@ -204,7 +204,7 @@ def test_a_redis_of_another_cluster_is_refused(redis_place: RedisPlace) -> None:
 
 
 def test_a_redis_that_is_gone_or_full_is_said(own_redis: RedisServer) -> None:
-    ledger = RedisLedger(RedisPlace(parse_redis_url(own_redis.url)))
+    ledger = RedisLedger(RedisPlace(parse_redis_url(own_redis.url)), try_again_s=0.0)
     ledger.add_token(TOKEN, "", None, None, NOW)
     own_redis.client.config_set("maxmemory", 1)
     with pytest.raises(TrustError, match="no room left"):
