@@ -38,9 +38,7 @@ def url_of(settings: Settings, at: Address, *, tls: bool) -> str:
 
 
 @asynccontextmanager
-async def on_live_list(
-    settings: Settings, server: SchedulerServer, url: str, background: BackgroundTasks
-) -> AsyncIterator[Live]:
+async def on_live_list(settings: Settings, server: SchedulerServer, url: str) -> AsyncIterator[Live]:
     """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
 
     Redis may be gone: the scheduler serves all the same, and `Live.not_ready` says so.
@@ -58,8 +56,10 @@ async def on_live_list(
     live = Live(membership, store, tell)
     try:
         await live.beat()
-        background.start(live.run())
-        yield live
+        async with BackgroundTasks() as tasks:
+            tasks.start(live.run())
+            yield live
+            live.stop()
         await live.leave()
     finally:
         await store.close()

@@ -52,6 +52,7 @@ class Live:
         self._failed_at: float | None = None
         """The Unix time since which the store has failed: for people."""
         self._failure = ""
+        self._leaves = False
 
     @property
     def known(self) -> LiveList:
@@ -73,8 +74,8 @@ class Live:
         return [self._membership.problem or "this scheduler is not on the list of those that live yet"]
 
     async def run(self) -> None:
-        """Stay on the list, until cancelled."""
-        while True:
+        """Stay on the list, until cancelled or until this scheduler leaves."""
+        while not self._leaves:
             await self.beat()
             await self._wait()
 
@@ -100,8 +101,12 @@ class Live:
             self._failed_at = None
         self._tell_change()
 
+    def stop(self) -> None:
+        """Have `run` end soon, also if the library swallows that it is cancelled."""
+        self._leaves = True
+
     async def leave(self) -> None:
-        """Take this scheduler off the list, so that the others need not wait for its lease to end."""
+        """Take this scheduler off the list, so that the others need not wait for its lease to end. `run` has ended."""
         with suppress(SharedStateError):
             stored, _ = await self._store.look("")
             wanted = self._membership.leaving(stored)

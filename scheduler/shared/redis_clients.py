@@ -99,6 +99,18 @@ def client(place: RedisPlace) -> Any:
         return redis.asyncio.Redis(host=host, port=port, **options)
 
 
+def facts_of(place: RedisPlace) -> dict[str, str]:
+    """What it says of its memory and its disk; of a cluster, one of its nodes. Blocks. Raises SharedStateError."""
+    opened = blocking_client(place)
+    with translated(place):
+        try:
+            one_node = {"target_nodes": opened.get_random_node()} if place.at.kind == "cluster" else {}
+            found = opened.info(**one_node)
+        finally:
+            opened.close()
+    return {str(name): str(value) for name, value in found.items()}
+
+
 async def close(opened: Any) -> None:
     """Close what `client` has made: with Sentinel, also the clients of the Sentinels, which the library leaves open."""
     manager = getattr(getattr(opened, "connection_pool", None), "sentinel_manager", None)

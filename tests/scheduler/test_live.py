@@ -95,6 +95,8 @@ def test_changes_are_heard_as_they_happen(redis_place: RedisPlace) -> None:
 
     async def scenario() -> None:
         async with running(redis_place, "a", "b", pace=BY_CHANGES_ALONE) as (a, b):
+            b.live.stop()
+            await b.stop()
             await b.live.leave()
             await until(lambda: a.names == {"a"})
             assert [known.epoch for known in a.told] == sorted({known.epoch for known in a.told})

@@ -1,0 +1,142 @@
+"""Several schedulers as processes, with one real Redis: one list, one ledger, and words while Redis is gone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pd.config.changes import shown
+from p2pd.config.settings import load
+from p2pd.config.values import ConfigError
+from p2pd.daemon.several import url_of
+from p2pd.demo.process import command, output_of
+from scheduler.trust.authority import Authority
+from tests.support.daemon_process import Daemon, assert_fails
+from tests.support.redis_server import RedisServer, install
+from tests.support.registry_server import PATIENCE_S
+
+NO_FILE = Path("/nonexistent/p2pd.toml")
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> dict[str, Path]:
+    """The CA that all schedulers issue with: that of one that ran before."""
+    Authority.open(tmp_path / "first", time.time()).close()
+    return {"ca_cert": tmp_path / "first/authority/ca.crt", "ca_key": tmp_path / "first/authority/ca.key"}
+
+
+@contextmanager
+def running(tmp_path: Path, name: str, **options: object) -> Iterator[Daemon]:
+    flags = {"data": tmp_path / name, "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **options}
+    daemon = Daemon(tmp_path, command("scheduler", flags))
+    try:
+        daemon.wait_for("READY=1")
+        yield daemon
+    finally:
+        daemon.close()
+
+
+def answer(daemon: Daemon, path: str) -> tuple[int, Any]:
+    with daemon.get_admin(path) as response:
+        return response.status, json.load(response)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lists(daemon: Daemon) -> list[set[str]]:
+    return [set(each["schedulers"]) for each in daemon.events if each.get("event") == "live list"]
+
+
+@pytest.fixture
+def with_password(tmp_path: Path) -> Iterator[RedisServer]:
+    install()
+    server = RedisServer(tmp_path / "redis", "--appendonly", "yes", "--requirepass", "a-password")
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_two_of_them_are_one(tmp_path: Path, with_password: RedisServer, ca: dict[str, Path]) -> None:
+    (password := tmp_path / "password").write_text("a-password\n")
+    redis = {"redis": with_password.url, "redis_password_file": password}
+    with running(tmp_path, "a", **redis, **ca) as a, running(tmp_path, "b", **redis, **ca) as b:
+        urls = {f"http://{each.wait_for_event('ready')['listen']}" for each in (a, b)}
+        until(lambda: lists(a)[-1:] == lists(b)[-1:] == [urls])
+        where = [f"--redis={with_password.url}", f"--redis-password-file={password}"]
+        authority = [f"--ca-cert={ca['ca_cert']}", f"--ca-key={ca['ca_key']}"]
+        token = output_of("token", "create", f"--data={tmp_path / 'a'}", *where, *authority)
+        (seen,) = json.loads(output_of("token", "ls", "--json", f"--data={tmp_path / 'b'}", *where, *authority))
+        assert seen["id"] == token.split("_")[1]
+        assert_fails(
+            command("scheduler", {"data": tmp_path / "c", "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **redis}),
+            ".*another CA.*give all schedulers the same ca_cert and ca_key.*",
+        )
+        with_password.kill()
+        until(lambda: answer(a, "/readyz")[0] == 503)
+        assert "redis is unreachable since" in answer(a, "/readyz")[1]["reasons"][0]
+        with a.get_admin("/metrics") as response:
+            assert "p2pd_redis_reached 0.0" in response.read().decode()
+        with_password.start()
+        until(lambda: answer(a, "/readyz")[0] == answer(b, "/readyz")[0] == 200)
+        told = [each for each in a.events if "nothing new is promised" in str(each.get("event"))]
+        assert len(told) == 1, "it is told once"
+        assert "a-password" not in json.dumps(a.events)
+        b.process.terminate()
+        until(lambda: lists(a)[-1] == urls - {f"http://{b.wait_for_event('ready')['listen']}"})
+
+
+def test_where_hosts_reach_it_must_be_known() -> None:
+    flags = {"listen": "0.0.0.0:65003", "redis": "redis://a"}
+    everywhere = load(flags, {}, default_file=NO_FILE, authenticated=["listen"])
+    with pytest.raises(ConfigError, match="set advertise"):
+        url_of(everywhere, everywhere.listen, tls=True)
+    advertised = load({**flags, "advertise": "10.0.0.7:0"}, {}, default_file=NO_FILE, authenticated=["listen"])
+    assert url_of(advertised, advertised.listen, tls=True) == "https://10.0.0.7:65003"
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("redis://a", "redis://a:6379"),
+        ("rediss://user:p%40ss@a.example:6380/3", "rediss://a.example:6380/3"),
+        ("redis://[fd00::1]:6379", "redis://[fd00::1]:6379"),
+        ("redis+sentinel://:secret@a,b:26380/service", "redis+sentinel://a:26379,b:26380/service"),
+        ("rediss+sentinel://a/service/2", "rediss+sentinel://a:26379/service/2"),
+        ("redis+cluster://:secret@a:1,b:2", "redis+cluster://a:1,b:2"),
+    ],
+)
+def test_where_redis_is(text: str, where: str) -> None:
+    settings = load({"redis": text}, {}, default_file=NO_FILE)
+    assert shown("redis", settings.redis) == where
+    assert "secret" not in repr(settings)
+    assert "p%40ss" not in repr(settings)
+    assert "p@ss" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://a", "redis://", "redis://a,b", "redis://a/x", "redis://a/1/2", "redis://a:0", "redis://a:70000",
+     "redis+sentinel://a", "redis+sentinel://a/ /", "redis+cluster://a/1", "redis+x://a", "redis://:hunter2@a b"],
+)  # fmt: skip
+def test_what_is_no_redis(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"redis": text}, {}, default_file=NO_FILE)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_has_one_place() -> None:
+    with pytest.raises(ConfigError, match="give redis too"):
+        load({"redis_password_file": "/x"}, {}, default_file=NO_FILE)
+    with pytest.raises(ConfigError, match="a password in its URL already"):
+        load({"redis": "redis://:p@a", "redis_password_file": "/x"}, {}, default_file=NO_FILE)
