@@ -24,6 +24,7 @@ from peer.core.choker import UploadRequest
 from peer.core.events import Event, Phase
 from peer.core.host import HostMachine, HostSettings
 from peer.core.origin_requests import GIVE_UP_S
+from peer.core.scheduler_set import canonical
 from peer.core.session import SessionState
 from peer.errors import (
     OriginBrokenError,
@@ -36,7 +37,7 @@ from peer.errors import (
 )
 from peer.net.links import Links
 from peer.net.neighbour_origins import NeighbourOrigins
-from peer.net.scheduler_client import SchedulerClient
+from peer.net.scheduler_clients import SchedulerClients, SchedulerConnection
 from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
 from peer.oci.digest import Digest
@@ -50,6 +51,7 @@ from peer.transfers import Transfers
 from peer.waits import Wait, wait_of
 from peer.workers import Workers
 from scheduler.protocol import from_host, link, to_host
+from scheduler.protocol.codec import FromHost
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ SHOWN_OF_DIGEST = len("sha256:") + 12
 """So much of a digest tells blobs apart, and nobody can ask for one by it."""
 
 SHOWN_NEIGHBOURS = 64
+
+MAX_PREHEATS = 256
+"""Jobs of which is remembered who ordered them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ class NeighbourFacts:
 
 @dataclass(frozen=True, slots=True)
 class MessageStatistics:
-    """Messages since the start: to neighbours, and to and from the scheduler."""
+    """Messages since the start: to neighbours, and to and from schedulers."""
 
     link_messages: int
     scheduler_messages: int
@@ -139,11 +144,11 @@ class MessageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class SwarmHealth:
-    """How a host stands with the scheduler and its neighbours.
+    """How a host stands with schedulers and its neighbours.
 
-    `unreachable_reports`: the hosts that could not reach this one at its advertised address, as far as the scheduler
-    has told. `scheduler_out_s`: for how long there has been no scheduler; None while there is one. `last_error`: the
-    latest failure to reach or to keep a scheduler, with its URL.
+    `unreachable_reports`: the hosts that could not reach this one at its advertised address, as far as a scheduler has
+    told. `scheduler_out_s`: for how long there has been no scheduler; None while there is one. `last_error`: the latest
+    failure to reach or to keep a scheduler, with its URL. `schedulers`: those to which a connection is wanted.
     """
 
     neighbours: int
@@ -151,6 +156,7 @@ class SwarmHealth:
     scheduler_out_s: float | None
     last_error: str
     last_error_age_s: float | None
+    schedulers: list[SchedulerConnection]
 
 
 class Host:
@@ -194,6 +200,7 @@ class Host:
         self.machine = HostMachine(
             HostSettings(
                 has_scheduler=identity is not None,
+                schedulers=canonical(schedulers),
                 max_ranges_per_origin=limits.transfers_per_origin,
                 max_ranges_per_blob=limits.transfers_per_blob,
                 linger_s=limits.linger_s,
@@ -208,10 +215,12 @@ class Host:
         self._corrupt = 0
         self._told_of_untold = False
         self._seen_at = ""
-        """Where the scheduler saw this host, if the log has been told so."""
+        """Where a scheduler saw this host, if the log has been told so."""
         self._address = ""
-        self._missed_by = 0
-        """The hosts that could not reach this one, as the scheduler has told."""
+        self._missed_by: dict[str, int] = {}
+        """The hosts that could not reach this one, as the scheduler at each URL has told."""
+        self._preheats: dict[str, str] = {}
+        """The URL of the scheduler that has ordered each preheat, by job."""
         self._workers = Workers()
         self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
         self._transfers = Transfers(
@@ -234,17 +243,21 @@ class Host:
             trust=trust,
             keys=keys,
         )
-        self._scheduler = SchedulerClient(
-            schedulers,
+        self._schedulers = SchedulerClients(
             self._hello,
-            on_message=lambda message: self.feed(events.FromScheduler(message)),
-            on_found=self._scheduler_found,
-            on_lost=self._scheduler_lost,
-            trust=trust,
+            self.feed,
+            tasks,
+            on_welcome=self._welcomed,
+            on_lost=lambda url: self.tags.scheduler_lost(url),
             on_cloned=lambda: self._tasks.start(self._take_new_id()),
+            trust=trust,
         )
+        self._schedulers.several = len(self.machine.schedulers.urls) > 1
         self.tags = TagLookups(
-            self._scheduler.tell, lambda: self.connected, tasks, patience_s=self.identity.scheduler_timeout_s
+            self._schedulers.tell,
+            lambda: self._schedulers.connected,
+            tasks,
+            patience_s=self.identity.scheduler_timeout_s,
         )
 
     def start(self, address: str) -> None:
@@ -253,11 +266,11 @@ class Host:
         for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
                 self.share(blob)
-        self.feed(events.SchedulerLost())
+        self.feed(events.SchedulerLost(self.machine.schedulers.home.url))
         if self._trust is not None:
             self._trust.on_revoked = self._refuse
             self._tasks.start(self._trust.run())
-        self._tasks.start(self._scheduler.run())
+        self._schedulers.keep(self.machine.schedulers.needed)
 
     def close(self) -> None:
         """End every download; readers that wait get an error."""
@@ -270,8 +283,8 @@ class Host:
             self._timer.cancel()
 
     def report_preheat(self, report: from_host.PreheatReport) -> None:
-        """Tell the scheduler how far this host is with a preheat; nothing if there is no scheduler now."""
-        self._scheduler.tell(report)
+        """Tell the scheduler that ordered a preheat how far this host is; nothing if there is no connection now."""
+        self._schedulers.tell(self._preheats.get(report.job, ""), report)
 
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
@@ -323,13 +336,13 @@ class Host:
 
     @property
     def connected(self) -> bool:
-        """There is a scheduler."""
-        return self.machine.session.state is SessionState.CONNECTED
+        """There is a connection to a scheduler."""
+        return self.machine.schedulers.state is SessionState.CONNECTED
 
     @property
     def standalone(self) -> bool:
         """There has been no scheduler for so long that origins are asked without one."""
-        return self.machine.session.state is SessionState.STANDALONE
+        return self.machine.schedulers.state is SessionState.MISSING
 
     @property
     def certificate_expires(self) -> float | None:
@@ -398,18 +411,22 @@ class Host:
 
     def swarm_health(self) -> SwarmHealth:
         """How this host stands with the scheduler and its neighbours."""
-        now, log_ = self._loop.time(), self._scheduler.log
+        schedulers = self._schedulers.facts()
+        errors = [(each.last_error_age_s, each) for each in schedulers if each.last_error_age_s is not None]
+        age_s, latest = min(errors, default=(None, None), key=lambda each: each[0])
+        outages = [each.out_s for each in schedulers if each.out_s is not None]
         return SwarmHealth(
             neighbours=self.links.open_count,
-            unreachable_reports=self._missed_by,
-            scheduler_out_s=None if log_.out_since is None else now - log_.out_since,
-            last_error="" if log_.trouble is None else f"{log_.trouble.url}: {log_.trouble.cause}",
-            last_error_age_s=None if log_.trouble is None else now - log_.trouble.at,
+            unreachable_reports=max(self._missed_by.values(), default=0),
+            scheduler_out_s=None if self.connected else min(outages, default=None),
+            last_error="" if latest is None else f"{latest.url}: {latest.last_error}",
+            last_error_age_s=age_s,
+            schedulers=schedulers,
         )
 
     def messages(self) -> MessageStatistics:
         """What this host has said and heard."""
-        return MessageStatistics(self.links.sent_messages, self._scheduler.messages)
+        return MessageStatistics(self.links.sent_messages, self._schedulers.messages)
 
     # -- the machine -----------------------------------------------------------------------------------------------
 
@@ -434,8 +451,8 @@ class Host:
                     self.links.send(host, message)
             case events.RequestPiece():
                 self._transfers.request_piece(instruction)
-            case events.Tell(message):
-                self._scheduler.tell(message)
+            case events.Tell(message, scheduler):
+                self._schedulers.tell(scheduler or self._scheduler_of(message), message)
             case events.RequestRange():
                 self._transfers.request_range(instruction)
             case events.FetchSample():
@@ -454,20 +471,32 @@ class Host:
                 self.links.want(host, address)
             case events.ReleaseLink(host):
                 self.links.unwant(host)
-            case events.AnswerTag(message):
-                self.tags.on_message(message)
-            case events.TakePreheat(order):
-                self.on_preheat(order)
+            case events.AnswerTag(message, scheduler):
+                self.tags.on_message(message, scheduler)
+            case events.TakePreheat(order, scheduler):
+                self._take_preheat(order, scheduler)
+            case events.KeepSchedulers(urls):
+                self._schedulers.keep(urls)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
                 self._report(instruction)
             case _:
                 self._carry_out_in_store(instruction)
 
+    def _take_preheat(self, order: to_host.Preheat | to_host.PreheatEnded, scheduler: str) -> None:
+        """The scheduler that has sent an order last is told of it: another may have taken the job over."""
+        if isinstance(order, to_host.Preheat):
+            self._preheats.pop(order.job, None)
+            self._preheats[order.job] = scheduler
+            while len(self._preheats) > MAX_PREHEATS:
+                del self._preheats[next(iter(self._preheats))]
+        self.on_preheat(order)
+
     def _report(self, report: events.ReportQuarantine | events.ReportUntold | events.ReportUnreachable) -> None:
         if isinstance(report, events.ReportQuarantine):
-            log.error("the scheduler has quarantined this host", reason=report.reason, for_s=report.for_s)
+            text = "the scheduler has quarantined this host"
+            log.error(text, url=report.scheduler, reason=report.reason, for_s=report.for_s)
         elif isinstance(report, events.ReportUnreachable):
-            self._missed_by = report.reports
+            self._missed_by[report.scheduler] = report.reports
             text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
             log.warning(text, advertise=self._address, hosts=report.reports)
         elif not self._told_of_untold:
@@ -487,7 +516,8 @@ class Host:
                 blob = self.arrivals[digest].blob
                 assert blob is not None
                 try:
-                    self._scheduler.tell(InlineBlob(digest, blob.read(0, blob.size_bytes)))
+                    content = InlineBlob(digest, blob.read(0, blob.size_bytes))
+                    self._schedulers.tell(self._scheduler_of(content), content)
                 except StoreError as error:
                     log.warning("a blob could not be read", digest=blob.digest, error=str(error))
             case events.ReadDigests(digest):
@@ -540,13 +570,18 @@ class Host:
             software=who.software,
         )
 
-    def _scheduler_found(self, welcome: to_host.Welcome) -> None:
+    def _scheduler_of(self, message: FromHost) -> str:
+        """The URL of the scheduler that a message's blob is at."""
+        if isinstance(message, from_host.Announce):
+            return self.machine.schedulers.of(message.holdings[0].digest).url
+        return self.machine.schedulers.of(getattr(message, "digest", b"")).url
+
+    def _welcomed(self, url: str, welcome: to_host.Welcome) -> None:
         if welcome.seen_at != self._seen_at and is_elsewhere(self._address, welcome.seen_at):
             self._seen_at = welcome.seen_at
             text = "the scheduler sees this host at another address than others are told: can they reach it there?"
             log.info(text, advertise=self._address, seen_at=welcome.seen_at)
-        self._missed_by = 0  # the scheduler counts anew for each connection
-        self.feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs))
+        self._missed_by.pop(url, None)  # the scheduler counts anew for each connection
 
     async def _take_new_id(self) -> None:
         """Another machine has this host's id: this one goes on under another."""
@@ -558,10 +593,7 @@ class Host:
         self.identity = replace(self.identity, host=host)
         self.links.rename(host)
         self._neighbours.rename(host)
-
-    def _scheduler_lost(self) -> None:
-        self.tags.scheduler_lost()
-        self.feed(events.SchedulerLost())
+        self._schedulers.reopen()
 
     def _refuse(self, host: str) -> None:
         """End all that there is with a host that was revoked."""

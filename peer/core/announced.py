@@ -32,6 +32,10 @@ class Announced:
         self._told = dict.fromkeys(reversed(chosen))
         return chosen
 
+    def room(self, wanted: int) -> int:
+        """How many blobs more the scheduler takes, beside `wanted` ones."""
+        return max(0, self.max_blobs - wanted - len(self._told))
+
     def add(self, digest: bytes) -> None:
         """The scheduler knows of this blob too, which has just been completed."""
         self._told[digest] = None

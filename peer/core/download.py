@@ -174,7 +174,12 @@ class Download:
                 if self.member.membership.joined:
                     due = min(due, self.member.publisher.reports.next_due(self._now))
             member = self.member
-            for when in (self.readers.next_deadline(), member.membership.answer_due, member.spares_origin_until):
+            for when in (
+                self.readers.next_deadline(),
+                member.membership.answer_due,
+                member.spares_origin_until,
+                member.former_until,
+            ):
                 if when is not None and self._now < when < due:
                     due = when
             self._due = due
@@ -205,6 +210,11 @@ class Download:
         self.is_settled = False
         self.member.open_origin(self._now, refused=True)
         return self.picker.remove(list(self.picker.neighbours))
+
+    def move(self, session: SchedulerSession) -> None:
+        """The blob's swarm is at another scheduler from now on, where this host joins once it is connected."""
+        self.session = session
+        self.member.move(session)
 
     # -- the origin's slots ----------------------------------------------------------------------------------------
 
@@ -415,7 +425,7 @@ class Download:
             return self._end(DownloadCause.UNWANTED)
         if not self.origin.sources and self.member.membership.origin_is_open:
             return self._end(DownloadCause.NO_SOURCE)
-        out: list[Instruction] = []
+        out: list[Instruction] = self.member.end_former(now)
         urgent = self.readers.urgent()
         if self.member.has_place:
             out += self.picker.go_on(urgent, now)

@@ -242,16 +242,29 @@ class PieceFailed:
 class SchedulerFound:
     """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress.
 
-    `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together.
+    `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together. `scheduler` is the URL that
+    this host reaches it at. `listed`: the schedulers that live, if it is one of several.
     """
 
     progress_s: float = 2.0
     max_blobs: int = to_host.MAX_BLOBS_PER_HOST
+    scheduler: str = ""
+    listed: to_host.Schedulers | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLost:
-    """There is no connection to a scheduler any more."""
+    """There is no connection to a scheduler any more, or none yet at the start. `stops`: it has said that it stops."""
+
+    scheduler: str = ""
+    stops: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerFailed:
+    """An attempt to connect to a scheduler has failed. Others follow."""
+
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +275,7 @@ class SchedulerMissing:
 @dataclass(frozen=True, slots=True)
 class FromScheduler:
     message: ToHost
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +344,7 @@ Event = (
     | PieceFailed
     | SchedulerFound
     | SchedulerLost
+    | SchedulerFailed
     | SchedulerMissing
     | FromScheduler
     | FromNeighbour
@@ -470,9 +485,17 @@ class CancelPiece:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send a message to the scheduler."""
+    """Send a message to the scheduler at this URL, or else to the one that the message's blob is at."""
 
     message: FromHost
+    scheduler: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepSchedulers:
+    """Keep a connection to each of the schedulers at these URLs, and to no other."""
+
+    urls: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +533,7 @@ class AnswerTag:
     """The scheduler's question for what this host was told of a tag, or its answer to such a question of this host."""
 
     message: to_host.TagQuery | to_host.TagResult
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,6 +541,7 @@ class TakePreheat:
     """What the scheduler orders ahead of clients, or the end of such an order."""
 
     message: to_host.Preheat | to_host.PreheatEnded
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +557,7 @@ class ReportUnreachable:
     """So many other hosts could not reach this host: the operator is to know."""
 
     reports: int
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +566,7 @@ class ReportQuarantine:
 
     reason: str
     for_s: float
+    scheduler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -562,6 +589,7 @@ Instruction = (
     | RequestPiece
     | CancelPiece
     | Tell
+    | KeepSchedulers
     | SendInlineBlob
     | TellNeighbours
     | KeepLink

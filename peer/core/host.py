@@ -1,6 +1,6 @@
 """One host: takes everything that happens to it, and says everything that it does.
 
-    scheduler session, link book, origin slots      what all blobs share
+    schedulers, link book, origin slots              what all blobs share
     downloads                                        a machine for each blob on its way (`peer.core.download`)
     seeds                                            the blobs that are held whole: announced, advertised, served
 
@@ -13,6 +13,8 @@ Rules:
 4. A private blob is a download that asks the origin alone. Other hosts neither hear of it nor get it, and it becomes no
    seed; `_tells_of_private` sees every message before it leaves.
 5. Calls go one way: host, download, and what both share. Nothing calls back.
+6. Each blob is at one scheduler of several (`peer.core.scheduler_set`), and no other is heard on it. A blob that moves
+   is announced, or joined, anew, and what is under way goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from peer.core.announced import Announced
 from peer.core.digest_reports import digest_reports
 from peer.core.download import Download, DownloadSettings
 from peer.core.events import (
@@ -38,6 +39,7 @@ from peer.core.events import (
     FromScheduler,
     GiveWay,
     Instruction,
+    KeepSchedulers,
     LinkLost,
     LinkUp,
     Phase,
@@ -56,6 +58,7 @@ from peer.core.events import (
     ReportUnreachable,
     ReportUntold,
     SampleFetched,
+    SchedulerFailed,
     SchedulerFound,
     SchedulerLost,
     SchedulerMissing,
@@ -71,6 +74,7 @@ from peer.core.events import (
 from peer.core.link_book import LinkBook
 from peer.core.origin_requests import GIVE_UP_S
 from peer.core.origin_slots import OriginSlots
+from peer.core.scheduler_set import LEAVE_AFTER_S, SchedulerSet
 from peer.core.session import SchedulerSession, SessionState
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import ToHost
@@ -86,6 +90,8 @@ class HostSettings:
     """
 
     has_scheduler: bool = True
+    schedulers: tuple[str, ...] = ("",)
+    """Their URLs."""
     max_ranges_per_origin: int = 12
     max_ranges_per_blob: int = 4
     linger_s: float = 30.0
@@ -101,22 +107,21 @@ class HostMachine:
     """The decisions of one host."""
 
     settings: HostSettings = field(default_factory=HostSettings)
-    session: SchedulerSession = field(init=False)
+    schedulers: SchedulerSet = field(init=False)
     links: LinkBook = field(default_factory=LinkBook)
     downloads: dict[bytes, Download] = field(default_factory=dict)
     seeds: dict[bytes, int] = field(default_factory=dict)
     """The length in bytes of each blob that is held whole, the least recently used first."""
     private: set[bytes] = field(default_factory=set)
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
-    announced: Announced = field(default_factory=Announced)
     slots: OriginSlots = field(init=False)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _due: float = math.inf
     _due_is_known: bool = False
 
     def __post_init__(self) -> None:
-        state = SessionState.SEARCHING if self.settings.has_scheduler else SessionState.STANDALONE
-        self.session = SchedulerSession(self.settings.scheduler_timeout_s, state)
+        urls = self.settings.schedulers if self.settings.has_scheduler else ()
+        self.schedulers = SchedulerSet(urls, self.settings.host, self.settings.scheduler_timeout_s)
         self.slots = OriginSlots(self.settings.max_ranges_per_origin)
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -125,6 +130,8 @@ class HostMachine:
         Raises IllegalTransitionError.
         """
         out = self._take_in(event, now)
+        while self.schedulers.is_stale:
+            out += self._follow(now)
         return [each for each in out if not self._tells_of_private(each)] if self.private else out
 
     def _take_in(self, event: Event, now: float) -> list[Instruction]:
@@ -154,21 +161,15 @@ class HostMachine:
             case BlobRemoved(digest):
                 self.private.discard(digest)
                 if self.seeds.pop(digest, None) is not None:
-                    return self._leave(digest)
+                    return self._leave_for_good(digest)
             case DigestsRead(digest, pieces, content):
                 if content:
                     return [Tell(InlineBlob(digest, content))]
                 return [Tell(report) for report in digest_reports(digest, pieces)]
             case LinkUp() | LinkLost():
                 return self._link_changed(event, now)
-            case SchedulerFound(progress_s, max_blobs):
-                self.session.found(progress_s)
-                self._due_is_known = False
-                return [*self._announcements(max_blobs), *self._feed_each(list(self.downloads), event, now)]
-            case SchedulerLost():
-                self.session.lost(now)
-                self._due_is_known = False
-                return self._feed_each(list(self.downloads), event, now)
+            case SchedulerFound() | SchedulerLost() | SchedulerFailed():
+                return self._scheduler_changed(event, now)
             case Draining() | Stopped():
                 return self._end_downloads(event, now)
             case _:
@@ -178,7 +179,7 @@ class HostMachine:
     def next_deadline(self) -> float:
         """When `Tick` is due; infinity if nothing is."""
         if not self._due_is_known:
-            due = self.session.due
+            due = self.schedulers.next_deadline()
             for download in self.downloads.values():
                 due = min(due, download.next_deadline())
             self._due, self._due_is_known = due, True
@@ -200,18 +201,20 @@ class HostMachine:
             download.validate()
             assert not download.is_over(), "a download that has ended is kept"
             assert digest not in self.seeds, "a blob is a download and a seed"
+        self.schedulers.validate([*self.downloads, *self.seeds])
         assert all(used <= self.slots.limit for used in self.slots.used().values())
 
     # -- who may know ----------------------------------------------------------------------------------------------
 
     def _seed(self, digest: bytes, size_bytes: int) -> list[Instruction]:
         """Other hosts may have a blob that is held whole."""
-        is_news = digest not in self.seeds and self.session.state is SessionState.CONNECTED
+        session = self.schedulers.place(digest)
+        is_news = digest not in self.seeds and session.state is SessionState.CONNECTED
         self.private.discard(digest)
         self.seeds[digest] = size_bytes
         if not is_news:
             return []
-        self.announced.add(digest)
+        session.announced.add(digest)
         return [Tell(from_host.Announce((from_host.Holding(digest, size_bytes, complete=True),)))]
 
     def _hide(self, digest: bytes) -> list[Instruction]:
@@ -244,12 +247,13 @@ class HostMachine:
         if digest in self.downloads:
             return (self._hide(digest) if event.private else []) + self._feed(digest, event, now)
         lost = self.seeds.pop(digest, None) is not None  # by the store, which has not told
+        session = self.schedulers.place(digest)
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
             linger_s=self.settings.linger_s,
             give_up_s=self.settings.give_up_s,
             scheduler_timeout_s=self.settings.scheduler_timeout_s,
-            progress_s=self.session.progress_s,
+            progress_s=session.progress_s,
             remembers=self.settings.remembers,
             host=self.settings.host,
         )
@@ -258,7 +262,7 @@ class HostMachine:
             event.upstream,
             event.repository,
             settings,
-            self.session,
+            session,
             self.links,
             self._numbers,
             event.size_bytes,
@@ -267,7 +271,7 @@ class HostMachine:
         self.private.discard(digest)
         if event.private:
             taken_back += self._hide(digest)
-        return [*taken_back, *self._make_room(), Recover(digest), *self._feed(digest, event, now)]
+        return [*taken_back, *self._make_room(session), Recover(digest), *self._feed(digest, event, now)]
 
     def _feed(self, digest: bytes, event: Event, now: float) -> list[Instruction]:
         """Give an event to the download of a blob, if there is one."""
@@ -323,18 +327,20 @@ class HostMachine:
         del self.downloads[digest]
         match ended.phase:
             case Phase.COMPLETE if digest in self.private:
+                self.schedulers.drop(digest)
                 return [ended]
             case Phase.COMPLETE:
                 self.seeds[digest] = download.pieces.size_bytes
-                self.announced.add(digest)
+                self.schedulers.of(digest).announced.add(digest)
                 return [ended]
             case Phase.DISPROVED:
                 return [ended, *self._begin_anew(download, now)]
             case _ if digest in self.private:
                 self.private.discard(digest)
+                self.schedulers.drop(digest)
                 return [ended]
             case _:
-                return [*self._leave(digest), ended]
+                return [*self._leave_for_good(digest), ended]
 
     def _begin_anew(self, before: Download, now: float) -> list[Instruction]:
         out: list[Instruction] = []
@@ -344,58 +350,143 @@ class HostMachine:
         return out
 
     def _tick(self, now: float) -> list[Instruction]:
-        out: list[Instruction] = []
-        if self.session.due <= now:
-            self.session.time_out()
-            self._due_is_known = False
-            out += self._feed_each(list(self.downloads), SchedulerMissing(), now)
+        out = self._schedulers_due(now) if self.schedulers.next_deadline() <= now else []
         due = [digest for digest, download in self.downloads.items() if download.next_deadline() <= now]
         return out + self._feed_each(due, Tick(), now)
 
-    # -- the scheduler ---------------------------------------------------------------------------------------------
+    # -- the schedulers --------------------------------------------------------------------------------------------
 
-    def _announcements(self, max_blobs: int) -> list[Instruction]:
+    def _scheduler_changed(
+        self, event: SchedulerFound | SchedulerLost | SchedulerFailed, now: float
+    ) -> list[Instruction]:
+        self._due_is_known = False
+        match event:
+            case SchedulerFound(progress_s, max_blobs, url, listed):
+                session = self.schedulers.found(url, progress_s, listed, now)
+                return [] if session is None else self._follow(now, session, max_blobs)
+            case SchedulerLost(url, stops):
+                session = self.schedulers.lost(url, now, stops=stops)
+                there = [digest for digest in self.downloads if self.schedulers.of(digest) is session]
+                return [*self._feed_each(there, event, now), *self._schedulers_due(now)]
+            case SchedulerFailed(url):
+                self.schedulers.failed(url)
+                return self._schedulers_due(now)
+
+    def _schedulers_due(self, now: float) -> list[Instruction]:
+        self._due_is_known = False
+        some_missing = self.schedulers.time_out(now)
+        out: list[Instruction] = [
+            Tell(from_host.Leave(digest), session.url) for session, digest in self.schedulers.leaving(now)
+        ]
+        if self.schedulers.is_stale:
+            out += self._follow(now)
+        if some_missing and self.schedulers.state is SessionState.MISSING:
+            out += self._feed_each(list(self.downloads), SchedulerMissing(), now)
+        return out
+
+    def _follow(
+        self, now: float, fresh: SchedulerSession | None = None, max_blobs: int = to_host.MAX_BLOBS_PER_HOST
+    ) -> list[Instruction]:
+        """Move the blobs that are to be at another scheduler. One that is `fresh` knows nothing yet of those it has."""
+        self._due_is_known = False
+        connections, moved = self.schedulers.needed, dict[SchedulerSession, list[bytes]]()
+        for digest, before, after in self.schedulers.follow(now):
+            if before.state is SessionState.CONNECTED and digest not in self.private:
+                before.leaves[digest] = now + LEAVE_AFTER_S
+            before.announced.discard(digest)
+            after.leaves.pop(digest, None)
+            if digest in self.downloads:
+                self.downloads[digest].move(after)
+            moved.setdefault(after, []).append(digest)
+        out: list[Instruction] = []
+        if fresh is not None:
+            moved.pop(fresh, None)
+            out += self._announcements(fresh, max_blobs)
+            out += self._begin_at(fresh, list(self.downloads), now)
+        for session, digests in moved.items():
+            if session.state is SessionState.CONNECTED:
+                out += self._announce_more(session, digests)
+                out += self._begin_at(session, digests, now)
+        if self.schedulers.needed != connections:
+            out.append(KeepSchedulers(tuple(self.schedulers.needed)))
+        return out
+
+    def _begin_at(self, session: SchedulerSession, digests: list[bytes], now: float) -> list[Instruction]:
+        """Those of these blobs that are on their way, and at this scheduler, join there."""
+        there = [each for each in digests if each in self.downloads and self.schedulers.of(each) is session]
+        return self._feed_each(there, SchedulerFound(session.progress_s, scheduler=session.url), now)
+
+    def _announcements(self, session: SchedulerSession, max_blobs: int) -> list[Instruction]:
         """The seeds, the most recently used first, so that a scheduler that has restarted knows them again.
 
         Each download announces its own part.
         """
-        told = self.announced.begin(reversed(self.seeds), len(self.downloads), max_blobs)
-        holdings = [from_host.Holding(digest, self.seeds[digest], complete=True) for digest in told]
-        out: list[Instruction] = [
+        at = self.schedulers.of
+        held = [digest for digest in reversed(self.seeds) if at(digest) is session]
+        told = session.announced.begin(held, self.schedulers.count_at(session) - len(held), max_blobs)
+        out = self._announce(told)
+        if len(told) < len(held):
+            out.append(ReportUntold(len(held) - len(told), max_blobs))
+        return out
+
+    def _announce_more(self, session: SchedulerSession, digests: list[bytes]) -> list[Instruction]:
+        """Seeds among these blobs that have moved to a scheduler, as far as it has room."""
+        held = [digest for digest in digests if digest in self.seeds]
+        told = held[: session.announced.room(self._wanted_at(session))]
+        for digest in told:
+            session.announced.add(digest)
+        return self._announce(told)
+
+    def _announce(self, digests: list[bytes]) -> list[Instruction]:
+        holdings = [from_host.Holding(digest, self.seeds[digest], complete=True) for digest in digests]
+        return [
             Tell(from_host.Announce(tuple(holdings[first : first + MAX_HOLDINGS_PER_MESSAGE])))
             for first in range(0, len(holdings), MAX_HOLDINGS_PER_MESSAGE)
         ]
-        if len(told) < len(self.seeds):
-            out.append(ReportUntold(len(self.seeds) - len(told), max_blobs))
-        return out
 
-    def _make_room(self) -> list[Instruction]:
+    def _wanted_at(self, session: SchedulerSession) -> int:
+        return sum(self.schedulers.of(digest) is session for digest in self.downloads)
+
+    def _make_room(self, session: SchedulerSession) -> list[Instruction]:
         """Take seeds back from the scheduler if it has no room for another download."""
         out: list[Instruction] = []
-        while (surplus := self.announced.surplus(len(self.downloads))) is not None:
+        wanted = self._wanted_at(session)
+        while (surplus := session.announced.surplus(wanted)) is not None:
             out += self._leave(surplus)
         return out
 
     def _from_scheduler(self, event: FromScheduler, now: float) -> list[Instruction]:
         match event.message:
             case to_host.Quarantined(reason, for_s):
-                return [ReportQuarantine(reason, for_s)]
+                return [ReportQuarantine(reason, for_s, event.scheduler)]
             case to_host.TagQuery() | to_host.TagResult() as message:
-                return [AnswerTag(message)]
+                return [AnswerTag(message, event.scheduler)]
             case to_host.Preheat() | to_host.PreheatEnded() as message:
-                return [TakePreheat(message)]
+                return [TakePreheat(message, event.scheduler)]
             case to_host.Revoked(hosts):
                 return [RefuseHosts(hosts)]
             case to_host.Unreachable(reports):
-                return [ReportUnreachable(reports)]
-            case to_host.Welcome() | to_host.Schedulers():
+                return [ReportUnreachable(reports, event.scheduler)]
+            case to_host.Schedulers() as listed:
+                self.schedulers.told(event.scheduler, listed)
+                return []
+            case to_host.Welcome():
                 return []
             case message if message.digest in self.private:
                 return []
+            case message if self.schedulers.of(message.digest).url != event.scheduler:
+                return self._of_moved(message, event.scheduler)
             case message:
                 if message.digest in self.downloads:
                     return self._feed(message.digest, event, now)
                 return self._of_seed(message.digest, message)
+
+    def _of_moved(self, message: ToHost, scheduler: str) -> list[Instruction]:
+        """What a scheduler says of a blob that has moved to another."""
+        if isinstance(message, to_host.Lease):
+            ended = from_host.LeaseEnded(message.lease, message.digest, from_host.LeaseOutcome.RETURNED)
+            return [Tell(ended, scheduler)]
+        return []
 
     def _of_seed(self, digest: bytes, message: ToHost) -> list[Instruction]:
         """What the scheduler says of a blob that is held whole, or was wanted before."""
@@ -420,11 +511,18 @@ class HostMachine:
             case _:
                 return []
 
+    def _leave_for_good(self, digest: bytes) -> list[Instruction]:
+        """This host has nothing of the blob any more."""
+        out = self._leave(digest)
+        self.schedulers.drop(digest)
+        return out
+
     def _leave(self, digest: bytes) -> list[Instruction]:
-        """This host neither wants nor holds the blob any more."""
-        self.announced.discard(digest)
+        """This host neither wants nor holds the blob any more, as far as others know."""
+        session = self.schedulers.of(digest)
+        session.announced.discard(digest)
         hosts = self.links.wanted_by(digest)
-        out: list[Instruction] = [Tell(from_host.Leave(digest))]
+        out: list[Instruction] = [Tell(from_host.Leave(digest), session.url)]
         if hosts:
             out.append(TellNeighbours(hosts, link.DontHave(digest)))
         for host in hosts:

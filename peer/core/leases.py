@@ -24,6 +24,8 @@ class Leases:
     _left: dict[int, int] = field(default_factory=dict)
     """What is still to be published of each: a set of pieces, also beyond the end of a blob of unknown length."""
     _early: list[Lease] = field(default_factory=list)
+    carried: int = 0
+    """Pieces that the scheduler before leased, and that the origin was asked for: a set. They come without a lease."""
 
     def __len__(self) -> int:
         return len(self._left)
@@ -43,6 +45,11 @@ class Leases:
         """They are over: whoever gave them is gone, or has begun anew."""
         self._left.clear()
         self._early.clear()
+
+    def carry(self) -> None:
+        """They are over, and another scheduler has the swarm. What the origin was asked for still comes."""
+        self.carried = (self.carried | self.all()) & self.pieces.asked_of_origin
+        self.clear()
 
     def keep(self, lease: Lease) -> None:
         """It came before Joined: this host was a member already, in a download that has ended."""

@@ -20,7 +20,7 @@ from peer.core.pieces import PieceTracker
 from peer.core.reports import Reports
 from scheduler.protocol import to_host
 from scheduler.protocol.fields import MAX_INLINE_BYTES
-from scheduler.protocol.from_host import Disproved, LeaseEnded, LeaseOutcome, Sealed
+from scheduler.protocol.from_host import Announce, Disproved, LeaseEnded, LeaseOutcome, Sealed
 
 
 @dataclass(slots=True)
@@ -48,7 +48,17 @@ class Publisher:
         fresh = self.pieces.receive(index, piece_digest, from_origin=from_origin, from_far=from_far)
         out = self._advertise(fresh, now)
         lease = self.leases.of_piece(index)
-        return out if lease is None else [*self._publish(lease, now), *out]
+        if lease is not None:
+            return [*self._publish(lease, now), *out]
+        return [*out, *self._announce_carried(index)]
+
+    def _announce_carried(self, index: int) -> list[Instruction]:
+        """A piece that was leased by the scheduler before is news to this one, which asks for its digest then."""
+        if not self.leases.carried >> index & 1:
+            return []
+        self.leases.carried &= ~(1 << index)
+        holding = self.reports.holding(self.pieces.size_bytes)
+        return [] if holding is None else [Tell(Announce((holding,)))]
 
     def expect(self, runs: tuple[to_host.DigestRun, ...], now: float) -> list[Instruction]:
         """The scheduler has told digests of the map."""

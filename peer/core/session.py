@@ -1,71 +1,122 @@
-"""This host's connection to the scheduler, as all of its downloads see it."""
+"""This host's connection to one scheduler, as the downloads see it whose blobs are there."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
+from peer.core.announced import Announced
+
+STEADY_S: Final = 5.0
+"""A connection that ends before that was of no use, and the next one has to last for so long."""
+
 
 class SessionState(Enum):
+    UNUSED = auto()
+    """No connection is wanted, as far as this host knows the scheduler lives."""
     SEARCHING = auto()
-    """There is no scheduler, yet or for a moment."""
+    """There is no connection, yet or for a moment."""
     CONNECTED = auto()
-    STANDALONE = auto()
-    """There has been no scheduler for so long that the origin is asked without one."""
+    MISSING = auto()
+    """There has been no connection for so long that this host goes on without this scheduler."""
 
 
 class SessionCause(Enum):
     """What moves a session from one state to another."""
 
+    OPENED = auto()
     FOUND = auto()
     LOST = auto()
     TIMED_OUT = auto()
+    CLOSED = auto()
 
 
 SESSION_TRANSITIONS: Final[Mapping[SessionState, Mapping[SessionCause, SessionState]]] = {
+    SessionState.UNUSED: {
+        SessionCause.OPENED: SessionState.SEARCHING,
+    },
     SessionState.SEARCHING: {
         SessionCause.FOUND: SessionState.CONNECTED,
         SessionCause.LOST: SessionState.SEARCHING,
-        SessionCause.TIMED_OUT: SessionState.STANDALONE,
+        SessionCause.TIMED_OUT: SessionState.MISSING,
+        SessionCause.CLOSED: SessionState.UNUSED,
     },
     SessionState.CONNECTED: {
         SessionCause.FOUND: SessionState.CONNECTED,
         SessionCause.LOST: SessionState.SEARCHING,
+        SessionCause.CLOSED: SessionState.UNUSED,
     },
-    SessionState.STANDALONE: {
+    SessionState.MISSING: {
         SessionCause.FOUND: SessionState.CONNECTED,
         SessionCause.LOST: SessionState.SEARCHING,
+        SessionCause.CLOSED: SessionState.UNUSED,
     },
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SchedulerSession:
-    """`due` is when a host that searches stands alone (monotonic, seconds); infinity while it does not search."""
+    """With the scheduler that is reached at `url`."""
 
-    timeout_s: float
-    state: SessionState
+    url: str = ""
+    state: SessionState = SessionState.UNUSED
     progress_s: float = 2.0
     """How often the scheduler wants to hear of progress."""
-    due: float = math.inf
+    id: str = ""
+    """What the scheduler is called in the list that it has sent; "" if it has sent none."""
+    since: float | None = None
+    """When the search began (monotonic, seconds); None while there is none."""
+    grace: bool = False
+    """Whether what is searched for is a connection that was lost and may be back in a moment."""
+    has_failed: bool = False
+    """Whether an attempt has failed during the search."""
+    unsteady: bool = False
+    """Whether a connection ended soon after it was made, and none has lasted since."""
+    found_at: float = -math.inf
+    announced: Announced = field(default_factory=Announced)
+    leaves: dict[bytes, float] = field(default_factory=dict)
+    """Blobs that have moved to other schedulers, and when this one is told so."""
 
-    def found(self, progress_s: float) -> None:
-        """There is a connection to a scheduler."""
+    def open(self, now: float) -> None:
+        """A connection is wanted from now on."""
+        self._step(SessionCause.OPENED)
+        self._search(now, grace=False)
+
+    def found(self, progress_s: float, now: float) -> None:
+        """There is a connection."""
         self._step(SessionCause.FOUND)
-        self.progress_s = progress_s
+        self.progress_s, self.since, self.found_at = progress_s, None, now
 
-    def lost(self, now: float) -> None:
-        """There is none; one is looked for from now on."""
+    def lost(self, now: float, *, stops: bool = False) -> None:
+        """There is none; one is looked for from now on. `stops`: the scheduler has said that it will not be back."""
+        was_connected = self.state is SessionState.CONNECTED
+        self.unsteady = was_connected and now < self.found_at + STEADY_S
         self._step(SessionCause.LOST)
-        self.due = now + self.timeout_s
+        self._search(now, grace=was_connected and not stops and not self.unsteady)
+        self.has_failed = was_connected and not self.grace
+
+    @property
+    def steady_at(self) -> float:
+        """When an unsteady connection counts; infinity if there is none that is to last for that."""
+        return self.found_at + STEADY_S if self.unsteady and self.state is SessionState.CONNECTED else math.inf
 
     def time_out(self) -> None:
         """None was found."""
         self._step(SessionCause.TIMED_OUT)
+        self.since = None
+
+    def close(self) -> None:
+        """No connection is wanted any more."""
+        self._step(SessionCause.CLOSED)
+        self.since, self.id, self.unsteady = None, "", False
+        self.leaves.clear()
+
+    def _search(self, now: float, *, grace: bool) -> None:
+        self.since, self.grace, self.has_failed, self.id = now, grace, False, ""
+        self.leaves.clear()
 
     def _step(self, cause: SessionCause) -> None:
         self.state = SESSION_TRANSITIONS[self.state][cause]
-        self.due = math.inf

@@ -7,7 +7,9 @@ Rules:
    the hosts go on that had a lease when the scheduler was lost, one piece at a time. Leases are granted in the order of
    pieces, so each takes every LEASES-th piece after its last one: without a message, no two take the same. Any other
    host waits as long as a host alone would, once for each neighbour that lacks pieces, and then asks for itself.
-3. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
+3. If the swarm moves to another scheduler, what is under way goes on: pieces that the origin was asked for under a
+   lease are announced as they land, and neighbours stay for a while that the new scheduler does not name.
+4. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
 RESIZED = "a wrong length was said of this blob, what was fetched by it is thrown away: ask again"
+
+FORMER_S: Final = 5.0
+"""How long after a swarm has moved the neighbours stay that the scheduler before has named."""
 
 LEASES: Final = 4
 """The leases of one blob that a scheduler grants at a time, unless its operator has set another number."""
@@ -77,6 +82,12 @@ class SwarmMember:
     """The last piece that was leased to this host when the scheduler was lost."""
     spares_origin_until: float = 0.0
     """Without a scheduler, when this host asks the origin for all that it lacks (rule 2)."""
+    moved: bool = False
+    """Whether this host was a member of the swarm at another scheduler, and has no answer of this one yet."""
+    former: set[str] = field(default_factory=set)
+    """Neighbours that the scheduler before has named, and this one has not."""
+    former_until: float = 0.0
+    """When they are neighbours no longer."""
 
     def __post_init__(self) -> None:
         self.membership = Membership(self.scheduler_timeout_s)
@@ -93,7 +104,7 @@ class SwarmMember:
         self.membership.wait(now, asked=connected)
         if connected:
             out += self.join(now)
-        if self.session.state is SessionState.STANDALONE:
+        if self.session.state is SessionState.MISSING:
             self.open_origin(now)
         return out
 
@@ -102,12 +113,29 @@ class SwarmMember:
         if self.membership.state is MembershipState.ORIGIN_ONLY:
             return []
         self.membership.wait(now, asked=True)
-        self.publisher.leases.clear()
+        if self.moved:
+            self.publisher.leases.carry()
+        else:
+            self.publisher.leases.clear()
         self.publisher.reports.begin(now)
-        join = Tell(from_host.Join(self.digest, self.upstream, self.repository, self.size_bytes))
+        join = Tell(from_host.Join(self.digest, self.upstream, self.repository, self.size_bytes, self.moved))
         holding = self.publisher.reports.holding(self.size_bytes)
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
         return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
+
+    def move(self, session: SchedulerSession) -> None:
+        """Another scheduler has the swarm from now on."""
+        self.session = session
+        self.moved = self.moved or self.membership.joined
+
+    def end_former(self, now: float) -> list[Instruction]:
+        """Neighbours that the scheduler before has named are none any more, once all have had the time to move."""
+        if not self.former or now < self.former_until:
+            return []
+        idle = {host for host in self.former if not self.picker.requests.asked_of(host)}
+        self.former -= idle
+        self.former_until = now + FORMER_S
+        return self.picker.remove(sorted(idle))
 
     def scheduler_lost(self) -> None:
         """The connection to the scheduler is lost."""
@@ -134,6 +162,7 @@ class SwarmMember:
             case to_host.Sized(_, _, size_bytes):
                 return self._learn_size(size_bytes)
             case to_host.Neighbours(_, add, remove):
+                self.former -= {each.host for each in add}
                 return [*self.picker.remove(remove), *self.picker.add(add), *self._share_origin()]
             case to_host.PieceDigests(_, generation, runs) if generation == self.picker.generation:
                 self.spot_checks.told(runs)
@@ -160,10 +189,14 @@ class SwarmMember:
         if self.ending is not None:
             return out
         kept = {each.host for each in message.neighbours}
-        out += self.picker.remove([host for host in self.picker.neighbours if host not in kept])
+        others = [host for host in self.picker.neighbours if host not in kept]
+        if self.moved:
+            self.former, self.former_until, self.moved = set(others), now + FORMER_S, False
+        else:
+            out += self.picker.remove(others)
         out += self.picker.add(message.neighbours)
         if message.neighbours:  # what was asked of the origin without a lease comes from them, or under one
-            out += self.origin.cancel_within(EVERYTHING)
+            out += self.origin.cancel_within(~self.publisher.leases.carried)
         return out + [each for lease in early for each in self._on_message_of_origin(lease, now)]
 
     def _on_message_of_origin(self, message: ToHost, now: float) -> list[Instruction]:
@@ -212,7 +245,7 @@ class SwarmMember:
         """Other hosts take part: the origin is asked for what is leased, and no more."""
         if not self.membership.joined or not len(self.picker.neighbours):
             return []
-        return list(self.origin.trim(self.publisher.leases.all()))
+        return list(self.origin.trim(self.publisher.leases.all() | self.publisher.leases.carried))
 
     def _yield_to_others(self) -> list[Instruction]:
         """Ask neighbours for what the origin is asked for without a lease, now that a neighbour has it."""

@@ -1,10 +1,9 @@
-"""The host's connection to the scheduler: one WebSocket, made again when it is lost, to the next of several URLs.
+"""The host's connection to one scheduler: a WebSocket, made again when it is lost.
 
 1. `tell` never waits: what cannot be sent because there is no scheduler is dropped, for on the next connection the host
    announces anew all that it holds, and joins anew what it wants.
 2. Whatever comes is decoded within bounds, or ends the connection.
-3. Losing the connection is normal. `on_lost` and `on_found` say when it happens: `on_found` with the scheduler's
-   Welcome.
+3. Losing the connection is normal. The owner is told when it happens, and of each attempt that fails.
 4. Reconnects are spread by full jitter, so that a scheduler that restarts is not met by all hosts at once. The log has
    changes, and not attempts (`peer.net.scheduler_log`).
 5. With certificates, the session is opened anew before a certificate of either end is over. That takes one round trip,
@@ -17,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 import structlog
@@ -29,8 +28,8 @@ from peer.net.scheduler_log import SchedulerLog, cause_of, cause_of_close
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost, ToHost, Unknown
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
-from scheduler.protocol.from_host import Bye, Hello, cost_of
-from scheduler.protocol.to_host import Quarantined, Welcome
+from scheduler.protocol.from_host import SCHEDULERS, Bye, Hello, cost_of
+from scheduler.protocol.to_host import Quarantined, Schedulers, Welcome
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
@@ -51,6 +50,9 @@ RETURN_WITHIN_S = 2.0
 """A lost connection is made again at a random time within this one. It is less than `scheduler_wait_s`, after which
 origins are asked without a scheduler."""
 
+RETURN_SOON_S = 0.75
+"""The same where there are other schedulers: `peer.core.scheduler_set.GRACE_S` is longer."""
+
 RATE_MARGIN = 0.9
 """The part of the allowed rate that is used: the two ends do not count at the same time."""
 
@@ -63,31 +65,44 @@ MAX_QUEUED = 10_000
 """Messages that wait to be sent; a scheduler that does not read for so long is as good as gone."""
 
 
+class ConnectionOwner(Protocol):
+    """What is told of a connection, on the event loop."""
+
+    def found(self, client: SchedulerClient, welcome: Welcome, listed: Schedulers | None) -> None:
+        """The scheduler has let this host in. `listed`: the schedulers that live, if it is one of several."""
+        ...
+
+    def heard(self, client: SchedulerClient, message: ToHost) -> None:
+        """The scheduler has sent a message."""
+        ...
+
+    def lost(self, client: SchedulerClient, *, stops: bool) -> None:
+        """The connection has ended; `stops`: because the scheduler stops."""
+        ...
+
+    def failed(self, client: SchedulerClient) -> None:
+        """The scheduler was not reached, or did not let this host in."""
+        ...
+
+    def cloned(self) -> None:
+        """Another machine uses this host's id: the next Hello needs another one."""
+        ...
+
+
 class SchedulerClient:
-    """Keeps the connection for as long as `run` runs. All callbacks are called on the event loop."""
+    """Keeps the connection to `url` for as long as `run` runs."""
 
     def __init__(
-        self,
-        urls: Sequence[str],
-        hello: Callable[[], Hello],
-        *,
-        on_message: Callable[[ToHost], None],
-        on_found: Callable[[Welcome], None],
-        on_lost: Callable[[], None],
-        on_cloned: Callable[[], None] = lambda: None,
-        trust: HostTrust | None = None,
+        self, url: str, hello: Callable[[], Hello], owner: ConnectionOwner, trust: HostTrust | None = None
     ) -> None:
-        """`on_cloned` is called when another machine uses this host's id: the next Hello needs another one.
-
-        With `trust`, the URLs are https://, and a scheduler is who its certificate says.
-        """
+        """With `trust`, the URL is https://, and the scheduler is who its certificate says."""
+        self.url = url
+        self.return_within_s = RETURN_WITHIN_S
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
         self._trust = trust
-        self._urls = list(urls)
         self._hello = hello
-        self._on_message = on_message
-        self._on_found = on_found
-        self._on_lost = on_lost
-        self._on_cloned = on_cloned
+        self._owner = owner
         self.log = SchedulerLog()
         self._untold: set[type] = set()
         """The types of messages that were beyond the protocol's bounds, so that the log says it once for each."""
@@ -124,29 +139,44 @@ class SchedulerClient:
                 log.warning("the scheduler does not read; its connection is given up")
                 self._exchanging.reschedule(0.0)
 
+    def close(self) -> None:
+        """Have `run` say goodbye and end."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+
     async def run(self) -> None:
-        """Connect, and connect again, until cancelled; then say goodbye."""
+        """Connect, and connect again, until closed or cancelled; then say goodbye."""
+        if self._closed:
+            return
+        self._task = asyncio.current_task()
         if self._trust is not None:
             await self._trust.credentials()
         backoff_s = BACKOFF_FIRST_S
         async with aiohttp.ClientSession() as session:
             while True:
-                url = self._urls[0]
                 self._reopening = False
-                if await self._converse(session, url):
+                if await self._converse(session):
                     backoff_s = BACKOFF_FIRST_S
                     if self._reopening:
                         continue
-                    pause_s = RETURN_WITHIN_S
+                    pause_s = self.return_within_s
                 else:
+                    self._owner.failed(self)
                     pause_s = backoff_s
                     most_s = BACKOFF_MOST_S if self._in_use_since is None else BACKOFF_IN_USE_S
                     backoff_s = min(most_s, 2 * backoff_s)
-                self._urls.append(self._urls.pop(0))
                 await asyncio.sleep(random.uniform(0.0, pause_s))  # noqa: S311 # no secret
 
-    async def _converse(self, session: aiohttp.ClientSession, url: str) -> bool:
+    def reopen(self) -> None:
+        """End the connection, and make another: it began with a Hello that is not true any more."""
+        if self._queue is not None:
+            self._reopening = True
+            self._exchanging.reschedule(0.0)
+
+    async def _converse(self, session: aiohttp.ClientSession) -> bool:
         """One connection, from Hello to its end; whether the scheduler let us in."""
+        url = self.url
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 socket = await session.ws_connect(
@@ -166,12 +196,14 @@ class SchedulerClient:
             cause = ""
             welcome = None
             try:
-                welcome = await self._enter(socket, url)
-                if welcome is None:
+                entered = await self._enter(socket, url)
+                if entered is None:
                     return False
+                listed = await self._list(socket) if SCHEDULERS in entered.features else None
+                welcome = entered
                 self._in_use_since = None
                 self.log.found(url)
-                await self._exchange(socket, welcome)
+                await self._exchange(socket, welcome, listed)
             except ProtocolError as error:
                 cause = f"it broke the protocol: {error}"
                 await socket.close(code=Closing.MALFORMED, message=str(error).encode()[:100])
@@ -184,7 +216,7 @@ class SchedulerClient:
             finally:
                 if self._queue is not None:
                     self._queue = None
-                    self._on_lost()
+                    self._owner.lost(self, stops=socket.close_code == Closing.STOPPING)
             if welcome is None:
                 self.log.failed(url, cause)
                 return False
@@ -202,7 +234,7 @@ class SchedulerClient:
             if socket.close_code == Closing.ID_IN_USE:
                 self._id_in_use()
             elif socket.close_code == Closing.QUARANTINED and not self._sentenced:
-                self._on_cloned()  # somebody has lied under this host's id
+                self._owner.cloned()  # somebody has lied under this host's id
             return None
         welcome = TO_HOST.decode(first.data)
         if not isinstance(welcome, Welcome):
@@ -218,15 +250,28 @@ class SchedulerClient:
             self._in_use_since = now
         elif now - self._in_use_since > CLONE_AFTER_S:
             self._in_use_since = None
-            self._on_cloned()
+            self._owner.cloned()
 
-    async def _exchange(self, socket: aiohttp.ClientWebSocketResponse, welcome: Welcome) -> None:
+    async def _list(self, socket: aiohttp.ClientWebSocketResponse) -> Schedulers:
+        """What a scheduler that is one of several says next."""
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            second = await socket.receive()
+        if second.type is not aiohttp.WSMsgType.BINARY:
+            raise ConnectionError("it hung up before it said which schedulers there are")
+        listed = TO_HOST.decode(second.data)
+        if not isinstance(listed, Schedulers):
+            raise ProtocolError("the second message is not Schedulers")
+        return listed
+
+    async def _exchange(
+        self, socket: aiohttp.ClientWebSocketResponse, welcome: Welcome, listed: Schedulers | None
+    ) -> None:
         self._close_reason = ""
         failure: Exception | None = None
         async with asyncio.timeout(None) as self._exchanging, asyncio.TaskGroup() as group:
             self._queue = asyncio.Queue(MAX_QUEUED)
             allowed = TokenBucket(RATE_MARGIN * welcome.messages_per_s, RATE_MARGIN * welcome.burst)
-            self._on_found(welcome)
+            self._owner.found(self, welcome, listed)
             beside = [group.create_task(self._send(socket, self._queue, allowed))]
             if self._trust is not None:
                 beside.append(group.create_task(self._watch(socket, self._trust)))
@@ -263,7 +308,7 @@ class SchedulerClient:
             message = TO_HOST.decode(frame.data)
             self._sentenced = self._sentenced or isinstance(message, Quarantined)
             if not isinstance(message, Unknown):
-                self._on_message(message)
+                self._owner.heard(self, message)
 
     async def _send(
         self,

@@ -5,6 +5,8 @@
    or that it has nothing to tell.
 3. One host's word decides nothing: a result counts if it has the words of `TAG_QUORUM` hosts or more. An older
    scheduler passes on one host's word, without a number of hosts. Such a result does not count.
+4. Where there are several schedulers, each knows some of the hosts: all that are connected are asked, and of their
+   results the one counts that most hosts tell. The answer to a question goes to the scheduler that has asked.
 """
 
 from __future__ import annotations
@@ -44,16 +46,27 @@ class TagWord:
     age_s: float
 
 
+@dataclass(slots=True)
+class _Lookup:
+    """Schedulers that have not said their results yet, by URL, and the result that most hosts tell so far."""
+
+    result: asyncio.Future[Descriptor | None]
+    asked: set[str]
+    best: Descriptor | None = None
+    hosts: int = 0
+
+
 class TagLookups:
     """The tags that this host asks the others for, and its answers to them. On the event loop.
 
-    `tell` sends to the scheduler, if it is `connected`. `own_word` says what this host can tell of a tag.
+    `tell` sends to the scheduler at a URL; `connected` has those at which there is a connection. `own_word` says what
+    this host can tell of a tag.
     """
 
     def __init__(
         self,
-        tell: Callable[[FromHost], None],
-        connected: Callable[[], bool],
+        tell: Callable[[str, FromHost], None],
+        connected: Callable[[], list[str]],
         tasks: BackgroundTasks,
         *,
         patience_s: float,
@@ -62,7 +75,7 @@ class TagLookups:
         self._connected = connected
         self._patience_s = patience_s
         self._asking: SingleFlight[TagName, Descriptor | None] = SingleFlight(tasks)
-        self._results: dict[TagName, asyncio.Future[Descriptor | None]] = {}
+        self._lookups: dict[TagName, _Lookup] = {}
         self.own_word: Callable[[TagName], TagWord | None] = lambda _: None
 
     async def most_were_told(self, name: TagName) -> Descriptor | None:
@@ -70,35 +83,41 @@ class TagLookups:
         return await self._asking.get(name, lambda: self._ask(name)) if self._connected() else None
 
     async def _ask(self, name: TagName) -> Descriptor | None:
-        result: asyncio.Future[Descriptor | None] = asyncio.get_running_loop().create_future()
-        self._results[name] = result
-        self._tell(from_host.TagLookup(name.repository.upstream, name.repository.name, name.tag))
+        lookup = _Lookup(asyncio.get_running_loop().create_future(), set(self._connected()))
+        self._lookups[name] = lookup
+        for url in lookup.asked:
+            self._tell(url, from_host.TagLookup(name.repository.upstream, name.repository.name, name.tag))
         try:
             async with asyncio.timeout(self._patience_s):
-                return await result
+                return await lookup.result
         except TimeoutError:
-            log.info("the scheduler did not say in time what hosts were told of a tag", image=str(name))
-            return None
+            log.info("no scheduler said in time what hosts were told of a tag", image=str(name))
+            return lookup.best
         finally:
-            del self._results[name]
+            del self._lookups[name]
 
-    def on_message(self, message: to_host.TagQuery | to_host.TagResult) -> None:
-        """The scheduler's question, or its answer."""
+    def on_message(self, message: to_host.TagQuery | to_host.TagResult, scheduler: str) -> None:
+        """A scheduler's question, or its answer; `scheduler` is its URL."""
         name = TagName(Repository(UpstreamName(message.upstream), RepositoryName(message.repository)), Tag(message.tag))
         if isinstance(message, to_host.TagQuery):
-            self._tell(_answer(name, self.own_word(name)))
-        else:
-            self._settle(name, _believed(message))
+            self._tell(scheduler, _answer(name, self.own_word(name)))
+        elif (lookup := self._lookups.get(name)) is not None and scheduler in lookup.asked:
+            manifest = _believed(message)
+            if manifest is not None and message.hosts > lookup.hosts:
+                lookup.best, lookup.hosts = manifest, message.hosts
+            _has_answered(lookup, scheduler)
 
-    def scheduler_lost(self) -> None:
-        """Nobody will tell now."""
-        for name in self._results:
-            self._settle(name, None)
+    def scheduler_lost(self, scheduler: str) -> None:
+        """It will tell nothing now."""
+        for lookup in self._lookups.values():
+            _has_answered(lookup, scheduler)
 
-    def _settle(self, name: TagName, manifest: Descriptor | None) -> None:
-        result = self._results.get(name)
-        if result is not None and not result.done():
-            result.set_result(manifest)
+
+def _has_answered(lookup: _Lookup, scheduler: str) -> None:
+    """Nothing more is to come of this scheduler."""
+    lookup.asked.discard(scheduler)
+    if not lookup.asked and not lookup.result.done():
+        lookup.result.set_result(lookup.best)
 
 
 def _answer(name: TagName, word: TagWord | None) -> from_host.TagAnswer:

@@ -57,9 +57,12 @@ class Joining:
             state.send((host,), Failed(message.digest, 0, "this host has its maximum of blobs in the swarm"))
             return
         source = Source(message.upstream, message.repository)
+        is_here = message.digest in state.swarms and len(state.swarms[message.digest].wanting) > 0
         self._take_off_shelf(message.digest, host)
         swarm, member = self._membership.enter(host, message.digest)
         member.source = swarm.shared(source)
+        if message.moved and not is_here:
+            swarm.settles_at = state.now + state.settings.moved_s
         data = state.inline_blobs.get(message.digest)
         if data is not None:
             if member.state is MemberState.IDLE:

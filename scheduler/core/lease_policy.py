@@ -271,8 +271,10 @@ class LeasePolicy:
         if self._seeders.request_digests(swarm):
             return True
         state = self._state
-        settled_at = (state.started_at or 0.0) + state.settings.settle_s
-        if state.now >= settled_at or not swarm.begun_before:
+        settled_at = swarm.settles_at
+        if swarm.begun_before:
+            settled_at = max(settled_at, (state.started_at or 0.0) + state.settings.settle_s)
+        if state.now >= settled_at:
             return False
         state.deadlines.set(Timer(Due.PATIENCE, swarm.digest), settled_at)
         return True

@@ -44,6 +44,9 @@ class SchedulerSettings:
     """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
     settle_s: float = 2.0
     """How long after its start the scheduler waits for holders to connect if a host has announced part of a blob."""
+    moved_s: float = 1.0
+    """How long after the first host of a swarm that has moved here the scheduler waits for the others, and for what
+    they hold, before it leases pieces. They move within a second of each other (`peer.core.scheduler_set`)."""
     quorum_s: float = 2.0
     """How long a doubt that needs another host waits for that host to join."""
     digest_request_s: float = 2.0

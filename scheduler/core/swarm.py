@@ -67,6 +67,7 @@ class Swarm:
         "piece_counts",
         "publishers",
         "pull",
+        "settles_at",
         "silences",
         "silent",
         "size_bytes",
@@ -125,6 +126,8 @@ class Swarm:
         self.digest_sources: Final[deque[Host]] = deque(maxlen=MAX_DIGEST_SOURCES)
         self.begun_before = False
         """Whether a host has connected with a part of the blob. An earlier scheduler began it; others may hold more."""
+        self.settles_at = 0.0
+        """When the hosts have come with whom the swarm has moved here from another scheduler."""
 
         self.pull: Pull | None = None
         """What the operator is told of the swarm's latest pull. None: nobody has wanted the blob."""

@@ -118,12 +118,14 @@ class Join:
     """The host wants this blob. The host says that its own client was authorised to read the blob in this repository.
 
     `size_bytes` is the size in a verified manifest. An Announce before this message has the pieces that the host holds.
+    `moved`: the host was in the blob's swarm at another scheduler, and so, most likely, were others that will come.
     """
 
     digest: f.Digest
     upstream: f.Upstream
     repository: f.Repository
     size_bytes: f.MaybeSizeBytes = None
+    moved: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class Scripted:
 async def scripted(store: Store, **limits: Any) -> AsyncIterator[Scripted]:
     """A host that is connected to a scheduler, as far as it knows."""
     async with BackgroundTasks() as background:
-        host = Host(store, Limits(**limits), background, Identity("me", scheduler_timeout_s=1000.0))
+        host = Host(store, Limits(**limits), background, Identity("me", scheduler_timeout_s=1000.0), [""])
         host.feed(events.SchedulerFound())
         try:
             yield Scripted(host, Readers(host))

@@ -206,6 +206,7 @@ class TestClosing:
 
 
 LINGER_S = 30.0
+SCHEDULER = "http://scheduler:65003"
 TIMEOUT_S = 3.0
 RAW = DIGEST.raw
 BEGAN = 1000.0
@@ -248,13 +249,14 @@ class TestTheTimer:
     """`begun` is a download that waits for its origin and is read by reader 1: nothing is due."""
 
     @asynccontextmanager
-    async def begun(self, store: Store, identity: Identity | None = None) -> AsyncIterator[tuple[Host, StillLoop]]:
+    async def begun(self, store: Store, timeout_s: float | None = None) -> AsyncIterator[tuple[Host, StillLoop]]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, StillLoop)
         origin = FakeOrigin([CONTENT])
         origin.hold_at(0)
         async with BackgroundTasks() as background:
-            host = Host(store, Limits(linger_s=LINGER_S), background, identity)
+            identity = None if timeout_s is None else Identity("me", scheduler_timeout_s=timeout_s)
+            host = Host(store, Limits(linger_s=LINGER_S), background, identity, [SCHEDULER])
             arrival = host.arrivals[RAW] = Arrival(DIGEST, "")
             arrival.add_source(source(origin))
             host.feed(events.SourceAdded(RAW, 0, "reg.test", "app"))
@@ -315,22 +317,22 @@ class TestTheTimer:
 
     def test_a_deadline_that_is_sooner_takes_its_place(self, store: Store) -> None:
         async def scene() -> None:
-            async with self.begun(store, Identity("me", scheduler_timeout_s=TIMEOUT_S)) as (host, loop):
+            async with self.begun(store, TIMEOUT_S) as (host, loop):
                 host.feed(events.ReaderLeft(RAW, 1))
                 later = host._timer
                 assert later is not None
-                host.feed(events.SchedulerLost())
+                host.feed(events.SchedulerLost(SCHEDULER))
                 assert host._timer_at == loop.now + TIMEOUT_S
                 assert later.cancelled()
                 await loop.passes(TIMEOUT_S)
-                assert host.machine.session.state is SessionState.STANDALONE
+                assert host.machine.schedulers.state is SessionState.MISSING
                 assert host._timer_at == BEGAN + LINGER_S
 
         self.play(scene)
 
     def test_a_deadline_that_has_passed_already_is_told_once_and_can_be_set_again(self, store: Store) -> None:
         async def scene() -> None:
-            async with self.begun(store) as (host, loop):
+            async with self.begun(store, TIMEOUT_S) as (host, loop):
                 host.machine.handle(events.ReaderLeft(RAW, 1), loop.now - LINGER_S - 10.0)
                 assert host.machine.next_deadline() < loop.now
                 host._set_timer()
@@ -339,8 +341,9 @@ class TestTheTimer:
                 await loop.passes(0.0)
                 assert RAW not in host.arrivals
                 assert (host._timer, host._timer_at) == (None, math.inf)
-                host.feed(events.SchedulerLost())
-                assert host._timer_at == loop.now
+                host.machine.downloads.clear()
+                host.feed(events.SchedulerLost(SCHEDULER))
+                assert host._timer_at == loop.now + TIMEOUT_S
                 assert len(loop.set_for) == 2
 
         self.play(scene)

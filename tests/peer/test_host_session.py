@@ -58,7 +58,7 @@ def of_two_blobs(playbook: Playbook) -> Playbook:
     """Two downloads that know their blobs' lengths."""
     for blob in (D, E):
         playbook = playbook >> source(blob=blob) << Recover(blob) >> PiecesHeld(blob) << Prepare(blob, SIZE)
-        if playbook.machine.session.state is SessionState.CONNECTED:
+        if playbook.machine.schedulers.state is SessionState.CONNECTED:
             playbook = playbook << replace(JOIN, digest=blob)
         playbook = playbook >> Prepared(blob)
     return playbook
@@ -68,7 +68,7 @@ class TestTheTimeout:
     def test_the_origin_is_open_to_all_downloads_once_it_has_passed(self) -> None:
         playbook = of_two_blobs(Playbook()) >> SchedulerLost() >> Passes(SCHEDULER_TIMEOUT_S - 0.1)
         assert playbook >> Passes(0.1) << asked_origin(0, 0, 4) << asked_origin(1, 0, 4, blob=E)
-        assert playbook.machine.session.state is SessionState.STANDALONE
+        assert playbook.machine.schedulers.state is SessionState.MISSING
 
     def test_to_members_of_a_swarm_once_it_has_passed_for_each_neighbour_too(self) -> None:
         """A neighbour that holds the whole blob asks for nothing."""
@@ -103,7 +103,7 @@ class TestTheTimeout:
         playbook = Playbook(connected=False) >> Passes(SCHEDULER_TIMEOUT_S - 0.1) >> SchedulerFound()
         playbook = of_two_blobs(playbook)
         assert playbook >> Passes(SCHEDULER_TIMEOUT_S)
-        assert playbook.machine.session.due == math.inf
+        assert playbook.machine.schedulers.next_deadline() == math.inf
 
     def test_it_begins_anew_with_each_loss(self) -> None:
         playbook = of_two_blobs(Playbook(connected=False)) >> Passes(SCHEDULER_TIMEOUT_S)
@@ -130,7 +130,7 @@ class TestTheTimeout:
 class TestAScheduler:
     def test_each_download_joins_at_one_that_is_found(self) -> None:
         playbook = of_two_blobs(Playbook(connected=False)) >> SchedulerFound() << JOIN << replace(JOIN, digest=E)
-        assert playbook.machine.session.state is SessionState.CONNECTED
+        assert playbook.machine.schedulers.state is SessionState.CONNECTED
 
     def test_one_whose_store_has_not_answered_joins_then(self) -> None:
         playbook = Playbook(connected=False) >> source() << Recover(D) >> SchedulerFound()

@@ -16,13 +16,14 @@ from aiohttp import web
 import peer.net.scheduler_client as module
 from peer.net.scheduler_client import SchedulerClient
 from peer.net.scheduler_log import MAX_LINES, SchedulerLog, is_elsewhere
-from scheduler.core.events import Connected, Received
+from peer.tasks import BackgroundTasks
+from scheduler.core.events import Connected, LiveListChanged, Received
 from scheduler.core.scheduler import Scheduler
-from scheduler.protocol.codec import TO_HOST
+from scheduler.protocol.codec import TO_HOST, ToHost
 from scheduler.protocol.connection import PATH
-from scheduler.protocol.from_host import Announce, Hello, Holding, Join, Leave, TagAnswer
+from scheduler.protocol.from_host import FEATURES, Announce, Hello, Holding, Join, Leave, TagAnswer
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Welcome
+from scheduler.protocol.to_host import SchedulerAt, Schedulers, Welcome
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.support.node import asynchronous, until
 from tests.support.ports import free_port
@@ -34,27 +35,37 @@ D = b"d" * 32
 class Told:
     """What a client has said, and the log of it."""
 
-    def __init__(self, urls: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    def __init__(self, url: str, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
         self.caplog = caplog
         self.welcomes: list[Welcome] = []
-        self.lost = 0
-        self.cloned = 0
+        self.found_at: list[float] = []
+        self.listed: list[Schedulers | None] = []
+        self.heard_of: list[ToHost] = []
+        self.losses: list[bool] = []
+        self.failures = 0
+        self.clones = 0
         self.hello = HELLO
-        self.client = SchedulerClient(
-            urls,
-            lambda: self.hello,
-            on_message=lambda _: None,
-            on_found=self.welcomes.append,
-            on_lost=self._on_lost,
-            on_cloned=self._on_cloned,
-        )
+        self.client = SchedulerClient(url, lambda: self.hello, self)
 
-    def _on_lost(self) -> None:
-        self.lost += 1
+    # as `peer.net.scheduler_client.ConnectionOwner`
 
-    def _on_cloned(self) -> None:
-        self.cloned += 1
+    def found(self, _client: SchedulerClient, welcome: Welcome, listed: Schedulers | None) -> None:
+        self.welcomes.append(welcome)
+        self.listed.append(listed)
+        self.found_at.append(asyncio.get_running_loop().time())
+
+    def heard(self, _client: SchedulerClient, message: ToHost) -> None:
+        self.heard_of.append(message)
+
+    def lost(self, _client: SchedulerClient, *, stops: bool) -> None:
+        self.losses.append(stops)
+
+    def failed(self, _client: SchedulerClient) -> None:
+        self.failures += 1
+
+    def cloned(self) -> None:
+        self.clones += 1
         self.hello = replace(HELLO, host="another")
 
     def lines(self) -> list[dict[str, object]]:
@@ -80,7 +91,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynchronous
 async def test_an_outage_has_a_line_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
-    told = Told((f"http://127.0.0.1:{port}",), caplog)
+    told = Told(f"http://127.0.0.1:{port}", caplog)
     async with running(told.client):
         await asyncio.sleep(0.2)
         (line,) = told.lines()
@@ -91,8 +102,9 @@ async def test_an_outage_has_a_line_when_it_begins_and_one_when_it_ends(caplog: 
             assert found["event"] == "connected to a scheduler"
             assert int(str(found["attempts"])) > 2
             assert float(str(found["after_s"])) > 0
-        await until(lambda: told.lost == 1)
-        await asyncio.sleep(0.2)
+        await until(lambda: told.losses == [True])
+        failures = told.failures
+        await until(lambda: told.failures > failures + 2)
         lost, refused = told.lines()[2:]
         assert (lost["event"], lost["reason"]) == ("lost the scheduler", "STOPPING: the scheduler stops")
         assert refused["event"] == "no scheduler"
@@ -124,12 +136,12 @@ class Trust:
 @asynchronous
 async def test_a_session_is_opened_anew_when_a_certificate_is_soon_over(caplog: pytest.LogCaptureFixture) -> None:
     async with SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port:
-        told, trust = Told((f"http://127.0.0.1:{port}", "http://127.0.0.1:1"), caplog), Trust()
+        told, trust = Told(f"http://127.0.0.1:{port}", caplog), Trust()
         told.client._trust = trust  # type: ignore[assignment] # it has what is used of it
         async with running(told.client):
             for count in (1, 2, 3):
                 await until(lambda count=count: len(told.welcomes) == count)  # type: ignore[misc]
-                assert told.lost == count - 1
+                assert told.losses == [False] * (count - 1)
                 trust.over.set()
         assert {line["event"] for line in told.lines()} == {"connected to a scheduler"}
 
@@ -139,7 +151,7 @@ async def test_another_server_is_named_as_the_cause(caplog: pytest.LogCaptureFix
     runner = web.AppRunner(web.Application())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
-    told = Told((f"http://127.0.0.1:{port}",), caplog)
+    told = Told(f"http://127.0.0.1:{port}", caplog)
     async with running(told.client):
         await until(lambda: bool(told.lines()))
         await asyncio.sleep(0.1)
@@ -154,7 +166,7 @@ async def test_a_scheduler_that_never_answers_is_no_connection(
 ) -> None:
     monkeypatch.setattr(module, "CONNECT_WITHIN_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listening:  # and nobody accepts
-        told = Told((f"http://127.0.0.1:{listening.getsockname()[1]}",), caplog)
+        told = Told(f"http://127.0.0.1:{listening.getsockname()[1]}", caplog)
         async with running(told.client):
             await asyncio.sleep(0.3)
     (line,) = told.lines()
@@ -178,20 +190,18 @@ async def test_hosts_come_back_at_different_times(
 ) -> None:
     monkeypatch.setattr(module, "RETURN_WITHIN_S", 0.5)
     port = free_port()
-    hosts = [Told((f"http://127.0.0.1:{port}",), caplog) for _ in range(20)]
+    hosts = [Told(f"http://127.0.0.1:{port}", caplog) for _ in range(20)]
     for number, host in enumerate(hosts):
         host.hello = replace(HELLO, host=f"host{number}")
-    came: list[float] = []
     async with asyncio.TaskGroup() as group:
         async with SchedulerServer(Scheduler()).serving("127.0.0.1", port):
             tasks = [group.create_task(host.client.run()) for host in hosts]
             await until(lambda: all(host.welcomes for host in hosts))
-            for host in hosts:
-                host.client._on_found = lambda _: came.append(asyncio.get_running_loop().time())
         async with SchedulerServer(Scheduler()).serving("127.0.0.1", port):
-            await until(lambda: len(came) == len(hosts))
+            await until(lambda: all(len(host.welcomes) == 2 for host in hosts))
             for task in tasks:
                 task.cancel()
+    came = [host.found_at[1] for host in hosts]
     assert max(came) - min(came) > 0.1
 
 
@@ -201,13 +211,13 @@ async def test_an_id_that_stays_in_use_is_another_machines(
 ) -> None:
     monkeypatch.setattr(module, "CLONE_AFTER_S", 0.1)
     async with SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port:
-        first, clone = (Told((f"http://127.0.0.1:{port}",), caplog) for _ in range(2))
+        first, clone = (Told(f"http://127.0.0.1:{port}", caplog) for _ in range(2))
         clone.hello = replace(HELLO, address="127.0.0.1:2")
         async with running(first.client):
             await until(lambda: bool(first.welcomes))
             async with running(clone.client):
                 await until(lambda: bool(clone.welcomes))
-                assert (first.lost, clone.cloned) == (0, 1)
+                assert (first.losses, clone.clones) == ([], 1)
 
 
 @asynchronous
@@ -215,14 +225,14 @@ async def test_a_message_beyond_the_bounds_costs_itself_and_not_the_connection(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port:
-        told = Told((f"http://127.0.0.1:{port}",), caplog)
+        told = Told(f"http://127.0.0.1:{port}", caplog)
         async with running(told.client):
             await until(lambda: bool(told.welcomes))
             for _ in range(3):
                 told.client.tell(TagAnswer("docker.io", "library/app", "v1", 200, D, 1, "x" * 300))
             told.client.tell(Announce((Holding(D, 1, complete=True),)))
             await until(lambda: told.client.messages == 1)
-            assert told.lost == 0
+            assert told.losses == []
     assert [each["event"] for each in told.lines()].count(
         "a message to the scheduler is beyond the protocol's bounds"
     ) == 1
@@ -249,7 +259,7 @@ async def test_more_messages_than_the_welcome_allows_wait(caplog: pytest.LogCapt
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port := free_port()).start()
-    told = Told((f"http://127.0.0.1:{port}",), caplog)
+    told = Told(f"http://127.0.0.1:{port}", caplog)
     async with running(told.client):
         await until(lambda: bool(told.welcomes))
         for _ in range(60):
@@ -280,7 +290,51 @@ async def test_a_host_under_whose_id_another_has_lied_goes_on_under_another_id(
     core.handle(Received(10_000, InlineBlob(join.digest, b"lies")), now)
     assert core.statistics().quarantined == 1
     async with SchedulerServer(core).serving("127.0.0.1", 0) as port:
-        told = Told((f"http://127.0.0.1:{port}",), caplog)
+        told = Told(f"http://127.0.0.1:{port}", caplog)
         async with running(told.client):
             await until(lambda: bool(told.welcomes))
-            assert told.cloned == 1
+            assert told.clones == 1
+
+
+AT = SchedulerAt("00000000000000aa", "http://127.0.0.1:1")
+
+
+@asynchronous
+async def test_a_scheduler_that_is_one_of_several_is_found_with_its_list(caplog: pytest.LogCaptureFixture) -> None:
+    server = SchedulerServer(Scheduler())
+    async with server.serving("127.0.0.1", 0) as port:
+        told = Told(f"http://127.0.0.1:{port}", caplog)
+        told.hello = replace(HELLO, features=FEATURES)
+        server.tell(LiveListChanged(1, AT.id, (AT,)))
+        async with running(told.client):
+            await until(lambda: bool(told.welcomes))
+            assert told.listed == [Schedulers(1, AT.id, (AT,))]
+            assert told.heard_of == []
+            server.tell(LiveListChanged(2, AT.id, (AT, replace(AT, id="00000000000000bb"))))
+            await until(lambda: len(told.heard_of) == 1)
+
+
+@asynchronous
+async def test_a_client_that_is_closed_says_goodbye_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    core = Scheduler()
+    async with SchedulerServer(core).serving("127.0.0.1", 0) as port, BackgroundTasks() as tasks:
+        told = Told(f"http://127.0.0.1:{port}", caplog)
+        tasks.start(told.client.run())
+        await until(lambda: bool(told.welcomes))
+        told.client.close()
+        await until(lambda: core.statistics().hosts == 0)
+        never = Told(f"http://127.0.0.1:{port}", caplog)
+        never.client.close()
+        await never.client.run()
+
+
+@asynchronous
+async def test_a_host_that_has_another_id_says_so_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    core = Scheduler()
+    async with SchedulerServer(core).serving("127.0.0.1", 0) as port:
+        told = Told(f"http://127.0.0.1:{port}", caplog)
+        async with running(told.client):
+            await until(lambda: bool(told.welcomes))
+            told.hello = replace(HELLO, host="another")
+            told.client.reopen()
+            await until(lambda: [host.id for host in core.hosts(0.0)] == ["another"])

@@ -20,6 +20,8 @@ from tests.support.registry_server import PATIENCE_S
 NAME = TagName(Repository(UpstreamName("docker.io"), RepositoryName("library/app")), Tag("v1"))
 FIELDS = ("docker.io", "library/app", "v1")
 RAW = b"d" * 32
+S = "http://one:65003"
+T = "http://two:65003"
 MANIFEST = Descriptor("application/json", Digest.from_raw(RAW), 7)
 LOOKUP = from_host.TagLookup(*FIELDS)
 QUERY = to_host.TagQuery(*FIELDS, 5.0)
@@ -33,10 +35,18 @@ class Scene:
     tasks: BackgroundTasks
     patience_s: float = PATIENCE_S
     connected: bool = True
+    schedulers: list[str] = field(default_factory=lambda: [S])
     told: list[FromHost] = field(default_factory=list)
+    told_at: list[tuple[str, FromHost]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lookups = TagLookups(self.told.append, lambda: self.connected, self.tasks, patience_s=self.patience_s)
+        self.lookups = TagLookups(
+            self._tell, lambda: self.schedulers if self.connected else [], self.tasks, patience_s=self.patience_s
+        )
+
+    def _tell(self, scheduler: str, message: FromHost) -> None:
+        self.told.append(message)
+        self.told_at.append((scheduler, message))
 
     async def waiting(self, group: asyncio.TaskGroup, count: int) -> list[asyncio.Task[Descriptor | None]]:
         tasks = [group.create_task(self.lookups.most_were_told(NAME)) for _ in range(count)]
@@ -57,12 +67,12 @@ def test_all_clients_of_a_host_ask_once_and_are_told() -> None:
     async def scene(group: asyncio.TaskGroup, background: BackgroundTasks) -> None:
         it = Scene(background)
         tasks = await it.waiting(group, 3)
-        it.lookups.on_message(replace(RESULT, repository="library/other"))
-        it.lookups.on_message(RESULT)
-        it.lookups.on_message(replace(RESULT, digest=b"x" * 32))  # too late to change it
+        it.lookups.on_message(replace(RESULT, repository="library/other"), S)
+        it.lookups.on_message(RESULT, S)
+        it.lookups.on_message(replace(RESULT, digest=b"x" * 32), S)  # too late to change it
         assert await asyncio.gather(*tasks) == [MANIFEST] * 3
         assert it.told == [LOOKUP]
-        it.lookups.on_message(RESULT)  # nobody waits for it any more
+        it.lookups.on_message(RESULT, S)  # nobody waits for it any more
 
     play(scene)
 
@@ -70,15 +80,15 @@ def test_all_clients_of_a_host_ask_once_and_are_told() -> None:
 def test_it_tells_what_its_own_origin_said_and_always_answers() -> None:
     async def scene(_: asyncio.TaskGroup, background: BackgroundTasks) -> None:
         it = Scene(background)
-        it.lookups.on_message(QUERY)
+        it.lookups.on_message(QUERY, S)
         words = {NAME: TagWord(MANIFEST, 3.5)}
         it.lookups.own_word = words.get
-        it.lookups.on_message(QUERY)
-        it.lookups.on_message(replace(QUERY, tag="other"))
+        it.lookups.on_message(QUERY, S)
+        it.lookups.on_message(replace(QUERY, tag="other"), S)
         words[NAME] = TagWord(MANIFEST, 1e12)
-        it.lookups.on_message(QUERY)
+        it.lookups.on_message(QUERY, S)
         words[NAME] = TagWord(replace(MANIFEST, digest=AnyDigest("sha512:" + "a" * 128)), 1.0)
-        it.lookups.on_message(QUERY)
+        it.lookups.on_message(QUERY, S)
         answer = from_host.TagAnswer(*FIELDS, 200, RAW, 7, "application/json", public=True, age_s=3.5)
         assert it.told == [
             from_host.TagAnswer(*FIELDS, 0),
@@ -98,8 +108,39 @@ def test_nobody_waits_without_a_scheduler() -> None:
         assert it.told == []
         it.connected = True
         tasks = await it.waiting(group, 2)
-        it.lookups.scheduler_lost()
+        it.lookups.scheduler_lost(S)
         assert await asyncio.gather(*tasks) == [None, None]
+
+    play(scene)
+
+
+def test_several_schedulers_are_asked_and_the_word_of_most_hosts_counts() -> None:
+    async def scene(group: asyncio.TaskGroup, background: BackgroundTasks) -> None:
+        it = Scene(background, schedulers=[S, T])
+        (task,) = await it.waiting(group, 1)
+        assert sorted(it.told_at) == [(S, LOOKUP), (T, LOOKUP)]
+        it.lookups.on_message(replace(RESULT, hosts=9), "http://three:65003")  # it was not asked
+        it.lookups.on_message(replace(RESULT, digest=b"x" * 32), S)
+        it.lookups.on_message(QUERY, T)
+        assert it.told_at[-1] == (T, from_host.TagAnswer(*FIELDS, 0))
+        assert not task.done()
+        it.lookups.on_message(replace(RESULT, hosts=3), T)
+        assert await task == MANIFEST
+
+    play(scene)
+
+
+def test_what_one_scheduler_has_said_counts_if_another_is_lost_or_silent() -> None:
+    async def scene(group: asyncio.TaskGroup, background: BackgroundTasks) -> None:
+        it = Scene(background, schedulers=[S, T])
+        (task,) = await it.waiting(group, 1)
+        it.lookups.on_message(RESULT, S)
+        it.lookups.scheduler_lost(T)
+        assert await task == MANIFEST
+        it = Scene(background, schedulers=[S, T], patience_s=0.01)
+        (task,) = await it.waiting(group, 1)
+        it.lookups.on_message(RESULT, S)
+        assert await task == MANIFEST
 
     play(scene)
 
@@ -133,7 +174,7 @@ def test_a_result_of_one_host_or_that_tells_too_little_is_not_believed(result: t
     async def scene(group: asyncio.TaskGroup, background: BackgroundTasks) -> None:
         it = Scene(background)
         (task,) = await it.waiting(group, 1)
-        it.lookups.on_message(result)
+        it.lookups.on_message(result, S)
         assert await task is None
 
     play(scene)

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from peer.net.scheduler_client import SchedulerClient
+from peer.net.scheduler_clients import SchedulerClients
 from peer.tasks import BackgroundTasks
 from peer.trust.host_trust import HostTrust, Joining, Provided
 from peer.trust.identity_files import IdentityFiles
@@ -165,17 +165,18 @@ class Watched(HostTrust):
 
 async def once_welcomed(port: Port, trust: HostTrust) -> None:
     """Connect to the scheduler, and leave."""
-    welcomed = asyncio.Event()
-    client = SchedulerClient(
-        [port.url],
-        lambda: Hello("a", 1, 1, "127.0.0.1:1"),
-        on_message=lambda _: None,
-        on_found=lambda _: welcomed.set(),
-        on_lost=lambda: None,
-        trust=trust,
-    )
     async with BackgroundTasks() as background:
-        background.start(client.run())
+        clients = SchedulerClients(
+            lambda: Hello("a", 1, 1, "127.0.0.1:1"),
+            lambda _: None,
+            background,
+            on_welcome=lambda *_: welcomed.set(),
+            on_lost=lambda _: None,
+            on_cloned=lambda: None,
+            trust=trust,
+        )
+        welcomed = asyncio.Event()
+        clients.keep([port.url])
         await welcomed.wait()
 
 
