@@ -92,6 +92,7 @@ async def serve(
             url = url_of(settings, listens, tls=not plain)
             live = await stack.enter_async_context(on_live_list(settings, server, url))
             obstacles.append(live.not_ready)
+            preheats.obstacles = live.not_ready
             of_list.live = live
         await stack.enter_async_context(preheats.running(core, server, background))
         yield addresses

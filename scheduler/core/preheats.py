@@ -7,6 +7,7 @@ Rules:
    first to connect are not all. A host that is away is told when it comes, until the job ends.
 3. A host that says that it holds blobs must have announced them. If it has not within `CONFIRM_S`, it has failed.
    Without certificates a host may hold what it must not announce, and is taken at its word: `Target.confirmed` says so.
+   Of several schedulers, each looks for the blobs that are announced to it, and takes the host's word for the others.
 4. A credential goes to FETCHERS hosts of each site, which fetch from the registry. The others are told once one of
    those holds everything, by digest and without the credential, and have it from other hosts. A host that lies about
    the digests has others fetch what no client asks for. Where hosts have no certificates, private content is not
@@ -29,6 +30,7 @@ from scheduler.core.preheat_window import DAY_S
 from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import PreheatReport, PreheatState
+from scheduler.protocol.rendezvous import owner_of
 from scheduler.protocol.to_host import Preheat, PreheatEnded
 
 FETCHERS: Final = 2
@@ -237,18 +239,26 @@ class Preheats:
     def _confirm(self, job: Job, host: Host, target: Target, *, private: bool) -> None:
         raw = target.digests
         digests = [raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES)]
-        held = sum(self._holds(host, digest) for digest in digests)
-        target.confirmed = bool(digests) and held == len(digests)
-        if target.confirmed or (private and host.came_from):
+        here = [digest for digest in digests if self._is_announced_here(host, digest)]
+        held = sum(self._holds(host, digest) for digest in here)
+        target.confirmed = bool(here) and held == len(here)
+        if target.confirmed or (private and host.came_from) or (digests and not here):
             self._finish(job, target, TargetCause.CONFIRM, target.reason)
             return
         target.asked += 1
         if target.asked >= CONFIRM_TIMES:
-            text = f"it says that it holds {len(digests)} blobs, and has announced {held} of them"
+            text = f"it says that it holds {len(here)} blobs, and has announced {held} of them"
             self._finish(job, target, TargetCause.FAIL, text)
             return
         key = PreheatKey(job.order.id, host.id)
         self._state.deadlines.set(Timer(Due.PREHEAT, key), self._state.now + CONFIRM_EVERY_S)
+
+    def _is_announced_here(self, host: Host, digest: bytes) -> bool:
+        """Whether it is this one of several schedulers that the host announces a blob to."""
+        several = self._state.schedulers
+        if several is None or not host.shards:
+            return True
+        return owner_of(digest, [each.id for each in several.schedulers]) == several.own
 
     def _holds(self, host: Host, digest: bytes) -> bool:
         member = host.members.get(digest)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,24 @@ def answer(daemon: Daemon, path: str) -> tuple[int, Any]:
         return response.status, json.load(response)
 
 
+def refused_preheat(daemon: Daemon) -> tuple[int, str]:
+    """The status and the text that an order for a preheat is answered with."""
+    connection = http.client.HTTPConnection(*daemon.address("admin"), timeout=PATIENCE_S)
+    (secret, *_) = (Path(flag_of(daemon, "data")) / "admin-secret").read_text().splitlines()
+    body = json.dumps({"images": ["docker.io/library/alpine:3"]})
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    with closing(connection):
+        connection.request("POST", "/api/v1/preheats", body, headers)
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
+
+
+def flag_of(daemon: Daemon, name: str) -> str:
+    assert isinstance(daemon.process.args, list)
+    (found,) = [str(each) for each in daemon.process.args if str(each).startswith(f"--{name}=")]
+    return found.partition("=")[2]
+
+
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
@@ -85,6 +104,8 @@ def test_two_of_them_are_one(tmp_path: Path, with_password: RedisServer, ca: dic
         with_password.kill()
         until(lambda: answer(a, "/readyz")[0] == 503)
         assert "redis is unreachable since" in answer(a, "/readyz")[1]["reasons"][0]
+        assert refused_preheat(a)[0] == 503
+        assert "redis is unreachable since" in refused_preheat(a)[1]
         with a.get_admin("/metrics") as response:
             assert "p2pd_redis_reached 0.0" in response.read().decode()
         with_password.start()

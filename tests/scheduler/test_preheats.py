@@ -13,6 +13,7 @@ from scheduler.core.events import (
     Connected,
     Disconnected,
     Event,
+    LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
     PreheatChanged,
@@ -24,8 +25,9 @@ from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import Job, JobState, Order, TargetState
 from scheduler.core.preheats import AWAY, LATE
 from scheduler.core.scheduler import Scheduler
-from scheduler.protocol.from_host import PREHEAT, Announce, Bye, Holding, PreheatReport, PreheatState
-from scheduler.protocol.to_host import Preheat, PreheatEnded, Welcome
+from scheduler.protocol.from_host import PREHEAT, SCHEDULERS, Announce, Bye, Holding, PreheatReport, PreheatState
+from scheduler.protocol.rendezvous import owner_of
+from scheduler.protocol.to_host import Preheat, PreheatEnded, SchedulerAt, Schedulers, Welcome
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
 A, B = b"a" * 32, b"b" * 32
@@ -97,6 +99,22 @@ def test_part_of_a_blob_is_not_the_blob() -> None:
     _ = play >> ("a", Announce((Holding(A, 5, complete=True), Holding(B, 5 << 20, complete=False, have=b"\1"))))
     assert play >> ("a", DONE) >> Passes(30.0)
     assert new.state is JobState.FAILED
+
+
+def test_of_several_schedulers_each_looks_for_what_is_announced_to_it() -> None:
+    schedulers = tuple(SchedulerAt(16 * name, f"https://{name}:1") for name in "0123")
+    own = owner_of(A, [each.id for each in schedulers])
+    assert owner_of(B, [each.id for each in schedulers]) != own
+    play = Playbook()
+    play.tell(LiveListChanged(1, own, schedulers))
+    features = (PREHEAT, SCHEDULERS)
+    _ = play >> ("a", hello("a", features=features)) << ("a", Welcome(1, features))
+    _ = play << ("a", Schedulers(1, own, schedulers))
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    _ = play >> ("a", Announce((Holding(A, 5, complete=True),))) >> ("a", DONE)
+    assert play
+    assert (new.state, new.targets["a"].confirmed) == (JobState.SUCCEEDED, True)
 
 
 def test_a_host_that_says_nothing_of_what_it_holds_is_not_believed() -> None:
