@@ -22,6 +22,7 @@ from scheduler.core.events import (
     LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
+    QuarantineHeard,
     Received,
     Tick,
 )
@@ -130,6 +131,8 @@ class Scheduler:
                 self._preheats.cancel(event)
             case LiveListChanged():
                 self._membership.live_list_changed(event)
+            case QuarantineHeard():
+                self._quarantine.heard(event)
             case Tick():
                 pass
         self._do_what_is_due()

@@ -64,6 +64,10 @@ class Live:
         """Whether the latest call was answered."""
         return self._failed_at is None
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._leaves
+
     def not_ready(self) -> list[str]:
         """Why nothing new may be promised now; empty while this scheduler is on the list."""
         if self._membership.is_on_list(asyncio.get_running_loop().time()):
