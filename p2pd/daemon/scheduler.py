@@ -90,7 +90,7 @@ async def serve(
             from p2pd.daemon.several import on_live_list, url_of  # redis is loaded with it
 
             url = url_of(settings, listens, tls=not plain)
-            live = await stack.enter_async_context(on_live_list(settings, core, server, url))
+            live = await stack.enter_async_context(on_live_list(settings, core, server, cluster, url))
             obstacles.append(live.not_ready)
             preheats.obstacles = live.not_ready
             of_list.live = live

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 
+from p2pd.admin.cluster import Cluster
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.reach import Reach, reach_of
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import LiveListChanged
+from scheduler.core.roster import HostFacts, merged
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.to_host import SchedulerAt
 from scheduler.shared.errors import SharedStateError
@@ -20,6 +23,7 @@ from scheduler.shared.live_list import LiveList, Membership
 from scheduler.shared.quarantines import SHARE_EVERY_S, RedisQuarantines
 from scheduler.shared.redis_clients import RedisPlace
 from scheduler.shared.redis_live import RedisLiveStore
+from scheduler.shared.rosters import WRITTEN_EVERY_S, RedisRosters, decode, encode
 from scheduler.shell.server import SchedulerServer
 
 
@@ -41,10 +45,12 @@ def url_of(settings: Settings, at: Address, *, tls: bool) -> str:
 
 
 @asynccontextmanager
-async def on_live_list(settings: Settings, core: Scheduler, server: SchedulerServer, url: str) -> AsyncIterator[Live]:
+async def on_live_list(
+    settings: Settings, core: Scheduler, server: SchedulerServer, cluster: Cluster, url: str
+) -> AsyncIterator[Live]:
     """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
 
-    Quarantines are shared meanwhile.
+    Quarantines are shared meanwhile, and `cluster` tells the hosts of all.
 
     Redis may be gone: the scheduler serves all the same, and `Live.not_ready` says so.
     """
@@ -54,22 +60,46 @@ async def on_live_list(settings: Settings, core: Scheduler, server: SchedulerSer
         schedulers = tuple(SchedulerAt(each.id, each.url) for each in found.entries)
         server.tell(LiveListChanged(found.epoch, membership.id, schedulers))
 
-    try:
-        store, quarantines = RedisLiveStore(place_of(settings)), RedisQuarantines(place_of(settings))
-    except SharedStateError as error:
-        raise P2pdError(str(error)) from None
-    live = Live(membership, store, tell)
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            place = place_of(settings)
+            store, quarantines, rosters = RedisLiveStore(place), RedisQuarantines(place), RedisRosters(place)
+        except SharedStateError as error:
+            raise P2pdError(str(error)) from None
+        for each in (store, quarantines, rosters):
+            stack.push_async_callback(each.close)
+        live = Live(membership, store, tell)
         await live.beat()
         async with BackgroundTasks() as tasks:
             tasks.start(live.run())
             tasks.start(share_quarantines(core, server, quarantines, lambda: live.is_stopping))
-            yield live
-            live.stop()
+            tasks.start(tell_hosts(core, rosters, membership.id, lambda: live.is_stopping))
+            cluster.elsewhere = partial(hosts_elsewhere, rosters, live, membership.id)
+            try:
+                yield live
+            finally:
+                live.stop()
         await live.leave()
-    finally:
-        await store.close()
-        await quarantines.close()
+
+
+async def tell_hosts(core: Scheduler, rosters: RedisRosters, own: str, ends: Callable[[], bool]) -> None:
+    """Write which hosts are connected, until cancelled or until `ends` says so."""
+    loop = asyncio.get_running_loop()
+    while not ends():
+        encoded = await asyncio.to_thread(encode, core.hosts(loop.time()))
+        with suppress(SharedStateError):  # `Live` tells of it
+            await rosters.write(own, encoded)
+        await asyncio.sleep(WRITTEN_EVERY_S)
+
+
+async def hosts_elsewhere(rosters: RedisRosters, live: Live, own: str) -> list[HostFacts]:
+    """The hosts of the other schedulers that live, as they were some seconds ago; none while Redis is gone."""
+    others = [each.id for each in live.known.entries if each.id != own]
+    try:
+        found = await rosters.read(others)
+    except SharedStateError:
+        return []
+    return await asyncio.to_thread(lambda: merged(map(decode, found)))
 
 
 async def share_quarantines(
