@@ -99,10 +99,17 @@ def join_by_certificates(machine: Machine) -> None:
 
 
 def left_over(machine: Machine) -> list[str]:
-    """Programs and units of p2pd."""
-    places = ("opt", "usr/bin", "usr/local/bin", "usr/lib/systemd/system", "etc/systemd/system")
-    found = [path for place in places for path in (machine.root / place).rglob("p2pd*")]
+    """Programs, units and pages of p2pd."""
+    places = ("opt", "usr/bin", "usr/local", "usr/share", "usr/lib/systemd/system", "etc/systemd/system")
+    found = [path for place in places for path in (machine.root / place).rglob("*p2pd*")]
     return [str(path.relative_to(machine.root)) for path in found]
+
+
+def check_manual(machine: Machine, share: str) -> None:
+    """The shells and `man` find what is about each command."""
+    assert "P2PD-CACHE-LS" in machine.run("sh", "-ec", f"zcat {share}/man/man1/p2pd-cache-ls.1.gz")
+    found = "bash --norc -ic 'source {}/bash-completion/completions/p2pd; complete -p p2pd'"
+    assert "_p2pd_completion" in machine.run("sh", "-ec", found.format(share))
 
 
 def test_the_package(
@@ -148,6 +155,7 @@ def test_the_package(
     assert machine.property("p2pd.service", "MainPID") != replaced
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "p2pd") != BEFORE
     assert machine.run("systemd-analyze", "verify", "--man=no", "p2pd.service", "p2pd-scheduler.service") == ""
+    check_manual(machine, "/usr/share")
 
     # What was pulled is there still; a reload does not drop who takes it.
     pull = Pull(at.mirror, REPOSITORY, image.weights.digest)
@@ -180,6 +188,7 @@ def test_the_archive(machine: Machine, at: Addresses, shipped: Shipped, registry
     install = f"/root/{shipped.archive.name.removesuffix('.tar.gz')}/install"
     machine.write("/srv/others/p2pd.py", "raise SystemExit('what lies about is run')\n")
     machine.run("sh", "-ec", f"umask 077; {unpack}; cd /srv/others; {install}")
+    check_manual(machine, "/usr/local/share")
     configure(machine, f'"docker.io={registry.url}"')
     machine.run("systemctl", "enable", "--now", "p2pd")
     Pull(at.mirror, REPOSITORY, image.weights.digest).finish()
