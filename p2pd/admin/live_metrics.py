@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -23,6 +23,6 @@ class LiveMetrics(Collector):
             return
         known = self.live.known
         yield GaugeMetricFamily("p2pd_schedulers", "Schedulers that live, as this one knows.", value=len(known.entries))
-        yield CounterMetricFamily("p2pd_schedulers_epoch", "The epoch of the list of schedulers.", value=known.epoch)
+        yield GaugeMetricFamily("p2pd_schedulers_epoch", "The epoch of the list of schedulers.", value=known.epoch)
         text = "Whether Redis answered the latest call of this scheduler: 1, or 0."
         yield GaugeMetricFamily("p2pd_redis_reached", text, value=self.live.is_reached)
