@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -17,8 +19,15 @@ from p2pd.config.settings import load
 from p2pd.config.values import ConfigError
 from p2pd.daemon.several import url_of
 from p2pd.demo.process import command, output_of
+from scheduler.protocol.joining import JOIN_PATH
+from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.redis_ledger import RedisLedger
+from scheduler.shared.redis_url import parse_redis_url
+from scheduler.shell.admission import Admission
 from scheduler.trust.authority import Authority
+from scheduler.trust.certificates import new_key, request_certificate
 from tests.support.daemon_process import Daemon, assert_fails
+from tests.support.ports import refusing
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry_server import PATIENCE_S
 
@@ -101,20 +110,47 @@ def test_two_of_them_are_one(tmp_path: Path, with_password: RedisServer, ca: dic
             command("scheduler", {"data": tmp_path / "c", "listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **redis}),
             ".*another CA.*give all schedulers the same ca_cert and ca_key.*",
         )
-        with_password.kill()
+        with_password.freeze()  # whatever waits for it must not be the event loop
         until(lambda: answer(a, "/readyz")[0] == 503)
         assert "redis is unreachable since" in answer(a, "/readyz")[1]["reasons"][0]
         assert refused_preheat(a)[0] == 503
         assert "redis is unreachable since" in refused_preheat(a)[1]
         with a.get_admin("/metrics") as response:
             assert "p2pd_redis_reached 0.0" in response.read().decode()
-        with_password.start()
+        with_password.thaw()
         until(lambda: answer(a, "/readyz")[0] == answer(b, "/readyz")[0] == 200)
         told = [each for each in a.events if "nothing new is promised" in str(each.get("event"))]
         assert len(told) == 1, "it is told once"
         assert "a-password" not in json.dumps(a.events)
         b.process.terminate()
         until(lambda: lists(a)[-1] == urls - {f"http://{b.wait_for_event('ready')['listen']}"})
+
+
+def test_none_starts_without_redis_for_it_would_not_know_who_is_revoked(tmp_path: Path, ca: dict[str, Path]) -> None:
+    with refusing() as port:
+        flags = {"data": tmp_path / "a", "listen": "127.0.0.1:0", "redis": f"redis://127.0.0.1:{port}", **ca}
+        assert_fails(
+            command("scheduler", flags), f"p2pd: redis at redis://127.0.0.1:{port} cannot be used: .*refused.*"
+        )
+
+
+def test_who_joins_while_redis_is_gone_is_told_to_come_again(tmp_path: Path, own_redis: RedisServer) -> None:
+    place = RedisPlace(parse_redis_url(own_redis.url))
+    authority = Authority.open(tmp_path / "a", time.time(), open_ledger=lambda: RedisLedger(place, try_again_s=0.0))
+    token = authority.create_token(note="", ttl_s=None, uses=None, now=time.time()).text
+    admission = Admission(authority, None, authority.ledger)
+    body = json.dumps({"token": token, "host": "a", "request": request_certificate(new_key()).decode()}).encode()
+    own_redis.kill()
+    assert admission.answer(None, "POST", JOIN_PATH, body).status == 503
+    own_redis.start()
+    assert admission.answer(None, "POST", JOIN_PATH, body).status == 200
+    assert authority.ledger.host_ids() == {"a"}
+    authority.close()
+
+
+def test_redis_is_loaded_for_nobody_else() -> None:
+    code = "import sys, p2pd.daemon.scheduler, p2pd.daemon.node, p2pd.cli.app; sys.exit('redis' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_where_hosts_reach_it_must_be_known() -> None:

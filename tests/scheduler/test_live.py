@@ -38,6 +38,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """As kill -9 does: it leaves nothing."""
+        self.live.stop()  # the library may swallow that a task is cancelled
         if self.task is not None:
             self.task.cancel()
             with suppress(asyncio.CancelledError):
@@ -53,10 +54,12 @@ async def running(place: RedisPlace, *names: str, pace: Pace = QUICK) -> AsyncIt
         async with asyncio.TaskGroup() as group:
             for each in started:
                 each.task = group.create_task(each.live.run())
-            await until(lambda: all(each.names == set(names) for each in started))
-            yield started
-            for each in started:
-                await each.stop()
+            try:
+                await until(lambda: all(each.names == set(names) for each in started))
+                yield started
+            finally:
+                for each in started:
+                    await each.stop()
     finally:
         for each in started:
             await each.store.close()
@@ -95,7 +98,6 @@ def test_changes_are_heard_as_they_happen(redis_place: RedisPlace) -> None:
 
     async def scenario() -> None:
         async with running(redis_place, "a", "b", pace=BY_CHANGES_ALONE) as (a, b):
-            b.live.stop()
             await b.stop()
             await b.live.leave()
             await until(lambda: a.names == {"a"})

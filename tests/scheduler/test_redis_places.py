@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from scheduler.trust.token import new_token
 from tests.support.authority import make_authority
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
+from tests.support.registry_server import PATIENCE_S
 
 TOKEN = new_token(b"i" * 5 + b"s" * 20, b"f" * 32)
 
@@ -35,8 +37,9 @@ def cluster(tmp_path: Path) -> Iterator[RedisPlace]:
     server = RedisServer(tmp_path / "node", "--cluster-enabled", "yes", "--cluster-port", str(bus))
     server.start()
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    deadline = time.monotonic() + PATIENCE_S
     while b"cluster_state:ok" not in server.client.execute_command("CLUSTER", "INFO"):
-        pass
+        assert time.monotonic() < deadline
     yield RedisPlace(parse_redis_url(f"redis+cluster://127.0.0.1:{server.port}"))
     server.kill()
 

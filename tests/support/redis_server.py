@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=5)
 
     def start(self) -> None:
-        """Returns once it takes connections."""
+        """Returns once it answers."""
         binary = shutil.which(self._program, path=packages.PATH)
         assert binary is not None
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
@@ -57,14 +56,20 @@ class RedisServer:
         with log:
             self._process = subprocess.Popen([binary, *self._arguments, *options], stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < deadline, (self.directory / "redis.log").read_text()
-                time.sleep(0.02)
-            else:
-                return
+        while not self._answers():
+            assert time.monotonic() < deadline, (self.directory / "redis.log").read_text()
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        """Whether it has read what it kept; one that wants a password has, too."""
+        try:
+            with self.client as asking:
+                asking.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:  # also while it is loading
+            return False
+        return True
 
     def kill(self) -> None:
         if self._process is not None:
