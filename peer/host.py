@@ -52,6 +52,7 @@ from peer.waits import Wait, wait_of
 from peer.workers import Workers
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost
+from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
@@ -284,7 +285,11 @@ class Host:
 
     def report_preheat(self, report: from_host.PreheatReport) -> None:
         """Tell the scheduler that ordered a preheat how far this host is; nothing if there is no connection now."""
-        self._schedulers.tell(self._preheats.get(report.job, ""), report)
+        scheduler = self._preheats.get(report.job, "")
+        digests = [report.digests[at : at + DIGEST_BYTES] for at in range(0, len(report.digests), DIGEST_BYTES)]
+        there = b"".join(each for each in digests if self.machine.schedulers.of(each).url == scheduler)
+        told = replace(report, digests=there, elsewhere=len(there) < len(report.digests))
+        self._schedulers.tell(scheduler, told)
 
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
@@ -411,7 +416,7 @@ class Host:
 
     def swarm_health(self) -> SwarmHealth:
         """How this host stands with the scheduler and its neighbours."""
-        schedulers = self._schedulers.facts()
+        schedulers = self._schedulers.facts(self.machine.schedulers.count_at)
         errors = [(each.last_error_age_s, each) for each in schedulers if each.last_error_age_s is not None]
         age_s, latest = min(errors, default=(None, None), key=lambda each: each[0])
         outages = [each.out_s for each in schedulers if each.out_s is not None]

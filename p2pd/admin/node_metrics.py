@@ -165,6 +165,19 @@ class _Statistics(Collector):
             "For how long this host has been without a scheduler; 0 while there is one, or is to be none.",
             value=health.scheduler_out_s or 0.0,
         )
+        connections = GaugeMetricFamily(
+            "p2pd_scheduler_connection",
+            "Of each scheduler to which a connection is wanted: 1 while there is one, else 0.",
+            labels=["scheduler"],
+        )
+        blobs = GaugeMetricFamily(
+            "p2pd_scheduler_blobs", "Blobs that are here or on their way, by the scheduler.", labels=["scheduler"]
+        )
+        for each in health.schedulers:
+            connections.add_metric([each.url], each.connected)
+            blobs.add_metric([each.url], each.blobs)
+        yield connections
+        yield blobs
         yield GaugeMetricFamily("p2pd_neighbours", "Hosts that this one has a link to.", value=health.neighbours)
         yield GaugeMetricFamily(
             "p2pd_unreachable_reports",

@@ -22,3 +22,9 @@ def text(found: Mapping[str, Any], name: str) -> str:
     """A text in a part of the status, or none."""
     value = found.get(name)
     return value if isinstance(value, str) else ""
+
+
+def items(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The parts in a list in a part of the status."""
+    value = found.get(name)
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

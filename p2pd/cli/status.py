@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from p2pd.admin.reading import number, section, text
+from p2pd.admin.reading import items, number, section, text
 from p2pd.cli.options import with_settings
 from p2pd.config.values import show_duration, show_size
 
@@ -161,7 +161,10 @@ def _swarm(found: Status) -> Rows:
         unreached = f": {missed:.0f} hosts could not connect there" if missed else ""
         yield "address", f"{text(found, 'advertise')}, for other hosts{unreached}"
     urls = text(found, "scheduler").replace(",", " or ")
-    if swarm.get("scheduler_connected"):
+    several = items(swarm, "schedulers")
+    if swarm.get("scheduler_connected") and len(several) > 1:
+        yield from (("scheduler", _connection(each)) for each in several)
+    elif swarm.get("scheduler_connected"):
         yield "scheduler", f"connected: {urls}"
     else:
         out_s = number(swarm, "scheduler_out_s")
@@ -183,6 +186,16 @@ def _swarm(found: Status) -> Rows:
     expires_s = number(swarm, "certificate_expires_s")
     if expires_s is not None:
         yield "certificate", f"good for {show_duration(expires_s)}" if expires_s else "none, or it has expired"
+
+
+def _connection(scheduler: Status) -> str:
+    """One of several schedulers, and how many blobs of this host are there."""
+    if scheduler.get("connected"):
+        blobs = number(scheduler, "blobs") or 0
+        return f"connected: {text(scheduler, 'url')}, which has {blobs:.0f} of this host's blobs"
+    out_s = number(scheduler, "out_s")
+    since = "" if out_s is None else f" for {show_duration(out_s)}"
+    return f"not connected{since}: {text(scheduler, 'url')}, others have its blobs meanwhile"
 
 
 def _upstreams(found: Status) -> Rows:

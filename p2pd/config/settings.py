@@ -127,7 +127,7 @@ class Settings:
     scheduler: tuple[str, ...] = _key(
         parse_urls,
         "",
-        "A scheduler to join, as https://HOST:65003 with join, else http://; several are tried in turn. None: one"
+        "A scheduler to join, as https://HOST:65003 with join, else http://; several share the blobs. None: one"
         " inside, if advertise or a port of peer or listen says that there are other hosts.",
         "URL",
     )

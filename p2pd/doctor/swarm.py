@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from p2pd.admin.reading import number, section
+from p2pd.admin.reading import items, number, section, text
 from p2pd.config.settings import Settings
 from p2pd.config.values import Address, show_duration
 from p2pd.daemon.reach import Reach, reach_of
@@ -30,6 +30,11 @@ def check_scheduler(settings: Settings, around: Environment) -> Iterator[CheckRe
         yield CheckResult(Level.OK, "scheduler", "no scheduler is configured: this host alone serves its runtimes")
         return
     where = " or ".join(settings.scheduler)
+    several = items(swarm, "schedulers")
+    for each in several if swarm.get("scheduler_connected") is True else []:
+        if each.get("connected") is not True and number(each, "out_s") is not None:
+            title = f"the scheduler at {text(each, 'url')} is not connected: {text(each, 'last_error')}"
+            yield CheckResult(Level.WARN, "scheduler", title, "start it; until then the others have its blobs")
     if swarm.get("scheduler_connected") is True:
         count = number(swarm, "neighbours") or 0
         neighbours = f", and this host has {count:.0f} neighbour{'' if count == 1 else 's'} now"

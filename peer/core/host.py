@@ -423,7 +423,7 @@ class HostMachine:
         """
         at = self.schedulers.of
         held = [digest for digest in reversed(self.seeds) if at(digest) is session]
-        told = session.announced.begin(held, self.schedulers.count_at(session) - len(held), max_blobs)
+        told = session.announced.begin(held, self.schedulers.count_at(session.url) - len(held), max_blobs)
         out = self._announce(told)
         if len(told) < len(held):
             out.append(ReportUntold(len(held) - len(told), max_blobs))

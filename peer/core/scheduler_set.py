@@ -8,13 +8,14 @@ Rules:
    URLs this host was given; their ids are the URLs. Until the first scheduler has answered, this host does not know
    which of the two holds, and all blobs are where it looks first.
 2. A scheduler is MISSING if its connection was lost and is not back after `GRACE_S`, or if the first attempt to
-   connect has failed. Then its blobs are at the next by rendezvous, and nothing else moves. When it is there again,
-   they move back; where the connection comes and goes, once it has lasted. The last scheduler that is left has
-   `timeout_s` from when there was none: beyond that this host goes without.
+   connect has failed, or took `ANSWER_S`. Then its blobs are at the next by rendezvous, and nothing else moves. When
+   it is there again, they move back; where the connection comes and goes, once it has lasted. The last scheduler that
+   is left has `timeout_s` from when there was none: beyond that this host goes without.
 3. A blob leaves a scheduler that is connected only for one that is connected.
-4. A connection is needed to the owners of blobs that are here, live or MISSING (so that it is noticed when they are
-   back), and to those to which blobs will move if a lost connection does not come back. A host without blobs has one:
-   to the owner of its own id. If all are MISSING, any scheduler will do.
+4. A connection is needed to the owners of blobs that are here, to those that would be owners but are MISSING, so that
+   it is noticed when they are back, and to those to which blobs move if a lost connection does not come back. A host
+   without blobs has one: to the owner of its own id. If all are MISSING, any scheduler will do. A connection that is
+   not needed any more is kept for `LINGER_S`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ from scheduler.protocol.rendezvous import ranked
 
 GRACE_S: Final = 1.25
 """How long a lost connection may take to come back before blobs move. With the time to move them that is below 2 s."""
+
+ANSWER_S: Final = 3.0
+"""How long a scheduler may take to let this host in. After one has gone, its hosts all come to the others."""
+
+LINGER_S: Final = 10.0
+"""How long a connection is kept that is not needed any more: blobs come and go."""
 
 LEAVE_AFTER_S: Final = 5.0
 """How long after a blob has moved the scheduler before is told so. It would take the host's neighbours away at once,
@@ -99,16 +106,16 @@ class SchedulerSet:
     def next_deadline(self) -> float:
         """When `time_out`, or a `Leave`, is due; infinity if none is."""
         dues = [self._due(each) for each in self.sessions.values() if each.since is not None]
-        dues += [min((each.steady_at, *each.leaves.values())) for each in self.sessions.values()]
+        dues += [min((each.steady_at, each.spare_until, *each.leaves.values())) for each in self.sessions.values()]
         return min(dues, default=math.inf)
 
     def of(self, digest: bytes) -> SchedulerSession:
         """The session of a blob, whether the blob is here or not."""
         return self._owners.get(digest) or self._choose(self._ranked(digest), None)
 
-    def count_at(self, session: SchedulerSession) -> int:
-        """How many blobs are there."""
-        return self._counts.get(session.url, 0)
+    def count_at(self, url: str) -> int:
+        """How many blobs are at the scheduler with this URL."""
+        return self._counts.get(url, 0)
 
     # -- blobs -----------------------------------------------------------------------------------------------------
 
@@ -117,7 +124,7 @@ class SchedulerSet:
         if digest not in self._owners:
             owner = self.of(digest)
             self._own(digest, owner)
-            self.is_stale = self.is_stale or owner.url not in self.needed or self.count_at(owner) == 1
+            self.is_stale = self.is_stale or owner.url not in self.needed or self.count_at(owner.url) == 1
         return self._owners[digest]
 
     def drop(self, digest: bytes) -> None:
@@ -132,7 +139,7 @@ class SchedulerSet:
         if before is not None:
             self._counts[before.url] -= 1
         self._owners[digest] = owner
-        self._counts[owner.url] = self.count_at(owner) + 1
+        self._counts[owner.url] = self.count_at(owner.url) + 1
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -192,6 +199,7 @@ class SchedulerSet:
             if session.steady_at <= now:
                 session.unsteady = False
                 self.is_stale = True
+            self.is_stale = self.is_stale or session.spare_until <= now
         any_missing = False
         for session in sorted(self.sessions.values(), key=lambda each: each.since or 0.0):
             if session.since is not None and self._due(session) <= now:
@@ -227,6 +235,13 @@ class SchedulerSet:
         if not any(map(_is_live, self._candidates.values())):
             needed |= dict.fromkeys([*self.urls, *(each.url for each in self._candidates.values())])
         needed |= {each.url: None for each in self.sessions.values() if each.leaves}
+        for session in self.connected():
+            if session.url in needed:
+                session.spare_until = math.inf
+            elif session.spare_until == math.inf:
+                session.spare_until = now + LINGER_S
+            if now < session.spare_until:
+                needed[session.url] = None
         self.needed = dict(sorted(needed.items()))
         self._open_and_close(now)
         return moves
@@ -249,7 +264,8 @@ class SchedulerSet:
         """When a session that searches is MISSING (rule 2)."""
         assert session.since is not None
         fails = session.has_failed and not session.grace
-        answer_due = session.since if fails else session.since + min(GRACE_S, self.timeout_s)
+        patience_s = 0.0 if fails else GRACE_S if session.grace else ANSWER_S
+        answer_due = session.since + min(patience_s, self.timeout_s)
         if not any(_is_live(each) for each in self._candidates.values() if each is not session):
             alone_since = session.since if self._without_since is None else self._without_since
             return max(alone_since + self.timeout_s, answer_due)
@@ -259,19 +275,19 @@ class SchedulerSet:
         self, order: list[SchedulerSession], current: SchedulerSession, needed: dict[str, None]
     ) -> SchedulerSession:
         """Where a blob is from now on, and the connections that are needed for it (rules 3 and 4)."""
-        live = [each for each in order if _is_live(each)]
         chosen = self._choose(order, current)
-        needed[chosen.url] = needed[order[0].url] = None
-        if live:
-            needed[live[0].url] = None
-            if live[0].state is SessionState.SEARCHING and live[0].grace and len(live) > 1:
-                needed[live[1].url] = None
+        needed[chosen.url] = None
+        for session in order:
+            needed[session.url] = None
+            if _is_live(session) and not (session.state is SessionState.SEARCHING and session.grace):
+                break
         return chosen
 
     def _choose(self, order: list[SchedulerSession], current: SchedulerSession | None) -> SchedulerSession:
         if not order:
             return self.home
-        first = next(filter(_is_live, order), None) or next(filter(_is_connected, order), order[0])
+        first = next(filter(_is_live, order), None) or next(filter(_is_connected, order), None)
+        first = first or next(self.connected(), order[0])
         if current is not None and current.state is SessionState.CONNECTED is not first.state:
             return current
         return first

@@ -10,7 +10,7 @@ from typing import Final
 
 from peer.core.announced import Announced
 
-STEADY_S: Final = 5.0
+STEADY_S: Final = 3.0
 """A connection that ends before that was of no use, and the next one has to last for so long."""
 
 
@@ -76,6 +76,8 @@ class SchedulerSession:
     unsteady: bool = False
     """Whether a connection ended soon after it was made, and none has lasted since."""
     found_at: float = -math.inf
+    spare_until: float = math.inf
+    """Until when the connection is kept though it is not needed; infinity while it is."""
     announced: Announced = field(default_factory=Announced)
     leaves: dict[bytes, float] = field(default_factory=dict)
     """Blobs that have moved to other schedulers, and when this one is told so."""
@@ -111,7 +113,7 @@ class SchedulerSession:
     def close(self) -> None:
         """No connection is wanted any more."""
         self._step(SessionCause.CLOSED)
-        self.since, self.id, self.unsteady = None, "", False
+        self.since, self.id, self.unsteady, self.spare_until = None, "", False, math.inf
         self.leaves.clear()
 
     def _search(self, now: float, *, grace: bool) -> None:

@@ -99,6 +99,8 @@ class SchedulerClient:
         self.url = url
         self.return_within_s = RETURN_WITHIN_S
         self._closed = False
+        self.ended = asyncio.Event()
+        """Set when `run` is over."""
         self._task: asyncio.Task[None] | None = None
         self._trust = trust
         self._hello = hello
@@ -142,7 +144,9 @@ class SchedulerClient:
     def close(self) -> None:
         """Have `run` say goodbye and end."""
         self._closed = True
-        if self._task is not None:
+        if self._task is None:
+            self.ended.set()
+        else:
             self._task.cancel()
 
     async def run(self) -> None:
@@ -150,6 +154,12 @@ class SchedulerClient:
         if self._closed:
             return
         self._task = asyncio.current_task()
+        try:
+            await self._keep_connected()
+        finally:
+            self.ended.set()
+
+    async def _keep_connected(self) -> None:
         if self._trust is not None:
             await self._trust.credentials()
         backoff_s = BACKOFF_FIRST_S

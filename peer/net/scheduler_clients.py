@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 class SchedulerConnection:
     """A scheduler to which a connection is wanted, for the operator.
 
-    `out_s`: for how long there has been none; None while there is one, and before the first attempt. `last_error`: the
-    latest failure to reach or to keep it, and `last_error_age_s` how long ago that was.
+    `blobs`: how many of this host's blobs are there. `out_s`: for how long there has been none; None while there is
+    one, and before the first attempt. `last_error`: the latest failure to reach or to keep it, and
+    `last_error_age_s` how long ago that was.
     """
 
     url: str
     connected: bool
+    blobs: int
     out_s: float | None
     last_error: str
     last_error_age_s: float | None
@@ -63,6 +65,8 @@ class SchedulerClients:
         self._on_cloned = on_cloned
         self._trust = trust
         self._clients: dict[str, SchedulerClient] = {}
+        self._closing: dict[str, SchedulerClient] = {}
+        """The latest client of each URL that was closed."""
         self._messages = 0
         """Of clients that are closed."""
         self.several = False
@@ -82,7 +86,7 @@ class SchedulerClients:
         """Keep a connection to each of these, and to no other."""
         wanted = list(urls)
         for url in [url for url in self._clients if url not in wanted]:
-            client = self._clients.pop(url)
+            client = self._closing[url] = self._clients.pop(url)
             self._on_lost(url)
             self._messages += client.messages
             client.close()
@@ -90,7 +94,14 @@ class SchedulerClients:
             if url not in self._clients:
                 client = self._clients[url] = SchedulerClient(url, self._hello, self, self._trust)
                 client.return_within_s = RETURN_SOON_S if self.several else RETURN_WITHIN_S
-                self._tasks.start(client.run())
+                self._tasks.start(self._run(client))
+
+    async def _run(self, client: SchedulerClient) -> None:
+        """A connection of this host that ends must be gone: a scheduler takes one of each host."""
+        before = self._closing.pop(client.url, None)
+        if before is not None:
+            await before.ended.wait()
+        await client.run()
 
     def tell(self, url: str, message: FromHost) -> None:
         """Send a message, soon and in order; nothing if there is no connection to that scheduler now."""
@@ -103,13 +114,14 @@ class SchedulerClients:
         for client in self._clients.values():
             client.reopen()
 
-    def facts(self) -> list[SchedulerConnection]:
+    def facts(self, blobs_at: Callable[[str], int]) -> list[SchedulerConnection]:
         """Each scheduler to which a connection is wanted."""
         now = asyncio.get_running_loop().time()
         return [
             SchedulerConnection(
                 url=url,
                 connected=client.connected,
+                blobs=blobs_at(url),
                 out_s=None if client.log.out_since is None else now - client.log.out_since,
                 last_error="" if client.log.trouble is None else client.log.trouble.cause,
                 last_error_age_s=None if client.log.trouble is None else now - client.log.trouble.at,

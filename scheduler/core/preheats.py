@@ -7,7 +7,7 @@ Rules:
    first to connect are not all. A host that is away is told when it comes, until the job ends.
 3. A host that says that it holds blobs must have announced them. If it has not within `CONFIRM_S`, it has failed.
    Without certificates a host may hold what it must not announce, and is taken at its word: `Target.confirmed` says so.
-   Of several schedulers, each looks for the blobs that are announced to it, and takes the host's word for the others.
+   It is also taken at its word for blobs that it has announced to other schedulers.
 4. A credential goes to FETCHERS hosts of each site, which fetch from the registry. The others are told once one of
    those holds everything, by digest and without the credential, and have it from other hosts. A host that lies about
    the digests has others fetch what no client asks for. Where hosts have no certificates, private content is not
@@ -30,7 +30,6 @@ from scheduler.core.preheat_window import DAY_S
 from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
 from scheduler.protocol.fields import DIGEST_BYTES
 from scheduler.protocol.from_host import PreheatReport, PreheatState
-from scheduler.protocol.rendezvous import owner_of
 from scheduler.protocol.to_host import Preheat, PreheatEnded
 
 FETCHERS: Final = 2
@@ -121,14 +120,15 @@ class Preheats:
             return
         target.step(TargetCause.SAYS_DONE, report.reason)
         target.asked = 0
-        self._confirm(job, host, target, private=report.private)
+        trusted = (report.private and host.came_from != "") or (report.elsewhere and not report.digests)
+        self._confirm(job, host, target, trusted=trusted)
 
     def due(self, key: PreheatKey) -> None:
         """Choose the hosts of a job, end it, or look again whether a host has announced what it says it holds."""
         job = self.jobs[key.job]
         if key.host:
             target = job.targets[key.host]
-            self._confirm(job, self._state.hosts_by_id[key.host], target, private=False)
+            self._confirm(job, self._state.hosts_by_id[key.host], target, trusted=False)
         elif self._state.now >= job.ends_at:
             job.reason = "its time was over"
             changed = self._close(job, TargetCause.FAIL)
@@ -236,29 +236,20 @@ class Preheats:
         at_it = (TargetState.TOLD, TargetState.CONFIRMING)
         return Counter(target.site for target in job.targets.values() if target.state in at_it)
 
-    def _confirm(self, job: Job, host: Host, target: Target, *, private: bool) -> None:
-        raw = target.digests
-        digests = [raw[at : at + DIGEST_BYTES] for at in range(0, len(raw), DIGEST_BYTES)]
-        here = [digest for digest in digests if self._is_announced_here(host, digest)]
-        held = sum(self._holds(host, digest) for digest in here)
-        target.confirmed = bool(here) and held == len(here)
-        if target.confirmed or (private and host.came_from) or (digests and not here):
+    def _confirm(self, job: Job, host: Host, target: Target, *, trusted: bool) -> None:
+        digests = _each(target.digests)
+        held = sum(self._holds(host, digest) for digest in digests)
+        target.confirmed = bool(digests) and held == len(digests)
+        if target.confirmed or trusted:
             self._finish(job, target, TargetCause.CONFIRM, target.reason)
             return
         target.asked += 1
         if target.asked >= CONFIRM_TIMES:
-            text = f"it says that it holds {len(here)} blobs, and has announced {held} of them"
+            text = f"it says that it holds {len(digests)} blobs, and has announced {held} of them"
             self._finish(job, target, TargetCause.FAIL, text)
             return
         key = PreheatKey(job.order.id, host.id)
         self._state.deadlines.set(Timer(Due.PREHEAT, key), self._state.now + CONFIRM_EVERY_S)
-
-    def _is_announced_here(self, host: Host, digest: bytes) -> bool:
-        """Whether it is this one of several schedulers that the host announces a blob to."""
-        several = self._state.schedulers
-        if several is None or not host.shards:
-            return True
-        return owner_of(digest, [each.id for each in several.schedulers]) == several.own
 
     def _holds(self, host: Host, digest: bytes) -> bool:
         member = host.members.get(digest)
@@ -281,10 +272,11 @@ class Preheats:
 
     def _go_on(self, job: Job, target: Target) -> None:
         """A host that had the credential is done, or has failed: others are told, without it or with it."""
-        roots = [target.roots[at : at + DIGEST_BYTES] for at in range(0, len(target.roots), DIGEST_BYTES)]
+        roots = _each(target.roots)
         if job.held_images or job.state is not JobState.RUNNING:
             return
-        if target.confirmed and len(roots) == len(job.order.images):
+        here = set(roots) <= set(_each(target.digests))  # else what it says of them was not looked at
+        if target.confirmed and len(roots) == len(job.order.images) and here:
             names = [_repository(image) for image in job.order.images]
             job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
         self._tell_present(job)
@@ -331,3 +323,8 @@ def _repository(image: str) -> str:
     name = image.partition("@")[0]
     path, colon, tag = name.rpartition(":")
     return path if colon and "/" not in tag else name
+
+
+def _each(digests: bytes) -> list[bytes]:
+    """Raw digests, one after the other, as a list."""
+    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]

@@ -1,10 +1,12 @@
 """The protocol between a host and the scheduler, and between two neighbours.
 
-A host keeps one WebSocket to the scheduler. Each binary frame is one message (`codec`). One pull, in order::
+A host keeps a WebSocket to each scheduler at which it has blobs. Each binary frame is one message (`codec`). One
+pull, in order::
 
     host                                    scheduler
      | Hello(versions, address, labels)  -->  |   the first frame, within seconds
      | <-- Welcome(version, progress_s)       |   or the scheduler closes the connection (`connection`)
+     | <-- Schedulers(those that live)        |   if it is one of several; again at each change
      | Announce(blobs in its store)      -->  |   so that a restarted scheduler knows every holder again
      |                                        |
      | Need(pieces)                      -->  |   only if the host's client waits for these pieces first
@@ -34,6 +36,11 @@ While the origin is there, no host asks another: a tag is the origin's to say.
 
 A preheat, to hosts with the feature `preheat`: Preheat names images that the host is to have before clients ask; the
 host sends PreheatReport now and then and at its end. Preheat may come again, PreheatEnded takes it back.
+
+**Several schedulers.** Each blob is at one of them, the owner by `rendezvous` among those that live, and all messages
+about it go there. A host that loses a scheduler, or hears of another list, announces and joins what has moved at the
+new owner (Join has `moved`), and sends Leave to the old one some seconds later. Where no scheduler sends a list, hosts
+divide blobs among the URLs that they were given, which are the ids then. TagLookup goes to all that are connected.
 
 **Trust.** The credentials of clients never travel here: a host fetches under a lease with the credentials of its own
 client. Those that an operator gives with a preheat travel in Preheat, to the hosts that are to fetch. A host may join

@@ -230,6 +230,7 @@ class PreheatReport:
     `digests` are all blobs of the images, once the host holds them: manifests, configs and layers. Of `size_bytes` that
     the images have as far as is known, `fetched_bytes` had to be fetched. `unpinned_bytes` are held and not kept for
     the time that was asked. `private`: some of the blobs must not be announced (a cluster without certificates).
+    `elsewhere`: the host has told other schedulers of some of the blobs, and `digests` are without those.
     `roots` are the manifests (raw SHA-256, one after the other) that the images' names stand for, in their order.
     """
 
@@ -243,6 +244,7 @@ class PreheatReport:
     private: Annotated[bool, f.Flag()] = False
     reason: f.Explanation = ""
     roots: f.PieceDigestList = b""
+    elsewhere: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

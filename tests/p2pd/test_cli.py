@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from p2pd.admin.client import AdminClient, DaemonRefusedError
 from p2pd.cli.app import COMMANDS, App, app
 from p2pd.cli.options import GROUPS, with_settings
+from p2pd.cli.status import _swarm
 from p2pd.config.settings import KEYS, Settings
 from p2pd.config.values import ConfigError, parse_address, show_room
 from peer.errors import P2pdError
@@ -363,3 +364,21 @@ def test_a_daemon_that_hangs_is_not_waited_for() -> None:
         address = parse_address(f"127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(DaemonRefusedError, match=r"gave no answer within 0\.05 s"):
             AdminClient(address, answer_timeout_s=0.05).status()
+
+
+def test_status_has_a_line_for_each_of_several_schedulers() -> None:
+    found = {
+        "scheduler": "http://a:1,http://b:1",
+        "swarm": {
+            "host": "node-1",
+            "scheduler_connected": True,
+            "schedulers": [
+                {"url": "http://a:1", "connected": True, "blobs": 12},
+                {"url": "http://b:1", "connected": False, "blobs": 0, "out_s": 180.0},
+            ],
+        },
+    }
+    assert [row for row in _swarm(found) if row[0] == "scheduler"] == [
+        ("scheduler", "connected: http://a:1, which has 12 of this host's blobs"),
+        ("scheduler", "not connected for 3m: http://b:1, others have its blobs meanwhile"),
+    ]

@@ -444,6 +444,18 @@ def test_what_is_wrong_in_the_swarm(
     assert alarms(told(running(swarm={"host": "a", **swarm}, uptime_s=uptime_s), well())) == [expected]
 
 
+def test_one_of_several_schedulers_that_is_not_connected() -> None:
+    schedulers = [
+        {"url": "http://10.0.0.1:65003", "connected": True, "blobs": 2, "out_s": None},
+        {"url": "http://10.0.0.2:65003", "connected": False, "blobs": 0, "out_s": 5.0, "last_error": "refused"},
+        {"url": "http://10.0.0.3:65003", "connected": False, "blobs": 0, "out_s": None},
+    ]
+    swarm = {"host": "a", "scheduler_connected": True, "schedulers": schedulers}
+    assert alarms(told(running(swarm=swarm, uptime_s=3600.0), well())) == [
+        (Level.WARN, "scheduler", "the scheduler at http://10.0.0.2:65003 is not connected: refused")
+    ]
+
+
 def test_an_advertised_address_that_not_even_this_machine_reaches() -> None:
     [(level, check, title)] = alarms(told(running(advertise="10.99.9.9:65002"), well()))
     assert (level, check) == (Level.WARN, "advertise")

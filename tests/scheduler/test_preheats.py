@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,7 +14,6 @@ from scheduler.core.events import (
     Connected,
     Disconnected,
     Event,
-    LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
     PreheatChanged,
@@ -25,9 +25,8 @@ from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import Job, JobState, Order, TargetState
 from scheduler.core.preheats import AWAY, LATE
 from scheduler.core.scheduler import Scheduler
-from scheduler.protocol.from_host import PREHEAT, SCHEDULERS, Announce, Bye, Holding, PreheatReport, PreheatState
-from scheduler.protocol.rendezvous import owner_of
-from scheduler.protocol.to_host import Preheat, PreheatEnded, SchedulerAt, Schedulers, Welcome
+from scheduler.protocol.from_host import PREHEAT, Announce, Bye, Holding, PreheatReport, PreheatState
+from scheduler.protocol.to_host import Preheat, PreheatEnded, Welcome
 from tests.scheduler.playbook import SETTINGS, VANISHES, Passes, Playbook, hello
 
 A, B = b"a" * 32, b"b" * 32
@@ -101,22 +100,6 @@ def test_part_of_a_blob_is_not_the_blob() -> None:
     assert new.state is JobState.FAILED
 
 
-def test_of_several_schedulers_each_looks_for_what_is_announced_to_it() -> None:
-    schedulers = tuple(SchedulerAt(16 * name, f"https://{name}:1") for name in "0123")
-    own = owner_of(A, [each.id for each in schedulers])
-    assert owner_of(B, [each.id for each in schedulers]) != own
-    play = Playbook()
-    play.tell(LiveListChanged(1, own, schedulers))
-    features = (PREHEAT, SCHEDULERS)
-    _ = play >> ("a", hello("a", features=features)) << ("a", Welcome(1, features))
-    _ = play << ("a", Schedulers(1, own, schedulers))
-    new = add(play, job(play))
-    _ = play << ("a", TOLD)
-    _ = play >> ("a", Announce((Holding(A, 5, complete=True),))) >> ("a", DONE)
-    assert play
-    assert (new.state, new.targets["a"].confirmed) == (JobState.SUCCEEDED, True)
-
-
 def test_a_host_that_says_nothing_of_what_it_holds_is_not_believed() -> None:
     play = connected("a")
     new = add(play, job(play))
@@ -144,6 +127,24 @@ def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
         assert play >> ("a", replace(DONE, private=True)) >> Passes(30.0)
         assert new.state is state
         assert not new.targets["a"].confirmed
+
+
+@pytest.mark.parametrize(("elsewhere", "state"), [(True, JobState.SUCCEEDED), (False, JobState.FAILED)])
+def test_blobs_that_are_announced_to_other_schedulers_are_not_looked_for_here(elsewhere: bool, state: JobState) -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
+    assert new.state is state
+    assert not new.targets["a"].confirmed
+
+
+def test_those_that_are_here_still_are() -> None:
+    play = connected("a")
+    new = add(play, job(play))
+    _ = play << ("a", TOLD)
+    assert play >> ("a", replace(DONE, elsewhere=True)) >> Passes(30.0)
+    assert new.state is JobState.FAILED
 
 
 def test_a_host_of_the_version_before_is_not_asked() -> None:
@@ -285,6 +286,14 @@ def test_what_a_fetcher_claims_and_has_not_announced_goes_to_nobody() -> None:
     _ = play >> ("a", replace(DONE, roots=A)) >> Passes(30.0) << ("c", SECRET)
     assert play
     assert states(new)["a"] is TargetState.FAILED
+
+
+def test_what_a_fetcher_has_announced_elsewhere_goes_to_nobody() -> None:
+    """Its word on that was not looked at; the others fetch with the credential."""
+    play = Playbook()
+    secret_job(play)
+    _ = play << ("a", SECRET) << ("b", SECRET) >> ("a", ALL_HELD)
+    assert play >> ("a", replace(DONE, roots=b"r" * 32, elsewhere=True)) << ("c", SECRET)
 
 
 def test_a_job_keeps_to_its_hours() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.core.events import LiveListChanged
-from scheduler.protocol.from_host import PREHEAT, SCHEDULERS
-from scheduler.protocol.to_host import SchedulerAt, Schedulers, Welcome
-from tests.scheduler.playbook import Playbook, hello
+from scheduler.protocol.from_host import PREHEAT, SCHEDULERS, Announce, DigestReport, Holding
+from scheduler.protocol.to_host import Lease, RequestDigests, SchedulerAt, Schedulers, Welcome
+from tests.scheduler.messages_for_pull import JOIN, MIB, P0, WITHIN, D, add, digests, joined
+from tests.scheduler.playbook import SETTINGS, Passes, Playbook, hello
 
 A = SchedulerAt("00000000000000aa", "http://a:65003")
 B = SchedulerAt("00000000000000bb", "https://b:65003")
@@ -51,3 +52,32 @@ def test_a_host_of_an_older_version_is_served_without_the_list() -> None:
     assert play >> ("h", hello("h", features=(PREHEAT,))) << ("h", Welcome(1, (PREHEAT,)))
     play.tell(ONE)
     assert play
+
+
+class TestASwarmThatHasMoved:
+    """Its hosts come within a second of each other: what they hold is not to be fetched again."""
+
+    MOVED = replace(JOIN, moved=True)
+    FIRST = Lease(1, D, 1, 0, 1, WITHIN)
+
+    def play(self, *hosts: str) -> Playbook:
+        return Playbook(*hosts, settings=replace(SETTINGS, moved_s=1.0))
+
+    def test_what_hosts_hold_that_come_a_moment_later_is_not_leased(self) -> None:
+        play = self.play("a", "b") >> ("a", self.MOVED) << ("a", joined()) >> Passes(0.9)
+        play = play >> ("b", Announce((Holding(D, MIB, complete=False, have=b"\x01"),))) << ("b", RequestDigests(D))
+        play = play << ("a", add("b")) << ("b", add("a"))
+        play = play >> ("b", DigestReport(D, 0, P0, last=True)) << ("a", digests(0, P0))
+        assert play >> Passes(0.1) << ("a", replace(self.FIRST, first=1, stop=2))
+
+    def test_leases_begin_then(self) -> None:
+        assert self.play("a") >> ("a", self.MOVED) << ("a", joined()) >> Passes(1.0) << ("a", self.FIRST)
+
+    def test_a_host_that_wants_the_blob_for_the_first_time_gets_one_at_once(self) -> None:
+        assert self.play("a") >> ("a", JOIN) << ("a", joined()) << ("a", self.FIRST)
+
+    def test_hosts_that_are_there_already_do_not_wait_for_one_that_has_moved(self) -> None:
+        play = self.play("a", "b") >> ("a", JOIN) << ("a", joined()) << ("a", self.FIRST)
+        play = play >> ("b", self.MOVED) << ("a", add("b")) << ("b", joined("a"))
+        assert play
+        assert play.scheduler._state.swarms[D].settles_at == 0.0
