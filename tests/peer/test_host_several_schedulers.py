@@ -47,6 +47,8 @@ class SeveralSchedulers(RuleBasedStateMachine):
         self.listed: set[str] | None = None
         """The list that the schedulers share; None if each is by itself."""
         self.epoch = 0
+        self.were_at: dict[bytes, str] = {}
+        """Where each blob was when it was last looked."""
         if shared:
             self.listed = {*alive}
         given = (home,) if shared else URLS
@@ -206,6 +208,14 @@ class SeveralSchedulers(RuleBasedStateMachine):
             session = self.machine.schedulers.of(digest)
             if session.url in self.connections:
                 assert digest in self.told[session.url]
+
+    @invariant()
+    def a_blob_leaves_a_connected_scheduler_only_for_a_connected_one(self) -> None:
+        now = {digest: self.machine.schedulers.of(digest).url for digest in self.here()}
+        for digest, url in self.were_at.items():
+            if url in self.connections:
+                assert now.get(digest, url) in self.connections
+        self.were_at = now
 
     @invariant()
     def connections_are_those_that_are_needed(self) -> None:

@@ -197,10 +197,13 @@ class TestOneThatIsGone:
     def test_one_that_comes_and_goes_has_blobs_only_once_it_stays(self) -> None:
         scene = connected()
         scene.lose(A, stops=True)
+        scene.find(A)
+        scene.lose(A)
         for _ in range(5):
             scene.passes(1.0)
             scene.find(A)
             scene.passes(STEADY_S - 1.0)
+            assert scene.at(A) == set()
             scene.lose(A)
             assert scene.at(A) == set()
         scene.find(A)
