@@ -5,6 +5,10 @@
 
 from hypothesis import HealthCheck, settings
 
+from tests.support.redis_server import own_redis, redis_place, shared_redis
+
+__all__ = ["own_redis", "redis_place", "shared_redis"]
+
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile(
     "fuzz",

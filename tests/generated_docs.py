@@ -25,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import scheduler.protocol
 from p2pd.admin.client_metrics import ClientMetrics
+from p2pd.admin.live_metrics import LiveMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.preheat.openapi import document as preheat_api
 from proxy.core.pulls import PullSummary
@@ -47,6 +48,8 @@ from scheduler.protocol.fields import (
     Whole,
     checks_of,
 )
+from scheduler.shared.live import Live
+from scheduler.shared.live_list import LiveList, Membership
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import node_at, run
 from tests.support.registry import ImageRegistry
@@ -97,6 +100,8 @@ def metrics() -> str:
     with tempfile.TemporaryDirectory() as directory, ImageRegistry() as registry:
         node = {family.name: family for family in _parsed(run(_scrape_of_node(Path(directory), registry)))}
     node |= {family.name: family for family in _of_clients()}
+    of_several = {family.name: family for family in _of_several()}
+    node |= of_several
     lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]
     for family in sorted(node.values(), key=lambda family: family.name):
         if not family.name.startswith("p2pd_"):
@@ -105,6 +110,7 @@ def metrics() -> str:
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
         told = ", ".join(f"`{label}`" for label in labels)
         of = "node, scheduler" if family.name in scheduler_has else "node"
+        of = "scheduler with `redis`" if family.name in of_several else of
         lines.append(f"| `{name}` | {family.type} | {told} | {of} | {family.documentation} |")
     text = (
         "`GET /metrics` on the admin port, in the text format of Prometheus. A node has the scheduler's metrics only "
@@ -189,6 +195,30 @@ def _members(enum: type[IntEnum]) -> str:
 
 def _parsed(scraped: str) -> list[Metric]:
     return list(text_string_to_metric_families(scraped))
+
+
+def _of_several() -> list[Metric]:
+    """The metrics of one of several schedulers."""
+    registry, metrics = CollectorRegistry(), LiveMetrics()
+    registry.register(metrics)
+    metrics.live = Live(Membership("https://a:65003"), NoStore(), lambda _: None)
+    return _parsed(generate_latest(registry).decode())
+
+
+class NoStore:
+    """Nothing is asked of it."""
+
+    async def look(self, beat: str) -> tuple[LiveList, Mapping[str, int]]:
+        raise NotImplementedError
+
+    async def replace(self, stored: LiveList, wanted: LiveList) -> bool:
+        raise NotImplementedError
+
+    async def changed(self, within_s: float) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
 
 
 def _of_clients() -> list[Metric]:

@@ -26,6 +26,7 @@ from aiohttp import web
 
 from p2pd import page
 from scheduler.core.overview import Overview
+from scheduler.core.roster import HostFacts, merged
 from scheduler.core.scheduler import Scheduler
 
 PERIOD_S: Final = 1.0
@@ -88,6 +89,8 @@ class Cluster:
         self._ending_at = -1e9
         self._asking_expiry = False
         self._closing = False
+        self.elsewhere: Callable[[], Awaitable[list[HostFacts]]] = _nowhere
+        """The hosts of the other schedulers, where there are several."""
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of all PATHS."""
@@ -177,7 +180,8 @@ class Cluster:
         return web.json_response({"count": count, "hosts": [asdict(each) for each in found]}, headers=page.HEADERS)
 
     async def _all_hosts(self, _: web.Request) -> web.Response:
-        found = self._core.hosts(asyncio.get_running_loop().time())
+        here = self._core.hosts(asyncio.get_running_loop().time())
+        found = merged([here, await self.elsewhere()])
         return web.json_response([asdict(each) for each in found])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -284,6 +288,10 @@ def _event(kind: str, number: int, data: Mapping[str, Any]) -> bytes:
     """A server-sent event (HTML standard, 9.2.6). JSON has no line breaks."""
     text = json.dumps(data, separators=(",", ":"))
     return f"event: {kind}\nid: {number}\ndata: {text}\n\n".encode()
+
+
+async def _nowhere() -> list[HostFacts]:
+    return []
 
 
 async def _for_own_pages(handler: Handler, request: web.Request) -> web.StreamResponse:

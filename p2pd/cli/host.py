@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pd.admin.reading import number, text
-from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, with_settings
+from p2pd.cli.options import REDIS, SCHEDULER_ADMIN, SCHEDULER_DATA, with_settings
 from p2pd.cli.suggest import SuggestingGroup
 from p2pd.config.values import show_duration, show_size
 from p2pd.daemon.trust import opened_ledger
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from p2pd.config.settings import Settings
 
 _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_with_place = with_settings("data", defaults={"data": SCHEDULER_DATA})
+_with_place = with_settings("data", *REDIS, defaults={"data": SCHEDULER_DATA})
 
 
 @click.group("host", cls=SuggestingGroup)
@@ -36,7 +36,7 @@ def host() -> None:
 
 @host.command("ls")
 @_json_flag
-@with_settings("data", "admin", defaults={"data": SCHEDULER_DATA, "admin": SCHEDULER_ADMIN})
+@with_settings("data", "admin", *REDIS, defaults={"data": SCHEDULER_DATA, "admin": SCHEDULER_ADMIN})
 def ls(settings: Settings, *, as_json: bool) -> None:
     """List the hosts of a scheduler: those that are connected, and those that have, or had, a certificate.
 

@@ -18,12 +18,16 @@ SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"
 SCHEDULER_ADMIN: Final = "127.0.0.1:65005"
 """The admin port of a scheduler alone."""
 
+REDIS: Final = ("redis", "redis_password_file", "redis_ca", "redis_prefix")
+"""The keys that say where several schedulers share what they must."""
+
 GROUPS: Final = {
     "Addresses": ("mirror", "admin", "metrics", "https_proxy", "peer", "advertise", "listen", "allow_open"),
     "Cluster": (
         "scheduler", "scheduler_wait_s", "site", "zone", "rack", "upload_slots", "upload_rate", "download_rate",
         "background_transport", "background_port",
     ),
+    "Several schedulers": REDIS,
     "Certificates": (
         "join", "join_file", "tls_dir", "tls_files", "ca_cert", "ca_key", "certificate_ttl_s", "pieces",
     ),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, with_sources
+from p2pd.cli.options import REDIS, SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     "listen",
     "admin",
     "metrics",
+    "advertise",
     "allow_open",
+    *REDIS,
     "tls_dir",
     "tls_files",
     "ca_cert",
@@ -42,6 +44,8 @@ def scheduler(sources: Sources) -> None:
 
     It makes the cluster's CA on its first start, and `p2pd token create` beside it makes the tokens. On loopback, and
     with --allow-open, it serves nodes without certificates too, which are started with --scheduler http://HOST:65003.
+
+    Several of them are one, with --redis: each blob is at one of those that live (docs/several-schedulers.md).
 
     Every flag is also a key in the configuration file, with _ for -, and the variable that stands beside it. Flags go
     before variables, those before the file. SIGHUP has log_level read again. Of blobs nothing is kept on disk: nodes

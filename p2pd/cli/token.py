@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pd.cli.options import SCHEDULER_DATA, with_settings
+from p2pd.cli.options import REDIS, SCHEDULER_DATA, with_settings
 from p2pd.cli.suggest import SuggestingGroup
 from p2pd.config.values import ConfigError, parse_duration, show_duration
 from p2pd.daemon.trust import opened_authority
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scheduler.trust.ledger import TokenRecord
 
 _json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_with_place = with_settings("data", "ca_cert", "ca_key", defaults={"data": SCHEDULER_DATA})
+_with_place = with_settings("data", "ca_cert", "ca_key", *REDIS, defaults={"data": SCHEDULER_DATA})
 
 
 @click.group("token", cls=SuggestingGroup)

@@ -18,6 +18,7 @@ from p2pd.config.values import (
     show_size,
 )
 from peer.core.eviction import DiskShare
+from scheduler.shared.redis_url import RedisAt
 
 HIDDEN: Final = "[hidden]"
 
@@ -84,6 +85,8 @@ def _on_the_disk(settings: Settings, used_bytes: int) -> Mapping[str, str]:
 
 def shown(key: str, value: Any) -> str:
     """The value of a key as an operator would write it, "" for none. Lists are separated by commas."""
+    if isinstance(value, RedisAt):
+        return str(value)  # without the password
     if KEYS[key].secret:
         return HIDDEN if value else ""
     if isinstance(value, bool):

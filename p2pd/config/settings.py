@@ -43,6 +43,8 @@ from p2pd.config.values import (
     parse_optional_path,
     parse_path,
     parse_port,
+    parse_redis,
+    parse_redis_prefix,
     parse_room,
     parse_share,
     parse_size,
@@ -52,6 +54,7 @@ from p2pd.config.values import (
     parse_urls,
 )
 from peer.core.eviction import DiskShare
+from scheduler.shared.redis_url import RedisAt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,7 +120,11 @@ class Settings:
         "HOST:PORT",
     )
     advertise: Address | None = _key(
-        parse_optional_address, "", "The address at which other hosts reach peer, if it is another.", "HOST:PORT"
+        parse_optional_address,
+        "",
+        "The address at which other hosts reach peer, if it is another; of a scheduler with redis, at which hosts reach"
+        " listen.",
+        "HOST:PORT",
     )
     scheduler: tuple[str, ...] = _key(
         parse_urls,
@@ -161,6 +168,24 @@ class Settings:
         parse_optional_path, "", "A CA for a scheduler alone to issue with, instead of one that it makes.", "FILE"
     )
     ca_key: Path | None = _key(parse_optional_path, "", "The key of that CA.", "FILE")
+    redis: RedisAt | None = _key(
+        parse_redis,
+        "",
+        "Of a scheduler alone: the Redis or Valkey in which several schedulers share what they must. rediss is with"
+        " TLS; redis+sentinel://HOST:PORT,HOST:PORT/SERVICE and redis+cluster://HOST:PORT,HOST:PORT find it by"
+        " Sentinel, or as a cluster.",
+        "URL",
+        secret=True,  # a password may be in it
+    )
+    redis_password_file: Path | None = _key(
+        parse_optional_path, "", "A file with the password for redis, which is then in no URL.", "FILE"
+    )
+    redis_ca: Path | None = _key(
+        parse_optional_path, "", "The CA of redis with TLS, if the system does not trust it.", "FILE"
+    )
+    redis_prefix: str = _key(
+        parse_redis_prefix, "p2pd", "What all keys in redis begin with: one for each cluster that uses it.", "NAME"
+    )
     pieces: Literal["encrypted", "plain", "tls"] = _key(
         one_of("encrypted", "plain", "tls"),
         "encrypted",
@@ -481,6 +506,13 @@ def _contradictions(settings: Settings, given: Mapping[str, _Given]) -> list[str
         )
         if {name, other} <= is_set
     ]
+    problems += [
+        _problem(given[name], f"{name} is for redis: give redis too")
+        for name in ("redis_password_file", "redis_ca")
+        if getattr(settings, name) is not None and settings.redis is None
+    ]
+    if settings.redis is not None and settings.redis.password and settings.redis_password_file is not None:
+        problems.append(_problem(given["redis_password_file"], "redis has a password in its URL already: give one"))
     return problems
 
 

@@ -20,6 +20,7 @@ from peer.core.eviction import DiskShare
 from peer.errors import InvalidNameError, P2pdError
 from peer.oci.reference import DOCKER_HUB, is_host, parse_upstream_name
 from peer.origin.upstream import UpstreamEndpoint
+from scheduler.shared.redis_url import RedisAt, RedisUrlError, parse_redis_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -265,6 +266,25 @@ def parse_collector(value: object) -> str:
     if url is None or _address(f"{url.netloc}:1" if url.netloc.rpartition(":")[1] == "" else url.netloc) is None:
         raise ConfigError("expected the address of a collector, such as http://127.0.0.1:4318/v1/traces")
     return text if url.path.strip("/") else f"{url.scheme}://{url.netloc}/v1/traces"
+
+
+def parse_redis(value: object) -> RedisAt | None:
+    """Where Redis is (`scheduler.shared.redis_url`), or nothing."""
+    if value is None or isinstance(value, RedisAt):
+        return value
+    text = _text(value)
+    try:
+        return parse_redis_url(text) if text else None
+    except RedisUrlError as error:
+        raise ConfigError(str(error)) from None
+
+
+def parse_redis_prefix(value: object) -> str:
+    """What the names of all keys in Redis begin with. It is a hash tag, so braces are not in it."""
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", text) is None:
+        raise ConfigError("expected 1 to 64 letters, digits, dots, colons and dashes")
+    return text
 
 
 def parse_share(value: object) -> float:

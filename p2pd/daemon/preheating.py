@@ -49,6 +49,8 @@ class SchedulerPreheats:
     def __init__(self, settings: Settings) -> None:
         self._directory = directory_of(settings)
         self._service: Preheating | None = None
+        self.obstacles: Callable[[], list[str]] = list
+        """Why nothing new is taken on now."""
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
         self._rules = PreheatRules(settings.preheat, lambda: self._service)
@@ -90,7 +92,7 @@ class SchedulerPreheats:
             yield ()
             return
         try:
-            async with preheating(core, server, self._store(), WallClock()) as service:
+            async with preheating(core, server, self._store(), WallClock(), lambda: self.obstacles()) as service:
                 self._service, self._tasks = service, tasks
                 tasks.start(service.write())
                 tasks.start(self._rules.run())

@@ -1,7 +1,7 @@
 """The scheduler alone, as a daemon: the port that hosts connect to, and an admin port.
 
 Of blobs a scheduler keeps nothing on disk: after a restart the hosts connect again and announce all pieces that they
-hold. Its CA and the ledger of tokens and hosts are in its data directory.
+hold. Its CA is in its data directory, and so is the ledger of tokens and hosts, unless schedulers share one in Redis.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import uvloop
 from prometheus_client import generate_latest
 
 from p2pd.admin.cluster import Cluster
+from p2pd.admin.live_metrics import LiveMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
@@ -51,7 +52,10 @@ async def serve(
     tell_open(settings, ("listen", "admin"))
     addresses: dict[str, str] = {}
     lag = LoopLag()
-    scrape = partial(generate_latest, metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag))
+    registry, of_list = metrics_of(SchedulerMetrics(core), logs.dropped_lines, lag), LiveMetrics()
+    registry.register(of_list)
+    scrape = partial(generate_latest, registry)
+    obstacles = [not_ready]
     secret, preheats = new_secret(), SchedulerPreheats(settings)
     if control is not None:
         control.prepare = preheats.prepare
@@ -60,7 +64,7 @@ async def serve(
         addresses=addresses,
         status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
         scrape=scrape,
-        not_ready=not_ready,
+        not_ready=lambda: [reason for each in obstacles for reason in each()],
         cluster=cluster,
         names=names_of(settings, settings.admin),
         more=preheats.routes(),
@@ -80,6 +84,15 @@ async def serve(
         background.start(lag.run())
         background.start(cluster.run())
         stack.callback(cluster.close)
-        addresses["listen"] = str(await stack.enter_async_context(scheduling(server, settings.listen)))
+        listens = await stack.enter_async_context(scheduling(server, settings.listen))
+        addresses["listen"] = str(listens)
+        if settings.redis is not None:
+            from p2pd.daemon.several import on_live_list, url_of  # redis is loaded with it
+
+            url = url_of(settings, listens, tls=not plain)
+            live = await stack.enter_async_context(on_live_list(settings, core, server, cluster, url))
+            obstacles.append(live.not_ready)
+            preheats.obstacles = live.not_ready
+            of_list.live = live
         await stack.enter_async_context(preheats.running(core, server, background))
         yield addresses

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from scheduler.trust.directory import CertificateDirectory, CertificateFiles
 from scheduler.trust.errors import TokenTextError, TrustError, UnsafeFileError
 from scheduler.trust.files import make_private_directory
 from scheduler.trust.ledger import Ledger
+from scheduler.trust.sqlite_ledger import SqliteLedger
 from scheduler.trust.token import JoinToken, parse_token
 
 log = logs.get("p2pd.trust")
@@ -40,10 +42,17 @@ def opened_authority(settings: Settings) -> Iterator[Authority]:
 @contextmanager
 def opened_ledger(settings: Settings) -> Iterator[Ledger]:
     """The ledger of a scheduler that has run, for a command beside it. Raises TrustError."""
+    if (open_shared := shared_ledger(settings)) is not None:
+        shared = open_shared()
+        try:
+            yield shared
+        finally:
+            shared.close()
+        return
     path = _directory(settings) / "ledger.db"
     if not path.exists():
         raise TrustError(f"there is no ledger in {path.parent}: start `p2pd scheduler` with this --data first")
-    ledger = Ledger.open(path)
+    ledger = SqliteLedger.open(path)
     try:
         yield ledger
     finally:
@@ -75,7 +84,8 @@ def admission(settings: Settings) -> Iterator[Admission]:
             authority.close()
         return
     make_private_directory(_directory(settings))
-    ledger = Ledger.open(_directory(settings) / "ledger.db")
+    open_shared = shared_ledger(settings)
+    ledger: Ledger = open_shared() if open_shared else SqliteLedger.open(_directory(settings) / "ledger.db")
     try:
         yield Admission(None, certificate_directory(settings, settings.tls_dir), ledger)
     finally:
@@ -147,6 +157,27 @@ def _authority(settings: Settings, *, make: bool) -> Authority:
     operator_ca = None
     if settings.ca_cert is not None and settings.ca_key is not None:
         operator_ca = OperatorCa(settings.ca_cert, settings.ca_key)
-    return Authority.open(
-        _directory(settings), time.time(), operator_ca=operator_ca, lifetime_s=settings.certificate_ttl_s, make=make
+    authority = Authority.open(
+        _directory(settings),
+        time.time(),
+        operator_ca=operator_ca,
+        lifetime_s=settings.certificate_ttl_s,
+        make=make,
+        open_ledger=shared_ledger(settings),
     )
+    try:
+        authority.ledger.belongs_to(authority.cluster)
+    except BaseException:
+        authority.close()
+        raise
+    return authority
+
+
+def shared_ledger(settings: Settings) -> Callable[[], Ledger] | None:
+    """Opens the ledger that several schedulers share; None for the one in the data directory."""
+    if settings.redis is None:
+        return None
+    from p2pd.daemon.several import place_of
+    from scheduler.shared.redis_ledger import RedisLedger
+
+    return partial(RedisLedger, place_of(settings))

@@ -18,12 +18,13 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
+from p2pd.config.settings import Settings
 from p2pd.config.values import Address
 from p2pd.configure.runtime import Reader
 from p2pd.configure.tree import Disk
@@ -82,7 +83,8 @@ class Environment:
     """Everything that the checks read.
 
     `get`, `get_upstream` (URL, CA file), `ask_socket` (path of a Unix socket, target of the request) and `connect` (TCP
-    alone) raise UnreachableError; `files` raises ConfigureError; `space` and `owner` return None for a missing path.
+    alone) and `ask_redis` raise UnreachableError; `files` raises ConfigureError; `space` and `owner` return None for a
+    missing path.
     """
 
     files: Reader
@@ -93,6 +95,7 @@ class Environment:
     space: Callable[[Path], DiskSpace | None]
     owner: Callable[[Path], Owner | None]
     now_s: Callable[[], float]
+    ask_redis: Callable[[Settings], Mapping[str, str]]
     has_libtorrent: Callable[[], bool] = is_installed
 
 
@@ -111,7 +114,20 @@ def real(root: Path) -> Environment:
         space=lambda path: space(below(path)),
         owner=lambda path: owner(below(path)),
         now_s=time.time,
+        ask_redis=ask_redis,
     )
+
+
+def ask_redis(settings: Settings) -> Mapping[str, str]:
+    """What the Redis of these settings, which have one, says of its memory and its disk."""
+    from p2pd.daemon.several import place_of
+    from scheduler.shared.errors import SharedStateError
+    from scheduler.shared.redis_clients import facts_of
+
+    try:
+        return facts_of(place_of(settings))
+    except SharedStateError as error:
+        raise UnreachableError(str(error)) from None
 
 
 def get(url: str) -> HttpReply:

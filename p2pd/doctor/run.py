@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from p2pd.config.settings import Settings
-from p2pd.doctor import adopted, daemon, disk_space, runtimes, swarm, upstreams
+from p2pd.doctor import adopted, daemon, disk_space, runtimes, several, swarm, upstreams
 from p2pd.doctor.environment import Environment
 from p2pd.doctor.result import Check, CheckResult, Level
 from p2pd.doctor.running import differing, in_force
@@ -22,6 +22,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     swarm.check_scheduler,
     swarm.check_advertised,
     swarm.check_background,
+    several.check_redis,
     disk_space.check_disk,
     disk_space.check_directory,
     adopted.check_adopted,

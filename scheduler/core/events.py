@@ -69,7 +69,19 @@ class LiveListChanged:
     schedulers: tuple[SchedulerAt, ...]
 
 
-Event: TypeAlias = Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled | LiveListChanged
+@dataclass(frozen=True, slots=True)
+class QuarantineHeard:
+    """Another of several schedulers has quarantined a host, as it is known there, for `for_s` from now."""
+
+    host: str
+    came_from: str
+    reason: str
+    for_s: float
+
+
+Event: TypeAlias = (
+    Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled | LiveListChanged | QuarantineHeard
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Rules:
    the two hosts (`scheduler.core.join`). A wrong length ends the membership in the swarm (`scheduler.core.lengths`).
 3. A quarantine is of the host as it is known: its certificate or, without one, its id at the address from which the lie
    came. It ends after QUARANTINE_S. So a lie under the id of another host does not shut out the other host.
+   Of several schedulers, each takes over the quarantines of the others: they were proved there.
 4. Digests that were reported by a host that was proved wrong are contested in every map that is not sealed.
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from scheduler.core.events import Close
+from scheduler.core.events import Close, QuarantineHeard
 from scheduler.core.members import Identity
 from scheduler.core.membership import Membership
 from scheduler.core.piece_digests import Maps
@@ -54,6 +55,8 @@ class Quarantine:
         self._until: Final[dict[Identity, float]] = {}
         self._reasons: Final[dict[Identity, str]] = {}
         """Why, for the operator."""
+        self._heard_for: Final[dict[Identity, float]] = {}
+        """For how long those are quarantined that are marked because another scheduler has done so."""
 
     def __len__(self) -> int:
         return len(self._until)
@@ -67,6 +70,13 @@ class Quarantine:
         self._state.close(Close(connection, Closing.QUARANTINED, reason))
         return True
 
+    def heard(self, event: QuarantineHeard) -> None:
+        """Mark a host that another scheduler has quarantined, unless it is in quarantine here."""
+        identity = Identity(event.host, event.came_from)
+        if identity not in self._until and event.for_s > 0 and identity not in self._state.to_quarantine:
+            self._heard_for[identity] = min(event.for_s, QUARANTINE_S)
+            self._state.to_quarantine[identity] = event.reason
+
     def apply(self, identity: Identity, reason: str) -> None:
         """Put a host into quarantine."""
         state = self._state
@@ -76,14 +86,15 @@ class Quarantine:
             oldest = next(iter(self._until))
             state.deadlines.cancel(Timer(Due.RELEASE, oldest))
             self.release(oldest)
+        for_s = self._heard_for.pop(identity, QUARANTINE_S)
         self._reasons[identity] = reason
-        self._until[identity] = state.now + QUARANTINE_S
+        self._until[identity] = state.now + for_s
         state.deadlines.set(Timer(Due.RELEASE, identity), self._until[identity])
         host = state.known_as(identity)
         if host is None:
             return
         swarms = [state.swarms[digest] for digest in host.members]
-        state.send((host,), Quarantined(reason, QUARANTINE_S))
+        state.send((host,), Quarantined(reason, for_s))
         self._membership.dismiss(host, Closing.QUARANTINED, reason)
         for swarm in swarms:
             if swarm.members:

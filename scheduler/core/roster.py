@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from scheduler.core.members import Host
 from scheduler.core.state import SchedulerState
@@ -54,4 +54,25 @@ def facts_of(host: Host, now: float) -> HostFacts:
         rate_bytes_per_s=round(host.rate.now(now)),
         missed_by=len(host.missed_by),
         last_error=host.last_error,
+    )
+
+
+def merged(rosters: Iterable[Iterable[HostFacts]]) -> list[HostFacts]:
+    """Each host once: what it does at several schedulers is added up, and all else is of the first of them."""
+    found: dict[str, HostFacts] = {}
+    for each in (host for roster in rosters for host in roster):
+        known = found.get(each.id)
+        found[each.id] = each if known is None else _sum(known, each)
+    return list(found.values())
+
+
+def _sum(one: HostFacts, other: HostFacts) -> HostFacts:
+    return replace(
+        one,
+        connected_s=max(one.connected_s, other.connected_s),
+        swarms=one.swarms + other.swarms,
+        wants=one.wants + other.wants,
+        rate_bytes_per_s=one.rate_bytes_per_s + other.rate_bytes_per_s,
+        missed_by=max(one.missed_by, other.missed_by),
+        last_error=one.last_error or other.last_error,
     )

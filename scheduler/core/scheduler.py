@@ -23,6 +23,7 @@ from scheduler.core.events import (
     LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
+    QuarantineHeard,
     Received,
     Tick,
 )
@@ -136,6 +137,8 @@ class Scheduler:
                 self._preheats.cancel(event)
             case LiveListChanged():
                 self._membership.live_list_changed(event)
+            case QuarantineHeard():
+                self._quarantine.heard(event)
             case Tick():
                 pass
         self._do_what_is_due()

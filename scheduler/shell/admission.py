@@ -62,6 +62,8 @@ class Admission:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._seen = -1
+        self._said = ""
+        """What is wrong, once it is logged."""
         self._trusted = TrustedContexts()
         self._kept: OrderedDict[str, tuple[float, int]] = OrderedDict()
         """Since when sessions of a host are counted, and how many were kept since."""
@@ -111,7 +113,11 @@ class Admission:
             if self._ledger.version() != self._seen:
                 self._read_ledger()
         except TrustError as error:
-            log.warning("trust_not_refreshed", reason=str(error))
+            if str(error) != self._said:
+                log.warning("trust_not_refreshed", reason=str(error))
+            self._said = str(error)
+        else:
+            self._said = ""
 
     def answer(self, peer: PeerIdentity | None, method: str, path: str, body: bytes) -> Answer:
         """The answer to a host that joins or renews."""
@@ -167,7 +173,7 @@ class Admission:
         with self._lock:
             self._seen = self._ledger.version()
             self.revoked = self._ledger.revoked(time.time())
-            self.joined.update(host.id for host in self._ledger.hosts())
+            self.joined.update(self._ledger.host_ids())
 
 
 def _texts(body: bytes, *names: str) -> list[str]:

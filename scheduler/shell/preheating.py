@@ -83,7 +83,10 @@ class Preheating:
         server: SchedulerServer,
         store: PreheatStore,
         clock: Clock,
+        obstacles: Callable[[], list[str]] = list,
     ) -> None:
+        """`obstacles` say why nothing new is taken on now."""
+        self._obstacles: Final = obstacles
         self._core: Final = core
         self._server: Final = server
         self._store: Final = store
@@ -99,6 +102,7 @@ class Preheating:
 
     async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
         """Keep a job, and begin it. Raises TooManyJobsError, PreheatStoreError."""
+        self._check_obstacles()
         if self._core.open_preheats + self._adding >= MAX_JOBS:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         self._adding += 1
@@ -131,6 +135,7 @@ class Preheating:
 
         A credential that was given with the job is forgotten by then.
         """
+        self._check_obstacles()
         view = await self.job(name)
         if view is None or view.record.is_open:
             return view
@@ -154,6 +159,10 @@ class Preheating:
             targets = await self._on_disk(self._store.targets, record.id)
             credential = await self._on_disk(self._store.credential, record.id)
             self._give(record, targets, credential)
+
+    def _check_obstacles(self) -> None:
+        for reason in self._obstacles():
+            raise PreheatStoreError(f"no new preheat is taken on: {reason}")
 
     def _give(self, record: JobRecord, targets: Iterable[Target], credential: str) -> None:
         offset = self._loop.time() - self._clock()
@@ -247,13 +256,17 @@ class Preheating:
 
 @asynccontextmanager
 async def preheating(
-    core: Scheduler, server: SchedulerServer, store: PreheatStore, clock: Clock
+    core: Scheduler,
+    server: SchedulerServer,
+    store: PreheatStore,
+    clock: Clock,
+    obstacles: Callable[[], list[str]] = list,
 ) -> AsyncIterator[Preheating]:
     """The preheats of a server that serves; `store` is closed at the end. The owner runs `write`.
 
     Raises PreheatStoreError.
     """
-    service = Preheating(core, server, store, clock)
+    service = Preheating(core, server, store, clock, obstacles)
     server.on_preheat = service.changed
     try:
         await service.resume()

@@ -2,7 +2,7 @@
 
     DIR/authority/ca.crt    the CA's certificate
     DIR/authority/ca.key    its key, 0600; absent with a CA of the operator's
-    DIR/ledger.db           tokens and hosts (`ledger`)
+    DIR/ledger.db           tokens and hosts (`ledger`); those of several schedulers are in Redis
 
 The directory is made whole under another name and renamed, so two schedulers that start at once have one CA. Methods
 block, for milliseconds: SQLite flushes.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,7 @@ from scheduler.trust.errors import CertificateError, JoinRefusedError, TrustErro
 from scheduler.trust.files import flush_directory, make_private_directory, read_private, read_public, write_private
 from scheduler.trust.identity import PeerIdentity, Role
 from scheduler.trust.ledger import Ledger
+from scheduler.trust.sqlite_ledger import SqliteLedger
 from scheduler.trust.token import ID_BYTES, SECRET_BYTES, JoinToken, new_token, parse_token
 
 CERTIFICATE_S: Final = 86_400.0
@@ -62,13 +64,20 @@ class Authority:
         operator_ca: OperatorCa | None = None,
         lifetime_s: float = CERTIFICATE_S,
         make: bool = True,
+        open_ledger: Callable[[], Ledger] | None = None,
     ) -> Authority:
-        """The authority in a directory, made there if there is none and `make` says so. Raises TrustError."""
-        if not make and not (directory / "ledger.db").exists():
+        """The authority in a directory, made there if there is none and `make` says so. Raises TrustError.
+
+        The ledger is in the directory too, unless `open_ledger` opens another.
+        """
+        has_ca = operator_ca is not None or (directory / "authority").is_dir()
+        is_there = (directory / "ledger.db").exists() if open_ledger is None else has_ca
+        if not make and not is_there:
             raise TrustError(f"there is no authority in {directory}: start `p2pd scheduler` with this --data first")
         make_private_directory(directory)
         ca = _ca_of(operator_ca, now) if operator_ca else _own_ca(directory / "authority", now)
-        return cls(ca, Ledger.open(directory / "ledger.db"), lifetime_s=lifetime_s)
+        ledger = open_ledger() if open_ledger else SqliteLedger.open(directory / "ledger.db")
+        return cls(ca, ledger, lifetime_s=lifetime_s)
 
     def close(self) -> None:
         self.ledger.close()

@@ -1,7 +1,7 @@
-"""The ledger: which tokens there are, and which hosts the authority knows. SQLite, so that commands can use it too.
+"""The ledger: which tokens there are, and which hosts the authority knows. Of one scheduler, or shared by several.
 
 Rules:
-1. A use of a token is taken in one transaction, which is on the disk before the certificate is given.
+1. A use of a token is taken at once with the check that there is one, before the certificate is given.
 2. A host id belongs to the key that first had it. Another key is refused, so a token does not let its bearer take the
    place of a host that is there.
 3. A host that did not hear the answer asks again, for the same id with the same key. Within `SAME_REQUEST_S` this costs
@@ -11,37 +11,12 @@ Rules:
 
 from __future__ import annotations
 
-import hmac
-import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from scheduler.trust.certificates import CLOCK_SKEW
-from scheduler.trust.errors import JoinRefusedError, TrustError
-from scheduler.trust.files import create_private
 from scheduler.trust.token import JoinToken
 
 SAME_REQUEST_S: Final = 600.0
-LOCK_WITHIN_S: Final = 5.0
-LAYOUT: Final = 1
-"""The version of the tables (`PRAGMA user_version`)."""
-
-_TABLES: Final = """
-CREATE TABLE tokens (
-    id TEXT PRIMARY KEY, secret_sha256 BLOB NOT NULL, note TEXT NOT NULL, created REAL NOT NULL,
-    expires REAL, uses_left INTEGER, revoked REAL
-) STRICT;
-CREATE TABLE hosts (
-    id TEXT PRIMARY KEY, key_sha256 BLOB NOT NULL, token TEXT NOT NULL, first_seen REAL NOT NULL, joined REAL NOT NULL,
-    last_renewed REAL NOT NULL, serial TEXT NOT NULL, expires REAL NOT NULL
-) STRICT;
-CREATE TABLE revocations (host TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
-CREATE INDEX hosts_by_key ON hosts (key_sha256);
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,175 +48,53 @@ class HostRecord:
     revoked: float | None
 
 
-class Ledger:
-    """One connection to the ledger. Every method may be called from any thread, and raises TrustError."""
+class Ledger(Protocol):
+    """Every method may be called from any thread, blocks, and raises TrustError. Times are Unix seconds."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._lock = threading.Lock()
+    def close(self) -> None: ...
 
-    @classmethod
-    def open(cls, path: Path) -> Ledger:
-        """Open the ledger, made if there is none. Raises TrustError."""
-        create_private(path)
-        try:
-            connection = sqlite3.connect(path, timeout=LOCK_WITHIN_S, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise _broken(path, error) from None
-        ledger = cls(connection, path)
-        try:
-            with ledger._using() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
-            with ledger._changing() as database:
-                (layout,) = database.execute("PRAGMA user_version").fetchone()
-                if layout == 0:
-                    for statement in _TABLES.split(";"):
-                        database.execute(statement)
-                    database.execute(f"PRAGMA user_version = {LAYOUT}")
-                elif layout != LAYOUT:
-                    raise TrustError(f"{path} is of another version of p2pd (layout {layout}, not {LAYOUT})")
-        except BaseException:
-            connection.close()
-            raise
-        return ledger
-
-    def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+    def belongs_to(self, cluster: str) -> None:
+        """Keep the name of the cluster, which is that of its CA. Raises TrustError if another one is kept."""
+        ...
 
     def version(self) -> int:
-        """Another number when another connection has changed the ledger."""
-        with self._using() as database:
-            (number,) = database.execute("PRAGMA data_version").fetchone()
-        return int(number)
+        """Another number when somebody else has changed the ledger."""
+        ...
 
-    # -- tokens ----------------------------------------------------------------------------------------------------
-
-    def add_token(self, token: JoinToken, note: str, expires: float | None, uses: int | None, now: float) -> None:
-        with self._changing() as database:
-            values = (token.id, token.secret_sha256, note, now, expires, uses)
-            database.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
+    def add_token(self, token: JoinToken, note: str, expires: float | None, uses: int | None, now: float) -> None: ...
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens, the oldest first."""
-        with self._using() as database:
-            rows = database.execute(
-                "SELECT id, note, created, expires, uses_left, revoked FROM tokens ORDER BY created, id"
-            ).fetchall()
-        return [TokenRecord(*row) for row in rows]
+        ...
 
     def check_token(self, token: JoinToken, now: float) -> None:
         """Raise JoinRefusedError for a token that is not good, before any work is done for its bearer."""
-        with self._using() as database:
-            _uses_left(database, token, now)
+        ...
 
     def revoke_token(self, token_id: str, now: float) -> bool:
         """Whether there was such a token."""
-        with self._changing() as database:
-            statement = "UPDATE tokens SET revoked = coalesce(revoked, ?) WHERE id = ?"
-            return database.execute(statement, (now, token_id)).rowcount == 1
-
-    # -- hosts -----------------------------------------------------------------------------------------------------
+        ...
 
     def admit(self, token: JoinToken, host: str, key_sha256: bytes, serial: str, expires: float, now: float) -> None:
         """Take a use of the token for a host, whose certificate is to be `serial`. Raises JoinRefusedError."""
-        with self._changing() as database:
-            uses_left = _uses_left(database, token, now)
-            if not self._asks_again(database, token.id, host, key_sha256, now):
-                if uses_left == 0:
-                    raise JoinRefusedError("token-used", f"the join token {token.id} has no uses left: create another")
-                database.execute("UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ?", (token.id,))
-            database.execute(
-                "INSERT INTO hosts VALUES (?1, ?2, ?3, ?4, ?4, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE"
-                " SET token = ?3, joined = ?4, last_renewed = ?4, serial = ?5, expires = max(expires, ?6)",
-                (host, key_sha256, token.id, now, serial, expires),
-            )
+        ...
 
     def renew(self, host: str, key_sha256: bytes, serial: str, expires: float, now: float) -> None:
         """Record a host's new certificate. Raises JoinRefusedError."""
-        with self._changing() as database:
-            self._check_host(database, host, key_sha256)
-            statement = "UPDATE hosts SET last_renewed = ?, serial = ?, expires = max(expires, ?) WHERE id = ?"
-            if not database.execute(statement, (now, serial, expires, host)).rowcount:
-                raise JoinRefusedError("unknown", f"the scheduler's ledger has no host {host}: join anew with a token")
+        ...
 
     def hosts(self) -> list[HostRecord]:
         """All hosts by id."""
-        with self._using() as database:
-            rows = database.execute(
-                "SELECT id, token, first_seen, last_renewed, serial, expires, at FROM hosts"
-                " LEFT JOIN revocations ON host = id ORDER BY id"
-            ).fetchall()
-        return [HostRecord(*row) for row in rows]
+        ...
+
+    def host_ids(self) -> frozenset[str]:
+        """The ids of all hosts, for less than `hosts` costs."""
+        ...
 
     def revoke_host(self, host: str, now: float) -> None:
         """Revoke a host id, whether the ledger knows the host or not."""
-        with self._changing() as database:
-            database.execute("INSERT OR IGNORE INTO revocations VALUES (?, ?)", (host, now))
+        ...
 
     def revoked(self, now: float) -> frozenset[str]:
         """The revoked hosts that may have a certificate which is not over: those that must be told to others."""
-        with self._using() as database:
-            statement = "SELECT host FROM revocations LEFT JOIN hosts ON host = id WHERE expires IS NULL OR expires > ?"
-            earliest = now - CLOCK_SKEW.total_seconds()  # for hosts whose clocks are late
-            return frozenset(host for (host,) in database.execute(statement, (earliest,)))
-
-    def _asks_again(self, database: sqlite3.Connection, token: str, host: str, key: bytes, now: float) -> bool:
-        """Whether this is a request that was answered a moment ago. Raises JoinRefusedError."""
-        self._check_host(database, host, key)
-        known = database.execute("SELECT token, joined FROM hosts WHERE id = ?", (host,)).fetchone()
-        return known is not None and known[0] == token and now - known[1] < SAME_REQUEST_S
-
-    def _check_host(self, database: sqlite3.Connection, host: str, key: bytes) -> None:
-        revoked = database.execute(
-            "SELECT host FROM revocations WHERE host = ?1 OR host IN (SELECT id FROM hosts WHERE key_sha256 = ?2)",
-            (host, key),
-        ).fetchone()
-        if revoked is not None:
-            raise JoinRefusedError("revoked", f"host {revoked[0]} was revoked")
-        for (known_key,) in database.execute("SELECT key_sha256 FROM hosts WHERE id = ?", (host,)):
-            if known_key != key:
-                raise JoinRefusedError("id-taken", f"the host id {host} belongs to another key")
-
-    # -- the database ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise _broken(self._path, error) from None
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is done and on the disk, or nothing."""
-        with self._using() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
-
-
-def _uses_left(database: sqlite3.Connection, token: JoinToken, now: float) -> int | None:
-    """The uses left of a token that is good but for them; None for any number. Raises JoinRefusedError."""
-    known = database.execute(
-        "SELECT secret_sha256, expires, uses_left, revoked FROM tokens WHERE id = ?", (token.id,)
-    ).fetchone()
-    if known is None or not hmac.compare_digest(known[0], token.secret_sha256):
-        raise JoinRefusedError("token", f"the scheduler knows no join token {token.id} with this secret")
-    _, expires, uses_left, revoked = known
-    if revoked is not None:
-        raise JoinRefusedError("token-revoked", f"the join token {token.id} was revoked")
-    if expires is not None and now >= expires:
-        raise JoinRefusedError("token-expired", f"the join token {token.id} has expired: create another")
-    return None if uses_left is None else int(uses_left)
-
-
-def _broken(path: Path, error: sqlite3.Error) -> TrustError:
-    return TrustError(f"the ledger {path} cannot be used: {error}")
+        ...

@@ -15,6 +15,7 @@ import pytest
 
 from p2pd import page
 from p2pd.admin.cluster import MAX_LISTENERS, PATHS
+from scheduler.core.roster import HostFacts
 from scheduler.core.scheduler import Scheduler
 from tests.support.cluster_page import Fixed, Served, served
 from tests.support.crowd import BLOB, Crowd
@@ -110,6 +111,20 @@ class TestPage:
 
 
 class TestHosts:
+    @asynchronous
+    async def test_those_of_other_schedulers_are_told_too(self) -> None:
+        crowd = Crowd()
+        crowd.connect(2, sites=1)
+        async with served(crowd.scheduler) as here:
+            (one, two) = crowd.scheduler.hosts(0.0)
+
+            async def elsewhere() -> list[HostFacts]:
+                return [replace(one, swarms=5), replace(two, id="elsewhere")]
+
+            here.cluster.elsewhere = elsewhere
+            found = {each["id"]: each["swarms"] for each in await here.json("/hosts")}
+            assert found == {one.id: one.swarms + 5, two.id: two.swarms, "elsewhere": two.swarms}
+
     @asynchronous
     async def test_the_hosts_of_a_place_a_hundred_at_a_time(self) -> None:
         crowd = Crowd()

@@ -14,7 +14,7 @@ from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ConfigureError
 from p2pd.configure.runtimes import RUNTIMES
-from p2pd.doctor import adopted, daemon, disk_space, runtimes, swarm, upstreams
+from p2pd.doctor import adopted, daemon, disk_space, runtimes, several, swarm, upstreams
 from p2pd.doctor.environment import (
     DiskSpace,
     Environment,
@@ -68,6 +68,12 @@ class Node:
     owner: Owner | None = PRIVATE
     owners: dict[str, Owner] = field(default_factory=dict)
     listening: set[str] = field(default_factory=set)
+    redis: dict[str, str] | str = "redis is not used"
+
+    def ask_redis(self) -> dict[str, str]:
+        if isinstance(self.redis, str):
+            raise UnreachableError(self.redis)
+        return self.redis
 
     def configured(self, *names: str) -> Node:
         for name in names:
@@ -99,6 +105,7 @@ class Node:
             space=lambda _: self.space,
             owner=lambda path: self.owners.get(str(path), self.owner),
             now_s=lambda: 1000.0,
+            ask_redis=lambda _: self.ask_redis(),
         )
 
 
@@ -593,10 +600,27 @@ def test_the_cache_directory_is_private(mode: int, level: Level) -> None:
     assert levels(disk_space.check_directory, Node(owner=Owner(0, mode))) == [level]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"maxmemory_policy": "noeviction", "aof_enabled": "1"}, [Level.OK]),
+        ({"maxmemory_policy": "allkeys-lru", "aof_enabled": "1"}, [Level.WARN, Level.OK]),
+        ({"maxmemory_policy": "noeviction", "aof_enabled": "0"}, [Level.WARN, Level.OK]),
+        ("redis at redis://a:6379 cannot be used: refused", [Level.FAIL]),
+    ],
+)
+def test_the_redis_of_several_schedulers(said: dict[str, str] | str, expected: list[Level]) -> None:
+    node = Node(redis=said)
+    assert levels(several.check_redis, node, settings_of(redis="redis://:secret@a")) == expected
+    assert not levels(several.check_redis, node)
+    told = findings(several.check_redis, node, settings_of(redis="redis://:secret@a"))
+    assert not [title for _, title in told if "secret" in title]
+
+
 def test_all_checks_are_run() -> None:
     written = {
         function
-        for module in (adopted, daemon, runtimes, upstreams, swarm, disk_space)
+        for module in (adopted, daemon, runtimes, upstreams, swarm, several, disk_space)
         for name, function in vars(module).items()
         if name.startswith("check_")
     }

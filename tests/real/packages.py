@@ -38,6 +38,8 @@ PACKAGE_OF: Final = {
     "openssl": "openssl",
     "podman": "podman",
     "promtool": "prometheus",
+    "redis-sentinel": "redis-sentinel",
+    "redis-server": "redis-server",
     "skopeo": "skopeo",
     "slapd": "slapd",
     "systemd-analyze": "systemd",

@@ -47,6 +47,16 @@ CASES: Final[dict[str, Object]] = {
     },
     "certificates": {"certificates": {"volume": CSI}, "scheduler": {"tlsSecret": "scheduler-tls"}},
     "own CA": {"scheduler": {"caSecret": "ca"}},
+    "several schedulers": {
+        "redis": {"url": "redis+sentinel://a,b:26379/p2pd", "passwordSecret": "redis", "caSecret": "redis-ca"},
+        "scheduler": {"replicas": 3, "caSecret": "ca"},
+    },
+    "several schedulers, cilium": {
+        "redis": {"url": "rediss://redis.p2pd.svc", "ports": [6380]},
+        "scheduler": {"replicas": 3, "caSecret": "ca"},
+        "networkPolicy": {"kind": "cilium"},
+        "join": {"existingSecret": "mine"},
+    },
     "existing claim": {"scheduler": {"persistence": {"existingClaim": "mine"}}},
     "directory": {"scheduler": {"persistence": {"hostPath": "/srv/p2pd"}}},
     "storage class": {"scheduler": {"persistence": {"storageClass": "fast", "size": "5Gi", "keep": True}}},
@@ -97,6 +107,12 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
     "kind of policy": ({"networkPolicy": {"kind": "calico"}}, "networkPolicy"),
     "no scheduler": ({"scheduler": {"enabled": False}}, "scheduler.urls"),
     "no token": ({"scheduler": {"enabled": False, "urls": ["https://a:65003"]}}, "join.existingSecret"),
+    "several without Redis": ({"scheduler": {"replicas": 3, "caSecret": "ca"}}, "redis.url"),
+    "several with several CAs": ({"scheduler": {"replicas": 3}, "redis": {"url": "redis://a"}}, "scheduler.caSecret"),
+    "a password of Redis for all to see": (
+        {"redis": {"url": "redis://:secret@a"}, "scheduler": {"caSecret": "ca"}},
+        "url",
+    ),
     "half of the certificates": ({"scheduler": {"tlsSecret": "x"}}, "certificates.volume"),
     "certificate and CA": (
         {"scheduler": {"tlsSecret": "x", "caSecret": "y"}, "certificates": {"volume": CSI}},
@@ -199,7 +215,26 @@ def test_the_schema_has_the_keys_of_p2pd() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     own = {"mirror", "admin", "metrics", "peer", "advertise", "scheduler", "listen", "data", "allow_open"}
     own |= {"join", "join_file", "tls_dir", "ca_cert", "ca_key", "certificate_ttl_s"}
+    own |= {"redis", "redis_password_file", "redis_ca", "redis_prefix"}
     assert set(schema["properties"]["config"]["properties"]) == set(KEYS) - own
+
+
+def test_several_schedulers_are_spread_and_find_redis(helm: Helm) -> None:
+    objects = helm.objects(CASES["several schedulers"])
+    assert not [each for each in objects if each["kind"] == "PersistentVolumeClaim"]
+    spec = named(objects, "Deployment", "scheduler")["spec"]
+    assert spec["replicas"] == 3
+    pod = spec["template"]["spec"]
+    keys = [each["topologyKey"] for each in pod["topologySpreadConstraints"]]
+    assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    for container in pod["containers"]:
+        environ = {each["name"]: each.get("value", "") for each in container["env"]}
+        settings = load({}, {name: text for name, text in environ.items() if name.startswith("P2PD_")})
+        assert settings.redis is not None
+        assert settings.redis.hosts == (("a", 26379), ("b", 26379))
+        mounted = {each["mountPath"] for each in container["volumeMounts"]}
+        assert {str(settings.redis_password_file.parent), str(settings.redis_ca.parent)} <= mounted  # type: ignore[union-attr]
+    assert "--advertise=$(POD_IP):65003" in pod["containers"][0]["args"]
 
 
 def test_p2pd_reads_what_is_rendered(helm: Helm, tmp_path: Path) -> None:

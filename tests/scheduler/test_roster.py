@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import zlib
+from dataclasses import replace
 
 import pytest
 
 from scheduler.core.rate import RATE_OVER_S, Rate
-from scheduler.core.roster import HostFacts
+from scheduler.core.roster import HostFacts, merged
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import (
     Announce,
@@ -19,6 +22,8 @@ from scheduler.protocol.from_host import (
     Progress,
     Sealed,
 )
+from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.rosters import RedisRosters, decode, encode
 from tests.scheduler.messages_for_pull import JOIN, MIB, PIECE, D, one_with_a_lease
 from tests.scheduler.playbook import Passes, Playbook, hello
 
@@ -73,3 +78,30 @@ def test_the_last_error_of_a_host() -> None:
     play = one_with_a_lease()
     _ = play >> ("a", LeaseEnded(1, D, LeaseOutcome.FAILED, 503))
     assert facts(play).last_error == "no blob from docker.io (status 503)"
+
+
+HERE = HostFacts("a", "a:1", "east", "z", "r", "1", 5.0, True, 3, 1, 100, 0, "")
+
+
+def test_a_host_of_several_schedulers_is_told_once() -> None:
+    there = replace(HERE, connected_s=9.0, swarms=4, rate_bytes_per_s=11, missed_by=2, last_error="its disk is full")
+    both = replace(there, swarms=7, wants=2, rate_bytes_per_s=111)
+    other = replace(HERE, id="b")
+    assert merged([[HERE], [there, other]]) == [both, other]
+
+
+def test_the_hosts_of_the_others_are_told_by_redis(redis_place: RedisPlace) -> None:
+    async def scenario() -> None:
+        rosters = RedisRosters(redis_place)
+        await rosters.write("0a", encode([HERE]))
+        found = await rosters.read(["0a", "0b"])
+        assert [decode(each) for each in found] == [[HERE], []]
+        assert await rosters.read([]) == []
+        await rosters.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stored", [b"x", zlib.compress(b"{"), zlib.compress(b"[1]"), zlib.compress(b'[{"id":"a"}]')])
+def test_what_is_no_roster_has_no_hosts(stored: bytes) -> None:
+    assert decode(stored) == []

@@ -28,7 +28,7 @@ from scheduler.trust.certificates import read_credentials, request_certificate
 from scheduler.trust.directory import CertificateDirectory
 from scheduler.trust.errors import CertificateError, JoinRefusedError
 from scheduler.trust.identity import PeerIdentity, Role
-from scheduler.trust.ledger import Ledger
+from scheduler.trust.sqlite_ledger import SqliteLedger
 from scheduler.trust.tls import client_context, joining_context, server_context
 from tests.support.registry_server import PATIENCE_S
 from tests.trust.fixtures import NOW, OTHER_CA, credentials, host, scheduler
@@ -275,7 +275,7 @@ def test_a_revoked_host_is_cut_off_and_the_others_are_told(tmp_path: Path) -> No
         async with connected(port, client_context(held["a"])) as a, connected(port, client_context(held["b"])) as b:
             assert isinstance(await greeted(a, "a"), Welcome)
             assert isinstance(await greeted(b, "b"), Welcome)
-            other = Ledger.open(tmp_path / "authority/ledger.db")  # as `p2pd host revoke` does
+            other = SqliteLedger.open(tmp_path / "authority/ledger.db")  # as `p2pd host revoke` does
             other.revoke_host("b", time.time())
             other.close()
             assert await hears(a) == Revoked(("b",))
@@ -351,7 +351,7 @@ def test_the_scheduler_renews_its_own_certificate(tmp_path: Path) -> None:
 def test_certificates_of_the_operators_own(tmp_path: Path) -> None:
     async def main() -> None:
         fill(tmp_path / "tls", credentials(scheduler()))
-        ledger = Ledger.open(tmp_path / "ledger.db")
+        ledger = SqliteLedger.open(tmp_path / "ledger.db")
         admission = Admission(None, CertificateDirectory(tmp_path / "tls"), ledger)
         before = admission.context
         answer = admission.answer(None, "GET", CA_PATH, b"")

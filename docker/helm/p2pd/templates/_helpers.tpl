@@ -91,3 +91,24 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "p2pd.ownData" -}}
 install -d -m 0700 -o 65532 -g 65532 {{ . }} || echo "{{ . }} could not be given to p2pd's user" >&2
 {{- end }}
+
+{{/* Where the schedulers share what they must. The password is in a file, and in no variable. */}}
+{{- define "p2pd.redisEnv" -}}
+- {name: P2PD_REDIS, value: {{ .Values.redis.url | quote }}}
+- {name: P2PD_REDIS_PREFIX, value: {{ .Values.redis.prefix | quote }}}
+{{- if .Values.redis.passwordSecret }}
+- {name: P2PD_REDIS_PASSWORD_FILE, value: /var/run/secrets/redis/password}
+{{- end }}
+{{- if .Values.redis.caSecret }}
+- {name: P2PD_REDIS_CA, value: /var/run/secrets/redis-ca/ca.crt}
+{{- end }}
+{{- end }}
+
+{{- define "p2pd.redisMounts" -}}
+{{- if .Values.redis.passwordSecret }}
+- {name: redis, mountPath: /var/run/secrets/redis, readOnly: true}
+{{- end }}
+{{- if .Values.redis.caSecret }}
+- {name: redis-ca, mountPath: /var/run/secrets/redis-ca, readOnly: true}
+{{- end }}
+{{- end }}

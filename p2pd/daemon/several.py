@@ -1,0 +1,114 @@
+"""One of several schedulers: on the list of those that live, which is in Redis. Imported with `--redis` alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+
+from p2pd.admin.cluster import Cluster
+from p2pd.config.settings import Settings
+from p2pd.config.values import Address, ConfigError
+from p2pd.daemon.reach import Reach, reach_of
+from peer.errors import P2pdError
+from peer.tasks import BackgroundTasks
+from scheduler.core.events import LiveListChanged
+from scheduler.core.roster import HostFacts, merged
+from scheduler.core.scheduler import Scheduler
+from scheduler.protocol.to_host import SchedulerAt
+from scheduler.shared.errors import SharedStateError
+from scheduler.shared.live import Live
+from scheduler.shared.live_list import LiveList, Membership
+from scheduler.shared.quarantines import SHARE_EVERY_S, RedisQuarantines
+from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.redis_live import RedisLiveStore
+from scheduler.shared.rosters import WRITTEN_EVERY_S, RedisRosters, decode, encode
+from scheduler.shell.server import SchedulerServer
+
+
+def place_of(settings: Settings) -> RedisPlace:
+    """The Redis of the settings, which have one."""
+    assert settings.redis is not None
+    return RedisPlace(settings.redis, settings.redis_prefix, settings.redis_password_file, settings.redis_ca)
+
+
+def url_of(settings: Settings, at: Address, *, tls: bool) -> str:
+    """The URL at which hosts reach this scheduler, which listens at `at`. Raises ConfigError."""
+    address = settings.advertise or at
+    if not address.port:
+        address = Address(address.host, at.port)
+    if reach_of(address.host) is Reach.NOWHERE:
+        given = f"advertise is {address}" if settings.advertise else f"listen is {at}"
+        raise ConfigError(f"{given}: with redis, set advertise to the address at which hosts reach this scheduler")
+    return f"{'https' if tls else 'http'}://{address}"
+
+
+@asynccontextmanager
+async def on_live_list(
+    settings: Settings, core: Scheduler, server: SchedulerServer, cluster: Cluster, url: str
+) -> AsyncIterator[Live]:
+    """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
+
+    Quarantines are shared meanwhile, and `cluster` tells the hosts of all.
+
+    Redis may be gone: the scheduler serves all the same, and `Live.not_ready` says so.
+    """
+    membership = Membership(url)
+
+    def tell(found: LiveList) -> None:
+        schedulers = tuple(SchedulerAt(each.id, each.url) for each in found.entries)
+        server.tell(LiveListChanged(found.epoch, membership.id, schedulers))
+
+    async with AsyncExitStack() as stack:
+        try:
+            place = place_of(settings)
+            store, quarantines, rosters = RedisLiveStore(place), RedisQuarantines(place), RedisRosters(place)
+        except SharedStateError as error:
+            raise P2pdError(str(error)) from None
+        for each in (store, quarantines, rosters):
+            stack.push_async_callback(each.close)
+        live = Live(membership, store, tell)
+        await live.beat()
+        async with BackgroundTasks() as tasks:
+            tasks.start(live.run())
+            tasks.start(share_quarantines(core, server, quarantines, lambda: live.is_stopping))
+            tasks.start(tell_hosts(core, rosters, membership.id, lambda: live.is_stopping))
+            cluster.elsewhere = partial(hosts_elsewhere, rosters, live, membership.id)
+            try:
+                yield live
+            finally:
+                live.stop()
+        await live.leave()
+
+
+async def tell_hosts(core: Scheduler, rosters: RedisRosters, own: str, ends: Callable[[], bool]) -> None:
+    """Write which hosts are connected, until cancelled or until `ends` says so."""
+    loop = asyncio.get_running_loop()
+    while not ends():
+        encoded = await asyncio.to_thread(encode, core.hosts(loop.time()))
+        with suppress(SharedStateError):  # `Live` tells of it
+            await rosters.write(own, encoded)
+        await asyncio.sleep(WRITTEN_EVERY_S)
+
+
+async def hosts_elsewhere(rosters: RedisRosters, live: Live, own: str) -> list[HostFacts]:
+    """The hosts of the other schedulers that live, as they were some seconds ago; none while Redis is gone."""
+    others = [each.id for each in live.known.entries if each.id != own]
+    try:
+        found = await rosters.read(others)
+    except SharedStateError:
+        return []
+    return await asyncio.to_thread(lambda: merged(map(decode, found)))
+
+
+async def share_quarantines(
+    core: Scheduler, server: SchedulerServer, quarantines: RedisQuarantines, ends: Callable[[], bool]
+) -> None:
+    """Share them, until cancelled or until `ends` says so. While Redis is gone each scheduler has its own."""
+    loop = asyncio.get_running_loop()
+    while not ends():
+        await asyncio.sleep(SHARE_EVERY_S)
+        with suppress(SharedStateError):  # `Live` tells of it
+            for each in await quarantines.share(core.quarantined(loop.time()), loop.time()):
+                server.tell(each)
