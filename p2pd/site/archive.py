@@ -148,7 +148,7 @@ def _look_up(file: BinaryIO) -> dict[str, tuple[int, int]]:
     fileobj: Any = bounded  # all that `tarfile` calls
     with tarfile.open(fileobj=fileobj, mode="r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members = []  # else it keeps each, with all of its extended headers
+            tar.members = []  # type: ignore[attr-defined] # else it keeps each, with all of its extended headers
             bounded.next_header()
             names_bytes += len(member.name)
             if names_bytes > MAX_NAMES_BYTES:

@@ -155,6 +155,31 @@ def test_what_is_wrong_with_an_archive_is_said(tmp_path: Path, registry: ImageRe
         node.daemon.close()
 
 
+def test_an_archive_opens_nothing_that_it_does_not_have(tmp_path: Path, registry: ImageRegistry, image: Image) -> None:
+    node = Node(tmp_path / "node", registry.url)
+    layer = image.layer_digests[0]
+    try:
+        assert node("export", str(tmp_path / "cached"), NAME).exit_code == 0, "all of it is in the cache now"
+        source = carried(image, tmp_path / "carried")
+        index = source / "index.json"
+        index.write_text(index.read_text().replace(NAME, "reg.test/other/thing:v1"))
+        taken = source / "blobs" / "sha256" / layer.removeprefix("sha256:")
+        content = taken.read_bytes()
+        for wrong in (None, content[:-1] + b"x", content[:-1]):
+            taken.unlink() if wrong is None else taken.write_bytes(wrong)
+            refused = node("import", str(source))
+            assert refused.exit_code == 1, refused.output
+            assert ("is here already" if wrong is None else "another SHA-256") in refused.output
+        registry.stop()
+        assert node.daemon.get(f"/v2/other/thing/blobs/{layer}?ns=reg.test").status >= 400
+        taken.write_bytes(content)
+        done = node("import", str(source))
+        assert done.exit_code == 0, done.output
+        assert node.daemon.get(f"/v2/other/thing/blobs/{layer}?ns=reg.test").read() == content
+    finally:
+        node.daemon.close()
+
+
 def test_the_images_of_rules() -> None:
     rules = parse_preheat_rules(["reg.test/team/*:v*", "alpine:3"])
     cached = ["reg.test/team/b:v2", "reg.test/team/a:v1", "reg.test/other:v1", f"reg.test/team/a@sha256:{'0' * 64}"]
