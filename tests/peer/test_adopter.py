@@ -18,7 +18,9 @@ from peer.errors import BlobAdoptedError, StoreError
 from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE
 from peer.store import Blob, Store
+from peer.store.adopted import AdoptedBlob, ContentStore
 from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, READERS, Adopter
+from peer.store.check import Signature
 from peer.tasks import BackgroundTasks
 from tests.peer.download_fixtures import run
 from tests.peer.fakes import content_of
@@ -268,6 +270,32 @@ def test_a_manifest_is_known_as_one(store: Store, runtime: Runtime) -> None:
         runtime.put(content)
     look(adopter(store, runtime))
     assert sorted(each.media_type for each in store.blobs()) == ["", "", OCI_IMAGE]
+
+
+def test_the_newest_file_is_read_first_and_each_is_looked_up_once(store: Store, runtime: Runtime) -> None:
+    """A disk may have 100,000 of them, and each change there causes a look."""
+    adopting = adopter(store, runtime)
+    looked_up: list[str] = []
+    known = adopting._records.known
+
+    def counted(content: ContentStore, name: str, signature: Signature) -> AdoptedBlob | None:
+        looked_up.append(name)
+        return known(content, name, signature)
+
+    adopting._records.known = counted  # type: ignore[method-assign]
+    contents = [b"%d" % number for number in range(5)]
+    for age, content in enumerate(contents):
+        os.utime(runtime.put(content), (1000.0 - age, 1000.0 - age))
+
+    async def looks() -> None:
+        for _ in range(3):
+            await adopting.look()
+
+    run(looks)
+    assert len(looked_up) == 5
+    assert list(adopting._unread) == [digest_of(each).hex for each in reversed(contents)]
+    look(adopting)
+    assert adopting.statistics().blobs == 5
 
 
 def test_a_client_makes_reading_wait(store: Store, runtime: Runtime) -> None:
