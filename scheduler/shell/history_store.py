@@ -100,8 +100,8 @@ class HistoryStore:
                 database.execute(
                     "INSERT INTO pulls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                     " hosts = hosts + excluded.hosts, size_bytes = max(size_bytes, excluded.size_bytes),"
-                    f" total_bytes = min(total_bytes + excluded.total_bytes, {MAX_TOTAL_BYTES}),"
-                    f" warm_bytes = min(warm_bytes + excluded.warm_bytes, {MAX_TOTAL_BYTES})",
+                    " total_bytes = min(total_bytes + excluded.total_bytes, ?),"
+                    " warm_bytes = min(warm_bytes + excluded.warm_bytes, ?)",
                     (
                         int(each.at // SLOT_S),
                         each.image,
@@ -112,6 +112,8 @@ class HistoryStore:
                         each.size_bytes,
                         each.total_bytes,
                         each.warm_bytes,
+                        MAX_TOTAL_BYTES,
+                        MAX_TOTAL_BYTES,
                     ),
                 )
             self._trim(database, now)

@@ -106,9 +106,13 @@ def test_a_thread_without_memory_waits_for_what_the_other_lands(store: Store, or
 
     origin.hold_at(PIECE)
     with ThreadPoolExecutor(1) as threads:
+
+        def spawn(*work: Any) -> None:
+            threads.submit(*work)
+
         ranged, report = OriginRange(source(origin), None, 0, None), Report(on_received)
         with pytest.raises(OSError, match="no memory"):
-            ranged.run(store, NoMemory(2 * PIECE), report, lambda *work: threads.submit(*work))
+            ranged.run(store, NoMemory(2 * PIECE), report, spawn)
         assert pinned == [True]
 
 
