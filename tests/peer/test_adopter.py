@@ -438,6 +438,17 @@ def test_a_file_with_another_name_is_never_written_to(tmp_path: Path) -> None:
             assert store.acquire(DIGEST) is None
 
 
+def test_nor_is_it_emptied_for_a_download(store: Store, runtime: Runtime) -> None:
+    """A file that could not be removed with its blob, as the disk was read-only, has the name of the next one."""
+    file = runtime.put(LARGE)
+    ours = store.directory / "blobs" / DIGEST.hex[:2] / DIGEST.hex
+    ours.parent.mkdir(mode=0o700)
+    os.link(file, ours)
+    store.create(DIGEST, len(LARGE), "").release()
+    assert file.read_bytes() == LARGE
+    assert (file.stat().st_mode & 0o777, file.stat().st_nlink) == (0o444, 1)
+
+
 def test_adopted_files_make_no_room_and_are_not_removed(tmp_path: Path, runtime: Runtime) -> None:
     file = runtime.put(LARGE)
     store = open_store(tmp_path / "store", max_bytes=1000, ttl_s=1e-9)
