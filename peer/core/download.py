@@ -115,9 +115,10 @@ class Download:
     member: SwarmMember = field(init=False)
     ended: Ended | None = None
     _now: float = 0.0
-    _due: float = 0.0
+    due: float = 0.0
+    """`next_deadline`, if the download is settled."""
     is_settled: bool = False
-    """The last event has changed nothing of what is to be done, and `_due` is when something will be."""
+    """The last event has changed nothing of what is to be done, and `due` is when something will be."""
     _early: list[ToHost] = field(default_factory=list)
     """What the scheduler said while the store was asked, to a host that was a member already: a lease, perhaps."""
     _story: deque[tuple[float, Event]] = field(init=False)
@@ -187,8 +188,8 @@ class Download:
             for when in timers:
                 if now < when < due:
                     due = when
-            self._due = due
-        return self._due
+            self.due = due
+        return self.due
 
     @property
     def generation(self) -> int:
@@ -267,7 +268,7 @@ class Download:
         fresh = self.picker.neighbours.on_message(event.host, event.message)
         if self.phase is not _FETCHING:
             return True
-        if fresh is None or not self.is_settled or self._due <= now:
+        if fresh is None or not self.is_settled or self.due <= now:
             return False
         return self.picker.is_indifferent(event.host, fresh, now)
 

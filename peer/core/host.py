@@ -185,7 +185,9 @@ class HostMachine:
                 self._schedulers_at = self.schedulers.next_deadline()
             due = self._schedulers_at
             for download in self.downloads.values():
-                due = min(due, download.next_deadline())
+                when = download.due if download.is_settled else download.next_deadline()
+                if when < due:
+                    due = when
             self._due, self._due_is_known = due, True
         return self._due
 
