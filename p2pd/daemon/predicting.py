@@ -18,9 +18,9 @@ from p2pd.predict.forecast import MODELS, Forecaster
 from p2pd.predict.service import HORIZON_S, Predictions, predicting
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
+from scheduler.core.preheat_record import PreheatService
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.history_store import HistoryStore, HistoryStoreError
-from scheduler.shell.preheating import Preheating
 from scheduler.shell.server import SchedulerServer
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import make_private_directory
@@ -49,7 +49,7 @@ class Foresight:
 
     @asynccontextmanager
     async def running(
-        self, core: Scheduler, server: SchedulerServer, jobs: Preheating, tasks: BackgroundTasks
+        self, core: Scheduler, server: SchedulerServer, jobs: PreheatService, tasks: BackgroundTasks
     ) -> AsyncIterator[None]:
         """While the block lasts, if the operator wants a history. Raises P2pdError."""
         settings = self._settings

@@ -32,9 +32,8 @@ from p2pd.preheat.request import parse_request
 from scheduler.core.events import PullSeen
 from scheduler.core.history import PushRecord, Record
 from scheduler.core.preheat_job import TargetState
+from scheduler.core.preheat_record import JobRecord, JobView, PreheatStoreError, TooManyJobsError
 from scheduler.shell.history_store import HistoryStore, HistoryStoreError, Ordered
-from scheduler.shell.preheat_store import JobRecord, PreheatStoreError
-from scheduler.shell.preheating import JobView, TooManyJobsError
 
 log = structlog.get_logger("p2pd.predict")
 

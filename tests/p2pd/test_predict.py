@@ -23,10 +23,9 @@ from proxy.core.pulls import PullSummary
 from scheduler.core.events import PullSeen
 from scheduler.core.history import PullRecord, PushRecord, Record
 from scheduler.core.preheat_job import JobState, Target, TargetState
+from scheduler.core.preheat_record import JobRecord, JobView, TooManyJobsError
 from scheduler.protocol.from_host import Pulled
 from scheduler.shell.history_store import HistoryStore
-from scheduler.shell.preheat_store import JobRecord
-from scheduler.shell.preheating import JobView, TooManyJobsError
 from tests.support.node import until
 
 HOUR_S = 3600.0
