@@ -88,11 +88,17 @@ local function is_open(name) return name == 'PENDING' or name == 'RUNNING' end
 local final = {DONE = true, FAILED = true, UNSUPPORTED = true, CANCELLED = true, SKIPPED = true}
 local function is_final(host)
   local row = redis.call('HGET', job .. ':hosts', host)
-  return row and final[cjson.decode(row)[2]]
+  return row and final[cjson.decode(row)[1]]
+end
+local function untell(host)
+  redis.call('HDEL', job .. ':told', host)
+  redis.call('SADD', job .. ':untold', host)
+  local row = redis.call('HGET', job .. ':hosts', host) or ''
+  redis.call('HSET', job .. ':hosts', host, (string.gsub(row, '^%["%u+"', '["WAITING"')))
 end
 local function put(host, row)
   redis.call('HSET', job .. ':hosts', host, row)
-  if final[cjson.decode(row)[2]] then
+  if final[cjson.decode(row)[1]] then
     redis.call('HDEL', job .. ':told', host)
     redis.call('SREM', job .. ':untold', host)
   end
@@ -118,8 +124,7 @@ _GIVE_BACK: Final = f"""
 local given = 0
 for at = 1, #ARGV, 2 do
   if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[at + 1] then
-    redis.call('HDEL', job .. ':told', ARGV[at])
-    redis.call('SADD', job .. ':untold', ARGV[at])
+    untell(ARGV[at])
     given = given + 1
   end
 end
@@ -154,8 +159,7 @@ redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', ARGV[5]
 if ARGV[6] ~= '' then redis.call('HSET', job, 'begins', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', job, 'ends', ARGV[7]) end
 if ARGV[3] == 'PENDING' then
-  for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do redis.call('SADD', job .. ':untold', host) end
-  redis.call('DEL', job .. ':told')
+  for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do untell(host) end
 end
 for at = 9, #ARGV, 3 do
   if ARGV[2] == '' or ARGV[2] == 'over' or not is_final(ARGV[at]) then
@@ -401,8 +405,8 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
 def _row(target: Target) -> str:
     return json.dumps(
         [
-            target.site,
             target.state.name,
+            target.site,
             target.attempt,
             target.reason,
             target.size_bytes,
@@ -415,7 +419,7 @@ def _row(target: Target) -> str:
 
 def _target(host: bytes, row: bytes) -> Target | None:
     try:
-        site, state, attempt, reason, size_bytes, fetched_bytes, unpinned_bytes, confirmed = json.loads(row)
+        state, site, attempt, reason, size_bytes, fetched_bytes, unpinned_bytes, confirmed = json.loads(row)
         return replace(
             Target(host.decode(), str(site), TargetState[state], int(attempt), str(reason)),
             size_bytes=int(size_bytes),

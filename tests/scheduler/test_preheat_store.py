@@ -151,11 +151,13 @@ def test_a_host_is_taken_by_one(redis_place: RedisPlace) -> None:
 def test_who_was_struck_out_takes_no_host_and_reports_none(redis_place: RedisPlace) -> None:
     store = begun(redis_place)
     store.take("j1", f"{A}:1", ["h1"])
+    store.report("j1", f"{A}:1", [Target("h1", state=TargetState.TOLD, fetched_bytes=5)])
     listed(redis_place, 8, B)
     assert store.take("j1", f"{A}:1", ["h2"]) == []
     assert store.take("j1", f"{B}:2", ["h2"]) == [], "another process with the id"
     store.give_back("j1", {"h1": f"{A}:1"})
-    assert len(store.take("j1", f"{B}:1", ["h1", "h2"])) == 2
+    taken = store.take("j1", f"{B}:1", ["h1", "h2"])
+    assert [each.state for each in taken] == [TargetState.WAITING] * 2, "another has to tell it"
     store.give_back("j1", {"h1": f"{A}:1"})
     store.report("j1", f"{A}:1", [Target("h1", state=TargetState.DONE)])
     assert store.targets("j1")[0].state is TargetState.WAITING
