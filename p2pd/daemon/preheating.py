@@ -107,7 +107,7 @@ class SchedulerPreheats:
                 tasks.start(service.write())
                 tasks.start(self._rules.run())
                 try:
-                    async with self._foresight.running(core, server, service, tasks):
+                    async with self._foresight.running(core, server, service, tasks, several):
                         yield self.routes()
                 finally:
                     self._service = self._tasks = None

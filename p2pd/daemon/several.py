@@ -15,6 +15,7 @@ from p2pd.daemon.reach import Reach, reach_of
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import LiveListChanged
+from scheduler.core.history import HistoryStore
 from scheduler.core.preheat_hosts import Candidate
 from scheduler.core.preheat_record import Clock
 from scheduler.core.roster import HostFacts, merged
@@ -26,6 +27,7 @@ from scheduler.shared.live_list import LiveList, Membership
 from scheduler.shared.preheating import SharedPreheating, shared_preheating
 from scheduler.shared.quarantines import SHARE_EVERY_S, RedisQuarantines
 from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.redis_history import RedisHistory
 from scheduler.shared.redis_live import RedisLiveStore
 from scheduler.shared.redis_preheats import RedisPreheats
 from scheduler.shared.rosters import WRITTEN_EVERY_S, RedisRosters, decode, encode
@@ -70,8 +72,16 @@ class Several:
         self.server.on_preheat = service.changed
         return shared_preheating(service)
 
+    def history(self, keep_s: float) -> HistoryStore:
+        """The history of all. Raises HistoryStoreError."""
+        return RedisHistory(self.place, keep_s)
+
+    async def all_hosts(self) -> list[HostFacts]:
+        """The hosts of all."""
+        return await self.cluster.all_hosts()
+
     async def _candidates(self) -> Iterable[Candidate]:
-        return [Candidate(each.id, each.site, each.zone, each.rack) for each in await self.cluster.all_hosts()]
+        return [Candidate(each.id, each.site, each.zone, each.rack) for each in await self.all_hosts()]
 
 
 def credentials_key(settings: Settings) -> bytes:
