@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import OPEN_STATES, JobState, Target, TargetState
 from scheduler.core.preheat_record import (
     MAX_KEPT,
@@ -39,7 +40,10 @@ from scheduler.core.preheat_record import (
     decode_spec,
     encode_spec,
 )
+from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_JOBS
+from scheduler.protocol.fields import read
+from scheduler.protocol.to_host import Preheat
 from scheduler.shared.redis_calls import RedisCalls
 from scheduler.shared.redis_clients import RedisPlace
 from scheduler.trust.errors import TrustError
@@ -296,7 +300,7 @@ class RedisPreheats:
         if record is None:
             return None
         by_host = {host.decode(): name.decode() for host, name in told.items()}
-        held = tuple(json.loads(fields.get(b"held", b"[]")))
+        held = _held(fields.get(b"held", b""))
         return Shares(record, by_host, frozenset(host.decode() for host in untold), held)
 
     def take(self, job: str, beat: str, hosts: Iterable[str]) -> list[Target]:
@@ -387,7 +391,7 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
     """None if what is stored is none: Redis is not ours alone."""
     try:
         finished = fields[b"finished"]
-        return decode_spec(
+        record = decode_spec(
             name,
             fields[b"spec"],
             int(fields[b"number"]),
@@ -398,8 +402,29 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
             fields[b"state"].decode(),
             fields[b"reason"].decode(),
         )
+        _check(record)
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
+    return record
+
+
+def _held(stored: bytes) -> tuple[str, ...]:
+    try:
+        found = json.loads(stored or b"[]")
+        read(Preheat, ("job", 1, tuple(found) or ("none",)))
+        return tuple(found)
+    except (ValueError, TypeError, RecursionError):
+        return ()
+
+
+def _check(record: JobRecord) -> None:
+    """Raises ValueError if hosts could not be told of it."""
+    order = record.order
+    parse_selection(record.to)
+    if record.window:
+        parse_window(record.window)
+    read(Preheat, (order.id, 1, order.images, order.platforms, order.rate_bytes_per_s, order.ttl_s))
+    read(Preheat, (order.id, 1, order.images, (), order.most_bytes))
 
 
 def _row(target: Target) -> str:

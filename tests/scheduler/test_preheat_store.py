@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -187,3 +188,21 @@ def test_what_is_over_takes_no_reports_and_results_are_final(redis_place: RedisP
     assert not store.retry("j1", NOW, NOW + 1, [])
     (again,) = store.take("j1", f"{B}:1", ["h1", "h2"])
     assert (again.host, again.attempt) == ("h2", 2)
+
+
+def test_what_is_no_preheat_is_left_out(redis_place: RedisPlace) -> None:
+    store = begun(redis_place)
+    client, key = store._calls.client, redis_place.key("preheat:j1")
+    spec = json.loads(client.hget(key, "spec"))
+    wrong: list[dict[str, object]] = [{"images": [1]}, {"to": ["??"]}, {"rate_bytes_per_s": -1}, {"window": "x"}]
+    broken = [{}, *({**spec, **each} for each in [*wrong, {"most_bytes": -1}])]
+    for each in broken:
+        client.hset(key, "spec", json.dumps(each))
+        assert store.job("j1") is store.shares("j1") is None
+        assert store.jobs(9) == store.open_jobs() == []
+    client.hset(key, mapping={"spec": json.dumps(spec), "held": "[1]"})
+    client.hset(f"{key}:hosts", "h1", "[]")
+    assert [each.host for each in store.targets("j1")] == ["h2"]
+    shares = store.shares("j1")
+    assert shares is not None
+    assert shares.held_images == ()
