@@ -210,7 +210,10 @@ class SharedPreheating:
             found = await self._read_clock()
             await self._write_finals(found)
             for name, (turn, open_hosts) in found.open.items():
-                await self._take_part(name, turn, open_hosts)
+                try:
+                    await self._take_part(name, turn, open_hosts)
+                except PreheatStoreError as error:  # it alone, if what is stored is none
+                    log.debug("a preheat waits for redis", job=name, reason=str(error))
             for name in [each for each in self._parts if each not in found.open]:
                 await self._leave(name)
         except PreheatStoreError as error:

@@ -286,7 +286,7 @@ class RedisPreheats:
         with self._calls.using() as client:
             seconds, micros, *flat = client.eval(_LOOK, 2, self._open, self._base)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-        found = {name.decode(): (int(turn), int(hosts)) for name, turn, hosts in rows}
+        found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
 
     def shares(self, job: str) -> Shares | None:
@@ -299,9 +299,9 @@ class RedisPreheats:
         record = _record(job, fields)
         if record is None:
             return None
-        by_host = {host.decode(): name.decode() for host, name in told.items()}
+        by_host = {_text(host): _text(name) for host, name in told.items()}
         held = _held(fields.get(b"held", b""))
-        return Shares(record, by_host, frozenset(host.decode() for host in untold), held)
+        return Shares(record, by_host, frozenset(map(_text, untold)), held)
 
     def take(self, job: str, beat: str, hosts: Iterable[str]) -> list[Target]:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
@@ -366,13 +366,18 @@ class RedisPreheats:
             return bool(client.eval(_SET, 3, *keys, epoch, guard, state.name, reason, *times, job, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
-        decoded = [name.decode() for name in names]
+        decoded = [_text(name) for name in names]
         with client.pipeline(transaction=False) as pipe:
             for name in decoded:
                 pipe.hgetall(self._base + name)
             found = pipe.execute()
         records = (_record(name, fields) for name, fields in zip(decoded, found, strict=True))
         return [each for each in records if each is not None]
+
+
+def _text(stored: bytes) -> str:
+    """Redis is not ours alone."""
+    return stored.decode(errors="replace")
 
 
 def _failed(reason: str) -> PreheatStoreError:

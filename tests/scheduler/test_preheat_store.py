@@ -193,12 +193,13 @@ def test_what_is_over_takes_no_reports_and_results_are_final(redis_place: RedisP
 def test_what_is_no_preheat_is_left_out(redis_place: RedisPlace) -> None:
     store = begun(redis_place)
     client, key = store._calls.client, redis_place.key("preheat:j1")
-    spec = json.loads(client.hget(key, "spec"))
+    spec: dict[str, object] = json.loads(client.hget(key, "spec"))
     wrong: list[dict[str, object]] = [{"images": [1]}, {"to": ["??"]}, {"rate_bytes_per_s": -1}, {"window": "x"}]
-    broken = [{}, *({**spec, **each} for each in [*wrong, {"most_bytes": -1}])]
+    broken: list[dict[str, object]] = [{}, *({**spec, **each} for each in [*wrong, {"most_bytes": -1}])]
     for each in broken:
         client.hset(key, "spec", json.dumps(each))
-        assert store.job("j1") is store.shares("j1") is None
+        assert store.job("j1") is None
+        assert store.shares("j1") is None
         assert store.jobs(9) == store.open_jobs() == []
     client.hset(key, mapping={"spec": json.dumps(spec), "held": "[1]"})
     client.hset(f"{key}:hosts", "h1", "[]")

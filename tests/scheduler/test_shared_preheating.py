@@ -87,9 +87,9 @@ class Several:
         self.place, self.epoch = place, 0
         self.all = {name: Member(self, name) for name in "ab"}
         self.live: list[Member] = []
-        self.list(*self.all.values())
+        self.set_list(*self.all.values())
 
-    def list(self, *members: Member) -> None:
+    def set_list(self, *members: Member) -> None:
         """These live from now on, and know it; the others have not heard."""
         self.epoch += 1
         self.live = list(members)
@@ -152,7 +152,7 @@ def test_a_runner_that_was_frozen_is_taken_over_and_spoils_nothing(redis_place: 
         other.connect("h2")
         await runner.service.add(JOB)
         await several.look()
-        several.list(other)  # the runner has not heard
+        several.set_list(other)  # the runner has not heard
         other.connect("h1")
         await several.look()
         assert [host for host, _ in other.told] == ["h2", "h1"]
@@ -166,7 +166,7 @@ def test_a_runner_that_was_frozen_is_taken_over_and_spoils_nothing(redis_place: 
         assert found is not None
         assert found.record.state is JobState.SUCCEEDED, json.dumps([each.reason for each in found.targets])
         runner.since = 9
-        several.list(runner, other)
+        several.set_list(runner, other)
         await several.look()
         assert runner.core.preheat("j1") is None
 
