@@ -195,7 +195,8 @@ def test_what_is_no_preheat_is_left_out(redis_place: RedisPlace) -> None:
     client, key = store._calls.client, redis_place.key("preheat:j1")
     spec: dict[str, object] = json.loads(client.hget(key, "spec"))
     wrong: list[dict[str, object]] = [{"images": [1]}, {"to": ["??"]}, {"rate_bytes_per_s": -1}, {"window": "x"}]
-    broken: list[dict[str, object]] = [{}, *({**spec, **each} for each in [*wrong, {"most_bytes": -1}])]
+    wrong.append({"most_bytes": -1})
+    broken: list[dict[str, object]] = [{}, *(spec | each for each in wrong)]
     for each in broken:
         client.hset(key, "spec", json.dumps(each))
         assert store.job("j1") is None
