@@ -100,13 +100,18 @@ class Cluster:
             web.get("/cluster", partial(_for_own_pages, self._snapshot)),
             web.get("/cluster/events", partial(_for_own_pages, self._events)),
             web.get("/cluster/hosts", partial(_for_own_pages, self._hosts)),
-            web.get("/hosts", partial(_for_own_pages, self._all_hosts)),
+            web.get("/hosts", partial(_for_own_pages, self._show_hosts)),
         ]
 
     @property
     def listeners(self) -> int:
         """How many listen now."""
         return self._listeners
+
+    async def all_hosts(self) -> list[HostFacts]:
+        """The connected hosts, of all schedulers."""
+        here = self._core.hosts(asyncio.get_running_loop().time())
+        return merged([here, await self.elsewhere()])
 
     def close(self) -> None:
         """Let all listeners go."""
@@ -179,10 +184,8 @@ class Cluster:
         )
         return web.json_response({"count": count, "hosts": [asdict(each) for each in found]}, headers=page.HEADERS)
 
-    async def _all_hosts(self, _: web.Request) -> web.Response:
-        here = self._core.hosts(asyncio.get_running_loop().time())
-        found = merged([here, await self.elsewhere()])
-        return web.json_response([asdict(each) for each in found])
+    async def _show_hosts(self, _: web.Request) -> web.Response:
+        return web.json_response([asdict(each) for each in await self.all_hosts()])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._listeners >= MAX_LISTENERS:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -18,12 +20,17 @@ from p2pd.predict.forecast import MODELS, Forecaster
 from p2pd.predict.service import HORIZON_S, Predictions, predicting
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
+from scheduler.core.history import HistoryStore, HistoryStoreError
+from scheduler.core.preheat_record import PreheatService
+from scheduler.core.roster import HostFacts
 from scheduler.core.scheduler import Scheduler
-from scheduler.shell.history_store import HistoryStore, HistoryStoreError
-from scheduler.shell.preheating import Preheating
+from scheduler.shell.history_store import SqliteHistory
 from scheduler.shell.server import SchedulerServer
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import make_private_directory
+
+if TYPE_CHECKING:
+    from p2pd.daemon.several import Several  # loads redis
 
 log = logs.get("p2pd.predicting")
 
@@ -49,7 +56,12 @@ class Foresight:
 
     @asynccontextmanager
     async def running(
-        self, core: Scheduler, server: SchedulerServer, jobs: Preheating, tasks: BackgroundTasks
+        self,
+        core: Scheduler,
+        server: SchedulerServer,
+        jobs: PreheatService,
+        tasks: BackgroundTasks,
+        several: Several | None = None,
     ) -> AsyncIterator[None]:
         """While the block lasts, if the operator wants a history. Raises P2pdError."""
         settings = self._settings
@@ -57,18 +69,17 @@ class Foresight:
             yield
             return
         try:
-            with suppress(TrustError):  # the store says it, too
-                make_private_directory(self._directory)
-            store = HistoryStore.open(self._directory, settings.pull_history)
+            store = self._store(settings.pull_history) if several is None else several.history(settings.pull_history)
         except HistoryStoreError as error:
             raise P2pdError(f"{error}: move history.db away to go on without it") from None
         predictions = Predictions(
             store,
             await asyncio.to_thread(forecaster_of, settings),
             jobs,
-            lambda: core.hosts(asyncio.get_running_loop().time()),
+            several.all_hosts if several is not None else partial(_hosts, core),
             budget_bytes=settings.predict_bytes,
             mode=settings.predict,
+            runs=(lambda: True) if several is None else partial(several.live.runs, "predictions"),
         )
         async with predicting(predictions):
             self._predictions = predictions
@@ -78,6 +89,15 @@ class Foresight:
                 yield
             finally:
                 self._predictions = None
+
+    def _store(self, keep_s: float) -> HistoryStore:
+        with suppress(TrustError):  # the store says it, too
+            make_private_directory(self._directory)
+        return SqliteHistory.open(self._directory, keep_s)
+
+
+async def _hosts(core: Scheduler) -> list[HostFacts]:
+    return list(core.hosts(asyncio.get_running_loop().time()))
 
 
 def forecaster_of(settings: Settings) -> Forecaster | None:

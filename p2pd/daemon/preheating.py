@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -21,12 +22,16 @@ from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
+from scheduler.core.preheat_record import PreheatService, PreheatStoreError
 from scheduler.core.scheduler import Scheduler
-from scheduler.shell.preheat_store import PreheatStore, PreheatStoreError
-from scheduler.shell.preheating import Preheating, preheating
+from scheduler.shell.preheating import preheating
 from scheduler.shell.server import SchedulerServer
+from scheduler.shell.sqlite_preheats import SqlitePreheats
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import make_private_directory
+
+if TYPE_CHECKING:
+    from p2pd.daemon.several import Several  # loads redis
 
 log = logs.get("p2pd.preheating")
 
@@ -48,9 +53,7 @@ class SchedulerPreheats:
 
     def __init__(self, settings: Settings) -> None:
         self._directory = directory_of(settings)
-        self._service: Preheating | None = None
-        self.obstacles: Callable[[], list[str]] = list
-        """Why nothing new is taken on now."""
+        self._service: PreheatService | None = None
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
         self._rules = PreheatRules(settings.preheat, lambda: self._service)
@@ -85,32 +88,39 @@ class SchedulerPreheats:
 
     @asynccontextmanager
     async def running(
-        self, core: Scheduler | None, server: SchedulerServer | None, tasks: BackgroundTasks
+        self,
+        core: Scheduler | None,
+        server: SchedulerServer | None,
+        tasks: BackgroundTasks,
+        several: Several | None = None,
     ) -> AsyncIterator[Sequence[web.RouteDef]]:
         """While the block lasts and the server serves. Yields its routes; none without a core. Raises P2pdError."""
         if core is None or server is None:
             yield ()
             return
         try:
-            async with preheating(core, server, self._store(), WallClock(), lambda: self.obstacles()) as service:
+            clock = WallClock()
+            async with (
+                preheating(core, server, self._store(), clock) if several is None else several.preheating(clock)
+            ) as service:
                 self._service, self._tasks = service, tasks
                 tasks.start(service.write())
                 tasks.start(self._rules.run())
                 try:
-                    async with self._foresight.running(core, server, service, tasks):
+                    async with self._foresight.running(core, server, service, tasks, several):
                         yield self.routes()
                 finally:
                     self._service = self._tasks = None
         except PreheatStoreError as error:
             raise P2pdError(f"{error}: move preheats.db away to go on without it") from None
 
-    def _store(self) -> PreheatStore:
+    def _store(self) -> SqlitePreheats:
         try:
             make_private_directory(self._directory)
         except TrustError as error:
             log.warning("preheats are kept in memory alone: a restart forgets them", reason=str(error))
-            return PreheatStore.open(None)
-        return PreheatStore.open(self._directory)
+            return SqlitePreheats.open(None)
+        return SqlitePreheats.open(self._directory)
 
 
 def directory_of(settings: Settings) -> Path:

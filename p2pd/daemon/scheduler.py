@@ -86,13 +86,13 @@ async def serve(
         stack.callback(cluster.close)
         listens = await stack.enter_async_context(scheduling(server, settings.listen))
         addresses["listen"] = str(listens)
+        several = None
         if settings.redis is not None:
             from p2pd.daemon.several import on_live_list, url_of  # redis is loaded with it
 
             url = url_of(settings, listens, tls=not plain)
-            live = await stack.enter_async_context(on_live_list(settings, core, server, cluster, url))
-            obstacles.append(live.not_ready)
-            preheats.obstacles = live.not_ready
-            of_list.live = live
-        await stack.enter_async_context(preheats.running(core, server, background))
+            several = await stack.enter_async_context(on_live_list(settings, core, server, cluster, url))
+            obstacles.append(several.live.not_ready)
+            of_list.live = several.live
+        await stack.enter_async_context(preheats.running(core, server, background, several))
         yield addresses

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 
 from p2pd.admin.cluster import Cluster
@@ -14,17 +15,26 @@ from p2pd.daemon.reach import Reach, reach_of
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import LiveListChanged
+from scheduler.core.history import HistoryStore
+from scheduler.core.preheat_hosts import Candidate
+from scheduler.core.preheat_record import Clock
 from scheduler.core.roster import HostFacts, merged
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.to_host import SchedulerAt
 from scheduler.shared.errors import SharedStateError
 from scheduler.shared.live import Live
 from scheduler.shared.live_list import LiveList, Membership
+from scheduler.shared.preheating import SharedPreheating, shared_preheating
 from scheduler.shared.quarantines import SHARE_EVERY_S, RedisQuarantines
 from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.redis_history import RedisHistory
 from scheduler.shared.redis_live import RedisLiveStore
+from scheduler.shared.redis_preheats import RedisPreheats
 from scheduler.shared.rosters import WRITTEN_EVERY_S, RedisRosters, decode, encode
 from scheduler.shell.server import SchedulerServer
+from scheduler.trust.errors import TrustError
+from scheduler.trust.files import read_private
+from scheduler.trust.sealing import key_of_ca
 
 
 def place_of(settings: Settings) -> RedisPlace:
@@ -44,10 +54,54 @@ def url_of(settings: Settings, at: Address, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{address}"
 
 
+@dataclass(frozen=True, slots=True)
+class Several:
+    """What this scheduler has of those that live, and shares with them."""
+
+    live: Live
+    place: RedisPlace
+    settings: Settings
+    core: Scheduler
+    server: SchedulerServer
+    cluster: Cluster
+
+    def preheating(self, clock: Clock) -> AbstractAsyncContextManager[SharedPreheating]:
+        """The preheats of all. Raises PreheatStoreError."""
+        store = RedisPreheats(self.place, partial(credentials_key, self.settings))
+        service = SharedPreheating(self.core, self.server.tell, store, clock, self.live, self._candidates)
+        self.server.on_preheat = service.changed
+        return shared_preheating(service)
+
+    def history(self, keep_s: float) -> HistoryStore:
+        """The history of all. Raises HistoryStoreError."""
+        return RedisHistory(self.place, keep_s)
+
+    async def all_hosts(self) -> list[HostFacts]:
+        """The hosts of all."""
+        return await self.cluster.all_hosts()
+
+    async def _candidates(self) -> Iterable[Candidate]:
+        return [Candidate(each.id, each.site, each.zone, each.rack) for each in await self.all_hosts()]
+
+
+def credentials_key(settings: Settings) -> bytes:
+    """What the credentials of preheats are encrypted with in Redis: derived from the CA's key. Raises TrustError."""
+    if settings.tls_dir is not None:
+        raise TrustError(
+            "with tls_dir the schedulers have no CA's key, from which theirs would be derived: "
+            "order the preheat without credentials, or give the schedulers ca_cert and ca_key"
+        )
+    path = settings.ca_key or settings.data / "scheduler/authority/ca.key"
+    try:
+        return key_of_ca(read_private(path))
+    except FileNotFoundError:
+        raise TrustError(f"{path} does not exist") from None
+
+
 @asynccontextmanager
 async def on_live_list(
     settings: Settings, core: Scheduler, server: SchedulerServer, cluster: Cluster, url: str
-) -> AsyncIterator[Live]:
+) -> AsyncIterator[Several]:
     """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
 
     Quarantines are shared meanwhile, and `cluster` tells the hosts of all.
@@ -76,7 +130,7 @@ async def on_live_list(
             tasks.start(tell_hosts(core, rosters, membership.id, lambda: live.is_stopping))
             cluster.elsewhere = partial(hosts_elsewhere, rosters, live, membership.id)
             try:
-                yield live
+                yield Several(live, place, settings, core, server, cluster)
             finally:
                 live.stop()
         await live.leave()

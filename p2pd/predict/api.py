@@ -14,7 +14,7 @@ from aiohttp import web
 
 from p2pd.predict.service import HORIZON_S, Answer, Predictions
 from p2pd.preheat.request import show_time
-from scheduler.shell.history_store import HistoryStoreError
+from scheduler.core.history import HistoryStoreError
 
 PATH: Final = "/predictions"
 MAX_SHOWN: Final = 1000

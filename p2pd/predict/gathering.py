@@ -12,8 +12,7 @@ from peer.errors import InvalidNameError
 from peer.oci.digest import Digest
 from peer.oci.reference import parse_image_reference
 from scheduler.core.events import PullSeen
-from scheduler.core.history import PullRecord
-from scheduler.shell.history_store import MAX_TOTAL_BYTES, SLOT_S
+from scheduler.core.history import MAX_TOTAL_BYTES, SLOT_S, PullRecord
 
 MAX_WAITING: Final = 10_000
 MAX_HOSTS: Final = 50_000

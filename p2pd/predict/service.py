@@ -1,4 +1,4 @@
-"""Predictions of one scheduler: keeps the history, asks the model, and preheats what it says within a budget.
+"""Predictions of a scheduler: keeps the history, asks the model, and preheats what it says within a budget.
 
 Rules:
 1. The model, and the disk, are used in a thread of their own, one piece of work after the other.
@@ -7,14 +7,16 @@ Rules:
    a wrong guess of a size fails the preheat, and does not exceed the budget. Hosts evict nothing for it.
 3. A preheat of a prediction goes to COPIES hosts of the site, the same ones for each tag of a repository, because they
    have its layers: the others take it from them. Its pins last KEEP_S.
-4. What cannot be kept on the disk now is lost: the history is for guesses.
+4. What cannot be kept now is lost: the history is for guesses.
+5. Each of several schedulers keeps what its own hosts tell, and learns what all of them keep: they predict alike. One
+   of them acts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -30,11 +32,9 @@ from p2pd.predict.gathering import Gathering
 from p2pd.preheat.api import record_of
 from p2pd.preheat.request import parse_request
 from scheduler.core.events import PullSeen
-from scheduler.core.history import PushRecord, Record
+from scheduler.core.history import HistoryStore, HistoryStoreError, Ordered, PushRecord, Record
 from scheduler.core.preheat_job import TargetState
-from scheduler.shell.history_store import HistoryStore, HistoryStoreError, Ordered
-from scheduler.shell.preheat_store import JobRecord, PreheatStoreError
-from scheduler.shell.preheating import JobView, TooManyJobsError
+from scheduler.core.preheat_record import JobRecord, JobView, PreheatStoreError, TooManyJobsError
 
 log = structlog.get_logger("p2pd.predict")
 
@@ -102,13 +102,14 @@ class Predictions:
         store: HistoryStore,
         forecaster: Forecaster | None,
         jobs: Jobs,
-        hosts: Callable[[], Iterable[Placed]],
+        hosts: Callable[[], Awaitable[Iterable[Placed]]],
         *,
         budget_bytes: int,
         mode: Literal["off", "advise", "act"],
         clock: Callable[[], float] = time.time,
+        runs: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Without a forecaster the history is kept alone."""
+        """Without a forecaster the history is kept alone. `runs`: whether this scheduler acts, of several."""
         self._store: Final = store
         self._forecaster: Final = forecaster
         self._jobs: Final = jobs
@@ -116,13 +117,12 @@ class Predictions:
         self._budget_bytes: Final = budget_bytes
         self.mode: Final = mode
         self._clock: Final = clock
+        self._runs: Final = runs
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._gathering: Final = Gathering()
         self._pushes: list[PushRecord] = []
-        self._late: list[Record] = []
-        """What was kept while the model was learning what was kept before."""
         self._records = 0
-        self._is_read = self._learned = False
+        self._learned = False
         self._decided_at = self._rehearsed_at = 0.0
 
     def seen(self, seen: PullSeen) -> None:
@@ -155,7 +155,7 @@ class Predictions:
             found = []
             for repository in [None] if is_due else moved:
                 found += await self._in_thread(self._forecaster.predictions, now, repository=repository)
-            if self.mode == "act":
+            if self.mode == "act" and self._runs():
                 await self._settle()
                 await self._act(found, now)
         except (HistoryStoreError, PreheatStoreError, TooManyJobsError) as error:
@@ -179,30 +179,22 @@ class Predictions:
         except HistoryStoreError as error:
             log.warning("the history of pulls cannot be read", reason=str(error))
             records = []
-        self._is_read = True
         loop = asyncio.get_running_loop()
         for at in range(0, len(records), LEARN_AT_ONCE):
             began = loop.time()
             await self._in_thread(self._learn, records[at : at + LEARN_AT_ONCE], rehearse=True)
             await asyncio.sleep(loop.time() - began)
-        while self._late:
-            late, self._late = self._late, []
-            await self._in_thread(self._learn, late)
         self._learned = True
 
     async def _keep(self) -> list[str]:
         """Returns the repositories in which a tag has moved. Raises HistoryStoreError."""
-        if not self._is_read:
-            return []
         pushes, self._pushes = self._pushes, []
         records: list[Record] = sorted([*self._gathering.take(), *pushes], key=lambda each: each.at)
-        if not records:
-            return []
-        await self._in_thread(self._store.add, records, self._clock())
+        if records:
+            await self._in_thread(self._store.add, records, self._clock())
         if not self._learned:
-            self._late += records
             return []
-        return await self._in_thread(self._learn, records)
+        return await self._in_thread(self._learn, await self._in_thread(self._store.news))
 
     def _learn(self, records: Sequence[Record], *, rehearse: bool = False) -> list[str]:
         """`rehearse`: the model is asked as it would have been at the time, because it learns from its answers."""
@@ -244,7 +236,7 @@ class Predictions:
         spent = await self._in_thread(self._store.spent, day)
         still_open = sum(not each.settled for each in await self._in_thread(self._store.orders))
         by_site: dict[str, list[str]] = {}
-        for host in self._hosts():
+        for host in await self._hosts():
             by_site.setdefault(host.site, []).append(host.id)
 
         def left(site: str) -> int:
@@ -259,6 +251,8 @@ class Predictions:
             record = record_of(request, "predict", now)
             record = replace(record, order=replace(record.order, most_bytes=most_bytes))
             ordered = Ordered(record.id, now, each.image, each.site, day, most_bytes * len(hosts))
+            if not self._runs():  # another one does, since a moment ago
+                return
             await self._in_thread(self._store.order, ordered)
             try:
                 await self._jobs.add(record)

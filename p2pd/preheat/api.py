@@ -26,8 +26,8 @@ from aiohttp import web
 from p2pd.preheat.openapi import document
 from p2pd.preheat.request import MAX_BODY_BYTES, PreheatRequest, RequestError, parse_request, show_time
 from scheduler.core.preheat_job import Order, Target, TargetState
-from scheduler.shell.preheat_store import JobRecord, PreheatStoreError
-from scheduler.shell.preheating import JobView, Preheating, TooManyJobsError, new_id
+from scheduler.core.preheat_record import JobRecord, JobView, PreheatService, PreheatStoreError, TooManyJobsError
+from scheduler.shell.preheating import new_id
 
 PREFIX: Final = "/api/v1"
 MAX_LISTED: Final = 1000
@@ -35,7 +35,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
 _ID: Final = re.compile(r"[a-z0-9]{1,32}", re.ASCII)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Service = Callable[[], Preheating | None]
+Service = Callable[[], PreheatService | None]
 """None while the scheduler starts or stops."""
 
 
@@ -132,7 +132,7 @@ class _Api:
     async def retry(self, request: web.Request) -> web.Response:
         return _found(await self._preheating().retry(_id(request)))
 
-    def _preheating(self) -> Preheating:
+    def _preheating(self) -> PreheatService:
         service = self._service()
         if service is None:
             raise PreheatStoreError("the scheduler is starting or stopping: try again in a moment")

@@ -26,8 +26,7 @@ from p2pd.preheat.request import RequestError, parse_request, show_time
 from peer.errors import InvalidNameError
 from peer.oci.reference import parse_image_reference
 from scheduler.core.preheat_job import JobState, TargetState
-from scheduler.shell.preheat_store import PreheatStoreError
-from scheduler.shell.preheating import JobView, TooManyJobsError
+from scheduler.core.preheat_record import JobView, PreheatStoreError, TooManyJobsError
 
 PATHS: Final = ("/healthy", "/_ping", "/health", "/oapi/v1/", "/preheats")
 CLUSTER: Final = 1

@@ -32,8 +32,7 @@ from p2pd.preheat.token import PreheatToken
 from peer.errors import P2pdError
 from peer.oci.reference import parse_image_reference
 from peer.tasks import BackgroundTasks
-from scheduler.shell.preheat_store import PreheatStoreError
-from scheduler.shell.preheating import TooManyJobsError
+from scheduler.core.preheat_record import PreheatStoreError, TooManyJobsError
 
 log = structlog.get_logger("p2pd.preheat.notifications")
 

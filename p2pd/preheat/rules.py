@@ -21,8 +21,7 @@ from p2pd.config.cron import Cron
 from p2pd.config.preheat_rules import PreheatRule
 from p2pd.preheat.api import Service, record_of
 from p2pd.preheat.request import parse_request
-from scheduler.shell.preheat_store import PreheatStoreError
-from scheduler.shell.preheating import TooManyJobsError
+from scheduler.core.preheat_record import PreheatStoreError, TooManyJobsError
 
 log = structlog.get_logger("p2pd.preheat.rules")
 

@@ -54,8 +54,20 @@ class PreheatAdded:
 
 
 @dataclass(frozen=True, slots=True)
+class PreheatHosts:
+    """Of a preheat that several schedulers carry out (`Job.is_part`), these hosts are this one's from now on, and those
+    are not any longer. `held_images` are as in Job.
+    """
+
+    job: str
+    taken: tuple[Target, ...] = ()
+    left: tuple[str, ...] = ()
+    held_images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PreheatCancelled:
-    """An operator ends a preheat, by its id."""
+    """An operator ends a preheat, by its id; or it has ended elsewhere, of which this scheduler has a part."""
 
     job: str
 
@@ -80,7 +92,15 @@ class QuarantineHeard:
 
 
 Event: TypeAlias = (
-    Connected | Received | Disconnected | Tick | PreheatAdded | PreheatCancelled | LiveListChanged | QuarantineHeard
+    Connected
+    | Received
+    | Disconnected
+    | Tick
+    | PreheatAdded
+    | PreheatHosts
+    | PreheatCancelled
+    | LiveListChanged
+    | QuarantineHeard
 )
 
 

@@ -157,6 +157,8 @@ class Job:
     open_s: float = 0.0
     held_images: tuple[str, ...] = ()
     """The images by digest, once a host that was given the credential holds them."""
+    is_part: bool = False
+    """Other schedulers have other hosts of it. Its hosts are given by PreheatHosts, and it is ended from outside."""
 
     @property
     def pauses_at(self) -> float:

@@ -13,7 +13,9 @@ Rules:
    the digests has others fetch what no client asks for. Where hosts have no certificates, private content is not
    exchanged: each host fetches, and each is given the credential.
 5. A report counts if the host was told, for this attempt. Each other one is dropped.
-6. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
+6. Of several schedulers, each has the hosts of a job that are its part. The shell gives and takes them, and says when
+   the job is over; a part without open hosts waits for more. Rule 4 holds for each scheduler's hosts of a site.
+7. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
+from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged, PreheatHosts
 from scheduler.core.members import Host, MemberState
 from scheduler.core.preheat_hosts import Candidate
 from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
@@ -43,6 +45,9 @@ CONFIRM_TIMES: Final = 6
 
 AWAY: Final = "it was away until the preheat ended"
 LATE: Final = "it was not done when the preheat ended"
+LATE_JOB: Final = "its time was over"
+CANCELLED: Final = "it was cancelled"
+NOBODY: Final = "no host that is connected is selected"
 
 
 class Preheats:
@@ -59,7 +64,17 @@ class Preheats:
     def __len__(self) -> int:
         return len(self.jobs)
 
-    def add(self, event: PreheatAdded) -> None:
+    def told(self, event: PreheatAdded | PreheatHosts | PreheatCancelled) -> None:
+        """The shell tells of a job."""
+        match event:
+            case PreheatAdded():
+                self._add(event)
+            case PreheatHosts():
+                self._change_part(event)
+            case PreheatCancelled():
+                self._cancel(event)
+
+    def _add(self, event: PreheatAdded) -> None:
         """Begin a job, or go on with one that was begun before a restart. It is known already after a retry."""
         job, now = event.job, self._state.now
         if job.order.id in self.jobs:
@@ -74,18 +89,36 @@ class Preheats:
             self._set_timer(job, max(job.begins_at, settled_at))
             return
         self._set_timer(job, job.pauses_at)
-        if not job.open_hosts:  # the scheduler was killed before it kept the end
+        if not (job.open_hosts or job.is_part):  # the scheduler was killed before it kept the end
             self._end(job, job.outcome(), ())
             return
         self._tell_present(job)
 
-    def cancel(self, event: PreheatCancelled) -> None:
+    def _cancel(self, event: PreheatCancelled) -> None:
         """End a job now."""
         job = self.jobs.get(event.job)
         if job is None:
             return
-        job.reason = "it was cancelled"
+        job.reason = CANCELLED
         self._end(job, JobState.CANCELLED, self._close(job, TargetCause.CANCEL))
+
+    def _change_part(self, event: PreheatHosts) -> None:
+        """Take hosts of a job, and let others go without a word: another scheduler tells them."""
+        job = self.jobs.get(event.job)
+        if job is None or not job.is_part:
+            return
+        for host in event.left:
+            target = job.targets.get(host)
+            if target is not None and target.is_open:
+                self._forget(job, target)
+            job.targets.pop(host, None)
+        for target in event.taken:
+            known = job.targets.get(target.host)
+            if known is None or not known.is_open:
+                job.targets[target.host] = target
+                self._open(job, target)
+        job.held_images = job.held_images or event.held_images
+        self._tell_present(job)
 
     def arrived(self, host: Host) -> None:
         """A host has connected: it is told what is open for it."""
@@ -132,7 +165,7 @@ class Preheats:
             target = job.targets[key.host]
             self._confirm(job, self._state.hosts_by_id[key.host], target, trusted=False)
         elif self._state.now >= job.ends_at:
-            job.reason = "its time was over"
+            job.reason = LATE_JOB
             changed = self._close(job, TargetCause.FAIL)
             self._end(job, job.outcome(), changed)
         elif job.state is JobState.PENDING:
@@ -155,7 +188,7 @@ class Preheats:
                 waits = Timer(Due.PREHEAT, PreheatKey(name, target.host)) in self._state.deadlines
                 assert waits == (target.state is TargetState.CONFIRMING)
             assert job.open_hosts == sum(target.is_open for target in job.targets.values())
-            assert job.open_hosts or job.state is JobState.PENDING
+            assert job.open_hosts or job.is_part or job.state is JobState.PENDING
         assert open_in == {host: set(jobs) for host, jobs in self._of_host.items()}
 
     # -- hosts -----------------------------------------------------------------------------------------------------
@@ -164,7 +197,7 @@ class Preheats:
         if not job.targets:
             self._choose(job)
         if not job.targets:
-            job.reason = "no host that is connected is selected"
+            job.reason = NOBODY
             self._end(job, JobState.FAILED, ())
             return
         job.state = JobState.RUNNING
@@ -266,7 +299,7 @@ class Preheats:
         """A host's part of a job is over."""
         target.step(cause, reason)
         self._forget(job, target)
-        if job.open_hosts:
+        if job.open_hosts or job.is_part:
             self._changed(job, (target,))
             if job.credential:
                 self._go_on(job, target)
@@ -310,7 +343,8 @@ class Preheats:
     def _end(self, job: Job, state: JobState, changed: Iterable[Target]) -> None:
         job.state = state
         job.credential = ""
-        self.ended[state] += 1
+        if not job.is_part:
+            self.ended[state] += 1
         del self.jobs[job.order.id]
         self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
         self._changed(job, changed)

@@ -23,6 +23,7 @@ from scheduler.core.events import (
     LiveListChanged,
     PreheatAdded,
     PreheatCancelled,
+    PreheatHosts,
     QuarantineHeard,
     Received,
     Tick,
@@ -131,10 +132,8 @@ class Scheduler:
                 host = state.hosts.get(connection)
                 if host is not None:
                     self._depart(host)
-            case PreheatAdded():
-                self._preheats.add(event)
-            case PreheatCancelled():
-                self._preheats.cancel(event)
+            case PreheatAdded() | PreheatHosts() | PreheatCancelled():
+                self._preheats.told(event)
             case LiveListChanged():
                 self._membership.live_list_changed(event)
             case QuarantineHeard():
@@ -162,6 +161,10 @@ class Scheduler:
     def preheat(self, job: str) -> Job | None:
         """A preheat that is not over, by its id. It changes with the next event."""
         return self._preheats.jobs.get(job)
+
+    def is_connected(self, host: str) -> bool:
+        """Whether a host of this id is."""
+        return host in self._state.hosts_by_id
 
     @property
     def open_preheats(self) -> int:

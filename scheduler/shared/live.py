@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from scheduler.protocol.rendezvous import owner_of
 from scheduler.shared.errors import SharedStateError
 from scheduler.shared.live_list import LiveList, Membership
 
@@ -60,6 +61,23 @@ class Live:
         return self._membership.known
 
     @property
+    def name(self) -> str:
+        """The name of this process on the list; "" while its lease is over, or before it has joined."""
+        return self._membership.beat if self._is_listed else ""
+
+    def runs(self, name: str) -> bool:
+        """Whether this scheduler does what one of all does, under this name.
+
+        By its own list: whatever comes of it in Redis counts only if the list there has the same epoch.
+        """
+        ids = [each.id for each in self.known.entries]
+        return self._is_listed and bool(ids) and owner_of(name.encode(), ids) == self._membership.id
+
+    @property
+    def _is_listed(self) -> bool:
+        return self._membership.is_on_list(asyncio.get_running_loop().time())
+
+    @property
     def is_reached(self) -> bool:
         """Whether the latest call was answered."""
         return self._failed_at is None
@@ -70,7 +88,7 @@ class Live:
 
     def not_ready(self) -> list[str]:
         """Why nothing new may be promised now; empty while this scheduler is on the list."""
-        if self._membership.is_on_list(asyncio.get_running_loop().time()):
+        if self._is_listed:
             return []
         if self._failed_at is not None:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._failed_at))

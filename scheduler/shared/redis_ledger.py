@@ -17,19 +17,14 @@ Rules:
 from __future__ import annotations
 
 import hmac
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-from scheduler.shared.errors import SharedStateError
-from scheduler.shared.redis_clients import RedisPlace, blocking_client, translated
+from scheduler.shared.redis_calls import TRY_AGAIN_S, RedisCalls
+from scheduler.shared.redis_clients import RedisPlace
 from scheduler.trust.certificates import CLOCK_SKEW
 from scheduler.trust.errors import JoinRefusedError, TrustError
 from scheduler.trust.ledger import SAME_REQUEST_S, HostRecord, TokenRecord
 from scheduler.trust.token import JoinToken
-
-TRY_AGAIN_S: Final = 1.0
 
 _CHECK_HOST: Final = """
 local host, key = ARGV[1], ARGV[2]
@@ -94,10 +89,8 @@ class RedisLedger:
 
     def __init__(self, place: RedisPlace, *, try_again_s: float = TRY_AGAIN_S) -> None:
         self._place: Final = place
-        self._try_again_s: Final = try_again_s
-        self._failed: tuple[float, TrustError] | None = None
-        with self._using():
-            self._client: Final[Any] = blocking_client(place)
+        self._calls: Final = RedisCalls(place, TrustError, try_again_s=try_again_s)
+        self._client: Final = self._calls.client
         names = ("hosts", "revoked", "revoked-keys", "ledger", "changes")
         self._keys: Final = [place.key(name) for name in names]
         self._known_revoked: frozenset[str] = frozenset()
@@ -106,13 +99,13 @@ class RedisLedger:
         self._client.close()
 
     def version(self) -> int:
-        with self._using():
+        with self._calls.using():
             return int(self._client.get(self._keys[3]) or 0)
 
     def belongs_to(self, cluster: str) -> None:
         """Make this Redis that of a cluster, which is named after its CA. Raises TrustError if it is another's."""
         key = self._place.key("cluster")
-        with self._using():
+        with self._calls.using():
             self._client.set(key, cluster, nx=True)
             found = (self._client.get(key) or b"").decode(errors="replace")
         if found != cluster:
@@ -133,12 +126,12 @@ class RedisLedger:
             "uses_left": _text(uses),
             "revoked": "",
         }
-        with self._using():
+        with self._calls.using():
             self._client.hset(self._token(token.id), mapping=fields)
             self._client.sadd(self._place.key("tokens"), token.id)
 
     def tokens(self) -> list[TokenRecord]:
-        with self._using():
+        with self._calls.using():
             ids = [name.decode() for name in self._client.smembers(self._place.key("tokens"))]
             pipe = self._client.pipeline(transaction=False)
             for name in ids:
@@ -148,7 +141,7 @@ class RedisLedger:
         return sorted(records, key=lambda each: (each.created, each.id))
 
     def check_token(self, token: JoinToken, now: float) -> None:
-        with self._using():
+        with self._calls.using():
             fields = self._client.hgetall(self._token(token.id))
         secret = fields.get(b"secret_sha256", b"").decode()
         if not hmac.compare_digest(secret, token.secret_sha256.hex()):
@@ -160,7 +153,7 @@ class RedisLedger:
             raise JoinRefusedError("token-expired", f"the join token {token.id} has expired: create another")
 
     def revoke_token(self, token_id: str, now: float) -> bool:
-        with self._using():
+        with self._calls.using():
             return bool(self._client.eval(_END, 1, self._token(token_id), _text(now)))
 
     # -- hosts -----------------------------------------------------------------------------------------------------
@@ -174,21 +167,21 @@ class RedisLedger:
         self._checked(_RENEW, self._keys, (host, key_sha256.hex(), serial, _text(expires), _text(now)))
 
     def hosts(self) -> list[HostRecord]:
-        with self._using():
+        with self._calls.using():
             rows = self._client.hgetall(self._keys[0])
             revoked = self._client.hgetall(self._keys[1])
         return [_host_record(name, rows[name], revoked.get(name)) for name in sorted(rows)]
 
     def host_ids(self) -> frozenset[str]:
-        with self._using():
+        with self._calls.using():
             return frozenset(name.decode() for name in self._client.hkeys(self._keys[0]))
 
     def revoke_host(self, host: str, now: float) -> None:
-        with self._using():
+        with self._calls.using():
             self._client.eval(_REVOKE, 5, *self._keys, host, _text(now))
 
     def revoked(self, now: float) -> frozenset[str]:
-        with self._using():
+        with self._calls.using():
             found = self._client.hkeys(self._keys[1])
             for name in self._known_revoked - {name.decode() for name in found}:  # rule 2
                 self._client.eval(_REVOKE, 5, *self._keys, name, _text(now))
@@ -202,7 +195,7 @@ class RedisLedger:
     # -- Redis -----------------------------------------------------------------------------------------------------
 
     def _checked(self, script: str, keys: list[str], arguments: tuple[str, ...]) -> None:
-        with self._using():
+        with self._calls.using():
             reason, about = (each.decode() for each in self._client.eval(script, len(keys), *keys, *arguments))
         if reason == "revoked":
             raise JoinRefusedError("revoked", f"host {about} was revoked")
@@ -215,24 +208,6 @@ class RedisLedger:
 
     def _token(self, name: str) -> str:
         return self._place.key(f"token:{name}")
-
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        """Raises TrustError; at once, if a call before has failed less than `try_again_s` ago.
-
-        So the threads that many hosts' requests are answered in do not all wait for a Redis that hangs.
-        """
-        failed = self._failed
-        if failed is not None and time.monotonic() - failed[0] < self._try_again_s:
-            raise TrustError(str(failed[1]))
-        try:
-            with translated(self._place):
-                yield
-        except SharedStateError as error:
-            raised = TrustError(str(error))
-            self._failed = time.monotonic(), raised
-            raise raised from None
-        self._failed = None
 
 
 def _text(number: float | None) -> str:

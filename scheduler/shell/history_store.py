@@ -1,10 +1,4 @@
-"""The history of pulls and pushes on the disk of a scheduler: SQLite, in the directory of its ledger. Methods block.
-
-Rules:
-1. A row has the pulls of one image, by one site, within `SLOT_S`: names and numbers, no hosts and no clients.
-2. Rows that are older than `keep_s` are removed, and of more than `MAX_ROWS` the oldest.
-3. What preheats may take of each site's budget is written before a preheat is ordered: a restart forgets no byte of it.
-"""
+"""The history of pulls and pushes on the disk of a scheduler: SQLite, in the directory of its ledger."""
 
 from __future__ import annotations
 
@@ -12,20 +6,21 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scheduler.core.history import PullRecord, PushRecord, Record
+from scheduler.core.history import (
+    MAX_ROWS,
+    MAX_TOTAL_BYTES,
+    SLOT_S,
+    HistoryStoreError,
+    Ordered,
+    PullRecord,
+    PushRecord,
+    Record,
+)
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import create_private
-
-SLOT_S: Final = 600.0
-MAX_ROWS: Final = 100_000
-"""Some 20 MiB."""
-
-MAX_TOTAL_BYTES: Final = 2**61
-"""Of a row. The sum of two of these is a number that SQLite keeps."""
 
 LAYOUT: Final = 1
 
@@ -45,27 +40,7 @@ CREATE TABLE orders (
 """
 
 
-class HistoryStoreError(Exception):
-    """The disk does not take or give the history. The text is for the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """A preheat that a prediction has ordered for a site. It counts `size_bytes` on a day, in days since 1970 (UTC).
-
-    `settled`: the bytes are those that hosts have fetched, and no longer the most that they may fetch.
-    """
-
-    job: str
-    at: float
-    image: str
-    site: str
-    day: int
-    size_bytes: int
-    settled: bool = False
-
-
-class HistoryStore:
+class SqliteHistory:
     """One connection. Every method may be called from any thread, and raises HistoryStoreError."""
 
     def __init__(self, connection: sqlite3.Connection, keep_s: float, max_rows: int = MAX_ROWS) -> None:
@@ -73,9 +48,10 @@ class HistoryStore:
         self._keep_s = keep_s
         self._max_rows = max_rows
         self._lock = threading.Lock()
+        self._news: list[Record] = []
 
     @classmethod
-    def open(cls, directory: Path | None, keep_s: float, max_rows: int = MAX_ROWS) -> HistoryStore:
+    def open(cls, directory: Path | None, keep_s: float, max_rows: int = MAX_ROWS) -> SqliteHistory:
         """The history in a directory, which is the scheduler's own; in memory without one."""
         try:
             if directory is None:
@@ -92,6 +68,7 @@ class HistoryStore:
 
     def add(self, records: Iterable[Record], now: float) -> None:
         """Keep these. Pulls of an image by a site within SLOT_S become one row. Remove what is too old or too much."""
+        records = list(records)
         with self._changing() as database:
             for each in records:
                 if isinstance(each, PushRecord):
@@ -117,9 +94,11 @@ class HistoryStore:
                     ),
                 )
             self._trim(database, now)
+        self._news += records
 
     def records(self) -> list[Record]:
         """All of it, in the order of time."""
+        self._news = []
         with self._using() as database:
             pulls = database.execute(
                 "SELECT at, image, digest, site, hosts, size_bytes, total_bytes, warm_bytes FROM pulls"
@@ -127,6 +106,11 @@ class HistoryStore:
             pushes = database.execute("SELECT at, image, digest FROM pushes").fetchall()
         records: list[Record] = [*(PushRecord(*row) for row in pushes), *(PullRecord(*row) for row in pulls)]
         return sorted(records, key=lambda each: each.at)
+
+    def news(self) -> list[Record]:
+        """What was added since the latest call of `records` or of this."""
+        news, self._news = self._news, []
+        return news
 
     # -- budgets ---------------------------------------------------------------------------------------------------
 

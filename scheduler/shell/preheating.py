@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, ParamSpec, Protocol, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
 from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
 from scheduler.core.preheat_hosts import parse_selection
 from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_record import Clock, JobRecord, JobView, PreheatStore, PreheatStoreError, TooManyJobsError
 from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_JOBS
 from scheduler.core.scheduler import Scheduler
-from scheduler.shell.preheat_store import JobRecord, PreheatStore, PreheatStoreError
 from scheduler.shell.server import SchedulerServer
 
 log = structlog.get_logger("scheduler.preheating")
@@ -35,34 +34,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 TRY_AGAIN_S: Final = 5.0
-
-
-class Clock(Protocol):
-    """The operator's clock, by which jobs begin and end. Nothing between hosts goes by it."""
-
-    def now(self) -> float:
-        """Unix seconds."""
-        ...
-
-    def of_day(self, seconds: float) -> float:
-        """The seconds after midnight of a time, where the operator lives."""
-        ...
-
-
-class TooManyJobsError(Exception):
-    """As many preheats as a scheduler takes are not over yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A job and its hosts, as they are now."""
-
-    record: JobRecord
-    targets: tuple[Target, ...]
-
-    @property
-    def counts(self) -> Counter[TargetState]:
-        return Counter(target.state for target in self.targets)
 
 
 @dataclass(slots=True)
@@ -83,10 +54,7 @@ class Preheating:
         server: SchedulerServer,
         store: PreheatStore,
         clock: Clock,
-        obstacles: Callable[[], list[str]] = list,
     ) -> None:
-        """`obstacles` say why nothing new is taken on now."""
-        self._obstacles: Final = obstacles
         self._core: Final = core
         self._server: Final = server
         self._store: Final = store
@@ -102,7 +70,6 @@ class Preheating:
 
     async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
         """Keep a job, and begin it. Raises TooManyJobsError, PreheatStoreError."""
-        self._check_obstacles()
         if self._core.open_preheats + self._adding >= MAX_JOBS:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         self._adding += 1
@@ -135,7 +102,6 @@ class Preheating:
 
         A credential that was given with the job is forgotten by then.
         """
-        self._check_obstacles()
         view = await self.job(name)
         if view is None or view.record.is_open:
             return view
@@ -159,10 +125,6 @@ class Preheating:
             targets = await self._on_disk(self._store.targets, record.id)
             credential = await self._on_disk(self._store.credential, record.id)
             self._give(record, targets, credential)
-
-    def _check_obstacles(self) -> None:
-        for reason in self._obstacles():
-            raise PreheatStoreError(f"no new preheat is taken on: {reason}")
 
     def _give(self, record: JobRecord, targets: Iterable[Target], credential: str) -> None:
         offset = self._loop.time() - self._clock()
@@ -260,13 +222,12 @@ async def preheating(
     server: SchedulerServer,
     store: PreheatStore,
     clock: Clock,
-    obstacles: Callable[[], list[str]] = list,
 ) -> AsyncIterator[Preheating]:
     """The preheats of a server that serves; `store` is closed at the end. The owner runs `write`.
 
     Raises PreheatStoreError.
     """
-    service = Preheating(core, server, store, clock, obstacles)
+    service = Preheating(core, server, store, clock)
     server.on_preheat = service.changed
     try:
         await service.resume()

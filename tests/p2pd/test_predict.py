@@ -21,13 +21,11 @@ from p2pd.predict.service import COPIES, KEEP_S, SLACK, Answer, Jobs, Prediction
 from p2pd.predict.telling import pulled_of
 from proxy.core.pulls import PullSummary
 from scheduler.core.events import PullSeen
-from scheduler.core.history import PullRecord, PushRecord, Record
+from scheduler.core.history import MAX_TOTAL_BYTES, PullRecord, PushRecord, Record
 from scheduler.core.preheat_job import JobState, Target, TargetState
+from scheduler.core.preheat_record import JobRecord, JobView, TooManyJobsError
 from scheduler.protocol.from_host import Pulled
-from scheduler.shell.history_store import MAX_TOTAL_BYTES, HistoryStore
-from scheduler.shell.preheat_store import JobRecord
-from scheduler.shell.preheating import JobView, TooManyJobsError
-from tests.support.node import until
+from scheduler.shell.history_store import SqliteHistory
 
 HOUR_S = 3600.0
 NOW = 20_000 * DAY_S
@@ -176,7 +174,7 @@ class TestGathering:
         assert (gathering.take(), gathering.dropped) == ([], 1)
 
     def test_no_host_says_a_number_that_cannot_be_kept(self) -> None:
-        gathering, store = Gathering(), HistoryStore.open(None, DAY_S)
+        gathering, store = Gathering(), SqliteHistory.open(None, DAY_S)
         told = Pulled("a.test", "app", "1", b"a" * 32, 2**63 - 1, 2**63 - 1)
         for _ in range(3):
             for host in ("h1", "h2"):
@@ -265,16 +263,20 @@ class Clock:
 class Bed:
     """Predictions over a fake scheduler, whose hosts are h0 to h4 of site x and z0 of site z."""
 
-    def __init__(self, store: HistoryStore, jobs: FakeJobs, budget_bytes: int, mode: str = "act") -> None:
+    def __init__(self, store: SqliteHistory, jobs: FakeJobs, budget_bytes: int, mode: str = "act") -> None:
         self.jobs, self.clock = jobs, Clock()
         hosts = [*(At(f"h{number}", "x") for number in range(5)), At("z0", "z")]
         predictor = Forecaster(Sure(), kept_s=7 * DAY_S)
         given: Jobs = jobs
+
+        async def connected() -> list[At]:
+            return hosts
+
         self.service = Predictions(
             store,
             predictor,
             given,
-            lambda: hosts,
+            connected,
             budget_bytes=budget_bytes,
             mode=mode,  # type: ignore[arg-type] # one of them
             clock=self.clock,
@@ -290,7 +292,7 @@ def acting(budget_bytes: int, test: Callable[[Bed], object], *, mode: str = "act
     """Each image has 100 bytes, was pulled at site x, and has moved since."""
 
     async def main() -> None:
-        store = HistoryStore.open(None, 90 * DAY_S)
+        store = SqliteHistory.open(None, 90 * DAY_S)
         old = [pull(NOW - DAY_S, f"a.test/app{number}:1") for number in range(images)]
         store.add([*old, *(PushRecord(NOW - 60, each.image) for each in old)], NOW)
         bed = Bed(store, FakeJobs(), budget_bytes, mode)
@@ -376,14 +378,14 @@ def test_a_push_is_acted_on_at_once_in_its_own_repository() -> None:
 
 def test_what_is_told_while_the_history_is_read_is_learned_after_it() -> None:
     async def main() -> None:
-        bed = Bed(HistoryStore.open(None, DAY_S), FakeJobs(), 0, "advise")
+        bed = Bed(SqliteHistory.open(None, DAY_S), FakeJobs(), 0, "advise")
         bed.service.pushed(f"{APP}:2")
         await bed.service.look()  # before the history was read
         async with asyncio.TaskGroup() as group:
             group.create_task(bed.service._learn_all())
-            await until(lambda: bed.service._is_read)
+            bed.service.pushed(f"{APP}:3")
             await bed.service.look()
-        assert (await bed.service.answer()).records == 1
+        assert (await bed.service.answer()).records == 2
         bed.service.close()
 
     asyncio.run(main())
@@ -391,13 +393,13 @@ def test_what_is_told_while_the_history_is_read_is_learned_after_it() -> None:
 
 def test_what_was_told_is_kept(tmp_path: Path) -> None:
     async def main() -> None:
-        bed = Bed(HistoryStore.open(tmp_path, DAY_S), FakeJobs(), 0, "off")
+        bed = Bed(SqliteHistory.open(tmp_path, DAY_S), FakeJobs(), 0, "off")
         await bed.service._learn_all()
         bed.service.seen(PullSeen("h0", "x", Pulled("a.test", "app", "1", b"a" * 32, 100, 0)))
         await bed.service.look()
         bed.service.close()
 
     asyncio.run(main())
-    (record,) = HistoryStore.open(tmp_path, DAY_S).records()
+    (record,) = SqliteHistory.open(tmp_path, DAY_S).records()
     assert isinstance(record, PullRecord)
     assert (record.image, record.site, record.hosts) == (f"{APP}:1", "x", 1)

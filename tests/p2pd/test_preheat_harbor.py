@@ -22,8 +22,7 @@ from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
 from peer.tasks import BackgroundTasks
 from scheduler.core.preheat_job import JobState, Target, TargetState
-from scheduler.shell.preheat_store import JobRecord
-from scheduler.shell.preheating import JobView
+from scheduler.core.preheat_record import JobRecord, JobView
 from tests.support.node import asynchronous, until
 
 URL = "https://harbor.corp/v2/team/app/manifests/v1"

@@ -26,7 +26,7 @@ from p2pd.daemon.scheduler import serve
 from p2pd.demo.process import command
 from p2pd.preheat.rules import PreheatRules, next_time
 from peer.tasks import BackgroundTasks
-from scheduler.shell.preheat_store import JobRecord
+from scheduler.core.preheat_record import JobRecord
 from tests.support.daemon_process import Daemon
 from tests.support.node import asynchronous, until
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.preheat_job import JobState, Order, Target, TargetState
+from scheduler.core.preheat_record import MAX_KEPT, JobRecord, PreheatStoreError, TooManyJobsError
 from scheduler.core.preheats import MAX_JOBS
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.shell.preheat_store import MAX_KEPT, JobRecord, PreheatStore, PreheatStoreError
-from scheduler.shell.preheating import Preheating, TooManyJobsError, preheating
+from scheduler.shell.preheating import Preheating, preheating
 from scheduler.shell.server import SchedulerServer
+from scheduler.shell.sqlite_preheats import SqlitePreheats
 
 NOW = 1_900_000_000.0
 JOB = JobRecord(Order("j1", ("alpine",), ttl_s=60.0), ("away",), NOW, NOW, NOW + 3600.0)
@@ -50,7 +51,7 @@ async def served(directory: Path | None) -> AsyncIterator[tuple[Preheating, Sche
     server = SchedulerServer(core)
     async with (
         server.serving("127.0.0.1", 0),
-        preheating(core, server, PreheatStore.open(directory), Noon()) as service,
+        preheating(core, server, SqlitePreheats.open(directory), Noon()) as service,
     ):
         yield service, core
 
@@ -90,7 +91,7 @@ def test_jobs_are_resumed_with_their_credentials(tmp_path: Path) -> None:
     assert all(b"s3cret" not in file.read_bytes() for file in files.values())
     assert all(file.stat().st_mode & 0o777 == 0o600 for file in files.values())
     run(look, tmp_path)
-    store = PreheatStore.open(tmp_path)
+    store = SqlitePreheats.open(tmp_path)
     assert store.credential("j1") == ""
     store.close()
 
@@ -132,7 +133,7 @@ def test_what_cannot_be_written_is_written_later(tmp_path: Path) -> None:
 
 
 def test_old_jobs_go_and_open_ones_stay() -> None:
-    store = PreheatStore.open(None)
+    store = SqlitePreheats.open(None)
     store.add(JOB)
     store.keep("j1", JobState.RUNNING, "", None, [Target("a")])
     for number in range(MAX_KEPT + 2):
@@ -148,8 +149,8 @@ def test_old_jobs_go_and_open_ones_stay() -> None:
 
 def test_a_directory_of_another_version_is_not_used(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    PreheatStore.open(tmp_path).close()
+    SqlitePreheats.open(tmp_path).close()
     with sqlite3.connect(tmp_path / "preheats.db") as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(PreheatStoreError, match="another version of p2pd"):
-        PreheatStore.open(tmp_path)
+        SqlitePreheats.open(tmp_path)

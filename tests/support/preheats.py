@@ -53,15 +53,15 @@ class Scheduler:
             return len(json.load(answer)) == count
 
 
-def node_of(directory: Path, scheduler: Scheduler, registry: str, **more: object) -> Daemon:
-    """A node whose upstream `reg.test` is the registry at that URL."""
+def node_of(directory: Path, scheduler: Scheduler | list[str], registry: str, **more: object) -> Daemon:
+    """A node of a scheduler, or of several at these URLs, whose upstream `reg.test` is the registry at that URL."""
     (directory / "node").mkdir(mode=0o700, exist_ok=True)
     flags = {
         "data": directory / "node",
         "mirror": "127.0.0.1:0",
         "admin": "127.0.0.1:0",
         "peer": "127.0.0.1:0",
-        "scheduler": f"http://{scheduler.listen}",
+        "scheduler": scheduler if isinstance(scheduler, list) else f"http://{scheduler.listen}",
         "upstream": f"reg.test={registry}",
         "min-free-bytes": 0,
         **more,

@@ -19,11 +19,12 @@ from peer.readers import BlobReader
 from peer.tasks import BackgroundTasks
 from scheduler.core.events import Connected, Event, Instruction, Send
 from scheduler.core.preheat_job import JobState, Target, TargetState
+from scheduler.core.preheat_record import JobView
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.to_host import Preheat
-from scheduler.shell.preheat_store import PreheatStore
-from scheduler.shell.preheating import JobView, Preheating, preheating
+from scheduler.shell.preheating import Preheating, preheating
+from scheduler.shell.sqlite_preheats import SqlitePreheats
 from scheduler.trust.files import make_private_directory
 from tests.support.images import Image, content_of, digest_of, make_image
 from tests.support.node import asynchronous
@@ -41,7 +42,7 @@ async def preheats(scheduler: RunningScheduler, directory: Path) -> AsyncIterato
     make_private_directory(directory)
     async with (
         BackgroundTasks() as tasks,
-        preheating(scheduler.core, scheduler.server, PreheatStore.open(directory), WallClock()) as service,
+        preheating(scheduler.core, scheduler.server, SqlitePreheats.open(directory), WallClock()) as service,
     ):
         tasks.start(service.write())
         yield service
@@ -208,7 +209,7 @@ async def test_an_image_that_needs_a_login(tmp_path: Path, registry: ImageRegist
         assert await holds(hosts[0], image)
         for file in (tmp_path / "jobs").iterdir():
             assert b"dTpw" not in file.read_bytes()
-        assert PreheatStore.open(tmp_path / "jobs").credential(job) == "", "it is forgotten at the end"
+        assert SqlitePreheats.open(tmp_path / "jobs").credential(job) == "", "it is forgotten at the end"
         replies = await hosts[0].blob(image.layer_digests[0]), await hosts[0].manifest(image.digest)
         assert [reply.status for reply in replies] == [401, 401], "the job's login opens nothing to clients"
 

@@ -1,33 +1,26 @@
-"""Preheats on the disk of a scheduler: SQLite, in the directory of its ledger. Every method blocks.
+"""The preheats of one scheduler, on its disk: SQLite, in the directory of its ledger (`scheduler.core.preheat_record`).
 
-Rules:
-1. A job is on the disk before any host is told of it. What hosts report is written soon after; what was not written
-   when the scheduler is killed is reported again.
-2. An idempotency key belongs to one job. The job of a key that comes again is the answer.
-3. A credential is encrypted with a key that has a file of its own (0600), and is removed when its job is over.
-4. Jobs that are over are kept for a while: the newest `MAX_KEPT`.
+Credentials are encrypted with a key that has a file of its own (0600).
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from scheduler.core.preheat_job import JobState, Order, Target, TargetState
+from scheduler.core.preheat_job import JobState, Target, TargetState
+from scheduler.core.preheat_record import MAX_KEPT, JobRecord, PreheatStoreError, decode_spec, encode_spec
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import create_private, read_private, write_private
+from scheduler.trust.sealing import KEY_BYTES, Sealer
 
-MAX_KEPT: Final = 1000
 LAYOUT: Final = 1
-KEY_BYTES: Final = 32
-NONCE_BYTES: Final = 12
 
 _TABLES: Final = """
 CREATE TABLE jobs (
@@ -43,49 +36,17 @@ CREATE TABLE targets (
 """
 
 
-class PreheatStoreError(Exception):
-    """The disk does not take or give jobs. The text is for the operator."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecord:
-    """A job as it is kept. Times are Unix seconds. `source` is what made it: `api`, `harbor`, `push`, …
-
-    `window` is as `22:00-05:00`, or empty: the job is done in these hours of the scheduler's local time.
-    """
-
-    order: Order
-    to: tuple[str, ...]
-    created: float
-    begins: float
-    ends: float
-    source: str = "api"
-    window: str = ""
-    number: int = 0
-    state: JobState = JobState.PENDING
-    reason: str = ""
-    finished: float | None = None
-
-    @property
-    def id(self) -> str:
-        return self.order.id
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in (JobState.PENDING, JobState.RUNNING)
-
-
-class PreheatStore:
+class SqlitePreheats:
     """One connection. Every method may be called from any thread, and raises PreheatStoreError."""
 
     def __init__(self, connection: sqlite3.Connection, directory: Path | None) -> None:
         self._connection = connection
         self._directory = directory
         self._lock = threading.Lock()
-        self._sealer: Any = None
+        self._sealer = Sealer(self._key)
 
     @classmethod
-    def open(cls, directory: Path | None) -> PreheatStore:
+    def open(cls, directory: Path | None) -> SqlitePreheats:
         """The jobs in a directory, which is the scheduler's own; in memory without one. Raises PreheatStoreError."""
         try:
             if directory is None:
@@ -106,31 +67,20 @@ class PreheatStore:
 
     def add(self, job: JobRecord, key: str | None = None, credential: str = "") -> JobRecord:
         """Keep a new job, or return the one that the idempotency key has already."""
-        sealed = self._seal(credential) if credential else None
+        with _sealing():
+            sealed = self._sealer.sealed(credential) if credential else None
         with self._changing() as database:
             if key is not None:
                 known = _jobs(database, "WHERE idempotency_key = ?", key)
                 if known:
                     return known[0]
-            order = job.order
-            spec = {
-                "images": order.images,
-                "platforms": order.platforms,
-                "rate_bytes_per_s": order.rate_bytes_per_s,
-                "ttl_s": order.ttl_s,
-                "to": job.to,
-                "source": job.source,
-                "window": job.window,
-                "only_where_used": order.only_where_used,
-                "most_bytes": order.most_bytes,
-            }
             cursor = database.execute(
                 "INSERT INTO jobs (id, idempotency_key, spec, created, begins, ends, state, reason, credential)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job.id,
                     key,
-                    json.dumps(spec),
+                    encode_spec(job),
                     job.created,
                     job.begins,
                     job.ends,
@@ -227,30 +177,8 @@ class PreheatStore:
         sealed = row[0] if row is not None else None
         if not sealed:
             return ""
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            text: bytes = self._cipher().decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], None)
-        except InvalidTag:
-            return ""
-        return text.decode()
-
-    def _seal(self, credential: str) -> bytes:
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        sealed: bytes = self._cipher().encrypt(nonce, credential.encode(), None)
-        return nonce + sealed
-
-    def _cipher(self) -> Any:
-        """AES-GCM under the key in the directory, made at the first use."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 10 MiB, for jobs with credentials alone
-
-        with self._lock:
-            if self._sealer is None:
-                try:
-                    self._sealer = AESGCM(self._key())
-                except (TrustError, ValueError) as error:
-                    raise PreheatStoreError(f"the key of the credentials cannot be used: {error}") from None
-            return self._sealer
+        with _sealing():
+            return self._sealer.opened(sealed)
 
     def _key(self) -> bytes:
         if self._directory is None:
@@ -282,6 +210,14 @@ class PreheatStore:
             except BaseException:
                 database.execute("ROLLBACK")
                 raise
+
+
+@contextmanager
+def _sealing() -> Iterator[None]:
+    try:
+        yield
+    except (TrustError, ValueError) as error:
+        raise PreheatStoreError(f"the key of the credentials cannot be used: {error}") from None
 
 
 def _connected(path: str) -> sqlite3.Connection:
@@ -320,26 +256,4 @@ def _job(
     state: str,
     reason: str,
 ) -> JobRecord:
-    spec = json.loads(spec_text)
-    order = Order(
-        name,
-        tuple(spec["images"]),
-        tuple(spec["platforms"]),
-        int(spec["rate_bytes_per_s"]),
-        float(spec["ttl_s"]),
-        bool(spec["only_where_used"]),
-        int(spec.get("most_bytes", 0)),  # since the first version of this layout
-    )
-    return JobRecord(
-        order,
-        tuple(spec["to"]),
-        created,
-        begins,
-        ends,
-        spec["source"],
-        spec["window"],
-        number,
-        JobState[state],
-        reason,
-        finished,
-    )
+    return decode_spec(name, spec_text, number, created, begins, ends, finished, state, reason)

@@ -1,0 +1,449 @@
+"""Preheats of several schedulers: any of them takes an order, and each tells the hosts that are connected to it.
+
+A preheat is in Redis (`redis_preheats`), and has a *runner*: its owner by rendezvous among the schedulers that live.
+The runner chooses the hosts, of those of all schedulers; begins and pauses it at its hours; gives back the hosts of a
+scheduler that has gone; and ends it. A runner that is killed or frozen is off the live list within 8 s, and the next
+owner goes on from what is in Redis.
+
+Each scheduler looks every LOOK_EVERY_S. It takes hosts that are connected to it and that nobody tells, and gives back
+those that are connected no longer. A host that is connected to several schedulers is told by the one that takes it:
+its own by rendezvous takes it at its first look, the others only at their second.
+
+While Redis is gone what was told goes on, and its results are written once Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, ParamSpec, Protocol, TypeVar
+
+import structlog
+
+from scheduler.core.events import Event, PreheatAdded, PreheatCancelled, PreheatChanged, PreheatHosts
+from scheduler.core.preheat_hosts import Candidate, parse_selection
+from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_record import Clock, JobRecord, JobView, PreheatStoreError
+from scheduler.core.preheat_window import parse_window
+from scheduler.core.preheats import AWAY, CANCELLED, LATE, LATE_JOB, NOBODY
+from scheduler.core.scheduler import Scheduler
+from scheduler.protocol.rendezvous import owner_of
+from scheduler.shared.live_list import LiveList
+from scheduler.shared.redis_preheats import Look, RedisPreheats, Shares
+
+log = structlog.get_logger("scheduler.preheating")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOOK_EVERY_S: Final = 1.0
+SETTLE_S: Final = 6.0
+"""A runner chooses hosts once the live list is the same for so long: each scheduler has written its hosts then."""
+
+AT_ONCE: Final = 1000
+"""Hosts in one call."""
+
+
+class Turn(Protocol):
+    """This scheduler among those that live: `scheduler.shared.live.Live`."""
+
+    @property
+    def known(self) -> LiveList: ...
+
+    @property
+    def name(self) -> str:
+        """Of this process on the list; "" while it is not."""
+        ...
+
+    def runs(self, name: str) -> bool:
+        """Whether this scheduler is the one that does what is done once, under that name."""
+        ...
+
+    def not_ready(self) -> list[str]: ...
+
+
+@dataclass(slots=True)
+class _Part:
+    """What this scheduler knows of a preheat, and has of it."""
+
+    turn: int
+    epoch: int
+    """Of the live list, when `shares` were read."""
+    shares: Shares
+    seen: set[str] = field(default_factory=set)
+    """The hosts that were connected here at the look before, and that nobody told."""
+    written: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    """What Redis has of the hosts that are told here."""
+
+
+class SharedPreheating:
+    """On the event loop. Made by `shared_preheating`; the owner runs `write`.
+
+    `hosts` gives all hosts of all schedulers. The methods that `Preheating` has are as there.
+    """
+
+    def __init__(
+        self,
+        core: Scheduler,
+        tell: Callable[[Event], None],
+        store: RedisPreheats,
+        clock: Clock,
+        turn: Turn,
+        hosts: Callable[[], Awaitable[Iterable[Candidate]]],
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._core: Final = core
+        self._tell: Final = tell
+        self._store: Final = store
+        self._clock: Final = clock
+        self._turn: Final = turn
+        self._hosts: Final = hosts
+        self._look_every_s: Final = look_every_s
+        self._settle_s: Final = settle_s
+        self._loop: Final = asyncio.get_running_loop()
+        self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="preheats")
+        self._ahead_s = 0.0
+        """How far Redis's clock is ahead of this machine's."""
+        self._parts: Final[dict[str, _Part]] = {}
+        self._finals: Final[dict[str, dict[str, Target]]] = {}
+        """By preheat and host: results that are not in Redis yet."""
+        self._list: tuple[int, float] = 0, 0.0
+        """The epoch of the live list, and when it was first seen."""
+        self._wake: Final = asyncio.Event()
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
+        self._check_obstacles()
+        await self._read_clock()
+        now = self._now()
+        at_once = record.begins == record.created
+        begins = now if at_once else record.begins
+        wanted = replace(record, created=now, begins=begins, ends=begins + record.ends - record.begins)
+        kept = await self._in_redis(self._store.add, wanted, key, credential)
+        if kept.id == record.id:
+            log.info("preheat", job=kept.id, images=kept.order.images, to=kept.to, source=kept.source)
+        self._wake.set()
+        return await self._view(kept)
+
+    async def job(self, name: str | int) -> JobView | None:
+        record = await self._in_redis(self._store.job, name)
+        return None if record is None else await self._view(record)
+
+    async def jobs(self, limit: int) -> list[JobRecord]:
+        return await self._in_redis(self._store.jobs, limit)
+
+    async def cancel(self, name: str) -> JobView | None:
+        view = await self.job(name)
+        if view is None or not view.record.is_open:
+            return view
+        await self._read_clock()
+        closed = _closed(view.targets, TargetCause.CANCEL)
+        await self._in_redis(self._store.end, name, JobState.CANCELLED, CANCELLED, self._now(), closed)
+        self._wake.set()
+        return await self.job(name)
+
+    async def retry(self, name: str) -> JobView | None:
+        self._check_obstacles()
+        view = await self.job(name)
+        if view is None or view.record.is_open:
+            return view
+        again = [
+            each
+            for each in view.targets
+            if each.state in (TargetState.FAILED, TargetState.UNSUPPORTED, TargetState.CANCELLED)
+        ]
+        for target in again:
+            target.step(TargetCause.RETRY)
+            target.attempt += 1
+        if not again:
+            return view
+        await self._read_clock()
+        now = self._now()
+        await self._in_redis(self._store.retry, name, now, now + view.record.ends - view.record.begins, again)
+        self._wake.set()
+        return await self.job(name)
+
+    def _check_obstacles(self) -> None:
+        for reason in self._turn.not_ready():
+            raise PreheatStoreError(f"no new preheat is taken on: {reason}")
+
+    async def _view(self, record: JobRecord) -> JobView:
+        """With what its hosts have told here a moment ago; what they have told elsewhere is in Redis every second."""
+        targets = await self._in_redis(self._store.targets, record.id)
+        live = self._core.preheat(record.id)
+        here = {} if live is None or not record.is_open else live.targets
+        return JobView(record, tuple(copy(here.get(each.host, each)) for each in targets))
+
+    # -- this scheduler's part -------------------------------------------------------------------------------------
+
+    def changed(self, event: PreheatChanged) -> None:
+        """The core says what came of hosts."""
+        finals = self._finals.setdefault(event.job.order.id, {})
+        for target in event.targets:
+            if not target.is_open:
+                finals[target.host] = copy(target)
+        self._wake.set()
+
+    async def write(self) -> None:
+        """Look, take part, and write, until cancelled."""
+        while True:
+            self._wake.clear()
+            await self.look()
+            try:
+                async with asyncio.timeout(self._look_every_s):
+                    await self._wake.wait()
+                await asyncio.sleep(self._look_every_s / 20)  # what comes with it
+            except TimeoutError:
+                pass
+
+    async def look(self) -> None:
+        """One look. Never raises PreheatStoreError: `Live` tells that Redis is gone."""
+        try:
+            found = await self._read_clock()
+            await self._write_finals(found)
+            for name, (turn, open_hosts) in found.open.items():
+                try:
+                    await self._take_part(name, turn, open_hosts)
+                except PreheatStoreError as error:  # it alone, if what is stored is none
+                    log.debug("a preheat waits for redis", job=name, reason=str(error))
+            for name in [each for each in self._parts if each not in found.open]:
+                await self._leave(name)
+        except PreheatStoreError as error:
+            log.debug("preheats wait for redis", reason=str(error))
+
+    async def _take_part(self, name: str, turn: int, open_hosts: int) -> None:
+        part = self._parts.get(name)
+        if part is None or (part.turn, part.epoch) != (turn, self._turn.known.epoch):
+            epoch = self._turn.known.epoch
+            shares = await self._in_redis(self._store.shares, name)
+            if shares is None:
+                return
+            part = await self._reconcile(name, turn, epoch, shares, part)
+        beat = self._turn.name
+        if beat and part.shares.record.state is JobState.RUNNING:
+            await self._write_progress(name, part, beat)
+            await self._give_back(name, part, beat)
+            await self._take(name, part, beat)
+        if self._turn.runs(name):
+            await self._run(name, part.shares, open_hosts)
+
+    async def _reconcile(self, name: str, turn: int, epoch: int, shares: Shares, before: _Part | None) -> _Part:
+        """Somebody has changed the preheat."""
+        part = self._parts[name] = _Part(turn, epoch, shares)
+        if before is not None:
+            part.seen, part.written = before.seen, before.written
+        live = self._core.preheat(name)
+        if shares.record.state is not JobState.RUNNING:
+            if live is not None:
+                self._tell(PreheatCancelled(name))
+            return part
+        if live is None:
+            credential = await self._in_redis(self._store.credential, name)
+            self._tell(PreheatAdded(self._job(shares, credential)))
+            live = self._core.preheat(name)
+        beat = self._turn.name
+        gone = (
+            ()
+            if live is None
+            else tuple(
+                each.host for each in live.targets.values() if each.is_open and shares.told.get(each.host) != beat
+            )
+        )
+        if gone or shares.held_images:
+            self._tell(PreheatHosts(name, (), gone, shares.held_images))
+        return part
+
+    def _job(self, shares: Shares, credential: str) -> Job:
+        record, offset = shares.record, self._loop.time() - self._now()
+        return Job(
+            record.order,
+            parse_selection(record.to),
+            record.begins + offset,
+            record.ends + offset,
+            JobState.RUNNING,
+            credential=credential,
+            held_images=shares.held_images,
+            is_part=True,
+        )
+
+    async def _take(self, name: str, part: _Part, beat: str) -> None:
+        """Hosts that are connected here and that nobody tells."""
+        here = {host for host in part.shares.untold if self._core.is_connected(host)}
+        schedulers = [each.id for each in self._turn.known.entries]
+        own = beat.partition(":")[0]
+        wanted = [host for host in here if host in part.seen or owner_of(host.encode(), schedulers) == own]
+        part.seen = here
+        for at in range(0, len(wanted), AT_ONCE):
+            taken = await self._in_redis(self._store.take, name, beat, wanted[at : at + AT_ONCE])
+            for target in taken:
+                part.written[target.host] = _facts(target)
+            self._tell(PreheatHosts(name, tuple(taken)))
+            gone = frozenset(wanted[at : at + AT_ONCE])
+            told = {**part.shares.told, **{target.host: beat for target in taken}}
+            part.shares = replace(part.shares, untold=part.shares.untold - gone, told=told)
+
+    async def _give_back(self, name: str, part: _Part, beat: str) -> None:
+        """Hosts that are connected here no longer, and those that this process has taken and knows nothing of."""
+        live = self._core.preheat(name)
+        known = {} if live is None else live.targets
+        finals = self._finals.get(name, {})
+        left = {
+            host: beat
+            for host, told_by in part.shares.told.items()
+            if told_by == beat
+            and host not in finals
+            and (host not in known or (known[host].is_open and not self._core.is_connected(host)))
+        }
+        if left:
+            self._tell(PreheatHosts(name, (), tuple(left)))
+            await self._in_redis(self._store.give_back, name, left)
+
+    async def _write_finals(self, found: Look) -> None:
+        beat = self._turn.name
+        for name in list(self._finals):
+            targets = self._finals.pop(name)
+            try:
+                if name in found.open and beat:
+                    live = self._core.preheat(name)
+                    held = () if live is None else live.held_images
+                    await self._in_redis(self._store.report, name, beat, targets.values(), held)
+            except PreheatStoreError:
+                self._finals[name] = {**targets, **self._finals.get(name, {})}
+                raise
+            part = self._parts.get(name)
+            if part is not None:
+                told = {host: by for host, by in part.shares.told.items() if host not in targets}
+                part.shares = replace(part.shares, told=told)
+
+    async def _write_progress(self, name: str, part: _Part, beat: str) -> None:
+        live = self._core.preheat(name)
+        moved = (
+            []
+            if live is None
+            else [
+                each for each in live.targets.values() if each.is_open and part.written.get(each.host) != _facts(each)
+            ][:AT_ONCE]
+        )
+        if moved:
+            copies = [copy(each) for each in moved]
+            part.written |= {each.host: _facts(each) for each in copies}
+            await self._in_redis(self._store.report, name, beat, copies)
+
+    async def _leave(self, name: str) -> None:
+        """It is over, or Redis has forgotten it: then what is under way goes on until its end."""
+        del self._parts[name]
+        if self._core.preheat(name) is not None and await self._in_redis(self._store.job, name) is not None:
+            self._tell(PreheatCancelled(name))
+
+    # -- the runner's ----------------------------------------------------------------------------------------------
+
+    async def _run(self, name: str, shares: Shares, open_hosts: int) -> None:
+        """What one scheduler does for all. The shares were read since the list, or the preheat, has changed."""
+        known = self._turn.known
+        record, now = shares.record, self._now()
+        decide = partial(self._store.decide, name, known.epoch, record.state)
+        if now >= record.ends:
+            targets = _closed(await self._in_redis(self._store.targets, name), TargetCause.FAIL)
+            state = _outcome(shares, targets)
+            await self._in_redis(decide, state, LATE_JOB, now, targets)
+            log.info("preheat_ended", job=name, state=state.name.lower())
+            return
+        begins, closes = self._hours(record)
+        if record.state is JobState.PENDING:
+            if now >= begins:
+                await self._begin(shares, decide)
+            return
+        if now >= closes:
+            await self._in_redis(decide, JobState.PENDING)
+            return
+        beats = {f"{each.id}:{each.since}" for each in known.entries}
+        lost = {host: beat for host, beat in shares.told.items() if beat not in beats}
+        if lost:
+            await self._in_redis(self._store.give_back, name, lost)
+        elif not open_hosts:
+            state = _outcome(shares, await self._in_redis(self._store.targets, name))
+            if await self._in_redis(decide, state, "", now):
+                log.info("preheat_ended", job=name, state=state.name.lower())
+
+    async def _begin(self, shares: Shares, decide: Callable[..., bool]) -> None:
+        record = shares.record
+        if shares.untold:  # it goes on after a pause
+            await self._in_redis(decide, JobState.RUNNING)
+            return
+        epoch = self._turn.known.epoch
+        if self._list[0] != epoch:
+            self._list = epoch, self._loop.time()
+        if self._loop.time() - self._list[1] < self._settle_s:
+            return
+        chosen = parse_selection(record.to).choose(await self._hosts(), record.id)
+        if not chosen:
+            await self._in_redis(decide, JobState.FAILED, NOBODY, self._now())
+            return
+        targets = [Target(each.host, each.site) for each in chosen]
+        await self._in_redis(decide, JobState.RUNNING, "", None, targets)
+        self._wake.set()
+
+    def _hours(self, record: JobRecord) -> tuple[float, float]:
+        """From when and until when it may run, as of now (Unix seconds)."""
+        if not record.window:
+            return record.begins, record.ends
+        window, at = parse_window(record.window), max(record.begins, self._now())
+        begins = at + window.opens_in(self._clock.of_day(at))
+        return begins, at + window.closes_in(self._clock.of_day(at))
+
+    # -- Redis -----------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._clock.now() + self._ahead_s
+
+    async def _read_clock(self) -> Look:
+        found = await self._in_redis(self._store.look)
+        self._ahead_s = found.now - self._clock.now()
+        epoch = self._turn.known.epoch
+        if self._list[0] != epoch:
+            self._list = epoch, self._loop.time()
+        return found
+
+    async def _in_redis(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._loop.run_in_executor(self._thread, partial(work, *args, **kwargs))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True)
+        self._store.close()
+
+
+@asynccontextmanager
+async def shared_preheating(service: SharedPreheating) -> AsyncIterator[SharedPreheating]:
+    """While the block lasts. What hosts have told is written at its end."""
+    try:
+        yield service
+        await service.look()
+    finally:
+        service.close()
+
+
+def _closed(targets: Iterable[Target], cause: TargetCause) -> list[Target]:
+    """Those that were open, as they are once the preheat has ended."""
+    still_open = [each for each in targets if each.is_open]
+    for target in still_open:
+        late = AWAY if target.state is TargetState.WAITING else LATE
+        target.step(cause, late if cause is TargetCause.FAIL else "the preheat was cancelled")
+    return still_open
+
+
+def _outcome(shares: Shares, targets: Iterable[Target]) -> JobState:
+    by_host = {each.host: each for each in targets}
+    return Job(shares.record.order, parse_selection(shares.record.to), 0.0, 0.0, targets=by_host).outcome()
+
+
+def _facts(target: Target) -> tuple[object, ...]:
+    """What of a host that is at it changes."""
+    return target.state, target.fetched_bytes, target.size_bytes, target.reason
