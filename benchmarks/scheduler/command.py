@@ -53,6 +53,9 @@ FEW_HOSTS_BLOBS = 25
 RECONNECTS = 3
 REPORTS = 4
 LATENCY_LOAD = 0.8
+IDLE_S = 12.0
+"""Three heartbeats."""
+
 LEAVING_S = 0.5
 """How long the scheduler has to notice that a crowd has hung up."""
 
@@ -76,6 +79,8 @@ class Sample:
     joins_per_s: float
     latencies_s: Sequence[float]
     progress_cpu_s: float
+    idle_cpu_s: float
+    """Of a host that is connected, in each second."""
     connection_kib: float
     member_kib: float
 
@@ -105,7 +110,10 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
     before_s = cpu_s(pid)
     await crowd.connect()
     connect_cpu_s = (cpu_s(pid) - before_s) / hosts
-    connection_kib = 1024 * (settled_rss_mib(pid) - rss_mib) / hosts
+    before_s = cpu_s(pid)
+    await asyncio.sleep(IDLE_S)
+    idle_cpu_s = (cpu_s(pid) - before_s) / (hosts * IDLE_S)
+    connection_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
     rest = await crowd.first_join(blob(1))
     before_s, started = cpu_s(pid), time.perf_counter()
     await crowd.join(rest, blob(1))
@@ -119,7 +127,14 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
     rest = await crowd.first_join(blob(2))
     latencies_s = await crowd.join_at(rest, blob(2), LATENCY_LOAD / join_cpu_s)
     return Sample(
-        connect_cpu_s, join_cpu_s, len(rest) / seconds, latencies_s, progress_cpu_s, connection_kib, member_kib
+        connect_cpu_s,
+        join_cpu_s,
+        len(rest) / seconds,
+        latencies_s,
+        progress_cpu_s,
+        idle_cpu_s,
+        connection_kib,
+        member_kib,
     )
 
 
@@ -255,6 +270,7 @@ def measure(bed: SchedulerTestbed) -> list[Figure]:
         _figure("joins_per_s", [1 / cost for cost in join_cpu_s], by_clock),
         _figure("cpu_us_per_join", [1e6 * cost for cost in join_cpu_s]),
         _figure("cpu_us_per_connection", [1e6 * sample.connect_cpu_s for sample in samples]),
+        _figure("cpu_us_per_idle_second", [1e6 * sample.idle_cpu_s for sample in samples]),
         _figure("cpu_us_per_progress", [1e6 * sample.progress_cpu_s for sample in samples]),
         _figure("join_p50_ms", [each[49] for each in percentiles_ms], offered),
         _figure("join_p99_ms", [each[98] for each in percentiles_ms], offered),
@@ -307,6 +323,7 @@ COMMAND = Command(
                 "joins_per_s",
                 "cpu_us_per_join",
                 "cpu_us_per_connection",
+                "cpu_us_per_idle_second",
                 "cpu_us_per_progress",
                 "join_p50_ms",
                 "join_p99_ms",
