@@ -21,6 +21,7 @@ from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.result import SchedulerLoad
 from p2pd.simulation.scenario import Scenario
 from peer.core.events import SchedulerFailed, SchedulerFound, SchedulerLost
+from peer.core.session import SessionState
 from scheduler.core import events as scheduling
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
@@ -174,6 +175,9 @@ class SimulatedSchedulers:
 
     def connect(self, host: SimulatedHost) -> None:
         """A host looks for each scheduler that it needs."""
+        home = host.machine.schedulers.home
+        if home.state is SessionState.SEARCHING and home.since is None:
+            host.feed(SchedulerLost(home.url))  # the search begins: there is none yet
         for url in host.machine.schedulers.needed:
             self._connect_if_needed(host, self._by_url[url])
 
