@@ -47,6 +47,7 @@ MODULES: Final = (
             "publisher",
             "readers",
             "reports",
+            "scheduler_set",
             "session",
             "swarm_member",
             "uplink",
@@ -67,7 +68,7 @@ MODULES: Final = (
     ),
     *(
         f"p2pd/simulation/{name}.py"
-        for name in ("bandwidth", "blobs", "cluster", "event_queue", "host", "network", "origin")
+        for name in ("bandwidth", "blobs", "cluster", "event_queue", "host", "network", "origin", "schedulers")
     ),
 )
 """The modules that take the time."""

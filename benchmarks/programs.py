@@ -32,6 +32,7 @@ PACKAGES = {
     "nginx": "nginx-light",
     "docker-registry": "docker-registry",
     "curl": "curl",
+    "redis-server": "redis-server",
     "setpriv": "util-linux",
     "ip": "iproute2",
     "tc": "iproute2",

@@ -19,7 +19,10 @@ PIECES = 32
 SIZE = blob_of(PIECES)
 PIECE_S = SIZE / PIECES / RATE
 PIECE_TAKEN_IN_S = SIZE / PIECES / VERIFY_BYTES_PER_S
-UNPLAYABLE = {"churn", "rack-cut-off", "scheduler-gone", "malicious", "misled", "misled-together"}
+UNPLAYABLE = {
+    *("churn", "rack-cut-off", "malicious", "misled", "misled-together"),
+    *("scheduler-gone", "scheduler-lost", "scheduler-added"),
+}
 PLAYABLE = [name for name in SCENARIOS if name not in UNPLAYABLE]
 
 

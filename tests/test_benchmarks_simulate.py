@@ -50,6 +50,7 @@ def test_the_figures_of_p2pd(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(figures) == {
         *("efficiency_p50", "efficiency_last", "whole_s", "limit_s", "origin_copies", "messages_per_piece"),
         *("scheduler_messages_per_host", "wrong_pieces", "wall_s", "first_layer_s", "start_s", "start_last_s"),
+        *("busiest_scheduler_s", "busiest_scheduler_events"),
     }
     ratio = figures["limit_s"]["value"] / figures["whole_s"]["value"]
     assert figures["efficiency_last"]["value"] == pytest.approx(ratio, rel=0.001)
@@ -58,6 +59,13 @@ def test_the_figures_of_p2pd(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_copies_in_sites_are_told_where_there_are_sites(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(capsys, "--sites", "2")["site_copies"]["bar"] == "<= 1.1"
+
+
+def test_several_schedulers_are_told_of_where_there_are_several(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = report(capsys, "--schedulers", "3", "--scenario", "scheduler-lost")
+    assert figures["moved_share"]["value"] == 1.0
+    assert figures["alone_s"]["bar"] == "<= 2"
+    assert 1 / 3 < figures["busiest_scheduler_share"]["value"] <= 1.0
 
 
 def test_one_policy_is_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:

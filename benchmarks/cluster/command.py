@@ -86,7 +86,8 @@ SLACK: Final = 3.0
 SLACK_S: Final = 120.0
 """A scenario counts as stuck after `SLACK` times the time with the registry alone, and `SLACK_S` more."""
 
-PLAYABLE: Final = [name for name in SCENARIOS if name not in {"malicious", "misled", "misled-together"}]
+UNPLAYABLE: Final = {"malicious", "misled", "misled-together", "scheduler-lost", "scheduler-added"}
+PLAYABLE: Final = [name for name in SCENARIOS if name not in UNPLAYABLE]
 
 
 @dataclass(frozen=True, slots=True)

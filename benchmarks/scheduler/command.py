@@ -9,6 +9,7 @@ Rules:
 3. Each sample is of a newly started scheduler.
 4. With TLS and without, a host reconnects and joins: TCP, TLS 1.3 with a resumed session and the host's certificate,
    Hello, and a join as above. Both kinds do so in turns at the same scheduler.
+5. Several schedulers are compared with one by `benchmarks.scheduler.several`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from pathlib import Path
 import uvloop
 
 from benchmarks import programs
+from benchmarks.arguments import within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
+from benchmarks.scheduler import several
 from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, LoadHosts, allow_connections
 from benchmarks.scheduler.load_tls import TlsConnection, tickets
 from p2pd.demo.process import command, neutral_environ
+from scheduler.protocol.fields import MAX_SCHEDULERS
 
 BARS = {
     "joins_per_s": Bar(">=", 3000),
@@ -49,6 +53,9 @@ FEW_HOSTS_BLOBS = 25
 RECONNECTS = 3
 REPORTS = 4
 LATENCY_LOAD = 0.8
+IDLE_S = 12.0
+"""Three heartbeats."""
+
 LEAVING_S = 0.5
 """How long the scheduler has to notice that a crowd has hung up."""
 
@@ -59,6 +66,8 @@ class SchedulerTestbed:
     tls_hosts: int
     runs: int
     directory: Path
+    schedulers: int
+    several_hosts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,9 @@ class Sample:
     joins_per_s: float
     latencies_s: Sequence[float]
     progress_cpu_s: float
+    idle_cpu_s: float
+    """Of a host that is connected, in each second."""
+    connection_kib: float
     member_kib: float
 
 
@@ -98,6 +110,10 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
     before_s = cpu_s(pid)
     await crowd.connect()
     connect_cpu_s = (cpu_s(pid) - before_s) / hosts
+    before_s = cpu_s(pid)
+    await asyncio.sleep(IDLE_S)
+    idle_cpu_s = (cpu_s(pid) - before_s) / (hosts * IDLE_S)
+    connection_kib = 1024 * (memory_mib(pid, "VmRSS") - rss_mib) / hosts
     rest = await crowd.first_join(blob(1))
     before_s, started = cpu_s(pid), time.perf_counter()
     await crowd.join(rest, blob(1))
@@ -110,7 +126,16 @@ async def _many(pid: int, crowd: LoadHosts) -> Sample:
     progress_cpu_s = (cpu_s(pid) - before_s) / (hosts * REPORTS)
     rest = await crowd.first_join(blob(2))
     latencies_s = await crowd.join_at(rest, blob(2), LATENCY_LOAD / join_cpu_s)
-    return Sample(connect_cpu_s, join_cpu_s, len(rest) / seconds, latencies_s, progress_cpu_s, member_kib)
+    return Sample(
+        connect_cpu_s,
+        join_cpu_s,
+        len(rest) / seconds,
+        latencies_s,
+        progress_cpu_s,
+        idle_cpu_s,
+        connection_kib,
+        member_kib,
+    )
 
 
 async def _few_join_cpu_s(pid: int, crowd: LoadHosts) -> float:
@@ -212,6 +237,11 @@ def measure_tls(bed: SchedulerTestbed) -> list[Figure]:
     ]
 
 
+def measure_several(bed: SchedulerTestbed) -> list[Figure]:
+    """Several schedulers beside one."""
+    return several.measure(bed.directory, bed.schedulers, bed.several_hosts, bed.runs)
+
+
 def reports() -> list[bytes]:
     """The bitfields that a host reports while it pulls: more and more pieces, in random places."""
     return [
@@ -240,9 +270,11 @@ def measure(bed: SchedulerTestbed) -> list[Figure]:
         _figure("joins_per_s", [1 / cost for cost in join_cpu_s], by_clock),
         _figure("cpu_us_per_join", [1e6 * cost for cost in join_cpu_s]),
         _figure("cpu_us_per_connection", [1e6 * sample.connect_cpu_s for sample in samples]),
+        _figure("cpu_us_per_idle_second", [1e6 * sample.idle_cpu_s for sample in samples]),
         _figure("cpu_us_per_progress", [1e6 * sample.progress_cpu_s for sample in samples]),
         _figure("join_p50_ms", [each[49] for each in percentiles_ms], offered),
         _figure("join_p99_ms", [each[98] for each in percentiles_ms], offered),
+        _figure("kib_per_connection", [sample.connection_kib for sample in samples]),
         _figure("kib_per_member", [sample.member_kib for sample in samples]),
         _figure("cost_growth", ratios(join_cpu_s, few), costs),
     ]
@@ -262,12 +294,20 @@ def hosts(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", type=hosts, default=10_000, help="hosts that are connected (default %(default)s)")
     parser.add_argument("--tls-hosts", type=hosts, default=2000, help="hosts that reconnect (default %(default)s)")
+    parser.add_argument(
+        "--schedulers", type=within(2, MAX_SCHEDULERS), default=3, help="that share the blobs (default %(default)s)"
+    )
+    parser.add_argument(
+        "--several-hosts", type=hosts, default=2000, help="hosts of several schedulers (default %(default)s)"
+    )
 
 
 @contextmanager
 def open_testbed(options: argparse.Namespace) -> Iterator[SchedulerTestbed]:
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=options.workdir) as directory:
-        yield SchedulerTestbed(options.hosts, options.tls_hosts, options.runs, Path(directory))
+        yield SchedulerTestbed(
+            options.hosts, options.tls_hosts, options.runs, Path(directory), options.schedulers, options.several_hosts
+        )
 
 
 def versions() -> dict[str, str]:
@@ -283,15 +323,18 @@ COMMAND = Command(
                 "joins_per_s",
                 "cpu_us_per_join",
                 "cpu_us_per_connection",
+                "cpu_us_per_idle_second",
                 "cpu_us_per_progress",
                 "join_p50_ms",
                 "join_p99_ms",
+                "kib_per_connection",
                 "kib_per_member",
                 "cost_growth",
             ),
             measure,
         ),
         Measure(("joins_tls_vs_open", "connected_tls_vs_open", "kib_per_tls_member"), measure_tls),
+        Measure(several.FIGURES, measure_several),
     ),
     add_arguments=add_arguments,
     testbed=open_testbed,

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,13 @@ from benchmarks.arguments import bytes_per_s, size, within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.compiling import simulating
 from benchmarks.policies.stage import StuckError, UnplayableError
+from benchmarks.procfs import memory_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.simulate.image import MIX_LAYERS, mixed_layers
 from p2pd.simulation import run as simulation
 from p2pd.simulation.result import RunResult, limit_s, median
 from p2pd.simulation.scenario import SCENARIOS, Scenario, Shape, blob_of
+from scheduler.protocol.fields import MAX_SCHEDULERS
 
 OURS: Final = "p2pd"
 PLAYERS: Final[dict[str, Callable[[Scenario], RunResult]]] = {
@@ -56,6 +59,8 @@ COST_BARS: Final = {
     "misled-together": Bar("<=", 1.5),
     "rack-cut-off": None,
     "scheduler-gone": None,
+    "scheduler-lost": None,
+    "scheduler-added": None,
 }
 """The bars of the other hosts' time over that of a flash crowd without failures, by scenario."""
 
@@ -77,10 +82,12 @@ MAX_IMAGES: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class TimedRun:
-    """A played scenario, and the seconds that playing it took here."""
+    """A played scenario, and what playing it took here: seconds by the clock, of a core, and the process's memory."""
 
     played: RunResult
     wall_s: float
+    cpu_s: float
+    peak_mib: float
 
 
 class SimulateTestbed:
@@ -109,8 +116,15 @@ class SimulateTestbed:
 
     def has(self, figure: str) -> bool:
         """Whether the figure tells something of this shape."""
-        several = {"site_copies": self.shape.sites, "images_in_order": self.shape.images}
-        return several.get(figure, 2) > 1
+        scenario = SCENARIOS[self.name](self.shape)
+        tells = {
+            "site_copies": self.shape.sites > 1,
+            "images_in_order": self.shape.images > 1,
+            "busiest_scheduler_share": scenario.schedulers > 1,
+            "alone_s": scenario.scheduler_gone is not None,
+            "moved_share": scenario.scheduler_gone is not None,
+        }
+        return tells.get(figure, True)
 
     def bar(self, figure: str) -> Bar | None:
         """The bar for a figure of p2pd."""
@@ -118,6 +132,8 @@ class SimulateTestbed:
             return Bar("<=", 0)
         if figure == "origin_copies" and self.name in MISLED_COPIES:
             return MISLED_COPIES[self.name]
+        if figure == "alone_s" and self.name in ("scheduler-lost", "scheduler-added"):
+            return Bar("<=", 2.0)
         if self.name != "flash-crowd":
             return None
         if figure == "efficiency_last":
@@ -127,14 +143,16 @@ class SimulateTestbed:
 
 
 def _run(policy: str, scenario: Scenario) -> TimedRun:
-    began_s = time.perf_counter()
+    began_s, cpu_began_s = time.perf_counter(), time.process_time()
     try:
         played = PLAYERS[policy](scenario)
     except (UnplayableError, StuckError) as error:
         raise UnmeasurableError(f"{policy}: {error}") from error
     except trio.TooSlowError as error:
         raise UnmeasurableError(f"{policy}: some hosts never got the image") from error
-    return TimedRun(played, time.perf_counter() - began_s)
+    return TimedRun(
+        played, time.perf_counter() - began_s, time.process_time() - cpu_began_s, memory_mib(os.getpid(), "VmHWM")
+    )
 
 
 PLAYED: Final[dict[str, Callable[[RunResult], float]]] = {
@@ -154,6 +172,11 @@ OUR_PLAYED: Final[dict[str, Callable[[RunResult], float]]] = PLAYED | {
     "limit_s": lambda played: limit_s(played.scenario),
     "messages_per_piece": RunResult.progress_share,
     "scheduler_messages_per_host": lambda played: played.scheduler_messages / len(played.done_s),
+    "busiest_scheduler_s": lambda played: played.busiest().busy_s,
+    "busiest_scheduler_events": lambda played: played.busiest().events,
+    "busiest_scheduler_share": RunResult.busiest_share,
+    "alone_s": lambda played: played.alone_s,
+    "moved_share": RunResult.moved_share,
     "wrong_pieces": lambda played: played.wrong_pieces,
     "images_in_order": RunResult.images_in_order,
 }
@@ -167,7 +190,8 @@ def ours(bed: SimulateTestbed) -> list[Figure]:
         for name, figure in OUR_PLAYED.items()
         if bed.has(name)
     ]
-    return [*figures, Figure("wall_s", [run.wall_s for run in runs])]
+    took = {"cpu_s": median([run.cpu_s for run in runs]), "peak_mib": median([run.peak_mib for run in runs])}
+    return [*figures, Figure("wall_s", [run.wall_s for run in runs], sides=took)]
 
 
 def theirs(policy: str, bed: SimulateTestbed) -> list[Figure]:
@@ -251,6 +275,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sites", type=within(1, MAX_NODES), default=1, help="in which the hosts are (default %(default)s)"
     )
+    parser.add_argument(
+        "--schedulers",
+        type=within(1, MAX_SCHEDULERS),
+        default=1,
+        help="that divide the blobs. A blob is at one of them: what they share shows with several layers "
+        "(default %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn by chance (default %(default)s)")
     parser.add_argument(
         "--policy",
@@ -293,6 +324,7 @@ def open_testbed(options: argparse.Namespace) -> Iterator[SimulateTestbed]:
         origin_bytes_per_s=options.origin_rate,
         sites=options.sites,
         images=options.images,
+        schedulers=options.schedulers,
         seed=options.seed,
     )
     yield SimulateTestbed(options.scenario, shape, options.runs)

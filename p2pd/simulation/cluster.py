@@ -1,4 +1,4 @@
-"""A cluster in virtual time: the real scheduler core and real member cores over simulated lines.
+"""A cluster in virtual time: the real cores of schedulers and hosts over simulated lines.
 
 What goes between hosts takes the latency of the way, and the bytes the time that the lines between have for them; what
 the machines themselves take is in `costs`. All chance comes from the scenario's seed: the same scenario gives the same
@@ -11,24 +11,17 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.simulation.bandwidth import Flow, Line, Lines
 from p2pd.simulation.blobs import Contents, contents, false_digest, true_digest
-from p2pd.simulation.costs import (
-    ANSWER_S,
-    SCHEDULER_OTHER_S,
-    SCHEDULER_S,
-    SCHEDULER_SEND_S,
-    SILENT_S,
-    VERIFY_BYTES_PER_S,
-)
+from p2pd.simulation.costs import ANSWER_S, SILENT_S, VERIFY_BYTES_PER_S
 from p2pd.simulation.event_queue import EventQueue
 from p2pd.simulation.host import SimulatedHost
 from p2pd.simulation.network import Network, PieceRequest
 from p2pd.simulation.origin import SimulatedOrigin
 from p2pd.simulation.scenario import Misbehaviour, Scenario
+from p2pd.simulation.schedulers import SimulatedSchedulers, schedulers_of, settings_of
 from peer.core.choker import FREE_SOON_S, Admission, Uplink
 from peer.core.events import (
     FetchSample,
@@ -38,29 +31,25 @@ from peer.core.events import (
     PeerOutcome,
     RequestPiece,
     RequestRange,
-    SchedulerFound,
-    SchedulerLost,
 )
-from scheduler.core import events as scheduling
-from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.protocol import from_host, to_host
-from scheduler.protocol.codec import FROM_HOST, LINK, TO_HOST, FromHost, OnLink, ToHost
-from scheduler.protocol.connection import Closing
+from scheduler.protocol.codec import LINK, FromHost, OnLink
 
 
 class SimulatedCluster(Network):
-    """All hosts, the scheduler, the origin, and the ways between them."""
+    """All hosts, the schedulers, the origin, and the ways between them."""
 
     def __init__(self, scenario: Scenario, settings: SchedulerSettings | None = None, *, checks: bool = False) -> None:
         super().__init__(EventQueue())
         self.scenario: Final = scenario
-        self.settings: Final = replace(settings or SchedulerSettings(), seed=scenario.seed)
         self.checks: Final = checks
         self.lines: Final = Lines(self.event_queue)
         self.chance: Final = random.Random(scenario.seed)
         self.blobs: Final = {blob.digest: blob for blob in map(contents, range(len(scenario.blobs)), scenario.blobs)}
-        self.hosts: Final = {node.name: SimulatedHost(node, self.blobs, self, checks=checks) for node in scenario.nodes}
+        urls = schedulers_of(scenario)
+        self.hosts: Final = {
+            node.name: SimulatedHost(node, self.blobs, self, urls, checks=checks) for node in scenario.nodes
+        }
         self.sites_in: Final[dict[str, Line]] = {}
         self.sites_out: Final[dict[str, Line]] = {}
         for node in scenario.nodes:
@@ -71,26 +60,31 @@ class SimulatedCluster(Network):
         self.origin: Final = SimulatedOrigin(
             scenario, self.event_queue, self.lines, self.sites_in, self.reaches_outside, self._came_from_origin
         )
-        self.scheduler: Scheduler | None = Scheduler(self.settings)
-        self.closed: Final[dict[str, Closing]] = {}
+        self.schedulers: Final = SimulatedSchedulers(
+            scenario,
+            settings_of(scenario, settings),
+            self.hosts,
+            self.event_queue,
+            self.chance,
+            self.reaches_outside,
+            self._hold,
+            self.vanish,
+            first_blob=next(iter(self.blobs)),
+            checks=checks,
+        )
         self.instructions: Final[list[str]] = []
-        self.told: Final[list[tuple[str, FromHost]]] = []
         self.fetched: Final[Counter[tuple[str, int, int]]] = Counter()
         """How often each host, in its how-manieth download, got each piece from a neighbour; only with `checks`."""
         self.wrong_pieces = 0
         """Pieces with other bytes than the origin's that an honest host marked as held."""
         self.link_messages = 0
-        self.scheduler_messages = 0
         self.site_bytes: Final[dict[str, float]] = defaultdict(float)
         self.on_completed: Callable[[SimulatedHost, Contents], None] = lambda _, __: None
         self._cut_rack = ""
         self._cut_s = 0.0
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         """What was said into the cut: it arrives if that is mended before the connection is given up."""
-        self._connections: dict[int, SimulatedHost] = {}
         self._requests: dict[tuple[str, int], PieceRequest] = {}
-        self._scheduler_due: float | None = None
-        self._scheduler_free_s = 0.0
 
     # -- ways ------------------------------------------------------------------------------------------------------
 
@@ -99,7 +93,7 @@ class SimulatedCluster(Network):
         return not self._cut_rack or (one.node.rack == self._cut_rack) == (other.node.rack == self._cut_rack)
 
     def reaches_outside(self, host: SimulatedHost) -> bool:
-        """Whether packets get to the scheduler and to the origin."""
+        """Whether packets get to the schedulers and to the origin."""
         return host.node.rack != self._cut_rack or not self._cut_rack
 
     def latency_s(self, one: SimulatedHost, other: SimulatedHost) -> float:
@@ -122,6 +116,7 @@ class SimulatedCluster(Network):
             self.wrong_pieces += 1
 
     def completed(self, name: str, digest: bytes) -> None:
+        self.schedulers.completed(name, digest)
         self.on_completed(self.hosts[name], self.blobs[digest])
 
     def _came_from_origin(self, host: SimulatedHost, size: float) -> None:
@@ -141,7 +136,7 @@ class SimulatedCluster(Network):
         for each in names:
             other = self.hosts[each]
             if self._cut_rack and not self.reaches(host, other):
-                self._held.append((_hear, ([other], event)))
+                self._hold(_hear, ([other], event))
             elif other.node.site == site:
                 near.append(other)
             else:
@@ -262,98 +257,24 @@ class SimulatedCluster(Network):
         sender.upload_ended()
         return passed
 
-    # -- the scheduler ---------------------------------------------------------------------------------------------
+    # -- the schedulers --------------------------------------------------------------------------------------------
 
     def connect(self, host: SimulatedHost) -> None:
-        """A host connects to the scheduler, if there is one."""
-        if self.scheduler is None or not host.alive or host.connection or not self.reaches_outside(host):
-            return
-        host.connection = len(self._connections) + 1
-        self._connections[host.connection] = host
-        site, rack = host.node.site, host.node.rack
-        hello = from_host.Hello(host.name, 1, 1, f"{host.name}:1", site, rack=rack, features=from_host.FEATURES)
-        self._to_scheduler(scheduling.Connected(host.connection, hello), SCHEDULER_S[from_host.Hello])
-        host.feed(SchedulerFound())
+        """A host connects to the schedulers that it needs."""
+        self.schedulers.connect(host)
 
-    def tell(self, name: str, message: FromHost) -> None:
-        host = self.hosts[name]
-        if not host.connection:
-            return
-        if not self.reaches_outside(host):
-            self._held.append((self.tell, (name, message)))
-            return
-        if self.checks:
-            assert FROM_HOST.decode(FROM_HOST.encode(message)) == message
-            self.told.append((name, message))
-        self.scheduler_messages += 1
-        cost_s = SCHEDULER_S.get(type(message), SCHEDULER_OTHER_S)
-        self._to_scheduler(scheduling.Received(host.connection, message), cost_s)
+    def keep_schedulers(self, name: str, urls: tuple[str, ...]) -> None:
+        self.schedulers.keep(self.hosts[name], urls)
 
-    def disconnect(self, host: SimulatedHost) -> None:
-        """A host has no connection to a scheduler any more."""
-        if host.connection:
-            host.connection = 0
-            host.feed(SchedulerLost())
-
-    def _to_scheduler(self, event: scheduling.Event, cost_s: float) -> None:
-        """The scheduler takes one message after the other, each in the time that it costs."""
-        arrives = self.event_queue.now + self.scenario.scheduler_latency_s
-        self._scheduler_free_s = max(self._scheduler_free_s, arrives) + cost_s
-        self.event_queue.at(self._scheduler_free_s, self._schedule, self.scheduler, event)
-
-    def _schedule(self, scheduler: Scheduler | None, event: scheduling.Event) -> None:
-        if scheduler is None or scheduler is not self.scheduler:
-            return
-        now = self.event_queue.now
-        instructions = scheduler.handle(event, now)
-        if self.checks:
-            scheduler.validate()
-        for instruction in instructions:
-            if isinstance(instruction, scheduling.Close):
-                host = self._connections[instruction.connection]
-                self.closed[host.name] = instruction.closing
-                if host.connection == instruction.connection:
-                    self.disconnect(host)
-                if host.misbehaviour is not None:  # it has been found out, and has no client that wants the image
-                    self.vanish(host)
-                continue
-            if not isinstance(instruction, scheduling.Send):
-                continue
-            if self.checks:
-                assert TO_HOST.decode(TO_HOST.encode(instruction.message)) == instruction.message
-            self.scheduler_messages += len(instruction.connections)
-            self._scheduler_free_s = max(self._scheduler_free_s, now) + SCHEDULER_SEND_S * len(instruction.connections)
-            self.event_queue.after(self.scenario.scheduler_latency_s, self._from_scheduler, instruction)
-        due = scheduler.next_deadline()
-        if due is not None and (self._scheduler_due is None or due < self._scheduler_due):
-            self._scheduler_due = due
-            self.event_queue.at(due, self._scheduler_ticks, scheduler, due)
-
-    def _scheduler_ticks(self, scheduler: Scheduler, due: float) -> None:
-        if due == self._scheduler_due:
-            self._scheduler_due = None
-            self._schedule(scheduler, scheduling.Tick())
-
-    def _from_scheduler(self, send: scheduling.Send) -> None:
-        for connection in send.connections:
-            self._is_told(self._connections[connection], connection, send.message)
-
-    def _is_told(self, host: SimulatedHost, connection: int, message: ToHost) -> None:
-        if host.connection != connection:
-            return
-        if isinstance(message, to_host.Failed) and host.misbehaviour is not None:
-            self.vanish(host)  # as above: it was taken out, and would but take the origin's line
-        elif self.reaches_outside(host):
-            host.is_told(message)
-        else:
-            self._held.append((self._is_told, (host, connection, message)))
+    def tell(self, name: str, message: FromHost, url: str) -> None:
+        self.schedulers.tell(self.hosts[name], message, url)
 
     # -- what breaks -----------------------------------------------------------------------------------------------
 
     def vanish(self, host: SimulatedHost) -> None:
         """A host is gone from one moment to the next; others notice later."""
         host.alive = False
-        self.event_queue.after(SILENT_S, self._schedule, self.scheduler, scheduling.Disconnected(host.connection))
+        self.schedulers.vanish(host)
         for request in list(self._requests.values()):
             if request.sender == host.name:
                 self._fall_silent(request)
@@ -372,7 +293,7 @@ class SimulatedCluster(Network):
             if not self.reaches(self.hosts[request.sender], self.hosts[request.receiver]):
                 self._fall_silent(request)
         for host in inside:
-            self.event_queue.after(SILENT_S, self._lose_touch, host, host.connection)
+            self.schedulers.cut(host)
             for number in list(host.ranges):
                 self.origin.fall_silent(host, number)
             for name in host.machine.links.hosts():
@@ -391,22 +312,8 @@ class SimulatedCluster(Network):
             if host.node.rack == rack:
                 self.event_queue.after(self.chance.uniform(0, 1.0), self.connect, host)
 
-    def stop_scheduler(self) -> None:
-        """It is gone, with all that it knew."""
-        self.scheduler = None
-        for host in self.hosts.values():
-            self.disconnect(host)
-
-    def start_scheduler(self) -> None:
-        """A new one, to which everybody connects within a moment."""
-        self.scheduler, self._scheduler_due = Scheduler(self.settings), None
-        for host in self.hosts.values():
-            self.event_queue.after(self.chance.uniform(0, 1.0), self.connect, host)
-
-    def _lose_touch(self, host: SimulatedHost, connection: int) -> None:
-        if host.connection == connection and not self.reaches_outside(host):
-            self._schedule(self.scheduler, scheduling.Disconnected(connection))
-            self.disconnect(host)
+    def _hold(self, action: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._held.append((action, args))
 
     def _fall_silent(self, request: PieceRequest) -> None:
         """Nothing of this piece comes any more, and who waits for it does not know that yet."""

@@ -20,9 +20,10 @@ from peer.core.choker import FREE_SOON_S, Choker, Uplink, UploadRequest
 from peer.core.events import Event, Instruction, Outcome, PeerOutcome, Phase
 from peer.core.host import HostMachine, HostSettings
 from peer.core.piece_sets import spans, union
+from peer.core.session import SessionState
 from peer.core.uplink import SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.codec import ToHost
+from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.inline_blob import InlineBlob
 
 UPLOAD_SLOTS: Final = 3
@@ -36,7 +37,15 @@ PATIENCE_S: Final = 3.0
 class SimulatedHost:
     """One p2pd. `store` has the digest of each piece that is held, by blob; `whole` the blobs found right."""
 
-    def __init__(self, node: Node, blobs: Mapping[bytes, Contents], network: Network, *, checks: bool) -> None:
+    def __init__(
+        self,
+        node: Node,
+        blobs: Mapping[bytes, Contents],
+        network: Network,
+        schedulers: tuple[str, ...],
+        *,
+        checks: bool,
+    ) -> None:
         self.node: Final = node
         self.name: Final = node.name
         self.misbehaviour = node.misbehaviour
@@ -47,11 +56,13 @@ class SimulatedHost:
             linger_s=LINGER_S,
             scheduler_timeout_s=PATIENCE_S,
             host=node.name,
+            schedulers=schedulers,
             remembers=64 if checks else 0,  # nobody reads the story then, and it would keep millions of events
         )
         self.machine: Final = HostMachine(settings)
         self.alive = True
-        self.connection = 0
+        self.connections: Final[dict[str, int]] = {}
+        """The number of its connection to each scheduler, by URL."""
         self.refused = 0
         """The origin's status for it; 0: the origin gives."""
         self.lies = node.misbehaviour in MISLEADING
@@ -118,7 +129,7 @@ class SimulatedHost:
             self.whole.add(blob.digest)
             self.feed(events.BlobStored(blob.digest, blob.size_bytes))
             held = from_host.Holding(blob.digest, blob.size_bytes, complete=True)
-            self._network.tell(self.name, from_host.Announce((held,)))
+            self._tell(from_host.Announce((held,)))
             return
         if blob.digest not in self.machine.downloads:
             size_bytes = blob.size_bytes if self.knows_sizes else None
@@ -135,10 +146,14 @@ class SimulatedHost:
 
     # -- what others say -------------------------------------------------------------------------------------------
 
-    def is_told(self, message: ToHost) -> None:
-        """A message from the scheduler."""
+    def is_told(self, message: ToHost, scheduler: str) -> None:
+        """A message from the scheduler at a URL."""
         if self.misbehaviour is not Misbehaviour.HOARDS or not isinstance(message, to_host.PieceDigests | InlineBlob):
-            self.feed(events.FromScheduler(message))
+            self.feed(events.FromScheduler(message, scheduler))
+
+    def is_let_in(self, scheduler: str) -> bool:
+        """Whether it knows that it is connected to the scheduler at a URL."""
+        return self.machine.schedulers.sessions[scheduler].state is SessionState.CONNECTED
 
     # -- the disk --------------------------------------------------------------------------------------------------
 
@@ -257,11 +272,21 @@ class SimulatedHost:
     # -- what it says ----------------------------------------------------------------------------------------------
 
     def tell(self, instruction: events.Tell) -> None:
-        self._network.tell(self.name, instruction.message)
+        self._tell(instruction.message, instruction.scheduler)
 
     def send_inline(self, instruction: events.SendInlineBlob) -> None:
         digest = instruction.digest
-        self._network.tell(self.name, InlineBlob(digest, self._blobs[digest].data))
+        self._tell(InlineBlob(digest, self._blobs[digest].data))
+
+    def _tell(self, message: FromHost, scheduler: str = "") -> None:
+        """Send a message to the scheduler at a URL, or to the one that the message's blob is at (`peer.host`)."""
+        if not scheduler:
+            holds = message.holdings[0] if isinstance(message, from_host.Announce) else message
+            scheduler = self.machine.schedulers.of(getattr(holds, "digest", b"")).url
+        self._network.tell(self.name, message, scheduler)
+
+    def keep_schedulers(self, instruction: events.KeepSchedulers) -> None:
+        self._network.keep_schedulers(self.name, instruction.urls)
 
     def tell_neighbours(self, instruction: events.TellNeighbours) -> None:
         """News are gathered, as links do, if others were sent just before; what is not of pieces is said at once."""
@@ -357,6 +382,7 @@ _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.Tell: SimulatedHost.tell,
     events.SendInlineBlob: SimulatedHost.send_inline,
     events.TellNeighbours: SimulatedHost.tell_neighbours,
+    events.KeepSchedulers: SimulatedHost.keep_schedulers,
     events.KeepLink: SimulatedHost.nothing,
     events.ReleaseLink: SimulatedHost.nothing,
     events.AnswerTag: SimulatedHost.nothing,

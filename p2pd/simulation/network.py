@@ -1,4 +1,4 @@
-"""What a simulated host sees of the world: the time, and the ways to other hosts, the scheduler and the origin."""
+"""What a simulated host sees of the world: the time, and the ways to other hosts, the schedulers and the origin."""
 
 from __future__ import annotations
 
@@ -62,8 +62,12 @@ class Network:
         """A host sends a message to neighbours."""
         raise NotImplementedError
 
-    def tell(self, name: str, message: FromHost) -> None:
-        """A host sends a message to the scheduler, if there is one."""
+    def tell(self, name: str, message: FromHost, url: str) -> None:
+        """A host sends a message to the scheduler at a URL, if it is connected there."""
+        raise NotImplementedError
+
+    def keep_schedulers(self, name: str, urls: tuple[str, ...]) -> None:
+        """A host keeps a connection to each of these schedulers, and to no other."""
         raise NotImplementedError
 
     def request_piece(self, name: str, wanted: RequestPiece) -> None:

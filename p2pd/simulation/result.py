@@ -26,6 +26,15 @@ directories of small files. Runtimes unpack the layers of an image one after the
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulerLoad:
+    """What a scheduler had to do: events of its core, messages from and to hosts, and what these cost of a core."""
+
+    events: int = 0
+    messages: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """What came of a scenario. Times are seconds from its start; only hosts that were to get the image count."""
 
@@ -38,7 +47,13 @@ class RunResult:
     """What came into each site from elsewhere, origin included."""
     link_messages: int = 0
     scheduler_messages: int = 0
-    """To and from the scheduler."""
+    """To and from all schedulers."""
+    schedulers: Sequence[SchedulerLoad] = ()
+    """Of each scheduler, that of the first blob first; empty if nobody counted."""
+    alone_s: float = 0.0
+    """The longest time that a host had no scheduler for a blob on its way, after it had one."""
+    moved_blobs: int = 0
+    """Blobs that some host has joined at another scheduler than before."""
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     """How much of the image, 0 to 1, each host had at which time."""
     layers_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
@@ -99,6 +114,18 @@ class RunResult:
     def site_copies(self) -> float:
         """Copies of the image that crossed a site's line, for the site with the most."""
         return max(self.site_bytes.values(), default=0.0) / self.scenario.image_bytes
+
+    def moved_share(self) -> float:
+        """The part of the blobs that have moved to another scheduler."""
+        return self.moved_blobs / len(self.scenario.blobs)
+
+    def busiest(self) -> SchedulerLoad:
+        """The scheduler with the most to do."""
+        return max(self.schedulers, key=lambda each: each.busy_s, default=SchedulerLoad())
+
+    def busiest_share(self) -> float:
+        """The busiest scheduler's part of what all schedulers had to do."""
+        return self.busiest().busy_s / (sum(each.busy_s for each in self.schedulers) or 1.0)
 
     def progress_share(self) -> float:
         """Links' messages for each piece that a host got."""

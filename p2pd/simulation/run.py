@@ -7,6 +7,7 @@ own.
 from __future__ import annotations
 
 import gc
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from functools import partial
@@ -92,7 +93,10 @@ class Run:
             origin_bytes=cluster.origin_bytes,
             site_bytes=dict(cluster.site_bytes),
             link_messages=cluster.link_messages,
-            scheduler_messages=cluster.scheduler_messages,
+            scheduler_messages=cluster.schedulers.messages,
+            schedulers=[each.load() for each in cluster.schedulers.all],
+            alone_s=cluster.schedulers.alone_s,
+            moved_blobs=len(cluster.schedulers.moved),
             curves=self._curves,
             layers_s={name: [s - SETTLED_S for s in self._layers_s[name]] for name in self._done_s},
             wrong_pieces=cluster.wrong_pieces,
@@ -118,7 +122,8 @@ class Run:
         ]
         if scenario.scheduler_gone is not None:
             begins_s, ends_s = scenario.scheduler_gone
-            breaks += [(begins_s, cluster.stop_scheduler), (ends_s, cluster.start_scheduler)]
+            breaks += [(begins_s, cluster.schedulers.stop)] if begins_s >= 0 else []
+            breaks += [(ends_s, cluster.schedulers.start)] if ends_s < math.inf else []
         if scenario.cut is not None:
             cut = scenario.cut
             breaks += [(cut.begins_s, partial(cluster.cut, cut.rack)), (cut.ends_s, cluster.mend)]

@@ -6,6 +6,7 @@ from the start, sizes and rates in bytes and bytes per second. Everything that i
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +23,10 @@ LAYERS_AT_A_TIME: Final = 3
 
 LAYERS_AHEAD: Final = 3
 """How many more p2pd fetches ahead of those: the default of `prefetch_layers`."""
+
+
+SEVERAL_SCHEDULERS: Final = 3
+"""As the Helm chart runs, where a scenario needs several and the shape has one."""
 
 
 class Misbehaviour(Enum):
@@ -72,7 +77,8 @@ class Scenario:
     `site_bytes_per_s` is what a site's own line to the others and to the origin carries, each way; None: no limit.
     `latency_s` is one way between hosts of a site, `far_latency_s` between sites and to the origin, and
     `scheduler_latency_s` to the scheduler.
-    `scheduler_gone` is from when until when there is none.
+    `schedulers` divide the blobs. `scheduler_gone` is from when until when the first blob's one is not there: it has
+    not been there before if that begins before 0, and never returns if it has no end.
     """
 
     name: str
@@ -84,6 +90,7 @@ class Scenario:
     latency_s: float = 0.00025
     far_latency_s: float = 0.005
     scheduler_latency_s: float = 0.0005
+    schedulers: int = 1
     scheduler_gone: tuple[float, float] | None = None
     cut: Cut | None = None
     images: int = 1
@@ -131,6 +138,7 @@ class Shape:
     latency_s: float = 0.00025
     far_latency_s: float = 0.005
     images: int = 1
+    schedulers: int = 1
     seed: int = 0
 
     def one_pull_s(self) -> float:
@@ -159,6 +167,7 @@ def flash_crowd(shape: Shape) -> Scenario:
         latency_s=shape.latency_s,
         far_latency_s=shape.far_latency_s,
         images=shape.images,
+        schedulers=shape.schedulers,
         seed=shape.seed,
     )
 
@@ -216,9 +225,25 @@ def rack_cut_off(shape: Shape) -> Scenario:
 
 
 def scheduler_gone(shape: Shape) -> Scenario:
-    """There is no scheduler for a quarter of the pull, and then one that knows nothing."""
+    """The first blob's scheduler is gone for a quarter of the pull, and then there again, and knows nothing."""
     pull_s = shape.one_pull_s()
     return replace(flash_crowd(shape), name="scheduler-gone", scheduler_gone=(0.3 * pull_s, 0.55 * pull_s))
+
+
+def scheduler_lost(shape: Shape) -> Scenario:
+    """The first blob's scheduler of several is gone in the middle of the pull, for good."""
+    gone = (0.3 * shape.one_pull_s(), math.inf)
+    return replace(flash_crowd(_with_several(shape)), name="scheduler-lost", scheduler_gone=gone)
+
+
+def scheduler_added(shape: Shape) -> Scenario:
+    """One scheduler more is there from the middle of the pull on. The first blob is at it from then on."""
+    gone = (-math.inf, 0.3 * shape.one_pull_s())
+    return replace(flash_crowd(_with_several(shape)), name="scheduler-added", scheduler_gone=gone)
+
+
+def _with_several(shape: Shape) -> Shape:
+    return shape if shape.schedulers > 1 else replace(shape, schedulers=SEVERAL_SCHEDULERS)
 
 
 def malicious(shape: Shape) -> Scenario:
@@ -283,6 +308,8 @@ SCENARIOS: Final[dict[str, Callable[[Shape], Scenario]]] = {
     "churn": churn,
     "rack-cut-off": rack_cut_off,
     "scheduler-gone": scheduler_gone,
+    "scheduler-lost": scheduler_lost,
+    "scheduler-added": scheduler_added,
     "malicious": malicious,
     "misled": misled,
     "misled-together": misled_together,

@@ -412,15 +412,15 @@ class HostMachine:
         """Move the blobs that are to be at another scheduler. One that is `fresh` knows nothing yet of those it has."""
         self._due_is_known, self._schedulers_at = False, None
         connections, moved = self.schedulers.needed, dict[SchedulerSession, list[bytes]]()
+        out: list[Instruction] = []
         for digest, before, after in self.schedulers.follow(now):
             if before.state is SessionState.CONNECTED and digest not in self.private:
                 before.leaves[digest] = now + LEAVE_AFTER_S
             before.announced.discard(digest)
-            after.leaves.pop(digest, None)
+            out += [_returned(lease, digest, after.url) for lease in after.stay(digest)]
             if digest in self.downloads:
                 self.downloads[digest].move(after)
             moved.setdefault(after, []).append(digest)
-        out: list[Instruction] = []
         if fresh is not None:
             moved.pop(fresh, None)
             out += self._announcements(fresh, max_blobs)
@@ -504,11 +504,16 @@ class HostMachine:
                 return self._of_seed(message.digest, message)
 
     def _of_moved(self, message: ToHost, scheduler: str) -> list[Instruction]:
-        """What a scheduler says of a blob that has moved to another."""
-        if isinstance(message, to_host.Lease):
-            ended = from_host.LeaseEnded(message.lease, message.digest, from_host.LeaseOutcome.RETURNED)
-            return [Tell(ended, scheduler)]
-        return []
+        """What a scheduler says of a blob that has moved to another.
+
+        The first lease goes back at once, for hosts that have not moved. Another one comes only if there is no such
+        host. It is kept until the scheduler is told that the blob has moved: each answer would bring the next lease.
+        """
+        session = self.schedulers.sessions.get(scheduler)
+        if session is None or not isinstance(message, to_host.Lease):
+            return []
+        may_return = session.may_return(message.digest, message.lease)
+        return [_returned(message.lease, message.digest, scheduler)] if may_return else []
 
     def _of_seed(self, digest: bytes, message: ToHost) -> list[Instruction]:
         """What the scheduler says of a blob that is held whole, or was wanted before."""
@@ -575,3 +580,7 @@ class HostMachine:
         if digest in self.seeds:
             return [TellNeighbours((host,), link.Bitfield(digest, 1, complete=True))]
         return []
+
+
+def _returned(lease: int, digest: bytes, scheduler: str) -> Instruction:
+    return Tell(from_host.LeaseEnded(lease, digest, from_host.LeaseOutcome.RETURNED), scheduler)

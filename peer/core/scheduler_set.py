@@ -212,7 +212,7 @@ class SchedulerSet:
         out = []
         for session in self.sessions.values():
             for digest in [digest for digest, due in session.leaves.items() if due <= now]:
-                del session.leaves[digest]
+                session.stay(digest)
                 out.append((session, digest))
             self.is_stale = self.is_stale or bool(out)
         return out

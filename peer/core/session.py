@@ -81,6 +81,25 @@ class SchedulerSession:
     announced: Announced = field(default_factory=Announced)
     leaves: dict[bytes, float] = field(default_factory=dict)
     """Blobs that have moved to other schedulers, and when this one is told so."""
+    returned: set[bytes] = field(default_factory=set)
+    """Those of `leaves` of which a lease was given back to this scheduler."""
+    kept: dict[bytes, list[int]] = field(default_factory=dict)
+    """The leases of `leaves` that came after that. They end when this scheduler is told that the blob has moved."""
+
+    def may_return(self, digest: bytes, lease: int) -> bool:
+        """Whether a lease of a blob that has moved is to be given back; if not, it is kept."""
+        if digest in self.returned:
+            self.kept.setdefault(digest, []).append(lease)
+            return False
+        if digest in self.leaves:
+            self.returned.add(digest)
+        return True
+
+    def stay(self, digest: bytes) -> list[int]:
+        """There is no leaving any more of a blob: it is here again, or has left. Returns the leases that were kept."""
+        self.leaves.pop(digest, None)
+        self.returned.discard(digest)
+        return self.kept.pop(digest, [])
 
     def open(self, now: float) -> None:
         """A connection is wanted from now on."""
@@ -114,11 +133,15 @@ class SchedulerSession:
         """No connection is wanted any more."""
         self._step(SessionCause.CLOSED)
         self.since, self.id, self.unsteady, self.spare_until = None, "", False, math.inf
-        self.leaves.clear()
+        self._forget_leaving()
 
     def _search(self, now: float, *, grace: bool) -> None:
         self.since, self.grace, self.has_failed, self.id = now, grace, False, ""
-        self.leaves.clear()
+        self._forget_leaving()
+
+    def _forget_leaving(self) -> None:
+        for each in (self.leaves, self.returned, self.kept):
+            each.clear()
 
     def _step(self, cause: SessionCause) -> None:
         self.state = SESSION_TRANSITIONS[self.state][cause]

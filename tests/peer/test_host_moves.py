@@ -153,3 +153,31 @@ def test_only_the_scheduler_that_a_blob_is_at_is_heard_on_it() -> None:
     assert not scene.download.pieces.known >> 3
     ended = from_host.LeaseEnded(9, D, from_host.LeaseOutcome.RETURNED)
     assert scene.hears(SECOND, lease(9, 3, 4)) == [Tell(ended, SECOND)], "or nobody would have it for a while"
+
+
+class TestALeaseOfTheSchedulerBefore:
+    """If all hosts have moved, each lease that goes back is the next host's at once, and so on."""
+
+    def moved(self) -> Scene:
+        """The blob is at the first scheduler again, and the second one is not told so yet."""
+        scene = Scene()
+        scene.moves()
+        scene.hears(SECOND, joined("d"))
+        scene.feed(events.SchedulerFound(scheduler=FIRST))
+        scene.passes(STEADY_S)
+        assert scene.hears(SECOND, lease(9, 3, 4)) == [returned(9, SECOND)], "a host that has not moved may have it"
+        return scene
+
+    def test_is_given_back_once_and_then_kept_until_the_blob_leaves(self) -> None:
+        scene = self.moved()
+        assert scene.hears(SECOND, lease(10, 3, 4)) == []
+        assert Tell(from_host.Leave(D), SECOND) in scene.passes(LEAVE_AFTER_S)
+
+    def test_is_given_back_if_the_blob_is_there_again(self) -> None:
+        scene = self.moved()
+        scene.hears(SECOND, lease(10, 3, 4))
+        assert returned(10, SECOND) in scene.feed(events.SchedulerLost(FIRST, stops=True))
+
+
+def returned(number: int, scheduler: str) -> Instruction:
+    return Tell(from_host.LeaseEnded(number, D, from_host.LeaseOutcome.RETURNED), scheduler)

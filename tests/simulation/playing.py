@@ -101,4 +101,4 @@ class Playing:
             )
             if digest in host.machine.downloads:
                 lines += [f"    {line}" for line in host.machine.downloads[digest].story()[-12:]]
-        return "\n".join([*lines, *(cluster.scheduler.story(digest)[-20:] if cluster.scheduler else ())])
+        return "\n".join([*lines, *(line for each in cluster.schedulers.cores() for line in each.story(digest)[-20:])])

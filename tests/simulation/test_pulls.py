@@ -51,7 +51,7 @@ class TestAPull:
     def test_a_tiny_blob_travels_in_messages(self) -> None:
         run = pulled(9, 0)
         assert run.left_the_origin().total() == 1
-        assert sum(isinstance(message, InlineBlob) for _, message in run.cluster.told) == 1
+        assert sum(isinstance(message, InlineBlob) for _, message in run.cluster.schedulers.heard) == 1
         assert not any(RequestPiece.__name__ in line for line in run.cluster.instructions)
 
     def test_the_same_seed_gives_the_same_instructions(self) -> None:
@@ -83,12 +83,14 @@ class TestNeighboursThatFail:
         bad.misbehaviour = Misbehaviour.CORRUPTS
         run.run(lambda: all(map(run.is_whole, honest)))
         run.is_right(*honest)
-        reports = [(who, message.sender) for who, message in run.cluster.told if isinstance(message, Corrupt)]
+        reports = [
+            (who, message.sender) for who, message in run.cluster.schedulers.heard if isinstance(message, Corrupt)
+        ]
         assert {sender for _, sender in reports} == {bad.name}
         assert len(reports) == len(set(reports)), "a host asks it once more after it has reported it"
-        assert not run.cluster.closed, "nobody is quarantined by what others say"
-        assert run.cluster.scheduler is not None
-        swarms = run.cluster.scheduler._state.swarms.values()
+        assert not run.cluster.schedulers.closed, "nobody is quarantined by what others say"
+        (scheduler,) = run.cluster.schedulers.cores()
+        swarms = scheduler._state.swarms.values()
         assert bad.name not in {host.id for swarm in swarms for host in swarm.members}
         assert max(run.left_the_origin().values()) <= 3, "its word on what it had fetched is not taken any more"
 
@@ -117,7 +119,7 @@ class TestNeighboursThatFail:
         run.run()
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() <= 32 + MAX_SILENCES
-        assert not run.cluster.closed
+        assert not run.cluster.schedulers.closed
 
     def test_two_that_are_slow_and_hold_the_same_are_hedged(self) -> None:
         run = Playing(3, 5, seed=1)
@@ -135,7 +137,7 @@ class TestNeighboursThatFail:
             host.choker.slots = 1
         run.run()
         run.is_right(*run.hosts)
-        failed = [message for _, message in run.cluster.told if isinstance(message, NeighbourFailed)]
+        failed = [message for _, message in run.cluster.schedulers.heard if isinstance(message, NeighbourFailed)]
         assert not [message for message in failed if message.fault is not Fault.FULL]
 
 
@@ -145,10 +147,10 @@ class TestLies:
         run = Playing(hosts, 32, seed=seed)
         liar, honest = run.hosts[1], [host for host in run.hosts if host is not run.hosts[1]]
         liar.lies = True
-        run.run(lambda: all(map(run.is_whole, honest)) and bool(run.cluster.closed))
+        run.run(lambda: all(map(run.is_whole, honest)) and bool(run.cluster.schedulers.closed))
         run.is_right(*honest)
-        assert any(isinstance(message, Disproved) for _, message in run.cluster.told)
-        assert run.cluster.closed == {liar.name: Closing.QUARANTINED}
+        assert any(isinstance(message, Disproved) for _, message in run.cluster.schedulers.heard)
+        assert run.cluster.schedulers.closed == {liar.name: Closing.QUARANTINED}
         assert all(host.failures == [MAP_DISPROVED] and host.attempts == 2 for host in honest)
         assert max(run.left_the_origin().values()) <= 3, "the liar's copy, and two that agree"
 
@@ -159,8 +161,8 @@ class TestLies:
         liar.lies = True
         run.run(lambda: all(map(run.is_whole, honest)))
         run.is_right(*honest)
-        assert set(run.cluster.closed) <= {liar.name}
-        assert not any(isinstance(message, Disproved) for _, message in run.cluster.told)
+        assert set(run.cluster.schedulers.closed) <= {liar.name}
+        assert not any(isinstance(message, Disproved) for _, message in run.cluster.schedulers.heard)
         assert sum(host.attempts > 1 for host in honest) <= CHECKERS
         assert run.left_the_origin().total() <= 32 + 3, "the liar's pieces, and those that it contradicted"
 
@@ -170,15 +172,15 @@ class TestLies:
         liar.lies = True
         run.run(lambda: run.is_whole(honest))
         run.is_right(honest)
-        assert not run.cluster.closed
+        assert not run.cluster.schedulers.closed
 
 
 class TestWithoutAScheduler:
     def test_one_that_restarts_in_the_middle(self) -> None:
         run = Playing(8, 64, seed=3)
         run.run(began(run, 30))
-        run.cluster.stop_scheduler()
-        run.cluster.event_queue.after(1.0, run.cluster.start_scheduler)
+        run.cluster.schedulers.stop()
+        run.cluster.event_queue.after(1.0, run.cluster.schedulers.start)
         run.run()
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() <= 64 + 16, "at most what was on its way, and not published"
@@ -187,8 +189,8 @@ class TestWithoutAScheduler:
         """Those that had leases go on meanwhile; if all asked the origin it would give 1.7 copies."""
         run = Playing(12, 64, seed=3)
         run.run(began(run, 30))
-        run.cluster.stop_scheduler()
-        run.cluster.event_queue.after(4.0, run.cluster.start_scheduler)
+        run.cluster.schedulers.stop()
+        run.cluster.event_queue.after(4.0, run.cluster.schedulers.start)
         run.run()
         run.is_right(*run.hosts)
         assert run.cluster.origin_bytes <= 1.25 * run.blob.size_bytes
@@ -196,7 +198,7 @@ class TestWithoutAScheduler:
     def test_one_that_is_gone_for_good(self) -> None:
         run = Playing(8, 64, seed=3)
         run.run(began(run, 30))
-        run.cluster.stop_scheduler()
+        run.cluster.schedulers.stop()
         run.run()
         run.is_right(*run.hosts)
         published = sum(run.came_from_neighbours(host).total() for host in run.hosts)
@@ -204,16 +206,16 @@ class TestWithoutAScheduler:
 
     def test_none_from_the_start(self) -> None:
         run = Playing(3, 16)
-        run.cluster.stop_scheduler()
+        run.cluster.schedulers.stop()
         run.run()
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() == 3 * 16
 
     def test_one_that_comes_when_hosts_have_begun_alone(self) -> None:
         run = Playing(4, 32)
-        run.cluster.stop_scheduler()
+        run.cluster.schedulers.stop()
         run.run(began(run, 8))
-        run.cluster.start_scheduler()
+        run.cluster.schedulers.start()
         run.run()
         run.is_right(*run.hosts)
         assert run.left_the_origin().total() < 4 * 32, "what had not left the origin by then leaves it once"
@@ -255,7 +257,7 @@ class TestADiskThatFails:
         run.is_right(*others)
         assert bad.failures
         assert not run.is_whole(bad)
-        assert not run.cluster.closed, "it lies to nobody"
+        assert not run.cluster.schedulers.closed, "it lies to nobody"
 
     def test_what_had_landed_before_is_kept_for_when_it_works_again(self) -> None:
         run = Playing(6, 32, seed=4)

@@ -129,7 +129,7 @@ def test_those_that_say_wrong_digests_are_found_early_and_nobody_else_is_accused
     cluster = SimulatedCluster(scenario(name, 40, 64, seed=seed))
     play = Run(cluster)
     trio.run(play.run, clock=MockClock(autojump_threshold=0))
-    quarantined = {host for host, closing in cluster.closed.items() if closing is Closing.QUARANTINED}
+    quarantined = {host for host, closing in cluster.schedulers.closed.items() if closing is Closing.QUARANTINED}
     liars = {host for host, simulated in cluster.hosts.items() if simulated.misbehaviour in MISLEADING}
     assert quarantined <= liars
     assert play.result().failed() == []
