@@ -26,7 +26,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from scheduler.trust.errors import CertificateError, JoinRefusedError
 from scheduler.trust.identity import UNREADABLE, PeerIdentity, identity_in
 
-CLOCK_SKEW: Final = timedelta(minutes=5)
+CLOCK_SKEW: Final = timedelta(hours=2)
+"""Machines may be an hour apart, and so may those that issue from those that verify."""
 CA_LIFETIME: Final = timedelta(days=3650)
 MAX_REQUEST_BYTES: Final = 8 * 1024
 
