@@ -6,7 +6,7 @@
 3. Losing the connection is normal. The owner is told when it happens, and of each attempt that fails.
 4. Reconnects are spread by full jitter, so that a scheduler that restarts is not met by all hosts at once. The log has
    changes, and not attempts (`peer.net.scheduler_log`).
-5. Where there are other schedulers, one that is silent (`peer.net.silence`) is given up.
+5. A scheduler that is silent is given up (`peer.net.silence`), and soon if there are others.
 6. With certificates, the session is opened anew before a certificate of either end is over. That takes one round trip,
    and what is on its way between hosts goes on.
 7. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
@@ -42,9 +42,6 @@ log = structlog.get_logger("peer.net.scheduler_client")
 CONNECT_WITHIN_S = 3.0
 CLOSE_WITHIN_S = 1.0
 """How long a scheduler may take to hang up in its turn."""
-
-HEARTBEAT_S = 2.0
-"""Either end notices within some seconds that the other has vanished."""
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
@@ -199,8 +196,7 @@ class SchedulerClient:
                     f"{url.rstrip('/')}{PATH}",
                     ssl=True if self._trust is None else self._trust.to_scheduler,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
-                    heartbeat=HEARTBEAT_S,
-                    autoping=False,  # what answers a ping is to be seen
+                    autoping=False,  # `Silence` is the heartbeat
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                 )
@@ -237,6 +233,10 @@ class SchedulerClient:
             if welcome is None:
                 self.log.failed(url, cause)
                 return False
+            if self._is_silent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_WITHIN_S):  # what is sent to say so may find no room
+                        await socket.close()
             if not self._reopening:
                 self.log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
         return True
@@ -316,12 +316,11 @@ class SchedulerClient:
         self._exchanging.reschedule(0.0)
 
     async def _notice_silence(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """End the session with a scheduler that is silent, if there are others."""
+        """End the session with a scheduler that is silent."""
         self._silence = Silence()
-        with suppress(aiohttp.ClientError, OSError):  # the receiving side notices
-            await self._silence.wait(socket.ping)
-            self._is_silent = True
-            self._exchanging.reschedule(0.0)
+        await self._silence.wait(socket.ping)
+        self._is_silent = True
+        self._exchanging.reschedule(0.0)
 
     async def _next(self, socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
         """The next frame that is not about whether the other end is there."""

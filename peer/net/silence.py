@@ -1,13 +1,12 @@
 """Notices that a scheduler has fallen silent: frozen, or cut off, with a connection that nobody has ended.
 
-A heartbeat finds an idle connection dead within seconds. A host that has something to say wants to know sooner:
+It is the connection's heartbeat. A host that has something to say wants to know soon, because blobs can move:
 
-1. If nothing comes for `QUIET_S` after a message was sent, a ping follows. Most messages have no answer, so only the
-   ping does.
-2. If then nothing comes for `SILENT_S`, the scheduler is silent. A scheduler that is merely busy answers within that;
-   the heartbeat waits no longer for its pings.
-3. A wait that took longer than it should shows that this host was busy itself, or frozen: it says nothing of the
-   scheduler, and a ping is sent anew.
+1. If nothing comes for `QUIET_S` after a message was sent, a ping follows: most messages have no answer. While this
+   host says nothing, a ping follows every `HEARTBEAT_S`.
+2. If then nothing comes for `SILENT_S`, the scheduler is silent. A scheduler that is merely busy answers within that.
+3. The time is counted in steps. A step that took longer than it should shows that this host was busy itself, or
+   frozen: it says nothing of the scheduler, and does not count.
 """
 
 from __future__ import annotations
@@ -17,11 +16,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import aiohttp
+
+HEARTBEAT_S: Final = 2.0
 QUIET_S: Final = 0.25
 SILENT_S: Final = 1.25
 """With `QUIET_S`, and the time to move blobs, that is below 2 s."""
 
-LATE_S: Final = 0.25
+STEP_S: Final = 0.125
+LATE_S: Final = 0.05
+"""How late a step may end that counts."""
 
 
 class Silence:
@@ -42,7 +46,9 @@ class Silence:
     async def wait(self, ping: Callable[[], Awaitable[None]]) -> None:
         """Return once the scheduler is silent."""
         while True:
-            await self._said.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._said.wait()
             self._said.clear()
             if await self._is_quiet_for(QUIET_S, _nothing) and await self._is_quiet_for(SILENT_S, ping):
                 return
@@ -51,18 +57,23 @@ class Silence:
         """Whether nothing comes for so long. `first` may wait too: a scheduler that does not read takes no ping."""
         loop = asyncio.get_running_loop()
         self._heard.clear()
-        until = loop.time() + for_s
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await first()
-                await self._heard.wait()
-        if self._heard.is_set():
-            return False
-        if loop.time() < until + LATE_S:
-            return True
-        self._said.set()
-        return False
+        async with asyncio.TaskGroup() as group:
+            beginning = group.create_task(_begin(first))
+            while for_s > 0.0 and not self._heard.is_set():
+                until = loop.time() + min(for_s, STEP_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until):
+                        await self._heard.wait()
+                if loop.time() < until + LATE_S:
+                    for_s -= STEP_S
+            beginning.cancel()
+        return not self._heard.is_set()
 
 
 async def _nothing() -> None:
     pass
+
+
+async def _begin(first: Callable[[], Awaitable[None]]) -> None:
+    with suppress(aiohttp.ClientError, OSError):  # the connection has broken, which whoever reads it notices
+        await first()

@@ -215,9 +215,9 @@ class Several:
         await until(self.are_ready)
         await self.until_at(self.schedulers)
 
-    def beats(self) -> Counter[bytes]:
+    def beats(self, redis: RedisServer | None = None) -> Counter[bytes]:
         """How often each scheduler was heard of in Redis."""
-        found: dict[bytes, bytes] = self.redis.client.hgetall("{p2pd}:beats")
+        found: dict[bytes, bytes] = (redis or self.redis).client.hgetall("{p2pd}:beats")
         return Counter({name: int(count) for name, count in found.items()})
 
     def epoch(self) -> int:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from tests.real import packages
+from tests.support.node import asynchronous
+from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, until_true
-from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, until
+from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
 
 
 def clock(offset: str) -> Mapping[str, str]:
@@ -244,3 +247,40 @@ def test_one_is_added_and_one_leaves(run: Callable[[Scenario], None]) -> None:
 async def blobs_at(host: Host) -> Counter[str]:
     """How many blobs of a host are at each scheduler, by URL."""
     return Counter({url: each["blobs"] for url, each in (await connections(host)).items()})
+
+
+def test_redis_is_failed_over_by_sentinel(tmp_path: Path, own_redis: RedisServer) -> None:
+    replica = RedisServer(tmp_path / "replica", "--replicaof", "127.0.0.1", str(own_redis.port))
+    port = free_port()
+    (config := tmp_path / "sentinel.conf").write_text(
+        f"sentinel monitor p2pd 127.0.0.1 {own_redis.port} 1\nsentinel down-after-milliseconds p2pd 300\n"
+        "sentinel failover-timeout p2pd 2000\n"
+    )
+    sentinel = RedisServer(tmp_path / "sentinel", str(config), program="redis-sentinel", port=port)
+
+    @asynchronous
+    async def scenario() -> None:
+        through = f"redis+sentinel://127.0.0.1:{port}/p2pd"
+        with ImageRegistry() as registry:
+            async with several(tmp_path, registry, own_redis, [{}, {}], through=through) as made:
+                await made.until_whole()
+                epoch = made.epoch()
+
+                async def fault() -> None:
+                    own_redis.kill()
+
+                await until_true(lambda: bool(sentinel.client.sentinel_slaves("p2pd")))
+                await made.pull(fault=fault)
+                await until_true(lambda: replica.client.role()[0] == b"master")
+                beats = made.beats(replica)
+                await until_true(lambda: sum(count > beats[name] for name, count in made.beats(replica).items()) == 2)
+                await made.until_whole()
+                assert made.all_live(epoch)
+
+    try:
+        replica.start()
+        sentinel.start()
+        scenario()
+    finally:
+        sentinel.kill()
+        replica.kill()
