@@ -28,7 +28,7 @@ def clock(offset: str) -> Mapping[str, str]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    install()
+    install(packages.FAKETIME)
     directory = tmp_path_factory.mktemp("several")
     redis = RedisServer(directory / "redis", "--appendonly", "yes", "--appendfsync", "always")
     redis.start()
