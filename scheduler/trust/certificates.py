@@ -4,7 +4,7 @@ Rules:
 1. Of a certificate signing request only the public key is taken, once the request's signature shows that the sender has
    the private key. Names, extensions and attributes in it are not read.
 2. Keys are EC P-256, 30 µs a signature. A request with another kind of key is refused.
-3. Certificates begin 5 minutes in the past, because the clocks of two machines differ. They end with the CA at the
+3. Certificates begin 2 hours in the past, because the clocks of two machines differ. They end with the CA at the
    latest.
 4. The cluster's name is made from the CA's public key. So it stays when the operator's CA is renewed with the same key,
    and no two authorities have the same name.

@@ -1,7 +1,7 @@
 """Faults of three schedulers on one Redis, and of that Redis, each in the middle of a pull.
 
-In each no client notices, and the origin sends no blob twice but for a piece. One scheduler's clock is an hour ahead in
-all of these tests, and another's an hour behind.
+In each no client notices, and the origin sends nothing twice but for pieces that were in flight. One scheduler's clock
+is an hour ahead in all of these tests, and another's an hour behind.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
         async def fault() -> None:
             victim.kill()
             await made.until_at(made.others(victim))
+            assert all(victim.url in each.listed for each in made.others(victim)), "hosts have waited for the list"
 
         await made.pull(victim, fault)
         await victim.start()
