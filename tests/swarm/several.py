@@ -38,9 +38,9 @@ BLOBS_EACH: Final = 3
 BLOB_BYTES: Final = 2 * MIB
 """Eight pieces."""
 
-MOST_COPIES: Final = 1.15
-"""A quiet machine has 1.00, and 1.02 is what is promised. A machine that stalls for seconds asks the origin once more for
-pieces that are late, with one scheduler as with three. Without a defence it would be 1.33 or more."""
+MOST_COPIES: Final = 1.3
+"""A quiet machine has 1.00, and 1.02 is what is promised (`test_several_schedulers`). On a machine that stalls for
+seconds, pieces that are late are asked for at the origin once more, also without any fault."""
 
 _numbers: Final = itertools.count()
 
