@@ -1,4 +1,4 @@
-"""Takes the defences that docs/security.md names out, one after the other, and shows that their tests fail.
+"""Takes the defences out that docs/security.md and docs/several-schedulers.md name, and shows that their tests fail.
 
     python -m tests.defences [WORD…]      those whose test or file has one of the words in it; all by default
 

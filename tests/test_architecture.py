@@ -61,18 +61,20 @@ def test_the_document_is_what_the_code_gives(file: str) -> None:
 
 SECURITY = (DOCS / "security.md").read_text()
 THREAT_MODEL = SECURITY.partition("\n## Pieces")[0]
+FAULTS = (DOCS / "several-schedulers.md").read_text()
 NAMED_TEST = re.compile(r"`(tests/\w+/\w+\.py)(?:::(\w+))?`")
 """A file of tests, and the name of one in it."""
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED_TEST.findall(SECURITY))))
+@pytest.mark.parametrize(("file", "name"), sorted(set(NAMED_TEST.findall(SECURITY + FAULTS))))
 def test_the_test_that_the_document_names_exists(file: str, name: str) -> None:
     assert f"def {name}(" in (ROOT / file).read_text() if name else (ROOT / file).exists()
 
 
-def test_each_test_of_the_threat_model_has_a_defence_that_it_holds_and_no_other_has() -> None:
+def test_each_test_of_the_threat_model_and_of_faults_has_a_defence_that_it_holds_and_no_other_has() -> None:
     """`python -m tests.defences` shows that it fails without."""
-    assert {f"{file}::{name}" for file, name in NAMED_TEST.findall(THREAT_MODEL)} == {each.test for each in defences()}
+    named = {f"{file}::{name}" for file, name in NAMED_TEST.findall(THREAT_MODEL + FAULTS) if name}
+    assert named == {each.test for each in defences()}
 
 
 def test_what_takes_a_defence_out_is_still_in_its_place() -> None:

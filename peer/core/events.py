@@ -259,7 +259,10 @@ class SchedulerFound:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLost:
-    """There is no connection to a scheduler any more, or none yet at the start. `stops`: it has said that it stops."""
+    """There is no connection to a scheduler any more, or none yet at the start.
+
+    `stops`: it will not be back at once. It has said so, or is silent.
+    """
 
     scheduler: str = ""
     stops: bool = False

@@ -6,9 +6,10 @@
 3. Losing the connection is normal. The owner is told when it happens, and of each attempt that fails.
 4. Reconnects are spread by full jitter, so that a scheduler that restarts is not met by all hosts at once. The log has
    changes, and not attempts (`peer.net.scheduler_log`).
-5. With certificates, the session is opened anew before a certificate of either end is over. That takes one round trip,
+5. A scheduler that is silent is given up (`peer.net.silence`), and soon if there are others.
+6. With certificates, the session is opened anew before a certificate of either end is over. That takes one round trip,
    and what is on its way between hosts goes on.
-6. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
+7. The host keeps to the bounds of the protocol and of the Welcome. A message beyond the protocol's is dropped here,
    because it would cost the connection there. Messages beyond the Welcome's rate wait.
 """
 
@@ -25,6 +26,7 @@ import structlog
 
 from peer.core.token_bucket import TokenBucket
 from peer.net.scheduler_log import SchedulerLog, cause_of, cause_of_close
+from peer.net.silence import QUIET_S, SILENT_S, Silence
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost, ToHost, Unknown
 from scheduler.protocol.connection import PATH, Closing
 from scheduler.protocol.fields import MAX_FRAME_BYTES, ProtocolError
@@ -40,9 +42,6 @@ log = structlog.get_logger("peer.net.scheduler_client")
 CONNECT_WITHIN_S = 3.0
 CLOSE_WITHIN_S = 1.0
 """How long a scheduler may take to hang up in its turn."""
-
-HEARTBEAT_S = 2.0
-"""Either end notices within some seconds that the other has vanished."""
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MOST_S = 5.0
@@ -77,7 +76,7 @@ class ConnectionOwner(Protocol):
         ...
 
     def lost(self, client: SchedulerClient, *, stops: bool) -> None:
-        """The connection has ended; `stops`: because the scheduler stops."""
+        """The connection has ended; `stops`: because the scheduler stops, or is silent."""
         ...
 
     def failed(self, client: SchedulerClient) -> None:
@@ -97,7 +96,8 @@ class SchedulerClient:
     ) -> None:
         """With `trust`, the URL is https://, and the scheduler is who its certificate says."""
         self.url = url
-        self.return_within_s = RETURN_WITHIN_S
+        self.several = False
+        """Whether there are other schedulers, to which blobs can move."""
         self._closed = False
         self.ended = asyncio.Event()
         """Set when `run` is over."""
@@ -116,6 +116,9 @@ class SchedulerClient:
         self._close_reason = ""
         self._reopening = False
         """Whether the session ends because it is to be opened anew."""
+        self._silence = Silence()
+        self._is_silent = False
+        """Whether the session ends because the scheduler is silent."""
         self.messages = 0
         """Sent and received, without those that begin a connection."""
 
@@ -167,7 +170,7 @@ class SchedulerClient:
                     backoff_s = BACKOFF_FIRST_S
                     if self._reopening:
                         continue
-                    pause_s = self.return_within_s
+                    pause_s = RETURN_SOON_S if self.several else RETURN_WITHIN_S
                 else:
                     self._owner.failed(self)
                     pause_s = backoff_s
@@ -190,7 +193,7 @@ class SchedulerClient:
                     f"{url.rstrip('/')}{PATH}",
                     ssl=True if self._trust is None else self._trust.to_scheduler,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_WITHIN_S),
-                    heartbeat=HEARTBEAT_S,
+                    autoping=False,  # `Silence` is the heartbeat
                     max_msg_size=MAX_FRAME_BYTES,
                     compress=0,
                 )
@@ -215,7 +218,7 @@ class SchedulerClient:
                 cause = f"it broke the protocol: {error}"
                 await socket.close(code=Closing.MALFORMED, message=str(error).encode()[:100])
             except (aiohttp.ClientError, OSError) as error:
-                cause = cause_of(error, CONNECT_WITHIN_S)
+                cause = cause_of(error, QUIET_S + SILENT_S if self._is_silent else CONNECT_WITHIN_S)
             except asyncio.CancelledError:
                 with suppress(aiohttp.ClientError, OSError):
                     await socket.send_bytes(FROM_HOST.encode(Bye()))
@@ -223,10 +226,14 @@ class SchedulerClient:
             finally:
                 if self._queue is not None:
                     self._queue = None
-                    self._owner.lost(self, stops=socket.close_code == Closing.STOPPING)
+                    self._owner.lost(self, stops=self._is_silent or socket.close_code == Closing.STOPPING)
             if welcome is None:
                 self.log.failed(url, cause)
                 return False
+            if self._is_silent:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CLOSE_WITHIN_S):  # what is sent to say so may find no room
+                        await socket.close()
             if not self._reopening:
                 self.log.lost(url, cause or cause_of_close(socket.close_code, self._close_reason))
         return True
@@ -234,7 +241,7 @@ class SchedulerClient:
     async def _enter(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome | None:
         await socket.send_bytes(FROM_HOST.encode(self._hello()))
         async with asyncio.timeout(CONNECT_WITHIN_S):
-            first = await socket.receive()
+            first = await self._next(socket)
         if first.type is not aiohttp.WSMsgType.BINARY:
             cause = cause_of_close(socket.close_code, str(first.extra or ""))
             self.log.failed(url, cause, "the scheduler does not let this host in")
@@ -262,7 +269,7 @@ class SchedulerClient:
     async def _list(self, socket: aiohttp.ClientWebSocketResponse) -> Schedulers:
         """What a scheduler that is one of several says next."""
         async with asyncio.timeout(CONNECT_WITHIN_S):
-            second = await socket.receive()
+            second = await self._next(socket)
         if second.type is not aiohttp.WSMsgType.BINARY:
             raise ConnectionError("it hung up before it said which schedulers there are")
         listed = TO_HOST.decode(second.data)
@@ -274,12 +281,16 @@ class SchedulerClient:
         self, socket: aiohttp.ClientWebSocketResponse, welcome: Welcome, listed: Schedulers | None
     ) -> None:
         self._close_reason = ""
+        self._is_silent = False
         failure: Exception | None = None
         async with asyncio.timeout(None) as self._exchanging, asyncio.TaskGroup() as group:
             self._queue = asyncio.Queue(MAX_QUEUED)
             allowed = TokenBucket(RATE_MARGIN * welcome.messages_per_s, RATE_MARGIN * welcome.burst)
             self._owner.found(self, welcome, listed)
-            beside = [group.create_task(self._send(socket, self._queue, allowed))]
+            beside = [
+                group.create_task(self._send(socket, self._queue, allowed)),
+                group.create_task(self._notice_silence(socket)),
+            ]
             if self._trust is not None:
                 beside.append(group.create_task(self._watch(socket, self._trust)))
             try:
@@ -301,9 +312,26 @@ class SchedulerClient:
         self._reopening = True
         self._exchanging.reschedule(0.0)
 
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _notice_silence(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """End the session with a scheduler that is silent."""
+        self._silence = Silence()
+        await self._silence.wait(socket.ping)
+        self._is_silent = True
+        self._exchanging.reschedule(0.0)
+
+    async def _next(self, socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
+        """The next frame that is not about whether the other end is there."""
         while True:
             frame = await socket.receive()
+            self._silence.heard()
+            if frame.type is aiohttp.WSMsgType.PING:
+                await socket.pong(frame.data)
+            elif frame.type is not aiohttp.WSMsgType.PONG:
+                return frame
+
+    async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            frame = await self._next(socket)
             if frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
                 self._close_reason = str(frame.extra or "")
                 return
@@ -332,4 +360,6 @@ class SchedulerClient:
                 await socket.send_bytes(frame)
             except (aiohttp.ClientError, OSError):
                 return  # the receiving side notices, and ends the connection
+            if self.several:
+                self._silence.said()
             self.messages += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from peer.core import events
 from peer.core.events import Event
-from peer.net.scheduler_client import RETURN_SOON_S, RETURN_WITHIN_S, SchedulerClient
+from peer.net.scheduler_client import SchedulerClient
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.codec import FromHost, ToHost
 from scheduler.protocol.from_host import Hello
@@ -70,7 +70,7 @@ class SchedulerClients:
         self._messages = 0
         """Of clients that are closed."""
         self.several = False
-        """Whether there are other schedulers, so that a lost one is looked for in less time than they are joined."""
+        """Whether there are other schedulers, to which blobs move from one that is lost or silent."""
 
     @property
     def connected(self) -> list[str]:
@@ -93,7 +93,7 @@ class SchedulerClients:
         for url in wanted:
             if url not in self._clients:
                 client = self._clients[url] = SchedulerClient(url, self._hello, self, self._trust)
-                client.return_within_s = RETURN_SOON_S if self.several else RETURN_WITHIN_S
+                client.several = self.several
                 self._tasks.start(self._run(client, self._closing.get(url)))
 
     async def _run(self, client: SchedulerClient, before: SchedulerClient | None) -> None:
@@ -168,7 +168,7 @@ class SchedulerClients:
     def _of(self, listed: Schedulers) -> Schedulers:
         self.several = len(listed.schedulers) > 1
         for client in self._clients.values():
-            client.return_within_s = RETURN_SOON_S if self.several else RETURN_WITHIN_S
+            client.several = self.several
         if self._trust is None:
             return listed
         secure = tuple(replace(each, url=f"https://{each.url.partition('://')[2]}") for each in listed.schedulers)

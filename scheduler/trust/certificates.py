@@ -4,7 +4,7 @@ Rules:
 1. Of a certificate signing request only the public key is taken, once the request's signature shows that the sender has
    the private key. Names, extensions and attributes in it are not read.
 2. Keys are EC P-256, 30 µs a signature. A request with another kind of key is refused.
-3. Certificates begin 5 minutes in the past, because the clocks of two machines differ. They end with the CA at the
+3. Certificates begin 2 hours in the past, because the clocks of two machines differ. They end with the CA at the
    latest.
 4. The cluster's name is made from the CA's public key. So it stays when the operator's CA is renewed with the same key,
    and no two authorities have the same name.
@@ -26,7 +26,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from scheduler.trust.errors import CertificateError, JoinRefusedError
 from scheduler.trust.identity import UNREADABLE, PeerIdentity, identity_in
 
-CLOCK_SKEW: Final = timedelta(minutes=5)
+CLOCK_SKEW: Final = timedelta(hours=2)
+"""Machines may be an hour apart, and so may those that issue from those that verify."""
 CA_LIFETIME: Final = timedelta(days=3650)
 MAX_REQUEST_BYTES: Final = 8 * 1024
 

@@ -50,7 +50,10 @@ PACKAGE_OF: Final = {
 PAM_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_http_auth_pam_module.so")
 """nginx's module for PAM."""
 
-PACKAGE_OF_FILE: Final = {PAM_MODULE: "libnginx-mod-http-auth-pam"}
+FAKETIME: Final = Path(f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketimeMT.so.1")
+"""What gives a process another time of day."""
+
+PACKAGE_OF_FILE: Final = {PAM_MODULE: "libnginx-mod-http-auth-pam", FAKETIME: "libfaketime"}
 """The package that each file is in that is no program."""
 
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")

@@ -15,6 +15,7 @@ from scheduler.shared.redis_live import RedisLiveStore
 from scheduler.shared.redis_url import parse_redis_url
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
+from tests.support.tap import Tap
 
 PATIENCE_S: Final = 20.0
 QUICK: Final = Pace(beat_s=0.05, lease_s=0.6, gap_s=0.3)
@@ -166,8 +167,10 @@ def test_a_redis_that_is_slow_by_500_ms_is_no_reason(own_redis: RedisServer) -> 
     """Each call takes longer than half of the lease's beats; the schedulers stay, and know each other."""
 
     async def scenario() -> None:
-        async with slow(own_redis.port, 0.5) as port:
-            place = RedisPlace(parse_redis_url(f"redis://127.0.0.1:{port}"))
+        tap = Tap(own_redis.port)
+        tap.delay_s = 0.5
+        async with tap.open():
+            place = RedisPlace(parse_redis_url(f"redis://127.0.0.1:{tap.port}"))
             async with running(place, "a", "b", pace=Pace(beat_s=0.1, lease_s=3.0, gap_s=1.5)) as (a, b):
                 before = b.live.known
                 beats = own_redis.client.hgetall("{p2pd}:beats")
@@ -210,41 +213,3 @@ def test_sentinel_fails_over_and_nobody_is_lost(tmp_path: Path, own_redis: Redis
     finally:
         sentinel.kill()
         replica.kill()
-
-
-@asynccontextmanager
-async def slow(port: int, by_s: float) -> AsyncIterator[int]:
-    """A port of loopback that leads to another; what is sent there arrives later."""
-    writers: list[asyncio.StreamWriter] = []
-    handlers: list[asyncio.Task[None]] = []
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await asyncio.sleep(wait_s)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handler = asyncio.current_task()
-        assert handler is not None
-        handlers.append(handler)
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
-        writers.extend((writer, there_writer))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(copy(reader, there_writer, by_s))
-            group.create_task(copy(there_reader, writer, 0.0))
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for each in writers:
-            each.close()
-        await asyncio.gather(*handlers)
-        for each in writers:
-            with suppress(OSError):
-                await each.wait_closed()
-        await server.wait_closed()

@@ -87,9 +87,10 @@ class RedisServer:
         os.kill(self._process.pid, signal.SIGCONT)
 
 
-def install() -> None:
-    """redis-server is there, or the test does not run; in CI it fails then."""
-    if shutil.which("redis-server", path=packages.PATH) and shutil.which("redis-sentinel", path=packages.PATH):
+def install(*files: Path) -> None:
+    """redis-server is there, and these files of packages, or the test does not run; in CI it fails then."""
+    programs = ("redis-server", "redis-sentinel")
+    if all(shutil.which(each, path=packages.PATH) for each in programs) and all(each.exists() for each in files):
         return
     reason = packages.unsuitable()
     if reason is not None and os.environ.get("CI") == "true":

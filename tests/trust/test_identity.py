@@ -122,9 +122,9 @@ def test_a_certificate_that_was_read_before_is_checked_again() -> None:
         identity_from_der(GOOD, OTHER_CA.cluster, NOW)
 
 
-def test_a_clock_that_is_4_minutes_slow_does_no_harm() -> None:
+def test_a_clock_that_is_an_hour_slow_does_no_harm() -> None:
     issued = credentials(host("a"))
-    assert issued.not_before == NOW - 300
+    assert issued.not_before < NOW - HOUR
     assert issued.not_after == NOW + HOUR
 
 
