@@ -23,6 +23,7 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
+from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.own_addresses import own_addresses
@@ -211,6 +212,7 @@ async def serve(
 
             proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret, inside = new_secret(), SchedulerPreheats(settings)
+        telemetry.registry.register(PredictMetrics(inside.foresight.statistics))
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, inside).prepare

@@ -54,13 +54,13 @@ class SchedulerPreheats:
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
         self._rules = PreheatRules(settings.preheat, lambda: self._service)
-        self._foresight = Foresight(settings, self._directory)
+        self.foresight = Foresight(settings, self._directory)
         self._notifications = Notifications(
             lambda: self._service,
             self._token,
             lambda: self._tasks,
             self._rules,
-            on_push=self._foresight.pushed,
+            on_push=self.foresight.pushed,
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -69,7 +69,7 @@ class SchedulerPreheats:
             *preheat_routes(service),
             *harbor_routes(service),
             *self._notifications.routes(),
-            *self._foresight.routes(),
+            *self.foresight.routes(),
         ]
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
@@ -97,7 +97,7 @@ class SchedulerPreheats:
                 tasks.start(service.write())
                 tasks.start(self._rules.run())
                 try:
-                    async with self._foresight.running(core, server, service, tasks):
+                    async with self.foresight.running(core, server, service, tasks):
                         yield self.routes()
                 finally:
                     self._service = self._tasks = None
