@@ -212,7 +212,7 @@ async def serve(
 
             proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret, inside = new_secret(), SchedulerPreheats(settings)
-        telemetry.registry.register(PredictMetrics(inside.foresight.statistics))
+        telemetry.registry.register(PredictMetrics(inside.predict_statistics))
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, inside).prepare

@@ -13,6 +13,7 @@ from aiohttp import web
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
 from p2pd.daemon.predicting import Foresight
+from p2pd.predict.service import PredictStatistics
 from p2pd.preheat.api import PREFIX, preheat_routes
 from p2pd.preheat.harbor import PATHS, harbor_routes
 from p2pd.preheat.notifications import PATH as NOTIFICATIONS
@@ -54,13 +55,13 @@ class SchedulerPreheats:
         self._tasks: BackgroundTasks | None = None
         self._token = PreheatToken(self._directory)
         self._rules = PreheatRules(settings.preheat, lambda: self._service)
-        self.foresight = Foresight(settings, self._directory)
+        self._foresight = Foresight(settings, self._directory)
         self._notifications = Notifications(
             lambda: self._service,
             self._token,
             lambda: self._tasks,
             self._rules,
-            on_push=self.foresight.pushed,
+            on_push=self._foresight.pushed,
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -69,8 +70,12 @@ class SchedulerPreheats:
             *preheat_routes(service),
             *harbor_routes(service),
             *self._notifications.routes(),
-            *self.foresight.routes(),
+            *self._foresight.routes(),
         ]
+
+    def predict_statistics(self) -> PredictStatistics | None:
+        """None while no history of pulls is kept."""
+        return self._foresight.statistics()
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`."""
@@ -97,7 +102,7 @@ class SchedulerPreheats:
                 tasks.start(service.write())
                 tasks.start(self._rules.run())
                 try:
-                    async with self.foresight.running(core, server, service, tasks):
+                    async with self._foresight.running(core, server, service, tasks):
                         yield self.routes()
                 finally:
                     self._service = self._tasks = None

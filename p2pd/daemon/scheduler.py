@@ -58,7 +58,7 @@ async def serve(
     scrape = partial(generate_latest, registry)
     obstacles = [not_ready]
     secret, preheats = new_secret(), SchedulerPreheats(settings)
-    registry.register(PredictMetrics(preheats.foresight.statistics))
+    registry.register(PredictMetrics(preheats.predict_statistics))
     if control is not None:
         control.prepare = preheats.prepare
     cluster = Cluster(core, partial(ending_certificates, settings))

@@ -96,7 +96,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class PredictStatistics:
-    """Since the start; `records` has the history from before, too. `most_bytes`: what hosts may fetch for the preheats."""
+    """Since the start; `records` are those from before, too. `most_bytes`: what hosts may fetch for the preheats."""
 
     records: int
     preheats: int
