@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pd.config.room import quota_of, room_under
-from p2pd.config.settings import KEYS, Loaded, Settings
+from p2pd.config.settings import KEYS, Settings
+from p2pd.config.sources import Loaded
 from p2pd.config.values import (
     UpstreamSetting,
     parse_duration,

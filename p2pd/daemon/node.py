@@ -28,7 +28,8 @@ from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.own_addresses import own_addresses
 from p2pd.config.room import quota_of
-from p2pd.config.settings import Loaded, Settings, Sources
+from p2pd.config.settings import Settings
+from p2pd.config.sources import Loaded, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs

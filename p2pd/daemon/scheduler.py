@@ -20,7 +20,8 @@ from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
-from p2pd.config.settings import Loaded, Settings, Sources
+from p2pd.config.settings import Settings
+from p2pd.config.sources import Loaded, Sources
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import Address, ConfigError, parse_upstream
 from p2pd.configure import dockerd
 from p2pd.configure.docker import CERTS_D

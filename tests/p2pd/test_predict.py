@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import ConfigError
 from p2pd.predict.facts import DAY_S, MAX_IMAGES, MAX_SITES, MAX_TIMES, Facts
 from p2pd.predict.forecast import MODELS, Forecaster, Prediction, worth
