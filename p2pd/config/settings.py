@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pd.config.preheat_rules import PreheatRule, parse_preheat_rules
+from p2pd.config.upstream_setting import UpstreamSetting, parse_upstreams
 from p2pd.config.values import (
     Address,
-    UpstreamSetting,
     one_of,
     parse_address,
     parse_collector,
@@ -40,7 +40,6 @@ from p2pd.config.values import (
     parse_size,
     parse_switch,
     parse_token_text,
-    parse_upstreams,
     parse_urls,
 )
 from peer.core.eviction import DiskShare
