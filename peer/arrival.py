@@ -108,9 +108,9 @@ class Arrival:
         return self.blob
 
     async def change(self, position: int) -> None:
-        """Wait until more has come, unless the bytes at `position` are there already."""
+        """Wait until the bytes at `position` are there, or the download has failed. Other pieces are no news."""
         assert self.blob is not None
-        if self.blob.servable_until(position) <= position:
+        while self._error is None and self.blob.servable_until(position) <= position:
             await self._changed.wait()
 
     def raise_if_failed(self) -> None:

@@ -212,8 +212,11 @@ class _Turns:
     def run(self) -> None:
         """Returns when all pieces have landed. Raises what either thread has met first."""
         while self._wait_for_turn():
-            with self._buffers.buffer(self._buffer_bytes) as buffer:
-                self._take_turns(buffer)
+            try:
+                with self._buffers.buffer(self._buffer_bytes) as buffer:
+                    self._take_turns(buffer)
+            except Exception as error:  # there is no memory: what the second thread lands needs the blob to its end
+                self._fail(error)
         if self._error is not None:
             raise self._error
 

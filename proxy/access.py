@@ -247,6 +247,10 @@ class Access:
         self._catalog.remember(repository, endpoint, digests, self._open_to_all(repository))
         self._tell_public(repository, digests)
 
+    def is_public(self, repository: Repository, endpoint: Endpoint, digest: AnyDigest) -> bool:
+        """Whether anyone may have the digest as of that place, while the origin says nothing."""
+        return self._catalog.is_public(repository, endpoint, digest)
+
     def public_while_silent(self, route: Route, silence: OriginError, *, told_by_hosts: bool = False) -> Permit | None:
         """A permit for the digest of `route` while the origin says nothing: only for a digest that anyone may have, as
         this host has learnt from the origin, or as most hosts say that have (`told_by_hosts`).

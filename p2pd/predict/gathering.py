@@ -13,10 +13,12 @@ from peer.oci.digest import Digest
 from peer.oci.reference import parse_image_reference
 from scheduler.core.events import PullSeen
 from scheduler.core.history import PullRecord
-from scheduler.shell.history_store import SLOT_S
+from scheduler.shell.history_store import MAX_TOTAL_BYTES, SLOT_S
 
 MAX_WAITING: Final = 10_000
 MAX_HOSTS: Final = 50_000
+MAX_IMAGE_BYTES: Final = 2**40
+"""What an image may have. A host that says more is taken to have said so much."""
 
 Key = tuple[str, str, str]
 """Image, digest and site."""
@@ -50,14 +52,15 @@ class Gathering:
             self.dropped += 1
             return
         before = before or PullRecord(now, *key, 0, 0, 0, 0)
+        size_bytes = min(told.size_bytes, MAX_IMAGE_BYTES)
         is_new = (key, seen.host) not in self._counted
         self._counted.add((key, seen.host))
         self._waiting[key] = replace(
             before,
             hosts=before.hosts + is_new,
-            size_bytes=max(before.size_bytes, told.size_bytes),
-            total_bytes=before.total_bytes + told.size_bytes,
-            warm_bytes=before.warm_bytes + min(told.warm_bytes, told.size_bytes),
+            size_bytes=max(before.size_bytes, size_bytes),
+            total_bytes=min(before.total_bytes + size_bytes, MAX_TOTAL_BYTES),
+            warm_bytes=min(before.warm_bytes + min(told.warm_bytes, size_bytes), MAX_TOTAL_BYTES),
         )
 
     def take(self) -> list[PullRecord]:

@@ -243,8 +243,9 @@ class Predictions:
             if view is None:
                 await self._in_thread(self._store.settle, ordered.job, ordered.size_bytes)
             elif not view.record.is_open:
+                most_bytes = view.record.order.most_bytes  # no host fetches more, whatever it says
                 taken = sum(
-                    target.fetched_bytes if target.state in _FINAL else view.record.order.most_bytes
+                    min(target.fetched_bytes, most_bytes) if target.state in _FINAL else most_bytes
                     for target in view.targets
                 )
                 await self._in_thread(self._store.settle, ordered.job, taken)

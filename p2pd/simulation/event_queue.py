@@ -76,7 +76,7 @@ class EventQueue:
 
     def play(self, until: float) -> None:
         """Do all that is due by `until`, and what becomes due by it because of that."""
-        while (due := self.next()) is not None and due <= until:
+        while (self._heap or self.next() is not None) and self._heap[0][0] <= until:
             self._play_one()
         self.now = max(self.now, until)
 

@@ -304,7 +304,10 @@ class SimulatedHost:
         if now >= self._settles and not self.choker.is_full and self.up.used < (1 - SPARE_FRACTION) * self.up.rate:
             return Uplink.FREE
         soon = now + FREE_SOON_S
-        return Uplink.FREE_SOON if any(flow.due <= soon for flow in self.up.flows) else Uplink.FULL
+        for flow in self.up.flows:
+            if flow.due <= soon:
+                return Uplink.FREE_SOON
+        return Uplink.FULL
 
     def go_on(self, uplink: Uplink) -> None:
         """Send to whom waits, and tell others that they can come."""

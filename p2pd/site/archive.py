@@ -4,7 +4,7 @@ Rules:
 1. Whoever wrote it is not trusted. A directory is read without following links, and a tar is only looked up: its
    regular files by their names. A tar with anything but files and folders in it, or with names that lead out of it, is
    refused as a whole. So is one that is compressed, or has files with holes: few bytes of those may be any number.
-2. Reading the tar's headers takes bounded memory, whatever lengths they give.
+2. Reading the tar's headers takes bounded memory, whatever lengths they give, and however many there are.
 3. Nothing is hashed here: whoever reads verifies.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,7 +35,10 @@ MAX_MEMBERS: Final = 200_000
 """Files of a tar: 50 TB of layers as they are on average."""
 
 MAX_HEADER_BYTES: Final = 1 << 20
-"""The most that is read at a time while a tar is looked up. Extended headers have some hundred bytes."""
+"""The most that is read for one file while a tar is looked up. Extended headers have some hundred bytes."""
+
+MAX_NAMES_BYTES: Final = 32 << 20
+"""Of all names in a tar. A blob's has 77."""
 
 BLOBS: Final = "blobs/sha256"
 _INDEX: Final = "index.json"
@@ -71,15 +75,20 @@ class DirectoryArchive:
 
 
 class _Bounded:
-    """A file for `tarfile` that gives no more than a header at a time."""
+    """A file for `tarfile` that gives no more than a header, until it is told that the next one is read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._left = MAX_HEADER_BYTES
         self.tell, self.seek = file.tell, file.seek
 
+    def next_header(self) -> None:
+        self._left = MAX_HEADER_BYTES
+
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_HEADER_BYTES:
-            raise ManifestError(f"a header of {size} bytes, and at most {MAX_HEADER_BYTES} are read")
+        if not 0 <= size <= self._left:
+            raise ManifestError(f"a header of {size} bytes and more, and at most {MAX_HEADER_BYTES} are read")
+        self._left -= size
         return self._file.read(size)
 
 
@@ -89,12 +98,12 @@ class TarArchive:
     def __init__(self, path: Path) -> None:
         self._path = path
         with ExitStack() as stack:
-            self._file = stack.enter_context(path.open("rb"))
+            self._file = stack.enter_context(open(_opened(path), "rb"))
             try:
                 self._members = _look_up(self._file)
             except ManifestError as error:
                 raise ManifestError(f"{path}: {error}") from None
-            except (tarfile.TarError, ValueError, UnicodeError, OverflowError) as error:
+            except (tarfile.TarError, ValueError, UnicodeError, OverflowError, RecursionError) as error:
                 raise ManifestError(f"{path} is no plain tar ({error}): unpack what is compressed") from None
             stack.pop_all()
 
@@ -121,13 +130,29 @@ class TarArchive:
         self._file.close()
 
 
+def _opened(path: Path) -> int:
+    """A regular file: a named pipe would be waited for for ever. Raises ManifestError, OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise ManifestError(f"{path} is no file and no directory")
+    return file
+
+
 def _look_up(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where each file is: its offset and its length. Raises ManifestError, and the errors of `tarfile`."""
     whole_bytes = os.fstat(file.fileno()).st_size
     found: dict[str, tuple[int, int]] = {}
-    bounded: Any = _Bounded(file)  # all that `tarfile` calls
-    with tarfile.open(fileobj=bounded, mode="r:") as tar:
+    names_bytes = 0
+    bounded = _Bounded(file)
+    fileobj: Any = bounded  # all that `tarfile` calls
+    with tarfile.open(fileobj=fileobj, mode="r:") as tar:
         while (member := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined] # else it keeps each, with all of its extended headers
+            bounded.next_header()
+            names_bytes += len(member.name)
+            if names_bytes > MAX_NAMES_BYTES:
+                raise ManifestError(f"its names have more than {MAX_NAMES_BYTES} bytes")
             name = posixpath.normpath(member.name)
             if name.startswith(("/", "..")):
                 raise ManifestError(f"{member.name[:80]!a} leads out of it")

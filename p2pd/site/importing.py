@@ -4,6 +4,9 @@ Rules:
 1. A blob comes by a download whose only source is the archive: it is hashed before anything of it counts as whole, a
    client that wants it meanwhile waits for it, and what is held already is not read again.
 2. Only what the named manifests lead to is read. An image has its name once all of it is here.
+   Whoever writes a manifest may name any digest. So what is here because of another place, and is not known to be for
+   anyone as of the image's, is to be in the archive all the same, and is hashed there: else an archive would open what
+   only its digest was known of.
 3. The operator who imports an image vouches for it: while its origin says nothing, the tag means what was imported, and
    whoever reaches the mirror may have it (`proxy.access`, `proxy.tags`). The origin's own word counts as soon as there
    is one.
@@ -13,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +26,7 @@ from typing import Final
 from p2pd.config.preheat_rules import PreheatRule
 from p2pd.config.values import parse_duration
 from p2pd.site.archive import ArchiveOrigin, listing_of, open_archive
-from peer.errors import InvalidNameError, ManifestError, P2pdError
+from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, P2pdError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest, Digest
@@ -42,6 +46,7 @@ NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 SETTLES_WITHIN_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.01
+MIB: Final = 1 << 20
 
 
 class SiteError(P2pdError):
@@ -144,12 +149,17 @@ class SiteImport:
         repository, digest = image.repository, _digest(said)
         ref, own = ContentRef(repository.name, digest, kind), Credential(own=True)
         source = OriginSource(origin, ref, own, repository.upstream, private=True)
+        endpoint = Endpoint.MANIFEST if kind is Kind.MANIFEST else Endpoint.BLOB
         async with self._readers.open(digest, source, expected=said, background=True, preheats=True) as reader:
             position, size_bytes = 0, reader.blob.size_bytes
             if size_bytes != said.size_bytes:
                 raise SiteError(f"{digest} has {size_bytes} bytes, and {said.size_bytes} in what names it")
+            arrival = self._host.arrivals.get(digest.raw)
             while position < size_bytes:
                 position = await reader.readable(position, size_bytes)
+            came_by_it = arrival is not None and arrival.is_only_for(source.place)
+            if not came_by_it and not self._access.is_public(repository, endpoint, digest):
+                await asyncio.to_thread(_prove, origin, ref, size_bytes)
             report.blobs += 1
             report.size_bytes += size_bytes
             report.new_bytes += 0 if reader.from_store else size_bytes
@@ -166,6 +176,20 @@ class SiteImport:
         self._host.share(info)
         if keep_s and not await asyncio.to_thread(partial(self._host.store.keep, digest, keep_s)):
             report.unpinned_bytes += info.size_bytes
+
+
+def _prove(origin: ArchiveOrigin, ref: ContentRef, size_bytes: int) -> None:
+    """Raise SiteError unless the archive has the blob, with these bytes and no others (rule 2). Raises OriginError."""
+    sha256, buffer = hashlib.sha256(), memoryview(bytearray(MIB))
+    try:
+        with origin.open(ref, 0, None, credential=Credential(own=True)) as body:
+            is_right = body.size_bytes == size_bytes
+            while is_right and (count := body.readinto(buffer)):
+                sha256.update(buffer[:count])
+    except OriginRefusedError as error:
+        raise SiteError(f"{error}: that it is here already is no proof that the image may have it") from None
+    if not is_right or sha256.digest() != Digest(ref.digest).raw:
+        raise SiteError(f"the bytes of {ref.digest} in the archive have another SHA-256")
 
 
 def _named(listing: Listing, wanted: Sequence[str]) -> dict[ImageReference, Descriptor]:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -250,7 +250,8 @@ class BackgroundWay:
             if not self.is_background():
                 raise TakenOverError("a client waits for it")
             if ticket.proven and time.monotonic() > ends_s:
-                stream.send(KEEP)
+                with suppress(OSError):  # the process has just ended
+                    stream.send(KEEP)
                 raise FetchStoppedError("others leave too little of the line: it is asked for again")
 
         with self.transport.fetching(self, origin, blob, index) as (stream, ticket):
@@ -272,9 +273,9 @@ def content_of(blob: Blob) -> Content:
 
 def _address_of(address: str) -> str:
     """The IP address of a peer port. Raises BackgroundError."""
-    host = urlsplit(f"//{address}").hostname or ""
     try:
+        host = urlsplit(f"//{address}").hostname or ""
         found = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise BackgroundError(f"{host} has no address: {error}") from None
+    except (OSError, ValueError) as error:  # a host may advertise `[::::]:1`, or a name that is none
+        raise BackgroundError(f"{address} is no address: {error}") from None
     return str(found[0][4][0])

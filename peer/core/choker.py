@@ -79,8 +79,8 @@ class Choker(Generic[Request]):
         if already >= max(1, self.slots - 1):
             self._remember(receiver)
             return Admission.REJECT
-        others_first = self.active and any(not each.background for each in self._refused)
-        if receiver is not None and receiver.background and others_first:
+        is_behind = receiver is not None and receiver.background and self.active
+        if is_behind and any(not each.background for each in self._refused):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
@@ -120,8 +120,9 @@ class Choker(Generic[Request]):
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
         if not self._refused or self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
             return []
-        least = min((receiver.background, not receiver.far) for receiver in self._refused)
-        told = [each for each in self._refused if (each.background, not each.far) == least][:TOLD]
+        ranks = [(each.background, not each.far) for each in self._refused]
+        least = min(ranks)
+        told = [each for each, rank in zip(self._refused, ranks, strict=True) if rank == least][:TOLD]
         for receiver in told:
             del self._refused[receiver]
         return told

@@ -115,9 +115,10 @@ class Download:
     member: SwarmMember = field(init=False)
     ended: Ended | None = None
     _now: float = 0.0
-    _due: float = 0.0
+    due: float = 0.0
+    """`next_deadline`, if the download is settled."""
     is_settled: bool = False
-    """The last event has changed nothing of what is to be done, and `_due` is when something will be."""
+    """The last event has changed nothing of what is to be done, and `due` is when something will be."""
     _early: list[ToHost] = field(default_factory=list)
     """What the scheduler said while the store was asked, to a host that was a member already: a lease, perhaps."""
     _story: deque[tuple[float, Event]] = field(init=False)
@@ -163,7 +164,7 @@ class Download:
             if self.member.told_background is not self.readers.preheats:
                 out += self.member.tell_priority()
             out += self._go_on(now)
-        elif self.phase is Phase.RECOVERING and self.readers.are_gone(now) and not isinstance(event, SourceAdded):
+        elif self.phase is Phase.RECOVERING and now >= self.readers.gone_at and not isinstance(event, SourceAdded):
             out += self._end(DownloadCause.UNWANTED)  # after a source its reader comes, even where nothing lingers
         return out
 
@@ -175,22 +176,20 @@ class Download:
         """When `Tick` is due; infinity if none is. What was due by the last event has been seen to."""
         if not self.is_settled:
             self.is_settled = True
-            due = math.inf
+            member, now, due = self.member, self._now, math.inf
+            membership, reports = member.membership, member.publisher.reports
+            timers = [self.readers.gone_at, membership.answer_due, member.spares_origin_until, member.former_until]
             if self.phase is _FETCHING:
-                due = min(self.picker.settle(self._now), self.origin.next_due(self._now))
-                if self.member.membership.joined:
-                    due = min(due, self.member.publisher.reports.next_due(self._now))
-            member = self.member
-            for when in (
-                self.readers.next_deadline(),
-                member.membership.answer_due,
-                member.spares_origin_until,
-                member.former_until,
-            ):
-                if when is not None and self._now < when < due:
+                due = self.picker.settle(now)
+                if self.origin.has_paused:
+                    due = min(due, self.origin.next_due(now))
+                if membership.joined:
+                    timers += (reports.due_at, reports.starving_at)
+            for when in timers:
+                if now < when < due:
                     due = when
-            self._due = due
-        return self._due
+            self.due = due
+        return self.due
 
     @property
     def generation(self) -> int:
@@ -227,7 +226,10 @@ class Download:
 
     def next_upstream(self) -> str | None:
         """The upstream that one more request is to go to, once there is a slot for it. None: to none."""
-        if self.phase is not _FETCHING or self._next_span() is None:
+        member = self.member
+        if self.phase is not _FETCHING or not (member.publisher.leases.left or member.membership.origin_is_open):
+            return None
+        if self._next_span() is None:
             return None
         source = self.origin.next_source(self._now)
         return None if source is None else self.origin.sources[source].upstream
@@ -266,7 +268,7 @@ class Download:
         fresh = self.picker.neighbours.on_message(event.host, event.message)
         if self.phase is not _FETCHING:
             return True
-        if fresh is None or not self.is_settled or self._due <= now:
+        if fresh is None or not self.is_settled or self.due <= now:
             return False
         return self.picker.is_indifferent(event.host, fresh, now)
 
@@ -321,9 +323,9 @@ class Download:
             case StoreFailed(_, discard):
                 return self._end(DownloadCause.STORE_FAILED, discard=discard)
             case GiveWay():
-                return self._end(DownloadCause.UNWANTED) if self.readers.next_deadline() is not None else []
+                return self._end(DownloadCause.UNWANTED) if self.readers.gone_at < math.inf else []
             case Draining():
-                self.readers.linger_s = 0.0
+                self.readers.end_linger(now)
                 return self._end(DownloadCause.UNWANTED) if self.readers.background else []
             case Stopped():
                 return self._end(DownloadCause.UNWANTED)
@@ -436,25 +438,25 @@ class Download:
     # -- what next -------------------------------------------------------------------------------------------------
 
     def _go_on(self, now: float) -> list[Instruction]:
-        if self.member.membership.is_overdue(now):
-            self.member.open_origin(now)
-        if self.readers.are_gone(now):
+        member, membership, pieces = self.member, self.member.membership, self.pieces
+        if now >= membership.answer_due:
+            member.open_origin(now)
+        if now >= self.readers.gone_at:
             return self._end(DownloadCause.UNWANTED)
-        if not self.origin.sources and self.member.membership.origin_is_open:
+        if not self.origin.sources and membership.origin_is_open:
             return self._end(DownloadCause.NO_SOURCE)
-        out: list[Instruction] = self.member.end_former(now) if self.member.former else []
-        urgent = self.readers.urgent()
-        if self.member.has_place:
+        out: list[Instruction] = member.end_former(now) if member.former else []
+        urgent = self.readers.urgent() if self.readers.ask_for_ranges else 0
+        if member.has_place:
             out += self.picker.go_on(urgent, now)
             if urgent:
                 out += self.origin.make_way(urgent)
-        pieces = self.pieces
-        if self.member.membership.joined and self.member.size_bytes is not None:
-            under_way = pieces.peer_requests or pieces.origin_requests or len(self.member.publisher.leases)
+        if membership.joined and member.size_bytes is not None:
+            under_way = pieces.peer_requests or pieces.origin_requests or member.publisher.leases.left
             busy = bool(under_way) or pieces.held == pieces.everything
-            out += self.member.publisher.reports.due(self.generation, busy=busy, now=now)
+            out += member.publisher.reports.due(self.picker.generation, busy=busy, now=now)
             if urgent:
-                out += self.member.publisher.reports.needs(urgent)
+                out += member.publisher.reports.needs(urgent)
         return out
 
     def _end(

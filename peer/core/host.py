@@ -134,27 +134,24 @@ class HostMachine:
 
         Raises IllegalTransitionError.
         """
-        out = self._take_in(event, now)
+        match event:
+            case FromNeighbour():
+                out = self._from_neighbour(event, now)
+            case PieceReceived() | PieceFailed() | RangeOpened() | ReaderMoved() | ReaderLeft() | BlobVerified():
+                out = self._feed(event.digest, event, now)
+            case FromScheduler():
+                out = self._from_scheduler(event, now)
+            case Tick():
+                out = self._tick(now)
+            case RangeEnded(digest, request):
+                out = self._feed(digest, event, now) + self._free_slot(request)
+            case SourceAdded():
+                out = self._add_source(event, now)
+            case _:
+                out = self._take_in_rare(event, now)
         while self.schedulers.is_stale:
             out += self._follow(now)
         return [each for each in out if not self._tells_of_private(each)] if self.private else out
-
-    def _take_in(self, event: Event, now: float) -> list[Instruction]:
-        match event:
-            case FromNeighbour():
-                return self._from_neighbour(event, now)
-            case PieceReceived() | PieceFailed() | RangeOpened() | ReaderMoved() | ReaderLeft() | BlobVerified():
-                return self._feed(event.digest, event, now)
-            case FromScheduler():
-                return self._from_scheduler(event, now)
-            case Tick():
-                return self._tick(now)
-            case RangeEnded(digest, request):
-                return self._feed(digest, event, now) + self._free_slot(request)
-            case SourceAdded():
-                return self._add_source(event, now)
-            case _:
-                return self._take_in_rare(event, now)
 
     def _take_in_rare(self, event: Event, now: float) -> list[Instruction]:
         match event:
@@ -188,7 +185,9 @@ class HostMachine:
                 self._schedulers_at = self.schedulers.next_deadline()
             due = self._schedulers_at
             for download in self.downloads.values():
-                due = min(due, download.next_deadline())
+                when = download.due if download.is_settled else download.next_deadline()
+                if when < due:
+                    due = when
             self._due, self._due_is_known = due, True
         return self._due
 

@@ -21,29 +21,29 @@ class Leases:
 
     digest: bytes
     pieces: PieceTracker
-    _left: dict[int, int] = field(default_factory=dict)
+    left: dict[int, int] = field(default_factory=dict)
     """What is still to be published of each: a set of pieces, also beyond the end of a blob of unknown length."""
     _early: list[Lease] = field(default_factory=list)
     carried: int = 0
     """Pieces that the scheduler before leased, and that the origin was asked for: a set. They come without a lease."""
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self.left)
 
     def spans(self) -> tuple[tuple[int, int], ...]:
         """The ranges of pieces that are leased."""
-        return tuple(span for pieces in self._left.values() for span in spans(pieces))
+        return tuple(span for pieces in self.left.values() for span in spans(pieces))
 
     def all(self) -> int:
         """What is still to be published of all leases, as a set."""
         together = 0
-        for pieces in self._left.values():
+        for pieces in self.left.values():
             together |= pieces
         return together
 
     def clear(self) -> None:
         """They are over: whoever gave them is gone, or has begun anew."""
-        self._left.clear()
+        self.left.clear()
         self._early.clear()
 
     def carry(self) -> None:
@@ -62,12 +62,12 @@ class Leases:
 
     def take(self, lease: Lease) -> int:
         """This host will see to it. Returns its number."""
-        self._left[lease.lease] = mask(lease.first, lease.stop)
+        self.left[lease.lease] = mask(lease.first, lease.stop)
         return lease.lease
 
     def of_piece(self, index: int) -> int | None:
         """The number of the lease that a piece belongs to."""
-        return next((number for number, pieces in self._left.items() if pieces >> index & 1), None)
+        return next((number for number, pieces in self.left.items() if pieces >> index & 1), None)
 
     def tell_length(self, index: int, size_bytes: int) -> list[Tell]:
         """The origin's answer to the lease that a piece belongs to had the blob's length."""
@@ -77,26 +77,26 @@ class Leases:
     def revoke(self, number: int) -> int:
         """The lease is another host's. Returns what was left of it, as a set."""
         self._early = [lease for lease in self._early if lease.lease != number]
-        return self._left.pop(number, 0)
+        return self.left.pop(number, 0)
 
     def end_within(self, pieces: int, outcome: LeaseOutcome, status: int) -> list[Tell]:
         """The origin did not send these pieces: what is left of their leases is for other hosts."""
-        ended = [number for number, left in self._left.items() if left & pieces]
+        ended = [number for number, left in self.left.items() if left & pieces]
         for number in ended:
-            del self._left[number]
+            del self.left[number]
         return [Tell(LeaseEnded(number, self.digest, outcome, status)) for number in ended]
 
     def take_landed(self, number: int) -> int:
         """What has landed of a lease and is not published yet."""
-        ready = self._left[number] & self.pieces.from_origin
-        self._left[number] &= ~ready
-        if self.pieces.count and not self._left[number] & self.pieces.everything:
-            del self._left[number]
+        ready = self.left[number] & self.pieces.from_origin
+        self.left[number] &= ~ready
+        if self.pieces.count and not self.left[number] & self.pieces.everything:
+            del self.left[number]
         return ready
 
     def is_stuck(self, number: int) -> bool:
         """Whether all that is left of a lease is here already, from others."""
-        left = self._left.get(number, 0) & self.pieces.everything
+        left = self.left.get(number, 0) & self.pieces.everything
         return bool(left) and not left & ~self.pieces.held
 
     def published(self, number: int, pieces: int) -> list[Tell]:
@@ -106,4 +106,4 @@ class Leases:
 
     def validate(self) -> None:
         """Raise AssertionError if a lease is kept of which nothing is left."""
-        assert all(self._left.values())
+        assert all(self.left.values())

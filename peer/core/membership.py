@@ -9,8 +9,9 @@ ORIGIN_ONLY   everything, for good: this host's client gets the origin's own ans
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
 
@@ -67,22 +68,19 @@ ANSWER_FACTOR: Final = 3
 
 @dataclass(slots=True)
 class Membership:
-    """`answer_due` is when the origin may be asked although no scheduler has answered."""
+    """`answer_due` is when the origin may be asked although no scheduler has answered; infinity if no answer is due."""
 
     scheduler_timeout_s: float
     state: MembershipState = MembershipState.JOINING
-    answer_due: float | None = None
+    joined: bool = field(init=False)
+    """A scheduler leases what the origin is to be asked for."""
+    origin_is_open: bool = field(init=False)
+    """Every piece may be asked of the origin: no scheduler leases pieces to this host."""
+    answer_due: float = math.inf
     _waits_since: float | None = None
 
-    @property
-    def joined(self) -> bool:
-        """A scheduler leases what the origin is to be asked for."""
-        return self.state is MembershipState.JOINED
-
-    @property
-    def origin_is_open(self) -> bool:
-        """Every piece may be asked of the origin: no scheduler leases pieces to this host."""
-        return self.state is MembershipState.STANDALONE or self.state is MembershipState.ORIGIN_ONLY
+    def __post_init__(self) -> None:
+        self._enter(self.state)
 
     def wait(self, now: float, *, asked: bool) -> None:
         """Wait for a scheduler, or (`asked`) for its answer. A scheduler that never answers gains no time by coming."""
@@ -95,20 +93,21 @@ class Membership:
     def accept(self) -> None:
         """The scheduler has answered."""
         self._step(MembershipCause.ACCEPTED)
-        self.answer_due = self._waits_since = None
+        self.answer_due, self._waits_since = math.inf, None
 
     def open_origin(self, *, refused: bool) -> None:
         """No scheduler answers; or (`refused`) none is to be asked again: this download is the host's own."""
         self._step(MembershipCause.REFUSED if refused else MembershipCause.TIMED_OUT)
-        self.answer_due = self._waits_since = None
-
-    def is_overdue(self, now: float) -> bool:
-        """Whether the scheduler has had its time to answer."""
-        return self.answer_due is not None and now >= self.answer_due
+        self.answer_due, self._waits_since = math.inf, None
 
     def validate(self) -> None:
         """Raise AssertionError if an answer is due from nobody."""
-        assert self.answer_due is None or self.state is MembershipState.JOINING
+        assert self.answer_due == math.inf or self.state is MembershipState.JOINING
 
     def _step(self, cause: MembershipCause) -> None:
-        self.state = MEMBERSHIP_TRANSITIONS[self.state][cause]
+        self._enter(MEMBERSHIP_TRANSITIONS[self.state][cause])
+
+    def _enter(self, state: MembershipState) -> None:
+        self.state = state
+        self.joined = state is MembershipState.JOINED
+        self.origin_is_open = state in (MembershipState.STANDALONE, MembershipState.ORIGIN_ONLY)

@@ -147,11 +147,11 @@ class Neighbours:
 
     def without(self, pieces: int) -> tuple[str, ...]:
         """Those that do not hold all of these."""
-        return tuple(host for host, each in self._known.items() if pieces & ~each.held)
+        return tuple([host for host, each in self._known.items() if pieces & ~each.held])
 
     def count_wanting(self) -> int:
         """How many of them do not hold all."""
-        return sum(neighbour.held != EVERYTHING for neighbour in self._known.values())
+        return len([neighbour for neighbour in self._known.values() if neighbour.held != EVERYTHING])
 
     def held_by_any(self, *, besides: str | None = None) -> int:
         """The pieces that one of them holds, or one other than `besides`."""
@@ -264,7 +264,7 @@ class Neighbours:
             at = zlib.crc32(self.host.encode()) % rarest.bit_length()
             rarest = rarest >> at << at or rarest
         bit = rarest & -rarest
-        _, host = min((each.asked, each.distance, each.piece_s, host) for host, each in able if each.held & bit)[2:]
+        _, host = min([(each.asked, each.distance, each.piece_s, host) for host, each in able if each.held & bit])[2:]
         return host, bit.bit_length() - 1
 
     def _held_far_only(self, wanted: int) -> int:

@@ -113,9 +113,7 @@ class OriginRequests:
         return min(ready)[-1] if ready else None
 
     def next_due(self, now: float) -> float:
-        """When a source may be asked again, after `now`; infinity if none waits."""
-        if not self.has_paused:
-            return math.inf
+        """When a source may be asked again, after `now`; infinity if none waits, as while none `has_paused`."""
         return min((source.ready_at for source in self.sources.values() if source.ready_at > now), default=math.inf)
 
     def next_span(

@@ -18,15 +18,10 @@ from peer.core.events import Instruction, PeerOutcome, Tell, TellNeighbours
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import EVERYTHING, Neighbours
 from peer.core.peer_requests import PeerRequests
-from peer.core.piece_sets import bitfield, gap, spans
+from peer.core.piece_sets import bitfield, spans
 from peer.core.pieces import PieceTracker
 from scheduler.protocol import link, to_host
 from scheduler.protocol.from_host import Corrupt, Fault, NeighbourFailed
-
-STREAMING_LOOKAHEAD = 6
-"""So many pieces that are held behind the first gap make that gap come first. Clients are sent what is contiguous, and
-the SHA-256 goes on over it; in a cold swarm new pieces are rarer than an old one that is missing, and both would wait
-for the end. In simulations of 16 to 300 hosts it costs nothing."""
 
 
 @dataclass(slots=True)
@@ -53,25 +48,25 @@ class PiecePicker:
     def go_on(self, urgent: int, now: float) -> list[Instruction]:
         """Ask for what can be asked for, the `urgent` pieces first, and drop neighbours that take too long."""
         out: list[Instruction] = []
-        late = self.requests.is_late(now)
+        late = now >= self.requests.late_at()
         if late:
             for host in self.requests.slow_hosts(now):
                 out += self.drop(host, Fault.SLOW)
-        out += self.requests.start(urgent or gap(self.pieces.held, STREAMING_LOOKAHEAD), now)
+        out += self.requests.start(urgent, now)
         if late and not self.pieces.requestable & self.neighbours.held_by_any():
             out += self.requests.hedge(now)
         return out
 
     def settle(self, now: float) -> float:
         """Nothing is left to do now. Returns when something of `go_on` will be due; infinity if nothing will."""
-        due = self.requests.next_due(now)
-        if self.requests.is_late(now):
-            self._awaited = EVERYTHING
+        pieces, due = self.pieces, self.requests.late_at()
+        if due <= now:
+            self._awaited, due = EVERYTHING, self.requests.next_due(now)
         elif self.requests.is_full():
-            self._awaited = self.pieces.requestable & self.pieces.sampled
+            self._awaited = pieces.requestable & pieces.sampled if pieces.samples else 0
             return due
         else:
-            self._awaited = self.pieces.requestable
+            self._awaited = pieces.requestable
         return min(due, self.neighbours.next_free(now))
 
     def is_indifferent(self, host: str, fresh: int, now: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -18,34 +19,34 @@ class Readers:
     linger_s: float
     preheats: bool = False
     """Only preheats want this blob. Whoever has left may have been a client, which may come back."""
+    gone_at: float = math.inf
+    """When the download has been without readers for too long; infinity while there are readers."""
+    ask_for_ranges: bool = False
+    """Whether a reader needs a range with an end: without one, no piece is urgent."""
     _readers: dict[int, ReaderMoved] = field(default_factory=dict)
-    _left_at: float | None = None
-    """Since when there is nobody."""
 
     def move(self, event: ReaderMoved) -> None:
         """A reader has come, or stands elsewhere."""
         self._readers[event.reader] = event
-        self._left_at = None
-        self._count_preheats()
+        self.gone_at = math.inf
+        self._look_at_all()
 
     def leave(self, reader: int, now: float) -> None:
         """A reader is gone."""
         self._readers.pop(reader, None)
-        self._count_preheats()
+        self._look_at_all()
         self.begin(now)
 
     def begin(self, now: float) -> None:
         """If there is nobody, the time for which the download goes on without readers begins."""
-        if not self._readers and self._left_at is None:
-            self._left_at = now
+        if not self._readers and self.gone_at == math.inf:
+            self.gone_at = now + self.linger_s
 
-    def next_deadline(self) -> float | None:
-        """When the download has been without readers for too long."""
-        return None if self._left_at is None else self._left_at + self.linger_s
-
-    def are_gone(self, now: float) -> bool:
-        """Whether the download has been without readers for too long."""
-        return self._left_at is not None and now >= self._left_at + self.linger_s
+    def end_linger(self, now: float) -> None:
+        """From now on the download does not go on without readers."""
+        self.linger_s = 0.0
+        if self.gone_at < math.inf:
+            self.gone_at = now
 
     @property
     def background(self) -> bool:
@@ -79,5 +80,6 @@ class Readers:
             reader.stop is not None and reader.stop < self.pieces.size_bytes and not reader.background
         )
 
-    def _count_preheats(self) -> None:
+    def _look_at_all(self) -> None:
         self.preheats = bool(self._readers) and all(reader.preheats for reader in self._readers.values())
+        self.ask_for_ranges = any(reader.stop is not None for reader in self._readers.values())

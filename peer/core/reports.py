@@ -24,8 +24,10 @@ class Reports:
     progress_s: float
     _told: int = 0
     _needs_told: int = 0
-    _due: float | None = None
-    _idle_since: float | None = None
+    due_at: float = math.inf
+    """When there is something to report."""
+    starving_at: float = math.inf
+    """When nothing has been under way for too long."""
 
     def holding(self, size_bytes: int | None) -> Holding | None:
         """What to announce to a scheduler that is new; None when there is nothing to tell.
@@ -38,41 +40,34 @@ class Reports:
 
     def begin(self, now: float) -> None:
         """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""
-        self._told, self._needs_told, self._due = self.pieces.held, 0, now + self.progress_s
+        self._told, self._needs_told, self.due_at = self.pieces.held, 0, now + self.progress_s
 
     def gained(self, now: float) -> None:
         """There is something to report, in time."""
-        if self._due is None:
-            self._due = now + self.progress_s
+        if self.due_at == math.inf:
+            self.due_at = now + self.progress_s
 
     def hurry(self, now: float) -> None:
         """What the scheduler was told is not so any more."""
-        self._due = now
-
-    def next_due(self, now: float) -> float:
-        """When a report will be due, after `now`; infinity if none will."""
-        due = math.inf if self._due is None or self._due <= now else self._due
-        if self._idle_since is not None and now < self._idle_since + STARVING_AFTER_S < due:
-            due = self._idle_since + STARVING_AFTER_S
-        return due
+        self.due_at = now
 
     def due(self, generation: int, *, busy: bool, now: float) -> list[Tell]:
         """The report that is due, if one is. `busy`: something is under way, or nothing is missing."""
         if busy:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        if self._idle_since is not None and now >= self._idle_since + STARVING_AFTER_S:
-            self._idle_since = now
+            self.starving_at = math.inf
+        elif self.starving_at == math.inf:
+            self.starving_at = now + STARVING_AFTER_S
+        if now >= self.starving_at:
+            self.starving_at = now + STARVING_AFTER_S
             return self.progress(generation, starving=True)
-        if self._due is None or now < self._due:
+        if now < self.due_at:
             return []
-        self._due = None
+        self.due_at = math.inf
         return self.progress(generation) if self.pieces.advertised != self._told else []
 
     def progress(self, generation: int, *, starving: bool = False) -> list[Tell]:
         """All that others may have from here."""
-        self._told, self._due = self.pieces.advertised, None
+        self._told, self.due_at = self.pieces.advertised, math.inf
         return [Tell(Progress(self.digest, generation, bitfield(self.pieces.advertised), starving))]
 
     def needs(self, urgent: int) -> list[Tell]:

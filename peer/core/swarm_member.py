@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -212,7 +213,7 @@ class SwarmMember:
 
     def _on_message_of_origin(self, message: ToHost, now: float) -> list[Instruction]:
         match message:
-            case to_host.Lease() if self.membership.answer_due is not None:
+            case to_host.Lease() if self.membership.answer_due < math.inf:
                 self.publisher.leases.keep(message)
             case to_host.Lease():
                 return self.publisher.leased(message, now)
@@ -296,7 +297,7 @@ class SwarmMember:
             return ()
         if self.membership.origin_is_open:
             return None if now >= self.spares_origin_until else self._continued()
-        return self.publisher.leases.spans() if self.publisher.leases else ()
+        return self.publisher.leases.spans()
 
     def _continued(self) -> tuple[tuple[int, int], ...]:
         """What a publisher goes on with without a scheduler: one piece that no neighbour holds."""

@@ -163,6 +163,10 @@ class PeerServer:
         ticket = await self.ticket(digest)
         if ticket is None:
             return _refusal(404, f"{digest} is not shared here")
+        # The process that has made it may be the one that was begun anew because this host was revoked.
+        refusal = self._refuse_stranger(request, "tickets are given to hosts of the cluster")
+        if refusal is not None:
+            return refusal
         return web.Response(body=ticket, content_type="application/octet-stream")
 
     async def _blob(self, request: web.Request) -> web.StreamResponse:

@@ -142,20 +142,17 @@ class SchedulerClient:
                 self._exchanging.reschedule(0.0)
 
     def close(self) -> None:
-        """Have `run` say goodbye and end."""
+        """Have `run` say goodbye and end. A client that is still to run is not over before it would have been."""
         self._closed = True
-        if self._task is None:
-            self.ended.set()
-        else:
+        if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> None:
         """Connect, and connect again, until closed or cancelled; then say goodbye."""
-        if self._closed:
-            return
         self._task = asyncio.current_task()
         try:
-            await self._keep_connected()
+            if not self._closed:
+                await self._keep_connected()
         finally:
             self.ended.set()
 

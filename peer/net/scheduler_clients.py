@@ -94,14 +94,17 @@ class SchedulerClients:
             if url not in self._clients:
                 client = self._clients[url] = SchedulerClient(url, self._hello, self, self._trust)
                 client.return_within_s = RETURN_SOON_S if self.several else RETURN_WITHIN_S
-                self._tasks.start(self._run(client))
+                self._tasks.start(self._run(client, self._closing.get(url)))
 
-    async def _run(self, client: SchedulerClient) -> None:
+    async def _run(self, client: SchedulerClient, before: SchedulerClient | None) -> None:
         """A connection of this host that ends must be gone: a scheduler takes one of each host."""
-        before = self._closing.pop(client.url, None)
-        if before is not None:
-            await before.ended.wait()
-        await client.run()
+        try:
+            if before is not None:
+                await before.ended.wait()
+            await client.run()
+        finally:
+            if self._closing.get(client.url) is client:
+                del self._closing[client.url]
 
     def tell(self, url: str, message: FromHost) -> None:
         """Send a message, soon and in order; nothing if there is no connection to that scheduler now."""

@@ -102,6 +102,7 @@ class Adopter:
         """Those that the store does not hold by the runtime's file alone."""
         self._since: dict[str, float] = {}
         self._unread: dict[str, _Unread] = {}
+        """The newest file is the last."""
         self._reading: set[str] = set()
         """No look takes one of these up: its record may be there already."""
         self._refused: dict[str, Signature] = {}
@@ -154,8 +155,8 @@ class Adopter:
     async def read_all(self, thread: ThreadPoolExecutor | None = None) -> None:
         """Read the files that `look` has found, until none is left."""
         while self._unread:
-            name = max(self._unread, key=lambda each: self._unread[each].signature.mtime_ns)
-            found, blob = self._unread.pop(name), None
+            name, found = self._unread.popitem()
+            blob = None
             self._reading.add(name)
             try:
                 blob = await self._read(found.content, name, thread)
@@ -206,11 +207,16 @@ class Adopter:
             files = listed[held.content]
             if files is not None and (files.get(name) != held.signature or held.discarded):
                 self._let_go(name)
-        self._unread = {name: each for name, each in self._unread.items() if name in (listed[each.content] or ())}
+        self._unread = {
+            name: each
+            for name, each in self._unread.items()
+            if (listed[each.content] or {}).get(name) == each.signature
+        }
         for content, files in listed.items():
             for name, signature in (files or {}).items():
                 if (
                     name in self._held
+                    or ((waits := self._unread.get(name)) is not None and waits.content is content)
                     or name in self._reading
                     or name in self._failed
                     or self._refused.get(name) == signature
@@ -218,10 +224,12 @@ class Adopter:
                     continue
                 blob = self._records.known(content, name, signature)
                 if blob is not None:
+                    self._unread.pop(name, None)  # of another directory
                     self._hold(name, blob)
                     self._adopt_if_free(blob)
-                elif name not in self._unread:
+                elif waits is None:
                     self._unread[name] = _Unread(content, signature)
+        self._unread = dict(sorted(self._unread.items(), key=lambda each: each[1].signature.mtime_ns))
         there = {name for files in listed.values() for name in files or ()}
         self._refused = {name: each for name, each in self._refused.items() if name in there}
 

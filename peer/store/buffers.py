@@ -67,7 +67,11 @@ class BufferPool:
             return self._free[size_bytes].pop()
         if self._out_bytes + self._free_bytes > self.budget_bytes:
             self._forget_free()
-        return mmap.mmap(-1, size_bytes)
+        try:
+            return mmap.mmap(-1, size_bytes)
+        except BaseException:
+            self._out_bytes -= size_bytes
+            raise
 
     def _give_back(self, memory: mmap.mmap, size_bytes: int) -> None:
         with self._changed:

@@ -13,11 +13,15 @@ from peer.store.record import Header, encode_header
 
 
 def allocate(data: Path, record: Path, header: Header) -> None:
-    """Make the files of a new blob, with the room for all of it. Raises OSError."""
+    """Make the files of a new blob, with the room for all of it. Raises OSError.
+
+    What is there already may be a container runtime's file by another name (`peer.store.adopted`): it is not emptied,
+    but loses the name.
+    """
     make_private_directory(data.parent)
     for path, content, size_bytes in ((data, b"", header.size_bytes), (record, encode_header(header), 0)):
         _clear(path)
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_FILE)
         with open(file, "wb", buffering=0) as stream:
             os.fchmod(file, PRIVATE_FILE)
             if size_bytes:
@@ -28,11 +32,11 @@ def allocate(data: Path, record: Path, header: Header) -> None:
 
 def _clear(path: Path) -> None:
     """Make way for a file. What has content of its own, a directory with something in it, is left alone."""
-    if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
-        path.unlink()
-    elif path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         with suppress(OSError):
             path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def why_full(size_bytes: int, bounds: Bounds, room: Room, directory: Path) -> str:

@@ -10,12 +10,14 @@ Rules:
 3. When the first client comes, what swarms of the background have under way there ends at once, and a piece that has
    come in part is lost. Else a client would wait for several pieces of a line that it needs, and small pulls would take
    twice as long. CALM_S is longer than what lies between two layers of one pull.
+4. Clients that come and go, again and again, would each time take back what the background was given in between. Once
+   that has gone on for FLOOR_S, what is under way is left to end by itself, once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from scheduler.core.swarm import Swarm
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 CALM_S: Final = 2.0
 FLOOR_S: Final = 30.0
 """A piece of 4 MiB takes 1.3 s of a line of 25 Mbit/s: one in twenty of its bytes."""
+
+
+class _Came(NamedTuple):
+    """Clients came to an origin at `last`, and since `since` never more than FLOOR_S after each other."""
+
+    since: float
+    last: float
 
 
 class ClientsFirst:
@@ -35,11 +44,14 @@ class ClientsFirst:
         """When the background may have each origin again that clients use no longer."""
         self._next_piece_at: Final[dict[str, float]] = {}
         """Of each origin that clients use, or have used a moment ago: when the background may have its next piece."""
+        self._came: Final[dict[str, _Came]] = {}
+        """Of each origin to which clients came within FLOOR_S, the latest last (rule 4)."""
 
     def note(self, swarm: Swarm, upstreams: frozenset[str], now: float) -> tuple[list[str], list[str]]:
         """A swarm uses these upstreams for clients, and no others.
 
-        Returns those of which clients' use begins with that, and those of which it is over, but for CALM_S.
+        Returns those of which clients' use begins with that, so that the background ends there, and those of which it
+        is over, but for CALM_S.
         """
         self._forget(now)
         before = self._used_by.pop(swarm, frozenset())
@@ -51,7 +63,8 @@ class ClientsFirst:
             self._calm_at.pop(upstream, None)
             if upstream not in self._next_piece_at:
                 self._next_piece_at[upstream] = now + FLOOR_S
-                begun.append(upstream)
+                if self._takes_back(upstream, now):
+                    begun.append(upstream)
         for upstream in sorted(before - upstreams):
             self._users[upstream] -= 1
             if not self._users[upstream]:
@@ -73,8 +86,18 @@ class ClientsFirst:
         self._next_piece_at[upstream] = now + FLOOR_S
         return True
 
+    def _takes_back(self, upstream: str, now: float) -> bool:
+        """Whether what is under way there ends, now that clients come (rule 4)."""
+        before = self._came.pop(upstream, None)
+        since = now if before is None else before.since
+        takes_back = since == now or now - since < FLOOR_S
+        self._came[upstream] = _Came(since if takes_back else now, now)
+        return takes_back
+
     def _forget(self, now: float) -> None:
         """Forget the origins that clients have not used for CALM_S; the first in `_calm_at` is the earliest."""
+        while self._came and (oldest := next(iter(self._came.items())))[1].last <= now - FLOOR_S:
+            del self._came[oldest[0]]
         while self._calm_at and (first := next(iter(self._calm_at.items())))[1] <= now:
             del self._calm_at[first[0]], self._next_piece_at[first[0]]
 

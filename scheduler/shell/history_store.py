@@ -22,6 +22,9 @@ SLOT_S: Final = 600.0
 MAX_ROWS: Final = 100_000
 """Some 20 MiB."""
 
+MAX_TOTAL_BYTES: Final = 2**61
+"""Of a row. The sum of two of these is a number that SQLite keeps."""
+
 LAYOUT: Final = 1
 
 _TABLES: Final = """
@@ -90,7 +93,8 @@ class HistoryStore:
                 database.execute(
                     "INSERT INTO pulls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                     " hosts = hosts + excluded.hosts, size_bytes = max(size_bytes, excluded.size_bytes),"
-                    " total_bytes = total_bytes + excluded.total_bytes, warm_bytes = warm_bytes + excluded.warm_bytes",
+                    " total_bytes = min(total_bytes + excluded.total_bytes, ?),"
+                    " warm_bytes = min(warm_bytes + excluded.warm_bytes, ?)",
                     (
                         int(each.at // SLOT_S),
                         each.image,
@@ -101,6 +105,8 @@ class HistoryStore:
                         each.size_bytes,
                         each.total_bytes,
                         each.warm_bytes,
+                        MAX_TOTAL_BYTES,
+                        MAX_TOTAL_BYTES,
                     ),
                 )
             self._trim(database, now)

@@ -24,7 +24,7 @@ from scheduler.core.events import PullSeen
 from scheduler.core.history import PullRecord, PushRecord, Record
 from scheduler.core.preheat_job import JobState, Target, TargetState
 from scheduler.protocol.from_host import Pulled
-from scheduler.shell.history_store import HistoryStore
+from scheduler.shell.history_store import MAX_TOTAL_BYTES, HistoryStore
 from scheduler.shell.preheat_store import JobRecord
 from scheduler.shell.preheating import JobView, TooManyJobsError
 from tests.support.node import until
@@ -175,6 +175,17 @@ class TestGathering:
         assert record == PullRecord(NOW, f"{APP}:1", digest, "x", 2, 100, 300, 300)
         assert (gathering.take(), gathering.dropped) == ([], 1)
 
+    def test_no_host_says_a_number_that_cannot_be_kept(self) -> None:
+        gathering, store = Gathering(), HistoryStore.open(None, DAY_S)
+        told = Pulled("a.test", "app", "1", b"a" * 32, 2**63 - 1, 2**63 - 1)
+        for _ in range(3):
+            for host in ("h1", "h2"):
+                gathering.seen(PullSeen(host, "x", told), NOW)
+            store.add(gathering.take(), NOW)
+        store.add([replace(pull(NOW), total_bytes=MAX_TOTAL_BYTES, warm_bytes=MAX_TOTAL_BYTES)] * 6, NOW)
+        assert max(each.total_bytes for each in store.records() if isinstance(each, PullRecord)) == MAX_TOTAL_BYTES
+        store.close()
+
     def test_it_takes_a_bounded_number_of_images(self) -> None:
         gathering = Gathering(most=3)
         for number in range(10):
@@ -320,6 +331,15 @@ def test_what_was_not_fetched_is_given_back_and_the_next_day_is_another() -> Non
         assert (await bed.look(after_s=DAY_S)).spent == {"x": COPIES * PART}
 
     acting(COPIES * PART + COPIES * 10, test)
+
+
+def test_a_host_that_says_it_fetched_more_than_it_may_counts_in_full() -> None:
+    async def test(bed: Bed) -> None:
+        await bed.look()
+        bed.jobs.end(fetched_bytes=2**63 - 1)
+        assert (await bed.look()).spent == {"x": COPIES * PART}
+
+    acting(COPIES * PART, test)
 
 
 def test_a_host_that_did_not_say_what_it_fetched_counts_in_full() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from p2pd.config.preheat_rules import parse_preheat_rules
 from p2pd.config.values import ConfigError
 from p2pd.demo.process import command
 from p2pd.pull.layout_writer import CONTAINERD_NAME, REF_NAME, LayoutWriter
-from p2pd.site.archive import MAX_HEADER_BYTES, TarArchive, listing_of, open_archive
+from p2pd.site.archive import MAX_HEADER_BYTES, MAX_NAMES_BYTES, TarArchive, listing_of, open_archive
 from p2pd.site.exporting import images_of_rules
 from p2pd.site.routes import asked
 from peer.errors import ManifestError
@@ -153,6 +155,31 @@ def test_what_is_wrong_with_an_archive_is_said(tmp_path: Path, registry: ImageRe
         node.daemon.close()
 
 
+def test_an_archive_opens_nothing_that_it_does_not_have(tmp_path: Path, registry: ImageRegistry, image: Image) -> None:
+    node = Node(tmp_path / "node", registry.url)
+    layer = image.layer_digests[0]
+    try:
+        assert node("export", str(tmp_path / "cached"), NAME).exit_code == 0, "all of it is in the cache now"
+        source = carried(image, tmp_path / "carried")
+        index = source / "index.json"
+        index.write_text(index.read_text().replace(NAME, "reg.test/other/thing:v1"))
+        taken = source / "blobs" / "sha256" / layer.removeprefix("sha256:")
+        content = taken.read_bytes()
+        for wrong in (None, content[:-1] + b"x", content[:-1]):
+            taken.unlink() if wrong is None else taken.write_bytes(wrong)
+            refused = node("import", str(source))
+            assert refused.exit_code == 1, refused.output
+            assert ("is here already" if wrong is None else "another SHA-256") in refused.output
+        registry.stop()
+        assert node.daemon.get(f"/v2/other/thing/blobs/{layer}?ns=reg.test").status >= 400
+        taken.write_bytes(content)
+        done = node("import", str(source))
+        assert done.exit_code == 0, done.output
+        assert node.daemon.get(f"/v2/other/thing/blobs/{layer}?ns=reg.test").read() == content
+    finally:
+        node.daemon.close()
+
+
 def test_the_images_of_rules() -> None:
     rules = parse_preheat_rules(["reg.test/team/*:v*", "alpine:3"])
     cached = ["reg.test/team/b:v2", "reg.test/team/a:v1", "reg.test/other:v1", f"reg.test/team/a@sha256:{'0' * 64}"]
@@ -192,6 +219,22 @@ def _huge_header(tar: tarfile.TarFile) -> None:
     _file(tar, "x", b"\0" * (MAX_HEADER_BYTES + 512), type=tarfile.XHDTYPE)
 
 
+def _headers_of_headers(tar: tarfile.TarFile) -> None:
+    for _ in range(MAX_HEADER_BYTES // 1024 // 2):
+        _file(tar, "x", b"a", type=tarfile.GNUTYPE_LONGNAME)
+
+
+def _many_headers_of_a_file(tar: tarfile.TarFile) -> None:
+    for _ in range(3):
+        _file(tar, "x", b"a" * (MAX_HEADER_BYTES // 2), type=tarfile.GNUTYPE_LONGNAME)
+
+
+def _long_names(tar: tarfile.TarFile) -> None:
+    for _ in range(MAX_NAMES_BYTES // 900_000 + 1):
+        _file(tar, "x", b"a" * 900_000, type=tarfile.GNUTYPE_LONGNAME)
+        _file(tar, "folder", b"", type=tarfile.DIRTYPE)
+
+
 def _holes(tar: tarfile.TarFile) -> None:
     member = tarfile.TarInfo("blobs/sha256/aa")
     member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1"}
@@ -207,6 +250,9 @@ def _holes(tar: tarfile.TarFile) -> None:
         (_out, "leads out of it"),
         (_absolute, "leads out of it"),
         (_huge_header, "at most 1048576 are read"),
+        (_headers_of_headers, "is no plain tar"),
+        (_many_headers_of_a_file, "at most 1048576 are read"),
+        (_long_names, "names have more than"),
     ],
 )
 def test_a_hostile_tar_is_refused(tmp_path: Path, writes: Writes, said: str) -> None:
@@ -216,6 +262,25 @@ def test_a_hostile_tar_is_refused(tmp_path: Path, writes: Writes, said: str) -> 
         writes(tar)
     with pytest.raises(ManifestError, match=said):
         TarArchive(path)
+
+
+def test_a_tar_of_many_folders_takes_no_memory_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "folders.tar"
+    folder = tarfile.TarInfo("x")
+    folder.type = tarfile.DIRTYPE
+    path.write_bytes(folder.tobuf() * 20_000 + bytes(1024))
+    tracemalloc.start()
+    try:
+        TarArchive(path).close()
+        assert tracemalloc.get_traced_memory()[1] < MIB
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ManifestError, match="is no file and no directory"):
+        open_archive(tmp_path / "pipe")
 
 
 def test_a_tar_that_was_not_copied_whole(tmp_path: Path) -> None:

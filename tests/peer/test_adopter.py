@@ -18,7 +18,9 @@ from peer.errors import BlobAdoptedError, StoreError
 from peer.oci.digest import Digest
 from peer.oci.manifest import OCI_IMAGE
 from peer.store import Blob, Store
+from peer.store.adopted import AdoptedBlob, ContentStore
 from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, READERS, Adopter
+from peer.store.check import Signature
 from peer.tasks import BackgroundTasks
 from tests.peer.download_fixtures import run
 from tests.peer.fakes import content_of
@@ -270,6 +272,32 @@ def test_a_manifest_is_known_as_one(store: Store, runtime: Runtime) -> None:
     assert sorted(each.media_type for each in store.blobs()) == ["", "", OCI_IMAGE]
 
 
+def test_the_newest_file_is_read_first_and_each_is_looked_up_once(store: Store, runtime: Runtime) -> None:
+    """A disk may have 100,000 of them, and each change there causes a look."""
+    adopting = adopter(store, runtime)
+    looked_up: list[str] = []
+    known = adopting._records.known
+
+    def counted(content: ContentStore, name: str, signature: Signature) -> AdoptedBlob | None:
+        looked_up.append(name)
+        return known(content, name, signature)
+
+    adopting._records.known = counted  # type: ignore[method-assign]
+    contents = [b"%d" % number for number in range(5)]
+    for age, content in enumerate(contents):
+        os.utime(runtime.put(content), (1000.0 - age, 1000.0 - age))
+
+    async def looks() -> None:
+        for _ in range(3):
+            await adopting.look()
+
+    run(looks)
+    assert len(looked_up) == 5
+    assert list(adopting._unread) == [digest_of(each).hex for each in reversed(contents)]
+    look(adopting)
+    assert adopting.statistics().blobs == 5
+
+
 def test_a_client_makes_reading_wait(store: Store, runtime: Runtime) -> None:
     runtime.put(LARGE)
     waits: list[float] = []
@@ -408,6 +436,17 @@ def test_a_file_with_another_name_is_never_written_to(tmp_path: Path) -> None:
         os.link(store.directory / "blobs" / DIGEST.hex[:2] / DIGEST.hex, tmp_path / "of-the-runtime")
         with capture_logs():
             assert store.acquire(DIGEST) is None
+
+
+def test_nor_is_it_emptied_for_a_download(store: Store, runtime: Runtime) -> None:
+    """A file that could not be removed with its blob, as the disk was read-only, has the name of the next one."""
+    file = runtime.put(LARGE)
+    ours = store.directory / "blobs" / DIGEST.hex[:2] / DIGEST.hex
+    ours.parent.mkdir(mode=0o700)
+    os.link(file, ours)
+    store.create(DIGEST, len(LARGE), "").release()
+    assert file.read_bytes() == LARGE
+    assert (file.stat().st_mode & 0o777, file.stat().st_nlink) == (0o444, 1)
 
 
 def test_adopted_files_make_no_room_and_are_not_removed(tmp_path: Path, runtime: Runtime) -> None:

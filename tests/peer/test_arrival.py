@@ -117,7 +117,7 @@ class TestWaiting:
 
         on_a_loop(scene)
 
-    def test_for_a_change_unless_there_is_something_to_send(self, store: Store) -> None:
+    def test_for_the_bytes_where_it_stands_and_for_no_others(self, store: Store) -> None:
         async def scene(arrival: Arrival) -> None:
             blob = create(store, CONTENT)
             arrival.adopt(blob)
@@ -126,12 +126,23 @@ class TestWaiting:
             async with asyncio.TaskGroup() as clients:
                 waiting = clients.create_task(arrival.change(PIECE))
                 await turns()
-                assert not waiting.done()
+                for index in (2, 3):
+                    land(blob, CONTENT, [index])
+                    arrival.wake()
+                    await turns()
+                    assert not waiting.done(), "a reader that stands elsewhere has no news of this piece"
+                land(blob, CONTENT, [1])
                 arrival.wake()
+
+        on_a_loop(scene)
+
+    def test_no_longer_than_until_the_download_has_failed(self, store: Store) -> None:
+        async def scene(arrival: Arrival) -> None:
+            arrival.adopt(create(store, CONTENT))
             async with asyncio.TaskGroup() as clients:
-                waiting = clients.create_task(arrival.change(PIECE))
+                waiting = clients.create_task(arrival.change(0))
                 await turns()
-                assert not waiting.done(), "each time that something comes, it is told once"
-                arrival.end(None)
+                assert not waiting.done()
+                arrival.end(ERROR)
 
         on_a_loop(scene)

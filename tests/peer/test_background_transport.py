@@ -131,6 +131,19 @@ def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     assert not near.has_way()
 
 
+@pytest.mark.parametrize("address", ["[::::]:1", "[:.:]:1", "a..b:1", f"{'a' * 70}:1", "..:1"])
+def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, address: str) -> None:
+    """The protocol lets a host advertise each of these."""
+    near = Neighbour(pair, store, proven=False)
+    way = near.transport.way("far", address, lambda: True)
+    assert way is not None
+    with (
+        pytest.raises(BackgroundError, match="is no address"),
+        way.fetch(neighbour_origin("far", "127.0.0.1:1", "here"), near.blob, 0, near.stopped),
+    ):
+        pass
+
+
 def test_only_other_sites(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
     assert near.has_way("far")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from peer.core.events import ReaderMoved
@@ -90,35 +92,32 @@ class TestLinger:
     def test_no_time_runs_while_somebody_reads(self) -> None:
         some = readers((1, 0, None))
         some.begin(5.0)
-        assert some.next_deadline() is None
-        assert not some.are_gone(1e9)
+        assert some.gone_at == math.inf
 
     def test_it_runs_from_when_the_last_one_left(self) -> None:
         some = readers((1, 0, None), (2, 0, None))
         some.leave(1, 10.0)
-        assert some.next_deadline() is None
+        assert some.gone_at == math.inf
         some.leave(2, 11.0)
-        assert some.next_deadline() == 11.0 + LINGER_S
-        assert not some.are_gone(10.9 + LINGER_S)
-        assert some.are_gone(11.0 + LINGER_S)
+        assert some.gone_at == 11.0 + LINGER_S
 
     def test_who_was_never_there_may_leave_and_gains_no_time(self) -> None:
         some = readers((1, 0, None))
         some.leave(1, 10.0)
         some.leave(7, 20.0)
         some.begin(20.0)
-        assert some.next_deadline() == 10.0 + LINGER_S
+        assert some.gone_at == 10.0 + LINGER_S
 
     def test_a_reader_that_comes_in_time_stops_it(self) -> None:
         some = readers((1, 0, None))
         some.leave(1, 10.0)
         some.move(ReaderMoved(D, 2, 0, None))
-        assert some.next_deadline() is None
+        assert some.gone_at == math.inf
         some.leave(2, 1000.0)
-        assert some.next_deadline() == 1000.0 + LINGER_S
+        assert some.gone_at == 1000.0 + LINGER_S
 
     def test_it_runs_from_the_beginning_if_nobody_comes(self) -> None:
         some = readers()
-        assert some.next_deadline() is None
+        assert some.gone_at == math.inf
         some.begin(3.0)
-        assert some.next_deadline() == 3.0 + LINGER_S
+        assert some.gone_at == 3.0 + LINGER_S

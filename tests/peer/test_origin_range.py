@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +75,53 @@ def test_a_second_thread_that_never_begins_is_not_waited_for(store: Store, origi
     report = Report()
     OriginRange(source(origin), None, 0, None).run(store, BufferPool(2 * PIECE), report, lambda *_: None)
     assert (report.pieces, report.verdicts) == (list(range(10)), [True])
+
+
+def test_a_thread_without_memory_waits_for_what_the_other_lands(store: Store, origin: FakeOrigin) -> None:
+    """The second thread lands piece 1 while the first one, whose turn it is, finds no memory."""
+    begins, lands = threading.Event(), threading.Event()
+
+    class NoMemory(BufferPool):
+        @contextmanager
+        def buffer(self, size_bytes: int) -> Iterator[memoryview]:
+            if begins.is_set():
+                lands.set()
+                raise OSError("no memory")
+            with super().buffer(size_bytes) as view:
+                yield view
+
+    pinned = []
+
+    def on_received(index: int) -> None:
+        if index == 0:
+            origin.wait_for(lambda: origin.waiting == 1)  # by the second thread
+            begins.set()
+            origin.release()
+        elif index == 1:
+            assert lands.wait(10)
+            blob = store.acquire(DIGEST)
+            assert blob is not None
+            blob.release()
+            pinned.append(blob.pinned)
+
+    origin.hold_at(PIECE)
+    with ThreadPoolExecutor(1) as threads:
+
+        def spawn(*work: Any) -> None:
+            threads.submit(*work)
+
+        ranged, report = OriginRange(source(origin), None, 0, None), Report(on_received)
+        with pytest.raises(OSError, match="no memory"):
+            ranged.run(store, NoMemory(2 * PIECE), report, spawn)
+        assert pinned == [True]
+
+
+def test_a_buffer_that_there_is_no_memory_for_counts_no_longer() -> None:
+    pool = BufferPool(2 * PIECE)
+    with pytest.raises((OSError, MemoryError, ValueError, OverflowError)), pool.buffer(2**62):
+        pass
+    with pool.spare(PIECE) as view:
+        assert view is not None
 
 
 def test_an_error_of_either_thread_ends_both(store: Store, origin: FakeOrigin) -> None:

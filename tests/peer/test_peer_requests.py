@@ -237,11 +237,9 @@ class TestHedging:
         running = requests(a=0b11, b=0b10)
         hosts_of(running, 0b01)
         hosts_of(running, 0b10, now=HEDGE_LEAST_S / 2)
-        assert not running.is_late(HEDGE_LEAST_S - 0.001)
-        assert running.is_late(HEDGE_LEAST_S)
+        assert running.late_at() == HEDGE_LEAST_S
         running.cancel_host("a")
-        assert not running.is_late(HEDGE_LEAST_S), "the other has some time left"
-        assert running.is_late(1.5 * HEDGE_LEAST_S)
+        assert running.late_at() == 1.5 * HEDGE_LEAST_S, "the other has some time left"
 
     def test_what_is_due_next(self) -> None:
         running = requests(a=0b11, b=0b10)

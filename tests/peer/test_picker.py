@@ -9,8 +9,8 @@ import pytest
 from peer.core.events import CancelPiece, KeepLink, PeerOutcome, ReleaseLink, RequestPiece, Tell, TellNeighbours
 from peer.core.link_book import LinkBook
 from peer.core.neighbours import BUSY_S, FULL_AFTER_S
-from peer.core.peer_requests import HEDGE_LEAST_S, SLOW_LEAST_S
-from peer.core.picker import STREAMING_LOOKAHEAD, PiecePicker
+from peer.core.peer_requests import HEDGE_LEAST_S, SLOW_LEAST_S, STREAMING_LOOKAHEAD
+from peer.core.picker import PiecePicker
 from peer.core.pieces import PieceTracker
 from scheduler.protocol import link, to_host
 from scheduler.protocol.fields import DIGEST_BYTES

@@ -136,7 +136,17 @@ def test_origins_that_clients_used_once_are_forgotten() -> None:
     for number in range(100):
         assert book.note(swarm, frozenset([f"r{number}"]), number * 10.0)[0] == [f"r{number}"]
         book.validate()
-    assert len(book._next_piece_at) == 2
+    assert (len(book._next_piece_at), len(book._came)) == (2, 3)
+
+
+def test_clients_that_come_and_go_do_not_take_back_every_piece() -> None:
+    swarm, book = Swarm(D, SchedulerSettings(), Rng(1)), ClientsFirst()
+    taken_back = []
+    for number in range(40):
+        taken_back.append(bool(book.note(swarm, frozenset(["r"]), number * 3.0)[0]))
+        book.note(swarm, frozenset(), number * 3.0)
+    assert [number * 3.0 for number, is_taken in enumerate(taken_back) if not is_taken] == [30.0, 60.0, 90.0]
+    assert book.note(swarm, frozenset(["r"]), 400.0)[0] == ["r"], "after a time without clients it is as at first"
 
 
 def test_that_piece_is_one_though_a_host_that_is_alone_gets_more() -> None:

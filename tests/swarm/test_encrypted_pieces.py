@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from blake3 import blake3
 
 from peer.core.choker import UploadRequest
@@ -531,3 +532,28 @@ async def taking_nothing(directory: Path, *, others: bool = False, **options: fl
                 it.server._uploading._choker._remember(UploadRequest("other", bytes(32)))
             await until_true(lambda: not it.server._uploading._active)
         writer.close()
+
+
+@asynchronous
+async def test_a_host_that_is_revoked_while_its_ticket_is_made_gets_none(tmp_path: Path) -> None:
+    """The process that shares is begun anew for each host that is revoked: a ticket of the new one would be good."""
+
+    trust, revoked = Trust(), False
+
+    async def ticket(_digest: object) -> bytes:
+        if revoked:
+            trust.good = frozenset()
+        return b"ticket"
+
+    class Transport(asyncio.Transport):
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return CERTIFICATE if name == "ssl_object" else default
+
+    async with serving(tmp_path, trust=trust) as it:
+        it.server.ticket = ticket
+        for revoked, status in ((False, 200), (True, 403)):
+            digest = digest_of(CONTENT)
+            path = f"/v2/swarm/background/blobs/{digest}"
+            request = make_mocked_request("GET", path, match_info={"digest": digest}, transport=Transport())
+            answer = await it.server._ticket(request)
+            assert (answer.status, answer.body == b"ticket") == (status, not revoked)
