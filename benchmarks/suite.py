@@ -63,6 +63,7 @@ ALONE: Final = (
     ("preheat",),
     ("preheat", "--origin-rate", "250mbit", "--only", "pull_during_preheat"),
     ("background",),
+    ("adopt",),
 )
 CLUSTER: Final = ("cluster", "--nodes", "16", "--rate", "100mbit", "--size", "256MiB")
 COMPARES: Final = "speedup_vs_registry"

@@ -27,6 +27,8 @@ import scheduler.protocol
 from p2pd.admin.client_metrics import ClientMetrics
 from p2pd.admin.live_metrics import LiveMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.admin.predict_metrics import PredictMetrics
+from p2pd.predict.service import PredictStatistics
 from p2pd.preheat.openapi import document as preheat_api
 from proxy.core.pulls import PullSummary
 from proxy.core.reasons import Refused, Relayed
@@ -101,7 +103,8 @@ def metrics() -> str:
         node = {family.name: family for family in _parsed(run(_scrape_of_node(Path(directory), registry)))}
     node |= {family.name: family for family in _of_clients()}
     of_several = {family.name: family for family in _of_several()}
-    node |= of_several
+    of_predictions = {family.name: family for family in _of_predictions()}
+    node |= of_several | of_predictions
     lines = ["| metric | type | labels | of | meaning |", "|---|---|---|---|---|"]
     for family in sorted(node.values(), key=lambda family: family.name):
         if not family.name.startswith("p2pd_"):
@@ -111,6 +114,7 @@ def metrics() -> str:
         told = ", ".join(f"`{label}`" for label in labels)
         of = "node, scheduler" if family.name in scheduler_has else "node"
         of = "scheduler with `redis`" if family.name in of_several else of
+        of = "scheduler with `pull_history`" if family.name in of_predictions else of
         lines.append(f"| `{name}` | {family.type} | {told} | {of} | {family.documentation} |")
     text = (
         "`GET /metrics` on the admin port, in the text format of Prometheus. A node has the scheduler's metrics only "
@@ -202,6 +206,13 @@ def _of_several() -> list[Metric]:
     registry, metrics = CollectorRegistry(), LiveMetrics()
     registry.register(metrics)
     metrics.live = Live(Membership("https://a:65003"), NoStore(), lambda _: None)
+    return _parsed(generate_latest(registry).decode())
+
+
+def _of_predictions() -> list[Metric]:
+    """The metrics of a scheduler that keeps a history of pulls."""
+    registry = CollectorRegistry()
+    registry.register(PredictMetrics(lambda: PredictStatistics(0, 0, 0)))
     return _parsed(generate_latest(registry).decode())
 
 

@@ -11,7 +11,7 @@ from p2pd.cli.options import with_sources
 from p2pd.config.changes import in_force
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Sources
+    from p2pd.config.sources import Sources
 
 
 @click.command("config")

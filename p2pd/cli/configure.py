@@ -12,8 +12,9 @@ import click
 
 from p2pd.admin.client import AdminClient
 from p2pd.cli.suggest import SuggestingChoice
-from p2pd.config.settings import load
-from p2pd.config.values import ANY_HOST, Address
+from p2pd.config.sources import load
+from p2pd.config.upstream_setting import ANY_HOST
+from p2pd.config.values import Address
 from p2pd.configure import content_stores, dockerd
 from p2pd.configure.docker import DAEMON_JSON
 from p2pd.configure.plan import STATE, ConfigureOutcome

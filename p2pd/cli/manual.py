@@ -19,7 +19,7 @@ from typing import Final
 import click
 
 from p2pd.cli.app import COMMANDS, GROUPS, app
-from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, PREFIX
+from p2pd.config.sources import DEFAULT_FILE, FILE_VARIABLE, PREFIX
 
 EXITS: Final = (
     ("0", "Done."),

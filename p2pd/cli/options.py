@@ -9,7 +9,8 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 
-from p2pd.config.settings import DEFAULT_FILE, FILE_VARIABLE, KEYS, PREFIX, Key, Settings, Sources
+from p2pd.config.settings import KEYS, Key, Settings
+from p2pd.config.sources import DEFAULT_FILE, FILE_VARIABLE, PREFIX, Sources
 from p2pd.config.values import parse_switch
 
 SCHEDULER_DATA: Final = "/var/lib/p2pd-scheduler"

@@ -10,7 +10,7 @@ from p2pd.cli.options import Daemon, with_sources
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Sources
+    from p2pd.config.sources import Sources
 
 
 @click.command("run", cls=Daemon)

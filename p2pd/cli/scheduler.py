@@ -10,7 +10,7 @@ from p2pd.cli.options import REDIS, SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, wit
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Sources
+    from p2pd.config.sources import Sources
 
 
 @click.command("scheduler", cls=Daemon)

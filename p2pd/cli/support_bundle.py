@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from p2pd.config.settings import PREFIX, Settings, load
+from p2pd.config.settings import Settings
+from p2pd.config.sources import PREFIX, load
 from p2pd.config.values import Address, ConfigError, parse_address
 from p2pd.doctor.bundle import parts_of, write_bundle
 from p2pd.doctor.environment import real

@@ -7,16 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pd.config.room import quota_of, room_under
-from p2pd.config.settings import KEYS, Loaded, Settings
-from p2pd.config.values import (
-    UpstreamSetting,
-    parse_duration,
-    parse_free_room,
-    parse_room,
-    parse_size,
-    show_room,
-    show_size,
-)
+from p2pd.config.settings import KEYS, Settings
+from p2pd.config.sources import Loaded
+from p2pd.config.upstream_setting import UpstreamSetting
+from p2pd.config.values import parse_duration, parse_free_room, parse_room, parse_size, show_room, show_size
 from peer.core.eviction import DiskShare
 from scheduler.shared.redis_url import RedisAt
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from p2pd.config.settings import Settings
-from p2pd.config.values import ConfigError, UpstreamSetting, url_of
+from p2pd.config.upstream_setting import UpstreamSetting, url_of
+from p2pd.config.values import ConfigError
 from peer.oci.reference import UpstreamName, parse_upstream_name
 from peer.origin.client import HttpOrigin
 from peer.origin.layout import LayoutOrigin

@@ -23,7 +23,7 @@ from typing import Any, Final
 import tomlkit
 from tomlkit.items import AoT, Table
 
-from p2pd.config.values import UpstreamSetting
+from p2pd.config.upstream_setting import UpstreamSetting
 from p2pd.configure.docker_proxy import AUTHORITY, HUB
 from p2pd.configure.runtime import COMMENT, ConfigureError, NotMountedError, Reader, Request, RuntimePlan, marked
 from p2pd.configure.toml_file import edited, new_table, parse, table

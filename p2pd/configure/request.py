@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from p2pd.config.own_addresses import own_addresses
 from p2pd.config.settings import Settings
-from p2pd.config.values import ANY_HOST, ConfigError, UpstreamSetting, parse_address, parse_upstream
+from p2pd.config.upstream_setting import ANY_HOST, UpstreamSetting, parse_upstream
+from p2pd.config.values import ConfigError, parse_address
 from p2pd.configure.dockerd import has_daemon_json_proxies
 from p2pd.configure.runtime import ProxyRequest, Request, host_for_clients
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from p2pd.config.values import Address, UpstreamSetting
+from p2pd.config.upstream_setting import UpstreamSetting
+from p2pd.config.values import Address
 from peer.errors import P2pdError
 
 MARK: Final = re.compile(rb"# Written by `p2pd configure [a-z0-9]+` \(check ([0-9a-f]{16})\)[^\n]*\n")

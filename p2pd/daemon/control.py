@@ -18,7 +18,8 @@ from p2pd.config.values import ConfigError
 from p2pd.daemon import logs
 
 if TYPE_CHECKING:
-    from p2pd.config.settings import Loaded, Settings, Sources
+    from p2pd.config.settings import Settings
+    from p2pd.config.sources import Loaded, Sources
 
 log = logs.get("p2pd.daemon")
 

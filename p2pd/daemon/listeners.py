@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import aiofastnet
 from aiohttp import web
 
-from p2pd.config.settings import Settings, open_listeners
+from p2pd.config.settings import Settings
+from p2pd.config.sources import open_listeners
 from p2pd.config.values import Address
 from p2pd.daemon import logs
 from peer.errors import P2pdError

@@ -23,11 +23,13 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
+from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.own_addresses import own_addresses
 from p2pd.config.room import quota_of
-from p2pd.config.settings import Loaded, Settings, Sources
+from p2pd.config.settings import Settings
+from p2pd.config.sources import Loaded, Sources
 from p2pd.config.upstream import make_upstreams, maker_of_others
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs
@@ -211,6 +213,7 @@ async def serve(
 
             proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
         secret, inside = new_secret(), SchedulerPreheats(settings)
+        telemetry.registry.register(PredictMetrics(inside.predict_statistics))
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
             control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, inside).prepare

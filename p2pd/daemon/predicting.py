@@ -17,7 +17,7 @@ from p2pd.config.values import ConfigError
 from p2pd.daemon import logs
 from p2pd.predict.api import predict_routes
 from p2pd.predict.forecast import MODELS, Forecaster
-from p2pd.predict.service import HORIZON_S, Predictions, predicting
+from p2pd.predict.service import HORIZON_S, Predictions, PredictStatistics, predicting
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
 from scheduler.core.history import HistoryStore, HistoryStoreError
@@ -48,6 +48,10 @@ class Foresight:
 
     def routes(self) -> Sequence[web.RouteDef]:
         return predict_routes(lambda: self._predictions)
+
+    def statistics(self) -> PredictStatistics | None:
+        """None while there is no history."""
+        return None if self._predictions is None else self._predictions.statistics()
 
     def pushed(self, image: str) -> None:
         """A registry has told that a tag was pushed."""

@@ -14,6 +14,7 @@ from aiohttp import web
 from p2pd.config.settings import Settings
 from p2pd.daemon import logs
 from p2pd.daemon.predicting import Foresight
+from p2pd.predict.service import PredictStatistics
 from p2pd.preheat.api import PREFIX, preheat_routes
 from p2pd.preheat.harbor import PATHS, harbor_routes
 from p2pd.preheat.notifications import PATH as NOTIFICATIONS
@@ -74,6 +75,10 @@ class SchedulerPreheats:
             *self._notifications.routes(),
             *self._foresight.routes(),
         ]
+
+    def predict_statistics(self) -> PredictStatistics | None:
+        """None while no history of pulls is kept."""
+        return self._foresight.statistics()
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """See `p2pd.daemon.control.Prepare`."""

@@ -17,9 +17,11 @@ from prometheus_client import generate_latest
 from p2pd.admin.cluster import Cluster
 from p2pd.admin.live_metrics import LiveMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
-from p2pd.config.settings import Loaded, Settings, Sources
+from p2pd.config.settings import Settings
+from p2pd.config.sources import Loaded, Sources
 from p2pd.daemon import logs
 from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
@@ -57,6 +59,7 @@ async def serve(
     scrape = partial(generate_latest, registry)
     obstacles = [not_ready]
     secret, preheats = new_secret(), SchedulerPreheats(settings)
+    registry.register(PredictMetrics(preheats.predict_statistics))
     if control is not None:
         control.prepare = preheats.prepare
     cluster = Cluster(core, partial(ending_certificates, settings))

@@ -29,8 +29,9 @@ from typing import Any, Final
 
 from p2pd.admin.client import AdminClient
 from p2pd.admin.secret import NAME as SECRET_FILE
-from p2pd.config.settings import KEYS, PREFIX, Settings
-from p2pd.config.values import UpstreamSetting
+from p2pd.config.settings import KEYS, Settings
+from p2pd.config.sources import PREFIX
+from p2pd.config.upstream_setting import UpstreamSetting
 from p2pd.configure.runtimes import RUNTIMES
 from p2pd.daemon.logs import redacted
 from p2pd.doctor.environment import Environment

@@ -11,16 +11,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from p2pd.config.settings import Settings
+from p2pd.config.upstream_setting import ANY_HOST, UpstreamSetting, parse_upstream
 from p2pd.config.values import (
-    ANY_HOST,
     ConfigError,
-    UpstreamSetting,
     parse_address,
     parse_free_room,
     parse_optional_path,
     parse_path,
     parse_room,
-    parse_upstream,
     parse_urls,
 )
 from p2pd.doctor.environment import Environment, UnreachableError

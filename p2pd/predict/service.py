@@ -94,6 +94,15 @@ class Answer:
     orders: tuple[Ordered, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class PredictStatistics:
+    """Since the start; `records` are those from before, too. `most_bytes`: what hosts may fetch for the preheats."""
+
+    records: int
+    preheats: int
+    most_bytes: int
+
+
 class Predictions:
     """On the event loop. Made by `predicting`; the owner runs `run`."""
 
@@ -121,7 +130,7 @@ class Predictions:
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._gathering: Final = Gathering()
         self._pushes: list[PushRecord] = []
-        self._records = 0
+        self._records = self._preheats = self._most_bytes = 0
         self._learned = False
         self._decided_at = self._rehearsed_at = 0.0
 
@@ -170,6 +179,9 @@ class Predictions:
         spent = await self._in_thread(self._store.spent, int(now // DAY_S))
         orders = await self._in_thread(self._store.orders)
         return Answer(tuple(found), self._learned, self._records, spent, tuple(orders[-100:]))
+
+    def statistics(self) -> PredictStatistics:
+        return PredictStatistics(self._records, self._preheats, self._most_bytes)
 
     # -- history ---------------------------------------------------------------------------------------------------
 
@@ -259,6 +271,8 @@ class Predictions:
             except (PreheatStoreError, TooManyJobsError):
                 await self._in_thread(self._store.settle, record.id, 0)
                 raise
+            self._preheats += 1
+            self._most_bytes += ordered.size_bytes
             await self._in_thread(self._forecaster.facts.preheated, each.image, each.site, now)
             log.info("preheats what is predicted", image=image, site=each.site, confidence=round(each.confidence, 2))
 

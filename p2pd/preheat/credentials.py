@@ -59,16 +59,6 @@ def parse_credentials(text: str) -> Credentials:
     return Credentials(logins, bearers)
 
 
-def config_of(credentials: Credentials) -> str:
-    """The text of such credentials, in one line."""
-    auths: dict[str, dict[str, str]] = {}
-    for name, login in credentials.logins.items():
-        auths[name] = {"auth": base64.b64encode(f"{login.username}:{login.password}".encode()).decode()}
-    for name, field_ in credentials.bearers.items():
-        auths[name] = {"registrytoken": field_.removeprefix("Bearer ")}
-    return json.dumps({"auths": auths}) if auths else ""
-
-
 def _text(entry: Mapping[str, Any], name: str) -> str:
     value = entry.get(name, "")
     if not isinstance(value, str) or any(character in value for character in "\r\n\0"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +17,8 @@ from scheduler.core.history import (
     PushRecord,
     Record,
 )
+from scheduler.trust.database import Database
 from scheduler.trust.errors import TrustError
-from scheduler.trust.files import create_private
 
 LAYOUT: Final = 1
 
@@ -43,33 +41,28 @@ CREATE TABLE orders (
 class SqliteHistory:
     """One connection. Every method may be called from any thread, and raises HistoryStoreError."""
 
-    def __init__(self, connection: sqlite3.Connection, keep_s: float, max_rows: int = MAX_ROWS) -> None:
-        self._connection = connection
+    def __init__(self, database: Database, keep_s: float, max_rows: int = MAX_ROWS) -> None:
+        self._database = database
         self._keep_s = keep_s
         self._max_rows = max_rows
-        self._lock = threading.Lock()
         self._news: list[Record] = []
 
     @classmethod
     def open(cls, directory: Path | None, keep_s: float, max_rows: int = MAX_ROWS) -> SqliteHistory:
         """The history in a directory, which is the scheduler's own; in memory without one."""
+        path = None if directory is None else directory / "history.db"
         try:
-            if directory is None:
-                return cls(_connected(":memory:"), keep_s, max_rows)
-            path = directory / "history.db"
-            create_private(path)
-            return cls(_connected(str(path)), keep_s, max_rows)
-        except (sqlite3.Error, TrustError) as error:
-            raise HistoryStoreError(f"the history of pulls cannot be kept: {error}") from None
+            return cls(Database.open(path, _TABLES, LAYOUT, _broken), keep_s, max_rows)
+        except TrustError as error:
+            raise _broken(error) from None
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def add(self, records: Iterable[Record], now: float) -> None:
         """Keep these. Pulls of an image by a site within SLOT_S become one row. Remove what is too old or too much."""
         records = list(records)
-        with self._changing() as database:
+        with self._database.changing() as database:
             for each in records:
                 if isinstance(each, PushRecord):
                     database.execute("INSERT INTO pushes VALUES (?, ?, ?)", (each.at, each.image, each.digest))
@@ -99,7 +92,7 @@ class SqliteHistory:
     def records(self) -> list[Record]:
         """All of it, in the order of time."""
         self._news = []
-        with self._using() as database:
+        with self._database.using() as database:
             pulls = database.execute(
                 "SELECT at, image, digest, site, hosts, size_bytes, total_bytes, warm_bytes FROM pulls"
             ).fetchall()
@@ -117,29 +110,27 @@ class SqliteHistory:
     def order(self, ordered: Ordered) -> None:
         """Keep what a preheat may take, before it is ordered."""
         values = (ordered.job, ordered.at, ordered.image, ordered.site, ordered.day, ordered.size_bytes)
-        with self._changing() as database:
+        with self._database.changing() as database:
             database.execute("INSERT INTO orders VALUES (?, ?, ?, ?, ?, ?, 0)", values)
 
     def settle(self, job: str, size_bytes: int) -> None:
         """A preheat is over, and has taken so much."""
-        with self._changing() as database:
+        with self._database.changing() as database:
             database.execute("UPDATE orders SET bytes = ?, settled = 1 WHERE job = ?", (size_bytes, job))
 
     def spent(self, day: int) -> dict[str, int]:
         """The bytes that count on a day, by site."""
-        with self._using() as database:
+        with self._database.using() as database:
             return dict(database.execute("SELECT site, sum(bytes) FROM orders WHERE day = ? GROUP BY site", (day,)))
 
     def orders(self) -> list[Ordered]:
         """The preheats that were ordered and are remembered, the oldest first."""
-        with self._using() as database:
+        with self._database.using() as database:
             rows = database.execute("SELECT job, at, image, site, day, bytes, settled FROM orders ORDER BY at")
             return [
                 Ordered(job, at, image, site, day, size_bytes, bool(settled))
                 for job, at, image, site, day, size_bytes, settled in rows
             ]
-
-    # -- the database ----------------------------------------------------------------------------------------------
 
     def _trim(self, database: sqlite3.Connection, now: float) -> None:
         for table in ("pulls", "pushes", "orders"):
@@ -153,38 +144,6 @@ class SqliteHistory:
                     (rows - self._max_rows - 1,),
                 )
 
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise HistoryStoreError(f"the history of pulls cannot be kept: {error}") from None
 
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is on the disk, or nothing."""
-        with self._using() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-
-
-def _connected(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA secure_delete = ON")
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout == 0:
-            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
-        elif layout != LAYOUT:
-            raise sqlite3.DatabaseError(f"{path} is of another version of p2pd (layout {layout}, not {LAYOUT})")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _broken(error: Exception) -> HistoryStoreError:
+    return HistoryStoreError(f"the history of pulls cannot be kept: {error}")

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from scheduler.trust.certificates import CLOCK_SKEW
+from scheduler.trust.database import Database
 from scheduler.trust.errors import JoinRefusedError, TrustError
-from scheduler.trust.files import create_private
 from scheduler.trust.ledger import SAME_REQUEST_S, HostRecord, TokenRecord
 from scheduler.trust.token import JoinToken
 
-LOCK_WITHIN_S: Final = 5.0
 LAYOUT: Final = 1
 """The version of the tables (`PRAGMA user_version`)."""
 
@@ -40,60 +37,36 @@ CREATE INDEX hosts_by_key ON hosts (key_sha256);
 class SqliteLedger:
     """One connection to the ledger. Every method may be called from any thread, and raises TrustError."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._lock = threading.Lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> SqliteLedger:
         """Open the ledger, made if there is none. Raises TrustError."""
-        create_private(path)
-        try:
-            connection = sqlite3.connect(path, timeout=LOCK_WITHIN_S, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise _broken(path, error) from None
-        ledger = cls(connection, path)
-        try:
-            with ledger._using() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
-            with ledger._changing() as database:
-                (layout,) = database.execute("PRAGMA user_version").fetchone()
-                if layout == 0:
-                    for statement in _TABLES.split(";"):
-                        database.execute(statement)
-                    database.execute(f"PRAGMA user_version = {LAYOUT}")
-                elif layout != LAYOUT:
-                    raise TrustError(f"{path} is of another version of p2pd (layout {layout}, not {LAYOUT})")
-        except BaseException:
-            connection.close()
-            raise
-        return ledger
+        return cls(Database.open(path, _TABLES, LAYOUT, partial(_broken, path)))
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def belongs_to(self, cluster: str) -> None:
         """The CA is beside this file, or the operator's to change: any cluster's."""
 
     def version(self) -> int:
         """Another number when another connection has changed the ledger."""
-        with self._using() as database:
+        with self._database.using() as database:
             (number,) = database.execute("PRAGMA data_version").fetchone()
         return int(number)
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
     def add_token(self, token: JoinToken, note: str, expires: float | None, uses: int | None, now: float) -> None:
-        with self._changing() as database:
+        with self._database.changing() as database:
             values = (token.id, token.secret_sha256, note, now, expires, uses)
             database.execute("INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens, the oldest first."""
-        with self._using() as database:
+        with self._database.using() as database:
             rows = database.execute(
                 "SELECT id, note, created, expires, uses_left, revoked FROM tokens ORDER BY created, id"
             ).fetchall()
@@ -101,12 +74,12 @@ class SqliteLedger:
 
     def check_token(self, token: JoinToken, now: float) -> None:
         """Raise JoinRefusedError for a token that is not good, before any work is done for its bearer."""
-        with self._using() as database:
+        with self._database.using() as database:
             _uses_left(database, token, now)
 
     def revoke_token(self, token_id: str, now: float) -> bool:
         """Whether there was such a token."""
-        with self._changing() as database:
+        with self._database.changing() as database:
             statement = "UPDATE tokens SET revoked = coalesce(revoked, ?) WHERE id = ?"
             return database.execute(statement, (now, token_id)).rowcount == 1
 
@@ -114,7 +87,7 @@ class SqliteLedger:
 
     def admit(self, token: JoinToken, host: str, key_sha256: bytes, serial: str, expires: float, now: float) -> None:
         """Take a use of the token for a host, whose certificate is to be `serial`. Raises JoinRefusedError."""
-        with self._changing() as database:
+        with self._database.changing() as database:
             uses_left = _uses_left(database, token, now)
             if not self._asks_again(database, token.id, host, key_sha256, now):
                 if uses_left == 0:
@@ -128,7 +101,7 @@ class SqliteLedger:
 
     def renew(self, host: str, key_sha256: bytes, serial: str, expires: float, now: float) -> None:
         """Record a host's new certificate. Raises JoinRefusedError."""
-        with self._changing() as database:
+        with self._database.changing() as database:
             self._check_host(database, host, key_sha256)
             statement = "UPDATE hosts SET last_renewed = ?, serial = ?, expires = max(expires, ?) WHERE id = ?"
             if not database.execute(statement, (now, serial, expires, host)).rowcount:
@@ -136,7 +109,7 @@ class SqliteLedger:
 
     def hosts(self) -> list[HostRecord]:
         """All hosts by id."""
-        with self._using() as database:
+        with self._database.using() as database:
             rows = database.execute(
                 "SELECT id, token, first_seen, last_renewed, serial, expires, at FROM hosts"
                 " LEFT JOIN revocations ON host = id ORDER BY id"
@@ -144,17 +117,17 @@ class SqliteLedger:
         return [HostRecord(*row) for row in rows]
 
     def host_ids(self) -> frozenset[str]:
-        with self._using() as database:
+        with self._database.using() as database:
             return frozenset(host for (host,) in database.execute("SELECT id FROM hosts"))
 
     def revoke_host(self, host: str, now: float) -> None:
         """Revoke a host id, whether the ledger knows the host or not."""
-        with self._changing() as database:
+        with self._database.changing() as database:
             database.execute("INSERT OR IGNORE INTO revocations VALUES (?, ?)", (host, now))
 
     def revoked(self, now: float) -> frozenset[str]:
         """The revoked hosts that may have a certificate which is not over: those that must be told to others."""
-        with self._using() as database:
+        with self._database.using() as database:
             statement = "SELECT host FROM revocations LEFT JOIN hosts ON host = id WHERE expires IS NULL OR expires > ?"
             earliest = now - CLOCK_SKEW.total_seconds()  # for hosts whose clocks are late
             return frozenset(host for (host,) in database.execute(statement, (earliest,)))
@@ -175,28 +148,6 @@ class SqliteLedger:
         for (known_key,) in database.execute("SELECT key_sha256 FROM hosts WHERE id = ?", (host,)):
             if known_key != key:
                 raise JoinRefusedError("id-taken", f"the host id {host} belongs to another key")
-
-    # -- the database ----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise _broken(self._path, error) from None
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it is done and on the disk, or nothing."""
-        with self._using() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
 
 
 def _uses_left(database: sqlite3.Connection, token: JoinToken, now: float) -> int | None:

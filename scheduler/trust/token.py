@@ -20,9 +20,7 @@ from scheduler.trust.errors import TokenTextError
 
 ID_BYTES: Final = 5
 SECRET_BYTES: Final = 20
-FINGERPRINT_BYTES: Final = 32
 
-TOKEN_ID: Final = re.compile(r"[a-z2-7]{8}")
 _TOKEN: Final = re.compile(r"p2pd1_([a-z2-7]{8})_([a-z2-7]{32})_([a-z2-7]{52})")
 
 

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from p2pd.config.settings import KEYS, load
+from p2pd.config.settings import KEYS
+from p2pd.config.sources import load
 from p2pd.config.upstream import make_upstreams
-from p2pd.config.values import ConfigError, parse_networks, parse_upstream
+from p2pd.config.upstream_setting import parse_upstream
+from p2pd.config.values import ConfigError, parse_networks
 from p2pd.pull.docker_config import Login, docker_login
 from peer.errors import P2pdError
 from peer.oci.descriptor import Descriptor

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.reach import Reach, reach_of
 from p2pd.daemon.wiring import advertised, schedulers

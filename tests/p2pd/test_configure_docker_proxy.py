@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import load
-from p2pd.config.values import Address, ConfigError, parse_upstream
+from p2pd.config.sources import load
+from p2pd.config.upstream_setting import parse_upstream
+from p2pd.config.values import Address, ConfigError
 from p2pd.configure import dockerd
 from p2pd.configure.docker import CERTS_D
 from p2pd.configure.docker_proxy import DROP_IN, UNIT_DROP_INS, as_configured

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pd.config.values import Address, parse_upstream
+from p2pd.config.upstream_setting import parse_upstream
+from p2pd.config.values import Address
 from p2pd.configure import toml_file, yaml_file
 from p2pd.configure.plan import STATE, configure, pending
 from p2pd.configure.runtime import ConfigureError, Request

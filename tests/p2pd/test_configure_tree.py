@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.values import Address, parse_upstream
+from p2pd.config.upstream_setting import parse_upstream
+from p2pd.config.values import Address
 from p2pd.configure.plan import configure
 from p2pd.configure.runtime import ConfigureError, NotMountedError, Request
 from p2pd.configure.runtimes import RUNTIMES

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import Settings, load
+from p2pd.config.settings import Settings
+from p2pd.config.sources import load
 from p2pd.config.values import Address
 from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of

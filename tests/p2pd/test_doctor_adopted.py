@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import Settings, load
+from p2pd.config.settings import Settings
+from p2pd.config.sources import load
 from p2pd.configure.content_stores import FOLDER, content_stores, remarks
 from p2pd.doctor.adopted import check_adopted
 from p2pd.doctor.environment import HttpReply

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2pd.config.own_addresses import own_addresses
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import Address
 from p2pd.configure.request import request_of
 from p2pd.configure.runtimes import RUNTIMES

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import ConfigError
 from p2pd.predict.facts import DAY_S, MAX_IMAGES, MAX_SITES, MAX_TIMES, Facts
 from p2pd.predict.forecast import MODELS, Forecaster, Prediction, worth
 from p2pd.predict.gathering import Gathering
 from p2pd.predict.predictor import Guess
-from p2pd.predict.service import COPIES, KEEP_S, SLACK, Answer, Jobs, Predictions, chosen_hosts
+from p2pd.predict.service import COPIES, KEEP_S, SLACK, Answer, Jobs, Predictions, PredictStatistics, chosen_hosts
 from p2pd.predict.telling import pulled_of
 from proxy.core.pulls import PullSummary
 from scheduler.core.events import PullSeen
@@ -314,6 +314,7 @@ def test_it_preheats_within_the_budget_for_the_same_hosts_and_a_short_time() -> 
         answer = await bed.look()
         first, second = bed.jobs.records
         assert answer.spent == {"x": 2 * COPIES * PART}
+        assert bed.service.statistics() == PredictStatistics(6, 2, 2 * COPIES * PART)
         assert (first.source, first.order.ttl_s, first.order.most_bytes) == ("predict", KEEP_S, PART)
         assert list(first.to) == chosen_hosts([f"h{number}" for number in range(5)], first.order.images[0][:-2])
         assert second.order.images != first.order.images

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from p2pd.config.cron import CronError, parse_cron
 from p2pd.config.preheat_rules import PreheatRule, parse_preheat_rules
-from p2pd.config.settings import Loaded, Settings, Sources, load
+from p2pd.config.settings import Settings
+from p2pd.config.sources import Loaded, Sources, load
 from p2pd.config.values import ConfigError, parse_address
 from p2pd.daemon.control import Control
 from p2pd.daemon.scheduler import serve

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import Address
 from p2pd.daemon.listeners import names_of
 from tests.support.client import ask

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from p2pd.cli.app import app
 from p2pd.config import room
 from p2pd.config.room import quota_of, room_under
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from peer.core.eviction import DiskShare, Quota
 from tests.support.images import content_of
 from tests.support.node import asynchronous, node_at

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pd.config.settings import KEYS, Sources, load
+from p2pd.config.settings import KEYS
+from p2pd.config.sources import Sources, load
 from p2pd.config.values import Address, ConfigError
 from peer.core.eviction import DiskShare
 

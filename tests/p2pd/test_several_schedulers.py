@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from p2pd.config.changes import shown
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.config.values import ConfigError
 from p2pd.daemon.several import url_of
 from p2pd.demo.process import command, output_of

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pd.config.upstream_setting import UpstreamSetting, parse_upstream, parse_upstreams
 from p2pd.config.values import (
     Address,
     ConfigError,
-    UpstreamSetting,
     parse_address,
     parse_collector,
     parse_count,
@@ -26,8 +26,6 @@ from p2pd.config.values import (
     parse_share,
     parse_size,
     parse_switch,
-    parse_upstream,
-    parse_upstreams,
     show_duration,
     show_room,
     show_size,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from p2pd.config.settings import load
+from p2pd.config.sources import load
 from p2pd.configure.plan import configure
 from p2pd.configure.request import request_of
 from p2pd.configure.runtime import ProxyRequest

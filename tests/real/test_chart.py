@@ -12,7 +12,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from p2pd.config.settings import KEYS, load
+from p2pd.config.settings import KEYS
+from p2pd.config.sources import load
 from tests.real.helm import CHART, Helm, Object, named, pod_specs
 from tests.real.manifests import DOCKER, manifests
 from tests.real.programs import ProgramError

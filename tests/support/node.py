@@ -15,7 +15,8 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from p2pd.admin.secret import NAME, authorization
-from p2pd.config.settings import Settings, load
+from p2pd.config.settings import Settings
+from p2pd.config.sources import load
 from p2pd.daemon.node import serve
 from proxy.origins import ANSWER_WITHIN_S
 from tests.support.client import Client, Reply, ask

@@ -16,6 +16,7 @@ LAYERS = [content_of("first", 6 * MIB), content_of("second", MIB), content_of("t
 IMAGE = make_image(*LAYERS)
 ALL = [IMAGE.manifest, *IMAGE.blobs]
 ALICE = "Bearer alice"
+OTHERS = 15
 
 
 def content_store(directory: Path) -> Path:
@@ -56,8 +57,8 @@ async def test_no_byte_leaves_the_origin_for_what_others_have_only_adopted(
 ) -> None:
     registry.push(REPOSITORY, "latest", IMAGE)
     async with cluster(tmp_path, registry) as swarm:
-        await add_adopting(swarm, tmp_path, 3, allow_open=True)
-        await until_true(lambda: members(swarm) == 3 * len(ALL))
+        await add_adopting(swarm, tmp_path, OTHERS, allow_open=True)
+        await until_true(lambda: members(swarm) == OTHERS * len(ALL))
         host = await swarm.add(allow_open=True)
         assert await pull(host) == ALL
         assert sum(registry.sent.values()) == 0
