@@ -220,11 +220,9 @@ class OriginRequests:
 
     def shorten(self, upstream: str) -> list[TrimRange]:
         """End a request to an upstream with the piece that is coming: its connection is for a client's download."""
-        for number, running, left in self._left_of(upstream):
-            if left > 1:
-                stop = running.first + running.received + 1
-                self.pieces.narrow_range(number, running.first, stop)
-                return [TrimRange(self.digest, number, stop)]
+        for number, running, left in () if self._may_not_ask_again else self._left_of(upstream):
+            if left > 1 and not self.added[running.source].perishable:
+                return self._end_before(running.first + running.received + 1, number, running)
         return []
 
     def _left_of(self, upstream: str) -> list[tuple[int, OriginRequest, int]]:
@@ -267,9 +265,13 @@ class OriginRequests:
                 trimmed += self._end_before(running.first + running.received + SPAN_PIECES, number, running)
         return trimmed
 
+    @property
+    def _may_not_ask_again(self) -> bool:
+        return self.is_slow or self.ignores_range
+
     def _long(self) -> list[tuple[int, OriginRequest]]:
         """The requests that may be ended early and asked for again: by rule 4 some may not."""
-        if self.is_slow or self.ignores_range:
+        if self._may_not_ask_again:
             return []
         return [
             (number, each)

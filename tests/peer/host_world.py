@@ -160,6 +160,8 @@ class World:
                 blob.begun += 1
             case events.Prepare(digest, size_bytes):
                 self.blobs[digest].preparing = size_bytes
+            case events.KeepSchedulers(urls):
+                assert 0 < len(urls) == len(set(urls))
             case events.ReadDigests(digest):
                 self.blobs[digest].reads += 1
             case Ended(digest):

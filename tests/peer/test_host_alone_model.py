@@ -36,6 +36,7 @@ from peer.core.events import (
     Tell,
     TellNeighbours,
     Tick,
+    TrimRange,
 )
 from peer.core.host import HostMachine, HostSettings
 from peer.core.origin_requests import GIVE_UP_S, MAX_PAUSE_S, MAX_STRIKES, SPAN_PIECES, pause_s
@@ -147,6 +148,12 @@ class AnyOrder(RuleBasedStateMachine):
                 assert self.ranges[request].digest == digest
                 assert not self.ranges[request].cancelled, "it is cancelled twice"
                 self.ranges[request].cancelled = True
+            case TrimRange(digest, request, stop):
+                running = self.ranges[request]
+                assert running.digest == digest
+                assert running.stop is not None
+                assert running.first + len(running.received) < stop < running.stop, "no piece that has come, and some"
+                running.stop = stop
             case Recover(digest):
                 assert self.blobs[digest].active
                 self.blobs[digest].recovering = True
