@@ -24,7 +24,7 @@ from proxy.mirror import RequestRecord
 K = TypeVar("K")
 L = TypeVar("L", bound=tuple[str, ...])
 
-SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)
+SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.25, 1.0, 2.5, 10.0, 20.0, 40.0, 120.0, 300.0, 600.0)
 """From what the store has, in a millisecond, to a layer of many GiB over a slow line."""
 
 MAX_CLIENTS: Final = 32
