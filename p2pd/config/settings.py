@@ -276,7 +276,7 @@ class Settings:
     )
     background_port: int = _key(
         parse_port,
-        "65007",
+        "65008",
         "The UDP port at which other sites get them, or the next that is free of the ten after it.",
         "PORT",
     )
