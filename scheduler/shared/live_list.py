@@ -88,7 +88,7 @@ def decode(stored: bytes | None) -> LiveList:
     try:
         epoch, rows = json.loads(stored or b"[0,[]]")
         entries = tuple(Entry(str(name), str(url), since) for name, url, since in rows[:MAX_SCHEDULERS])
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return LiveList()
     numbers = [epoch, *(each.since for each in entries)]
     if not all(type(number) is int and 0 <= number <= MAX_EPOCH for number in numbers):

@@ -11,12 +11,15 @@ Rules:
 1. A check and its change are one script: of several schedulers that take the last use of a token, one gets it.
 2. Redis may forget. A revocation that this process has known is put back. A host that shows a certificate, and is not
    revoked, is put back when it renews: without it a wiped Redis would end every certificate within its time.
-3. What Redis holds is enough to know which hosts there are, and not to become one of them: no key, no secret.
+3. What Redis holds is believed as far as it can be read. A revocation needs no more than its host's name.
+4. What Redis holds is enough to know which hosts there are, and not to become one of them: no key, no secret.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
+from contextlib import suppress
 from typing import Final
 
 from scheduler.shared.redis_calls import TRY_AGAIN_S, RedisCalls
@@ -170,7 +173,11 @@ class RedisLedger:
         with self._calls.using():
             rows = self._client.hgetall(self._keys[0])
             revoked = self._client.hgetall(self._keys[1])
-        return [_host_record(name, rows[name], revoked.get(name)) for name in sorted(rows)]
+        records = []
+        for name in sorted(rows):
+            with suppress(ValueError):  # it is no record of ours
+                records.append(_host_record(name, rows[name], revoked.get(name)))
+        return records
 
     def host_ids(self) -> frozenset[str]:
         with self._calls.using():
@@ -190,7 +197,7 @@ class RedisLedger:
         self._known_revoked = frozenset(name.decode() for name in found)
         earliest = now - CLOCK_SKEW.total_seconds()  # for hosts whose clocks are late
         told = zip(found, rows, strict=True)
-        return frozenset(name.decode() for name, row in told if row is None or float(row.split()[-1]) > earliest)
+        return frozenset(name.decode() for name, row in told if row is None or _expires(row) > earliest)
 
     # -- Redis -----------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,14 @@ class RedisLedger:
 def _text(number: float | None) -> str:
     """In full: no digit is lost, and Lua reads it."""
     return "" if number is None else repr(number)
+
+
+def _expires(row: bytes) -> float:
+    """When the certificate of a host is over; never, if the row says nothing that can be read."""
+    try:
+        return float(row.split()[-1])
+    except (ValueError, IndexError):
+        return math.inf
 
 
 def _token_record(name: str, fields: dict[bytes, bytes]) -> TokenRecord:

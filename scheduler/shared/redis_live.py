@@ -13,6 +13,9 @@ from typing import Any, Final
 from scheduler.shared.live_list import LiveList, beat_of, decode, encode
 from scheduler.shared.redis_clients import RedisPlace, client, close, translated
 
+MAX_DIGITS: Final = 19
+"""Of a number that Redis counts. Whatever is longer is none of ours."""
+
 _LOOK: Final = """
 if ARGV[1] ~= '' then redis.call('HINCRBY', KEYS[2], ARGV[1], 1) end
 return {redis.call('GET', KEYS[1]) or '', redis.call('HGETALL', KEYS[2])}
@@ -45,7 +48,7 @@ class RedisLiveStore:
         return found, {
             name.decode(errors="replace"): int(count)
             for name, count in zip(flat[::2], flat[1::2], strict=True)
-            if count.isdigit()
+            if count.isdigit() and len(count) <= MAX_DIGITS
         }
 
     async def replace(self, stored: LiveList, wanted: LiveList) -> bool:

@@ -291,7 +291,7 @@ def test_the_list_has_a_maximum() -> None:
 @pytest.mark.parametrize(
     "stored",
     [b"", b"[", b"7", b'[-1,[]]', b'[1,[["x","https://a:1",1]]]', b'[1,[["0123456789abcdef","file:///etc",1]]]',
-     b'[true,[]]', b'{"a":1}', b"[1,[[1]]]", b"\xff"],
+     b'[true,[]]', b'{"a":1}', b'[1,{"a":1}]', b"[1,[[1]]]", b"\xff"],
 )  # fmt: skip
 def test_what_is_no_list_is_lost_history(stored: bytes) -> None:
     assert decode(stored) == LiveList()

@@ -203,6 +203,19 @@ def test_a_redis_of_another_cluster_is_refused(redis_place: RedisPlace) -> None:
         ledger.belongs_to("b" * 64)
 
 
+def test_rows_that_are_none_hide_no_revocation(own_redis: RedisServer) -> None:
+    place = RedisPlace(parse_redis_url(own_redis.url))
+    ledger = RedisLedger(place)
+    ledger.add_token(TOKEN, "", None, None, NOW)
+    admit(ledger, "a")
+    for name, row in (("rubbish", b"rubbish"), ("empty", b""), ("latin", b"\xff")):
+        own_redis.client.hset(place.key("hosts"), name, row)
+        ledger.revoke_host(name, NOW)
+    ledger.revoke_host("a", NOW)
+    assert ledger.revoked(NOW) == {"a", "rubbish", "empty", "latin"}
+    assert [each.id for each in ledger.hosts()] == ["a"]
+
+
 def test_a_redis_that_is_gone_or_full_is_said(own_redis: RedisServer) -> None:
     ledger = RedisLedger(RedisPlace(parse_redis_url(own_redis.url)), try_again_s=0.0)
     ledger.add_token(TOKEN, "", None, None, NOW)
