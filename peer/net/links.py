@@ -244,6 +244,8 @@ class Links:
         """One link, from LinkHello to its end; whether it came to be."""
         if self._session is None:
             self._session = aiohttp.ClientSession()
+        if self._session.closed:  # p2pd stops
+            return False
         try:
             async with asyncio.timeout(DIAL_WITHIN_S):
                 socket = await self._session.ws_connect(
