@@ -321,9 +321,11 @@ class Blob:
                 self.data.write(view, start)
                 self._append(encode_entry(index, digest))
             self._hold(index, digest)
-            on_held(index, digest)
-            if self._has_turn(index):
-                self._extend_hash(view)
+            try:
+                on_held(index, digest)
+            finally:  # who lands the next piece waits for this one's part of the SHA-256
+                if self._has_turn(index):
+                    self._extend_hash(view)
         finally:
             self._let_go(index)
         return Landed(index, digest, self.verdict)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from peer.errors import OriginBrokenError
-from peer.origin_range import OriginRange
+from peer.origin_range import OriginRange, _Turns
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from tests.peer.download_fixtures import DIGEST, PIECE, source
@@ -77,9 +77,19 @@ def test_a_second_thread_that_never_begins_is_not_waited_for(store: Store, origi
     assert (report.pieces, report.verdicts) == (list(range(10)), [True])
 
 
-def test_a_thread_without_memory_waits_for_what_the_other_lands(store: Store, origin: FakeOrigin) -> None:
+def test_a_thread_without_memory_waits_for_what_the_other_lands(
+    store: Store, origin: FakeOrigin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second thread lands piece 1 while the first one, whose turn it is, finds no memory."""
     begins, lands = threading.Event(), threading.Event()
+    wait_for_turn = _Turns._wait_for_turn
+
+    def waits(self: _Turns) -> bool:
+        if begins.is_set():  # the first thread has given its buffer back, and the second one may go on
+            origin.release()
+        return wait_for_turn(self)
+
+    monkeypatch.setattr(_Turns, "_wait_for_turn", waits)
 
     class NoMemory(BufferPool):
         @contextmanager
@@ -96,7 +106,6 @@ def test_a_thread_without_memory_waits_for_what_the_other_lands(store: Store, or
         if index == 0:
             origin.wait_for(lambda: origin.waiting == 1)  # by the second thread
             begins.set()
-            origin.release()
         elif index == 1:
             assert lands.wait(10)
             blob = store.acquire(DIGEST)

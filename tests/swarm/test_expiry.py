@@ -126,7 +126,7 @@ def test_all_that_was_opened_with_a_certificate_ends_when_it_expires(tmp_path: P
 
 
 def test_a_host_that_renews_late_is_cut_off_and_comes_back_by_itself(tmp_path: Path, registry: ImageRegistry) -> None:
-    digest, later = (registry.put_blob(REPOSITORY, content_of(name, MIB)) for name in ("a", "b"))
+    digest, *later = (registry.put_blob(REPOSITORY, content_of(name, MIB)) for name in "abcdef")
 
     async def main() -> None:
         async with provided(tmp_path, registry, "one") as (secure, (one,)):
@@ -139,9 +139,13 @@ def test_a_host_that_renews_late_is_cut_off_and_comes_back_by_itself(tmp_path: P
             await asyncio.to_thread(two.daemon.wait_for_event, "no scheduler")
             fill(tmp_path / "tls-two", issued("two"))
             await two.until_connected()
-            for node in nodes:
-                assert (await node.blob(later)).status == 200
-            assert registry.sent[f"/v2/{REPOSITORY}/blobs/{later}"] == MIB, "they exchange pieces again"
+            for each in later:  # a busy machine may take a while until they have a link again
+                for node in nodes:
+                    assert (await node.blob(each)).status == 200
+                if registry.sent[f"/v2/{REPOSITORY}/blobs/{each}"] == MIB:
+                    break
+            else:
+                raise AssertionError("they do not exchange pieces again")
             assert not one.logged("lost the scheduler")
 
     asyncio.run(main())

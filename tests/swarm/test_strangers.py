@@ -121,7 +121,7 @@ def strangers(secure: SecureCluster, host: str) -> Iterator[tuple[str, ssl.SSLCo
     yield "no certificate", joining_context(None)
     yield "another CA", shows(credentials(one, OTHER_CA))
     yield "a certificate that is over", shows(credentials(one, ca, at=now - 2 * HOUR))
-    yield "a certificate that is not good yet", shows(credentials(one, ca, at=now + 2 * HOUR))
+    yield "a certificate that is not good yet", shows(credentials(one, ca, at=now + 3 * HOUR))
     yield "another cluster", shows(credentials(replace(one, cluster="elsewhere"), ca))
     for uris in ([], ["https://web.example"], [f"spiffe://{ca.cluster}/web"]):
         yield f"the cluster's CA, for {uris}", shows_other(secure.directory / "stranger.pem", ca, uris)
