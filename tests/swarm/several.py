@@ -39,8 +39,8 @@ BLOB_BYTES: Final = 2 * MIB
 """Eight pieces."""
 
 MOST_COPIES: Final = 1.3
-"""A quiet machine has 1.00. On one that stalls for seconds a pull without any fault has had 1.22. This bound shows no more
-than that the swarms of one of three schedulers were not fetched a second time (1.33)."""
+"""A quiet machine has 1.00. On one that stalls for seconds, a pull without any fault has had 1.22. The bound shows
+that the swarms of one of three schedulers were not fetched a second time (1.33)."""
 
 ABOUT_ONCE: Final = 1.2
 """The same where less goes on at a time."""
