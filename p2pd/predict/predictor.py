@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from statistics import median
 from typing import Final, NamedTuple, Protocol
 
 from p2pd.predict.facts import DAY_S, Facts, ImageFacts
@@ -86,6 +85,8 @@ class Seasonal:
         at_site = image.sites.get(site)
         if at_site is None or not at_site.times:
             return NOTHING
+        from statistics import median  # not for a node that predicts nothing: it brings `decimal` and `fractions`
+
         times, began_at = at_site.times, now if facts.began_at is None else facts.began_at
         daily, weight, delays_s = self._average(times, now, began_at, 1, MAX_DAYS, HALF_LIFE_DAYS)
         by_day = daily / (1.0 + weight)

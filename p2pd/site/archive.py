@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
-import tarfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +95,8 @@ class TarArchive:
     """The layout in a tar. Raises ManifestError, OSError."""
 
     def __init__(self, path: Path) -> None:
+        import tarfile  # not for a node that imports nothing
+
         self._path = path
         with ExitStack() as stack:
             self._file = stack.enter_context(open(_opened(path), "rb"))
@@ -141,6 +142,8 @@ def _opened(path: Path) -> int:
 
 def _look_up(file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Where each file is: its offset and its length. Raises ManifestError, and the errors of `tarfile`."""
+    import tarfile
+
     whole_bytes = os.fstat(file.fileno()).st_size
     found: dict[str, tuple[int, int]] = {}
     names_bytes = 0
