@@ -22,6 +22,9 @@ from tests.swarm.cluster import Host, until_true
 from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
 
 
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 # where libfaketime has what the threads of a process share
+
+
 def clock(offset: str) -> Mapping[str, str]:
     return {"LD_PRELOAD": str(packages.FAKETIME), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
@@ -37,6 +40,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             yield made
     finally:
         redis.kill()
+        for left in MEMORY.glob("*faketime_*_*"):  # a process that is killed leaves it
+            if not Path("/proc", left.name.rpartition("_")[2]).exists():
+                left.unlink(missing_ok=True)
 
 
 Scenario = Callable[[Several], Awaitable[None]]
