@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -20,7 +21,6 @@ from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, until_true
 from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
-
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 # where libfaketime has what the threads of a process share
 
