@@ -187,6 +187,16 @@ class TestAtHand:
         blob.land(0, memoryview(CONTENT)[:PIECE], on_held=lambda index, _digest: told.append(index))
         assert told == [0]
 
+    def test_one_whose_news_cannot_be_told_is_hashed_all_the_same(self, blob: Blob) -> None:
+        """Else who lands the next piece would wait for it for ever."""
+
+        def cannot(_index: int, _digest: bytes) -> None:
+            raise RuntimeError("the event loop is closed")
+
+        with pytest.raises(RuntimeError, match="closed"):
+            blob.land(0, memoryview(CONTENT)[:PIECE], on_held=cannot)
+        assert land(blob, CONTENT, range(1, blob.count))[-1].whole is True
+
     def test_what_follows_a_piece_at_hand_is_hashed_from_memory(self, blob: Blob) -> None:
         with ThreadPoolExecutor(2) as threads, _Paused(blob, 0) as first:
             first.start(threads)
