@@ -26,7 +26,7 @@ from typing import Final
 from p2pd.config.preheat_rules import PreheatRule
 from p2pd.config.values import parse_duration
 from p2pd.site.archive import ArchiveOrigin, listing_of, open_archive
-from peer.errors import InvalidNameError, ManifestError, OriginRefusedError, P2pdError
+from peer.errors import InvalidNameError, ManifestError, OriginError, OriginRefusedError, P2pdError
 from peer.host import Host
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest, Digest
@@ -150,10 +150,10 @@ class SiteImport:
         ref, own = ContentRef(repository.name, digest, kind), Credential(own=True)
         source = OriginSource(origin, ref, own, repository.upstream, private=True)
         endpoint = Endpoint.MANIFEST if kind is Kind.MANIFEST else Endpoint.BLOB
+        await asyncio.to_thread(_check_length, origin, ref, said)
         async with self._readers.open(digest, source, expected=said, background=True, preheats=True) as reader:
             position, size_bytes = 0, reader.blob.size_bytes
-            if size_bytes != said.size_bytes:
-                raise SiteError(f"{digest} has {size_bytes} bytes, and {said.size_bytes} in what names it")
+            _compare(said, size_bytes)
             arrival = self._host.arrivals.get(digest.raw)
             while position < size_bytes:
                 position = await reader.readable(position, size_bytes)
@@ -176,6 +176,23 @@ class SiteImport:
         self._host.share(info)
         if keep_s and not await asyncio.to_thread(partial(self._host.store.keep, digest, keep_s)):
             report.unpinned_bytes += info.size_bytes
+
+
+def _compare(said: Descriptor, size_bytes: int) -> None:
+    if size_bytes != said.size_bytes:
+        raise SiteError(f"{said.digest} has {size_bytes} bytes, and {said.size_bytes} in what names it")
+
+
+def _check_length(origin: ArchiveOrigin, ref: ContentRef, said: Descriptor) -> None:
+    """Raise SiteError if the archive has the blob with another length. No download is begun with that length: a client,
+    or the next import, could join it.
+    """
+    try:
+        with origin.open(ref, 0, 0, credential=Credential(own=True)) as body:
+            size_bytes = body.size_bytes
+    except OriginError:  # the download says so, if it needs the archive
+        return
+    _compare(said, size_bytes)
 
 
 def _prove(origin: ArchiveOrigin, ref: ContentRef, size_bytes: int) -> None:
