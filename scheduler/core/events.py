@@ -35,6 +35,14 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A host has answered the ping of an `Ask`: whatever it had said before is received."""
+
+    connection: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnected:
     """The connection has ended, whichever side ended it."""
 
@@ -94,6 +102,7 @@ class QuarantineHeard:
 Event: TypeAlias = (
     Connected
     | Received
+    | Answered
     | Disconnected
     | Tick
     | PreheatAdded
@@ -129,6 +138,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Ping a host about one of its leases, by the lease's number. `Answered` follows."""
+
+    connection: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreheatChanged:
     """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change."""
 
@@ -145,4 +162,4 @@ class PullSeen:
     pulled: Pulled
 
 
-Instruction: TypeAlias = Send | Close | Probe | PreheatChanged | PullSeen
+Instruction: TypeAlias = Send | Close | Probe | Ask | PreheatChanged | PullSeen

@@ -81,6 +81,8 @@ class Lease:
     stranger: str
     """The witness of a host that had brought nothing yet when the lease was granted; "" of any other host."""
     state: LeaseState = LeaseState.OFFERED
+    asked: bool = False
+    """Whether its time is over, and its host was pinged to hear what it had said before."""
     waits_since: float = 0.0
     """When it was granted, or last brought something."""
 

@@ -42,6 +42,10 @@ class SchedulerSettings:
     lease_s: float = 15.0
     """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
+    answer_s: float = 1.25
+    """How long the host of a lease whose time is over may take to answer a ping. A host that is merely busy answers
+    within that, as a scheduler does (`peer.net.silence`)."""
+
     orphan_s: float = 3.0
     """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
     settle_s: float = 2.0
