@@ -490,7 +490,7 @@ class HostMachine:
             case to_host.Unreachable(reports):
                 return [ReportUnreachable(reports, event.scheduler)]
             case to_host.Schedulers() as listed:
-                self.schedulers.told(event.scheduler, listed)
+                self.schedulers.told(event.scheduler, listed, now)
                 return []
             case to_host.Welcome():
                 return []

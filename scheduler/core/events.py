@@ -82,11 +82,15 @@ class PreheatCancelled:
 
 @dataclass(frozen=True, slots=True)
 class LiveListChanged:
-    """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list."""
+    """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list.
+
+    `outdated`: these are the latest that are known, and others may live by now.
+    """
 
     epoch: int
     own: str
     schedulers: tuple[SchedulerAt, ...]
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from scheduler.protocol.to_host import (
     Neighbour,
     Neighbours,
     OriginRefused,
+    SchedulerAt,
     Schedulers,
     Welcome,
 )
@@ -103,10 +104,10 @@ class Membership:
             state.send((host,), state.schedulers)
 
     def live_list_changed(self, event: LiveListChanged) -> None:
-        """Tell the hosts which schedulers live, if others do than they were told."""
+        """Tell the hosts which schedulers live, if others do than they were told, or this is not known any more."""
         state, before = self._state, self._state.schedulers
-        state.schedulers = Schedulers(event.epoch, event.own, event.schedulers)
-        if before is None or (before.own, set(before.schedulers)) != (event.own, set(event.schedulers)):
+        after = state.schedulers = Schedulers(event.epoch, event.own, event.schedulers, event.outdated)
+        if before is None or _told_by(before) != _told_by(after):
             state.send((host for host in state.hosts.values() if host.shards), state.schedulers)
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
@@ -274,3 +275,8 @@ class Membership:
 
 def _as_seen(member: Member, other: Member) -> Neighbour:
     return other.host.seen_at[distance(member.host.topology, other.host.topology)]
+
+
+def _told_by(listed: Schedulers) -> tuple[str, set[SchedulerAt], bool]:
+    """What a list tells hosts. An epoch alone tells nothing."""
+    return listed.own, set(listed.schedulers), listed.outdated

@@ -151,6 +151,16 @@ class Several:
     async def add_host(self) -> None:
         self.hosts.append(await self._swarm.add(schedulers=self.urls))
 
+    async def add_idle_host(self, scheduler: SchedulerOfSeveral) -> Host:
+        """One more host, which has no blob, and is connected to this scheduler alone."""
+        ids = [each.id for each in self.schedulers]
+        names = map("idle-{}".format, itertools.count())
+        name = next(each for each in names if owner_of(each.encode(), ids) == scheduler.id)
+        host = await self._swarm.add(schedulers=[scheduler.url], host_id=name)
+        await until(lambda: is_connected(host, scheduler))
+        assert list(await connections(host)) == [scheduler.url]
+        return host
+
     async def remove_scheduler(self, removed: SchedulerOfSeveral) -> None:
         self.schedulers.remove(removed)
         await removed.close()
@@ -258,6 +268,12 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 async def connections(host: Host) -> dict[str, dict[str, Any]]:
     """What a host says of the schedulers to which it wants a connection, by URL."""
     return {each["url"]: each for each in (await host.status())["swarm"]["schedulers"]}
+
+
+async def is_connected(host: Host, *schedulers: SchedulerOfSeveral) -> bool:
+    """Whether a host is connected to one of these."""
+    told = await connections(host)
+    return any(told[each.url]["connected"] for each in schedulers if each.url in told)
 
 
 @asynccontextmanager

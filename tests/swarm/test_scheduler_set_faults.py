@@ -19,8 +19,17 @@ from tests.support.node import asynchronous
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
-from tests.swarm.cluster import Host, until_true
-from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
+from tests.swarm.cluster import Host, together, until_true
+from tests.swarm.several import (
+    Running,
+    SchedulerOfSeveral,
+    Several,
+    connections,
+    is_connected,
+    running,
+    several,
+    until,
+)
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 # where libfaketime has what the threads of a process share
 
@@ -110,6 +119,7 @@ async def is_silent(made: Several, victim: SchedulerOfSeveral) -> bool:
 def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:
     async def scenario(made: Several) -> None:
         victim = made.schedulers[2]
+        idle = await made.add_idle_host(victim)
 
         async def fault() -> None:
             victim.to_redis.cut()
@@ -118,6 +128,10 @@ def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:
         await until_true(lambda: all(victim.url not in each.listed for each in made.others(victim)))
         await made.until_at(made.others(victim))
         assert "redis is unreachable since" in (await victim.not_ready())[0]
+        await until(lambda: is_connected(idle, *made.others(victim)))
+        await together([idle.blob(digest) for digest in made.push()])
+        assert not (await blobs_at(idle))[victim.url], "it is still asked"
+        await idle.stop()
         victim.to_redis.mend()
 
     run(scenario)
