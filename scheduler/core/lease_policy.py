@@ -250,6 +250,7 @@ class LeasePolicy:
             self._state.ask(lease)
             self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + self._state.settings.answer_s)
             return
+        self._state.leases.overdue += 1
         lease.member.failures += 1
         lease.member.host.is_silent = True
         another = self._has_another(swarm, lease)

@@ -93,6 +93,8 @@ class LeaseBook:
     def __init__(self) -> None:
         self.active: Final[dict[int, Lease]] = {}
         self.late: Final[dict[int, Lease]] = {}
+        self.overdue = 0
+        """The number of leases that have brought nothing in time."""
         self.given = 0
         """The number of leases that were ever granted, and the id of the latest lease."""
         self._per_host: Final[dict[Host, int]] = {}

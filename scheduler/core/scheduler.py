@@ -63,6 +63,7 @@ class SchedulerStatistics:
     members: int
     leases: int
     leases_given: int
+    leases_overdue: int
     quarantined: int
     tags: int
     inline_blobs: int
@@ -199,6 +200,7 @@ class Scheduler:
             members=sum(len(swarm.members) for swarm in state.swarms.values()) + state.shelf.holdings,
             leases=len(state.leases.active),
             leases_given=state.leases.given,
+            leases_overdue=state.leases.overdue,
             quarantined=len(self._quarantine),
             tags=len(self._tags),
             inline_blobs=len(state.inline_blobs),

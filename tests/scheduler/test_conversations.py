@@ -180,6 +180,7 @@ def test_a_lease_that_brings_nothing_in_time_is_another_hosts_as_well() -> None:
     play = late() >> ("b", LeasePieces(2, D, 0, P0)) << ("a", LeaseRevoked(1, D))
     play = play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 1, 2, WITHIN))
     assert play >> ("a", LeasePieces(1, D, 0, P1)), "the lease has ended"
+    assert play.scheduler.statistics().leases_overdue == 1
 
 
 def test_what_a_host_had_said_when_its_time_was_over_is_waited_for() -> None:
@@ -190,6 +191,7 @@ def test_what_a_host_had_said_when_its_time_was_over_is_waited_for() -> None:
     play = play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(2, D, 1, 1, 2, WITHIN))
     play.tell(Answered(1, 1))
     assert play, "nothing left the origin twice"
+    assert play.scheduler.statistics().leases_overdue == 0
 
 
 def test_an_answer_that_does_not_come_is_waited_for_in_bounded_time() -> None:

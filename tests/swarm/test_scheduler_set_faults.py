@@ -88,7 +88,7 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
             await made.until_at(made.others(victim))
             assert all(victim.url in each.listed for each in made.others(victim)), "hosts have waited for the list"
 
-        await made.pull(victim, fault)
+        await made.pull(victim, fault, goes_on=True)
         await victim.start()
 
     run(scenario)
