@@ -46,8 +46,13 @@ class SchedulerSettings:
     """How long the host of a lease whose time is over may take to answer a ping. A host that is merely busy answers
     within that, as a scheduler does (`peer.net.silence`)."""
 
+    progress_s: float = 2.0
+    """The least time between two reports of a member. 10,000 hosts that all pull send 5,000 reports a second."""
+    unhurried_hosts: int = 10_000
+    """More hosts than these are told a longer time, so that reports take no more of a core than theirs."""
     orphan_s: float = 3.0
-    """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
+    """How long a piece without a known holder waits for a holder's report before the piece is leased again. It is as
+    many times longer as `progress_s` is."""
     settle_s: float = 2.0
     """How long after its start the scheduler waits for holders to connect if a host has announced part of a blob."""
     moved_s: float = 1.0
