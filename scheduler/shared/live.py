@@ -2,10 +2,6 @@
 
 One task beats, looks, and waits for the next change or for the next beat, whichever comes first. A beat is proof that
 the event loop turns, too.
-
-A scheduler that cannot look for OUTDATED_LEASES leases is off the list that the others have, if they can. It tells its
-hosts that its list is outdated, so that they ask another scheduler. If Redis is gone for all, the hosts learn that from
-the other one, and nothing moves.
 """
 
 from __future__ import annotations
@@ -26,10 +22,6 @@ log = structlog.get_logger("scheduler.live")
 
 CHANGES_APART_S: Final = 0.05
 """However often the list changes, a scheduler looks at it no more often than that."""
-
-
-OUTDATED_LEASES: Final = 2
-"""The others strike a scheduler out after one lease, and up to three looks."""
 
 
 class LiveStore(Protocol):
@@ -61,8 +53,6 @@ class Live:
         self._store: Final = store
         self._tell: Final = tell
         self._told = LiveList(), False
-        self._looked_at = float("-inf")
-        """The latest time at which a look was answered, by the loop's clock."""
         self._failed_at: float | None = None
         """The Unix time since which the store has failed: for people."""
         self._failure = ""
@@ -130,10 +120,8 @@ class Live:
                 log.warning(
                     "redis cannot be used: what is under way goes on, nothing new is promised", reason=str(error)
                 )
-            outdated_s = OUTDATED_LEASES * self._membership.pace.lease_s
-            self._tell_change(outdated=loop.time() - self._looked_at >= outdated_s)
+            self._tell_change(outdated=self._membership.is_outdated(loop.time()))
             return
-        self._looked_at = loop.time()
         if self._failed_at is not None:
             log.info("redis can be used again", after_s=round(time.time() - self._failed_at, 1))
             self._failed_at = None

@@ -10,10 +10,12 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scheduler.protocol.fields import MAX_SCHEDULERS
+from scheduler.protocol.rendezvous import owner_of
 from scheduler.shared.live_list import (
     BEAT_S,
     GAP_S,
     LEASE_S,
+    OUTDATED_LEASES,
     Entry,
     LiveList,
     Membership,
@@ -28,6 +30,9 @@ STRUCK_OUT_WITHIN_S = LEASE_S + 3 * BEAT_S
 """The bound that docs/several-schedulers.md states: until a scheduler that is gone is off the list."""
 HEARD_WITHIN_S = 2 * BEAT_S
 """And until all that reach Redis know a list, however they hear of it."""
+TWO_FOR_S = OUTDATED_LEASES * LEASE_S + HEARD_WITHIN_S
+"""And for as long two schedulers may tell their hosts different owners of a blob after a change of the list."""
+BLOBS = [bytes([number]) * 32 for number in range(16)]
 
 
 @dataclass
@@ -168,6 +173,21 @@ class World(RuleBasedStateMachine):
             since = max(process.reached_since, self.changed_at, self.history_lost_at)
             if self._reaches(process) and self.now - since > HEARD_WITHIN_S + len(self.processes) * BEAT_S:
                 assert process.membership.known == self.redis.found
+
+    @invariant()
+    def each_blob_has_one_scheduler_or_two_within_the_bound(self) -> None:
+        """By the lists that hosts are told as good ones: of whoever runs, is on its list, and can look."""
+        told = [
+            [each.id for each in process.membership.known.entries]
+            for process in self.processes
+            if not process.frozen
+            and process.membership.known.entry(process.membership.id) is not None
+            and not process.membership.is_outdated(self.now + process.clock_offset_s)
+        ]
+        since = max(self.changed_at, self.history_lost_at)
+        if self.now - since > TWO_FOR_S + len(self.processes) * BEAT_S:
+            for blob in BLOBS:
+                assert len({owner_of(blob, ids) for ids in told}) <= 1
 
     @invariant()
     def there_is_an_owner(self) -> None:
