@@ -114,6 +114,13 @@ class World(RuleBasedStateMachine):
         if process := self._one(at):
             process.cut_off, process.reached_since = not process.cut_off, self.now
 
+    @rule(at=st.integers(0, 4))
+    def cut_off_for_long(self, at: int) -> None:
+        """For so long that the others have struck it out, and hosts may go by its list no longer."""
+        if process := self._one(at):
+            process.cut_off, process.reached_since = True, self.now
+            self.advance(int((STRUCK_OUT_WITHIN_S + TWO_FOR_S + (1 + len(self.processes)) * BEAT_S) / STEP_S), False)
+
     @rule()
     def redis_goes_or_comes(self) -> None:
         self.redis_is_up = not self.redis_is_up
