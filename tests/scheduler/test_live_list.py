@@ -243,6 +243,17 @@ World.TestCase.settings = settings(stateful_step_count=40, deadline=None)
 TestAnyOrder = World.TestCase
 
 
+def test_one_that_is_cut_off_tells_other_owners_within_the_bound_only() -> None:
+    world = World()
+    world.first(0.0)
+    world.start(0.0)
+    world.advance(12, False)
+    before = world.processes[0].membership.known
+    world.cut_off_for_long(0)
+    world.each_blob_has_one_scheduler_or_two_within_the_bound()
+    assert world.processes[0].membership.known == before != world.processes[1].membership.known
+
+
 def joined(url: str, stored: LiveList, at: float = 0.0) -> tuple[Membership, LiveList]:
     membership = Membership(url)
     wanted = membership.looked(at, at, stored, {})
