@@ -61,6 +61,8 @@ class Failover:
 
     alone_s: Sequence[float]
     copies: float
+    overdue: int
+    """The leases of the other schedulers that brought nothing in time: a machine that stalls has some."""
 
 
 @dataclass(slots=True)
@@ -94,11 +96,12 @@ class FailoverTestbed:
             for each in pulls:
                 each.result(BOUND_S)
             copies = (self._sent_bytes() - before) / whole
+            overdue = sum(_overdue(program) for program, _ in schedulers[1:])
         told = [_logged_at(place / f"host-{number}" / "log", HAS_ONE) for number in range(len(hosts))]
         alone_s = [max(times) - killed_at for times in told if times]
         if not alone_s:
             raise UnmeasurableError("no host lacked a blob of the scheduler that was killed: give more --blobs")
-        return Failover(alone_s, copies)
+        return Failover(alone_s, copies, overdue)
 
     def _sent_bytes(self) -> int:
         return got_bytes(self.origin.log.read_text(), {self.address})
@@ -162,6 +165,10 @@ def _get(host: programs.Program, blob: BenchmarkBlob) -> None:
         raise UnmeasurableError(f"a client got status {received.status} and {received.size_bytes} bytes of a blob")
 
 
+def _overdue(scheduler: programs.Program) -> int:
+    return int(programs.answer(scheduler.address, "/status")["scheduler"]["leases_overdue"])
+
+
 def _logged_at(log: Path, event: str) -> list[float]:
     """The Unix times of an event in a daemon's log."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -173,10 +180,11 @@ def failover(bed: FailoverTestbed) -> list[Figure]:
     pulls = [bed.pull() for _ in range(bed.runs)]
     median_s = statistics.median(alone_s for each in pulls for alone_s in each.alone_s)
     hosts = statistics.median(len(each.alone_s) for each in pulls)
+    overdue = statistics.median(each.overdue for each in pulls)
     longest_s = [max(each.alone_s) for each in pulls]
     return [
         Figure("alone_s", longest_s, BARS["alone_s"], {"median_s": median_s, "hosts": hosts}),
-        Figure("copies", [each.copies for each in pulls], BARS["copies"]),
+        Figure("copies", [each.copies for each in pulls], BARS["copies"], {"leases_overdue": overdue}),
     ]
 
 
