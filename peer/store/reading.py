@@ -1,7 +1,8 @@
 """One file of a container runtime's that is being read: its SHA-256, and the BLAKE3 of each of its pieces.
 
-The disk is to be at work while the processor is. Before a part is hashed, the kernel is asked for the part that is
-`AHEAD_BYTES` further on: its own readahead is shorter than a part, so the next one would be waited for.
+The kernel is asked to read, and for nothing else. Its own readahead has the disk at work while a part is hashed: a
+thread waits for a fast disk for 5% of its time. To ask for more (`POSIX_FADV_WILLNEED`) took 0.5 CPU-s more for a GiB
+(docs/decisions/0034).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 from contextlib import suppress
 from dataclasses import astuple
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from blake3 import blake3
 
@@ -25,8 +26,6 @@ from peer.store.check import Signature, signature_of
 from peer.store.disk import disk_errors
 from peer.store.record import Header
 from scheduler.protocol.geometry import piece_count, piece_length, piece_span
-
-AHEAD_BYTES: Final = 4 * 1024 * 1024
 
 
 class Reading:
@@ -95,8 +94,6 @@ class Reading:
         self._length = piece_length(facts.st_size)
         self._count = piece_count(facts.st_size, self._length)
         self._is_cached = self._begins_in_cache()
-        if not self._is_cached:
-            os.posix_fadvise(self._file, 0, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
     def _begins_in_cache(self) -> bool:
         try:
@@ -111,8 +108,6 @@ class Reading:
                 got = os.preadv(self._file, [self._view[: stop - start]], start)
             if not got:
                 raise StoreBrokenError(f"{self._path} is shorter than it was")
-            if not self._is_cached:
-                os.posix_fadvise(self._file, start + AHEAD_BYTES, got, os.POSIX_FADV_WILLNEED)
             part = self._view[:got]
             self._sha256.update(part)
             piece.update(part)
