@@ -615,6 +615,22 @@ def test_without_watches_changes_are_noticed_later_and_that_is_said_once(runtime
     assert ["max_user_watches" in each["event"] for each in logs] == [True]
 
 
+def test_a_directory_that_comes_later_is_watched_from_then_on(tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    changed = asyncio.Event()
+
+    async def rest(_seconds: float) -> None:
+        if not content.exists():
+            Runtime(content)
+
+    async def scene() -> None:
+        async with BackgroundTasks() as tasks, asyncio.timeout(20):
+            tasks.start(watch([content / "blobs" / "sha256"], changed.set, rest))
+            await changed.wait()
+
+    run(scene)
+
+
 async def _without_more_files(scene: Callable[[], Awaitable[None]]) -> None:
     """The process has as many files open as it may, so inotify gives no watch."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
