@@ -51,7 +51,8 @@ FIGURES: Final = (
     "read_again_bytes",
 )
 READ_BYTES: Final = 2**20
-LOOK_EVERY_S: Final = 0.02
+LOOK_EVERY_S: Final = 0.1
+"""Each look costs p2pd some milliseconds of CPU time."""
 BOUND_S: Final = 3600.0
 
 
