@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from scheduler.core.overview import BlobFacts, PlaceFacts, PullFacts, Trouble
+from scheduler.core.exchanges import BlobFacts, PullFacts
+from scheduler.core.overview import PlaceFacts, Trouble
 from scheduler.core.scheduler import Scheduler
 from tests.real.chromium import Browser, Page, chromium
 from tests.real.paths import new_directory

@@ -20,7 +20,17 @@ from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, until_true
-from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
+from tests.swarm.several import (
+    BLOB_BYTES,
+    BLOBS_EACH,
+    Running,
+    SchedulerOfSeveral,
+    Several,
+    connections,
+    running,
+    several,
+    until,
+)
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 # where libfaketime has what the threads of a process share
 
@@ -81,6 +91,30 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
 
         await made.pull(victim, fault)
         await victim.start()
+
+    run(scenario)
+
+
+def test_each_shows_what_all_have_seen_also_once_one_was_killed(run: Callable[[Scenario], None]) -> None:
+    async def scenario(made: Several) -> None:
+        all_hosts, received = (3, len(made.hosts)), 0
+
+        async def all_show_it() -> bool:
+            nonlocal received
+            shown = await made.shown_by_all()
+            if shown is None or shown[:2] != all_hosts or shown[2] < least:
+                return False
+            received = shown[2]
+            return True
+
+        await made.pull()
+        least = len(made.hosts) * len(made.schedulers) * BLOBS_EACH * BLOB_BYTES
+        await until(all_show_it)
+        victim, least = made.schedulers[1], received
+        victim.kill()
+        await victim.start()
+        await until(all_show_it)
+        assert received == least, "nothing twice, and nothing is lost"
 
     run(scenario)
 
@@ -167,6 +201,9 @@ def test_redis_is_killed_and_restarted(run: Callable[[Scenario], None]) -> None:
         await until(made.none_is_ready)
         assert "redis is unreachable since" in (await made.schedulers[0].not_ready())[0]
         await made.pull()
+        shown = (await made.schedulers[0].page())["cluster"]
+        assert (shown["schedulers"], shown["untold"], shown["hosts"] > 0) == (3, 2, True)
+        assert "redis is unreachable since" in shown["problem"]
         made.redis.start()
         await until(made.are_ready)
         assert made.all_live(epoch)
