@@ -16,7 +16,7 @@ from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.reach import Reach, reach_of
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
-from scheduler.core.events import LiveListChanged
+from scheduler.core.events import LiveListChanged, TagAsked, TagTold
 from scheduler.core.history import HistoryStore
 from scheduler.core.overview import Others
 from scheduler.core.preheat_hosts import Candidate
@@ -41,6 +41,7 @@ from scheduler.shared.summaries import (
     encode_roster,
     of_processes,
 )
+from scheduler.shared.tags import RedisTags
 from scheduler.shell.server import SchedulerServer
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import read_private
@@ -117,7 +118,7 @@ async def on_live_list(
 ) -> AsyncIterator[Several]:
     """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
 
-    Quarantines are shared meanwhile, and `cluster` shows what all know.
+    Quarantines and what hosts were told of tags are shared meanwhile, and `cluster` shows what all know.
 
     Redis may be gone: the scheduler serves all the same, and `Live.not_ready` says so.
     """
@@ -131,9 +132,10 @@ async def on_live_list(
         try:
             place = place_of(settings)
             store, quarantines, summaries = RedisLiveStore(place), RedisQuarantines(place), RedisSummaries(place)
+            tags = RedisTags(place)
         except SharedStateError as error:
             raise P2pdError(str(error)) from None
-        for each in (store, quarantines, summaries):
+        for each in (store, quarantines, summaries, tags):
             stack.push_async_callback(each.close)
         live = Live(membership, store, tell)
         await live.beat()
@@ -143,6 +145,9 @@ async def on_live_list(
             process = f"{membership.id}:{secrets.token_hex(4)}"
             tasks.start(tell_others(core, summaries, live, process))
             cluster.others = partial(others, summaries, live, process)
+            server.on_tag = tags.share
+            tasks.start(tags.write(lambda: live.is_stopping))
+            tasks.start(tags.read(partial(hear_of_tag, server, membership.id), lambda: live.is_stopping))
             try:
                 yield Several(live, place, settings, core, server, cluster)
             finally:
@@ -191,6 +196,12 @@ def _others(
     hosts = {each.id: each for each in merged(map(decode_roster, rosters))}
     exchanges = of_processes(told, process, ids, now)
     return Others(hosts, tuple(exchanges), len(ids), sum(1 for each in rosters if not each))
+
+
+def hear_of_tag(server: SchedulerServer, own: str, told: TagAsked | TagTold) -> None:
+    """What another scheduler has told of a tag."""
+    if told.scheduler != own:
+        server.tell(told)
 
 
 async def share_quarantines(

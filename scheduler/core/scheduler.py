@@ -26,6 +26,8 @@ from scheduler.core.events import (
     PreheatHosts,
     QuarantineHeard,
     Received,
+    TagAsked,
+    TagTold,
     Tick,
 )
 from scheduler.core.exchanges import Exchanges, exchanges_of
@@ -139,6 +141,8 @@ class Scheduler:
                 self._membership.live_list_changed(event)
             case QuarantineHeard():
                 self._quarantine.heard(event)
+            case TagAsked() | TagTold():
+                self._tags.heard(event)
             case Tick():
                 pass
         self._do_what_is_due()
