@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from scheduler.protocol.from_host import TagAnswer, TagLookup
+from scheduler.protocol.to_host import TagQuery, TagResult
 from tests.real import packages
 from tests.support.node import asynchronous
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, until_true
+from tests.swarm.scripted import ScriptedHost
 from tests.swarm.several import (
     BLOB_BYTES,
     BLOBS_EACH,
@@ -115,6 +119,27 @@ def test_each_shows_what_all_have_seen_also_once_one_was_killed(run: Callable[[S
         await victim.start()
         await until(all_show_it)
         assert received == least, "nothing twice, and nothing is lost"
+
+    run(scenario)
+
+
+def test_a_tag_is_what_hosts_of_all_were_told(run: Callable[[Scenario], None]) -> None:
+    """Who asks is connected to one scheduler, and the two that know are connected to the others."""
+
+    async def scenario(made: Several) -> None:
+        tag = ("docker.io", "library/gone", "v1")
+        hosts = [ScriptedHost(f"z-{number}", b"a manifest") for number in range(3)]
+        async with AsyncExitStack() as stack:
+            for host, at in zip(hosts, made.schedulers, strict=True):
+                await stack.enter_async_context(host.running(f"http://{at.process.at['listen']}"))
+            newcomer, *others = hosts
+            await newcomer.tell(TagLookup(*tag))
+            for host in others:
+                await until_true(lambda: bool(host.heard_of(TagQuery)))  # noqa: B023 # it waits for it here
+                await host.tell(TagAnswer(*tag, 200, host.raw_digest, 10, "application/json", public=True))
+            await until_true(lambda: bool(newcomer.heard_of(TagResult)))
+            [result] = newcomer.heard_of(TagResult)
+            assert (result.status, result.digest, result.hosts) == (200, newcomer.raw_digest, 2)
 
     run(scenario)
 
