@@ -182,8 +182,8 @@ async def others(summaries: RedisSummaries, live: Live, process: str) -> Others:
     ids = [each.id for each in live.known.entries if each.id != process.partition(":")[0]]
     try:
         if not live.is_reached:
-            raise SharedStateError(*live.not_ready() or ["redis does not answer"])
-        rosters, told = await summaries.rosters(ids), await summaries.exchanges()
+            raise SharedStateError("; ".join(live.not_ready()) or "redis does not answer")
+        rosters, told = await summaries.read(ids)
     except SharedStateError as error:
         return Others(live=len(ids), untold=len(ids), problem=str(error))
     now = asyncio.get_running_loop().time()

@@ -54,7 +54,11 @@ for _, name in ipairs(gone) do
 end
 """
 
-_READ: Final = "return {redis.call('TIME')[1], redis.call('HGETALL', KEYS[1])}"
+_READ: Final = """
+local rosters = {}
+for at = 2, #KEYS do rosters[at - 1] = redis.call('GET', KEYS[at]) end
+return {redis.call('TIME')[1], redis.call('HGETALL', KEYS[1]), rosters}
+"""
 
 
 class RedisSummaries:
@@ -73,24 +77,19 @@ class RedisSummaries:
         with translated(self._place):
             await self._client.eval(_WRITE, 3, *keys, roster, round(ROSTER_S * 1000), process, exchanges, *bounds)
 
-    async def rosters(self, schedulers: Sequence[str]) -> list[bytes | None]:
-        """The rosters of these, encoded; None of one that has written none lately."""
-        if not schedulers:
-            return []
+    async def read(self, schedulers: Sequence[str]) -> tuple[list[bytes | None], dict[str, tuple[float, bytes]]]:
+        """The rosters of these, None of one that has written none lately; and by process, for how many seconds it has
+        told nothing, and the exchanges that it told last. All encoded, and by one call.
+        """
+        keys = [self._exchanges, *map(self._roster, schedulers)]
         with translated(self._place):
-            found: list[bytes | None] = await self._client.mget([self._roster(each) for each in schedulers])
-        return found
-
-    async def exchanges(self) -> dict[str, tuple[float, bytes]]:
-        """By process: for how many seconds it has told nothing, and the latest, encoded."""
-        with translated(self._place):
-            now, flat = await self._client.eval(_READ, 1, self._exchanges)
+            now, flat, rosters = await self._client.eval(_READ, len(keys), *keys)
         found = {}
         for name, told in zip(flat[::2], flat[1::2], strict=True):
             at, _, encoded = told.partition(b":")
             if at.isdigit() and len(at) < 16:
                 found[name.decode(errors="replace")] = max(0.0, float(now) - float(at)), encoded
-        return found
+        return rosters, found
 
     async def close(self) -> None:
         await close(self._client)

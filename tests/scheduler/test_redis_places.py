@@ -82,8 +82,8 @@ def works(place: RedisPlace) -> None:
         await store.changed(5.0)
         assert len(await quarantines.share([QuarantineFacts("liar", "", "it lied", 60.0)], 0.0)) == 1
         await summaries.write("a:1", b"hosts", b"pulls")
-        assert await summaries.rosters(["a", "b"]) == [b"hosts", None]
-        assert {name: told for name, (_, told) in (await summaries.exchanges()).items()} == {"a:1": b"pulls"}
+        rosters, exchanges = await summaries.read(["a", "b"])
+        assert (rosters, exchanges["a:1"][1]) == ([b"hosts", None], b"pulls")
         for each in (store, quarantines, summaries):
             await each.close()
 
