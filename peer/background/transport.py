@@ -1,7 +1,7 @@
 """Which pieces come by the background transport, and what happens when they do not.
 
-1. A piece of a blob that no client waits for, from a neighbour in another site. Within a site HTTP is as good, and
-   quicker; what a client waits for is not to give way.
+1. A piece that no client waits for: of a preheat from any neighbour, and of what is fetched ahead from a neighbour in
+   another site. Within a site a client is about to ask for what is fetched ahead, and HTTP is quicker there.
 2. The neighbour gives a ticket for the blob, over the same connection as pieces. Then the process gets the piece.
 3. Whatever is in the way, the piece comes by HTTP at once, and the transport is left alone for a while: a neighbour
    that has none, a blob that the neighbour has not whole, a port that is closed, a process that has ended, a piece that
@@ -63,17 +63,17 @@ class TakenOverError(BackgroundError):
 
 
 class BackgroundTransport:
-    """The transport of one host. `is_far`: a host is in another site."""
+    """The transport of one host. `gives_way`: what no client waits for of a blob gives way to all else from a host."""
 
     def __init__(
-        self, process: BackgroundProcess, is_far: Callable[[str], bool], patience_s: float = PATIENCE_S
+        self, process: BackgroundProcess, gives_way: Callable[[bytes, str], bool], patience_s: float = PATIENCE_S
     ) -> None:
         self.patience_s = patience_s
         self.received_bytes = 0
         self.fallbacks = 0
         """Pieces that came by HTTP because the transport did not bring them."""
         self._process = process
-        self._is_far = is_far
+        self._gives_way = gives_way
         self._lock = threading.Lock()
         self._tickets: OrderedDict[tuple[str, str], Ticketed] = OrderedDict()
         self._left_alone: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -121,9 +121,9 @@ class BackgroundTransport:
         """End the process."""
         await asyncio.to_thread(self._process.close)
 
-    def way(self, host: str, address: str, is_background: Callable[[], bool]) -> BackgroundWay | None:
-        """How a piece comes from a host whose peer port is at `address`; None: by HTTP."""
-        if not address or not self._is_far(host) or self._is_left_alone(host):
+    def way(self, digest: Digest, host: str, address: str, is_background: Callable[[], bool]) -> BackgroundWay | None:
+        """How a piece of a blob comes from a host whose peer port is at `address`; None: by HTTP."""
+        if not address or not self._gives_way(digest.raw, host) or self._is_left_alone(host):
             return None
         return BackgroundWay(self, host, address, is_background)
 

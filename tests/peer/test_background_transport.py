@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peer.background.client import BackgroundError, WrongPieceError
-from peer.background.transport import BackgroundTransport, Ticketed, content_of
+from peer.background.transport import BackgroundTransport, BackgroundWay, Ticketed, content_of
 from peer.errors import FetchStoppedError
 from peer.oci.digest import Digest
 from peer.peer_piece import neighbour_origin
@@ -39,17 +39,23 @@ class Neighbour:
         _, self.data, path = pair.blob(2 * MIN_PIECE_BYTES)
         self.blob: Blob = store.create(Digest(f"sha256:{path.name}"), len(self.data), "")
         self.pair = pair
-        self.transport = BackgroundTransport(pair.there, lambda host: host == "far", PATIENCE_S)
+        self.transport = BackgroundTransport(pair.there, self._gives_way, PATIENCE_S)
         self.ticket = Ticketed(pair.here.share(content_of(self.blob), path), proven=proven)
         self.transport._tickets["far", str(self.blob.digest)] = self.ticket
         self.stopped = threading.Event()
         self.client_waits = False
 
+    def _gives_way(self, digest: bytes, host: str) -> bool:
+        return (digest, host) == (self.blob.digest.raw, "far")
+
+    def way(self, host: str = "far", address: str = "127.0.0.1:1") -> BackgroundWay | None:
+        return self.transport.way(self.blob.digest, host, address, lambda: not self.client_waits)
+
     def has_way(self, host: str = "far") -> bool:
-        return self.transport.way(host, "127.0.0.1:1", lambda: True) is not None
+        return self.way(host) is not None
 
     def fetch(self, index: int) -> bytes:
-        way = self.transport.way("far", "127.0.0.1:1", lambda: not self.client_waits)
+        way = self.way()
         assert way is not None
         origin = neighbour_origin("far", "127.0.0.1:1", "here")
         start, stop = self.blob.span(index)
@@ -123,7 +129,7 @@ def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: St
 def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
     origin = neighbour_origin("far", "127.0.0.1:1", "here")
-    way = near.transport.way("far", "127.0.0.1:1", lambda: True)
+    way = near.way()
     assert way is not None
     near.transport.patience_s = PROCESS_PATIENCE_S
     with pytest.raises(WrongPieceError), way.fetch(origin, near.blob, 0, near.stopped):
@@ -135,7 +141,7 @@ def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
 def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, address: str) -> None:
     """The protocol lets a host advertise each of these."""
     near = Neighbour(pair, store, proven=False)
-    way = near.transport.way("far", address, lambda: True)
+    way = near.way(address=address)
     assert way is not None
     with (
         pytest.raises(BackgroundError, match="is no address"),
@@ -144,7 +150,7 @@ def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, addre
         pass
 
 
-def test_only_other_sites(pair: Pair, store: Store) -> None:
+def test_only_what_gives_way(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
     assert near.has_way("far")
     assert not near.has_way("near")
