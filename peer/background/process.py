@@ -1,13 +1,15 @@
 """The process of the background transport: `python -m peer.background.process SOCKET DIRECTORY ADDRESS PORT`.
 
-The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, and when
-the daemon's end of the socket is closed, as it is when the daemon dies. It has its own memory, its own interpreter, and
-a low priority; nothing that goes wrong in it harms the daemon.
+The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, when
+strangers have taken all room for connections, and when the daemon's end of the socket is closed, as it is when the
+daemon dies. It has its own memory, up to a bound, its own interpreter, and a low priority; nothing that goes wrong in
+it harms the daemon.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -30,6 +32,8 @@ MAX_QUESTIONS: Final = 256
 """At a time. The daemon has 64 threads that fetch."""
 
 NICE: Final = 10
+MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
+"""Where it needs more, it ends. It has a tenth, and less than the half with as many connections as there may be."""
 
 
 class _Answer:
@@ -73,7 +77,7 @@ class Process:
         self._used_at = time.monotonic()
 
     def run(self) -> None:
-        """Until the daemon is gone, or nothing was wanted for long."""
+        """Until the daemon is gone, nothing was wanted for long, or strangers have taken all room for long."""
         self._selector.register(self._control, selectors.EVENT_READ, None)
         self._selector.register(self._alerts, selectors.EVENT_READ, None)
         tended_at = 0.0
@@ -91,7 +95,7 @@ class Process:
                 tended_at = now
                 if self._fetching is not None:
                     self._finish(self._fetching.tend())
-                if self._is_idle(now):
+                if (self._sharing is not None and self._sharing.tend()) or self._is_idle(now):
                     return
 
     def close(self) -> None:
@@ -212,6 +216,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):  # a sandbox may forbid it
         os.nice(NICE)
+    with suppress(OSError, ValueError):  # the bound is lower as it is
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     descriptor, directory, address, port = sys.argv[1:]
     process = Process(socket.socket(fileno=int(descriptor)), Path(directory), address, int(port))
     status = 0

@@ -18,6 +18,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import count
@@ -40,6 +41,14 @@ MAX_FETCHING: Final = 256
 CONNECT_WITHIN_S: Final = 4.0
 """A host without a connection for so long does not answer. A neighbour counts as slow after 5 s
 (`peer.core.peer_requests`)."""
+
+MAX_CONNECTIONS: Final = 512
+"""With a peer. libtorrent takes twice as many, until TLS has shown who comes, and has 90 KiB for each."""
+
+MAX_STRANGERS: Final = MAX_CONNECTIONS // 2
+CROWDED_S: Final = 60.0
+"""With more connections than that, for so long, of which nobody knows whose they are, there is no room for others:
+libtorrent never ends a handshake that stands still. Any packet begins one, whatever sender it names."""
 
 KEEP_S: Final = 20.0
 """For how long a piece goes on that nobody waits for just now."""
@@ -72,7 +81,7 @@ _SETTINGS: Final = {
     "allow_multiple_connections_per_ip": True,
     "rate_limit_ip_overhead": False,
     "rate_limit_utp": True,
-    "connections_limit": 512,
+    "connections_limit": MAX_CONNECTIONS,
     "min_reconnect_time": 1,
     "max_failcount": 2**30,
     "peer_timeout": 60,
@@ -92,11 +101,29 @@ def _session(listen: str, alert_fd: int, **settings: object) -> Any:
         everybody.add_rule(first, last, 1 << session.global_peer_class_id)
     session.set_peer_class_filter(everybody)  # else the rates do not hold in local networks
     session.set_alert_fd(alert_fd)
+    session.ssl_listen_port()  # is answered once it listens
+    _close_tcp_listeners()
     return session
 
 
+def _close_tcp_listeners() -> None:
+    """Rule 4. libtorrent listens at TCP beside each UDP port, whatever its settings are.
+
+    It takes any number of TLS handshakes there, never ends one that stands still, and serves by TCP whoever has a
+    ticket.
+    """
+    for descriptor in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # it is no socket
+            found = socket.socket(fileno=int(descriptor.name))
+            try:
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.shutdown(socket.SHUT_RDWR)
+            finally:
+                found.detach()
+
+
 def _interfaces(address: str, port: int) -> str:
-    """Where to listen, in libtorrent's notation: `s` is for SSL. It listens at TCP too, and closes what comes there."""
+    """Where to listen, in libtorrent's notation: `s` is for SSL."""
     found = socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM)
     hosts = dict.fromkeys(str(each[4][0]) for each in found)
     if "::" in hosts:
@@ -136,11 +163,10 @@ class Sharing:
             choking_algorithm=0,
             alert_mask=libtorrent.alert.category_t.error_notification,
         )
-        self.used_at = time.monotonic()
+        self._had_room_at = time.monotonic()
 
     def share(self, content: Content, path: Path) -> Ticket:
         """Raises RuntimeError if libtorrent does not take it."""
-        self.used_at = time.monotonic()
         known = self._tickets.pop(content.digest, None)
         if known is not None and known[0] != content:
             self._leave(known[1])
@@ -166,8 +192,17 @@ class Sharing:
         """Whether somebody is connected."""
         return any(handle.status().num_peers for _, handle, _ in self._tickets.values())
 
+    def tend(self) -> bool:
+        """Whether strangers have had the room for so long that all is to begin anew. To be called about once a second."""
+        self._session.post_session_stats()
+        return time.monotonic() > self._had_room_at + CROWDED_S
+
     def pop_alerts(self) -> None:
-        self._session.pop_alerts()
+        for alert in self._session.pop_alerts():
+            if isinstance(alert, libtorrent.session_stats_alert):
+                now = alert.values
+                if now["utp.num_utp_connected"] - now["peer.num_peers_connected"] <= MAX_STRANGERS:
+                    self._had_room_at = time.monotonic()
 
     def _begin(self, content: Content, path: Path) -> tuple[Content, Any, Ticket]:
         port = self._session.ssl_listen_port()
