@@ -1,9 +1,9 @@
 """The process of the background transport: `python -m peer.background.process SOCKET DIRECTORY ADDRESS PORT`.
 
-The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, when
-strangers have taken all room for connections, and when the daemon's end of the socket is closed, as it is when the
-daemon dies. It has its own memory, up to a bound, its own interpreter, and a low priority; nothing that goes wrong in
-it harms the daemon.
+The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, after an
+hour, when strangers have taken all room for connections, and when the daemon's end of the socket is closed, as it is
+when the daemon dies. It has its own memory, up to a bound, its own interpreter, and a low priority; nothing that goes
+wrong in it harms the daemon.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from peer.background.ticket import parse_ticket
 from peer.background.torrents import Fetched, Fetching, Sharing
 
 IDLE_S: Final = 120.0
+MAX_AGE_S: Final = 3600.0
+"""Its tickets end with it: the certificate of the host that got one may be over, and a connection shows it no more."""
+
 TEND_EVERY_S: Final = 0.5
 MAX_QUESTIONS: Final = 256
 """At a time. The daemon has 64 threads that fetch."""
@@ -58,10 +61,18 @@ class Process:
     """The loop."""
 
     def __init__(
-        self, control: socket.socket, directory: Path, address: str, port: int, idle_s: float = IDLE_S
+        self,
+        control: socket.socket,
+        directory: Path,
+        address: str,
+        port: int,
+        *,
+        idle_s: float = IDLE_S,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
         self._address = address
         self._idle_s = idle_s
+        self._ends_at = time.monotonic() + max_age_s
         self._control = control
         self._directory = directory
         self._port = port
@@ -77,7 +88,7 @@ class Process:
         self._used_at = time.monotonic()
 
     def run(self) -> None:
-        """Until the daemon is gone, nothing was wanted for long, or strangers have taken all room for long."""
+        """Until the daemon is gone, or it is better to begin anew."""
         self._selector.register(self._control, selectors.EVENT_READ, None)
         self._selector.register(self._alerts, selectors.EVENT_READ, None)
         tended_at = 0.0
@@ -95,7 +106,8 @@ class Process:
                 tended_at = now
                 if self._fetching is not None:
                     self._finish(self._fetching.tend())
-                if (self._sharing is not None and self._sharing.tend()) or self._is_idle(now):
+                is_crowded = self._sharing is not None and self._sharing.tend()
+                if is_crowded or now > self._ends_at or self._is_idle(now):
                     return
 
     def close(self) -> None:

@@ -193,7 +193,7 @@ class Sharing:
         return any(handle.status().num_peers for _, handle, _ in self._tickets.values())
 
     def tend(self) -> bool:
-        """Whether strangers have had the room for so long that all is to begin anew. To be called about once a second."""
+        """Whether strangers have had the room for too long: all is to begin anew. To be called once a second, about."""
         self._session.post_session_stats()
         return time.monotonic() > self._had_room_at + CROWDED_S
 

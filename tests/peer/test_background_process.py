@@ -222,10 +222,11 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_it_ends_when_idle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", ["idle_s", "max_age_s"])
+def test_it_ends_when_idle_and_with_its_tickets(tmp_path: Path, bound: str) -> None:
     control, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, daemon:
-        process = Process(control, tmp_path, LOOPBACK, free_port(), idle_s=0.0)
+        process = Process(control, tmp_path, LOOPBACK, free_port(), **{bound: 0.0})
         process.run()
         process.close()
 
