@@ -91,12 +91,16 @@ class Unshare:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Get a piece from the host at an IP address, with a ticket of its own. The answer is the piece, not verified."""
+    """Get a piece from the host at an IP address, with a ticket of its own. The answer is the piece, not verified.
+
+    `rate`: with all else that is fetched, at most so many bytes per second, beside `Limit`; 0 is no limit.
+    """
 
     content: Content
     index: int
     address: str
     ticket: bytes
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +176,9 @@ def _check(question: Question) -> None:
                 raise MessageError("not a path")
         case Unshare(digest):
             Content(digest, 1, MIN_PIECE_BYTES).check()
-        case Fetch(content, index, address, ticket):
+        case Fetch(content, index, address, ticket, rate):
             content.check()
+            _number(rate, 0, MAX_RATE)
             _number(index, 0, content.pieces - 1)
             _check_address(_of(str, address))
             if not 0 < len(_of(bytes, ticket)) <= MAX_TICKET_BYTES:

@@ -157,10 +157,10 @@ class Process:
                 if self._sharing is not None:
                     self._sharing.unshare(digest)
                 return b""
-            case Fetch(content, index, address, ticket):
+            case Fetch(content, index, address, ticket, rate):
                 if self._fetching is None:
                     self._fetching = Fetching(self._directory, self._address, self._alert_sink.fileno())
-                    self._fetching.limit(self._limit.download)
+                self._fetching.limit(min(filter(None, (self._limit.download, rate)), default=0))
                 self._fetching.fetch(number, content, index, address, parse_ticket(ticket))
                 return None
             case Limit():

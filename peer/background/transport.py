@@ -25,12 +25,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from peer.background.client import BackgroundError, BackgroundProcess, WrongPieceError, fill, read_header
-from peer.background.messages import KEEP, MAX_TICKET_BYTES, Content, Fetch
+from peer.background.messages import KEEP, MAX_RATE, MAX_TICKET_BYTES, Content, Fetch
 from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
 from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
 from peer.origin.client import HttpOrigin
 from peer.pacing import LOOK_EVERY_S
+from peer.peer_piece import Pace
 from peer.store import Blob
 
 log = structlog.get_logger("peer.background")
@@ -63,10 +64,17 @@ class TakenOverError(BackgroundError):
 
 
 class BackgroundTransport:
-    """The transport of one host. `gives_way`: what no client waits for of a blob gives way to all else from a host."""
+    """The transport of one host. `gives_way`: what no client waits for of a blob gives way to all else from a host.
+
+    `pace` is the limit on what no client waits for.
+    """
 
     def __init__(
-        self, process: BackgroundProcess, gives_way: Callable[[bytes, str], bool], patience_s: float = PATIENCE_S
+        self,
+        process: BackgroundProcess,
+        gives_way: Callable[[bytes, str], bool],
+        pace: Pace,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.patience_s = patience_s
         self.received_bytes = 0
@@ -74,6 +82,7 @@ class BackgroundTransport:
         """Pieces that came by HTTP because the transport did not bring them."""
         self._process = process
         self._gives_way = gives_way
+        self._pace = pace
         self._lock = threading.Lock()
         self._tickets: OrderedDict[tuple[str, str], Ticketed] = OrderedDict()
         self._left_alone: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -139,7 +148,8 @@ class BackgroundTransport:
         ticket = self._ticket_of(way.host, origin, blob)
         address = _address_of(way.address)
         try:
-            with self._process.ask(Fetch(content_of(blob), index, address, ticket.data)) as stream:
+            rate = min(self._pace.rate_bytes_per_s, MAX_RATE)
+            with self._process.ask(Fetch(content_of(blob), index, address, ticket.data, rate)) as stream:
                 stream.settimeout(LOOK_EVERY_S)
                 yield stream, ticket
         except TakenOverError:

@@ -13,7 +13,7 @@ from peer.background.client import BackgroundError, WrongPieceError
 from peer.background.transport import BackgroundTransport, BackgroundWay, Ticketed, content_of
 from peer.errors import FetchStoppedError
 from peer.oci.digest import Digest
-from peer.peer_piece import neighbour_origin
+from peer.peer_piece import Pace, neighbour_origin
 from peer.store import Blob, Store
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
@@ -39,7 +39,8 @@ class Neighbour:
         _, self.data, path = pair.blob(2 * MIN_PIECE_BYTES)
         self.blob: Blob = store.create(Digest(f"sha256:{path.name}"), len(self.data), "")
         self.pair = pair
-        self.transport = BackgroundTransport(pair.there, self._gives_way, PATIENCE_S)
+        self.pace = Pace(0)
+        self.transport = BackgroundTransport(pair.there, self._gives_way, self.pace, PATIENCE_S)
         self.ticket = Ticketed(pair.here.share(content_of(self.blob), path), proven=proven)
         self.transport._tickets["far", str(self.blob.digest)] = self.ticket
         self.stopped = threading.Event()
@@ -81,6 +82,19 @@ def test_a_piece_that_takes_long_goes_on_and_is_asked_for_again(pair: Pair, stor
     assert asked > 1
     pair.here.count()
     assert pair.here.sent_bytes < 1.5 * MIN_PIECE_BYTES
+
+
+def test_the_rate_of_the_background_holds_within_a_piece(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    near.fetch(1)
+    near.pace.set_rate(1)
+    near.transport.patience_s = 1.0
+    with pytest.raises(FetchStoppedError):
+        near.fetch(0)
+    near.pace.set_rate(0)
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    assert near.fetch(0) == near.data[:MIN_PIECE_BYTES]
 
 
 def test_it_goes_on_while_it_is_not_asked_for(pair: Pair, store: Store) -> None:
