@@ -220,7 +220,7 @@ class PeerPiece:
 
         What that transport brings is nobody's word: a piece that is wrong is asked for by HTTP, where blame is certain.
         """
-        from peer.background.client import BackgroundError, WrongPieceError
+        from peer.background.client import BackgroundError, BusyError, WrongPieceError
 
         start, stop = self.blob.span(self.index)
         with self.blob.pin():
@@ -237,6 +237,8 @@ class PeerPiece:
                     self._compare(piece)
                     way.received(stop - start)
                     return self.blob.land(self.index, piece, self._expected, on_held)
+            except BusyError as error:
+                raise PeerBusyError(str(error)) from None
             except BackgroundError as error:
                 way.failed(error)
         if not way.is_background():

@@ -42,6 +42,8 @@ HEADER_BYTES: Final = _HEADER.size
 KEEP: Final = b"k"
 DONE: Final = 0
 FAILED: Final = 1
+BUSY: Final = 2
+"""The other host gives to others now."""
 
 
 class MessageError(ValueError):
@@ -163,7 +165,7 @@ def header(status: int, length: int) -> bytes:
 def parse_header(data: bytes) -> tuple[int, int]:
     """Status and length. Raises MessageError."""
     status, length = _HEADER.unpack(data)
-    if status not in (DONE, FAILED) or length > MAX_PIECE_BYTES:
+    if status not in (DONE, FAILED, BUSY) or length > MAX_PIECE_BYTES:
         raise MessageError("not an answer")
     return status, length
 

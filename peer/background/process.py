@@ -191,7 +191,7 @@ class Process:
             if each.piece is not None:
                 self._end(each.question, messages.DONE, each.piece)
             else:
-                self._end(each.question, messages.FAILED, each.error)
+                self._end(each.question, messages.BUSY if each.busy else messages.FAILED, each.error)
 
     def _end(self, number: int, status: int, what: bytes | str) -> None:
         answer = self._answers.get(number)

@@ -50,6 +50,13 @@ CROWDED_S: Final = 60.0
 """With more connections than that, for so long, of which nobody knows whose they are, there is no room for others:
 libtorrent never ends a handshake that stands still. Any packet begins one, whatever sender it names."""
 
+MAX_SERVED: Final = 3
+"""Hosts at a time that are sent to; the others ask each other meanwhile. With no bound, a host from which six others
+are preheated sends each piece to all of them, in twice the time that HTTP takes."""
+
+BUSY_AFTER_S: Final = 1.0
+"""A host that keeps this one choked for so long sends to others."""
+
 KEEP_S: Final = 20.0
 """For how long a piece goes on that nobody waits for just now."""
 
@@ -159,8 +166,8 @@ class Sharing:
         self._session = _session(
             _interfaces(address, port),
             alert_fd,
-            unchoke_slots_limit=-1,
-            choking_algorithm=0,
+            unchoke_slots_limit=MAX_SERVED,
+            unchoke_interval=1,
             alert_mask=libtorrent.alert.category_t.error_notification,
         )
         self._had_room_at = time.monotonic()
@@ -236,6 +243,7 @@ class _Fetched:
     kept: dict[int, float] = field(default_factory=dict)
     given: set[int] = field(default_factory=set)
     connected_at: float = field(default_factory=time.monotonic)
+    served_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
 
 
@@ -246,6 +254,7 @@ class Fetched:
     question: int
     piece: bytes | None = None
     error: str = ""
+    busy: bool = False
 
 
 class Fetching:
@@ -279,7 +288,7 @@ class Fetching:
             torrent = self._torrents[key] = self._begin(content, (address, ticket.port), ticket)
         torrent.used_at = time.monotonic()
         if not torrent.wanted and not torrent.kept:
-            torrent.connected_at = torrent.used_at
+            torrent.connected_at = torrent.served_at = torrent.used_at
         torrent.kept.pop(index, None)
         torrent.wanted.setdefault(index, []).append(question)
         if torrent.handle.have_piece(index):
@@ -329,8 +338,12 @@ class Fetching:
             if not torrent.wanted:
                 if now > torrent.used_at + FORGET_AFTER_S or len(self._torrents) > MAX_FETCHING:
                     self._end(key)
-            elif self._connect(torrent):
+            elif peers := self._connect(torrent):
                 torrent.connected_at = now
+                if any(not peer.flags & peer.remote_choked for peer in peers):
+                    torrent.served_at = now
+                elif now > torrent.served_at + BUSY_AFTER_S:
+                    yield from _failed(torrent, "the host sends to others", busy=True)
             elif now > torrent.connected_at + CONNECT_WITHIN_S:
                 yield from _failed(torrent, "the host does not answer, or does not take the ticket")
 
@@ -351,12 +364,12 @@ class Fetching:
         handle.set_ssl_certificate_buffer(ticket.certificate, ticket.key, DH_PARAMETERS)
         return _Fetched(content, handle, directory / content.digest, address)
 
-    def _connect(self, torrent: _Fetched) -> bool:
-        """Whether there is a connection to a host that has the blob; if there is none, one is begun."""
+    def _connect(self, torrent: _Fetched) -> list[Any]:
+        """The connection to the host, once it has said that it has the blob; if there is none, one is begun."""
         peers = torrent.handle.get_peer_info()
         if not peers:
             torrent.handle.connect_peer(torrent.address)
-        return any(peer.flags & peer.seed for peer in peers)
+        return [peer for peer in peers if peer.flags & peer.seed]
 
     def _read(self, torrent: _Fetched, alert: Any) -> Iterable[Fetched]:
         index = alert.piece
@@ -376,11 +389,11 @@ class Fetching:
         self._session.remove_torrent(torrent.handle, libtorrent.session.delete_files)
 
 
-def _failed(torrent: _Fetched, why: str) -> Iterable[Fetched]:
+def _failed(torrent: _Fetched, why: str, *, busy: bool = False) -> Iterable[Fetched]:
     wanted, torrent.wanted = torrent.wanted, {}
     for index, questions in wanted.items():
         torrent.handle.piece_priority(index, 0)
-        yield from (Fetched(question, error=why) for question in questions)
+        yield from (Fetched(question, error=why, busy=busy) for question in questions)
 
 
 def _punch(file: Path, start: int, length: int) -> None:

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from peer.background.client import BackgroundError, BackgroundProcess, WrongPieceError, fill, read_header
+from peer.background.client import BackgroundError, BackgroundProcess, BusyError, WrongPieceError, fill, read_header
 from peer.background.messages import KEEP, MAX_RATE, MAX_TICKET_BYTES, Content, Fetch
 from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
 from peer.oci.digest import Digest
@@ -152,7 +152,7 @@ class BackgroundTransport:
             with self._process.ask(Fetch(content_of(blob), index, address, ticket.data, rate)) as stream:
                 stream.settimeout(LOOK_EVERY_S)
                 yield stream, ticket
-        except TakenOverError:
+        except (TakenOverError, BusyError):
             raise
         except FetchStoppedError:
             if not ticket.proven:
@@ -249,8 +249,8 @@ class BackgroundWay:
     def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
         """Wait for a piece, which takes as long as others leave of the line. No buffer is needed until it is there.
 
-        Raises BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave so little that the
-        neighbour would count as slow: the process goes on with the piece, and is asked for it again.
+        Raises BusyError; any other BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave
+        so little that the neighbour would count as slow: the process goes on with it, and is asked for it again.
         """
         ends_s = time.monotonic() + self.transport.patience_s
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from peer.background.client import BackgroundError, WrongPieceError
-from peer.background.transport import BackgroundTransport, BackgroundWay, Ticketed, content_of
-from peer.errors import FetchStoppedError
+from peer.background.client import BackgroundError, BusyError, WrongPieceError
+from peer.background.transport import Arriving, BackgroundTransport, BackgroundWay, Ticketed, content_of
+from peer.errors import FetchStoppedError, PeerBusyError
 from peer.oci.digest import Digest
-from peer.peer_piece import Pace, neighbour_origin
+from peer.origin.client import HttpOrigin
+from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
+from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
 from tests.peer.test_background_process import Pair, pair
@@ -149,6 +152,29 @@ def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     with pytest.raises(WrongPieceError), way.fetch(origin, near.blob, 0, near.stopped):
         raise WrongPieceError
     assert not near.has_way()
+
+
+class Busy(BackgroundWay):
+    """A neighbour that sends to others now."""
+
+    @contextmanager
+    def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
+        with self.transport.fetching(self, origin, blob, index) as (stream, _):
+            assert not stopped.is_set()
+            raise BusyError("others")
+        yield Arriving(stream, 0, stopped.clear)
+
+
+def test_a_neighbour_that_is_busy_is_asked_again_and_not_by_http(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    way = Busy(near.transport, "far", "127.0.0.1:1", lambda: True)
+    piece = PeerPiece(PieceSource(origin), near.blob, 0, bytes(32), background=True, way=way)
+    with pytest.raises(PeerBusyError):
+        piece.run(BufferPool(MIN_PIECE_BYTES), near.pace, lambda _index, _digest: None)
+    assert near.transport._tickets
+    assert near.has_way()
+    assert near.transport.fallbacks == 0
 
 
 @pytest.mark.parametrize("address", ["[::::]:1", "[:.:]:1", "a..b:1", f"{'a' * 70}:1", "..:1"])
