@@ -348,7 +348,7 @@ async def _use_background_transport(
         return
     directory, listening_at = settings.data / BACKGROUND_DIRECTORY, (settings.peer or SOMEWHERE).host
     process = BackgroundProcess(directory, listening_at, settings.background_port)
-    transport = BackgroundTransport(process, host.machine.gives_way, host.background_pace)
+    transport = BackgroundTransport(process, host.machine.gives_way, lambda: host.background_pace.rate_bytes_per_s)
     await transport.limit(settings.upload_rate, settings.download_rate)
     stack.push_async_callback(transport.close)
     tasks.start(transport.run())

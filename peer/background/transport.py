@@ -31,7 +31,6 @@ from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
 from peer.origin.client import HttpOrigin
 from peer.pacing import LOOK_EVERY_S
-from peer.peer_piece import Pace
 from peer.store import Blob
 
 log = structlog.get_logger("peer.background")
@@ -66,14 +65,14 @@ class TakenOverError(BackgroundError):
 class BackgroundTransport:
     """The transport of one host. `gives_way`: what no client waits for of a blob gives way to all else from a host.
 
-    `pace` is the limit on what no client waits for.
+    `rate` is the limit on what no client waits for, in bytes per second; 0 is none.
     """
 
     def __init__(
         self,
         process: BackgroundProcess,
         gives_way: Callable[[bytes, str], bool],
-        pace: Pace,
+        rate: Callable[[], int],
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.patience_s = patience_s
@@ -82,7 +81,7 @@ class BackgroundTransport:
         """Pieces that came by HTTP because the transport did not bring them."""
         self._process = process
         self._gives_way = gives_way
-        self._pace = pace
+        self._rate = rate
         self._lock = threading.Lock()
         self._tickets: OrderedDict[tuple[str, str], Ticketed] = OrderedDict()
         self._left_alone: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -148,7 +147,7 @@ class BackgroundTransport:
         ticket = self._ticket_of(way.host, origin, blob)
         address = _address_of(way.address)
         try:
-            rate = min(self._pace.rate_bytes_per_s, MAX_RATE)
+            rate = min(self._rate(), MAX_RATE)
             with self._process.ask(Fetch(content_of(blob), index, address, ticket.data, rate)) as stream:
                 stream.settimeout(LOOK_EVERY_S)
                 yield stream, ticket
