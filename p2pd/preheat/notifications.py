@@ -29,8 +29,8 @@ from p2pd.preheat.api import Service, record_of
 from p2pd.preheat.request import RequestError, parse_request
 from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
-from peer.errors import P2pdError
-from peer.oci.reference import parse_image_reference
+from peer.errors import InvalidNameError, P2pdError
+from peer.oci.reference import parse_image_reference, parse_upstream_name
 from peer.tasks import BackgroundTasks
 from scheduler.core.preheat_record import PreheatStoreError, TooManyJobsError
 
@@ -92,8 +92,13 @@ class Notifications:
                 return web.json_response({"error": f"the body is longer than {MAX_BODY_BYTES} bytes"}, status=413)
         if SIGNATURE in request.headers and not self._signs(request.headers[SIGNATURE], bytes(body)):
             return web.json_response({"error": "the signature is wrong"}, status=403)
+        upstream = request.query.get("upstream", "")
         try:
-            found = dict.fromkeys(pushed_in(json.loads(body), request.query.get("upstream", "")))
+            if upstream:
+                parse_upstream_name(upstream)
+            found = dict.fromkeys(pushed_in(json.loads(body), upstream))
+        except InvalidNameError as error:
+            return web.json_response({"error": str(error)}, status=400)
         except (ValueError, RecursionError, RequestError):
             return web.json_response({"error": "the body is no JSON of events"}, status=400)
         tasks = self._tasks()
@@ -146,10 +151,8 @@ def pushed_in(body: object, upstream: str) -> Iterator[Pushed]:
     is_kraken = isinstance(body, dict) and "Events" in body
     if isinstance(fields.get("events"), list):
         names: Iterator[str] = map(_of_registry, fields["events"])
-    elif fields.get("type") in _PUSHES:
-        names = _of_webhook(fields, upstream)
-    elif isinstance(fields.get("type"), str):
-        return
+    elif isinstance(kind := fields.get("type"), str):
+        names = _of_webhook(fields, upstream) if kind in _PUSHES else iter(())
     else:
         raise RequestError("the body has no events")
     for name in names:

@@ -140,14 +140,19 @@ async def test_each_scope(tmp_path: Path) -> None:
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": "x"}}},
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": "Bearer a\r\nb: c"}}},
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": []}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": ["Basic x"]}}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "scope": ["all_peers"]}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "scope": {}}},
+        {"type": ["preheat"], "args": ARGS},
+        {"type": "preheat", "args": {"type": "image", "url": {"scheme": "https"}}},
+        b"[" * 100_000,
+        b'"\\ud800"',
+        b" " * (256 << 10) + b"{}",
     ],
 )
 @asynchronous
 async def test_a_job_that_is_wrong(tmp_path: Path, body: object) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
-        if body == {"type": "preheat", "args": {"type": "image", "url": URL, "headers": []}}:
-            assert (await server.ask("POST", "/oapi/v1/jobs", body))[0] == 200, "none are given"
-            return
         status, answer = await server.ask("POST", "/oapi/v1/jobs", body)
         assert (status, bool(answer["errors"])) == (422, True)
         assert not server.jobs.views
@@ -156,7 +161,10 @@ async def test_a_job_that_is_wrong(tmp_path: Path, body: object) -> None:
 @asynchronous
 async def test_jobs_that_are_not_there(tmp_path: Path) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
-        for path in ("/oapi/v1/jobs/7", "/oapi/v1/jobs/x", f"/oapi/v1/jobs/{'9' * 40}", "/preheats/x"):
+        odd = ("x", "%ff", "%ed%a0%80", "%00", "a" * 4000, "%C2%B2")
+        for path in ("/oapi/v1/jobs/7", f"/oapi/v1/jobs/{'9' * 40}", *(f"/oapi/v1/jobs/{each}" for each in odd)):
+            assert (await server.ask("GET", path))[0] == 404
+        for path in [f"/preheats/{each}" for each in odd]:
             assert (await server.ask("GET", path))[0] == 404
 
 
@@ -217,7 +225,7 @@ def test_the_upstream_that_the_operator_names() -> None:
     assert list(pushed_in(zot, "")) == []
 
 
-@pytest.mark.parametrize("body", [None, [], 7, "x", {}, {"events": {}}, {"type": 7}])
+@pytest.mark.parametrize("body", [None, [], 7, "x", {}, {"events": {}}, {"type": 7}, {"type": []}, {"type": {}}])
 def test_what_has_no_events(body: object) -> None:
     with pytest.raises(RequestError):
         list(pushed_in(body, ""))
