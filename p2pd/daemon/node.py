@@ -130,7 +130,6 @@ async def serve(
         )
         stack.callback(store.close)
         adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)
-        await asyncio.to_thread(adopter.load)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)

@@ -21,7 +21,8 @@ from p2pd.openapi.schemas import (
     schema_of,
 )
 from p2pd.predict.forecast import Prediction
-from scheduler.core.overview import BlobFacts, PlaceFacts, PullFacts, Trouble
+from scheduler.core.exchanges import BlobFacts, PullFacts
+from scheduler.core.overview import PlaceFacts, Trouble
 from scheduler.core.roster import HostFacts
 
 _OTHER_PAGES: Final = {403: "Another web page asks"}

@@ -82,6 +82,10 @@ _FACTS: Final[Schema] = {
     "begins": TIME,
     "ends": TIME,
     "finished": {"anyOf": [TIME, {"type": "null"}]},
+    "pinned_until": {
+        "description": "When the last host keeps it no longer; null if none is to keep it",
+        "anyOf": [TIME, {"type": "null"}],
+    },
 }
 
 _PREHEAT: Final[Schema] = open_object(

@@ -34,9 +34,8 @@ def schema_of(kind: Any) -> Schema:
         return {}
     if kind in _PLAIN:
         return _PLAIN[kind]
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        told = {field.name: schema_of(hints[field.name]) for field in dataclasses.fields(kind)}
+    if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
+        told = {name: schema_of(hint) for name, hint in get_type_hints(kind).items()}
         return {"description": _first_paragraph(kind), **closed_object(told)}
     if isinstance(kind, type) and issubclass(kind, str):
         return TEXT
