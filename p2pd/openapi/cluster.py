@@ -58,6 +58,9 @@ _CLUSTER: Final = closed_object(
                 "troubles_in_all": WHOLE,
                 "pulls_since": {"type": "integer"},
                 "scheduler_version": TEXT,
+                "schedulers": {},
+                "untold": {},
+                "problem": {},
             }
         ),
     }
