@@ -41,6 +41,7 @@ from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.openapi.routes import openapi_routes
 from p2pd.predict.telling import MayTell, pulled_of
 from p2pd.preheat.host import HostPreheats
 from p2pd.preheat.images import ImagesAhead
@@ -223,7 +224,7 @@ async def serve(
             SiteImport(host, origins, readers, access, tags),
             lambda: (settings if control is None else control.settings).preheat,
         )
-        routes = [*routes, *importing]
+        routes = [*routes, *importing, *openapi_routes()]
         admin = Admin(
             origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
         )
@@ -336,7 +337,7 @@ def _trust_of(settings: Settings) -> HostTrust | None:
 async def _use_background_transport(
     stack: AsyncExitStack, settings: Settings, host: Host, tasks: BackgroundTasks
 ) -> None:
-    """Have pieces of other sites that no client waits for come by it, if the operator wants that and libtorrent is."""
+    """Have pieces come by it that give way, if the operator wants that and libtorrent is here."""
     if settings.background_transport == "http" or exchange_of(settings) is Exchange.NOTHING:
         return
     from peer.background.client import BackgroundProcess, is_installed
@@ -347,7 +348,7 @@ async def _use_background_transport(
         return
     directory, listening_at = settings.data / BACKGROUND_DIRECTORY, (settings.peer or SOMEWHERE).host
     process = BackgroundProcess(directory, listening_at, settings.background_port)
-    transport = BackgroundTransport(process, host.is_far)
+    transport = BackgroundTransport(process, host.machine.gives_way, lambda: host.background_pace.rate_bytes_per_s)
     await transport.limit(settings.upload_rate, settings.download_rate)
     stack.push_async_callback(transport.close)
     tasks.start(transport.run())
