@@ -36,7 +36,7 @@ from peer.errors import (
     StoreFullError,
 )
 from peer.net.links import Links
-from peer.net.neighbour_origins import NeighbourOrigins
+from peer.net.neighbour_clients import NeighbourClients
 from peer.net.scheduler_clients import SchedulerClients, SchedulerConnection
 from peer.net.scheduler_log import is_elsewhere
 from peer.net.tag_lookups import TagLookups
@@ -231,7 +231,7 @@ class Host:
         self._preheats: dict[str, str] = {}
         """The URL of the scheduler that has ordered each preheat, by job."""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
+        self._neighbours = NeighbourClients(self.identity.host, trust, keys)
         self._transfers = Transfers(
             self.arrivals,
             store,

@@ -12,8 +12,8 @@ import pytest
 from peer.background.client import BackgroundError, WrongPieceError
 from peer.background.transport import BackgroundTransport, Ticketed, content_of
 from peer.errors import FetchStoppedError
+from peer.neighbour_http import NeighbourClient
 from peer.oci.digest import Digest
-from peer.peer_piece import neighbour_origin
 from peer.store import Blob, Store
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
@@ -51,7 +51,7 @@ class Neighbour:
     def fetch(self, index: int) -> bytes:
         way = self.transport.way("far", "127.0.0.1:1", lambda: not self.client_waits)
         assert way is not None
-        origin = neighbour_origin("far", "127.0.0.1:1", "here")
+        origin = NeighbourClient("far", "127.0.0.1:1", "here")
         start, stop = self.blob.span(index)
         buffer = bytearray(stop - start)
         with way.fetch(origin, self.blob, index, self.stopped) as arriving, memoryview(buffer) as view:
@@ -122,7 +122,7 @@ def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: St
 
 def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
-    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    origin = NeighbourClient("far", "127.0.0.1:1", "here")
     way = near.transport.way("far", "127.0.0.1:1", lambda: True)
     assert way is not None
     near.transport.patience_s = PROCESS_PATIENCE_S
@@ -139,7 +139,7 @@ def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, addre
     assert way is not None
     with (
         pytest.raises(BackgroundError, match="is no address"),
-        way.fetch(neighbour_origin("far", "127.0.0.1:1", "here"), near.blob, 0, near.stopped),
+        way.fetch(NeighbourClient("far", "127.0.0.1:1", "here"), near.blob, 0, near.stopped),
     ):
         pass
 
