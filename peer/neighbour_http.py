@@ -227,9 +227,10 @@ class NeighbourClient:
             return True
         try:
             self._trust.check(kept.socket, self._host)  # type: ignore[arg-type] # it is TLS
-            return kept.context is self._trust.client
+            client = self._trust.client
         except TrustError:
             return False
+        return kept.context is client
 
     def _connect(self) -> _Connection:
         """Raises OSError, ValueError, OverflowError, TrustError."""
