@@ -31,6 +31,8 @@ EARLY_DONE_S: Final = 0.005
 """What may still be on its way of a piece that counts as out: that hides the round trip until the next begins. It is
 known no more exactly than this when a piece is out."""
 
+LOOK_AGAIN_S: Final = 0.001
+
 MAX_QUEUE_S: Final = 1.0
 """How long one waits at most: well below what a host gives another to answer (`peer.peer_piece.STALL_S`)."""
 
@@ -48,7 +50,8 @@ class Upload:
         self.requeue = False
         self.told = False
         """Others have been told that it is nearly out."""
-        self.turn: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self._loop: Final = asyncio.get_running_loop()
+        self.turn: Final[asyncio.Future[None]] = self._loop.create_future()
         """Done when it goes out."""
         self.out: asyncio.Future[None] | None = None
         """Done when it is out, or the connection is closed, if anybody waits for that."""
@@ -56,6 +59,7 @@ class Upload:
         self._began_s = 0.0
         self._before_bytes = 0
         self._tcp_info = (0, 0, 0, 0)
+        self._looked_s = -1.0
         self._progress = Progress(0.0)
 
     def begin(self, now: float, *, requeue: bool, patience_s: float) -> None:
@@ -91,8 +95,13 @@ class Upload:
         return left_bytes / max(1.0, rate)
 
     def _look(self) -> tuple[int, int, int, int]:
-        """What the kernel knows. A closed connection's descriptor may be another connection's."""
-        if not self.transport.is_closing():
+        """What the kernel knows. A closed connection's descriptor may be another connection's.
+
+        Much is decided at a time, so the kernel is asked once in a millisecond at most.
+        """
+        now = self._loop.time()
+        if now - self._looked_s >= LOOK_AGAIN_S and not self.transport.is_closing():
+            self._looked_s = now
             info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
             self._tcp_info = _TCP_INFO.unpack(info)
         return self._tcp_info
