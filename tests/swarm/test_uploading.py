@@ -39,11 +39,11 @@ async def test_of_a_connection_that_was_used_before_only_what_is_new_counts() ->
         for count in (1, 2):
             piece = line.piece()
             async with it.uploading.turn(piece):
-                assert piece.acked_bytes() == 0
+                assert piece.acked_bytes == 0
                 line.transport.write(bytes(PIECE_BYTES))
                 await line.reads(PIECE_BYTES)
                 await asyncio.wait_for(it.uploading.drained(piece), PATIENCE_S)
-                await until(lambda: piece.acked_bytes() == PIECE_BYTES)  # noqa: B023 # it waits for it here
+                await until(lambda: piece.acked_bytes == PIECE_BYTES)  # noqa: B023 # it waits for it here
             assert it.uploading._acked_bytes() == count * PIECE_BYTES
 
 
@@ -56,7 +56,7 @@ async def test_on_a_fast_line_a_piece_is_out_a_moment_before_it_is_acknowledged(
         async with it.uploading.turn(piece):
             async with asyncio.timeout(PATIENCE_S):
                 await it.uploading.drained(piece)
-            assert piece.acked_bytes() == 0
+            assert piece.acked_bytes == 0
 
 
 @asynchronous
