@@ -223,12 +223,17 @@ class Uploading:
         return self._loop.time()
 
     def _looks_s(self, now: float) -> float:
-        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out."""
+        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out.
+
+        A piece that the kernel has not all of yet is not waited for: whoever sends it looks when the kernel has it.
+        """
         looks_s = POLL_INTERVAL_S
         for active in self._active:
             left_s = self._left_s(active, now)
-            is_to_tell = not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S)
-            looks_s = min(looks_s, left_s - (FREE_SOON_S if is_to_tell else EARLY_DONE_S))
+            if not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S):
+                looks_s = min(looks_s, left_s - FREE_SOON_S)
+            elif active.out is not None:
+                looks_s = min(looks_s, left_s - EARLY_DONE_S)
         return max(EARLY_DONE_S, looks_s)
 
     def _is_out(self, upload: Upload, now: float) -> bool:
