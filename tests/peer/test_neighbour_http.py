@@ -132,13 +132,17 @@ def test_a_range_that_is_none_is_left_out(told: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "wire",
-    [OK + b"X: " + b"y" * MAX_HEAD_BYTES, b"HTTP/1.1 103 E\r\nX: y\r\n\r\n" * 1000, OK + b"Content-Le"],
+    ("wire", "why"),
+    [
+        (OK + b"X: " + b"y" * MAX_HEAD_BYTES, "more than"),
+        (b"HTTP/1.1 103 E\r\nX: y\r\n\r\n" * 1000, "more than"),
+        (OK + b"Content-Le", "closed"),
+    ],
     ids=["long", "endless hints", "cut"],
 )
-def test_a_head_that_does_not_end(server: RegistryServer, wire: bytes) -> None:
+def test_a_head_that_does_not_end(server: RegistryServer, wire: bytes, why: str) -> None:
     server.script(*[Answering(wire=wire, then="close")] * 2)
-    with client_of(server) as client, pytest.raises(PeerGoneError):
+    with client_of(server) as client, pytest.raises(PeerGoneError, match=why):
         client.get(PATH)
 
 
@@ -296,6 +300,18 @@ def test_a_piece_that_is_not_wanted_any_more_ends_at_once(
         thread.join(PATIENCE_S)
         assert ended
         assert len(server.seen) == 1, "it is not sent again"
+        blob.release()
+
+
+def test_to_stop_a_piece_shuts_its_socket_down(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with a_store(tmp_path) as store, ours, theirs:
+        blob = create(store, SMALL)
+        piece = PeerPiece(PieceSource(NeighbourClient("b", "127.0.0.1:1", "a")), blob, 0, blake3(SMALL).digest())
+        piece._hold(ours)
+        piece.stop()
+        theirs.settimeout(PATIENCE_S)
+        assert theirs.recv(1) == b""
         blob.release()
 
 
