@@ -129,28 +129,6 @@ async def test_a_piece_that_is_still_given_to_the_kernel_is_not_looked_at_all_th
             assert it.uploading._looks_s(now) == POLL_INTERVAL_S
             piece.out = asyncio.get_running_loop().create_future()
             assert it.uploading._looks_s(now) == EARLY_DONE_S, "now it is waited for"
-            piece.out.set_result(None)
-            assert it.uploading._looks_s(now) == POLL_INTERVAL_S
-
-
-@asynchronous
-async def test_a_piece_that_is_soon_out_does_not_wait_for_the_look_at_a_slow_one() -> None:
-    async with lines(slots=2) as it:
-        await it.shows_what_the_line_can()
-        a_second = int(it.uploading._throughput.best)
-        slow, quick = (
-            (await it.connect()).piece(size_bytes=60 * a_second),
-            (await it.connect()).piece(size_bytes=EARLY_DONE_BYTES + a_second // 50),
-        )
-        async with it.uploading.turn(slow):
-            await until(it.has_spare)
-            async with it.uploading.turn(quick) as may_send:
-                assert may_send
-                now = quick._began_s = asyncio.get_running_loop().time()
-                drained = it.uploading.drained(quick)
-                drained.send(None)  # it begins to wait
-                assert it.uploading._timer_at < now + 2 * POLL_INTERVAL_S / 3
-                drained.close()
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------
@@ -315,7 +293,7 @@ async def test_so_they_are_after_a_time_in_which_nothing_went_out() -> None:
         line = await it.connect()
         async with it.uploading.turn(line.piece(size_bytes=SHORT_BYTES)):
             pass
-        await until(lambda: it.uploading._timer is None)
+        await until(lambda: not it.uploading._watched)
         piece = line.piece(size_bytes=SHORT_BYTES)
         async with it.uploading.turn(piece):
             assert await it.is_refused("other")
