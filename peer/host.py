@@ -37,7 +37,7 @@ from peer.errors import (
 )
 from peer.host_schedulers import HostSchedulers, Identity, SwarmHealth
 from peer.net.links import Links
-from peer.net.neighbour_origins import NeighbourOrigins
+from peer.net.neighbour_clients import NeighbourClients
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
 from peer.peer_piece import Pace
@@ -181,7 +181,7 @@ class Host:
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
         self._corrupt = 0
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(who.host, trust, keys)
+        self._neighbours = NeighbourClients(who.host, trust, keys)
         self._transfers = Transfers(
             self.arrivals,
             store,

@@ -32,10 +32,11 @@ from aiohttp import web
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.neighbour_bytes import NeighbourBytes
+from peer.neighbour_http import CHOKED_HEADER, HOST_HEADER
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
-from peer.peer_piece import BACKGROUND, CHOKED_HEADER, HOST_HEADER
+from peer.peer_piece import BACKGROUND
 from peer.sendfile import encrypts_here, send_encrypted, send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
