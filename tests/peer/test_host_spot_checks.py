@@ -12,6 +12,7 @@ from peer.core.events import (
     SampleFetched,
 )
 from scheduler.protocol.from_host import LeasePieces, SpotChecked, SpotResult
+from scheduler.protocol.link import Unchoke
 from scheduler.protocol.to_host import Reset, SpotCheck
 from tests.peer.host_playbook import (
     SIZE,
@@ -49,6 +50,15 @@ def checking() -> Playbook:
 def test_the_piece_is_asked_for_once_the_sample_is_here() -> None:
     play = checking() >> SampleFetched(D, 0, SAMPLE.data) << ASKED
     assert play >> received(1, 2) << answered(SpotResult.RIGHT)
+
+
+def test_a_busy_neighbour_is_asked_once_all_the_same() -> None:
+    """All hosts wait for the answer, and the neighbour serves who checks before all others."""
+    play = with_neighbours("b") >> ("b", holds(2, 3)) >> digests(3) << asked(0, "b", 3)
+    play = play >> failed(0, PeerOutcome.CHOKED) >> CHECK << replace(FETCH, request=1)
+    play = play >> SampleFetched(D, 1, SAMPLE.data) << replace(ASKED, request=2)
+    play = play >> failed(2, PeerOutcome.CHOKED)
+    assert play >> ("b", Unchoke(D)) << replace(ASKED, request=3) << asked(4, "b", 3)
 
 
 def test_a_piece_that_differs_is_not_asked_for_again_until_its_digest_is_told_to_all() -> None:
