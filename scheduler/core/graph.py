@@ -12,9 +12,11 @@ Our rules:
 3. If a member has no provider (a member with pieces or a lease) among its neighbours, it is linked to a provider that
    has room.
 4. When a member leaves, its neighbours in its site are linked in pairs, near with far, so that their degrees stay.
-5. In a warm swarm, a newcomer is linked first to seeders that have the fewest receivers, as many of its links as the
-   share of the seeders in the swarm, and then to others that want the blob. So each seeder has somebody to send to.
-   Links between two seeders serve nobody, and end where they take the room of such a link.
+5. In a warm swarm, a newcomer is linked first to seeders, as many of its links as the share of the seeders in the
+   swarm, and then to others that want the blob. Unused seeders come first. If there are none left, the newcomer gets
+   its share of the seeders from members that have more, where EXCLUSIVE seeders or more are there for each member;
+   where there are fewer, seeders are shared. When a member completes the blob, its seeders go to members that have
+   room for them. Links between two seeders serve nobody, and end where they take the room of such a link.
 6. Only gateways have links to other sites (`gateways`). A new gateway splits a link between two gateways of the same
    shares. If there is no such link, the gateway is linked to a provider.
 
@@ -44,7 +46,8 @@ SUPPLY: Final = 12.0
 that come first leave some to the others. Receiving ten times as fast as hosts send is common (1 and 10 Gbit/s)."""
 
 EXCLUSIVE: Final = 4.0
-"""From so many seeders for each member that wants the blob on, each seeder sends to one of them alone."""
+"""From so many seeders for each member that wants the blob on, each seeder sends to one of them alone. Then all
+newcomers finish together; with fewer, a slow seeder would be too large a part of what a member has."""
 
 MENDED: Final = 16
 """Members with too few links that are repaired after one event. A leaving member has at most this many neighbours."""
@@ -125,7 +128,7 @@ class Graph:
         return len(self._short) > 0 and len(self.unused) > 0
 
     def stepped(self, member: Member, *, wanted: bool) -> None:
-        """A member has changed its state, before which it did or did not want pieces."""
+        """Follow a change of a member's state; before it, the member wanted pieces or did not."""
         if member.state is MemberState.COMPLETE:
             self.seeders.add(member)
         else:
@@ -190,9 +193,10 @@ class Graph:
             return
         self._give_seeders(member, self._draw(self.unused), most, SUPPLY)
         fair = min(SUPPLY, len(self.seeders) / len(self.wanting))
-        if fair >= EXCLUSIVE:
+        apart = fair >= EXCLUSIVE and len(self.everyone) > high + 1  # else a member can be linked to all others
+        if apart:
             self._give_seeders(member, self._spared(member, fair), most, fair)
-        if fair < EXCLUSIVE or not _seeders_of(member):
+        if not apart or not _seeders_of(member):
             self._give_seeders(member, self._draw(self.seeders), most, SUPPLY)
         count = _seeders_of(member)
         for other in self._draw(self.wanting):
