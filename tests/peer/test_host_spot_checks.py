@@ -15,6 +15,7 @@ from scheduler.protocol.from_host import LeasePieces, SpotChecked, SpotResult
 from scheduler.protocol.link import Unchoke
 from scheduler.protocol.to_host import Reset, SpotCheck
 from tests.peer.host_playbook import (
+    PIECE,
     SIZE,
     D,
     Playbook,
@@ -82,6 +83,14 @@ def test_who_has_the_piece_from_the_origin_knows_without_a_sample() -> None:
     play = play >> received(0, 2) << [LeasePieces(7, D, 2, digest(2)), gained(("b",), 2, 3)]
     play = play >> range_ended(0, Outcome.DONE) >> CHECK << answered(SpotResult.RIGHT)
     assert play >> replace(CHECK, piece_digest=digest(3)) << answered(SpotResult.WRONG)
+
+
+def test_until_a_digest_is_told_to_all_only_hosts_that_check_the_piece_ask_for_it() -> None:
+    play = with_neighbours("b") >> lease(7, 2, 3) << asked_origin(0, 2, 3) >> opened(0, 2, 3)
+    play = play >> received(0, 2) << [LeasePieces(7, D, 2, digest(2)), gained(("b",), 2, 3)]
+    assert [play.machine.is_checked(D, index * PIECE) for index in range(4)] == [False, False, True, False]
+    assert play >> range_ended(0, Outcome.DONE) >> digests(2)
+    assert not play.machine.is_checked(D, 2 * PIECE)
 
 
 def test_a_digest_that_is_told_to_all_is_not_checked_any_more() -> None:

@@ -197,7 +197,7 @@ class TestWarm:
         for _ in newcomers:
             graph.mend()
         graph.validate()
-        assert not graph.lacks_seeders
+        assert not swarm.graph.lacks_seeders
         assert sum(map(len, map(seeders_of, newcomers[1:]))) > before + 8
 
     def test_a_newcomer_whose_site_has_few_seeders_shares_them(self) -> None:
