@@ -193,9 +193,10 @@ class Graph:
             return
         self._give_seeders(member, self._draw(self.unused), most, SUPPLY)
         fair = min(SUPPLY, len(self.seeders) / len(self.wanting))
-        if fair >= EXCLUSIVE:
+        apart = fair >= EXCLUSIVE and len(self.everyone) > high + 1  # else a member can be linked to all others
+        if apart:
             self._give_seeders(member, self._spared(member, fair), most, fair)
-        if fair < EXCLUSIVE or not _seeders_of(member):
+        if not apart or not _seeders_of(member):
             self._give_seeders(member, self._draw(self.seeders), most, SUPPLY)
         count = _seeders_of(member)
         for other in self._draw(self.wanting):
