@@ -366,10 +366,6 @@ class SimulatedHost:
             digest, start, start + blob.bytes_of(index)
         )
 
-    def checked(self, digest: bytes, index: int) -> bool:
-        """Whether a piece is one that only hosts ask for that check it."""
-        return self.machine.is_checked(digest, index * self._blobs[digest].length)
-
 
 _CARRY_OUT: Final[dict[type, Callable[[SimulatedHost, Any], None]]] = {
     events.Recover: SimulatedHost.recover,

@@ -86,7 +86,7 @@ class Choker(Generic[Request]):
         self._remembers: Final = remembers
         self.active = 0
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
-        self._refused: Final[dict[_Rank, dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
+        self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
 
     def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
         """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.
@@ -110,7 +110,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         if receiver is not None:
-            self._refused[_rank(receiver)].pop(receiver, None)
+            self._refused[receiver.background, not (receiver.far or receiver.checks)].pop(receiver, None)
         return admission
 
     def cancel(self, request: Request, *, rejected: bool = False) -> None:
@@ -159,11 +159,7 @@ class Choker(Generic[Request]):
     def _remember(self, receiver: UploadRequest | None) -> None:
         if receiver is None:
             return
-        self._refused[_rank(receiver)].setdefault(receiver)
+        self._refused[receiver.background, not (receiver.far or receiver.checks)].setdefault(receiver)
         if sum(map(len, self._refused.values())) > self._remembers:
             last = next(refused for refused in reversed(self._refused.values()) if refused)
             del last[next(iter(last))]
-
-
-def _rank(receiver: UploadRequest) -> _Rank:
-    return _Rank(receiver.background, not (receiver.far or receiver.checks))

@@ -400,8 +400,10 @@ class Graph:
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
         b.links[a] = None
-        self._count_receiver(a, b.wants)
-        self._count_receiver(b, a.wants)
+        if b.wants:
+            self._count_receiver(a, 1)
+        if a.wants:
+            self._count_receiver(b, 1)
         self._note(a, b, made=True)
 
     def _unlink(self, a: Member, b: Member) -> None:
@@ -413,10 +415,10 @@ class Graph:
 
     def _count_receiver(self, member: Member, more: int) -> None:
         member.receivers += more
-        if member.receivers or member.state is not MemberState.COMPLETE:
-            self.unused.discard(member)
-        else:
+        if member.state is MemberState.COMPLETE and not member.receivers:
             self.unused.add(member)
+        elif member.positions[PoolKind.UNUSED] != ABSENT:
+            self.unused.discard(member)
 
     def _note(self, a: Member, b: Member, *, made: bool) -> None:
         if is_far(a, b):
