@@ -296,6 +296,10 @@ class Host:
         """Whether a neighbour is in another site, as far as this host knows."""
         return self.machine.links.is_far(host)
 
+    def is_checked(self, digest: Digest, start: int) -> bool:
+        """Whether the piece of a blob at byte `start` is one that only hosts ask for that check it."""
+        return self.machine.is_checked(digest.raw, start)
+
     # -- for the operator ------------------------------------------------------------------------------------------
 
     @property

@@ -158,6 +158,7 @@ async def serve(
             host.links.accept if shares else _no_links,
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
+            is_checked=host.is_checked,
             rate_bytes_per_s=settings.upload_rate,
             trust=trust,
             keys=keys,

@@ -164,6 +164,8 @@ class Membership:
             state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
         swarm.lease_again(swarm.publishers.leave(member))
+        if any(check.due <= state.now for check in swarm.publishers.checks.values()):
+            state.deadlines.set(Timer(Due.SPOT_CHECK, swarm.digest), state.now)
         swarm.hold(member, 0)
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]

@@ -77,7 +77,7 @@ def test_two_hosts_pull_and_a_third_comes_late() -> None:
         >> ("c", hello("c"))
         << ("c", Welcome(1))
         >> ("c", JOIN)
-        << ("c", joined("a", "b", sealed=True))
+        << ("c", joined("b", "a", sealed=True))
         << ("c", digests(0, P0 + P1 + P2 + P3))
         << ("a", add("c"))
         << ("b", add("c"))

@@ -186,6 +186,15 @@ async def test_those_that_were_refused_are_told_when_there_is_room_and_those_of_
 
 
 @asynchronous
+async def test_who_asks_for_a_piece_that_only_checkers_ask_for_checks_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, is_checked=lambda digest, start: (digest.raw, start) == (RAW_DIGEST, 0)) as it:
+        async with filled(it):
+            await it.asked_by("checker")
+        await until_true(lambda: len(it.told) == 1)
+        assert it.told == [UploadRequest("checker", RAW_DIGEST, checks=True)]
+
+
+@asynchronous
 async def test_a_request_of_the_background_is_told_after_one_of_a_client(tmp_path: Path) -> None:
     async with serving(tmp_path) as it:
         with receiving(tmp_path, it.address, background=True) as fetch:
