@@ -36,7 +36,8 @@ class Reports:
         """
         if not self.pieces.held or size_bytes is None:
             return None
-        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.pieces.held))
+        length = self.pieces.told_piece_length
+        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.pieces.held), piece_length=length)
 
     def begin(self, now: float) -> None:
         """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from peer.errors import InvalidNameError, StoreBrokenError
 from peer.oci.digest import Digest
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count
+from scheduler.protocol.geometry import piece_count, said_piece_length, told_piece_length
 
 MAGIC = b"p2pd rec"
 FORMAT = 1
@@ -48,6 +48,11 @@ class Header:
     piece_length: int
     media_type: str
     of_file: tuple[int, ...] = ()
+
+    @property
+    def told_piece_length(self) -> int:
+        """The length of pieces as messages tell it (`scheduler.protocol.geometry`): 0 is the usual one."""
+        return told_piece_length(self.size_bytes, self.piece_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +135,10 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
         )
     except (InvalidNameError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None
-    if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length * MAX_PIECES < max(1, header.size_bytes):
-        raise StoreBrokenError("the record's header has an impossible length")
+    try:
+        said_piece_length(header.size_bytes, header.piece_length)
+    except ValueError:
+        raise StoreBrokenError("the record's header has an impossible length") from None
     return header, _PREAMBLE.size + len(text) + _CRC.size
 
 

@@ -164,7 +164,7 @@ class LeasePolicy:
             return
         swarm, lease = found
         self._extend(swarm, lease)
-        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
+        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, piece_length(message.size_bytes))
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
@@ -427,7 +427,7 @@ class LeasePolicy:
     def _patience_s(self, swarm: Swarm) -> float:
         """The usual time of a lease, by the size of a piece."""
         settings, size_bytes = self._state.settings, swarm.size_bytes
-        piece_bytes = 0 if size_bytes is None else min(size_bytes, piece_length(size_bytes))
+        piece_bytes = 0 if size_bytes is None else min(size_bytes, swarm.piece_bytes)
         return min(settings.lease_s, settings.opening_s + LONGEST_PIECE_S * piece_bytes / MAX_PIECE_BYTES)
 
 

@@ -42,6 +42,11 @@ class SchedulerSettings:
     lease_s: float = 15.0
     """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
+    swarm_pieces: int = 12
+    """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 4)."""
+    large_swarm: int = 64
+    """Hosts from which on a swarm may have shorter pieces than the usual ones."""
+
     orphan_s: float = 3.0
     """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
     settle_s: float = 2.0

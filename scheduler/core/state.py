@@ -30,6 +30,9 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.to_host import Reset, Schedulers
 
+RATE_WEIGHT: Final = 1 / 16
+"""How much one host's word of the rate of a piece changes that of all."""
+
 
 class Due(Enum):
     """The kinds of timers."""
@@ -84,6 +87,10 @@ class SchedulerState:
         self.started_at: float | None = None
         self.hosts: Final[dict[int, Host]] = {}
         """Hosts by connection."""
+        self.dividing = 0
+        """Those of them that divide blobs as the scheduler says."""
+        self.piece_bytes_per_s = 0.0
+        """How fast a piece passes between two hosts, as the last who had a large blob have told; 0: nobody has."""
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
         self.budget: Final = Budget(settings.witness_bytes, settings.claimed_bytes)
@@ -116,6 +123,11 @@ class SchedulerState:
         connections = tuple([host.connection for host in hosts])
         if connections:
             self.outbox.append(Send(connections, message))
+
+    def note_piece_rate(self, bytes_per_s: float) -> None:
+        """A host has told how fast a piece came."""
+        before = self.piece_bytes_per_s or bytes_per_s
+        self.piece_bytes_per_s = before + RATE_WEIGHT * (bytes_per_s - before)
 
     def known_as(self, identity: Identity) -> Host | None:
         """The connected host with this identity: not one that has taken its id at another address."""

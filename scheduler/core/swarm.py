@@ -26,7 +26,7 @@ from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.fields import MAX_INLINE_BYTES
-from scheduler.protocol.geometry import piece_count, piece_length
+from scheduler.protocol.geometry import piece_count, told_piece_length
 from scheduler.protocol.to_host import DigestRun
 
 SPARE_SOURCES: Final = 16
@@ -46,6 +46,7 @@ class Swarm:
         "digest",
         "digest_sources",
         "digests_requested_of",
+        "divided",
         "fanout_pending",
         "fanout_queue",
         "foreground",
@@ -98,6 +99,8 @@ class Swarm:
         self.size_disputed = False
         self.piece_bytes = 0
         """The length of a piece, while the blob's is known."""
+        self.divided = (0, 0)
+        """The length of the blob and of its pieces, as members were told them last."""
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""
         self.judged_at = 0.0
@@ -261,13 +264,18 @@ class Swarm:
         """Whether the member has a late lease of some of these pieces."""
         return any(lease.member is member and lease.left & pieces for lease in self.late.values())
 
-    def set_size(self, size_bytes: int) -> None:
-        """Set the believed length, and divide the blob into pieces."""
+    def told_piece_length(self, piece_bytes: int = 0) -> int:
+        """How messages tell the length of pieces (`scheduler.protocol.geometry`): `piece_bytes`, or the swarm's."""
+        return 0 if self.size_bytes is None else told_piece_length(self.size_bytes, piece_bytes or self.piece_bytes)
+
+    def set_size(self, size_bytes: int, piece_bytes: int) -> None:
+        """Set the believed length, and divide the blob into pieces of `piece_bytes`."""
         self.size_bytes = size_bytes
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
         self._measure()
-        self.piece_bytes = piece_length(size_bytes)
+        self.piece_bytes = piece_bytes
+        self.divided = size_bytes, piece_bytes
         count = piece_count(size_bytes, self.piece_bytes)
         self.piece_counts = PieceCounts()
         self.piece_counts.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
