@@ -22,7 +22,7 @@ from pathlib import Path
 
 from peer.errors import InvalidNameError, StoreBrokenError
 from peer.oci.digest import Digest
-from scheduler.protocol.geometry import piece_count, said_piece_length, told_piece_length
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count, told_piece_length
 
 MAGIC = b"p2pd rec"
 FORMAT = 1
@@ -135,10 +135,8 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
         )
     except (InvalidNameError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreBrokenError("the record's header lacks a field") from None
-    try:
-        said_piece_length(header.size_bytes, header.piece_length)
-    except ValueError:
-        raise StoreBrokenError("the record's header has an impossible length") from None
+    if not 0 <= header.size_bytes <= MAX_BLOB_BYTES or header.piece_length * MAX_PIECES < max(1, header.size_bytes):
+        raise StoreBrokenError("the record's header has an impossible length")
     return header, _PREAMBLE.size + len(text) + _CRC.size
 
 

@@ -614,9 +614,10 @@ class Store:
         try:
             header, held_pieces, complete = peek(record)
             facts = data.lstat()
+            said_piece_length(header.size_bytes, header.told_piece_length)
             belongs = self._paths(header.digest)[0] == data and facts.st_size == header.size_bytes
             used = record.stat().st_mtime
-        except (StoreError, OSError) as error:
+        except (StoreError, OSError, ValueError) as error:  # the last of pieces that no blob of this length has
             if isinstance(error, OSError):
                 raise_if_limited(error, record)
             belongs = False

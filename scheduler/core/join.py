@@ -224,7 +224,8 @@ class Joining:
         if member.state is MemberState.GONE:
             return
         if not holding.complete and _is_divided_otherwise(swarm, divided):
-            return  # it is refused when it joins
+            self._membership.expel(swarm, member)  # it is refused when it joins
+            return
         member.piece_bytes = divided
         if holding.complete:
             self._seeders.complete(swarm, member)

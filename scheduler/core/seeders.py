@@ -42,7 +42,8 @@ class Seeders:
             if swarm.map.seal(member.host.identity, wanting, len(self._state.hosts)):
                 self._maps.judge(swarm)
             swarm.length.add(member.host.identity, swarm.size_bytes)
-        if message.piece_bytes_per_s and swarm.size_bytes is not None and is_divisible(swarm.size_bytes):
+        is_large = swarm.size_bytes is not None and is_divisible(swarm.size_bytes)
+        if message.piece_bytes_per_s and member.wants and is_large:
             self._state.note_piece_rate(message.piece_bytes_per_s)
         if member.wants and swarm.pull is not None and swarm.size_bytes is not None:
             swarm.pull.told_origin_bytes += min(message.origin_bytes, swarm.size_bytes)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.core.events import Connected, Disconnected, Instruction, Received, Send, Tick
 from scheduler.core.scheduler import Scheduler
@@ -66,7 +70,7 @@ class Cluster:
         self._handle(Tick())
 
     def _number(self, host: str) -> int:
-        return next(number for number, name in self.names.items() if name == host)
+        return next(number for number, name in reversed(self.names.items()) if name == host)
 
     def _handle(self, event: Any) -> None:
         instructions: list[Instruction] = self.scheduler.handle(event, self.now)
@@ -173,12 +177,22 @@ def test_who_waits_for_the_length_is_told_the_usual_pieces() -> None:
 
 
 def test_where_pieces_come_fast_they_have_the_usual_length() -> None:
-    cluster = Cluster(LARGE, "a", "b")
-    cluster.says("a", JOIN, Sealed(D, 1, piece_bytes_per_s=125_000_000))
-    assert divided(cluster.says("b", replace(JOIN, digest=b"e" * DIGEST_BYTES))) == 0
-    for _ in range(64):
-        cluster.says("a", Sealed(D, 1, piece_bytes_per_s=12_500_000))
-    assert divided(cluster.says("b", replace(JOIN, digest=b"f" * DIGEST_BYTES))) == SHORT
+    cluster, numbers = Cluster(LARGE, "a", "b"), itertools.count()
+
+    def comes(rate: int, *, times: int = 1) -> None:
+        for _ in range(times):
+            digest = next(numbers).to_bytes(DIGEST_BYTES, "big")
+            cluster.says("a", replace(JOIN, digest=digest), *[Sealed(digest, 1, piece_bytes_per_s=rate)] * 8)
+
+    def length() -> int:
+        return divided(cluster.says("b", replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"))))
+
+    comes(2**60)
+    assert length() == SHORT, "one host may say anything"
+    comes(125_000_000, times=64)
+    assert length() == 0
+    comes(12_500_000, times=64)
+    assert length() == SHORT
 
 
 def test_a_blob_that_rests_is_divided_as_before() -> None:
@@ -201,3 +215,51 @@ def test_no_blob_has_pieces_of_any_length(length: int) -> None:
             message()
     with pytest.raises(ProtocolError, match="without"):
         replace(JOIN, size_bytes=None, piece_length=SHORT)
+
+
+HOSTS = ("a", "b", "c", "old")
+
+
+class Step(Enum):
+    HOLDS_ALL = auto()
+    HOLDS_A_PART = auto()
+    WANTS = auto()
+    LEAVES = auto()
+    HAS_ALL = auto()
+    TELLS_DIGESTS = auto()
+    CONNECTS_ANEW = auto()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(HOSTS), st.sampled_from(Step), st.sampled_from([0, USUAL, SHORT])), max_size=20)
+)
+def test_all_who_want_a_blob_have_divided_it_alike(steps: list[tuple[str, Step, int]]) -> None:
+    """Whatever is said, in any order. Nobody is told of pieces that it does not know, or has not."""
+    cluster = Cluster(LARGE, "a", "b", "c")
+    there, wants = {"a", "b", "c"}, dict[str, int]()
+    for host, step, length in steps:
+        if step is Step.CONNECTS_ANEW or host not in there:
+            if host in there:
+                cluster.vanishes(host)
+            cluster.connect(host, *([] if host == "old" else [PIECE_LENGTH]))
+            there.add(host)
+            continue
+        said = 0 if host == "old" else length
+        match step:
+            case Step.HOLDS_ALL | Step.HOLDS_A_PART:
+                part = b"\x01" if step is Step.HOLDS_A_PART else b""
+                cluster.says(host, Leave(D), holding(said, have=part))
+            case Step.WANTS:
+                for message in of(Joined, cluster.says(host, replace(JOIN, piece_length=said))):
+                    wants[host] = message.piece_length or USUAL
+                    assert said in (0, wants[host])
+                    assert host != "old" or wants[host] == USUAL
+            case Step.LEAVES:
+                cluster.says(host, Leave(D))
+            case Step.HAS_ALL:
+                cluster.says(host, Sealed(D, 1))
+            case _:
+                cluster.says(host, DigestReport(D, 0, b"p" * DIGEST_BYTES, last=True))
+        swarm = cluster.scheduler._state.swarms.get(D)
+        wanting = [] if swarm is None else [member.host.id for member in swarm.wanting.items]
+        assert len({wants[each] for each in wanting}) <= 1
