@@ -75,7 +75,8 @@ class Reports:
         """The pieces that clients wait for before all others, if nobody is known to have them; each is told once."""
         needs = urgent & ~self.pieces.held & ~self.pieces.known & ~self._needs_told
         self._needs_told |= needs
-        return [Tell(Need(self.digest, first, stop)) for first, stop in spans(needs)]
+        divided = self.pieces.told_piece_length > 0
+        return [Tell(Need(self.digest, first, stop, divided)) for first, stop in spans(needs)]
 
     def digest_reports(self) -> list[Tell]:
         """The digests that this host knows: the scheduler has lost them."""

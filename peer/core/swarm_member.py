@@ -25,7 +25,7 @@ from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
 from peer.core.phase import DownloadCause
 from peer.core.picker import PiecePicker
-from peer.core.piece_sets import indices, pieces_of
+from peer.core.piece_sets import indices, pieces_of, spans
 from peer.core.pieces import PieceTracker
 from peer.core.publisher import Publisher
 from peer.core.readers import Readers
@@ -33,7 +33,7 @@ from peer.core.session import SchedulerSession, SessionState
 from peer.core.spot_checks import SpotChecks
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import ToHost
-from scheduler.protocol.geometry import is_divisible, said_piece_length
+from scheduler.protocol.geometry import is_divisible, piece_length, said_piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
@@ -130,7 +130,14 @@ class SwarmMember:
         join = Tell(from_host.Join(*wanted, background=self.told_background, moved=self.moved, piece_length=length))
         holding = self.publisher.reports.holding(self.size_bytes)
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
-        return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
+        return [*announced, *self._needs(), join]
+
+    def _needs(self) -> list[Instruction]:
+        """What clients wait for before all else: in usual pieces, while the swarm has not said how it is divided."""
+        if self.pieces.count or self.size_bytes is None:
+            return list(self.publisher.reports.needs(self.readers.urgent()))
+        usual = self.readers.urgent_of(self.size_bytes, piece_length(self.size_bytes))
+        return [Tell(from_host.Need(self.digest, first, stop)) for first, stop in spans(usual)]
 
     def move(self, session: SchedulerSession) -> None:
         """Another scheduler has the swarm from now on."""
@@ -238,30 +245,30 @@ class SwarmMember:
                 pass
         return []
 
-    def _told_size(self, size_bytes: int | None, piece_length: int, now: float) -> list[Instruction]:
+    def _told_size(self, size_bytes: int | None, length: int, now: float) -> list[Instruction]:
         """The scheduler says the blob's length, and how the swarm has divided it."""
-        out = self._learn_size(size_bytes, piece_length)
+        out = self._learn_size(size_bytes, length)
         if not size_bytes or self.ending is not None:
             return out
-        if self.pieces.piece_length != said_piece_length(size_bytes, piece_length):
+        if self.pieces.piece_length != said_piece_length(size_bytes, length):
             self.open_origin(now, refused=True)
             out.append(Tell(from_host.Leave(self.digest)))
         return out
 
-    def _learn_size(self, size_bytes: int | None, piece_length: int = 0) -> list[Instruction]:
+    def _learn_size(self, size_bytes: int | None, length: int = 0) -> list[Instruction]:
         if size_bytes and size_bytes != self.size_bytes:
             if self.size_bytes is not None:
                 return self._end(DownloadCause.MAP_WRONG, RESIZED)
             self.size_bytes = size_bytes
-        return self.divide(piece_length)
+        return self.divide(length)
 
-    def divide(self, piece_length: int = 0) -> list[Instruction]:
+    def divide(self, length: int = 0) -> list[Instruction]:
         """Divide the blob into pieces, unless it is: as the scheduler says, or as usual if none will say otherwise."""
         if self.size_bytes is None or self.pieces.count:
             return []
         if self.membership.state is MembershipState.JOINING and is_divisible(self.size_bytes):
             return []
-        self.pieces.learn_geometry(self.size_bytes, said_piece_length(self.size_bytes, piece_length))
+        self.pieces.learn_geometry(self.size_bytes, said_piece_length(self.size_bytes, length))
         return [] if self.has_place else [Prepare(self.digest, self.size_bytes, self.pieces.told_piece_length)]
 
     def _new_map(self, generation: int, now: float) -> list[Instruction]:

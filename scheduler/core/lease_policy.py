@@ -154,7 +154,7 @@ class LeasePolicy:
         swarm, _ = self._membership.enter(host, message.digest)
         if swarm.map is None and not self._state.charge(swarm, host, message.stop // 8):
             raise ProtocolError("this host says more than the scheduler keeps for one")
-        swarm.needed |= (1 << message.stop) - (1 << message.first)
+        swarm.need(message.first, message.stop, divided=message.divided)
         self._state.swarms_to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:

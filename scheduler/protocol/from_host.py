@@ -162,12 +162,14 @@ class Priority:
 class Need:
     """A client of this host waits for pieces `first` to `stop - 1` before all others. These pieces are leased first.
 
-    Need may be sent before Join, because leases may follow Join at once.
+    Need may be sent before Join, because leases may follow Join at once. Until the host knows how the swarm has divided
+    the blob, it means pieces of the usual length. `divided`: it means the swarm's pieces, which have another length.
     """
 
     digest: f.Digest
     first: f.PieceIndex
     stop: f.PieceStop
+    divided: Annotated[bool, f.Flag()] = False
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:

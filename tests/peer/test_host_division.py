@@ -18,10 +18,11 @@ from peer.core.events import (
     RequestRange,
     SchedulerFound,
     SchedulerLost,
+    Tell,
 )
 from peer.core.host import HostMachine
 from peer.core.membership import MembershipState
-from scheduler.protocol.from_host import Announce, DigestReport, Holding, Join, Leave
+from scheduler.protocol.from_host import Announce, DigestReport, Holding, Join, Leave, Need
 from scheduler.protocol.to_host import OriginRefused, RequestDigests, Sized, SpotCheck
 from tests.peer.host_playbook import SCHEDULER_TIMEOUT_S, D, Passes, Playbook, digest, joined, lease, source
 
@@ -71,6 +72,13 @@ class TestADownload:
     def test_hears_of_them_with_the_length_if_nobody_knew_that(self) -> None:
         playbook = begun(size_bytes=None) << replace(JOIN, size_bytes=None) >> joined(size_bytes=None)
         assert playbook >> Sized(D, 1, SIZE, SHORT) << Prepare(D, SIZE, SHORT)
+
+    def test_says_what_its_client_waits_for_in_the_pieces_that_it_knows_of(self) -> None:
+        playbook = Playbook() >> source(size_bytes=SIZE) << Recover(D)
+        playbook = playbook >> ReaderMoved(D, 1, 5 * USUAL, 6 * USUAL) >> PiecesHeld(D)
+        playbook = playbook << Need(D, 5, 6) << JOIN
+        prepared = [Prepare(D, SIZE, SHORT), Tell(Need(D, 10, 12, divided=True))]
+        assert playbook >> SHORT_ANSWER << prepared
 
     def test_keeps_to_its_pieces_and_says_so_when_the_scheduler_is_back(self) -> None:
         playbook = begun() << JOIN >> SHORT_ANSWER << Prepare(D, SIZE, SHORT) >> Prepared(D) >> SchedulerLost()

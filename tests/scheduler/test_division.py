@@ -23,6 +23,7 @@ from scheduler.protocol.from_host import (
     Join,
     LeasePieces,
     Leave,
+    Need,
     Sealed,
 )
 from scheduler.protocol.geometry import piece_length
@@ -182,17 +183,32 @@ def test_where_pieces_come_fast_they_have_the_usual_length() -> None:
     def comes(rate: int, *, times: int = 1) -> None:
         for _ in range(times):
             digest = next(numbers).to_bytes(DIGEST_BYTES, "big")
-            cluster.says("a", replace(JOIN, digest=digest), *[Sealed(digest, 1, piece_bytes_per_s=rate)] * 8)
+            cluster.says("a", replace(JOIN, digest=digest), Sealed(digest, 1, piece_bytes_per_s=rate))
 
     def length() -> int:
         return divided(cluster.says("b", replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"))))
 
     comes(2**60)
     assert length() == SHORT, "one host may say anything"
-    comes(125_000_000, times=64)
+    comes(125_000_000, times=10)
     assert length() == 0
-    comes(12_500_000, times=64)
+    comes(12_500_000, times=16)
     assert length() == SHORT
+
+
+def test_what_a_client_waits_for_is_leased_first_whatever_the_pieces_are() -> None:
+    cluster = Cluster(LARGE, "a", "b", "c")
+    cluster.says("a", Need(D, 5, 6), JOIN)
+    (lease,) = of(Lease, cluster.told["a"])
+    assert lease.first == 10, "in usual pieces, as the host does not know others"
+    cluster.says("b", JOIN, Need(D, 20, 21, divided=True))
+    cluster.says("a", LeasePieces(lease.lease, D, 10, b"p" * DIGEST_BYTES))
+    cluster.says("c", Need(D, 16, 18), JOIN)
+    swarm = cluster.scheduler._state.swarms[D]
+    leased = [each.left for each in swarm.leases.values()]
+    wanted = 1 << 11 | 1 << 20 | 0b1111 << 32
+    assert wanted & ~swarm.needed == wanted & sum(leased), "all of it is needed, or leased already"
+    assert swarm.needed >> 36 == 0
 
 
 def test_a_blob_that_rests_is_divided_as_before() -> None:
