@@ -27,6 +27,11 @@ class BackgroundPace(Pace):
         limited = self._background.slice_bytes if self._is_background() else None
         return PACED_BYTES if limited else self._pace.slice_bytes
 
+    def owed_s(self, taken_bytes: int) -> float:
+        """Count `taken_bytes` with both; returns how long to wait for having been allowed them."""
+        owed_s = self._pace.owed_s(taken_bytes)
+        return max(owed_s, self._background.owed_s(taken_bytes)) if self._is_background() else owed_s
+
     def wait(self, taken_bytes: int, stopped: threading.Event) -> None:
         """Wait for both, for the background's as long as no client waits for the blob."""
         self._pace.wait(taken_bytes, stopped)

@@ -315,7 +315,7 @@ class Host:
         self._neighbours.close()
 
     def use(self, background: BackgroundTransport) -> None:
-        """Have pieces of other sites that no client waits for come by this transport."""
+        """Have pieces come by this transport that give way."""
         self.background = self._transfers.background = background
 
     # -- for neighbours --------------------------------------------------------------------------------------------

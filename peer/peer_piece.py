@@ -131,12 +131,14 @@ class Pace:
 
     def __init__(self, rate_bytes_per_s: int, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
+        self.rate_bytes_per_s = rate_bytes_per_s
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self._lock = threading.Lock()
 
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """From now on this is the rate, also of pieces under way."""
         with self._lock:
+            self.rate_bytes_per_s = rate_bytes_per_s
             self._bucket = pacing_bucket(rate_bytes_per_s)
 
     @property
@@ -218,7 +220,7 @@ class PeerPiece:
 
         What that transport brings is nobody's word: a piece that is wrong is asked for by HTTP, where blame is certain.
         """
-        from peer.background.client import BackgroundError, WrongPieceError
+        from peer.background.client import BackgroundError, BusyError, WrongPieceError
 
         start, stop = self.blob.span(self.index)
         with self.blob.pin():
@@ -231,10 +233,12 @@ class PeerPiece:
                     arriving.readinto(piece)
                     if blake3(piece).digest() != self._expected:
                         raise WrongPieceError("a piece came that is not what its digest says")
-                    pace.wait(stop - start, self._stopped)
+                    pace.owed_s(stop - start)  # what comes by HTTP waits for it; it has itself come at these rates
                     self._compare(piece)
                     way.received(stop - start)
                     return self.blob.land(self.index, piece, self._expected, on_held)
+            except BusyError as error:
+                raise PeerBusyError(str(error)) from None
             except BackgroundError as error:
                 way.failed(error)
         if not way.is_background():

@@ -70,7 +70,7 @@ class Transfers:
         self.background_pace = Pace(0)
         """The limit on what no client waits for, from neighbours and origins together."""
         self.background: BackgroundTransport | None = None
-        """How pieces come that no client waits for; None: as all others do."""
+        """How pieces come that give way; None: as all others do."""
         self.loop = asyncio.get_running_loop()
         self._ranges: dict[int, OriginRange] = {}
         self._pieces: dict[int, PeerPiece] = {}
@@ -162,7 +162,7 @@ class Transfers:
         way = None
         if self.background is not None and arrival.background:
             address = self._neighbours.address(wanted.host)
-            way = self.background.way(wanted.host, address, partial(_is_background, arrival))
+            way = self.background.way(arrival.digest, wanted.host, address, partial(_is_background, arrival))
         piece = PeerPiece(
             source, arrival.blob, wanted.index, wanted.expected, wanted.sample, background=arrival.background, way=way
         )

@@ -16,4 +16,5 @@ def test_the_content_store_is_as_large_as_was_asked_for(tmp_path: Path) -> None:
         for file in bed.files:
             assert hashlib.sha256(file.read_bytes()).hexdigest() == file.name
         assert bed.read_s() > 0
+        assert bed.hash_s() > 0
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,9 @@
-"""`background`: what a preheat over a thin line leaves to others, by HTTP and by the background transport.
+"""`background`: what a preheat leaves to others on its line, by HTTP and by the background transport.
 
 Rules:
-1. Two sites have one line between them, of one rate each way, with a queue of `QUEUE` before it. One node is at each
-   end; the one that is preheated has the image from the other, not from the registry.
+1. Two sites have one line between them, of one rate each way, with a queue before it. One node is at each end; the one
+   that is preheated has the image from the other, not from the registry. `--in-site`: both nodes are in one site, and
+   the line is the one of the node that is preheated.
 2. The foreground is one TCP connection between two other hosts, over the same line. Its share is what it carries beside
    a preheat over what it carried just before without one. The preheat has to outlast it.
 3. The line is free: the preheat alone, from the order to its end, over what the foreground carried alone.
@@ -35,7 +36,6 @@ from benchmarks.preheat.command import PreheatedSwarm
 from benchmarks.report import Bar, Figure
 from p2pd.simulation.scenario import Node, Scenario
 
-QUEUE: Final = "100ms"
 FOREGROUND_BAR: Final = Bar(">=", 0.9)
 FREE_BAR: Final = Bar(">=", 0.8)
 AGAIN_BAR: Final = Bar("<=", 64 * 1024)
@@ -96,12 +96,15 @@ class Played:
 class BackgroundTestbed:
     """Plays each transport once a run, and remembers it."""
 
-    def __init__(self, directory: Path, size_bytes: int, rate: float, seconds: float, runs: int) -> None:
-        self.runs = runs
+    def __init__(self, directory: Path, options: argparse.Namespace) -> None:
+        self.runs: int = options.runs
         self._directory = directory
-        self._size_bytes = size_bytes
-        self._rate = rate
-        self._seconds = seconds
+        self._size_bytes: int = options.size
+        self._rate: float = options.rate
+        self._queue: str = options.queue
+        self._seconds: float = options.seconds
+        self._site = {"site": HERE} if options.in_site else {}
+        """Of both nodes; else each has its own."""
         self._played: dict[str, list[Played]] = {}
 
     def played(self, transport: str) -> list[Played]:
@@ -118,8 +121,8 @@ class BackgroundTestbed:
         nodes = tuple(Node(name, LAN_BYTES_PER_S, LAN_BYTES_PER_S, site=name, rack=name) for name in (HERE, THERE))
         scenario = Scenario("background", nodes, (self._size_bytes,), LAN_BYTES_PER_S)
         with setting(scenario, images["free"], directory / "p2pd") as place, ExitStack() as stack:
-            place.network.limit(THERE, self._rate, QUEUE)
-            flags = {"background-transport": transport}
+            place.network.limit(THERE, self._rate, self._queue)
+            flags = {"background-transport": transport, **self._site}
             return self._measure(place, Line(place, stack, is_open=False, more_flags=flags))
 
     def _measure(self, place: Setting, line: Line) -> Played:
@@ -131,12 +134,12 @@ class BackgroundTestbed:
         alone = throughput(sender, receiver, self._seconds)
 
         began_s, by_transport = time.monotonic(), line.background_bytes()
-        line.preheated(line.preheat("free", f"site={THERE}"))
+        line.preheated(line.preheat("free", f"rack={THERE}"))
         free = self._size_bytes / (time.monotonic() - began_s)
         by_transport = line.background_bytes() - by_transport
 
         before = line.received_bytes()
-        job = line.preheat("beside", f"site={THERE}")
+        job = line.preheat("beside", f"rack={THERE}")
         line.until_received(before + begun)
         came = line.received_bytes()
         beside = throughput(sender, receiver, self._seconds)
@@ -146,7 +149,7 @@ class BackgroundTestbed:
         line.cancel(job)
 
         before = line.received_bytes()
-        line.preheat("taken", f"site={THERE}")
+        line.preheat("taken", f"rack={THERE}")
         line.until_received(before + begun)
         line.prepare("taken", [THERE])
         left = self._size_bytes - (line.received_bytes() - before)
@@ -208,6 +211,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=bytes_per_s, default="50mbit", help="of the line (default %(default)s)")
     parser.add_argument("--size", type=size, default="256MiB", help="of each image (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=15.0, help="the foreground's duration (default %(default)s)")
+    parser.add_argument("--queue", default="100ms", help="before the line, in time (default %(default)s)")
+    parser.add_argument("--in-site", action="store_true", help="both nodes are in one site; the line is one node's own")
     parser.set_defaults(runs=1)
 
 
@@ -215,12 +220,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def open_testbed(options: argparse.Namespace) -> Iterator[BackgroundTestbed]:
     below = options.workdir or workdir(4 * 3 * options.size)
     with tempfile.TemporaryDirectory(prefix="p2pd-benchmarks-", dir=below) as directory:
-        yield BackgroundTestbed(Path(directory), options.size, options.rate, options.seconds, options.runs)
+        yield BackgroundTestbed(Path(directory), options)
 
 
 COMMAND = Command(
     name="background",
-    summary="a preheat over a thin line between two sites, by HTTP and by uTP, and what it leaves to others",
+    summary="a preheat over a line between two sites, or of a node, by HTTP and by uTP, and what it leaves to others",
     measures=tuple(play(transport) for transport in TRANSPORTS),
     add_arguments=add_arguments,
     testbed=open_testbed,

@@ -154,7 +154,7 @@ class AdminClient:
 
     def preheats(self) -> list[dict[str, Any]]:
         """The newest preheats of a scheduler first, without their hosts."""
-        return self._ask("GET", _PREHEATS, list)
+        return self._ask("GET", f"{_PREHEATS}?limit=1000", list)
 
     def preheat_of(self, name: str, action: str | None = None) -> dict[str, Any]:
         """A preheat with its hosts, once the `action` was done, if one is given: `cancel` or `retry`."""

@@ -3,7 +3,7 @@
 Rules:
 1. The overview (`scheduler.core.overview`) is made at most once in PERIOD_S, only while somebody listens or asks, and
    is encoded once for all listeners. Making it takes at most SHARE of the scheduler's time: a larger cluster is looked
-   at less often.
+   at less often. The same holds for what other schedulers know (`Others`), where there are several.
 2. A listener has no queue. One that has missed a change, because it reads slowly, gets the whole instead. One that
    takes nothing for STALL_S is dropped. There are at most MAX_LISTENERS.
 3. A change has the rows that have changed, by key, and the keys of those that are gone.
@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from importlib import metadata
 from typing import Any, Final
@@ -25,13 +25,16 @@ from typing import Any, Final
 from aiohttp import web
 
 from p2pd import page
-from scheduler.core.overview import Overview
+from scheduler.core.overview import ALONE, Others, Overview
 from scheduler.core.roster import HostFacts, merged
 from scheduler.core.scheduler import Scheduler
 
 PERIOD_S: Final = 1.0
 SHARE: Final = 0.05
 """Of the time of the scheduler's one thread."""
+
+OTHERS_EVERY_S: Final = 2.0
+"""What the other schedulers know is asked for that often; they tell it every 5 s."""
 
 MAX_LISTENERS: Final = 32
 STALL_S: Final = 10.0
@@ -67,12 +70,19 @@ class Cluster:
     """Serves the cluster of one scheduler. `expiring` gives the hosts whose certificates end soon; it may block."""
 
     def __init__(
-        self, core: Scheduler, expiring: Expiring = frozenset, *, period_s: float = PERIOD_S, stall_s: float = STALL_S
+        self,
+        core: Scheduler,
+        expiring: Expiring = frozenset,
+        *,
+        period_s: float = PERIOD_S,
+        stall_s: float = STALL_S,
+        others_s: float = OTHERS_EVERY_S,
     ) -> None:
         self._core: Final = core
         self._expiring: Final = expiring
         self._period_s: Final = period_s
         self._stall_s: Final = stall_s
+        self._others_s: Final = others_s
         self._listeners = 0
         self._sections: dict[str, Section] = {}
         self._epoch = 0.0
@@ -89,8 +99,13 @@ class Cluster:
         self._ending_at = -1e9
         self._asking_expiry = False
         self._closing = False
-        self.elsewhere: Callable[[], Awaitable[list[HostFacts]]] = _nowhere
-        """The hosts of the other schedulers, where there are several."""
+        self.others: Callable[[], Awaitable[Others]] = _alone
+        """Asks what the other schedulers know, where there are several."""
+        self._others = ALONE
+        """What they knew at `_asked_at`, which took this process `_asking_s`."""
+        self._asked_at = -1e9
+        self._asking_s = 0.0
+        self._asking_others = asyncio.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of all PATHS."""
@@ -110,8 +125,8 @@ class Cluster:
 
     async def all_hosts(self) -> list[HostFacts]:
         """The connected hosts, of all schedulers."""
-        here = self._core.hosts(asyncio.get_running_loop().time())
-        return merged([here, await self.elsewhere()])
+        there = (await self.others()).hosts
+        return merged([self._core.hosts(asyncio.get_running_loop().time()), there.values()])
 
     def close(self) -> None:
         """Let all listeners go."""
@@ -126,6 +141,7 @@ class Cluster:
         while True:
             await asyncio.sleep(self._fresh_s)
             if self._listeners:
+                await self._ask_others()
                 self._look(loop.time())
                 await self._look_at_certificates(loop)
 
@@ -134,7 +150,8 @@ class Cluster:
         began = time.thread_time()
         if abs(time.time() - now - self._epoch) > CLOCK_SET_S:
             self._epoch = time.time() - now
-        sections = sections_of(self._core.overview(now, self._ending), self._core.quarantined(now), self._epoch)
+        found = self._core.overview(now, self._ending, self._others)
+        sections = sections_of(found, self._core.quarantined(now), self._epoch)
         change = change_of(self._sections, sections)
         self._sections, self._made_at = sections, now
         if change:
@@ -159,6 +176,16 @@ class Cluster:
             self._look(now)
         return self._sections
 
+    async def _ask_others(self) -> None:
+        """Ask what the other schedulers know, if it was asked long enough ago."""
+        loop = asyncio.get_running_loop()
+        async with self._asking_others:
+            if loop.time() - self._asked_at < max(self._others_s, self._asking_s / SHARE):
+                return
+            began = time.process_time()
+            self._others = await self.others()
+            self._asked_at, self._asking_s = loop.time(), time.process_time() - began
+
     async def _look_at_certificates(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop.time() - self._ending_at >= EXPIRY_EVERY_S:
             self._ending_at = loop.time()
@@ -168,9 +195,11 @@ class Cluster:
 
     async def _snapshot(self, _: web.Request) -> web.Response:
         await self._look_at_certificates(asyncio.get_running_loop())
+        await self._ask_others()
         return web.json_response(self._fresh(), headers=page.HEADERS)
 
     async def _hosts(self, request: web.Request) -> web.Response:
+        await self._ask_others()
         query = request.query
         first = query.get("first", "0")
         now = asyncio.get_running_loop().time()
@@ -181,11 +210,12 @@ class Cluster:
             query.get("text", "")[:MAX_TEXT],
             int(first) if first.isascii() and first.isdecimal() and len(first) < 9 else 0,
             HOSTS_AT_ONCE,
+            self._others,
         )
-        return web.json_response({"count": count, "hosts": [asdict(each) for each in found]}, headers=page.HEADERS)
+        return web.json_response({"count": count, "hosts": [each._asdict() for each in found]}, headers=page.HEADERS)
 
     async def _show_hosts(self, _: web.Request) -> web.Response:
-        return web.json_response([asdict(each) for each in await self.all_hosts()])
+        return web.json_response([each._asdict() for each in await self.all_hosts()])
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         if self._listeners >= MAX_LISTENERS:
@@ -266,6 +296,9 @@ def sections_of(found: Overview, quarantined: list[Any], epoch: float) -> dict[s
         "troubles_in_all": found.troubles_in_all,
         "pulls_since": round(found.pulls_since + epoch),
         "scheduler_version": metadata.version("p2pd"),
+        "schedulers": found.schedulers,
+        "untold": found.untold,
+        "problem": found.problem,
     }
     return rows
 
@@ -293,8 +326,8 @@ def _event(kind: str, number: int, data: Mapping[str, Any]) -> bytes:
     return f"event: {kind}\nid: {number}\ndata: {text}\n\n".encode()
 
 
-async def _nowhere() -> list[HostFacts]:
-    return []
+async def _alone() -> Others:
+    return ALONE
 
 
 async def _for_own_pages(handler: Handler, request: web.Request) -> web.StreamResponse:

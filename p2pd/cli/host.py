@@ -66,7 +66,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     for reason in untold:
         click.echo(f"p2pd: {reason}; the hosts that are connected are not told", err=True)
     nothing = dict.fromkeys(each.name for each in dataclasses.fields(HostRecord))
-    unseen = dict.fromkeys(each.name for each in dataclasses.fields(HostFacts))
+    unseen = dict.fromkeys(HostFacts._fields)
     return [
         {
             **unseen,

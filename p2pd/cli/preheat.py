@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -57,6 +58,7 @@ Show = Callable[[Mapping[str, Any]], None]
 )
 @click.option("--wait", is_flag=True, help="Wait for the end; exit code 1 unless all hosts have all.")
 @click.option("--list", "lists", is_flag=True, help="List the preheats.")
+@click.option("--pinned", is_flag=True, help="List what hosts keep, where, and until when.")
 @click.option("--show", metavar="ID", help="Show a preheat, with its hosts.")
 @click.option("--cancel", metavar="ID", help="End a preheat.")
 @click.option("--retry", metavar="ID", help="Tell the hosts again that failed or were away.")
@@ -70,6 +72,7 @@ def preheat(
     *,
     wait: bool,
     lists: bool,
+    pinned: bool,
     show: str | None,
     cancel: str | None,
     retry: str | None,
@@ -87,8 +90,8 @@ def preheat(
     named = [each for each in (show, cancel, retry) if each is not None]
     wanted = _request(images, order)
     orders = bool(wanted["images"])
-    if orders + lists + token + len(named) != 1:
-        raise click.UsageError("give images, or one of --list, --show, --cancel, --retry and --token")
+    if orders + lists + pinned + token + len(named) != 1:
+        raise click.UsageError("give images, or one of --list, --pinned, --show, --cancel, --retry and --token")
     if token:
         click.echo(_new_token(settings))
         return
@@ -96,6 +99,11 @@ def preheat(
     if lists:
         found = client.preheats()
         click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_listed(found)))
+        return
+    if pinned:
+        found = [client.preheat_of(each["id"]) for each in client.preheats() if _may_be_pinned(each)]
+        kept = [each for each in found if each["hosts"]["done"]]
+        click.echo(json.dumps(kept, indent=2) if as_json else "\n".join(_pins(kept)))
         return
     if orders and order["follow"]:
         _follow(client, wanted, order["mirror"], order["every"])
@@ -204,6 +212,22 @@ def _listed(jobs: list[dict[str, Any]]) -> list[str]:
         images = job["images"]
         more = f" and {len(images) - 1} more" if len(images) > 1 else ""
         rows.append((job["id"], job["state"], job["created"][:19], job["source"], f"{images[0]}{more}"))
+    return columns(rows)
+
+
+def _may_be_pinned(job: Mapping[str, Any]) -> bool:
+    """Whether hosts still keep what they have of a preheat."""
+    until = job.get("pinned_until")
+    return until is not None and datetime.fromisoformat(until) > datetime.now(UTC)
+
+
+def _pins(jobs: list[dict[str, Any]]) -> list[str]:
+    rows = [("ID", "UNTIL", "HOSTS", "SITES", "IMAGES")]
+    for job in jobs:
+        done = {site["site"] or "-": site["done"] for site in job["sites"] if site["done"]}
+        hosts = f"{sum(done.values())} of {sum(job['hosts'].values())}"
+        sites = ", ".join(f"{site} {count}" for site, count in done.items())
+        rows.append((job["id"], job["pinned_until"][:19], hosts, sites or "-", ", ".join(job["images"])))
     return columns(rows)
 
 

@@ -270,14 +270,14 @@ class Settings:
     background_transport: Literal["http", "bittorrent"] = _key(
         one_of("http", "bittorrent"),
         "http",
-        "How pieces that no client waits for come from other sites: http; or bittorrent, over uTP, which gives way to"
-        " all other traffic on the line. It needs the extra p2pd[bittorrent].",
+        "How preheats come from other hosts, and whatever no client waits for from other sites: http; or bittorrent,"
+        " over uTP, which gives way to all other traffic on the line. It needs the extra p2pd[bittorrent].",
         "http|bittorrent",
     )
     background_port: int = _key(
         parse_port,
         "65008",
-        "The UDP port at which other sites get them, or the next that is free of the ten after it.",
+        "The UDP port at which other hosts get them, or the next that is free of the ten after it.",
         "PORT",
     )
     site: str = _key(parse_label, "", "Where this host is; hosts of a site share its way to the others.", "NAME")

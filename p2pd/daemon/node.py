@@ -129,7 +129,6 @@ async def serve(
         )
         stack.callback(store.close)
         adopter = Adopter(store, settings.adopt, keep=settings.adopt_keep)
-        await asyncio.to_thread(adopter.load)
         await tend(store)  # first of all: the catalog needs room, too
         users = {parse_upstream_name(each.name): each.username for each in settings.named_upstreams if each.username}
         catalog = Catalog.open(settings.data / "catalog.db", operators=users)
@@ -337,7 +336,7 @@ def _trust_of(settings: Settings) -> HostTrust | None:
 async def _use_background_transport(
     stack: AsyncExitStack, settings: Settings, host: Host, tasks: BackgroundTasks
 ) -> None:
-    """Have pieces of other sites that no client waits for come by it, if the operator wants that and libtorrent is."""
+    """Have pieces come by it that give way, if the operator wants that and libtorrent is here."""
     if settings.background_transport == "http" or exchange_of(settings) is Exchange.NOTHING:
         return
     from peer.background.client import BackgroundProcess, is_installed
@@ -348,7 +347,7 @@ async def _use_background_transport(
         return
     directory, listening_at = settings.data / BACKGROUND_DIRECTORY, (settings.peer or SOMEWHERE).host
     process = BackgroundProcess(directory, listening_at, settings.background_port)
-    transport = BackgroundTransport(process, host.is_far)
+    transport = BackgroundTransport(process, host.machine.gives_way, lambda: host.background_pace.rate_bytes_per_s)
     await transport.limit(settings.upload_rate, settings.download_rate)
     stack.push_async_callback(transport.close)
     tasks.start(transport.run())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from p2pd.admin.cluster import Cluster
 from p2pd.config.settings import Settings
@@ -14,8 +16,9 @@ from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.reach import Reach, reach_of
 from peer.errors import P2pdError
 from peer.tasks import BackgroundTasks
-from scheduler.core.events import LiveListChanged
+from scheduler.core.events import LiveListChanged, TagAsked, TagTold
 from scheduler.core.history import HistoryStore
+from scheduler.core.overview import Others
 from scheduler.core.preheat_hosts import Candidate
 from scheduler.core.preheat_record import Clock
 from scheduler.core.roster import HostFacts, merged
@@ -30,11 +33,22 @@ from scheduler.shared.redis_clients import RedisPlace
 from scheduler.shared.redis_history import RedisHistory
 from scheduler.shared.redis_live import RedisLiveStore
 from scheduler.shared.redis_preheats import RedisPreheats
-from scheduler.shared.rosters import WRITTEN_EVERY_S, RedisRosters, decode, encode
+from scheduler.shared.summaries import (
+    WRITTEN_EVERY_S,
+    RedisSummaries,
+    decode_roster,
+    encode_exchanges,
+    encode_roster,
+    of_processes,
+)
+from scheduler.shared.tags import RedisTags
 from scheduler.shell.server import SchedulerServer
 from scheduler.trust.errors import TrustError
 from scheduler.trust.files import read_private
 from scheduler.trust.sealing import key_of_ca
+
+AT_ONCE: Final = 500
+"""Hosts that are looked at before the event loop goes on."""
 
 
 def place_of(settings: Settings) -> RedisPlace:
@@ -104,7 +118,7 @@ async def on_live_list(
 ) -> AsyncIterator[Several]:
     """Keep the server's scheduler on the list while the block lasts. It serves already. Raises P2pdError.
 
-    Quarantines are shared meanwhile, and `cluster` tells the hosts of all.
+    Quarantines and what hosts were told of tags are shared meanwhile, and `cluster` shows what all know.
 
     Redis may be gone: the scheduler serves all the same, and `Live.not_ready` says so.
     """
@@ -117,18 +131,23 @@ async def on_live_list(
     async with AsyncExitStack() as stack:
         try:
             place = place_of(settings)
-            store, quarantines, rosters = RedisLiveStore(place), RedisQuarantines(place), RedisRosters(place)
+            store, quarantines, summaries = RedisLiveStore(place), RedisQuarantines(place), RedisSummaries(place)
+            tags = RedisTags(place)
         except SharedStateError as error:
             raise P2pdError(str(error)) from None
-        for each in (store, quarantines, rosters):
+        for each in (store, quarantines, summaries, tags):
             stack.push_async_callback(each.close)
         live = Live(membership, store, tell)
         await live.beat()
         async with BackgroundTasks() as tasks:
             tasks.start(live.run())
             tasks.start(share_quarantines(core, server, quarantines, lambda: live.is_stopping))
-            tasks.start(tell_hosts(core, rosters, membership.id, lambda: live.is_stopping))
-            cluster.elsewhere = partial(hosts_elsewhere, rosters, live, membership.id)
+            process = f"{membership.id}:{secrets.token_hex(4)}"
+            tasks.start(tell_others(core, summaries, live, process))
+            cluster.others = partial(others, summaries, live, process)
+            server.on_tag = tags.share
+            tasks.start(tags.write(lambda: live.is_stopping))
+            tasks.start(tags.read(partial(hear_of_tag, server, membership.id), lambda: live.is_stopping))
             try:
                 yield Several(live, place, settings, core, server, cluster)
             finally:
@@ -136,24 +155,53 @@ async def on_live_list(
         await live.leave()
 
 
-async def tell_hosts(core: Scheduler, rosters: RedisRosters, own: str, ends: Callable[[], bool]) -> None:
-    """Write which hosts are connected, until cancelled or until `ends` says so."""
+async def tell_others(core: Scheduler, summaries: RedisSummaries, live: Live, process: str) -> None:
+    """Write what this process knows of hosts and pulls, while it is on the list, until cancelled or until it leaves."""
     loop = asyncio.get_running_loop()
-    while not ends():
-        encoded = await asyncio.to_thread(encode, core.hosts(loop.time()))
-        with suppress(SharedStateError):  # `Live` tells of it
-            await rosters.write(own, encoded)
+    while not live.is_stopping:
+        if live.name:
+            hosts = [each async for each in unhurried(core.hosts(loop.time()))]
+            exchanges, now = core.exchanges(loop.time()), loop.time()
+            roster = await asyncio.to_thread(encode_roster, hosts)
+            told = await asyncio.to_thread(encode_exchanges, exchanges, now)
+            with suppress(SharedStateError):  # `Live` tells of it
+                await summaries.write(process, roster, told)
         await asyncio.sleep(WRITTEN_EVERY_S)
 
 
-async def hosts_elsewhere(rosters: RedisRosters, live: Live, own: str) -> list[HostFacts]:
-    """The hosts of the other schedulers that live, as they were some seconds ago; none while Redis is gone."""
-    others = [each.id for each in live.known.entries if each.id != own]
+async def unhurried(hosts: Iterable[HostFacts]) -> AsyncIterator[HostFacts]:
+    """All of them, and other things meanwhile: of 100,000 it takes a second or so."""
+    for number, each in enumerate(hosts):
+        if number % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+        yield each
+
+
+async def others(summaries: RedisSummaries, live: Live, process: str) -> Others:
+    """What the other schedulers know, as they told it some seconds ago; nothing while Redis is gone."""
+    ids = [each.id for each in live.known.entries if each.id != process.partition(":")[0]]
     try:
-        found = await rosters.read(others)
-    except SharedStateError:
-        return []
-    return await asyncio.to_thread(lambda: merged(map(decode, found)))
+        if not live.is_reached:
+            raise SharedStateError("; ".join(live.not_ready()) or "redis does not answer")
+        rosters, told = await summaries.read(ids)
+    except SharedStateError as error:
+        return Others(live=len(ids), untold=len(ids), problem=str(error))
+    now = asyncio.get_running_loop().time()
+    return await asyncio.to_thread(_others, rosters, told, process, ids, now)
+
+
+def _others(
+    rosters: Sequence[bytes | None], told: Mapping[str, tuple[float, bytes]], process: str, ids: list[str], now: float
+) -> Others:
+    hosts = {each.id: each for each in merged(map(decode_roster, rosters))}
+    exchanges = of_processes(told, process, ids, now)
+    return Others(hosts, tuple(exchanges), len(ids), sum(1 for each in rosters if not each))
+
+
+def hear_of_tag(server: SchedulerServer, own: str, told: TagAsked | TagTold) -> None:
+    """What another scheduler has told of a tag."""
+    if told.scheduler != own:
+        server.tell(told)
 
 
 async def share_quarantines(

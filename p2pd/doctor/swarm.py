@@ -90,7 +90,7 @@ def check_background(settings: Settings, around: Environment) -> Iterator[CheckR
     if settings.background_transport == "http":
         return
     if around.has_libtorrent():
-        yield CheckResult(Level.OK, "background", "background transfers from other sites go over uTP")
+        yield CheckResult(Level.OK, "background", "preheats, and background transfers from other sites, go over uTP")
     else:
         title = "background_transport is bittorrent, and libtorrent is not here: background transfers go over HTTP"
         yield CheckResult(Level.WARN, "background", title, "pip install 'p2pd[bittorrent]', and restart p2pd")

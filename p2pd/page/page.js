@@ -343,7 +343,11 @@ function showTiles() {
   setText($("spared-note"), saved ? `in the last day, and about ${duration(saved)} of pulling` : "in the last day");
   setText($("copies"), distinct ? (origin / distinct).toFixed(2) : "–");
   setText($("copies-note"), "of each byte, from registries");
-  setText($("where"), location.host);
+  setText($("where"), cluster.schedulers > 1 ? `${location.host}, of ${cluster.schedulers} schedulers` : location.host);
+  const lacking = cluster.problem ? `What is here is of this scheduler alone: ${cluster.problem}.`
+    : cluster.untold ? `What ${count(cluster.untold, "other scheduler knows", "other schedulers know")} is not here: nothing was told lately.` : "";
+  setText($("lacking"), lacking);
+  $("lacking").hidden = !lacking;
   const versions = cluster.versions.map(([version, hosts]) => `${version || "older"}: ${hosts.toLocaleString("en")}`).join(", ");
   setText($("version"), `The scheduler runs p2pd ${cluster.scheduler_version}. Hosts by version: ${versions || "none"}.`);
 }
@@ -503,7 +507,7 @@ function showPulls() {
   $("pulls").hidden = none;
   $("pulls-empty").hidden = !none;
   const since = Math.max(state.cluster.pulls_since, now() - 86400);
-  setText($("pulls-since"), `Since ${new Date(since * 1000).toLocaleString()}: ${state.cluster.pulls_since > now() - 86400 ? "the scheduler keeps them in its memory, and knows of none before" : "24 hours ago"}.`);
+  setText($("pulls-since"), `Since ${new Date(since * 1000).toLocaleString()}: ${state.cluster.pulls_since > now() - 86400 ? state.cluster.schedulers > 1 ? "the schedulers know of none before" : "the scheduler keeps them in its memory, and knows of none before" : "24 hours ago"}.`);
 }
 
 // -- events -----------------------------------------------------------------------------------------------------------

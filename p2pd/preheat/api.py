@@ -177,6 +177,7 @@ def facts_of(record: JobRecord) -> dict[str, Any]:
         "begins": show_time(record.begins),
         "ends": show_time(record.ends),
         "finished": None if record.finished is None else show_time(record.finished),
+        "pinned_until": None if record.pinned_until is None else show_time(record.pinned_until),
     }
 
 

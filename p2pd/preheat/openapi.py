@@ -181,6 +181,10 @@ _FACTS: Final[Schema] = {
     "begins": _TIME,
     "ends": _TIME,
     "finished": {"anyOf": [_TIME, {"type": "null"}]},
+    "pinned_until": {
+        "description": "When the last host keeps it no longer; null if none is to keep it",
+        "anyOf": [_TIME, {"type": "null"}],
+    },
 }
 
 _PREHEAT: Final[Schema] = _object(

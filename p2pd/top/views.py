@@ -94,7 +94,8 @@ class ClusterView:
         copies = f", {origin / distinct:.2f} copies of each byte" if distinct else ""
         hosts, pulling = _of(cluster, "hosts"), _of(cluster, "pulling")
         top = [
-            f"p2pd top: cluster of the scheduler at {self._address}: {hosts:.0f} hosts, {pulling:.0f} pulling",
+            f"p2pd top: cluster of {self._schedulers(cluster)}: {hosts:.0f} hosts, {pulling:.0f} pulling",
+            *_lacking(cluster),
             f"coming in {_rate(_of(cluster, 'rate_bytes_per_s'))}",
             f"last day: {_size(received)}, of it {_size(origin)} from registries{copies}",
         ]
@@ -110,6 +111,10 @@ class ClusterView:
         ]
         self._rates.forget(now - 60)
         return screen(top, tables, width, height)
+
+    def _schedulers(self, cluster: Found) -> str:
+        count = _of(cluster, "schedulers")
+        return f"{count:.0f} schedulers, asked at {self._address}" if count > 1 else f"the scheduler at {self._address}"
 
     def _pull(self, pull: Found, now: float) -> tuple[str, ...]:
         received, left = _of(pull, "received_bytes"), _of(pull, "left_bytes")
@@ -144,6 +149,14 @@ class ClusterView:
 
 _PULL_HEAD = ("REPOSITORY", ">HOSTS", ">SIZE", "DONE", ">COPIES", ">RATE", ">LEFT")
 _ENDED_HEAD = ("REPOSITORY", ">HOSTS", ">SIZE", ">RECEIVED", ">REGISTRY", ">COPIES", ">TOOK", ">ENDED")
+
+
+def _lacking(cluster: Found) -> list[str]:
+    """A line that says what is not in these figures, if anything is not."""
+    if problem := text(cluster, "problem"):
+        return [f"of this scheduler alone: {problem}"]
+    untold = _of(cluster, "untold")
+    return [f"without those of {untold:.0f} of the schedulers, which have told nothing lately"] if untold else []
 
 
 def _ended(pull: Found) -> tuple[str, ...]:

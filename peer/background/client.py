@@ -41,6 +41,10 @@ class BackgroundError(Exception):
     """There is no answer from the process: it is not there, has ended, or says why."""
 
 
+class BusyError(BackgroundError):
+    """The other host gives to others now."""
+
+
 class WrongPieceError(BackgroundError):
     """A piece came that is not what its digest says."""
 
@@ -238,7 +242,8 @@ def read_header(stream: socket.socket, on_timeout: Callable[[], None]) -> int:
     why = bytearray(min(length, messages.MAX_WHY_BYTES))
     with memoryview(why) as view:
         fill(stream, view, on_timeout)
-    raise BackgroundError(why.decode(errors="replace"))
+    kind = BusyError if status == messages.BUSY else BackgroundError
+    raise kind(why.decode(errors="replace"))
 
 
 def no_answer() -> None:

@@ -42,6 +42,8 @@ HEADER_BYTES: Final = _HEADER.size
 KEEP: Final = b"k"
 DONE: Final = 0
 FAILED: Final = 1
+BUSY: Final = 2
+"""The other host gives to others now."""
 
 
 class MessageError(ValueError):
@@ -91,12 +93,16 @@ class Unshare:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Get a piece from the host at an IP address, with a ticket of its own. The answer is the piece, not verified."""
+    """Get a piece from the host at an IP address, with a ticket of its own. The answer is the piece, not verified.
+
+    `rate`: with all else that is fetched, at most so many bytes per second, beside `Limit`; 0 is no limit.
+    """
 
     content: Content
     index: int
     address: str
     ticket: bytes
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,7 @@ def header(status: int, length: int) -> bytes:
 def parse_header(data: bytes) -> tuple[int, int]:
     """Status and length. Raises MessageError."""
     status, length = _HEADER.unpack(data)
-    if status not in (DONE, FAILED) or length > MAX_PIECE_BYTES:
+    if status not in (DONE, FAILED, BUSY) or length > MAX_PIECE_BYTES:
         raise MessageError("not an answer")
     return status, length
 
@@ -172,8 +178,9 @@ def _check(question: Question) -> None:
                 raise MessageError("not a path")
         case Unshare(digest):
             Content(digest, 1, MIN_PIECE_BYTES).check()
-        case Fetch(content, index, address, ticket):
+        case Fetch(content, index, address, ticket, rate):
             content.check()
+            _number(rate, 0, MAX_RATE)
             _number(index, 0, content.pieces - 1)
             _check_address(_of(str, address))
             if not 0 < len(_of(bytes, ticket)) <= MAX_TICKET_BYTES:

@@ -1,13 +1,15 @@
 """The process of the background transport: `python -m peer.background.process SOCKET DIRECTORY ADDRESS PORT`.
 
-The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, and when
-the daemon's end of the socket is closed, as it is when the daemon dies. It has its own memory, its own interpreter, and
-a low priority; nothing that goes wrong in it harms the daemon.
+The daemon starts it at the first use (`peer.background.client`). It ends when it has been idle for a while, after an
+hour, when strangers have taken all room for connections, and when the daemon's end of the socket is closed, as it is
+when the daemon dies. It has its own memory, up to a bound, its own interpreter, and a low priority; nothing that goes
+wrong in it harms the daemon.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -25,11 +27,16 @@ from peer.background.ticket import parse_ticket
 from peer.background.torrents import Fetched, Fetching, Sharing
 
 IDLE_S: Final = 120.0
+MAX_AGE_S: Final = 3600.0
+"""Its tickets end with it: the certificate of the host that got one may be over, and a connection shows it no more."""
+
 TEND_EVERY_S: Final = 0.5
 MAX_QUESTIONS: Final = 256
 """At a time. The daemon has 64 threads that fetch."""
 
 NICE: Final = 10
+MAX_MEMORY_BYTES: Final = 512 * 1024 * 1024
+"""Where it needs more, it ends. It has a tenth, and less than the half with as many connections as there may be."""
 
 
 class _Answer:
@@ -54,10 +61,18 @@ class Process:
     """The loop."""
 
     def __init__(
-        self, control: socket.socket, directory: Path, address: str, port: int, idle_s: float = IDLE_S
+        self,
+        control: socket.socket,
+        directory: Path,
+        address: str,
+        port: int,
+        *,
+        idle_s: float = IDLE_S,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
         self._address = address
         self._idle_s = idle_s
+        self._ends_at = time.monotonic() + max_age_s
         self._control = control
         self._directory = directory
         self._port = port
@@ -73,7 +88,7 @@ class Process:
         self._used_at = time.monotonic()
 
     def run(self) -> None:
-        """Until the daemon is gone, or nothing was wanted for long."""
+        """Until the daemon is gone, or it is better to begin anew."""
         self._selector.register(self._control, selectors.EVENT_READ, None)
         self._selector.register(self._alerts, selectors.EVENT_READ, None)
         tended_at = 0.0
@@ -91,7 +106,8 @@ class Process:
                 tended_at = now
                 if self._fetching is not None:
                     self._finish(self._fetching.tend())
-                if self._is_idle(now):
+                is_crowded = self._sharing is not None and self._sharing.tend()
+                if is_crowded or now > self._ends_at or self._is_idle(now):
                     return
 
     def close(self) -> None:
@@ -141,10 +157,10 @@ class Process:
                 if self._sharing is not None:
                     self._sharing.unshare(digest)
                 return b""
-            case Fetch(content, index, address, ticket):
+            case Fetch(content, index, address, ticket, rate):
                 if self._fetching is None:
                     self._fetching = Fetching(self._directory, self._address, self._alert_sink.fileno())
-                    self._fetching.limit(self._limit.download)
+                self._fetching.limit(min(filter(None, (self._limit.download, rate)), default=0))
                 self._fetching.fetch(number, content, index, address, parse_ticket(ticket))
                 return None
             case Limit():
@@ -175,7 +191,7 @@ class Process:
             if each.piece is not None:
                 self._end(each.question, messages.DONE, each.piece)
             else:
-                self._end(each.question, messages.FAILED, each.error)
+                self._end(each.question, messages.BUSY if each.busy else messages.FAILED, each.error)
 
     def _end(self, number: int, status: int, what: bytes | str) -> None:
         answer = self._answers.get(number)
@@ -212,6 +228,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(OSError):  # a sandbox may forbid it
         os.nice(NICE)
+    with suppress(OSError, ValueError):  # the bound is lower as it is
+        resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     descriptor, directory, address, port = sys.argv[1:]
     process = Process(socket.socket(fileno=int(descriptor)), Path(directory), address, int(port))
     status = 0

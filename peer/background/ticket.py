@@ -21,10 +21,9 @@ from cryptography.x509.oid import NameOID
 
 from peer.background.messages import MessageError
 
-VALID: Final = datetime.timedelta(days=30)
-"""Longer than a process lives that is of use: it ends when idle, and a ticket for another process is worth nothing."""
-
 CLOCKS_DIFFER: Final = datetime.timedelta(days=1)
+VALID: Final = CLOCKS_DIFFER + datetime.timedelta(days=1)
+"""Longer than a process lives: a ticket for another process is worth nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import count
@@ -40,6 +41,21 @@ MAX_FETCHING: Final = 256
 CONNECT_WITHIN_S: Final = 4.0
 """A host without a connection for so long does not answer. A neighbour counts as slow after 5 s
 (`peer.core.peer_requests`)."""
+
+MAX_CONNECTIONS: Final = 512
+"""With a peer. libtorrent takes twice as many, until TLS has shown who comes, and has 90 KiB for each."""
+
+MAX_STRANGERS: Final = MAX_CONNECTIONS // 2
+CROWDED_S: Final = 60.0
+"""With more connections than that, for so long, of which nobody knows whose they are, there is no room for others:
+libtorrent never ends a handshake that stands still. Any packet begins one, whatever sender it names."""
+
+MAX_SERVED: Final = 3
+"""Hosts at a time that are sent to; the others ask each other meanwhile. With no bound, a host from which six others
+are preheated sends each piece to all of them, in twice the time that HTTP takes."""
+
+BUSY_AFTER_S: Final = 1.0
+"""A host that keeps this one choked for so long sends to others."""
 
 KEEP_S: Final = 20.0
 """For how long a piece goes on that nobody waits for just now."""
@@ -72,7 +88,7 @@ _SETTINGS: Final = {
     "allow_multiple_connections_per_ip": True,
     "rate_limit_ip_overhead": False,
     "rate_limit_utp": True,
-    "connections_limit": 512,
+    "connections_limit": MAX_CONNECTIONS,
     "min_reconnect_time": 1,
     "max_failcount": 2**30,
     "peer_timeout": 60,
@@ -92,11 +108,29 @@ def _session(listen: str, alert_fd: int, **settings: object) -> Any:
         everybody.add_rule(first, last, 1 << session.global_peer_class_id)
     session.set_peer_class_filter(everybody)  # else the rates do not hold in local networks
     session.set_alert_fd(alert_fd)
+    session.ssl_listen_port()  # is answered once it listens
+    _close_tcp_listeners()
     return session
 
 
+def _close_tcp_listeners() -> None:
+    """Rule 4. libtorrent listens at TCP beside each UDP port, whatever its settings are.
+
+    It takes any number of TLS handshakes there, never ends one that stands still, and serves by TCP whoever has a
+    ticket.
+    """
+    for descriptor in Path("/dev/fd").iterdir():
+        with suppress(OSError):  # it is no socket
+            found = socket.socket(fileno=int(descriptor.name))
+            try:
+                if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.shutdown(socket.SHUT_RDWR)
+            finally:
+                found.detach()
+
+
 def _interfaces(address: str, port: int) -> str:
-    """Where to listen, in libtorrent's notation: `s` is for SSL. It listens at TCP too, and closes what comes there."""
+    """Where to listen, in libtorrent's notation: `s` is for SSL."""
     found = socket.getaddrinfo(address, None, type=socket.SOCK_DGRAM)
     hosts = dict.fromkeys(str(each[4][0]) for each in found)
     if "::" in hosts:
@@ -132,15 +166,14 @@ class Sharing:
         self._session = _session(
             _interfaces(address, port),
             alert_fd,
-            unchoke_slots_limit=-1,
-            choking_algorithm=0,
+            unchoke_slots_limit=MAX_SERVED,
+            unchoke_interval=1,
             alert_mask=libtorrent.alert.category_t.error_notification,
         )
-        self.used_at = time.monotonic()
+        self._had_room_at = time.monotonic()
 
     def share(self, content: Content, path: Path) -> Ticket:
         """Raises RuntimeError if libtorrent does not take it."""
-        self.used_at = time.monotonic()
         known = self._tickets.pop(content.digest, None)
         if known is not None and known[0] != content:
             self._leave(known[1])
@@ -166,8 +199,17 @@ class Sharing:
         """Whether somebody is connected."""
         return any(handle.status().num_peers for _, handle, _ in self._tickets.values())
 
+    def tend(self) -> bool:
+        """Whether strangers have had the room for too long: all is to begin anew. To be called once a second, about."""
+        self._session.post_session_stats()
+        return time.monotonic() > self._had_room_at + CROWDED_S
+
     def pop_alerts(self) -> None:
-        self._session.pop_alerts()
+        for alert in self._session.pop_alerts():
+            if isinstance(alert, libtorrent.session_stats_alert):
+                now = alert.values
+                if now["utp.num_utp_connected"] - now["peer.num_peers_connected"] <= MAX_STRANGERS:
+                    self._had_room_at = time.monotonic()
 
     def _begin(self, content: Content, path: Path) -> tuple[Content, Any, Ticket]:
         port = self._session.ssl_listen_port()
@@ -201,6 +243,7 @@ class _Fetched:
     kept: dict[int, float] = field(default_factory=dict)
     given: set[int] = field(default_factory=set)
     connected_at: float = field(default_factory=time.monotonic)
+    served_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
 
 
@@ -211,6 +254,7 @@ class Fetched:
     question: int
     piece: bytes | None = None
     error: str = ""
+    busy: bool = False
 
 
 class Fetching:
@@ -244,7 +288,7 @@ class Fetching:
             torrent = self._torrents[key] = self._begin(content, (address, ticket.port), ticket)
         torrent.used_at = time.monotonic()
         if not torrent.wanted and not torrent.kept:
-            torrent.connected_at = torrent.used_at
+            torrent.connected_at = torrent.served_at = torrent.used_at
         torrent.kept.pop(index, None)
         torrent.wanted.setdefault(index, []).append(question)
         if torrent.handle.have_piece(index):
@@ -294,8 +338,12 @@ class Fetching:
             if not torrent.wanted:
                 if now > torrent.used_at + FORGET_AFTER_S or len(self._torrents) > MAX_FETCHING:
                     self._end(key)
-            elif self._connect(torrent):
+            elif peers := self._connect(torrent):
                 torrent.connected_at = now
+                if any(not peer.flags & peer.remote_choked for peer in peers):
+                    torrent.served_at = now
+                elif now > torrent.served_at + BUSY_AFTER_S:
+                    yield from _failed(torrent, "the host sends to others", busy=True)
             elif now > torrent.connected_at + CONNECT_WITHIN_S:
                 yield from _failed(torrent, "the host does not answer, or does not take the ticket")
 
@@ -316,12 +364,12 @@ class Fetching:
         handle.set_ssl_certificate_buffer(ticket.certificate, ticket.key, DH_PARAMETERS)
         return _Fetched(content, handle, directory / content.digest, address)
 
-    def _connect(self, torrent: _Fetched) -> bool:
-        """Whether there is a connection to a host that has the blob; if there is none, one is begun."""
+    def _connect(self, torrent: _Fetched) -> list[Any]:
+        """The connection to the host, once it has said that it has the blob; if there is none, one is begun."""
         peers = torrent.handle.get_peer_info()
         if not peers:
             torrent.handle.connect_peer(torrent.address)
-        return any(peer.flags & peer.seed for peer in peers)
+        return [peer for peer in peers if peer.flags & peer.seed]
 
     def _read(self, torrent: _Fetched, alert: Any) -> Iterable[Fetched]:
         index = alert.piece
@@ -341,11 +389,11 @@ class Fetching:
         self._session.remove_torrent(torrent.handle, libtorrent.session.delete_files)
 
 
-def _failed(torrent: _Fetched, why: str) -> Iterable[Fetched]:
+def _failed(torrent: _Fetched, why: str, *, busy: bool = False) -> Iterable[Fetched]:
     wanted, torrent.wanted = torrent.wanted, {}
     for index, questions in wanted.items():
         torrent.handle.piece_priority(index, 0)
-        yield from (Fetched(question, error=why) for question in questions)
+        yield from (Fetched(question, error=why, busy=busy) for question in questions)
 
 
 def _punch(file: Path, start: int, length: int) -> None:

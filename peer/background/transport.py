@@ -1,7 +1,7 @@
 """Which pieces come by the background transport, and what happens when they do not.
 
-1. A piece of a blob that no client waits for, from a neighbour in another site. Within a site HTTP is as good, and
-   quicker; what a client waits for is not to give way.
+1. A piece that no client waits for: of a preheat from any neighbour, and of what is fetched ahead from a neighbour in
+   another site. Within a site a client is about to ask for what is fetched ahead, and HTTP is quicker there.
 2. The neighbour gives a ticket for the blob, over the same connection as pieces. Then the process gets the piece.
 3. Whatever is in the way, the piece comes by HTTP at once, and the transport is left alone for a while: a neighbour
    that has none, a blob that the neighbour has not whole, a port that is closed, a process that has ended, a piece that
@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from peer.background.client import BackgroundError, BackgroundProcess, WrongPieceError, fill, read_header
-from peer.background.messages import KEEP, MAX_TICKET_BYTES, Content, Fetch
+from peer.background.client import BackgroundError, BackgroundProcess, BusyError, WrongPieceError, fill, read_header
+from peer.background.messages import KEEP, MAX_RATE, MAX_TICKET_BYTES, Content, Fetch
 from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
 from peer.oci.digest import Digest
 from peer.origin.api import ContentRef, Credential
@@ -63,17 +63,25 @@ class TakenOverError(BackgroundError):
 
 
 class BackgroundTransport:
-    """The transport of one host. `is_far`: a host is in another site."""
+    """The transport of one host. `gives_way`: what no client waits for of a blob gives way to all else from a host.
+
+    `rate` is the limit on what no client waits for, in bytes per second; 0 is none.
+    """
 
     def __init__(
-        self, process: BackgroundProcess, is_far: Callable[[str], bool], patience_s: float = PATIENCE_S
+        self,
+        process: BackgroundProcess,
+        gives_way: Callable[[bytes, str], bool],
+        rate: Callable[[], int],
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.patience_s = patience_s
         self.received_bytes = 0
         self.fallbacks = 0
         """Pieces that came by HTTP because the transport did not bring them."""
         self._process = process
-        self._is_far = is_far
+        self._gives_way = gives_way
+        self._rate = rate
         self._lock = threading.Lock()
         self._tickets: OrderedDict[tuple[str, str], Ticketed] = OrderedDict()
         self._left_alone: OrderedDict[tuple[str, str], float] = OrderedDict()
@@ -121,9 +129,9 @@ class BackgroundTransport:
         """End the process."""
         await asyncio.to_thread(self._process.close)
 
-    def way(self, host: str, address: str, is_background: Callable[[], bool]) -> BackgroundWay | None:
-        """How a piece comes from a host whose peer port is at `address`; None: by HTTP."""
-        if not address or not self._is_far(host) or self._is_left_alone(host):
+    def way(self, digest: Digest, host: str, address: str, is_background: Callable[[], bool]) -> BackgroundWay | None:
+        """How a piece of a blob comes from a host whose peer port is at `address`; None: by HTTP."""
+        if not address or not self._gives_way(digest.raw, host) or self._is_left_alone(host):
             return None
         return BackgroundWay(self, host, address, is_background)
 
@@ -139,10 +147,11 @@ class BackgroundTransport:
         ticket = self._ticket_of(way.host, origin, blob)
         address = _address_of(way.address)
         try:
-            with self._process.ask(Fetch(content_of(blob), index, address, ticket.data)) as stream:
+            rate = min(self._rate(), MAX_RATE)
+            with self._process.ask(Fetch(content_of(blob), index, address, ticket.data, rate)) as stream:
                 stream.settimeout(LOOK_EVERY_S)
                 yield stream, ticket
-        except TakenOverError:
+        except (TakenOverError, BusyError):
             raise
         except FetchStoppedError:
             if not ticket.proven:
@@ -239,8 +248,8 @@ class BackgroundWay:
     def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
         """Wait for a piece, which takes as long as others leave of the line. No buffer is needed until it is there.
 
-        Raises BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave so little that the
-        neighbour would count as slow: the process goes on with the piece, and is asked for it again.
+        Raises BusyError; any other BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave
+        so little that the neighbour would count as slow: the process goes on with it, and is asked for it again.
         """
         ends_s = time.monotonic() + self.transport.patience_s
 

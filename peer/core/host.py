@@ -205,6 +205,15 @@ class HostMachine:
         download = self.downloads.get(digest)
         return download is not None and download.may_serve(start, stop)
 
+    def gives_way(self, digest: bytes, host: str) -> bool:
+        """Whether what this neighbour sends of a blob, for which no client waits, gives way to all else on the line.
+
+        What a preheat fetches does. What is fetched ahead of a client does between sites; within a site, the client
+        is about to ask for it.
+        """
+        download = self.downloads.get(digest)
+        return self.links.is_far(host) or (download is not None and download.readers.preheats)
+
     def validate(self) -> None:
         """Raise AssertionError if an invariant does not hold. Looks at every piece: for tests."""
         for digest, download in self.downloads.items():

@@ -12,7 +12,10 @@ from peer.core.pieces import PieceTracker
 from scheduler.protocol.from_host import Holding, Need, Progress
 
 STARVING_AFTER_S = 1.0
-"""How long nothing may be left to ask of anybody until the scheduler is told."""
+"""How long nothing may be left to ask of anybody until the scheduler is told. It is told again each time after twice as
+long, until a piece has come: where 10,000 hosts wait for the first piece, such reports must not hold up the joins."""
+
+MAX_STARVING_S = 32.0
 
 
 @dataclass(slots=True)
@@ -28,6 +31,7 @@ class Reports:
     """When there is something to report."""
     starving_at: float = math.inf
     """When nothing has been under way for too long."""
+    _patience_s: float = STARVING_AFTER_S
 
     def holding(self, size_bytes: int | None) -> Holding | None:
         """What to announce to a scheduler that is new; None when there is nothing to tell.
@@ -42,9 +46,11 @@ class Reports:
     def begin(self, now: float) -> None:
         """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""
         self._told, self._needs_told, self.due_at = self.pieces.held, 0, now + self.progress_s
+        self._patience_s = STARVING_AFTER_S
 
     def gained(self, now: float) -> None:
         """There is something to report, in time."""
+        self._patience_s = STARVING_AFTER_S
         if self.due_at == math.inf:
             self.due_at = now + self.progress_s
 
@@ -57,9 +63,10 @@ class Reports:
         if busy:
             self.starving_at = math.inf
         elif self.starving_at == math.inf:
-            self.starving_at = now + STARVING_AFTER_S
+            self.starving_at = now + self._patience_s
         if now >= self.starving_at:
-            self.starving_at = now + STARVING_AFTER_S
+            self._patience_s = min(2 * self._patience_s, MAX_STARVING_S)
+            self.starving_at = now + self._patience_s
             return self.progress(generation, starving=True)
         if now < self.due_at:
             return []

@@ -5,8 +5,8 @@
    or that it has nothing to tell.
 3. One host's word decides nothing: a result counts if it has the words of `TAG_QUORUM` hosts or more. An older
    scheduler passes on one host's word, without a number of hosts. Such a result does not count.
-4. Where there are several schedulers, each knows some of the hosts: all that are connected are asked, and of their
-   results the one counts that most hosts tell. The answer to a question goes to the scheduler that has asked.
+4. Of several schedulers all that are connected are asked, and of their results the one counts that most hosts tell:
+   without Redis each knows some of the hosts. The answer to a question goes to the scheduler that has asked.
 """
 
 from __future__ import annotations

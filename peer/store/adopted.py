@@ -16,29 +16,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import stat
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Final
 
-from blake3 import blake3
-
-from peer.errors import ManifestError, StoreBrokenError, StoreError
+from peer.errors import StoreError
 from peer.oci.digest import Digest
-from peer.oci.manifest import MAX_MANIFEST_BYTES, manifest_type
 from peer.store.blob import Blob
 from peer.store.check import Signature
-from peer.store.data_file import CHUNK_BYTES, OPEN_FLAGS, DataFile
+from peer.store.data_file import OPEN_FLAGS, DataFile
 from peer.store.disk import PRIVATE_FILE, disk_errors, make_private_directory, read_file
 from peer.store.health import Health
 from peer.store.record import COMPLETE, Header, decode, encode_entry, encode_header, peek
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, piece_count, piece_length, piece_span
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, piece_length
 
 FOLDER: Final = "adopted"
 """Of the records, in the store's directory."""
@@ -150,98 +145,6 @@ class AdoptedBlob(Blob):
             self.record_path.unlink()
 
 
-class Reading:
-    """One file of a runtime's that is being read, piece by piece: its SHA-256, and the BLAKE3 of each piece.
-
-    Opening it, and the methods, block. They raise StoreError, and OSError for a file that is gone or may not be read.
-    A step that is under way in another thread ends before `close` closes the file, and none comes after that.
-    """
-
-    def __init__(self, content: ContentStore, name: str) -> None:
-        self.digest = Digest(f"sha256:{name}")
-        self.read_bytes = 0
-        self._stepping = threading.Lock()
-        self._file = AdoptedFile(content, self.digest, 0)
-        fd = content.open(name)
-        try:
-            facts = os.fstat(fd)
-            if not stat.S_ISREG(facts.st_mode):
-                raise StoreBrokenError(f"{self._file.path} is no regular file")
-            self.signature = Signature.of(facts)
-            self.size_bytes = facts.st_size
-            self._length = piece_length(facts.st_size)
-            self._count = piece_count(facts.st_size, self._length)
-            self._fd = fd
-            self._scratch = bytearray(CHUNK_BYTES)
-            self._is_cached = self._begins_in_cache()
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._sha256 = hashlib.sha256()
-        self.pieces: list[bytes] = []
-        """The BLAKE3 of each that was read."""
-
-    def close(self) -> None:
-        with self._stepping:
-            os.close(self._fd)
-            self._fd = -1
-
-    @property
-    def is_over(self) -> bool:
-        return len(self.pieces) == self._count
-
-    def go_on(self, most_bytes: int) -> int:
-        """Read some more pieces, one at least and about `most_bytes`; how many bytes that were.
-
-        What it brings into the page cache leaves it again.
-        """
-        begun = self.read_bytes
-        with self._stepping:
-            while not self.is_over and self.read_bytes - begun < most_bytes:
-                self._piece(*piece_span(len(self.pieces), self.size_bytes, self._length))
-            if not self._is_cached:
-                os.posix_fadvise(self._fd, begun, self.read_bytes - begun, os.POSIX_FADV_DONTNEED)
-        return self.read_bytes - begun
-
-    def header(self) -> Header | None:
-        """What is known of the file that was read; None if it is not what its name says, or was changed meanwhile."""
-        if not self.is_unchanged() or self._sha256.digest() != self.digest.raw:
-            return None
-        return Header(self.digest, self.size_bytes, self._length, self._media_type(), astuple(self.signature))
-
-    def _media_type(self) -> str:
-        """That of a manifest; of anything else its manifest says it."""
-        if self.size_bytes > MAX_MANIFEST_BYTES or os.pread(self._fd, 1, 0) != b"{":
-            return ""
-        try:
-            return manifest_type(os.pread(self._fd, self.size_bytes, 0))
-        except ManifestError:
-            return ""
-
-    def is_unchanged(self) -> bool:
-        return Signature.of(os.fstat(self._fd)) == self.signature
-
-    def _piece(self, start: int, stop: int) -> None:
-        piece, view = blake3(), memoryview(self._scratch)
-        while start < stop:
-            with disk_errors(self._file.path):
-                got = os.preadv(self._fd, [view[: stop - start]], start)
-            if not got:
-                raise StoreBrokenError(f"{self._file.path} is shorter than it was")
-            self._sha256.update(view[:got])
-            piece.update(view[:got])
-            start += got
-            self.read_bytes += got
-        self.pieces.append(piece.digest())
-
-    def _begins_in_cache(self) -> bool:
-        try:
-            return os.preadv(self._fd, [memoryview(self._scratch)[:4096]], 0, os.RWF_NOWAIT) > 0
-        except OSError:
-            return False
-
-
 class Records:
     """The records of adopted files in a store's directory: what was read once is not read again after a restart."""
 
@@ -266,24 +169,23 @@ class Records:
             return None
         return AdoptedBlob(content, header, path, self._health)
 
-    def add(self, content: ContentStore, reading: Reading, header: Header) -> AdoptedBlob:
-        """The blob of a file that was just read. Raises StoreError if its record cannot be written."""
-        path = self.path(reading.digest)
-        self._write(path, header, dict(enumerate(reading.pieces)))
+    def add(self, content: ContentStore, header: Header, pieces: Sequence[bytes]) -> AdoptedBlob:
+        """The blob of a file that was just read. `pieces`: the BLAKE3 of each. Raises StoreError."""
+        path = self.path(header.digest)
+        self._write(path, header, dict(enumerate(pieces)))
         blob = AdoptedBlob(content, header, path, self._health)
-        with blob.upkeep():
-            blob.read_whole(reading.signature)
+        blob.read_whole(blob.signature)
         return blob
 
     def renew(self, blob: AdoptedBlob) -> None:
-        """The file has got another name, of the store's, which changes its ctime: that is no change of it."""
+        """A name of the store's was given to the file, or taken, which changes its ctime: that is no change of it."""
         try:
             file = blob.content.open(blob.digest.hex)
             try:
                 now = Signature.of(os.fstat(file))
             finally:
                 os.close(file)
-            if replace(now, ctime_ns=blob.signature.ctime_ns) != blob.signature:
+            if now == blob.signature or replace(now, ctime_ns=blob.signature.ctime_ns) != blob.signature:
                 return
             entries = decode(read_file(blob.record_path)).pieces
             self._write(blob.record_path, replace(blob.header, of_file=astuple(now)), entries)

@@ -16,11 +16,13 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import heapq
+import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +30,12 @@ import structlog
 
 from peer.errors import StoreError
 from peer.oci.digest import Digest
-from peer.store.adopted import AdoptedBlob, ContentStore, Reading, Records, share
+from peer.store.adopted import AdoptedBlob, ContentStore, Records, share
 from peer.store.check import Signature
+from peer.store.content_watch import watch
+from peer.store.data_file import CHUNK_BYTES
 from peer.store.disk import NO_FILES
+from peer.store.reading import Reading
 from peer.store.scrubber import give_way
 from peer.store.store import Store
 
@@ -39,16 +44,14 @@ log = structlog.get_logger("peer.store")
 LOOK_EVERY_S: Final = 30.0
 HAND_OVER_S: Final = 5.0
 """A runtime that has just taken a blob in may lose it again, as by a pull that fails."""
-DEBOUNCE_MS: Final = 400
-"""Changes within this time cause one look."""
-WATCHED_BY_MS: Final = 1000
-"""The watch has begun by then."""
-READERS: Final = 2
+READERS: Final = min(4, max(2, len(os.sched_getaffinity(0))))
 """One reads 1.3 GiB a second, as it is hashed: less than a fast disk does."""
 READ_BYTES: Final = 16 * 1024 * 1024
 BESIDE_CLIENTS: Final = 8 * 1024 * 1024
 """Bytes per second, as many as the scrubber reads by default."""
 BESIDE_CLIENTS_BYTES: Final = 1024 * 1024
+AT_A_TIME: Final = 200
+"""So many files are taken up before the loop has a turn again: 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,24 @@ class AdoptStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unread:
+class _File:
+    """A file that a look has found. `blob`: it was read before."""
+
     content: ContentStore
+    name: str
     signature: Signature
+    blob: AdoptedBlob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look has found. `gone` and `stale` were held, and were to be read, and are not there as they were."""
+
+    gone: list[AdoptedBlob]
+    stale: list[_File]
+    new: list[_File]
+    others: list[str]
+    """Names of those that were not held for a fault of theirs, and are gone."""
 
 
 class Adopter:
@@ -101,16 +119,20 @@ class Adopter:
         self._unsettled: set[str] = set()
         """Those that the store does not hold by the runtime's file alone."""
         self._since: dict[str, float] = {}
-        self._unread: dict[str, _Unread] = {}
-        """The newest file is the last."""
+        self._unread: dict[str, _File] = {}
+        self._order: list[tuple[int, str]] = []
+        """A heap of the unread, the newest first, and of those that are unread no longer."""
         self._reading: set[str] = set()
         """No look takes one of these up: its record may be there already."""
         self._refused: dict[str, Signature] = {}
         """Files with other bytes than their names say."""
         self._failed: set[str] = set()
-        """Files that could not be read when they were looked at last."""
+        """Files that could not be read when that was tried last."""
         self._not_shared: set[str] = set()
-        self._unreadable: dict[str, str] = {}
+        self._closed: dict[str, str] = {}
+        """By directory, why it cannot be read."""
+        self._closed_files: dict[str, str] = {}
+        """By directory, why a file in it cannot be read."""
         self._read_bytes = 0
         self._changed = asyncio.Event()
         self._is_more = asyncio.Event()
@@ -122,12 +144,13 @@ class Adopter:
             unread=len(self._unread) + len(self._reading),
             read_bytes=self._read_bytes,
             wrong=len(self._refused),
-            unreadable=tuple(sorted(self._unreadable.items())),
+            unreadable=tuple(sorted({**self._closed_files, **self._closed}.items())),
         )
 
     def load(self) -> None:
-        """Hold at once what was read before a restart and has not changed. Reads no content."""
-        self._compare(self._listed())
+        """Hold what was read before a restart and has not changed. Blocks, and reads no content."""
+        for _ in self._take_up(self._see()):
+            pass
 
     async def run(self) -> None:
         """Until it is cancelled. Returns at once if there are no directories."""
@@ -136,40 +159,52 @@ class Adopter:
             return
         with ThreadPoolExecutor(READERS, "adopter", give_way) as thread:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch())
+                tasks.create_task(watch([each.blobs for each in self._contents], self._changed.set, self._sleep))
                 tasks.create_task(self._read_for_ever(thread))
                 await self._look_for_ever()
 
     def forget_gone(self) -> None:
         """Remove the records of files that are gone; none while a directory cannot be read, as before it is mounted."""
         listed = self._listed()
-        if not self._unreadable:
+        if not self._closed:
             self._records.forget_others(frozenset(name for files in listed.values() for name in files or ()))
 
     async def look(self) -> None:
         """See what is there now, let go of what is gone, and hand over what is due."""
-        self._compare(await asyncio.to_thread(self._listed))
-        for name in list(self._unsettled):
+        seen = await asyncio.to_thread(self._see)
+        for number, _ in enumerate(self._take_up(seen), 1):
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        for number, name in enumerate(list(self._unsettled), 1):
             await self._settle(name)
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
 
     async def read_all(self, thread: ThreadPoolExecutor | None = None) -> None:
         """Read the files that `look` has found, until none is left."""
-        while self._unread:
-            name, found = self._unread.popitem()
+        scratch = bytearray(CHUNK_BYTES)
+        while (file := self._next()) is not None:
             blob = None
-            self._reading.add(name)
+            self._reading.add(file.name)
             try:
-                blob = await self._read(found.content, name, thread)
+                with Reading(file.content, file.name, scratch) as reading:
+                    blob = await self._read(reading, thread)
+                if reading.is_wrong:
+                    self._refused[file.name] = reading.signature
+                    path = str(file.content.blobs / file.name)
+                    log.warning("a file of a container runtime is not what its name says", path=path)
             except FileNotFoundError:
                 pass  # the runtime has removed it
             except (OSError, StoreError) as error:
-                self._failed.add(name)
-                self._tell_unreadable(found.content, error)
+                self._failed.add(file.name)
+                self._tell(self._closed_files, file.content, error)
+            else:
+                if blob is not None:
+                    self._hold(file.name, blob)
+                    await self._settle(file.name)
             finally:
-                self._reading.discard(name)
-            if blob is not None:
-                self._hold(name, blob)
-                await self._settle(name)
+                self._reading.discard(file.name)
+        self._forget_failures()
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -183,55 +218,90 @@ class Adopter:
                     await self._changed.wait()
                     self._changed.clear()
                     continue
-            self._failed.clear()
+            self.retry()
+
+    def retry(self) -> None:
+        """Have the next look find files anew that could not be read."""
+        self._failed.clear()
 
     def _rest_s(self) -> float:
         now = time.monotonic()
         due = (self._since[name] + self._hand_over_s - now for name in self._unsettled)
         return min((each for each in due if each > 0), default=LOOK_EVERY_S) + 0.01
 
+    def _see(self) -> _Seen:
+        """Look through the directories. In a thread: it changes nothing, and what has come since is left for later."""
+        held, unread, faulty = list(self._held.values()), list(self._unread.values()), [*self._failed, *self._refused]
+        listed = self._listed()
+        there = [_File(content, *each) for content, files in listed.items() for each in (files or {}).items()]
+        names = {file.name for file in there}
+        return _Seen(
+            gone=[blob for blob in held if blob.discarded or _is_another(listed[blob.content], blob)],
+            stale=[file for file in unread if (listed[file.content] or {}).get(file.name) != file.signature],
+            new=[replace(file, blob=self._known(file)) for file in there if self._is_new(file)],
+            others=[name for name in faulty if name not in names],
+        )
+
+    def _known(self, file: _File) -> AdoptedBlob | None:
+        return self._records.known(file.content, file.name, file.signature)
+
     def _listed(self) -> dict[ContentStore, dict[str, Signature] | None]:
-        """What each directory has; None where that is not known now."""
         listed: dict[ContentStore, dict[str, Signature] | None] = {}
         for content in self._contents:
             try:
                 listed[content] = content.files()
-                self._unreadable.pop(str(content.path), None)
+                self._closed.pop(str(content.path), None)
             except OSError as error:
                 listed[content] = None if error.errno in NO_FILES else {}
-                self._tell_unreadable(content, error)
+                self._tell(self._closed, content, error)
         return listed
 
-    def _compare(self, listed: dict[ContentStore, dict[str, Signature] | None]) -> None:
-        for name, held in list(self._held.items()):
-            files = listed[held.content]
-            if files is not None and (files.get(name) != held.signature or held.discarded):
+    def _is_new(self, file: _File) -> bool:
+        waits = self._unread.get(file.name)
+        return not (
+            file.name in self._held
+            or (waits is not None and waits.content is file.content and waits.signature == file.signature)
+            or file.name in self._reading
+            or file.name in self._failed
+            or self._refused.get(file.name) == file.signature
+        )
+
+    def _take_up(self, seen: _Seen) -> Iterator[None]:
+        """Go by what was seen, one file at a step."""
+        for blob in seen.gone:
+            name = blob.digest.hex
+            if self._held.get(name) is blob and name not in self._reading:
                 self._let_go(name)
-        self._unread = {
-            name: each
-            for name, each in self._unread.items()
-            if (listed[each.content] or {}).get(name) == each.signature
-        }
-        for content, files in listed.items():
-            for name, signature in (files or {}).items():
-                if (
-                    name in self._held
-                    or ((waits := self._unread.get(name)) is not None and waits.content is content)
-                    or name in self._reading
-                    or name in self._failed
-                    or self._refused.get(name) == signature
-                ):
-                    continue
-                blob = self._records.known(content, name, signature)
-                if blob is not None:
-                    self._unread.pop(name, None)  # of another directory
-                    self._hold(name, blob)
-                    self._adopt_if_free(blob)
-                elif waits is None:
-                    self._unread[name] = _Unread(content, signature)
-        self._unread = dict(sorted(self._unread.items(), key=lambda each: each[1].signature.mtime_ns))
-        there = {name for files in listed.values() for name in files or ()}
-        self._refused = {name: each for name, each in self._refused.items() if name in there}
+            yield
+        for file in seen.stale:
+            if self._unread.get(file.name) is file:
+                del self._unread[file.name]
+        for name in seen.others:
+            self._failed.discard(name)
+            self._refused.pop(name, None)
+        for file in seen.new:
+            if self._is_new(file):
+                if file.blob is not None:
+                    self._unread.pop(file.name, None)  # of another directory
+                    self._hold(file.name, file.blob)
+                    self._adopt_if_free(file.blob)
+                elif file.name not in self._unread:
+                    self._unread[file.name] = file
+                    heapq.heappush(self._order, (-file.signature.mtime_ns, file.name))
+            yield
+        self._forget_failures()
+
+    def _next(self) -> _File | None:
+        """The newest of those that are to be read."""
+        while self._order:
+            _, name = heapq.heappop(self._order)
+            if (file := self._unread.pop(name, None)) is not None:
+                return file
+        return None
+
+    def _forget_failures(self) -> None:
+        if not (self._failed or self._unread or self._reading):
+            self._closed_files.clear()
 
     def _hold(self, name: str, blob: AdoptedBlob) -> None:
         self._held[name] = blob
@@ -274,8 +344,12 @@ class Adopter:
                 if not shared:
                     self._not_shared.add(name)
         elif time.monotonic() - self._since.get(name, 0.0) >= self._hand_over_s:
-            await asyncio.to_thread(self._store.adopt, blob)
+            await asyncio.to_thread(self._hand_over, blob)
             self._unsettled.discard(name)
+
+    def _hand_over(self, blob: AdoptedBlob) -> None:
+        self._store.adopt(blob)
+        self._records.renew(blob)  # the store's name of it may have been a hard link
 
     def _share(self, blob: AdoptedBlob, ours: Path) -> bool:
         if not share(blob, ours):
@@ -297,70 +371,31 @@ class Adopter:
             if read_bytes:
                 log.info("read through what runtimes hold", read_bytes=read_bytes, seconds=round(seconds, 3))
 
-    async def _read(self, content: ContentStore, name: str, thread: ThreadPoolExecutor | None) -> AdoptedBlob | None:
+    async def _read(self, reading: Reading, thread: ThreadPoolExecutor | None) -> AdoptedBlob | None:
         """The blob, if the file is one. Raises OSError, StoreError."""
-        loop = asyncio.get_running_loop()
-        reading = await loop.run_in_executor(thread, Reading, content, name)
-        try:
-            while not reading.is_over:
-                is_busy = self.is_busy()
-                most_bytes = BESIDE_CLIENTS_BYTES if is_busy else READ_BYTES
-                got = await loop.run_in_executor(thread, reading.go_on, most_bytes)
-                self._read_bytes += got
-                if is_busy:
-                    await self._sleep(got / BESIDE_CLIENTS * READERS)
-            header = await loop.run_in_executor(thread, reading.header)
-            if header is not None:
-                return await loop.run_in_executor(thread, self._records.add, content, reading, header)
-            if await loop.run_in_executor(thread, reading.is_unchanged):
-                self._refused[name] = reading.signature
-                log.warning("a file of a container runtime is not what its name says", path=str(content.blobs / name))
-            return None
-        finally:
-            reading.close()
+        loop, blob = asyncio.get_running_loop(), None
+        while not reading.is_over:
+            is_busy, before = self.is_busy(), reading.read_bytes
+            most_bytes = BESIDE_CLIENTS_BYTES if is_busy else READ_BYTES
+            blob = await loop.run_in_executor(thread, self._read_on, reading, most_bytes)
+            self._read_bytes += reading.read_bytes - before
+            if is_busy:
+                await self._sleep((reading.read_bytes - before) / BESIDE_CLIENTS * READERS)
+        return blob
 
-    def _tell_unreadable(self, content: ContentStore, error: OSError | StoreError) -> None:
+    def _read_on(self, reading: Reading, most_bytes: int) -> AdoptedBlob | None:
+        """Read some more; the blob, once all was read and was right."""
+        reading.go_on(most_bytes)
+        return None if reading.header is None else self._records.add(reading.content, reading.header, reading.pieces)
+
+    def _tell(self, told: dict[str, str], content: ContentStore, error: OSError | StoreError) -> None:
         why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         path = str(content.path)
-        if self._unreadable.get(path) != why:
-            self._unreadable[path] = why
+        if told.get(path) != why:
+            told[path] = why
             log.warning("not all that a container runtime holds can be read", path=path, cause=why)
 
-    # -- being told ------------------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Have a look caused by each change, as long as the system tells of changes."""
-        from watchfiles import awatch  # only where something is adopted: 6 MiB
-
-        while True:
-            inodes = {each.blobs: _inode(each.blobs) for each in self._contents}
-            if not any(inodes.values()):
-                await self._sleep(WATCHED_BY_MS / 1000)
-                continue
-            begun = False
-            try:
-                async for changes in awatch(
-                    *(path for path, inode in inodes.items() if inode),
-                    watch_filter=None,
-                    debounce=DEBOUNCE_MS,
-                    step=DEBOUNCE_MS // 2,
-                    recursive=False,
-                    yield_on_timeout=True,
-                    rust_timeout=WATCHED_BY_MS,
-                    ignore_permission_denied=True,
-                ):
-                    if changes or not begun:  # what was changed before the watch began is seen once it has
-                        self._changed.set()
-                    begun = True
-                    if any(_inode(path) != inode for path, inode in inodes.items()):
-                        break  # a directory has come, gone, or is another one
-            except (OSError, RuntimeError) as error:
-                log.warning("changes of what runtimes hold are noticed later", cause=str(error), within_s=LOOK_EVERY_S)
-                await self._sleep(LOOK_EVERY_S)
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
+def _is_another(files: dict[str, Signature] | None, blob: AdoptedBlob) -> bool:
+    """Whether the directory is known to have another file than the blob's now, or none."""
+    return files is not None and files.get(blob.digest.hex) != blob.signature

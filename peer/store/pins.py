@@ -39,11 +39,15 @@ class Pins:
         """Until when a blob is kept; 0 if it has no pin."""
         return self._until.get(digest, 0.0)
 
-    def fits(self, digest: str, size_bytes: int, max_bytes: int, now: float, size_of: Callable[[str], int]) -> bool:
-        """Whether a pin on this blob would keep to the share. Forgets those that are over."""
-        self._until = {each: until for each, until in self._until.items() if until > now and size_of(each)}
-        pinned_bytes = sum(size_of(each) for each in self._until if each != digest)
-        return pinned_bytes + size_bytes <= SHARE * max_bytes and len(self._until) < MAX_PINS
+    def fits(self, digest: str, max_bytes: int, now: float, size_of: Callable[[str], int | None]) -> bool:
+        """Whether a pin on this blob would keep to the share. Forgets those that are over.
+
+        `size_of` says how much of the room a blob takes; None for one that is gone.
+        """
+        sizes = {each: size_of(each) for each, until in self._until.items() if until > now}
+        self._until = {each: self._until[each] for each, size in sizes.items() if size is not None}
+        pinned_bytes = sum(size or 0 for each, size in sizes.items() if each != digest)
+        return pinned_bytes + (size_of(digest) or 0) <= SHARE * max_bytes and len(self._until) < MAX_PINS
 
     def add(self, digest: str, until: float) -> None:
         """Keep a blob until then, or for as long as it was to be kept already."""

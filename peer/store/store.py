@@ -203,7 +203,7 @@ class Store:
         with self._writing_pins:
             with self._lock:
                 blob, now = self._blobs.get(digest), self._clock.now()
-                if blob is None or not self._pins.fits(digest, blob.size_bytes, self.bounds.max_bytes, now, self._size):
+                if blob is None or not self._pins.fits(digest, self.bounds.max_bytes, now, self._pinned_bytes):
                     return False
                 self._pins.add(digest, now + ttl_s)
                 content = self._pins.content()
@@ -227,9 +227,10 @@ class Store:
             self._preheated_used_bytes += blob.size_bytes if blob.preheated else 0
             blob.preheated = False
 
-    def _size(self, digest: str) -> int:
+    def _pinned_bytes(self, digest: str) -> int | None:
+        """How much of the room a pin on the blob keeps. A runtime's file takes none."""
         blob = self._blobs.get(digest)
-        return 0 if blob is None else blob.size_bytes
+        return None if blob is None else 0 if blob.is_adopted else blob.size_bytes
 
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError while it is in use, and BlobAdoptedError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from scheduler.core.preheat_job import Job, Target
 from scheduler.protocol.codec import FromHost, ToHost
@@ -91,6 +91,42 @@ class QuarantineHeard:
     for_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class TagAsked:
+    """A host asks one of several schedulers, of the id `scheduler`, what hosts were told of a tag. All ask their hosts.
+
+    An instruction: tell the other schedulers. An event: another scheduler has told it. `starter` is who asks, as its
+    lookups are counted.
+    """
+
+    scheduler: str
+    upstream: str
+    repository: str
+    tag: str
+    starter: str
+
+
+class ToldWord(NamedTuple):
+    """What the origin of a host told it `age_s` ago. `voter` is a hash of the host's voter."""
+
+    voter: bytes
+    digest: bytes
+    size_bytes: int
+    media_type: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TagTold:
+    """What the hosts of one of several schedulers were told of a tag: an instruction and an event, as TagAsked."""
+
+    scheduler: str
+    upstream: str
+    repository: str
+    tag: str
+    words: tuple[ToldWord, ...]
+
+
 Event: TypeAlias = (
     Connected
     | Received
@@ -101,6 +137,8 @@ Event: TypeAlias = (
     | PreheatCancelled
     | LiveListChanged
     | QuarantineHeard
+    | TagAsked
+    | TagTold
 )
 
 
@@ -145,4 +183,4 @@ class PullSeen:
     pulled: Pulled
 
 
-Instruction: TypeAlias = Send | Close | Probe | PreheatChanged | PullSeen
+Instruction: TypeAlias = Send | Close | Probe | PreheatChanged | PullSeen | TagAsked | TagTold

@@ -43,9 +43,6 @@ from scheduler.protocol.to_host import (
     Welcome,
 )
 
-PROGRESS_S: Final = 2.0
-"""The least time between two progress reports of a member. 10,000 hosts that all pull send 5,000 reports per second."""
-
 TOPOLOGIES: Final = 4096
 """Topologies that are kept, so that hosts of one rack share one. More topologies would be a mistake in labelling."""
 
@@ -102,7 +99,8 @@ class Membership:
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
         state.dividing += host.divides
-        state.send((host,), Welcome(version, features, PROGRESS_S, burst=burst, seen_at=seen_at))
+        progress_s = state.settings.progress_s * state.crowding
+        state.send((host,), Welcome(version, features, progress_s, burst=burst, seen_at=seen_at))
         if host.shards and state.schedulers is not None:
             state.send((host,), state.schedulers)
 

@@ -59,6 +59,12 @@ class JobRecord:
     def is_open(self) -> bool:
         return self.state in (JobState.PENDING, JobState.RUNNING)
 
+    @property
+    def pinned_until(self) -> float | None:
+        """When the last of its hosts keeps the images no longer: each does for `ttl_s`, from when it has them."""
+        last_at = self.ends if self.finished is None else self.finished
+        return last_at + self.order.ttl_s if self.order.ttl_s else None
+
 
 @dataclass(frozen=True, slots=True)
 class JobView:

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,14 +26,17 @@ from scheduler.core.events import (
     PreheatHosts,
     QuarantineHeard,
     Received,
+    TagAsked,
+    TagTold,
     Tick,
 )
+from scheduler.core.exchanges import Exchanges, exchanges_of
 from scheduler.core.join import Joining
 from scheduler.core.lease_policy import LeasePolicy
 from scheduler.core.lengths import Lengths
 from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
-from scheduler.core.overview import Overview, hosts_at, overview
+from scheduler.core.overview import ALONE, Others, Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
 from scheduler.core.preheat_job import Job, JobState
 from scheduler.core.preheats import Preheats
@@ -138,6 +141,8 @@ class Scheduler:
                 self._membership.live_list_changed(event)
             case QuarantineHeard():
                 self._quarantine.heard(event)
+            case TagAsked() | TagTold():
+                self._tags.heard(event)
             case Tick():
                 pass
         self._do_what_is_due()
@@ -154,9 +159,9 @@ class Scheduler:
         swarm = self._state.swarms.get(digest)
         return swarm.story.lines() if swarm else ()
 
-    def hosts(self, now: float) -> tuple[HostFacts, ...]:
-        """The connected hosts."""
-        return tuple(roster(self._state, now))
+    def hosts(self, now: float) -> Iterator[HostFacts]:
+        """The connected hosts, made as they are read."""
+        return roster(self._state, now)
 
     def preheat(self, job: str) -> Job | None:
         """A preheat that is not over, by its id. It changes with the next event."""
@@ -171,15 +176,26 @@ class Scheduler:
         """How many preheats are not over."""
         return len(self._preheats)
 
-    def overview(self, now: float, expiring: frozenset[str] = frozenset()) -> Overview:
+    def exchanges(self, now: float) -> Exchanges:
+        """The pulls of the last day, and the blobs on their way, as this scheduler by itself knows them."""
+        return exchanges_of(self._state, now)
+
+    def overview(self, now: float, expiring: frozenset[str] = frozenset(), others: Others = ALONE) -> Overview:
         """The cluster at a glance. `expiring`: hosts that should have renewed their certificates and have not."""
-        return overview(self._state, now, expiring)
+        return overview(self._state, now, expiring, others)
 
     def hosts_at(
-        self, now: float, site: str | None, zone: str | None, text: str, first: int, most: int
+        self,
+        now: float,
+        site: str | None,
+        zone: str | None,
+        text: str,
+        first: int,
+        most: int,
+        others: Others = ALONE,
     ) -> tuple[int, list[HostFacts]]:
         """Some hosts of a place (None: any), by id, that have `text` in their id or address; and how many there are."""
-        return hosts_at(self._state, now, site, zone, text, first, most)
+        return hosts_at(self._state, now, site, zone, text, first, most, others)
 
     def quarantined(self, now: float) -> list[QuarantineFacts]:
         """The hosts in quarantine."""

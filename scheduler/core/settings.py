@@ -43,12 +43,17 @@ class SchedulerSettings:
     """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
     swarm_pieces: int = 12
-    """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 4)."""
+    """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 5)."""
     large_swarm: int = 64
     """Hosts from which on a swarm may have shorter pieces than the usual ones."""
 
+    progress_s: float = 2.0
+    """The least time between two reports of a member. 10,000 hosts that all pull send 5,000 reports a second."""
+    unhurried_hosts: int = 10_000
+    """More hosts than these are told a longer time, so that reports take no more of a core than theirs."""
     orphan_s: float = 3.0
-    """How long a piece without a known holder waits for a holder's report before the piece is leased again."""
+    """How long a piece without a known holder waits for a holder's report before the piece is leased again. It is as
+    many times longer as `progress_s` is."""
     settle_s: float = 2.0
     """How long after its start the scheduler waits for holders to connect if a host has announced part of a blob."""
     moved_s: float = 1.0

@@ -231,6 +231,11 @@ class SchedulerState:
         if due is not None and self.over_quota.of_background(upstream):
             self.deadlines.set(Timer(Due.BACKGROUND, OriginKey(upstream)), due)
 
+    @property
+    def crowding(self) -> float:
+        """How many times rarer than few hosts those that are connected may report their pieces."""
+        return max(1.0, len(self.hosts) / self.settings.unhurried_hosts)
+
     def note_idle(self, swarm: Swarm) -> None:
         """Set the time at which a swarm in which nobody wants the blob goes to the shelf."""
         if not len(swarm.wanting):
@@ -246,4 +251,4 @@ class SchedulerState:
         swarm.orphans |= lost
         timer = Timer(Due.ORPHANS, swarm.digest)
         if lost and timer not in self.deadlines:
-            self.deadlines.set(timer, self.now + self.settings.orphan_s)
+            self.deadlines.set(timer, self.now + self.settings.orphan_s * self.crowding)

@@ -10,6 +10,9 @@ Rules:
 3. One host's word decides nothing. `most_told` has the rule.
 4. A host may start LOOKUPS_PER_HOST lookups in the time that their results are kept, as each costs a message to every
    host and back. There are at most LOOKUPS.
+5. Of several schedulers each asks its own hosts, and tells the others their words (`TagAsked`, `TagTold`): at most
+   MAX_TOLD, chosen at random. All decide on the same words, each by itself, and a voter has one word however many
+   schedulers hear it. Who is not heard in `SHARE * tag_tell_s` is left out.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
+from scheduler.core.events import TagAsked, TagTold, ToldWord
 from scheduler.core.members import Host, Source
 from scheduler.core.state import Due, SchedulerState, TagKey, Timer
 from scheduler.protocol.from_host import TagAnswer, TagLookup
@@ -32,6 +37,15 @@ LOOKUPS: Final = 256
 
 SPLIT_QUORUM: Final = 3
 """The least number of hosts whose words decide if hosts disagree so much that no manifest has a majority."""
+
+
+MAX_TOLD: Final = 512
+"""Words that one scheduler tells the others of a tag. A majority of more is that of this sample, within 5 %."""
+
+SHARE: Final = 1.5
+"""Hosts wait for twice `tag_tell_s`."""
+
+VOTER_BYTES: Final = 12
 
 
 class Manifest(NamedTuple):
@@ -51,15 +65,24 @@ class Word(NamedTuple):
 
 @dataclass(slots=True)
 class Lookup:
-    """One tag, until its result expires. `starter` is a witness."""
+    """One tag, until its result expires. `starter` is a witness. `here`: one of this scheduler's hosts has asked."""
 
     starter: str
+    here: bool
     waiting: dict[Host, None] = field(default_factory=dict)
     """The hosts that wait for the result."""
     asked: dict[Host, None] | None = None
     """The hosts that have not answered yet; None before they are asked."""
     words: dict[str, tuple[Host, Word]] = field(default_factory=dict)
     """By voter."""
+    told: tuple[ToldWord, ...] | None = None
+    """What this scheduler's hosts have said, once all have answered or their time is over."""
+    expected: set[str] = field(default_factory=set)
+    """The other schedulers that have not told their words yet."""
+    elsewhere: dict[bytes, Word] = field(default_factory=dict)
+    """The words of other schedulers' hosts, by the hash of the voter."""
+    ends_at: float = 0.0
+    """When the other schedulers are waited for no longer."""
     result: TagResult | None = None
 
 
@@ -101,17 +124,8 @@ class Tags:
         key = TagKey(Source(message.upstream, message.repository), message.tag)
         lookup = self._lookups.get(key)
         if lookup is None:
-            starter = host.identity.witness
-            if self._started[starter] >= LOOKUPS_PER_HOST or len(self._lookups) >= LOOKUPS:
+            if not self._start(key, Lookup(host.identity.witness, here=True, waiting={host: None})):
                 self._state.send((host,), TagResult(*key.source, key.tag, 0))
-                return
-            self._started[starter] += 1
-            lookup = self._lookups[key] = self._open[key] = Lookup(starter, {host: None})
-            settled_at = (self._state.started_at or 0.0) + self._state.settings.settle_s
-            if settled_at > self._state.now:
-                self._state.deadlines.set(Timer(Due.TAG, key), settled_at)
-            else:
-                self._ask(key, lookup)
         elif lookup.result is not None:
             self._state.send((host,), lookup.result)
         else:
@@ -128,6 +142,26 @@ class Tags:
             manifest = Manifest(message.digest, message.size_bytes, message.media_type)
             lookup.words.setdefault(host.identity.voter, (host, Word(manifest, message.age_s)))
         if not lookup.asked:
+            self._heard_all(key, lookup)
+
+    def heard(self, event: TagAsked | TagTold) -> None:
+        """A host of another scheduler asks, so have this one's hosts tell; or hosts there have told."""
+        key = TagKey(Source(event.upstream, event.repository), event.tag)
+        lookup = self._lookups.get(key)
+        if isinstance(event, TagTold):
+            if lookup is not None and lookup.result is None:
+                self._told_elsewhere(key, lookup, event)
+        elif lookup is None:
+            self._start(key, Lookup(event.starter, here=False))
+        elif lookup.told is not None:
+            self._tell(key, lookup.told)
+
+    def _told_elsewhere(self, key: TagKey, lookup: Lookup, event: TagTold) -> None:
+        for each in event.words[:MAX_TOLD]:
+            manifest = Manifest(each.digest, each.size_bytes, each.media_type)
+            lookup.elsewhere.setdefault(each.voter, Word(manifest, each.age_s))
+        lookup.expected.discard(event.scheduler)
+        if lookup.told is not None and not lookup.expected:
             self._decide(key, lookup)
 
     def due(self, key: TagKey) -> None:
@@ -140,6 +174,8 @@ class Tags:
                 del self._started[lookup.starter]
         elif lookup.asked is None:
             self._ask(key, lookup)
+        elif lookup.told is None:
+            self._heard_all(key, lookup)
         else:
             self._decide(key, lookup)
 
@@ -152,7 +188,7 @@ class Tags:
             if lookup.asked is not None and host in lookup.asked:
                 del lookup.asked[host]
                 if not lookup.asked:
-                    self._decide(key, lookup)
+                    self._heard_all(key, lookup)
 
     def validate(self) -> None:
         """Raise AssertionError if a lookup waits for nothing, or counts a host that has left."""
@@ -160,24 +196,61 @@ class Tags:
         for key, lookup in self._lookups.items():
             assert Timer(Due.TAG, key) in self._state.deadlines
             assert (lookup.result is None) == (key in self._open)
-            assert lookup.asked is None or bool(lookup.asked) == (key in self._open)
+            waits = lookup.asked if lookup.told is None else lookup.expected
+            assert lookup.asked is None or bool(waits) == (key in self._open)
             for host in (*lookup.waiting, *(lookup.asked or ()), *(host for host, _ in lookup.words.values())):
                 assert self._state.hosts[host.connection] is host
         assert self._open.keys() <= self._lookups.keys()
 
+    def _start(self, key: TagKey, lookup: Lookup) -> bool:
+        """Whether its starter may have it (rule 4)."""
+        if self._started[lookup.starter] >= LOOKUPS_PER_HOST or len(self._lookups) >= LOOKUPS:
+            return False
+        self._started[lookup.starter] += 1
+        self._lookups[key] = self._open[key] = lookup
+        settled_at = (self._state.started_at or 0.0) + self._state.settings.settle_s
+        if settled_at > self._state.now:
+            self._state.deadlines.set(Timer(Due.TAG, key), settled_at)
+        else:
+            self._ask(key, lookup)
+        return True
+
     def _ask(self, key: TagKey, lookup: Lookup) -> None:
         within_s = self._state.settings.tag_tell_s
+        live = self._state.schedulers
+        if live is not None:
+            lookup.expected = {each.id for each in live.schedulers} - {live.own}
+            lookup.ends_at = self._state.now + SHARE * within_s
+            if lookup.here and lookup.expected:
+                self._state.outbox.append(TagAsked(live.own, *key.source, key.tag, lookup.starter))
         lookup.asked = dict.fromkeys(self._state.hosts.values())
-        if not lookup.asked:  # all have left since
-            self._decide(key, lookup)
+        if not lookup.asked:  # all have left since, or are connected elsewhere
+            self._heard_all(key, lookup)
             return
         self._state.deadlines.set(Timer(Due.TAG, key), self._state.now + within_s)
         self._state.send(lookup.asked, TagQuery(*key.source, key.tag, within_s))
 
+    def _heard_all(self, key: TagKey, lookup: Lookup) -> None:
+        """This scheduler's hosts have told what they will. Hosts that are late are forgotten."""
+        lookup.asked = {}
+        words = [ToldWord(_hash(voter), *word.manifest, word.age_s) for voter, (_, word) in lookup.words.items()]
+        lookup.told = tuple(self._state.rng.shuffled(words)[:MAX_TOLD])
+        self._tell(key, lookup.told)
+        if lookup.expected and lookup.ends_at > self._state.now:
+            self._state.deadlines.set(Timer(Due.TAG, key), lookup.ends_at)
+        else:
+            self._decide(key, lookup)
+
+    def _tell(self, key: TagKey, told: tuple[ToldWord, ...]) -> None:
+        live = self._state.schedulers
+        if live is not None and len(live.schedulers) > 1:
+            self._state.outbox.append(TagTold(live.own, *key.source, key.tag, told))
+
     def _decide(self, key: TagKey, lookup: Lookup) -> None:
-        """Tell the waiting hosts the result, and keep it. Words, and hosts that are late, are forgotten."""
+        """Tell the waiting hosts the result, and keep it. Words are forgotten."""
         result = TagResult(*key.source, key.tag, 0)
-        if told := most_told(word for _, word in lookup.words.values()):
+        here = {_hash(voter): word for voter, (_, word) in lookup.words.items()}
+        if told := most_told((lookup.elsewhere | here).values()):
             (digest, size_bytes, media_type), hosts = told
             result = replace(
                 result,
@@ -190,8 +263,12 @@ class Tags:
             )
         self._state.send(lookup.waiting, result)
         lookup.result = result
-        lookup.waiting, lookup.asked, lookup.words = {}, {}, {}
+        lookup.waiting, lookup.words, lookup.elsewhere, lookup.expected = {}, {}, {}, set()
         del self._open[key]
         settings = self._state.settings
         kept_s = max(settings.tag_ttl_s, settings.tag_tell_s)
         self._state.deadlines.set(Timer(Due.TAG, key), self._state.now + kept_s)
+
+
+def _hash(voter: str) -> bytes:
+    return blake2b(voter.encode(), digest_size=VOTER_BYTES).digest()

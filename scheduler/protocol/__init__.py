@@ -40,7 +40,8 @@ host sends PreheatReport now and then and at its end. Preheat may come again, Pr
 **Several schedulers.** Each blob is at one of them, the owner by `rendezvous` among those that live, and all messages
 about it go there. A host that loses a scheduler, or hears of another list, announces and joins what has moved at the
 new owner (Join has `moved`), and sends Leave to the old one some seconds later. Where no scheduler sends a list, hosts
-divide blobs among the URLs that they were given, which are the ids then. TagLookup goes to all that are connected.
+divide blobs among the URLs that they were given, which are the ids then. TagLookup goes to all that are connected;
+schedulers that share Redis each answer it by the words of all hosts (`scheduler.core.tags`).
 
 A pull, to schedulers with the feature `pulls`: Pulled says which tag a client of the host has pulled. Nothing is
 answered.

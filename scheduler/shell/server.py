@@ -30,6 +30,8 @@ from scheduler.core.events import (
     PullSeen,
     Received,
     Send,
+    TagAsked,
+    TagTold,
     Tick,
 )
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
@@ -123,6 +125,8 @@ class SchedulerServer:
         """Called when a preheat has changed. It must not block."""
         self.on_pull: Callable[[PullSeen], None] = lambda _: None
         """Called when a host tells of a pull. It must not block."""
+        self.on_tag: Callable[[TagAsked | TagTold], None] = lambda _: None
+        """Called with what the other schedulers are to hear of a tag. It must not block."""
         self._written: Written | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self._core: Final = core
@@ -332,6 +336,8 @@ class SchedulerServer:
                 self.on_preheat(instruction)
             elif isinstance(instruction, PullSeen):
                 self.on_pull(instruction)
+            elif isinstance(instruction, TagAsked | TagTold):
+                self.on_tag(instruction)
             elif (connection := self._connections.get(instruction.connection)) is not None:
                 if isinstance(instruction, Close):
                     self.failed(connection, instruction.closing, instruction.reason)

@@ -15,7 +15,7 @@ import pytest
 
 from p2pd import page
 from p2pd.admin.cluster import MAX_LISTENERS, PATHS
-from scheduler.core.roster import HostFacts
+from scheduler.core.overview import Others
 from scheduler.core.scheduler import Scheduler
 from tests.support.cluster_page import Fixed, Served, served
 from tests.support.crowd import BLOB, Crowd
@@ -118,12 +118,16 @@ class TestHosts:
         async with served(crowd.scheduler) as here:
             (one, two) = crowd.scheduler.hosts(0.0)
 
-            async def elsewhere() -> list[HostFacts]:
-                return [replace(one, swarms=5), replace(two, id="elsewhere")]
+            async def others() -> Others:
+                return Others({one.id: one._replace(swarms=5), "elsewhere": two._replace(id="elsewhere")}, live=1)
 
-            here.cluster.elsewhere = elsewhere
+            here.cluster.others = others
             found = {each["id"]: each["swarms"] for each in await here.json("/hosts")}
             assert found == {one.id: one.swarms + 5, two.id: two.swarms, "elsewhere": two.swarms}
+            shown = await here.json("/cluster/hosts")
+            assert (shown["count"], [each["id"] for each in shown["hosts"]]) == (3, ["elsewhere", one.id, two.id])
+            assert [each["swarms"] for each in shown["hosts"]] == [two.swarms, one.swarms + 5, two.swarms]
+            assert (await here.json("/cluster/hosts?text=elsew"))["count"] == 1
 
     @asynchronous
     async def test_the_hosts_of_a_place_a_hundred_at_a_time(self) -> None:

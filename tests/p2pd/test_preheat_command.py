@@ -53,6 +53,9 @@ def test_a_job_survives_that_scheduler_and_host_are_killed(tmp_path: Path, regis
         listed = CliRunner().invoke(app, ["cache", "ls", "--json", *where])
         assert all(blob["pinned_s"] > 0 for blob in json.loads(listed.output))
         assert job in scheduler("--list").output
+        assert "1 of 1" in scheduler("--pinned").output
+        assert scheduler("reg.test/app:none", "--ttl=0s", "--wait").exit_code == 1
+        assert len(scheduler("--pinned").output.splitlines()) == 2, "what nobody has is kept by nobody"
         follower = Follower(
             ["reg.test/app:v1", "reg.test/app:none"], parse_address(node.wait_for_event("ready")["mirror"])
         )

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -115,5 +116,11 @@ def test_a_preheat_survives_the_schedulers_that_run_it(several: tuple[Several, I
     waited = asked("--show", job, "--wait")
     assert waited.exit_code == 0, waited.output
     assert waited.output.splitlines()[-1] == f"{job} succeeded: 3 done"
+    pins = asked("--pinned")
+    assert (pins.exit_code, pins.output.splitlines()[1].split()[0]) == (0, job)
+    assert "3 of 3" in pins.output, "both that have run it are gone"
+    [pinned] = json.loads(asked("--pinned", "--json").output)
+    finished, until_at = (datetime.fromisoformat(pinned[name]) for name in ("finished", "pinned_until"))
+    assert until_at - finished == timedelta(days=7)
     for node in started.nodes:
         assert len([each for each in node.events if each.get("event") == "preheating"]) == 1, "carried out once"

@@ -133,3 +133,13 @@ class TestCluster:
         assert "liar in quarantine: sent other bytes" in words
         assert any("it is?[2J gone" in line for line in lines)
         assert len(lines) <= 24
+
+    def test_of_several_schedulers_and_what_is_lacking(self) -> None:
+        def lines(**cluster: object) -> list[str]:
+            told = {"hosts": 5, "pulling": 1, "schedulers": 3, **cluster}
+            return ClusterView("a:1").lines({"cluster": told}, 0.0, 120, 24)
+
+        assert lines()[0] == "p2pd top: cluster of 3 schedulers, asked at a:1: 5 hosts, 1 pulling"
+        assert lines()[1] == "coming in -"
+        assert lines(untold=1)[1].startswith("without those of 1 of the schedulers")
+        assert lines(untold=2, problem="redis is unreachable")[1] == "of this scheduler alone: redis is unreachable"

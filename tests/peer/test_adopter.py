@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from peer.store import Blob, Store
 from peer.store.adopted import AdoptedBlob, ContentStore
 from peer.store.adopter import BESIDE_CLIENTS, BESIDE_CLIENTS_BYTES, READERS, Adopter
 from peer.store.check import Signature
+from peer.store.content_watch import AGAIN_AFTER_S, watch
 from peer.tasks import BackgroundTasks
 from tests.peer.download_fixtures import run
 from tests.peer.fakes import content_of
@@ -291,11 +295,34 @@ def test_the_newest_file_is_read_first_and_each_is_looked_up_once(store: Store, 
         for _ in range(3):
             await adopting.look()
 
+    found: list[Digest] = []
+    store.on_found = lambda blob: found.append(blob.digest)
     run(looks)
     assert len(looked_up) == 5
-    assert list(adopting._unread) == [digest_of(each).hex for each in reversed(contents)]
     look(adopting)
+    assert found == [digest_of(each) for each in contents]
     assert adopting.statistics().blobs == 5
+
+
+def test_records_are_not_read_by_the_loop(tmp_path: Path, runtime: Runtime) -> None:
+    """Nor when 100,000 files are there again, as after a restart."""
+    runtime.put(LARGE)
+    with a_store(tmp_path / "store") as store:
+        look(adopter(store, runtime))
+    with a_store(tmp_path / "store") as store:
+        again = adopter(store, runtime)
+        threads: list[int] = []
+        known = again._records.known
+
+        def noted(content: ContentStore, name: str, signature: Signature) -> AdoptedBlob | None:
+            threads.append(threading.get_ident())
+            return known(content, name, signature)
+
+        again._records.known = noted  # type: ignore[method-assign]
+        look(again)
+        assert store.peek(DIGEST) is not None
+        assert threads
+        assert threading.get_ident() not in threads
 
 
 def test_a_client_makes_reading_wait(store: Store, runtime: Runtime) -> None:
@@ -388,6 +415,33 @@ def test_what_is_to_be_kept_shares_its_bytes_and_outlives_the_runtimes_file(
 
 def _has_reflinks(file: Path) -> bool:
     return file.stat().st_nlink == 1
+
+
+def test_what_was_kept_and_is_given_up_is_not_read_again(store: Store, runtime: Runtime) -> None:
+    """Our hard link was a name of the runtime's file: its removal changes the file's ctime."""
+    removed: list[Digest] = []
+    store.on_removed = removed.append
+    hold(store, LARGE)
+    runtime.put(LARGE)
+    adopting = adopter(store, runtime, keep=True)
+    look(adopting)
+    adopting.keep = False
+    for _ in range(2):
+        look(adopting)
+    held = store.peek(DIGEST)
+    assert held is not None
+    assert held.adopted
+    assert (removed, adopting.statistics().read_bytes) == ([], len(LARGE))
+
+
+def test_a_pin_on_a_runtimes_file_keeps_no_room(tmp_path: Path, runtime: Runtime) -> None:
+    for content in (LARGE, SMALL):
+        runtime.put(content)
+    with closing(open_store(tmp_path / "store", max_bytes=len(SMALL))) as store:
+        look(adopter(store, runtime))
+        assert store.keep(DIGEST, 3600.0)
+        assert store.keep(digest_of(SMALL), 3600.0)
+        assert store.is_kept(DIGEST), "it is not forgotten either"
 
 
 def test_a_kept_file_is_known_again_after_a_restart(tmp_path: Path, runtime: Runtime) -> None:
@@ -502,6 +556,91 @@ def test_nothing_read_is_forgotten_while_the_directory_is_away(tmp_path: Path, r
     with a_store(tmp_path / "store") as store:
         adopter(store, runtime).load()
         assert store.peek(DIGEST) is not None
+
+
+class Closed(ContentStore):
+    """Its files may not be read."""
+
+    def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), f"{name} {flags}")
+
+
+def test_a_file_that_may_not_be_read_is_told_of_once_and_for_as_long_as_it_lasts(
+    store: Store, runtime: Runtime
+) -> None:
+    runtime.put(SMALL)
+    runtime.put(LARGE)
+    adopting = adopter(store, runtime)
+    adopting._contents = [Closed(runtime.path)]
+    with capture_logs() as logs:
+        for _ in range(3):
+            look(adopting)
+            assert adopting.statistics().unreadable == ((str(runtime.path), "Permission denied"),)
+            adopting.retry()
+    assert len(logs) == 1
+    adopting._contents = [ContentStore(runtime.path)]
+    look(adopting)
+    assert adopting.statistics().unreadable == ()
+    assert adopting.statistics().blobs == 2
+
+
+def test_a_file_that_may_not_be_read_and_goes_is_told_of_no_longer(store: Store, runtime: Runtime) -> None:
+    runtime.put(SMALL)
+    adopting = adopter(store, runtime)
+    adopting._contents = [Closed(runtime.path)]
+    with capture_logs():
+        look(adopting)
+    runtime.collect(SMALL)
+    look(adopting)
+    assert adopting.statistics().unreadable == ()
+
+
+def test_without_watches_changes_are_noticed_later_and_that_is_said_once(runtime: Runtime) -> None:
+    waits: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise asyncio.CancelledError
+
+    async def scene() -> None:
+        with suppress(asyncio.CancelledError):
+            await watch([runtime.blobs], lambda: None, rest)
+
+    import watchfiles  # noqa: F401  # before there are no more files
+
+    with capture_logs() as logs:
+        asyncio.run(_without_more_files(scene))
+    assert waits == [AGAIN_AFTER_S] * 3
+    assert ["max_user_watches" in each["event"] for each in logs] == [True]
+
+
+def test_a_directory_that_comes_later_is_watched_from_then_on(tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    changed = asyncio.Event()
+
+    async def rest(_seconds: float) -> None:
+        if not content.exists():
+            Runtime(content)
+
+    async def scene() -> None:
+        async with BackgroundTasks() as tasks, asyncio.timeout(20):
+            tasks.start(watch([content / "blobs" / "sha256"], changed.set, rest))
+            await changed.wait()
+
+    run(scene)
+
+
+async def _without_more_files(scene: Callable[[], Awaitable[None]]) -> None:
+    """The process has as many files open as it may, so inotify gives no watch."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_file = os.dup(0)
+    os.close(next_file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_file, before[1]))
+    try:
+        await scene()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_changes_are_noticed_by_themselves(store: Store, runtime: Runtime) -> None:

@@ -69,3 +69,12 @@ def test_it_keeps_to_the_host_s_rate_too() -> None:
     for _ in range(3):
         pace.wait(PACED_BYTES, threading.Event())
     assert 1.9 < clock.now < 2.2
+
+
+def test_what_has_come_at_these_rates_by_another_way_is_waited_for_by_what_comes_next() -> None:
+    clock = Waits()
+    pace = paced(clock, PACED_BYTES, host_rate=PACED_BYTES // 2)
+    assert 7.9 < pace.owed_s(5 * PACED_BYTES) < 8.2
+    assert clock.now == 0.0
+    pace.wait(PACED_BYTES, threading.Event())
+    assert 9.9 < clock.now < 10.2

@@ -11,16 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import pytest
 
 from peer.background import client
-from peer.background.client import BackgroundError, BackgroundProcess, is_installed, read_answer
+from peer.background.client import BackgroundError, BackgroundProcess, BusyError, is_installed, read_answer
 from peer.background.messages import MAX_QUESTION_BYTES, Content, Count, Fetch, Question, encode
 from peer.background.process import Process
 from peer.background.ticket import Authority, Ticket, parse_ticket
+from peer.background.torrents import MAX_SERVED
 from tests.support.ports import free_port
 
 PIECE = 256 * 1024
@@ -78,6 +79,22 @@ def test_pieces_come_over_utp_in_any_order(pair: Pair) -> None:
     pair.here.count()
     assert pair.here.sent_bytes >= 2 * PIECE
     assert path.read_bytes() == data
+
+
+def test_it_sends_to_few_at_a_time(pair: Pair) -> None:
+    """The others hear that soon, and ask elsewhere."""
+    shared = [pair.blob(2 * PIECE, seed) for seed in range(MAX_SERVED + 1)]
+    tickets = [pair.here.share(content, path) for content, _, path in shared]
+    for (content, data, _), ticket in zip(shared, tickets, strict=True):
+        assert pair.fetch(content, 1, ticket) == data[PIECE:]
+    pair.here.limit(PIECE, 0)
+    with ThreadPoolExecutor() as threads:
+        waiting = [
+            threads.submit(pair.fetch, content, 0, ticket)
+            for (content, _, _), ticket in zip(shared, tickets, strict=True)
+        ]
+        assert any(isinstance(each.exception(), BusyError) for each in as_completed(waiting, PATIENCE_S))
+        pair.there.close()  # the others wait no longer
 
 
 def test_what_was_given_to_the_daemon_takes_no_room(pair: Pair) -> None:
@@ -222,10 +239,11 @@ def test_it_ends_with_the_daemon(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_it_ends_when_idle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bound", ["idle_s", "max_age_s"])
+def test_it_ends_when_idle_and_with_its_tickets(tmp_path: Path, bound: str) -> None:
     control, daemon = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, daemon:
-        process = Process(control, tmp_path, LOOPBACK, free_port(), idle_s=0.0)
+        process = Process(control, tmp_path, LOOPBACK, free_port(), **{bound: 0.0})
         process.run()
         process.close()
 

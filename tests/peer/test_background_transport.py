@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from peer.background.client import BackgroundError, WrongPieceError
-from peer.background.transport import BackgroundTransport, Ticketed, content_of
-from peer.errors import FetchStoppedError
+from peer.background.client import BackgroundError, BusyError, WrongPieceError
+from peer.background.transport import Arriving, BackgroundTransport, BackgroundWay, Ticketed, content_of
+from peer.errors import FetchStoppedError, PeerBusyError
 from peer.oci.digest import Digest
-from peer.peer_piece import neighbour_origin
+from peer.origin.client import HttpOrigin
+from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
 from peer.store import Blob, Store
+from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
 from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
 from tests.peer.test_background_process import Pair, pair
@@ -39,17 +42,26 @@ class Neighbour:
         _, self.data, path = pair.blob(2 * MIN_PIECE_BYTES)
         self.blob: Blob = store.create(Digest(f"sha256:{path.name}"), len(self.data), "")
         self.pair = pair
-        self.transport = BackgroundTransport(pair.there, lambda host: host == "far", PATIENCE_S)
+        self.pace = Pace(0)
+        self.transport = BackgroundTransport(
+            pair.there, self._gives_way, lambda: self.pace.rate_bytes_per_s, PATIENCE_S
+        )
         self.ticket = Ticketed(pair.here.share(content_of(self.blob), path), proven=proven)
         self.transport._tickets["far", str(self.blob.digest)] = self.ticket
         self.stopped = threading.Event()
         self.client_waits = False
 
+    def _gives_way(self, digest: bytes, host: str) -> bool:
+        return (digest, host) == (self.blob.digest.raw, "far")
+
+    def way(self, host: str = "far", address: str = "127.0.0.1:1") -> BackgroundWay | None:
+        return self.transport.way(self.blob.digest, host, address, lambda: not self.client_waits)
+
     def has_way(self, host: str = "far") -> bool:
-        return self.transport.way(host, "127.0.0.1:1", lambda: True) is not None
+        return self.way(host) is not None
 
     def fetch(self, index: int) -> bytes:
-        way = self.transport.way("far", "127.0.0.1:1", lambda: not self.client_waits)
+        way = self.way()
         assert way is not None
         origin = neighbour_origin("far", "127.0.0.1:1", "here")
         start, stop = self.blob.span(index)
@@ -75,6 +87,19 @@ def test_a_piece_that_takes_long_goes_on_and_is_asked_for_again(pair: Pair, stor
     assert asked > 1
     pair.here.count()
     assert pair.here.sent_bytes < 1.5 * MIN_PIECE_BYTES
+
+
+def test_the_rate_of_the_background_holds_within_a_piece(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    near.fetch(1)
+    near.pace.set_rate(1)
+    near.transport.patience_s = 1.0
+    with pytest.raises(FetchStoppedError):
+        near.fetch(0)
+    near.pace.set_rate(0)
+    near.transport.patience_s = PROCESS_PATIENCE_S
+    assert near.fetch(0) == near.data[:MIN_PIECE_BYTES]
 
 
 def test_it_goes_on_while_it_is_not_asked_for(pair: Pair, store: Store) -> None:
@@ -123,7 +148,7 @@ def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: St
 def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
     origin = neighbour_origin("far", "127.0.0.1:1", "here")
-    way = near.transport.way("far", "127.0.0.1:1", lambda: True)
+    way = near.way()
     assert way is not None
     near.transport.patience_s = PROCESS_PATIENCE_S
     with pytest.raises(WrongPieceError), way.fetch(origin, near.blob, 0, near.stopped):
@@ -131,11 +156,34 @@ def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     assert not near.has_way()
 
 
+class Busy(BackgroundWay):
+    """A neighbour that sends to others now."""
+
+    @contextmanager
+    def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
+        with self.transport.fetching(self, origin, blob, index) as (stream, _):
+            if not stopped.is_set():
+                raise BusyError("others")
+            yield Arriving(stream, 0, stopped.clear)
+
+
+def test_a_neighbour_that_is_busy_is_asked_again_and_not_by_http(pair: Pair, store: Store) -> None:
+    near = Neighbour(pair, store)
+    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    way = Busy(near.transport, "far", "127.0.0.1:1", lambda: True)
+    piece = PeerPiece(PieceSource(origin), near.blob, 0, bytes(32), background=True, way=way)
+    with pytest.raises(PeerBusyError):
+        piece.run(BufferPool(MIN_PIECE_BYTES), near.pace, lambda _index, _digest: None)
+    assert near.transport._tickets
+    assert near.has_way()
+    assert near.transport.fallbacks == 0
+
+
 @pytest.mark.parametrize("address", ["[::::]:1", "[:.:]:1", "a..b:1", f"{'a' * 70}:1", "..:1"])
 def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, address: str) -> None:
     """The protocol lets a host advertise each of these."""
     near = Neighbour(pair, store, proven=False)
-    way = near.transport.way("far", address, lambda: True)
+    way = near.way(address=address)
     assert way is not None
     with (
         pytest.raises(BackgroundError, match="is no address"),
@@ -144,7 +192,7 @@ def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, addre
         pass
 
 
-def test_only_other_sites(pair: Pair, store: Store) -> None:
+def test_only_what_gives_way(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
     assert near.has_way("far")
     assert not near.has_way("near")

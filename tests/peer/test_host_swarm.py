@@ -233,9 +233,11 @@ class TestNewsAndReports:
         playbook = fetching() >> received(0, 0) << gained(("c",), 0, 1) >> failed(1, CHOKED)
         assert playbook >> ("b", Unchoke(D)) << asked(2, "b", 1) >> Passes(2.0) << progress(0)
 
-    def test_starving_is_told_again_and_again(self) -> None:
+    def test_starving_is_told_again_after_twice_as_long(self) -> None:
         playbook = with_neighbours() >> Passes(STARVING_AFTER_S) << progress(starving=True)
-        assert playbook >> Passes(STARVING_AFTER_S) << progress(starving=True)
+        playbook = playbook >> Passes(2 * STARVING_AFTER_S - 0.1)
+        playbook = playbook >> Passes(0.1) << progress(starving=True)
+        assert playbook >> Passes(4 * STARVING_AFTER_S) << progress(starving=True)
 
     def test_news_of_a_generation_that_comes_before_the_scheduler_tells_of_it(self) -> None:
         playbook = with_neighbours("b") >> ("b", holds(0, generation=2)) >> Reset(D, 2)

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import pytest
 
-from scheduler.core.overview import BlobFacts, PlaceFacts, PullFacts, Trouble
+from scheduler.core.exchanges import BlobFacts, PullFacts
+from scheduler.core.overview import PlaceFacts, Trouble
 from scheduler.core.scheduler import Scheduler
 from tests.real.chromium import Browser, Page, chromium
 from tests.real.paths import new_directory
@@ -129,12 +130,16 @@ async def test_names_of_hosts_are_text_and_never_markup(browser: Browser) -> Non
             blobs=(BlobFacts(EVIL, 1, 9, 1, 0, 1, 1, 1, 0), BlobFacts("__proto__", 1, 9, 1, 0, 1, 1, 1, 0)),
             troubles=(Trouble(EVIL, EVIL, EVIL, EVIL, (EVIL,)), Trouble("__proto__", "a:1", "s", "z", (EVIL,))),
             troubles_in_all=2,
+            schedulers=3,
+            problem=EVIL,
         )
     )
     async with shown(browser, core.as_scheduler()) as page:
         assert await page.run(f"{text_of('#troubles')}.split('<img').length - 1") == 5
         assert await page.run("document.querySelectorAll('#troubles tbody tr').length") == 2
         assert await page.run("document.querySelectorAll('.pull tbody tr').length") == 2
+        assert await page.run(text_of("#lacking")) == f"What is here is of this scheduler alone: {EVIL}."
+        assert await page.run("document.querySelector('#lacking').hidden") is False
         await page.run("document.querySelector('#places tbody button').click()")
         assert await page.run("[document.images.length, document.scripts.length, window.pwned ?? 0]") == [0, 1, 0]
         refused = await page.run("(() => { try { document.body.innerHTML = '<b>'; } catch (e) { return e.name; } })()")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import (
     Join,
     LeasePieces,
@@ -45,10 +46,10 @@ def digests(first: int, run: bytes) -> PieceDigests:
     return PieceDigests(D, 1, (DigestRun(first, run),))
 
 
-def one_with_a_lease() -> Playbook:
+def one_with_a_lease(settings: SchedulerSettings = SETTINGS) -> Playbook:
     """Hosts a and b want the blob, and a has the first lease, of one piece."""
     return (
-        Playbook("a", "b")
+        Playbook("a", "b", settings=settings)
         >> ("a", JOIN)
         << ("a", joined())
         << ("a", Lease(1, D, 1, 0, 1, WITHIN))
@@ -58,10 +59,10 @@ def one_with_a_lease() -> Playbook:
     )
 
 
-def two_with_leases() -> Playbook:
+def two_with_leases(settings: SchedulerSettings = SETTINGS) -> Playbook:
     """Hosts a and b want the blob. Piece 0 has come to a, and each has a lease: b of piece 1, and a of piece 2."""
     return (
-        one_with_a_lease()
+        one_with_a_lease(settings)
         >> ("a", LeasePieces(1, D, 0, P0))
         << ("a", digests(0, P0))
         << ("b", digests(0, P0))
@@ -70,9 +71,9 @@ def two_with_leases() -> Playbook:
     )
 
 
-def all_landed() -> Playbook:
+def all_landed(settings: SchedulerSettings = SETTINGS) -> Playbook:
     """The same when every piece has left the origin, once: 0 and 2 to a, 1 and 3 to b."""
-    play = two_with_leases() >> Passes(1) >> ("b", LeasePieces(2, D, 1, P1))
+    play = two_with_leases(settings) >> Passes(1) >> ("b", LeasePieces(2, D, 1, P1))
     play = play << ("a", digests(1, P1)) << ("b", digests(1, P1)) << ("b", Lease(4, D, 1, 3, 4, WITHIN))
     for host, lease, index, piece in (("a", 3, 2, P2), ("b", 4, 3, P3)):
         play = play >> Passes(1) >> (host, LeasePieces(lease, D, index, piece))

@@ -19,6 +19,8 @@ from scheduler.core.events import (
     Probe,
     PullSeen,
     Received,
+    TagAsked,
+    TagTold,
     Tick,
 )
 from scheduler.core.preheat_job import JobState, TargetState
@@ -63,6 +65,8 @@ class Playbook:
         self.kept: list[tuple[JobState, dict[str, TargetState]]] = []
         """What was to be kept of preheats: the state of a job, and of the hosts that have changed."""
         self.pulls: list[PullSeen] = []
+        self.of_tags: list[TagAsked | TagTold] = []
+        """What the other schedulers are to hear."""
         self._names: dict[int, str] = {}
         self._expected: list[tuple[str, object]] = []
         self._got: list[tuple[str, object]] = []
@@ -117,6 +121,8 @@ class Playbook:
                 self.kept.append((instruction.job.state, {each.host: each.state for each in instruction.targets}))
             elif isinstance(instruction, PullSeen):
                 self.pulls.append(instruction)
+            elif isinstance(instruction, TagAsked | TagTold):
+                self.of_tags.append(instruction)
             elif isinstance(instruction, Probe):
                 self._got.append((self._names[instruction.connection], PROBED))
             else:

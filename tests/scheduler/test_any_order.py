@@ -9,7 +9,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler.core.events import Close, Connected, Disconnected, Event, Instruction, Received, Send, Tick
+from scheduler.core.events import (
+    Close,
+    Connected,
+    Disconnected,
+    Event,
+    Instruction,
+    LiveListChanged,
+    Received,
+    Send,
+    TagAsked,
+    TagTold,
+    Tick,
+    ToldWord,
+)
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import TO_HOST, FromHost
@@ -36,12 +49,13 @@ from scheduler.protocol.from_host import (
     TagLookup,
 )
 from scheduler.protocol.inline_blob import InlineBlob
-from scheduler.protocol.to_host import Lease, RequestDigests, TagQuery
+from scheduler.protocol.to_host import Lease, RequestDigests, SchedulerAt, TagQuery
 
 SETTINGS = SchedulerSettings(
     degree=3, degree_low=2, degree_high=4, leases_per_origin=3, lease_pieces=2, fanout_slice=2, lease_s=5
 )
 HOSTS = tuple("abcdefgh")
+SCHEDULERS = ("0a", "0b", "0c")
 TINY = b"tiny"
 SIZES = {hashlib.sha256(TINY).digest(): len(TINY), b"1" * 32: 6 << 18, b"2" * 32: 3 << 18}
 WORDS = tuple(blake3.blake3(word).digest() for word in (b"right", b"wrong"))
@@ -156,6 +170,17 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(host=hosts, tag=st.sampled_from(("v1", "v2")))
     def looks_up(self, host: str, tag: str) -> None:
         self.say(host, TagLookup("docker.io", "library/app", tag))
+
+    @rule(count=st.integers(1, 3))
+    def others_live(self, count: int) -> None:
+        schedulers = tuple(SchedulerAt(name, f"http://{name}:1") for name in SCHEDULERS[:count])
+        self.tell(LiveListChanged(1, SCHEDULERS[0], schedulers))
+
+    @rule(other=st.sampled_from(SCHEDULERS[1:]), tag=st.sampled_from(("v1", "v2")), words=st.integers(-1, 3))
+    def another_scheduler_tells(self, other: str, tag: str, words: int) -> None:
+        name = (other, "docker.io", "library/app", tag)
+        told = tuple(ToldWord(bytes([each]) * 12, b"d" * 32, 7, "application/json", 1.0) for each in range(words))
+        self.tell(TagAsked(*name, "somebody") if words < 0 else TagTold(*name, told))
 
     @rule(seconds=st.sampled_from((0.001, 1.0, 6.0, 700.0)))
     def time_passes(self, seconds: float) -> None:

@@ -323,6 +323,15 @@ def test_a_piece_that_was_lost_with_its_holder_is_leased_again() -> None:
     )
 
 
+def test_where_there_are_many_hosts_they_report_rarer_and_a_lost_piece_waits_for_them() -> None:
+    play = all_landed(replace(SETTINGS, unhurried_hosts=2))
+    play = play >> ("c", hello("c")) << ("c", Welcome(1, progress_s=1.5 * SETTINGS.progress_s))
+    play = play >> ("d", hello("d")) << ("d", Welcome(1, progress_s=2 * SETTINGS.progress_s))
+    play = play >> ("b", Progress(D, 1, bytes([0b1110]))) >> ("a", VANISHES) << ("b", remove("a"))
+    assert play >> Passes(2 * SETTINGS.orphan_s - 0.1)
+    assert play >> Passes(0.1) << ("b", Lease(5, D, 1, 0, 1, WITHIN))
+
+
 def test_a_piece_whose_holder_reports_in_time_is_not_leased_again() -> None:
     assert all_landed() >> ("a", VANISHES) << ("b", remove("a")) >> ("b", Progress(D, 1, bytes([0b1111]))) >> Passes(60)
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import pytest
 
-from scheduler.core.overview import ELSEWHERE, ERROR_COUNTS_S, MAX_PLACES, MAX_PROBLEMS, Overview, PullFacts
+from scheduler.core.exchanges import PullFacts
+from scheduler.core.overview import ELSEWHERE, ERROR_COUNTS_S, MAX_PLACES, MAX_PROBLEMS, Overview
 from scheduler.core.pulls import GAP_S, MAX_PULLS
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import (

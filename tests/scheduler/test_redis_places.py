@@ -18,7 +18,7 @@ from scheduler.shared.redis_clients import RedisPlace, facts_of
 from scheduler.shared.redis_ledger import RedisLedger
 from scheduler.shared.redis_live import RedisLiveStore
 from scheduler.shared.redis_url import parse_redis_url
-from scheduler.shared.rosters import RedisRosters
+from scheduler.shared.summaries import RedisSummaries
 from scheduler.trust.errors import TrustError
 from scheduler.trust.token import new_token
 from tests.support.authority import make_authority
@@ -74,16 +74,17 @@ def works(place: RedisPlace) -> None:
     assert facts_of(place)["aof_enabled"] == "0"
 
     async def scenario() -> None:
-        store, quarantines, rosters = RedisLiveStore(place), RedisQuarantines(place), RedisRosters(place)
+        store, quarantines, summaries = RedisLiveStore(place), RedisQuarantines(place), RedisSummaries(place)
         live = Live(Membership("https://a:1"), store, lambda _: None)
         await live.beat()
         await live.beat()
         assert (live.known.epoch, live.not_ready()) == (1, [])
         await store.changed(5.0)
         assert len(await quarantines.share([QuarantineFacts("liar", "", "it lied", 60.0)], 0.0)) == 1
-        await rosters.write("a", b"hosts")
-        assert await rosters.read(["a", "b"]) == [b"hosts", None]
-        for each in (store, quarantines, rosters):
+        await summaries.write("a:1", b"hosts", b"pulls")
+        rosters, exchanges = await summaries.read(["a", "b"])
+        assert (rosters, exchanges["a:1"][1]) == ([b"hosts", None], b"pulls")
+        for each in (store, quarantines, summaries):
             await each.close()
 
     asyncio.run(scenario())

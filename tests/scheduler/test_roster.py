@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import zlib
-from dataclasses import replace
 
 import pytest
 
 from scheduler.core.rate import RATE_OVER_S, Rate
-from scheduler.core.roster import HostFacts, merged
+from scheduler.core.roster import HostFacts, added_up, merged
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import (
     Announce,
@@ -22,8 +19,6 @@ from scheduler.protocol.from_host import (
     Progress,
     Sealed,
 )
-from scheduler.shared.redis_clients import RedisPlace
-from scheduler.shared.rosters import RedisRosters, decode, encode
 from tests.scheduler.messages_for_pull import JOIN, MIB, PIECE, D, one_with_a_lease
 from tests.scheduler.playbook import Passes, Playbook, hello
 
@@ -84,24 +79,9 @@ HERE = HostFacts("a", "a:1", "east", "z", "r", "1", 5.0, True, 3, 1, 100, 0, "")
 
 
 def test_a_host_of_several_schedulers_is_told_once() -> None:
-    there = replace(HERE, connected_s=9.0, swarms=4, rate_bytes_per_s=11, missed_by=2, last_error="its disk is full")
-    both = replace(there, swarms=7, wants=2, rate_bytes_per_s=111)
-    other = replace(HERE, id="b")
+    there = HERE._replace(connected_s=9.0, swarms=4, rate_bytes_per_s=11, missed_by=2, last_error="its disk is full")
+    both = there._replace(swarms=7, wants=2, rate_bytes_per_s=111)
+    other = HERE._replace(id="b")
     assert merged([[HERE], [there, other]]) == [both, other]
-
-
-def test_the_hosts_of_the_others_are_told_by_redis(redis_place: RedisPlace) -> None:
-    async def scenario() -> None:
-        rosters = RedisRosters(redis_place)
-        await rosters.write("0a", encode([HERE]))
-        found = await rosters.read(["0a", "0b"])
-        assert [decode(each) for each in found] == [[HERE], []]
-        assert await rosters.read([]) == []
-        await rosters.close()
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("stored", [b"x", zlib.compress(b"{"), zlib.compress(b"[1]"), zlib.compress(b'[{"id":"a"}]')])
-def test_what_is_no_roster_has_no_hosts(stored: bytes) -> None:
-    assert decode(stored) == []
+    late = there._replace(last_error="gone", error_age_s=5.0)
+    assert added_up(late, there).last_error == added_up(there, late).last_error == "its disk is full", "the latest"

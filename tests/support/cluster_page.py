@@ -14,7 +14,7 @@ from aiohttp import web
 
 from p2pd.admin.cluster import Cluster
 from p2pd.admin.server import admin_runner
-from scheduler.core.overview import Overview
+from scheduler.core.overview import Others, Overview
 from scheduler.core.roster import HostFacts
 from scheduler.core.scheduler import Scheduler
 from tests.support.registry_server import PATIENCE_S
@@ -69,7 +69,7 @@ class Fixed:
         self.asked = 0
         self.takes_s = 0.0
 
-    def overview(self, now: float, expiring: frozenset[str]) -> Overview:  # noqa: ARG002  # the scheduler's signature
+    def overview(self, now: float, expiring: frozenset[str], others: Others) -> Overview:  # noqa: ARG002  # as there
         self.asked += 1
         until = time.thread_time() + self.takes_s
         while time.thread_time() < until:

@@ -99,6 +99,10 @@ class SchedulerOfSeveral:
     def thaw(self) -> None:
         self.process.daemon.process.send_signal(signal.SIGCONT)
 
+    async def page(self) -> Any:
+        """What its page shows."""
+        return (await ask(self.process.at["admin"], "GET", "/cluster")).json
+
     async def close(self) -> None:
         await self._stack.aclose()
 
@@ -233,6 +237,19 @@ class Several:
         """Whether no list from that epoch on lacks one of the schedulers: no blob has moved."""
         told = [each for scheduler in self.schedulers for each in scheduler.lists if each["epoch"] >= since]
         return all(set(each["schedulers"]) == set(self.urls) for each in told)
+
+    async def shown_by_all(self) -> tuple[int, int, int] | None:
+        """Schedulers, hosts, and bytes that hosts have received, as each scheduler shows them; None if they differ."""
+        pages = [await each.page() for each in self.schedulers]
+        shown = {
+            (
+                page["cluster"]["schedulers"] - page["cluster"]["untold"],
+                page["cluster"]["hosts"],
+                sum(pull["received_bytes"] for pull in page["pulls"].values()),
+            )
+            for page in pages
+        }
+        return shown.pop() if len(shown) == 1 else None
 
     async def are_ready(self) -> bool:
         return not any([await each.not_ready() for each in self.schedulers])

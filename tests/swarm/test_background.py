@@ -13,7 +13,7 @@ from tests.support.client import ask
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
-from tests.swarm.cluster import MIB, Host, cluster
+from tests.swarm.cluster import MIB, Host, cluster, held_bytes
 from tests.swarm.test_preheat import SETTLED, app, ended, holds, order, preheats
 
 BITTORRENT = {"background_transport": "bittorrent"}
@@ -62,16 +62,24 @@ async def test_what_a_client_waits_for_comes_by_http(tmp_path: Path, registry: I
 
 
 @asynchronous
-async def test_within_a_site_all_comes_by_http(tmp_path: Path, registry: ImageRegistry) -> None:
-    image = app(registry, 4 * MIB)
-    layer = image.layer_digests[0]
+async def test_within_a_site_a_preheat_gives_way_and_what_is_fetched_ahead_does_not(
+    tmp_path: Path, registry: ImageRegistry
+) -> None:
+    image = app(registry, 4 * MIB, 3 * MIB)
     async with cluster(tmp_path, registry, SETTLED) as swarm, preheats(swarm.scheduler, tmp_path / "jobs") as service:
         one = await swarm.add(site="near", **BITTORRENT)
-        assert (await one.blob(layer)).status == 200
-        other = await swarm.add(site="near", **BITTORRENT)
+        for layer in image.layer_digests:
+            assert (await one.blob(layer)).status == 200
+        preheated = await swarm.add(site="near", **BITTORRENT)
         await ended(service, await order(service, to="host-2"))
-        assert await holds(other, image)
-        assert await received(other) == 0
+        assert await holds(preheated, image)
+        assert await received(preheated) >= 7 * MIB
+        pulling = await swarm.add(site="near", prefetch_layers=1, **BITTORRENT)
+        assert (await pulling.manifest("v1")).status == 200
+        assert (await pulling.blob(image.layer_digests[0])).status == 200
+        await held_bytes(pulling, image.layer_digests[1], 3 * MIB)
+        assert await received(pulling) == 0
+        assert [swarm.sent_bytes(layer) for layer in image.layer_digests] == [4 * MIB, 3 * MIB]
 
 
 @asynchronous

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from scheduler.protocol.from_host import TagAnswer, TagLookup
+from scheduler.protocol.to_host import TagQuery, TagResult
 from tests.real import packages
 from tests.support.node import asynchronous
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
 from tests.swarm.cluster import Host, until_true
-from tests.swarm.several import Running, SchedulerOfSeveral, Several, connections, running, several, until
+from tests.swarm.scripted import ScriptedHost
+from tests.swarm.several import (
+    BLOB_BYTES,
+    BLOBS_EACH,
+    Running,
+    SchedulerOfSeveral,
+    Several,
+    connections,
+    running,
+    several,
+    until,
+)
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 # where libfaketime has what the threads of a process share
 
@@ -81,6 +95,51 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
 
         await made.pull(victim, fault)
         await victim.start()
+
+    run(scenario)
+
+
+def test_each_shows_what_all_have_seen_also_once_one_was_killed(run: Callable[[Scenario], None]) -> None:
+    async def scenario(made: Several) -> None:
+        all_hosts, received = (3, len(made.hosts)), 0
+
+        async def all_show_it() -> bool:
+            nonlocal received
+            shown = await made.shown_by_all()
+            if shown is None or shown[:2] != all_hosts or shown[2] < least:
+                return False
+            received = shown[2]
+            return True
+
+        await made.pull()
+        least = len(made.hosts) * len(made.schedulers) * BLOBS_EACH * BLOB_BYTES
+        await until(all_show_it)
+        victim, least = made.schedulers[1], received
+        victim.kill()
+        await victim.start()
+        await until(all_show_it)
+        assert received == least, "nothing twice, and nothing is lost"
+
+    run(scenario)
+
+
+def test_a_tag_is_what_hosts_of_all_were_told(run: Callable[[Scenario], None]) -> None:
+    """Who asks is connected to one scheduler, and the two that know are connected to the others."""
+
+    async def scenario(made: Several) -> None:
+        tag = ("docker.io", "library/gone", "v1")
+        hosts = [ScriptedHost(f"z-{number}", b"a manifest") for number in range(3)]
+        async with AsyncExitStack() as stack:
+            for host, at in zip(hosts, made.schedulers, strict=True):
+                await stack.enter_async_context(host.running(f"http://{at.process.at['listen']}"))
+            newcomer, *others = hosts
+            await newcomer.tell(TagLookup(*tag))
+            for host in others:
+                await until_true(lambda: bool(host.heard_of(TagQuery)))  # noqa: B023 # it waits for it here
+                await host.tell(TagAnswer(*tag, 200, host.raw_digest, 10, "application/json", public=True))
+            await until_true(lambda: bool(newcomer.heard_of(TagResult)))
+            [result] = newcomer.heard_of(TagResult)
+            assert (result.status, result.digest, result.hosts) == (200, newcomer.raw_digest, 2)
 
     run(scenario)
 
@@ -167,6 +226,9 @@ def test_redis_is_killed_and_restarted(run: Callable[[Scenario], None]) -> None:
         await until(made.none_is_ready)
         assert "redis is unreachable since" in (await made.schedulers[0].not_ready())[0]
         await made.pull()
+        shown = (await made.schedulers[0].page())["cluster"]
+        assert (shown["schedulers"], shown["untold"], shown["hosts"] > 0) == (3, 2, True)
+        assert "redis is unreachable since" in shown["problem"]
         made.redis.start()
         await until(made.are_ready)
         assert made.all_live(epoch)
