@@ -82,8 +82,8 @@ class SimulatedHost:
         """Why those that failed did."""
         self.got_bytes = 0
         self._blobs: Final = blobs
-        self._divided: Final[dict[bytes, Contents]] = {}
-        """The blobs as this host has divided them into pieces, if it has."""
+        self.blobs: Final[dict[bytes, Contents]] = {}
+        """Those that it has wanted or held, in the pieces that it has divided them into."""
         self._network: Final = network
         self._checks: Final = checks
         self._event_queue: Final = network.event_queue
@@ -135,6 +135,7 @@ class SimulatedHost:
             self._tell(from_host.Announce((held,)))
             return
         if blob.digest not in self.machine.downloads:
+            self.blobs.setdefault(blob.digest, blob)
             size_bytes = blob.size_bytes if self.knows_sizes else None
             self.feed(events.SourceAdded(blob.digest, 0, "docker.io", "library/app", size_bytes))
         self.feed(events.ReaderMoved(blob.digest, 1, 0, None))
@@ -142,6 +143,7 @@ class SimulatedHost:
     def hold(self, blobs: Iterable[Contents]) -> None:
         """It has these already, from before."""
         for blob in blobs:
+            self.blobs[blob.digest] = blob
             self.store[blob.digest].update(enumerate(blob.digests))
             self.whole.add(blob.digest)
             self.got_bytes += blob.size_bytes
@@ -158,15 +160,11 @@ class SimulatedHost:
         """Whether it knows that it is connected to the scheduler at a URL."""
         return self.machine.schedulers.sessions[scheduler].state is SessionState.CONNECTED
 
-    def blob(self, digest: bytes) -> Contents:
-        """A blob as this host has divided it into pieces."""
-        return self._divided.get(digest) or self._blobs[digest]
-
     # -- the disk --------------------------------------------------------------------------------------------------
 
     def take(self, digest: bytes, request: int, index: int, piece_digest: bytes, *, choked: bool = False) -> None:
         """A piece has come; with the last one, the SHA-256 is known."""
-        blob, held = self.blob(digest), self.store[digest]
+        blob, held = self.blobs[digest], self.store[digest]
         if self.disk_fails:
             if self.pieces.pop(request, None) is not None:
                 self.feed(events.PieceFailed(digest, request, PeerOutcome.CANCELLED))
@@ -184,7 +182,7 @@ class SimulatedHost:
     def recover(self, instruction: events.Recover) -> None:
         digest = instruction.digest
         self.attempts += 1
-        blob, held = self.blob(digest), dict(self.store[digest])
+        blob, held = self.blobs[digest], dict(self.store[digest])
         if held:
             self.feed(events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
         else:
@@ -192,7 +190,7 @@ class SimulatedHost:
 
     def prepare(self, instruction: events.Prepare) -> None:
         failed = events.StoreFailed(instruction.digest)
-        self._divided[instruction.digest] = self._blobs[instruction.digest].divided(instruction.piece_length)
+        self.blobs[instruction.digest] = self._blobs[instruction.digest].divided(instruction.piece_length)
         self.later(PREPARE_S, failed if self.disk_fails else events.Prepared(instruction.digest))
 
     def store_inline(self, instruction: events.StoreInlineBlob) -> None:
@@ -209,7 +207,7 @@ class SimulatedHost:
 
     def read_digests(self, instruction: events.ReadDigests) -> None:
         digest = instruction.digest
-        blob = self.blob(digest)
+        blob = self.blobs[digest]
         length = told_piece_length(blob.size_bytes, blob.length)
         self.feed(events.DigestsRead(digest, self.store[digest], blob.data, length))
 
@@ -222,9 +220,9 @@ class SimulatedHost:
             return
         if instruction.discard:
             held = self.store[digest]
-            self.got_bytes -= sum(map(self.blob(digest).bytes_of, held))
+            self.got_bytes -= sum(map(self.blobs[digest].bytes_of, held))
             held.clear()
-            self._divided.pop(digest, None)
+            self.blobs[digest] = blob
         self.failures.append(instruction.reason or instruction.phase.value)
         again_s = 0.0 if instruction.phase is Phase.DISPROVED else RETRY_S
         self._event_queue.after(again_s, self.pull, blob)
