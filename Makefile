@@ -34,7 +34,7 @@ check: venv ## ruff, mypy --strict and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: venv ## docs/protocol.md and docs/metrics.md from the code, docker/kubernetes*.yaml from the chart
+docs: venv ## docs/protocol.md, docs/metrics.md and docs/*-api.json from the code, docker/kubernetes*.yaml from the chart
 	$(BIN)/python -m tests.generated_docs
 	$(BIN)/python -m tests.real.manifests
 

@@ -1,4 +1,4 @@
-"""docs/protocol.md, docs/metrics.md and docs/preheat-api.json, from the code: `make docs` writes, a test compares.
+"""Protocol, metrics and the APIs of the admin ports in docs, from the code: `make docs` writes, a test compares.
 
 The messages come from the three codecs, with the bounds that the decoder checks. The metrics come from a node that has
 just served a blob, so that each label has a value, and from a scheduler alone; those of clients, which want refusals
@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -29,7 +30,6 @@ from p2pd.admin.live_metrics import LiveMetrics
 from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
 from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.predict.service import PredictStatistics
-from p2pd.preheat.openapi import document as preheat_api
 from proxy.core.pulls import PullSummary
 from proxy.core.reasons import Refused, Relayed
 from proxy.mirror import RequestRecord
@@ -52,6 +52,7 @@ from scheduler.protocol.fields import (
 )
 from scheduler.shared.live import Live
 from scheduler.shared.live_list import LiveList, Membership
+from tests.support.admin_ports import both_ports
 from tests.support.images import content_of, digest_of, make_image
 from tests.support.node import node_at, run
 from tests.support.registry import ImageRegistry
@@ -125,10 +126,19 @@ def metrics() -> str:
     return "\n\n".join(["# Metrics", GENERATED, text, "\n".join(lines)]) + "\n"
 
 
+def api(daemon: str) -> str:
+    """What a scheduler, or a node of it, says of its admin port: of all routes that it has."""
+    with tempfile.TemporaryDirectory() as directory, both_ports(Path(directory)) as ports:
+        status, found = ports[daemon].ask("GET", "/api/v1/openapi.json")
+    assert status == 200, "a route has no text in p2pd/openapi"
+    return json.dumps(found, indent=2) + "\n"
+
+
 DOCUMENTS: Final[Mapping[str, Callable[[], str]]] = {
     "protocol.md": protocol,
     "metrics.md": metrics,
-    "preheat-api.json": lambda: json.dumps(preheat_api(), indent=2) + "\n",
+    "scheduler-api.json": partial(api, "scheduler"),
+    "node-api.json": partial(api, "node"),
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -202,13 +203,15 @@ class Cluster:
         await self._ask_others()
         query = request.query
         first = query.get("first", "0")
+        if not re.fullmatch(r"[0-9]{1,8}", first, re.ASCII):
+            return web.json_response({"error": "first: expected a number from 0 to 99999999"}, status=422)
         now = asyncio.get_running_loop().time()
         count, found = self._core.hosts_at(
             now,
             query.get("site"),
             query.get("zone"),
             query.get("text", "")[:MAX_TEXT],
-            int(first) if first.isascii() and first.isdecimal() and len(first) < 9 else 0,
+            int(first),
             HOSTS_AT_ONCE,
             self._others,
         )

@@ -155,4 +155,6 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except P2pdError as error:
         return web.json_response({"error": str(error)}, status=500)
     except web.HTTPException as error:
-        return web.json_response({"error": f"{error.status} {error.reason}: see /status"}, status=error.status)
+        told = {"error": f"{error.status} {error.reason}: see /api/v1/openapi.json"}
+        allowed = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return web.json_response(told, status=error.status, headers=allowed)

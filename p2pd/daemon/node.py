@@ -41,6 +41,7 @@ from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
 from p2pd.daemon.upkeep import tend, tend_for_ever
 from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.openapi.routes import openapi_routes
 from p2pd.predict.telling import MayTell, pulled_of
 from p2pd.preheat.host import HostPreheats
 from p2pd.preheat.images import ImagesAhead
@@ -223,7 +224,7 @@ async def serve(
             SiteImport(host, origins, readers, access, tags),
             lambda: (settings if control is None else control.settings).preheat,
         )
-        routes = [*routes, *importing]
+        routes = [*routes, *importing, *openapi_routes()]
         admin = Admin(
             origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
         )

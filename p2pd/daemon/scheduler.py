@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any
 
 import uvloop
 from prometheus_client import generate_latest
@@ -29,8 +30,9 @@ from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
 from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.trust import admission_or_none, ending_certificates
 from p2pd.daemon.wiring import scheduling_of
+from p2pd.openapi.routes import openapi_routes
 from peer.tasks import BackgroundTasks
-from scheduler.core.scheduler import Scheduler
+from scheduler.core.scheduler import Scheduler, SchedulerStatistics
 from scheduler.shell.server import SchedulerServer
 
 
@@ -65,12 +67,12 @@ async def serve(
     cluster = Cluster(core, partial(ending_certificates, settings))
     admin = admin_runner(
         addresses=addresses,
-        status=lambda: {"scheduler": dataclasses.asdict(core.statistics())},
+        status=lambda: {"scheduler": _facts(core.statistics())},
         scrape=scrape,
         not_ready=lambda: [reason for each in obstacles for reason in each()],
         cluster=cluster,
         names=names_of(settings, settings.admin),
-        more=preheats.routes(),
+        more=[*preheats.routes(), *openapi_routes()],
         secret=secret,
         admits=preheats.admits,
     )
@@ -99,3 +101,9 @@ async def serve(
             of_list.live = several.live
         await stack.enter_async_context(preheats.running(core, server, background, several))
         yield addresses
+
+
+def _facts(found: SchedulerStatistics) -> dict[str, Any]:
+    """For JSON, which has no states."""
+    by_state = {state.name.lower(): count for state, count in found.preheats.items()}
+    return {**dataclasses.asdict(dataclasses.replace(found, preheats={})), "preheats": by_state}

@@ -1,11 +1,10 @@
-"""The API of preheats, on the admin port of a scheduler. `p2pd.preheat.openapi` describes it.
+"""The API of preheats, on the admin port of a scheduler. `p2pd.openapi.preheats` describes it.
 
     POST /api/v1/preheats               a preheat begins: 201; 200 for an Idempotency-Key that has one already
     GET  /api/v1/preheats               the newest first, without their hosts
     GET  /api/v1/preheats/{id}          with a result for each host
     POST /api/v1/preheats/{id}/cancel
     POST /api/v1/preheats/{id}/retry    the hosts that failed, or were away, are told again
-    GET  /api/v1/openapi.json
 
 Every answer is JSON; an error is `{"error": "what happened and what to do", "problems": [...]}`.
 """
@@ -23,7 +22,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from p2pd.preheat.openapi import document
 from p2pd.preheat.request import MAX_BODY_BYTES, PreheatRequest, RequestError, parse_request, show_time
 from scheduler.core.preheat_job import Order, Target, TargetState
 from scheduler.core.preheat_record import JobRecord, JobView, PreheatService, PreheatStoreError, TooManyJobsError
@@ -56,7 +54,6 @@ def preheat_routes(service: Service, clock: Callable[[], float] = time.time) -> 
         web.get(f"{jobs}/{{id}}", answering(api.show)),
         web.post(f"{jobs}/{{id}}/cancel", answering(api.cancel)),
         web.post(f"{jobs}/{{id}}/retry", answering(api.retry)),
-        web.get(f"{PREFIX}/openapi.json", _describe),
     ]
 
 
@@ -124,13 +121,13 @@ class _Api:
         return web.json_response([facts_of(record) for record in records])
 
     async def show(self, request: web.Request) -> web.Response:
-        return _found(await self._preheating().job(_id(request)))
+        return _found(await self._preheating().job(id_of(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        return _found(await self._preheating().cancel(_id(request)))
+        return _found(await self._preheating().cancel(id_of(request)))
 
     async def retry(self, request: web.Request) -> web.Response:
-        return _found(await self._preheating().retry(_id(request)))
+        return _found(await self._preheating().retry(id_of(request)))
 
     def _preheating(self) -> PreheatService:
         service = self._service()
@@ -139,11 +136,8 @@ class _Api:
         return service
 
 
-async def _describe(_: web.Request) -> web.Response:
-    return web.json_response(document())
-
-
-def _id(request: web.Request) -> str:
+def id_of(request: web.Request) -> str:
+    """The id of a preheat in the path; "", which none has, if it is none."""
     name = request.match_info["id"]
     return name if _ID.fullmatch(name) else ""
 

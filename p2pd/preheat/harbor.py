@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from p2pd.preheat.api import Handler, Service, json_body, record_of
+from p2pd.preheat.api import Handler, Service, id_of, json_body, record_of
 from p2pd.preheat.request import RequestError, parse_request, show_time
 from peer.errors import InvalidNameError
 from peer.oci.reference import parse_image_reference
@@ -97,8 +97,8 @@ class _Harbor:
         args = _object(body.get("args"), "args")
         if body.get("type") != "preheat" or args.get("type") != "image":
             raise RequestError('type: expected "preheat", and args.type "image"')
-        scope = args.get("scope") or ""
-        if scope not in SCOPES:
+        scope = "" if args.get("scope") is None else args["scope"]
+        if not isinstance(scope, str) or scope not in SCOPES:
             raise RequestError(f"args.scope: expected one of {', '.join(filter(None, SCOPES))}")
         view = await self._begin(args, SCOPES[scope])
         return web.json_response(_as_job(view, self._clock()))
@@ -120,7 +120,7 @@ class _Harbor:
         return web.json_response({"ID": view.record.id})
 
     async def show_old(self, request: web.Request) -> web.Response:
-        view = await self._preheating(request.match_info["id"][:32])
+        view = await self._preheating(id_of(request))
         if view is None:
             return _refused(404, "there is no such preheat")
         record = view.record
@@ -137,7 +137,7 @@ class _Harbor:
     async def _begin(self, args: Mapping[str, Any], to: str) -> JobView:
         image = image_of(args.get("url"))
         wanted: dict[str, Any] = {"images": [image], "to": to}
-        headers = _object(args.get("headers") or {}, "headers")
+        headers = _object({} if args.get("headers") is None else args["headers"], "headers")
         given = next((value for name, value in headers.items() if name.lower() == "authorization"), "")
         if given:
             wanted["credentials"] = {"auths": {image.partition("/")[0]: _credential(given)}}

@@ -8,17 +8,20 @@ Rules:
 1. An event shows the token of preheats (`p2pd preheat --token`) as Bearer or as the password of Basic, or is signed
    with it: `X-Hub-Signature-256: sha256=` and the HMAC-SHA256 of the body.
 2. A tag that is pushed several times within `DEBOUNCE_S` is preheated once, as it is at the end.
-3. Whatever is no push of a tag is answered with 200 and ignored: a registry sends again what was refused.
+3. Several schedulers may be told of one push, and a registry may tell of it again: it is preheated once. The event's
+   digest and time, which are the same wherever it is told, make the idempotency key.
+4. Whatever is no push of a tag is answered with 200 and ignored: a registry sends again what was refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -29,8 +32,8 @@ from p2pd.preheat.api import Service, record_of
 from p2pd.preheat.request import RequestError, parse_request
 from p2pd.preheat.rules import PreheatRules
 from p2pd.preheat.token import PreheatToken
-from peer.errors import P2pdError
-from peer.oci.reference import parse_image_reference
+from peer.errors import InvalidNameError, P2pdError
+from peer.oci.reference import parse_image_reference, parse_upstream_name
 from peer.tasks import BackgroundTasks
 from scheduler.core.preheat_record import PreheatStoreError, TooManyJobsError
 
@@ -46,10 +49,19 @@ _PUSHES: Final = frozenset({"PUSH_ARTIFACT", "harbor.artifact.pushed", "zotregis
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """A tag that was pushed. `asked_for`: somebody wants it on some hosts, whether they use its repository or not."""
+    """A tag that was pushed. `asked_for`: somebody wants it on some hosts, whether they use its repository or not.
+
+    `event` tells the push from other pushes of the tag; "": it cannot be told.
+    """
 
     image: str
     asked_for: bool = False
+    event: str = field(default="", compare=False)
+
+    @property
+    def key(self) -> str | None:
+        """Of its preheat. It has spaces, as none of the API's has."""
+        return f"push {self.asked_for} {self.image} {self.event}" if self.event else None
 
 
 class Notifications:
@@ -73,8 +85,8 @@ class Notifications:
         self._on_push = on_push
         self._clock = clock
         self._debounce_s = debounce_s
-        self._waiting: dict[Pushed, int] = {}
-        """Each with the number of events since the wait for it began."""
+        self._waiting: dict[Pushed, list[Pushed]] = {}
+        """Each with what has come since the wait for it began."""
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post(PATH, self.receive)]
@@ -92,8 +104,13 @@ class Notifications:
                 return web.json_response({"error": f"the body is longer than {MAX_BODY_BYTES} bytes"}, status=413)
         if SIGNATURE in request.headers and not self._signs(request.headers[SIGNATURE], bytes(body)):
             return web.json_response({"error": "the signature is wrong"}, status=403)
+        upstream = request.query.get("upstream", "")
         try:
-            found = dict.fromkeys(pushed_in(json.loads(body), request.query.get("upstream", "")))
+            if upstream:
+                parse_upstream_name(upstream)
+            found = list(pushed_in(json.loads(body), upstream))
+        except InvalidNameError as error:
+            return web.json_response({"error": str(error)}, status=400)
         except (ValueError, RecursionError, RequestError):
             return web.json_response({"error": "the body is no JSON of events"}, status=400)
         tasks = self._tasks()
@@ -102,11 +119,11 @@ class Notifications:
         for each in found:
             if each not in self._waiting and len(self._waiting) >= MAX_WAITING:
                 return web.json_response({"error": "too many pushes wait: send them again later"}, status=503)
-            is_new = each not in self._waiting
-            self._waiting[each] = self._waiting.get(each, 0) + 1
-            if is_new:
+            if each not in self._waiting:
+                self._waiting[each] = []
                 tasks.start(self._wait(each))
-        return web.json_response({"accepted": [each.image for each in found]})
+            self._waiting[each].append(each)
+        return web.json_response({"accepted": [each.image for each in dict.fromkeys(found)]})
 
     def _signs(self, given: str, body: bytes) -> bool:
         token = self._token.read()
@@ -118,9 +135,9 @@ class Notifications:
     async def _wait(self, pushed: Pushed) -> None:
         """Preheat a tag once it was not pushed for a while."""
         try:
-            seen = 0
-            while seen != self._waiting[pushed]:
-                seen = self._waiting[pushed]
+            while self._waiting[pushed]:
+                pushed = self._waiting[pushed].pop()
+                self._waiting[pushed].clear()
                 await asyncio.sleep(self._debounce_s)
         finally:
             del self._waiting[pushed]
@@ -133,11 +150,11 @@ class Notifications:
         record = record_of(request, "kraken" if pushed.asked_for else "push", now)
         record = replace(record, order=replace(record.order, only_where_used=not pushed.asked_for))
         try:
-            await service.add(record)
+            await service.add(record, key=pushed.key)
         except (TooManyJobsError, PreheatStoreError) as error:
             log.warning("a push was not preheated", image=pushed.image, reason=str(error))
         if not pushed.asked_for:
-            await self._rules.pushed(pushed.image)
+            await self._rules.pushed(pushed.image, pushed.event)
 
 
 def pushed_in(body: object, upstream: str) -> Iterator[Pushed]:
@@ -145,49 +162,56 @@ def pushed_in(body: object, upstream: str) -> Iterator[Pushed]:
     fields = _lower(body)
     is_kraken = isinstance(body, dict) and "Events" in body
     if isinstance(fields.get("events"), list):
-        names: Iterator[str] = map(_of_registry, fields["events"])
-    elif fields.get("type") in _PUSHES:
-        names = _of_webhook(fields, upstream)
-    elif isinstance(fields.get("type"), str):
-        return
+        names: Iterator[tuple[str, str]] = map(_of_registry, fields["events"])
+    elif isinstance(kind := fields.get("type"), str):
+        names = _of_webhook(fields, upstream) if kind in _PUSHES else iter(())
     else:
         raise RequestError("the body has no events")
-    for name in names:
+    for name, event in names:
         try:
             image = parse_image_reference(_renamed(name, upstream)) if name else None
         except P2pdError as error:
             log.info("an event was ignored", reason=str(error))
             continue
         if image is not None and image.tag is not None and image.digest is None:
-            yield Pushed(str(image), is_kraken)
+            yield Pushed(str(image), is_kraken, event)
 
 
-def _of_registry(event: object) -> str:
-    """The image of an event of distribution, or of Kraken's form; "" if it is no push of a tag."""
+def _of_registry(event: object) -> tuple[str, str]:
+    """The image of an event of distribution, or of Kraken's form, and its `Pushed.event`; "" if it pushes no tag."""
     found = _lower(event)
     target, request = _lower(found.get("target")), _lower(found.get("request"))
     tag, repository = target.get("tag"), target.get("repository")
     if found.get("action") != "push" or not isinstance(tag, str) or not isinstance(repository, str) or not tag:
-        return ""
+        return "", ""
     url, host = target.get("url"), request.get("host")
     try:
         named = urlsplit(url).netloc if isinstance(url, str) else ""
     except ValueError:
         named = ""
-    return f"{named or (host if isinstance(host, str) else '')}/{repository}:{tag}"
+    image = f"{named or (host if isinstance(host, str) else '')}/{repository}:{tag}"
+    return image, _event(target.get("digest"), found.get("timestamp"))
 
 
-def _of_webhook(fields: Mapping[str, Any], upstream: str) -> Iterator[str]:
-    """The images of a webhook of Harbor, or of a CloudEvent."""
+def _of_webhook(fields: Mapping[str, Any], upstream: str) -> Iterator[tuple[str, str]]:
+    """The images of a webhook of Harbor, or of a CloudEvent, and their `Pushed.event`."""
+    at = fields.get("occur_at") or fields.get("time")
     data = _lower(fields.get("event_data") or fields.get("data"))
     resources = data.get("resources")
     for each in resources if isinstance(resources, list) else ():
-        url = _lower(each).get("resource_url")
+        resource = _lower(each)
+        url = resource.get("resource_url")
         if isinstance(url, str):
-            yield url.partition("://")[2] or url
+            yield url.partition("://")[2] or url, _event(resource.get("digest"), at)
     name, reference = data.get("name"), data.get("reference")
     if upstream and isinstance(name, str) and isinstance(reference, str):
-        yield f"{upstream}/{name}:{reference}"
+        yield f"{upstream}/{name}:{reference}", _event(data.get("digest"), at)
+
+
+def _event(digest: object, at: object) -> str:
+    """Short, whatever the event says."""
+    said = [digest, at]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest() if digest and at else ""
 
 
 def _renamed(name: str, upstream: str) -> str:

@@ -3,7 +3,8 @@
 1. `push`: a tag that was pushed and matches is preheated at once, beside what is done where its repository is in use.
 2. `cron`: the tag that the rule names is preheated at each of its times. With `*` in it, whatever matching tag was
    pushed since the last time: the preheat is made at the push, for the next time, so that a restart does not lose it.
-3. A tag has one preheat for each rule and time. Times at which no scheduler runs are left out.
+3. A tag has one preheat for each rule and time, or push, whichever schedulers order it. Times at which no scheduler
+   runs are left out.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ class PreheatRules:
         self._rules = tuple(rules)
         self._replaced.set()
 
-    async def pushed(self, image: str) -> None:
-        """Order what the rules say of a tag that was pushed, which is named in full."""
+    async def pushed(self, image: str, event: str = "") -> None:
+        """Order what the rules say of a tag that was pushed, which is named in full; `event` is that of `Pushed`."""
         for rule in [each for each in self._rules if each.matches(image)]:
             if rule.cron is None:
-                await self._order(rule, image, None)
+                await self._order(rule, image, None, event)
             elif rule.is_pattern:
-                await self._order(rule, image, next_time(rule.cron, self._clock()))
+                at = next_time(rule.cron, self._clock())
+                await self._order(rule, image, at, f"{at:.0f}")
 
     async def run(self) -> None:
         """Order at their times what rules name, until cancelled."""
@@ -66,15 +68,16 @@ class PreheatRules:
             except TimeoutError:
                 for at, rule in due:
                     if at <= self._clock():
-                        await self._order(rule, rule.match, at)
+                        await self._order(rule, rule.match, at, f"{at:.0f}")
 
-    async def _order(self, rule: PreheatRule, image: str, at: float | None) -> None:
+    async def _order(self, rule: PreheatRule, image: str, at: float | None, occasion: str) -> None:
+        """Once for each `occasion`; "": each time."""
         service, now = self._service(), self._clock()
         if service is None:
             return
         request = parse_request({"images": [image], "to": rule.to, "ttl": rule.keep}, now)
         record = record_of(replace(request, at=at), "rule", now)
-        key = None if at is None else f"rule {rule} {image} {at:.0f}"  # has spaces, as none of the API's has
+        key = f"rule {rule} {image} {occasion}" if occasion else None  # has spaces, as none of the API's has
         try:
             await service.add(record, key=key)
         except (TooManyJobsError, PreheatStoreError) as error:

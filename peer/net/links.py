@@ -26,6 +26,7 @@ from aiohttp import web
 
 from peer.core.outbox import LinkOutbox
 from peer.core.token_bucket import TokenBucket
+from peer.net.letting_go import let_go
 from peer.tasks import BackgroundTasks
 from peer.trust.piece_keys import ROTATE_S, Certificate
 from scheduler.protocol.codec import LINK, OnLink, Unknown
@@ -267,9 +268,9 @@ class Links:
             link.reason = str(error) or type(error).__name__
             log.debug("could not reach a neighbour", host=host, address=link.address, reason=link.reason)
             return False
-        if link.socket is None:
-            await self._talk(host, link, socket, dialled=True)
-        await socket.close()
+        async with let_go(socket), socket:
+            if link.socket is None:
+                await self._talk(host, link, socket, dialled=True)
         return True
 
     async def _talk(self, host: str, link: _Link, socket: _Socket, *, dialled: bool) -> None:

@@ -25,6 +25,7 @@ import aiohttp
 import structlog
 
 from peer.core.token_bucket import TokenBucket
+from peer.net.letting_go import let_go
 from peer.net.scheduler_log import SchedulerLog, cause_of, cause_of_close
 from peer.net.silence import QUIET_S, SILENT_S, Silence
 from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost, ToHost, Unknown
@@ -202,7 +203,7 @@ class SchedulerClient:
         except (TrustError, aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:  # ValueError: an odd URL
             self.log.failed(url, cause_of(error, CONNECT_WITHIN_S))
             return False
-        async with socket:
+        async with let_go(socket), socket:
             cause = ""
             welcome = None
             try:

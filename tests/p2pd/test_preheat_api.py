@@ -1,4 +1,4 @@
-"""The API of preheats: every route by schemathesis, and what each wrong input is answered."""
+"""The API of preheats: what each wrong input is answered, and who is let in."""
 
 from __future__ import annotations
 
@@ -10,31 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import schemathesis
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import HealthCheck
-from hypothesis import settings as hypothesis_settings
 
 from p2pd.admin.secret import authorization
 from p2pd.config.settings import Settings
 from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.demo.process import command
-from p2pd.preheat.openapi import document
 from p2pd.preheat.token import PreheatToken
 from tests.support.daemon_process import Daemon
 from tests.support.registry_server import PATIENCE_S
 
-SCHEMA = schemathesis.openapi.from_dict(document())
 JOBS = "/api/v1/preheats"
-HELD = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-    "negative_data_rejection",
-)
-"""The checks of schemathesis that are made."""
 
 
 class Api:
@@ -61,21 +47,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     made = Api(tmp_path_factory.mktemp("api"))
     yield made
     made.daemon.close()
-
-
-@SCHEMA.parametrize()
-@hypothesis_settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-def test_each_route_answers_as_it_is_described(case: Any, api: Api) -> None:
-    """Names of images and hosts have grammars that the schema does not have: valid data may be refused, with 422.
-
-    As everywhere on the port, it is 403 without the secret.
-    """
-    held = [schemathesis.checks.CHECKS.get_one(name) for name in HELD]
-    case.call_and_validate(base_url=f"http://{api.at}", headers=api.headers, checks=held)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +112,7 @@ def test_the_token_opens_preheats_and_nothing_else(api: Api) -> None:
     token = PreheatToken(api.data / "scheduler").make()
     shown = {"Authorization": f"Bearer {token}"}
     assert api.ask("GET", JOBS, **shown)[0] == 200
-    assert api.ask("GET", "/api/v1/openapi.json", **shown) == (200, document())
+    assert api.ask("GET", "/api/v1/openapi.json", **shown)[0] == 200
     preheats = SchedulerPreheats(Settings(data=api.data))
     doors = {path: preheats.admits(make_mocked_request("GET", path, shown)) for path in (JOBS, "/cache", "/reload")}
     assert doors == {JOBS: True, "/cache": False, "/reload": False}

@@ -35,12 +35,16 @@ class Jobs:
 
     def __init__(self) -> None:
         self.views: dict[int, JobView] = {}
+        self.keys: dict[str, str | None] = {}
         self.credentials: list[str] = []
 
     async def add(self, record: JobRecord, *, key: str | None = None, credential: str = "") -> JobView:
-        assert key is None, "pushes are not done once for ever"
+        known = next((view for view in self.views.values() if key and self.keys[view.record.id] == key), None)
+        if known is not None:
+            return known
         kept = replace(record, number=len(self.views) + 1)
         self.views[kept.number] = JobView(kept, ())
+        self.keys[kept.id] = key
         self.credentials.append(credential)
         return self.views[kept.number]
 
@@ -65,9 +69,9 @@ class Server:
         self.token = PreheatToken(directory)
         service: Any = lambda: self.jobs  # noqa: E731
         self.rules = PreheatRules((), service)
-        notifications = Notifications(service, self.token, lambda: tasks, self.rules, debounce_s=0.01)
+        self.notifications = Notifications(service, self.token, lambda: tasks, self.rules, debounce_s=0.01)
         app = web.Application()
-        app.add_routes([*harbor_routes(service), *notifications.routes()])
+        app.add_routes([*harbor_routes(service), *self.notifications.routes()])
         self._server = TestServer(app)
 
     async def __aenter__(self) -> Server:
@@ -140,14 +144,19 @@ async def test_each_scope(tmp_path: Path) -> None:
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": "x"}}},
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": "Bearer a\r\nb: c"}}},
         {"type": "preheat", "args": {"type": "image", "url": URL, "headers": []}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "headers": {"Authorization": ["Basic x"]}}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "scope": ["all_peers"]}},
+        {"type": "preheat", "args": {"type": "image", "url": URL, "scope": {}}},
+        {"type": ["preheat"], "args": ARGS},
+        {"type": "preheat", "args": {"type": "image", "url": {"scheme": "https"}}},
+        b"[" * 100_000,
+        b'"\\ud800"',
+        b" " * (256 << 10) + b"{}",
     ],
 )
 @asynchronous
 async def test_a_job_that_is_wrong(tmp_path: Path, body: object) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
-        if body == {"type": "preheat", "args": {"type": "image", "url": URL, "headers": []}}:
-            assert (await server.ask("POST", "/oapi/v1/jobs", body))[0] == 200, "none are given"
-            return
         status, answer = await server.ask("POST", "/oapi/v1/jobs", body)
         assert (status, bool(answer["errors"])) == (422, True)
         assert not server.jobs.views
@@ -156,7 +165,10 @@ async def test_a_job_that_is_wrong(tmp_path: Path, body: object) -> None:
 @asynchronous
 async def test_jobs_that_are_not_there(tmp_path: Path) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
-        for path in ("/oapi/v1/jobs/7", "/oapi/v1/jobs/x", f"/oapi/v1/jobs/{'9' * 40}", "/preheats/x"):
+        odd = ("x", "%ff", "%ed%a0%80", "%00", "a" * 4000, "%C2%B2")
+        for path in ("/oapi/v1/jobs/7", f"/oapi/v1/jobs/{'9' * 40}", *(f"/oapi/v1/jobs/{each}" for each in odd)):
+            assert (await server.ask("GET", path))[0] == 404
+        for path in [f"/preheats/{each}" for each in odd]:
             assert (await server.ask("GET", path))[0] == 404
 
 
@@ -217,7 +229,7 @@ def test_the_upstream_that_the_operator_names() -> None:
     assert list(pushed_in(zot, "")) == []
 
 
-@pytest.mark.parametrize("body", [None, [], 7, "x", {}, {"events": {}}, {"type": 7}])
+@pytest.mark.parametrize("body", [None, [], 7, "x", {}, {"events": {}}, {"type": 7}, {"type": []}, {"type": {}}])
 def test_what_has_no_events(body: object) -> None:
     with pytest.raises(RequestError):
         list(pushed_in(body, ""))
@@ -226,14 +238,42 @@ def test_what_has_no_events(body: object) -> None:
 @asynchronous
 async def test_pushes_are_preheated_once_where_the_repository_is_in_use(tmp_path: Path) -> None:
     async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
-        for _ in range(3):
-            assert (await server.ask("POST", "/registry/notifications", {"events": [event(tag="v1")]}))[0] == 200
+        assert (await server.ask("POST", "/registry/notifications", {"events": [event(tag="v1")] * 3}))[0] == 200
         await until(lambda: bool(server.jobs.views))
         assert server.jobs.images == [("reg.test:5000/team/app:v1", ("all",), True)]
         kraken = {"Events": [{"Action": "push", "Target": {"Repository": "team/app", "Url": URL, "Tag": "v2"}}]}
         assert (await server.ask("POST", "/registry/notifications", kraken))[0] == 200
         await until(lambda: len(server.jobs.views) == 2)
         assert server.jobs.images[1] == ("harbor.corp/team/app:v2", ("1/site",), False)
+
+
+@asynchronous
+async def test_a_push_is_preheated_again_but_not_what_is_told_again(tmp_path: Path) -> None:
+    async with BackgroundTasks() as tasks, Server(tmp_path, tasks) as server:
+        for digest, at, jobs in (("a", 1, 1), ("a", 1, 1), ("b", 1, 2), ("a", 2, 3), ("", 2, 4), ("", 2, 5)):
+            told = {**event(tag="v1", digest=digest), "timestamp": at}
+            assert (await server.ask("POST", "/registry/notifications", {"events": [told]}))[0] == 200
+            await until(lambda: not server.notifications._waiting)
+            assert len(server.jobs.views) == jobs
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ({"occur_at": 1}, {"occur_at": 1}, True),
+        ({"occur_at": 1}, {"occur_at": 2}, False),
+        ({"time": "1"}, {"time": "1"}, True),
+        ({}, {}, False),
+    ],
+)
+def test_webhooks_of_one_push(one: dict[str, object], other: dict[str, object], are_one: bool) -> None:
+    data = {"resources": [{"resource_url": "harbor.corp/team/app:v1", "digest": "sha256:0"}]}
+    keys = [
+        pushed.key
+        for at in (one, other)
+        for pushed in pushed_in({"type": "PUSH_ARTIFACT", "event_data": data, **at}, "")
+    ]
+    assert (keys[0] is not None and keys[0] == keys[1]) == are_one
 
 
 @asynchronous

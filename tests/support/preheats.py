@@ -21,12 +21,13 @@ class Scheduler:
 
     def __init__(self, directory: Path, **more: object) -> None:
         self._directory = directory
+        self.data = directory / "scheduler"
         self._more = more
         self.listen = self.admin = "127.0.0.1:0"
         self.start()
 
     def start(self) -> None:
-        flags = {"data": self._directory / "scheduler", "listen": self.listen, "admin": self.admin}
+        flags = {"data": self.data, "listen": self.listen, "admin": self.admin}
         flags |= self._more
         self.daemon = Daemon(self._directory, command("scheduler", flags))
         ready = self.daemon.wait_for_event("ready")
@@ -37,7 +38,7 @@ class Scheduler:
 
     def run(self, *words: str) -> Result:
         """A command on its machine."""
-        where = ["--admin", self.admin, "--data", str(self._directory / "scheduler")]
+        where = ["--admin", self.admin, "--data", str(self.data)]
         return CliRunner().invoke(app, [*words, *where])
 
     def job(self, name: str) -> dict[str, Any]:

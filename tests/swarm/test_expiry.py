@@ -60,6 +60,38 @@ async def provided(
         yield secure, nodes
 
 
+@asynccontextmanager
+async def renewed(directory: Path, name: str, lifetime_s: float) -> AsyncIterator[None]:
+    """A certificate that has half of its life before it within the block, however slowly a process starts."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lifetime_s / 2)
+            fill(directory, issued(name, lifetime_s=lifetime_s))
+
+    fill(directory, issued(name, lifetime_s=lifetime_s))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(renew())
+        yield
+        task.cancel()
+
+
+async def until_exchanged(registry: ImageRegistry, name: str, *nodes: Process) -> None:
+    """A blob that all have has left the registry once.
+
+    A host of a busy machine takes a while until it has its session and its links again, and what it holds is fetched a
+    second time after seconds. So there are some blobs until one is had from a neighbour.
+    """
+    for number in range(6):
+        digest = registry.put_blob(REPOSITORY, content_of(f"{name} {number}", MIB))
+        for node in nodes:
+            await node.until_connected()
+            assert (await node.blob(digest)).status == 200
+        if registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == MIB:
+            return
+    raise AssertionError("they do not exchange pieces")
+
+
 @dataclass
 class Opened:
     """A session, a link, and a connection to the peer port, that somebody opened and only keeps."""
@@ -126,43 +158,24 @@ def test_all_that_was_opened_with_a_certificate_ends_when_it_expires(tmp_path: P
 
 
 def test_a_host_that_renews_late_is_cut_off_and_comes_back_by_itself(tmp_path: Path, registry: ImageRegistry) -> None:
-    digest, *later = (registry.put_blob(REPOSITORY, content_of(name, MIB)) for name in "abcdef")
-
     async def main() -> None:
         async with provided(tmp_path, registry, "one") as (secure, (one,)):
-            fill(tmp_path / "tls-two", issued("two", lifetime_s=2 * SHORT_S))
-            two = await secure.add("two", **{"tls-dir": tmp_path / "tls-two"})
-            await two.until_connected()
-            for node in (nodes := (one, two)):
-                assert (await node.blob(digest)).status == 200
+            async with renewed(tmp_path / "tls-two", "two", 2 * SHORT_S):
+                two = await secure.add("two", **{"tls-dir": tmp_path / "tls-two"})
+                await until_exchanged(registry, "first", one, two)
             await two.until_connected(False)
             await asyncio.to_thread(two.daemon.wait_for_event, "no scheduler")
             fill(tmp_path / "tls-two", issued("two"))
-            await two.until_connected()
-            for each in later:  # a busy machine may take a while until they have a link again
-                for node in nodes:
-                    assert (await node.blob(each)).status == 200
-                if registry.sent[f"/v2/{REPOSITORY}/blobs/{each}"] == MIB:
-                    break
-            else:
-                raise AssertionError("they do not exchange pieces again")
+            await until_exchanged(registry, "again", one, two)
             assert not one.logged("lost the scheduler")
 
     asyncio.run(main())
 
 
 def test_another_ca_takes_the_place_of_the_one_before_it(tmp_path: Path, registry: ImageRegistry) -> None:
-    before, meanwhile, after = (registry.put_blob(REPOSITORY, content_of(name, MIB)) for name in ("a", "b", "c"))
-
     async def main() -> None:
         names = ("scheduler", "one", "two")
         async with provided(tmp_path, registry, *names[1:], trusted=BOTH) as (secure, nodes):
-
-            async def exchanged(digest: str) -> None:
-                for node in nodes:
-                    await node.until_connected()
-                    assert (await node.blob(digest)).status == 200
-                assert registry.sent[f"/v2/{REPOSITORY}/blobs/{digest}"] == MIB
 
             async def change(trusted: tuple[CertificateAuthority, ...]) -> None:
                 for name in names:
@@ -172,16 +185,16 @@ def test_another_ca_takes_the_place_of_the_one_before_it(tmp_path: Path, registr
                     while len(node.logged("has a certificate")) == count:  # noqa: ASYNC110 # another process
                         await asyncio.sleep(0.05)
 
-            await exchanged(before)
+            await until_exchanged(registry, "before", *nodes)
             old, new = (issued("old", CA, BOTH), issued("new", OTHER_CA, BOTH))
             async with opened(secure, nodes[0], old) as with_old, opened(secure, nodes[0], new) as with_new:
                 await change(BOTH)
-                await exchanged(meanwhile)
+                await until_exchanged(registry, "meanwhile", *nodes)
                 assert with_old.goes_on
                 await change((OTHER_CA,))
                 for each in (with_old, with_new):
                     assert await each.until_ended() == Closing.CERTIFICATE_OVER
-            await exchanged(after)
+            await until_exchanged(registry, "after", *nodes)
             async with opened(secure, nodes[0], new):
                 pass
             context = client_context(old)
