@@ -83,7 +83,7 @@ class SimulatedHost:
         self.got_bytes = 0
         self._blobs: Final = blobs
         self.blobs: Final[dict[bytes, Contents]] = {}
-        """Those that it has wanted or held, in the pieces that it has divided them into."""
+        """Those that it has divided into pieces; else they are as the origin has them."""
         self._network: Final = network
         self._checks: Final = checks
         self._event_queue: Final = network.event_queue
@@ -135,7 +135,6 @@ class SimulatedHost:
             self._tell(from_host.Announce((held,)))
             return
         if blob.digest not in self.machine.downloads:
-            self.blobs.setdefault(blob.digest, blob)
             size_bytes = blob.size_bytes if self.knows_sizes else None
             self.feed(events.SourceAdded(blob.digest, 0, "docker.io", "library/app", size_bytes))
         self.feed(events.ReaderMoved(blob.digest, 1, 0, None))
@@ -143,7 +142,6 @@ class SimulatedHost:
     def hold(self, blobs: Iterable[Contents]) -> None:
         """It has these already, from before."""
         for blob in blobs:
-            self.blobs[blob.digest] = blob
             self.store[blob.digest].update(enumerate(blob.digests))
             self.whole.add(blob.digest)
             self.got_bytes += blob.size_bytes
@@ -164,7 +162,7 @@ class SimulatedHost:
 
     def take(self, digest: bytes, request: int, index: int, piece_digest: bytes, *, choked: bool = False) -> None:
         """A piece has come; with the last one, the SHA-256 is known."""
-        blob, held = self.blobs[digest], self.store[digest]
+        blob, held = (self.blobs.get(digest) or self._blobs[digest]), self.store[digest]
         if self.disk_fails:
             if self.pieces.pop(request, None) is not None:
                 self.feed(events.PieceFailed(digest, request, PeerOutcome.CANCELLED))
@@ -182,7 +180,7 @@ class SimulatedHost:
     def recover(self, instruction: events.Recover) -> None:
         digest = instruction.digest
         self.attempts += 1
-        blob, held = self.blobs[digest], dict(self.store[digest])
+        blob, held = (self.blobs.get(digest) or self._blobs[digest]), dict(self.store[digest])
         if held:
             self.feed(events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
         else:
@@ -207,7 +205,7 @@ class SimulatedHost:
 
     def read_digests(self, instruction: events.ReadDigests) -> None:
         digest = instruction.digest
-        blob = self.blobs[digest]
+        blob = self.blobs.get(digest) or self._blobs[digest]
         length = told_piece_length(blob.size_bytes, blob.length)
         self.feed(events.DigestsRead(digest, self.store[digest], blob.data, length))
 
@@ -220,9 +218,9 @@ class SimulatedHost:
             return
         if instruction.discard:
             held = self.store[digest]
-            self.got_bytes -= sum(map(self.blobs[digest].bytes_of, held))
+            self.got_bytes -= sum(map((self.blobs.get(digest) or blob).bytes_of, held))
             held.clear()
-            self.blobs[digest] = blob
+            self.blobs.pop(digest, None)
         self.failures.append(instruction.reason or instruction.phase.value)
         again_s = 0.0 if instruction.phase is Phase.DISPROVED else RETRY_S
         self._event_queue.after(again_s, self.pull, blob)
