@@ -25,6 +25,7 @@ from benchmarks.background import command as background
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
+from benchmarks.failover import command as failover
 from benchmarks.predict import command as predict
 from benchmarks.preheat import command as preheat
 from benchmarks.profile import command as profile
@@ -38,6 +39,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     transfer.COMMAND,
     profile.COMMAND,
     scheduler.COMMAND,
+    failover.COMMAND,
     cluster.COMMAND,
     preheat.COMMAND,
     background.COMMAND,

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -35,11 +35,9 @@ from peer.errors import (
     StoreError,
     StoreFullError,
 )
+from peer.host_schedulers import HostSchedulers, Identity, SwarmHealth
 from peer.net.links import Links
-from peer.net.neighbour_origins import NeighbourOrigins
-from peer.net.scheduler_clients import SchedulerClients, SchedulerConnection
-from peer.net.scheduler_log import is_elsewhere
-from peer.net.tag_lookups import TagLookups
+from peer.net.neighbour_clients import NeighbourClients
 from peer.oci.digest import Digest
 from peer.origin_range import OriginSource
 from peer.peer_piece import Pace
@@ -50,9 +48,7 @@ from peer.tasks import BackgroundTasks
 from peer.transfers import Transfers
 from peer.waits import Wait, wait_of
 from peer.workers import Workers
-from scheduler.protocol import from_host, link, to_host
-from scheduler.protocol.codec import FromHost
-from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol import link
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
@@ -70,23 +66,6 @@ SHOWN_OF_DIGEST = len("sha256:") + 12
 """So much of a digest tells blobs apart, and nobody can ask for one by it."""
 
 SHOWN_NEIGHBOURS = 64
-
-MAX_PREHEATS = 256
-"""Jobs of which is remembered who ordered them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this host is to others. Without a scheduler for `scheduler_timeout_s`, it asks origins by itself."""
-
-    host: str
-    site: str = ""
-    zone: str = ""
-    rack: str = ""
-    upload_slots: int = 3
-    scheduler_timeout_s: float = 3.0
-    token: str = ""
-    software: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,23 +124,6 @@ class MessageStatistics:
     scheduler_messages: int
 
 
-@dataclass(frozen=True, slots=True)
-class SwarmHealth:
-    """How a host stands with schedulers and its neighbours.
-
-    `unreachable_reports`: the hosts that could not reach this one at its advertised address, as far as a scheduler has
-    told. `scheduler_out_s`: for how long there has been no scheduler; None while there is one. `last_error`: the latest
-    failure to reach or to keep a scheduler, with its URL. `schedulers`: those to which a connection is wanted.
-    """
-
-    neighbours: int
-    unreachable_reports: int
-    scheduler_out_s: float | None
-    last_error: str
-    last_error_age_s: float | None
-    schedulers: list[SchedulerConnection]
-
-
 class Host:
     """One host. Without an `identity` it is alone: each blob comes from its origin, and nobody is told of it."""
 
@@ -183,20 +145,18 @@ class Host:
         self._trust = trust
         self._keys = keys
         self.store = store
-        self.identity = identity or Identity("", scheduler_timeout_s=0.0)
+        who = identity or Identity("", scheduler_timeout_s=0.0)
         self.arrivals: dict[bytes, Arrival] = {}
         """The blobs on their way, by raw digest."""
         self.traced: set[bytes] = set()
+        """Those of them that are traced."""
         self.on_client: set[Callable[[], None]] = set()
         """Called when a client begins to wait for a blob."""
-        """Those of them that are traced."""
         self.closed = False
         self.on_arrived: Callable[[OriginSource], None] = lambda _source: None
         """Called with a source of each blob that has arrived whole because of that source's place alone."""
         self.may_share: Callable[[Digest], bool] = lambda _digest: True
         """Whether other hosts may have a blob that is held, as far as is known."""
-        self.on_preheat: Callable[[to_host.Preheat | to_host.PreheatEnded], None] = lambda _: None
-        """Called with what the scheduler orders ahead of clients."""
         self.left_over: dict[bytes, tuple[str, str]] = {}
         """The place (upstream, repository) because of which alone something of a blob was fetched, by raw digest."""
         self._tasks = tasks
@@ -210,8 +170,8 @@ class Host:
                 max_ranges_per_blob=limits.transfers_per_blob,
                 linger_s=limits.linger_s,
                 give_up_s=limits.give_up_s,
-                scheduler_timeout_s=self.identity.scheduler_timeout_s,
-                host=self.identity.host,
+                scheduler_timeout_s=who.scheduler_timeout_s,
+                host=who.host,
             )
         )
         self.background: BackgroundTransport | None = None
@@ -220,18 +180,8 @@ class Host:
         self._timer_at = math.inf
         """For when the timer is set: uvloop gives no handle that knows, where that time has come already."""
         self._corrupt = 0
-        self._told_of_untold = False
-        self._seen_at = ""
-        """Where a scheduler saw this host, if the log has been told so."""
-        self._features: dict[str, tuple[str, ...]] = {}
-        """Those of the scheduler at each URL."""
-        self._address = ""
-        self._missed_by: dict[str, int] = {}
-        """The hosts that could not reach this one, as the scheduler at each URL has told."""
-        self._preheats: dict[str, str] = {}
-        """The URL of the scheduler that has ordered each preheat, by job."""
         self._workers = Workers()
-        self._neighbours = NeighbourOrigins(self.identity.host, trust, keys)
+        self._neighbours = NeighbourClients(who.host, trust, keys)
         self._transfers = Transfers(
             self.arrivals,
             store,
@@ -244,7 +194,7 @@ class Host:
         store.on_found = self._found
         self._store_work = StoreWork(self.arrivals, store, self._workers, self.feed)
         self.links = Links(
-            self.identity.host,
+            who.host,
             tasks,
             on_message=lambda host, message: self.feed(events.FromNeighbour(host, message)),
             on_up=lambda host: self.feed(events.LinkUp(host)),
@@ -252,26 +202,18 @@ class Host:
             trust=trust,
             keys=keys,
         )
-        self._schedulers = SchedulerClients(
-            self._hello,
+        self.schedulers = HostSchedulers(
+            self.machine,
+            who,
             self.feed,
             tasks,
-            on_welcome=self._welcomed,
-            on_lost=lambda url: self.tags.scheduler_lost(url),
             on_cloned=lambda: self._tasks.start(self._take_new_id()),
             trust=trust,
-        )
-        self._schedulers.several = len(self.machine.schedulers.urls) > 1
-        self.tags = TagLookups(
-            self._schedulers.tell,
-            lambda: self._schedulers.connected,
-            tasks,
-            patience_s=self.identity.scheduler_timeout_s,
         )
 
     def start(self, address: str) -> None:
         """Begin to look for a scheduler. Other hosts reach the peer port at `address`."""
-        self._address = address
+        self.schedulers.address = address
         for blob in reversed(self.store.blobs()):  # the machine takes the least recently used first
             if blob.complete:
                 self.share(blob)
@@ -279,7 +221,7 @@ class Host:
         if self._trust is not None:
             self._trust.on_revoked = self._refuse
             self._tasks.start(self._trust.run())
-        self._schedulers.keep(self.machine.schedulers.needed)
+        self.schedulers.keep(self.machine.schedulers.needed)
 
     def close(self) -> None:
         """End every download; readers that wait get an error."""
@@ -290,20 +232,6 @@ class Host:
         self._workers.close()
         if self._timer is not None:
             self._timer.cancel()
-
-    def report_preheat(self, report: from_host.PreheatReport) -> None:
-        """Tell the scheduler that ordered a preheat how far this host is; nothing if there is no connection now."""
-        scheduler = self._preheats.get(report.job, "")
-        digests = [report.digests[at : at + DIGEST_BYTES] for at in range(0, len(report.digests), DIGEST_BYTES)]
-        there = b"".join(each for each in digests if self.machine.schedulers.of(each).url == scheduler)
-        told = replace(report, digests=there, elsewhere=len(there) < len(report.digests))
-        self._schedulers.tell(scheduler, told)
-
-    def report_pull(self, pulled: from_host.Pulled) -> None:
-        """Tell the scheduler that the image's manifest is at of a pull, if it keeps a history of pulls."""
-        url = self._scheduler_of(pulled)
-        if from_host.PULLS in self._features.get(url, ()):
-            self._schedulers.tell(url, pulled)
 
     def drain(self) -> None:
         """End each download that no client waits for, now and from now on; their leases go back to the scheduler."""
@@ -368,12 +296,21 @@ class Host:
         """Whether a neighbour is in another site, as far as this host knows."""
         return self.machine.links.is_far(host)
 
+    def is_checked(self, digest: Digest, start: int) -> bool:
+        """Whether the piece of a blob at byte `start` is one that only hosts ask for that check it."""
+        return self.machine.is_checked(digest.raw, start)
+
     # -- for the operator ------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        """Who this host is to others."""
+        return self.schedulers.identity
 
     @property
     def connected(self) -> bool:
         """There is a connection to a scheduler."""
-        return self.machine.schedulers.state is SessionState.CONNECTED
+        return self.schedulers.connected
 
     @property
     def standalone(self) -> bool:
@@ -456,23 +393,12 @@ class Host:
         ]
 
     def swarm_health(self) -> SwarmHealth:
-        """How this host stands with the scheduler and its neighbours."""
-        schedulers = self._schedulers.facts(self.machine.schedulers.count_at)
-        errors = [(each.last_error_age_s, each) for each in schedulers if each.last_error_age_s is not None]
-        age_s, latest = min(errors, default=(None, None), key=lambda each: each[0])
-        outages = [each.out_s for each in schedulers if each.out_s is not None]
-        return SwarmHealth(
-            neighbours=self.links.open_count,
-            unreachable_reports=max(self._missed_by.values(), default=0),
-            scheduler_out_s=None if self.connected else min(outages, default=None),
-            last_error="" if latest is None else f"{latest.url}: {latest.last_error}",
-            last_error_age_s=age_s,
-            schedulers=schedulers,
-        )
+        """How this host stands with schedulers and its neighbours."""
+        return self.schedulers.health(self.links.open_count)
 
     def messages(self) -> MessageStatistics:
         """What this host has said and heard."""
-        return MessageStatistics(self.links.sent_messages, self._schedulers.messages)
+        return MessageStatistics(self.links.sent_messages, self.schedulers.messages)
 
     # -- the machine -----------------------------------------------------------------------------------------------
 
@@ -498,7 +424,7 @@ class Host:
             case events.RequestPiece():
                 self._transfers.request_piece(instruction)
             case events.Tell(message, scheduler):
-                self._schedulers.tell(scheduler or self._scheduler_of(message), message)
+                self.schedulers.tell(message, scheduler)
             case events.RequestRange():
                 self._transfers.request_range(instruction)
             case events.FetchSample():
@@ -518,37 +444,15 @@ class Host:
             case events.ReleaseLink(host):
                 self.links.unwant(host)
             case events.AnswerTag(message, scheduler):
-                self.tags.on_message(message, scheduler)
+                self.schedulers.tags.on_message(message, scheduler)
             case events.TakePreheat(order, scheduler):
-                self._take_preheat(order, scheduler)
+                self.schedulers.take_preheat(order, scheduler)
             case events.KeepSchedulers(urls):
-                self._schedulers.keep(urls)
+                self.schedulers.keep(urls)
             case events.ReportQuarantine() | events.ReportUntold() | events.ReportUnreachable():
-                self._report(instruction)
+                self.schedulers.report(instruction)
             case _:
                 self._carry_out_in_store(instruction)
-
-    def _take_preheat(self, order: to_host.Preheat | to_host.PreheatEnded, scheduler: str) -> None:
-        """The scheduler that has sent an order last is told of it: another may have taken the job over."""
-        if isinstance(order, to_host.Preheat):
-            self._preheats.pop(order.job, None)
-            self._preheats[order.job] = scheduler
-            while len(self._preheats) > MAX_PREHEATS:
-                del self._preheats[next(iter(self._preheats))]
-        self.on_preheat(order)
-
-    def _report(self, report: events.ReportQuarantine | events.ReportUntold | events.ReportUnreachable) -> None:
-        if isinstance(report, events.ReportQuarantine):
-            text = "the scheduler has quarantined this host"
-            log.error(text, url=report.scheduler, reason=report.reason, for_s=report.for_s)
-        elif isinstance(report, events.ReportUnreachable):
-            self._missed_by[report.scheduler] = report.reports
-            text = "other hosts cannot reach this one at the address that it advertises: check advertise and firewalls"
-            log.warning(text, advertise=self._address, hosts=report.reports)
-        elif not self._told_of_untold:
-            self._told_of_untold = True
-            text = "more blobs are held than the scheduler takes of a host: those used last are announced"
-            log.warning(text, not_announced=report.untold, max_blobs=report.max_blobs)
 
     def _carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -563,7 +467,7 @@ class Host:
                 assert blob is not None
                 try:
                     content = InlineBlob(digest, blob.read(0, blob.size_bytes))
-                    self._schedulers.tell(self._scheduler_of(content), content)
+                    self.schedulers.tell(content)
                 except StoreError as error:
                     log.warning("a blob could not be read", digest=blob.digest, error=str(error))
             case events.ReadDigests(digest):
@@ -598,37 +502,7 @@ class Host:
             waited_s = self.identity.scheduler_timeout_s
             log.warning("no scheduler for too long: the origin is asked without one", waited_s=waited_s)
 
-    # -- the scheduler ---------------------------------------------------------------------------------------------
-
-    def _hello(self) -> from_host.Hello:
-        who = self.identity
-        return from_host.Hello(
-            host=who.host,
-            oldest=from_host.VERSION_OLDEST,
-            newest=from_host.VERSION_NEWEST,
-            address=self._address,
-            site=who.site,
-            zone=who.zone,
-            rack=who.rack,
-            upload_slots=min(who.upload_slots, from_host.MAX_UPLOAD_SLOTS),
-            features=from_host.FEATURES,
-            token=who.token,
-            software=who.software,
-        )
-
-    def _scheduler_of(self, message: FromHost) -> str:
-        """The URL of the scheduler that a message's blob is at."""
-        if isinstance(message, from_host.Announce):
-            return self.machine.schedulers.of(message.holdings[0].digest).url
-        return self.machine.schedulers.of(getattr(message, "digest", b"")).url
-
-    def _welcomed(self, url: str, welcome: to_host.Welcome) -> None:
-        if welcome.seen_at != self._seen_at and is_elsewhere(self._address, welcome.seen_at):
-            self._seen_at = welcome.seen_at
-            text = "the scheduler sees this host at another address than others are told: can they reach it there?"
-            log.info(text, advertise=self._address, seen_at=welcome.seen_at)
-        self._features[url] = welcome.features
-        self._missed_by.pop(url, None)  # the scheduler counts anew for each connection
+    # -- who this host is, and who is no host any more ---------------------------------------------------------------
 
     async def _take_new_id(self) -> None:
         """Another machine has this host's id: this one goes on under another."""
@@ -637,10 +511,9 @@ class Host:
         before = self.identity.host
         host = await asyncio.to_thread(self._new_id)
         log.warning("another host has the id of this one, which takes another", before=before, host=host)
-        self.identity = replace(self.identity, host=host)
         self.links.rename(host)
         self._neighbours.rename(host)
-        self._schedulers.reopen()
+        self.schedulers.rename(host)
 
     def _refuse(self, host: str) -> None:
         """End all that there is with a host that was revoked."""

@@ -1,8 +1,8 @@
 """One piece from a neighbour into the store, in a worker thread.
 
-A neighbour is one more origin, at which nothing is tried twice: the same client that talks to registries asks it for a
-range of the blob, and the piece takes the same way into the store (`peer.origin_range`). The difference is the digest
-of the piece, which is known before: a piece that does not match it never reaches the store.
+A neighbour is asked for a range of the blob, once, and the piece takes the same way into the store as an origin's
+(`peer.origin_range`). The difference is the digest of the piece, which is known before: a piece that does not match it
+never reaches the store.
 
 With certificates, a neighbour that has told this host a key is asked outside of TLS, and its answer is encrypted under
 that key (`peer.trust.piece_keys`). If it does not know the key (any more), it is asked over TLS.
@@ -10,7 +10,7 @@ that key (`peer.trust.piece_keys`). If it does not know the key (any more), it i
 
 from __future__ import annotations
 
-import ssl
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,96 +21,31 @@ from blake3 import blake3
 from peer.core.events import PeerOutcome, Sample
 from peer.errors import (
     FetchStoppedError,
-    OriginBrokenError,
-    OriginCorruptError,
-    OriginRefusedError,
-    OriginUnreachableError,
-    OriginUnusableError,
     P2pdError,
     PeerBusyError,
     PeerCorruptError,
     PeerGoneError,
     PieceDiffersError,
 )
-from peer.origin.api import ContentRef, Credential
-from peer.origin.body import HttpBody
-from peer.origin.client import HttpOrigin
+from peer.neighbour_http import Answer, NeighbourClient, shut_down
 from peer.origin.clock import Clock, SystemClock
-from peer.origin.upstream import Upstream
 from peer.pacing import PACED_BYTES, pacing_bucket
 from peer.store import Blob, Landed
 from peer.store.buffers import BufferPool
 from peer.trust.piece_keys import PieceRequest
-from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
     from peer.background.transport import BackgroundWay
-    from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import AnswerKey, HeldKey
 
 REPOSITORY = "swarm"
 """Under this name the peer port serves blobs (`peer.net.peer_server`)."""
 
-CONNECTIONS = 8
-CONNECT_S = 2.0
-STALL_S = 5.0
-
 MIN_RECORD_BYTES = 4096
 """Each record costs some microseconds. Those of p2pd have 256 KiB."""
 
-HOST_HEADER = "P2PD-Host"
-"""Says which host asks for a piece, so that a host that chokes it can unchoke it later."""
-
 BACKGROUND = "background"
 """The query of a request for a piece that no client waits for: hosts that know it serve such requests last."""
-
-CHOKED_HEADER = "P2PD-Choked"
-"""Comes with a piece from a host that has others to serve first now."""
-
-
-def neighbour_origin(host: str, address: str, asking: str, trust: HostTrust | None = None) -> HttpOrigin:
-    """A client for a neighbour's peer port: kept-alive connections, one attempt, no proxy, short timeouts.
-
-    `asking` is the host that asks: this one. With `trust`, the connections are TLS, and `host` is who its certificate
-    says.
-    """
-    upstream = Upstream(
-        name=host,
-        endpoints=(f"{'http' if trust is None else 'https'}://{address}",),
-        max_connections=CONNECTIONS,
-        connect_s=CONNECT_S,
-        stall_s=STALL_S,
-        slot_wait_s=STALL_S,
-        max_attempts=1,
-        max_retry_after_s=0.0,
-        cooldown_s=0.0,
-        asks_without_range=False,
-        follows_redirects=False,
-        traced=True,
-    )
-    return HttpOrigin(
-        upstream, environ={}, headers={HOST_HEADER: asking}, peer=None if trust is None else _Neighbour(host, trust)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Neighbour:
-    """`peer.origin.trust.TlsPeer`, by certificates of the cluster."""
-
-    host: str
-    trust: HostTrust
-
-    def get(self) -> ssl.SSLContext:
-        try:
-            return self.trust.client
-        except TrustError as error:
-            raise OSError(str(error)) from None
-
-    def check(self, connection: ssl.SSLSocket) -> None:
-        try:
-            self.trust.check(connection, self.host)
-        except TrustError as error:
-            raise OSError(str(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +55,8 @@ class PieceSource:
     `plain`: neither host encrypts what it sends so.
     """
 
-    origin: HttpOrigin
-    outside_tls: HttpOrigin | None = None
+    client: NeighbourClient
+    outside_tls: NeighbourClient | None = None
     key: HeldKey | None = None
     plain: bool = False
 
@@ -184,7 +119,7 @@ class PeerPiece:
         self._sample = sample
         self._source = source
         self._stopped = threading.Event()
-        self._body: HttpBody | None = None
+        self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
     def run(self, buffers: BufferPool, pace: Pace, on_held: Callable[[int, bytes], None]) -> Landed:
@@ -201,14 +136,10 @@ class PeerPiece:
         with buffers.buffer(stop - start + self._spare_bytes()) as buffer, self.blob.pin():
             try:
                 self._receive(buffer, start, stop, pace)
-            except OriginRefusedError as error:
-                if error.status == 429:
-                    raise PeerBusyError(str(error)) from None
-                raise PeerGoneError(str(error)) from None
-            except (OriginUnreachableError, OriginBrokenError, OriginCorruptError, OriginUnusableError) as error:
+            except PeerGoneError:
                 if self._stopped.is_set():
                     raise FetchStoppedError("stopped") from None
-                raise PeerGoneError(str(error)) from None
+                raise
             with buffer[: stop - start] as piece:
                 self._compare(piece)
                 return self.blob.land(self.index, piece, self._expected, on_held)
@@ -226,7 +157,7 @@ class PeerPiece:
         with self.blob.pin():
             try:
                 with (
-                    way.fetch(self._source.origin, self.blob, self.index, self._stopped) as arriving,
+                    way.fetch(self._source.client, self.blob, self.index, self._stopped) as arriving,
                     buffers.buffer(stop - start) as buffer,
                     buffer[: stop - start] as piece,
                 ):
@@ -257,8 +188,8 @@ class PeerPiece:
         """End it soon."""
         self._stopped.set()
         with self._lock:
-            if self._body is not None:
-                self._body.abort()
+            if self._socket is not None:
+                shut_down(self._socket)
 
     def _spare_bytes(self) -> int:
         """What is needed behind a piece to decrypt it: room for one record and, before it, the last delimiter."""
@@ -269,8 +200,6 @@ class PeerPiece:
         return 1 + RECORD_BYTES
 
     def _receive(self, buffer: memoryview, start: int, stop: int, pace: Pace) -> None:
-        if self._stopped.is_set():
-            raise OriginBrokenError("stopped before it began")
         key, outside_tls = self._source.key, self._source.outside_tls
         if key is not None and outside_tls is not None:
             try:
@@ -278,87 +207,96 @@ class PeerPiece:
                     self._receive_range(outside_tls, key, buffer, start, stop, pace)
                 else:
                     self._receive_encrypted(outside_tls, key, buffer, start, stop, pace)
-            except OriginRefusedError as error:
-                if error.status != 401:
-                    raise
+            except _KeyUnknownError:
+                pass
             else:
                 return
-        self._receive_range(self._source.origin, None, buffer, start, stop, pace)
+        self._receive_range(self._source.client, None, buffer, start, stop, pace)
 
     def _receive_range(
-        self, origin: HttpOrigin, key: HeldKey | None, buffer: memoryview, start: int, stop: int, pace: Pace
+        self, client: NeighbourClient, key: HeldKey | None, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
-        ref = ContentRef(REPOSITORY, self.blob.digest, query=self._query)
-        credential = Credential()
+        target, span = self._target(REPOSITORY), f"bytes={start}-{stop - 1}"
+        fields = f"Range: {span}\r\n"
         if key is not None:
-            target = self._target(REPOSITORY)
-            credential = Credential(key.authorize(PieceRequest("GET", target, f"bytes={start}-{stop - 1}"))[0])
-        with buffer[: stop - start] as piece, origin.open(ref, start, stop, credential=credential) as body:
-            self._begin(body)
-            if (body.start, body.stop, body.size_bytes) != (start, stop, self.blob.size_bytes):
-                raise OriginCorruptError("the neighbour has another blob, or ignores Range")
+            fields += _authorization(key.authorize(PieceRequest("GET", target, span))[0])
+        with buffer[: stop - start] as piece, self._ask(client, target, fields) as answer:
+            head = answer.head
+            if head.span != (start, stop, self.blob.size_bytes) or head.length != len(piece) or head.is_coded:
+                raise PeerGoneError("the neighbour has another blob, or ignores Range")
             step = pace.slice_bytes or len(piece)
             for at in range(0, len(piece), step):
                 with piece[at : at + step] as part:
-                    _fill(body, part)
+                    answer.readinto(part)
                     pace.wait(len(part), self._stopped)
 
     def _receive_encrypted(
-        self, origin: HttpOrigin, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
+        self, client: NeighbourClient, key: HeldKey, buffer: memoryview, start: int, stop: int, pace: Pace
     ) -> None:
         """Decrypt the answer into the beginning of `buffer`, record by record from its end."""
         from peer.trust.aes128gcm import CodingError
 
-        repository = f"{REPOSITORY}/{start}-{stop - 1}"
-        authorization, answer_key = key.authorize(PieceRequest("GET", self._target(repository), ""))
-        ref = ContentRef(repository, self.blob.digest, query=self._query)
-        with origin.open(ref, 0, None, credential=Credential(authorization)) as body:
-            self._begin(body)
+        target = self._target(f"{REPOSITORY}/{start}-{stop - 1}")
+        authorization, answer_key = key.authorize(PieceRequest("GET", target, ""))
+        with self._ask(client, target, _authorization(authorization)) as answer:
             try:
-                self._decrypt(body, answer_key, buffer, stop - start, pace)
+                self._decrypt(answer, answer_key, buffer, stop - start, pace)
             except CodingError as error:
-                raise OriginBrokenError(f"not what the neighbour has encrypted: {error}") from None
+                raise PeerGoneError(f"not what the neighbour has encrypted: {error}") from None
 
     def _target(self, repository: str) -> str:
         return f"/v2/{repository}/blobs/{self.blob.digest}{f'?{self._query}' if self._query else ''}"
 
-    def _decrypt(self, body: HttpBody, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
-        """Raises CodingError, and what `body` raises."""
+    def _decrypt(self, answer: Answer, key: AnswerKey, buffer: memoryview, size_bytes: int, pace: Pace) -> None:
+        """Raises CodingError, PeerGoneError."""
         from peer.trust.aes128gcm import HEADER_BYTES, RECORD_BYTES, CodingError, Decoder, Header
 
-        if not HEADER_BYTES < body.stop <= len(buffer) + size_bytes:
-            raise CodingError(f"a message of {body.stop} bytes for a piece of {size_bytes}")
+        message_bytes = answer.head.length
+        if not HEADER_BYTES < message_bytes <= len(buffer) + size_bytes:
+            raise CodingError(f"a message of {message_bytes} bytes for a piece of {size_bytes}")
         begin = bytearray(HEADER_BYTES + len(key.key_id))
         with memoryview(begin) as view:
-            _fill(body, view)
+            answer.readinto(view)
         begin_bytes = bytes(begin[:HEADER_BYTES])
         header = Header(begin_bytes, max_record_bytes=RECORD_BYTES, min_record_bytes=MIN_RECORD_BYTES)
         if header.key_id_bytes != len(key.key_id) or begin[HEADER_BYTES:] != key.key_id:
             raise CodingError("it is under another key")
-        decoder, filled, left = Decoder(key.input_key, header), 0, body.stop - len(begin)
+        decoder, filled, left = Decoder(key.input_key, header), 0, message_bytes - len(begin)
         while left:
             length = min(left, header.record_bytes)
             left -= length
             with buffer[size_bytes + 1 :][:length] as record, buffer[filled : size_bytes + 1] as data:
-                _fill(body, record)
+                answer.readinto(record)
                 received = decoder.decrypt(record, data)
             filled += received
             pace.wait(received, self._stopped)
         if not decoder.ended or filled != size_bytes:
             raise CodingError("it ends early")
 
-    def _begin(self, body: HttpBody) -> None:
-        """The headers have come."""
+    def _ask(self, client: NeighbourClient, target: str, fields: str) -> Answer:
+        """The answer, if it has the piece. Raises PeerBusyError, PeerGoneError, FetchStoppedError."""
+        answer = client.get(target, fields, self._hold)
+        status = answer.head.status
+        if status not in (200, 206):
+            answer.close()
+            refusals = {401: _KeyUnknownError, 429: PeerBusyError}
+            raise refusals.get(status, PeerGoneError)(f"a piece of {self.blob.digest} was refused with status {status}")
+        self.choked = answer.head.is_choked
+        return answer
+
+    def _hold(self, busy: socket.socket | None) -> None:
         with self._lock:
-            self._body = body
-            if self._stopped.is_set():
-                body.abort()
-        self.choked = CHOKED_HEADER.lower() in body.headers
+            self._socket = busy
+        if busy is not None and self._stopped.is_set():
+            raise FetchStoppedError("stopped")
 
 
-def _fill(body: HttpBody, view: memoryview) -> None:
-    if body.readinto(view) < len(view):
-        raise OriginBrokenError("the neighbour's answer ended early")
+class _KeyUnknownError(PeerGoneError):
+    """The neighbour does not know the key of the request (any more)."""
+
+
+def _authorization(value: str) -> str:
+    return f"Authorization: {value}\r\n"
 
 
 def peer_outcome_of(error: P2pdError) -> PeerOutcome:

@@ -29,7 +29,7 @@ from peer.errors import (
     StoreError,
 )
 from peer.neighbour_bytes import NeighbourBytes
-from peer.net.neighbour_origins import NeighbourOrigins
+from peer.net.neighbour_clients import NeighbourClients
 from peer.origin_range import OriginRange, OriginSource, outcome_of
 from peer.origin_sample import fetch_sample
 from peer.peer_piece import Pace, PeerPiece, peer_outcome_of
@@ -50,7 +50,7 @@ class Transfers:
         arrivals: Mapping[bytes, Arrival],
         store: Store,
         workers: Workers,
-        neighbours: NeighbourOrigins,
+        neighbours: NeighbourClients,
         post: Callable[[Event], None],
         *,
         rate_bytes_per_s: int,

@@ -215,7 +215,7 @@ def _of_several() -> list[Metric]:
     """The metrics of one of several schedulers."""
     registry, metrics = CollectorRegistry(), LiveMetrics()
     registry.register(metrics)
-    metrics.live = Live(Membership("https://a:65003"), NoStore(), lambda _: None)
+    metrics.live = Live(Membership("https://a:65003"), NoStore(), lambda _, __: None)
     return _parsed(generate_latest(registry).decode())
 
 

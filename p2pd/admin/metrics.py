@@ -88,6 +88,11 @@ class SchedulerMetrics(Collector):
         yield GaugeMetricFamily("p2pd_scheduler_members", "Memberships of hosts in swarms.", value=now.members)
         yield GaugeMetricFamily("p2pd_scheduler_leases_active", "Leases not fulfilled yet.", value=now.leases)
         yield CounterMetricFamily("p2pd_scheduler_leases", "Leases that were given.", value=now.leases_given)
+        yield CounterMetricFamily(
+            "p2pd_scheduler_leases_overdue",
+            "Leases that brought nothing in time: another host was asked as well, if there was one.",
+            value=now.leases_overdue,
+        )
         yield GaugeMetricFamily("p2pd_scheduler_quarantined", "Hosts in quarantine.", value=now.quarantined)
         still = GaugeMetricFamily("p2pd_preheats", "Preheats that are not over.", labels=("state",))
         ended = CounterMetricFamily("p2pd_preheats_ended", "Preheats that have ended.", labels=("state",))

@@ -223,6 +223,7 @@ def _scheduler(found: Status) -> Rows:
         ("members", "memberships of hosts in these"),
         ("leases", "ranges that hosts fetch from registries now"),
         ("leases_given", "such ranges since the start"),
+        ("leases_overdue", "of these that brought nothing in time: the registry, or hosts, are slow"),
         ("quarantined", "hosts locked out because they lied"),
         ("tags", "tags that hosts compare now"),
     ):

@@ -158,6 +158,7 @@ async def serve(
             host.links.accept if shares else _no_links,
             uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
             is_far=host.is_far,
+            is_checked=host.is_checked,
             rate_bytes_per_s=settings.upload_rate,
             trust=trust,
             keys=keys,
@@ -192,9 +193,9 @@ async def serve(
             background,
             ttl_s=settings.tag_ttl_s,
             serve_stale=settings.serve_stale_tags,
-            cluster=host.tags,
+            cluster=host.schedulers.tags,
         )
-        host.tags.own_word = tags.own_word
+        host.schedulers.tags.own_word = tags.own_word
         mirror = Mirror(
             origins,
             readers,
@@ -205,8 +206,8 @@ async def serve(
             observe=observe,
         )
         images = ImagesAhead(host, origins, readers, access, tags, catalog, hides_private=exchange is Exchange.PUBLIC)
-        preheats = HostPreheats(images, host.report_preheat, host.background_pace)
-        host.on_preheat = preheats.on_order
+        preheats = HostPreheats(images, host.schedulers.report_preheat, host.background_pace)
+        host.schedulers.on_preheat = preheats.on_order
         proxy = None
         if settings.https_proxy is not None:
             from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
@@ -405,4 +406,4 @@ def _tell_pulls(mirror: Mirror, telemetry: Telemetry, host: Host, may_tell: MayT
         telemetry.clients.pulled(pull)
         pulled = pulled_of(pull, may_tell)
         if pulled is not None:
-            host.report_pull(pulled)
+            host.schedulers.report_pull(pulled)

@@ -124,9 +124,9 @@ async def on_live_list(
     """
     membership = Membership(url)
 
-    def tell(found: LiveList) -> None:
+    def tell(found: LiveList, outdated: bool) -> None:
         schedulers = tuple(SchedulerAt(each.id, each.url) for each in found.entries)
-        server.tell(LiveListChanged(found.epoch, membership.id, schedulers))
+        server.tell(LiveListChanged(found.epoch, membership.id, schedulers, outdated))
 
     async with AsyncExitStack() as stack:
         try:

@@ -16,7 +16,7 @@ from p2pd.daemon import logs
 from p2pd.daemon.host_id import host_id, renew
 from p2pd.daemon.listeners import scheduling
 from p2pd.daemon.reach import Reach, is_ip, reach_of
-from peer.host import Identity
+from peer.host_schedulers import Identity
 from proxy.access import Exchange
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings

@@ -27,7 +27,8 @@ from p2pd.openapi.schemas import (
 )
 from p2pd.site.importing import Imported
 from p2pd.site.routes import MAX_IMAGES
-from peer.host import DownloadFacts, DownloadStatistics, MessageStatistics, NeighbourFacts, SwarmHealth
+from peer.host import DownloadFacts, DownloadStatistics, MessageStatistics, NeighbourFacts
+from peer.host_schedulers import SwarmHealth
 from peer.store import BlobInfo, VerifyReport
 from peer.store.adopter import AdoptStatistics
 from peer.store.facts import StoreStatistics

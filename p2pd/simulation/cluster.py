@@ -188,6 +188,9 @@ class SimulatedCluster(Network):
         ):
             self._answer(request, request.latency_s, PeerOutcome.GONE)
         else:
+            download = sender.machine.downloads.get(request.wanted.digest)
+            if download is not None and download.pieces.untold >> request.wanted.index & 1:
+                request.upload_request = request.upload_request._replace(checks=True)
             turn = sender.choker.ask(request, request.upload_request, sender.uplink())
             if turn is Admission.SEND:
                 self.send(request)

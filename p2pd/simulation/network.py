@@ -45,7 +45,7 @@ class PieceRequest:
         self.latency_s: Final = latency_s
         self.lines: Final = lines
         self.flow: Flow | None = None
-        self.upload_request: Final = UploadRequest(receiver, wanted.digest, far)
+        self.upload_request = UploadRequest(receiver, wanted.digest, far)
         self.requeue = False
         """The sender has others to serve then, and tells who asks when it can come again."""
         self.waits = True

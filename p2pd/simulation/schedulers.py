@@ -275,6 +275,8 @@ class SimulatedSchedulers:
             if isinstance(instruction, scheduling.Close):
                 self._closed(scheduler, instruction)
                 continue
+            if isinstance(instruction, scheduling.Ask):
+                self._event_queue.after(self._latency_s, self._asked, scheduler, instruction)
             if not isinstance(instruction, scheduling.Send):
                 continue
             if self._checks:
@@ -301,6 +303,11 @@ class SimulatedSchedulers:
             self._lose(host, scheduler.url)
         if host.misbehaviour is not None:  # it has been found out, and has no client that wants the image
             self._found_out(host)
+
+    def _asked(self, scheduler: SimulatedScheduler, ask: scheduling.Ask) -> None:
+        host = self._connections[ask.connection]
+        if host.alive and self._reaches(host) and host.connections.get(scheduler.url) == ask.connection:
+            self._arrive(scheduler, scheduling.Answered(ask.connection, ask.lease), SCHEDULER_OTHER_S)
 
     def _sent(self, scheduler: SimulatedScheduler, send: scheduling.Send) -> None:
         for connection in send.connections:

@@ -26,10 +26,9 @@ import structlog
 
 from peer.background.client import BackgroundError, BackgroundProcess, BusyError, WrongPieceError, fill, read_header
 from peer.background.messages import KEEP, MAX_RATE, MAX_TICKET_BYTES, Content, Fetch
-from peer.errors import FetchStoppedError, OriginError, OriginRefusedError
+from peer.errors import FetchStoppedError, PeerGoneError
+from peer.neighbour_http import NeighbourClient
 from peer.oci.digest import Digest
-from peer.origin.api import ContentRef, Credential
-from peer.origin.client import HttpOrigin
 from peer.pacing import LOOK_EVERY_S
 from peer.store import Blob
 
@@ -139,12 +138,12 @@ class BackgroundTransport:
 
     @contextmanager
     def fetching(
-        self, way: BackgroundWay, origin: HttpOrigin, blob: Blob, index: int
+        self, way: BackgroundWay, client: NeighbourClient, blob: Blob, index: int
     ) -> Iterator[tuple[socket.socket, Ticketed]]:
         """The stream on which a piece comes, for the block, and the ticket. Raises BackgroundError."""
         if self._is_left_alone(way.host, blob.digest):
             raise _LeftAloneError("left alone")
-        ticket = self._ticket_of(way.host, origin, blob)
+        ticket = self._ticket_of(way.host, client, blob)
         address = _address_of(way.address)
         try:
             rate = min(self._rate(), MAX_RATE)
@@ -178,25 +177,25 @@ class BackgroundTransport:
         with self._lock:
             self.received_bytes += size_bytes
 
-    def _ticket_of(self, host: str, origin: HttpOrigin, blob: Blob) -> Ticketed:
+    def _ticket_of(self, host: str, client: NeighbourClient, blob: Blob) -> Ticketed:
         key = (host, str(blob.digest))
         with self._lock:
             known = self._tickets.get(key)
         if known is not None:
             return known
         try:
-            with origin.open(ContentRef(REPOSITORY, blob.digest), 0, None, credential=Credential()) as body:
-                if not 0 < body.stop <= MAX_TICKET_BYTES:
+            with client.get(f"/v2/{REPOSITORY}/blobs/{blob.digest}") as answer:
+                status = answer.head.status
+                if status != 200:
+                    for_blob, for_s = (str(blob.digest), NOT_WHOLE_S) if status == 404 else ("", NOT_THERE_S)
+                    self._leave_alone(host, for_blob, for_s)
+                    raise _LeftAloneError(f"its ticket for {blob.digest} was refused with status {status}")
+                if not 0 < answer.head.length <= MAX_TICKET_BYTES:
                     raise BackgroundError("the neighbour's answer is no ticket")
-                data = bytearray(body.stop)
+                data = bytearray(answer.head.length)
                 with memoryview(data) as view:
-                    if body.readinto(view) < len(view):
-                        raise BackgroundError("the neighbour's ticket ended early")
-        except OriginRefusedError as error:
-            not_whole = error.status == 404
-            self._leave_alone(host, str(blob.digest) if not_whole else "", NOT_WHOLE_S if not_whole else NOT_THERE_S)
-            raise _LeftAloneError(str(error)) from None
-        except OriginError as error:
+                    answer.readinto(view)
+        except PeerGoneError as error:
             raise BackgroundError(str(error)) from None
         ticket = Ticketed(bytes(data))
         with self._lock:
@@ -245,7 +244,7 @@ class BackgroundWay:
     is_background: Callable[[], bool]
 
     @contextmanager
-    def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
+    def fetch(self, client: NeighbourClient, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
         """Wait for a piece, which takes as long as others leave of the line. No buffer is needed until it is there.
 
         Raises BusyError; any other BackgroundError: it is to come by HTTP; FetchStoppedError, also where others leave
@@ -263,7 +262,7 @@ class BackgroundWay:
                     stream.send(KEEP)
                 raise FetchStoppedError("others leave too little of the line: it is asked for again")
 
-        with self.transport.fetching(self, origin, blob, index) as (stream, ticket):
+        with self.transport.fetching(self, client, blob, index) as (stream, ticket):
             yield Arriving(stream, read_header(stream, look), look)
 
     def received(self, size_bytes: int) -> None:

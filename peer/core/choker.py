@@ -10,6 +10,7 @@
 4. A host that is served while others are remembered takes its place behind them: it need not ask to be refused.
 5. A host has all slots but one at most: whatever it does with what it is sent, others are served.
 6. Who asks from another site comes first: a whole site waits for the piece, and those nearby would always be quicker.
+   So does who checks a piece (`scheduler.core.spot_checks`): all others wait for the result.
 7. Whoever has a client that waits comes before all whose requests are of the background, and those are refused while
    such a host is remembered and a piece goes out. So a client's piece waits for one piece of the background at most.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from enum import Enum, auto
+from itertools import islice
 from typing import Final, Generic, NamedTuple, TypeVar
 
 FREE_SOON_S = 0.05
@@ -25,8 +27,10 @@ FREE_SOON_S = 0.05
 
 MAX_WAITING = 1
 TOLD = 2
-MAX_REFUSED = 64
-"""Hosts that are remembered; a host has at most 16 neighbours for each blob. The oldest is forgotten."""
+MAX_REFUSED = 4096
+"""Hosts that are remembered, each once for each blob that it was refused a piece of. A host has 16 neighbours for each
+blob and may pull 30 images at once, six layers of each: 2,880. One that is forgotten is told nothing, and comes back
+only after `peer.core.neighbours.BUSY_S`."""
 
 Request = TypeVar("Request", bound=Hashable)
 """Stands for one request: what the caller tells them apart by."""
@@ -35,13 +39,25 @@ Request = TypeVar("Request", bound=Hashable)
 class UploadRequest(NamedTuple):
     """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site.
 
-    `background`: no client waits for the piece.
+    `background`: no client waits for the piece. `checks`: others wait until the host has compared it.
     """
 
     host: str
     digest: bytes
     far: bool = False
     background: bool = False
+    checks: bool = False
+
+
+class _Rank(NamedTuple):
+    """The lowest comes first (rules 6 and 7)."""
+
+    background: bool
+    ordinary: bool
+
+
+RANKS: Final = tuple(_Rank(background, ordinary) for background in (False, True) for ordinary in (False, True))
+"""The lowest first. If too many hosts are remembered, the oldest of the highest is forgotten."""
 
 
 class Uplink(Enum):
@@ -61,15 +77,16 @@ class Admission(Enum):
 
 
 class Choker(Generic[Request]):
-    """`active` pieces are going out now, of at most `slots`."""
+    """`active` pieces are going out now, of at most `slots`. It `remembers` so many hosts that were refused."""
 
-    __slots__ = ("_refused", "_waiting", "active", "slots")
+    __slots__ = ("_refused", "_remembers", "_waiting", "active", "slots")
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, *, remembers: int = MAX_REFUSED) -> None:
         self.slots = slots
+        self._remembers: Final = remembers
         self.active = 0
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
-        self._refused: Final[dict[UploadRequest, None]] = {}
+        self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
 
     def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
         """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.
@@ -80,7 +97,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         is_behind = receiver is not None and receiver.background and self.active
-        if is_behind and any(not each.background for each in self._refused):
+        if is_behind and any(self._refused[rank] for rank in RANKS if not rank.background):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):
@@ -93,7 +110,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         if receiver is not None:
-            self._refused.pop(receiver, None)
+            self._refused[receiver.background, not (receiver.far or receiver.checks)].pop(receiver, None)
         return admission
 
     def cancel(self, request: Request, *, rejected: bool = False) -> None:
@@ -105,7 +122,7 @@ class Choker(Generic[Request]):
     def end(self, requeue: UploadRequest | None = None) -> None:
         """A piece is out, or its receiver has gone. `requeue`: whom it went to, if others were remembered by then."""
         self.active -= 1
-        self._remember(requeue)
+        self._remember(requeue and requeue._replace(checks=False))
 
     def next(self, uplink: Uplink) -> Request | None:
         """Whose turn has come: its piece goes out until `end`. To be called when a piece is out, and now and then."""
@@ -118,13 +135,12 @@ class Choker(Generic[Request]):
 
     def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
-        if not self._refused or self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
+        if self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
             return []
-        ranks = [(each.background, not each.far) for each in self._refused]
-        least = min(ranks)
-        told = [each for each, rank in zip(self._refused, ranks, strict=True) if rank == least][:TOLD]
+        refused = next(filter(None, self._refused.values()), {})
+        told = list(islice(refused, TOLD))
         for receiver in told:
-            del self._refused[receiver]
+            del refused[receiver]
         return told
 
     @property
@@ -135,7 +151,7 @@ class Choker(Generic[Request]):
     @property
     def is_wanted(self) -> bool:
         """Whether somebody waits, or is to be told."""
-        return bool(self._waiting or self._refused)
+        return bool(self._waiting or any(self._refused.values()))
 
     def _may_begin(self, uplink: Uplink) -> bool:
         return not self.active or (uplink is Uplink.FREE and not self.is_full)
@@ -143,6 +159,7 @@ class Choker(Generic[Request]):
     def _remember(self, receiver: UploadRequest | None) -> None:
         if receiver is None:
             return
-        self._refused.setdefault(receiver)
-        if len(self._refused) > MAX_REFUSED:
-            del self._refused[next(iter(self._refused))]
+        self._refused[receiver.background, not (receiver.far or receiver.checks)].setdefault(receiver)
+        if sum(map(len, self._refused.values())) > self._remembers:
+            last = next(refused for refused in reversed(self._refused.values()) if refused)
+            del last[next(iter(last))]

@@ -207,6 +207,11 @@ class Download:
             return False
         return not mask(start // length, -(-stop // length)) & ~self.pieces.advertised
 
+    def is_checked(self, start: int) -> bool:
+        """Whether the piece at byte `start` is one that only hosts ask for that check it."""
+        length = self.pieces.piece_length
+        return length > 0 and self.pieces.untold >> start // length & 1 == 1
+
     def knows(self, request: int) -> bool:
         """Whether a request is one of this download that is under way."""
         return request in self.pieces.peer_requests or request in self.pieces.origin_requests

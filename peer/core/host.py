@@ -205,6 +205,11 @@ class HostMachine:
         download = self.downloads.get(digest)
         return download is not None and download.may_serve(start, stop)
 
+    def is_checked(self, digest: bytes, start: int) -> bool:
+        """Whether the piece of a blob at byte `start` is one that only hosts ask for that check it."""
+        download = self.downloads.get(digest)
+        return download is not None and download.is_checked(start)
+
     def gives_way(self, digest: bytes, host: str) -> bool:
         """Whether what this neighbour sends of a blob, for which no client waits, gives way to all else on the line.
 
@@ -518,7 +523,7 @@ class HostMachine:
             case to_host.Unreachable(reports):
                 return [ReportUnreachable(reports, event.scheduler)]
             case to_host.Schedulers() as listed:
-                self.schedulers.told(event.scheduler, listed)
+                self.schedulers.told(event.scheduler, listed, now)
                 return []
             case to_host.Welcome():
                 return []

@@ -241,10 +241,13 @@ class Neighbours:
 
     # -- the choice ------------------------------------------------------------------------------------------------
 
-    def choose(self, wanted: int, first: int, now: float, *, besides: str | None = None) -> tuple[str, int] | None:
+    def choose(
+        self, wanted: int, first: int, now: float, *, besides: str | None = None, also_busy: bool = False
+    ) -> tuple[str, int] | None:
         """Whom to ask for which of the pieces `wanted`, and of `first` of them before all others.
 
         `besides` is a neighbour not to ask (it has been asked already). None if nobody can be asked now.
+        `also_busy`: neighbours that have said that they are busy may be asked.
         """
         most = self._most()
         far_only = self._held_far_only(wanted) if self._far else 0
@@ -252,7 +255,7 @@ class Neighbours:
         able: list[tuple[str, _Neighbour]] = []
         obtainable = 0
         for host, each in self._known.items():
-            if each.busy_until <= now and each.asked < most:
+            if (each.busy_until <= now or also_busy) and each.asked < most:
                 askable = each.held & (wanted if each.distance < FAR else far_only)
                 if askable and each is not left_out:
                     able.append((host, each))

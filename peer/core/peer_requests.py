@@ -79,6 +79,8 @@ class PeerRequests:
     _hedge_after_s: float = HEDGE_LEAST_S
     """After how long a piece counts as late."""
     _slow_least_s: float = SLOW_LEAST_S
+    _pressed: int = 0
+    """The pieces to check that a neighbour was asked for."""
 
     def asked_of(self, host: str) -> int:
         """How many requests to `host` are under way."""
@@ -113,13 +115,19 @@ class PeerRequests:
         return started
 
     def _start_checks(self, now: float) -> list[RequestPiece]:
-        """Ask for pieces that this host is to check, though others be under way: all hosts wait for the answer."""
+        """Ask for pieces that this host is to check, though others be under way: all hosts wait for the answer.
+
+        A busy neighbour is asked too, once, and serves such a request next (`peer.core.choker`, rule 6).
+        """
         started: list[RequestPiece] = []
         while len(self.pieces.peer_requests) < MAX_REQUESTS:
             checked = self.pieces.requestable & self.pieces.sampled
             choice = self.neighbours.choose(checked, 0, now) if checked else None
+            if choice is None and (pressing := checked & ~self._pressed):
+                choice = self.neighbours.choose(pressing, 0, now, also_busy=True)
             if choice is None:
                 break
+            self._pressed |= 1 << choice[1]
             started.append(self._ask(*choice, now))
         return started
 

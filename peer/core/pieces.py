@@ -86,6 +86,9 @@ class PieceTracker:
     asked_of_peers: int = 0
     samples: dict[int, Sample] = field(default_factory=dict)
     """Bytes of the origin that pieces must have (`peer.core.spot_checks`)."""
+    untold: int = 0
+    """The pieces that this host has published, and whose digests the scheduler has not told others yet, as far as this
+    host knows. Only hosts that check this one ask for them."""
     differing: int = 0
     """Pieces whose expected digest is that of other bytes than the origin has."""
 
@@ -206,6 +209,7 @@ class PieceTracker:
             elif own is not None:
                 differing |= 1 << index
         self.known |= mask(first, first + count)
+        self.untold &= ~mask(first, first + count)
         self.differing &= ~mask(first, first + count)
         self.advertised &= ~differing
         return self._advertise(matching)
@@ -216,6 +220,7 @@ class PieceTracker:
         Returns what neighbours may have because of it.
         """
         matching = 0
+        self.untold |= pieces & ~self.known
         while pieces:
             bit = pieces & -pieces
             pieces ^= bit
@@ -229,7 +234,7 @@ class PieceTracker:
         """A new map begins: nothing of it is known, so nothing is advertised."""
         self.expected.clear()
         self.samples.clear()
-        self.known = self.advertised = self.differing = 0
+        self.known = self.untold = self.advertised = self.differing = 0
 
     def agrees(self) -> bool:
         """Whether every piece that is held has the digest that the map has."""

@@ -16,6 +16,9 @@ Rules:
    it is noticed when they are back, and to those to which blobs move if a lost connection does not come back. A host
    without blobs has one: to the owner of its own id. If all are MISSING, any scheduler will do. A connection that is
    not needed any more is kept for `LINGER_S`.
+5. A scheduler that cannot look at the list that it shares says that its own is outdated. If all say so to which a
+   connection is needed, one more is, to hear of a newer list: to the first other one by rendezvous of this host's id.
+   If nobody can look, that one says the same, and nothing moves. Hosts come to it at times that differ.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from peer.core.session import SchedulerSession, SessionState
 from scheduler.protocol import to_host
@@ -35,6 +39,9 @@ GRACE_S: Final = 1.25
 
 ANSWER_S: Final = 3.0
 """How long a scheduler may take to let this host in. After one has gone, its hosts all come to the others."""
+
+DOUBT_WITHIN_S: Final = 5.0
+"""How long after a list is outdated the last host has asked another scheduler. Of 10,000 hosts, 2,000 a second do."""
 
 LINGER_S: Final = 10.0
 """How long a connection is kept that is not needed any more: blobs come and go."""
@@ -70,6 +77,8 @@ class SchedulerSet:
     is_stale: bool = False
     """Whether something has changed by which `needed` may be another."""
     _told_by: str = ""
+    _doubt_s: float = 0.0
+    """How long after a list is outdated this host asks another scheduler."""
     _without_since: float | None = None
     """Since when there has been no connection at all."""
     _is_settled: bool = False
@@ -86,6 +95,7 @@ class SchedulerSet:
             return
         self._is_settled = len(self.urls) == 1
         self._find_candidates()
+        self._doubt_s = DOUBT_WITHIN_S * crc32(self.host.encode()) / 2**32
         self.home = self._ranked(b"")[0]
         self.home.state = SessionState.SEARCHING
         self.needed = {self.home.url: None}
@@ -106,7 +116,10 @@ class SchedulerSet:
     def next_deadline(self) -> float:
         """When `time_out`, or a `Leave`, is due; infinity if none is."""
         dues = [self._due(each) for each in self.sessions.values() if each.since is not None]
-        dues += [min((each.steady_at, each.spare_until, *each.leaves.values())) for each in self.sessions.values()]
+        dues += [
+            min((each.steady_at, each.spare_until, each.doubt_at, *each.leaves.values()))
+            for each in self.sessions.values()
+        ]
         return min(dues, default=math.inf)
 
     def of(self, digest: bytes) -> SchedulerSession:
@@ -154,13 +167,13 @@ class SchedulerSet:
         self._without_since = None
         self.is_stale = self._is_settled = True
         if listed is not None:
-            self.told(url, listed)
+            self.told(url, listed, now)
         elif session not in self._candidates.values():  # none of those in the list answered, and this one has no list
             self.listed = None
         self._find_candidates()
         return session
 
-    def told(self, url: str, listed: to_host.Schedulers) -> None:
+    def told(self, url: str, listed: to_host.Schedulers, now: float) -> None:
         """A scheduler has sent a list.
 
         The newest counts. What the scheduler said that sent the newest one counts in any case: the numbers begin anew
@@ -170,6 +183,10 @@ class SchedulerSet:
         if session is None or not listed.schedulers:
             return
         session.id = listed.own
+        if not listed.outdated:
+            session.trust()
+        elif not session.is_doubted:
+            session.doubt_at = min(session.doubt_at, now + self._doubt_s)
         if self.listed is None or listed.epoch > self.listed.epoch or listed.own == self._told_by:
             self.listed, self._told_by = listed, listed.own
         self._find_candidates()
@@ -198,6 +215,9 @@ class SchedulerSet:
         for session in self.sessions.values():
             if session.steady_at <= now:
                 session.unsteady = False
+                self.is_stale = True
+            if session.doubt_at <= now:
+                session.doubt_at, session.is_doubted = math.inf, True
                 self.is_stale = True
             self.is_stale = self.is_stale or session.spare_until <= now
         any_missing = False
@@ -232,6 +252,7 @@ class SchedulerSet:
             self._own(move.digest, move.after)
         at_home = self._place(self._ranked(b""), self.home, {} if self._owners else needed)
         self.home = at_home
+        self._ask_another(needed)
         if not any(map(_is_live, self._candidates.values())):
             needed |= dict.fromkeys([*self.urls, *(each.url for each in self._candidates.values())])
         needed |= {each.url: None for each in self.sessions.values() if each.leaves}
@@ -282,6 +303,17 @@ class SchedulerSet:
             if _is_live(session) and not (session.state is SessionState.SEARCHING and session.grace):
                 break
         return chosen
+
+    def _ask_another(self, needed: dict[str, None]) -> None:
+        """Have a connection to one that may know a newer list than all that are needed (rule 5)."""
+        if any(_is_connected(each) and not each.is_doubted for each in map(self._session, needed)):
+            return
+        if not any(each.is_doubted for each in map(self._session, needed)):
+            return
+        for session in [each for each in self._ranked(b"") if each.url not in needed]:
+            needed[session.url] = None
+            if _is_live(session):
+                break
 
     def _choose(self, order: list[SchedulerSession], current: SchedulerSession | None) -> SchedulerSession:
         if not order:

@@ -77,6 +77,10 @@ class SchedulerSession:
     """Whether an attempt has failed during the search."""
     unsteady: bool = False
     """Whether a connection ended soon after it was made, and none has lasted since."""
+    doubt_at: float = math.inf
+    """When this host asks another scheduler for a list, because this one has said that its own is outdated."""
+    is_doubted: bool = False
+    """Whether that time has come, and this scheduler has said nothing else since."""
     found_at: float = -math.inf
     spare_until: float = math.inf
     """Until when the connection is kept though it is not needed; infinity while it is."""
@@ -131,14 +135,20 @@ class SchedulerSession:
         self._step(SessionCause.TIMED_OUT)
         self.since = None
 
+    def trust(self) -> None:
+        """Its list is not outdated, or there is no list."""
+        self.doubt_at, self.is_doubted = math.inf, False
+
     def close(self) -> None:
         """No connection is wanted any more."""
         self._step(SessionCause.CLOSED)
         self.since, self.id, self.unsteady, self.spare_until = None, "", False, math.inf
+        self.trust()
         self._forget_leaving()
 
     def _search(self, now: float, *, grace: bool) -> None:
         self.since, self.grace, self.has_failed, self.id = now, grace, False, ""
+        self.trust()
         self._forget_leaving()
 
     def _forget_leaving(self) -> None:

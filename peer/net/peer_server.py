@@ -32,10 +32,11 @@ from aiohttp import web
 from peer.core.choker import UploadRequest
 from peer.errors import FileLimitError, InvalidNameError, StoreError
 from peer.neighbour_bytes import NeighbourBytes
+from peer.neighbour_http import CHOKED_HEADER, HOST_HEADER
 from peer.net.upload_sender import Upload, Uploading
 from peer.oci.digest import Digest
 from peer.pacing import PACED_BYTES, pacing_bucket
-from peer.peer_piece import BACKGROUND, CHOKED_HEADER, HOST_HEADER
+from peer.peer_piece import BACKGROUND
 from peer.sendfile import encrypts_here, send_encrypted, send_file
 from peer.store import Blob
 from peer.trust.piece_keys import SCHEME, AnswerKey, PieceRequest, UnauthenticatedError
@@ -74,7 +75,10 @@ class _Asking:
 
 
 class PeerServer:
-    """Serves other hosts. `accept_link` handles a neighbour's WebSocket; `is_far`: a host is in another site."""
+    """Serves other hosts. `accept_link` handles a neighbour's WebSocket; `is_far`: a host is in another site.
+
+    `is_checked`: only hosts that check a piece ask for it, that of a blob at a byte.
+    """
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class PeerServer:
         *,
         uploading: Uploading,
         is_far: Callable[[str], bool],
+        is_checked: Callable[[Digest, int], bool] = lambda _, __: False,
         rate_bytes_per_s: int,
         stall_s: float = STALL_S,
         trust: HostTrust | None = None,
@@ -96,6 +101,7 @@ class PeerServer:
         self._accept_link = accept_link
         self._uploading = uploading
         self._is_far = is_far
+        self._is_checked = is_checked
         self._stall_s = stall_s
         self._bucket = pacing_bucket(rate_bytes_per_s)
         self.sent_bytes = 0
@@ -169,6 +175,10 @@ class PeerServer:
             return refusal
         return web.Response(body=ticket, content_type="application/octet-stream")
 
+    def _receiver(self, host: str, digest: Digest, start: int, *, background: bool) -> UploadRequest:
+        """For whom the piece of a blob at byte `start` is."""
+        return UploadRequest(host, digest.raw, self._is_far(host), background, self._is_checked(digest, start))
+
     async def _blob(self, request: web.Request) -> web.StreamResponse:
         try:
             asking = self._asking(request)
@@ -190,8 +200,7 @@ class PeerServer:
         if stop - start > MAX_PIECE_BYTES:
             return _refusal(400, f"at most {MAX_PIECE_BYTES} bytes are sent at a time: a piece")
         host = asking.host
-        background = BACKGROUND in request.query
-        receiver = UploadRequest(host, digest.raw, self._is_far(host), background) if host else None
+        receiver = self._receiver(host, digest, start, background=BACKGROUND in request.query) if host else None
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the other host went away")

@@ -52,10 +52,13 @@ class Upload:
         """Done when it goes out."""
         self.out: asyncio.Future[None] | None = None
         """Done when it is out, or the connection is closed, if anybody waits for that."""
+        self.acked_bytes = 0
+        """Of it, until the last look, or until the connection was closed."""
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
         self._began_s = 0.0
         self._before_bytes = 0
-        self._tcp_info = (0, 0, 0, 0)
+        self._waits = False
+        self._round_trip_us = 0
         self._progress = Progress(0.0)
 
     def begin(self, now: float, *, requeue: bool, patience_s: float) -> None:
@@ -63,39 +66,35 @@ class Upload:
         self.requeue = requeue
         self._began_s = now
         self._progress = Progress(now, patience_s)
-        self._before_bytes = self._look()[1]
+        self.look()
+        self._before_bytes, self.acked_bytes = self.acked_bytes, 0
         if not self.turn.done():
             self.turn.set_result(None)
 
-    def acked_bytes(self) -> int:
-        """Until now, or until the connection was closed."""
-        return self._look()[1] - self._before_bytes
+    def look(self) -> None:
+        """Ask the kernel how far it is. A closed connection's descriptor may be another connection's."""
+        if not self.transport.is_closing():
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            unacked, acked_bytes, unsent_bytes, self._round_trip_us = _TCP_INFO.unpack(info)
+            self.acked_bytes = acked_bytes - self._before_bytes
+            self._waits = bool(unacked or unsent_bytes)
 
     def round_trip_s(self) -> float:
         """To the other host and back, while all queues are empty, as was known at the last look."""
-        return self._tcp_info[3] / 1e6
+        return self._round_trip_us / 1e6
 
     def is_stalled(self, now: float) -> bool:
         """Whether the receiver has taken next to nothing for too long."""
-        unacked, acked_bytes, unsent_bytes, _ = self._look()
-        return self._progress.is_stalled(now, acked_bytes - self._before_bytes, waits=bool(unacked or unsent_bytes))
+        return self._progress.is_stalled(now, self.acked_bytes, waits=self._waits)
 
     def left_s(self, now: float, best_bytes_per_s: float) -> float:
         """How long until it is out, at its rate so far. One that has only begun goes at the best rate there was."""
-        acked_bytes = self.acked_bytes()
-        left_bytes = self.size_bytes - EARLY_DONE_BYTES - acked_bytes
+        left_bytes = self.size_bytes - EARLY_DONE_BYTES - self.acked_bytes
         if left_bytes <= 0:
             return 0.0
         went_s = now - self._began_s
-        rate = acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
+        rate = self.acked_bytes / went_s if went_s > LEAST_S else best_bytes_per_s
         return left_bytes / max(1.0, rate)
-
-    def _look(self) -> tuple[int, int, int, int]:
-        """What the kernel knows. A closed connection's descriptor may be another connection's."""
-        if not self.transport.is_closing():
-            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-            self._tcp_info = _TCP_INFO.unpack(info)
-        return self._tcp_info
 
 
 class Uploading:
@@ -135,15 +134,17 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
-        if not self._is_out(upload):
+        upload.look()
+        if not self._is_out(upload, self._loop.time()):
             upload.out = self._loop.create_future()
             await upload.out
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
-        match self._choker.ask(upload, upload.receiver, self._uplink(), already=self._already(upload.receiver)):
+        now = self._look()
+        match self._choker.ask(upload, upload.receiver, self._uplink(now), already=self._already(upload.receiver)):
             case Admission.SEND:
-                self._begin(upload)
+                self._begin(upload, now)
                 return True
             case Admission.REJECT:
                 return False
@@ -162,8 +163,7 @@ class Uploading:
         active = [each.receiver.host for each in self._active if each.receiver is not None]
         return 0 if receiver is None else active.count(receiver.host)
 
-    def _begin(self, upload: Upload) -> None:
-        now = self._loop.time()
+    def _begin(self, upload: Upload, now: float) -> None:
         upload.begin(now, requeue=self._choker.is_wanted, patience_s=self._stalled_s)
         first, round_trip_s = not self._active, upload.round_trip_s()
         self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
@@ -173,23 +173,23 @@ class Uploading:
             self._background.start(self._watch())
 
     def _end(self, upload: Upload) -> None:
-        acked_bytes = upload.acked_bytes()
-        self._acked_before += acked_bytes
+        now = self._look()
+        self._acked_before += upload.acked_bytes
         del self._active[upload]
         self._choker.end(upload.receiver if upload.requeue else None)
-        self._go_on()
+        self._go_on(now)
         if not upload.transport.is_closing():  # what is still on its way has the line before the piece that has begun
-            self._acked_before += upload.size_bytes - acked_bytes
-        self._throughput.change(self._acked_bytes(), self._loop.time())
+            self._acked_before += upload.size_bytes - upload.acked_bytes
+        self._throughput.change(self._acked_bytes(), now)
 
-    def _go_on(self) -> None:
+    def _go_on(self, now: float) -> None:
         """Begin who waits, and tell others that they can come, if that is so."""
-        uplink = self._uplink()
+        uplink = self._uplink(now)
         while (upload := self._choker.next(uplink)) is not None:
-            self._begin(upload)
-            uplink = self._uplink()
+            self._begin(upload, now)
+            uplink = self._uplink(now)
         if uplink is Uplink.FREE_SOON:
-            soon = [active for active in self._active if self._left_s(active) <= FREE_SOON_S and not active.told]
+            soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
             for active in soon:
                 active.told = True
             if not soon:
@@ -199,45 +199,58 @@ class Uploading:
 
     async def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
+        now = self._loop.time()
         try:
             while self._active or self._choker.is_wanted:
-                await asyncio.sleep(self._looks_s())
-                now = self._loop.time()
+                await asyncio.sleep(self._looks_s(now))
+                now = self._look()
                 self._throughput.sample(self._acked_bytes(), now)
                 for active in self._active:
-                    if active.out is not None and not active.out.done() and self._is_out(active):
+                    if active.out is not None and not active.out.done() and self._is_out(active, now):
                         active.out.set_result(None)
                 stalled = [active for active in self._active if active.is_stalled(now)]
                 if self._choker.is_wanted:
                     for upload in stalled:
                         upload.transport.abort()
-                    self._go_on()
+                    self._go_on(now)
         finally:
             self._watched = False
 
-    def _looks_s(self) -> float:
-        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out."""
+    def _look(self) -> float:
+        """Ask the kernel how far all are. Returns the time of that: what is decided by it needs no other look."""
+        for active in self._active:
+            active.look()
+        return self._loop.time()
+
+    def _looks_s(self, now: float) -> float:
+        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out.
+
+        A piece that the kernel has not all of yet is not waited for: whoever sends it looks when the kernel has it.
+        """
         looks_s = POLL_INTERVAL_S
         for active in self._active:
-            left_s = self._left_s(active)
-            is_to_tell = not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S)
-            looks_s = min(looks_s, left_s - (FREE_SOON_S if is_to_tell else EARLY_DONE_S))
+            left_s = self._left_s(active, now)
+            if not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S):
+                looks_s = min(looks_s, left_s - FREE_SOON_S)
+            elif active.out is not None:
+                looks_s = min(looks_s, left_s - EARLY_DONE_S)
         return max(EARLY_DONE_S, looks_s)
 
-    def _is_out(self, upload: Upload) -> bool:
-        return upload.transport.is_closing() or self._left_s(upload) <= EARLY_DONE_S
+    def _is_out(self, upload: Upload, now: float) -> bool:
+        return upload.transport.is_closing() or self._left_s(upload, now) <= EARLY_DONE_S
 
-    def _uplink(self) -> Uplink:
+    def _uplink(self, now: float) -> Uplink:
         """What there is on the line, as far as can be told."""
         if not self._active:
             return Uplink.FREE
-        if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), self._loop.time()):
+        if not self._choker.is_full and self._throughput.has_spare(self._acked_bytes(), now):
             return Uplink.FREE
-        return Uplink.FREE_SOON if any(self._left_s(active) <= FREE_SOON_S for active in self._active) else Uplink.FULL
+        is_soon = any(self._left_s(active, now) <= FREE_SOON_S for active in self._active)
+        return Uplink.FREE_SOON if is_soon else Uplink.FULL
 
-    def _left_s(self, active: Upload) -> float:
-        return active.left_s(self._loop.time(), self._throughput.best)
+    def _left_s(self, active: Upload, now: float) -> float:
+        return active.left_s(now, self._throughput.best)
 
     def _acked_bytes(self) -> int:
         """Of all pieces, since ever."""
-        return self._acked_before + sum(active.acked_bytes() for active in self._active)
+        return self._acked_before + sum([active.acked_bytes for active in self._active])

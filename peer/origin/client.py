@@ -34,7 +34,6 @@ from peer.origin.retry import Attempts
 from peer.origin.tokens import Tokens
 
 if TYPE_CHECKING:
-    from peer.origin.trust import TlsPeer
     from peer.origin.upstream import Target, Upstream, UpstreamEndpoint
 
 # A blob in a content coding has neither the length nor the digest that its name promises.
@@ -54,9 +53,8 @@ class HttpOrigin:
     """`peer.origin.api.Origin` over HTTP.
 
     `environ` has the variables of proxies. `headers` go with every request. `random` gives numbers in [0, 1),
-    `resolve` the addresses of a host. `peer` says who must be there, where the system's authorities do not. It counts
-    on from the origin `before`, whose place it takes by `take_over`. Raises ValueError for an upstream, a CA file or a
-    proxy that cannot be used.
+    `resolve` the addresses of a host. It counts on from the origin `before`, whose place it takes by `take_over`.
+    Raises ValueError for an upstream, a CA file or a proxy that cannot be used.
     """
 
     def __init__(
@@ -68,7 +66,6 @@ class HttpOrigin:
         clock: Clock | None = None,
         random: Callable[[], float] = random_numbers.random,
         resolve: Resolve = resolve,
-        peer: TlsPeer | None = None,
         before: HttpOrigin | None = None,
     ) -> None:
         self.upstream = upstream
@@ -77,7 +74,7 @@ class HttpOrigin:
         self._clock = clock or SystemClock()
         traffic = None if before is None else before.traffic
         self.traffic: Traffic = traffic or Traffic(upstream.rate_bytes_per_s, self._clock)
-        self._connections = Connections(upstream, Proxies(environ), self.traffic, self._clock, resolve, peer)
+        self._connections = Connections(upstream, Proxies(environ), self.traffic, self._clock, resolve)
         self._cancel_scopes = CancelScopes(upstream.name, upstream.max_connections, self._clock)
         self._tokens = Tokens(upstream, self._clock)
         self._attempts = Attempts(upstream, self.traffic, self._clock, random)
@@ -176,7 +173,7 @@ class HttpOrigin:
             if not is_ranged:
                 return self._ask(cancel_scope, endpoint, "GET", path, plain, credential, deadline)
             reply = self._ask(cancel_scope, endpoint, "GET", path, ranged, credential, deadline)
-            if not self.upstream.asks_without_range or opening.is_usable_range(reply, ref, start, stop):
+            if opening.is_usable_range(reply, ref, start, stop):
                 return reply
             _discard(reply)
             is_ranged, is_coded = False, "content-encoding" in reply.headers
@@ -259,7 +256,6 @@ class HttpOrigin:
                 authorization,
                 deadline,
                 lead,
-                most=redirects.MOST if self.upstream.follows_redirects else 0,
             )
 
         def fetch(realm: Target, path: str, authorization: str | None, form: bytes | None) -> Answer:

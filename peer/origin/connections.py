@@ -24,7 +24,7 @@ from peer.errors import OriginUnreachableError
 from peer.origin.address_policy import AddressPolicy, literal, refusal
 from peer.origin.dialing import Dialer, Resolve, resolve
 from peer.origin.http1 import Connection, ExchangeFailedError, Reply, reason
-from peer.origin.trust import TlsPeer, TrustedContext
+from peer.origin.trust import TrustedContext
 from peer.origin.upstream import UpstreamEndpoint
 
 if TYPE_CHECKING:
@@ -50,14 +50,12 @@ class Connections:
         traffic: Traffic,
         clock: Clock,
         resolve: Resolve = resolve,
-        peer: TlsPeer | None = None,
     ) -> None:
         self._upstream = upstream
         self._proxies = proxies
         self._traffic = traffic
         self._clock = clock
-        self._peer = peer
-        self._tls: TlsPeer = peer or TrustedContext(upstream, clock)
+        self._tls = TrustedContext(upstream, clock)
         self._dialer = Dialer(resolve)
         self._policy = AddressPolicy.of(
             [UpstreamEndpoint.parse(text).target for text in upstream.endpoints],
@@ -154,30 +152,17 @@ class Connections:
     def _take_idle(self, target: Target, lead: Lead | None) -> Connection | None:
         oldest = self._clock.monotonic() - self._upstream.idle_s
         with self._lock:
-            expired = [connection for connection in self._idle if not self._is_good(connection, oldest)]
-            self._idle = [connection for connection in self._idle if self._is_good(connection, oldest)]
+            expired = [connection for connection in self._idle if connection.idle_since < oldest]
+            self._idle = [connection for connection in self._idle if connection.idle_since >= oldest]
             found = next((idle for idle in reversed(self._idle) if self._is_usable(idle, target, lead)), None)
             if found is not None:
                 self._idle.remove(found)
         for connection in expired:
             self._drop(connection)
-        if found is not None and (found.is_dead() or self._is_distrusted(found)):
+        if found is not None and found.is_dead():
             self._drop(found)
             return self._take_idle(target, lead)
         return found
-
-    def _is_good(self, idle: Connection, oldest: float) -> bool:
-        """Whether an idle connection can be used: our certificate, which it was made with, may be over by now."""
-        return idle.idle_since >= oldest and (self._peer is None or idle.tls is self._peer.get())
-
-    def _is_distrusted(self, idle: Connection) -> bool:
-        """Whether the other side's certificate is over by now."""
-        try:
-            if self._peer is not None:
-                idle.check(self._peer)
-        except OSError:
-            return True
-        return False
 
     def _is_usable(self, idle: Connection, target: Target, lead: Lead | None) -> bool:
         address = idle.address or literal(target.host)
@@ -220,7 +205,6 @@ class Connections:
         to_proxy = proxy.headers if proxy and target.scheme == "http" else None
         connection = Connection(wire, target, to_proxy, self._upstream.stall_s, self._clock)
         connection.address = None if proxy else _peer(wire.sock)
-        connection.tls = wire.sock.context if isinstance(wire.sock, ssl.SSLSocket) else None
         return connection
 
     def _place(self, target: Target) -> tuple[str, int]:
@@ -248,8 +232,6 @@ class Connections:
         wire._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001
         try:
             wire.connect()
-            if isinstance(wire.sock, ssl.SSLSocket):
-                self._tls.check(wire.sock)
         except BaseException:
             wire.close()
             raise

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from peer.origin.address_policy import Address
     from peer.origin.cancel import CancelScope
     from peer.origin.clock import Clock
-    from peer.origin.trust import TlsPeer
     from peer.origin.upstream import Target
 
 _TIMEVAL = struct.Struct("@ll")
@@ -112,8 +111,6 @@ class Connection:
         self.address: Address | None = None
         """The other side's address; None behind a proxy."""
         self.idle_since = 0.0
-        self.tls: ssl.SSLContext | None = None
-        """What it was made with, if it is TLS."""
         self.streams = False
         """Whether a long body is being received: then http.client does not read from the socket."""
         self._wire = wire
@@ -178,11 +175,6 @@ class Connection:
     def stream_framed(self) -> None:
         """As `stream`, for a body whose length only its framing tells: http.client reads on."""
         self._deadline = math.inf
-
-    def check(self, peer: TlsPeer) -> None:
-        """Raises OSError if somebody else is at the other end of TLS."""
-        if isinstance(self._wire.sock, ssl.SSLSocket):
-            peer.check(self._wire.sock)
 
     def is_dead(self) -> bool:
         """Whether the other side closed the connection, or sent bytes unasked."""

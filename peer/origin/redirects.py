@@ -46,7 +46,6 @@ def exchange(
     authorization: str | None,
     deadline: float,
     lead: Lead | None = None,
-    most: int = MOST,
 ) -> Reply:
     """The reply to `method` (GET or HEAD) at `home`, or at the end of its redirects. Raises ExchangeFailedError.
 
@@ -56,7 +55,7 @@ def exchange(
     api = f"{path.partition('/v2/')[0]}/v2/"
     if authorization is not None:
         sent["authorization"] = authorization
-    for hops in range(most + 1):
+    for hops in range(MOST + 1):
         reply = connections.exchange(cancel_scope, target, method, path, sent, deadline, lead)
         location = reply.headers.get("location")
         if reply.status not in _STATUSES or location is None:
@@ -72,7 +71,7 @@ def exchange(
             raise ExchangeFailedError(f"{last} redirects to plain http at {target.host}: refused", lasting=True)
         if target != home:
             sent = {name: value for name, value in headers.items() if name in _TRAVELLING}
-    raise ExchangeFailedError(f"{home} redirects more than {most} times", lasting=True)
+    raise ExchangeFailedError(f"{home} redirects more than {MOST} times", lasting=True)
 
 
 def _next(here: Target, path: str, location: str) -> tuple[Target, str]:

@@ -13,7 +13,7 @@ import functools
 import re
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from peer.origin.watched import Watched
 
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _SUFFIXES = frozenset({".crt", ".pem", ".cer"})
 """In a directory. docker's `certs.d` has `.crt` for authorities; `.cert` and `.key` there are a client's own."""
-
-
-class TlsPeer(Protocol):
-    """Who is at the other end of TLS, and how that is known."""
-
-    def get(self) -> ssl.SSLContext:
-        """The context for a new connection. Raises OSError or ValueError if there can be none."""
-        ...
-
-    def check(self, connection: ssl.SSLSocket) -> None:
-        """Raises OSError if somebody else is at the other end of a connection."""
-        ...
 
 
 class TrustedContext:
@@ -50,9 +38,6 @@ class TrustedContext:
     def get(self) -> ssl.SSLContext:
         """The context now."""
         return self._watched.get() if self._watched else _system_context()
-
-    def check(self, connection: ssl.SSLSocket) -> None:
-        """There is nothing left to check: TLS has compared the name."""
 
 
 @functools.cache

@@ -137,9 +137,6 @@ class Upstream:
     backoff_cap_s: float = 5.0
     max_retry_after_s: float = 5.0
     """A longer Retry-After is for the client to see, not for a worker thread to sit out."""
-    asks_without_range: bool = True
-    """Whether the whole content is asked for where the answer to a range cannot be used."""
-    follows_redirects: bool = True
     traced: bool = False
     """Whether it may have the context of the trace that a request is a part of (`peer.tracing`). Targets of redirects
     and token servers never have it."""

@@ -35,6 +35,14 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A host has answered the ping of an `Ask`: whatever it had said before is received."""
+
+    connection: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class Disconnected:
     """The connection has ended, whichever side ended it."""
 
@@ -74,11 +82,15 @@ class PreheatCancelled:
 
 @dataclass(frozen=True, slots=True)
 class LiveListChanged:
-    """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list."""
+    """The schedulers that live are these now, of which this one has the id `own`. A scheduler by itself has no list.
+
+    `outdated`: these are the latest that are known, and others may live by now.
+    """
 
     epoch: int
     own: str
     schedulers: tuple[SchedulerAt, ...]
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,7 @@ class TagTold:
 Event: TypeAlias = (
     Connected
     | Received
+    | Answered
     | Disconnected
     | Tick
     | PreheatAdded
@@ -167,6 +180,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Ping a host about one of its leases, by the lease's number. `Answered` follows."""
+
+    connection: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreheatChanged:
     """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change."""
 
@@ -183,4 +204,4 @@ class PullSeen:
     pulled: Pulled
 
 
-Instruction: TypeAlias = Send | Close | Probe | PreheatChanged | PullSeen | TagAsked | TagTold
+Instruction: TypeAlias = Send | Close | Probe | Ask | PreheatChanged | PullSeen | TagAsked | TagTold

@@ -12,9 +12,11 @@ Our rules:
 3. If a member has no provider (a member with pieces or a lease) among its neighbours, it is linked to a provider that
    has room.
 4. When a member leaves, its neighbours in its site are linked in pairs, near with far, so that their degrees stay.
-5. In a warm swarm, a newcomer is linked first to seeders that have the fewest receivers, as many of its links as the
-   share of the seeders in the swarm, and then to others that want the blob. So each seeder has somebody to send to.
-   Links between two seeders serve nobody, and end where they take the room of such a link.
+5. In a warm swarm, a newcomer is linked first to seeders, as many of its links as the share of the seeders in the
+   swarm, and then to others that want the blob. Unused seeders come first. If there are none left, the newcomer gets
+   its share of the seeders from members that have more, where EXCLUSIVE seeders or more are there for each member;
+   where there are fewer, seeders are shared. When a member completes the blob, its seeders go to members that have
+   room for them. Links between two seeders serve nobody, and end where they take the room of such a link.
 6. Only gateways have links to other sites (`gateways`). A new gateway splits a link between two gateways of the same
    shares. If there is no such link, the gateway is linked to a provider.
 
@@ -25,9 +27,11 @@ site of up to `degree + 1` members, every member is linked to every other member
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from typing import Final
 
-from scheduler.core.members import Member, MemberState, PoolKind, RandomSet, Topology, distance
+from scheduler.core.members import ABSENT, Member, MemberState, PoolKind, RandomSet, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 
@@ -41,6 +45,10 @@ SUPPLY: Final = 12.0
 """The uplinks of seeders that a member is linked to: a seeder with two receivers counts as a half for each. So those
 that come first leave some to the others. Receiving ten times as fast as hosts send is common (1 and 10 Gbit/s)."""
 
+EXCLUSIVE: Final = 4.0
+"""From so many seeders for each member that wants the blob on, each seeder sends to one of them alone. Then all
+newcomers finish together; with fewer, a slow seeder would be too large a part of what a member has."""
+
 MENDED: Final = 16
 """Members with too few links that are repaired after one event. A leaving member has at most this many neighbours."""
 
@@ -48,14 +56,17 @@ MENDED: Final = 16
 class Graph:
     """The links of one swarm, and the pools of each site, zone and rack, from which neighbours are drawn.
 
+    Links of the members in `kept` are not split: those of a publisher lead to the hosts that check it.
     `changes` has, for each member, the links made (True) and ended (False) since `changes` was last emptied.
     `looked_at` counts the members that were examined: the cost of a join, independent of the machine.
     """
 
     __slots__ = (
+        "_kept",
         "_pools",
         "_rng",
         "_settings",
+        "_short",
         "_thin",
         "changes",
         "everyone",
@@ -63,20 +74,25 @@ class Graph:
         "looked_at",
         "providers",
         "seeders",
+        "unused",
         "wanting",
     )
 
-    def __init__(self, settings: SchedulerSettings, rng: Rng) -> None:
+    def __init__(self, settings: SchedulerSettings, rng: Rng, kept: Container[Member] = ()) -> None:
         self._settings: Final = settings
+        self._kept: Final = kept
         self._rng: Final = rng
         self._pools: Final[dict[tuple[str, ...], RandomSet]] = {}
         self.everyone: Final = RandomSet(PoolKind.SWARM)
         self.providers: Final = RandomSet(PoolKind.PROVIDERS)
         self.gateways: Final = RandomSet(PoolKind.GATEWAYS)
         self.seeders: Final = RandomSet(PoolKind.SEEDERS)
+        self.unused: Final = RandomSet(PoolKind.UNUSED)
         self.wanting: Final = RandomSet(PoolKind.WANTING)
         self._thin: Final[dict[Member, None]] = {}
         """Members that have too few links and will be given more (`mend`)."""
+        self._short: Final[dict[Member, None]] = {}
+        """Members of a warm swarm that have room for more seeders (rule 5)."""
         self.changes: Final[dict[Member, dict[Member, bool]]] = {}
         self.looked_at = 0
 
@@ -106,11 +122,28 @@ class Graph:
                 while other.far > self._far_most(other):
                     self._drop(other, self._least_useful(other))
 
+    @property
+    def lacks_seeders(self) -> bool:
+        """Whether a member has room for seeders, and a seeder has nobody to send to."""
+        return len(self._short) > 0 and len(self.unused) > 0
+
+    def stepped(self, member: Member, *, wanted: bool) -> None:
+        """Follow a change of a member's state; before it, the member wanted pieces or did not."""
+        if member.state is MemberState.COMPLETE:
+            self.seeders.add(member)
+        else:
+            self.seeders.discard(member)
+        self._count_receiver(member, 0)
+        if member.wants != wanted:
+            for other in member.links:
+                self._count_receiver(other, member.wants - wanted)
+
     def remove(self, member: Member) -> None:
         """Remove a member, and link its neighbours in pairs."""
         self.everyone.discard(member)
         self.providers.discard(member)
         self.seeders.discard(member)
+        self.unused.discard(member)
         for _, key in _levels(member.host.topology):
             self._pools[key].discard(member)
             if not self._pools[key]:
@@ -122,6 +155,7 @@ class Graph:
             self._unlink(member, other)
         self.changes.pop(member, None)
         self._thin.pop(member, None)
+        self._short.pop(member, None)
         half = len(near) // 2
         for one, further in zip(near[:half], reversed(near[half:]), strict=False):
             if self._may_link(one, further):
@@ -129,7 +163,12 @@ class Graph:
         self._thin.update(dict.fromkeys(left))
 
     def mend(self) -> None:
-        """Give new links to some of the members that want pieces and have too few links."""
+        """Give new links to some of the members that want pieces and have too few links, or too few seeders."""
+        if self.lacks_seeders:
+            member = next(iter(self._short))
+            del self._short[member]
+            if member.wants:
+                self._fill_warm(member)
         for member in list(self._thin)[:MENDED]:
             del self._thin[member]
             if self._is_thin(member):
@@ -147,28 +186,56 @@ class Graph:
         self.ensure_provider(member)
 
     def _fill_warm(self, member: Member) -> None:
-        """Link a member to the seeders with the fewest receivers, and then to others that want the blob (rule 5)."""
-        high, place = self._settings.degree_high, member.host.topology
+        """Link a member to seeders that nobody else receives from, and then to others that want the blob (rule 5)."""
+        high = self._settings.degree_high
         most = high * len(self.seeders) // len(self.everyone)
-        linked = [other for other in member.links if other.state is MemberState.COMPLETE]
-        count, supply = len(linked), sum([1 / _receivers(other) for other in linked])
-        if count >= most or supply >= SUPPLY:
+        if _seeders_of(member) >= most or _supply(member) >= SUPPLY:
             return
-        able = [each for each in self._draw(self.seeders) if not is_far(member, each) and self._may_link(member, each)]
-        for other in sorted(able, key=lambda each: (_receivers(each), distance(place, each.host.topology))):
-            if count >= most or supply >= SUPPLY:
-                break
-            if len(other.links) >= high:
-                self._drop_idle(other)
-            if self._has_room(member, other):
-                self._link(member, other)
-                count += 1
-                supply += 1 / _receivers(other)
+        self._give_seeders(member, self._draw(self.unused), most, SUPPLY)
+        fair = min(SUPPLY, len(self.seeders) / len(self.wanting))
+        apart = fair >= EXCLUSIVE and len(self.everyone) > high + 1  # else a member can be linked to all others
+        if apart:
+            self._give_seeders(member, self._spared(member, fair), most, fair)
+        if not apart or not _seeders_of(member):
+            self._give_seeders(member, self._draw(self.seeders), most, SUPPLY)
+        count = _seeders_of(member)
         for other in self._draw(self.wanting):
             if len(member.links) >= max(self._settings.degree, count + high - most):
-                return
+                break
             if not is_far(member, other) and self._may_link(member, other) and self._has_room(member, other):
                 self._link(member, other)
+        if count < most and _supply(member) < SUPPLY:
+            self._short[member] = None
+
+    def _give_seeders(self, member: Member, seeders: list[Member], most: int, supply: float) -> None:
+        """Link a member to some of `seeders`, until it has `most` of them or the uplinks of `supply`."""
+        count, has = _seeders_of(member), _supply(member)
+        place = member.host.topology
+        for seeder in sorted(seeders, key=lambda each: (each.receivers, distance(place, each.host.topology))):
+            if count >= most or has >= supply:
+                return
+            if is_far(member, seeder) or not self._may_link(member, seeder):
+                continue
+            if len(seeder.links) >= self._settings.degree_high:
+                self._drop_idle(seeder)
+            if self._has_room(member, seeder):
+                self._link(member, seeder)
+                count += 1
+                has += 1 / seeder.receivers
+
+    def _spared(self, member: Member, fair: float) -> list[Member]:
+        """Seeders that members with more than their share do without, as many as `member` lacks. They are free now."""
+        spared: list[Member] = []
+        for rich in self._draw(self.wanting):
+            surplus = math.ceil(_supply(rich) - fair) if rich is not member and not is_far(rich, member) else 0
+            for seeder in [each for each in rich.links if each.state is MemberState.COMPLETE]:
+                if surplus <= 0 or _supply(member) + len(spared) + 1 > fair:
+                    break
+                if seeder.receivers == 1 and self._may_link(member, seeder):
+                    self._unlink(rich, seeder)
+                    spared.append(seeder)
+                    surplus -= 1
+        return spared
 
     def _drop_idle(self, seeder: Member) -> None:
         """End a link of a seeder to another seeder."""
@@ -274,6 +341,8 @@ class Graph:
     def _split(self, member: Member, one: Member, others: list[Member]) -> None:
         """Put a member between `one` and one of its neighbours among `others`."""
         other = self._rng.choice(others)
+        if one in self._kept or other in self._kept:
+            return
         if self._may_link(member, other) and len(member.links) + 2 <= self._settings.degree_high:
             self._unlink(one, other)
             self._link(member, one)
@@ -331,12 +400,25 @@ class Graph:
     def _link(self, a: Member, b: Member) -> None:
         a.links[b] = None
         b.links[a] = None
+        if b.wants:
+            self._count_receiver(a, 1)
+        if a.wants:
+            self._count_receiver(b, 1)
         self._note(a, b, made=True)
 
     def _unlink(self, a: Member, b: Member) -> None:
         del a.links[b]
         del b.links[a]
+        self._count_receiver(a, -b.wants)
+        self._count_receiver(b, -a.wants)
         self._note(a, b, made=False)
+
+    def _count_receiver(self, member: Member, more: int) -> None:
+        member.receivers += more
+        if member.state is MemberState.COMPLETE and not member.receivers:
+            self.unused.add(member)
+        elif member.positions[PoolKind.UNUSED] != ABSENT:
+            self.unused.discard(member)
 
     def _note(self, a: Member, b: Member, *, made: bool) -> None:
         if is_far(a, b):
@@ -360,6 +442,9 @@ class Graph:
                 assert member in other.links
                 assert other.positions[PoolKind.SWARM] >= 0
                 assert other.host.id not in member.avoids
+            assert member.receivers == sum(other.wants for other in member.links)
+            is_unused = member.state is MemberState.COMPLETE and not member.receivers
+            assert (member.positions[PoolKind.UNUSED] != ABSENT) is is_unused
         for pool in self._pools.values():
             assert len(pool) > 0
 
@@ -386,9 +471,14 @@ def _near_of(member: Member) -> list[Member]:
     return [other for other in member.links if not is_far(member, other)] if member.far else list(member.links)
 
 
-def _receivers(member: Member) -> int:
-    """The number of neighbours that want pieces."""
-    return sum(other.wants for other in member.links)
+def _seeders_of(member: Member) -> int:
+    """The number of neighbours that hold the whole blob."""
+    return sum([other.state is MemberState.COMPLETE for other in member.links])
+
+
+def _supply(member: Member) -> float:
+    """The uplinks of seeders that a member is linked to, if each seeder divides its own evenly."""
+    return sum([1 / other.receivers for other in member.links if other.state is MemberState.COMPLETE])
 
 
 def _far_of(member: Member) -> list[Member]:

@@ -9,8 +9,10 @@ Rules:
    that many hosts want, a lease is a single piece. A host that is alone gets several pieces, which are one request.
 3. While the blob's length is unknown there is only one lease, and its holder reports the length. A tiny blob also has
    only one lease.
-4. A lease has a time by the size of a piece. If it brings nothing in that time it is late: another host gets the
-   pieces as well, and whoever has them first is heard. Each such silence doubles the time of the next lease, up to
+4. A lease has a time by the size of a piece. If it brings nothing in that time, its host is pinged: what the host has
+   said already may be on its way still, where a machine is busy. If the lease has brought nothing once the host has
+   answered, or `answer_s` later, it is late: another host gets the pieces as well, and whoever has them first is heard.
+   Each such silence doubles the time of the next lease, up to
    MAX_PATIENCE times `lease_s`: an origin may be slow for everybody. The silence of several hosts of one witness that
    have never brought anything counts once, and other hosts are asked next. Where there is no other host, the lease is
    revoked and granted again. After LEASE_ATTEMPTS failed leases in a row, all waiting members are told that the swarm
@@ -243,6 +245,12 @@ class LeasePolicy:
         if lease.state is LeaseState.LATE:
             self._revoke(swarm, lease, LeaseCause.EXPIRE)
             return
+        if not lease.asked:
+            lease.asked = True
+            self._state.ask(lease)
+            self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + self._state.settings.answer_s)
+            return
+        self._state.leases.overdue += 1
         lease.member.failures += 1
         lease.member.host.is_silent = True
         another = self._has_another(swarm, lease)
@@ -255,6 +263,12 @@ class LeasePolicy:
         else:
             self._revoke(swarm, lease, LeaseCause.EXPIRE)
         self._count_failure(swarm, LEASE_ATTEMPTS * SILENCES)
+
+    def answered(self, host: Host, number: int) -> None:
+        """All that a host had said when the time of its lease was over is known. The lease may have ended by that."""
+        lease = self._state.leases.active.get(number)
+        if lease is not None and lease.member.host is host and lease.asked:
+            self.expired(lease)
 
     def _has_another(self, swarm: Swarm, lease: Lease) -> bool:
         """Whether there is a host that can be asked for the pieces of this lease and was not yet."""
@@ -420,7 +434,7 @@ class LeasePolicy:
         if lease.state is LeaseState.LATE:
             within_s = longest_s
         else:
-            lease.waits_since = self._state.now
+            lease.waits_since, lease.asked = self._state.now, False
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
         return within_s
 

@@ -81,6 +81,8 @@ class Lease:
     stranger: str
     """The witness of a host that had brought nothing yet when the lease was granted; "" of any other host."""
     state: LeaseState = LeaseState.OFFERED
+    asked: bool = False
+    """Whether its time is over, and its host was pinged to hear what it had said before."""
     waits_since: float = 0.0
     """When it was granted, or last brought something."""
 
@@ -91,6 +93,8 @@ class LeaseBook:
     def __init__(self) -> None:
         self.active: Final[dict[int, Lease]] = {}
         self.late: Final[dict[int, Lease]] = {}
+        self.overdue = 0
+        """The number of leases that have brought nothing in time."""
         self.given = 0
         """The number of leases that were ever granted, and the id of the latest lease."""
         self._per_host: Final[dict[Host, int]] = {}

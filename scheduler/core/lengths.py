@@ -16,7 +16,7 @@ Rules:
 5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
    long as a piece. So a large swarm has some pieces for each round, of half the usual length or less if need be, and
    no shorter ones than its links carry in `MIN_PIECE_S`. In a small one, and where links are fast, they cost more than
-   they give: news, requests and wake-ups for each piece (docs/decisions, 0042).
+   they give: news, requests and wake-ups for each piece (docs/decisions, 0044).
 """
 
 from __future__ import annotations

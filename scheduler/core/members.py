@@ -186,6 +186,8 @@ class PoolKind(IntEnum):
     """Members through which pieces enter their site."""
     SEEDERS = 7
     """Members that hold the whole blob."""
+    UNUSED = 8
+    """Those of them that have no neighbour that wants pieces."""
 
 
 ABSENT: Final = -1
@@ -221,6 +223,8 @@ class Member:
     """The witnesses that could not reach the member while it is connected to the scheduler: a few are remembered."""
     far: int = 0
     """The number of links that leave the member's site."""
+    receivers: int = 0
+    """The number of neighbours that want pieces."""
     shares: int = ALL_SHARES
     """The shares of the blob's pieces that the member may ask other sites for, a bit for each share."""
     charged: int = 0

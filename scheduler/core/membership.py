@@ -39,6 +39,7 @@ from scheduler.protocol.to_host import (
     Neighbour,
     Neighbours,
     OriginRefused,
+    SchedulerAt,
     Schedulers,
     Welcome,
 )
@@ -105,10 +106,10 @@ class Membership:
             state.send((host,), state.schedulers)
 
     def live_list_changed(self, event: LiveListChanged) -> None:
-        """Tell the hosts which schedulers live, if others do than they were told."""
+        """Tell the hosts which schedulers live, if others do than they were told, or this is not known any more."""
         state, before = self._state, self._state.schedulers
-        state.schedulers = Schedulers(event.epoch, event.own, event.schedulers)
-        if before is None or (before.own, set(before.schedulers)) != (event.own, set(event.schedulers)):
+        after = state.schedulers = Schedulers(event.epoch, event.own, event.schedulers, event.outdated)
+        if before is None or _told_by(before) != _told_by(after):
             state.send((host for host in state.hosts.values() if host.shards), state.schedulers)
 
     def dismiss(self, host: Host, closing: Closing, reason: str) -> None:
@@ -168,6 +169,8 @@ class Membership:
             state.end_lease(lease, LeaseCause.GIVE_BACK)
         held = member.have or member.state is MemberState.COMPLETE
         swarm.lease_again(swarm.publishers.leave(member))
+        if any(check.due <= state.now for check in swarm.publishers.checks.values()):
+            state.deadlines.set(Timer(Due.SPOT_CHECK, swarm.digest), state.now)
         swarm.hold(member, 0)
         swarm.step(member, MemberCause.LEAVES)
         del swarm.members[member.host]
@@ -278,3 +281,8 @@ class Membership:
 
 def _as_seen(member: Member, other: Member) -> Neighbour:
     return other.host.seen_at[distance(member.host.topology, other.host.topology)]
+
+
+def _told_by(listed: Schedulers) -> tuple[str, set[SchedulerAt], bool]:
+    """What a list tells hosts. An epoch alone tells nothing."""
+    return listed.own, set(listed.schedulers), listed.outdated

@@ -81,5 +81,7 @@ class Publishers:
         for check in self.checks.values():
             if member in check.results:
                 check.results[member] = SpotResult.UNKNOWN
+                if None not in check.results.values():
+                    check.due = 0.0
         check_of_member = self.checks.pop(member, None)
         return 0 if check_of_member is None else check_of_member.pieces

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from scheduler.core.events import (
+    Answered,
     Connected,
     Disconnected,
     Event,
@@ -65,6 +66,7 @@ class SchedulerStatistics:
     members: int
     leases: int
     leases_given: int
+    leases_overdue: int
     quarantined: int
     tags: int
     inline_blobs: int
@@ -127,14 +129,10 @@ class Scheduler:
         match event:
             case Connected():
                 self._connect(event)
-            case Received(connection, message):
-                host = state.hosts.get(connection)
+            case Received() | Answered() | Disconnected():
+                host = state.hosts.get(event.connection)
                 if host is not None:
-                    self._receive(host, message)
-            case Disconnected(connection):
-                host = state.hosts.get(connection)
-                if host is not None:
-                    self._depart(host)
+                    self._of_host(host, event)
             case PreheatAdded() | PreheatHosts() | PreheatCancelled():
                 self._preheats.told(event)
             case LiveListChanged():
@@ -149,6 +147,14 @@ class Scheduler:
         self._settle()
         instructions, state.outbox = state.outbox, []
         return instructions
+
+    def _of_host(self, host: Host, event: Received | Answered | Disconnected) -> None:
+        if isinstance(event, Received):
+            self._receive(host, event.message)
+        elif isinstance(event, Answered):
+            self._lease_policy.answered(host, event.lease)
+        else:
+            self._depart(host)
 
     def next_deadline(self) -> float | None:
         """The latest time at which the next Tick is needed."""
@@ -210,6 +216,7 @@ class Scheduler:
             members=sum(len(swarm.members) for swarm in state.swarms.values()) + state.shelf.holdings,
             leases=len(state.leases.active),
             leases_given=state.leases.given,
+            leases_overdue=state.leases.overdue,
             quarantined=len(self._quarantine),
             tags=len(self._tags),
             inline_blobs=len(state.inline_blobs),

@@ -66,6 +66,8 @@ class Seeders:
             if swarm.pull is not None:
                 swarm.pull.received_bytes += gained_bytes
         swarm.step(member, MemberCause.HOLDS_ALL)
+        if swarm.graph.lacks_seeders:
+            self._state.links_changed[swarm] = None
         self._state.note_idle(swarm)
 
     def inline_blob(self, swarm: Swarm, member: Member, message: InlineBlob) -> None:

@@ -46,6 +46,9 @@ class SchedulerSettings:
     """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 5)."""
     large_swarm: int = 64
     """Hosts from which on a swarm may have shorter pieces than the usual ones."""
+    answer_s: float = 1.25
+    """How long the host of a lease whose time is over may take to answer a ping. A host that is merely busy answers
+    within that, as a scheduler does (`peer.net.silence`)."""
 
     progress_s: float = 2.0
     """The least time between two reports of a member. 10,000 hosts that all pull send 5,000 reports a second."""

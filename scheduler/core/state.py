@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from scheduler.core.budget import Budget
 from scheduler.core.clients_first import ClientsFirst
 from scheduler.core.deadlines import Deadlines
-from scheduler.core.events import Close, Instruction, Probe, Send
+from scheduler.core.events import Ask, Close, Instruction, Probe, Send
 from scheduler.core.inline_blobs import InlineBlobCache
 from scheduler.core.leases import Lease, LeaseBook, LeaseCause
 from scheduler.core.members import Host, Identity, Member, Source
@@ -165,6 +165,10 @@ class SchedulerState:
     def probe(self, host: Host) -> None:
         """Have a host pinged."""
         self.outbox.append(Probe(host.connection))
+
+    def ask(self, lease: Lease) -> None:
+        """Have the host of a lease pinged. When it answers, whatever it had said before is received."""
+        self.outbox.append(Ask(lease.member.host.connection, lease.id))
 
     def close(self, instruction: Close) -> None:
         """Add the end of a connection to the outbox."""

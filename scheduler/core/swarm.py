@@ -83,7 +83,8 @@ class Swarm:
     def __init__(self, digest: bytes, settings: SchedulerSettings, rng: Rng) -> None:
         self.digest: Final = digest
         self.story: Final = Story()
-        self.graph: Final = Graph(settings, rng)
+        self.publishers: Final = Publishers()
+        self.graph: Final = Graph(settings, rng, kept=self.publishers.checks)
         self.gateways: Final = Gateways(self.graph, settings, self.story)
         self.members: Final[dict[Host, Member]] = {}
         self.wanting: Final = self.graph.wanting
@@ -107,7 +108,6 @@ class Swarm:
         """When the map was last judged."""
         self.piece_counts: PieceCounts | None = None
 
-        self.publishers: Final = Publishers()
         self.leases: Final[dict[int, Lease]] = {}
         self.late: Final[dict[int, Lease]] = {}
         """Leases that have brought nothing in time. Their pieces are unleased, or under the lease of another host."""
@@ -178,11 +178,9 @@ class Swarm:
             self.hold(member, 0)
             self.wanting.discard(member)
             self.graph.providers.add(member)
-            self.graph.seeders.add(member)
             member.progressed_at = self.story.now
         elif was_complete:
             self.graph.providers.discard(member)
-            self.graph.seeders.discard(member)
         if self.piece_counts is not None:
             self.piece_counts.complete += (member.state is MemberState.COMPLETE) - was_complete
         if member.wants:
@@ -192,6 +190,7 @@ class Swarm:
             self._end_wish(member)
         if not member.background:
             self.foreground += member.wants - wanted
+        self.graph.stepped(member, wanted=wanted)
 
     def begin_pull(self, pull: Pull) -> None:
         """A member is about to want the blob, which nobody wants."""

@@ -56,11 +56,13 @@ class Schedulers:
     It is sent to hosts with the feature `schedulers` only: right after Welcome, if the sender is one of several, and at
     each change. The Welcome of such a sender has the feature, and the Welcome of a scheduler by itself does not.
     `epoch` grows with each change: a host keeps to the newest list that any scheduler has sent. `own` is the sender.
+    `outdated`: the sender has not been able to look for so long that the others may have struck it out.
     """
 
     epoch: Annotated[int, f.Whole(0, 2**63 - 1)]
     own: f.SchedulerId
     schedulers: Annotated[tuple[SchedulerAt, ...], f.Items(f.Record(SchedulerAt), f.MAX_SCHEDULERS)]
+    outdated: Annotated[bool, f.Flag()] = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,16 @@ class LiveStore(Protocol):
 
 
 class Live:
-    """A scheduler's place on the list. `tell` is called with each list that is another one; it must not block."""
+    """A scheduler's place on the list.
 
-    def __init__(self, membership: Membership, store: LiveStore, tell: Callable[[LiveList], None]) -> None:
+    `tell` is called with each list that is another one, and with whether it is outdated by now. It must not block.
+    """
+
+    def __init__(self, membership: Membership, store: LiveStore, tell: Callable[[LiveList, bool], None]) -> None:
         self._membership: Final = membership
         self._store: Final = store
         self._tell: Final = tell
-        self._told = LiveList()
+        self._told = LiveList(), False
         self._failed_at: float | None = None
         """The Unix time since which the store has failed: for people."""
         self._failure = ""
@@ -117,11 +120,12 @@ class Live:
                 log.warning(
                     "redis cannot be used: what is under way goes on, nothing new is promised", reason=str(error)
                 )
+            self._tell_change(outdated=self._membership.is_outdated(loop.time()))
             return
         if self._failed_at is not None:
             log.info("redis can be used again", after_s=round(time.time() - self._failed_at, 1))
             self._failed_at = None
-        self._tell_change()
+        self._tell_change(outdated=False)
 
     def stop(self) -> None:
         """Have `run` end soon, also if the library swallows that it is cancelled."""
@@ -135,13 +139,13 @@ class Live:
             if wanted is not None:
                 await self._store.replace(stored, wanted)
 
-    def _tell_change(self) -> None:
+    def _tell_change(self, *, outdated: bool) -> None:
         known = self._membership.known
-        if known == self._told or known.entry(self._membership.id) is None:
+        if (known, outdated) == self._told or known.entry(self._membership.id) is None:
             return
-        self._told = known
-        log.info("live list", epoch=known.epoch, schedulers=[each.url for each in known.entries])
-        self._tell(known)
+        self._told = known, outdated
+        log.info("live list", epoch=known.epoch, schedulers=[each.url for each in known.entries], outdated=outdated)
+        self._tell(known, outdated)
 
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()

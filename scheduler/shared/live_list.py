@@ -15,6 +15,9 @@ Rules:
    replica that lagged took over. What the scheduler knows is put back, under an epoch beyond.
 7. Two processes with one URL have one id. The one that joined last has the entry; the other one waits until it is gone,
    and raises a beat of its own, which keeps nobody on the list.
+8. What a scheduler knows is outdated once it has not looked for OUTDATED_LEASES leases: by then the others have struck
+   it out, if they can look. It tells its hosts so, which ask another scheduler. If Redis is gone for all, hosts learn
+   that from the other one, and nothing moves.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ BEAT_S: Final = 1.0
 LEASE_S: Final = 5.0
 GAP_S: Final = LEASE_S / 2
 """A call to Redis ends within `redis_clients.CALL_S`, which is less."""
+
+OUTDATED_LEASES: Final = 2
+"""The others strike a scheduler out after one lease, and up to three looks."""
 
 MAX_EPOCH: Final = 2**53
 
@@ -127,6 +133,10 @@ class Membership:
     def is_on_list(self, now: float) -> bool:
         """Whether this scheduler may promise anything: its lease is not over."""
         return now < self._lease_until
+
+    def is_outdated(self, now: float) -> bool:
+        """Whether others may live than this scheduler knows (rule 8)."""
+        return now - self._looked_at >= OUTDATED_LEASES * self.pace.lease_s
 
     def looked(self, began: float, ended: float, stored: LiveList, beats: Mapping[str, int]) -> LiveList | None:
         """Take what a look found that was sent at `began` and answered at `ended`; return the list that must be set.

@@ -29,6 +29,7 @@ from wsproto.events import (
     Event,
     Message,
     Ping,
+    Pong,
     Request,
     TextMessage,
 )
@@ -51,6 +52,9 @@ _WHAT_THIS_IS: Final = (
 
 MAX_HELLO_BYTES: Final = 16 * 1024
 """The longest first message: three times what a Hello can be."""
+
+NUMBER_BYTES: Final = 8
+"""Of the number in a ping that is an `ask`. Other pings have none."""
 
 MAX_REASON_BYTES: Final = 123
 """The bytes of a reason that fit into a WebSocket close frame (RFC 6455, 5.5)."""
@@ -77,6 +81,10 @@ class ConnectionOwner(Protocol):
 
     def received(self, connection: HostConnection, frame: bytes) -> None:
         """A whole message has arrived."""
+        ...
+
+    def answered(self, connection: HostConnection, number: int) -> None:
+        """The host has answered an `ask`, after whatever it had said before."""
         ...
 
     def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
@@ -187,6 +195,11 @@ class HostConnection(asyncio.Protocol):
             self.probed_at = self._owner.now()
             self.ping()
 
+    def ask(self, number: int) -> None:
+        """Send a ping that the owner is told the answer to. `number` fits into 64 bits."""
+        if self._frames is not None and self._write is not None:
+            self._write(self._frames.send(Ping(number.to_bytes(NUMBER_BYTES, "big"))))
+
     def close(self, closing: Closing, reason: str) -> None:
         """Tell the host the reason, and wait for the host to hang up."""
         if self.ended_at is not None or self._transport is None:
@@ -286,12 +299,16 @@ class HostConnection(asyncio.Protocol):
                     self._owner.failed(self, Closing.MALFORMED, event.reason or "not a frame of a WebSocket")
                 self._transport.close()
                 return
-            elif self.ended_at is not None:
-                continue
-            elif isinstance(event, TextMessage):
-                self._owner.failed(self, Closing.MALFORMED, "messages are binary frames of MessagePack")
-            elif isinstance(event, BytesMessage):
-                self._take_part(event)
+            elif self.ended_at is None:
+                self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, BytesMessage):
+            self._take_part(event)
+        elif isinstance(event, TextMessage):
+            self._owner.failed(self, Closing.MALFORMED, "messages are binary frames of MessagePack")
+        elif isinstance(event, Pong) and len(event.payload) == NUMBER_BYTES:
+            self._owner.answered(self, int.from_bytes(event.payload, "big"))
 
     def _take_part(self, event: BytesMessage) -> None:
         """Collect a message from its parts: frames, cut again by the network."""

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from scheduler.core.events import (
+    Answered,
+    Ask,
     Close,
     Connected,
     Disconnected,
@@ -252,6 +254,11 @@ class SchedulerServer:
             connection.has_spoken = True
             self._tell(Received(connection.number, message), connection)
 
+    def answered(self, connection: HostConnection, number: int) -> None:
+        """Tell the core that a host has answered an `Ask`."""
+        if connection.greeted:
+            self._tell(Answered(connection.number, number), connection)
+
     def _greet(self, connection: HostConnection, hello: Hello) -> None:
         """Let a host in, if it is the one that its certificate says."""
         admission = self._admission
@@ -341,7 +348,11 @@ class SchedulerServer:
             elif (connection := self._connections.get(instruction.connection)) is not None:
                 if isinstance(instruction, Close):
                     self.failed(connection, instruction.closing, instruction.reason)
-                elif connection.ended_at is None:
+                elif connection.ended_at is not None:
+                    continue
+                elif isinstance(instruction, Ask):
+                    connection.ask(instruction.lease)
+                else:
                     connection.probe()
         self._write(to, messages)
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peer.errors import OriginError, P2pdError
+from peer.neighbour_http import NeighbourClient
 from peer.origin.api import MAX_ANSWER_BYTES, Credential
-from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
+from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Store
 from peer.store.buffers import BufferPool
 from peer.trust.piece_keys import HeldKey
@@ -160,7 +161,7 @@ def test_any_piece_of_a_neighbour_is_the_piece_or_an_error(
 ) -> None:
     play(server, data.draw(st.lists(answers(server.url), max_size=2)))
     address = server.url.removeprefix("http://")
-    tls, clear = neighbour_origin("b", address, "a"), neighbour_origin("b", address, "a")
+    tls, clear = NeighbourClient("b", address, "a"), NeighbourClient("b", address, "a")
     blob = store.create(digest_of(PIECE), len(PIECE), "")
     try:
         asked = PeerPiece(PieceSource(tls, clear, HeldKey(KEY), plain), blob, 0, blake3(PIECE).digest())

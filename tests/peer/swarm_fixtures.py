@@ -12,7 +12,8 @@ from blake3 import blake3
 from peer.core import events
 from peer.core.download import Download
 from peer.core.events import Phase
-from peer.host import Host, Identity, Limits
+from peer.host import Host, Limits
+from peer.host_schedulers import Identity
 from peer.peer_piece import REPOSITORY
 from peer.readers import Readers
 from peer.store import Store

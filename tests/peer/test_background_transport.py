@@ -13,9 +13,9 @@ import pytest
 from peer.background.client import BackgroundError, BusyError, WrongPieceError
 from peer.background.transport import Arriving, BackgroundTransport, BackgroundWay, Ticketed, content_of
 from peer.errors import FetchStoppedError, PeerBusyError
+from peer.neighbour_http import NeighbourClient
 from peer.oci.digest import Digest
-from peer.origin.client import HttpOrigin
-from peer.peer_piece import Pace, PeerPiece, PieceSource, neighbour_origin
+from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
@@ -63,7 +63,7 @@ class Neighbour:
     def fetch(self, index: int) -> bytes:
         way = self.way()
         assert way is not None
-        origin = neighbour_origin("far", "127.0.0.1:1", "here")
+        origin = NeighbourClient("far", "127.0.0.1:1", "here")
         start, stop = self.blob.span(index)
         buffer = bytearray(stop - start)
         with way.fetch(origin, self.blob, index, self.stopped) as arriving, memoryview(buffer) as view:
@@ -147,7 +147,7 @@ def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: St
 
 def test_a_wrong_piece_is_enough(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
-    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    origin = NeighbourClient("far", "127.0.0.1:1", "here")
     way = near.way()
     assert way is not None
     near.transport.patience_s = PROCESS_PATIENCE_S
@@ -160,7 +160,7 @@ class Busy(BackgroundWay):
     """A neighbour that sends to others now."""
 
     @contextmanager
-    def fetch(self, origin: HttpOrigin, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
+    def fetch(self, origin: NeighbourClient, blob: Blob, index: int, stopped: threading.Event) -> Iterator[Arriving]:
         with self.transport.fetching(self, origin, blob, index) as (stream, _):
             if not stopped.is_set():
                 raise BusyError("others")
@@ -169,7 +169,7 @@ class Busy(BackgroundWay):
 
 def test_a_neighbour_that_is_busy_is_asked_again_and_not_by_http(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store)
-    origin = neighbour_origin("far", "127.0.0.1:1", "here")
+    origin = NeighbourClient("far", "127.0.0.1:1", "here")
     way = Busy(near.transport, "far", "127.0.0.1:1", lambda: True)
     piece = PeerPiece(PieceSource(origin), near.blob, 0, bytes(32), background=True, way=way)
     with pytest.raises(PeerBusyError):
@@ -187,7 +187,7 @@ def test_an_address_that_is_none_is_left_to_http(pair: Pair, store: Store, addre
     assert way is not None
     with (
         pytest.raises(BackgroundError, match="is no address"),
-        way.fetch(neighbour_origin("far", "127.0.0.1:1", "here"), near.blob, 0, near.stopped),
+        way.fetch(NeighbourClient("far", "127.0.0.1:1", "here"), near.blob, 0, near.stopped),
     ):
         pass
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peer.core.choker import MAX_REFUSED, MAX_WAITING, TOLD, Admission, Choker, Uplink, UploadRequest
+from peer.core.choker import MAX_WAITING, TOLD, Admission, Choker, Uplink, UploadRequest
 
 SLOTS = 3
+REMEMBERED = 64
 BLOB = bytes(32)
 FIRST = 0
 """The request that has the line first."""
@@ -19,7 +20,7 @@ def host(number: int, *, far: bool = False, background: bool = False) -> UploadR
 
 def filled(*refused: UploadRequest) -> Choker[int]:
     """One piece fills the line, and these were refused, in this order."""
-    choker: Choker[int] = Choker(SLOTS)
+    choker: Choker[int] = Choker(SLOTS, remembers=REMEMBERED)
     assert choker.ask(FIRST, None, Uplink.FULL) is Admission.SEND
     for request, receiver in enumerate(refused, 100):
         assert choker.ask(request, receiver, Uplink.FULL) is Admission.REJECT
@@ -172,6 +173,13 @@ class TestWhoIsTold:
         assert choker.unchoke(Uplink.FREE) == [host(3, far=True)]
         assert choker.unchoke(Uplink.FREE) == [host(1), host(2)]
 
+    def test_those_that_check_a_piece_before_all_others_and_once_served_behind_them(self) -> None:
+        checker = host(3)._replace(checks=True)
+        choker = filled(host(1), host(2), checker)
+        assert choker.unchoke(Uplink.FREE_SOON) == [checker]
+        choker.end(requeue=checker)
+        assert choker.unchoke(Uplink.FREE) == [host(1), host(2)]
+
     def test_not_one_that_is_served_meanwhile_or_waits(self) -> None:
         choker = filled(host(1), host(2), host(3))
         assert choker.ask(1, host(1), Uplink.FREE) is Admission.SEND
@@ -199,11 +207,26 @@ class TestWhoIsTold:
         choker.end()
         assert choker.unchoke(Uplink.FREE) == [host(1), other]
 
+    def test_all_neighbours_of_thirty_images_are_remembered(self) -> None:
+        """Sixteen neighbours for each of six layers of each image: who is forgotten waits for seconds."""
+        asking = [UploadRequest(f"h{at}", bytes([blob]) * 32) for blob in range(30 * 6) for at in range(16)]
+        choker: Choker[int] = Choker(SLOTS)
+        choker.ask(FIRST, None, Uplink.FULL)
+        for request, receiver in enumerate(asking, 1):
+            assert choker.ask(request, receiver, Uplink.FULL) is Admission.REJECT
+        told = [each for _ in asking for each in choker.unchoke(Uplink.FREE_SOON)]
+        assert told == asking
+
+    def test_of_too_many_the_oldest_without_precedence_is_forgotten(self) -> None:
+        choker = filled(host(0, far=True), *map(host, range(1, REMEMBERED + 1)))
+        assert choker.unchoke(Uplink.FREE_SOON) == [host(0, far=True)]
+        assert choker.unchoke(Uplink.FREE_SOON)[0] == host(2)
+
     def test_of_too_many_the_oldest_is_forgotten(self) -> None:
-        choker = filled(*map(host, range(MAX_REFUSED + 1)))
+        choker = filled(*map(host, range(REMEMBERED + 1)))
         assert choker.unchoke(Uplink.FREE_SOON)[0] == host(1)
-        choker = filled(*map(host, range(MAX_REFUSED)))
-        choker.end(requeue=host(MAX_REFUSED))
+        choker = filled(*map(host, range(REMEMBERED)))
+        choker.end(requeue=host(REMEMBERED))
         assert choker.unchoke(Uplink.FREE)[0] == host(1)
 
 
@@ -212,7 +235,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.choker: Choker[int] = Choker(SLOTS)
+        self.choker: Choker[int] = Choker(SLOTS, remembers=REMEMBERED)
         self.requests = 0
         self.active: list[UploadRequest] = []
         self.waiting: dict[int, UploadRequest] = {}
@@ -223,7 +246,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def owes(self, receiver: UploadRequest) -> None:
         if receiver not in self.owed:
-            self.owed = [*self.owed, receiver][-MAX_REFUSED:]
+            self.owed.append(receiver)
+        if len(self.owed) > REMEMBERED:
+            self.owed.remove(next((each for each in self.owed if not each.far), self.owed[0]))
 
     @rule(number=st.integers(0, 8), far=st.booleans(), uplink=st.sampled_from(Uplink))
     def asks(self, number: int, far: bool, uplink: Uplink) -> None:
@@ -246,7 +271,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(first=st.integers(0, 40), uplink=st.sampled_from(Uplink))
     def many_ask(self, first: int, uplink: Uplink) -> None:
-        for number in range(first, first + MAX_REFUSED // 2):
+        for number in range(first, first + REMEMBERED // 2):
             self.asks(number, far=False, uplink=uplink)
 
     @precondition(lambda self: self.waiting)

@@ -19,7 +19,8 @@ from peer.core import events
 from peer.core.events import Event, Tick
 from peer.core.session import SessionState
 from peer.errors import OriginUnreachableError
-from peer.host import Host, Identity, Limits
+from peer.host import Host, Limits
+from peer.host_schedulers import Identity
 from peer.store import Store
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.geometry import piece_length

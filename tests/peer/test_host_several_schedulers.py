@@ -47,6 +47,8 @@ class SeveralSchedulers(RuleBasedStateMachine):
         self.listed: set[str] | None = None
         """The list that the schedulers share; None if each is by itself."""
         self.epoch = 0
+        self.cut_off: tuple[str, int, set[str]] | None = None
+        """A scheduler that cannot look at the list, and the epoch and the list that it knows."""
         self.were_at: dict[bytes, str] = {}
         """Where each blob was when it was last looked."""
         if shared:
@@ -113,7 +115,16 @@ class SeveralSchedulers(RuleBasedStateMachine):
     def list_of(self, url: str) -> Schedulers | None:
         if self.listed is None:
             return None
-        return Schedulers(self.epoch, IDS[url], tuple(SchedulerAt(IDS[each], each) for each in sorted(self.listed)))
+        epoch, listed, outdated = self.epoch, self.listed, False
+        if self.cut_off is not None and self.cut_off[0] == url:
+            (_, epoch, listed), outdated = self.cut_off, True
+        return Schedulers(epoch, IDS[url], tuple(SchedulerAt(IDS[each], each) for each in sorted(listed)), outdated)
+
+    def tells(self, url: str) -> None:
+        """A scheduler sends its list, if it has one."""
+        message = self.list_of(url)
+        if url in self.connections and message is not None:
+            self.feed(events.FromScheduler(message, url))
 
     def comes(self, digest: bytes) -> None:
         self.feed(source(blob=digest))
@@ -139,9 +150,16 @@ class SeveralSchedulers(RuleBasedStateMachine):
     def the_list_changes(self, listed: set[str], by: str) -> None:
         self.listed, self.epoch = listed, self.epoch + 1
         for url in [by, *URLS]:
-            message = self.list_of(url)
-            if url in self.connections and message is not None:
-                self.feed(events.FromScheduler(message, url))
+            self.tells(url)
+
+    @precondition(lambda self: self.listed is not None)
+    @rule(url=urls)
+    def one_is_cut_off_from_the_list_or_back(self, url: str) -> None:
+        if self.cut_off is None:
+            self.cut_off = url, self.epoch, self.listed or set()
+        else:
+            url, self.cut_off = self.cut_off[0], None
+        self.tells(url)
 
     @rule(digest=blobs)
     def a_blob_comes_or_goes(self, digest: bytes) -> None:
@@ -171,6 +189,10 @@ class SeveralSchedulers(RuleBasedStateMachine):
         """Each blob is at one scheduler, and that is the one of those that live."""
         self.settles()
         living = self.living()
+        if self.cut_off is not None and living - {self.cut_off[0]}:
+            listed = self.machine.schedulers.listed
+            assert listed is not None
+            assert listed.epoch == self.epoch, "the host has the list of one that is cut off"
         if not living:  # another that is connected is better than none
             state = SessionState.CONNECTED if self.connections else SessionState.MISSING
             assert self.machine.schedulers.state is state

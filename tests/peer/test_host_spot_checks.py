@@ -12,8 +12,10 @@ from peer.core.events import (
     SampleFetched,
 )
 from scheduler.protocol.from_host import LeasePieces, SpotChecked, SpotResult
+from scheduler.protocol.link import Unchoke
 from scheduler.protocol.to_host import Reset, SpotCheck
 from tests.peer.host_playbook import (
+    PIECE,
     SIZE,
     D,
     Playbook,
@@ -51,6 +53,15 @@ def test_the_piece_is_asked_for_once_the_sample_is_here() -> None:
     assert play >> received(1, 2) << answered(SpotResult.RIGHT)
 
 
+def test_a_busy_neighbour_is_asked_once_all_the_same() -> None:
+    """All hosts wait for the answer, and the neighbour serves who checks before all others."""
+    play = with_neighbours("b") >> ("b", holds(2, 3)) >> digests(3) << asked(0, "b", 3)
+    play = play >> failed(0, PeerOutcome.CHOKED) >> CHECK << replace(FETCH, request=1)
+    play = play >> SampleFetched(D, 1, SAMPLE.data) << replace(ASKED, request=2)
+    play = play >> failed(2, PeerOutcome.CHOKED)
+    assert play >> ("b", Unchoke(D)) << replace(ASKED, request=3) << asked(4, "b", 3)
+
+
 def test_a_piece_that_differs_is_not_asked_for_again_until_its_digest_is_told_to_all() -> None:
     play = checking() >> SampleFetched(D, 0, SAMPLE.data) << ASKED
     play = play >> failed(1, PeerOutcome.DIFFERS) << answered(SpotResult.WRONG)
@@ -72,6 +83,14 @@ def test_who_has_the_piece_from_the_origin_knows_without_a_sample() -> None:
     play = play >> received(0, 2) << [LeasePieces(7, D, 2, digest(2)), gained(("b",), 2, 3)]
     play = play >> range_ended(0, Outcome.DONE) >> CHECK << answered(SpotResult.RIGHT)
     assert play >> replace(CHECK, piece_digest=digest(3)) << answered(SpotResult.WRONG)
+
+
+def test_until_a_digest_is_told_to_all_only_hosts_that_check_the_piece_ask_for_it() -> None:
+    play = with_neighbours("b") >> lease(7, 2, 3) << asked_origin(0, 2, 3) >> opened(0, 2, 3)
+    play = play >> received(0, 2) << [LeasePieces(7, D, 2, digest(2)), gained(("b",), 2, 3)]
+    assert [play.machine.is_checked(D, index * PIECE) for index in range(4)] == [False, False, True, False]
+    assert play >> range_ended(0, Outcome.DONE) >> digests(2)
+    assert not play.machine.is_checked(D, 2 * PIECE)
 
 
 def test_a_digest_that_is_told_to_all_is_not_checked_any_more() -> None:

@@ -170,12 +170,6 @@ class TestRanges:
             assert get(origin, REF, 100, 900) == CONTENT[100:900]
         assert len(server.seen) == 1
 
-    def test_a_neighbour_is_not_asked_for_the_whole(self, server: RegistryServer) -> None:
-        server.rule = to_any_range(Answering(206, CONTENT))
-        with origin_at(server, asks_without_range=False) as origin, pytest.raises(OriginUnusableError):
-            get(origin, REF, 0, 100)
-        assert len(server.seen) == 1
-
 
 FRAMED = {
     "chunked": answer(chunked(CONTENT[:5], CONTENT[5:]), "Transfer-Encoding: chunked"),

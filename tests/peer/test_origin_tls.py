@@ -11,9 +11,7 @@ import pytest
 
 from peer.errors import OriginBrokenError, OriginUnreachableError
 from peer.origin.api import Credential
-from peer.origin.client import HttpOrigin
 from peer.origin.trust import _new_context
-from peer.origin.upstream import Upstream
 from tests.peer.origin_fixtures import CONTENT, NOBODY, OURS, REF, StillClock, origin_at, read_all
 from tests.support.authority import KEY, Authority, make_authority, openssl
 from tests.support.registry_server import Answering, RegistryServer, demand_bearer
@@ -38,36 +36,6 @@ def test_a_ca_of_ones_own_verifies(server: RegistryServer, authority: Authority)
         assert read_all(origin) == CONTENT
         assert read_all(origin, 1000, 2000) == CONTENT[1000:2000]
     assert server.connections == 1
-
-
-class Peer:
-    """`peer.origin.trust.TlsPeer`: somebody whose certificate is over at some time."""
-
-    def __init__(self, authority: Authority) -> None:
-        self._context = ssl.create_default_context(cafile=str(authority.ca_file))
-        self.over = False
-
-    def get(self) -> ssl.SSLContext:
-        return self._context
-
-    def check(self, _connection: ssl.SSLSocket) -> None:
-        if self.over:
-            self.over = False  # the next connection shows another
-            raise OSError("the certificate is over")
-
-
-def test_a_connection_is_not_used_again_when_the_other_sides_certificate_is_over(
-    server: RegistryServer, authority: Authority
-) -> None:
-    peer = Peer(authority)
-    origin = HttpOrigin(Upstream("b", (server.url,)), environ={}, clock=StillClock(), peer=peer)
-    try:
-        for over, connections in ((False, 1), (False, 1), (True, 2), (False, 2)):
-            peer.over = over
-            assert read_all(origin) == CONTENT
-            assert server.connections == connections
-    finally:
-        origin.close()
 
 
 @pytest.mark.parametrize("then", ["close", "reset"])

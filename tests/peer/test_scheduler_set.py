@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from peer.core.scheduler_set import GRACE_S, LINGER_S, Move, SchedulerSet, canonical
+from peer.core.scheduler_set import DOUBT_WITHIN_S, GRACE_S, LINGER_S, Move, SchedulerSet, canonical
 from peer.core.session import STEADY_S, SessionState
 from scheduler.protocol.rendezvous import owner_of, ranked
 from scheduler.protocol.to_host import SchedulerAt, Schedulers
@@ -219,8 +219,8 @@ class TestOneThatIsGone:
             assert scene.stands() is SessionState.SEARCHING
 
 
-def listing(epoch: int, own: str, *urls: str) -> Schedulers:
-    return Schedulers(epoch, IDS[own], tuple(SchedulerAt(IDS[url], url) for url in urls))
+def listing(epoch: int, own: str, *urls: str, outdated: bool = False) -> Schedulers:
+    return Schedulers(epoch, IDS[own], tuple(SchedulerAt(IDS[url], url) for url in urls), outdated)
 
 
 def owned(url: str, *urls: str) -> set[bytes]:
@@ -244,7 +244,7 @@ class TestALivingList:
 
     def test_one_that_is_added_gets_its_share_once_it_is_connected(self) -> None:
         scene = self.listed(A, B)
-        scene.set.told(A, listing(2, A, *URLS))
+        scene.set.told(A, listing(2, A, *URLS), scene.now)
         scene.follow()
         assert not scene.moves
         scene.find(C)
@@ -252,7 +252,7 @@ class TestALivingList:
 
     def test_one_that_is_taken_out_loses_all_and_nothing_else_moves(self) -> None:
         scene = self.listed(*URLS)
-        scene.set.told(A, listing(2, A, A, B))
+        scene.set.told(A, listing(2, A, A, B), scene.now)
         scene.follow()
         assert {move.digest for move in scene.moves} == owned(C, *URLS)
         scene.passes(LINGER_S)
@@ -263,27 +263,27 @@ class TestALivingList:
         scene.lose(B)
         scene.passes(GRACE_S)
         assert scene.at(B) == set()
-        scene.set.told(A, listing(2, A, A, C))
+        scene.set.told(A, listing(2, A, A, C), scene.now)
         scene.follow()
         assert not scene.moves
 
     def test_the_newest_counts_whoever_sends_it(self) -> None:
         scene = self.listed(*URLS)
-        scene.set.told(B, listing(3, B, A, B))
-        scene.set.told(C, listing(2, C, *URLS))
+        scene.set.told(B, listing(3, B, A, B), scene.now)
+        scene.set.told(C, listing(2, C, *URLS), scene.now)
         scene.follow()
         assert scene.at(C) == set()
 
     def test_numbers_may_begin_anew(self) -> None:
         scene = self.listed(*URLS)
-        scene.set.told(B, listing(1000, B, *URLS))
-        scene.set.told(B, listing(1, B, A, B))
+        scene.set.told(B, listing(1000, B, *URLS), scene.now)
+        scene.set.told(B, listing(1, B, A, B), scene.now)
         scene.follow()
         assert scene.at(C) == set()
 
     def test_an_empty_list_says_nothing(self) -> None:
         scene = self.listed(*URLS)
-        scene.set.told(A, listing(9, A))
+        scene.set.told(A, listing(9, A), scene.now)
         scene.follow()
         assert not scene.moves
 
@@ -300,6 +300,67 @@ class TestALivingList:
         assert balancer not in scene.set.needed, "it may lead to another one"
         scene.find(B)
         assert scene.at(B) == owned(B, *URLS)
+
+    def test_a_host_hears_from_another_that_the_only_one_it_needs_is_off_the_list(self) -> None:
+        scene, home, second, _ = self.outdated()
+        assert scene.set.needed == {home: None, second: None}
+        scene.find(second, listed=listing(2, second, *{*URLS} - {home}))
+        scene.passes(LINGER_S)
+        assert list(scene.set.needed) == [second]
+        assert scene.set.home.url == second
+
+    def test_nothing_moves_if_none_can_look_at_the_list(self) -> None:
+        scene, home, second, _ = self.outdated()
+        scene.find(second, listed=listing(1, second, *URLS, outdated=True))
+        scene.passes(10 * LINGER_S)
+        assert scene.set.needed == {home: None, second: None}, "one more connection, for as long as that lasts"
+        assert scene.set.home.url == home
+        scene.set.told(home, listing(1, home, *URLS), scene.now)
+        scene.follow()
+        scene.passes(LINGER_S)
+        assert list(scene.set.needed) == [home]
+
+    def test_another_is_asked_if_the_one_that_is_asked_is_gone(self) -> None:
+        scene, _, second, third = self.outdated()
+        scene.fail(second)
+        scene.passes(0.0)
+        assert third in scene.set.needed
+        scene.passes(10 * LINGER_S)
+        assert third in scene.set.needed
+
+    def test_nobody_else_is_asked_while_one_that_is_needed_knows_the_list(self) -> None:
+        scene = self.listed(*URLS)
+        scene.lose(C)
+        scene.passes(GRACE_S)
+        scene.set.told(A, listing(1, A, *URLS, outdated=True), scene.now)
+        needed = scene.set.needed
+        scene.passes(DOUBT_WITHIN_S)
+        assert scene.set.needed == needed
+        assert not any(each.is_doubted for each in scene.set.sessions.values() if each.url != A)
+
+    def test_hosts_ask_at_times_that_differ(self) -> None:
+        asked = set()
+        for number in range(100):
+            one = SchedulerSet((A,), f"host-{number}", TIMEOUT_S)
+            one.lost(A, 0.0, stops=False)
+            one.found(A, 2.0, listing(1, A, *URLS, outdated=True), 0.0)
+            asked.add(one.sessions[A].doubt_at)
+        assert len(asked) == 100
+        assert max(asked) - min(asked) > 0.8 * DOUBT_WITHIN_S
+        assert max(asked) <= DOUBT_WITHIN_S
+
+    def outdated(self) -> tuple[Scene, str, str, str]:
+        """A host without blobs, the scheduler that it is connected to, whose list is outdated, and the other two."""
+        home, second, third = (URLS[list(IDS.values()).index(each)] for each in ranked(HOST.encode(), IDS.values()))
+        scene = Scene((home,), [])
+        scene.find(home, listed=listing(1, home, *URLS))
+        scene.passes(LINGER_S)
+        assert list(scene.set.needed) == [home]
+        scene.set.told(home, listing(1, home, *URLS, outdated=True), scene.now)
+        scene.follow()
+        assert list(scene.set.needed) == [home], "all hosts would come at once"
+        scene.passes(DOUBT_WITHIN_S)
+        return scene, home, second, third
 
     def test_the_given_urls_are_tried_again_if_all_of_the_list_are_gone(self) -> None:
         balancer = "http://any-of-them:65003"

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from scheduler.core.events import (
+    Answered,
+    Ask,
     Close,
     Connected,
     Disconnected,
@@ -60,6 +62,8 @@ class Playbook:
         """Whether hosts connect with a certificate."""
         self.seen_at = ""
         """The address from which hosts connect."""
+        self.frozen: set[str] = set()
+        """The hosts that answer no ping. All others answer at once."""
         self.scheduler = Scheduler(settings)
         self.now = 1000.0
         self.kept: list[tuple[JobState, dict[str, TargetState]]] = []
@@ -125,6 +129,9 @@ class Playbook:
                 self.of_tags.append(instruction)
             elif isinstance(instruction, Probe):
                 self._got.append((self._names[instruction.connection], PROBED))
+            elif isinstance(instruction, Ask):
+                if self._names[instruction.connection] not in self.frozen:
+                    self._play(Answered(instruction.connection, instruction.lease))
             else:
                 self._got += [(self._names[number], instruction.message) for number in instruction.connections]
         self.scheduler.validate()

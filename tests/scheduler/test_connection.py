@@ -41,6 +41,7 @@ class FakeOwner:
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
+        self.answers: list[tuple[int, list[bytes]]] = []
         self.failures: list[tuple[Closing, str]] = []
         self.allowed = 1000
         self.begun_bytes = 0
@@ -65,6 +66,10 @@ class FakeOwner:
     def received(self, connection: HostConnection, frame: bytes) -> None:
         assert connection.ended_at is None
         self.frames.append(frame)
+
+    def answered(self, connection: HostConnection, number: int) -> None:
+        assert connection.ended_at is None
+        self.answers.append((number, list(self.frames)))
 
     def failed(self, connection: HostConnection, closing: Closing, reason: str) -> None:
         self.failures.append((closing, reason))
@@ -120,6 +125,17 @@ def test_a_message_in_several_frames() -> None:
     client.says(BytesMessage(b"parts"))
     assert client.owner.frames == [b"in parts"]
     assert client.hears() == [Pong(b"now")]
+
+
+def test_the_answer_to_a_question_comes_after_what_was_said_before() -> None:
+    client = Client()
+    client.opens()
+    client.connection.ask(7)
+    (question,) = client.hears()
+    client.says(BytesMessage(b"said before"))
+    client.says(Pong(b"unasked"))
+    client.says(question.response())
+    assert client.owner.answers == [(7, [b"said before"])]
 
 
 @pytest.mark.parametrize(

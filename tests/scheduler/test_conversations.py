@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from scheduler.core.events import Connected, Received, Send, Tick
+from scheduler.core.events import Answered, Connected, Received, Send, Tick
 from scheduler.core.lease_policy import LEASE_ATTEMPTS, MAX_PATIENCE, REFUSAL_S, SILENCES
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
@@ -77,7 +77,7 @@ def test_two_hosts_pull_and_a_third_comes_late() -> None:
         >> ("c", hello("c"))
         << ("c", Welcome(1))
         >> ("c", JOIN)
-        << ("c", joined("a", "b", sealed=True))
+        << ("c", joined("b", "a", sealed=True))
         << ("c", digests(0, P0 + P1 + P2 + P3))
         << ("a", add("c"))
         << ("b", add("c"))
@@ -180,6 +180,27 @@ def test_a_lease_that_brings_nothing_in_time_is_another_hosts_as_well() -> None:
     play = late() >> ("b", LeasePieces(2, D, 0, P0)) << ("a", LeaseRevoked(1, D))
     play = play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(3, D, 1, 1, 2, WITHIN))
     assert play >> ("a", LeasePieces(1, D, 0, P1)), "the lease has ended"
+    assert play.scheduler.statistics().leases_overdue == 1
+
+
+def test_what_a_host_had_said_when_its_time_was_over_is_waited_for() -> None:
+    play = Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    play.frozen.add("a")
+    play = play >> Passes(WITHIN) >> ("a", LeasePieces(1, D, 0, P0))
+    play = play << ("a", digests(0, P0)) << ("b", digests(0, P0)) << ("b", Lease(2, D, 1, 1, 2, WITHIN))
+    play.tell(Answered(1, 1))
+    assert play, "nothing left the origin twice"
+    assert play.scheduler.statistics().leases_overdue == 0
+
+
+def test_an_answer_that_does_not_come_is_waited_for_in_bounded_time() -> None:
+    play = Playbook("a", "b", settings=replace(SETTINGS, leases_per_blob=1)) >> ("a", JOIN) << ("a", joined())
+    play = play << ("a", Lease(1, D, 1, 0, 1, WITHIN)) >> ("b", JOIN) << ("b", joined("a")) << ("a", add("b"))
+    play.frozen.add("a")
+    play = play >> Passes(WITHIN + SETTINGS.answer_s - 0.01)
+    play.tell(Answered(2, 1))  # it is not this host that was asked
+    assert play >> Passes(0.01) << ("b", Lease(2, D, 1, 0, 1, 2 * WITHIN))
 
 
 def test_a_host_that_is_late_is_heard_if_it_comes_first_after_all() -> None:
@@ -232,10 +253,11 @@ def test_silent_hosts_of_one_address_cost_a_pull_their_shortest_time_once_and_sh
     assert scheduler.statistics().leases == settings.leases_per_host
     scheduler.handle(Connected(9, hello("honest"), "192.0.2.7"), 0.1)
     scheduler.handle(Received(9, JOIN), 0.1)
-    due = scheduler.next_deadline()
-    assert due is not None
-    assert due < 2.0
-    told = scheduler.handle(Tick(), due)
+    for at_most_s in (2.0, 2.0 + settings.answer_s):  # it is pinged first, and answers nothing
+        due = scheduler.next_deadline()
+        assert due is not None
+        assert due < at_most_s
+        told = scheduler.handle(Tick(), due)
     of_blob = [each for each in told if isinstance(each, Send) and isinstance(each.message, Lease)]
     assert [each.connections for each in of_blob if each.message.digest == D] == [(9,)]  # type: ignore[union-attr]
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from scheduler.core.graph import SUPPLY
 from scheduler.core.members import Host, Member, MemberCause, MemberState, Topology, distance
 from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
@@ -173,10 +174,42 @@ class TestWarm:
         swarm, newcomers = warm(270, 30, racks=9)
         swarm.graph.validate()
         counts = Counter(receivers_of(member) for member in swarm.graph.seeders.items)
-        assert max(counts) <= 3
-        assert counts[1] + counts[2] > 0.9 * 270, "nearly each seeder has somebody to send to"
-        supplies = [sum(1 / receivers_of(seeder) for seeder in seeders_of(each)) for each in newcomers]
-        assert min(supplies) > 5
+        assert max(counts) == 1, "no two newcomers share one"
+        assert counts[0] < 0.05 * 270, "nearly each seeder has somebody to send to"
+        supplies = [len(seeders_of(each)) for each in newcomers]
+        assert min(supplies) >= 8
+        assert max(supplies) <= 10
+
+    def test_few_newcomers_leave_seeders_to_others(self) -> None:
+        _, newcomers = warm(270, 3)
+        assert [len(seeders_of(each)) for each in newcomers] == [SUPPLY] * 3
+
+    def test_where_newcomers_are_as_many_as_seeders_each_has_several(self) -> None:
+        _, newcomers = warm(100, 100)
+        assert min(len(seeders_of(each)) for each in newcomers) >= 2
+
+    def test_seeders_of_a_member_that_is_done_go_to_members_that_have_fewer(self) -> None:
+        swarm, newcomers = warm(90, 10)
+        graph = swarm.graph
+        before = sum(map(len, map(seeders_of, newcomers[1:])))
+        swarm.step(newcomers[0], MemberCause.HOLDS_ALL)
+        assert graph.lacks_seeders
+        for _ in newcomers:
+            graph.mend()
+        graph.validate()
+        assert not swarm.graph.lacks_seeders
+        assert sum(map(len, map(seeders_of, newcomers[1:]))) > before + 8
+
+    def test_a_newcomer_whose_site_has_few_seeders_shares_them(self) -> None:
+        """The many of another site are no reason to leave those nearby alone."""
+        swarm, _ = warm(100, 0)
+        here = [join(swarm, 100 + number, Topology("s1", "z", "r")) for number in range(2)]
+        for member in here:
+            swarm.step(member, MemberCause.HOLDS_ALL)
+        for number in range(20):
+            join(swarm, 200 + number, Topology("s1", "z", "r"))
+        assert min(map(receivers_of, here)) > 5
+        swarm.graph.validate()
 
     def test_newcomers_are_linked_to_each_other_too(self) -> None:
         members = warm(100, 100)[1]

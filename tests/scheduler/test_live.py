@@ -27,10 +27,16 @@ class Scheduler:
 
     def __init__(self, place: RedisPlace, name: str, pace: Pace) -> None:
         self.told: list[LiveList] = []
+        self.outdated = False
+        """Whether its hosts have heard that the list is."""
         self.membership = Membership(f"https://{name}:65003", pace)
         self.store = RedisLiveStore(place)
-        self.live = Live(self.membership, self.store, self.told.append)
+        self.live = Live(self.membership, self.store, self._tell)
         self.task: asyncio.Task[None] | None = None
+
+    def _tell(self, found: LiveList, outdated: bool) -> None:
+        self.told.append(found)
+        self.outdated = outdated
 
     @property
     def names(self) -> set[str]:
@@ -129,9 +135,13 @@ def test_a_redis_that_was_killed_and_restarted_is_caught_up_with(own_redis: Redi
             own_redis.kill()
             await until(lambda: bool(a.live.not_ready() and b.live.not_ready()))
             assert a.names == b.names == {"a", "b"}
+            assert not a.outdated, "the others may have struck it out after as long again, and not before"
+            await until(lambda: a.outdated and b.outdated)
+            assert a.told[-1] == a.told[-2]
             own_redis.start()
             await until(lambda: not a.live.not_ready() and not b.live.not_ready())
             await until(lambda: a.names == b.names == {"a", "b"})
+            await until(lambda: not a.outdated and not b.outdated)
 
     asyncio.run(scenario())
 

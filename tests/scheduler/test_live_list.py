@@ -10,10 +10,12 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scheduler.protocol.fields import MAX_SCHEDULERS
+from scheduler.protocol.rendezvous import owner_of
 from scheduler.shared.live_list import (
     BEAT_S,
     GAP_S,
     LEASE_S,
+    OUTDATED_LEASES,
     Entry,
     LiveList,
     Membership,
@@ -28,6 +30,9 @@ STRUCK_OUT_WITHIN_S = LEASE_S + 3 * BEAT_S
 """The bound that docs/several-schedulers.md states: until a scheduler that is gone is off the list."""
 HEARD_WITHIN_S = 2 * BEAT_S
 """And until all that reach Redis know a list, however they hear of it."""
+TWO_FOR_S = OUTDATED_LEASES * LEASE_S + HEARD_WITHIN_S
+"""And for as long two schedulers may tell their hosts different owners of a blob after a change of the list."""
+BLOBS = [bytes([number]) * 32 for number in range(16)]
 
 
 @dataclass
@@ -109,6 +114,13 @@ class World(RuleBasedStateMachine):
         if process := self._one(at):
             process.cut_off, process.reached_since = not process.cut_off, self.now
 
+    @rule(at=st.integers(0, 4))
+    def cut_off_for_long(self, at: int) -> None:
+        """For so long that the others have struck it out, and hosts may go by its list no longer."""
+        if process := self._one(at):
+            process.cut_off, process.reached_since = True, self.now
+            self.advance(int((STRUCK_OUT_WITHIN_S + TWO_FOR_S + (1 + len(self.processes)) * BEAT_S) / STEP_S), False)
+
     @rule()
     def redis_goes_or_comes(self) -> None:
         self.redis_is_up = not self.redis_is_up
@@ -170,6 +182,21 @@ class World(RuleBasedStateMachine):
                 assert process.membership.known == self.redis.found
 
     @invariant()
+    def each_blob_has_one_scheduler_or_two_within_the_bound(self) -> None:
+        """By the lists that hosts are told as good ones: of whoever runs, is on its list, and can look."""
+        told = [
+            [each.id for each in process.membership.known.entries]
+            for process in self.processes
+            if not process.frozen
+            and process.membership.known.entry(process.membership.id) is not None
+            and not process.membership.is_outdated(self.now + process.clock_offset_s)
+        ]
+        since = max(self.changed_at, self.history_lost_at)
+        if self.now - since > TWO_FOR_S + len(self.processes) * BEAT_S:
+            for blob in BLOBS:
+                assert len({owner_of(blob, ids) for ids in told}) <= 1
+
+    @invariant()
     def there_is_an_owner(self) -> None:
         for process in self.processes:
             if process.membership.is_on_list(self.now + process.clock_offset_s):
@@ -214,6 +241,17 @@ class World(RuleBasedStateMachine):
 
 World.TestCase.settings = settings(stateful_step_count=40, deadline=None)
 TestAnyOrder = World.TestCase
+
+
+def test_one_that_is_cut_off_tells_other_owners_within_the_bound_only() -> None:
+    world = World()
+    world.first(0.0)
+    world.start(0.0)
+    world.advance(12, False)
+    before = world.processes[0].membership.known
+    world.cut_off_for_long(0)
+    world.each_blob_has_one_scheduler_or_two_within_the_bound()
+    assert world.processes[0].membership.known == before != world.processes[1].membership.known
 
 
 def joined(url: str, stored: LiveList, at: float = 0.0) -> tuple[Membership, LiveList]:

@@ -75,7 +75,7 @@ def works(place: RedisPlace) -> None:
 
     async def scenario() -> None:
         store, quarantines, summaries = RedisLiveStore(place), RedisQuarantines(place), RedisSummaries(place)
-        live = Live(Membership("https://a:1"), store, lambda _: None)
+        live = Live(Membership("https://a:1"), store, lambda _, __: None)
         await live.beat()
         await live.beat()
         assert (live.known.epoch, live.not_ready()) == (1, [])

@@ -284,6 +284,15 @@ def test_a_host_that_answers_pings_stays() -> None:
     run(test, bounds=Bounds(heartbeat_s=0.1), core=Scheduler(SchedulerSettings(lease_s=0.5)))
 
 
+def test_a_host_whose_lease_is_over_is_asked_and_its_answer_is_heard() -> None:
+    async def test(port: int) -> None:
+        async with connected(port, "a") as a:
+            await a.says(JOIN)
+            await a.hears_of(LeaseRevoked)
+
+    run(test, core=Scheduler(SchedulerSettings(lease_s=0.1, answer_s=1000.0)))
+
+
 def test_a_host_that_does_not_read_is_cut_off_and_nobody_waits_for_it() -> None:
     data = bytes(MAX_INLINE_BYTES)
     tiny = Join(hashlib.sha256(data).digest(), "docker.io", "library/app", len(data))

@@ -46,6 +46,16 @@ def test_a_list_that_is_the_same_is_not_told_again() -> None:
     assert play
 
 
+def test_hosts_are_told_that_the_list_is_outdated_and_that_it_is_not_any_more() -> None:
+    play = Playbook()
+    play.tell(BOTH)
+    play = play >> ("h", hello("h", features=FEATURES)) << ("h", Welcome(1, FEATURES))
+    play = play << ("h", Schedulers(2, A.id, (A, B)))
+    for outdated in (True, False):
+        play.tell(replace(BOTH, outdated=outdated))
+        assert play << ("h", Schedulers(2, A.id, (A, B), outdated))
+
+
 def test_a_host_of_an_older_version_is_served_without_the_list() -> None:
     play = Playbook()
     play.tell(BOTH)

@@ -15,7 +15,7 @@ from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import FEATURES, Bye, Hello, Join, LeasePieces, Leave, Sealed, SpotChecked, SpotResult
 from scheduler.protocol.geometry import MIN_PIECE_BYTES, piece_count, piece_length
-from scheduler.protocol.to_host import Lease, PieceDigests, SpotCheck
+from scheduler.protocol.to_host import Lease, Neighbours, PieceDigests, SpotCheck
 
 D = b"d" * 32
 SIZE = MIN_PIECES * MIN_PIECE_BYTES
@@ -35,11 +35,16 @@ class Crowd:
         self.now = 10.0
         self.told: list[tuple[int, Any]] = []
         self.closed: dict[int, Closing] = {}
-        for host in range(1, hosts + 1):
+        self.size_bytes = size_bytes
+        self.enter(range(1, hosts + 1), old)
+
+    def enter(self, hosts: range, old: Collection[int] = ()) -> None:
+        """Hosts connect, and join the swarm."""
+        for host in hosts:
             features = () if host in old else FEATURES
             self._play(Connected(host, Hello(f"h{host}", 1, 1, f"h{host}:1", features=features)))
-        for host in range(1, hosts + 1):
-            self.say(host, Join(D, "docker.io", "library/app", size_bytes))
+        for host in hosts:
+            self.say(host, Join(D, "docker.io", "library/app", self.size_bytes))
 
     def say(self, host: int, message: FromHost) -> None:
         self._play(Received(host, message))
@@ -138,6 +143,25 @@ def test_silence_of_all_checkers_confirms_nothing_and_accuses_nobody() -> None:
         crowd.publish()
     assert [each.first for _, each in crowd.heard(Lease)].count(lease.first) == 2
     assert not crowd.closed
+
+
+def test_a_checker_that_leaves_is_not_waited_for() -> None:
+    crowd = Crowd()
+    crowd.publish()
+    checkers = crowd.answer(RIGHT)
+    crowd.say(checkers[1], Leave(D))
+    assert crowd.heard(PieceDigests)
+
+
+def test_hosts_that_join_leave_a_publisher_its_checkers() -> None:
+    """A checker that is no neighbour of the publisher any more would never get the piece."""
+    crowd = Crowd(hosts=14)
+    publisher, _ = crowd.publish()
+    checkers = {host for host, _ in crowd.heard(SpotCheck)}
+    crowd.told.clear()
+    crowd.enter(range(15, 60))
+    lost = {f"h{host}" for host in checkers}
+    assert not any(lost & set(message.remove) for host, message in crowd.heard(Neighbours) if host == publisher)
 
 
 def test_where_all_are_silent_checks_end_and_the_blob_goes_on() -> None:

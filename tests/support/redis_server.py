@@ -1,4 +1,7 @@
-"""A real redis-server on a free port of loopback, in a directory of its own; and fixtures with it."""
+"""A real redis-server on a free port of loopback, in a directory of its own; and fixtures with it.
+
+`REDIS_SERVER=/usr/bin/valkey-server` in the environment has the tests run that program in its place.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from tests.support.ports import free_port
 _prefixes: Final = itertools.count(1)
 
 START_S: Final = 10.0
+INSTEAD: Final = os.environ.get("REDIS_SERVER", "")
 
 
 class RedisServer:
@@ -47,11 +51,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Returns once it answers."""
-        binary = shutil.which(self._program, path=packages.PATH)
+        binary = INSTEAD or shutil.which(self._program, path=packages.PATH)
         assert binary is not None
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
         if self._program == "redis-sentinel":
-            options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+            options = ["--sentinel", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         log = (self.directory / "redis.log").open("ab")
         with log:
             self._process = subprocess.Popen([binary, *self._arguments, *options], stdout=log, stderr=log)
@@ -90,7 +94,8 @@ class RedisServer:
 def install(*files: Path) -> None:
     """redis-server is there, and these files of packages, or the test does not run; in CI it fails then."""
     programs = ("redis-server", "redis-sentinel")
-    if all(shutil.which(each, path=packages.PATH) for each in programs) and all(each.exists() for each in files):
+    is_there = INSTEAD or all(shutil.which(each, path=packages.PATH) for each in programs)
+    if is_there and all(each.exists() for each in files):
         return
     reason = packages.unsuitable()
     if reason is not None and os.environ.get("CI") == "true":

@@ -83,7 +83,8 @@ class Lines:
 
     def is_far_from_out(self, piece: Upload) -> bool:
         """Whether it has gone on for so long, and so slowly, that it is known to take long."""
-        return self.uploading._left_s(piece) > 2 * FREE_SOON_S
+        piece.look()
+        return self.uploading._left_s(piece, asyncio.get_running_loop().time()) > 2 * FREE_SOON_S
 
     async def shows_what_the_line_can(self) -> None:
         """One piece after the other goes out as fast as it can."""
@@ -137,8 +138,9 @@ def nearly_out(piece: Upload) -> None:
     """Send what there is to send of a short piece before it is nearly out; nobody looks before this returns."""
     piece.transport.write(bytes(FIRST_BYTES))
     until_s = time.monotonic() + PATIENCE_S
-    while piece.acked_bytes() < FIRST_BYTES:
+    while piece.acked_bytes < FIRST_BYTES:
         assert time.monotonic() < until_s, "it is not acknowledged"
+        piece.look()
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -79,6 +79,11 @@ class Process:
         told: dict[str, Any] = (await ask(self.at["admin"], "GET", "/status")).json["swarm"]
         return told
 
+    async def scheduler(self) -> dict[str, Any]:
+        """What a scheduler says of itself."""
+        told: dict[str, Any] = (await ask(self.at["admin"], "GET", "/status")).json["scheduler"]
+        return told
+
     async def until_connected(self, connected: bool = True) -> None:
         while (await self.swarm())["scheduler_connected"] != connected:  # noqa: ASYNC110 # another process
             await asyncio.sleep(0.05)

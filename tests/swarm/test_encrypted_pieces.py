@@ -15,8 +15,9 @@ from blake3 import blake3
 
 from peer.core.choker import UploadRequest
 from peer.errors import PeerBusyError, PeerGoneError, StoreError
+from peer.neighbour_http import NeighbourClient
 from peer.net.peer_server import PeerServer
-from peer.peer_piece import MIN_RECORD_BYTES, Pace, PeerPiece, PieceSource, neighbour_origin
+from peer.peer_piece import MIN_RECORD_BYTES, Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.trust.aes128gcm import DATA_BYTES, HEADER_BYTES, RECORD_BYTES, Encoder, encoded_bytes
@@ -124,7 +125,7 @@ class Hosts:
         background: bool = False,
     ) -> None:
         """Raises what a piece ends with."""
-        tls, outside = neighbour_origin("a", NOWHERE, "b"), neighbour_origin("a", self.line.address, "b")
+        tls, outside = NeighbourClient("a", NOWHERE, "b"), NeighbourClient("a", self.line.address, "b")
         start, stop = self.blob.span(index)
         source = PieceSource(tls, outside, key or self.held, plain)
         piece = PeerPiece(source, self.blob, index, blake3(CONTENT[start:stop]).digest(), background=background)

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
-from peer.peer_piece import CHOKED_HEADER
+from peer.neighbour_http import CHOKED_HEADER
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol import from_host, link
 from scheduler.protocol.codec import LINK

@@ -22,7 +22,7 @@ from tests.support.node import asynchronous
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer, install
 from tests.support.registry import ImageRegistry
-from tests.swarm.cluster import Host, until_true
+from tests.swarm.cluster import Host, together, until_true
 from tests.swarm.scripted import ScriptedHost
 from tests.swarm.several import (
     BLOB_BYTES,
@@ -31,6 +31,7 @@ from tests.swarm.several import (
     SchedulerOfSeveral,
     Several,
     connections,
+    is_connected,
     running,
     several,
     until,
@@ -93,7 +94,7 @@ def test_one_is_killed(run: Callable[[Scenario], None]) -> None:
             await made.until_at(made.others(victim))
             assert all(victim.url in each.listed for each in made.others(victim)), "hosts have waited for the list"
 
-        await made.pull(victim, fault)
+        await made.pull(victim, fault, goes_on=True)
         await victim.start()
 
     run(scenario)
@@ -169,6 +170,7 @@ async def is_silent(made: Several, victim: SchedulerOfSeveral) -> bool:
 def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:
     async def scenario(made: Several) -> None:
         victim = made.schedulers[2]
+        idle = await made.add_idle_host(victim)
 
         async def fault() -> None:
             victim.to_redis.cut()
@@ -177,6 +179,10 @@ def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:
         await until_true(lambda: all(victim.url not in each.listed for each in made.others(victim)))
         await made.until_at(made.others(victim))
         assert "redis is unreachable since" in (await victim.not_ready())[0]
+        await until(lambda: is_connected(idle, *made.others(victim)))
+        await together([idle.blob(digest) for digest in made.push()])
+        assert not (await blobs_at(idle))[victim.url], "it is still asked"
+        await idle.stop()
         victim.to_redis.mend()
 
     run(scenario)

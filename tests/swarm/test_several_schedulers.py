@@ -14,9 +14,9 @@ from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
-from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, together, until_true
+from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, held_bytes, together, until_true
 from tests.swarm.process import Process, started
-from tests.swarm.several import ABOUT_ONCE
+from tests.swarm.several import LEASE_BYTES, overdue_leases
 
 LAYERS = [content_of(f"layer {number}", 2 * MIB) for number in range(9)]
 """Of eight pieces each."""
@@ -63,8 +63,9 @@ def shares(digests: Sequence[str], urls: Sequence[str]) -> dict[str, int]:
     return {url: count for url, count in counts.items() if count}
 
 
-def copies(swarm: Cluster, digests: Sequence[str]) -> float:
-    return sum(swarm.sent_bytes(digest) for digest in digests) / (len(digests) * len(LAYERS[0]))
+def sent_twice(swarm: Cluster, digests: Sequence[str]) -> int:
+    """The bytes that have left the origin beyond a first copy."""
+    return sum(swarm.sent_bytes(digest) for digest in digests) - len(digests) * len(LAYERS[0])
 
 
 @asynchronous
@@ -74,11 +75,18 @@ async def test_a_scheduler_that_is_killed_in_mid_pull_and_comes_back(tmp_path: P
         urls = list(running)
         victim = max(urls, key=lambda url: len(at(digests, url, urls)))
         others = [url for url in urls if url != victim]
-        hold = registry.hold(REPOSITORY, at(digests, victim, urls)[0], MIB + 1)
+        held = at(digests, victim, urls)[0]
+        hold = registry.hold(REPOSITORY, held, MIB + 1)
+        overdue = 0
         hosts = [await swarm.add(schedulers=urls) for _ in range(4)]
 
         async def kill() -> None:
+            nonlocal overdue
             await until_true(hold.reached.is_set)
+            for host in hosts:
+                for digest in digests:
+                    await held_bytes(host, digest, len(LAYERS[0]) - LEASE_BYTES * (digest == held))
+            overdue = await overdue_leases([running[victim]])
             for host in hosts:
                 await until_at(host, shares(digests, urls))
             running[victim].daemon.process.kill()
@@ -91,7 +99,8 @@ async def test_a_scheduler_that_is_killed_in_mid_pull_and_comes_back(tmp_path: P
             pulls = [host.blob(digest) for host in hosts for digest in digests]
             replies = await together(pulls)
         assert [reply.body for reply in replies] == LAYERS * 4, "a client has noticed"
-        assert copies(swarm, digests) <= ABOUT_ONCE
+        overdue += await overdue_leases([running[url] for url in others])
+        assert sent_twice(swarm, digests) <= LEASE_BYTES * (1 + overdue), "one lease was in flight"
         assert not any([(await host.status())["swarm"]["alone"] for host in hosts])
 
         async with AsyncExitStack() as stack:
@@ -110,5 +119,6 @@ async def test_two_views_that_differ_cost_a_second_copy_of_some_blobs(tmp_path: 
         hosts = [await swarm.add(schedulers=urls[: 2 + number % 2]) for number in range(4)]
         replies = await together([host.blob(digest) for host in hosts for digest in digests])
         assert [reply.body for reply in replies] == LAYERS * 4
-        assert copies(swarm, same) <= ABOUT_ONCE
-        assert copies(swarm, moved) <= 2 * ABOUT_ONCE
+        late_bytes = LEASE_BYTES * await overdue_leases(running.values())
+        assert sent_twice(swarm, same) <= late_bytes
+        assert sent_twice(swarm, moved) <= len(moved) * len(LAYERS[0]) + late_bytes

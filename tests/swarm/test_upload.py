@@ -17,10 +17,11 @@ from blake3 import blake3
 from peer.core.choker import UploadRequest
 from peer.core.uplink import STALLED_S
 from peer.errors import FileLimitError, PeerBusyError, StoreBrokenError, StoreError
+from peer.neighbour_http import CHOKED_HEADER, HOST_HEADER, NeighbourClient
 from peer.net.peer_server import PeerServer
 from peer.net.upload_sender import EARLY_DONE_BYTES, Uploading
 from peer.pacing import PACED_BYTES
-from peer.peer_piece import CHOKED_HEADER, HOST_HEADER, Pace, PeerPiece, PieceSource, neighbour_origin
+from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from peer.tasks import BackgroundTasks
@@ -132,7 +133,7 @@ def receiving(directory: Path, address: str, *, background: bool = False) -> Ite
     store = Store.open(directory / "b", max_bytes=1 << 30, min_free_bytes=0, ttl_s=0)
     blob = store.create(digest_of(CONTENT), len(CONTENT), "")
     start, stop = blob.span(0)
-    origin = neighbour_origin("a", address, "b")
+    origin = NeighbourClient("a", address, "b")
     try:
         digest = blake3(CONTENT[start:stop]).digest()
         yield PeerPiece(PieceSource(origin), blob, 0, digest, background=background)
@@ -182,6 +183,15 @@ async def test_those_that_were_refused_are_told_when_there_is_room_and_those_of_
             assert (await ask(it.address, "GET", PATH, a_range(9))).status == 429, "nobody can tell who it is"
         await until_true(lambda: len(it.told) == 2)
         assert it.told == [UploadRequest("far", RAW_DIGEST, far=True), UploadRequest("near", RAW_DIGEST)]
+
+
+@asynchronous
+async def test_who_asks_for_a_piece_that_only_checkers_ask_for_checks_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, is_checked=lambda digest, start: (digest.raw, start) == (RAW_DIGEST, 0)) as it:
+        async with filled(it):
+            await it.asked_by("checker")
+        await until_true(lambda: len(it.told) == 1)
+        assert it.told == [UploadRequest("checker", RAW_DIGEST, checks=True)]
 
 
 @asynchronous

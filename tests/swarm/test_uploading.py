@@ -9,7 +9,7 @@ import pytest
 
 from peer.core.choker import MAX_WAITING, TOLD
 from peer.core.uplink import settle_s
-from peer.net.upload_sender import EARLY_DONE_BYTES, Upload
+from peer.net.upload_sender import EARLY_DONE_BYTES, EARLY_DONE_S, POLL_INTERVAL_S, Upload
 from tests.support.node import asynchronous
 from tests.support.registry_server import PATIENCE_S
 from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
@@ -39,11 +39,11 @@ async def test_of_a_connection_that_was_used_before_only_what_is_new_counts() ->
         for count in (1, 2):
             piece = line.piece()
             async with it.uploading.turn(piece):
-                assert piece.acked_bytes() == 0
+                assert piece.acked_bytes == 0
                 line.transport.write(bytes(PIECE_BYTES))
                 await line.reads(PIECE_BYTES)
                 await asyncio.wait_for(it.uploading.drained(piece), PATIENCE_S)
-                await until(lambda: piece.acked_bytes() == PIECE_BYTES)  # noqa: B023 # it waits for it here
+                await until(lambda: piece.acked_bytes == PIECE_BYTES)  # noqa: B023 # it waits for it here
             assert it.uploading._acked_bytes() == count * PIECE_BYTES
 
 
@@ -56,7 +56,7 @@ async def test_on_a_fast_line_a_piece_is_out_a_moment_before_it_is_acknowledged(
         async with it.uploading.turn(piece):
             async with asyncio.timeout(PATIENCE_S):
                 await it.uploading.drained(piece)
-            assert piece.acked_bytes() == 0
+            assert piece.acked_bytes == 0
 
 
 @asynchronous
@@ -115,6 +115,20 @@ async def test_how_far_a_host_is_says_when_the_line_can_be_judged(monkeypatch: p
         piece = (await it.connect()).piece()
         async with it.uploading.turn(piece):
             assert it.uploading._throughput._settles == piece._began_s + settle_s(0.02)
+
+
+@asynchronous
+async def test_a_piece_that_is_still_given_to_the_kernel_is_not_looked_at_all_the_time() -> None:
+    async with lines() as it:
+        line = await it.connect()
+        piece = line.piece(size_bytes=SHORT_BYTES)
+        async with it.uploading.turn(piece):
+            nearly_out(piece)
+            now = asyncio.get_running_loop().time()
+            assert it.uploading._is_out(piece, now)
+            assert it.uploading._looks_s(now) == POLL_INTERVAL_S
+            piece.out = asyncio.get_running_loop().create_future()
+            assert it.uploading._looks_s(now) == EARLY_DONE_S, "now it is waited for"
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from peer.origin.client import HttpOrigin
-from peer.peer_piece import PieceSource, neighbour_origin
+from peer.neighbour_http import NeighbourClient
+from peer.peer_piece import PieceSource
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
     from peer.trust.piece_keys import PieceKeys
 
-MAX_ORIGINS = 256
+MAX_CLIENTS = 256
 """Neighbours whose connections are kept at a time."""
 
 MAX_ADDRESSES = 65_536
 """Hosts whose addresses are remembered: more than are ever neighbours of one host."""
 
 
-class NeighbourOrigins:
+class NeighbourClients:
     """By host id. `asking` is the host that asks: this one."""
 
     def __init__(self, asking: str, trust: HostTrust | None = None, keys: PieceKeys | None = None) -> None:
@@ -58,12 +58,12 @@ class NeighbourOrigins:
             known.close()
             known = None
         known = self._clients[host] = known or _Clients(host, address, self._asking, self._trust)
-        while len(self._clients) > MAX_ORIGINS:
+        while len(self._clients) > MAX_CLIENTS:
             self._clients.popitem(last=False)[1].close()
         key = None if self._keys is None else self._keys.held(host)
         if self._keys is None or key is None:
-            return PieceSource(known.origin)
-        return PieceSource(known.origin, known.outside_tls, key, plain=self._keys.plain and key.plain)
+            return PieceSource(known.client)
+        return PieceSource(known.client, known.outside_tls, key, plain=self._keys.plain and key.plain)
 
     def forget(self, host: str) -> None:
         """End all connections to a host."""
@@ -88,14 +88,14 @@ class _Clients:
     trust: HostTrust | None
 
     @cached_property
-    def origin(self) -> HttpOrigin:
-        return neighbour_origin(self.host, self.address, self.asking, self.trust)
+    def client(self) -> NeighbourClient:
+        return NeighbourClient(self.host, self.address, self.asking, self.trust)
 
     @cached_property
-    def outside_tls(self) -> HttpOrigin:
-        return neighbour_origin(self.host, self.address, self.asking)
+    def outside_tls(self) -> NeighbourClient:
+        return NeighbourClient(self.host, self.address, self.asking)
 
     def close(self) -> None:
-        for name in ("origin", "outside_tls"):
+        for name in ("client", "outside_tls"):
             if name in vars(self):
                 vars(self)[name].close()

@@ -1,0 +1,1 @@
+"""`python -m benchmarks failover`: one of several schedulers is killed in the middle of a pull."""
