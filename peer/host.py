@@ -458,8 +458,8 @@ class Host:
         match instruction:
             case events.Recover(digest):
                 self._tasks.start(self._store_work.recover(self.arrivals[digest]))
-            case events.Prepare(digest, size_bytes):
-                self._tasks.start(self._store_work.prepare(self.arrivals[digest], size_bytes))
+            case events.Prepare(digest, size_bytes, length):
+                self._tasks.start(self._store_work.prepare(self.arrivals[digest], size_bytes, length))
             case events.StoreInlineBlob(digest, data):
                 self._tasks.start(self._store_work.store_inline(self.arrivals[digest], data))
             case events.SendInlineBlob(digest):
@@ -550,7 +550,7 @@ class Host:
         """Give a blob that is held whole to other hosts, if they may have it."""
         is_known = blob.digest.raw in self.machine.seeds or self.is_arriving(blob.digest)
         if not is_known and self.may_share(blob.digest):
-            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes))
+            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes, blob.told_piece_length))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -567,7 +567,9 @@ class Host:
                 self.on_arrived(arrival.sources[0])
             arrival.end(None)
             if self.may_share(arrival.digest):
-                self.feed(events.BlobStored(arrival.raw, arrival.blob.size_bytes))
+                self.feed(
+                    events.BlobStored(arrival.raw, arrival.blob.size_bytes, arrival.blob.header.told_piece_length)
+                )
             return
         if isinstance(arrival.last_error, OriginCorruptError) and ended.phase is not Phase.DISPROVED:
             self._corrupt += 1

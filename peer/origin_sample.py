@@ -7,13 +7,13 @@ from dataclasses import replace
 from peer.core.events import FetchSample
 from peer.errors import OriginError
 from peer.origin_range import OriginSource
-from scheduler.protocol.geometry import piece_length, piece_span
+from scheduler.protocol.geometry import piece_span, said_piece_length
 
 
 def fetch_sample(source: OriginSource, wanted: FetchSample) -> bytes | None:
     """Bytes of a piece; None if the origin does not give just these bytes."""
     size_bytes = wanted.size_bytes
-    begin, end = piece_span(wanted.index, size_bytes, piece_length(size_bytes))
+    begin, end = piece_span(wanted.index, size_bytes, said_piece_length(size_bytes, wanted.piece_length))
     start, stop = begin + wanted.start, min(end, begin + wanted.stop)
     if start >= stop:
         return None

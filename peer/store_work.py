@@ -74,10 +74,10 @@ class StoreWork:
         arrival.adopt(blob)
         return held
 
-    async def prepare(self, arrival: Arrival, size_bytes: int) -> None:
+    async def prepare(self, arrival: Arrival, size_bytes: int, told_length: int = 0) -> None:
         """Give the blob its place in the store before its first piece comes."""
         try:
-            blob = await self._created_in_time(arrival, size_bytes)
+            blob = await self._created_in_time(arrival, size_bytes, told_length)
         except StoreError as error:
             self._failed(arrival, error)
             return
@@ -110,12 +110,12 @@ class StoreWork:
             blob.land(index, memoryview(data)[start:stop])
         return blob
 
-    async def _created_in_time(self, arrival: Arrival, size_bytes: int) -> Blob:
+    async def _created_in_time(self, arrival: Arrival, size_bytes: int, told_length: int) -> Blob:
         """The new blob. A client waits a little for what others are about to be done with. Raises StoreError."""
         until_s = self._workers.loop.time() + ROOM_WITHIN_S
         while True:
             try:
-                return await self._workers.run(self._created, arrival, size_bytes)
+                return await self._workers.run(self._created, arrival, size_bytes, told_length)
             except StoreFullError as error:
                 if not error.passing or arrival.background or self._workers.loop.time() > until_s:
                     raise
@@ -124,8 +124,10 @@ class StoreWork:
             arrival.waits_for_room = True
             await asyncio.sleep(ROOM_AGAIN_S)
 
-    def _created(self, arrival: Arrival, size_bytes: int) -> Blob:
-        return self._store.create(arrival.digest, size_bytes, arrival.media_type, background=arrival.background)
+    def _created(self, arrival: Arrival, size_bytes: int, told_length: int = 0) -> Blob:
+        return self._store.create(
+            arrival.digest, size_bytes, arrival.media_type, told_length=told_length, background=arrival.background
+        )
 
     def _failed(self, arrival: Arrival, error: StoreError) -> None:
         if self._arrivals.get(arrival.raw) is arrival:
@@ -134,33 +136,32 @@ class StoreWork:
 
     async def read_digests(self, digest: bytes) -> None:
         """What the record of a whole blob has, or all of a tiny one."""
-        pieces, content = await asyncio.to_thread(self._recorded, digest)
-        self._post(events.DigestsRead(digest, pieces, content))
+        self._post(await asyncio.to_thread(self._recorded, digest))
 
-    def _recorded(self, digest: bytes) -> tuple[Mapping[int, bytes], bytes]:
+    def _recorded(self, digest: bytes) -> events.DigestsRead:
+        nothing = events.DigestsRead(digest, {})
         try:
             blob = self._store.acquire(Digest.from_raw(digest))
             if blob is None:
-                return {}, b""
+                return nothing
             with ExitStack() as pin:
                 pin.callback(blob.release)
-                if not blob.whole:
-                    return {}, b""
-                return self._read(blob)
+                return self._read(blob) if blob.whole else nothing
         except StoreError as error:
             log.warning("a blob could not be read", digest=digest.hex(), error=str(error))
-            return {}, b""
+            return nothing
 
-    def _read(self, blob: Blob) -> tuple[Mapping[int, bytes], bytes]:
+    def _read(self, blob: Blob) -> events.DigestsRead:
+        raw = blob.digest.raw
         try:
             if blob.size_bytes > MAX_INLINE_BYTES:
-                return blob.recorded_digests(), b""
+                return events.DigestsRead(raw, blob.recorded_digests(), piece_length=blob.header.told_piece_length)
             if not blob.is_checked(0, blob.size_bytes):
                 blob.check(0, blob.size_bytes)
-            return {}, blob.read(0, blob.size_bytes)
+            return events.DigestsRead(raw, {}, blob.read(0, blob.size_bytes))
         except StoreBrokenError as error:
             self._store.drop(blob, str(error))
-            return {}, b""
+            return events.DigestsRead(raw, {})
 
     async def check(self, blob: Blob, start: int, stop: int) -> None:
         """See that bytes `[start, stop)` of a pinned blob are right on the disk. Raises StoreError."""

@@ -6,21 +6,30 @@ import hashlib
 import random
 
 from scheduler.protocol.fields import DIGEST_BYTES, MAX_INLINE_BYTES
-from scheduler.protocol.geometry import piece_count, piece_length
+from scheduler.protocol.geometry import piece_count, said_piece_length, told_piece_length
 
 
 class Contents:
-    """A blob as the origin has it. `data` is there for one so small that it travels in messages."""
+    """A blob as the origin has it, in pieces of `length`. `data` is there if it is so small that it is in messages."""
 
-    __slots__ = ("count", "data", "digest", "digests", "length", "size_bytes")
+    __slots__ = ("_divided", "count", "data", "digest", "digests", "length", "size_bytes")
 
-    def __init__(self, digest: bytes, size_bytes: int, data: bytes = b"") -> None:
+    def __init__(self, digest: bytes, size_bytes: int, data: bytes = b"", *, told_length: int = 0) -> None:
         self.digest = digest
         self.size_bytes = size_bytes
-        self.length = piece_length(size_bytes)
+        self.length = said_piece_length(size_bytes, told_length)
         self.count = piece_count(size_bytes, self.length)
         self.data = data
         self.digests = [true_digest(index) for index in range(self.count)]
+        self._divided: dict[int, Contents] = {}
+
+    def divided(self, told_length: int) -> Contents:
+        """The same blob in pieces of another length (0: the usual one)."""
+        if told_length == told_piece_length(self.size_bytes, self.length):
+            return self
+        if told_length not in self._divided:
+            self._divided[told_length] = Contents(self.digest, self.size_bytes, self.data, told_length=told_length)
+        return self._divided[told_length]
 
     def bytes_of(self, index: int) -> int:
         """The length of a piece."""

@@ -112,7 +112,9 @@ class SimulatedCluster(Network):
         self.instructions.append(f"{self.event_queue.now!r} {name} {instruction}")
 
     def received(self, name: str, digest: bytes, index: int, piece_digest: bytes) -> None:
-        if self.hosts[name].misbehaviour is None and piece_digest != self.blobs[digest].digests[index]:
+        host = self.hosts[name]
+        true = (host.blobs.get(digest) or self.blobs[digest]).digests[index]
+        if host.misbehaviour is None and piece_digest != true:
             self.wrong_pieces += 1
 
     def completed(self, name: str, digest: bytes) -> None:
@@ -152,7 +154,7 @@ class SimulatedCluster(Network):
         request = PieceRequest(
             name,
             wanted,
-            size_bytes=self.blobs[wanted.digest].bytes_of(wanted.index),
+            size_bytes=(receiver.blobs.get(wanted.digest) or self.blobs[wanted.digest]).bytes_of(wanted.index),
             latency_s=self.latency_s(receiver, sender),
             lines=self.way(sender, receiver),
             far=sender.node.site != receiver.node.site,
@@ -161,8 +163,9 @@ class SimulatedCluster(Network):
         self.event_queue.after(request.latency_s + ANSWER_S, self._requested, request)
 
     def request_range(self, name: str, wanted: RequestRange) -> None:
-        blob = self.blobs[wanted.digest]
-        self.origin.open(self.hosts[name], wanted.request, blob, wanted.first, wanted.stop)
+        host = self.hosts[name]
+        blob = host.blobs.get(wanted.digest) or self.blobs[wanted.digest]
+        self.origin.open(host, wanted.request, blob, wanted.first, wanted.stop)
 
     def fetch_sample(self, name: str, wanted: FetchSample) -> None:
         self.origin.sample(self.hosts[name], wanted)
@@ -177,10 +180,12 @@ class SimulatedCluster(Network):
     def _requested(self, request: PieceRequest) -> None:
         if not request.waits:
             return
-        sender = self.hosts[request.sender]
-        if not sender.alive or not self.reaches(sender, self.hosts[request.receiver]):
+        sender, receiver = self.hosts[request.sender], self.hosts[request.receiver]
+        if not sender.alive or not self.reaches(sender, receiver):
             self._answer(request, SILENT_S, PeerOutcome.GONE)
-        elif not sender.serves(request.wanted.digest, request.wanted.index):
+        elif not sender.serves(
+            receiver.blobs.get(request.wanted.digest) or self.blobs[request.wanted.digest], request.wanted.index
+        ):
             self._answer(request, request.latency_s, PeerOutcome.GONE)
         else:
             download = sender.machine.downloads.get(request.wanted.digest)

@@ -24,6 +24,7 @@ from peer.core.session import SessionState
 from peer.core.uplink import SPARE_FRACTION, settle_s
 from scheduler.protocol import from_host, link, to_host
 from scheduler.protocol.codec import FromHost, ToHost
+from scheduler.protocol.geometry import told_piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
 UPLOAD_SLOTS: Final = 3
@@ -81,6 +82,8 @@ class SimulatedHost:
         """Why those that failed did."""
         self.got_bytes = 0
         self._blobs: Final = blobs
+        self.blobs: Final[dict[bytes, Contents]] = {}
+        """Those that it has divided into pieces; else they are as the origin has them."""
         self._network: Final = network
         self._checks: Final = checks
         self._event_queue: Final = network.event_queue
@@ -159,7 +162,7 @@ class SimulatedHost:
 
     def take(self, digest: bytes, request: int, index: int, piece_digest: bytes, *, choked: bool = False) -> None:
         """A piece has come; with the last one, the SHA-256 is known."""
-        blob, held = self._blobs[digest], self.store[digest]
+        blob, held = (self.blobs.get(digest) or self._blobs[digest]), self.store[digest]
         if self.disk_fails:
             if self.pieces.pop(request, None) is not None:
                 self.feed(events.PieceFailed(digest, request, PeerOutcome.CANCELLED))
@@ -177,7 +180,7 @@ class SimulatedHost:
     def recover(self, instruction: events.Recover) -> None:
         digest = instruction.digest
         self.attempts += 1
-        blob, held = self._blobs[digest], dict(self.store[digest])
+        blob, held = (self.blobs.get(digest) or self._blobs[digest]), dict(self.store[digest])
         if held:
             self.feed(events.PiecesHeld(digest, blob.size_bytes, blob.length, held))
         else:
@@ -185,6 +188,7 @@ class SimulatedHost:
 
     def prepare(self, instruction: events.Prepare) -> None:
         failed = events.StoreFailed(instruction.digest)
+        self.blobs[instruction.digest] = self._blobs[instruction.digest].divided(instruction.piece_length)
         self.later(PREPARE_S, failed if self.disk_fails else events.Prepared(instruction.digest))
 
     def store_inline(self, instruction: events.StoreInlineBlob) -> None:
@@ -201,7 +205,9 @@ class SimulatedHost:
 
     def read_digests(self, instruction: events.ReadDigests) -> None:
         digest = instruction.digest
-        self.feed(events.DigestsRead(digest, self.store[digest], self._blobs[digest].data))
+        blob = self.blobs.get(digest) or self._blobs[digest]
+        length = told_piece_length(blob.size_bytes, blob.length)
+        self.feed(events.DigestsRead(digest, self.store[digest], blob.data, length))
 
     def ended(self, instruction: events.Ended) -> None:
         digest = instruction.digest
@@ -212,8 +218,9 @@ class SimulatedHost:
             return
         if instruction.discard:
             held = self.store[digest]
-            self.got_bytes -= sum(map(blob.bytes_of, held))
+            self.got_bytes -= sum(map((self.blobs.get(digest) or blob).bytes_of, held))
             held.clear()
+            self.blobs.pop(digest, None)
         self.failures.append(instruction.reason or instruction.phase.value)
         again_s = 0.0 if instruction.phase is Phase.DISPROVED else RETRY_S
         self._event_queue.after(again_s, self.pull, blob)
@@ -358,12 +365,11 @@ class SimulatedHost:
             self.go_on(uplink)
         self.looks_on()
 
-    def serves(self, digest: bytes, index: int) -> bool:
-        """Whether others may have a piece."""
-        blob = self._blobs[digest]
+    def serves(self, blob: Contents, index: int) -> bool:
+        """Whether others may have a piece of a blob as they have divided it."""
         start = index * blob.length
         return self.misbehaviour is not Misbehaviour.CLAIMS and self.machine.may_serve(
-            digest, start, start + blob.bytes_of(index)
+            blob.digest, start, start + blob.bytes_of(index)
         )
 
 

@@ -451,6 +451,8 @@ class Download:
         if not self.origin.sources and membership.origin_is_open:
             return self._end(DownloadCause.NO_SOURCE)
         out: list[Instruction] = member.end_former(now) if member.former else []
+        if not pieces.count:
+            out += member.divide()
         urgent = self.readers.urgent() if self.readers.ask_for_ranges else 0
         if member.has_place:
             out += self.picker.go_on(urgent, now)

@@ -157,10 +157,14 @@ class BlobVerified:
 
 @dataclass(frozen=True, slots=True)
 class BlobStored:
-    """The store holds this blob whole, from before, and other hosts may have it."""
+    """The store holds this blob whole, from before, and other hosts may have it.
+
+    `piece_length` is that of its record, or 0 if it is the usual one (`scheduler.protocol.geometry`).
+    """
 
     digest: bytes
     size_bytes: int
+    piece_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +176,15 @@ class BlobRemoved:
 
 @dataclass(frozen=True, slots=True)
 class DigestsRead:
-    """What the store knows of a whole blob: the BLAKE3 of its pieces, or all bytes of a tiny one."""
+    """What the store knows of a whole blob: the BLAKE3 of its pieces, or all bytes of a tiny one.
+
+    `piece_length` is 0 if it is the usual one.
+    """
 
     digest: bytes
     pieces: Mapping[int, bytes]
     content: bytes = b""
+    piece_length: int = 0
 
 
 # -- events: requests --------------------------------------------------------------------------------------------------
@@ -248,13 +256,15 @@ class SchedulerFound:
     """There is a connection to a scheduler. `progress_s` is how often it wants to hear of progress.
 
     `max_blobs` is how many blobs of this host it takes, held ones and wanted ones together. `scheduler` is the URL that
-    this host reaches it at. `listed`: the schedulers that live, if it is one of several.
+    this host reaches it at. `listed`: the schedulers that live, if it is one of several. `divides`: it knows of pieces
+    of another length than the usual one.
     """
 
     progress_s: float = 2.0
     max_blobs: int = to_host.MAX_BLOBS_PER_HOST
     scheduler: str = ""
     listed: to_host.Schedulers | None = None
+    divides: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,10 +398,11 @@ class Recover:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Give the blob its place in the store: it has `size_bytes`."""
+    """Give the blob its place in the store: it has `size_bytes`, in pieces of `piece_length` (0: the usual length)."""
 
     digest: bytes
     size_bytes: int
+    piece_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +452,10 @@ class RequestRange:
 
 @dataclass(frozen=True, slots=True)
 class FetchSample:
-    """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them."""
+    """Get bytes `[start, stop)` of piece `index` from `source`, to compare the piece with them.
+
+    `piece_length` is 0 if it is the usual one.
+    """
 
     digest: bytes
     request: int
@@ -450,6 +464,7 @@ class FetchSample:
     start: int
     stop: int
     size_bytes: int
+    piece_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ class HostMachine:
     downloads: dict[bytes, Download] = field(default_factory=dict)
     seeds: dict[bytes, int] = field(default_factory=dict)
     """The length in bytes of each blob that is held whole, the least recently used first."""
+    divided: dict[bytes, int] = field(default_factory=dict)
+    """The length of the pieces of those seeds that have another than the usual one."""
     private: set[bytes] = field(default_factory=set)
     """Blobs that other hosts are neither told of nor given, on their way or arrived."""
     slots: OriginSlots = field(init=False)
@@ -157,17 +159,19 @@ class HostMachine:
         match event:
             case PiecesHeld(digest) | Prepared(digest) | StoreFailed(digest) | SampleFetched(digest) | GiveWay(digest):
                 return self._feed(digest, event, now)
-            case BlobStored(digest, size_bytes):
+            case BlobStored(digest, size_bytes, length):
                 if size_bytes and digest not in self.downloads:
-                    return self._seed(digest, size_bytes)
+                    return self._seed(digest, size_bytes, length)
             case BlobRemoved(digest):
                 self.private.discard(digest)
-                if self.seeds.pop(digest, None) is not None:
+                if self._lose(digest):
                     return self._leave_for_good(digest)
-            case DigestsRead(digest, pieces, content):
+            case DigestsRead(digest, pieces, content, length):
                 if content:
                     return [Tell(InlineBlob(digest, content))]
-                return [Tell(report) for report in digest_reports(digest, pieces)]
+                is_as_told = length == self.divided.get(digest, 0)  # a runtime's file may have taken the blob's place
+                is_known = not length or self.schedulers.of(digest).divides
+                return [Tell(report) for report in digest_reports(digest, pieces if is_as_told and is_known else {})]
             case LinkUp() | LinkLost():
                 return self._link_changed(event, now)
             case SchedulerFound() | SchedulerLost() | SchedulerFailed():
@@ -226,16 +230,31 @@ class HostMachine:
 
     # -- who may know ----------------------------------------------------------------------------------------------
 
-    def _seed(self, digest: bytes, size_bytes: int) -> list[Instruction]:
+    def _seed(self, digest: bytes, size_bytes: int, piece_length: int) -> list[Instruction]:
         """Other hosts may have a blob that is held whole."""
         session = self.schedulers.place(digest)
         is_news = digest not in self.seeds and session.state is SessionState.CONNECTED
         self.private.discard(digest)
-        self.seeds[digest] = size_bytes
+        self._hold(digest, size_bytes, piece_length)
         if not is_news:
             return []
         session.announced.add(digest)
-        return [Tell(from_host.Announce((from_host.Holding(digest, size_bytes, complete=True),)))]
+        return [Tell(from_host.Announce((self._holding(digest),)))]
+
+    def _hold(self, digest: bytes, size_bytes: int, piece_length: int) -> None:
+        self.seeds[digest] = size_bytes
+        self.divided.pop(digest, None)
+        if piece_length:
+            self.divided[digest] = piece_length
+
+    def _lose(self, digest: bytes) -> bool:
+        """A blob is not held whole any more. Returns whether it was."""
+        self.divided.pop(digest, None)
+        return self.seeds.pop(digest, None) is not None
+
+    def _holding(self, digest: bytes) -> from_host.Holding:
+        length = self.divided.get(digest, 0)
+        return from_host.Holding(digest, self.seeds[digest], complete=True, piece_length=length)
 
     def _hide(self, digest: bytes) -> list[Instruction]:
         """A blob on its way is private from now on, and stays so."""
@@ -266,7 +285,7 @@ class HostMachine:
         digest = event.digest
         if digest in self.downloads:
             return (self._hide(digest) if event.private else []) + self._feed(digest, event, now)
-        lost = self.seeds.pop(digest, None) is not None  # by the store, which has not told
+        lost = self._lose(digest)  # by the store, which has not told
         session = self.schedulers.place(digest)
         settings = DownloadSettings(
             max_ranges=self.settings.max_ranges_per_blob,
@@ -366,7 +385,7 @@ class HostMachine:
                 self.schedulers.drop(digest)
                 return [ended]
             case Phase.COMPLETE:
-                self.seeds[digest] = download.pieces.size_bytes
+                self._hold(digest, download.pieces.size_bytes, download.pieces.told_piece_length)
                 self.schedulers.of(digest).announced.add(digest)
                 return [ended]
             case Phase.DISPROVED:
@@ -397,8 +416,8 @@ class HostMachine:
     ) -> list[Instruction]:
         self._due_is_known, self._schedulers_at = False, None
         match event:
-            case SchedulerFound(progress_s, max_blobs, url, listed):
-                session = self.schedulers.found(url, progress_s, listed, now)
+            case SchedulerFound(progress_s, max_blobs, url, listed, divides):
+                session = self.schedulers.found(url, progress_s, listed, now, divides=divides)
                 return [] if session is None else self._follow(now, session, max_blobs)
             case SchedulerLost(url, stops):
                 session = self.schedulers.lost(url, now, stops=stops)
@@ -474,7 +493,7 @@ class HostMachine:
         return self._announce(told)
 
     def _announce(self, digests: list[bytes]) -> list[Instruction]:
-        holdings = [from_host.Holding(digest, self.seeds[digest], complete=True) for digest in digests]
+        holdings = [self._holding(digest) for digest in digests]
         return [
             Tell(from_host.Announce(tuple(holdings[first : first + MAX_HOLDINGS_PER_MESSAGE])))
             for first in range(0, len(holdings), MAX_HOLDINGS_PER_MESSAGE)

@@ -86,6 +86,11 @@ class PeerRequests:
         """How many requests to `host` are under way."""
         return sum(request.host == host for request in self.pieces.peer_requests.values())
 
+    @property
+    def piece_bytes_per_s(self) -> int:
+        """How fast a piece has come of late, in the median; 0 if none has come."""
+        return int(self.pieces.piece_length / self._median_s) if self._median_s else 0
+
     def is_full(self) -> bool:
         """Whether as much is asked for as may be."""
         running = len(self.pieces.peer_requests)

@@ -20,7 +20,7 @@ from enum import Enum
 from peer.core.events import Sample
 from peer.core.piece_sets import indices, mask, union
 from scheduler.protocol.fields import DIGEST_BYTES
-from scheduler.protocol.geometry import piece_count
+from scheduler.protocol.geometry import piece_count, told_piece_length
 
 
 class PieceState(Enum):
@@ -91,6 +91,11 @@ class PieceTracker:
     host knows. Only hosts that check this one ask for them."""
     differing: int = 0
     """Pieces whose expected digest is that of other bytes than the origin has."""
+
+    @property
+    def told_piece_length(self) -> int:
+        """The length of pieces as messages tell it: 0 is the usual one."""
+        return told_piece_length(self.size_bytes, self.piece_length) if self.count else 0
 
     def learn_geometry(self, size_bytes: int, piece_length: int) -> bool:
         """The length is known. False if another one was known before."""

@@ -88,7 +88,8 @@ class Publisher:
         else:
             pieces = self.pieces
             came = (pieces.bytes_of(pieces.from_origin), pieces.bytes_of(pieces.from_far))
-            out.append(Tell(Sealed(self.digest, generation, *came)))
+            rate = self.picker.requests.piece_bytes_per_s
+            out.append(Tell(Sealed(self.digest, generation, *came, piece_bytes_per_s=rate)))
         return [*out, *self.picker.advertise_all()]
 
     def _publish(self, lease: int, now: float) -> list[Instruction]:

@@ -55,12 +55,15 @@ class Readers:
 
     def urgent(self) -> int:
         """The pieces that clients wait for who asked for a range that ends before the blob does, as a set."""
+        return self.urgent_of(self.pieces.size_bytes, self.pieces.piece_length) if self.pieces.count else 0
+
+    def urgent_of(self, size_bytes: int, length: int) -> int:
+        """The same of a blob in pieces of this length."""
         pieces = 0
         for reader in self._readers.values():
-            if reader.stop is not None and self._is_urgent(reader):
-                length = self.pieces.piece_length
-                pieces |= mask(reader.position // length, -(-reader.stop // length))
-        return pieces & self.pieces.everything
+            if reader.stop is not None and _is_urgent(reader, size_bytes):
+                pieces |= mask(reader.position // length, -(-min(reader.stop, size_bytes) // length))
+        return pieces
 
     def ranges_by_need(self) -> Iterator[tuple[int, int]]:
         """The ranges of pieces that readers need, the most urgent first; the whole blob is the last."""
@@ -72,14 +75,13 @@ class Readers:
         yield 0, count
 
     def _need(self, reader: ReaderMoved) -> tuple[bool, bool, int]:
-        return reader.background, not self._is_urgent(reader), reader.position
-
-    def _is_urgent(self, reader: ReaderMoved) -> bool:
-        """Whether a client waits for a range that ends before the blob does: earlier bytes are of no use to it."""
-        return bool(self.pieces.count) and (
-            reader.stop is not None and reader.stop < self.pieces.size_bytes and not reader.background
-        )
+        return reader.background, not _is_urgent(reader, self.pieces.size_bytes), reader.position
 
     def _look_at_all(self) -> None:
         self.preheats = bool(self._readers) and all(reader.preheats for reader in self._readers.values())
         self.ask_for_ranges = any(reader.stop is not None for reader in self._readers.values())
+
+
+def _is_urgent(reader: ReaderMoved, size_bytes: int) -> bool:
+    """Whether a client waits for a range that ends before the blob does: earlier bytes are of no use to it."""
+    return reader.stop is not None and reader.stop < size_bytes and not reader.background

@@ -40,7 +40,8 @@ class Reports:
         """
         if not self.pieces.held or size_bytes is None:
             return None
-        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.pieces.held))
+        length = self.pieces.told_piece_length
+        return Holding(self.digest, size_bytes, complete=False, have=bitfield(self.pieces.held), piece_length=length)
 
     def begin(self, now: float) -> None:
         """A new scheduler knows what was announced; some of it may prove to be other pieces than the map has."""
@@ -81,7 +82,8 @@ class Reports:
         """The pieces that clients wait for before all others, if nobody is known to have them; each is told once."""
         needs = urgent & ~self.pieces.held & ~self.pieces.known & ~self._needs_told
         self._needs_told |= needs
-        return [Tell(Need(self.digest, first, stop)) for first, stop in spans(needs)]
+        divided = self.pieces.told_piece_length > 0
+        return [Tell(Need(self.digest, first, stop, divided)) for first, stop in spans(needs)]
 
     def digest_reports(self) -> list[Tell]:
         """The digests that this host knows: the scheduler has lost them."""

@@ -65,6 +65,8 @@ class SchedulerSession:
     state: SessionState = SessionState.UNUSED
     progress_s: float = 2.0
     """How often the scheduler wants to hear of progress."""
+    divides: bool = False
+    """Whether the scheduler knows of pieces of another length than the usual one."""
     id: str = ""
     """What the scheduler is called in the list that it has sent; "" if it has sent none."""
     since: float | None = None
@@ -110,10 +112,10 @@ class SchedulerSession:
         self._step(SessionCause.OPENED)
         self._search(now, grace=False)
 
-    def found(self, progress_s: float, now: float) -> None:
+    def found(self, progress_s: float, now: float, *, divides: bool = True) -> None:
         """There is a connection."""
         self._step(SessionCause.FOUND)
-        self.progress_s, self.since, self.found_at = progress_s, None, now
+        self.progress_s, self.since, self.found_at, self.divides = progress_s, None, now, divides
 
     def lost(self, now: float, *, stops: bool = False) -> None:
         """There is none; one is looked for from now on. `stops`: the scheduler has said that it will not be back."""

@@ -50,7 +50,8 @@ class SpotChecks:
             return [_answer(check, SpotResult.UNKNOWN)]
         number = next(self.numbers)
         self._fetching[number] = check
-        return [FetchSample(self.digest, number, source, check.piece, check.start, check.stop, self.pieces.size_bytes)]
+        size_bytes, length = self.pieces.size_bytes, self.pieces.told_piece_length
+        return [FetchSample(self.digest, number, source, check.piece, check.start, check.stop, size_bytes, length)]
 
     def fetched(self, event: SampleFetched) -> list[Instruction]:
         """A sample has come from the origin, or not: the piece can be asked for."""

@@ -25,7 +25,7 @@ from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
 from peer.core.phase import DownloadCause
 from peer.core.picker import PiecePicker
-from peer.core.piece_sets import indices, pieces_of
+from peer.core.piece_sets import indices, pieces_of, spans
 from peer.core.pieces import PieceTracker
 from peer.core.publisher import Publisher
 from peer.core.readers import Readers
@@ -33,7 +33,7 @@ from peer.core.session import SchedulerSession, SessionState
 from peer.core.spot_checks import SpotChecks
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.codec import ToHost
-from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.geometry import is_divisible, piece_length, said_piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
 MAP_DISPROVED = "the swarm's map of this blob proved wrong, what was fetched by it is thrown away: ask again"
@@ -115,6 +115,9 @@ class SwarmMember:
         """There is a scheduler: it is told what is held, and asked who has the rest."""
         if self.membership.state is MembershipState.ORIGIN_ONLY:
             return []
+        if self.pieces.told_piece_length and not self.session.divides:
+            self.open_origin(now, refused=True)
+            return []
         self.membership.wait(now, asked=True)
         if self.moved:
             self.publisher.leases.carry()
@@ -123,10 +126,18 @@ class SwarmMember:
         self.publisher.reports.begin(now)
         self.told_background = self.readers.preheats
         wanted = (self.digest, self.upstream, self.repository, self.size_bytes)
-        join = Tell(from_host.Join(*wanted, background=self.told_background, moved=self.moved))
+        length = self.pieces.piece_length if self.pieces.count and is_divisible(self.pieces.size_bytes) else 0
+        join = Tell(from_host.Join(*wanted, background=self.told_background, moved=self.moved, piece_length=length))
         holding = self.publisher.reports.holding(self.size_bytes)
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
-        return [*announced, *self.publisher.reports.needs(self.readers.urgent()), join]
+        return [*announced, *self._needs(), join]
+
+    def _needs(self) -> list[Instruction]:
+        """What clients wait for before all else: in usual pieces, while the swarm has not said how it is divided."""
+        if self.pieces.count or self.size_bytes is None:
+            return list(self.publisher.reports.needs(self.readers.urgent()))
+        usual = self.readers.urgent_of(self.size_bytes, piece_length(self.size_bytes))
+        return [Tell(from_host.Need(self.digest, first, stop)) for first, stop in spans(usual)]
 
     def move(self, session: SchedulerSession) -> None:
         """Another scheduler has the swarm from now on."""
@@ -171,8 +182,8 @@ class SwarmMember:
         match message:
             case to_host.Joined():
                 return self._joined(message, now)
-            case to_host.Sized(_, _, size_bytes):
-                return self._learn_size(size_bytes)
+            case to_host.Sized(_, _, size_bytes, length):
+                return self._told_size(size_bytes, length, now)
             case to_host.Neighbours(_, add, remove):
                 self.former -= {each.host for each in add}
                 return [*self.picker.remove(remove), *self.picker.add(add), *self._share_origin()]
@@ -197,7 +208,8 @@ class SwarmMember:
         self.membership.accept()
         self.picker.neighbours.open_far = EVERYTHING
         early = self.publisher.leases.kept()
-        out = [*self._new_map(message.generation, now), *self._learn_size(message.size_bytes)]
+        out = self._new_map(message.generation, now)
+        out += self._told_size(message.size_bytes, message.piece_length, now)
         if self.ending is not None:
             return out
         kept = {each.host for each in message.neighbours}
@@ -233,14 +245,31 @@ class SwarmMember:
                 pass
         return []
 
-    def _learn_size(self, size_bytes: int | None) -> list[Instruction]:
-        if not size_bytes or size_bytes == self.size_bytes:
+    def _told_size(self, size_bytes: int | None, length: int, now: float) -> list[Instruction]:
+        """The scheduler says the blob's length, and how the swarm has divided it."""
+        out = self._learn_size(size_bytes, length)
+        if not size_bytes or self.ending is not None:
+            return out
+        if self.pieces.piece_length != said_piece_length(size_bytes, length):
+            self.open_origin(now, refused=True)
+            out.append(Tell(from_host.Leave(self.digest)))
+        return out
+
+    def _learn_size(self, size_bytes: int | None, length: int = 0) -> list[Instruction]:
+        if size_bytes and size_bytes != self.size_bytes:
+            if self.size_bytes is not None:
+                return self._end(DownloadCause.MAP_WRONG, RESIZED)
+            self.size_bytes = size_bytes
+        return self.divide(length)
+
+    def divide(self, length: int = 0) -> list[Instruction]:
+        """Divide the blob into pieces, unless it is: as the scheduler says, or as usual if none will say otherwise."""
+        if self.size_bytes is None or self.pieces.count:
             return []
-        if self.size_bytes is not None:
-            return self._end(DownloadCause.MAP_WRONG, RESIZED)
-        self.size_bytes = size_bytes
-        self.pieces.learn_geometry(size_bytes, piece_length(size_bytes))
-        return [] if self.has_place else [Prepare(self.digest, size_bytes)]
+        if self.membership.state is MembershipState.JOINING and is_divisible(self.size_bytes):
+            return []
+        self.pieces.learn_geometry(self.size_bytes, said_piece_length(self.size_bytes, length))
+        return [] if self.has_place else [Prepare(self.digest, self.size_bytes, self.pieces.told_piece_length)]
 
     def _new_map(self, generation: int, now: float) -> list[Instruction]:
         """The map of this generation begins: what was received by the last one is doubtful."""

@@ -18,7 +18,7 @@ from peer.core.events import Event
 from peer.net.scheduler_client import SchedulerClient
 from peer.tasks import BackgroundTasks
 from scheduler.protocol.codec import FromHost, ToHost
-from scheduler.protocol.from_host import Hello
+from scheduler.protocol.from_host import PIECE_LENGTH, Hello
 from scheduler.protocol.to_host import Schedulers, Welcome
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ class SchedulerClients:
         if self._is_wanted(client):
             self._on_welcome(client.url, welcome)
             listed = None if listed is None else self._of(listed)
-            self._feed(events.SchedulerFound(welcome.progress_s, welcome.max_blobs, client.url, listed))
+            divides = PIECE_LENGTH in welcome.features
+            found = events.SchedulerFound(welcome.progress_s, welcome.max_blobs, client.url, listed, divides)
+            self._feed(found)
 
     def heard(self, client: SchedulerClient, message: ToHost) -> None:
         """The scheduler has sent a message."""

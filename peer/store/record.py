@@ -22,10 +22,14 @@ from pathlib import Path
 
 from peer.errors import InvalidNameError, StoreBrokenError
 from peer.oci.digest import Digest
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES, piece_count, told_piece_length
 
 MAGIC = b"p2pd rec"
 FORMAT = 1
+DIVIDED = 2
+"""The format of a record of pieces of another length than the usual one: all else is the same. The versions before this
+one know only the first, take such a blob for damaged, and fetch it again: they would tell its digests as others'."""
+
 COMPLETE = 0xFFFF_FFFF
 MAX_HEADER_BYTES = 64 * 1024
 
@@ -49,6 +53,11 @@ class Header:
     media_type: str
     of_file: tuple[int, ...] = ()
 
+    @property
+    def told_piece_length(self) -> int:
+        """The length of pieces as messages tell it (`scheduler.protocol.geometry`): 0 is the usual one."""
+        return told_piece_length(self.size_bytes, self.piece_length)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -70,7 +79,11 @@ def encode_header(header: Header) -> bytes:
             **({"of_file": header.of_file} if header.of_file else {}),
         }
     ).encode()
-    return _PREAMBLE.pack(MAGIC, FORMAT, len(text)) + text + _CRC.pack(zlib.crc32(text))
+    return (
+        _PREAMBLE.pack(MAGIC, DIVIDED if header.told_piece_length else FORMAT, len(text))
+        + text
+        + _CRC.pack(zlib.crc32(text))
+    )
 
 
 def encode_entry(index: int, digest: bytes = bytes(32)) -> bytes:
@@ -117,7 +130,7 @@ def _decode_header(data: bytes) -> tuple[Header, int]:
         (crc,) = _CRC.unpack_from(data, _PREAMBLE.size + length)
     except struct.error:
         raise StoreBrokenError("the record ends within its header") from None
-    if magic != MAGIC or form != FORMAT or length > MAX_HEADER_BYTES or zlib.crc32(text) != crc:
+    if magic != MAGIC or form not in (FORMAT, DIVIDED) or length > MAX_HEADER_BYTES or zlib.crc32(text) != crc:
         raise StoreBrokenError("the record's header is damaged, or of a format that this version does not know")
     try:
         fields = json.loads(text)

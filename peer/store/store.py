@@ -53,7 +53,7 @@ from peer.store.new_blob import allocate, is_the_disk, why_full
 from peer.store.pins import Pins
 from peer.store.record import Header, peek
 from peer.store.use_clock import UseClock
-from scheduler.protocol.geometry import piece_length
+from scheduler.protocol.geometry import said_piece_length
 
 log = structlog.get_logger("peer.store")
 
@@ -168,21 +168,24 @@ class Store:
             blob.is_ahead = blob.is_ahead and background
             return blob
 
-    def create(self, digest: str, size_bytes: int, media_type: str, *, background: bool = False) -> Blob:
+    def create(
+        self, digest: str, size_bytes: int, media_type: str, *, told_length: int = 0, background: bool = False
+    ) -> Blob:
         """The blob, pinned: the stored blob, or a new one with its disk space allocated. The caller releases it.
 
-        A stored blob of another length is removed: a source had lied about its length. `background`: no client waits
-        for it, so it takes no room from those that clients use. Raises StoreFullError, StoreBrokenError,
-        FileLimitError.
+        A stored blob of another length is removed: a source had lied about its length. So is a part in other pieces
+        than of `told_length` (0: the usual length). `background`: no client waits for it, so it takes no room from
+        those that clients use. Raises StoreFullError, StoreBrokenError, FileLimitError.
         """
+        header = Header(Digest(digest), size_bytes, said_piece_length(size_bytes, told_length), media_type)
         with self._lock:
             blob = self.acquire(digest, background=background)
-            if blob is not None and blob.size_bytes == size_bytes and not blob.is_adopted:
+            is_right = blob is not None and blob.size_bytes == size_bytes and not blob.is_adopted
+            if blob is not None and is_right and (blob.whole or blob.header.piece_length == header.piece_length):
                 return blob
             if blob is not None:  # adopted since the download began, which needs a file to write to
                 blob.release()
                 self.discard(digest)
-            header = Header(Digest(digest), size_bytes, piece_length(size_bytes), media_type)
             self._make_room(Wanted(size_bytes, background))
             blob = self._allocated(header, Wanted(size_bytes, background))
             blob.is_ahead = background
@@ -612,9 +615,10 @@ class Store:
         try:
             header, held_pieces, complete = peek(record)
             facts = data.lstat()
+            said_piece_length(header.size_bytes, header.told_piece_length)
             belongs = self._paths(header.digest)[0] == data and facts.st_size == header.size_bytes
             used = record.stat().st_mtime
-        except (StoreError, OSError) as error:
+        except (StoreError, OSError, ValueError) as error:  # the last of pieces that no blob of this length has
             if isinstance(error, OSError):
                 raise_if_limited(error, record)
             belongs = False
@@ -642,6 +646,7 @@ class Store:
             in_use=blob.in_use,
             pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
             adopted=blob.is_adopted,
+            told_piece_length=blob.header.told_piece_length,
         )
 
 

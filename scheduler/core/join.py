@@ -25,6 +25,7 @@ from scheduler.protocol.from_host import (
     Priority,
     Progress,
 )
+from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import Failed, Joined, Unreachable
 
@@ -82,11 +83,16 @@ class Joining:
             state.send((host,), InlineBlob(message.digest, data))
             self._seeders.complete(swarm, member)
             return
+        divided = message.piece_length
         if message.size_bytes is not None:
-            self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
+            divided = divided or (0 if host.divides else piece_length(message.size_bytes))
+            self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, divided)
             if member.state is MemberState.GONE:
                 state.send((host,), Failed(message.digest, 0, "the other hosts say that this blob has another length"))
                 return
+        if _is_divided_otherwise(swarm, divided) or (swarm.told_piece_length() and not host.divides):
+            self._membership.refuse(swarm, member, 0)
+            return
         if not member.wants:
             self._note_pull(swarm, member, source)
             swarm.step(member, MemberCause.WANTS)
@@ -96,7 +102,8 @@ class Joining:
         self._membership.link(swarm, member)
         sealed = swarm.map is not None and swarm.map.state in (MapState.SEALED, MapState.PROVEN)
         neighbours = self._membership.neighbours(swarm, member)
-        state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours))
+        length = swarm.told_piece_length()
+        state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours, length))
         maps.catch_up(swarm, member)
         state.swarms_to_lease[swarm] = None
 
@@ -212,9 +219,14 @@ class Joining:
 
     def _hold(self, swarm: Swarm, member: Member, holding: Holding) -> None:
         source = LengthSource.WHOLE if holding.complete else LengthSource.HEARSAY
-        self._lengths.claim(swarm, member.host, holding.size_bytes, source)
+        divided = holding.piece_length or piece_length(holding.size_bytes)
+        self._lengths.claim(swarm, member.host, holding.size_bytes, source, divided)
         if member.state is MemberState.GONE:
             return
+        if not holding.complete and _is_divided_otherwise(swarm, divided):
+            self._membership.expel(swarm, member)  # it is refused when it joins
+            return
+        member.piece_bytes = divided
         if holding.complete:
             self._seeders.complete(swarm, member)
         elif member.state is not MemberState.COMPLETE and swarm.size_bytes == holding.size_bytes:
@@ -234,3 +246,8 @@ class Joining:
         swarm.hold(member, have)
         if had & ~have:
             self._state.note_lost(swarm)
+
+
+def _is_divided_otherwise(swarm: Swarm, piece_bytes: int) -> bool:
+    """Whether a host with pieces of this length (0: of the swarm's) has other pieces than the swarm."""
+    return piece_bytes not in (0, swarm.piece_bytes) and swarm.size_bytes is not None and not swarm.is_tiny

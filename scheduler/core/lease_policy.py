@@ -156,7 +156,7 @@ class LeasePolicy:
         swarm, _ = self._membership.enter(host, message.digest)
         if swarm.map is None and not self._state.charge(swarm, host, message.stop // 8):
             raise ProtocolError("this host says more than the scheduler keeps for one")
-        swarm.needed |= (1 << message.stop) - (1 << message.first)
+        swarm.need(message.first, message.stop, divided=message.divided)
         self._state.swarms_to_lease[swarm] = None
 
     def learn_length(self, host: Host, message: Length) -> None:
@@ -166,7 +166,7 @@ class LeasePolicy:
             return
         swarm, lease = found
         self._extend(swarm, lease)
-        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED)
+        self._lengths.claim(swarm, host, message.size_bytes, LengthSource.VERIFIED, piece_length(message.size_bytes))
         if lease.id in swarm.leases and swarm.size_bytes is None:  # hosts disagree, and this report has not decided
             self._state.send((host,), LeaseRevoked(lease.id, swarm.digest))
             self._failed(swarm, lease, LeaseCause.REVOKE)
@@ -441,7 +441,7 @@ class LeasePolicy:
     def _patience_s(self, swarm: Swarm) -> float:
         """The usual time of a lease, by the size of a piece."""
         settings, size_bytes = self._state.settings, swarm.size_bytes
-        piece_bytes = 0 if size_bytes is None else min(size_bytes, piece_length(size_bytes))
+        piece_bytes = 0 if size_bytes is None else min(size_bytes, swarm.piece_bytes)
         return min(settings.lease_s, settings.opening_s + LONGEST_PIECE_S * piece_bytes / MAX_PIECE_BYTES)
 
 

@@ -10,10 +10,18 @@ Rules:
    swarm, and its client is served from the origin. Nobody is quarantined for a length: the author of a manifest may
    have written any. The exception is a host that says that it holds the whole blob in another length than bytes have
    whose SHA-256 is right here.
+4. Who says the length first says how the blob is divided into pieces, if it holds pieces, or is a host without the
+   feature `piece-length`. Else the scheduler chooses, where all hosts have the feature and nobody waits for the length.
+   A blob of a length is not divided otherwise as long as its swarm lasts.
+5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
+   long as a piece. So a large swarm has some pieces for each round, of half the usual length or less if need be, and
+   no shorter ones than its links carry in `MIN_PIECE_S`. In a small one, and where links are fast, they cost more than
+   they give: news, requests and wake-ups for each piece (docs/decisions, 0044).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import Final
@@ -25,8 +33,11 @@ from scheduler.core.membership import Membership
 from scheduler.core.state import SchedulerState
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import MAX_INLINE_BYTES, ProtocolError
-from scheduler.protocol.geometry import piece_count, piece_length
+from scheduler.protocol.geometry import MIN_SWARM_PIECE_BYTES, piece_count, piece_length
 from scheduler.protocol.to_host import Failed, Sized
+
+MIN_PIECE_S: Final = 0.03
+"""With pieces of 1 MiB: links of 280 Mbit/s. At 1 Gbit/s pieces of half the length gain nothing."""
 
 
 class LengthSource(Enum):
@@ -47,8 +58,10 @@ class Lengths:
         self._state: Final = state
         self._membership: Final = membership
 
-    def claim(self, swarm: Swarm, host: Host, size_bytes: int, source: LengthSource) -> None:
+    def claim(self, swarm: Swarm, host: Host, size_bytes: int, source: LengthSource, piece_bytes: int) -> None:
         """Record a host's report of the blob's length. The host may have left the swarm afterwards.
+
+        `piece_bytes` is the length of its pieces; 0: it divides the blob as the swarm does.
 
         Raises ProtocolError if the blob's pieces would take more memory than the host may have.
         """
@@ -58,19 +71,19 @@ class Lengths:
                 self._state.accuse(swarm, (host.identity,), "said that it holds the blob, in another length")
             return
         if source is LengthSource.HEARSAY:
-            self._hear(swarm, host, size_bytes)
+            self._hear(swarm, host, size_bytes, piece_bytes)
             return
         swarm.length.add(host.identity, size_bytes)
         if swarm.size_bytes is None:
             believed = swarm.length.confirmed() if swarm.size_disputed else swarm.length.first()
             if believed is not None:
-                self._believe(swarm, host, believed)
+                self._believe(swarm, host, believed, piece_bytes if believed == size_bytes else piece_length(believed))
         elif size_bytes != swarm.size_bytes:
             self._contradict(swarm, host, size_bytes)
 
-    def _hear(self, swarm: Swarm, host: Host, size_bytes: int) -> None:
+    def _hear(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:
         if swarm.size_bytes is None and not swarm.size_disputed:
-            self._believe(swarm, host, size_bytes)
+            self._believe(swarm, host, size_bytes, piece_bytes)
         elif size_bytes != swarm.size_bytes:
             self._drop(swarm, (host.identity,))
 
@@ -85,18 +98,45 @@ class Lengths:
             parts = [other.host.identity for other in swarm.members.values() if other.state is MemberState.IDLE]
             self._drop(swarm, (identity for identity in parts if identity != host.identity))
             swarm.size_disputed = False
-            self._believe(swarm, host, size_bytes)
+            self._believe(swarm, host, size_bytes, piece_length(size_bytes))
 
-    def _believe(self, swarm: Swarm, host: Host, size_bytes: int) -> None:
-        if not self._state.charge(swarm, host, bitmap_bytes(piece_count(size_bytes, piece_length(size_bytes)))):
+    def _division(self, swarm: Swarm, size_bytes: int, piece_bytes: int) -> int:
+        """The length of the pieces of a blob of this length (rule 4)."""
+        if swarm.divided[0] == size_bytes:
+            return swarm.divided[1]
+        if len(swarm.wanting) or swarm.leases:
+            return piece_length(size_bytes)
+        if piece_bytes:
+            return piece_bytes
+        return self._chosen(size_bytes)
+
+    def _chosen(self, size_bytes: int) -> int:
+        """The length of the pieces of a blob that nobody has divided yet (rule 5)."""
+        settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
+        if hosts < settings.large_swarm or self._state.dividing < hosts:
+            return length
+        enough = settings.swarm_pieces * math.log2(hosts)
+        least = max(MIN_SWARM_PIECE_BYTES, MIN_PIECE_S * self._state.piece_bytes_per_s)
+        while length // 2 >= least and piece_count(size_bytes, length) < enough:
+            length //= 2
+        return length
+
+    def _believe(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:
+        piece_bytes = self._division(swarm, size_bytes, piece_bytes)
+        if not self._state.charge(swarm, host, bitmap_bytes(piece_count(size_bytes, piece_bytes))):
             raise ProtocolError("this host says more than the scheduler keeps for one")
-        waiting = [member.host for member in swarm.members.values() if member.state is MemberState.JOINING]
+        waiting = [member for member in swarm.members.values() if member.state is MemberState.JOINING]
         if swarm.size_disputed and size_bytes > MAX_INLINE_BYTES:  # if it was first reported as tiny, it has no links
             for member in swarm.wanting.items:
                 swarm.graph.fill(member)
             self._state.links_changed[swarm] = None
-        swarm.set_size(size_bytes)
-        self._state.send(waiting, Sized(swarm.digest, swarm.generation, size_bytes))
+        swarm.set_size(size_bytes, piece_bytes)
+        told = swarm.told_piece_length()
+        for member in [each for each in waiting if told and not each.host.divides]:
+            waiting.remove(member)
+            self._membership.refuse(swarm, member, 0)
+        sized = Sized(swarm.digest, swarm.generation, size_bytes, told)
+        self._state.send([member.host for member in waiting], sized)
         self._state.swarms_to_lease[swarm] = None
         if swarm.length.reports(size_bytes) >= QUORUM:
             self._drop(swarm, swarm.length.dissenters(size_bytes))

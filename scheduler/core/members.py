@@ -82,6 +82,8 @@ class Host:
     """Whether the host takes Schedulers."""
     preheats_within: bool = False
     """Whether the host keeps to `Preheat.most_bytes`."""
+    divides: bool = False
+    """Whether the host divides blobs as `Joined.piece_length` says."""
     members: dict[bytes, Member] = field(default_factory=dict)
     proven: bool = False
     """Whether the host has brought anything of what it was given leases for."""
@@ -204,6 +206,8 @@ class Member:
     """Only preheats want the blob here. Swarm.set_background changes it."""
     have: int = 0
     """The pieces that the member is known to hold; 0 once the member is COMPLETE."""
+    piece_bytes: int = 0
+    """The length of the pieces whose digests the member has, of one that came with the blob; else 0: the swarm's."""
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
     """Hosts that the member is not linked to again, because one of the two failed the other."""

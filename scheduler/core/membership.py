@@ -22,6 +22,7 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.connection import Closing, agree
 from scheduler.protocol.from_host import (
     FEATURES,
+    PIECE_LENGTH,
     PREHEAT,
     PREHEAT_BOUND,
     PULLS,
@@ -30,6 +31,7 @@ from scheduler.protocol.from_host import (
     Hello,
     Holding,
 )
+from scheduler.protocol.geometry import piece_length
 from scheduler.protocol.to_host import (
     MAX_BLOBS_PER_HOST,
     Failed,
@@ -92,10 +94,12 @@ class Membership:
             preheats=PREHEAT in features,
             shards=SCHEDULERS in hello.features,
             preheats_within=PREHEAT_BOUND in features,
+            divides=PIECE_LENGTH in features,
             version=hello.software,
         )
         state.hosts[connection] = host
         state.hosts_by_id[host.id] = host
+        state.dividing += host.divides
         progress_s = state.settings.progress_s * state.crowding
         state.send((host,), Welcome(version, features, progress_s, burst=burst, seen_at=seen_at))
         if host.shards and state.schedulers is not None:
@@ -120,6 +124,7 @@ class Membership:
         self._state.shelf.remove_host(host)
         del self._state.hosts[host.connection]
         del self._state.hosts_by_id[host.id]
+        self._state.dividing -= host.divides
 
     def has_room(self, host: Host, digest: bytes) -> bool:
         """Whether the host is, or may become, a member of the blob's swarm, or a holder of the blob."""
@@ -146,7 +151,7 @@ class Membership:
             state.charge(swarm, owner or host, SWARM_BYTES)
             size_bytes = state.inline_blobs.size_of(digest)
             if size_bytes is not None:
-                swarm.set_size(size_bytes)
+                swarm.set_size(size_bytes, piece_length(size_bytes))
         swarm.story.now = state.now
         swarm.story.tell("%s enters", host.id)
         member = Member(host, state.now)
@@ -203,7 +208,8 @@ class Membership:
                 state.send((host,), Neighbours(swarm.digest, (), ended))
             del host.members[swarm.digest]
             state.release_member(member)
-            state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True))
+            length = swarm.told_piece_length(member.piece_bytes)
+            state.shelf.put(host, Holding(swarm.digest, swarm.size_bytes, complete=True, piece_length=length))
         state.links_changed.pop(swarm, None)
         self._end(swarm)
 

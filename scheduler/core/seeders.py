@@ -20,6 +20,7 @@ from scheduler.core.piece_map import MapState
 from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.from_host import DigestReport, Sealed
+from scheduler.protocol.geometry import is_divisible, piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, LeaseRevoked, RequestDigests
 
@@ -41,6 +42,9 @@ class Seeders:
             if swarm.map.seal(member.host.identity, wanting, len(self._state.hosts)):
                 self._maps.judge(swarm)
             swarm.length.add(member.host.identity, swarm.size_bytes)
+        is_large = swarm.size_bytes is not None and is_divisible(swarm.size_bytes)
+        if message.piece_bytes_per_s and member.wants and is_large:
+            self._state.note_piece_rate(message.piece_bytes_per_s)
         if member.wants and swarm.pull is not None and swarm.size_bytes is not None:
             swarm.pull.told_origin_bytes += min(message.origin_bytes, swarm.size_bytes)
             swarm.pull.far_bytes += min(message.far_bytes, swarm.size_bytes)
@@ -84,7 +88,7 @@ class Seeders:
             if swarm.size_bytes is not None:
                 self._state.reset(swarm, "its length was wrong")
                 swarm.forget_size()
-            swarm.set_size(len(message.data))
+            swarm.set_size(len(message.data), piece_length(len(message.data)))
         if leases and swarm.pull is not None:
             swarm.pull.fetched(len(message.data), state.now)
         self.complete(swarm, member)
@@ -138,7 +142,7 @@ class Seeders:
         while swarm.digest_sources:
             host = swarm.digest_sources.popleft()
             found = swarm.members.get(host)
-            if found is None:
+            if found is None or found.piece_bytes not in (0, swarm.piece_bytes):
                 continue
             if found.state is MemberState.COMPLETE or (found.have & ~swarm.map.known and not contested):
                 return host

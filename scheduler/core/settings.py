@@ -42,6 +42,10 @@ class SchedulerSettings:
     lease_s: float = 15.0
     """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
+    swarm_pieces: int = 12
+    """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 5)."""
+    large_swarm: int = 64
+    """Hosts from which on a swarm may have shorter pieces than the usual ones."""
     answer_s: float = 1.25
     """How long the host of a lease whose time is over may take to answer a ping. A host that is merely busy answers
     within that, as a scheduler does (`peer.net.silence`)."""

@@ -8,7 +8,7 @@ each further holder 100. A blob leaves the shelf when a host wants the blob, and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from scheduler.core.budget import HOLDER_BYTES, SHELVED_BYTES, Budget
 from scheduler.core.members import Host
@@ -18,15 +18,22 @@ MAX_PARTS: Final = 256
 """Blobs of one host that are held in part: downloads that were broken off. Each may have a bitfield of 8 KiB."""
 
 
+class _Whole(NamedTuple):
+    """What a holder of all of a blob says of it."""
+
+    size_bytes: int
+    piece_length: int
+
+
 @dataclass(slots=True, eq=False)
 class _Blob:
     digest: bytes
-    size_bytes: int
+    whole: _Whole
     """As the first holder says."""
     owner: str
     """Whom it is charged to."""
-    holders: dict[Host, int | Holding] = field(default_factory=dict)
-    """Each with the size that it says, or with the part that it holds. They may disagree."""
+    holders: dict[Host, _Whole | Holding] = field(default_factory=dict)
+    """Each with what it says of the blob, or with the part that it holds. They may disagree."""
 
 
 class Shelf:
@@ -63,7 +70,7 @@ class Shelf:
     def holds_whole(self, host: Host, digest: bytes) -> bool:
         """Whether the host says that it holds all of the blob."""
         blob = self._blobs.get(digest)
-        return blob is not None and type(blob.holders.get(host)) is int
+        return blob is not None and type(blob.holders.get(host)) is _Whole
 
     def put(self, host: Host, holding: Holding) -> None:
         """Record a holder. A holding beyond the host's bounds is ignored."""
@@ -73,17 +80,17 @@ class Shelf:
             return
         if host.came_from and not self._held.take(host.came_from, _cost_of(holding)):
             return
-        blob = self._blobs.get(holding.digest)
+        blob, whole = self._blobs.get(holding.digest), _Whole(holding.size_bytes, holding.piece_length)
         if blob is None:
             owner = host.identity.witness
             if not self._budget.take(owner, SHELVED_BYTES):
                 self._give_back(host, holding)
                 return
-            blob = _Blob(holding.digest, holding.size_bytes, owner)
+            blob = _Blob(holding.digest, whole, owner)
             self._blobs[holding.digest] = blob
         if holding.complete:
-            # Equal integers are one object, which saves 32 bytes for each holder.
-            blob.holders[host] = blob.size_bytes if holding.size_bytes == blob.size_bytes else holding.size_bytes
+            # Equal ones are one object, which saves 100 bytes for each holder.
+            blob.holders[host] = blob.whole if whole == blob.whole else whole
         else:
             blob.holders[host] = holding
             self._parts[host] = parts + 1
@@ -99,7 +106,7 @@ class Shelf:
             self._give_back(host, held)
             self._forget(host, blob, held)
         return {
-            host: held if isinstance(held, Holding) else Holding(digest, held, complete=True)
+            host: held if isinstance(held, Holding) else Holding(digest, held[0], complete=True, piece_length=held[1])
             for host, held in blob.holders.items()
         }
 
@@ -123,7 +130,7 @@ class Shelf:
         parts = [host for blob in self._blobs.values() for host, held in blob.holders.items() if type(held) is Holding]
         assert {host: parts.count(host) for host in parts} == self._parts
 
-    def _drop(self, host: Host, blob: _Blob) -> int | Holding:
+    def _drop(self, host: Host, blob: _Blob) -> _Whole | Holding:
         held = blob.holders.pop(host)
         self._give_back(host, held)
         if not blob.holders:
@@ -131,11 +138,11 @@ class Shelf:
             self._budget.give_back({blob.owner: SHELVED_BYTES})
         return held
 
-    def _give_back(self, host: Host, held: int | Holding) -> None:
+    def _give_back(self, host: Host, held: _Whole | Holding) -> None:
         if host.came_from:
             self._held.give_back({host.came_from: _cost_of(held)})
 
-    def _forget(self, host: Host, blob: _Blob, held: int | Holding) -> None:
+    def _forget(self, host: Host, blob: _Blob, held: _Whole | Holding) -> None:
         blobs = self._of_host[host]
         blobs.remove(blob)
         if not blobs:
@@ -146,5 +153,5 @@ class Shelf:
                 del self._parts[host]
 
 
-def _cost_of(held: int | Holding) -> int:
+def _cost_of(held: _Whole | Holding) -> int:
     return HOLDER_BYTES + (len(held.have) if isinstance(held, Holding) and not held.complete else 0)

@@ -35,7 +35,7 @@ from scheduler.core.state import Due, SchedulerState, Timer
 from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import DIGEST_BYTES, ProtocolError
 from scheduler.protocol.from_host import SpotChecked, SpotResult
-from scheduler.protocol.geometry import SHARES, piece_length, piece_span
+from scheduler.protocol.geometry import SHARES, piece_span
 from scheduler.protocol.to_host import DigestRun, SpotCheck
 
 PUBLISHERS: Final = 8
@@ -111,7 +111,7 @@ class SpotChecks:
         checkers = self._checkers(swarm, member, piece)
         if not checkers or swarm.size_bytes is None:
             return False
-        start, stop = piece_span(piece, swarm.size_bytes, piece_length(swarm.size_bytes))
+        start, stop = piece_span(piece, swarm.size_bytes, swarm.piece_bytes)
         part = -(-(stop - start) // SLICES)
         at = self._state.rng.randbelow(stop - start - part + 1)
         due = self._state.now + CHECK_S

@@ -30,6 +30,12 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.codec import ToHost
 from scheduler.protocol.to_host import Reset, Schedulers
 
+ASSUMED_RATE: Final = 12.5e6
+"""Bytes per second at which pieces pass, before hosts have told how fast they do: links of 100 Mbit/s."""
+
+RATE_WEIGHT: Final = 1 / 16
+"""How much one host's word of the rate of a piece changes that of all."""
+
 
 class Due(Enum):
     """The kinds of timers."""
@@ -84,6 +90,10 @@ class SchedulerState:
         self.started_at: float | None = None
         self.hosts: Final[dict[int, Host]] = {}
         """Hosts by connection."""
+        self.dividing = 0
+        """Those of them that divide blobs as the scheduler says."""
+        self.piece_bytes_per_s = ASSUMED_RATE
+        """How fast a piece passes between two hosts, as the last that got a large blob have told."""
         self.hosts_by_id: Final[dict[str, Host]] = {}
         self.swarms: Final[dict[bytes, Swarm]] = {}
         self.budget: Final = Budget(settings.witness_bytes, settings.claimed_bytes)
@@ -116,6 +126,12 @@ class SchedulerState:
         connections = tuple([host.connection for host in hosts])
         if connections:
             self.outbox.append(Send(connections, message))
+
+    def note_piece_rate(self, bytes_per_s: float) -> None:
+        """A host has told how fast a piece came. The word of one changes little, whatever it is."""
+        before = self.piece_bytes_per_s
+        told = min(max(bytes_per_s, before / 2), 2 * before)
+        self.piece_bytes_per_s = before + RATE_WEIGHT * (told - before)
 
     def known_as(self, identity: Identity) -> Host | None:
         """The connected host with this identity: not one that has taken its id at another address."""

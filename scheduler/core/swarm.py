@@ -26,7 +26,7 @@ from scheduler.core.rng import Rng
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.story import Story
 from scheduler.protocol.fields import MAX_INLINE_BYTES
-from scheduler.protocol.geometry import piece_count, piece_length
+from scheduler.protocol.geometry import piece_count, piece_length, told_piece_length
 from scheduler.protocol.to_host import DigestRun
 
 SPARE_SOURCES: Final = 16
@@ -46,6 +46,7 @@ class Swarm:
         "digest",
         "digest_sources",
         "digests_requested_of",
+        "divided",
         "fanout_pending",
         "fanout_queue",
         "foreground",
@@ -99,6 +100,8 @@ class Swarm:
         self.size_disputed = False
         self.piece_bytes = 0
         """The length of a piece, while the blob's is known."""
+        self.divided = (0, 0)
+        """The length of the blob and of its pieces, as members were told them last."""
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""
         self.judged_at = 0.0
@@ -260,13 +263,38 @@ class Swarm:
         """Whether the member has a late lease of some of these pieces."""
         return any(lease.member is member and lease.left & pieces for lease in self.late.values())
 
-    def set_size(self, size_bytes: int) -> None:
-        """Set the believed length, and divide the blob into pieces."""
+    def told_piece_length(self, piece_bytes: int = 0) -> int:
+        """How messages tell the length of pieces (`scheduler.protocol.geometry`): `piece_bytes`, or the swarm's."""
+        return 0 if self.size_bytes is None else told_piece_length(self.size_bytes, piece_bytes or self.piece_bytes)
+
+    def need(self, first: int, stop: int, *, divided: bool) -> None:
+        """Clients wait for these pieces, of the usual length or (`divided`) of the swarm's."""
+        pieces = (1 << stop) - (1 << first)
+        self.needed |= pieces if divided else self._of_usual(pieces)
+
+    def _of_usual(self, pieces: int) -> int:
+        """The swarm's pieces that are in these pieces of the usual length."""
+        if self.size_bytes is None or not self.told_piece_length():
+            return pieces
+        usual_bytes = piece_length(self.size_bytes)
+        parts = usual_bytes // self.piece_bytes
+        pieces &= (1 << piece_count(self.size_bytes, usual_bytes)) - 1
+        of_swarm = 0
+        while pieces:
+            usual = (pieces & -pieces).bit_length() - 1
+            pieces &= pieces - 1
+            of_swarm |= ((1 << parts) - 1) << usual * parts
+        return of_swarm
+
+    def set_size(self, size_bytes: int, piece_bytes: int) -> None:
+        """Set the believed length, and divide the blob into pieces of `piece_bytes`."""
         self.size_bytes = size_bytes
         self.size_disputed = False
         self.story.tell("%s bytes", size_bytes)
         self._measure()
-        self.piece_bytes = piece_length(size_bytes)
+        self.piece_bytes = piece_bytes
+        self.divided = size_bytes, piece_bytes
+        self.needed = self._of_usual(self.needed)
         count = piece_count(size_bytes, self.piece_bytes)
         self.piece_counts = PieceCounts()
         self.piece_counts.complete = sum(member.state is MemberState.COMPLETE for member in self.members.values())
@@ -284,6 +312,8 @@ class Swarm:
 
     def forget_size(self) -> None:
         """Forget the length, which is disputed."""
+        if self.told_piece_length():
+            self.needed = 0
         self.size_bytes = None
         self.size_disputed = True
         self.map = None

@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields
 from enum import IntEnum
 from typing import Annotated, Any, get_type_hints
 
-from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
+from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECE_BYTES, MAX_PIECES, piece_count, said_piece_length
 
 DIGEST_BYTES = 32
 """The SHA-256 of a blob and the BLAKE3 of a piece both have 32 bytes, and travel raw."""
@@ -205,6 +205,9 @@ out. So the bytes are `int.to_bytes(…, "little")` of the set as an integer, an
 
 SizeBytes = Annotated[int, Whole(0, MAX_BLOB_BYTES)]
 MaybeSizeBytes = Annotated[int | None, Maybe(Whole(0, MAX_BLOB_BYTES))]
+PieceLength = Annotated[int, Whole(0, MAX_PIECE_BYTES)]
+"""The length of a blob's pieces, or 0 for the one that the blob's size gives (`scheduler.protocol.geometry`)."""
+
 PieceIndex = Annotated[int, Whole(0, MAX_PIECES - 1)]
 PieceStop = Annotated[int, Whole(1, MAX_PIECES)]
 Generation = Annotated[int, Whole(1, 2**31 - 1)]
@@ -255,3 +258,15 @@ def check_run(first: int, digests: bytes) -> None:
     """Raise ProtocolError if the pieces from `first` on go beyond the last piece that a blob can have."""
     if first + len(digests) // DIGEST_BYTES > MAX_PIECES:
         raise ProtocolError("digests run beyond the last piece that a blob can have")
+
+
+def check_pieces(size_bytes: int | None, piece_length: int) -> int:
+    """The number of pieces of a blob. Raises ProtocolError if a blob of this size has no pieces of this length."""
+    if size_bytes is None:
+        if piece_length:
+            raise ProtocolError("a length of pieces without that of the blob")
+        return 0
+    try:
+        return piece_count(size_bytes, said_piece_length(size_bytes, piece_length))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from None

@@ -7,7 +7,6 @@ from enum import IntEnum
 from typing import Annotated, Final
 
 from scheduler.protocol import fields as f
-from scheduler.protocol.geometry import piece_count, piece_length
 from scheduler.protocol.to_host import DigestRun
 
 VERSION_OLDEST = 1
@@ -28,7 +27,10 @@ PREHEAT_BOUND = "preheat-bound"
 SCHEDULERS = "schedulers"
 """The feature of hosts that take Schedulers: they divide their blobs among several schedulers."""
 
-FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS)
+PIECE_LENGTH = "piece-length"
+"""The feature of hosts that divide a blob as `Joined.piece_length` says, and of schedulers that know of it."""
+
+FEATURES = (SPOT_CHECK, PREHEAT, PULLS, PREHEAT_BOUND, SCHEDULERS, PIECE_LENGTH)
 """What a host says in Hello that has all features."""
 
 MAX_AGE_S = 10 * 365 * 86_400.0
@@ -99,15 +101,20 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A blob in a host's store: the whole verified blob, or the pieces in `have`."""
+    """A blob in a host's store: the whole verified blob, or the pieces in `have`.
+
+    `piece_length` is that of the digests that the host has of it. Only schedulers with the feature `piece-length` are
+    told of a part by another length than the usual one.
+    """
 
     digest: f.Digest
     size_bytes: f.SizeBytes
     complete: Annotated[bool, f.Flag()]
     have: f.PieceBits = b""
+    piece_length: f.PieceLength = 0
 
     def __post_init__(self) -> None:
-        count = piece_count(self.size_bytes, piece_length(self.size_bytes))
+        count = f.check_pieces(self.size_bytes, self.piece_length)
         if int.from_bytes(self.have, "little") >> count:
             raise f.ProtocolError(f"a bitfield names pieces beyond the {count} that the blob has")
 
@@ -127,6 +134,8 @@ class Join:
     `background`: only preheats want the blob here. Hosts of versions without the field say nothing, and count as
     clients.
     `moved`: the host was in the blob's swarm at another scheduler, and so, most likely, were others that will come.
+    `piece_length` is what the host has divided the blob by already. 0: it divides the blob as Joined says, if it has
+    the feature `piece-length`. Where the swarm has divided the blob otherwise, the answer is OriginRefused.
     """
 
     digest: f.Digest
@@ -135,6 +144,10 @@ class Join:
     size_bytes: f.MaybeSizeBytes = None
     background: Annotated[bool, f.Flag()] = False
     moved: Annotated[bool, f.Flag()] = False
+    piece_length: f.PieceLength = 0
+
+    def __post_init__(self) -> None:
+        f.check_pieces(self.size_bytes, self.piece_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +162,14 @@ class Priority:
 class Need:
     """A client of this host waits for pieces `first` to `stop - 1` before all others. These pieces are leased first.
 
-    Need may be sent before Join, because leases may follow Join at once.
+    Need may be sent before Join, because leases may follow Join at once. Until the host knows how the swarm has divided
+    the blob, it means pieces of the usual length. `divided`: it means the swarm's pieces, which have another length.
     """
 
     digest: f.Digest
     first: f.PieceIndex
     stop: f.PieceStop
+    divided: Annotated[bool, f.Flag()] = False
 
     def __post_init__(self) -> None:
         if self.first >= self.stop:
@@ -285,12 +300,15 @@ class Sealed:
     """The host holds the whole blob, and the blob's SHA-256 is right.
 
     `origin_bytes` of it came to this host from the origin, and `far_bytes` from hosts of other sites, for the operator.
+    `piece_bytes_per_s`: so fast a piece came from a neighbour, in the median; 0: none came. By it the scheduler divides
+    blobs (`scheduler.core.lengths`).
     """
 
     digest: f.Digest
     generation: f.Generation
     origin_bytes: f.SizeBytes = 0
     far_bytes: f.SizeBytes = 0
+    piece_bytes_per_s: f.ByteCount = 0
 
 
 @dataclass(frozen=True, slots=True)

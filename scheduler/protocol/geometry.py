@@ -1,8 +1,10 @@
 """The division of a blob into pieces: arithmetic that every host and the scheduler must agree on.
 
 Rules:
-1. Pure functions of the blob's size. Two hosts that know the size know the pieces and need no further exchange.
-2. Changing a number here is an incompatible change of the protocol (`scheduler.protocol.from_host.VERSION_OLDEST`).
+1. Pure functions. Two hosts that know the size of a blob know the usual length of its pieces (`piece_length`).
+2. The scheduler of a large swarm may choose shorter pieces (`scheduler.core.lengths`), which `Joined` tells. Messages
+   say 0 for the usual length, and `said_piece_length` checks every other.
+3. Changing the usual length is an incompatible change of the protocol (`scheduler.protocol.from_host.VERSION_OLDEST`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ ALL_SHARES = (1 << SHARES) - 1
 _BALANCE = 25_000
 """`u * tau / L` in bytes: u = 1 Gbit/s = 125e6 B/s, tau = 2 ms spent on each piece, L = 10 = log2 of 1000 hosts."""
 
+MIN_SWARM_PIECE_BYTES = 512 * 1024
+"""The least that a swarm may choose: 42 ms at 100 Mbit/s. With shorter pieces simulated swarms take longer."""
+
 
 def piece_length(size_bytes: int) -> int:
     """The length in bytes of every piece of a blob except the last.
@@ -43,6 +48,33 @@ def piece_length(size_bytes: int) -> int:
     # x has 2e or 2e + 1 bits exactly when sqrt(x) lies between 2**(e - 1/2) and 2**(e + 1/2).
     nearest = 1 << ((_BALANCE * size_bytes).bit_length() // 2)
     return min(max(nearest, MIN_PIECE_BYTES), MAX_PIECE_BYTES)
+
+
+def is_divisible(size_bytes: int) -> bool:
+    """Whether a swarm may have shorter pieces of a blob than the usual ones."""
+    return piece_length(size_bytes) > MIN_SWARM_PIECE_BYTES
+
+
+def told_piece_length(size_bytes: int, length: int) -> int:
+    """How messages tell a length of pieces: 0 is the usual one."""
+    return 0 if length == piece_length(size_bytes) else length
+
+
+def said_piece_length(size_bytes: int, said: int) -> int:
+    """The length in bytes of the pieces of a blob of which a message says `said`: 0 is the usual length.
+
+    Raises ValueError if a blob of that size cannot have such pieces.
+    """
+    usual = piece_length(size_bytes)
+    if not said:
+        return usual
+    if (
+        said & (said - 1)
+        or not (said == usual or MIN_SWARM_PIECE_BYTES <= said < usual)
+        or piece_count(size_bytes, said) > MAX_PIECES
+    ):
+        raise ValueError(f"a blob of {size_bytes} bytes is not divided into pieces of {said}")
+    return said
 
 
 def piece_count(size_bytes: int, piece_length: int) -> int:

@@ -80,6 +80,8 @@ class Joined:
 
     `neighbours` are all neighbours of the host in this swarm. They replace the neighbours that an earlier scheduler
     gave. The known digests follow in PieceDigests. `sealed` says that a host found the SHA-256 right over this map.
+    `piece_length`: so long are the pieces that this swarm has divided the blob into, if that is not the usual length.
+    Hosts without the feature `piece-length` are in no such swarm.
     """
 
     digest: f.Digest
@@ -87,15 +89,23 @@ class Joined:
     size_bytes: f.MaybeSizeBytes
     sealed: Annotated[bool, f.Flag()]
     neighbours: Annotated[tuple[Neighbour, ...], f.Items(f.Record(Neighbour), f.MAX_NEIGHBOURS_PER_MESSAGE)]
+    piece_length: f.PieceLength = 0
+
+    def __post_init__(self) -> None:
+        f.check_pieces(self.size_bytes, self.piece_length)
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """The blob's length, which determines the pieces (`scheduler.protocol.geometry`)."""
+    """The blob's length, and that of its pieces as in Joined, to members that were not told them."""
 
     digest: f.Digest
     generation: f.Generation
     size_bytes: f.SizeBytes
+    piece_length: f.PieceLength = 0
+
+    def __post_init__(self) -> None:
+        f.check_pieces(self.size_bytes, self.piece_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +263,8 @@ class Reset:
 class OriginRefused:
     """This host gets no lease: its client must ask the origin itself and gets the origin's answer.
 
-    The host has left the swarm.
+    The host has left the swarm. `status` 0: the origin has refused nobody, and the swarm has divided the blob into
+    other pieces than the host.
     """
 
     digest: f.Digest

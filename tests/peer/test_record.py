@@ -32,6 +32,15 @@ HEADERS = st.builds(
 )
 
 
+def test_versions_that_know_no_other_pieces_than_the_usual_ones_leave_a_record_of_others_alone() -> None:
+    """They know format 1."""
+    size_bytes = 24 << 20
+    usual, short = (Header(HEADER.digest, size_bytes, size_bytes // count, "") for count in (24, 48))
+    formats = [struct.unpack_from("<8sI", encode_header(header))[1] for header in (usual, short)]
+    assert formats == [1, 2]
+    assert decode(encode_header(short)).header == short
+
+
 def _signed_header(text: bytes) -> bytes:
     """A header that is what it says, whatever that is."""
     return struct.pack("<8sII", b"p2pd rec", 1, len(text)) + text + struct.pack("<I", zlib.crc32(text))

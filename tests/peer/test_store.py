@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -134,6 +135,19 @@ class TestWhatIsThere:
         old.release()
         new.release()
 
+    def test_a_part_in_other_pieces_makes_room_for_them_and_a_whole_blob_stays(self, store: Store) -> None:
+        size_bytes, digest = 24 << 20, digest_of(b"large")
+        part = store.create(digest, size_bytes, "")
+        assert (part.count, part.header.told_piece_length) == (24, 0)
+        short = store.create(digest, size_bytes, "", told_length=1 << 19)
+        assert (short.count, short.header.told_piece_length) == (48, 1 << 19)
+        assert store.statistics().used_bytes == size_bytes
+        short.whole = True
+        assert store.create(digest, size_bytes, "") is short
+        short.whole = False
+        for blob in (part, short, short):
+            blob.release()
+
     def test_remove_and_discard(self, store: Store) -> None:
         blob = create(store, CONTENT)
         with pytest.raises(BlobInUseError, match="read or written"):
@@ -234,6 +248,16 @@ class TestAfterARestart:
         with a_store(tmp_path / "store") as store:
             assert store.blobs() == []
         assert (tmp_path / "precious").exists()
+
+    def test_a_record_of_pieces_that_no_such_blob_has_is_damaged(self, tmp_path: Path) -> None:
+        with a_store(tmp_path) as store:
+            hold(store, CONTENT)
+            _, record = store._paths(DIGEST)
+        header = decode(record.read_bytes()).header
+        record.write_bytes(encode_header(replace(header, piece_length=3 * header.piece_length)))
+        with a_store(tmp_path) as store:
+            assert store.blobs() == []
+        assert files_in(tmp_path / "blobs") == []
 
     def test_a_part_is_not_whole_because_its_record_says_so(self, tmp_path: Path) -> None:
         with a_store(tmp_path) as store:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from peer.core import events
 from peer.errors import OriginUnreachableError, StoreBrokenError, StoreError
 from peer.sendfile import send_file
 from peer.store import Blob, Store
@@ -321,7 +322,7 @@ def test_no_rotten_tiny_blob_goes_to_the_scheduler(store: Store) -> None:
         async with scripted(store) as it:
             it.host.start("127.0.0.1:1")
             flip(store._paths(digest_of(tiny))[0], 0)
-            assert it.host._store_work._recorded(digest_of(tiny).raw) == ({}, b"")
+            assert it.host._store_work._recorded(digest_of(tiny).raw) == events.DigestsRead(digest_of(tiny).raw, {})
         assert store.blobs() == []
 
     with capture_logs():

@@ -21,6 +21,7 @@ from scheduler.protocol.fields import (
     Whole,
     checks_of,
 )
+from scheduler.protocol.geometry import MAX_PIECE_BYTES
 
 Likely = Callable[[Any], Sequence[Any]]
 """Values for a check that mean something to whoever gets the message; none if any value does as well."""
@@ -39,6 +40,8 @@ def values(check: Any, likely: Likely | None = None) -> st.SearchStrategy[Any]:
             )
         case Text(pattern):
             return st.from_regex(pattern, fullmatch=True)
+        case Whole(0, high) if high == MAX_PIECE_BYTES:  # few lengths are those of a blob's pieces, and 0 is of each
+            return st.just(0)
         case Whole(low, high):
             return st.integers(low, high)
         case Seconds(high):
