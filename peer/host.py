@@ -49,6 +49,7 @@ from peer.transfers import Transfers
 from peer.waits import Wait, wait_of
 from peer.workers import Workers
 from scheduler.protocol import link
+from scheduler.protocol.geometry import told_piece_length
 from scheduler.protocol.inline_blob import InlineBlob
 
 if TYPE_CHECKING:
@@ -550,7 +551,8 @@ class Host:
         """Give a blob that is held whole to other hosts, if they may have it."""
         is_known = blob.digest.raw in self.machine.seeds or self.is_arriving(blob.digest)
         if not is_known and self.may_share(blob.digest):
-            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes, blob.told_piece_length))
+            told = told_piece_length(blob.size_bytes, blob.piece_length)
+            self.feed(events.BlobStored(blob.digest.raw, blob.size_bytes, told))
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

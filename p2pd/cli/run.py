@@ -25,4 +25,4 @@ def run(sources: Sources) -> None:
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
     from p2pd.daemon.node import run as run_daemon
 
-    raise SystemExit(run_daemon(sources, loaded))
+    run_daemon(sources, loaded)

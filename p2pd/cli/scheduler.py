@@ -55,4 +55,4 @@ def scheduler(sources: Sources) -> None:
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
     from p2pd.daemon.scheduler import run as run_scheduler
 
-    raise SystemExit(run_scheduler(sources, loaded))
+    run_scheduler(sources, loaded)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NoReturn
 
 from p2pd.admin.server import NotReady
 from p2pd.daemon import logs
@@ -39,12 +40,18 @@ class Daemon:
     end_facts: Mapping[str, object] = field(default_factory=dict)
 
 
-def live(daemon: Daemon, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> int:
-    """Run it until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+def live(daemon: Daemon, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> NoReturn:
+    """Run it until a signal ends it, and end the process. Raises P2pdError when it cannot start.
+
+    The interpreter's own end is left out. A connection over TLS waits for the other side's last word; where the loop
+    has ended before, the interpreter fails at the connection while it takes itself apart, and says so to nobody.
+    """
     raise_file_limit()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a loop: the settings have just been read
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_live(daemon))
+        code = runner.run(_live(daemon))
+    logs.close()
+    os._exit(code)
 
 
 def raise_file_limit() -> None:

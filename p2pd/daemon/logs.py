@@ -94,6 +94,13 @@ def dropped_lines() -> int:
     return sum(each.writer.dropped for each in logging.getLogger().handlers if isinstance(each, _WriterHandler))
 
 
+def close() -> None:
+    """Write what waits, within a bounded time. At the interpreter's end this is done without being asked."""
+    for each in logging.getLogger().handlers:
+        if isinstance(each, _WriterHandler):
+            each.writer.close()
+
+
 class _WriterHandler(logging.Handler):
     """Formats an event where it happens, and has a thread write the line."""
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import aiofastnet
 import uvloop
@@ -88,8 +88,8 @@ PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
 
 
-def run(sources: Sources, loaded: Loaded) -> int:
-    """Run one node until a signal ends it; the exit code. Raises P2pdError when it cannot start."""
+def run(sources: Sources, loaded: Loaded) -> NoReturn:
+    """Run one node until a signal ends it, and end the process. Raises P2pdError when it cannot start."""
     settings, control = loaded.settings, Control(sources, loaded, TAKEN_UP)
     node = Daemon(
         "p2pd.daemon",
@@ -99,7 +99,7 @@ def run(sources: Sources, loaded: Loaded) -> int:
         facts={"upstreams": [each.name for each in settings.upstream]},
         end_facts={"grace_s": settings.shutdown_grace_s},
     )
-    return live(node, aiofastnet.loop_factory(uvloop.new_event_loop))
+    live(node, aiofastnet.loop_factory(uvloop.new_event_loop))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import uvloop
 from prometheus_client import generate_latest
@@ -36,11 +36,11 @@ from scheduler.core.scheduler import Scheduler, SchedulerStatistics
 from scheduler.shell.server import SchedulerServer
 
 
-def run(sources: Sources, loaded: Loaded) -> int:
-    """Run a scheduler until a signal ends it; returns the exit code. Raises P2pdError if it cannot start."""
+def run(sources: Sources, loaded: Loaded) -> NoReturn:
+    """Run a scheduler until a signal ends it, and end the process. Raises P2pdError if it cannot start."""
     control = Control(sources, loaded, {"log_level", "preheat"})
     daemon = Daemon("p2pd.scheduler", control, partial(serve, loaded.settings, control=control), headline="listen")
-    return live(daemon, uvloop.new_event_loop)
+    live(daemon, uvloop.new_event_loop)
 
 
 @asynccontextmanager

@@ -95,7 +95,7 @@ class SchedulerSet:
             return
         self._is_settled = len(self.urls) == 1
         self._find_candidates()
-        self._doubt_s = DOUBT_WITHIN_S * crc32(self.host.encode()) / 2**32
+        self._doubt_s = DOUBT_WITHIN_S * (1 + crc32(self.host.encode())) / 2**32
         self.home = self._ranked(b"")[0]
         self.home.state = SessionState.SEARCHING
         self.needed = {self.home.url: None}

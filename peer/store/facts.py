@@ -22,7 +22,7 @@ class Came:
 class BlobInfo:
     """One blob, as `p2pd cache ls` shows it. `last_used` is in Unix seconds; it is kept for `pinned_s` from now on.
 
-    `adopted`: its file is a container runtime's. `told_piece_length` is 0 if its pieces have the usual length.
+    `adopted`: its file is a container runtime's. `piece_length` is that of its pieces, in bytes.
     """
 
     digest: Digest
@@ -34,7 +34,7 @@ class BlobInfo:
     in_use: bool
     pinned_s: float = 0.0
     adopted: bool = False
-    told_piece_length: int = 0
+    piece_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -646,7 +646,7 @@ class Store:
             in_use=blob.in_use,
             pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
             adopted=blob.is_adopted,
-            told_piece_length=blob.header.told_piece_length,
+            piece_length=blob.header.piece_length,
         )
 
 

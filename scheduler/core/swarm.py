@@ -100,7 +100,7 @@ class Swarm:
         self.size_disputed = False
         self.piece_bytes = 0
         """The length of a piece, while the blob's is known."""
-        self.divided = (0, 0)
+        self.divided = (0, piece_length(0))
         """The length of the blob and of its pieces, as members were told them last."""
         self.map: PieceMap | None = None
         """None while the length is unknown, and for a tiny blob."""

@@ -118,6 +118,7 @@ class TestCache:
             "in_use": False,
             "pinned_s": 0.0,
             "adopted": False,
+            "piece_length": 256 * 1024,
         }
         assert (oldest["digest"], oldest["media_type"]) == (IMAGE.digest, IMAGE.media_type)
 

@@ -349,6 +349,11 @@ class TestALivingList:
         assert max(asked) - min(asked) > 0.8 * DOUBT_WITHIN_S
         assert max(asked) <= DOUBT_WITHIN_S
 
+    def test_nothing_is_due_at_once(self) -> None:
+        one = SchedulerSet((A,), "", TIMEOUT_S)  # the CRC of "" is 0
+        one.found(A, 2.0, listing(1, A, *URLS, outdated=True), 100.0)
+        assert one.next_deadline() > 100.0
+
     def outdated(self) -> tuple[Scene, str, str, str]:
         """A host without blobs, the scheduler that it is connected to, whose list is outdated, and the other two."""
         home, second, third = (URLS[list(IDS.values()).index(each)] for each in ranked(HOST.encode(), IDS.values()))

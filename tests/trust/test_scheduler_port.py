@@ -257,8 +257,8 @@ def test_who_connects_again_has_no_new_burst_of_messages(tmp_path: Path) -> None
                 for number in range(5):
                     await socket.send_bytes(FROM_HOST.encode(Leave(bytes([number]) * 32)))
                 await socket.send_bytes(FROM_HOST.encode(Join(b"d" * 32, "docker.io", "library/app", 0)))
-                while not isinstance(await hears(socket), Joined):
-                    pass
+                while not isinstance(heard := await hears(socket), Joined):
+                    assert not isinstance(heard, Closing)
         async with connected(port, tls) as socket:
             assert isinstance(await greeted(socket, "a"), Welcome)
             for _ in range(10):
