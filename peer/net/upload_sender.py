@@ -50,8 +50,6 @@ class Upload:
         """Others have been told that it is nearly out."""
         self.turn: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         """Done when it goes out."""
-        self.out: asyncio.Future[None] | None = None
-        """Done when it is out, or the connection is closed, if anybody waits for that."""
         self.acked_bytes = 0
         """Of it, until the last look, or until the connection was closed."""
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
@@ -134,10 +132,12 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
-        upload.look()
-        if not self._is_out(upload, self._loop.time()):
-            upload.out = self._loop.create_future()
-            await upload.out
+        while True:
+            upload.look()
+            left_s = self._left_s(upload, self._loop.time())
+            if upload.transport.is_closing() or left_s <= EARLY_DONE_S:
+                return
+            await asyncio.sleep(min(POLL_INTERVAL_S, max(EARLY_DONE_S, left_s - EARLY_DONE_S)))
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
@@ -205,9 +205,6 @@ class Uploading:
                 await asyncio.sleep(self._looks_s(now))
                 now = self._look()
                 self._throughput.sample(self._acked_bytes(), now)
-                for active in self._active:
-                    if active.out is not None and not active.out.done() and self._is_out(active, now):
-                        active.out.set_result(None)
                 stalled = [active for active in self._active if active.is_stalled(now)]
                 if self._choker.is_wanted:
                     for upload in stalled:
@@ -223,21 +220,13 @@ class Uploading:
         return self._loop.time()
 
     def _looks_s(self, now: float) -> float:
-        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out.
-
-        A piece that the kernel has not all of yet is not waited for: whoever sends it looks when the kernel has it.
-        """
+        """How soon to look again: when others are to be told that a piece is nearly out."""
         looks_s = POLL_INTERVAL_S
         for active in self._active:
             left_s = self._left_s(active, now)
             if not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S):
                 looks_s = min(looks_s, left_s - FREE_SOON_S)
-            elif active.out is not None:
-                looks_s = min(looks_s, left_s - EARLY_DONE_S)
         return max(EARLY_DONE_S, looks_s)
-
-    def _is_out(self, upload: Upload, now: float) -> bool:
-        return upload.transport.is_closing() or self._left_s(upload, now) <= EARLY_DONE_S
 
     def _uplink(self, now: float) -> Uplink:
         """What there is on the line, as far as can be told."""
