@@ -191,8 +191,8 @@ def failover(bed: FailoverTestbed) -> list[Figure]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", type=within(2, 64), default=8, help="(default %(default)s)")
     parser.add_argument("--schedulers", type=within(2, MAX_SCHEDULERS), default=3, help="(default %(default)s)")
-    parser.add_argument("--blobs", type=positive, default=60, help="that each host pulls (default %(default)s)")
-    parser.add_argument("--size", type=size, default=4 * MIB, help="of each blob (default 4MiB)")
+    parser.add_argument("--blobs", type=positive, default=9, help="that each host pulls (default %(default)s)")
+    parser.add_argument("--size", type=size, default=32 * MIB, help="of each blob (default 32MiB)")
     parser.add_argument(
         "--origin-rate", type=bytes_per_s, default="100mbit", help="of the registry's link (default %(default)s)"
     )
