@@ -48,7 +48,7 @@ def test_what_was_pulled_through_p2pd_is_on_the_disk_once_and_goes_with_containe
 
     node.stop()
     node.start()
-    assert adopted(node) == containerd.digests()
+    wait_until(lambda: adopted(node) == containerd.digests(), "p2pd knows again what it had read", PATIENCE_S)
     assert status(node)["adopted"]["read_bytes"] == 0
 
     containerd.remove_images()
