@@ -25,7 +25,7 @@ from benchmarks import load, programs
 from benchmarks.arguments import GIB, bytes_per_s, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
-from benchmarks.procfs import PeakRss, cpu_s, cpu_s_with_children, settled_rss_mib
+from benchmarks.procfs import PeakRss, Spent, cpu_s, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
 from benchmarks.testbed import Testbed, stored_url, testbed
 
@@ -135,12 +135,12 @@ def warm(bed: Testbed) -> list[Figure]:
         load.curl_s(p2pd.blob_url(blob), blob)  # now p2pd holds it
         for _ in range(UNCOUNTED + bed.runs):
             os.sync()
-            cpu_before_s = cpu_s_with_children(nginx.pid)
-            nginx_rates.append(size_gib / load.curl_s(stored_url(nginx, blob), blob))
-            nginx_cpu.append((cpu_s_with_children(nginx.pid) - cpu_before_s) / size_gib)
-            cpu_before_s = cpu_s(p2pd.pid)
-            p2pd_rates.append(size_gib / load.curl_s(p2pd.blob_url(blob), blob))
-            p2pd_cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
+            with Spent(nginx.pid) as by_nginx:
+                nginx_rates.append(size_gib / load.curl_s(stored_url(nginx, blob), blob))
+            with Spent(p2pd.pid) as by_p2pd:
+                p2pd_rates.append(size_gib / load.curl_s(p2pd.blob_url(blob), blob))
+            nginx_cpu.append(by_nginx.s / size_gib)
+            p2pd_cpu.append(by_p2pd.s / size_gib)
     return [
         _ratio("warm_vs_nginx", p2pd_gib_per_s=p2pd_rates, nginx_gib_per_s=nginx_rates),
         _ratio("warm_cpu_vs_nginx", p2pd_s_per_gib=p2pd_cpu, nginx_s_per_gib=nginx_cpu),
@@ -183,15 +183,14 @@ def cold_vs_pull_through(bed: Testbed) -> list[Figure]:
     with bed.p2pd() as p2pd:
         for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
             # A new cache for each run: after its client is served, it goes on fetching for its own disk.
-            with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes):
-                cpu_before_s = cpu_s(cache.pid)
+            with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes), Spent(cache.pid) as by_cache:
                 cache_s.append(load.curl_s(cache.blob_url(blob.digest), blob, bed.output))
-                cache_cpu.append((cpu_s(cache.pid) - cpu_before_s) / size_gib)
-            with _quiet(bed.output, bed.size_bytes):
-                cpu_before_s = cpu_s(p2pd.pid)
-                p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
-            p2pd.forget(blob)  # after this, no work of the pull is left
-            p2pd_cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
+            with Spent(p2pd.pid) as by_p2pd:
+                with _quiet(bed.output, bed.size_bytes):
+                    p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
+                p2pd.forget(blob)  # after this, no work of the pull is left
+            cache_cpu.append(by_cache.s / size_gib)
+            p2pd_cpu.append(by_p2pd.s / size_gib)
     return [
         _ratio("cold_vs_pull_through", bed.origin_rate, p2pd_s=p2pd_s, pull_through_s=cache_s),
         _ratio("cold_cpu_vs_pull_through", bed.origin_rate, p2pd_s_per_gib=p2pd_cpu, pull_through_s_per_gib=cache_cpu),
