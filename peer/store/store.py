@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -49,6 +50,7 @@ from peer.store.directory import StoreDirectory, raise_if_limited
 from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
+from peer.store.held_blobs import HeldBlobs
 from peer.store.new_blob import allocate, is_the_disk, why_full
 from peer.store.pins import Pins
 from peer.store.record import Header, peek
@@ -56,9 +58,6 @@ from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import said_piece_length
 
 log = structlog.get_logger("peer.store")
-
-TOUCH_EVERY_S = 60.0
-"""The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
 
 
 class Store:
@@ -74,22 +73,21 @@ class Store:
         self._room_of = room
         self._last_room = Room(0, 0)
         self._elapsed = elapsed
-        self._clock = UseClock(time.time(), elapsed)
-        self._blobs: dict[str, Blob] = {}
-        self._used_bytes = 0
         self._evicted = 0
-        self._lost = 0
-        self._preheated_bytes = self._preheated_used_bytes = 0
         self._unfit_bytes = 0
         """The length of a blob for which the disk had no room: until it has, the store is full."""
-        self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
-        self._pins = Pins(self.directory / "pins")
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
         """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
         self.on_found: Callable[[BlobInfo], None] = lambda _blob: None
         """Called with each blob that came back with the directory, from any thread. It must not block."""
+        self._held: Final = HeldBlobs(
+            Pins(self.directory / "pins"),
+            UseClock(time.time(), elapsed),
+            on_removed=lambda digest: self.on_removed(digest),
+            on_found=lambda blob: self.on_found(blob),
+        )
 
     @classmethod
     def open(
@@ -113,8 +111,8 @@ class Store:
             found = store._scan()
             with suppress(StoreError):
                 store._room()
-            store._clock = UseClock.of(store._clock_file, found, elapsed)
-            store._date()
+            store._held.clock = UseClock.of(store._clock_file, found, elapsed)
+            store._held.date()
         except OSError as error:
             store.close()
             raise translate_disk_error(error, directory) from error
@@ -130,7 +128,7 @@ class Store:
         with self._lock:
             with suppress(OSError, StoreError):
                 if self._place.is_held and self._place.is_same():
-                    self._clock.save(self._clock_file, at_once=True)
+                    self._held.clock.save(self._clock_file, at_once=True)
             self._place.release()
 
     # -- blobs -----------------------------------------------------------------------------------------------------
@@ -138,13 +136,13 @@ class Store:
     def peek(self, digest: str) -> BlobInfo | None:
         """The facts of a blob, whole or not, without using it."""
         with self._lock:
-            blob = self._blobs.get(digest)
-            return None if blob is None else self._info(blob)
+            blob = self._held.get(digest)
+            return None if blob is None else self._held.info(blob)
 
     def came(self, digest: str) -> Came:
         """What has come of a blob that is held, whole or not, since the start."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             return Came() if blob is None else blob.came
 
     def acquire(self, digest: str, *, background: bool = False) -> Blob | None:
@@ -154,7 +152,7 @@ class Store:
         StoreReadOnlyError.
         """
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             if blob is None:
                 return None
             try:
@@ -164,7 +162,7 @@ class Store:
             except StoreError as error:
                 self.drop(blob, str(error))
                 return None
-            self._touch(blob)
+            self._held.touch(blob)
             blob.is_ahead = blob.is_ahead and background
             return blob
 
@@ -189,10 +187,9 @@ class Store:
             self._make_room(Wanted(size_bytes, background))
             blob = self._allocated(header, Wanted(size_bytes, background))
             blob.is_ahead = background
-            self._blobs[header.digest] = blob
-            self._used_bytes += size_bytes
+            self._held.add(blob)
             blob.acquire()
-            self._touch(blob)
+            self._held.touch(blob)
             return blob
 
     def keep(self, digest: str, ttl_s: float) -> bool:
@@ -202,40 +199,27 @@ class Store:
         """
         with self._writing_pins:
             with self._lock:
-                blob, now = self._blobs.get(digest), self._clock.now()
-                if blob is None or not self._pins.fits(digest, self.bounds.max_bytes, now, self._pinned_bytes):
+                if not self._held.pin(digest, ttl_s, self.bounds.max_bytes):
                     return False
-                self._pins.add(digest, now + ttl_s)
-                content = self._pins.content()
+                content = self._held.pins.content()
             with disk_errors(self.directory / "pins"):
-                self._pins.write(content)
+                self._held.pins.write(content)
         return True
 
     def preheated(self, digest: str, *, used: bool) -> None:
         """A blob has come by a preheat. `used`: a client has asked for it meanwhile."""
         with self._lock:
-            blob = self._blobs.get(digest)
-            if blob is not None and not blob.preheated:
-                self._preheated_bytes += blob.size_bytes
-                blob.preheated = True
-                if used:
-                    self.used_by_client(blob)
+            self._held.preheated(digest, used=used)
 
     def used_by_client(self, blob: Blob) -> None:
         """A client has asked for a blob."""
         with self._lock:
-            self._preheated_used_bytes += blob.size_bytes if blob.preheated else 0
-            blob.preheated = False
-
-    def _pinned_bytes(self, digest: str) -> int | None:
-        """How much of the room a pin on the blob keeps. A runtime's file takes none."""
-        blob = self._blobs.get(digest)
-        return None if blob is None else 0 if blob.is_adopted else blob.size_bytes
+            self._held.used_by_client(blob)
 
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError while it is in use, and BlobAdoptedError."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             if blob is None:
                 return False
             if blob.is_adopted:
@@ -248,34 +232,19 @@ class Store:
     def drop(self, blob: Blob, why: str) -> None:
         """`blob` is lost: its file is gone, or has other bytes than were stored. As `discard`, and it is said."""
         with self._lock:
-            if self._blobs.get(blob.digest) is not blob:
-                return  # it was dropped already, and perhaps fetched again
-            self._lost += not blob.is_adopted
-            self.discard(blob.digest)
-        if blob.is_adopted:  # its runtime removes files at any time
-            log.info("a file of a container runtime is not what it was", digest=blob.digest, cause=why)
-            return
-        log.warning("a blob was lost, it is fetched again when it is wanted", digest=blob.digest, cause=why)
+            self._held.drop(blob, why)
 
     def discard(self, digest: str) -> None:
         """Remove a blob at once, even while it is pinned: for wrong bytes. Readers that have it open keep the file."""
         with self._lock:
-            blob = self._blobs.pop(digest, None)
-            if blob is None:
-                return
-            self._used_bytes -= blob.taken_bytes
-            self._touched.pop(digest, None)
-            self._pins.discard(digest)
-            blob.discarded = True
-            blob.unlink()
-            self.on_removed(Digest(digest))
+            self._held.discard(digest)
 
     # -- files of container runtimes (peer.store.adopted) ----------------------------------------------------------
 
     def own(self, digest: str) -> Blob | None:
         """The blob, whole or not, if its file is the store's."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             return None if blob is None or blob.is_adopted else blob
 
     def adopt(self, blob: Blob) -> None:
@@ -284,49 +253,34 @@ class Store:
         Nobody writes to the digest meanwhile: the caller sees to that. Who reads the store's file has it to the end.
         """
         with self._lock:
-            ours = self._blobs.get(blob.digest)
-            blob.last_used = min(self._clock.now(), blob.last_used if ours is None else ours.last_used)
-            if ours is not None:
-                self._used_bytes -= ours.taken_bytes
-                ours.discarded = True
-                ours.unlink()
-            self._blobs[blob.digest] = blob
-            info = self._info(blob)
-        if ours is None or not ours.whole:
-            self.on_found(info)
+            self._held.adopt(blob)
 
     def let_go(self, blob: Blob) -> None:
         """The runtime has removed the file of an adopted blob. Who reads it has it to the end."""
         with self._lock:
-            if self._blobs.get(blob.digest) is blob:
-                self.discard(blob.digest)
-            else:
-                blob.unlink()
+            self._held.let_go(blob)
 
     def set_shared(self, blob: Blob, *, is_shared: bool) -> None:
         """Say whether the store's file shares its bytes with a runtime's: shared bytes do not count."""
         with self._lock:
-            if self._blobs.get(blob.digest) is blob:
-                self._used_bytes -= blob.taken_bytes
-                blob.is_shared = is_shared
-                self._used_bytes += blob.taken_bytes
+            self._held.set_shared(blob, is_shared=is_shared)
 
     def is_kept(self, digest: str) -> bool:
         """Whether the blob is kept for a time although nobody uses it (`keep`)."""
         with self._lock:
-            return self._pins.until(digest) > self._clock.now()
+            return self._held.is_pinned(digest)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
     def blobs(self) -> list[BlobInfo]:
         """All blobs, most recently used first."""
         with self._lock:
-            return [self._info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
+            return [self._held.info(blob) for blob in sorted(self._held, key=lambda blob: -blob.last_used)]
 
     def whole_blobs(self) -> list[Blob]:
         """The blobs that are held whole and flushed, in no order."""
         with self._lock:
-            return [blob for blob in self._blobs.values() if blob.is_stored]
+            return [blob for blob in self._held if blob.is_stored]
 
     def collect(self) -> list[BlobInfo]:
         """Remove blobs that were not used for `ttl_s`, and blobs beyond the quota, as far as that gets.
@@ -365,8 +319,10 @@ class Store:
         Raises FileLimitError.
         """
         checked, bad = 0, []
-        for digest in list(self._blobs):
-            blob = self._blobs.get(digest)
+        with self._lock:
+            digests = [blob.digest for blob in self._held]
+        for digest in digests:
+            blob = self._held.get(digest)
             if blob is None:
                 continue
             checked += 1
@@ -389,31 +345,31 @@ class Store:
     @property
     def bounds(self) -> Bounds:
         """What the store may use, as of the last look at the disk."""
-        return self.quota.on(self._last_room, self._used_bytes)
+        return self.quota.on(self._last_room, self._held.used_bytes)
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a blob of this size can be stored without evicting any. Raises StoreError."""
         with self._lock:
             wanted = Wanted(size_bytes, background=True)
-            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._used_bytes, now=0.0)
+            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._held.used_bytes, now=0.0)
             return nothing.is_enough
 
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
-                blobs=sum(not blob.is_adopted for blob in self._blobs.values()),
-                used_bytes=self._used_bytes,
-                adopted_bytes=sum(blob.size_bytes for blob in self._blobs.values() if blob.is_adopted),
+                blobs=sum(not blob.is_adopted for blob in self._held),
+                used_bytes=self._held.used_bytes,
+                adopted_bytes=sum(blob.size_bytes for blob in self._held if blob.is_adopted),
                 max_bytes=self.bounds.max_bytes,
                 min_free_bytes=self.bounds.min_free_bytes,
                 disk_bytes=self._last_room.total_bytes,
                 evicted=self._evicted,
-                lost=self._lost,
+                lost=self._held.lost,
                 condition=state.condition.value,
                 cause=state.cause,
-                preheated_bytes=self._preheated_bytes,
-                preheated_used_bytes=self._preheated_used_bytes,
+                preheated_bytes=self._held.preheated_bytes,
+                preheated_used_bytes=self._held.preheated_used_bytes,
             )
 
     # -- room ------------------------------------------------------------------------------------------------------
@@ -430,7 +386,7 @@ class Store:
             for digest in choice.digests:
                 self._evict(digest)
             return
-        in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
+        in_use = sum(blob.size_bytes for blob in self._held if blob.in_use)
         later = replace(room, free_bytes=room.free_bytes + in_use)
         bounds = self.bounds
         passing = to_evict((), bounds, later, wanted, used_bytes=0, now=0.0).is_enough
@@ -473,14 +429,14 @@ class Store:
         return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self.health)
 
     def _choice(self, room: Room, wanted: Wanted) -> Choice:
-        now = self._clock.now()
-        bounds = self.quota.on(room, self._used_bytes)
-        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._used_bytes, now=now)
+        now = self._held.clock.now()
+        bounds = self.quota.on(room, self._held.used_bytes)
+        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._held.used_bytes, now=now)
 
     def _collect(self) -> list[BlobInfo]:
         removed: list[BlobInfo] = []
         try:
-            old = expired(self._candidates(), self.quota, self._clock.now())
+            old = expired(self._candidates(), self.quota, self._held.clock.now())
             removed.extend(self._evict(digest) for digest in old)
             removed.extend(self._evict(digest) for digest in self._choice(self._room(), Wanted()).digests)
         except StoreError as error:
@@ -489,26 +445,26 @@ class Store:
 
     def _evict(self, digest: str) -> BlobInfo:
         """Raises StoreError if its file cannot be removed: it is kept then."""
-        blob = self._blobs[digest]
+        blob = self._held[digest]
         try:
             blob.data_path.unlink(missing_ok=True)
         except (NotADirectoryError, IsADirectoryError):
             pass  # it is not there either
         except OSError as error:
             raise translate_disk_error(error, blob.data_path) from error
-        info = self._info(blob)
+        info = self._held.info(blob)
         blob.preempted = blob.pinned
         self.discard(digest)
         self._evicted += 1
         return info
 
     def _candidates(self) -> Iterator[Candidate]:
-        now = self._clock.now()
-        for blob in self._blobs.values():
+        now = self._held.clock.now()
+        for blob in self._held:
             if blob.is_adopted or blob.is_shared:
                 continue  # no room would come of it
             is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
-            is_pinned = self._pins.until(blob.digest) > now
+            is_pinned = self._held.pins.until(blob.digest) > now
             yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
 
     def _room(self) -> Room:
@@ -541,7 +497,7 @@ class Store:
             raise StoreFullError(why_full(self._unfit_bytes, self.bounds, room, self.directory))
         self._place.settle()
         try:
-            self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
+            self._held.clock.save(self._clock_file, at_once=not self.health.state.is_well)
         except OSError as error:
             if error.errno not in IN_THE_WAY:
                 raise
@@ -567,35 +523,22 @@ class Store:
 
         Raises StoreError.
         """
-        identity, before = self._place.identity, set(self._blobs)
+        identity, before = self._place.identity, {blob.digest for blob in self._held}
         unable = self._place.retake()
         try:
             self._scan()
-            self._date()
+            self._held.date()
         except OSError as error:
             raise translate_disk_error(error, self.directory) from error
         if identity not in (None, self._place.identity):
-            log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._blobs))
-        for digest, blob in self._blobs.items():
-            if digest not in before:
-                self.on_found(self._info(blob))
-        ours = [blob for blob in self._blobs.values() if not blob.is_adopted]
+            log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._held))
+        for blob in self._held:
+            if blob.digest not in before:
+                self.on_found(self._held.info(blob))
+        ours = [blob for blob in self._held if not blob.is_adopted]
         for blob in [blob for blob in ours if not blob.pinned and not blob.data_path.exists()]:
             self.drop(blob, "it went with the directory of the store")
         return unable
-
-    def _touch(self, blob: Blob) -> None:
-        blob.last_used = now = self._clock.now()
-        if now - self._touched.get(blob.digest, 0.0) > TOUCH_EVERY_S:
-            self._touched[blob.digest] = now
-            with suppress(OSError):
-                os.utime(blob.record_path, (now, now))
-
-    def _date(self) -> None:
-        """A use beyond the clock is one at the clock: somebody else has dated the file."""
-        now = self._clock.now()
-        for blob in self._blobs.values():
-            blob.last_used = min(blob.last_used, now)
 
     def _paths(self, digest: Digest) -> tuple[Path, Path]:
         data = self.directory / "blobs" / digest.hex[:2] / digest.hex
@@ -626,28 +569,13 @@ class Store:
             log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))
             _unlink(record, *([data] if is_file(data) else []))
             return None
-        if header.digest in self._blobs:
+        if header.digest in self._held:
             return None
         held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
         blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self.health)
         blob.last_used = used
-        self._blobs[header.digest] = blob
-        self._used_bytes += header.size_bytes
+        self._held.add(blob)
         return used
-
-    def _info(self, blob: Blob) -> BlobInfo:
-        return BlobInfo(
-            digest=blob.digest,
-            size_bytes=blob.size_bytes,
-            held_bytes=blob.held_bytes,
-            complete=blob.whole,
-            media_type=blob.header.media_type,
-            last_used=self._clock.to_unix(blob.last_used),
-            in_use=blob.in_use,
-            pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
-            adopted=blob.is_adopted,
-            piece_length=blob.header.piece_length,
-        )
 
 
 def _unlink(*paths: Path) -> None:

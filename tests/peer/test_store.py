@@ -19,8 +19,8 @@ from peer.errors import (
 from peer.oci.digest import Digest
 from peer.store import Store
 from peer.store.directory import MARK, MARKER
+from peer.store.held_blobs import TOUCH_EVERY_S
 from peer.store.record import COMPLETE, decode, encode_entry, encode_header
-from peer.store.store import TOUCH_EVERY_S
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import (
