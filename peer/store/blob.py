@@ -31,7 +31,7 @@ from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
 from peer.store.check import Check, Signature
 from peer.store.data_file import CHUNK_BYTES, DataFile
-from peer.store.disk import IN_THE_WAY, disk_errors, is_file
+from peer.store.disk import IN_THE_WAY, disk_errors, is_file, remove_files
 from peer.store.facts import Came
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
@@ -384,9 +384,7 @@ class Blob:
 
     def unlink(self) -> None:
         """Remove what is the store's of its files. Who has them open keeps them."""
-        for path in (self.data_path, self.record_path):
-            with suppress(OSError):
-                path.unlink()
+        remove_files(self.data_path, self.record_path)
         with suppress(OSError):  # it has other blobs
             self.data_path.parent.rmdir()
 

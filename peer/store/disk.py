@@ -38,6 +38,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise translate_disk_error(error, path) from error
 
 
+def remove_files(*paths: Path) -> None:
+    """Remove these files, as far as they are there and can be removed."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+
+
 def translate_disk_error(error: OSError, path: Path) -> StoreError:
     """Our error for `error`: no room, a limit of our own, a disk that may not be written, or one that fails."""
     if error.errno in NO_FILES:

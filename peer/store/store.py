@@ -46,14 +46,15 @@ from peer.core.eviction import (
 from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
 from peer.oci.digest import Digest
 from peer.store.blob import Blob
-from peer.store.directory import StoreDirectory, raise_if_limited
-from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
+from peer.store.blob_files import BlobFiles
+from peer.store.directory import StoreDirectory
+from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, remove_files, room_of, translate_disk_error
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
 from peer.store.held_blobs import HeldBlobs
 from peer.store.new_blob import allocate, is_the_disk, why_full
 from peer.store.pins import Pins
-from peer.store.record import Header, peek
+from peer.store.record import Header
 from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import said_piece_length
 
@@ -88,6 +89,7 @@ class Store:
             on_removed=lambda digest: self.on_removed(digest),
             on_found=lambda blob: self.on_found(blob),
         )
+        self._files: Final = BlobFiles(place, self._held, self.health)
 
     @classmethod
     def open(
@@ -108,7 +110,7 @@ class Store:
         store = cls(place, Quota(max_bytes, min_free_bytes, ttl_s), room, elapsed)
         unable = place.take()
         try:
-            found = store._scan()
+            found = store._files.scan()
             with suppress(StoreError):
                 store._room()
             store._held.clock = UseClock.of(store._clock_file, found, elapsed)
@@ -119,7 +121,7 @@ class Store:
         except StoreError:
             store.close()
             raise
-        if unable is not None and not store._settled():
+        if unable is not None and not place.settled():
             store.health.failed(unable)
         return store
 
@@ -300,7 +302,7 @@ class Store:
         removed: list[BlobInfo] = []
         try:
             with self._lock:
-                unable = self._retake_if_changed()
+                unable = self._files.retake_if_changed()
                 if unable is not None:
                     self.health.failed(unable)
                 removed = self._collect()
@@ -401,7 +403,7 @@ class Store:
 
         Raises StoreError.
         """
-        data, record = self._paths(header.digest)
+        data, record = self._place.paths(header.digest)
         spared = sorted(self._candidates(), key=order)
         freed_bytes, retaken = 0, False
         while True:
@@ -409,12 +411,12 @@ class Store:
                 allocate(data, record, header)
                 break
             except OSError as error:
-                _unlink(data, record)
+                remove_files(data, record)
                 failed = translate_disk_error(error, data)
                 failed.__cause__ = error
                 if error.errno == errno.ENOENT and not retaken:
                     retaken = True
-                    self._retake_if_changed()
+                    self._files.retake_if_changed()
                     continue
                 if error.errno in IN_THE_WAY:  # of this blob alone
                     raise failed from error
@@ -472,7 +474,7 @@ class Store:
         try:
             room = self._room_of(self.directory)
         except FileNotFoundError:
-            self._retake_if_changed()
+            self._files.retake_if_changed()
             with disk_errors(self.directory):
                 room = self._room_of(self.directory)
         except OSError as error:
@@ -506,79 +508,3 @@ class Store:
     def _worked(self) -> None:
         self._unfit_bytes = 0
         self.health.worked()
-
-    def _settled(self) -> bool:
-        """Whether what could not be made of the directory could be made now."""
-        try:
-            self._place.settle()
-        except OSError:
-            return False
-        return self._place.is_held
-
-    def _retake_if_changed(self) -> StoreError | None:
-        return None if self._place.is_same() else self._retake()
-
-    def _retake(self) -> StoreError | None:
-        """The directory is another one: made anew, or mounted again. Returns why nothing can be written to it, if so.
-
-        Raises StoreError.
-        """
-        identity, before = self._place.identity, {blob.digest for blob in self._held}
-        unable = self._place.retake()
-        try:
-            self._scan()
-            self._held.date()
-        except OSError as error:
-            raise translate_disk_error(error, self.directory) from error
-        if identity not in (None, self._place.identity):
-            log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._held))
-        for blob in self._held:
-            if blob.digest not in before:
-                self.on_found(self._held.info(blob))
-        ours = [blob for blob in self._held if not blob.is_adopted]
-        for blob in [blob for blob in ours if not blob.pinned and not blob.data_path.exists()]:
-            self.drop(blob, "it went with the directory of the store")
-        return unable
-
-    def _paths(self, digest: Digest) -> tuple[Path, Path]:
-        data = self.directory / "blobs" / digest.hex[:2] / digest.hex
-        return data, data.with_name(f"{digest.hex}.record")
-
-    def _scan(self) -> list[float]:
-        """Take in the blobs that are not known yet; returns when each was last used. Raises OSError, FileLimitError."""
-        uses = []
-        for found in self._place.files():
-            if found.record is None:
-                _unlink(found.data)
-            elif (used := self._load(found.data, found.record)) is not None:
-                uses.append(used)
-        return uses
-
-    def _load(self, data: Path, record: Path) -> float | None:
-        try:
-            header, held_pieces, complete = peek(record)
-            facts = data.lstat()
-            said_piece_length(header.size_bytes, header.told_piece_length)
-            belongs = self._paths(header.digest)[0] == data and facts.st_size == header.size_bytes
-            used = record.stat().st_mtime
-        except (StoreError, OSError, ValueError) as error:  # the last of pieces that no blob of this length has
-            if isinstance(error, OSError):
-                raise_if_limited(error, record)
-            belongs = False
-        if not belongs:
-            log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))
-            _unlink(record, *([data] if is_file(data) else []))
-            return None
-        if header.digest in self._held:
-            return None
-        held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
-        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self.health)
-        blob.last_used = used
-        self._held.add(blob)
-        return used
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink()
