@@ -1,4 +1,4 @@
-"""The store: the blobs of one directory, and the eviction of blobs. `peer.store.directory` has the directory itself.
+"""The store: the blobs of one directory, for any thread.
 
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
@@ -6,53 +6,44 @@
     DIR/pins                  until when blobs are kept that are pinned (peer.store.pins)
     DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
+Its parts, each beneath one lock: `held_blobs` (which blobs there are), `blob_files` (what lies in the directory),
+`allocator` (room, and what is evicted for it).
+
 Rules:
-1. A blob without a valid record, and a blob's file without a record, are removed when the store opens.
-2. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
-3. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
+1. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
    (`drop`). It is told (`on_removed`), and whoever asked for it has it fetched again.
-4. What a container runtime's content store holds (`peer.store.adopted`) is held without a file of the store's. It does
+2. What a container runtime's content store holds (`peer.store.adopted`) is held without a file of the store's. It does
    not count, is never evicted, and its file is never written to or removed.
-5. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
+3. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from peer.core.eviction import (
-    COLD_S,
     Bounds,
-    Candidate,
-    Choice,
     DiskShare,
     Quota,
     Room,
-    Wanted,
-    expired,
-    order,
-    to_evict,
 )
-from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
+from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreReadOnlyError
 from peer.oci.digest import Digest
+from peer.store.allocator import Allocator
 from peer.store.blob import Blob
 from peer.store.blob_files import BlobFiles
 from peer.store.directory import StoreDirectory
-from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, remove_files, room_of, translate_disk_error
+from peer.store.disk import IN_THE_WAY, disk_errors, room_of, translate_disk_error
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
 from peer.store.held_blobs import HeldBlobs
-from peer.store.new_blob import allocate, is_the_disk, why_full
 from peer.store.pins import Pins
 from peer.store.record import Header
 from peer.store.use_clock import UseClock
@@ -68,15 +59,8 @@ class Store:
         self, place: StoreDirectory, quota: Quota, room: Callable[[Path], Room], elapsed: Callable[[], float]
     ) -> None:
         self.directory = place.path
-        self.quota = quota
         self.health = Health()
         self._place = place
-        self._room_of = room
-        self._last_room = Room(0, 0)
-        self._elapsed = elapsed
-        self._evicted = 0
-        self._unfit_bytes = 0
-        """The length of a blob for which the disk had no room: until it has, the store is full."""
         self._lock = threading.RLock()
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
@@ -90,6 +74,7 @@ class Store:
             on_found=lambda blob: self.on_found(blob),
         )
         self._files: Final = BlobFiles(place, self._held, self.health)
+        self._allocator: Final = Allocator(place, quota, room, self._held, self._files, self.health)
 
     @classmethod
     def open(
@@ -112,7 +97,7 @@ class Store:
         try:
             found = store._files.scan()
             with suppress(StoreError):
-                store._room()
+                store._allocator.room()
             store._held.clock = UseClock.of(store._clock_file, found, elapsed)
             store._held.date()
         except OSError as error:
@@ -186,8 +171,7 @@ class Store:
             if blob is not None:  # adopted since the download began, which needs a file to write to
                 blob.release()
                 self.discard(digest)
-            self._make_room(Wanted(size_bytes, background))
-            blob = self._allocated(header, Wanted(size_bytes, background))
+            blob = self._allocator.allocate(header, background=background)
             blob.is_ahead = background
             self._held.add(blob)
             blob.acquire()
@@ -290,12 +274,12 @@ class Store:
         Returns the removed blobs.
         """
         with self._lock:
-            return self._collect()
+            return self._allocator.collect()
 
     def set_quota(self, quota: Quota) -> None:
         """From now on it keeps to `quota`; the next `tend` evicts what is beyond it."""
         with self._lock:
-            self.quota = quota
+            self._allocator.quota = quota
 
     def tend(self) -> list[BlobInfo]:
         """What is to be done now and then: see whether the disk is well, and evict. Returns the removed blobs."""
@@ -305,7 +289,7 @@ class Store:
                 unable = self._files.retake_if_changed()
                 if unable is not None:
                     self.health.failed(unable)
-                removed = self._collect()
+                removed = self._allocator.collect()
             self._look_at_disk()
         except FileLimitError:
             pass
@@ -345,16 +329,19 @@ class Store:
         return self.health.state
 
     @property
+    def quota(self) -> Quota:
+        """What the store may use, as the operator says it."""
+        return self._allocator.quota
+
+    @property
     def bounds(self) -> Bounds:
         """What the store may use, as of the last look at the disk."""
-        return self.quota.on(self._last_room, self._held.used_bytes)
+        return self._allocator.bounds
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a blob of this size can be stored without evicting any. Raises StoreError."""
         with self._lock:
-            wanted = Wanted(size_bytes, background=True)
-            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._held.used_bytes, now=0.0)
-            return nothing.is_enough
+            return self._allocator.fits(size_bytes)
 
     def statistics(self) -> StoreStatistics:
         with self._lock:
@@ -365,124 +352,14 @@ class Store:
                 adopted_bytes=sum(blob.size_bytes for blob in self._held if blob.is_adopted),
                 max_bytes=self.bounds.max_bytes,
                 min_free_bytes=self.bounds.min_free_bytes,
-                disk_bytes=self._last_room.total_bytes,
-                evicted=self._evicted,
+                disk_bytes=self._allocator.last_room.total_bytes,
+                evicted=self._allocator.evicted,
                 lost=self._held.lost,
                 condition=state.condition.value,
                 cause=state.cause,
                 preheated_bytes=self._held.preheated_bytes,
                 preheated_used_bytes=self._held.preheated_used_bytes,
             )
-
-    # -- room ------------------------------------------------------------------------------------------------------
-
-    def _make_room(self, wanted: Wanted) -> None:
-        """Evict so that `wanted` fits; nothing is evicted in vain. Raises StoreError."""
-        try:
-            room = self._room()
-        except StoreError as error:
-            self.health.failed(error)
-            raise
-        choice = self._choice(room, wanted)
-        if choice.is_enough:
-            for digest in choice.digests:
-                self._evict(digest)
-            return
-        in_use = sum(blob.size_bytes for blob in self._held if blob.in_use)
-        later = replace(room, free_bytes=room.free_bytes + in_use)
-        bounds = self.bounds
-        passing = to_evict((), bounds, later, wanted, used_bytes=0, now=0.0).is_enough
-        full = StoreFullError(why_full(wanted.size_bytes or 0, bounds, room, self.directory), passing=passing)
-        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, bounds, room):
-            self._unfit_bytes = wanted.size_bytes or 0
-            self.health.failed(full)
-        raise full
-
-    def _allocated(self, header: Header, wanted: Wanted) -> Blob:
-        """The new blob, with its files. If there is less room than was said, older blobs go, about as large as it is.
-
-        Raises StoreError.
-        """
-        data, record = self._place.paths(header.digest)
-        spared = sorted(self._candidates(), key=order)
-        freed_bytes, retaken = 0, False
-        while True:
-            try:
-                allocate(data, record, header)
-                break
-            except OSError as error:
-                remove_files(data, record)
-                failed = translate_disk_error(error, data)
-                failed.__cause__ = error
-                if error.errno == errno.ENOENT and not retaken:
-                    retaken = True
-                    self._files.retake_if_changed()
-                    continue
-                if error.errno in IN_THE_WAY:  # of this blob alone
-                    raise failed from error
-                oldest = next((each for each in spared if not each.in_use), None)
-                if error.errno not in NO_ROOM or wanted.background or not oldest or freed_bytes > header.size_bytes:
-                    self.health.failed(failed)
-                    raise failed from error
-                spared.remove(oldest)
-                freed_bytes += oldest.size_bytes
-                self._evict(oldest.digest)
-        self._worked()
-        return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self.health)
-
-    def _choice(self, room: Room, wanted: Wanted) -> Choice:
-        now = self._held.clock.now()
-        bounds = self.quota.on(room, self._held.used_bytes)
-        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._held.used_bytes, now=now)
-
-    def _collect(self) -> list[BlobInfo]:
-        removed: list[BlobInfo] = []
-        try:
-            old = expired(self._candidates(), self.quota, self._held.clock.now())
-            removed.extend(self._evict(digest) for digest in old)
-            removed.extend(self._evict(digest) for digest in self._choice(self._room(), Wanted()).digests)
-        except StoreError as error:
-            self.health.failed(error)
-        return removed
-
-    def _evict(self, digest: str) -> BlobInfo:
-        """Raises StoreError if its file cannot be removed: it is kept then."""
-        blob = self._held[digest]
-        try:
-            blob.data_path.unlink(missing_ok=True)
-        except (NotADirectoryError, IsADirectoryError):
-            pass  # it is not there either
-        except OSError as error:
-            raise translate_disk_error(error, blob.data_path) from error
-        info = self._held.info(blob)
-        blob.preempted = blob.pinned
-        self.discard(digest)
-        self._evicted += 1
-        return info
-
-    def _candidates(self) -> Iterator[Candidate]:
-        now = self._held.clock.now()
-        for blob in self._held:
-            if blob.is_adopted or blob.is_shared:
-                continue  # no room would come of it
-            is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
-            is_pinned = self._held.pins.until(blob.digest) > now
-            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
-
-    def _room(self) -> Room:
-        """Raises StoreError; StoreReadOnlyError where nothing can be removed either."""
-        try:
-            room = self._room_of(self.directory)
-        except FileNotFoundError:
-            self._files.retake_if_changed()
-            with disk_errors(self.directory):
-                room = self._room_of(self.directory)
-        except OSError as error:
-            raise translate_disk_error(error, self.directory) from error
-        if room.read_only:
-            raise translate_disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.directory)
-        self._last_room = room
-        return room
 
     # -- the disk --------------------------------------------------------------------------------------------------
 
@@ -493,18 +370,11 @@ class Store:
     def _look_at_disk(self) -> None:
         """See whether something can be stored, and by a write if it could not be. Raises StoreError, OSError."""
         with self._lock:
-            room = self._room()
-            is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
-        if not is_enough:
-            raise StoreFullError(why_full(self._unfit_bytes, self.bounds, room, self.directory))
+            self._allocator.look()
         self._place.settle()
         try:
             self._held.clock.save(self._clock_file, at_once=not self.health.state.is_well)
         except OSError as error:
             if error.errno not in IN_THE_WAY:
                 raise
-        self._worked()
-
-    def _worked(self) -> None:
-        self._unfit_bytes = 0
-        self.health.worked()
+        self._allocator.worked()
