@@ -37,13 +37,13 @@ from peer.store.disk import (
     IN_THE_WAY,
     NO_ROOM,
     PRIVATE_FILE,
-    flush_directory,
     is_file,
     make_private_directory,
     translate_disk_error,
     write_durably,
 )
 from peer.store.record import peek
+from scheduler.trust.files import flush_directory
 
 log = structlog.get_logger("peer.store")
 

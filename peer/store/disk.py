@@ -12,6 +12,7 @@ from typing import Final
 
 from peer.core.eviction import Room
 from peer.errors import FileLimitError, StoreBrokenError, StoreError, StoreFullError, StoreReadOnlyError
+from scheduler.trust.files import flush_directory
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_FILES = {
@@ -109,15 +110,6 @@ def write_durably(path: Path, content: bytes) -> None:
             new.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
-
-
-def flush_directory(directory: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def is_file(path: Path) -> bool:
