@@ -541,7 +541,7 @@ class TestAfterARestart:
             async with started(store, linger_s=0.0) as (host, readers), asyncio.TaskGroup() as clients:
                 with blob._appending:  # no piece can be recorded
                     leaves = clients.create_task(read(readers, source(origin)))
-                    await eventually(lambda: blob._at_hand == {9})
+                    await eventually(lambda: blob._sha256._at_hand == {9})
                     leaves.cancel()
                     await asyncio.wait([leaves])
                     assert host.statistics().active == 0
