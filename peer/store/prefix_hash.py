@@ -24,6 +24,21 @@ from scheduler.protocol.geometry import piece_span
 class PrefixHash:
     """Of one blob, of which `pieces` are held in `data`. From any thread. `lock` guards `pieces`, too."""
 
+    __slots__ = (
+        "_at_hand",
+        "_data",
+        "_hashed",
+        "_hashing",
+        "_header",
+        "_lock",
+        "_pieces",
+        "_scratch",
+        "_sha256",
+        "_unreadable",
+        "is_right",
+        "reread_bytes",
+    )
+
     def __init__(self, header: Header, data: DataFile, pieces: PieceSet, lock: threading.Condition) -> None:
         self._header: Final = header
         self._data: Final = data
