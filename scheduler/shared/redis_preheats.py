@@ -3,9 +3,11 @@
     PREFIX:preheats           the ids of all preheats, by number
     PREFIX:preheats-last      the latest number
     PREFIX:preheats-open      the ids of those that are not over
+    PREFIX:preheats-standing  the ids of those that are over and stand
     PREFIX:preheat-keys       by idempotency key: the id
     PREFIX:preheat:ID         a hash: number, key, spec (JSON), created, begins, ends, finished, state, reason,
-                              credential (sealed), held (JSON: the images by digest), turn
+                              credential (sealed), held (JSON: the images by digest), turn; stands: until when, of
+                              one that stands
     PREFIX:preheat:ID:hosts   by host: what came of it, as JSON
     PREFIX:preheat:ID:told    by host: the scheduler that tells it, by the name of its beat
     PREFIX:preheat:ID:untold  the hosts that no scheduler tells
@@ -17,9 +19,11 @@ Rules:
    has restarted, has another name: what it had taken is given back by the preheat's runner.
 3. What the runner of a preheat decides counts if the live list is at the epoch at which it was the runner, and the
    preheat in the state that it decided upon. At one epoch a preheat has one runner.
-4. A result that is final is not changed, but by a retry. A preheat that is over takes no reports.
+4. A result that is final is not changed, but by a retry, and by who tells the host once more of a preheat that stands.
+   A preheat that is over, and does not stand, takes no reports.
 5. `turn` grows when somebody else may have something to do.
 6. Times are of Redis's clock, which is one for all schedulers.
+7. A host that connects later becomes a host of a preheat in the step in which a scheduler takes it.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from scheduler.core.preheat_hosts import parse_selection
+from scheduler.core.preheat_hosts import MAX_HOSTS, parse_selection
 from scheduler.core.preheat_job import OPEN_STATES, JobState, Target, TargetState
 from scheduler.core.preheat_record import (
     MAX_KEPT,
@@ -41,7 +45,7 @@ from scheduler.core.preheat_record import (
     encode_spec,
 )
 from scheduler.core.preheat_window import parse_window
-from scheduler.core.preheats import MAX_JOBS
+from scheduler.core.preheats import MAX_ATTEMPTS, MAX_JOBS
 from scheduler.protocol.fields import read
 from scheduler.protocol.to_host import Preheat
 from scheduler.shared.redis_calls import RedisCalls
@@ -69,6 +73,7 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', number - tonum
     if key and key ~= '' then redis.call('HDEL', KEYS[4], key) end
     redis.call('DEL', base .. old, base .. old .. ':hosts', base .. old .. ':told', base .. old .. ':untold')
     redis.call('ZREM', KEYS[1], old)
+    redis.call('SREM', KEYS[6], old)
   end
 end
 return ARGV[1]
@@ -89,6 +94,7 @@ end
 local job = KEYS[2]
 local function state() return redis.call('HGET', job, 'state') end
 local function is_open(name) return name == 'PENDING' or name == 'RUNNING' end
+local function stands() return redis.call('HEXISTS', job, 'stands') == 1 end
 local final = {DONE = true, FAILED = true, UNSUPPORTED = true, CANCELLED = true, SKIPPED = true}
 local function is_final(host)
   local row = redis.call('HGET', job .. ':hosts', host)
@@ -112,12 +118,40 @@ end
 _TAKE: Final = f"""
 {_LIST}
 local taken = {{}}
-if state() ~= 'RUNNING' or not lives(ARGV[1]) then return taken end
+if not (state() == 'RUNNING' or stands()) or not lives(ARGV[1]) then return taken end
 for at = 2, #ARGV do
   if redis.call('SREM', job .. ':untold', ARGV[at]) == 1 then
     redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
     taken[#taken + 1] = ARGV[at]
     taken[#taken + 1] = redis.call('HGET', job .. ':hosts', ARGV[at])
+  end
+end
+return taken
+"""
+
+_ADD_HOSTS: Final = f"""
+{_LIST}
+local taken = {{}}
+local late = stands()
+if not (state() == 'RUNNING' or late) or not lives(ARGV[1]) then return taken end
+local count = redis.call('HLEN', job .. ':hosts')
+for at = 4, #ARGV, 2 do
+  local known = redis.call('HGET', job .. ':hosts', ARGV[at])
+  local row = nil
+  if not known then
+    if count < tonumber(ARGV[2]) then row, count = ARGV[at + 1], count + 1 end
+  elseif late then
+    local was = cjson.decode(known)
+    if (was[1] == 'FAILED' or was[1] == 'UNSUPPORTED' or was[1] == 'CANCELLED') and was[3] < tonumber(ARGV[3]) then
+      was[1], was[3], was[4] = 'WAITING', was[3] + 1, ''
+      row = cjson.encode(was)
+    end
+  end
+  if row then
+    redis.call('HSET', job .. ':hosts', ARGV[at], row)
+    redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
+    taken[#taken + 1] = ARGV[at]
+    taken[#taken + 1] = row
   end
 end
 return taken
@@ -138,7 +172,7 @@ return given
 
 _REPORT: Final = f"""
 {_LIST}
-if not is_open(state()) then return 0 end
+if not (is_open(state()) or stands()) then return 0 end
 local kept = 0
 for at = 3, #ARGV, 2 do
   if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[1] then
@@ -155,17 +189,20 @@ _SET: Final = f"""
 local now = state()
 if not now then return 0 end
 if ARGV[1] ~= '' and string.format('%d', listed()[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == 'open' and not is_open(now) then return 0 end
+if ARGV[2] == 'open' and not (is_open(now) or stands()) then return 0 end
+if ARGV[2] == 'stands' and not stands() then return 0 end
 if ARGV[2] == 'over' and is_open(now) then return 0 end
 if ARGV[2] == 'PENDING' and now ~= 'PENDING' then return 0 end
 if ARGV[2] == 'RUNNING' and now ~= 'RUNNING' then return 0 end
-redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', ARGV[5])
+local finished = redis.call('HGET', job, 'finished')
+if ARGV[5] == '' or not finished or finished == '' then finished = ARGV[5] end
+redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', finished)
 if ARGV[6] ~= '' then redis.call('HSET', job, 'begins', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', job, 'ends', ARGV[7]) end
 if ARGV[3] == 'PENDING' then
   for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do untell(host) end
 end
-for at = 9, #ARGV, 3 do
+for at = 10, #ARGV, 3 do
   if ARGV[2] == '' or ARGV[2] == 'over' or not is_final(ARGV[at]) then
     put(ARGV[at], ARGV[at + 1])
     if ARGV[at + 2] == '1' and redis.call('HEXISTS', job .. ':told', ARGV[at]) == 0 then
@@ -174,19 +211,25 @@ for at = 9, #ARGV, 3 do
   end
 end
 redis.call('HINCRBY', job, 'turn', 1)
-if ARGV[5] == '' then
-  redis.call('SADD', KEYS[3], ARGV[8])
+if ARGV[5] ~= '' then redis.call('HDEL', job, 'credential') end
+redis.call(ARGV[5] == '' and 'SADD' or 'SREM', KEYS[3], ARGV[8])
+if ARGV[9] ~= '' then
+  redis.call('HSET', job, 'stands', ARGV[9])
+  redis.call('SADD', KEYS[4], ARGV[8])
 else
-  redis.call('HDEL', job, 'credential', 'held')
-  redis.call('SREM', KEYS[3], ARGV[8])
-  redis.call('DEL', job .. ':told', job .. ':untold')
+  redis.call('HDEL', job, 'stands')
+  redis.call('SREM', KEYS[4], ARGV[8])
+  if ARGV[5] ~= '' then
+    redis.call('HDEL', job, 'held')
+    redis.call('DEL', job .. ':told', job .. ':untold')
+  end
 end
 return 1
 """
 
 _LOOK: Final = """
 local found = redis.call('TIME')
-for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+for _, name in ipairs(redis.call('SUNION', KEYS[1], KEYS[3])) do
   found[#found + 1] = name
   local job = KEYS[2] .. name
   found[#found + 1] = redis.call('HGET', job, 'turn') or '0'
@@ -198,7 +241,7 @@ return found
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Redis's clock (Unix seconds); of each preheat that is not over, its turn, and how many hosts are open."""
+    """Redis's clock (Unix seconds); of each preheat that is not over, or stands, its turn, and its open hosts."""
 
     now: float
     open: Mapping[str, tuple[int, int]]
@@ -226,6 +269,7 @@ class RedisPreheats:
         self._sealer: Final = Sealer(key)
         self._base: Final = place.key("preheat:")
         self._open: Final = place.key("preheats-open")
+        self._standing: Final = place.key("preheats-standing")
         self._all: Final = place.key("preheats")
 
     def close(self) -> None:
@@ -239,7 +283,8 @@ class RedisPreheats:
             sealed = self._sealer.sealed(credential) if credential else b""
         numbers = map(repr, (job.created, job.begins, job.ends))
         values = [encode_spec(job), *numbers, job.state.name, job.reason, sealed]
-        keys = [self._all, self._place.key("preheats-last"), self._open, self._place.key("preheat-keys"), self._base]
+        last, known = self._place.key("preheats-last"), self._place.key("preheat-keys")
+        keys = [self._all, last, self._open, known, self._base, self._standing]
         with self._calls.using() as client:
             name = client.eval(_ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
         if not name:
@@ -252,8 +297,23 @@ class RedisPreheats:
     def reopen(self, job: str, ends: float) -> None:
         self._set(job, "", "", JobState.RUNNING, "", None, (), ends=ends)
 
-    def keep(self, job: str, state: JobState, reason: str, finished: float | None, targets: Iterable[Target]) -> None:
+    def keep(
+        self,
+        job: str,
+        state: JobState,
+        reason: str,
+        finished: float | None,
+        targets: Iterable[Target],
+        held_images: Sequence[str] = (),
+    ) -> None:
+        if held_images:
+            with self._calls.using() as client:
+                client.hset(self._base + job, "held", json.dumps(held_images))
         self._set(job, "", "", state, reason, finished, targets)
+
+    def held_images(self, job: str) -> tuple[str, ...]:
+        with self._calls.using() as client:
+            return _held(client.hget(self._base + job, "held") or b"")
 
     def job(self, name: str | int) -> JobRecord | None:
         with self._calls.using() as client:
@@ -284,7 +344,7 @@ class RedisPreheats:
 
     def look(self) -> Look:
         with self._calls.using() as client:
-            seconds, micros, *flat = client.eval(_LOOK, 2, self._open, self._base)
+            seconds, micros, *flat = client.eval(_LOOK, 3, self._open, self._base, self._standing)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
@@ -307,8 +367,16 @@ class RedisPreheats:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
         with self._calls.using() as client:
             flat = client.eval(_TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
-        found = (_target(host, row) for host, row in zip(flat[::2], flat[1::2], strict=True))
-        return [target for target in found if target is not None]
+        return _taken(flat)
+
+    def add_hosts(self, job: str, beat: str, targets: Iterable[Target]) -> list[Target]:
+        """Be the one that tells these hosts, which have connected later, unless somebody does or has; return those that
+        are taken (rule 7).
+        """
+        flat = [text for each in targets for text in (each.host, _row(each))]
+        with self._calls.using() as client:
+            live = self._place.key("live")
+            return _taken(client.eval(_ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat))
 
     def give_back(self, job: str, told: Mapping[str, str]) -> None:
         """These hosts are told no longer by the schedulers with these beats, if they are still."""
@@ -334,12 +402,20 @@ class RedisPreheats:
         targets: Iterable[Target] = (),
         *,
         begins: float | None = None,
+        stands: float | None = None,
     ) -> bool:
-        """What the runner at this epoch decides of a preheat in the state `before`. Whether it counts (rule 3)."""
-        return self._set(job, str(epoch), before.name, state, reason, finished, targets, begins=begins)
+        """What the runner at this epoch decides of a preheat in the state `before`. Whether it counts (rule 3).
+
+        `stands`: it is over, and stands until then.
+        """
+        return self._set(job, str(epoch), before.name, state, reason, finished, targets, begins=begins, stands=stands)
+
+    def end_standing(self, record: JobRecord, epoch: int, targets: Iterable[Target]) -> bool:
+        """The runner at this epoch decides that a preheat stands no longer. Whether it counts."""
+        return self._set(record.id, str(epoch), "stands", record.state, record.reason, record.finished or 0.0, targets)
 
     def end(self, job: str, state: JobState, reason: str, finished: float, targets: Iterable[Target]) -> bool:
-        """End a preheat that is not over. Whether it was not."""
+        """End a preheat that is not over, or that stands. Whether it was one."""
         return self._set(job, "", "open", state, reason, finished, targets)
 
     def retry(self, job: str, begins: float, ends: float, targets: Iterable[Target]) -> bool:
@@ -358,12 +434,14 @@ class RedisPreheats:
         *,
         begins: float | None = None,
         ends: float | None = None,
+        stands: float | None = None,
     ) -> bool:
         rows = [text for each in targets for text in (each.host, _row(each), str(int(each.state in OPEN_STATES)))]
         times = ["" if each is None else repr(each) for each in (finished, begins, ends)]
-        keys = [self._place.key("live"), self._base + job, self._open]
+        until = "" if stands is None else repr(stands)
+        keys = [self._place.key("live"), self._base + job, self._open, self._standing]
         with self._calls.using() as client:
-            return bool(client.eval(_SET, 3, *keys, epoch, guard, state.name, reason, *times, job, *rows))
+            return bool(client.eval(_SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
         decoded = [_text(name) for name in names]
@@ -407,6 +485,8 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
             fields[b"state"].decode(),
             fields[b"reason"].decode(),
         )
+        stands = fields.get(b"stands")
+        record = replace(record, stands_until=float(stands) if stands else None)
         _check(record)
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
@@ -445,6 +525,11 @@ def _row(target: Target) -> str:
             target.confirmed,
         ]
     )
+
+
+def _taken(flat: Sequence[bytes]) -> list[Target]:
+    found = (_target(host, row) for host, row in zip(flat[::2], flat[1::2], strict=True))
+    return [target for target in found if target is not None]
 
 
 def _target(host: bytes, row: bytes) -> Target | None:
