@@ -18,7 +18,7 @@ Rules:
    not needed any more is kept for `LINGER_S`.
 5. A scheduler that cannot look at the list that it shares says that its own is outdated. If all say so to which a
    connection is needed, one more is, to hear of a newer list: to the first other one by rendezvous of this host's id.
-   If that one says the same, the next is, up to `ASKED_AT_MOST`: several may be cut off at once, and if nobody can look,
+   If that one says the same, the next is, up to `ASKED_AT_MOST`: several may be cut off at once. If nobody can look,
    nothing moves. Hosts come to each of them at times that differ.
 """
 

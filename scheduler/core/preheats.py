@@ -362,7 +362,7 @@ class Preheats:
         if job.state is not JobState.RUNNING:
             return
         here = set(roots) <= set(_each(target.digests))  # else what it says of them was not looked at
-        if job.credential and target.confirmed and len(roots) == len(job.order.images) and here:
+        if target.confirmed and len(roots) == len(job.order.images) and here and job.credential:
             names = [_repository(image) for image in job.order.images]
             job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
         self._tell_present(job)

@@ -163,7 +163,7 @@ class Several:
         self.hosts.append(await self._swarm.add(schedulers=self.urls))
 
     async def add_idle_host(self, scheduler: SchedulerOfSeveral, *asks: SchedulerOfSeveral) -> Host:
-        """One more host, which has no blob, and is connected to this scheduler alone. It would ask these others next."""
+        """One more host, which has no blob, and is connected to this scheduler alone. It asks these others next."""
         ids, order = [each.id for each in self.schedulers], [each.id for each in (scheduler, *asks)]
         names = map("idle-{}".format, itertools.count())
         name = next(each for each in names if ranked(each.encode(), ids)[: len(order)] == order)

@@ -201,8 +201,8 @@ def test_two_are_cut_off_from_redis_at_once(run: Callable[[Scenario], None]) -> 
             each.to_redis.cut()
         await until_true(lambda: third.listed == {third.url})
         await until(lambda: is_connected(idle, third))
-        blobs = made.push()
-        await together([host.blob(digest) for host in (idle, *made.hosts) for digest in blobs])
+        await made.until_at([third])
+        await together([idle.blob(digest) for digest in made.push()])
         at = await blobs_at(idle)
         assert (at[third.url] > 0, [at[each.url] for each in victims]) == (True, [0, 0]), "they are still asked"
         await idle.stop()
