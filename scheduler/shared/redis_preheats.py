@@ -50,193 +50,9 @@ from scheduler.protocol.fields import read
 from scheduler.protocol.to_host import Preheat
 from scheduler.shared.redis_calls import RedisCalls
 from scheduler.shared.redis_clients import RedisPlace
+from scheduler.shared.redis_preheat_scripts import ADD, ADD_HOSTS, GIVE_BACK, LOOK, REPORT, SET, TAKE
 from scheduler.trust.errors import TrustError
 from scheduler.trust.sealing import Sealer
-
-_ADD: Final = """
-local base = KEYS[5]
-if ARGV[2] ~= '' then
-  local known = redis.call('HGET', KEYS[4], ARGV[2])
-  if known and redis.call('EXISTS', base .. known) == 1 then return known end
-end
-if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[3]) then return '' end
-local number = redis.call('INCR', KEYS[2])
-redis.call('HSET', base .. ARGV[1], 'number', number, 'key', ARGV[2], 'spec', ARGV[5], 'created', ARGV[6],
-  'begins', ARGV[7], 'ends', ARGV[8], 'finished', '', 'state', ARGV[9], 'reason', ARGV[10], 'credential', ARGV[11],
-  'turn', 1)
-redis.call('ZADD', KEYS[1], number, ARGV[1])
-redis.call('SADD', KEYS[3], ARGV[1])
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[4], ARGV[2], ARGV[1]) end
-for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', number - tonumber(ARGV[4]))) do
-  if redis.call('SISMEMBER', KEYS[3], old) == 0 then
-    local key = redis.call('HGET', base .. old, 'key')
-    if key and key ~= '' then redis.call('HDEL', KEYS[4], key) end
-    redis.call('DEL', base .. old, base .. old .. ':hosts', base .. old .. ':told', base .. old .. ':untold')
-    redis.call('ZREM', KEYS[1], old)
-    redis.call('SREM', KEYS[6], old)
-  end
-end
-return ARGV[1]
-"""
-
-_LIST: Final = """
-local function listed()
-  local fine, found = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
-  if fine and type(found) == 'table' and type(found[2]) == 'table' then return found end
-  return {0, {}}
-end
-local function lives(name)
-  for _, row in ipairs(listed()[2]) do
-    if row[1] .. ':' .. string.format('%d', row[3]) == name then return true end
-  end
-  return false
-end
-local job = KEYS[2]
-local function state() return redis.call('HGET', job, 'state') end
-local function is_open(name) return name == 'PENDING' or name == 'RUNNING' end
-local function stands() return redis.call('HEXISTS', job, 'stands') == 1 end
-local final = {DONE = true, FAILED = true, UNSUPPORTED = true, CANCELLED = true, SKIPPED = true}
-local function is_final(host)
-  local row = redis.call('HGET', job .. ':hosts', host)
-  return row and final[cjson.decode(row)[1]]
-end
-local function untell(host)
-  redis.call('HDEL', job .. ':told', host)
-  redis.call('SADD', job .. ':untold', host)
-  local row = redis.call('HGET', job .. ':hosts', host) or ''
-  redis.call('HSET', job .. ':hosts', host, (string.gsub(row, '^%["%u+"', '["WAITING"')))
-end
-local function put(host, row)
-  redis.call('HSET', job .. ':hosts', host, row)
-  if final[cjson.decode(row)[1]] then
-    redis.call('HDEL', job .. ':told', host)
-    redis.call('SREM', job .. ':untold', host)
-  end
-end
-"""
-
-_TAKE: Final = f"""
-{_LIST}
-local taken = {{}}
-if not (state() == 'RUNNING' or stands()) or not lives(ARGV[1]) then return taken end
-for at = 2, #ARGV do
-  if redis.call('SREM', job .. ':untold', ARGV[at]) == 1 then
-    redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
-    taken[#taken + 1] = ARGV[at]
-    taken[#taken + 1] = redis.call('HGET', job .. ':hosts', ARGV[at])
-  end
-end
-return taken
-"""
-
-_ADD_HOSTS: Final = f"""
-{_LIST}
-local taken = {{}}
-local late = stands()
-if not (state() == 'RUNNING' or late) or not lives(ARGV[1]) then return taken end
-local count = redis.call('HLEN', job .. ':hosts')
-for at = 4, #ARGV, 2 do
-  local known = redis.call('HGET', job .. ':hosts', ARGV[at])
-  local row = nil
-  if not known then
-    if count < tonumber(ARGV[2]) then row, count = ARGV[at + 1], count + 1 end
-  elseif late then
-    local was = cjson.decode(known)
-    if (was[1] == 'FAILED' or was[1] == 'UNSUPPORTED' or was[1] == 'CANCELLED') and was[3] < tonumber(ARGV[3]) then
-      was[1], was[3], was[4] = 'WAITING', was[3] + 1, ''
-      row = cjson.encode(was)
-    end
-  end
-  if row then
-    redis.call('HSET', job .. ':hosts', ARGV[at], row)
-    redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
-    taken[#taken + 1] = ARGV[at]
-    taken[#taken + 1] = row
-  end
-end
-return taken
-"""
-
-_GIVE_BACK: Final = f"""
-{_LIST}
-local given = 0
-for at = 1, #ARGV, 2 do
-  if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[at + 1] then
-    untell(ARGV[at])
-    given = given + 1
-  end
-end
-if given > 0 then redis.call('HINCRBY', job, 'turn', 1) end
-return given
-"""
-
-_REPORT: Final = f"""
-{_LIST}
-if not (is_open(state()) or stands()) then return 0 end
-local kept = 0
-for at = 3, #ARGV, 2 do
-  if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[1] then
-    put(ARGV[at], ARGV[at + 1])
-    kept = kept + 1
-  end
-end
-if ARGV[2] ~= '' and redis.call('HSETNX', job, 'held', ARGV[2]) == 1 then redis.call('HINCRBY', job, 'turn', 1) end
-return kept
-"""
-
-_SET: Final = f"""
-{_LIST}
-local now = state()
-if not now then return 0 end
-if ARGV[1] ~= '' and string.format('%d', listed()[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == 'open' and not (is_open(now) or stands()) then return 0 end
-if ARGV[2] == 'stands' and not stands() then return 0 end
-if ARGV[2] == 'over' and is_open(now) then return 0 end
-if ARGV[2] == 'PENDING' and now ~= 'PENDING' then return 0 end
-if ARGV[2] == 'RUNNING' and now ~= 'RUNNING' then return 0 end
-local finished = redis.call('HGET', job, 'finished')
-if ARGV[5] == '' or not finished or finished == '' then finished = ARGV[5] end
-redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', finished)
-if ARGV[6] ~= '' then redis.call('HSET', job, 'begins', ARGV[6]) end
-if ARGV[7] ~= '' then redis.call('HSET', job, 'ends', ARGV[7]) end
-if ARGV[3] == 'PENDING' then
-  for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do untell(host) end
-end
-for at = 10, #ARGV, 3 do
-  if ARGV[2] == '' or ARGV[2] == 'over' or not is_final(ARGV[at]) then
-    put(ARGV[at], ARGV[at + 1])
-    if ARGV[at + 2] == '1' and redis.call('HEXISTS', job .. ':told', ARGV[at]) == 0 then
-      redis.call('SADD', job .. ':untold', ARGV[at])
-    end
-  end
-end
-redis.call('HINCRBY', job, 'turn', 1)
-if ARGV[5] ~= '' then redis.call('HDEL', job, 'credential') end
-redis.call(ARGV[5] == '' and 'SADD' or 'SREM', KEYS[3], ARGV[8])
-if ARGV[9] ~= '' then
-  redis.call('HSET', job, 'stands', ARGV[9])
-  redis.call('SADD', KEYS[4], ARGV[8])
-else
-  redis.call('HDEL', job, 'stands')
-  redis.call('SREM', KEYS[4], ARGV[8])
-  if ARGV[5] ~= '' then
-    redis.call('HDEL', job, 'held')
-    redis.call('DEL', job .. ':told', job .. ':untold')
-  end
-end
-return 1
-"""
-
-_LOOK: Final = """
-local found = redis.call('TIME')
-for _, name in ipairs(redis.call('SUNION', KEYS[1], KEYS[3])) do
-  found[#found + 1] = name
-  local job = KEYS[2] .. name
-  found[#found + 1] = redis.call('HGET', job, 'turn') or '0'
-  found[#found + 1] = redis.call('HLEN', job .. ':told') + redis.call('SCARD', job .. ':untold')
-end
-return found
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +102,7 @@ class RedisPreheats:
         last, known = self._place.key("preheats-last"), self._place.key("preheat-keys")
         keys = [self._all, last, self._open, known, self._base, self._standing]
         with self._calls.using() as client:
-            name = client.eval(_ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
+            name = client.eval(ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
         if not name:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         kept = self.job(name)
@@ -344,7 +160,7 @@ class RedisPreheats:
 
     def look(self) -> Look:
         with self._calls.using() as client:
-            seconds, micros, *flat = client.eval(_LOOK, 3, self._open, self._base, self._standing)
+            seconds, micros, *flat = client.eval(LOOK, 3, self._open, self._base, self._standing)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
@@ -366,7 +182,7 @@ class RedisPreheats:
     def take(self, job: str, beat: str, hosts: Iterable[str]) -> list[Target]:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
         with self._calls.using() as client:
-            flat = client.eval(_TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
+            flat = client.eval(TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
         return _taken(flat)
 
     def add_hosts(self, job: str, beat: str, targets: Iterable[Target]) -> list[Target]:
@@ -376,20 +192,20 @@ class RedisPreheats:
         flat = [text for each in targets for text in (each.host, _row(each))]
         with self._calls.using() as client:
             live = self._place.key("live")
-            return _taken(client.eval(_ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat))
+            return _taken(client.eval(ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat))
 
     def give_back(self, job: str, told: Mapping[str, str]) -> None:
         """These hosts are told no longer by the schedulers with these beats, if they are still."""
         flat = [text for pair in told.items() for text in pair]
         with self._calls.using() as client:
-            client.eval(_GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
+            client.eval(GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
 
     def report(self, job: str, beat: str, targets: Iterable[Target], held_images: Sequence[str] = ()) -> None:
         """Keep what came of these hosts, as far as they are told by the scheduler with this beat."""
         flat = [text for each in targets for text in (each.host, _row(each))]
         held = json.dumps(held_images) if held_images else ""
         with self._calls.using() as client:
-            client.eval(_REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
+            client.eval(REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
 
     def decide(
         self,
@@ -441,7 +257,7 @@ class RedisPreheats:
         until = "" if stands is None else repr(stands)
         keys = [self._place.key("live"), self._base + job, self._open, self._standing]
         with self._calls.using() as client:
-            return bool(client.eval(_SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
+            return bool(client.eval(SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
         decoded = [_text(name) for name in names]
