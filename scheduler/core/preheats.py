@@ -98,7 +98,8 @@ class Preheats:
         if known is not None:
             if known.result is None or job.result is not None:
                 return
-            self._drop(known)
+            self._close(known, TargetCause.FAIL)  # without a word: the job has these hosts
+            self._remove(known)
         self.jobs[job.order.id] = job
         for target in job.targets.values():
             if target.is_open:

@@ -24,6 +24,7 @@ from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -50,6 +51,10 @@ SETTLE_S: Final = 6.0
 
 AT_ONCE: Final = 1000
 """Hosts in one call."""
+
+
+NEWCOMERS_A_LOOK: Final = 256
+"""Of each preheat. After a start all hosts are newcomers, of whom Redis knows most already."""
 
 
 class Turn(Protocol):
@@ -86,6 +91,8 @@ class _Part:
     """Whether hosts are told: it runs, or it stands and these are its hours."""
     newcomers: set[str] = field(default_factory=set)
     """Hosts that have connected here, and may have to be hosts of it."""
+    left: set[str] = field(default_factory=set)
+    """Those that were left to their own schedulers at a look before."""
 
 
 class SharedPreheating:
@@ -239,9 +246,9 @@ class SharedPreheating:
             shares = await self._in_redis(self._store.shares, name)
             if shares is None:
                 return
-            part = await self._reconcile(name, turn, epoch, shares, part)
+            part = self._parts[name] = await self._reconcile(name, turn, epoch, shares, part)
         elif part.tells != self._tells(part.shares.record):
-            part = await self._reconcile(name, turn, part.epoch, part.shares, part)
+            part = self._parts[name] = await self._reconcile(name, turn, part.epoch, part.shares, part)
         beat = self._turn.name
         if beat and part.tells:
             await self._write_progress(name, part, beat)
@@ -253,11 +260,12 @@ class SharedPreheating:
 
     async def _reconcile(self, name: str, turn: int, epoch: int, shares: Shares, before: _Part | None) -> _Part:
         """Somebody has changed the preheat."""
-        part = self._parts[name] = _Part(turn, epoch, shares, tells=self._tells(shares.record))
+        part = _Part(turn, epoch, shares, tells=self._tells(shares.record))
         if before is None:
             part.newcomers |= self._connected
         else:
-            part.seen, part.written, part.newcomers = before.seen, before.written, before.newcomers
+            part.seen, part.written = before.seen, before.written
+            part.newcomers, part.left = before.newcomers, before.left
         live = self._core.preheat(name)
         if live is not None and (not part.tells or bool(live.pinned_until) == shares.record.is_open):
             told = {host: beat for host, beat in shares.told.items() if beat == self._turn.name}
@@ -325,19 +333,20 @@ class SharedPreheating:
         selection, schedulers = parse_selection(record.to), [each.id for each in self._turn.known.entries]
         own = beat.partition(":")[0]
         wanted: list[Target] = []
-        for host in list(part.newcomers):
+        looked_at = list(islice(part.newcomers, NEWCOMERS_A_LOOK))
+        for host in looked_at:
             candidate = self._core.candidate(host)
-            if candidate is None or not selection.admits(candidate):
-                part.newcomers.discard(host)
-                part.seen.discard(host)
-            elif host in part.seen or owner_of(host.encode(), schedulers) == own:
-                wanted.append(Target(host, candidate.site))
-            else:
-                part.seen.add(host)
-        if wanted := wanted[:AT_ONCE]:
+            if candidate is not None and selection.admits(candidate):
+                if host in part.left or owner_of(host.encode(), schedulers) == own:
+                    wanted.append(Target(host, candidate.site))
+                else:
+                    part.left.add(host)
+                    continue
+            part.left.discard(host)
+        if wanted:
             taken = await self._in_redis(self._store.add_hosts, name, beat, wanted)
             self._are_told_here(name, part, beat, taken)
-            part.newcomers -= {each.host for each in wanted}
+        part.newcomers.difference_update(set(looked_at) - part.left)
 
     def _are_told_here(self, name: str, part: _Part, beat: str, taken: Iterable[Target]) -> None:
         targets = tuple(taken)

@@ -114,10 +114,10 @@ class Preheating:
         view = await self.job(name)
         if view is None or view.record.is_open:
             return view
-        for target in view.targets:
-            if target.may_try_again:
-                target.try_again()
-        if not any(target.is_open for target in view.targets):
+        again = [each for each in view.targets if each.may_try_again]
+        for target in again:
+            target.try_again()
+        if not again:
             return view
         lasts_s = view.record.ends - view.record.begins
         now = self._clock()

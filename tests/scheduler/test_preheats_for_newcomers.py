@@ -15,6 +15,7 @@ from scheduler.core.preheat_record import JobRecord, JobView, PreheatService
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.from_host import PREHEAT, PreheatState
+from scheduler.protocol.rendezvous import owner_of
 from scheduler.protocol.to_host import Preheat, PreheatEnded
 from scheduler.shared.redis_clients import RedisPlace, blocking_client
 from scheduler.shell.preheating import Preheating
@@ -276,6 +277,27 @@ def test_cancelled_it_is_for_nobody_and_tried_again_for_those_that_failed(run: R
     run(test)
 
 
+def test_tried_again_while_it_stands_it_is_not_over_also_after_a_restart(run: Run) -> None:
+    async def test(cluster: Cluster) -> None:
+        await over(cluster)
+        cluster.connect("h2", "h3")
+        await cluster.look()
+        cluster.hear("h2", PreheatState.FAILED)
+        await cluster.look()
+        await cluster.service.retry("j1")
+        await cluster.restart()
+        assert (await view(cluster)).record.state is JobState.RUNNING
+        cluster.connect("h1", "h2", "h3")
+        await cluster.look()
+        cluster.hear("h2", attempt=2)
+        cluster.hear("h3")
+        found = await view(cluster)
+        assert (found.record.state, found.counts) == (JobState.SUCCEEDED, {TargetState.DONE: 3})
+        assert found.record.newcomers_until is not None
+
+    run(test)
+
+
 def test_of_those_that_order_the_same_the_last_stands(run: Run) -> None:
     async def test(cluster: Cluster) -> None:
         await over(cluster)
@@ -337,6 +359,22 @@ def test_hosts_of_several_schedulers_stop_when_the_hours_are_over(redis_place: R
         cluster.hear("h2")
         cluster.hear("h3")
         assert (await view(cluster)).counts == {TargetState.DONE: 3}
+        cluster.close()
+
+    asyncio.run(test())
+
+
+def test_a_host_is_told_by_whichever_scheduler_it_is_connected_to(redis_place: RedisPlace) -> None:
+    async def test() -> None:
+        cluster = AmongSeveral(redis_place)
+        await cluster.start()
+        await over(cluster)
+        one = cluster._several.all["a"]  # of this file
+        names = {f"n{number}" for number in range(20)}
+        assert {owner_of(name.encode(), ["a" * 16, "b" * 16]) for name in names} == {"a" * 16, "b" * 16}
+        one.connect(*names)
+        await cluster.look()
+        assert {host for host, _ in one.told if host != "h1"} == names
         cluster.close()
 
     asyncio.run(test())
