@@ -268,11 +268,7 @@ class SharedPreheating:
             part.newcomers, part.left = before.newcomers, before.left
         live = self._core.preheat(name)
         if live is not None and (not part.tells or bool(live.pinned_until) == shares.record.is_open):
-            told = {host: beat for host, beat in shares.told.items() if beat == self._turn.name}
-            if told:  # the next look reads who tells them then
-                part.tells = False
-                await self._in_redis(self._store.give_back, name, told)
-            self._tell(PreheatCancelled(name))
+            self._tell(PreheatCancelled(name))  # whom it has told is given back once hosts are told again
             live = None
         if not part.tells:
             return part
