@@ -48,9 +48,9 @@ from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_ATTEMPTS, MAX_JOBS
 from scheduler.protocol.fields import read
 from scheduler.protocol.to_host import Preheat
+from scheduler.shared import preheat_scripts as scripts
 from scheduler.shared.redis_calls import RedisCalls
 from scheduler.shared.redis_clients import RedisPlace
-from scheduler.shared.redis_preheat_scripts import ADD, ADD_HOSTS, GIVE_BACK, LOOK, REPORT, SET, TAKE
 from scheduler.trust.errors import TrustError
 from scheduler.trust.sealing import Sealer
 
@@ -102,7 +102,7 @@ class RedisPreheats:
         last, known = self._place.key("preheats-last"), self._place.key("preheat-keys")
         keys = [self._all, last, self._open, known, self._base, self._standing]
         with self._calls.using() as client:
-            name = client.eval(ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
+            name = client.eval(scripts.ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
         if not name:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         kept = self.job(name)
@@ -160,7 +160,7 @@ class RedisPreheats:
 
     def look(self) -> Look:
         with self._calls.using() as client:
-            seconds, micros, *flat = client.eval(LOOK, 3, self._open, self._base, self._standing)
+            seconds, micros, *flat = client.eval(scripts.LOOK, 3, self._open, self._base, self._standing)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
@@ -182,7 +182,7 @@ class RedisPreheats:
     def take(self, job: str, beat: str, hosts: Iterable[str]) -> list[Target]:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
         with self._calls.using() as client:
-            flat = client.eval(TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
+            flat = client.eval(scripts.TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
         return _taken(flat)
 
     def add_hosts(self, job: str, beat: str, targets: Iterable[Target]) -> list[Target]:
@@ -192,20 +192,22 @@ class RedisPreheats:
         flat = [text for each in targets for text in (each.host, _row(each))]
         with self._calls.using() as client:
             live = self._place.key("live")
-            return _taken(client.eval(ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat))
+            return _taken(
+                client.eval(scripts.ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat)
+            )
 
     def give_back(self, job: str, told: Mapping[str, str]) -> None:
         """These hosts are told no longer by the schedulers with these beats, if they are still."""
         flat = [text for pair in told.items() for text in pair]
         with self._calls.using() as client:
-            client.eval(GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
+            client.eval(scripts.GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
 
     def report(self, job: str, beat: str, targets: Iterable[Target], held_images: Sequence[str] = ()) -> None:
         """Keep what came of these hosts, as far as they are told by the scheduler with this beat."""
         flat = [text for each in targets for text in (each.host, _row(each))]
         held = json.dumps(held_images) if held_images else ""
         with self._calls.using() as client:
-            client.eval(REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
+            client.eval(scripts.REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
 
     def decide(
         self,
@@ -257,7 +259,7 @@ class RedisPreheats:
         until = "" if stands is None else repr(stands)
         keys = [self._place.key("live"), self._base + job, self._open, self._standing]
         with self._calls.using() as client:
-            return bool(client.eval(SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
+            return bool(client.eval(scripts.SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
         decoded = [_text(name) for name in names]

@@ -1,6 +1,6 @@
-"""What Redis does of preheats in one step each: `scheduler.shared.redis_preheats` has the keys and the rules.
+"""What several schedulers change of a preheat in one step each: Lua, which Redis runs (`redis_preheats` has the keys).
 
-KEYS[1] is the live list and KEYS[2] the preheat, but for ADD and LOOK.
+`KEYS[1]` is the live list, and `KEYS[2]` the preheat, but for `ADD` and `LOOK`.
 """
 
 from __future__ import annotations
