@@ -236,6 +236,13 @@ class SchedulerState:
             self.deadlines.set(Timer(Due.BACKGROUND, OriginKey(upstream)), due)
 
     @property
+    def leases_per_origin(self) -> int:
+        """The most leases of an origin that this scheduler grants at a time: its share of those of the cluster."""
+        alive = 1 if self.schedulers is None else len(self.schedulers.schedulers)
+        most = self.settings.leases_per_origin
+        return max(min(most, self.settings.leases_per_blob), -(-most // alive))
+
+    @property
     def crowding(self) -> float:
         """How many times rarer than few hosts those that are connected may report their pieces."""
         return max(1.0, len(self.hosts) / self.settings.unhurried_hosts)
