@@ -120,7 +120,7 @@ def test_a_claimed_length_takes_no_map() -> None:
 
 def test_half_of_100_000_hosts_have_room_beside_what_they_claim() -> None:
     """Where two of three schedulers are left. The limit is that of docker/helm."""
-    limit, interpreter, connection = 1024 * MIB, 64 * MIB, 6 * 1024
+    limit, interpreter, connection = 1024 * MIB, 64 * MIB, 6350
     connections = Bounds().connections
     assert connections >= 100_000 // 2
     assert interpreter + connections * connection + SchedulerSettings().claimed_bytes <= limit
