@@ -84,7 +84,7 @@ class SchedulerSettings:
     """The memory that what one host says may take, or what all hosts without certificates say that come from one
     address (`scheduler.core.budget`). 25,000 digests of one host, the map of 100 GiB, take 6 MiB."""
     claimed_bytes: int = 640 * 1024 * 1024
-    """The same for all hosts together. With 50,000 connections of 6.2 KiB (`scheduler.shell.server.Bounds`) it is most
+    """The same for all hosts together. With 50,000 connections of 6.2 KiB (`scheduler.shell.bounds`) it is most
     of the memory that docker/kubernetes.yaml gives the scheduler."""
 
     takeover_s: float = 5.0

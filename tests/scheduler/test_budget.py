@@ -19,7 +19,7 @@ from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Announce, Holding, Leave, Need
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
-from scheduler.shell.server import Bounds
+from scheduler.shell.bounds import Bounds
 from tests.scheduler.messages_for_pull import JOIN
 from tests.scheduler.playbook import SETTINGS, hello
 
