@@ -151,7 +151,6 @@ class Allocator:
         Raises StoreError.
         """
         data, record = self._directory.paths(header.digest)
-        spared = sorted(self._candidates(), key=order)
         freed_bytes, retaken = 0, False
         while True:
             try:
@@ -167,11 +166,10 @@ class Allocator:
                     continue
                 if error.errno in IN_THE_WAY:  # of this blob alone
                     raise failed from error
-                oldest = next((each for each in spared if not each.in_use), None)
+                oldest = min((each for each in self._candidates() if not each.in_use), key=order, default=None)
                 if error.errno not in NO_ROOM or background or not oldest or freed_bytes > header.size_bytes:
                     self._health.failed(failed)
                     raise failed from error
-                spared.remove(oldest)
                 freed_bytes += oldest.size_bytes
                 self._evict(oldest.digest)
         self.worked()
