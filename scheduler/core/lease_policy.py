@@ -111,12 +111,21 @@ class LeasePolicy:
         over_quota, given = self._state.over_quota, self._state.leases.given
         waiting_for = self._grant_leases(swarm)
         if swarm in over_quota and self._state.leases.given > given:  # there may be room for others
-            self._state.swarms_to_lease.update(dict.fromkeys(over_quota.after(swarm)))
+            self._state.swarms_to_try.update(dict.fromkeys(over_quota.after(swarm)))
         if waiting_for:
             over_quota.add(swarm, waiting_for)
         else:
             over_quota.discard(swarm)
         self._note_use(swarm, waiting_for)
+
+    def try_waiting(self, swarm: Swarm) -> None:
+        """Grant leases of a blob that has waited for those of others to end.
+
+        The first that is tried may have left no room at the origin. That is looked at before hosts are: each lease that
+        ends has up to `over_quota.TRIED` swarms tried for each of its lines.
+        """
+        if swarm in self._state.over_quota and any(map(self._origin_has_room, swarm.upstreams)):
+            self.grant_leases(swarm)
 
     def _note_use(self, swarm: Swarm, waiting_for: list[Member]) -> None:
         """Record which origins a swarm needs for clients, or else have it tried again in time (rule 9)."""
@@ -433,13 +442,16 @@ class LeasePolicy:
         return (
             self._host_has_room(host, most)
             and len(swarm.leases_of(member)) < share
-            and leases.of_upstream(upstream) < self._state.leases_per_origin
+            and self._origin_has_room(upstream)
             and not self._must_wait(swarm, upstream)
         )
 
     def _host_has_room(self, host: Host, most: int) -> bool:
         leases = self._state.leases
         return leases.of_host(host) < most and (host.proven or leases.of_strangers(host.identity.witness) < most)
+
+    def _origin_has_room(self, upstream: str) -> bool:
+        return self._state.leases.of_upstream(upstream) < self._state.leases_per_origin
 
     def _must_wait(self, swarm: Swarm, upstream: str) -> bool:
         """Whether clients need the origin, and the swarm is of the background (rule 9)."""

@@ -165,6 +165,11 @@ class Swarm:
             self.foreground += member.background - background
         member.background = background
 
+    @property
+    def upstreams(self) -> set[str]:
+        """The origins of its members, and perhaps of some that have left."""
+        return {source.upstream for source in self.sources}
+
     def shared(self, source: Source) -> Source:
         """The one object for a repository. Repositories that no member is in any more are forgotten at times."""
         if len(self.sources) > 2 * len(self.members) + SPARE_SOURCES:
