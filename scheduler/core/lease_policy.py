@@ -437,7 +437,7 @@ class LeasePolicy:
         settings = self._state.settings
         upstream = member.source.upstream if member.source else ""
         share = -(-settings.leases_per_blob // (len(swarm.graph.gateways) or len(swarm.wanting)))
-        leases, host = self._state.leases, member.host
+        host = member.host
         most = 1 if host.is_silent and self._state.over_quota.others_wait(member) else settings.leases_per_host
         return (
             self._host_has_room(host, most)
