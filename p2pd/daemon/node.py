@@ -156,7 +156,7 @@ async def serve(
         peer_server = PeerServer(
             host.servable if shares else _nothing_shared,
             host.links.accept if shares else _no_links,
-            uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
+            uploading=Uploading(settings.upload_slots, host.send_unchoke),
             is_far=host.is_far,
             is_checked=host.is_checked,
             rate_bytes_per_s=settings.upload_rate,
