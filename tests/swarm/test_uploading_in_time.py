@@ -1,6 +1,6 @@
 """When this host looks at its uploads, in virtual time over a kernel that acknowledges at given rates.
 
-Time passes only when the loop has nothing to do. Whoever would wait for ever fails at once.
+A test that would wait for ever fails at once.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import selectors
 import struct
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,39 +24,10 @@ from peer.net.upload_sender import (
     Upload,
     Uploading,
 )
+from tests.support.virtual_loop import run_in_virtual_time
 
 MIB = 1 << 20
 SLACK_S = 1e-6
-
-
-class NothingToWaitForError(AssertionError):
-    """All wait, and no timer is set."""
-
-
-class _VirtualTime(selectors.SelectSelector):
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise NothingToWaitForError
-        self.now += timeout
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._virtual = _VirtualTime()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main)
 
 
 @dataclass
@@ -111,7 +80,7 @@ def test_whoever_gives_the_last_of_a_piece_just_before_it_is_out_does_not_wait_f
             await uploading.drained(upload)
             assert loop.time() <= out_at + SLACK_S
 
-    run(main())
+    run_in_virtual_time(main())
 
 
 def test_a_piece_is_looked_at_while_it_is_given_to_the_kernel() -> None:
@@ -123,7 +92,7 @@ def test_a_piece_is_looked_at_while_it_is_given_to_the_kernel() -> None:
             await asyncio.sleep(3 * POLL_INTERVAL_S)
             assert uploading._throughput.best > 0
 
-    run(main())
+    run_in_virtual_time(main())
 
 
 def test_a_piece_that_may_be_nearly_out_is_not_looked_at_all_the_time() -> None:
@@ -138,7 +107,7 @@ def test_a_piece_that_may_be_nearly_out_is_not_looked_at_all_the_time() -> None:
                 assert not may_send
             assert uploading._looks_s(loop.time()) == TELL_WITHIN_S
 
-    run(main())
+    run_in_virtual_time(main())
 
 
 def test_a_piece_on_a_line_of_its_own_is_looked_at_a_few_times_while_nobody_is_to_be_told() -> None:
@@ -152,7 +121,7 @@ def test_a_piece_on_a_line_of_its_own_is_looked_at_a_few_times_while_nobody_is_t
         took_s = connection.out_at(MIB) - connection.began
         assert connection.looks <= 4 + took_s / POLL_INTERVAL_S
 
-    run(main())
+    run_in_virtual_time(main())
 
 
 def test_who_is_refused_shortly_before_a_piece_is_nearly_out_is_told_in_time() -> None:
@@ -171,7 +140,7 @@ def test_who_is_refused_shortly_before_a_piece_is_nearly_out_is_told_in_time() -
         assert len(told) == 1
         assert abs(told[0] - nearly_out_at) < SLACK_S
 
-    run(main())
+    run_in_virtual_time(main())
 
 
 class Sent(NamedTuple):
@@ -234,4 +203,4 @@ def test_in_any_order_each_piece_is_seen_to_be_out_all_are_told_and_then_nobody_
         assert not uploading._choker.is_wanted
         assert bool(refused) <= bool(told)
 
-    run(main())
+    run_in_virtual_time(main())
