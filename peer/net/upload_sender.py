@@ -190,14 +190,15 @@ class Uploading:
         while (upload := self._choker.next(uplink)) is not None:
             self._begin(upload, now)
             uplink = self._uplink(now)
-        if uplink is Uplink.FREE_SOON:
-            soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
+        soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
+        if uplink is Uplink.FREE_SOON and not soon:
+            return
+        receivers = self._choker.unchoke(uplink)
+        for receiver in receivers:
+            self._send_unchoke(receiver)
+        if uplink is Uplink.FREE_SOON and receivers:
             for active in soon:
                 active.told = True
-            if not soon:
-                return
-        for receiver in self._choker.unchoke(uplink):
-            self._send_unchoke(receiver)
 
     def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
@@ -238,7 +239,7 @@ class Uploading:
         looks_s = POLL_INTERVAL_S
         for active in self._active:
             left_s = self._left_s(active, now)
-            if self._choker.is_wanted and not active.told:
+            if self._choker.is_to_tell and not active.told:
                 looks_s = min(looks_s, max(left_s - FREE_SOON_S, TELL_WITHIN_S))
             if active.out is not None and not active.out.done():
                 looks_s = min(looks_s, left_s - EARLY_DONE_S)

@@ -143,6 +143,35 @@ def test_who_is_refused_shortly_before_a_piece_is_nearly_out_is_told_in_time() -
     run_in_virtual_time(main())
 
 
+def test_who_is_refused_while_another_waits_is_told_once_that_one_has_gone() -> None:
+    """Nobody has been told of this piece, though it was looked at when it was nearly out."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        told: list[str] = []
+        uploading = Uploading(1, lambda receiver: told.append(receiver.host))
+
+        async def asks(host: str) -> bool:
+            async with uploading.turn(piece(Connection(bytes_per_s=4 * MIB), MIB, host)) as may_send:
+                return may_send
+
+        connection = Connection(bytes_per_s=4 * MIB)
+        upload = piece(connection, MIB)
+        async with asyncio.TaskGroup() as group, uploading.turn(upload):
+            connection.begin()
+            await asyncio.sleep(connection.out_at(MIB) - FREE_SOON_S + 0.001 - loop.time())
+            waits = group.create_task(asks("waits"))
+            await asyncio.sleep(0)
+            assert not await asks("refused")
+            uploading._watch()
+            waits.cancel()
+            assert told == []
+            await uploading.drained(upload)
+            assert told == ["refused"]
+
+    run_in_virtual_time(main())
+
+
 class Sent(NamedTuple):
     """One request: when it comes, after how long the kernel has all of the piece, and how its connection goes."""
 
