@@ -7,6 +7,7 @@ where a defect in what one client asked for must not end what all the others rec
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from typing import Any, Generic, Self, TypeVar
 
@@ -18,6 +19,17 @@ log = structlog.get_logger("peer.tasks")
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+
+
+async def next_second() -> float:
+    """Sleep until a whole second of the loop's clock, half a second from now or later. Returns that second.
+
+    All that is done once a second is done in one wake-up of the event loop.
+    """
+    now = asyncio.get_running_loop().time()
+    second = math.floor(now + 0.5) + 1.0
+    await asyncio.sleep(second - now)
+    return second
 
 
 class BackgroundTasks:

@@ -1,17 +1,15 @@
-"""What the downloads of clients wait for: looked at a few times a second, rather than timed at each change."""
+"""What the downloads of clients wait for: looked at once a second, rather than timed at each change."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from peer.tasks import next_second
 from peer.waits import Wait
-
-LOOK_EVERY_S: Final = 0.25
 
 
 class DownloadWaits(Collector):
@@ -22,15 +20,17 @@ class DownloadWaits(Collector):
         self._seconds = dict.fromkeys(Wait, 0.0)
 
     async def run(self) -> None:
-        """Look every `LOOK_EVERY_S`, for ever."""
+        """Look once a second, for ever."""
+        before = asyncio.get_running_loop().time()
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            self.look()
+            now = await next_second()
+            self.look(now - before)
+            before = now
 
-    def look(self) -> None:
+    def look(self, seconds: float) -> None:
         """Each download has waited for what it waits for since the last look."""
         for wait in self._waits():
-            self._seconds[wait] += LOOK_EVERY_S
+            self._seconds[wait] += seconds
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(

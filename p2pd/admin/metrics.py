@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from peer.histogram import Distribution, Histogram
+from peer.tasks import next_second
 
-LAG_EVERY_S = 1.0
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
@@ -46,11 +46,10 @@ class LoopLag(Collector):
         self._seen = Histogram(LAG_S)
 
     async def run(self) -> None:
-        """Look once every `LAG_EVERY_S`, for ever."""
+        """Look once a second, for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_EVERY_S
-            await asyncio.sleep(LAG_EVERY_S)
+            due = await next_second()
             self._seen.observe(max(0.0, loop.time() - due))
 
     def collect(self) -> Iterator[Metric]:

@@ -58,7 +58,7 @@ from peer.readers import Readers
 from peer.store import Blob, Store
 from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
-from peer.tasks import BackgroundTasks
+from peer.tasks import BackgroundTasks, next_second
 from peer.threads import Threads
 from peer.trust.piece_keys import PieceKeys
 from proxy.access import Access, Exchange
@@ -81,7 +81,6 @@ SOMEWHERE = Address("127.0.0.1", 0)
 BACKGROUND_DIRECTORY = "background"
 """Below the directory of the cache: what the background transport has received a part of."""
 
-TELL_PULLS_EVERY_S = 1.0
 SMALL_WORK_THREADS = 8
 PEERS_WITHIN_S = 5.0
 """How long other hosts may take to finish the pieces that they are receiving when this one stops."""
@@ -155,7 +154,7 @@ async def serve(
         peer_server = PeerServer(
             host.servable if shares else _nothing_shared,
             host.links.accept if shares else _no_links,
-            uploading=Uploading(settings.upload_slots, background, host.send_unchoke),
+            uploading=Uploading(settings.upload_slots, host.send_unchoke),
             is_far=host.is_far,
             is_checked=host.is_checked,
             rate_bytes_per_s=settings.upload_rate,
@@ -401,7 +400,7 @@ def _may_tell(catalog: Catalog, exchange: Exchange, repository: Repository, mani
 
 async def _tell_pulls_now_and_then(mirror: Mirror, telemetry: Telemetry, host: Host, may_tell: MayTell) -> None:
     while True:
-        await asyncio.sleep(TELL_PULLS_EVERY_S)
+        await next_second()
         _tell_pulls(mirror, telemetry, host, may_tell, time.monotonic())
 
 

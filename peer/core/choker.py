@@ -133,9 +133,9 @@ class Choker(Generic[Request]):
 
     def unchoke(self, uplink: Uplink) -> list[UploadRequest]:
         """Whom to tell that they can come; each is told once. To be called when `uplink` has changed."""
-        if self._waiting or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
+        if not self.is_to_tell or not (uplink is Uplink.FREE_SOON or self._may_begin(uplink)):
             return []
-        refused = next(filter(None, self._refused.values()), {})
+        refused = next(filter(None, self._refused.values()))
         told = list(islice(refused, TOLD))
         for receiver in told:
             del refused[receiver]
@@ -150,6 +150,11 @@ class Choker(Generic[Request]):
     def is_wanted(self) -> bool:
         """Whether somebody waits, or is to be told."""
         return bool(self._waiting or any(self._refused.values()))
+
+    @property
+    def is_to_tell(self) -> bool:
+        """Whether somebody is to be told, and nobody waits."""
+        return not self._waiting and any(self._refused.values())
 
     def _may_begin(self, uplink: Uplink) -> bool:
         return not self.active or (uplink is Uplink.FREE and not self.is_full)

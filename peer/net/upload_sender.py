@@ -9,6 +9,7 @@ when is decided in `peer.core.choker`. A receiver that takes next to nothing los
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,6 @@ from typing import Final
 
 from peer.core.choker import FREE_SOON_S, Admission, Choker, Uplink, UploadRequest
 from peer.core.uplink import LEAST_S, STALLED_S, Progress, Throughput
-from peer.tasks import BackgroundTasks
 
 _TCP_INFO: Final = struct.Struct("=24xI92xQ16xII")
 """`tcpi_unacked` (packets), `tcpi_bytes_acked`, `tcpi_notsent_bytes` and `tcpi_min_rtt` (microseconds) of `struct
@@ -25,6 +25,9 @@ tcp_info` (linux/tcp.h), since Linux 4.6."""
 
 POLL_INTERVAL_S: Final = 0.05
 """How often a host that sends looks whether a part of its line is unused."""
+
+TELL_WITHIN_S: Final = 0.015
+"""The least time between two looks whether a piece is nearly out: a third of `FREE_SOON_S`."""
 
 EARLY_DONE_BYTES: Final = 256 * 1024
 EARLY_DONE_S: Final = 0.005
@@ -50,6 +53,8 @@ class Upload:
         """Others have been told that it is nearly out."""
         self.turn: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         """Done when it goes out."""
+        self.out: asyncio.Future[None] | None = None
+        """Done when it is out, or the connection is closed, if anybody waits for that."""
         self.acked_bytes = 0
         """Of it, until the last look, or until the connection was closed."""
         self._socket: Final[socket.socket] = transport.get_extra_info("socket")
@@ -101,7 +106,6 @@ class Uploading:
     def __init__(
         self,
         slots: int,
-        background: BackgroundTasks,
         send_unchoke: Callable[[UploadRequest], None],
         *,
         stalled_s: float = STALLED_S,
@@ -109,12 +113,12 @@ class Uploading:
         self._choker: Final[Choker[Upload]] = Choker(slots)
         self._stalled_s: Final = stalled_s
         self._throughput: Final = Throughput()
-        self._background: Final = background
         self._send_unchoke: Final = send_unchoke
         self._loop: Final = asyncio.get_running_loop()
         self._active: Final[dict[Upload, None]] = {}
         self._acked_before = 0
-        self._watched = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     @asynccontextmanager
     async def turn(self, upload: Upload) -> AsyncIterator[bool]:
@@ -132,12 +136,11 @@ class Uploading:
 
         The kernel tells nobody of an acknowledgement. So it is asked when the rest will be out.
         """
-        while True:
-            upload.look()
-            left_s = self._left_s(upload, self._loop.time())
-            if upload.transport.is_closing() or left_s <= EARLY_DONE_S:
-                return
-            await asyncio.sleep(min(POLL_INTERVAL_S, max(EARLY_DONE_S, left_s - EARLY_DONE_S)))
+        now = self._look()
+        if not self._is_out(upload, now):
+            upload.out = self._loop.create_future()
+            self._set_timer(now)
+            await upload.out
 
     async def _has_turn(self, upload: Upload) -> bool:
         """Whether the turn comes, and has begun."""
@@ -147,6 +150,7 @@ class Uploading:
                 self._begin(upload, now)
                 return True
             case Admission.REJECT:
+                self._set_timer(now)
                 return False
         try:
             await asyncio.wait([upload.turn], timeout=MAX_QUEUE_S)
@@ -168,9 +172,7 @@ class Uploading:
         first, round_trip_s = not self._active, upload.round_trip_s()
         self._throughput.begin(self._acked_bytes(), now, first=first, round_trip_s=round_trip_s)
         self._active[upload] = None
-        if not self._watched:
-            self._watched = True
-            self._background.start(self._watch())
+        self._set_timer(now)
 
     def _end(self, upload: Upload) -> None:
         now = self._look()
@@ -188,30 +190,39 @@ class Uploading:
         while (upload := self._choker.next(uplink)) is not None:
             self._begin(upload, now)
             uplink = self._uplink(now)
-        if uplink is Uplink.FREE_SOON:
-            soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
+        soon = [active for active in self._active if not active.told and self._left_s(active, now) <= FREE_SOON_S]
+        if uplink is Uplink.FREE_SOON and not soon:
+            return
+        receivers = self._choker.unchoke(uplink)
+        for receiver in receivers:
+            self._send_unchoke(receiver)
+        if uplink is Uplink.FREE_SOON and receivers:
             for active in soon:
                 active.told = True
-            if not soon:
-                return
-        for receiver in self._choker.unchoke(uplink):
-            self._send_unchoke(receiver)
 
-    async def _watch(self) -> None:
+    def _watch(self) -> None:
         """Measure, as long as anything goes out, and go on when a part of the line is unused, until all are told."""
-        now = self._loop.time()
-        try:
-            while self._active or self._choker.is_wanted:
-                await asyncio.sleep(self._looks_s(now))
-                now = self._look()
-                self._throughput.sample(self._acked_bytes(), now)
-                stalled = [active for active in self._active if active.is_stalled(now)]
-                if self._choker.is_wanted:
-                    for upload in stalled:
-                        upload.transport.abort()
-                    self._go_on(now)
-        finally:
-            self._watched = False
+        self._timer, self._timer_at = None, math.inf
+        now = self._look()
+        self._throughput.sample(self._acked_bytes(), now)
+        for active in self._active:
+            if active.out is not None and not active.out.done() and self._is_out(active, now):
+                active.out.set_result(None)
+        stalled = [active for active in self._active if active.is_stalled(now)]
+        if self._choker.is_wanted:
+            for upload in stalled:
+                upload.transport.abort()
+            self._go_on(now)
+        self._set_timer(now)
+
+    def _set_timer(self, now: float) -> None:
+        """Have it watched when it is time, as long as there is anything to watch. A timer that is early stays."""
+        at = now + self._looks_s(now)
+        if at >= self._timer_at or not (self._active or self._choker.is_wanted):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(at, self._watch), at
 
     def _look(self) -> float:
         """Ask the kernel how far all are. Returns the time of that: what is decided by it needs no other look."""
@@ -220,13 +231,22 @@ class Uploading:
         return self._loop.time()
 
     def _looks_s(self, now: float) -> float:
-        """How soon to look again: when others are to be told that a piece is nearly out."""
+        """How soon to look again: when others are to be told that a piece is nearly out, or when one is out.
+
+        The sender looks at a piece once the kernel has all of it. Until then nobody waits for its end. The time until a
+        piece that shares the line is nearly out is a rough estimate: `TELL_WITHIN_S` bounds the looks for it.
+        """
         looks_s = POLL_INTERVAL_S
         for active in self._active:
             left_s = self._left_s(active, now)
-            if not active.told and (self._choker.is_wanted or left_s > FREE_SOON_S):
-                looks_s = min(looks_s, left_s - FREE_SOON_S)
+            if self._choker.is_to_tell and not active.told:
+                looks_s = min(looks_s, max(left_s - FREE_SOON_S, TELL_WITHIN_S))
+            if active.out is not None and not active.out.done():
+                looks_s = min(looks_s, left_s - EARLY_DONE_S)
         return max(EARLY_DONE_S, looks_s)
+
+    def _is_out(self, upload: Upload, now: float) -> bool:
+        return upload.transport.is_closing() or self._left_s(upload, now) <= EARLY_DONE_S
 
     def _uplink(self, now: float) -> Uplink:
         """What there is on the line, as far as can be told."""

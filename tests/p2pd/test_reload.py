@@ -214,7 +214,7 @@ class TestLimits:
         catalog, origins = Catalog.open(tmp_path / "catalog"), Origins(make_upstreams(settings))
         async with BackgroundTasks() as tasks:
             host = Host(store, Limits(), tasks)
-            uploading = Uploading(1, tasks, host.send_unchoke)
+            uploading = Uploading(1, host.send_unchoke)
             server = PeerServer(
                 host.servable, host.links.accept, uploading=uploading, is_far=host.is_far, rate_bytes_per_s=0
             )

@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from peer.errors import OriginUnreachableError
-from peer.tasks import BackgroundTasks, SingleFlight
+from peer.tasks import BackgroundTasks, SingleFlight, next_second
 from tests.peer.fakes import PATIENCE_S
+from tests.support.virtual_loop import run_in_virtual_time
 
 
 async def _for_ever(began: asyncio.Event, ended: asyncio.Event) -> None:
@@ -194,3 +195,31 @@ class TestShared:
         with capture_logs() as logs:
             asyncio.run(scene())
         assert [log["event"] for log in logs] == ["a background task failed"]
+
+
+def test_all_that_is_done_once_a_second_is_done_at_the_same_time_and_nothing_twice() -> None:
+    seen: dict[float, list[float]] = {}
+
+    async def looks(begins_s: float) -> None:
+        await asyncio.sleep(begins_s)
+        for _ in range(3):
+            seen.setdefault(await next_second(), []).append(asyncio.get_running_loop().time())
+
+    async def main() -> None:
+        await asyncio.gather(*(looks(begins_s) for begins_s in (0.0, 0.3, 0.499)))
+
+    run_in_virtual_time(main())
+    assert [[second] * 3 for second in seen] == list(seen.values())
+
+
+def test_a_second_that_has_just_begun_or_is_about_to_is_not_waited_for() -> None:
+    """A timer may be early by what the clock cannot tell apart."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        second = await next_second()
+        for begins_at in (second + 1 - 1e-9, second + 2, second + 3.4):
+            await asyncio.sleep(begins_at - loop.time())
+            assert await next_second() == round(begins_at) + 1
+
+    run_in_virtual_time(main())

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from peer.core.choker import FREE_SOON_S, UploadRequest
 from peer.net.upload_sender import EARLY_DONE_BYTES, Upload, Uploading
-from peer.tasks import BackgroundTasks
 from tests.support.registry_server import PATIENCE_S
 
 T = TypeVar("T")
@@ -49,10 +48,10 @@ class Line:
 class Lines:
     """Uploads of this host, whom it has told that there is room, and connections to others."""
 
-    def __init__(self, background: BackgroundTasks, group: asyncio.TaskGroup, slots: int) -> None:
+    def __init__(self, group: asyncio.TaskGroup, slots: int) -> None:
         self._group = group
         self._told: list[UploadRequest] = []
-        self.uploading = Uploading(slots, background, self._told.append)
+        self.uploading = Uploading(slots, self._told.append)
         self._all: list[Line] = []
 
     @property
@@ -122,8 +121,8 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 @asynccontextmanager
 async def lines(slots: int = 1) -> AsyncIterator[Lines]:
-    async with BackgroundTasks() as background, asyncio.TaskGroup() as group:
-        all_lines = Lines(background, group, slots)
+    async with asyncio.TaskGroup() as group:
+        all_lines = Lines(group, slots)
         try:
             yield all_lines
         finally:

@@ -24,7 +24,6 @@ from peer.pacing import PACED_BYTES
 from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
-from peer.tasks import BackgroundTasks
 from scheduler.protocol.geometry import MAX_PIECE_BYTES
 from tests.support.client import Client, Reply, ask
 from tests.support.images import content_of, digest_of
@@ -75,23 +74,22 @@ async def serving(
 
     limits: dict[str, object] = {"rate_bytes_per_s": 0, **options}
     told: list[UploadRequest] = []
-    async with BackgroundTasks() as background:
-        server = PeerServer(
-            all_of_it,
-            no_links,
-            uploading=Uploading(1, background, told.append, stalled_s=stalled_s),
-            is_far=lambda host: host.startswith("far"),
-            **limits,  # type: ignore[arg-type] # of several types
-        )
-        runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
-        finally:
-            await runner.cleanup()
-            blob.release()
-            store.close()
+    server = PeerServer(
+        all_of_it,
+        no_links,
+        uploading=Uploading(1, told.append, stalled_s=stalled_s),
+        is_far=lambda host: host.startswith("far"),
+        **limits,  # type: ignore[arg-type] # of several types
+    )
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Serving(server, "{}:{}".format(*runner.addresses[0][:2]), told)
+    finally:
+        await runner.cleanup()
+        blob.release()
+        store.close()
 
 
 @asynccontextmanager

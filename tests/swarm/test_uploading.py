@@ -9,7 +9,7 @@ import pytest
 
 from peer.core.choker import MAX_WAITING, TOLD
 from peer.core.uplink import settle_s
-from peer.net.upload_sender import EARLY_DONE_BYTES, POLL_INTERVAL_S, Upload, Uploading
+from peer.net.upload_sender import EARLY_DONE_BYTES, EARLY_DONE_S, POLL_INTERVAL_S, Upload
 from tests.support.node import asynchronous
 from tests.support.registry_server import PATIENCE_S
 from tests.swarm.lines import FIRST_BYTES, PIECE_BYTES, SHORT_BYTES, lines, nearly_out, until
@@ -118,23 +118,18 @@ async def test_how_far_a_host_is_says_when_the_line_can_be_judged(monkeypatch: p
 
 
 @asynchronous
-async def test_whoever_waits_for_the_rest_of_a_piece_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nobody looks each 5 ms at a piece that the kernel has not all of yet."""
+async def test_a_piece_that_is_still_given_to_the_kernel_is_not_looked_at_all_the_time() -> None:
     async with lines() as it:
         line = await it.connect()
         piece = line.piece(size_bytes=SHORT_BYTES)
         async with it.uploading.turn(piece):
             nearly_out(piece)
-            assert it.uploading._looks_s(asyncio.get_running_loop().time()) == POLL_INTERVAL_S
-    monkeypatch.setattr(Uploading, "_looks_s", lambda *_: 3600.0)
-    async with lines() as it:
-        line = await it.connect()
-        piece = line.piece()
-        async with it.uploading.turn(piece):
-            line.transport.write(bytes(PIECE_BYTES))
-            drained = it.start(it.uploading.drained(piece))
-            await line.reads(PIECE_BYTES)
-            await asyncio.wait_for(drained, PATIENCE_S)
+            now = asyncio.get_running_loop().time()
+            assert it.uploading._looks_s(now) == POLL_INTERVAL_S
+            piece.out = asyncio.get_running_loop().create_future()
+            assert it.uploading._looks_s(now) == EARLY_DONE_S, "now it is waited for"
+            piece.out.set_result(None)
+            assert it.uploading._looks_s(now) == POLL_INTERVAL_S
 
 
 # -- who waits -----------------------------------------------------------------------------------------------------
@@ -299,7 +294,7 @@ async def test_so_they_are_after_a_time_in_which_nothing_went_out() -> None:
         line = await it.connect()
         async with it.uploading.turn(line.piece(size_bytes=SHORT_BYTES)):
             pass
-        await until(lambda: not it.uploading._watched)
+        await until(lambda: it.uploading._timer is None)
         piece = line.piece(size_bytes=SHORT_BYTES)
         async with it.uploading.turn(piece):
             assert await it.is_refused("other")
