@@ -35,7 +35,7 @@ EARLY_DONE_S: Final = 0.005
 known no more exactly than this when a piece is out."""
 
 MAX_QUEUE_S: Final = 1.0
-"""How long one waits at most: well below what a host gives another to answer (`peer.peer_piece.STALL_S`)."""
+"""How long one waits at most: well below what a host gives another to answer (`peer.neighbour_http.STALL_S`)."""
 
 
 class Upload:
