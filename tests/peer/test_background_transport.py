@@ -19,8 +19,8 @@ from peer.peer_piece import Pace, PeerPiece, PieceSource
 from peer.store import Blob, Store
 from peer.store.buffers import BufferPool
 from scheduler.protocol.geometry import MIN_PIECE_BYTES
-from tests.peer.test_background_process import PATIENCE_S as PROCESS_PATIENCE_S
 from tests.peer.test_background_process import Pair, pair
+from tests.support.registry_server import PATIENCE_S as PROCESS_PATIENCE_S
 
 __all__ = ["pair"]
 

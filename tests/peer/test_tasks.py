@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from peer.errors import OriginUnreachableError
 from peer.tasks import BackgroundTasks, SingleFlight
-from tests.peer.fakes import PATIENCE_S
+from tests.support.registry_server import PATIENCE_S
 
 
 async def _for_ever(began: asyncio.Event, ended: asyncio.Event) -> None:

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from tests.support.registry_server import PATIENCE_S
+
 FLAGS: Final = (
     "--headless",
     "--no-sandbox",
@@ -31,7 +33,6 @@ FLAGS: Final = (
     "--disable-dev-shm-usage",
     "--remote-debugging-port=0",
 )
-WITHIN_S: Final = 30.0
 
 _KEYS: Final = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowRight": 39}
 """The virtual key codes that the DevTools protocol wants."""
@@ -51,7 +52,7 @@ class Page:
         number = next(self._numbers)
         answered = self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(PATIENCE_S):
             answer = await answered
         assert "error" not in answer, (method, answer)
         return answer["result"]  # type: ignore[no-any-return]
@@ -73,7 +74,7 @@ class Page:
     async def until(self, condition: str) -> Any:
         """Wait until a JavaScript expression is true; looks once a frame."""
         looking = f"""new Promise((done, failed) => {{
-            const give_up = Date.now() + {WITHIN_S * 900};
+            const give_up = Date.now() + {PATIENCE_S * 900};
             const look = () => {{
                 const found = ({condition});
                 if (found) done(found);
@@ -159,7 +160,7 @@ def chromium(profile: Path, program: str = "chromium") -> Iterator[Browser]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -167,7 +168,7 @@ def chromium(profile: Path, program: str = "chromium") -> Iterator[Browser]:
 
 def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     """The port of the DevTools, which Chromium writes into its profile."""
-    file, give_up_at = profile / "DevToolsActivePort", time.monotonic() + WITHIN_S
+    file, give_up_at = profile / "DevToolsActivePort", time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:
         assert process.poll() is None, f"chromium has ended: see {profile.parent}/chromium.log"
         if file.exists() and len(lines := file.read_text().splitlines()) == 2:

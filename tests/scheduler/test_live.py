@@ -15,9 +15,9 @@ from scheduler.shared.redis_live import RedisLiveStore
 from scheduler.shared.redis_url import parse_redis_url
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
+from tests.support.registry_server import PATIENCE_S
 from tests.support.tap import Tap
 
-PATIENCE_S: Final = 20.0
 QUICK: Final = Pace(beat_s=0.05, lease_s=0.6, gap_s=0.3)
 BY_CHANGES_ALONE: Final = Pace(beat_s=600.0, lease_s=3000.0, gap_s=1500.0)
 

@@ -17,12 +17,17 @@ from scheduler.core.settings import SchedulerSettings
 from scheduler.shell.server import Bounds, SchedulerServer
 from tests.support.client import Reply, ask
 from tests.support.node import admin_headers, settings_for
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 
 UPSTREAM = "reg.test"
 REPOSITORY = "app"
 MIB = 1 << 20
+
+
+PATIENT = SchedulerSettings(opening_s=PATIENCE_S, lease_s=PATIENCE_S, orphan_s=PATIENCE_S)
+"""What hosts of a busy machine fetch is waited for: where bytes from the origin are counted, nobody else fetches it."""
 
 
 class Apart(Scheduler):
@@ -36,7 +41,7 @@ class Apart(Scheduler):
 
 
 class RunningScheduler:
-    """A scheduler at a port that stays the same when it is started again."""
+    """A scheduler at a port that stays the same, and nobody else's, when it is started again."""
 
     def __init__(
         self,
@@ -44,12 +49,12 @@ class RunningScheduler:
         bounds: Bounds | None = None,
         kind: type[Scheduler] = Scheduler,
     ) -> None:
-        self.settings = settings
+        self.settings = settings or PATIENT
         self.bounds = bounds
         self._kind = kind
-        self.core = kind(settings)
+        self.core = kind(self.settings)
         self.server = SchedulerServer(self.core, bounds)
-        self._port = 0
+        self._port = free_port()
         self._stack = AsyncExitStack()
 
     @property

@@ -95,7 +95,7 @@ class SchedulerOfSeveral:
     async def stop(self) -> None:
         """In order, as an upgrade does."""
         self.process.daemon.process.terminate()
-        await asyncio.to_thread(self.process.daemon.wait)
+        await asyncio.to_thread(self.process.daemon.wait, PATIENCE_S)
 
     def kill(self) -> None:
         self.process.daemon.process.kill()

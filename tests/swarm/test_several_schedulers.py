@@ -12,6 +12,7 @@ from p2pd.demo.process import command
 from scheduler.protocol.rendezvous import owner_of
 from tests.support.images import content_of
 from tests.support.node import asynchronous
+from tests.support.ports import free_port
 from tests.support.registry import ImageRegistry
 from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY, Cluster, Host, cluster, held_bytes, together, until_true
@@ -22,7 +23,7 @@ LAYERS = [content_of(f"layer {number}", 2 * MIB) for number in range(9)]
 """Of eight pieces each."""
 
 
-async def a_scheduler(stack: AsyncExitStack, data: Path, listen: str = "127.0.0.1:0") -> Process:
+async def a_scheduler(stack: AsyncExitStack, data: Path, listen: str) -> Process:
     return await started(stack, command("scheduler", {"listen": listen, "admin": "127.0.0.1:0", "data": data}))
 
 
@@ -30,7 +31,10 @@ async def a_scheduler(stack: AsyncExitStack, data: Path, listen: str = "127.0.0.
 async def schedulers(directory: Path, count: int) -> AsyncIterator[dict[str, Process]]:
     """So many schedulers that know nothing of each other, by URL."""
     async with AsyncExitStack() as stack:
-        made = [await a_scheduler(stack, directory / f"scheduler-{number}") for number in range(count)]
+        made = [
+            await a_scheduler(stack, directory / f"scheduler-{number}", f"127.0.0.1:{free_port()}")
+            for number in range(count)
+        ]
         yield {f"http://{each.at['listen']}": each for each in made}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from scheduler.core.settings import SchedulerSettings
 from scheduler.core.spot_checks import MIN_MEMBERS, MIN_PIECES
 from scheduler.protocol import from_host, to_host
 from scheduler.protocol.geometry import piece_count, piece_length
@@ -42,7 +41,7 @@ def lying(host: ScriptedHost) -> None:
 async def test_a_liar_is_contradicted_before_others_have_its_piece(tmp_path: Path, registry: ImageRegistry) -> None:
     assert piece_count(len(CONTENT), LENGTH) >= MIN_PIECES
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    async with cluster(tmp_path, registry, SchedulerSettings()) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
+    async with cluster(tmp_path, registry) as swarm, scripted(swarm, "z-liar", CONTENT) as liar:
         lying(liar)
         lease = await takes_a_lease(liar)
         hosts = await swarm.add_many(MIN_MEMBERS)
@@ -60,7 +59,7 @@ async def test_a_liar_is_contradicted_before_others_have_its_piece(tmp_path: Pat
 @asynchronous
 async def test_honest_hosts_check_each_other(tmp_path: Path, registry: ImageRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, CONTENT)
-    async with cluster(tmp_path, registry, SchedulerSettings()) as swarm:
+    async with cluster(tmp_path, registry) as swarm:
         hosts = await swarm.add_many(MIN_MEMBERS)
         replies = await together([host.blob(digest) for host in hosts])
         assert [reply.body == CONTENT for reply in replies] == [True] * len(hosts)

@@ -18,8 +18,9 @@ from scheduler.protocol.codec import LINK
 from scheduler.protocol.link import LinkHello
 from tests.support.images import content_of
 from tests.support.registry import ImageRegistry
+from tests.support.registry_server import PATIENCE_S
 from tests.swarm.cluster import MIB, REPOSITORY
-from tests.swarm.secure_cluster import PATIENCE_S, cluster, free_address
+from tests.swarm.secure_cluster import cluster, free_address
 from tests.trust.fixtures import credentials, host
 from tests.trust.fixtures import scheduler as scheduler_identity
 from tests.trust.test_directory import fill
