@@ -44,7 +44,7 @@ REPOSITORY = "bench/blobs"
 ROOT = Path(__file__).parents[1]
 """The directory in which `python -m p2pd` and `python -m benchmarks.receive` work without an installation."""
 
-START_BOUND_S = 30.0
+START_BOUND_S = 120.0
 STOP_BOUND_S = 40.0  # p2pd's shutdown_grace_s is 30
 POLL_INTERVAL_S = 0.005
 
@@ -90,7 +90,7 @@ def free_port() -> int:
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
-        if port in _given_ports or not _is_reserved(port):
+        if port in _given_ports or not _reserve(port):
             continue
         _given_ports.add(port)
         with socket.socket() as probe:
@@ -102,8 +102,8 @@ def free_port() -> int:
             return port
 
 
-def _is_reserved(port: int) -> bool:
-    """Whether no other process has been given the port: each locks the byte of that number in one file."""
+def _reserve(port: int) -> bool:
+    """Returns whether no other process has been given the port: each locks the byte of that number in one file."""
     try:
         fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:

@@ -136,6 +136,7 @@ def test_a_neighbour_that_never_brought_anything_is_left_alone(pair: Pair, store
 
 def test_after_a_first_piece_an_end_costs_the_ticket_alone(pair: Pair, store: Store) -> None:
     near = Neighbour(pair, store, proven=False)
+    near.transport.patience_s = PROCESS_PATIENCE_S
     assert near.fetch(0) == near.data[:MIN_PIECE_BYTES]
     assert near.ticket.proven
     pair.there.close()

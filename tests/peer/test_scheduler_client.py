@@ -93,6 +93,7 @@ async def test_an_outage_has_a_line_when_it_begins_and_one_when_it_ends(caplog: 
     port = free_port()
     told = Told(f"http://127.0.0.1:{port}", caplog)
     async with running(told.client):
+        await asyncio.sleep(0.2)  # so that the outage has a length
         await until(lambda: told.failures > 2)
         (line,) = told.lines()
         assert line["event"] == "no scheduler"

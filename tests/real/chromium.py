@@ -46,6 +46,9 @@ class Page:
         self._socket: Final = socket
         self._numbers: Final = itertools.count(1)
         self._answers: Final[dict[int, asyncio.Future[dict[str, Any]]]] = {}
+        self._loaded: Final[set[str]] = set()
+        """The navigations whose page is there."""
+        self._changed: Final = asyncio.Event()
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the DevTools protocol."""
@@ -62,8 +65,12 @@ class Page:
         for domain in ("Page", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
         await self.call("Performance.enable", timeDomain="threadTicks")  # CPU time: the machine may be busy
-        await self.call("Page.navigate", url=url)
-        await self.until("document.readyState === 'complete'")
+        await self.call("Page.setLifecycleEventsEnabled", enabled=True)
+        navigation = (await self.call("Page.navigate", url=url))["loaderId"]
+        async with asyncio.timeout(PATIENCE_S):
+            while navigation not in self._loaded:  # until then an expression may be one of the page before
+                await self._changed.wait()
+                self._changed.clear()
 
     async def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise's, if it is one."""
@@ -122,6 +129,9 @@ class Page:
                 self._answers.pop(said["id"]).set_result(said)
             elif said.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(said["params"]["exceptionDetails"].get("exception", said)))
+            elif said.get("method") == "Page.lifecycleEvent" and said["params"]["name"] == "load":
+                self._loaded.add(said["params"]["loaderId"])
+                self._changed.set()
             elif said.get("method") == "Log.entryAdded" and said["params"]["entry"]["level"] == "error":
                 self.errors.append(said["params"]["entry"]["text"])
 
