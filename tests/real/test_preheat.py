@@ -22,7 +22,7 @@ def test_what_is_pushed_is_preheated_where_it_is_used(place: Path, programs: Non
         "name": "p2pd",
         "url": f"http://{scheduler.admin}/registry/notifications?upstream=reg.test",
         "headers": {"Authorization": [f"Bearer {token}"]},
-        "timeout": "60s",  # else a busy scheduler is told twice
+        "timeout": "5s",
         "threshold": 3,
         "backoff": "1s",
     }

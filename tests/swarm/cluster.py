@@ -26,8 +26,11 @@ REPOSITORY = "app"
 MIB = 1 << 20
 
 
-PATIENT = SchedulerSettings(opening_s=PATIENCE_S, lease_s=PATIENCE_S, orphan_s=PATIENCE_S)
-"""What hosts of a busy machine fetch is waited for: where bytes from the origin are counted, nobody else fetches it."""
+NEVER_S = 10 * PATIENCE_S
+
+PATIENT = SchedulerSettings(opening_s=NEVER_S, lease_s=NEVER_S, orphan_s=15.0)
+"""What hosts of a busy machine fetch is waited for: where bytes from the origin are counted, nobody else fetches it. A
+lease whose holder is gone, or has not heard of it, is waited for in vain."""
 
 
 class Apart(Scheduler):
@@ -130,7 +133,7 @@ class Cluster:
         settings = settings_for(
             data,
             f"{UPSTREAM}={self.registry.url}",
-            **{"scheduler": urls, "shutdown_grace_s": 1, "scheduler_wait_s": 20, **options},
+            **{"scheduler": urls, "shutdown_grace_s": 1, "scheduler_wait_s": 40, **options},
         )
         stack = AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
