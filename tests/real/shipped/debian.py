@@ -18,7 +18,7 @@ from tests.real.packages import PATH
 from tests.real.programs import Program, ProgramError, run
 
 _SYSTEMD: Final = ("systemd", "dbus")
-_INSTALLED_WITHIN_S: Final = 500
+_INSTALLED_WITHIN_S: Final = 900
 _UNFORWARDED: Final = Path("/run/systemd/nspawn/propagate")
 """systemd-nspawn leaves a directory for each machine here."""
 
