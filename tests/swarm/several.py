@@ -273,6 +273,10 @@ class Several:
                 while not await self._is_at(host, schedulers):  # noqa: ASYNC110 # other processes
                     await asyncio.sleep(0.01)
 
+    async def some_is_at(self, schedulers: Sequence[SchedulerOfSeveral]) -> bool:
+        """Whether a host has all its blobs at these."""
+        return any([await self._is_at(host, schedulers) for host in self.hosts])
+
     async def _is_at(self, host: Host, schedulers: Sequence[SchedulerOfSeveral]) -> bool:
         told = await connections(host)
         here = {url: each["blobs"] for url, each in told.items() if each["blobs"] and each["connected"]}
