@@ -184,7 +184,7 @@ async def until_true(holds: Callable[[], bool]) -> None:
 
 async def together(replies: Sequence[Awaitable[Reply]]) -> list[Reply]:
     """All at once, in bounded time."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(2 * PATIENCE_S):
         return list(await asyncio.gather(*replies))
 
 
