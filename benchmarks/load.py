@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -125,12 +125,7 @@ def ab_rate(text: str, requests: int) -> float:
 
 def first_byte_s(url: str, blob: BenchmarkBlob) -> float:
     """Seconds from before the connection to the first byte of the body. The rest of the body is read afterwards."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)
-    with contextlib.closing(connection):
-        started = time.perf_counter()
-        connection.request("GET", parts.path)
-        response = connection.getresponse()
+    with _asked(url) as (started, response):
         first = response.read(1)
         seconds = time.perf_counter() - started
         rest = response.read()
@@ -140,13 +135,19 @@ def first_byte_s(url: str, blob: BenchmarkBlob) -> float:
 
 def whole_s(url: str, blob: BenchmarkBlob) -> float:
     """Seconds from before the connection to the last byte of the body."""
+    with _asked(url) as (started, response):
+        body = response.read()
+        seconds = time.perf_counter() - started
+    _checked(url, blob, response.status, len(body))
+    return seconds
+
+
+@contextlib.contextmanager
+def _asked(url: str) -> Iterator[tuple[float, http.client.HTTPResponse]]:
+    """The time before the connection began, by `perf_counter`, and the answer to GET with its headers read."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=TRANSFER_BOUND_S)
     with contextlib.closing(connection):
         started = time.perf_counter()
         connection.request("GET", parts.path)
-        response = connection.getresponse()
-        body = response.read()
-        seconds = time.perf_counter() - started
-    _checked(url, blob, response.status, len(body))
-    return seconds
+        yield started, connection.getresponse()

@@ -1,4 +1,4 @@
-"""The pages of docs/ and README.md name what there is: files, headings, commands with their flags, metrics."""
+"""The pages of docs/ and those at the top name what there is: files, headings, commands with their flags, metrics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from p2pd.cli.app import app
 from tests.generated_docs import DOCS, DOCUMENTS
 
 ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+TOP: Final = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES: Final = [*TOP, *sorted(DOCS.glob("*.md"))]
 LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
 """The file and the heading of a link that leads to no other site."""
 FENCED: Final = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN: Final = re.compile(r"`([^`\n]+)`|^    (\S.*)$", re.MULTILINE)
 """What stands between backticks, and a line of code."""
 CALLED: Final = re.compile(r"\s*(?:kubectl .* -- )?p2pd (?=[a-z-])(.*)")
+MODULE: Final = re.compile(r"`((?:p2pd|proxy|peer|scheduler|benchmarks|tests)/[a-z0-9_/]+\.py)")
+"""A file of the source. One of tests may be named without the folder `tests`."""
 METRIC: Final = re.compile(r"\bp2pd_[a-z_]+\b")
 
 TROUBLESHOOTING: Final = (DOCS / "troubleshooting.md").read_text()
@@ -47,6 +50,12 @@ def test_each_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         if not target.exists() or (heading and heading not in headings(target)):
             broken.append(f"{file}#{heading}")
     assert broken == []
+
+
+@pages
+def test_each_file_of_the_source_is_there(page: Path) -> None:
+    named = MODULE.findall(page.read_text())
+    assert [file for file in named if not ((ROOT / file).exists() or (ROOT / "tests" / file).exists())] == []
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -36,6 +36,17 @@ Request = TypeVar("Request", bound=Hashable)
 """Stands for one request: what the caller tells them apart by."""
 
 
+class _Rank(NamedTuple):
+    """The lowest comes first (rules 6 and 7)."""
+
+    background: bool
+    ordinary: bool
+
+
+RANKS: Final = tuple(_Rank(background, ordinary) for background in (False, True) for ordinary in (False, True))
+"""The lowest first. If too many hosts are remembered, the oldest of the highest is forgotten."""
+
+
 class UploadRequest(NamedTuple):
     """A host, and the blob (raw digest) of which it wants a piece. `far`: it is in another site.
 
@@ -48,16 +59,9 @@ class UploadRequest(NamedTuple):
     background: bool = False
     checks: bool = False
 
-
-class _Rank(NamedTuple):
-    """The lowest comes first (rules 6 and 7)."""
-
-    background: bool
-    ordinary: bool
-
-
-RANKS: Final = tuple(_Rank(background, ordinary) for background in (False, True) for ordinary in (False, True))
-"""The lowest first. If too many hosts are remembered, the oldest of the highest is forgotten."""
+    @property
+    def rank(self) -> _Rank:
+        return _Rank(self.background, not (self.far or self.checks))
 
 
 class Uplink(Enum):
@@ -86,7 +90,7 @@ class Choker(Generic[Request]):
         self._remembers: Final = remembers
         self.active = 0
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
-        self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
+        self._refused: Final[dict[_Rank, dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
 
     def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
         """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.
@@ -110,7 +114,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         if receiver is not None:
-            self._refused[receiver.background, not (receiver.far or receiver.checks)].pop(receiver, None)
+            self._refused[receiver.rank].pop(receiver, None)
         return admission
 
     def cancel(self, request: Request, *, rejected: bool = False) -> None:
@@ -159,7 +163,7 @@ class Choker(Generic[Request]):
     def _remember(self, receiver: UploadRequest | None) -> None:
         if receiver is None:
             return
-        self._refused[receiver.background, not (receiver.far or receiver.checks)].setdefault(receiver)
+        self._refused[receiver.rank].setdefault(receiver)
         if sum(map(len, self._refused.values())) > self._remembers:
             last = next(refused for refused in reversed(self._refused.values()) if refused)
             del last[next(iter(last))]

@@ -57,7 +57,7 @@ RATE_MARGIN = 0.9
 """The part of the allowed rate that is used: the two ends do not count at the same time."""
 
 CLONE_AFTER_S = 8.0
-"""A scheduler notices within 7 s that an old connection of this host is gone (`scheduler.shell.server.Bounds`). An id
+"""A scheduler notices within 7 s that an old connection of this host is gone (`scheduler.shell.bounds.Bounds`). An id
 that is still in use after that is in use by another machine."""
 
 BACKOFF_IN_USE_S = 1.0

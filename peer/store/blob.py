@@ -1,4 +1,4 @@
-"""One blob in the store: its data file, its record, and the SHA-256 that grows with its prefix.
+"""One blob in the store: its data file, its record, its pieces as they land, and what of it may be served.
 
 Rules:
 1. `land` and `recover` run in worker threads; everything else may run anywhere. One short lock guards the state.
@@ -7,10 +7,7 @@ Rules:
 3. The blob is `whole` once the SHA-256 over all pieces is its digest. Before that, the last piece must not be served.
 4. The file is open while the blob is pinned, for writing only until the blob is whole. A blob that is in use is never
    evicted. Upkeep pins it without using it, and what is fetched ahead is in use once a client reads it.
-5. A thread that has landed a piece keeps its buffer until the SHA-256 has reached the piece, if all pieces before it
-   are held or in such buffers: the thread then waits for hashing only, never for a source. Otherwise it gives the
-   buffer back, and the piece is read from the file in its turn.
-6. Bytes of a whole blob are sent after `is_checked` or `check` has said that they are right (`peer.store.check`).
+5. Bytes of a whole blob are sent after `is_checked` or `check` has said that they are right (`peer.store.check`).
 """
 
 from __future__ import annotations
@@ -31,10 +28,11 @@ from peer.errors import PeerCorruptError, StoreBrokenError, StoreError
 from peer.oci.digest import Digest
 from peer.store.check import Check, Signature
 from peer.store.data_file import CHUNK_BYTES, DataFile
-from peer.store.disk import IN_THE_WAY, disk_errors, is_file
+from peer.store.disk import IN_THE_WAY, disk_errors, is_file, remove_files
 from peer.store.facts import Came
 from peer.store.health import Health
 from peer.store.piece_set import PieceSet
+from peer.store.prefix_hash import PrefixHash
 from peer.store.record import COMPLETE, Header, Record, decode, encode_entry
 from scheduler.protocol.geometry import piece_count, piece_span
 
@@ -71,7 +69,6 @@ class Blob:
         self.header = header
         self.data = DataFile(data_path, header.size_bytes)
         self.record_path = record_path
-        self.whole = whole or header.digest == EMPTY_DIGEST
         self.count = piece_count(header.size_bytes, header.piece_length)
         self.pieces = PieceSet(self.count)
         self.piece_digests: dict[int, bytes] = {}
@@ -95,20 +92,24 @@ class Blob:
         self._recovered = recovered
         self._recovering = threading.Lock()
         self._appending = threading.Lock()
-        self._lock = threading.Condition()  # notified when a piece is not at hand any more, and when hashing pauses
-        self._at_hand: set[int] = set()  # pieces that a thread is landing, or has landed and is to hash
-        self._sha256 = hashlib.sha256()
-        self._hashed = 0  # pieces that are in _sha256
-        self._hashing = False
-        self.reread_bytes = 0
-        """What was read back from the file for the SHA-256, since its buffer was given back before its turn."""
-        self._scratch: bytearray | None = None  # kept: mapping it again takes as long as reading into it
-        self._unreadable = False
+        self._lock = threading.Condition()
+        self._was_whole = whole or header.digest == EMPTY_DIGEST
+        self._sha256 = PrefixHash(header, self.data, self.pieces, self._lock)
         self._check = Check(self.count)
         self._stored = self.whole
         """COMPLETE is in the record, or was tried to be: from then on the file is not written to."""
         self._digests: dict[int, bytes] | None = None
         """What the record has, kept while the blob is pinned, for `check`."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is held whole, and its SHA-256 is the digest."""
+        return self._was_whole or self._sha256.is_right is True
+
+    @property
+    def reread_bytes(self) -> int:
+        """What was read back from the file for the SHA-256."""
+        return self._sha256.reread_bytes
 
     @property
     def data_path(self) -> Path:
@@ -155,7 +156,7 @@ class Blob:
     def verdict(self) -> bool | None:
         """Whether the SHA-256 over all pieces is the blob's digest; None while it is not known."""
         with self._lock:
-            return self.whole if self.whole or self._hashed == self.count else None
+            return True if self._was_whole else self._sha256.is_right
 
     def acquire(self) -> None:
         """Pin the blob: until `release` its file is open and it is not evicted.
@@ -294,7 +295,8 @@ class Blob:
 
         If the BLAKE3 of the bytes is not `expected`, PeerCorruptError is raised before they reach the file. `on_held`
         gets the piece and its BLAKE3 once the piece may be served; the SHA-256 may take as long again. `on_at_hand` is
-        called before: who lands the next piece from then on waits for this one's part of the SHA-256 (rule 5).
+        called before: who lands the next piece from then on waits for this one's part of the SHA-256
+        (`peer.store.prefix_hash`).
 
         A piece that is held already, or that another thread is landing, is not written again: bytes that were hashed,
         and perhaps served, never change. Raises StoreFullError (the disk), StoreBrokenError.
@@ -302,13 +304,9 @@ class Blob:
         start, stop = self.span(index)
         if len(view) != stop - start:
             raise ValueError(f"piece {index} has {stop - start} bytes, not {len(view)}")
-        with self._lock:
-            self._lock.wait_for(lambda: index not in self._at_hand)
-            held = index in self.pieces
-            if not held:
-                self._at_hand.add(index)
+        is_new = self._sha256.claim(index)
         on_at_hand()
-        if held:
+        if not is_new:
             digest = self.piece_digests.get(index) or blake3(view).digest()
             on_held(index, digest)
             return Landed(index, digest, self.verdict)
@@ -323,10 +321,10 @@ class Blob:
             try:
                 on_held(index, digest)
             finally:  # who lands the next piece waits for this one's part of the SHA-256
-                if self._has_turn(index):
-                    self._extend_hash(view)
+                if self._sha256.has_turn(index):
+                    self._sha256.extend(view)
         finally:
-            self._let_go(index)
+            self._sha256.let_go(index)
         return Landed(index, digest, self.verdict)
 
     def recover(self) -> None:
@@ -346,9 +344,7 @@ class Blob:
                 if self.data.blake3(*self.span(index)) == digest:
                     self._hold(index, digest)
             self._recovered = True
-            if 0 in self.pieces:
-                self._hashing = True
-                self._extend_hash(None)
+            self._sha256.extend_over_held()
 
     def seal(self) -> None:
         """Make `whole` durable: flush the data, then append COMPLETE to the record. Slow, so clients go first.
@@ -384,9 +380,7 @@ class Blob:
 
     def unlink(self) -> None:
         """Remove what is the store's of its files. Who has them open keeps them."""
-        for path in (self.data_path, self.record_path):
-            with suppress(OSError):
-                path.unlink()
+        remove_files(self.data_path, self.record_path)
         with suppress(OSError):  # it has other blobs
             self.data_path.parent.rmdir()
 
@@ -424,59 +418,6 @@ class Blob:
                 os.ftruncate(self._record_file, valid_bytes)  # a torn entry would hide those to come
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _has_turn(self, index: int) -> bool:
-        """Wait until the SHA-256 has reached piece `index`; False if its buffer is to be given back (rule 5)."""
-        with self._lock:
-            self._lock.wait_for(lambda: self._is_next(index) or not self._comes_soon(index))
-            if self._is_next(index):
-                self._hashing = True
-                return True
-            self._at_hand.remove(index)
-            return False
-
-    def _is_next(self, index: int) -> bool:
-        return index == self._hashed and not self._hashing
-
-    def _comes_soon(self, index: int) -> bool:
-        before = range(self._hashed, index)
-        return not self._unreadable and all(each in self.pieces or each in self._at_hand for each in before)
-
-    def _let_go(self, index: int) -> None:
-        with self._lock:
-            self._at_hand.discard(index)
-            self._lock.notify_all()
-
-    def _extend_hash(self, view: memoryview | None) -> None:
-        """Continue the SHA-256 over the pieces without a gap. `view` is the next piece's buffer, if there is one."""
-        try:
-            while True:
-                for chunk in self._chunks(self._hashed) if view is None else (view,):
-                    self._sha256.update(chunk)
-                    self.reread_bytes += len(chunk) if view is None else 0
-                view = None
-                if not self._next_to_read():
-                    return
-        except StoreError:
-            self._unreadable = True  # the SHA-256 cannot go on; `_let_go` wakes the threads that wait
-            raise
-
-    def _next_to_read(self) -> bool:
-        """One more piece is in the SHA-256. Returns whether the next piece is read from the file."""
-        with self._lock:
-            self._hashed += 1
-            if self._hashed == self.count:
-                self.whole = self._sha256.digest() == self.digest.raw
-            self._hashing = self._hashed in self.pieces and self._hashed not in self._at_hand
-            if not self._hashing:
-                self._lock.notify_all()
-            return self._hashing
-
-    def _chunks(self, index: int) -> Iterator[memoryview]:
-        """The bytes of a piece, for who extends the SHA-256. The scratch buffer is kept while it is pinned."""
-        if self._scratch is None:
-            self._scratch = bytearray(min(CHUNK_BYTES, self.header.piece_length))
-        return self.data.chunks(*self.span(index), self._scratch)
-
     def _open(self) -> None:
         if self.discarded:
             raise StoreBrokenError(f"{self.digest} was removed from the store; ask for it again")
@@ -495,7 +436,8 @@ class Blob:
             with suppress(OSError):
                 os.close(self._record_file)
         self._record_file = -1
-        self._scratch = self._digests = None
+        self._digests = None
+        self._sha256.close()
 
     def _read_record(self) -> Record:
         with disk_errors(self.record_path):

@@ -32,17 +32,18 @@ from typing import Final
 import structlog
 
 from peer.errors import ForeignDirectoryError, StoreBrokenError, StoreError, StoreInUseError
+from peer.oci.digest import Digest
 from peer.store.disk import (
     IN_THE_WAY,
     NO_ROOM,
     PRIVATE_FILE,
-    flush_directory,
     is_file,
     make_private_directory,
     translate_disk_error,
     write_durably,
 )
 from peer.store.record import peek
+from scheduler.trust.files import flush_directory
 
 log = structlog.get_logger("peer.store")
 
@@ -125,6 +126,14 @@ class StoreDirectory:
             make_private_directory(self.blobs)
             flush_directory(self.path)
 
+    def settled(self) -> bool:
+        """Whether what could not be made of the directory could be made now."""
+        try:
+            self.settle()
+        except OSError:
+            return False
+        return self.is_held
+
     def release(self) -> None:
         if self._lock_file >= 0:
             os.close(self._lock_file)
@@ -155,6 +164,11 @@ class StoreDirectory:
         """Take the directory that is there now: made anew, or mounted again. As `take`."""
         self.release()
         return self.take()
+
+    def paths(self, digest: Digest) -> tuple[Path, Path]:
+        """The data file and the record of a blob."""
+        data = self.blobs / digest.hex[:2] / digest.hex
+        return data, data.with_name(f"{digest.hex}.record")
 
     def files(self) -> Iterator[Found]:
         """The blobs' files. What else is there is said."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from peer.core.eviction import Room
 from peer.errors import FileLimitError, StoreBrokenError, StoreError, StoreFullError, StoreReadOnlyError
+from scheduler.trust.files import flush_directory
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_FILES = {
@@ -36,6 +37,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise translate_disk_error(error, path) from error
+
+
+def remove_files(*paths: Path) -> None:
+    """Remove these files, as far as they are there and can be removed."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def translate_disk_error(error: OSError, path: Path) -> StoreError:
@@ -102,15 +110,6 @@ def write_durably(path: Path, content: bytes) -> None:
             new.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
-
-
-def flush_directory(directory: Path) -> None:
-    """Make the names in a directory durable. Raises OSError."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def is_file(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The store: the blobs of one directory, and the eviction of blobs. `peer.store.directory` has the directory itself.
+"""The store: the blobs of one directory, for any thread.
 
     DIR/blobs/ab/<hex>        a blob's data, as long as the blob from the start
     DIR/blobs/ab/<hex>.record its header and verified pieces (peer.store.record)
@@ -6,59 +6,50 @@
     DIR/pins                  until when blobs are kept that are pinned (peer.store.pins)
     DIR/clock                 the date that uses of blobs go by (peer.store.use_clock)
 
+Its parts, each beneath one lock: `held_blobs` (which blobs there are), `blob_files` (what lies in the directory),
+`allocator` (room, and what is evicted for it).
+
 Rules:
-1. A blob without a valid record, and a blob's file without a record, are removed when the store opens.
-2. A blob's disk space is allocated when the blob is created, so a lack of it is known before a client waits.
-3. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
+1. The disk is believed before the memory: a blob that cannot be opened or has other bytes than were stored is lost
    (`drop`). It is told (`on_removed`), and whoever asked for it has it fetched again.
-4. What a container runtime's content store holds (`peer.store.adopted`) is held without a file of the store's. It does
+2. What a container runtime's content store holds (`peer.store.adopted`) is held without a file of the store's. It does
    not count, is never evicted, and its file is never written to or removed.
-5. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
+3. A store that can write nothing still serves what it holds. `health` says what is wrong; `tend` tries again.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from peer.core.eviction import (
-    COLD_S,
     Bounds,
-    Candidate,
-    Choice,
     DiskShare,
     Quota,
     Room,
-    Wanted,
-    expired,
-    order,
-    to_evict,
 )
-from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreFullError, StoreReadOnlyError
+from peer.errors import BlobAdoptedError, BlobInUseError, FileLimitError, StoreError, StoreReadOnlyError
 from peer.oci.digest import Digest
+from peer.store.allocator import Allocator
 from peer.store.blob import Blob
-from peer.store.directory import StoreDirectory, raise_if_limited
-from peer.store.disk import IN_THE_WAY, NO_ROOM, disk_errors, is_file, room_of, translate_disk_error
+from peer.store.blob_files import BlobFiles
+from peer.store.directory import StoreDirectory
+from peer.store.disk import IN_THE_WAY, disk_errors, room_of, translate_disk_error
 from peer.store.facts import BlobInfo, Came, StoreStatistics, VerifyReport
 from peer.store.health import Health, StoreState
-from peer.store.new_blob import allocate, is_the_disk, why_full
+from peer.store.held_blobs import HeldBlobs
 from peer.store.pins import Pins
-from peer.store.record import Header, peek
+from peer.store.record import Header
 from peer.store.use_clock import UseClock
 from scheduler.protocol.geometry import said_piece_length
 
 log = structlog.get_logger("peer.store")
-
-TOUCH_EVERY_S = 60.0
-"""The precision of `last_used` across a restart. Each touch is a write to the disk's metadata."""
 
 
 class Store:
@@ -68,28 +59,22 @@ class Store:
         self, place: StoreDirectory, quota: Quota, room: Callable[[Path], Room], elapsed: Callable[[], float]
     ) -> None:
         self.directory = place.path
-        self.quota = quota
         self.health = Health()
         self._place = place
-        self._room_of = room
-        self._last_room = Room(0, 0)
-        self._elapsed = elapsed
-        self._clock = UseClock(time.time(), elapsed)
-        self._blobs: dict[str, Blob] = {}
-        self._used_bytes = 0
-        self._evicted = 0
-        self._lost = 0
-        self._preheated_bytes = self._preheated_used_bytes = 0
-        self._unfit_bytes = 0
-        """The length of a blob for which the disk had no room: until it has, the store is full."""
-        self._touched: dict[str, float] = {}
         self._lock = threading.RLock()
-        self._pins = Pins(self.directory / "pins")
         self._writing_pins = threading.Lock()
         self.on_removed: Callable[[Digest], None] = lambda _digest: None
         """Called with the digest of each blob that was removed, for any reason, from any thread. It must not block."""
         self.on_found: Callable[[BlobInfo], None] = lambda _blob: None
         """Called with each blob that came back with the directory, from any thread. It must not block."""
+        self._held: Final = HeldBlobs(
+            Pins(self.directory / "pins"),
+            UseClock(time.time(), elapsed),
+            on_removed=lambda digest: self.on_removed(digest),
+            on_found=lambda blob: self.on_found(blob),
+        )
+        self._files: Final = BlobFiles(place, self._held, self.health)
+        self._allocator: Final = Allocator(place, quota, room, self._held, self._files, self.health)
 
     @classmethod
     def open(
@@ -110,18 +95,18 @@ class Store:
         store = cls(place, Quota(max_bytes, min_free_bytes, ttl_s), room, elapsed)
         unable = place.take()
         try:
-            found = store._scan()
+            found = store._files.scan()
             with suppress(StoreError):
-                store._room()
-            store._clock = UseClock.of(store._clock_file, found, elapsed)
-            store._date()
+                store._allocator.room()
+            store._held.clock = UseClock.of(store._clock_file, found, elapsed)
+            store._held.date()
         except OSError as error:
             store.close()
             raise translate_disk_error(error, directory) from error
         except StoreError:
             store.close()
             raise
-        if unable is not None and not store._settled():
+        if unable is not None and not place.settled():
             store.health.failed(unable)
         return store
 
@@ -130,7 +115,7 @@ class Store:
         with self._lock:
             with suppress(OSError, StoreError):
                 if self._place.is_held and self._place.is_same():
-                    self._clock.save(self._clock_file, at_once=True)
+                    self._held.clock.save(self._clock_file, at_once=True)
             self._place.release()
 
     # -- blobs -----------------------------------------------------------------------------------------------------
@@ -138,13 +123,13 @@ class Store:
     def peek(self, digest: str) -> BlobInfo | None:
         """The facts of a blob, whole or not, without using it."""
         with self._lock:
-            blob = self._blobs.get(digest)
-            return None if blob is None else self._info(blob)
+            blob = self._held.get(digest)
+            return None if blob is None else self._held.info(blob)
 
     def came(self, digest: str) -> Came:
         """What has come of a blob that is held, whole or not, since the start."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             return Came() if blob is None else blob.came
 
     def acquire(self, digest: str, *, background: bool = False) -> Blob | None:
@@ -154,7 +139,7 @@ class Store:
         StoreReadOnlyError.
         """
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             if blob is None:
                 return None
             try:
@@ -164,7 +149,7 @@ class Store:
             except StoreError as error:
                 self.drop(blob, str(error))
                 return None
-            self._touch(blob)
+            self._held.touch(blob)
             blob.is_ahead = blob.is_ahead and background
             return blob
 
@@ -186,13 +171,11 @@ class Store:
             if blob is not None:  # adopted since the download began, which needs a file to write to
                 blob.release()
                 self.discard(digest)
-            self._make_room(Wanted(size_bytes, background))
-            blob = self._allocated(header, Wanted(size_bytes, background))
+            blob = self._allocator.allocate(header, background=background)
             blob.is_ahead = background
-            self._blobs[header.digest] = blob
-            self._used_bytes += size_bytes
+            self._held.add(blob)
             blob.acquire()
-            self._touch(blob)
+            self._held.touch(blob)
             return blob
 
     def keep(self, digest: str, ttl_s: float) -> bool:
@@ -202,40 +185,27 @@ class Store:
         """
         with self._writing_pins:
             with self._lock:
-                blob, now = self._blobs.get(digest), self._clock.now()
-                if blob is None or not self._pins.fits(digest, self.bounds.max_bytes, now, self._pinned_bytes):
+                if not self._held.pin(digest, ttl_s, self.bounds.max_bytes):
                     return False
-                self._pins.add(digest, now + ttl_s)
-                content = self._pins.content()
+                content = self._held.pins.content()
             with disk_errors(self.directory / "pins"):
-                self._pins.write(content)
+                self._held.pins.write(content)
         return True
 
     def preheated(self, digest: str, *, used: bool) -> None:
         """A blob has come by a preheat. `used`: a client has asked for it meanwhile."""
         with self._lock:
-            blob = self._blobs.get(digest)
-            if blob is not None and not blob.preheated:
-                self._preheated_bytes += blob.size_bytes
-                blob.preheated = True
-                if used:
-                    self.used_by_client(blob)
+            self._held.preheated(digest, used=used)
 
     def used_by_client(self, blob: Blob) -> None:
         """A client has asked for a blob."""
         with self._lock:
-            self._preheated_used_bytes += blob.size_bytes if blob.preheated else 0
-            blob.preheated = False
-
-    def _pinned_bytes(self, digest: str) -> int | None:
-        """How much of the room a pin on the blob keeps. A runtime's file takes none."""
-        blob = self._blobs.get(digest)
-        return None if blob is None else 0 if blob.is_adopted else blob.size_bytes
+            self._held.used_by_client(blob)
 
     def remove(self, digest: str) -> bool:
         """Remove a blob; False if there is none. Raises BlobInUseError while it is in use, and BlobAdoptedError."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             if blob is None:
                 return False
             if blob.is_adopted:
@@ -248,34 +218,19 @@ class Store:
     def drop(self, blob: Blob, why: str) -> None:
         """`blob` is lost: its file is gone, or has other bytes than were stored. As `discard`, and it is said."""
         with self._lock:
-            if self._blobs.get(blob.digest) is not blob:
-                return  # it was dropped already, and perhaps fetched again
-            self._lost += not blob.is_adopted
-            self.discard(blob.digest)
-        if blob.is_adopted:  # its runtime removes files at any time
-            log.info("a file of a container runtime is not what it was", digest=blob.digest, cause=why)
-            return
-        log.warning("a blob was lost, it is fetched again when it is wanted", digest=blob.digest, cause=why)
+            self._held.drop(blob, why)
 
     def discard(self, digest: str) -> None:
         """Remove a blob at once, even while it is pinned: for wrong bytes. Readers that have it open keep the file."""
         with self._lock:
-            blob = self._blobs.pop(digest, None)
-            if blob is None:
-                return
-            self._used_bytes -= blob.taken_bytes
-            self._touched.pop(digest, None)
-            self._pins.discard(digest)
-            blob.discarded = True
-            blob.unlink()
-            self.on_removed(Digest(digest))
+            self._held.discard(digest)
 
     # -- files of container runtimes (peer.store.adopted) ----------------------------------------------------------
 
     def own(self, digest: str) -> Blob | None:
         """The blob, whole or not, if its file is the store's."""
         with self._lock:
-            blob = self._blobs.get(digest)
+            blob = self._held.get(digest)
             return None if blob is None or blob.is_adopted else blob
 
     def adopt(self, blob: Blob) -> None:
@@ -284,49 +239,34 @@ class Store:
         Nobody writes to the digest meanwhile: the caller sees to that. Who reads the store's file has it to the end.
         """
         with self._lock:
-            ours = self._blobs.get(blob.digest)
-            blob.last_used = min(self._clock.now(), blob.last_used if ours is None else ours.last_used)
-            if ours is not None:
-                self._used_bytes -= ours.taken_bytes
-                ours.discarded = True
-                ours.unlink()
-            self._blobs[blob.digest] = blob
-            info = self._info(blob)
-        if ours is None or not ours.whole:
-            self.on_found(info)
+            self._held.adopt(blob)
 
     def let_go(self, blob: Blob) -> None:
         """The runtime has removed the file of an adopted blob. Who reads it has it to the end."""
         with self._lock:
-            if self._blobs.get(blob.digest) is blob:
-                self.discard(blob.digest)
-            else:
-                blob.unlink()
+            self._held.let_go(blob)
 
     def set_shared(self, blob: Blob, *, is_shared: bool) -> None:
         """Say whether the store's file shares its bytes with a runtime's: shared bytes do not count."""
         with self._lock:
-            if self._blobs.get(blob.digest) is blob:
-                self._used_bytes -= blob.taken_bytes
-                blob.is_shared = is_shared
-                self._used_bytes += blob.taken_bytes
+            self._held.set_shared(blob, is_shared=is_shared)
 
     def is_kept(self, digest: str) -> bool:
         """Whether the blob is kept for a time although nobody uses it (`keep`)."""
         with self._lock:
-            return self._pins.until(digest) > self._clock.now()
+            return self._held.is_pinned(digest)
 
     # -- upkeep ----------------------------------------------------------------------------------------------------
 
     def blobs(self) -> list[BlobInfo]:
         """All blobs, most recently used first."""
         with self._lock:
-            return [self._info(blob) for blob in sorted(self._blobs.values(), key=lambda blob: -blob.last_used)]
+            return [self._held.info(blob) for blob in sorted(self._held, key=lambda blob: -blob.last_used)]
 
     def whole_blobs(self) -> list[Blob]:
         """The blobs that are held whole and flushed, in no order."""
         with self._lock:
-            return [blob for blob in self._blobs.values() if blob.is_stored]
+            return [blob for blob in self._held if blob.is_stored]
 
     def collect(self) -> list[BlobInfo]:
         """Remove blobs that were not used for `ttl_s`, and blobs beyond the quota, as far as that gets.
@@ -334,22 +274,22 @@ class Store:
         Returns the removed blobs.
         """
         with self._lock:
-            return self._collect()
+            return self._allocator.collect()
 
     def set_quota(self, quota: Quota) -> None:
         """From now on it keeps to `quota`; the next `tend` evicts what is beyond it."""
         with self._lock:
-            self.quota = quota
+            self._allocator.quota = quota
 
     def tend(self) -> list[BlobInfo]:
         """What is to be done now and then: see whether the disk is well, and evict. Returns the removed blobs."""
         removed: list[BlobInfo] = []
         try:
             with self._lock:
-                unable = self._retake_if_changed()
+                unable = self._files.retake_if_changed()
                 if unable is not None:
                     self.health.failed(unable)
-                removed = self._collect()
+                removed = self._allocator.collect()
             self._look_at_disk()
         except FileLimitError:
             pass
@@ -365,8 +305,10 @@ class Store:
         Raises FileLimitError.
         """
         checked, bad = 0, []
-        for digest in list(self._blobs):
-            blob = self._blobs.get(digest)
+        with self._lock:
+            digests = [blob.digest for blob in self._held]
+        for digest in digests:
+            blob = self._held.get(digest)
             if blob is None:
                 continue
             checked += 1
@@ -387,144 +329,37 @@ class Store:
         return self.health.state
 
     @property
+    def quota(self) -> Quota:
+        """What the store may use, as the operator says it."""
+        return self._allocator.quota
+
+    @property
     def bounds(self) -> Bounds:
         """What the store may use, as of the last look at the disk."""
-        return self.quota.on(self._last_room, self._used_bytes)
+        return self._allocator.bounds
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a blob of this size can be stored without evicting any. Raises StoreError."""
         with self._lock:
-            wanted = Wanted(size_bytes, background=True)
-            nothing = to_evict((), self.bounds, self._room(), wanted, used_bytes=self._used_bytes, now=0.0)
-            return nothing.is_enough
+            return self._allocator.fits(size_bytes)
 
     def statistics(self) -> StoreStatistics:
         with self._lock:
             state = self.health.state
             return StoreStatistics(
-                blobs=sum(not blob.is_adopted for blob in self._blobs.values()),
-                used_bytes=self._used_bytes,
-                adopted_bytes=sum(blob.size_bytes for blob in self._blobs.values() if blob.is_adopted),
+                blobs=sum(not blob.is_adopted for blob in self._held),
+                used_bytes=self._held.used_bytes,
+                adopted_bytes=sum(blob.size_bytes for blob in self._held if blob.is_adopted),
                 max_bytes=self.bounds.max_bytes,
                 min_free_bytes=self.bounds.min_free_bytes,
-                disk_bytes=self._last_room.total_bytes,
-                evicted=self._evicted,
-                lost=self._lost,
+                disk_bytes=self._allocator.last_room.total_bytes,
+                evicted=self._allocator.evicted,
+                lost=self._held.lost,
                 condition=state.condition.value,
                 cause=state.cause,
-                preheated_bytes=self._preheated_bytes,
-                preheated_used_bytes=self._preheated_used_bytes,
+                preheated_bytes=self._held.preheated_bytes,
+                preheated_used_bytes=self._held.preheated_used_bytes,
             )
-
-    # -- room ------------------------------------------------------------------------------------------------------
-
-    def _make_room(self, wanted: Wanted) -> None:
-        """Evict so that `wanted` fits; nothing is evicted in vain. Raises StoreError."""
-        try:
-            room = self._room()
-        except StoreError as error:
-            self.health.failed(error)
-            raise
-        choice = self._choice(room, wanted)
-        if choice.is_enough:
-            for digest in choice.digests:
-                self._evict(digest)
-            return
-        in_use = sum(blob.size_bytes for blob in self._blobs.values() if blob.in_use)
-        later = replace(room, free_bytes=room.free_bytes + in_use)
-        bounds = self.bounds
-        passing = to_evict((), bounds, later, wanted, used_bytes=0, now=0.0).is_enough
-        full = StoreFullError(why_full(wanted.size_bytes or 0, bounds, room, self.directory), passing=passing)
-        if not wanted.background and not passing and is_the_disk(wanted.size_bytes or 0, bounds, room):
-            self._unfit_bytes = wanted.size_bytes or 0
-            self.health.failed(full)
-        raise full
-
-    def _allocated(self, header: Header, wanted: Wanted) -> Blob:
-        """The new blob, with its files. If there is less room than was said, older blobs go, about as large as it is.
-
-        Raises StoreError.
-        """
-        data, record = self._paths(header.digest)
-        spared = sorted(self._candidates(), key=order)
-        freed_bytes, retaken = 0, False
-        while True:
-            try:
-                allocate(data, record, header)
-                break
-            except OSError as error:
-                _unlink(data, record)
-                failed = translate_disk_error(error, data)
-                failed.__cause__ = error
-                if error.errno == errno.ENOENT and not retaken:
-                    retaken = True
-                    self._retake_if_changed()
-                    continue
-                if error.errno in IN_THE_WAY:  # of this blob alone
-                    raise failed from error
-                oldest = next((each for each in spared if not each.in_use), None)
-                if error.errno not in NO_ROOM or wanted.background or not oldest or freed_bytes > header.size_bytes:
-                    self.health.failed(failed)
-                    raise failed from error
-                spared.remove(oldest)
-                freed_bytes += oldest.size_bytes
-                self._evict(oldest.digest)
-        self._worked()
-        return Blob(header, data, record, whole=False, held_bytes=0, recovered=True, health=self.health)
-
-    def _choice(self, room: Room, wanted: Wanted) -> Choice:
-        now = self._clock.now()
-        bounds = self.quota.on(room, self._used_bytes)
-        return to_evict(self._candidates(), bounds, room, wanted, used_bytes=self._used_bytes, now=now)
-
-    def _collect(self) -> list[BlobInfo]:
-        removed: list[BlobInfo] = []
-        try:
-            old = expired(self._candidates(), self.quota, self._clock.now())
-            removed.extend(self._evict(digest) for digest in old)
-            removed.extend(self._evict(digest) for digest in self._choice(self._room(), Wanted()).digests)
-        except StoreError as error:
-            self.health.failed(error)
-        return removed
-
-    def _evict(self, digest: str) -> BlobInfo:
-        """Raises StoreError if its file cannot be removed: it is kept then."""
-        blob = self._blobs[digest]
-        try:
-            blob.data_path.unlink(missing_ok=True)
-        except (NotADirectoryError, IsADirectoryError):
-            pass  # it is not there either
-        except OSError as error:
-            raise translate_disk_error(error, blob.data_path) from error
-        info = self._info(blob)
-        blob.preempted = blob.pinned
-        self.discard(digest)
-        self._evicted += 1
-        return info
-
-    def _candidates(self) -> Iterator[Candidate]:
-        now = self._clock.now()
-        for blob in self._blobs.values():
-            if blob.is_adopted or blob.is_shared:
-                continue  # no room would come of it
-            is_ahead = blob.is_ahead and now - blob.last_used < COLD_S
-            is_pinned = self._pins.until(blob.digest) > now
-            yield Candidate(blob.digest, blob.size_bytes, blob.last_used, blob.in_use, is_ahead, is_pinned)
-
-    def _room(self) -> Room:
-        """Raises StoreError; StoreReadOnlyError where nothing can be removed either."""
-        try:
-            room = self._room_of(self.directory)
-        except FileNotFoundError:
-            self._retake_if_changed()
-            with disk_errors(self.directory):
-                room = self._room_of(self.directory)
-        except OSError as error:
-            raise translate_disk_error(error, self.directory) from error
-        if room.read_only:
-            raise translate_disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS)), self.directory)
-        self._last_room = room
-        return room
 
     # -- the disk --------------------------------------------------------------------------------------------------
 
@@ -535,122 +370,11 @@ class Store:
     def _look_at_disk(self) -> None:
         """See whether something can be stored, and by a write if it could not be. Raises StoreError, OSError."""
         with self._lock:
-            room = self._room()
-            is_enough = self._choice(room, Wanted(self._unfit_bytes)).is_enough
-        if not is_enough:
-            raise StoreFullError(why_full(self._unfit_bytes, self.bounds, room, self.directory))
+            self._allocator.look()
         self._place.settle()
         try:
-            self._clock.save(self._clock_file, at_once=not self.health.state.is_well)
+            self._held.clock.save(self._clock_file, at_once=not self.health.state.is_well)
         except OSError as error:
             if error.errno not in IN_THE_WAY:
                 raise
-        self._worked()
-
-    def _worked(self) -> None:
-        self._unfit_bytes = 0
-        self.health.worked()
-
-    def _settled(self) -> bool:
-        """Whether what could not be made of the directory could be made now."""
-        try:
-            self._place.settle()
-        except OSError:
-            return False
-        return self._place.is_held
-
-    def _retake_if_changed(self) -> StoreError | None:
-        return None if self._place.is_same() else self._retake()
-
-    def _retake(self) -> StoreError | None:
-        """The directory is another one: made anew, or mounted again. Returns why nothing can be written to it, if so.
-
-        Raises StoreError.
-        """
-        identity, before = self._place.identity, set(self._blobs)
-        unable = self._place.retake()
-        try:
-            self._scan()
-            self._date()
-        except OSError as error:
-            raise translate_disk_error(error, self.directory) from error
-        if identity not in (None, self._place.identity):
-            log.warning("the directory of the store was replaced", path=str(self.directory), found=len(self._blobs))
-        for digest, blob in self._blobs.items():
-            if digest not in before:
-                self.on_found(self._info(blob))
-        ours = [blob for blob in self._blobs.values() if not blob.is_adopted]
-        for blob in [blob for blob in ours if not blob.pinned and not blob.data_path.exists()]:
-            self.drop(blob, "it went with the directory of the store")
-        return unable
-
-    def _touch(self, blob: Blob) -> None:
-        blob.last_used = now = self._clock.now()
-        if now - self._touched.get(blob.digest, 0.0) > TOUCH_EVERY_S:
-            self._touched[blob.digest] = now
-            with suppress(OSError):
-                os.utime(blob.record_path, (now, now))
-
-    def _date(self) -> None:
-        """A use beyond the clock is one at the clock: somebody else has dated the file."""
-        now = self._clock.now()
-        for blob in self._blobs.values():
-            blob.last_used = min(blob.last_used, now)
-
-    def _paths(self, digest: Digest) -> tuple[Path, Path]:
-        data = self.directory / "blobs" / digest.hex[:2] / digest.hex
-        return data, data.with_name(f"{digest.hex}.record")
-
-    def _scan(self) -> list[float]:
-        """Take in the blobs that are not known yet; returns when each was last used. Raises OSError, FileLimitError."""
-        uses = []
-        for found in self._place.files():
-            if found.record is None:
-                _unlink(found.data)
-            elif (used := self._load(found.data, found.record)) is not None:
-                uses.append(used)
-        return uses
-
-    def _load(self, data: Path, record: Path) -> float | None:
-        try:
-            header, held_pieces, complete = peek(record)
-            facts = data.lstat()
-            said_piece_length(header.size_bytes, header.told_piece_length)
-            belongs = self._paths(header.digest)[0] == data and facts.st_size == header.size_bytes
-            used = record.stat().st_mtime
-        except (StoreError, OSError, ValueError) as error:  # the last of pieces that no blob of this length has
-            if isinstance(error, OSError):
-                raise_if_limited(error, record)
-            belongs = False
-        if not belongs:
-            log.warning("a blob with a damaged record was removed, it is fetched again", path=str(data))
-            _unlink(record, *([data] if is_file(data) else []))
-            return None
-        if header.digest in self._blobs:
-            return None
-        held_bytes = min(held_pieces * header.piece_length, header.size_bytes)
-        blob = Blob(header, data, record, whole=complete, held_bytes=held_bytes, recovered=False, health=self.health)
-        blob.last_used = used
-        self._blobs[header.digest] = blob
-        self._used_bytes += header.size_bytes
-        return used
-
-    def _info(self, blob: Blob) -> BlobInfo:
-        return BlobInfo(
-            digest=blob.digest,
-            size_bytes=blob.size_bytes,
-            held_bytes=blob.held_bytes,
-            complete=blob.whole,
-            media_type=blob.header.media_type,
-            last_used=self._clock.to_unix(blob.last_used),
-            in_use=blob.in_use,
-            pinned_s=max(0.0, self._pins.until(blob.digest) - self._clock.now()),
-            adopted=blob.is_adopted,
-            piece_length=blob.header.piece_length,
-        )
-
-
-def _unlink(*paths: Path) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink()
+        self._allocator.worked()

@@ -44,156 +44,11 @@ from scheduler.core.preheat_window import parse_window
 from scheduler.core.preheats import MAX_JOBS
 from scheduler.protocol.fields import read
 from scheduler.protocol.to_host import Preheat
+from scheduler.shared import preheat_scripts as scripts
 from scheduler.shared.redis_calls import RedisCalls
 from scheduler.shared.redis_clients import RedisPlace
 from scheduler.trust.errors import TrustError
 from scheduler.trust.sealing import Sealer
-
-_ADD: Final = """
-local base = KEYS[5]
-if ARGV[2] ~= '' then
-  local known = redis.call('HGET', KEYS[4], ARGV[2])
-  if known and redis.call('EXISTS', base .. known) == 1 then return known end
-end
-if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[3]) then return '' end
-local number = redis.call('INCR', KEYS[2])
-redis.call('HSET', base .. ARGV[1], 'number', number, 'key', ARGV[2], 'spec', ARGV[5], 'created', ARGV[6],
-  'begins', ARGV[7], 'ends', ARGV[8], 'finished', '', 'state', ARGV[9], 'reason', ARGV[10], 'credential', ARGV[11],
-  'turn', 1)
-redis.call('ZADD', KEYS[1], number, ARGV[1])
-redis.call('SADD', KEYS[3], ARGV[1])
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[4], ARGV[2], ARGV[1]) end
-for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', number - tonumber(ARGV[4]))) do
-  if redis.call('SISMEMBER', KEYS[3], old) == 0 then
-    local key = redis.call('HGET', base .. old, 'key')
-    if key and key ~= '' then redis.call('HDEL', KEYS[4], key) end
-    redis.call('DEL', base .. old, base .. old .. ':hosts', base .. old .. ':told', base .. old .. ':untold')
-    redis.call('ZREM', KEYS[1], old)
-  end
-end
-return ARGV[1]
-"""
-
-_LIST: Final = """
-local function listed()
-  local fine, found = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
-  if fine and type(found) == 'table' and type(found[2]) == 'table' then return found end
-  return {0, {}}
-end
-local function lives(name)
-  for _, row in ipairs(listed()[2]) do
-    if row[1] .. ':' .. string.format('%d', row[3]) == name then return true end
-  end
-  return false
-end
-local job = KEYS[2]
-local function state() return redis.call('HGET', job, 'state') end
-local function is_open(name) return name == 'PENDING' or name == 'RUNNING' end
-local final = {DONE = true, FAILED = true, UNSUPPORTED = true, CANCELLED = true, SKIPPED = true}
-local function is_final(host)
-  local row = redis.call('HGET', job .. ':hosts', host)
-  return row and final[cjson.decode(row)[1]]
-end
-local function untell(host)
-  redis.call('HDEL', job .. ':told', host)
-  redis.call('SADD', job .. ':untold', host)
-  local row = redis.call('HGET', job .. ':hosts', host) or ''
-  redis.call('HSET', job .. ':hosts', host, (string.gsub(row, '^%["%u+"', '["WAITING"')))
-end
-local function put(host, row)
-  redis.call('HSET', job .. ':hosts', host, row)
-  if final[cjson.decode(row)[1]] then
-    redis.call('HDEL', job .. ':told', host)
-    redis.call('SREM', job .. ':untold', host)
-  end
-end
-"""
-
-_TAKE: Final = f"""
-{_LIST}
-local taken = {{}}
-if state() ~= 'RUNNING' or not lives(ARGV[1]) then return taken end
-for at = 2, #ARGV do
-  if redis.call('SREM', job .. ':untold', ARGV[at]) == 1 then
-    redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
-    taken[#taken + 1] = ARGV[at]
-    taken[#taken + 1] = redis.call('HGET', job .. ':hosts', ARGV[at])
-  end
-end
-return taken
-"""
-
-_GIVE_BACK: Final = f"""
-{_LIST}
-local given = 0
-for at = 1, #ARGV, 2 do
-  if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[at + 1] then
-    untell(ARGV[at])
-    given = given + 1
-  end
-end
-if given > 0 then redis.call('HINCRBY', job, 'turn', 1) end
-return given
-"""
-
-_REPORT: Final = f"""
-{_LIST}
-if not is_open(state()) then return 0 end
-local kept = 0
-for at = 3, #ARGV, 2 do
-  if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[1] then
-    put(ARGV[at], ARGV[at + 1])
-    kept = kept + 1
-  end
-end
-if ARGV[2] ~= '' and redis.call('HSETNX', job, 'held', ARGV[2]) == 1 then redis.call('HINCRBY', job, 'turn', 1) end
-return kept
-"""
-
-_SET: Final = f"""
-{_LIST}
-local now = state()
-if not now then return 0 end
-if ARGV[1] ~= '' and string.format('%d', listed()[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == 'open' and not is_open(now) then return 0 end
-if ARGV[2] == 'over' and is_open(now) then return 0 end
-if ARGV[2] == 'PENDING' and now ~= 'PENDING' then return 0 end
-if ARGV[2] == 'RUNNING' and now ~= 'RUNNING' then return 0 end
-redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', ARGV[5])
-if ARGV[6] ~= '' then redis.call('HSET', job, 'begins', ARGV[6]) end
-if ARGV[7] ~= '' then redis.call('HSET', job, 'ends', ARGV[7]) end
-if ARGV[3] == 'PENDING' then
-  for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do untell(host) end
-end
-for at = 9, #ARGV, 3 do
-  if ARGV[2] == '' or ARGV[2] == 'over' or not is_final(ARGV[at]) then
-    put(ARGV[at], ARGV[at + 1])
-    if ARGV[at + 2] == '1' and redis.call('HEXISTS', job .. ':told', ARGV[at]) == 0 then
-      redis.call('SADD', job .. ':untold', ARGV[at])
-    end
-  end
-end
-redis.call('HINCRBY', job, 'turn', 1)
-if ARGV[5] == '' then
-  redis.call('SADD', KEYS[3], ARGV[8])
-else
-  redis.call('HDEL', job, 'credential', 'held')
-  redis.call('SREM', KEYS[3], ARGV[8])
-  redis.call('DEL', job .. ':told', job .. ':untold')
-end
-return 1
-"""
-
-_LOOK: Final = """
-local found = redis.call('TIME')
-for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  found[#found + 1] = name
-  local job = KEYS[2] .. name
-  found[#found + 1] = redis.call('HGET', job, 'turn') or '0'
-  found[#found + 1] = redis.call('HLEN', job .. ':told') + redis.call('SCARD', job .. ':untold')
-end
-return found
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +96,7 @@ class RedisPreheats:
         values = [encode_spec(job), *numbers, job.state.name, job.reason, sealed]
         keys = [self._all, self._place.key("preheats-last"), self._open, self._place.key("preheat-keys"), self._base]
         with self._calls.using() as client:
-            name = client.eval(_ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
+            name = client.eval(scripts.ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
         if not name:
             raise TooManyJobsError(f"{MAX_JOBS} preheats are not over yet: cancel some, or wait")
         kept = self.job(name)
@@ -284,7 +139,7 @@ class RedisPreheats:
 
     def look(self) -> Look:
         with self._calls.using() as client:
-            seconds, micros, *flat = client.eval(_LOOK, 2, self._open, self._base)
+            seconds, micros, *flat = client.eval(scripts.LOOK, 2, self._open, self._base)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
@@ -306,7 +161,7 @@ class RedisPreheats:
     def take(self, job: str, beat: str, hosts: Iterable[str]) -> list[Target]:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
         with self._calls.using() as client:
-            flat = client.eval(_TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
+            flat = client.eval(scripts.TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
         found = (_target(host, row) for host, row in zip(flat[::2], flat[1::2], strict=True))
         return [target for target in found if target is not None]
 
@@ -314,14 +169,14 @@ class RedisPreheats:
         """These hosts are told no longer by the schedulers with these beats, if they are still."""
         flat = [text for pair in told.items() for text in pair]
         with self._calls.using() as client:
-            client.eval(_GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
+            client.eval(scripts.GIVE_BACK, 2, self._place.key("live"), self._base + job, *flat)
 
     def report(self, job: str, beat: str, targets: Iterable[Target], held_images: Sequence[str] = ()) -> None:
         """Keep what came of these hosts, as far as they are told by the scheduler with this beat."""
         flat = [text for each in targets for text in (each.host, _row(each))]
         held = json.dumps(held_images) if held_images else ""
         with self._calls.using() as client:
-            client.eval(_REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
+            client.eval(scripts.REPORT, 2, self._place.key("live"), self._base + job, beat, held, *flat)
 
     def decide(
         self,
@@ -363,7 +218,7 @@ class RedisPreheats:
         times = ["" if each is None else repr(each) for each in (finished, begins, ends)]
         keys = [self._place.key("live"), self._base + job, self._open]
         with self._calls.using() as client:
-            return bool(client.eval(_SET, 3, *keys, epoch, guard, state.name, reason, *times, job, *rows))
+            return bool(client.eval(scripts.SET, 3, *keys, epoch, guard, state.name, reason, *times, job, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
         decoded = [_text(name) for name in names]

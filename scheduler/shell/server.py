@@ -15,7 +15,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -40,11 +39,14 @@ from scheduler.protocol.codec import FROM_HOST, TO_HOST, Unknown
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.fields import MAX_REVOKED_PER_MESSAGE, ProtocolError
 from scheduler.protocol.from_host import Hello, cost_of
-from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S, Revoked
+from scheduler.protocol.to_host import Revoked
 from scheduler.shell.accepting import TOLD_EVERY_S, accepting, open_files
+from scheduler.shell.allowances import Allowances
+from scheduler.shell.bounds import Bounds
 from scheduler.shell.connection import HostConnection, framed
 from scheduler.shell.crowd import Crowd
 from scheduler.shell.gc_tuning import rare_full_collections
+from scheduler.shell.sweep import Sweep
 
 if TYPE_CHECKING:
     from scheduler.shell.admission import Admission
@@ -55,50 +57,11 @@ log = structlog.get_logger(__name__)
 TRUST_EVERY_S: Final = 2.0
 """How often it is looked at what an operator has changed: tokens, hosts, certificates."""
 
-SWEPT_AT_ONCE: Final = 256
-"""Connections that are examined, and perhaps pinged, at once. That takes 4 ms."""
-
-
 SPARE_FILES: Final = 64
 """Files that are left for all else when hosts have used up the others."""
 
-MAX_ALLOWANCES: Final = 4096
-"""The one that was kept first is dropped first. It is whole again after `burst / messages_per_s`, 82 s."""
-
-ANSWER_BYTES: Final = 4096
-"""So much of what a host's message has the scheduler answer counts as one more message of the host: by a few bytes, a
-Join, a host is told a piece map of up to 2 MiB."""
-
 MAX_REFUSED: Final = 256
 """Connections beyond the maximum that are kept for long enough to be told the reason, or until others have gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The bounds of a connection's cost. Durations are in seconds."""
-
-    connections: int = 20_000
-    """Twice the 10,000 hosts that one scheduler is made for."""
-    hello_s: float = 5.0
-    """How long a connection may take to send Hello."""
-    heartbeat_s: float = 4.0
-    """A host that was silent for this long is pinged. Half of this time later, without an answer, the host is gone."""
-    probe_s: float = 2.0
-    """How long a host whose id another host has said may take to answer a ping."""
-    waiting_bytes: int = 4 * 1024 * 1024
-    """The most unread bytes of one host: twice the piece map of the largest blob."""
-    waiting_bytes_in_all: int = 256 * 1024 * 1024
-    """The most unread bytes of all hosts together. Beyond it, the hosts that read least have to go."""
-    read_s: float = 10.0
-    """How long a host may read nothing of what waits for it."""
-    begun_bytes: int = 32 * 1024 * 1024
-    """The most bytes of messages that all hosts have begun and not ended."""
-    message_s: float = 5.0
-    """How long a message may take from its first byte to its last. The longest has 256 KiB."""
-    messages_per_s: float = MAX_MESSAGES_PER_S
-    burst: int = MAX_BURST
-    close_s: float = 2.0
-    """How long a host may take to hang up after it was told to."""
 
 
 class Core(Protocol):
@@ -135,6 +98,8 @@ class SchedulerServer:
         self._bounds: Final = bounds or Bounds()
         self._connections: Final[dict[int, HostConnection]] = {}
         self._crowd: Final = Crowd()
+        self._allowances: Final = Allowances(self._bounds)
+        self._sweep: Final = Sweep(self._bounds, self._connections)
         most = self._most()
         self._room: Final = min(self._bounds.connections, most - min(MAX_REFUSED, most // 8))
         """The connections beyond which one has to go for each that comes."""
@@ -145,12 +110,6 @@ class SchedulerServer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
-        self._swept_at = 0.0
-        self._unswept: list[HostConnection] = []
-        """The connections that the current sweep has not examined yet."""
-        self._allowances: Final[dict[str, tuple[float, float]]] = {}
-        """Those of hosts with a certificate whose connections have ended, and when they were counted."""
-        self._blames_from = 0.0
         self._told_full_at = -TOLD_EVERY_S
         self._begun_bytes = 0
         self._waiting_bytes = 0
@@ -170,8 +129,8 @@ class SchedulerServer:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         accepted = accepting(host, port, self._connect, open_count=lambda: len(self._connections), most=self._most())
-        self._swept_at = self._loop.time()
-        self._sweep()
+        self._sweep.begin(self._loop.time())
+        self._sweep_on()
         self._watch_trust()
         try:
             async with accepted as (_, taken_port):
@@ -272,7 +231,7 @@ class SchedulerServer:
         certified = connection.peer is not None
         if certified:
             self._crowd.discard(connection)
-            self._take_over_allowance(connection)
+            self._allowances.take_over(connection, self.now())
         burst = max(1, int(connection.allowance))
         self._tell(Connected(connection.number, hello, connection.host, certified, burst), connection)
         if admission is not None:
@@ -283,7 +242,7 @@ class SchedulerServer:
         """End a host's connection with a reason."""
         if connection.ended_at is not None:
             return
-        self._keep_allowance(connection)
+        self._allowances.keep(connection)
         is_host = connection.greeted and closing is not Closing.FULL  # neither a scanner nor one of a flood
         tell = log.info if is_host else log.debug
         tell("host_closed", address=connection.address, why=closing.name, text=reason)
@@ -298,7 +257,7 @@ class SchedulerServer:
         if not self._connections:
             self._empty.set()
         if connection.greeted and connection.ended_at is None:
-            self._keep_allowance(connection)
+            self._allowances.keep(connection)
             self._tell(Disconnected(connection.number), None)
 
     # To and from the core
@@ -330,7 +289,7 @@ class SchedulerServer:
             if isinstance(instruction, Send):
                 message = framed(TO_HOST.encode(instruction.message))
                 if cause is not None and instruction.connections == (cause.number,):
-                    cause.allowance -= len(message) // ANSWER_BYTES
+                    self._allowances.count_answer(cause, len(message))
                 if instruction.connections == to:
                     messages += message
                     continue
@@ -441,80 +400,20 @@ class SchedulerServer:
 
     def may_send(self, connection: HostConnection, cost: int) -> bool:
         """Count a message, or a frame that ends none, against the messages that the host may send."""
-        now = self.now()
-        earned = (now - connection.counted_at) * self._bounds.messages_per_s
-        connection.allowance = min(self._bounds.burst, connection.allowance + earned) - cost
-        connection.counted_at = now
-        return connection.allowance >= 0
+        return self._allowances.may_send(connection, cost, self.now())
 
-    def _keep_allowance(self, connection: HostConnection) -> None:
-        """The connection of a host with a certificate ends: the host has its allowance when it connects again."""
-        if connection.greeted and connection.peer is not None:
-            self._allowances.pop(connection.host_id, None)
-            self._allowances[connection.host_id] = (connection.allowance, connection.counted_at)
-            while len(self._allowances) > MAX_ALLOWANCES:
-                del self._allowances[next(iter(self._allowances))]
-
-    def _take_over_allowance(self, connection: HostConnection) -> None:
-        used = self._bounds.burst - connection.allowance
-        connection.allowance, connection.counted_at = self._allowances.pop(
-            connection.host_id, (self._bounds.burst, connection.counted_at)
-        )
-        self.may_send(connection, 0)  # what it has earned since
-        connection.allowance -= used
-
-    def _sweep(self) -> None:
-        """Examine some connections for silence and for hosts that do not hang up: each connection once in `interval_s`.
-
-        One timer for all connections costs less than a timer for each, and pinging all hosts at once would delay every
-        event. A late sweep finds every host silent, because the server has not been reading. No host is blamed until
-        each connection has been examined once again.
-        """
+    def _sweep_on(self) -> None:
+        """Look at some connections, and end those of hosts that are silent or slow."""
         if self._loop is None:
             return
-        now, bounds = self._loop.time(), self._bounds
-        interval_s = min(bounds.heartbeat_s, bounds.hello_s, bounds.close_s) / 4
-        if now - self._swept_at > 2 * interval_s:
-            self._blames_from = now + interval_s
-        self._swept_at = now
-        if not self._unswept:
-            self._unswept = list(self._connections.values())
-        for connection in self._unswept[-SWEPT_AT_ONCE:]:
-            if connection.number in self._connections:
-                self._look_at(connection, now)
-        del self._unswept[-SWEPT_AT_ONCE:]
-        turns = -(-len(self._connections) // SWEPT_AT_ONCE)
-        self._sweeper = self._loop.call_later(interval_s / max(turns, 1), self._sweep)
-
-    def _look_at(self, connection: HostConnection, now: float) -> None:
-        bounds = self._bounds
-        silent_s = now - connection.heard_at
-        if connection.ended_at is not None:
-            if now - connection.ended_at > bounds.close_s:
-                connection.abort()
-        elif not connection.greeted:
-            if now - connection.opened_at > bounds.hello_s:
-                self.failed(connection, Closing.LATE_HELLO, f"no Hello within {bounds.hello_s:g} s")
-        elif self._reads_nothing(connection, now):
-            self.failed(connection, Closing.SLOW, f"nothing was read for {bounds.read_s:g} s")
-            connection.abort()
-        elif connection.begun_at is not None and now - connection.begun_at > bounds.message_s:
-            self.failed(connection, Closing.SLOW, f"a message was not ended within {bounds.message_s:g} s")
-            connection.abort()
-        elif connection.probed_at is not None and now - connection.probed_at > bounds.probe_s:
-            self.failed(connection, Closing.SILENT, f"its id is wanted, and nothing was heard for {silent_s:.1f} s")
-        elif silent_s > 1.5 * bounds.heartbeat_s and connection.pinged and now >= self._blames_from:
-            self.failed(connection, Closing.SILENT, f"nothing was heard for {silent_s:.1f} s")
-        elif silent_s > bounds.heartbeat_s and not connection.pinged:
-            connection.ping()
-
-    def _reads_nothing(self, connection: HostConnection, now: float) -> bool:
-        """Whether bytes wait for a host that has read none of them for too long."""
-        waiting = connection.waiting_bytes
-        if not waiting or waiting < connection.unread_bytes or not connection.unread_bytes:
-            connection.unread_since = now
-        connection.unread_bytes = waiting
-        return now - connection.unread_since > self._bounds.read_s and now >= self._blames_from
+        now = self._loop.time()
+        for connection in self._sweep.next(now):
+            fault = self._sweep.fault_of(connection, now)
+            if fault is not None:
+                self.failed(connection, *fault)
+                if fault[0] is Closing.SLOW:
+                    connection.abort()
+        self._sweeper = self._loop.call_later(self._sweep.pause_s, self._sweep_on)
 
 
 def _revocations(hosts: frozenset[str]) -> list[bytes]:

@@ -239,21 +239,7 @@ def _connected(path: str) -> sqlite3.Connection:
 
 def _jobs(database: sqlite3.Connection, rest: str, *values: object) -> list[JobRecord]:
     rows = database.execute(
-        f"SELECT number, id, spec, created, begins, ends, finished, state, reason FROM jobs {rest}",  # noqa: S608 # ours
+        f"SELECT id, spec, number, created, begins, ends, finished, state, reason FROM jobs {rest}",  # noqa: S608 # ours
         values,
     ).fetchall()
-    return [_job(*row) for row in rows]
-
-
-def _job(
-    number: int,
-    name: str,
-    spec_text: str,
-    created: float,
-    begins: float,
-    ends: float,
-    finished: float | None,
-    state: str,
-    reason: str,
-) -> JobRecord:
-    return decode_spec(name, spec_text, number, created, begins, ends, finished, state, reason)
+    return [decode_spec(*row) for row in rows]

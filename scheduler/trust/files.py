@@ -110,7 +110,7 @@ def create_private(path: Path) -> None:
 
 
 def flush_directory(directory: Path) -> None:
-    """Have the names in a directory on the disk."""
+    """Make the names in a directory durable. Raises OSError."""
     file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)

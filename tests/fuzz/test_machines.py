@@ -174,13 +174,7 @@ class AnyScheduler(World, RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0.001, 0.3, 4.0, 70.0)))
     def time_passes(self, seconds: float) -> None:
-        until = self.now + seconds
-        while (due := self.machine.next_deadline()) <= until:
-            assert due > self.now, "what is due was not seen to"
-            self.now = due
-            self.feed(events.Tick())
-            assert len(self.past) < 10_000, "it never comes to rest"
-        self.now = until
+        self.goes_on(seconds)
 
     def carry_out_in_store(self, instruction: events.Instruction) -> None:
         match instruction:

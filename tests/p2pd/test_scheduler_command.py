@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -55,11 +54,6 @@ def running(tmp_path: Path, **options: object) -> Iterator[Daemon]:
         daemon.close()
 
 
-def answer(daemon: Daemon, path: str) -> tuple[int, Any]:
-    with daemon.get_admin(path) as response:
-        return response.status, json.load(response)
-
-
 def metrics(daemon: Daemon) -> dict[str, float]:
     with daemon.get_admin("/metrics") as response:
         families = text_string_to_metric_families(response.read().decode())
@@ -68,11 +62,11 @@ def metrics(daemon: Daemon) -> dict[str, float]:
 
 def test_it_is_healthy_and_ready(tmp_path: Path) -> None:
     with scheduler_in(tmp_path) as daemon:
-        assert answer(daemon, "/healthz") == (200, {"healthy": True})
-        assert answer(daemon, "/readyz") == (200, {"ready": True, "reasons": [], "degraded": []})
-        assert answer(daemon, "/cache")[0] == 404
+        assert daemon.admin_json("/healthz") == (200, {"healthy": True})
+        assert daemon.admin_json("/readyz") == (200, {"ready": True, "reasons": [], "degraded": []})
+        assert daemon.admin_json("/cache")[0] == 404
         ready = daemon.wait_for_event("ready")
-        status = answer(daemon, "/status")[1]
+        status = daemon.admin_json("/status")[1]
         assert (status["listen"], status["admin"], status["ready"]) == (ready["listen"], ready["admin"], True)
         assert status["scheduler"]["hosts"] == 0
 
@@ -94,7 +88,7 @@ def test_a_host_is_let_in_and_told_when_the_scheduler_stops(tmp_path: Path) -> N
             assert now["process_resident_memory_bytes"] > 0
             names = ("hosts", "swarms", "members", "leases_active", "leases_total", "quarantined")
             assert [now[f"p2pd_scheduler_{name}"] for name in names] == [1, 1, 1, 1, 1, 0]
-            status = (await asyncio.to_thread(answer, daemon, "/status"))[1]["scheduler"]
+            status = (await asyncio.to_thread(daemon.admin_json, "/status"))[1]["scheduler"]
             assert (status["hosts"], status["members"], status["leases_given"]) == (1, 1, 1)
             daemon.process.send_signal(signal.SIGTERM)
             async for _ in link:
@@ -201,4 +195,4 @@ def test_sighup_has_the_level_of_the_log_read_again(tmp_path: Path) -> None:
         assert daemon.wait_for_event("reloaded")["changed"] == ["log_level: info -> debug"]
         waiting = daemon.wait_for_event("changed, and needs a restart")["keys"]
         assert waiting == ["tag_ttl_s: 10s -> 1s"]
-        assert answer(daemon, "/healthz") == (200, {"healthy": True})
+        assert daemon.admin_json("/healthz") == (200, {"healthy": True})

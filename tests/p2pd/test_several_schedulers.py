@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -50,11 +49,6 @@ def running(tmp_path: Path, name: str, **options: object) -> Iterator[Daemon]:
         yield daemon
     finally:
         daemon.close()
-
-
-def answer(daemon: Daemon, path: str) -> tuple[int, Any]:
-    with daemon.get_admin(path) as response:
-        return response.status, json.load(response)
 
 
 def metrics(daemon: Daemon) -> str:
@@ -116,13 +110,13 @@ def test_two_of_them_are_one(tmp_path: Path, with_password: RedisServer, ca: dic
             ".*another CA.*give all schedulers the same ca_cert and ca_key.*",
         )
         with_password.freeze()  # whatever waits for it must not be the event loop
-        until(lambda: answer(a, "/readyz")[0] == 503)
-        assert "redis is unreachable since" in answer(a, "/readyz")[1]["reasons"][0]
+        until(lambda: a.admin_json("/readyz")[0] == 503)
+        assert "redis is unreachable since" in a.admin_json("/readyz")[1]["reasons"][0]
         assert refused_preheat(a)[0] == 503
         assert "redis is unreachable since" in refused_preheat(a)[1]
         until(lambda: "p2pd_redis_reached 0.0" in metrics(a))
         with_password.thaw()
-        until(lambda: answer(a, "/readyz")[0] == answer(b, "/readyz")[0] == 200)
+        until(lambda: a.admin_json("/readyz")[0] == b.admin_json("/readyz")[0] == 200)
         told = [each for each in a.events if "nothing new is promised" in str(each.get("event"))]
         assert len(told) == 1, "it is told once"
         assert "a-password" not in json.dumps(a.events)

@@ -123,6 +123,16 @@ class World:
         for instruction in instructions:
             self.carry_out(instruction)
 
+    def goes_on(self, seconds: float) -> None:
+        """Time passes; the host has a Tick whenever one is due."""
+        until = self.now + seconds
+        while (due := self.machine.next_deadline()) <= until:
+            assert due > self.now, "what is due was not seen to"
+            self.now = due
+            self.feed(events.Tick())
+            assert len(self.past) < 10_000, "it never comes to rest"
+        self.now = until
+
     def carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case events.RequestRange():

@@ -12,7 +12,9 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from peer.core.eviction import Room
+from peer.oci.digest import Digest
 from peer.store import Blob, Landed, Store
+from peer.store.directory import StoreDirectory
 from tests.peer.origin_conformance import digest_of
 
 PLENTY = 1 << 40
@@ -47,6 +49,11 @@ def a_store(directory: Path) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def files_of(store: Store, digest: Digest) -> tuple[Path, Path]:
+    """The data file and the record of a blob."""
+    return StoreDirectory(store.directory).paths(digest)
 
 
 def create(store: Store, content: bytes) -> Blob:

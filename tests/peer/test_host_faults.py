@@ -44,7 +44,7 @@ from tests.peer.download_fixtures import (
 )
 from tests.peer.fakes import FakeOrigin
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_fixtures import a_store, create, files_of_at_most, flip, hold_part, land, open_store
+from tests.peer.store_fixtures import a_store, create, files_of, files_of_at_most, flip, hold_part, land, open_store
 from tests.peer.swarm_fixtures import digests, neighbour, scripted
 
 TINY = b"a manifest"
@@ -457,7 +457,7 @@ class TestAfterARestart:
     def test_a_changed_byte_costs_its_piece_alone(self, tmp_path: Path, origin: FakeOrigin) -> None:
         with a_store(tmp_path / "other") as earlier:
             hold_part(earlier, CONTENT, range(10))
-            flip(earlier._paths(DIGEST)[0], 6 * PIECE + 3)
+            flip(files_of(earlier, DIGEST)[0], 6 * PIECE + 3)
 
         async def scene() -> None:
             with a_store(tmp_path / "other") as later:
@@ -505,7 +505,7 @@ class TestAfterARestart:
 
         async def scene() -> None:
             with a_store(tmp_path / "other") as later:
-                later._paths(DIGEST)[1].write_bytes(b"")
+                files_of(later, DIGEST)[1].write_bytes(b"")
                 async with started(later) as (_, readers):
                     assert await read(readers, source(origin)) == CONTENT
                 assert later.blobs()[0].complete
@@ -541,7 +541,7 @@ class TestAfterARestart:
             async with started(store, linger_s=0.0) as (host, readers), asyncio.TaskGroup() as clients:
                 with blob._appending:  # no piece can be recorded
                     leaves = clients.create_task(read(readers, source(origin)))
-                    await eventually(lambda: blob._at_hand == {9})
+                    await eventually(lambda: blob._sha256._at_hand == {9})
                     leaves.cancel()
                     await asyncio.wait([leaves])
                     assert host.statistics().active == 0

@@ -10,7 +10,7 @@ from peer.errors import FileLimitError
 from peer.store import Store
 from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, read, run, source, started
 from tests.peer.fakes import FakeOrigin
-from tests.peer.store_fixtures import a_store, files_left, hold, hold_part, open_store
+from tests.peer.store_fixtures import a_store, files_left, files_of, hold, hold_part, open_store
 
 WHAT_TO_DO = "raise LimitNOFILE"
 
@@ -54,9 +54,9 @@ def test_to_open_a_store_removes_nothing(tmp_path: Path, left: int) -> None:
     with a_store(tmp_path) as store:
         (blob,) = store.blobs()
         assert blob.digest == DIGEST
-        data, record = store._paths(DIGEST)
+        data, record = files_of(store, DIGEST)
         with files_left(0), pytest.raises(FileLimitError, match=WHAT_TO_DO):
-            store._load(data, record)  # another thread may have taken the last one since the directory was read
+            store._files.load(data, record)  # another thread may have taken the last one since the directory was read
         assert data.exists()
 
 

@@ -24,7 +24,8 @@ from scheduler.protocol.connection import PATH
 from scheduler.protocol.from_host import FEATURES, Announce, Hello, Holding, Join, Leave, TagAnswer
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import SchedulerAt, Schedulers, Welcome
-from scheduler.shell.server import Bounds, SchedulerServer
+from scheduler.shell.bounds import Bounds
+from scheduler.shell.server import SchedulerServer
 from tests.support.node import asynchronous, until
 from tests.support.ports import free_port
 

@@ -16,7 +16,7 @@ from peer.store.scrubber import PASS_EVERY_S, READ_BYTES, START_AFTER_S, Scrubbe
 from tests.peer.download_fixtures import PIECE, run
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_fixtures import a_store, files_left, flip, hold, hold_part
+from tests.peer.store_fixtures import a_store, files_left, files_of, flip, hold, hold_part
 
 CONTENTS = [content_of(size, size) for size in (2 * READ_BYTES + 5, PIECE, 10)]
 SIZE = sum(map(len, CONTENTS))
@@ -89,7 +89,7 @@ def test_all_that_is_whole_is_read_once_a_pass_at_the_rate(filled: Store) -> Non
 def test_what_is_wrong_is_dropped(filled: Store, harm: Callable[[Path], object]) -> None:
     removed: list[str] = []
     filled.on_removed = removed.append
-    harm(filled._paths(digest_of(CONTENTS[0]))[0])
+    harm(files_of(filled, digest_of(CONTENTS[0]))[0])
     scrubber = scrub(filled, Rests())
     assert (passed(scrubber).bad, scrubber.statistics().bad) == (1, 1)
     assert removed == [digest_of(CONTENTS[0])]

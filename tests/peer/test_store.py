@@ -19,8 +19,8 @@ from peer.errors import (
 from peer.oci.digest import Digest
 from peer.store import Store
 from peer.store.directory import MARK, MARKER
+from peer.store.held_blobs import TOUCH_EVERY_S
 from peer.store.record import COMPLETE, decode, encode_entry, encode_header
-from peer.store.store import TOUCH_EVERY_S
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import (
@@ -28,6 +28,7 @@ from tests.peer.store_fixtures import (
     a_store,
     create,
     files_in,
+    files_of,
     flip,
     hold,
     hold_part,
@@ -136,15 +137,15 @@ class TestWhatIsThere:
         new.release()
 
     def test_a_part_in_other_pieces_makes_room_for_them_and_a_whole_blob_stays(self, store: Store) -> None:
-        size_bytes, digest = 24 << 20, digest_of(b"large")
+        content = bytes(24 << 20)
+        size_bytes, digest = len(content), digest_of(content)
         part = store.create(digest, size_bytes, "")
         assert (part.count, part.header.told_piece_length) == (24, 0)
         short = store.create(digest, size_bytes, "", told_length=1 << 19)
         assert (short.count, short.header.told_piece_length) == (48, 1 << 19)
         assert store.statistics().used_bytes == size_bytes
-        short.whole = True
+        land(short, content)
         assert store.create(digest, size_bytes, "") is short
-        short.whole = False
         for blob in (part, short, short):
             blob.release()
 
@@ -210,7 +211,7 @@ class TestAfterARestart:
                 hold(store, content)
             long_ago = time.time() - 1000
             for age, content in enumerate(contents):
-                _, record = store._paths(digest_of(content))
+                _, record = files_of(store, digest_of(content))
                 os.utime(record, (long_ago - age, long_ago - age))
         with a_store(tmp_path) as store:
             assert [info.digest for info in store.blobs()] == [digest_of(content) for content in contents]
@@ -230,7 +231,7 @@ class TestAfterARestart:
         with a_store(tmp_path) as store:
             hold(store, CONTENT)
             hold(store, other)
-            data, record = store._paths(DIGEST)
+            data, record = files_of(store, DIGEST)
         damage(data, record)
         with a_store(tmp_path) as store:
             assert [info.digest for info in store.blobs()] == [digest_of(other)]
@@ -240,7 +241,7 @@ class TestAfterARestart:
     def test_a_record_that_names_another_file_touches_nothing_of_it(self, tmp_path: Path) -> None:
         with a_store(tmp_path / "store") as store:
             hold(store, CONTENT)
-            _, record = store._paths(DIGEST)
+            _, record = files_of(store, DIGEST)
         (tmp_path / "precious").write_bytes(b"")
         header = decode(record.read_bytes()).header
         outside = type(header)(cast("Digest", "sha256:../../../precious"), 0, header.piece_length, "")
@@ -252,7 +253,7 @@ class TestAfterARestart:
     def test_a_record_of_pieces_that_no_such_blob_has_is_damaged(self, tmp_path: Path) -> None:
         with a_store(tmp_path) as store:
             hold(store, CONTENT)
-            _, record = store._paths(DIGEST)
+            _, record = files_of(store, DIGEST)
         header = decode(record.read_bytes()).header
         record.write_bytes(encode_header(replace(header, piece_length=3 * header.piece_length)))
         with a_store(tmp_path) as store:
@@ -262,7 +263,7 @@ class TestAfterARestart:
     def test_a_part_is_not_whole_because_its_record_says_so(self, tmp_path: Path) -> None:
         with a_store(tmp_path) as store:
             hold_part(store, CONTENT, [0, 1])
-            _, record = store._paths(DIGEST)
+            _, record = files_of(store, DIGEST)
         with record.open("ab") as file:
             file.write(encode_entry(COMPLETE))
         with a_store(tmp_path) as store:
@@ -334,7 +335,7 @@ class TestVerify:
         hold(store, contents[1])
         hold_part(store, contents[2], [1])
         for content in contents[1:]:
-            flip(store._paths(digest_of(content))[0], PIECE + 5)
+            flip(files_of(store, digest_of(content))[0], PIECE + 5)
         report = store.verify()
         assert (report.checked, set(report.bad)) == (3, {digest_of(content) for content in contents[1:]})
         assert [info.digest for info in store.blobs()] == [digest_of(contents[0])]
@@ -342,6 +343,6 @@ class TestVerify:
 
     def test_what_cannot_be_read_is_wrong(self, store: Store) -> None:
         hold(store, CONTENT)
-        store._paths(DIGEST)[0].unlink()
+        files_of(store, DIGEST)[0].unlink()
         assert store.verify().bad == (DIGEST,)
         assert store.blobs() == []

@@ -20,7 +20,7 @@ from peer.store.check import AGAIN_S, FRESH_S, HOLDS_S, Check, Signature
 from tests.peer.download_fixtures import CONTENT, DIGEST, PIECE, eventually, outcome_of, read, run, source, started
 from tests.peer.fakes import FakeOrigin
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_fixtures import a_store, create, flip, hold, land
+from tests.peer.store_fixtures import a_store, create, files_of, flip, hold, land
 from tests.peer.swarm_fixtures import scripted
 
 LOST = "a blob was lost, it is fetched again when it is wanted"
@@ -218,7 +218,7 @@ class TestWhoAsksForALostBlob:
         async def scene() -> None:
             async with started(store) as (_, readers):
                 hold(store, CONTENT)
-                HARM[harm](store._paths(DIGEST)[0])
+                HARM[harm](files_of(store, DIGEST)[0])
                 assert await read(readers, source(origin)) == CONTENT
                 assert await read(readers, None) == CONTENT
 
@@ -231,7 +231,7 @@ class TestWhoAsksForALostBlob:
         async def scene() -> None:
             async with started(store) as (_, readers):
                 hold(store, CONTENT)
-                HARM[harm](store._paths(DIGEST)[0])
+                HARM[harm](files_of(store, DIGEST)[0])
                 with pytest.raises(OriginUnreachableError, match="not held here"):
                     await read(readers, None)
 
@@ -244,7 +244,7 @@ def test_a_directory_in_the_place_of_a_file_stops_that_blob_alone(store: Store, 
     async def scene() -> None:
         async with started(store) as (_, readers):
             hold(store, CONTENT)
-            path = store._paths(DIGEST)[0]
+            path = files_of(store, DIGEST)[0]
             path.unlink()
             (path / "precious").mkdir(parents=True)
             with pytest.raises(StoreBrokenError, match="something else is in its place"):
@@ -280,7 +280,7 @@ def test_what_is_read_first_is_right_when_the_reader_is_there(store: Store, orig
     async def scene() -> None:
         async with started(store) as (_, readers):
             hold(store, CONTENT)
-            flip(store._paths(DIGEST)[0], 5)
+            flip(files_of(store, DIGEST)[0], 5)
             async with readers.open(DIGEST, source(origin)) as reader:
                 await reader.readable(0, len(CONTENT))
                 assert reader.blob.read(0, 10) == CONTENT[:10]
@@ -321,7 +321,7 @@ def test_no_rotten_tiny_blob_goes_to_the_scheduler(store: Store) -> None:
         hold(store, tiny)
         async with scripted(store) as it:
             it.host.start("127.0.0.1:1")
-            flip(store._paths(digest_of(tiny))[0], 0)
+            flip(files_of(store, digest_of(tiny))[0], 0)
             assert it.host._store_work._recorded(digest_of(tiny).raw) == events.DigestsRead(digest_of(tiny).raw, {})
         assert store.blobs() == []
 
@@ -339,7 +339,7 @@ def test_other_hosts_are_told_and_get_none_of_it(store: Store) -> None:
             assert it.host.machine.may_serve(DIGEST.raw, 0, PIECE)
             async with it.host.servable(DIGEST, 0, PIECE) as blob:
                 assert blob is not None
-            flip(store._paths(DIGEST)[0], 0)
+            flip(files_of(store, DIGEST)[0], 0)
             with pytest.raises(StoreError):
                 async with it.host.servable(DIGEST, 0, PIECE):
                     pass
@@ -355,7 +355,7 @@ def test_a_seed_whose_record_is_gone_is_no_seed_any_more(store: Store) -> None:
         hold(store, CONTENT)
         async with scripted(store) as it:
             it.host.start("127.0.0.1:1")
-            store._paths(DIGEST)[1].unlink()
+            files_of(store, DIGEST)[1].unlink()
             await it.host._store_work.read_digests(DIGEST.raw)
             await eventually(lambda: not it.host.machine.may_serve(DIGEST.raw, 0, PIECE))
 

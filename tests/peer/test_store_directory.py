@@ -200,7 +200,7 @@ class TestADiskThatTakesNothing:
                 create(store, ANOTHER)
             store.tend()
             make_writable(disk)
-            store.quota = type(store.quota)(10**6, 0, 0)
+            store.set_quota(type(store.quota)(10**6, 0, 0))
             store.tend()
             assert store.state.is_well
             hold(store, ANOTHER)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ from peer.errors import (
 )
 from peer.oci.digest import Digest
 from peer.store import Blob, Store
+from peer.store.record import Header
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
 from tests.peer.store_fixtures import (
@@ -91,6 +94,26 @@ class TestRoom:
             create(store, content_of(301, 2))
         disk_bytes = 800  # somebody else took 200
         assert [info.size_bytes for info in store.collect()] == [150]
+        store.close()
+
+    def test_a_disk_that_is_full_although_its_directory_was_replaced_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = open_store(tmp_path)
+        hold(store, content_of(100))
+        fails = [errno.ENOENT, errno.ENOSPC]
+
+        def failing(data: Path, record: Path, header: Header) -> None:
+            if fails[0] == errno.ENOENT:  # somebody has put an empty directory in its place: nothing is held any more
+                shutil.rmtree(tmp_path)
+                tmp_path.mkdir(mode=0o700)
+            code = fails.pop(0) if len(fails) > 1 else fails[0]
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("peer.store.allocator.allocate", failing)
+        with pytest.raises(StoreFullError):
+            create(store, content_of(50, 1))
+        assert store.blobs() == []
         store.close()
 
     def test_the_ttl_takes_what_nobody_used(self, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from peer.store.use_clock import SAVE_EVERY_S, SLACK_S, UseClock, start_of
 from tests.peer.fakes import content_of
 from tests.peer.origin_conformance import digest_of
-from tests.peer.store_fixtures import hold, open_store
+from tests.peer.store_fixtures import files_of, hold, open_store
 
 YEAR_S = 365 * 24 * 3600.0
 CONTENTS = [content_of(10, seed) for seed in range(3)]
@@ -61,7 +61,7 @@ def test_no_date_of_a_record_expires_another_blob(tmp_path: Path) -> None:
         hold(store, content)
     store.close()
     for index, moved_s in enumerate((70 * YEAR_S, -50 * YEAR_S)):
-        record = store._paths(digest_of(CONTENTS[index]))[1]
+        record = files_of(store, digest_of(CONTENTS[index]))[1]
         os.utime(record, (time.time() + moved_s, time.time() + moved_s))
     store = open_store(tmp_path, ttl_s=1000)
     assert [blob.digest for blob in store.collect()] == [digest_of(CONTENTS[1])]

@@ -23,8 +23,10 @@ from scheduler.protocol.fields import MAX_DIGESTS_PER_MESSAGE, MAX_FRAME_BYTES, 
 from scheduler.protocol.from_host import Hello, Join, LeasePieces
 from scheduler.protocol.inline_blob import InlineBlob
 from scheduler.protocol.to_host import DigestRun, Joined, Lease, LeaseRevoked, Neighbours, PieceDigests, Welcome
+from scheduler.shell.bounds import Bounds
 from scheduler.shell.connection import framed
-from scheduler.shell.server import SWEPT_AT_ONCE, Bounds, Core, SchedulerServer
+from scheduler.shell.server import Core, SchedulerServer
+from scheduler.shell.sweep import SWEPT_AT_ONCE
 from tests.scheduler.test_connection import FakeTransport
 from tests.support.registry_server import PATIENCE_S
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from p2pd.demo.process import DaemonProcess
 from tests.support.registry_server import PATIENCE_S
@@ -46,6 +48,11 @@ class Daemon(DaemonProcess):
 
     def get_admin(self, path: str) -> http.client.HTTPResponse:
         return self._get("admin", path)
+
+    def admin_json(self, path: str) -> tuple[int, Any]:
+        """The status and the object that the admin port answers."""
+        with self.get_admin(path) as response:
+            return response.status, json.load(response)
 
     def _get(self, name: str, path: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection(*self.address(name), timeout=PATIENCE_S)

@@ -14,7 +14,8 @@ from peer.store import Store
 from scheduler.core.events import Connected, Event, Instruction
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
-from scheduler.shell.server import Bounds, SchedulerServer
+from scheduler.shell.bounds import Bounds
+from scheduler.shell.server import SchedulerServer
 from tests.support.client import Reply, ask
 from tests.support.node import admin_headers, settings_for
 from tests.support.ports import free_port

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.protocol.geometry import piece_length
-from scheduler.shell.server import Bounds
+from scheduler.shell.bounds import Bounds
 from tests.support.images import content_of
 from tests.support.node import asynchronous
 from tests.support.registry import ImageRegistry

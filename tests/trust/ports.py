@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.admission import Admission
-from scheduler.shell.server import Bounds, SchedulerServer
+from scheduler.shell.bounds import Bounds
+from scheduler.shell.server import SchedulerServer
 from scheduler.trust.authority import Authority
 from scheduler.trust.certificates import Credentials, new_key, read_credentials, request_certificate
 from scheduler.trust.certificates import key_to_pem as pem_of

@@ -21,8 +21,8 @@ from scheduler.protocol.from_host import Hello, Join, Leave
 from scheduler.protocol.joining import CA_PATH, JOIN_PATH, MAX_BODY_BYTES, RENEW_PATH
 from scheduler.protocol.to_host import Joined, Revoked, Welcome
 from scheduler.shell.admission import Admission
+from scheduler.shell.bounds import Bounds
 from scheduler.shell.doorway import RECORD_BYTES, encrypted
-from scheduler.shell.server import Bounds
 from scheduler.trust import certificates
 from scheduler.trust.certificates import read_credentials, request_certificate
 from scheduler.trust.directory import CertificateDirectory
