@@ -22,6 +22,7 @@ from benchmarks import compare
 from benchmarks.adopt import command as adopt
 from benchmarks.arguments import measured_by, positive
 from benchmarks.background import command as background
+from benchmarks.bare import command as bare
 from benchmarks.cluster import command as cluster
 from benchmarks.command import Command, UnmeasurableError, run_measures
 from benchmarks.datapath import command as datapath
@@ -41,6 +42,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     scheduler.COMMAND,
     failover.COMMAND,
     cluster.COMMAND,
+    bare.COMMAND,
     preheat.COMMAND,
     background.COMMAND,
     predict.COMMAND,

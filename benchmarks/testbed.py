@@ -144,12 +144,22 @@ class Testbed:
             shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
-    def nginx_url(self, blob: BenchmarkBlob) -> Iterator[str]:
-        """The blob's URL at an nginx over the origin's own files (docker-registry's storage layout, version 2)."""
+    def nginx(self) -> Iterator[programs.Program]:
+        """An nginx over the origin's own files."""
         with programs.nginx(self.directory / "nginx", self.directory / "origin/storage/docker") as program:
-            hexadecimal = Digest(blob.digest).hex
-            path = f"registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
-            yield f"http://{program.address}/{path}"
+            yield program
+
+    @contextmanager
+    def nginx_url(self, blob: BenchmarkBlob) -> Iterator[str]:
+        """The blob's URL at an nginx over the origin's own files."""
+        with self.nginx() as program:
+            yield stored_url(program, blob)
+
+
+def stored_url(nginx: programs.Program, blob: BenchmarkBlob) -> str:
+    """The URL of a blob in docker-registry's storage layout, version 2."""
+    hexadecimal = Digest(blob.digest).hex
+    return f"http://{nginx.address}/registry/v2/blobs/sha256/{hexadecimal[:2]}/{hexadecimal}/data"
 
 
 @contextmanager

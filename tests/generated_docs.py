@@ -27,8 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import scheduler.protocol
 from p2pd.admin.client_metrics import ClientMetrics
 from p2pd.admin.live_metrics import LiveMetrics
-from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.admin.metrics import LoopLag, metrics_of
 from p2pd.admin.predict_metrics import PredictMetrics
+from p2pd.admin.scheduler_metrics import SchedulerMetrics
 from p2pd.predict.service import PredictStatistics
 from proxy.core.pulls import PullSummary
 from proxy.core.reasons import Refused, Relayed

@@ -25,12 +25,13 @@ from benchmarks import load, programs
 from benchmarks.arguments import GIB, bytes_per_s, size
 from benchmarks.command import Command, Measure
 from benchmarks.load import BenchmarkBlob
-from benchmarks.procfs import PeakRss, cpu_s, settled_rss_mib
+from benchmarks.procfs import PeakRss, Spent, cpu_s, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
-from benchmarks.testbed import Testbed, testbed
+from benchmarks.testbed import Testbed, stored_url, testbed
 
 BARS = {
     "warm_vs_nginx": Bar(">=", 0.95),
+    "warm_cpu_vs_nginx": Bar("<=", 1.3),
     "cold_vs_direct": Bar("<=", 1.1),
     "cold_vs_pull_through": Bar("<=", 0.9),
     "small_vs_registry": Bar(">=", 10),
@@ -128,19 +129,22 @@ def to_null(url: str, blob: BenchmarkBlob, _output: Path) -> float:
 def warm(bed: Testbed) -> list[Figure]:
     """A held blob, fetched by curl to /dev/null. nginx sends the same bytes from a file."""
     [blob] = bed.blobs(1, bed.size_bytes)
-    nginx_rates, p2pd_rates, cpu = [], [], []
+    nginx_rates, p2pd_rates, nginx_cpu, p2pd_cpu = [], [], [], []
     size_gib = blob.size_bytes / GIB
-    with bed.nginx_url(blob) as nginx_url, bed.p2pd() as p2pd:
+    with bed.nginx() as nginx, bed.p2pd() as p2pd:
         load.curl_s(p2pd.blob_url(blob), blob)  # now p2pd holds it
         for _ in range(UNCOUNTED + bed.runs):
             os.sync()
-            nginx_rates.append(size_gib / load.curl_s(nginx_url, blob))
-            cpu_before_s = cpu_s(p2pd.pid)
-            p2pd_rates.append(size_gib / load.curl_s(p2pd.blob_url(blob), blob))
-            cpu.append((cpu_s(p2pd.pid) - cpu_before_s) / size_gib)
+            with Spent(nginx.pid) as by_nginx:
+                nginx_rates.append(size_gib / load.curl_s(stored_url(nginx, blob), blob))
+            with Spent(p2pd.pid) as by_p2pd:
+                p2pd_rates.append(size_gib / load.curl_s(p2pd.blob_url(blob), blob))
+            nginx_cpu.append(by_nginx.s / size_gib)
+            p2pd_cpu.append(by_p2pd.s / size_gib)
     return [
         _ratio("warm_vs_nginx", p2pd_gib_per_s=p2pd_rates, nginx_gib_per_s=nginx_rates),
-        figure("cpu_s_per_gib.warm", cpu[UNCOUNTED:]),
+        _ratio("warm_cpu_vs_nginx", p2pd_s_per_gib=p2pd_cpu, nginx_s_per_gib=nginx_cpu),
+        figure("cpu_s_per_gib.warm", p2pd_cpu[UNCOUNTED:]),
     ]
 
 
@@ -174,16 +178,23 @@ def cold(name: str, client: Client) -> Callable[[Testbed], list[Figure]]:
 
 def cold_vs_pull_through(bed: Testbed) -> list[Figure]:
     """A cold blob through p2pd against docker-registry as a pull-through cache, by curl to a file."""
-    cache_s, p2pd_s = [], []
+    cache_s, p2pd_s, cache_cpu, p2pd_cpu = [], [], [], []
+    size_gib = bed.size_bytes / GIB
     with bed.p2pd() as p2pd:
         for blob in bed.blobs(UNCOUNTED + bed.runs, bed.size_bytes):
             # A new cache for each run: after its client is served, it goes on fetching for its own disk.
-            with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes):
+            with bed.pull_through() as cache, _quiet(bed.output, bed.size_bytes), Spent(cache.pid) as by_cache:
                 cache_s.append(load.curl_s(cache.blob_url(blob.digest), blob, bed.output))
-            with _quiet(bed.output, bed.size_bytes):
-                p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
-            p2pd.forget(blob)
-    return [_ratio("cold_vs_pull_through", bed.origin_rate, p2pd_s=p2pd_s, pull_through_s=cache_s)]
+            with Spent(p2pd.pid) as by_p2pd:
+                with _quiet(bed.output, bed.size_bytes):
+                    p2pd_s.append(load.curl_s(p2pd.blob_url(blob), blob, bed.output))
+                p2pd.forget(blob)  # after this, no work of the pull is left
+            cache_cpu.append(by_cache.s / size_gib)
+            p2pd_cpu.append(by_p2pd.s / size_gib)
+    return [
+        _ratio("cold_vs_pull_through", bed.origin_rate, p2pd_s=p2pd_s, pull_through_s=cache_s),
+        _ratio("cold_cpu_vs_pull_through", bed.origin_rate, p2pd_s_per_gib=p2pd_cpu, pull_through_s_per_gib=cache_cpu),
+    ]
 
 
 def small_vs_registry(bed: Testbed) -> list[Figure]:
@@ -289,11 +300,11 @@ COMMAND = Command(
         Measure(("first_byte_ms",), first_byte("first_byte_ms", FIRST_BYTE_BYTES)),
         Measure(("first_byte_ms.small",), first_byte("first_byte_ms.small", SMALL_BYTES)),
         Measure(("small_vs_registry",), small_vs_registry),
-        Measure(("warm_vs_nginx", "cpu_s_per_gib.warm"), warm),
+        Measure(("warm_vs_nginx", "warm_cpu_vs_nginx", "cpu_s_per_gib.warm"), warm),
         Measure(("cold_vs_direct", "cpu_s_per_gib.cold", "origin_goodput_share"), cold("cold_vs_direct", load.curl_s)),
         Measure(("cold_vs_direct_null",), cold("cold_vs_direct_null", to_null)),
         Measure(("cold_vs_direct_runtime",), cold("cold_vs_direct_runtime", load.runtime_s)),
-        Measure(("cold_vs_pull_through",), cold_vs_pull_through),
+        Measure(("cold_vs_pull_through", "cold_cpu_vs_pull_through"), cold_vs_pull_through),
         Measure(("rss_mib.busy",), rss_busy),
     ),
     add_arguments=add_datapath_arguments,

@@ -70,6 +70,8 @@ _KEYS: Final[Mapping[str, Callable[[Any], str]]] = {
 class Cluster:
     """Serves the cluster of one scheduler. `expiring` gives the hosts whose certificates end soon; it may block."""
 
+    paths: Final = PATHS
+
     def __init__(
         self,
         core: Scheduler,

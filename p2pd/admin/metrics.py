@@ -1,4 +1,4 @@
-"""The metrics that all daemons have: version, resource use of the process, and state of a scheduler."""
+"""The metrics that all daemons have: version, and resource use of the process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from peer.histogram import Distribution, Histogram
-from scheduler.core.preheat_job import JobState
-from scheduler.core.scheduler import Scheduler
 
 LAG_EVERY_S = 1.0
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -73,30 +71,3 @@ class _LogMetrics(Collector):
             "Lines of the log that were dropped: nobody read them, or they could not be written.",
             value=self._dropped_lines(),
         )
-
-
-class SchedulerMetrics(Collector):
-    """Turns a scheduler's statistics into metrics at each scrape. The scheduler runs alone or inside a node."""
-
-    def __init__(self, core: Scheduler) -> None:
-        self._core = core
-
-    def collect(self) -> Iterator[Metric]:
-        now = self._core.statistics()
-        yield GaugeMetricFamily("p2pd_scheduler_hosts", "Hosts that are connected.", value=now.hosts)
-        yield GaugeMetricFamily("p2pd_scheduler_swarms", "Blobs that a host wants or holds.", value=now.swarms)
-        yield GaugeMetricFamily("p2pd_scheduler_members", "Memberships of hosts in swarms.", value=now.members)
-        yield GaugeMetricFamily("p2pd_scheduler_leases_active", "Leases not fulfilled yet.", value=now.leases)
-        yield CounterMetricFamily("p2pd_scheduler_leases", "Leases that were given.", value=now.leases_given)
-        yield CounterMetricFamily(
-            "p2pd_scheduler_leases_overdue",
-            "Leases that brought nothing in time: another host was asked as well, if there was one.",
-            value=now.leases_overdue,
-        )
-        yield GaugeMetricFamily("p2pd_scheduler_quarantined", "Hosts in quarantine.", value=now.quarantined)
-        still = GaugeMetricFamily("p2pd_preheats", "Preheats that are not over.", labels=("state",))
-        ended = CounterMetricFamily("p2pd_preheats_ended", "Preheats that have ended.", labels=("state",))
-        for state in JobState:
-            family = still if state in (JobState.PENDING, JobState.RUNNING) else ended
-            family.add_metric([state.name.lower()], now.preheats.get(state, 0))
-        yield from (still, ended)

@@ -7,11 +7,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from p2pd.admin.cluster import Cluster
 from p2pd.admin.control import Control, control_routes
 from p2pd.admin.images import images_of
 from p2pd.admin.node_metrics import Telemetry
@@ -27,7 +26,9 @@ from peer.store.adopter import Adopter
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS, UpstreamOrigin
-from scheduler.core.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from p2pd.admin.cluster import Cluster  # loads the scheduler
 
 
 class Admin:
@@ -42,11 +43,9 @@ class Admin:
         scrubber: Scrubber,
         adopter: Adopter,
         control: Control | None = None,
-        scheduler: Scheduler | None = None,
         more: Sequence[web.RouteDef] = (),
-        admits: Admits = lambda _: False,
     ) -> None:
-        """`scheduler` is the one inside the node, if there is one; `more` and `admits` (`admin_runner`) are its."""
+        """`more` and `admits`: see `admin_runner`."""
         self._origins = origins
         self._host = host
         self._store = host.store
@@ -54,10 +53,12 @@ class Admin:
         self._telemetry = telemetry
         self._scrubber = scrubber
         self._adopter = adopter
-        self.cluster = None if scheduler is None else Cluster(scheduler)
+        self.cluster: Cluster | None = None
+        """That of a scheduler inside the node."""
+        self.admits: Admits = lambda _: False
         self._control = control
-        self._more = more
-        self._admits = admits
+        self.more = [*more]
+        """Further routes, until the port has its server; `cluster` and `admits` likewise."""
 
     def runner(
         self,
@@ -74,7 +75,7 @@ class Admin:
             not_ready=not_ready,
             names=names,
             secret=secret,
-            admits=self._admits,
+            admits=self.admits,
             degraded=self._degraded,
             cluster=self.cluster,
             more=[
@@ -84,7 +85,7 @@ class Admin:
                 web.post("/cache/gc", self._collect),
                 web.post("/cache/verify", self._verify),
                 *([] if self._control is None else control_routes(self._control)),
-                *self._more,
+                *self.more,
             ],
         )
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from p2pd.admin.client_metrics import ClientMetrics
 from p2pd.admin.download_waits import DownloadWaits
-from p2pd.admin.metrics import LoopLag, SchedulerMetrics, add_distribution, metrics_of
+from p2pd.admin.metrics import LoopLag, add_distribution, metrics_of
 from peer.host import Host
 from peer.net.peer_server import PeerServer
 from peer.origin.client import HttpOrigin
@@ -24,14 +24,10 @@ from peer.store.health import Condition
 from peer.store.scrubber import Scrubber
 from proxy.origins import Origins
 from proxy.upstreams import OTHERS
-from scheduler.core.scheduler import Scheduler
 
 
 class Telemetry:
-    """All metrics of one node.
-
-    `scheduler` is the scheduler inside the node, if there is one. `dropped_lines`: see `p2pd.admin.metrics`.
-    """
+    """All metrics of one node, but those of a scheduler inside it. `dropped_lines`: see `p2pd.admin.metrics`."""
 
     def __init__(
         self,
@@ -39,7 +35,6 @@ class Telemetry:
         host: Host,
         peer_server: PeerServer,
         scrubber: Scrubber,
-        scheduler: Scheduler | None = None,
         dropped_lines: Callable[[], int] = lambda: 0,
     ) -> None:
         self.clients = ClientMetrics(origins.label)
@@ -48,8 +43,6 @@ class Telemetry:
         self.registry.register(self.clients)
         self.waits = DownloadWaits(host.waits)
         self.registry.register(self.waits)
-        if scheduler is not None:
-            self.registry.register(SchedulerMetrics(scheduler))
 
     def scrape(self) -> bytes:
         """The metrics in Prometheus' text format."""

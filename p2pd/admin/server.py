@@ -18,15 +18,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from p2pd.admin.cluster import PATHS, Cluster
 from p2pd.admin.secret import is_on_this_machine, shows
 from p2pd.config.values import ConfigError
 from peer.errors import BlobInUseError, InvalidNameError, P2pdError
 from proxy.host_guard import guarded
+
+if TYPE_CHECKING:
+    from p2pd.admin.cluster import Cluster  # loads the scheduler
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,7 +38,7 @@ NotReady = Callable[[], list[str]]
 Admits = Callable[[web.Request], bool]
 """Whether a request has shown what lets it pass without the daemon's secret."""
 
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"}) | PATHS
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics", "/status"})
 _ELSEWHERE = "this is answered on the daemon's own machine alone: run the command there, by SSH or in the container"
 _HOW = "`Authorization: Bearer` with the first line of the file admin-secret in the daemon's directory"
 
@@ -66,6 +68,7 @@ def admin_runner(
     """
     started = time.time()
     version = metadata.version("p2pd")
+    open_paths = _OPEN if cluster is None else _OPEN | cluster.paths
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"healthy": True})
@@ -93,7 +96,7 @@ def admin_runner(
     @web.middleware
     async def with_secret(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_open = (
-            request.path in _OPEN or request.match_info.http_exception is not None
+            request.path in open_paths or request.match_info.http_exception is not None
         )  # no such page: that is no secret
         if secret is None or is_open or admits(request):
             return await handler(request)

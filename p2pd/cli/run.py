@@ -8,6 +8,7 @@ import click
 
 from p2pd.cli.options import Daemon, with_sources
 from p2pd.daemon import logs
+from p2pd.daemon.aiohttp_import import import_aiohttp
 
 if TYPE_CHECKING:
     from p2pd.config.sources import Sources
@@ -23,6 +24,7 @@ def run(sources: Sources) -> None:
     """
     loaded = sources.read()
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
+    import_aiohttp()
     from p2pd.daemon.node import run as run_daemon
 
     run_daemon(sources, loaded)

@@ -8,6 +8,7 @@ import click
 
 from p2pd.cli.options import REDIS, SCHEDULER_ADMIN, SCHEDULER_DATA, Daemon, with_sources
 from p2pd.daemon import logs
+from p2pd.daemon.aiohttp_import import import_aiohttp
 
 if TYPE_CHECKING:
     from p2pd.config.sources import Sources
@@ -53,6 +54,7 @@ def scheduler(sources: Sources) -> None:
     """
     loaded = sources.read()
     logs.setup(loaded.settings.log_level, loaded.settings.log_format)
+    import_aiohttp()
     from p2pd.daemon.scheduler import run as run_scheduler
 
     run_scheduler(sources, loaded)

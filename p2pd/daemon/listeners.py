@@ -24,11 +24,11 @@ from peer.tasks import BackgroundTasks
 from proxy.https_proxy import HttpsProxy
 from proxy.server import Server
 from scheduler.shell.accepting import Factory, accepting
-from scheduler.shell.server import SchedulerServer
 from scheduler.trust.errors import TrustError
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
+    from scheduler.shell.server import SchedulerServer
 
 log = logs.get("p2pd.daemon.listeners")
 

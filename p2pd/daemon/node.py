@@ -23,7 +23,6 @@ from aiohttp import web
 
 from p2pd.admin.node import Admin
 from p2pd.admin.node_metrics import Telemetry
-from p2pd.admin.predict_metrics import PredictMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, metrics_runner
 from p2pd.config.own_addresses import own_addresses
@@ -37,15 +36,14 @@ from p2pd.daemon.control import Control
 from p2pd.daemon.drain import Draining
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import ListenError, listening, names_of, tell_open
-from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.reload import TAKEN_UP, NodeReload
+from p2pd.daemon.schedulers import schedulers
 from p2pd.daemon.upkeep import tend, tend_for_ever
-from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id, schedulers
+from p2pd.daemon.wiring import advertised, connections_for_blobs, exchange_of, identity, new_id
 from p2pd.openapi.routes import openapi_routes
 from p2pd.predict.telling import MayTell, pulled_of
 from p2pd.preheat.host import HostPreheats
 from p2pd.preheat.images import ImagesAhead
-from p2pd.site.importing import SiteImport
 from p2pd.site.routes import site_routes
 from p2pd.tracing.node import NodeTraces, Observe
 from peer.core.origin_requests import GIVE_UP_S
@@ -72,6 +70,7 @@ from proxy.server import Handler, Server
 from proxy.tags import Tags
 
 if TYPE_CHECKING:
+    from p2pd.daemon.scheduler_inside import SchedulerInside
     from peer.trust.host_trust import HostTrust
 
 log = logs.get("p2pd.daemon")
@@ -165,7 +164,7 @@ async def serve(
         )
         peer_server.ticket = None if host.background is None else host.ticket
         scrubber = Scrubber(store, settings.scrub_rate)
-        telemetry = Telemetry(origins, host, peer_server, scrubber, joined.inside, logs.dropped_lines)
+        telemetry = Telemetry(origins, host, peer_server, scrubber, logs.dropped_lines)
         observe: Observe = telemetry.clients.observe
         traces = _traces_of(settings, host.identity.host or platform.node())
         if traces is not None:
@@ -213,22 +212,18 @@ async def serve(
             from p2pd.daemon.https_proxy import https_proxy  # `cryptography`, as for trust
 
             proxy = await stack.enter_async_context(https_proxy(settings, mirror, origins, background))
-        secret, inside = new_secret(), SchedulerPreheats(settings)
-        telemetry.registry.register(PredictMetrics(inside.predict_statistics))
+        secret, inside = new_secret(), joined.inside
         addresses = {"scheduler": ",".join(joined.urls)}
         if control is not None:
-            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, inside).prepare
+            ordered = None if inside is None else inside.preheats
+            control.prepare = NodeReload(origins, access, tags, host, peer_server, background, proxy, ordered).prepare
             control.drained = Draining(mirror, host).drained
             control.used_bytes = lambda: store.statistics().used_bytes
-        routes = await stack.enter_async_context(inside.running(joined.inside, joined.server, background))
-        importing = site_routes(
-            SiteImport(host, origins, readers, access, tags),
-            lambda: (settings if control is None else control.settings).preheat,
-        )
-        routes = [*routes, *importing, *openapi_routes()]
-        admin = Admin(
-            origins, host, peer_server, telemetry, scrubber, adopter, control, joined.inside, routes, inside.admits
-        )
+        rules = lambda: (settings if control is None else control.settings).preheat  # noqa: E731 # they change
+        routes = [*site_routes(host, origins, readers, access, tags, rules), *openapi_routes()]
+        admin = Admin(origins, host, peer_server, telemetry, scrubber, adopter, control, routes)
+        if inside is not None:
+            await _show_scheduler(stack, inside, admin, telemetry, background)
         admin_runner = admin.runner(addresses, not_ready, names_of(settings, settings.admin), secret)
         admin_at = await stack.enter_async_context(listening(admin_runner, settings.admin))
         if admin.cluster is not None:
@@ -333,6 +328,16 @@ def _trust_of(settings: Settings) -> HostTrust | None:
     from p2pd.daemon.trust import host_trust  # `cryptography` has 10 MiB, which a node without trust does not need
 
     return host_trust(settings)
+
+
+async def _show_scheduler(
+    stack: AsyncExitStack, inside: SchedulerInside, admin: Admin, telemetry: Telemetry, tasks: BackgroundTasks
+) -> None:
+    """Have the admin port show the scheduler inside, and take orders for it. Raises P2pdError."""
+    for collector in inside.collectors():
+        telemetry.registry.register(collector)
+    admin.more += await stack.enter_async_context(inside.preheating(tasks))
+    admin.cluster, admin.admits = inside.cluster, inside.preheats.admits
 
 
 async def _use_background_transport(

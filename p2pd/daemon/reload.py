@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from p2pd.config.room import quota_of
 from p2pd.config.settings import Settings
 from p2pd.config.upstream import MakerOfOthers, make_upstreams, maker_of_others
-from p2pd.daemon.preheating import SchedulerPreheats
 from p2pd.daemon.upkeep import tend
 from peer.host import Host
 from peer.net.peer_server import PeerServer
@@ -24,6 +23,9 @@ from proxy.https_proxy import HttpsProxy
 from proxy.origins import Origins
 from proxy.tags import Tags
 from proxy.upstreams import UpstreamOrigin
+
+if TYPE_CHECKING:
+    from p2pd.daemon.preheating import SchedulerPreheats  # loads the scheduler
 
 TAKEN_UP: Final = frozenset(
     {

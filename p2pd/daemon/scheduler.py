@@ -17,8 +17,9 @@ from prometheus_client import generate_latest
 
 from p2pd.admin.cluster import Cluster
 from p2pd.admin.live_metrics import LiveMetrics
-from p2pd.admin.metrics import LoopLag, SchedulerMetrics, metrics_of
+from p2pd.admin.metrics import LoopLag, metrics_of
 from p2pd.admin.predict_metrics import PredictMetrics
+from p2pd.admin.scheduler_metrics import SchedulerMetrics
 from p2pd.admin.secret import new_secret, secret_in
 from p2pd.admin.server import NotReady, admin_runner, metrics_runner
 from p2pd.config.settings import Settings
@@ -28,8 +29,8 @@ from p2pd.daemon.control import Control
 from p2pd.daemon.lifecycle import Daemon, live
 from p2pd.daemon.listeners import listening, names_of, scheduling, tell_open
 from p2pd.daemon.preheating import SchedulerPreheats
+from p2pd.daemon.scheduler_inside import scheduling_of
 from p2pd.daemon.trust import admission_or_none, ending_certificates
-from p2pd.daemon.wiring import scheduling_of
 from p2pd.openapi.routes import openapi_routes
 from peer.tasks import BackgroundTasks
 from scheduler.core.scheduler import Scheduler, SchedulerStatistics

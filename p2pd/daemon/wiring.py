@@ -1,11 +1,9 @@
-"""Makes this node a host of the cluster: its host id, its address, and a scheduler inside if none is configured."""
+"""Makes this node a host of the cluster: its host id, its address, and what it exchanges."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,13 +12,9 @@ from p2pd.config.settings import Settings
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon import logs
 from p2pd.daemon.host_id import host_id, renew
-from p2pd.daemon.listeners import scheduling
 from p2pd.daemon.reach import Reach, is_ip, reach_of
 from peer.host_schedulers import Identity
 from proxy.access import Exchange
-from scheduler.core.scheduler import Scheduler
-from scheduler.core.settings import SchedulerSettings
-from scheduler.shell.server import SchedulerServer
 
 if TYPE_CHECKING:
     from peer.trust.host_trust import HostTrust
@@ -80,53 +74,11 @@ def advertised(settings: Settings, listening: Address) -> str:
     return str(address)
 
 
-@dataclass(frozen=True, slots=True)
-class Schedulers:
-    """The URLs of the schedulers to join, and the scheduler that runs inside this node, if there is one."""
-
-    urls: tuple[str, ...]
-    inside: Scheduler | None = None
-    server: SchedulerServer | None = None
-
-
-@asynccontextmanager
-async def schedulers(settings: Settings) -> AsyncIterator[Schedulers]:
-    """The configured schedulers; if there are none, a scheduler inside, until the block ends. Raises ListenError."""
-    if settings.is_alone:
-        yield Schedulers(())
-        return
-    if settings.scheduler:
-        yield Schedulers(tuple(over_tls(settings.scheduler)) if settings.has_certificate else settings.scheduler)
-        return
-    inside = Scheduler(scheduling_of(settings))
-    server = SchedulerServer(inside)
-    async with scheduling(server, settings.listen) as at:
-        if reach_of(at.host) is Reach.NOWHERE:  # it listens at all addresses of one family
-            at = Address("::1" if ":" in at.host else "127.0.0.1", at.port)
-        yield Schedulers((f"http://{at}",), inside, server)
-
-
 def exchange_of(settings: Settings) -> Exchange:
     """What this node exchanges with other hosts."""
     if settings.is_alone:
         return Exchange.NOTHING
     return Exchange.EVERYTHING if settings.allow_open or settings.has_certificate else Exchange.PUBLIC
-
-
-def scheduling_of(settings: Settings) -> SchedulerSettings:
-    """The settings of a scheduler, inside a node or alone.
-
-    All hosts together keep to the origin limits that the keys set, and each host to its share for blobs. A host waits
-    for the other hosts' words on a tag for `scheduler_wait_s`; they have half of that time to tell.
-    """
-    return SchedulerSettings(
-        leases_per_blob=settings.connections_per_blob,
-        leases_per_host=connections_for_blobs(settings),
-        leases_per_origin=settings.connections_per_origin,
-        tag_tell_s=settings.scheduler_wait_s / 2,
-        tag_ttl_s=settings.tag_ttl_s,
-        hears_pulls=settings.pull_history > 0,
-    )
 
 
 def connections_for_blobs(settings: Settings) -> int:

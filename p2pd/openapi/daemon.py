@@ -25,8 +25,8 @@ from p2pd.openapi.schemas import (
     refusals,
     schema_of,
 )
+from p2pd.site.answering import MAX_IMAGES
 from p2pd.site.importing import Imported
-from p2pd.site.routes import MAX_IMAGES
 from peer.host import DownloadFacts, DownloadStatistics, MessageStatistics, NeighbourFacts
 from peer.host_schedulers import SwarmHealth
 from peer.store import BlobInfo, VerifyReport

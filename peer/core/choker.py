@@ -36,15 +36,8 @@ Request = TypeVar("Request", bound=Hashable)
 """Stands for one request: what the caller tells them apart by."""
 
 
-class _Rank(NamedTuple):
-    """The lowest comes first (rules 6 and 7)."""
-
-    background: bool
-    ordinary: bool
-
-
-RANKS: Final = tuple(_Rank(background, ordinary) for background in (False, True) for ordinary in (False, True))
-"""The lowest first. If too many hosts are remembered, the oldest of the highest is forgotten."""
+RANKS: Final = tuple((background, ordinary) for background in (False, True) for ordinary in (False, True))
+"""The lowest comes first (rules 6 and 7). If too many hosts are remembered, the oldest of the highest is forgotten."""
 
 
 class UploadRequest(NamedTuple):
@@ -60,8 +53,9 @@ class UploadRequest(NamedTuple):
     checks: bool = False
 
     @property
-    def rank(self) -> _Rank:
-        return _Rank(self.background, not (self.far or self.checks))
+    def rank(self) -> tuple[bool, bool]:
+        """One of `RANKS`."""
+        return self.background, not (self.far or self.checks)
 
 
 class Uplink(Enum):
@@ -90,7 +84,7 @@ class Choker(Generic[Request]):
         self._remembers: Final = remembers
         self.active = 0
         self._waiting: Final[dict[Request, UploadRequest | None]] = {}
-        self._refused: Final[dict[_Rank, dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
+        self._refused: Final[dict[tuple[bool, bool], dict[UploadRequest, None]]] = {rank: {} for rank in RANKS}
 
     def ask(self, request: Request, receiver: UploadRequest | None, uplink: Uplink, *, already: int = 0) -> Admission:
         """A request comes in; `SEND`: its piece goes out until `end`. `receiver` is None if it is not known.

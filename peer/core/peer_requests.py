@@ -29,9 +29,9 @@ MIN_REQUESTS = 3
 """Pieces asked for at a time: enough to hide the round trips, few enough to run each at full speed. As many as a host
 sends at a time (`upload_slots`): with more, somebody is always refused."""
 
-WARM_REQUESTS = 6
+WARM_REQUESTS = 8
 """At first, where so many neighbours hold everything: their uplinks may well be free, and each round of fewer pieces
-leaves some of them idle. A line of 50 Mbit/s brings six of 4 MiB within `SLOW_LEAST_S`."""
+leaves some of them idle. With more, a line that is no faster than an uplink brings its first piece later."""
 
 STREAMING_LOOKAHEAD = 6
 """So many pieces that are held behind the first gap make that gap come first. Clients are sent what is contiguous, and
@@ -55,6 +55,9 @@ HEDGE_LEAST_S = 0.25
 SLOW_AFTER = 12.0
 SLOW_LEAST_S = 5.0
 """Times the median, and never less than the seconds: a median of milliseconds says little about a loaded neighbour."""
+
+FIRST_EACH_S = 0.85
+"""The first pieces share this host's line: each has so much time for each of them. A line of 40 Mbit/s brings 4 MiB."""
 
 SLOW_MOST_S = 60.0
 """At most, and for a neighbour that holds what no other does: 4 MiB within it are 0.6 Mbit/s."""
@@ -260,7 +263,8 @@ class PeerRequests:
         return not request.hedged and not request.cancelled and now >= request.started + self._hedge_after_s
 
     def _slow_after_s(self) -> float:
-        return min(SLOW_MOST_S, max(self._slow_least_s, SLOW_AFTER * self._median_s))
+        least_s = SLOW_AFTER * self._median_s if self._came else FIRST_EACH_S * self._most
+        return min(SLOW_MOST_S, max(self._slow_least_s, least_s))
 
 
 def _median(values: deque[float]) -> float:

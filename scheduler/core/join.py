@@ -127,6 +127,8 @@ class Joining:
         have = int.from_bytes(message.have, "little")
         if have > swarm.map.everything:
             raise ProtocolError("a bitfield names pieces that the blob does not have")
+        if have & ~member.have:
+            member.out_of_reach = 0
         self._now_holds(swarm, member, have)
         if message.starving and swarm.piece_counts is not None:
             missing = swarm.orphans & ~have
@@ -134,16 +136,18 @@ class Joining:
             swarm.unleased |= swarm.piece_counts.without_copy(missing)
             swarm.gateways.on_starving(member, self._state.now)
             swarm.graph.ensure_provider(member)
-            swarm.unleased |= self._out_of_reach(swarm, member, missing=swarm.map.known & ~have)
+            before, member.out_of_reach = member.out_of_reach, self._out_of_reach(swarm, member, have)
+            swarm.unleased |= before & member.out_of_reach  # a new piece needs time to get to others
             self._state.links_changed[swarm] = None
             self._state.swarms_to_lease[swarm] = None
 
-    def _out_of_reach(self, swarm: Swarm, member: Member, missing: int) -> int:
-        """The missing pieces whose every holder is a host that the starving member avoids."""
+    def _out_of_reach(self, swarm: Swarm, member: Member, have: int) -> int:
+        """The pieces that the starving member lacks and whose every holder is a host that the member avoids."""
         if member.host.identity in swarm.publishers.suspects:  # one that has lied may have lost all neighbours
             return 0
         if not member.avoids or swarm.map is None or len(swarm.graph.providers) > FEW_PROVIDERS:
             return 0
+        missing = swarm.map.known & ~have
         for other in swarm.graph.providers.items:
             if other is not member and other.host.id not in member.avoids:
                 missing &= ~(swarm.map.everything if other.state is MemberState.COMPLETE else other.have)

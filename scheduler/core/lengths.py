@@ -14,9 +14,9 @@ Rules:
    feature `piece-length`. Else the scheduler chooses, where all hosts have the feature and nobody waits for the length.
    A blob of a length is not divided otherwise as long as its swarm lasts.
 5. A swarm of N hosts doubles the holders of a piece log2 N times before all have it, and each of these rounds takes as
-   long as a piece. So a large swarm has some pieces for each round, of half the usual length or less if need be, and
-   no shorter ones than its links carry in `MIN_PIECE_S`. In a small one, and where links are fast, they cost more than
-   they give: news, requests and wake-ups for each piece (docs/decisions, 0044).
+   long as a piece. So the best length is that of `scheduler.protocol.geometry.piece_length`, with the hosts and the
+   links that there are: a large swarm has half the usual length or less if its links are slow or its pieces are few.
+   In a small one each piece costs more than it gives: news, requests and wake-ups (docs/decisions, 0044 and 0046).
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ from scheduler.core.swarm import Swarm
 from scheduler.protocol.fields import MAX_INLINE_BYTES, ProtocolError
 from scheduler.protocol.geometry import MIN_SWARM_PIECE_BYTES, piece_count, piece_length
 from scheduler.protocol.to_host import Failed, Sized
-
-MIN_PIECE_S: Final = 0.03
-"""With pieces of 1 MiB: links of 280 Mbit/s. At 1 Gbit/s pieces of half the length gain nothing."""
 
 
 class LengthSource(Enum):
@@ -115,10 +112,10 @@ class Lengths:
         settings, hosts, length = self._state.settings, len(self._state.hosts), piece_length(size_bytes)
         if hosts < settings.large_swarm or self._state.dividing < hosts:
             return length
-        enough = settings.swarm_pieces * math.log2(hosts)
-        least = max(MIN_SWARM_PIECE_BYTES, MIN_PIECE_S * self._state.piece_bytes_per_s)
-        while length // 2 >= least and piece_count(size_bytes, length) < enough:
-            length //= 2
+        blob_s = size_bytes / self._state.piece_bytes_per_s
+        best_count = math.sqrt(math.log2(hosts) * blob_s / settings.piece_cost_s)
+        while length // 2 >= MIN_SWARM_PIECE_BYTES and math.sqrt(2) * piece_count(size_bytes, length) < best_count:
+            length //= 2  # the power of two with the nearest ratio, as usual
         return length
 
     def _believe(self, swarm: Swarm, host: Host, size_bytes: int, piece_bytes: int) -> None:

@@ -211,6 +211,8 @@ class Member:
     links: dict[Member, None] = field(default_factory=dict)
     avoids: tuple[str, ...] = ()
     """Hosts that the member is not linked to again, because one of the two failed the other."""
+    out_of_reach: int = 0
+    """The pieces that only such hosts held when the member last starved; 0 once it has gained a piece."""
     positions: list[int] = field(default_factory=lambda: [ABSENT] * len(PoolKind))
     leased: int = 0
     """The number of pieces that the member was granted leases for."""

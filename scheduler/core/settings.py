@@ -42,8 +42,8 @@ class SchedulerSettings:
     lease_s: float = 15.0
     """The most that a first lease may go without a new piece, whatever the size of a piece."""
 
-    swarm_pieces: int = 12
-    """Pieces for each doubling of a swarm (`scheduler.core.lengths`, rule 5)."""
+    piece_cost_s: float = 0.0035
+    """What each piece costs a large swarm besides its bytes (`scheduler.core.lengths`, rule 5)."""
     large_swarm: int = 64
     """Hosts from which on a swarm may have shorter pieces than the usual ones."""
     answer_s: float = 1.25

@@ -10,7 +10,8 @@ import pytest
 from p2pd.config.sources import load
 from p2pd.config.values import Address, ConfigError
 from p2pd.daemon.reach import Reach, reach_of
-from p2pd.daemon.wiring import advertised, schedulers
+from p2pd.daemon.schedulers import schedulers
+from p2pd.daemon.wiring import advertised
 from tests.support.node import asynchronous
 
 FAR = "http://192.0.2.1:65003"

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from p2pd.cli.app import app
 from p2pd.config.settings import Settings
 from p2pd.config.sources import load
-from p2pd.daemon.wiring import scheduling_of
+from p2pd.daemon.scheduler_inside import scheduling_of
 from p2pd.demo.process import command
 from scheduler.core.settings import SchedulerSettings
 from scheduler.protocol.codec import FROM_HOST, TO_HOST

@@ -18,9 +18,9 @@ from p2pd.config.preheat_rules import parse_preheat_rules
 from p2pd.config.values import ConfigError
 from p2pd.demo.process import command
 from p2pd.pull.layout_writer import CONTAINERD_NAME, REF_NAME, LayoutWriter
+from p2pd.site.answering import asked
 from p2pd.site.archive import MAX_HEADER_BYTES, MAX_NAMES_BYTES, TarArchive, listing_of, open_archive
 from p2pd.site.exporting import images_of_rules
-from p2pd.site.routes import asked
 from peer.errors import ManifestError
 from peer.oci.descriptor import Descriptor
 from peer.oci.digest import AnyDigest

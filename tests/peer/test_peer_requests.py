@@ -12,6 +12,7 @@ from peer.core.events import CancelPiece, PeerOutcome, RequestPiece
 from peer.core.neighbours import BUSY_S, PER_NEIGHBOUR
 from peer.core.peer_requests import (
     BESIDE_ORIGIN,
+    FIRST_EACH_S,
     HEDGE_AFTER,
     HEDGE_LEAST_S,
     MAX_REQUESTS,
@@ -276,6 +277,15 @@ class TestSlowness:
         hosts_of(running, 0b1)
         assert slow(running, 0b1, SLOW_LEAST_S - 0.1) == []
         assert slow(running, 0b1, SLOW_LEAST_S) == ["a"]
+
+    def test_the_first_pieces_have_the_time_of_all_that_share_the_line(self) -> None:
+        running = requests(**{f"h{number}": ALL for number in range(WARM_REQUESTS)})
+        for host in running.neighbours:
+            running.neighbours.on_message(host, link.Bitfield(D, 1, complete=True))
+        assert len(hosts_of(running, ALL)) == WARM_REQUESTS
+        assert slow(running, ALL, WARM_REQUESTS * FIRST_EACH_S - 0.1) == []
+        receive(running, first_of(running), SLOW_LEAST_S / 100)
+        assert len(slow(running, ALL, SLOW_LEAST_S)) == WARM_REQUESTS - 1
 
     def test_what_is_stopped_is_not_judged_and_not_stopped_again(self) -> None:
         running = requests(a=0b11, b=0b11)

@@ -34,7 +34,7 @@ MIB = 1024 * 1024
 SIZE = 24 * MIB
 USUAL, SHORT = MIB, MIB // 2
 D = b"d" * DIGEST_BYTES
-LARGE = SchedulerSettings(large_swarm=2, swarm_pieces=1000, settle_s=0.0)
+LARGE = SchedulerSettings(large_swarm=2, piece_cost_s=0.001, settle_s=0.0)
 """A swarm of two hosts counts as a large one."""
 SMALL = SchedulerSettings(settle_s=0.0)
 JOIN = Join(D, "docker.io", "library/app", SIZE)
@@ -109,7 +109,7 @@ def test_a_large_swarm_has_shorter_pieces() -> None:
     assert piece_map.count == SIZE // SHORT
 
 
-@pytest.mark.parametrize("settings", [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, swarm_pieces=24)])
+@pytest.mark.parametrize("settings", [SMALL, replace(LARGE, large_swarm=3), replace(LARGE, piece_cost_s=0.002)])
 def test_a_small_swarm_and_one_with_enough_pieces_have_the_usual_ones(settings: SchedulerSettings) -> None:
     assert divided(Cluster(settings, "a", "b").says("a", JOIN)) == 0
 
@@ -194,6 +194,18 @@ def test_where_pieces_come_fast_they_have_the_usual_length() -> None:
     assert length() == 0
     comes(12_500_000, times=16)
     assert length() == SHORT
+
+
+def test_long_pieces_are_halved_where_short_ones_are_not() -> None:
+    """The same number of pieces is too small where each takes a third of a second, and not where each takes a sixth."""
+    cluster, numbers = Cluster(LARGE, "a", "b"), itertools.count()
+
+    def length(size_bytes: int) -> int:
+        join = replace(JOIN, digest=next(numbers).to_bytes(DIGEST_BYTES, "big"), size_bytes=size_bytes)
+        (joined,) = of(Joined, cluster.says("a", join))
+        return int(joined.piece_length or piece_length(size_bytes))
+
+    assert [length(512 * MIB), length(256 * MIB), length(128 * MIB)] == [2 * MIB, 2 * MIB, MIB]
 
 
 def test_what_a_client_waits_for_is_leased_first_whatever_the_pieces_are() -> None:

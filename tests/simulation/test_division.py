@@ -9,7 +9,7 @@ from p2pd.simulation.scenario import SCENARIOS, Shape, blob_of
 from scheduler.core.settings import SchedulerSettings
 from tests.simulation.playing import Playing
 
-LARGE = SchedulerSettings(large_swarm=2, swarm_pieces=1000)
+LARGE = SchedulerSettings(large_swarm=2, piece_cost_s=0.001)
 """A swarm of two hosts counts as a large one."""
 
 PIECES = 24
@@ -40,7 +40,7 @@ def test_every_honest_host_that_stays_has_the_image_and_no_other_bytes(name: str
 
 
 def test_each_piece_leaves_the_origin_once() -> None:
-    playing = Playing(6, PIECES, large_swarm=2, swarm_pieces=1000)
+    playing = Playing(6, PIECES, large_swarm=2, piece_cost_s=0.001)
     playing.run()
     assert all(len(host.store[playing.blob.digest]) == 2 * PIECES for host in playing.hosts)
     assert set(playing.cluster.origin.gave.values()) == {1}

@@ -53,6 +53,12 @@ def test_newcomers_in_a_warm_swarm_receive_as_fast_as_their_lines_allow() -> Non
     assert run(few).efficiency_p50() >= 0.6
 
 
+def test_the_last_newcomer_of_a_warm_swarm_is_not_a_round_of_pieces_behind() -> None:
+    """Nine seeders for each bring nine pieces at a time, from the first round on."""
+    shape = Shape(100, (blob_of(128),), rate_bytes_per_s=RATE, down_bytes_per_s=10 * RATE, seed=1)
+    assert run(SCENARIOS["warm-newcomers"](shape)).efficiency_last() >= 0.86
+
+
 def test_malicious_hosts_that_are_taken_out_do_not_take_the_origins_line() -> None:
     assert run(scenario("malicious", 60, 48)).origin_copies() <= 1.1
 

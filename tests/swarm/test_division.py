@@ -18,7 +18,7 @@ from tests.swarm.process import started
 from tests.swarm.released import released
 from tests.swarm.test_upgrade import flags_of
 
-LARGE = replace(PATIENT, large_swarm=2, swarm_pieces=1000, settle_s=0.5)
+LARGE = replace(PATIENT, large_swarm=2, piece_cost_s=0.001, settle_s=0.5)
 """A swarm of two hosts counts as a large one."""
 
 CONTENT = content_of("divided", 24 * MIB)

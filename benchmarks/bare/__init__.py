@@ -1,0 +1,1 @@
+"""`python -m benchmarks bare`: what the traffic of a swarm costs hosts that decide nothing."""
