@@ -60,7 +60,7 @@ Show = Callable[[Mapping[str, Any]], None]
 @click.option("--list", "lists", is_flag=True, help="List the preheats.")
 @click.option("--pinned", is_flag=True, help="List what hosts keep, where, and until when.")
 @click.option("--show", metavar="ID", help="Show a preheat, with its hosts.")
-@click.option("--cancel", metavar="ID", help="End a preheat.")
+@click.option("--cancel", metavar="ID", help="End a preheat; hosts that join are told no longer.")
 @click.option("--retry", metavar="ID", help="Tell the hosts again that failed or were away.")
 @click.option("--token", is_flag=True, help="Make, and print, a new token for Harbor and other programs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -83,7 +83,8 @@ def preheat(
     """Have the hosts of a cluster fetch IMAGEs in the background, and keep them for a while.
 
     This runs on the scheduler's machine, as its user or as root. A client's pull always comes first. What hosts have at
-    the end is pinned for --ttl, within half of their room: see `p2pd cache ls`.
+    the end is pinned for --ttl, within half of their room: see `p2pd cache ls`. Hosts that join until then are told,
+    too, if it is for all hosts or for all with some labels; --cancel ends that.
     """
     from p2pd.admin.client import AdminClient
 
@@ -222,12 +223,13 @@ def _may_be_pinned(job: Mapping[str, Any]) -> bool:
 
 
 def _pins(jobs: list[dict[str, Any]]) -> list[str]:
-    rows = [("ID", "UNTIL", "HOSTS", "SITES", "IMAGES")]
+    rows = [("ID", "UNTIL", "HOSTS", "JOINING", "SITES", "IMAGES")]
     for job in jobs:
         done = {site["site"] or "-": site["done"] for site in job["sites"] if site["done"]}
         hosts = f"{sum(done.values())} of {sum(job['hosts'].values())}"
         sites = ", ".join(f"{site} {count}" for site, count in done.items())
-        rows.append((job["id"], job["pinned_until"][:19], hosts, sites or "-", ", ".join(job["images"])))
+        joining = "told" if job.get("newcomers_until") else "-"
+        rows.append((job["id"], job["pinned_until"][:19], hosts, joining, sites or "-", ", ".join(job["images"])))
     return columns(rows)
 
 
@@ -249,6 +251,8 @@ def _print(job: Mapping[str, Any]) -> None:
         click.echo(f"and {len(results) - MAX_SHOWN_HOSTS} more: --json has all")
     counts = ", ".join(f"{count} {state}" for state, count in job["hosts"].items() if count)
     reason = f" ({job['reason']})" if job["reason"] else ""
+    if job["state"] in _OVER and job.get("newcomers_until"):
+        click.echo(f"hosts that join until {job['newcomers_until'][:19]}Z are told, too")
     click.echo(f"{job['id']} {job['state']}{reason}: {counts or 'no hosts'}")
 
 

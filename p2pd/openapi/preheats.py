@@ -86,6 +86,10 @@ _FACTS: Final[Schema] = {
         "description": "When the last host keeps it no longer; null if none is to keep it",
         "anyOf": [TIME, {"type": "null"}],
     },
+    "newcomers_until": {
+        "description": "Until when hosts that join are told, too; null if they are not",
+        "anyOf": [TIME, {"type": "null"}],
+    },
 }
 
 _PREHEAT: Final[Schema] = open_object(
@@ -157,7 +161,7 @@ _OWN: Final[dict[tuple[str, str], Schema]] = {
         parameters=[query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "How many")],
     ),
     ("GET", f"{_JOBS}/{{id}}"): _of_one("show", "A preheat, with a result for each host"),
-    ("POST", f"{_JOBS}/{{id}}/cancel"): _of_one("cancel", "End a preheat"),
+    ("POST", f"{_JOBS}/{{id}}/cancel"): _of_one("cancel", "End a preheat, or have no more hosts join one that is over"),
     ("POST", f"{_JOBS}/{{id}}/retry"): _of_one("retry", "Tell the hosts again that failed or were away"),
 }
 

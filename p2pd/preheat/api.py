@@ -172,6 +172,7 @@ def facts_of(record: JobRecord) -> dict[str, Any]:
         "ends": show_time(record.ends),
         "finished": None if record.finished is None else show_time(record.finished),
         "pinned_until": None if record.pinned_until is None else show_time(record.pinned_until),
+        "newcomers_until": None if record.newcomers_until is None else show_time(record.newcomers_until),
     }
 
 

@@ -95,7 +95,7 @@ class Choker(Generic[Request]):
             self._remember(receiver)
             return Admission.REJECT
         is_behind = receiver is not None and receiver.background and self.active
-        if is_behind and any(self._refused[rank] for rank in RANKS if not rank.background):
+        if is_behind and any(refused for (background, _), refused in self._refused.items() if not background):
             self._remember(receiver)
             return Admission.REJECT
         if not self._waiting and self._may_begin(uplink):

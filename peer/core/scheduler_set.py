@@ -18,7 +18,8 @@ Rules:
    not needed any more is kept for `LINGER_S`.
 5. A scheduler that cannot look at the list that it shares says that its own is outdated. If all say so to which a
    connection is needed, one more is, to hear of a newer list: to the first other one by rendezvous of this host's id.
-   If nobody can look, that one says the same, and nothing moves. Hosts come to it at times that differ.
+   If that one says the same, the next is, up to `ASKED_AT_MOST`: several may be cut off at once. If nobody can look,
+   nothing moves. Hosts come to each of them at times that differ.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ ANSWER_S: Final = 3.0
 
 DOUBT_WITHIN_S: Final = 5.0
 """How long after a list is outdated the last host has asked another scheduler. Of 10,000 hosts, 2,000 a second do."""
+
+ASKED_AT_MOST: Final = 3
+"""How many others say that their lists are outdated before this host takes it that nobody can look."""
 
 LINGER_S: Final = 10.0
 """How long a connection is kept that is not needed any more: blobs come and go."""
@@ -310,9 +314,11 @@ class SchedulerSet:
             return
         if not any(each.is_doubted for each in map(self._session, needed)):
             return
+        doubted = 0
         for session in [each for each in self._ranked(b"") if each.url not in needed]:
             needed[session.url] = None
-            if _is_live(session):
+            doubted += session.is_doubted
+            if doubted == ASKED_AT_MOST or (_is_live(session) and not session.is_doubted):
                 break
 
     def _choose(self, order: list[SchedulerSession], current: SchedulerSession | None) -> SchedulerSession:

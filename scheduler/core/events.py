@@ -189,10 +189,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class PreheatChanged:
-    """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change."""
+    """Keep the state of a preheat, and what came of these hosts. The receiver reads both at once: they change.
+
+    `is_end`: it is over now.
+    """
 
     job: Job
     targets: tuple[Target, ...]
+    is_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

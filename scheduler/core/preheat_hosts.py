@@ -48,12 +48,21 @@ class Selection:
     hosts: tuple[str, ...] = ()
     per_site: int | None = None
 
+    @property
+    def grows(self) -> bool:
+        """Whether a host that connects later may be selected, too: not by a number, and not by ids."""
+        return not self.hosts and self.count is None and self.percent is None and self.per_site is None
+
+    def admits(self, candidate: Candidate) -> bool:
+        """Whether a host has all labels."""
+        return all(getattr(candidate, name) == value for name, value in self.labels)
+
     def choose(self, candidates: Iterable[Candidate], job: str) -> list[Candidate]:
         """The hosts that are chosen. Those that were named and are not among the candidates have no labels."""
         if self.hosts:
             known = {each.host: each for each in candidates}
             return [known.get(host, Candidate(host, "", "", "")) for host in self.hosts]
-        found = [each for each in candidates if all(getattr(each, name) == value for name, value in self.labels)]
+        found = [each for each in candidates if self.admits(each)]
         if self.per_site is not None:
             return [each for turn, each in _spread(found, job) if turn < self.per_site][:MAX_HOSTS]
         if self.count is None and self.percent is None:

@@ -1,5 +1,7 @@
 """A preheat: images that hosts are to have before clients ask for them. Its order, its hosts, and their states.
 
+A job that is over may *stand*: hosts that connect while its pins last, and that it is for, are told, too.
+
 What a host does for a job is idempotent: a host that is told twice, because the scheduler or the host was killed in
 between, does what is left, which may be nothing, and reports.
 """
@@ -73,7 +75,8 @@ TARGET_TRANSITIONS: Final[Mapping[TargetState, Mapping[TargetCause, TargetState]
     TargetState.CANCELLED: _RETRY,
 }
 
-OPEN_STATES: Final = frozenset({TargetState.WAITING, TargetState.TOLD, TargetState.CONFIRMING})
+AT_IT: Final = frozenset({TargetState.TOLD, TargetState.CONFIRMING})
+OPEN_STATES: Final = AT_IT | {TargetState.WAITING}
 
 
 class JobState(Enum):
@@ -85,6 +88,10 @@ class JobState(Enum):
     PARTLY = auto()
     FAILED = auto()
     CANCELLED = auto()
+
+
+STANDING_STATES: Final = (JobState.SUCCEEDED, JobState.PARTLY)
+"""How a job has ended that may stand: some host has everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,15 @@ class Order:
     """It is for hosts whose clients have pulled from the images' repositories before."""
     most_bytes: int = 0
     """Each host fetches at most so many, and evicts nothing for them (0: no such bound)."""
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What is ordered."""
+        return self.images, self.platforms
+
+    def grows(self, selection: Selection) -> bool:
+        """Whether it is also for hosts that connect later. None of them has used a repository yet."""
+        return self.ttl_s > 0.0 and selection.grows and not self.only_where_used
 
 
 @dataclass(slots=True)
@@ -131,6 +147,15 @@ class Target:
     def is_open(self) -> bool:
         return self.state in OPEN_STATES
 
+    @property
+    def may_try_again(self) -> bool:
+        return TargetCause.RETRY in TARGET_TRANSITIONS[self.state]
+
+    def try_again(self) -> None:
+        """Raises KeyError as `step` does."""
+        self.step(TargetCause.RETRY)
+        self.attempt += 1
+
     def step(self, cause: TargetCause, reason: str = "") -> None:
         """Change the state. Raises KeyError for a cause that the state does not have: a defect."""
         self.state = TARGET_TRANSITIONS[self.state][cause]
@@ -153,10 +178,17 @@ class Job:
     targets: dict[str, Target] = field(default_factory=dict)
     reason: str = ""
     credential: str = field(default="", repr=False)
-    open_hosts: int = 0
+    still_open: dict[str, Target] = field(default_factory=dict)
+    """Those of the targets that are open."""
+    at_it: int = 0
+    """How many of them have been told."""
     open_s: float = 0.0
     held_images: tuple[str, ...] = ()
     """The images by digest, once a host that was given the credential holds them."""
+    result: JobState | None = None
+    """How it was when it was over, if it stands. Then `state` says whether hosts are told, or its hours waited for."""
+    pinned_until: float = 0.0
+    """If it stands: hosts are told until then, and keep the images until then."""
     is_part: bool = False
     """Other schedulers have other hosts of it. Its hosts are given by PreheatHosts, and it is ended from outside."""
 
@@ -166,8 +198,41 @@ class Job:
         return self.begins_at + self.open_s if self.open_s else self.ends_at
 
     @property
+    def shown_state(self) -> JobState:
+        return self.result or self.state
+
+    @property
     def is_open(self) -> bool:
-        return self.state in (JobState.PENDING, JobState.RUNNING)
+        return self.shown_state in (JobState.PENDING, JobState.RUNNING)
+
+    def keep_s(self, now: float) -> float:
+        """For how long a host keeps what it is told of now."""
+        return min(self.order.ttl_s, max(1.0, self.pinned_until - now)) if self.pinned_until else self.order.ttl_s
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether not all hosts are told at once, so that others are told when one is done."""
+        return bool(self.pinned_until) or (bool(self.credential) and not self.held_images)
+
+    @property
+    def grows(self) -> bool:
+        """Whether it is also for hosts that connect later."""
+        return self.order.grows(self.selection)
+
+    def open(self, target: Target) -> None:
+        """One more of the targets is open: it waits."""
+        self.still_open[target.host] = target
+
+    def step(self, target: Target, cause: TargetCause, reason: str = "") -> None:
+        """Change the state of an open target. Raises KeyError as Target.step does."""
+        self.at_it -= target.state in AT_IT
+        target.step(cause, reason)
+        self.at_it += target.state in AT_IT
+
+    def forget(self, target: Target) -> None:
+        """A target is not open any longer, or no target."""
+        del self.still_open[target.host]
+        self.at_it -= target.state in AT_IT
 
     def counts(self) -> Counter[TargetState]:
         return Counter(target.state for target in self.targets.values())

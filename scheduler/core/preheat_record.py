@@ -8,18 +8,19 @@ Rules:
    scheduler is killed is reported again.
 2. An idempotency key belongs to one job. The job of a key that comes again is the answer.
 3. A credential is encrypted, and is removed when its job is over.
-4. Jobs that are over are kept for a while: the newest `MAX_KEPT`.
+4. Jobs that are over are kept for a while: the newest `MAX_KEPT`. When one was over first stays, until a retry.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from scheduler.core.preheat_job import JobState, Order, Target, TargetState
+from scheduler.core.preheat_hosts import parse_selection
+from scheduler.core.preheat_job import STANDING_STATES, JobState, Order, Target, TargetState
 
 MAX_KEPT: Final = 1000
 
@@ -36,7 +37,8 @@ class TooManyJobsError(Exception):
 class JobRecord:
     """A job as it is kept. Times are Unix seconds. `source` is what made it: `api`, `harbor`, `push`, …
 
-    `window` is as `22:00-05:00`, or empty: the job is done in these hours of the scheduler's local time.
+    `window` is as `22:00-05:00`, or empty: the job is done in these hours of the scheduler's local time. `stands_until`
+    is not kept, but told by who gives the record: one that is over is for hosts that join until then.
     """
 
     order: Order
@@ -50,6 +52,7 @@ class JobRecord:
     state: JobState = JobState.PENDING
     reason: str = ""
     finished: float | None = None
+    stands_until: float | None = None
 
     @property
     def id(self) -> str:
@@ -64,6 +67,23 @@ class JobRecord:
         """When the last of its hosts keeps the images no longer: each does for `ttl_s`, from when it has them."""
         last_at = self.ends if self.finished is None else self.finished
         return last_at + self.order.ttl_s if self.order.ttl_s else None
+
+    @property
+    def newcomers_until(self) -> float | None:
+        """Until when hosts that join are told; None if they are not."""
+        return self._may_stand_until if self.is_open else self.stands_until
+
+    def may_stand(self, now: float) -> bool:
+        """Whether it is over, and is for hosts that join later, but for newer ones that order the same."""
+        return self.state in STANDING_STATES and now < (self._may_stand_until or 0.0)
+
+    def orders_same(self, other: JobRecord) -> bool:
+        """Whether it orders what the other one does, of the same hosts."""
+        return (self.order.content, self.to) == (other.order.content, other.to)
+
+    @property
+    def _may_stand_until(self) -> float | None:
+        return self.pinned_until if self.order.grows(parse_selection(self.to)) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +109,16 @@ class PreheatStore(Protocol):
         """A job that was over goes on until `ends`."""
         ...
 
-    def keep(self, job: str, state: JobState, reason: str, finished: float | None, targets: Iterable[Target]) -> None:
-        """Keep the state of a job, and what came of these hosts."""
+    def keep(
+        self,
+        job: str,
+        state: JobState,
+        reason: str,
+        finished: float | None,
+        targets: Iterable[Target],
+        held_images: Sequence[str] = (),
+    ) -> None:
+        """Keep the state of a job, and what came of these hosts. `held_images`: as in Job, if they are known."""
         ...
 
     def job(self, name: str | int) -> JobRecord | None:
@@ -111,6 +139,10 @@ class PreheatStore(Protocol):
 
     def credential(self, job: str) -> str:
         """The credential of a job; "" if it has none, or if the key that it was encrypted with is gone."""
+        ...
+
+    def held_images(self, job: str) -> tuple[str, ...]:
+        """The images by digest, once hosts hold them: of a job with a credential."""
         ...
 
     def close(self) -> None: ...

@@ -3,8 +3,9 @@
 Rules:
 1. The shell keeps jobs and results, and gives the core all jobs that are not over when it starts. Whatever was not kept
    is told and reported again: neither the scheduler nor a host loses a job when it is killed.
-2. The hosts are chosen once, when the job begins; after a start of the scheduler, not before `settle_s`, so that the
-   first to connect are not all. A host that is away is told when it comes, until the job ends.
+2. The hosts are chosen when the job begins; after a start of the scheduler, not before `settle_s`, so that the first to
+   connect are not all. A host that is away is told when it comes, until the job ends. A job whose selection grows (all
+   hosts, or all with these labels) and that pins has each host that connects later, too.
 3. A host that says that it holds blobs must have announced them. If it has not within `CONFIRM_S`, it has failed.
    Without certificates a host may hold what it must not announce, and is taken at its word: `Target.confirmed` says so.
    It is also taken at its word for blobs that it has announced to other schedulers.
@@ -15,7 +16,13 @@ Rules:
 5. A report counts if the host was told, for this attempt. Each other one is dropped.
 6. Of several schedulers, each has the hosts of a job that are its part. The shell gives and takes them, and says when
    the job is over; a part without open hosts waits for more. Rule 4 holds for each scheduler's hosts of a site.
-7. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`.
+7. The cost of what a host does grows with that host's own jobs, of which there are at most `MAX_JOBS`, and those that
+   stand.
+8. A job that grows, and of which some host has everything, stands when it is over. Until its pins end, hosts that
+   connect and have not got it are told, NEWCOMERS_AT_ONCE at a time, within its hours. They keep it until then, too.
+   The credential is forgotten by then: they are told by digest as others than fetchers are (rule 4), or else fetch as
+   themselves. What comes of them changes nothing of how the job has ended. Of jobs that order the same, the last to
+   end stands.
 """
 
 from __future__ import annotations
@@ -26,8 +33,8 @@ from typing import Final
 
 from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged, PreheatHosts
 from scheduler.core.members import Host, MemberState
-from scheduler.core.preheat_hosts import Candidate
-from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
+from scheduler.core.preheat_hosts import MAX_HOSTS, Candidate
+from scheduler.core.preheat_job import AT_IT, STANDING_STATES, Job, JobState, Target, TargetCause, TargetState
 from scheduler.core.preheat_window import DAY_S
 from scheduler.core.state import Due, PreheatKey, SchedulerState, Timer
 from scheduler.protocol.fields import DIGEST_BYTES
@@ -38,6 +45,16 @@ FETCHERS: Final = 2
 
 MAX_JOBS: Final = 256
 """Jobs that are not over."""
+
+MAX_STANDING: Final = 64
+MAX_STANDING_HOSTS: Final = 200_000
+"""All hosts of the jobs that stand, some 250 bytes each. The oldest are given up."""
+
+NEWCOMERS_AT_ONCE: Final = 64
+"""Hosts of one job that stands, and one scheduler. As many joins, and questions to the registry, are no surge."""
+
+MAX_ATTEMPTS: Final = 8
+"""A host that fails and connects anew is told so often by itself."""
 
 CONFIRM_EVERY_S: Final = 2.0
 CONFIRM_TIMES: Final = 6
@@ -51,7 +68,7 @@ NOBODY: Final = "no host that is connected is selected"
 
 
 class Preheats:
-    """All jobs that are not over."""
+    """All jobs that are not over, and those that stand."""
 
     def __init__(self, state: SchedulerState) -> None:
         self._state: Final = state
@@ -62,7 +79,7 @@ class Preheats:
         """The jobs in which a host is open, by host and id."""
 
     def __len__(self) -> int:
-        return len(self.jobs)
+        return sum(job.is_open for job in self.jobs.values())
 
     def told(self, event: PreheatAdded | PreheatHosts | PreheatCancelled) -> None:
         """The shell tells of a job."""
@@ -75,21 +92,27 @@ class Preheats:
                 self._cancel(event)
 
     def _add(self, event: PreheatAdded) -> None:
-        """Begin a job, or go on with one that was begun before a restart. It is known already after a retry."""
+        """Begin a job, or go on with one that was begun, or stood, before a restart, or that is tried again."""
         job, now = event.job, self._state.now
-        if job.order.id in self.jobs:
-            return
+        known = self.jobs.get(job.order.id)
+        if known is not None:
+            if known.result is None or job.result is not None:
+                return
+            self._close(known, TargetCause.FAIL)  # without a word: the job has these hosts
+            self._remove(known)
         self.jobs[job.order.id] = job
         for target in job.targets.values():
             if target.is_open:
                 target.state = TargetState.WAITING  # what was said before a restart is said again
                 self._open(job, target)
+        if job.result is not None:
+            self._make_room(job)
         if job.state is JobState.PENDING:
             settled_at = (self._state.started_at or now) + self._state.settings.settle_s
             self._set_timer(job, max(job.begins_at, settled_at))
             return
         self._set_timer(job, job.pauses_at)
-        if not (job.open_hosts or job.is_part):  # the scheduler was killed before it kept the end
+        if not (job.still_open or job.is_part):  # the scheduler was killed before it kept the end
             self._end(job, job.outcome(), ())
             return
         self._tell_present(job)
@@ -121,19 +144,38 @@ class Preheats:
         self._tell_present(job)
 
     def arrived(self, host: Host) -> None:
-        """A host has connected: it is told what is open for it."""
+        """A host has connected: it is told what is open for it, and is a host more of the jobs that grow."""
         for job in [each for each in self._of_host.get(host.id, {}).values() if each.state is JobState.RUNNING]:
             self._tell(job, [job.targets[host.id]])
+        candidate = Candidate(host.id, *host.topology)
+        for job in [each for each in self.jobs.values() if each.grows and each.targets and not each.is_part]:
+            self._add_host(job, candidate)
+
+    def _add_host(self, job: Job, candidate: Candidate) -> None:
+        """A host has connected after the hosts of a job were chosen."""
+        target = job.targets.get(candidate.host)
+        if target is None:
+            if not job.selection.admits(candidate) or len(job.targets) >= MAX_HOSTS:
+                return
+            target = job.targets[candidate.host] = Target(candidate.host, candidate.site)
+        elif job.result is not None and target.may_try_again and target.attempt < MAX_ATTEMPTS:
+            target.try_again()
+        else:
+            return
+        self._open(job, target)
+        self._changed(job, (target,))
+        if job.state is JobState.RUNNING:
+            self._tell(job, [target])
 
     def departed(self, host: Host) -> None:
         """A host is away. It will be told again."""
         for job in list(self._of_host.get(host.id, {}).values()):
             target = job.targets[host.id]
             if target.state is not TargetState.WAITING:
-                target.step(TargetCause.LOST)
+                job.step(target, TargetCause.LOST)
                 self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, host.id)))
-                if job.credential and not job.held_images and job.state is JobState.RUNNING:
-                    self._tell_present(job, besides=host.id)  # another host fetches in its place
+                if job.is_bounded and job.state is JobState.RUNNING:
+                    self._tell_present(job, besides=host.id)  # another host in its place
 
     def reported(self, host: Host, report: PreheatReport) -> None:
         """Handle what a host says of its part of a job."""
@@ -153,7 +195,7 @@ class Preheats:
         if report.state is PreheatState.FAILED:
             self._finish(job, target, TargetCause.FAIL, report.reason or "it did not say why")
             return
-        target.step(TargetCause.SAYS_DONE, report.reason)
+        job.step(target, TargetCause.SAYS_DONE, report.reason)
         target.asked = 0
         trusted = (report.private and host.came_from != "") or (report.elsewhere and not report.digests)
         self._confirm(job, host, target, trusted=trusted)
@@ -164,6 +206,8 @@ class Preheats:
         if key.host:
             target = job.targets[key.host]
             self._confirm(job, self._state.hosts_by_id[key.host], target, trusted=False)
+        elif self._state.now >= job.ends_at and job.result is not None:
+            self._drop(job)
         elif self._state.now >= job.ends_at:
             job.reason = LATE_JOB
             changed = self._close(job, TargetCause.FAIL)
@@ -175,10 +219,13 @@ class Preheats:
 
     def validate(self) -> None:
         """Raise AssertionError if a job waits for nothing."""
-        assert len(self.jobs) <= MAX_JOBS
+        standing = [job for job in self.jobs.values() if job.result is not None]
+        assert len(self) <= MAX_JOBS
+        assert len(standing) <= MAX_STANDING
         open_in: dict[str, set[str]] = {}
         for name, job in self.jobs.items():
-            assert job.is_open, "a job that is over is kept"
+            assert job.state in (JobState.PENDING, JobState.RUNNING), "a job that is over is kept"
+            assert job.result is None or (job.pinned_until and not job.credential)
             assert Timer(Due.PREHEAT, PreheatKey(name, "")) in self._state.deadlines
             for target in job.targets.values():
                 if target.is_open:
@@ -187,14 +234,17 @@ class Preheats:
                 assert target.state not in (TargetState.TOLD, TargetState.CONFIRMING) or is_here
                 waits = Timer(Due.PREHEAT, PreheatKey(name, target.host)) in self._state.deadlines
                 assert waits == (target.state is TargetState.CONFIRMING)
-            assert job.open_hosts == sum(target.is_open for target in job.targets.values())
-            assert job.open_hosts or job.is_part or job.state is JobState.PENDING
+            assert job.still_open == {host: target for host, target in job.targets.items() if target.is_open}
+            assert job.at_it == sum(target.state in AT_IT for target in job.targets.values())
+            assert not job.pinned_until or job.at_it <= NEWCOMERS_AT_ONCE
+            assert job.still_open or job.is_part or job.result is not None or job.state is JobState.PENDING
         assert open_in == {host: set(jobs) for host, jobs in self._of_host.items()}
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
     def _begin(self, job: Job) -> None:
-        if not job.targets:
+        chosen = not job.targets
+        if chosen:
             self._choose(job)
         if not job.targets:
             job.reason = NOBODY
@@ -202,15 +252,15 @@ class Preheats:
             return
         job.state = JobState.RUNNING
         self._set_timer(job, job.pauses_at)
-        self._changed(job, job.targets.values())
+        self._changed(job, job.targets.values() if chosen else ())
         self._tell_present(job)
 
     def _pause(self, job: Job) -> None:
         """Its hours are over: hosts stop, and are told again when the next ones begin."""
-        told = [target for target in job.targets.values() if target.is_open and target.state is not TargetState.WAITING]
+        told = [target for target in job.still_open.values() if target.state in AT_IT]
         hosts = [self._state.hosts_by_id[target.host] for target in told if target.state is TargetState.TOLD]
         for target in told:
-            target.step(TargetCause.LOST)
+            job.step(target, TargetCause.LOST)
             self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, target.host)))
         self._state.send(hosts, PreheatEnded(job.order.id))
         job.state = JobState.PENDING
@@ -226,8 +276,8 @@ class Preheats:
             self._open(job, target)
 
     def _tell_present(self, job: Job, besides: str = "") -> None:
-        present = [target for target in job.targets.values() if target.host in self._state.hosts_by_id]
-        self._tell(job, [target for target in present if target.host != besides])
+        present = (target for target in job.still_open.values() if target.host in self._state.hosts_by_id)
+        self._tell(job, (target for target in present if target.host != besides))
 
     def _tell(self, job: Job, targets: Iterable[Target]) -> None:
         """Tell those of these hosts that wait and are connected."""
@@ -235,6 +285,8 @@ class Preheats:
         old = []
         fetching = self._fetching(job)
         for target in targets:
+            if job.pinned_until and job.at_it >= NEWCOMERS_AT_ONCE:
+                break
             host = self._state.hosts_by_id[target.host]
             if target.state is not TargetState.WAITING:
                 continue
@@ -245,7 +297,7 @@ class Preheats:
                 if fetching[target.site] >= FETCHERS:
                     continue
                 fetching[target.site] += 1
-            target.step(TargetCause.TELL)
+            job.step(target, TargetCause.TELL)
             by_attempt.setdefault(target.attempt, []).append(host)
         order = job.order
         for attempt, hosts in by_attempt.items():
@@ -255,7 +307,7 @@ class Preheats:
                 job.held_images or order.images,
                 order.platforms,
                 order.rate_bytes_per_s,
-                order.ttl_s,
+                job.keep_s(self._state.now),
                 "" if job.held_images else job.credential,
                 order.only_where_used,
                 bool(job.held_images),
@@ -269,8 +321,7 @@ class Preheats:
         """How many hosts of each site are at it with the credential; None if all may be told."""
         if not job.credential or job.held_images:
             return None
-        at_it = (TargetState.TOLD, TargetState.CONFIRMING)
-        return Counter(target.site for target in job.targets.values() if target.state in at_it)
+        return Counter(target.site for target in job.still_open.values() if target.state in AT_IT)
 
     def _confirm(self, job: Job, host: Host, target: Target, *, trusted: bool) -> None:
         digests = _each(target.digests)
@@ -297,43 +348,43 @@ class Preheats:
 
     def _finish(self, job: Job, target: Target, cause: TargetCause, reason: str) -> None:
         """A host's part of a job is over."""
-        target.step(cause, reason)
+        job.step(target, cause, reason)
         self._forget(job, target)
-        if job.open_hosts or job.is_part:
+        if job.still_open or job.is_part or job.result is not None:
             self._changed(job, (target,))
-            if job.credential:
+            if job.is_bounded:
                 self._go_on(job, target)
             return
         self._end(job, job.outcome(), (target,))
 
     def _go_on(self, job: Job, target: Target) -> None:
-        """A host that had the credential is done, or has failed: others are told, without it or with it."""
+        """A host is done, or has failed: others are told in its place, or all without the credential that it had."""
         roots = _each(target.roots)
-        if job.held_images or job.state is not JobState.RUNNING:
+        if job.state is not JobState.RUNNING:
             return
         here = set(roots) <= set(_each(target.digests))  # else what it says of them was not looked at
-        if target.confirmed and len(roots) == len(job.order.images) and here:
+        if target.confirmed and len(roots) == len(job.order.images) and here and job.credential:
             names = [_repository(image) for image in job.order.images]
             job.held_images = tuple(f"{name}@sha256:{root.hex()}" for name, root in zip(names, roots, strict=True))
         self._tell_present(job)
 
     def _close(self, job: Job, cause: TargetCause) -> list[Target]:
         """End what is open; hosts that are at it are told. Returns what was open."""
-        still_open = [target for target in job.targets.values() if target.is_open]
+        still_open = list(job.still_open.values())
         told = [self._state.hosts_by_id[each.host] for each in still_open if each.state is TargetState.TOLD]
         for target in still_open:
             reason = AWAY if target.state is TargetState.WAITING else LATE
-            target.step(cause, reason if cause is TargetCause.FAIL else "the preheat was cancelled")
+            job.step(target, cause, reason if cause is TargetCause.FAIL else "the preheat was cancelled")
             self._forget(job, target)
         self._state.send(told, PreheatEnded(job.order.id))
         return still_open
 
     def _open(self, job: Job, target: Target) -> None:
         self._of_host.setdefault(target.host, {})[job.order.id] = job
-        job.open_hosts += 1
+        job.open(target)
 
     def _forget(self, job: Job, target: Target) -> None:
-        job.open_hosts -= 1
+        job.forget(target)
         jobs = self._of_host[target.host]
         del jobs[job.order.id]
         if not jobs:
@@ -341,16 +392,42 @@ class Preheats:
         self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, target.host)))
 
     def _end(self, job: Job, state: JobState, changed: Iterable[Target]) -> None:
-        job.state = state
+        """A job is over, or that one stands is."""
         job.credential = ""
-        if not job.is_part:
+        if not (job.is_part or job.result is not None):
             self.ended[state] += 1
-        del self.jobs[job.order.id]
-        self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
+        if job.grows and not job.is_part and state in STANDING_STATES:
+            job.result, job.pinned_until = state, self._state.now + job.order.ttl_s
+            job.ends_at = job.pinned_until
+            self._set_timer(job, job.pauses_at if job.state is JobState.RUNNING else job.begins_at)
+            self._make_room(job)
+        else:
+            job.state, job.result = state, None
+            self._remove(job)
+        self._changed(job, changed, is_end=True)
+
+    def _make_room(self, newest: Job) -> None:
+        """A job stands: older ones that order the same do not any longer, nor more than there may be."""
+        hosts = len(newest.targets)
+        standing = [job for job in self.jobs.values() if job.result is not None and job is not newest]
+        same = newest.order.content, newest.selection
+        for number, job in enumerate(reversed(standing), 1):
+            hosts += len(job.targets)
+            if (job.order.content, job.selection) == same or number >= MAX_STANDING or hosts > MAX_STANDING_HOSTS:
+                self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """A job stands no longer. How it has ended stays."""
+        changed = self._close(job, TargetCause.FAIL)
+        self._remove(job)
         self._changed(job, changed)
 
-    def _changed(self, job: Job, targets: Iterable[Target]) -> None:
-        self._state.outbox.append(PreheatChanged(job, tuple(targets)))
+    def _remove(self, job: Job) -> None:
+        del self.jobs[job.order.id]
+        self._state.deadlines.cancel(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")))
+
+    def _changed(self, job: Job, targets: Iterable[Target], *, is_end: bool = False) -> None:
+        self._state.outbox.append(PreheatChanged(job, tuple(targets), is_end))
 
     def _set_timer(self, job: Job, at: float) -> None:
         self._state.deadlines.set(Timer(Due.PREHEAT, PreheatKey(job.order.id, "")), min(at, job.ends_at))

@@ -39,6 +39,7 @@ from scheduler.core.members import Host, Identity, Member, network_of
 from scheduler.core.membership import Membership
 from scheduler.core.overview import ALONE, Others, Overview, hosts_at, overview
 from scheduler.core.piece_digests import Maps
+from scheduler.core.preheat_hosts import Candidate
 from scheduler.core.preheat_job import Job, JobState
 from scheduler.core.preheats import Preheats
 from scheduler.core.quarantine import Quarantine, QuarantineFacts
@@ -170,8 +171,17 @@ class Scheduler:
         return roster(self._state, now)
 
     def preheat(self, job: str) -> Job | None:
-        """A preheat that is not over, by its id. It changes with the next event."""
+        """A preheat that is not over, or that stands, by its id. It changes with the next event."""
         return self._preheats.jobs.get(job)
+
+    def connected(self) -> frozenset[str]:
+        """The ids of the connected hosts."""
+        return frozenset(self._state.hosts_by_id)
+
+    def candidate(self, host: str) -> Candidate | None:
+        """What preheats select a host by; None if it is not connected."""
+        found = self._state.hosts_by_id.get(host)
+        return None if found is None else Candidate(host, *found.topology)
 
     def is_connected(self, host: str) -> bool:
         """Whether a host of this id is."""
@@ -222,7 +232,10 @@ class Scheduler:
             inline_blobs=len(state.inline_blobs),
             inline_bytes=state.inline_blobs.size_bytes,
             deadlines=len(state.deadlines),
-            preheats={**self._preheats.ended, **Counter(job.state for job in self._preheats.jobs.values())},
+            preheats={
+                **self._preheats.ended,
+                **Counter(job.state for job in self._preheats.jobs.values() if job.is_open),
+            },
         )
 
     def validate(self) -> None:

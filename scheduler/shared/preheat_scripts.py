@@ -27,6 +27,7 @@ for _, old in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', number - tonum
     if key and key ~= '' then redis.call('HDEL', KEYS[4], key) end
     redis.call('DEL', base .. old, base .. old .. ':hosts', base .. old .. ':told', base .. old .. ':untold')
     redis.call('ZREM', KEYS[1], old)
+    redis.call('SREM', KEYS[6], old)
   end
 end
 return ARGV[1]
@@ -47,6 +48,7 @@ end
 local job = KEYS[2]
 local function state() return redis.call('HGET', job, 'state') end
 local function is_open(name) return name == 'PENDING' or name == 'RUNNING' end
+local function stands() return redis.call('HEXISTS', job, 'stands') == 1 end
 local final = {DONE = true, FAILED = true, UNSUPPORTED = true, CANCELLED = true, SKIPPED = true}
 local function is_final(host)
   local row = redis.call('HGET', job .. ':hosts', host)
@@ -70,12 +72,40 @@ end
 TAKE: Final = f"""
 {_LIST}
 local taken = {{}}
-if state() ~= 'RUNNING' or not lives(ARGV[1]) then return taken end
+if not (state() == 'RUNNING' or stands()) or not lives(ARGV[1]) then return taken end
 for at = 2, #ARGV do
   if redis.call('SREM', job .. ':untold', ARGV[at]) == 1 then
     redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
     taken[#taken + 1] = ARGV[at]
     taken[#taken + 1] = redis.call('HGET', job .. ':hosts', ARGV[at])
+  end
+end
+return taken
+"""
+
+ADD_HOSTS: Final = f"""
+{_LIST}
+local taken = {{}}
+local late = stands()
+if not (state() == 'RUNNING' or late) or not lives(ARGV[1]) then return taken end
+local count = redis.call('HLEN', job .. ':hosts')
+for at = 4, #ARGV, 2 do
+  local known = redis.call('HGET', job .. ':hosts', ARGV[at])
+  local row = nil
+  if not known then
+    if count < tonumber(ARGV[2]) then row, count = ARGV[at + 1], count + 1 end
+  elseif late then
+    local was = cjson.decode(known)
+    if (was[1] == 'FAILED' or was[1] == 'UNSUPPORTED' or was[1] == 'CANCELLED') and was[3] < tonumber(ARGV[3]) then
+      was[1], was[3], was[4] = 'WAITING', was[3] + 1, ''
+      row = cjson.encode(was)
+    end
+  end
+  if row then
+    redis.call('HSET', job .. ':hosts', ARGV[at], row)
+    redis.call('HSET', job .. ':told', ARGV[at], ARGV[1])
+    taken[#taken + 1] = ARGV[at]
+    taken[#taken + 1] = row
   end
 end
 return taken
@@ -96,7 +126,7 @@ return given
 
 REPORT: Final = f"""
 {_LIST}
-if not is_open(state()) then return 0 end
+if not (is_open(state()) or stands()) then return 0 end
 local kept = 0
 for at = 3, #ARGV, 2 do
   if redis.call('HGET', job .. ':told', ARGV[at]) == ARGV[1] then
@@ -113,17 +143,20 @@ SET: Final = f"""
 local now = state()
 if not now then return 0 end
 if ARGV[1] ~= '' and string.format('%d', listed()[1]) ~= ARGV[1] then return 0 end
-if ARGV[2] == 'open' and not is_open(now) then return 0 end
+if ARGV[2] == 'open' and not (is_open(now) or stands()) then return 0 end
+if ARGV[2] == 'stands' and not stands() then return 0 end
 if ARGV[2] == 'over' and is_open(now) then return 0 end
 if ARGV[2] == 'PENDING' and now ~= 'PENDING' then return 0 end
 if ARGV[2] == 'RUNNING' and now ~= 'RUNNING' then return 0 end
-redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', ARGV[5])
+local finished = redis.call('HGET', job, 'finished')
+if ARGV[5] == '' or not finished or finished == '' then finished = ARGV[5] end
+redis.call('HSET', job, 'state', ARGV[3], 'reason', ARGV[4], 'finished', finished)
 if ARGV[6] ~= '' then redis.call('HSET', job, 'begins', ARGV[6]) end
 if ARGV[7] ~= '' then redis.call('HSET', job, 'ends', ARGV[7]) end
 if ARGV[3] == 'PENDING' then
   for _, host in ipairs(redis.call('HKEYS', job .. ':told')) do untell(host) end
 end
-for at = 9, #ARGV, 3 do
+for at = 10, #ARGV, 3 do
   if ARGV[2] == '' or ARGV[2] == 'over' or not is_final(ARGV[at]) then
     put(ARGV[at], ARGV[at + 1])
     if ARGV[at + 2] == '1' and redis.call('HEXISTS', job .. ':told', ARGV[at]) == 0 then
@@ -132,19 +165,25 @@ for at = 9, #ARGV, 3 do
   end
 end
 redis.call('HINCRBY', job, 'turn', 1)
-if ARGV[5] == '' then
-  redis.call('SADD', KEYS[3], ARGV[8])
+if ARGV[5] ~= '' then redis.call('HDEL', job, 'credential') end
+redis.call(ARGV[5] == '' and 'SADD' or 'SREM', KEYS[3], ARGV[8])
+if ARGV[9] ~= '' then
+  redis.call('HSET', job, 'stands', ARGV[9])
+  redis.call('SADD', KEYS[4], ARGV[8])
 else
-  redis.call('HDEL', job, 'credential', 'held')
-  redis.call('SREM', KEYS[3], ARGV[8])
-  redis.call('DEL', job .. ':told', job .. ':untold')
+  redis.call('HDEL', job, 'stands')
+  redis.call('SREM', KEYS[4], ARGV[8])
+  if ARGV[5] ~= '' then
+    redis.call('HDEL', job, 'held')
+    redis.call('DEL', job .. ':told', job .. ':untold')
+  end
 end
 return 1
 """
 
 LOOK: Final = """
 local found = redis.call('TIME')
-for _, name in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+for _, name in ipairs(redis.call('SUNION', KEYS[1], KEYS[3])) do
   found[#found + 1] = name
   local job = KEYS[2] .. name
   found[#found + 1] = redis.call('HGET', job, 'turn') or '0'

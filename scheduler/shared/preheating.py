@@ -9,6 +9,9 @@ Each scheduler looks every LOOK_EVERY_S. It takes hosts that are connected to it
 those that are connected no longer. A host that is connected to several schedulers is told by the one that takes it:
 its own by rendezvous takes it at its first look, the others only at their second.
 
+Hosts that connect once the hosts of a preheat were chosen are taken in the same way, while it runs and while it stands
+(`scheduler.core.preheats`, rules 2 and 8).
+
 While Redis is gone what was told goes on, and its results are written once Redis is back.
 """
 
@@ -21,6 +24,7 @@ from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -30,7 +34,7 @@ from scheduler.core.preheat_hosts import Candidate, parse_selection
 from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
 from scheduler.core.preheat_record import Clock, JobRecord, JobView, PreheatStoreError
 from scheduler.core.preheat_window import parse_window
-from scheduler.core.preheats import AWAY, CANCELLED, LATE, LATE_JOB, NOBODY
+from scheduler.core.preheats import AWAY, CANCELLED, LATE, LATE_JOB, MAX_STANDING, NOBODY
 from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.rendezvous import owner_of
 from scheduler.shared.live_list import LiveList
@@ -47,6 +51,10 @@ SETTLE_S: Final = 6.0
 
 AT_ONCE: Final = 1000
 """Hosts in one call."""
+
+
+NEWCOMERS_A_LOOK: Final = 256
+"""Of each preheat. After a start all hosts are newcomers, of whom Redis knows most already."""
 
 
 class Turn(Protocol):
@@ -79,6 +87,12 @@ class _Part:
     """The hosts that were connected here at the look before, and that nobody told."""
     written: dict[str, tuple[object, ...]] = field(default_factory=dict)
     """What Redis has of the hosts that are told here."""
+    tells: bool = False
+    """Whether hosts are told: it runs, or it stands and these are its hours."""
+    newcomers: set[str] = field(default_factory=set)
+    """Hosts that have connected here, and may have to be hosts of it."""
+    left: set[str] = field(default_factory=set)
+    """Those that were left to their own schedulers at a look before."""
 
 
 class SharedPreheating:
@@ -114,6 +128,8 @@ class SharedPreheating:
         self._parts: Final[dict[str, _Part]] = {}
         self._finals: Final[dict[str, dict[str, Target]]] = {}
         """By preheat and host: results that are not in Redis yet."""
+        self._connected: frozenset[str] = frozenset()
+        """The hosts that were connected here at the latest look."""
         self._list: tuple[int, float] = 0, 0.0
         """The epoch of the live list, and when it was first seen."""
         self._wake: Final = asyncio.Event()
@@ -142,7 +158,7 @@ class SharedPreheating:
 
     async def cancel(self, name: str) -> JobView | None:
         view = await self.job(name)
-        if view is None or not view.record.is_open:
+        if view is None or (view.record.newcomers_until is None and not view.record.is_open):
             return view
         await self._read_clock()
         closed = _closed(view.targets, TargetCause.CANCEL)
@@ -155,14 +171,9 @@ class SharedPreheating:
         view = await self.job(name)
         if view is None or view.record.is_open:
             return view
-        again = [
-            each
-            for each in view.targets
-            if each.state in (TargetState.FAILED, TargetState.UNSUPPORTED, TargetState.CANCELLED)
-        ]
+        again = [each for each in view.targets if each.may_try_again]
         for target in again:
-            target.step(TargetCause.RETRY)
-            target.attempt += 1
+            target.try_again()
         if not again:
             return view
         await self._read_clock()
@@ -179,7 +190,7 @@ class SharedPreheating:
         """With what its hosts have told here a moment ago; what they have told elsewhere is in Redis every second."""
         targets = await self._in_redis(self._store.targets, record.id)
         live = self._core.preheat(record.id)
-        here = {} if live is None or not record.is_open else live.targets
+        here = {} if live is None or not (record.is_open or record.stands_until) else live.targets
         return JobView(record, tuple(copy(here.get(each.host, each)) for each in targets))
 
     # -- this scheduler's part -------------------------------------------------------------------------------------
@@ -188,7 +199,7 @@ class SharedPreheating:
         """The core says what came of hosts."""
         finals = self._finals.setdefault(event.job.order.id, {})
         for target in event.targets:
-            if not target.is_open:
+            if not target.is_open and target.state is not TargetState.CANCELLED:  # that is decided elsewhere
                 finals[target.host] = copy(target)
         self._wake.set()
 
@@ -209,6 +220,7 @@ class SharedPreheating:
         try:
             found = await self._read_clock()
             await self._write_finals(found)
+            self._see_newcomers()
             for name, (turn, open_hosts) in found.open.items():
                 try:
                     await self._take_part(name, turn, open_hosts)
@@ -219,6 +231,14 @@ class SharedPreheating:
         except PreheatStoreError as error:
             log.debug("preheats wait for redis", reason=str(error))
 
+    def _see_newcomers(self) -> None:
+        """Hosts have connected since the look before."""
+        connected = self._core.connected()
+        new = connected - self._connected
+        self._connected = connected
+        for part in self._parts.values():
+            part.newcomers |= new
+
     async def _take_part(self, name: str, turn: int, open_hosts: int) -> None:
         part = self._parts.get(name)
         if part is None or (part.turn, part.epoch) != (turn, self._turn.known.epoch):
@@ -226,24 +246,31 @@ class SharedPreheating:
             shares = await self._in_redis(self._store.shares, name)
             if shares is None:
                 return
-            part = await self._reconcile(name, turn, epoch, shares, part)
+            part = self._parts[name] = await self._reconcile(name, turn, epoch, shares, part)
+        elif part.tells != self._tells(part.shares.record):
+            part = self._parts[name] = await self._reconcile(name, turn, part.epoch, part.shares, part)
         beat = self._turn.name
-        if beat and part.shares.record.state is JobState.RUNNING:
+        if beat and part.tells:
             await self._write_progress(name, part, beat)
             await self._give_back(name, part, beat)
             await self._take(name, part, beat)
+            await self._take_newcomers(name, part, beat)
         if self._turn.runs(name):
             await self._run(name, part.shares, open_hosts)
 
     async def _reconcile(self, name: str, turn: int, epoch: int, shares: Shares, before: _Part | None) -> _Part:
         """Somebody has changed the preheat."""
-        part = self._parts[name] = _Part(turn, epoch, shares)
-        if before is not None:
+        part = _Part(turn, epoch, shares, tells=self._tells(shares.record))
+        if before is None:
+            part.newcomers |= self._connected
+        else:
             part.seen, part.written = before.seen, before.written
+            part.newcomers, part.left = before.newcomers, before.left
         live = self._core.preheat(name)
-        if shares.record.state is not JobState.RUNNING:
-            if live is not None:
-                self._tell(PreheatCancelled(name))
+        if live is not None and (not part.tells or bool(live.pinned_until) == shares.record.is_open):
+            self._tell(PreheatCancelled(name))  # whom it has told is given back once hosts are told again
+            live = None
+        if not part.tells:
             return part
         if live is None:
             credential = await self._in_redis(self._store.credential, name)
@@ -267,12 +294,19 @@ class SharedPreheating:
             record.order,
             parse_selection(record.to),
             record.begins + offset,
-            record.ends + offset,
+            (record.stands_until or record.ends) + offset,
             JobState.RUNNING,
             credential=credential,
             held_images=shares.held_images,
+            pinned_until=record.stands_until + offset if record.stands_until else 0.0,
             is_part=True,
         )
+
+    def _tells(self, record: JobRecord) -> bool:
+        """Whether hosts are told now."""
+        if record.is_open:
+            return record.state is JobState.RUNNING
+        return record.stands_until is not None and self._hours(record)[0] <= self._now()
 
     async def _take(self, name: str, part: _Part, beat: str) -> None:
         """Hosts that are connected here and that nobody tells."""
@@ -283,12 +317,39 @@ class SharedPreheating:
         part.seen = here
         for at in range(0, len(wanted), AT_ONCE):
             taken = await self._in_redis(self._store.take, name, beat, wanted[at : at + AT_ONCE])
-            for target in taken:
-                part.written[target.host] = _facts(target)
-            self._tell(PreheatHosts(name, tuple(taken)))
-            gone = frozenset(wanted[at : at + AT_ONCE])
-            told = {**part.shares.told, **{target.host: beat for target in taken}}
-            part.shares = replace(part.shares, untold=part.shares.untold - gone, told=told)
+            self._are_told_here(name, part, beat, taken)
+            part.shares = replace(part.shares, untold=part.shares.untold - frozenset(wanted[at : at + AT_ONCE]))
+
+    async def _take_newcomers(self, name: str, part: _Part, beat: str) -> None:
+        """Hosts that have connected here, and are hosts of it from now on unless they have been: some in each look."""
+        record = part.shares.record
+        if not part.newcomers or record.newcomers_until is None:
+            part.newcomers.clear()
+            return
+        selection, schedulers = parse_selection(record.to), [each.id for each in self._turn.known.entries]
+        own = beat.partition(":")[0]
+        wanted: list[Target] = []
+        looked_at = list(islice(part.newcomers, NEWCOMERS_A_LOOK))
+        for host in looked_at:
+            candidate = self._core.candidate(host)
+            if candidate is not None and selection.admits(candidate):
+                if host in part.left or owner_of(host.encode(), schedulers) == own:
+                    wanted.append(Target(host, candidate.site))
+                else:
+                    part.left.add(host)
+                    continue
+            part.left.discard(host)
+        if wanted:
+            taken = await self._in_redis(self._store.add_hosts, name, beat, wanted)
+            self._are_told_here(name, part, beat, taken)
+        part.newcomers.difference_update(set(looked_at) - part.left)
+
+    def _are_told_here(self, name: str, part: _Part, beat: str, taken: Iterable[Target]) -> None:
+        targets = tuple(taken)
+        for target in targets:
+            part.written[target.host] = _facts(target)
+        self._tell(PreheatHosts(name, targets))
+        part.shares = replace(part.shares, told={**part.shares.told, **{target.host: beat for target in targets}})
 
     async def _give_back(self, name: str, part: _Part, beat: str) -> None:
         """Hosts that are connected here no longer, and those that this process has taken and knows nothing of."""
@@ -350,10 +411,20 @@ class SharedPreheating:
         known = self._turn.known
         record, now = shares.record, self._now()
         decide = partial(self._store.decide, name, known.epoch, record.state)
+        beats = {f"{each.id}:{each.since}" for each in known.entries}
+        lost = {host: beat for host, beat in shares.told.items() if beat not in beats}
+        if record.stands_until is not None:
+            if now >= record.stands_until or self._is_superseded(record):
+                targets = _closed(await self._in_redis(self._store.targets, name), TargetCause.FAIL)
+                await self._in_redis(self._store.end_standing, record, known.epoch, targets)
+            elif lost:
+                await self._in_redis(self._store.give_back, name, lost)
+            return
         if now >= record.ends:
             targets = _closed(await self._in_redis(self._store.targets, name), TargetCause.FAIL)
             state = _outcome(shares, targets)
-            await self._in_redis(decide, state, LATE_JOB, now, targets)
+            stands = self._stands_until(record, state, now)
+            await self._in_redis(decide, state, LATE_JOB, now, targets, stands=stands)
             log.info("preheat_ended", job=name, state=state.name.lower())
             return
         begins, closes = self._hours(record)
@@ -364,14 +435,22 @@ class SharedPreheating:
         if now >= closes:
             await self._in_redis(decide, JobState.PENDING)
             return
-        beats = {f"{each.id}:{each.since}" for each in known.entries}
-        lost = {host: beat for host, beat in shares.told.items() if beat not in beats}
         if lost:
             await self._in_redis(self._store.give_back, name, lost)
         elif not open_hosts:
             state = _outcome(shares, await self._in_redis(self._store.targets, name))
-            if await self._in_redis(decide, state, "", now):
+            if await self._in_redis(decide, state, "", now, stands=self._stands_until(record, state, now)):
                 log.info("preheat_ended", job=name, state=state.name.lower())
+
+    def _stands_until(self, record: JobRecord, state: JobState, now: float) -> float | None:
+        over = replace(record, state=state, finished=now)
+        return over.pinned_until if over.may_stand(now) else None
+
+    def _is_superseded(self, record: JobRecord) -> bool:
+        """Whether one that was over later orders the same, or too many were."""
+        others = [part.shares.record for part in self._parts.values()]
+        later = [each for each in others if each.stands_until is not None and _over_at(each) > _over_at(record)]
+        return len(later) >= MAX_STANDING or any(each.orders_same(record) for each in later)
 
     async def _begin(self, shares: Shares, decide: Callable[..., bool]) -> None:
         record = shares.record
@@ -437,6 +516,10 @@ def _closed(targets: Iterable[Target], cause: TargetCause) -> list[Target]:
         late = AWAY if target.state is TargetState.WAITING else LATE
         target.step(cause, late if cause is TargetCause.FAIL else "the preheat was cancelled")
     return still_open
+
+
+def _over_at(record: JobRecord) -> tuple[float, int]:
+    return record.finished or 0.0, record.number
 
 
 def _outcome(shares: Shares, targets: Iterable[Target]) -> JobState:

@@ -3,9 +3,11 @@
     PREFIX:preheats           the ids of all preheats, by number
     PREFIX:preheats-last      the latest number
     PREFIX:preheats-open      the ids of those that are not over
+    PREFIX:preheats-standing  the ids of those that are over and stand
     PREFIX:preheat-keys       by idempotency key: the id
     PREFIX:preheat:ID         a hash: number, key, spec (JSON), created, begins, ends, finished, state, reason,
-                              credential (sealed), held (JSON: the images by digest), turn
+                              credential (sealed), held (JSON: the images by digest), turn; stands: until when, of
+                              one that stands
     PREFIX:preheat:ID:hosts   by host: what came of it, as JSON
     PREFIX:preheat:ID:told    by host: the scheduler that tells it, by the name of its beat
     PREFIX:preheat:ID:untold  the hosts that no scheduler tells
@@ -17,9 +19,11 @@ Rules:
    has restarted, has another name: what it had taken is given back by the preheat's runner.
 3. What the runner of a preheat decides counts if the live list is at the epoch at which it was the runner, and the
    preheat in the state that it decided upon. At one epoch a preheat has one runner.
-4. A result that is final is not changed, but by a retry. A preheat that is over takes no reports.
+4. A result that is final is not changed, but by a retry, and by who tells the host once more of a preheat that stands.
+   A preheat that is over, and does not stand, takes no reports.
 5. `turn` grows when somebody else may have something to do.
 6. Times are of Redis's clock, which is one for all schedulers.
+7. A host that connects later becomes a host of a preheat in the step in which a scheduler takes it.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from scheduler.core.preheat_hosts import parse_selection
+from scheduler.core.preheat_hosts import MAX_HOSTS, parse_selection
 from scheduler.core.preheat_job import OPEN_STATES, JobState, Target, TargetState
 from scheduler.core.preheat_record import (
     MAX_KEPT,
@@ -41,7 +45,7 @@ from scheduler.core.preheat_record import (
     encode_spec,
 )
 from scheduler.core.preheat_window import parse_window
-from scheduler.core.preheats import MAX_JOBS
+from scheduler.core.preheats import MAX_ATTEMPTS, MAX_JOBS
 from scheduler.protocol.fields import read
 from scheduler.protocol.to_host import Preheat
 from scheduler.shared import preheat_scripts as scripts
@@ -53,7 +57,7 @@ from scheduler.trust.sealing import Sealer
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Redis's clock (Unix seconds); of each preheat that is not over, its turn, and how many hosts are open."""
+    """Redis's clock (Unix seconds); of each preheat that is not over, or stands, its turn, and its open hosts."""
 
     now: float
     open: Mapping[str, tuple[int, int]]
@@ -81,6 +85,7 @@ class RedisPreheats:
         self._sealer: Final = Sealer(key)
         self._base: Final = place.key("preheat:")
         self._open: Final = place.key("preheats-open")
+        self._standing: Final = place.key("preheats-standing")
         self._all: Final = place.key("preheats")
 
     def close(self) -> None:
@@ -94,7 +99,8 @@ class RedisPreheats:
             sealed = self._sealer.sealed(credential) if credential else b""
         numbers = map(repr, (job.created, job.begins, job.ends))
         values = [encode_spec(job), *numbers, job.state.name, job.reason, sealed]
-        keys = [self._all, self._place.key("preheats-last"), self._open, self._place.key("preheat-keys"), self._base]
+        last, known = self._place.key("preheats-last"), self._place.key("preheat-keys")
+        keys = [self._all, last, self._open, known, self._base, self._standing]
         with self._calls.using() as client:
             name = client.eval(scripts.ADD, len(keys), *keys, job.id, key or "", MAX_JOBS, MAX_KEPT, *values).decode()
         if not name:
@@ -107,8 +113,23 @@ class RedisPreheats:
     def reopen(self, job: str, ends: float) -> None:
         self._set(job, "", "", JobState.RUNNING, "", None, (), ends=ends)
 
-    def keep(self, job: str, state: JobState, reason: str, finished: float | None, targets: Iterable[Target]) -> None:
+    def keep(
+        self,
+        job: str,
+        state: JobState,
+        reason: str,
+        finished: float | None,
+        targets: Iterable[Target],
+        held_images: Sequence[str] = (),
+    ) -> None:
+        if held_images:
+            with self._calls.using() as client:
+                client.hset(self._base + job, "held", json.dumps(held_images))
         self._set(job, "", "", state, reason, finished, targets)
+
+    def held_images(self, job: str) -> tuple[str, ...]:
+        with self._calls.using() as client:
+            return _held(client.hget(self._base + job, "held") or b"")
 
     def job(self, name: str | int) -> JobRecord | None:
         with self._calls.using() as client:
@@ -139,7 +160,7 @@ class RedisPreheats:
 
     def look(self) -> Look:
         with self._calls.using() as client:
-            seconds, micros, *flat = client.eval(scripts.LOOK, 2, self._open, self._base)
+            seconds, micros, *flat = client.eval(scripts.LOOK, 3, self._open, self._base, self._standing)
         rows = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
         found = {_text(name): (int(turn) if turn.isdigit() else 0, int(hosts)) for name, turn, hosts in rows}
         return Look(int(seconds) + int(micros) / 1e6, found)
@@ -162,8 +183,18 @@ class RedisPreheats:
         """Be the one that tells these hosts, as far as nobody is yet; return those that are taken (rule 1)."""
         with self._calls.using() as client:
             flat = client.eval(scripts.TAKE, 2, self._place.key("live"), self._base + job, beat, *hosts)
-        found = (_target(host, row) for host, row in zip(flat[::2], flat[1::2], strict=True))
-        return [target for target in found if target is not None]
+        return _taken(flat)
+
+    def add_hosts(self, job: str, beat: str, targets: Iterable[Target]) -> list[Target]:
+        """Be the one that tells these hosts, which have connected later, unless somebody does or has; return those that
+        are taken (rule 7).
+        """
+        flat = [text for each in targets for text in (each.host, _row(each))]
+        with self._calls.using() as client:
+            live = self._place.key("live")
+            return _taken(
+                client.eval(scripts.ADD_HOSTS, 2, live, self._base + job, beat, MAX_HOSTS, MAX_ATTEMPTS, *flat)
+            )
 
     def give_back(self, job: str, told: Mapping[str, str]) -> None:
         """These hosts are told no longer by the schedulers with these beats, if they are still."""
@@ -189,12 +220,20 @@ class RedisPreheats:
         targets: Iterable[Target] = (),
         *,
         begins: float | None = None,
+        stands: float | None = None,
     ) -> bool:
-        """What the runner at this epoch decides of a preheat in the state `before`. Whether it counts (rule 3)."""
-        return self._set(job, str(epoch), before.name, state, reason, finished, targets, begins=begins)
+        """What the runner at this epoch decides of a preheat in the state `before`. Whether it counts (rule 3).
+
+        `stands`: it is over, and stands until then.
+        """
+        return self._set(job, str(epoch), before.name, state, reason, finished, targets, begins=begins, stands=stands)
+
+    def end_standing(self, record: JobRecord, epoch: int, targets: Iterable[Target]) -> bool:
+        """The runner at this epoch decides that a preheat stands no longer. Whether it counts."""
+        return self._set(record.id, str(epoch), "stands", record.state, record.reason, record.finished or 0.0, targets)
 
     def end(self, job: str, state: JobState, reason: str, finished: float, targets: Iterable[Target]) -> bool:
-        """End a preheat that is not over. Whether it was not."""
+        """End a preheat that is not over, or that stands. Whether it was one."""
         return self._set(job, "", "open", state, reason, finished, targets)
 
     def retry(self, job: str, begins: float, ends: float, targets: Iterable[Target]) -> bool:
@@ -213,12 +252,14 @@ class RedisPreheats:
         *,
         begins: float | None = None,
         ends: float | None = None,
+        stands: float | None = None,
     ) -> bool:
         rows = [text for each in targets for text in (each.host, _row(each), str(int(each.state in OPEN_STATES)))]
         times = ["" if each is None else repr(each) for each in (finished, begins, ends)]
-        keys = [self._place.key("live"), self._base + job, self._open]
+        until = "" if stands is None else repr(stands)
+        keys = [self._place.key("live"), self._base + job, self._open, self._standing]
         with self._calls.using() as client:
-            return bool(client.eval(scripts.SET, 3, *keys, epoch, guard, state.name, reason, *times, job, *rows))
+            return bool(client.eval(scripts.SET, 4, *keys, epoch, guard, state.name, reason, *times, job, until, *rows))
 
     def _records(self, client: Any, names: Iterable[bytes]) -> list[JobRecord]:
         decoded = [_text(name) for name in names]
@@ -262,6 +303,8 @@ def _record(name: str, fields: dict[bytes, bytes]) -> JobRecord | None:
             fields[b"state"].decode(),
             fields[b"reason"].decode(),
         )
+        stands = fields.get(b"stands")
+        record = replace(record, stands_until=float(stands) if stands else None)
         _check(record)
     except (KeyError, ValueError, TypeError, RecursionError):
         return None
@@ -300,6 +343,11 @@ def _row(target: Target) -> str:
             target.confirmed,
         ]
     )
+
+
+def _taken(flat: Sequence[bytes]) -> list[Target]:
+    found = (_target(host, row) for host, row in zip(flat[::2], flat[1::2], strict=True))
+    return [target for target in found if target is not None]
 
 
 def _target(host: bytes, row: bytes) -> Target | None:

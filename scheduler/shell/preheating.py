@@ -19,12 +19,20 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from scheduler.core.events import PreheatAdded, PreheatCancelled, PreheatChanged
+from scheduler.core.events import Event, PreheatAdded, PreheatCancelled, PreheatChanged
 from scheduler.core.preheat_hosts import parse_selection
-from scheduler.core.preheat_job import Job, JobState, Target, TargetCause, TargetState
-from scheduler.core.preheat_record import Clock, JobRecord, JobView, PreheatStore, PreheatStoreError, TooManyJobsError
+from scheduler.core.preheat_job import Job, JobState, Target, TargetCause
+from scheduler.core.preheat_record import (
+    MAX_KEPT,
+    Clock,
+    JobRecord,
+    JobView,
+    PreheatStore,
+    PreheatStoreError,
+    TooManyJobsError,
+)
 from scheduler.core.preheat_window import parse_window
-from scheduler.core.preheats import MAX_JOBS
+from scheduler.core.preheats import AWAY, MAX_JOBS, MAX_STANDING
 from scheduler.core.scheduler import Scheduler
 from scheduler.shell.server import SchedulerServer
 
@@ -43,6 +51,7 @@ class _Unwritten:
     state: JobState
     reason: str
     targets: dict[str, Target] = field(default_factory=dict)
+    held_images: tuple[str, ...] = ()
 
 
 class Preheating:
@@ -51,12 +60,12 @@ class Preheating:
     def __init__(
         self,
         core: Scheduler,
-        server: SchedulerServer,
+        tell: Callable[[Event], None],
         store: PreheatStore,
         clock: Clock,
     ) -> None:
         self._core: Final = core
-        self._server: Final = server
+        self._tell: Final = tell
         self._store: Final = store
         self._clock: Final = clock.now
         self._of_day: Final = clock.of_day
@@ -94,7 +103,7 @@ class Preheating:
 
     async def cancel(self, name: str) -> JobView | None:
         """End a job; None if there is no such job. Raises PreheatStoreError."""
-        self._server.tell(PreheatCancelled(name))
+        self._tell(PreheatCancelled(name))
         return await self.job(name)
 
     async def retry(self, name: str) -> JobView | None:
@@ -105,11 +114,10 @@ class Preheating:
         view = await self.job(name)
         if view is None or view.record.is_open:
             return view
-        for target in view.targets:
-            if target.state in (TargetState.FAILED, TargetState.UNSUPPORTED, TargetState.CANCELLED):
-                target.step(TargetCause.RETRY)
-                target.attempt += 1
-        if not any(target.is_open for target in view.targets):
+        again = [each for each in view.targets if each.may_try_again]
+        for target in again:
+            target.try_again()
+        if not again:
             return view
         lasts_s = view.record.ends - view.record.begins
         now = self._clock()
@@ -120,27 +128,35 @@ class Preheating:
         return await self._view(record)
 
     async def resume(self) -> None:
-        """Give the core all jobs that are not over. Once, when the server serves. Raises PreheatStoreError."""
-        for record in await self._on_disk(self._store.open_jobs):
+        """Give the core all jobs that are not over, or stand. Once, once it serves. Raises PreheatStoreError."""
+        kept = await self._on_disk(self._store.jobs, MAX_KEPT)
+        stand = sorted((each for each in kept if each.may_stand(self._clock())), key=lambda each: each.finished or 0.0)
+        for record in [*stand[-MAX_STANDING:], *await self._on_disk(self._store.open_jobs)]:
             targets = await self._on_disk(self._store.targets, record.id)
             credential = await self._on_disk(self._store.credential, record.id)
-            self._give(record, targets, credential)
+            self._give(record, targets, credential, await self._on_disk(self._store.held_images, record.id))
 
-    def _give(self, record: JobRecord, targets: Iterable[Target], credential: str) -> None:
+    def _give(
+        self, record: JobRecord, targets: Iterable[Target], credential: str, held_images: tuple[str, ...] = ()
+    ) -> None:
         offset = self._loop.time() - self._clock()
         begins, open_s = self._hours(record)
+        ends = (record.ends if record.is_open else record.pinned_until or 0.0) + offset
         job = Job(
             record.order,
             parse_selection(record.to),
             begins + offset,
-            record.ends + offset,
-            record.state,
+            ends,
+            record.state if record.is_open else JobState.PENDING,
             {target.host: target for target in targets},
             record.reason,
             credential,
             open_s=open_s,
+            held_images=held_images,
+            result=None if record.is_open else record.state,
+            pinned_until=0.0 if record.is_open else ends,
         )
-        self._server.tell(PreheatAdded(job))
+        self._tell(PreheatAdded(job))
 
     def _hours(self, record: JobRecord) -> tuple[float, float]:
         """When a job begins (Unix seconds) that is kept now, and for how long it runs from then on; 0: to its end."""
@@ -152,16 +168,24 @@ class Preheating:
 
     async def _view(self, record: JobRecord) -> JobView:
         live = self._core.preheat(record.id)
-        if live is not None:
-            return JobView(self._now(record), tuple(map(copy, live.targets.values())))
-        await self.flush()  # its end may be on its way there
-        targets = await self._on_disk(self._store.targets, record.id)
-        latest = await self._on_disk(self._store.job, record.id) or record
-        return JobView(latest, tuple(targets))
+        if live is None or not live.is_open:
+            await self.flush()  # its end may be on its way there
+            latest = await self._on_disk(self._store.job, record.id)
+            record = latest or record
+        if live is None:
+            targets = await self._on_disk(self._store.targets, record.id)
+            for target in targets:
+                if target.is_open:  # it stood until no scheduler was there
+                    target.step(TargetCause.FAIL, AWAY)
+            return JobView(record, tuple(targets))
+        return JobView(self._now(record), tuple(map(copy, live.targets.values())))
 
     def _now(self, record: JobRecord) -> JobRecord:
         live = self._core.preheat(record.id)
-        return record if live is None else replace(record, state=live.state, reason=live.reason)
+        if live is None:
+            return record
+        stands_until = record.pinned_until if live.pinned_until else None
+        return replace(record, state=live.shown_state, reason=live.reason, stands_until=stands_until)
 
     # -- the disk --------------------------------------------------------------------------------------------------
 
@@ -170,13 +194,13 @@ class Preheating:
         job = event.job
         unwritten = self._unwritten.get(job.order.id)
         if unwritten is None:
-            unwritten = self._unwritten[job.order.id] = _Unwritten(job.state, job.reason)
-        unwritten.state, unwritten.reason = job.state, job.reason
+            unwritten = self._unwritten[job.order.id] = _Unwritten(job.shown_state, job.reason)
+        unwritten.state, unwritten.reason, unwritten.held_images = job.shown_state, job.reason, job.held_images
         for target in event.targets:
             unwritten.targets[target.host] = copy(target)
-        if not job.is_open:
+        if event.is_end:
             counts = {state.name.lower(): count for state, count in job.counts().items()}
-            log.info("preheat_ended", job=job.order.id, state=job.state.name.lower(), hosts=counts)
+            log.info("preheat_ended", job=job.order.id, state=job.shown_state.name.lower(), hosts=counts)
         self._wake.set()
 
     async def write(self) -> None:
@@ -197,7 +221,9 @@ class Preheating:
             if self._unwritten.get(name) is unwritten:
                 del self._unwritten[name]
             try:
-                await self._on_disk(self._store.keep, name, unwritten.state, unwritten.reason, finished, targets)
+                await self._on_disk(
+                    self._store.keep, name, unwritten.state, unwritten.reason, finished, targets, unwritten.held_images
+                )
             except PreheatStoreError as error:
                 log.warning("a preheat could not be written", job=name, reason=str(error))
                 newer = self._unwritten.get(name)
@@ -227,7 +253,7 @@ async def preheating(
 
     Raises PreheatStoreError.
     """
-    service = Preheating(core, server, store, clock)
+    service = Preheating(core, server.tell, store, clock)
     server.on_preheat = service.changed
     try:
         await service.resume()

@@ -5,10 +5,11 @@ Credentials are encrypted with a key that has a file of its own (0600).
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,13 @@ from scheduler.trust.files import create_private, read_private, write_private
 from scheduler.trust.sealing import KEY_BYTES, Sealer
 
 LAYOUT: Final = 1
+"""Of tables that a version before this one can use as well. It has no column `held`, which is added."""
 
 _TABLES: Final = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, idempotency_key TEXT UNIQUE, spec TEXT NOT NULL,
     created REAL NOT NULL, begins REAL NOT NULL, ends REAL NOT NULL, finished REAL, state TEXT NOT NULL,
-    reason TEXT NOT NULL, credential BLOB
+    reason TEXT NOT NULL, credential BLOB, held TEXT NOT NULL DEFAULT '[]'
 ) STRICT;
 CREATE TABLE targets (
     job TEXT NOT NULL, host TEXT NOT NULL, site TEXT NOT NULL, state TEXT NOT NULL, attempt INTEGER NOT NULL,
@@ -103,8 +105,17 @@ class SqlitePreheats:
             statement = "UPDATE jobs SET state = ?, reason = '', finished = NULL, ends = ? WHERE id = ?"
             database.execute(statement, (JobState.RUNNING.name, ends, job))
 
-    def keep(self, job: str, state: JobState, reason: str, finished: float | None, targets: Iterable[Target]) -> None:
+    def keep(
+        self,
+        job: str,
+        state: JobState,
+        reason: str,
+        finished: float | None,
+        targets: Iterable[Target],
+        held_images: Sequence[str] = (),
+    ) -> None:
         """Keep the state of a job, and what came of these hosts."""
+        held = json.dumps(held_images) if held_images else None
         rows = [
             (
                 job,
@@ -123,9 +134,10 @@ class SqlitePreheats:
         with self._changing() as database:
             database.executemany("INSERT OR REPLACE INTO targets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute(
-                "UPDATE jobs SET state = ?1, reason = ?2, finished = ?3,"
+                "UPDATE jobs SET state = ?1, reason = ?2, held = coalesce(?5, held),"
+                " finished = CASE WHEN ?3 IS NOT NULL THEN coalesce(finished, ?3) END,"
                 " credential = CASE WHEN ?3 IS NULL THEN credential END WHERE id = ?4",
-                (state.name, reason, finished, job),
+                (state.name, reason, finished, job, held),
             )
 
     def job(self, name: str | int) -> JobRecord | None:
@@ -167,6 +179,12 @@ class SqlitePreheats:
             )
             for host, site, state, attempt, reason, size_bytes, fetched_bytes, unpinned_bytes, confirmed in rows
         ]
+
+    def held_images(self, job: str) -> tuple[str, ...]:
+        """The images by digest, once hosts hold them: of a job with a credential."""
+        with self._using() as database:
+            row = database.execute("SELECT held FROM jobs WHERE id = ?", (job,)).fetchone()
+        return tuple(json.loads(row[0])) if row is not None else ()
 
     # -- credentials -----------------------------------------------------------------------------------------------
 
@@ -231,6 +249,8 @@ def _connected(path: str) -> sqlite3.Connection:
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
         elif layout != LAYOUT:
             raise sqlite3.DatabaseError(f"{path} is of another version of p2pd (layout {layout}, not {LAYOUT})")
+        if "held" not in [row[1] for row in connection.execute("PRAGMA table_info(jobs)")]:
+            connection.execute("ALTER TABLE jobs ADD COLUMN held TEXT NOT NULL DEFAULT '[]'")
     except BaseException:
         connection.close()
         raise

@@ -84,9 +84,6 @@ def test_a_result_stands_when_its_host_is_killed(scheduler: Scheduler, tmp_path:
         name: str = json.loads(scheduler("reg.test/app:v1", "--json").output)["id"]
         return name
 
-    def preheated(node: Daemon) -> list[Any]:
-        return [each["job"] for each in node.events if each["event"] == "preheating"]
-
     node = node_of(tmp_path, scheduler, registry.url)
     try:
         until(lambda: scheduler.has_hosts(1))
@@ -105,12 +102,46 @@ def test_a_result_stands_when_its_host_is_killed(scheduler: Scheduler, tmp_path:
         until(lambda: scheduler.has_hosts(1))
         later = ordered()
         until(lambda: scheduler.job(later)["state"] == "succeeded")
-        until(lambda: later in preheated(node))
-        assert preheated(node) == [later], "it is not told again of what is over"
+        until(lambda: later in orders_of(node))
+        assert orders_of(node) == [later], "it is not told again of what is over"
         assert scheduler.job(job)["results"] == [result]
         assert registry.sent.total() == sent, "nothing is fetched again"
     finally:
         node.close()
+
+
+def test_a_node_that_joins_later_is_told_though_the_scheduler_was_killed(
+    scheduler: Scheduler, tmp_path: Path, registry: ImageRegistry
+) -> None:
+    """The node keeps the image for what is left of its time, and is not told again."""
+    nodes = []
+    for name in ("first", "late"):
+        (tmp_path / name).mkdir()
+    try:
+        nodes.append(node_of(tmp_path / "first", scheduler, registry.url))
+        until(lambda: scheduler.has_hosts(1))
+        done = scheduler("reg.test/app:v1", "--ttl=10d", "--wait", "--json")
+        assert done.exit_code == 0, done.output
+        job = json.loads(done.output)
+        killed_and_started(scheduler)
+        nodes.append(node_of(tmp_path / "late", scheduler, registry.url))
+        until(lambda: scheduler.job(job["id"])["hosts"]["done"] == 2)
+        shown = scheduler.job(job["id"])
+        assert [each["confirmed"] for each in shown["results"]] == [True, True]
+        same = ("state", "finished", "pinned_until", "newcomers_until")
+        assert [shown[name] for name in same] == [job[name] for name in same]
+        assert shown["newcomers_until"] == shown["pinned_until"]
+        assert pins(nodes[1], tmp_path / "late/node") == [True] * 3
+        assert "are told, too" in scheduler("--show", job["id"]).output
+        assert "told" in scheduler("--pinned").output
+        assert [len(orders_of(node)) for node in nodes] == [1, 1]
+    finally:
+        for node in nodes:
+            node.close()
+
+
+def orders_of(node: Daemon) -> list[Any]:
+    return [each["job"] for each in node.events if each["event"] == "preheating"]
 
 
 WRITES = """

@@ -122,5 +122,31 @@ def test_a_preheat_survives_the_schedulers_that_run_it(several: tuple[Several, I
     [pinned] = json.loads(asked("--pinned", "--json").output)
     finished, until_at = (datetime.fromisoformat(pinned[name]) for name in ("finished", "pinned_until"))
     assert until_at - finished == timedelta(days=7)
+    started.add_node("late")
+    until(lambda: asked.job(job)["hosts"]["done"] == len(NAMES) + 1)
+    assert asked.job(job)["finished"] == pinned["finished"]
+    for node in started.nodes:
+        assert len([each for each in node.events if each.get("event") == "preheating"]) == 1, "carried out once"
+
+
+def test_nodes_that_join_later_are_told_once_though_their_scheduler_is_killed(
+    several: tuple[Several, ImageRegistry],
+) -> None:
+    started, registry = several
+    one = started.alive[0]
+    job = order(one)
+    assert one("--show", job, "--wait").exit_code == 0
+    manifest = "/v2/app/manifests/v1"
+    registry.rules[manifest] = HANG
+    for name in ("d", "e"):
+        started.add_node(name)
+    until(lambda: one.job(job)["hosts"]["told"] == 2)
+    started.kill(started.runner(job))
+    asked = started.alive[0]
+    del registry.rules[manifest]
+    until(lambda: asked.job(job)["hosts"]["done"] == len(NAMES) + 2)
+    assert asked.job(job)["state"] == "succeeded"
+    started.add_node("f")
+    until(lambda: asked.job(job)["hosts"]["done"] == len(NAMES) + 3)
     for node in started.nodes:
         assert len([each for each in node.events if each.get("event") == "preheating"]) == 1, "carried out once"

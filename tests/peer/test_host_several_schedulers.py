@@ -47,8 +47,8 @@ class SeveralSchedulers(RuleBasedStateMachine):
         self.listed: set[str] | None = None
         """The list that the schedulers share; None if each is by itself."""
         self.epoch = 0
-        self.cut_off: tuple[str, int, set[str]] | None = None
-        """A scheduler that cannot look at the list, and the epoch and the list that it knows."""
+        self.cut_off: dict[str, tuple[int, set[str]]] = {}
+        """The schedulers that cannot look at the list, and the epoch and the list that each knows."""
         self.were_at: dict[bytes, str] = {}
         """Where each blob was when it was last looked."""
         if shared:
@@ -116,8 +116,8 @@ class SeveralSchedulers(RuleBasedStateMachine):
         if self.listed is None:
             return None
         epoch, listed, outdated = self.epoch, self.listed, False
-        if self.cut_off is not None and self.cut_off[0] == url:
-            (_, epoch, listed), outdated = self.cut_off, True
+        if url in self.cut_off:
+            (epoch, listed), outdated = self.cut_off[url], True
         return Schedulers(epoch, IDS[url], tuple(SchedulerAt(IDS[each], each) for each in sorted(listed)), outdated)
 
     def tells(self, url: str) -> None:
@@ -155,10 +155,11 @@ class SeveralSchedulers(RuleBasedStateMachine):
     @precondition(lambda self: self.listed is not None)
     @rule(url=urls)
     def one_is_cut_off_from_the_list_or_back(self, url: str) -> None:
-        if self.cut_off is None:
-            self.cut_off = url, self.epoch, self.listed or set()
-        else:
-            url, self.cut_off = self.cut_off[0], None
+        """All but one at most, at once or one after the other."""
+        if url in self.cut_off:
+            del self.cut_off[url]
+        elif len(self.cut_off) < len(URLS) - 1:
+            self.cut_off[url] = self.epoch, self.listed or set()
         self.tells(url)
 
     @rule(digest=blobs)
@@ -189,7 +190,7 @@ class SeveralSchedulers(RuleBasedStateMachine):
         """Each blob is at one scheduler, and that is the one of those that live."""
         self.settles()
         living = self.living()
-        if self.cut_off is not None and living - {self.cut_off[0]}:
+        if self.cut_off and living - self.cut_off.keys():
             listed = self.machine.schedulers.listed
             assert listed is not None
             assert listed.epoch == self.epoch, "the host has the list of one that is cut off"

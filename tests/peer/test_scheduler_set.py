@@ -7,7 +7,15 @@ import math
 
 import pytest
 
-from peer.core.scheduler_set import DOUBT_WITHIN_S, GRACE_S, LINGER_S, Move, SchedulerSet, canonical
+from peer.core.scheduler_set import (
+    ASKED_AT_MOST,
+    DOUBT_WITHIN_S,
+    GRACE_S,
+    LINGER_S,
+    Move,
+    SchedulerSet,
+    canonical,
+)
 from peer.core.session import STEADY_S, SessionState
 from scheduler.protocol.rendezvous import owner_of, ranked
 from scheduler.protocol.to_host import SchedulerAt, Schedulers
@@ -310,15 +318,44 @@ class TestALivingList:
         assert scene.set.home.url == second
 
     def test_nothing_moves_if_none_can_look_at_the_list(self) -> None:
-        scene, home, second, _ = self.outdated()
-        scene.find(second, listed=listing(1, second, *URLS, outdated=True))
+        scene, home, second, third = self.outdated()
+        for each in (second, third):
+            scene.find(each, listed=listing(1, each, *URLS, outdated=True))
+            scene.passes(DOUBT_WITHIN_S)
         scene.passes(10 * LINGER_S)
-        assert scene.set.needed == {home: None, second: None}, "one more connection, for as long as that lasts"
+        assert set(scene.set.needed) == {home, second, third}, "connections to hear of it, for as long as that lasts"
         assert scene.set.home.url == home
         scene.set.told(home, listing(1, home, *URLS), scene.now)
         scene.follow()
         scene.passes(LINGER_S)
         assert list(scene.set.needed) == [home]
+
+    def test_the_next_is_asked_if_the_one_that_is_asked_cannot_look_either(self) -> None:
+        scene, home, second, third = self.outdated()
+        scene.find(second, listed=listing(1, second, *URLS, outdated=True))
+        assert third not in scene.set.needed, "where nobody can look, all hosts would come at once"
+        scene.passes(DOUBT_WITHIN_S)
+        assert set(scene.set.needed) == {home, second, third}
+        scene.find(third, listed=listing(2, third, third))
+        scene.passes(LINGER_S)
+        assert list(scene.set.needed) == [third]
+        assert scene.set.home.url == third
+
+    def test_so_many_are_asked_and_no_more(self) -> None:
+        urls = [f"http://s{number}:65003" for number in range(2 * ASKED_AT_MOST)]
+        ids = {url: format(number, "016x") for number, url in enumerate(urls)}
+        entries = tuple(SchedulerAt(ids[url], url) for url in urls)
+        one, now = SchedulerSet((urls[0],), HOST, TIMEOUT_S), 0.0
+        for _ in urls:
+            for url in list(one.needed):
+                one.found(url, 2.0, Schedulers(1, ids[url], entries, outdated=True), now)
+            one.follow(now)
+            now += DOUBT_WITHIN_S
+            one.time_out(now)
+            one.follow(now)
+        now += LINGER_S
+        one.follow(now)
+        assert len(one.needed) == 1 + ASKED_AT_MOST
 
     def test_another_is_asked_if_the_one_that_is_asked_is_gone(self) -> None:
         scene, _, second, third = self.outdated()

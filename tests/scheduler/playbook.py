@@ -122,7 +122,7 @@ class Playbook:
             if isinstance(instruction, Close):
                 self._got.append((self._names[instruction.connection], instruction.closing))
             elif isinstance(instruction, PreheatChanged):
-                self.kept.append((instruction.job.state, {each.host: each.state for each in instruction.targets}))
+                self.kept.append((instruction.job.shown_state, {each.host: each.state for each in instruction.targets}))
             elif isinstance(instruction, PullSeen):
                 self.pulls.append(instruction)
             elif isinstance(instruction, TagAsked | TagTold):

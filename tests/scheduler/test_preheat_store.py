@@ -72,6 +72,23 @@ def test_what_came_of_hosts(store: PreheatStore) -> None:
     assert store.open_jobs() == [replace(JOB, number=1, state=JobState.RUNNING, ends=NOW + 9000)]
 
 
+def test_when_it_was_over_first_stays(store: PreheatStore) -> None:
+    store.add(JOB)
+    store.keep("j1", JobState.SUCCEEDED, "", NOW, [Target("a", state=TargetState.DONE)])
+    store.keep("j1", JobState.SUCCEEDED, "", NOW + 9, [Target("b", state=TargetState.DONE)])
+    assert store.job("j1") == replace(JOB, number=1, state=JobState.SUCCEEDED, finished=NOW)
+    assert [each.host for each in store.targets("j1")] == ["a", "b"]
+
+
+def test_the_images_by_digest_stay_until_others_are_known(store: PreheatStore) -> None:
+    store.add(JOB)
+    assert store.held_images("j1") == store.held_images("j2") == ()
+    held = (f"alpine@sha256:{'a' * 64}",)
+    store.keep("j1", JobState.RUNNING, "", None, [], held)
+    store.keep("j1", JobState.RUNNING, "", None, [Target("a")])
+    assert store.held_images("j1") == held
+
+
 def test_the_newest_come_first_and_the_open_ones_oldest_first(store: PreheatStore) -> None:
     for number in range(1, 5):
         store.add(job(f"j{number}"))

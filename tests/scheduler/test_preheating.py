@@ -148,6 +148,17 @@ def test_old_jobs_go_and_open_ones_stay() -> None:
     store.close()
 
 
+def test_a_directory_of_the_version_before_is_used(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    SqlitePreheats.open(tmp_path).close()
+    with sqlite3.connect(tmp_path / "preheats.db") as database:
+        database.execute("ALTER TABLE jobs DROP COLUMN held")
+    store = SqlitePreheats.open(tmp_path)
+    store.add(JOB)
+    assert store.held_images("j1") == ()
+    store.close()
+
+
 def test_a_directory_of_another_version_is_not_used(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     SqlitePreheats.open(tmp_path).close()

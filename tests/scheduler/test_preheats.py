@@ -91,11 +91,13 @@ def test_hosts_are_told_and_report() -> None:
     assert states(new) == {"a": TargetState.DONE, "b": TargetState.TOLD}
     _ = play >> ("b", ALL_HELD) >> ("b", DONE)
     assert play
-    assert (new.state, new.targets["b"].confirmed) == (JobState.SUCCEEDED, True)
+    assert (new.shown_state, new.targets["b"].confirmed) == (JobState.SUCCEEDED, True)
     assert play.kept[1:] == [
         (JobState.RUNNING, {"a": TargetState.DONE}),
         (JobState.SUCCEEDED, {"b": TargetState.DONE}),
     ]
+    assert play.scheduler.preheat("j1") is new, "hosts that join are told while the pins last"
+    assert play >> Passes(60.0)
     assert play.scheduler.preheat("j1") is None
 
 
@@ -106,7 +108,7 @@ def test_a_host_that_claims_what_it_has_not_announced_has_failed() -> None:
     _ = play >> ("a", Announce((Holding(A, 5, complete=True),))) >> ("a", DONE)
     assert states(new) == {"a": TargetState.CONFIRMING}
     assert play >> Passes(30.0)
-    assert new.state is JobState.FAILED
+    assert new.shown_state is JobState.FAILED
     assert new.targets["a"].reason == "it says that it holds 2 blobs, and has announced 1 of them"
 
 
@@ -116,7 +118,7 @@ def test_part_of_a_blob_is_not_the_blob() -> None:
     _ = play << ("a", TOLD)
     _ = play >> ("a", Announce((Holding(A, 5, complete=True), Holding(B, 5 << 20, complete=False, have=b"\1"))))
     assert play >> ("a", DONE) >> Passes(30.0)
-    assert new.state is JobState.FAILED
+    assert new.shown_state is JobState.FAILED
 
 
 def test_a_host_that_says_nothing_of_what_it_holds_is_not_believed() -> None:
@@ -124,7 +126,7 @@ def test_a_host_that_says_nothing_of_what_it_holds_is_not_believed() -> None:
     new = add(play, job(play))
     _ = play << ("a", TOLD)
     assert play >> ("a", replace(DONE, digests=b"")) >> Passes(30.0)
-    assert new.state is JobState.FAILED
+    assert new.shown_state is JobState.FAILED
 
 
 def test_an_announcement_that_comes_after_the_report_counts() -> None:
@@ -132,7 +134,7 @@ def test_an_announcement_that_comes_after_the_report_counts() -> None:
     new = add(play, job(play))
     _ = play << ("a", TOLD)
     assert play >> ("a", DONE) >> Passes(1.0) >> ("a", ALL_HELD) >> Passes(2.0)
-    assert new.state is JobState.SUCCEEDED
+    assert new.shown_state is JobState.SUCCEEDED
 
 
 def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
@@ -144,7 +146,7 @@ def test_a_host_with_a_certificate_may_not_call_what_it_holds_private() -> None:
         new = add(play, job(play))
         _ = play << ("a", TOLD)
         assert play >> ("a", replace(DONE, private=True)) >> Passes(30.0)
-        assert new.state is state
+        assert new.shown_state is state
         assert not new.targets["a"].confirmed
 
 
@@ -154,7 +156,7 @@ def test_blobs_that_are_announced_to_other_schedulers_are_not_looked_for_here(el
     new = add(play, job(play))
     _ = play << ("a", TOLD)
     assert play >> ("a", replace(DONE, digests=b"", elsewhere=elsewhere)) >> Passes(30.0)
-    assert new.state is state
+    assert new.shown_state is state
     assert not new.targets["a"].confirmed
 
 
@@ -163,7 +165,7 @@ def test_those_that_are_here_still_are() -> None:
     new = add(play, job(play))
     _ = play << ("a", TOLD)
     assert play >> ("a", replace(DONE, elsewhere=True)) >> Passes(30.0)
-    assert new.state is JobState.FAILED
+    assert new.shown_state is JobState.FAILED
 
 
 def test_a_host_of_the_version_before_is_not_asked() -> None:
@@ -173,7 +175,7 @@ def test_a_host_of_the_version_before_is_not_asked() -> None:
     _ = play << ("new", TOLD)
     assert play >> ("new", ALL_HELD) >> ("new", DONE)
     assert states(new) == {"old": TargetState.UNSUPPORTED, "new": TargetState.DONE}
-    assert new.state is JobState.PARTLY
+    assert new.shown_state is JobState.PARTLY
 
 
 def test_a_host_that_was_away_is_told_when_it_comes() -> None:
@@ -185,7 +187,7 @@ def test_a_host_that_was_away_is_told_when_it_comes() -> None:
     assert states(new)["a"] is TargetState.WAITING
     come(play, "a", TOLD)
     assert play >> ("a", ALL_HELD) >> ("a", DONE) >> Passes(200.0)
-    assert (new.state, new.targets["b"].reason) == (JobState.PARTLY, AWAY)
+    assert (new.shown_state, new.targets["b"].reason) == (JobState.PARTLY, AWAY)
 
 
 def test_a_host_that_is_not_done_in_time_is_told_to_stop() -> None:
@@ -194,7 +196,7 @@ def test_a_host_that_is_not_done_in_time_is_told_to_stop() -> None:
     _ = play << ("a", TOLD)
     _ = play >> Passes(100.0) << ("a", PreheatEnded("j1"))
     assert play >> ("a", DONE)  # too late
-    assert (new.state, new.targets["a"].reason) == (JobState.FAILED, LATE)
+    assert (new.shown_state, new.targets["a"].reason) == (JobState.FAILED, LATE)
 
 
 def test_a_job_is_cancelled() -> None:
@@ -203,7 +205,7 @@ def test_a_job_is_cancelled() -> None:
     _ = play << ("a", TOLD)
     play.tell(PreheatCancelled("j1"))
     assert play << ("a", PreheatEnded("j1"))
-    assert new.state is JobState.CANCELLED
+    assert new.shown_state is JobState.CANCELLED
     assert play.scheduler.statistics().preheats == {JobState.CANCELLED: 1}
     assert set(states(new).values()) == {TargetState.CANCELLED}
     play.tell(PreheatCancelled("j1"))
@@ -214,14 +216,14 @@ def test_a_job_begins_when_it_is_to() -> None:
     play = connected("a")
     new = add(play, job(play, in_s=50.0))
     assert play >> Passes(49.0)
-    assert new.state is JobState.PENDING
+    assert new.shown_state is JobState.PENDING
     assert play >> Passes(1.0) << ("a", TOLD)
 
 
 def test_the_hosts_are_not_chosen_before_they_can_have_connected() -> None:
     play = Playbook(settings=replace(SETTINGS, settle_s=2.0))
     new = add(play, job(play))
-    assert new.state is JobState.PENDING
+    assert new.shown_state is JobState.PENDING
     come(play, "a")
     assert play >> Passes(2.0) << ("a", TOLD)
 
@@ -229,7 +231,7 @@ def test_the_hosts_are_not_chosen_before_they_can_have_connected() -> None:
 def test_a_job_for_nobody_fails() -> None:
     play = connected("a")
     new = add(play, job(play, "site=nowhere"))
-    assert (new.state, new.reason) == (JobState.FAILED, "no host that is connected is selected")
+    assert (new.shown_state, new.reason) == (JobState.FAILED, "no host that is connected is selected")
 
 
 def test_a_report_of_another_attempt_or_job_or_host_is_dropped() -> None:
@@ -252,17 +254,17 @@ def test_after_a_restart_the_rest_is_told_again() -> None:
     come(again, "a")
     come(again, "b", TOLD)
     assert again >> ("b", ALL_HELD) >> ("b", DONE)
-    assert kept.state is JobState.SUCCEEDED
+    assert kept.shown_state is JobState.SUCCEEDED
 
 
 def test_a_job_whose_end_was_not_kept_ends_at_once() -> None:
     play = connected("a")
     new = add(play, job(play))
     _ = play << ("a", TOLD) >> ("a", ALL_HELD) >> ("a", DONE)
-    assert new.state is JobState.SUCCEEDED
+    assert new.shown_state is JobState.SUCCEEDED
     again = Playbook()
     kept = add(again, replace(revived(new), state=JobState.RUNNING))
-    assert kept.state is JobState.SUCCEEDED
+    assert kept.shown_state is JobState.SUCCEEDED
 
 
 def secret_job(play: Playbook) -> Job:
@@ -285,7 +287,7 @@ def test_a_credential_goes_to_the_hosts_that_fetch_from_the_origin() -> None:
     _ = play << ("a", SECRET) << ("b", SECRET)
     _ = play >> ("a", ALL_HELD) >> ("a", replace(DONE, roots=A)) << ("c", BY_DIGEST)
     assert play >> ("c", ALL_HELD) >> ("c", DONE) >> ("b", ALL_HELD) >> ("b", DONE)
-    assert new.state is JobState.SUCCEEDED
+    assert new.shown_state is JobState.SUCCEEDED
 
 
 def test_another_host_fetches_if_one_fails_or_leaves() -> None:
@@ -317,20 +319,20 @@ def test_what_a_fetcher_has_announced_elsewhere_goes_to_nobody() -> None:
 
 
 def test_a_job_keeps_to_its_hours() -> None:
-    """It begins again a day later with the same hosts, and a host that comes in between is not told."""
+    """It begins again a day later with the same hosts, and with those that came in between."""
     play = connected("a")
     new = job(play, within_s=200_000.0)
     new.open_s = 3600.0
     add(play, new)
     _ = play << ("a", TOLD)
     _ = play >> Passes(3600.0) << ("a", PreheatEnded("j1"))
-    assert (new.state, states(new)) == (JobState.PENDING, {"a": TargetState.WAITING})
+    assert (new.shown_state, states(new)) == (JobState.PENDING, {"a": TargetState.WAITING})
     _ = play >> ("a", ALL_HELD) >> ("a", DONE) >> ("a", VANISHES)
     come(play, "a")
     come(play, "b")
-    _ = play >> Passes(86_400.0 - 3600.0) << ("a", TOLD)
-    assert play >> ("a", DONE) >> Passes(30.0)
-    assert new.state is JobState.FAILED, "what it announced went with its connection"
+    _ = play >> Passes(86_400.0 - 3600.0) << ("a", TOLD) << ("b", TOLD)
+    assert play >> ("a", DONE) >> ("b", DONE) >> Passes(30.0)
+    assert new.shown_state is JobState.FAILED, "what it announced went with its connection"
 
 
 def test_the_credential_is_forgotten_at_the_end_and_never_shown() -> None:
@@ -345,8 +347,9 @@ def test_the_credential_is_forgotten_at_the_end_and_never_shown() -> None:
 
 
 def revived(job: Job) -> Job:
-    """The job as the shell reads it from the disk."""
-    return replace(deepcopy(job), open_hosts=0)
+    """The job as the shell reads it from the disk, which has no credential of one that is over."""
+    again = replace(deepcopy(job), still_open={}, at_it=0)
+    return again if again.result is None else replace(again, state=JobState.PENDING)
 
 
 HOSTS = "abcd"
@@ -430,20 +433,24 @@ class AnyOrder(RuleBasedStateMachine):
         self.connections.clear()
         self.tell(Tick())
         for each in list(self.kept.values()):
-            if each.is_open:
+            if each.is_open or each.result is not None:
                 self.tell(PreheatAdded(revived(each)))
 
     @invariant()
     def holds(self) -> None:
         self.scheduler.validate()
         for name, kept in self.kept.items():
-            assert kept.is_open == (self.scheduler.preheat(name) is not None)
+            known = self.scheduler.preheat(name)
+            assert kept.is_open == (known is not None and known.is_open)
 
     def teardown(self) -> None:
-        """Each job ends, at the latest when its time is over."""
-        self.now += 100.0
-        self.tell(Tick())
-        assert not any(each.is_open for each in self.kept.values())
+        """Each job ends, at the latest when its time is over, and stands no longer than its pins last."""
+        for _ in range(2):
+            self.now += 100.0
+            self.tell(Tick())
+            assert not any(each.is_open for each in self.kept.values())
+        assert not any(target.is_open for each in self.kept.values() for target in each.targets.values())
+        assert not any(self.scheduler.preheat(name) for name in self.kept)
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -28,13 +28,15 @@ DONE = PreheatReport("j1", 1, PreheatState.DONE, 10, 10, private=True)
 
 
 class HourAhead:
-    """The clock of a machine that is far from right."""
+    """The clock of a machine that is far from right. For the operator it is ten o'clock until a test says otherwise."""
+
+    hour = 10
 
     def now(self) -> float:
         return NOW
 
-    def of_day(self, seconds: float) -> float:
-        return seconds % 86_400.0
+    def of_day(self, seconds: float) -> float:  # noqa: ARG002 # the interface's
+        return self.hour * 3600.0
 
 
 class Member:
@@ -47,8 +49,9 @@ class Member:
         self.told: list[tuple[str, Preheat | PreheatEnded]] = []
         self.hosts: list[str] = []
         store = RedisPreheats(cluster.place, lambda: b"k" * 32)
+        self.clock = HourAhead()
         self.service = SharedPreheating(
-            self.core, self.handle, store, HourAhead(), self, cluster.candidates, settle_s=0.0
+            self.core, self.handle, store, self.clock, self, cluster.candidates, settle_s=0.0
         )
 
     @property
@@ -168,7 +171,10 @@ def test_a_runner_that_was_frozen_is_taken_over_and_spoils_nothing(redis_place: 
         runner.since = 9
         several.set_list(runner, other)
         await several.look()
-        assert runner.core.preheat("j1") is None
+        stands = runner.core.preheat("j1")
+        assert stands is not None
+        assert stands.pinned_until
+        assert not stands.still_open, "what was told before is nothing of its own now"
 
     run(redis_place, test)
 

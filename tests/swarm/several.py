@@ -20,7 +20,7 @@ import aiofastnet
 import uvloop
 
 from p2pd.demo.process import command
-from scheduler.protocol.rendezvous import owner_of
+from scheduler.protocol.rendezvous import owner_of, ranked
 from scheduler.shared.live_list import id_of
 from scheduler.trust.authority import Authority
 from tests.support.client import Reply, ask
@@ -162,11 +162,11 @@ class Several:
     async def add_host(self) -> None:
         self.hosts.append(await self._swarm.add(schedulers=self.urls))
 
-    async def add_idle_host(self, scheduler: SchedulerOfSeveral) -> Host:
-        """One more host, which has no blob, and is connected to this scheduler alone."""
-        ids = [each.id for each in self.schedulers]
+    async def add_idle_host(self, scheduler: SchedulerOfSeveral, *asks: SchedulerOfSeveral) -> Host:
+        """One more host, which has no blob, and is connected to this scheduler alone. It asks these others next."""
+        ids, order = [each.id for each in self.schedulers], [each.id for each in (scheduler, *asks)]
         names = map("idle-{}".format, itertools.count())
-        name = next(each for each in names if owner_of(each.encode(), ids) == scheduler.id)
+        name = next(each for each in names if ranked(each.encode(), ids)[: len(order)] == order)
         host = await self._swarm.add(schedulers=[scheduler.url], host_id=name)
         await until(lambda: is_connected(host, scheduler))
         assert list(await connections(host)) == [scheduler.url]

@@ -197,6 +197,27 @@ def test_one_is_cut_off_from_redis(run: Callable[[Scenario], None]) -> None:
     run(scenario)
 
 
+def test_two_are_cut_off_from_redis_at_once(run: Callable[[Scenario], None]) -> None:
+    """A host that is connected to one of them, and asks the other next, hears of it from the third."""
+
+    async def scenario(made: Several) -> None:
+        *victims, third = made.schedulers
+        idle = await made.add_idle_host(*victims)
+        for each in victims:
+            each.to_redis.cut()
+        await until_true(lambda: third.listed == {third.url})
+        await until(lambda: is_connected(idle, third))
+        await made.until_at([third])
+        await together([idle.blob(digest) for digest in made.push()])
+        at = await blobs_at(idle)
+        assert (at[third.url] > 0, [at[each.url] for each in victims]) == (True, [0, 0]), "they are still asked"
+        await idle.stop()
+        for each in victims:
+            each.to_redis.mend()
+
+    run(scenario)
+
+
 def test_one_is_cut_off_from_hosts(run: Callable[[Scenario], None]) -> None:
     async def scenario(made: Several) -> None:
         victim = made.schedulers[0]
