@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from ipaddress import ip_address
+
 from benchmarks import __main__
 from benchmarks.scheduler.command import COMMAND
-from benchmarks.scheduler.several import OWNED, Load, blobs_of
+from benchmarks.scheduler.held import OWNERS, PARTY, parties
+from benchmarks.scheduler.load_processes import (
+    ANNOUNCE,
+    CONNECT,
+    COUNTS,
+    FIRST_JOIN,
+    JOIN,
+    LEAVE,
+    SEAL,
+    Counts,
+    LoadProcesses,
+    Party,
+    load_processes,
+    source_of,
+)
+from benchmarks.scheduler.several import OWNED, Load, Member, blobs_of
+from scheduler.core.scheduler import Scheduler
 from scheduler.protocol.rendezvous import owner_of
+from scheduler.shell.server import SchedulerServer
 
 IDS = [f"{number:016x}" for number in range(3)]
 
@@ -29,3 +50,54 @@ def test_every_figure_is_measured_once() -> None:
 def test_three_are_compared_with_one() -> None:
     options = __main__.parser().parse_args(["scheduler"])
     assert (options.schedulers, options.hosts, options.several_hosts) == (3, 10_000, 2000)
+
+
+MEMBERS = [Member(number, name, f"127.0.0.1:{number}") for number, name in enumerate(IDS)]
+
+
+def test_hosts_are_divided_among_the_schedulers_and_each_party_has_blobs_of_its_own() -> None:
+    hosts = 3 * PARTY * 2 + 100
+    found = parties(MEMBERS, hosts)
+    assert sum(party.hosts for party in found) == hosts
+    assert max(party.hosts for party in found) <= PARTY
+    by_address = Counter({member.address: 0 for member in MEMBERS})
+    for party in found:
+        by_address[party.address] += party.hosts
+        name = next(member.id for member in MEMBERS if member.address == party.address)
+        assert all(owner_of(blob, IDS) == name for blob in (*party.held, *party.wanted, *party.own))
+        assert len(party.own) == party.hosts // OWNERS
+    assert max(by_address.values()) - min(by_address.values()) <= 1
+    blobs = [blob for party in found for blob in (*party.held, *party.wanted, *party.own)]
+    assert len(set(blobs)) == len(blobs)
+    assert [party.first for party in found] == [sum(each.hosts for each in found[:at]) for at in range(len(found))]
+
+
+def test_each_of_many_hosts_has_an_address_of_the_loopback_network() -> None:
+    addresses = [ip_address(source_of(number)) for number in (0, 1, 255, 65_535, 65_536, 99_999)]
+    assert len(set(addresses)) == len(addresses)
+    assert all(address.is_loopback for address in addresses)
+    assert ip_address("127.0.0.1") not in addresses
+
+
+def test_processes_do_what_they_are_told_with_each_party_and_hosts_that_are_lost_do_not_end_it() -> None:
+    async def main() -> tuple[list[Counts], list[Counts]]:
+        async with SchedulerServer(Scheduler()).serving("127.0.0.1", 0) as port:
+            shares = [
+                Party(f"127.0.0.1:{port}", first, 24, (bytes(32),), (bytes([first]) * 32,), ()) for first in (1, 101)
+            ]
+            with load_processes(shares, 2) as crowd:
+                for what, arguments in ((CONNECT, ()), (ANNOUNCE, ()), (FIRST_JOIN, (0,)), (JOIN, (0,)), (SEAL, (0,))):
+                    await asyncio.to_thread(crowd.do, what, *arguments)
+                return await asyncio.to_thread(crowd.do, COUNTS), await asyncio.to_thread(_after_leave, crowd)
+
+    before, after = asyncio.run(main())
+    assert [(each.connected, each.lost, each.failures) for each in before] == [(24, 0, 0)] * 2
+    assert all(each.said > 4 * 24 and each.heard > 2 * 24 for each in before)
+    assert [each.connected for each in after] == [0, 0]
+
+
+def _after_leave(crowd: LoadProcesses) -> list[Counts]:
+    """Hosts that are gone still have an answer to whatever they are told to do."""
+    crowd.do(LEAVE)
+    crowd.do(SEAL, 0)
+    return crowd.do(COUNTS)

@@ -9,7 +9,8 @@ Rules:
 3. Each sample is of a newly started scheduler.
 4. With TLS and without, a host reconnects and joins: TCP, TLS 1.3 with a resumed session and the host's certificate,
    Hello, and a join as above. Both kinds do so in turns at the same scheduler.
-5. Several schedulers are compared with one by `benchmarks.scheduler.several`.
+5. Several schedulers are compared with one by `benchmarks.scheduler.several`, and `benchmarks.scheduler.held` loads
+   them with as many connections as there are to be.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from benchmarks.arguments import within
 from benchmarks.command import Command, Measure, UnmeasurableError
 from benchmarks.procfs import cpu_s, memory_mib, settled_rss_mib
 from benchmarks.report import Bar, Figure, ratios
-from benchmarks.scheduler import several
-from benchmarks.scheduler.load_hosts import FIRST_HOSTS, PIECES, LoadHosts, allow_connections
+from benchmarks.scheduler import held, several
+from benchmarks.scheduler.load_hosts import FIRST_HOSTS, REPORTS, LoadHosts, allow_connections, reports
 from benchmarks.scheduler.load_tls import TlsConnection, tickets
 from p2pd.demo.process import command, neutral_environ
 from scheduler.protocol.fields import MAX_SCHEDULERS
@@ -51,7 +52,6 @@ FEW_HOSTS_BLOBS = 25
 """Swarms that a hundred hosts join, one swarm after the other: 2,000 joins are counted."""
 
 RECONNECTS = 3
-REPORTS = 4
 LATENCY_LOAD = 0.8
 IDLE_S = 12.0
 """Three heartbeats."""
@@ -242,12 +242,9 @@ def measure_several(bed: SchedulerTestbed) -> list[Figure]:
     return several.measure(bed.directory, bed.schedulers, bed.several_hosts, bed.runs)
 
 
-def reports() -> list[bytes]:
-    """The bitfields that a host reports while it pulls: more and more pieces, in random places."""
-    return [
-        sum(1 << piece for piece in range(PIECES) if piece % REPORTS <= number).to_bytes((PIECES + 7) // 8, "little")
-        for number in range(REPORTS)
-    ]
+def measure_held(bed: SchedulerTestbed) -> list[Figure]:
+    """As many connections as there are to be."""
+    return held.measure(bed.directory, bed.schedulers, bed.several_hosts, bed.runs)
 
 
 def measure(bed: SchedulerTestbed) -> list[Figure]:
@@ -335,6 +332,7 @@ COMMAND = Command(
         ),
         Measure(("joins_tls_vs_open", "connected_tls_vs_open", "kib_per_tls_member"), measure_tls),
         Measure(several.FIGURES, measure_several),
+        Measure(held.FIGURES, measure_held),
     ),
     add_arguments=add_arguments,
     testbed=open_testbed,

@@ -1,13 +1,7 @@
 """Load for the scheduler: any number of hosts, in this process, each with a connection of its own.
 
-The hosts must cost less than the scheduler, which does real work for each of their messages. So they make frames by
-hand, with a mask of zeros, and read only the type of an incoming message. Only leases and spot checks are decoded,
-because they need an answer.
-
-Rules:
-1. A host that gets a lease publishes its pieces at once, and one that gets a spot check finds the piece right: the
-   scheduler never waits for an origin.
-2. A host answers pings. The end of a connection, for any reason, ends the measure.
+The end of a connection, for any reason, ends the measure, unless the hosts are tolerant: then those that are lost are
+counted, and the others go on.
 """
 
 from __future__ import annotations
@@ -20,147 +14,24 @@ from functools import partial
 from typing import Final
 
 from benchmarks.command import UnmeasurableError
-from scheduler.protocol.codec import FROM_HOST, TO_HOST, FromHost
-from scheduler.protocol.connection import PATH
-from scheduler.protocol.fields import DIGEST_BYTES
-from scheduler.protocol.from_host import Hello, Join, LeasePieces, Progress, SpotChecked, SpotResult
+from benchmarks.scheduler.load_host import LoadHost, framed, nothing
+from scheduler.protocol.codec import FromHost
+from scheduler.protocol.from_host import Announce, Holding, Join, Leave, Progress, Sealed
 from scheduler.protocol.geometry import piece_count, piece_length
-from scheduler.protocol.to_host import Joined, Lease, SpotCheck, Welcome
+from scheduler.shell.server import MAX_REFUSED, SPARE_FILES
 
 SIZE_BYTES: Final = 2**30
 PIECES: Final = piece_count(SIZE_BYTES, piece_length(SIZE_BYTES))
 FIRST_HOSTS: Final = 20
 """The hosts that join first and publish the blob's pieces. Every later host then gets the digests of all pieces."""
 
+REPORTS: Final = 4
+
 AT_ONCE: Final = 64
 """Connections under way at a time, or joins without answer. With that many the scheduler always has work."""
 
 ANSWER_BOUND_S: Final = 120.0
-
-_BINARY, _CLOSE, _PING, _PONG = 0x82, 0x88, 0x89, 0x8A
-_ZERO_MASK = bytes(4)
-_NUMBERS = {kind: number for number, kind in TO_HOST.types.items()}
-_WELCOME, _JOINED, _LEASE, _SPOT_CHECK = (_NUMBERS[kind] for kind in (Welcome, Joined, Lease, SpotCheck))
-
-_UPGRADE = (
-    f"GET {PATH} HTTP/1.1\r\nHost: scheduler\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-).encode()
-
-
-def frame(opcode: int, payload: bytes) -> bytes:
-    """A WebSocket frame in a client's form (RFC 6455, 5.2). A mask of zeros changes nothing."""
-    length = len(payload)
-    if length < 126:
-        return bytes((opcode, 0x80 | length)) + _ZERO_MASK + payload
-    return bytes((opcode, 0x80 | 126)) + length.to_bytes(2, "big") + _ZERO_MASK + payload
-
-
-class LoadHost(asyncio.Protocol):
-    """A host's connection. `on_answer` is called for Welcome, Joined and a pong."""
-
-    def __init__(self, name: str) -> None:
-        self.on_answer: Callable[[LoadHost], None] = _nothing
-        self.joined_at = 0.0
-        self.asked_at = 0.0
-        self.published = 0
-        self.resumed = False
-        """Whether the connection is a resumed session of TLS."""
-        self._name = name
-        self._received = b""
-        self._upgraded = False
-        self._transport: asyncio.Transport | None = None
-        self.lost: Exception | None = None
-
-    def says(self, *messages: FromHost) -> None:
-        assert self._transport is not None
-        self._transport.write(b"".join(frame(_BINARY, FROM_HOST.encode(message)) for message in messages))
-
-    def joins(self, message: bytes) -> None:
-        """Send a frame that holds Join."""
-        assert self._transport is not None
-        self.asked_at = time.perf_counter()
-        self._transport.write(message)
-
-    def ping(self) -> None:
-        """Send a ping. Its pong comes after the scheduler has handled all earlier messages."""
-        assert self._transport is not None
-        self._transport.write(frame(_PING, b""))
-
-    def leave(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # uvloop's is one in all but inheritance
-        self._transport.write(_UPGRADE)  # type: ignore[union-attr]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.lost = exc or ConnectionError(f"the scheduler hung up on {self._name}")
-
-    def data_received(self, data: bytes) -> None:
-        received = self._received + data if self._received else data
-        at = 0
-        if not self._upgraded:
-            end = received.find(b"\r\n\r\n")
-            if end < 0:
-                self._received = received
-                return
-            at, self._upgraded = end + 4, True
-            self.says(Hello(self._name, 1, 1, f"{self._name}:1"))
-        while len(received) - at >= 2:
-            opcode, length, start = received[at], received[at + 1], at + 2
-            if length >= 126:
-                extended = 2 if length == 126 else 8
-                if len(received) < start + extended:
-                    break
-                length = int.from_bytes(received[start : start + extended], "big")
-                start += extended
-            if len(received) < start + length:
-                break
-            at = start + length
-            self._take(opcode, received, start, at)
-        self._received = received[at:]
-
-    def _take(self, opcode: int, received: bytes, start: int, stop: int) -> None:
-        assert self._transport is not None
-        if opcode == _BINARY:
-            kind = received[start + 1]  # after the head of a short array; types are below 128
-            if kind == _LEASE:
-                self._publish(received[start:stop])
-            elif kind == _SPOT_CHECK:
-                self._check(received[start:stop])
-            elif kind in (_WELCOME, _JOINED):
-                self.joined_at = time.perf_counter()
-                self.on_answer(self)
-        elif opcode == _PING:
-            self._transport.write(frame(_PONG, received[start:stop]))
-        elif opcode == _PONG:
-            self.on_answer(self)
-        elif opcode == _CLOSE:
-            self._transport.abort()
-
-    def _publish(self, message: bytes) -> None:
-        lease = TO_HOST.decode(message)
-        assert isinstance(lease, Lease)
-        pieces = range(lease.first, lease.stop)
-        self.published += len(pieces)
-        self.says(*(LeasePieces(lease.lease, lease.digest, piece, digest_of(piece)) for piece in pieces))
-
-    def _check(self, message: bytes) -> None:
-        check = TO_HOST.decode(message)
-        assert isinstance(check, SpotCheck)
-        self.says(SpotChecked(check.digest, check.generation, check.piece, SpotResult.RIGHT))
-
-
-def digest_of(piece: int) -> bytes:
-    """A made-up digest of a piece, which all hosts claim."""
-    return piece.to_bytes(DIGEST_BYTES, "big")
-
-
-def _nothing(_: LoadHost) -> None:
-    pass
+"""How long no host at all may have an answer."""
 
 
 class LoadHosts:
@@ -172,13 +43,21 @@ class LoadHosts:
         count: int,
         name: str = "host",
         protocol: Callable[[LoadHost, int], asyncio.BaseProtocol] = lambda host, _: host,
+        *,
+        sources: Callable[[int], str] | None = None,
+        features: tuple[str, ...] = (),
+        tolerant: bool = False,
     ) -> None:
-        """`protocol` gives what stands between the socket and a host, which it gets with its number."""
+        """`protocol` gives what stands between the socket and a host, which it gets with its number. `sources` gives
+        the address that each host, by its number, connects from. `tolerant` ones go on when some of them are lost.
+        """
         self.address = address
         self._address, _, port = address.rpartition(":")
         self._port = int(port)
         self._protocol = protocol
-        self.hosts = [LoadHost(f"{name}-{number}") for number in range(count)]
+        self._sources = sources
+        self._tolerant = tolerant
+        self.hosts = [LoadHost(f"{name}-{number}", features) for number in range(count)]
 
     async def connect(self) -> None:
         """Connect all hosts, and send Hello."""
@@ -187,7 +66,10 @@ class LoadHosts:
             some = self.hosts[first : first + AT_ONCE]
             welcomed = self._answers_of(some)
             for number, host in enumerate(some, first):
-                await loop.create_connection(partial(self._protocol, host, number), self._address, self._port)
+                source = None if self._sources is None else (self._sources(number), 0)
+                await loop.create_connection(
+                    partial(self._protocol, host, number), self._address, self._port, local_addr=source
+                )
             await self._all(welcomed)
 
     async def first_join(self, blob: bytes) -> Sequence[LoadHost]:
@@ -195,18 +77,24 @@ class LoadHosts:
         first, rest = self.hosts[:FIRST_HOSTS], self.hosts[FIRST_HOSTS:]
         before = sum(host.published for host in first)
         await self.join(first, blob)
-        deadline = time.monotonic() + ANSWER_BOUND_S
-        while sum(host.published for host in first) - before < PIECES:
-            if time.monotonic() > deadline:
-                raise UnmeasurableError("the scheduler did not lease all pieces")
-            await asyncio.sleep(0.01)
+        await self._published(first, before + PIECES)
         await self.settle(first)
         await self.settle(first)  # the answers to the spot checks of what the first round has published
         return rest
 
+    async def _published(self, hosts: Sequence[LoadHost], pieces: int) -> None:
+        """Wait until these hosts have published so many pieces since they connected."""
+        before, changed_at = 0, time.monotonic()
+        while (published := sum(host.published for host in hosts)) < pieces:
+            if published != before:
+                before, changed_at = published, time.monotonic()
+            if time.monotonic() - changed_at > ANSWER_BOUND_S:
+                raise UnmeasurableError("the scheduler did not lease all pieces")
+            await asyncio.sleep(0.01)
+
     async def join(self, hosts: Sequence[LoadHost], blob: bytes) -> None:
         """Join as fast as the scheduler answers, `AT_ONCE` hosts at a time."""
-        message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
+        message = _join(blob, SIZE_BYTES)
         waiting = iter(hosts)
 
         def joins_next() -> None:
@@ -220,7 +108,7 @@ class LoadHosts:
 
     async def join_at(self, hosts: Sequence[LoadHost], blob: bytes, per_s: float) -> list[float]:
         """Join at an even rate, also if the scheduler falls behind; returns each host's wait in seconds."""
-        message = frame(_BINARY, FROM_HOST.encode(Join(blob, "docker.io", "library/app", SIZE_BYTES)))
+        message = _join(blob, SIZE_BYTES)
         joined = self._answers_of(hosts)
         started = time.perf_counter()
         sent = 0
@@ -231,23 +119,56 @@ class LoadHosts:
             sent = due
             await asyncio.sleep(1 / per_s)
         await self._all(joined)
-        return [host.joined_at - host.asked_at for host in hosts]
+        return [host.joined_at - host.asked_at for host in hosts if host.joined_at > host.asked_at]
 
     async def progress(self, blob: bytes, reports: Sequence[bytes]) -> None:
         """Let every host report these bitfields, one after the other."""
-        messages = [Progress(blob, 1, have) for have in reports]
-        done = self._answers_of(self.hosts)
-        for number, host in enumerate(self.hosts):
-            host.says(*messages)
-            host.ping()
-            if number % AT_ONCE == 0:
-                await asyncio.sleep(0)
+        await self.say([Progress(blob, 1, have) for have in reports])
+
+    async def announce(self, blobs: Sequence[bytes]) -> None:
+        """Let every host say that it holds these blobs."""
+        await self.say([Announce(tuple(Holding(blob, SIZE_BYTES, complete=True) for blob in blobs))])
+
+    async def seal(self, blob: bytes) -> None:
+        """Let every host say that it has the whole blob."""
+        await self.say([Sealed(blob, 1)])
+
+    async def give_up(self, blob: bytes) -> None:
+        """Let every host leave a blob's swarm."""
+        await self.say([Leave(blob)])
+
+    async def say(self, messages: Sequence[FromHost]) -> None:
+        """Let every host send these messages, `AT_ONCE` hosts at a time."""
+        frames = [framed(message) for message in messages]
+        waiting = iter(self.hosts)
+
+        def says_next() -> None:
+            if (following := next(waiting, None)) is not None:
+                following.sends(frames)
+                following.ping()
+
+        done = self._answers_of(self.hosts, lambda _: says_next())
+        for _ in range(min(AT_ONCE, len(self.hosts))):
+            says_next()
         await self._all(done)
+
+    async def join_own(self, blobs: Sequence[bytes], size_bytes: int) -> None:
+        """Let the first hosts join one of these blobs each, alone, and publish all its pieces."""
+        pieces = piece_count(size_bytes, piece_length(size_bytes))
+        for first in range(0, len(blobs), AT_ONCE):
+            some = self.hosts[first : first + AT_ONCE][: len(blobs) - first]
+            before = [host.published for host in some]
+            joined = self._answers_of(some)
+            for host, blob in zip(some, blobs[first:], strict=False):
+                host.joins(_join(blob, size_bytes))
+            await self._all(joined)
+            await self._published(some, sum(before) + pieces * len(some))
 
     async def settle(self, hosts: Sequence[LoadHost]) -> None:
         """Wait until the scheduler has handled all messages of these hosts."""
         done = self._answers_of(hosts)
         for host in hosts:
+            host.sends(())
             host.ping()
         await self._all(done)
 
@@ -256,41 +177,61 @@ class LoadHosts:
         for host in self.hosts:
             host.leave()
 
-    def _answers_of(
-        self, hosts: Sequence[LoadHost], then: Callable[[LoadHost], None] = _nothing
-    ) -> asyncio.Future[None]:
-        """A future that is done when each of these hosts has got one answer."""
-        done = asyncio.get_running_loop().create_future()
-        missing = len(hosts)
-
-        def answered(host: LoadHost) -> None:
-            nonlocal missing
-            host.on_answer = _nothing
-            missing -= 1
-            then(host)
-            if missing == 0:
-                done.set_result(None)
-
+    def _answers_of(self, hosts: Sequence[LoadHost], then: Callable[[LoadHost], None] = nothing) -> _Answers:
+        """What is done when each of these hosts has got one answer."""
+        answers = _Answers(len(hosts), then)
         for host in hosts:
-            host.on_answer = answered
-        return done
+            host.on_answer = answers.came
+        return answers
 
-    async def _all(self, answers: asyncio.Future[None]) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_BOUND_S):
-                await answers
-        except TimeoutError:
-            lost = _first_lost(self.hosts)
-            raise UnmeasurableError(f"not all hosts had an answer in {ANSWER_BOUND_S:g} s; {lost}") from None
+    async def _all(self, answers: _Answers) -> None:
+        while not answers.done.done():
+            missing = answers.missing
+            await asyncio.wait([answers.done], timeout=ANSWER_BOUND_S)
+            if answers.missing == missing and missing:
+                why = _first_lost(self.hosts) or "all are still connected"
+                raise UnmeasurableError(f"no host had an answer in {ANSWER_BOUND_S:g} s, and {missing} wait; {why}")
+        if not self._tolerant and (lost := _first_lost(self.hosts)):
+            raise UnmeasurableError(lost)
+
+
+class _Answers:
+    """One answer for each of some hosts."""
+
+    def __init__(self, hosts: int, then: Callable[[LoadHost], None]) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.missing = hosts
+        self._then = then
+        if not hosts:
+            self.done.set_result(None)
+
+    def came(self, host: LoadHost) -> None:
+        host.on_answer = nothing
+        self.missing -= 1
+        self._then(host)
+        if self.missing == 0:
+            self.done.set_result(None)
 
 
 def _first_lost(hosts: Iterable[LoadHost]) -> str:
-    return next((str(host.lost) for host in hosts if host.lost is not None), "all are still connected")
+    return next((str(host.lost) for host in hosts if host.lost is not None), "")
+
+
+def reports() -> list[bytes]:
+    """The bitfields that a host reports while it pulls: more and more pieces, in random places."""
+    return [
+        sum(1 << piece for piece in range(PIECES) if piece % REPORTS <= number).to_bytes((PIECES + 7) // 8, "little")
+        for number in range(REPORTS)
+    ]
+
+
+def _join(blob: bytes, size_bytes: int) -> bytes:
+    return framed(Join(blob, "docker.io", "library/app", size_bytes))
 
 
 def allow_connections(count: int) -> None:
     """Raise the limit of this process and its children to this many connections. Raises UnmeasurableError."""
-    wanted = count + 256  # and a reserve for other files
+    wanted = count + SPARE_FILES + MAX_REFUSED  # those that a scheduler keeps
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise UnmeasurableError(f"{wanted} open files are needed and {hard} are allowed: raise `ulimit -Hn`")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from benchmarks.scheduler.load_hosts import LoadHost
+from benchmarks.scheduler.load_host import LoadHost
 from scheduler.trust import certificates
 from scheduler.trust.authority import OperatorCa
 from scheduler.trust.files import read_private, read_public

@@ -41,11 +41,11 @@ FIGURES: Final = ("joins_per_s_several", *BARS, "cpu_per_host_several_vs_one", "
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the schedulers: its process, its id, and the connections of all hosts to it."""
+    """One of the schedulers: its process, its id, and where it listens."""
 
     pid: int
     id: str
-    crowd: LoadHosts
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,9 @@ def redis(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def schedulers(directory: Path, count: int, hosts: int) -> Iterator[list[Member]]:
-    """So many schedulers with one CA, each with a crowd of hosts, which are not connected yet. One has no Redis."""
+def schedulers(directory: Path, count: int) -> Iterator[list[Member]]:
+    """So many schedulers with one CA. One has no Redis."""
     directory.mkdir()
-    allow_connections(count * hosts)
     with ExitStack() as stack:
         members: list[Member] = []
         flags: dict[str, object] = {"redis": stack.enter_context(redis(directory))} if count > 1 else {}
@@ -99,9 +98,7 @@ def schedulers(directory: Path, count: int, hosts: int) -> Iterator[list[Member]
             authority = directory / "data-0" / "scheduler" / "authority"
             if count > 1:
                 flags |= {"ca-cert": authority / "ca.crt", "ca-key": authority / "ca.key"}
-            crowd = LoadHosts(listen, hosts)
-            stack.callback(crowd.leave)
-            members.append(Member(program.pid, id_of(f"http://{listen}"), crowd))
+            members.append(Member(program.pid, id_of(f"http://{listen}"), listen))
         yield members
 
 
@@ -118,37 +115,42 @@ def blobs_of(ids: Sequence[str], each: int) -> dict[str, list[bytes]]:
     raise AssertionError  # never: the numbers do not end
 
 
-async def _load(members: Sequence[Member], blobs: int) -> Load:
+async def _load(members: Sequence[Member], crowds: Sequence[LoadHosts], blobs: int) -> Load:
     rss_mib = [settled_rss_mib(each.pid) for each in members]
     before_s = [cpu_s(each.pid) for each in members]
-    await asyncio.gather(*(each.crowd.connect() for each in members))
+    await asyncio.gather(*(crowd.connect() for crowd in crowds))
     connect_cpu_s = sum(cpu_s(each.pid) - before for each, before in zip(members, before_s, strict=True))
     owned = blobs_of([each.id for each in members], blobs // len(members))
     joins, join_cpu_s = 0, []
-    for each in members:
+    for each, crowd in zip(members, crowds, strict=True):
         total_s = 0.0
         for digest in owned[each.id]:
-            rest = await each.crowd.first_join(digest)
+            rest = await crowd.first_join(digest)
             before = cpu_s(each.pid)
-            await each.crowd.join(rest, digest)
-            await each.crowd.settle(each.crowd.hosts)
+            await crowd.join(rest, digest)
+            await crowd.settle(crowd.hosts)
             total_s += cpu_s(each.pid) - before
             joins += len(rest)
         join_cpu_s.append(total_s)
     grown_mib = sum(memory_mib(each.pid, "VmRSS") - before for each, before in zip(members, rss_mib, strict=True))
-    return Load(joins, join_cpu_s, connect_cpu_s, 1024 * grown_mib / (blobs * len(members[0].crowd.hosts)))
+    return Load(joins, join_cpu_s, connect_cpu_s, 1024 * grown_mib / (blobs * len(crowds[0].hosts)))
 
 
 def measure(directory: Path, count: int, hosts: int, runs: int) -> list[Figure]:
     """The same joins at one scheduler and at several, in turns."""
+    allow_connections(count * hosts)
     found: dict[int, list[Load]] = {1: [], count: []}
     for run in range(runs):
         for schedulers_here, loads in found.items():
             with (
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-                schedulers(directory / f"{schedulers_here}-{run}", schedulers_here, hosts) as members,
+                schedulers(directory / f"{schedulers_here}-{run}", schedulers_here) as members,
+                ExitStack() as stack,
             ):
-                loads.append(runner.run(_load(members, OWNED * count)))
+                crowds = [LoadHosts(member.address, hosts) for member in members]
+                for crowd in crowds:
+                    stack.callback(crowd.leave)
+                loads.append(runner.run(_load(members, crowds, OWNED * count)))
     one, several = found[1], found[count]
 
     def against(name: str, of: Callable[[Load], float], unit: str, scale: float = 1.0) -> Figure:

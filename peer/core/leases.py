@@ -25,7 +25,7 @@ class Leases:
     """What is still to be published of each: a set of pieces, also beyond the end of a blob of unknown length."""
     _early: list[Lease] = field(default_factory=list)
     carried: int = 0
-    """Pieces that the scheduler before leased, and that the origin was asked for: a set. They come without a lease."""
+    """Pieces that the scheduler before leased, and that the origin was asked for: a set."""
 
     def __len__(self) -> int:
         return len(self.left)

@@ -7,8 +7,9 @@ Rules:
    the hosts go on that had a lease when the scheduler was lost, one piece at a time. Leases are granted in the order of
    pieces, so each takes every LEASES-th piece after its last one: without a message, no two take the same. Any other
    host waits as long as a host alone would, once for each neighbour that lacks pieces, and then asks for itself.
-3. If the swarm moves to another scheduler, what is under way goes on: pieces that the origin was asked for under a
-   lease are announced as they land, and neighbours stay for a while that the new scheduler does not name.
+3. If the swarm moves to another scheduler, what is under way goes on. The new scheduler hears which pieces the origin
+   was asked for under a lease, and leases them again; if it does not, they are announced as they land. Neighbours stay
+   for a while that it does not name.
 4. What the swarm gets wrong ends the download: `ending` says so, and `peer.core.download` acts on it.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from peer.core.events import Instruction, Prepare, RangeOpened, StoreInlineBlob, Tell
@@ -25,7 +26,7 @@ from peer.core.neighbours import EVERYTHING
 from peer.core.origin_requests import OriginRequests
 from peer.core.phase import DownloadCause
 from peer.core.picker import PiecePicker
-from peer.core.piece_sets import indices, pieces_of, spans
+from peer.core.piece_sets import bitfield, indices, pieces_of, spans
 from peer.core.pieces import PieceTracker
 from peer.core.publisher import Publisher
 from peer.core.readers import Readers
@@ -127,10 +128,12 @@ class SwarmMember:
         self.told_background = self.readers.preheats
         wanted = (self.digest, self.upstream, self.repository, self.size_bytes)
         length = self.pieces.piece_length if self.pieces.count and is_divisible(self.pieces.size_bytes) else 0
-        join = Tell(from_host.Join(*wanted, background=self.told_background, moved=self.moved, piece_length=length))
+        join = from_host.Join(*wanted, background=self.told_background, moved=self.moved, piece_length=length)
+        if self.moved:
+            join = replace(join, fetching=bitfield(self.publisher.leases.carried))
         holding = self.publisher.reports.holding(self.size_bytes)
         announced = [] if holding is None else [Tell(from_host.Announce((holding,)))]
-        return [*announced, *self._needs(), join]
+        return [*announced, *self._needs(), Tell(join)]
 
     def _needs(self) -> list[Instruction]:
         """What clients wait for before all else: in usual pieces, while the swarm has not said how it is divided."""

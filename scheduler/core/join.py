@@ -105,6 +105,8 @@ class Joining:
         length = swarm.told_piece_length()
         state.send((host,), Joined(swarm.digest, swarm.generation, swarm.size_bytes, sealed, neighbours, length))
         maps.catch_up(swarm, member)
+        if state.now < swarm.settles_at:
+            swarm.under_way[member] = int.from_bytes(message.fetching, "little")
         state.swarms_to_lease[swarm] = None
 
     def priority(self, swarm: Swarm, member: Member, message: Priority) -> None:

@@ -9,12 +9,13 @@ Rules:
    that many hosts want, a lease is a single piece. A host that is alone gets several pieces, which are one request.
 3. While the blob's length is unknown there is only one lease, and its holder reports the length. A tiny blob also has
    only one lease.
-4. A lease has a time by the size of a piece. If it brings nothing in that time, its host is pinged: what the host has
-   said already may be on its way still, where a machine is busy. If the lease has brought nothing once the host has
-   answered, or `answer_s` later, it is late: another host gets the pieces as well, and whoever has them first is heard.
-   Each such silence doubles the time of the next lease, up to
-   MAX_PATIENCE times `lease_s`: an origin may be slow for everybody. The silence of several hosts of one witness that
-   have never brought anything counts once, and other hosts are asked next. Where there is no other host, the lease is
+4. A lease has a time by the size of a piece, and by how long pieces take from its origin, as far as that is known once
+   the time is over (`scheduler.core.origin_pace`). If the lease brings nothing in that time, its host is pinged: what
+   the host has said already may be on its way still, where a machine is busy. If the lease has brought nothing once the
+   host has answered, or `answer_s` later, it is late: another host gets the pieces as well, and whoever has them first
+   is heard. Each such silence doubles the time of the next lease, up to MAX_PATIENCE times `lease_s`: an origin may be
+   slow for everybody. The silence of several hosts of one witness that have never brought anything counts once, and
+   other hosts are asked next. Where there is no other host, the lease is
    revoked and granted again. After LEASE_ATTEMPTS failed leases in a row, all waiting members are told that the swarm
    failed. Silences fail it only once there are SILENCES times as many: their hosts are connected, and go on with what
    they asked the origin for. A 4xx of the origin concerns that host's client and is not a failed lease.
@@ -27,6 +28,12 @@ Rules:
    of which it is not known whether they lie, unless no other host is left.
 9. Swarms that only preheats want have no leases of an origin that clients wait for, but a piece now and then. Their
    leases there end when the first client comes (`scheduler.core.clients_first`).
+10. Pieces that were on their way when the swarm moved here from another scheduler are leased to the hosts that fetch
+   them, as long as the swarm waits for hosts (`SchedulerSettings.moved_s`), with MAX_PATIENCE times the usual time: how
+   long they take is not known here yet. A blob and a host have as many leases as else. The bound of the origin does not
+   count: the requests are under way.
+11. An origin's leases are divided equally among the schedulers that live, each of which grants as many as a blob may
+   have at least.
 """
 
 from __future__ import annotations
@@ -62,6 +69,10 @@ SILENCES: Final = 8
 
 LONGEST_PIECE_S: Final = 5.5
 """How much longer than `opening_s` a lease of pieces of 4 MiB may take: well below the 10 s of a client in all."""
+
+TIMES_USUAL: Final = 3
+"""Times the usual time of a piece from its origin that a lease may take. Where some 20 connections share a full line of
+100 Mbit/s, one piece in a hundred takes longer."""
 
 MAX_SILENT: Final = 64
 """Silent strangers that a swarm remembers."""
@@ -100,12 +111,21 @@ class LeasePolicy:
         over_quota, given = self._state.over_quota, self._state.leases.given
         waiting_for = self._grant_leases(swarm)
         if swarm in over_quota and self._state.leases.given > given:  # there may be room for others
-            self._state.swarms_to_lease.update(dict.fromkeys(over_quota.after(swarm)))
+            self._state.swarms_to_try.update(dict.fromkeys(over_quota.after(swarm)))
         if waiting_for:
             over_quota.add(swarm, waiting_for)
         else:
             over_quota.discard(swarm)
         self._note_use(swarm, waiting_for)
+
+    def try_waiting(self, swarm: Swarm) -> None:
+        """Grant leases of a blob that has waited for those of others to end.
+
+        The first that is tried may have left no room at the origin. That is looked at before hosts are: each lease that
+        ends has up to `over_quota.TRIED` swarms tried for each of its lines.
+        """
+        if swarm in self._state.over_quota and any(map(self._origin_has_room, swarm.upstreams)):
+            self.grant_leases(swarm)
 
     def _note_use(self, swarm: Swarm, waiting_for: list[Member]) -> None:
         """Record which origins a swarm needs for clients, or else have it tried again in time (rule 9)."""
@@ -131,6 +151,7 @@ class LeasePolicy:
 
     def _grant_leases(self, swarm: Swarm) -> list[Member]:
         """Returns the members of which one is to have the next lease, if none of them may have it now."""
+        self._take_over(swarm)
         if not len(swarm.wanting) or self._should_wait(swarm):
             return []
         while len(swarm.leases) < self._max_concurrent(swarm):
@@ -148,6 +169,26 @@ class LeasePolicy:
                 return eligible
             self._give(swarm, member, _of_shares(pieces, member.shares) if member.is_gateway else pieces)
         return []
+
+    def _take_over(self, swarm: Swarm) -> None:
+        """Lease what members fetch already, by leases of the scheduler at which the swarm was before (rule 10)."""
+        for member, pieces in swarm.under_way.items():
+            pieces &= swarm.unleased
+            while pieces and self._may_take_over(swarm, member):
+                first = pieces & -pieces
+                run = pieces & ~(pieces + first) & (first * ((1 << self._state.settings.lease_pieces) - 1))
+                self._give(swarm, member, run, MAX_PATIENCE)
+                pieces &= ~run
+        swarm.under_way.clear()
+
+    def _may_take_over(self, swarm: Swarm, member: Member) -> bool:
+        return (
+            member.wants
+            and self._may_fetch(member)
+            and not member.host.is_silent
+            and len(swarm.leases) < self._state.settings.leases_per_blob
+            and self._host_has_room(member.host, self._state.settings.leases_per_host)
+        )
 
     def need(self, host: Host, message: Need) -> None:
         """Mark pieces that a client waits for: they are leased before other pieces."""
@@ -183,8 +224,10 @@ class LeasePolicy:
             raise ProtocolError("digests of pieces that are not in the lease")
         host.proven, host.is_silent = True, False
         swarm.attempts = 0
-        if self._state.now - lease.waits_since <= self._patience_s(swarm):  # else others need as much time
+        took_s = self._state.now - lease.waits_since
+        if took_s <= self._patience_s(swarm, lease.source.upstream):  # else others need as much time
             swarm.silences = 0
+        self._state.leases.pace.brought(lease.source.upstream, host.identity.witness, swarm.bytes_of(pieces), took_s)
         swarm.hold(member, member.have | pieces)
         if swarm.pull is not None:
             swarm.pull.fetched(swarm.bytes_of(pieces), self._state.now)
@@ -244,6 +287,10 @@ class LeasePolicy:
         swarm.story.now = self._state.now
         if lease.state is LeaseState.LATE:
             self._revoke(swarm, lease, LeaseCause.EXPIRE)
+            return
+        due = lease.waits_since + self._within_s(swarm, lease)
+        if not lease.asked and self._state.now < due:
+            self._state.deadlines.set(Timer(Due.LEASE, lease.id), due)
             return
         if not lease.asked:
             lease.asked = True
@@ -393,19 +440,25 @@ class LeasePolicy:
         leases, host = self._state.leases, member.host
         most = 1 if host.is_silent and self._state.over_quota.others_wait(member) else settings.leases_per_host
         return (
-            leases.of_host(host) < most
-            and (host.proven or leases.of_strangers(host.identity.witness) < most)
+            self._host_has_room(host, most)
             and len(swarm.leases_of(member)) < share
-            and self._state.leases.of_upstream(upstream) < settings.leases_per_origin
+            and self._origin_has_room(upstream)
             and not self._must_wait(swarm, upstream)
         )
+
+    def _host_has_room(self, host: Host, most: int) -> bool:
+        leases = self._state.leases
+        return leases.of_host(host) < most and (host.proven or leases.of_strangers(host.identity.witness) < most)
+
+    def _origin_has_room(self, upstream: str) -> bool:
+        return self._state.leases.of_upstream(upstream) < self._state.leases_per_origin
 
     def _must_wait(self, swarm: Swarm, upstream: str) -> bool:
         """Whether clients need the origin, and the swarm is of the background (rule 9)."""
         due = self._state.clients_first.due(upstream, self._state.now) if swarm.is_background else None
         return due is not None and due > self._state.now
 
-    def _give(self, swarm: Swarm, member: Member, pieces: int) -> None:
+    def _give(self, swarm: Swarm, member: Member, pieces: int, times: int = 1) -> None:
         assert isinstance(member.source, Source)
         for late in [each for each in swarm.late.values() if each.member is member and each.left & pieces]:
             self._revoke(swarm, late, LeaseCause.REVOKE)
@@ -418,7 +471,7 @@ class LeasePolicy:
         swarm.note_provider(member)
         first, stop = (pieces & -pieces).bit_length() - 1, pieces.bit_length()
         swarm.story.tell("lease %s to %s: pieces %s to %s", lease.id, member.host.id, first, stop - 1)
-        within_s = self._set_deadline(swarm, lease)
+        within_s = self._set_deadline(swarm, lease, times)
         message = to_host.Lease(lease.id, swarm.digest, swarm.generation, first, stop, within_s)
         self._state.send((member.host,), message)
 
@@ -427,22 +480,29 @@ class LeasePolicy:
         self._state.leases.step(lease, LeaseCause.PIECE, swarm.story)
         self._set_deadline(swarm, lease)
 
-    def _set_deadline(self, swarm: Swarm, lease: Lease) -> float:
+    def _set_deadline(self, swarm: Swarm, lease: Lease, times: int = 1) -> float:
         """Give the lease its time, and return that, in seconds."""
-        longest_s = MAX_PATIENCE * self._state.settings.lease_s
-        within_s = min(longest_s, self._patience_s(swarm) * (1 << min(swarm.silences, 16)))
         if lease.state is LeaseState.LATE:
-            within_s = longest_s
+            within_s = MAX_PATIENCE * self._state.settings.lease_s
         else:
             lease.waits_since, lease.asked = self._state.now, False
+            lease.times = max(times, 1 << min(swarm.silences, 16))
+            within_s = self._within_s(swarm, lease)
         self._state.deadlines.set(Timer(Due.LEASE, lease.id), self._state.now + within_s)
         return within_s
 
-    def _patience_s(self, swarm: Swarm) -> float:
-        """The usual time of a lease, by the size of a piece."""
+    def _within_s(self, swarm: Swarm, lease: Lease) -> float:
+        """The time of a lease that is not late, by what is known now."""
+        longest_s = MAX_PATIENCE * self._state.settings.lease_s
+        return min(longest_s, self._patience_s(swarm, lease.source.upstream) * lease.times)
+
+    def _patience_s(self, swarm: Swarm, upstream: str) -> float:
+        """The usual time of a lease, by the size of a piece, and by how long such a piece takes from the origin."""
         settings, size_bytes = self._state.settings, swarm.size_bytes
         piece_bytes = 0 if size_bytes is None else min(size_bytes, swarm.piece_bytes)
-        return min(settings.lease_s, settings.opening_s + LONGEST_PIECE_S * piece_bytes / MAX_PIECE_BYTES)
+        piece_s = LONGEST_PIECE_S * piece_bytes / MAX_PIECE_BYTES
+        piece_s = max(piece_s, TIMES_USUAL * self._state.leases.pace.usual_s(upstream, piece_bytes))
+        return min(settings.lease_s, settings.opening_s + piece_s)
 
 
 def _preference(swarm: Swarm, pieces: int, member: Member) -> tuple[bool, int, bool, bool, int]:

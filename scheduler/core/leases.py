@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 from scheduler.core.members import Host, Member, Source
+from scheduler.core.origin_pace import OriginPace
 from scheduler.core.story import Story
 
 K = TypeVar("K", bound=Hashable)
@@ -85,6 +86,8 @@ class Lease:
     """Whether its time is over, and its host was pinged to hear what it had said before."""
     waits_since: float = 0.0
     """When it was granted, or last brought something."""
+    times: int = 1
+    """Times the usual time that it has, because leases before have brought nothing."""
 
 
 class LeaseBook:
@@ -93,6 +96,7 @@ class LeaseBook:
     def __init__(self) -> None:
         self.active: Final[dict[int, Lease]] = {}
         self.late: Final[dict[int, Lease]] = {}
+        self.pace: Final = OriginPace()
         self.overdue = 0
         """The number of leases that have brought nothing in time."""
         self.given = 0

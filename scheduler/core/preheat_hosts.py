@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 MAX_HOSTS: Final = 20_000
-"""Hosts of one job: as many as a scheduler has connections."""
+"""Hosts of one job. More hosts take several jobs."""
 
 LABELS: Final = ("site", "zone", "rack")
 FORMS: Final = "all, a number, a share as 30%, a number of each site as 2/site, labels as site=a,zone=b, or hosts by id"

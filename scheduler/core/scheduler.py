@@ -244,6 +244,7 @@ class Scheduler:
         assert not state.outbox
         assert not state.to_quarantine
         assert not state.swarms_to_lease
+        assert not state.swarms_to_try
         for connection, host in state.hosts.items():
             assert host.connection == connection
             assert state.hosts_by_id[host.id] is host
@@ -358,7 +359,7 @@ class Scheduler:
     def _settle(self) -> None:
         """Do the work that the handlers have marked for each other, until no mark is left."""
         state = self._state
-        while state.to_quarantine or state.swarms_to_lease:
+        while state.to_quarantine or state.swarms_to_lease or state.swarms_to_try:
             while state.to_quarantine:
                 identity = next(iter(state.to_quarantine))
                 reason = state.to_quarantine.pop(identity)
@@ -372,4 +373,9 @@ class Scheduler:
                 if swarm.members:
                     swarm.story.now = state.now
                     self._lease_policy.grant_leases(swarm)
+            while state.swarms_to_try and not state.to_quarantine and not state.swarms_to_lease:
+                swarm = next(iter(state.swarms_to_try))
+                del state.swarms_to_try[swarm]
+                swarm.story.now = state.now
+                self._lease_policy.try_waiting(swarm)
         self._membership.tell_links()

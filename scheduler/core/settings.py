@@ -83,8 +83,9 @@ class SchedulerSettings:
     witness_bytes: int = 64 * 1024 * 1024
     """The memory that what one host says may take, or what all hosts without certificates say that come from one
     address (`scheduler.core.budget`). 25,000 digests of one host, the map of 100 GiB, take 6 MiB."""
-    claimed_bytes: int = 768 * 1024 * 1024
-    """The same for all hosts together: most of the memory that docker/kubernetes.yaml gives the scheduler."""
+    claimed_bytes: int = 640 * 1024 * 1024
+    """The same for all hosts together. With 50,000 connections of 6.2 KiB (`scheduler.shell.bounds`) it is most
+    of the memory that docker/kubernetes.yaml gives the scheduler."""
 
     takeover_s: float = 5.0
     """A newer connection replaces a host's connection at most once in this time (`scheduler.core.membership`)."""

@@ -112,6 +112,8 @@ class SchedulerState:
 
         self.swarms_to_lease: Final[dict[Swarm, None]] = {}
         """Swarms in which a lease may have become possible or necessary."""
+        self.swarms_to_try: Final[dict[Swarm, None]] = {}
+        """Swarms that wait for the leases of others to end, and of which the first may have one now."""
         self.over_quota: Final = OverQuota()
         self.clients_first: Final = ClientsFirst()
         self.credit: Final[dict[Identity, None]] = {}
@@ -220,7 +222,7 @@ class SchedulerState:
             swarm.unleased |= left & ~swarm.map.known | lost
         swarm.note_provider(lease.member)
         self.swarms_to_lease[swarm] = None
-        self.swarms_to_lease.update(dict.fromkeys(self.over_quota.next(lease.member)))
+        self.swarms_to_try.update(dict.fromkeys(self.over_quota.next(lease.member)))
 
     def note_use(self, swarm: Swarm, upstreams: Iterable[str]) -> list[str]:
         """Record the origins that a swarm uses for clients. Returns those of which clients' use begins."""
@@ -234,6 +236,13 @@ class SchedulerState:
         due = self.clients_first.due(upstream, self.now)
         if due is not None and self.over_quota.of_background(upstream):
             self.deadlines.set(Timer(Due.BACKGROUND, OriginKey(upstream)), due)
+
+    @property
+    def leases_per_origin(self) -> int:
+        """The most leases of an origin that this scheduler grants at a time: its share of those of the cluster."""
+        alive = 1 if self.schedulers is None else len(self.schedulers.schedulers)
+        most = self.settings.leases_per_origin
+        return max(min(most, self.settings.leases_per_blob), -(-most // alive))
 
     @property
     def crowding(self) -> float:

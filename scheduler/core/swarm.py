@@ -76,6 +76,7 @@ class Swarm:
         "size_disputed",
         "sources",
         "story",
+        "under_way",
         "unleased",
         "wanting",
     )  # fmt: skip
@@ -117,6 +118,8 @@ class Swarm:
         """Pieces that must come from the origin and are under no lease, as a set of bits."""
         self.needed = 0
         """Pieces that clients wait for: they are leased before other pieces."""
+        self.under_way: Final[dict[Member, int]] = {}
+        """Pieces, as a set of bits, that members fetch which have just moved here from another scheduler."""
         self.orphans = 0
         """Pieces whose digests are believed and that no member is known to hold."""
         self.attempts = 0
@@ -161,6 +164,11 @@ class Swarm:
         if member.wants:
             self.foreground += member.background - background
         member.background = background
+
+    @property
+    def upstreams(self) -> set[str]:
+        """The origins of its members, and perhaps of some that have left."""
+        return {source.upstream for source in self.sources}
 
     def shared(self, source: Source) -> Source:
         """The one object for a repository. Repositories that no member is in any more are forgotten at times."""

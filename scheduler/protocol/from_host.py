@@ -136,6 +136,8 @@ class Join:
     `moved`: the host was in the blob's swarm at another scheduler, and so, most likely, were others that will come.
     `piece_length` is what the host has divided the blob by already. 0: it divides the blob as Joined says, if it has
     the feature `piece-length`. Where the swarm has divided the blob otherwise, the answer is OriginRefused.
+    `fetching`: pieces that the host was leased at the scheduler before, and that are on their way from the origin. A
+    scheduler that knows the field leases them to the host again.
     """
 
     digest: f.Digest
@@ -145,6 +147,7 @@ class Join:
     background: Annotated[bool, f.Flag()] = False
     moved: Annotated[bool, f.Flag()] = False
     piece_length: f.PieceLength = 0
+    fetching: f.PieceBits = b""
 
     def __post_init__(self) -> None:
         f.check_pieces(self.size_bytes, self.piece_length)

@@ -11,8 +11,9 @@ from scheduler.protocol.to_host import MAX_BURST, MAX_MESSAGES_PER_S
 class Bounds:
     """The bounds of a connection's cost. Durations are in seconds."""
 
-    connections: int = 20_000
-    """Twice the 10,000 hosts that one scheduler is made for."""
+    connections: int = 50_000
+    """The hosts of each of two schedulers if there are 100,000, which three share until one of them is gone. With
+    `claimed_bytes` they take most of the memory that docker/kubernetes.yaml gives a scheduler."""
     hello_s: float = 5.0
     """How long a connection may take to send Hello."""
     heartbeat_s: float = 4.0

@@ -210,7 +210,9 @@ class SchedulerServer:
         elif not connection.greeted:
             self.failed(connection, Closing.MALFORMED, "the first message is not a Hello")
         elif not isinstance(message, Unknown):
-            connection.has_spoken = True
+            if not connection.has_spoken:
+                connection.has_spoken = True
+                self._crowd.stepped(connection)
             self._tell(Received(connection.number, message), connection)
 
     def answered(self, connection: HostConnection, number: int) -> None:
@@ -232,6 +234,8 @@ class SchedulerServer:
         if certified:
             self._crowd.discard(connection)
             self._allowances.take_over(connection, self.now())
+        else:
+            self._crowd.stepped(connection)
         burst = max(1, int(connection.allowance))
         self._tell(Connected(connection.number, hello, connection.host, certified, burst), connection)
         if admission is not None:

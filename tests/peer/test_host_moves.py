@@ -96,6 +96,15 @@ def test_the_next_scheduler_hears_that_others_will_come() -> None:
     assert join.moved
 
 
+def test_the_next_scheduler_hears_what_is_on_its_way_and_leases_it_again() -> None:
+    scene = Scene()
+    out = scene.moves()
+    assert [each.fetching for each in joins(out)] == [b"\x03"]
+    out = [*scene.hears(SECOND, joined("d")), *scene.hears(SECOND, lease(1, 0, 2))]
+    assert not [each for each in out if isinstance(each, events.RequestRange)], "it comes already"
+    assert Tell(from_host.LeasePieces(1, D, 0, digest(0))) in scene.feed(received(1, 0))
+
+
 def test_no_request_is_cancelled() -> None:
     scene = Scene()
     out = [*scene.moves(), *scene.hears(SECOND, joined("d")), *scene.hears(SECOND, to_host.Neighbours(D, (), ()))]

@@ -19,6 +19,7 @@ from scheduler.protocol.codec import FromHost
 from scheduler.protocol.connection import Closing
 from scheduler.protocol.from_host import Announce, Holding, Leave, Need
 from scheduler.protocol.geometry import MAX_BLOB_BYTES, MAX_PIECES
+from scheduler.shell.bounds import Bounds
 from tests.scheduler.messages_for_pull import JOIN
 from tests.scheduler.playbook import SETTINGS, hello
 
@@ -115,3 +116,11 @@ def test_a_claimed_length_takes_no_map() -> None:
     with takes_at_most(10 * 64 * 1024):
         for number in range(10):
             scheduler.handle(Received(1, said(number, "wanted")), 0.0)
+
+
+def test_half_of_100_000_hosts_have_room_beside_what_they_claim() -> None:
+    """Where two of three schedulers are left. The limit is that of docker/helm."""
+    limit, interpreter, connection = 1024 * MIB, 64 * MIB, 6350
+    connections = Bounds().connections
+    assert connections >= 100_000 // 2
+    assert interpreter + connections * connection + SchedulerSettings().claimed_bytes <= limit

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from types import FrameType
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.shell.connection import HostConnection
 from scheduler.shell.crowd import Crowd
@@ -49,3 +55,57 @@ def test_a_connection_that_ends_and_one_with_a_certificate_do_not_count() -> Non
     for connection in made:
         of.discard(connection)
     assert of.least_welcome(made[2]) is None
+
+
+def _calls(of: Crowd, newest: HostConnection) -> int:
+    """Calls that it takes to find who goes."""
+    calls = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    profiler = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        of.least_welcome(newest)
+    finally:
+        sys.setprofile(profiler)
+    return calls
+
+
+def test_to_find_who_goes_takes_no_longer_among_many() -> None:
+    few, many = (crowd(*[("x", SPOKEN)] * count, ("y", STRANGER)) for count in (3, 300))
+    assert _calls(many[0], many[1][-1]) == _calls(few[0], few[1][-1])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "step", "discard"]), st.integers(0, 9), st.sampled_from("xyz"))))
+def test_who_goes_is_of_a_network_with_the_most_and_has_got_least_far(events: list[tuple[str, int, str]]) -> None:
+    of, present = Crowd(), list[HostConnection]()
+    for number, (what, index, network) in enumerate(events):
+        if what == "add" or not present:
+            present.append(HostConnection(FakeOwner(), number, 10))
+            present[-1].network = network
+            of.add(present[-1])
+            continue
+        connection = present.pop(index % len(present))
+        if what == "discard":
+            of.discard(connection)
+            continue
+        connection.greeted, connection.has_spoken = True, connection.greeted
+        of.stepped(connection)
+        present.append(connection)
+    newest = HostConnection(FakeOwner(), len(events), 10)
+    newest.network = "new"
+    of.add(newest)
+    counts = Counter(each.network for each in [*present, newest])
+    goes = of.least_welcome(newest)
+    if goes is None:
+        assert max(counts.values()) == 1
+        return
+    assert counts[goes.network] == max(counts.values())
+    standing = [(each.greeted, each.has_spoken) for each in present if each.network == goes.network]
+    same = [each for each in present if (each.network, each.greeted, each.has_spoken) == (
+        goes.network, goes.greeted, goes.has_spoken)]  # fmt: skip
+    assert (goes.greeted, goes.has_spoken) == min(standing)
+    assert goes is same[-1]

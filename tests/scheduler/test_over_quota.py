@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 
 from scheduler.core.events import Connected, Event, Received, Send, Tick
@@ -11,11 +14,13 @@ from scheduler.core.rng import Rng
 from scheduler.core.scheduler import Scheduler
 from scheduler.core.settings import SchedulerSettings
 from scheduler.core.swarm import Swarm
-from scheduler.protocol.from_host import Hello, Join, LeaseEnded, LeaseOutcome
+from scheduler.protocol.fields import DIGEST_BYTES
+from scheduler.protocol.from_host import Hello, Join, LeaseEnded, LeaseOutcome, LeasePieces
 from scheduler.protocol.to_host import Lease
 
 GOOD = 100
 SIZE = 64 << 20
+PIECES = 500
 SETTINGS = SchedulerSettings(settle_s=0.0)
 
 
@@ -92,6 +97,34 @@ def test_the_end_of_a_lease_has_few_swarms_tried() -> None:
     assert len(state.over_quota.next(state.leases.active[lease.lease].member)) == 2
     crowd.tell(Received(0, LeaseEnded(lease.lease, lease.digest, LeaseOutcome.RETURNED)))
     crowd.core.validate()
+
+
+def _calls_for_each_piece(hosts: int) -> float:
+    """Calls that a piece costs the core: each host wants a blob of its own, and brings what it is leased at once."""
+    crowd = Crowd(hosts, 1, SIZE)
+    state, calls, pieces = crowd.core._state, 0, 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    profiler = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        while state.leases.active and pieces < PIECES:
+            number, lease = next(iter(state.leases.active.items()))
+            for piece in range(lease.pieces.bit_length())[-lease.pieces.bit_count() :]:
+                pieces += 1
+                published = LeasePieces(number, lease.digest, piece, bytes(DIGEST_BYTES))
+                crowd.tell(Received(lease.member.host.connection, published))
+    finally:
+        sys.setprofile(profiler)
+    crowd.core.validate()
+    return calls / pieces
+
+
+def test_a_piece_costs_the_same_however_many_swarms_wait_for_its_origin() -> None:
+    assert _calls_for_each_piece(128) <= 3 * _calls_for_each_piece(4)
 
 
 def _member(host: str, upstream: str) -> Member:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +71,14 @@ class TestOneThatGoes:
         assert 0.0 < result.alone_s <= 2.0
         assert result.moved_share() == 1.0
         assert result.origin_copies() <= 1.05, "what was in flight"
+
+    def test_has_nothing_fetched_again_that_is_on_its_way_over_a_narrow_line(self) -> None:
+        blobs = (blob_of(32),) * 4
+        rate = sum(blobs) / 80
+        narrow = Shape(12, blobs, rate_bytes_per_s=10 * rate, origin_bytes_per_s=rate, images=len(blobs), schedulers=3)
+        result = run(replace(flash_crowd(narrow), scheduler_gone=(24.0, math.inf)))
+        assert result.failed() == []
+        assert result.origin_copies() <= 1.015, "0.01 are spot checks of publishers"
 
     def test_takes_its_own_blobs_with_it_and_no_others(self) -> None:
         result = run(scheduler_lost(shape(8, layers=6)))
